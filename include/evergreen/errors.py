@@ -1,0 +1,63 @@
+"""Every error that Evergreen raises on purpose: what happened, where, and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class EvergreenError(Exception):
+    """Root of all of them: `except EvergreenError` means "Evergreen refused, and said why"."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: `where` it is (a path, a file, a field), `what` is wrong, `way_out`."""
+
+    where: str
+    what: str
+    way_out: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f" → {self.way_out}" if self.way_out else "")
+
+
+class FaultsError(EvergreenError):
+    """An input was refused; carries all of its faults, not only the first."""
+
+    def __init__(self, subject: str, faults: Sequence[Fault]):
+        super().__init__(subject, faults)
+        self.subject = subject
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        count = f"{len(self.faults)} fault" + ("s" if len(self.faults) != 1 else "")
+        return "\n".join([f"{self.subject}: {count}", *(f"  - {fault}" for fault in self.faults)])
+
+
+class SpecError(FaultsError):
+    """A model's spec cannot be used."""
+
+
+class WindowError(EvergreenError):
+    """A run does not say, or says wrongly, which days it is about."""
+
+
+class RawDataError(FaultsError):
+    """Raw data is missing or breaks a rule; nothing was computed from it."""
+
+
+class FeatureError(FaultsError):
+    """Computed features break a rule; nothing was published."""
+
+
+class InputsChangedError(EvergreenError):
+    """Inputs changed while a step was reading them; what it made was thrown away."""
+
+
+class TrainingError(EvergreenError):
+    """A training job did not leave a valid model."""
+
+
+class ScoringError(EvergreenError):
+    """A model cannot be scored; the sentence says which and why."""

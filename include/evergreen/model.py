@@ -1,0 +1,197 @@
+"""What a data scientist declares about a model: one frozen, validated `Model` in the model's folder.
+
+Importing this module, and so a model's `model.py`, costs no engine.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from datetime import date
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from evergreen.errors import Fault, SpecError
+from evergreen.gates.spec import Gate
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Part):
+    """One kind of raw data. A day of features needs its drop of that day and of `trailing_days` before."""
+
+    name: Name
+    daily: bool = Field(True, description="one drop per day; otherwise one drop that holds for every day")
+    trailing_days: int = Field(0, ge=0, le=366)
+
+    @model_validator(mode="after")
+    def _trailing_needs_days(self) -> Self:
+        if self.trailing_days and not self.daily:
+            raise ValueError("trailing_days needs daily drops: leave one of them out")
+        return self
+
+
+class Features(_Part):
+    """A family of feature views that one model folder builds and any number of models use.
+
+    `spine` names the dataset of examples: one row per thing to predict, with its keys, `event_timestamp`
+    (when the prediction is made), `label`, and `label_known_at`.
+    """
+
+    timezone: str = Field(description="a day begins at midnight here")
+    first_day: date = Field(description="no raw data exists before this day")
+    schedule: Cron = Field("0 0 * * *", description="cron, in `timezone`; one run per day")
+    sources: tuple[Source, ...] = Field(min_length=1)
+    views: tuple[Name, ...] = Field(min_length=1)
+    spine: Name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.timezone not in available_timezones():
+            raise ValueError(f"{self.timezone!r} is no IANA time zone: write one like 'America/New_York'")
+        for field, names in (("sources", [s.name for s in self.sources]), ("views", list(self.views))):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{field} names {', '.join(twice)} twice: drop one")
+        if self.spine in self.views:
+            raise ValueError(f"spine {self.spine!r} is also a view: the spine holds labels, name it once")
+        return self
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """All tables of a published day."""
+        return (self.spine, *self.views)
+
+
+class Resources(_Part):
+    """What one training attempt may use."""
+
+    cpu: int = Field(2, ge=1)
+    memory_gib: float = Field(4, gt=0)
+    gpu: int = Field(0, ge=0)
+    minutes: int = Field(60, ge=1, description="an attempt that takes longer is ended")
+
+
+class Model(_Part):
+    """Everything Evergreen needs to keep one model fresh. See docs/add-a-model.md for a tour."""
+
+    name: Name
+    owner: Annotated[str, StringConstraints(min_length=1)]
+    description: str = ""
+
+    features: Features | Name = Field(description="its own features, or the name of the model that builds them")
+    feature_service: Name = Field(description="the Feast feature service that lists its inputs")
+    request_columns: tuple[Name, ...] = Field((), description="inputs that come with the request: spine columns")
+    label: Name = "label"
+
+    schedule: Cron = Field(description="when to retrain: cron, in the features' time zone")
+    train_days: int = Field(365, ge=1, description="newest days before the holdout to train on, at most")
+    holdout_days: int = Field(7, ge=1, description="days before `as_of` on which models are judged")
+
+    parameters: Mapping[str, Any] = Field(default_factory=dict, description="handed to train.fit as they are")
+    seed: int = Field(0, ge=0)
+    resources: Resources = Resources()
+
+    gates: tuple[Gate, ...] = Field(min_length=1, description="all must pass, or the champion stays")
+
+    def __init__(self, **fields: Any):
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise SpecError(f"model {fields.get('name', '?')}", _faults(error)) from None
+
+    @model_validator(mode="after")
+    def _gates_are_told_apart(self) -> Self:
+        names = [gate.name for gate in self.gates]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"gates: two are named {', '.join(twice)}; give one of them another name")
+        return self
+
+    @property
+    def history_days(self) -> int:
+        """Days of labels that a retrain looks at."""
+        return self.train_days + self.holdout_days
+
+    @property
+    def builds_features(self) -> bool:
+        return isinstance(self.features, Features)
+
+    @property
+    def features_of(self) -> str:
+        """Name of the model folder that builds this model's features."""
+        return self.name if isinstance(self.features, Features) else self.features
+
+
+def feature_spec(model: Model) -> Features:
+    """The features that `model` uses: its own, or those of the model that it names."""
+    if isinstance(model.features, Features):
+        return model.features
+    other = load(model.features)
+    if not isinstance(other.features, Features):
+        way_out = f"name {other.features} instead"
+        fault = Fault("features", f"{model.features} builds none, it uses those of {other.features}", way_out)
+        raise SpecError(f"model {model.name}", [fault])
+    return other.features
+
+
+@cache
+def load(name: str) -> Model:
+    """The spec in the folder `models/<name>`.
+
+    Raises:
+        SpecError: no such folder, no `MODEL` in its model.py, or the spec has faults (all are listed).
+    """
+    if find_spec(f"models.{name}") is None:
+        known = ", ".join(names()) or "none"
+        raise SpecError(f"model {name}", [Fault(f"models/{name}", "no such folder", f"known models: {known}")])
+    spec = getattr(import_module(f"models.{name}.model"), "MODEL", None)
+    where = f"models/{name}/model.py"
+    if not isinstance(spec, Model):
+        raise SpecError(f"model {name}", [Fault(where, "defines no MODEL", "add MODEL = Model(...)")])
+    if spec.name != name:
+        fault = Fault(f"{where}: name", f"is {spec.name!r}", f"name it like its folder: {name!r}")
+        raise SpecError(f"model {name}", [fault])
+    return spec
+
+
+def names() -> list[str]:
+    """The model folders there are."""
+    models = import_module("models")
+    return sorted(entry.name for entry in pkgutil.iter_modules(models.__path__) if entry.ispkg)
+
+
+_WAYS_OUT = {
+    "extra_forbidden": "remove it, or correct its spelling",
+    "missing": "add it",
+}
+
+
+def _faults(error: ValidationError) -> list[Fault]:
+    """One fault per field, with its path. A union reports each of its members: the one that was meant is kept."""
+    faults = []
+    for detail in error.errors(include_url=False):
+        path = [str(part) for part in detail["loc"]]
+        if path[:1] == ["features"] and len(path) > 1:
+            if path[1] == "constrained-str":
+                continue  # the features were given as a table, not as another model's name
+            path.pop(1)
+        if path[:1] == ["gates"] and len(path) > 2:
+            path.pop(2)  # the kind of the gate: it is not part of what the user wrote
+        what = detail["msg"].removeprefix("Value error, ")
+        what = what[0].lower() + what[1:]
+        if detail["type"] not in ("missing", "value_error"):
+            what += f", got {detail['input']!r}"
+        faults.append(Fault(".".join(path) or "MODEL", what, _WAYS_OUT.get(detail["type"], "")))
+    return faults
+

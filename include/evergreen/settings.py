@@ -1,0 +1,42 @@
+"""Where the engines are: one typed object, read from `EVERGREEN_*` variables in this one place."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Settings(BaseSettings):
+    """The embedded defaults need nothing but this machine; every field is an engine that can be swapped."""
+
+    model_config = SettingsConfigDict(env_prefix="EVERGREEN_", frozen=True, extra="forbid")
+
+    home: Path = Field(REPOSITORY / ".evergreen", description="folder of everything a run makes")
+    lake: Path = Field(default_factory=lambda data: data["home"] / "lake", description="root of the lake")
+    spark: str = Field("local[2]", description="a Spark master, or sc://host:port of a Spark Connect server")
+    mlflow: str = Field(
+        default_factory=lambda data: f"sqlite:///{data['home']}/mlflow.db", description="MLflow tracking URI"
+    )
+    feature_repo: Path = Field(REPOSITORY / "feature_repo", description="folder of the Feast repository")
+    feast_registry: str = Field(
+        default_factory=lambda data: f"sqlite:///{data['home']}/feast-registry.db",
+        description="SQLAlchemy URL of Feast's registry: its file registry loses racing commits",
+    )
+    online_store: str = Field(
+        default_factory=lambda data: f"{data['home']}/online.db", description="SQLite file of the online store"
+    )
+    offline_store: Literal["asof", "spark"] = Field(
+        "asof", description="point-in-time joins by DuckDB in this process, or by Spark"
+    )
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process; read once."""
+    return Settings()

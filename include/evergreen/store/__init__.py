@@ -1,0 +1,1 @@
+"""The feature store: Feast, and the offline engine that Evergreen plugs into it."""

@@ -1,0 +1,49 @@
+"""The spec of `flight_delay`: what it is made from, how it is judged, how often it is renewed."""
+
+from evergreen.model import Model
+
+MODEL = Model(
+    name="flight_delay",
+    owner="flight-operations",
+    description="Probability that a flight out of New York arrives more than 15 minutes late.",
+    features=dict(
+        timezone="America/New_York",
+        first_day="2013-01-01",
+        sources=[
+            # Trailing rates look back seven days from each hour, at flights that were to leave up to two days before.
+            dict(name="flights", trailing_days=9),
+            dict(name="weather", trailing_days=1),
+            dict(name="planes", daily=False),
+            dict(name="airports", daily=False),
+        ],
+        spine="departures",
+        views=[
+            "carrier_delays",
+            "origin_delays",
+            "destination_delays",
+            "route_delays",
+            "origin_weather",
+            "aircraft",
+        ],
+    ),
+    feature_service="flight_delay",
+    request_columns=["departure_minute", "weekday", "distance"],
+    label="late",
+    schedule="0 0 * * 5",
+    train_days=180,
+    holdout_days=7,
+    parameters=dict(
+        rounds=300,
+        max_depth=5,
+        learning_rate=0.05,
+        subsample=0.8,
+        colsample_bytree=0.5,
+        min_child_weight=20,
+    ),
+    seed=2013,
+    gates=[
+        dict(kind="threshold", metric="auc", at_least=0.60),
+        dict(kind="threshold", metric="calibration_error", at_most=0.10),
+        dict(kind="not_worse_than_champion", metric="auc", margin=0.02, confidence=0.95),
+    ],
+)
