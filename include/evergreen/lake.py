@@ -31,6 +31,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from evergreen.errors import InputsChangedError
 from evergreen.settings import settings
 
 _MANIFESTS = "_manifests"
@@ -62,6 +63,11 @@ class Manifest:
         """Hash of the bytes of all files: equal content means equal data, whatever made it."""
         return fingerprint({name: file.sha256 for name, file in self.files.items()})
 
+    @property
+    def reference(self) -> dict[str, str]:
+        """Small enough to hand from task to task; `Dataset.get` finds the manifest by it."""
+        return {"partition": self.partition, "fingerprint": self.fingerprint}
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
@@ -89,6 +95,20 @@ class Dataset:
         """The manifest of `partition` if it was made from exactly this `fingerprint`, or None."""
         manifest = self.manifest(partition)
         return manifest if manifest and manifest.fingerprint == fingerprint else None
+
+    def get(self, reference: Mapping[str, str]) -> Manifest:
+        """What an earlier step of the run published, by the reference that it handed on.
+
+        Raises:
+            InputsChangedError: something else has been published there since.
+        """
+        manifest = self.published(reference["partition"], reference["fingerprint"])
+        if manifest is None:
+            raise InputsChangedError(
+                f"{self.root.name} {reference['partition']}: what this run published was replaced by another run "
+                "with other inputs; clear this run from the start"
+            )
+        return manifest
 
     def manifests(self) -> list[Manifest]:
         """Everything published, in the order of the partitions' names."""

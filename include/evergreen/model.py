@@ -100,6 +100,9 @@ class Model(_Part):
 
     parameters: Mapping[str, Any] = Field(default_factory=dict, description="handed to train.fit as they are")
     seed: int = Field(0, ge=0)
+    training_libraries: tuple[str, ...] = Field(
+        (), description="installed packages whose versions the trained model depends on"
+    )
     resources: Resources = Resources()
 
     gates: tuple[Gate, ...] = Field(min_length=1, description="all must pass, or the champion stays")

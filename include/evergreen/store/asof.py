@@ -113,7 +113,7 @@ class AsofRetrievalJob(RetrievalJob):
 
 
 class AsofOfflineStore(OfflineStore):
-    """See the module. Reads `FileSource`s of Parquet: a file, a glob, a directory, or a dataset of the lake."""
+    """See the module. Reads `FileSource`s of Parquet: file, glob, directory or dataset of the lake."""
 
     supports_filter_by_created_timestamp = True
 
@@ -221,7 +221,7 @@ class AsofOfflineStore(OfflineStore):
 
     @staticmethod
     def offline_write_batch(*_: Any, **__: Any) -> None:
-        raise NotImplementedError("AsofOfflineStore only reads: features are published through evergreen.lake.")
+        raise NotImplementedError("AsofOfflineStore only reads: publish features through evergreen.lake.")
 
     @staticmethod
     def write_logged_features(*_: Any, **__: Any) -> None:
@@ -248,6 +248,8 @@ class _View:
         # Not name_to_use(): a pinned version does not show in the names of columns.
         shown = projection.name_alias or view.name
         declared = {field.name: field.dtype.to_value_type() for field in view.features}
+        if view.batch_source is None:
+            raise RetrievalError(f"View {view.name}", [Fault("source", "has no batch source", "give it one")])
         return cls(
             name=view.name,
             source=view.batch_source,
@@ -272,7 +274,7 @@ def _check(entity_df: pd.DataFrame, views: Sequence[_View], on_demand: Sequence[
         if column not in have
     ]
     faults += [
-        Fault(f"entity_df[{column!r}]", f"view {view.name} gives a column of this name", "use full_feature_names")
+        Fault(f"entity_df[{column!r}]", f"also a feature of view {view.name}", "use full_feature_names")
         for view in views
         for column in view.columns
         if column in have
@@ -310,24 +312,21 @@ def _join(
     )
     with _duckdb(config) as con:
         con.register("entities", side)
-        corrected = _feature_rows(con, relation, view, entities[event_timestamp])
-        same_keys = [f"entities.{key} = found.{key}" for key in keys]
-        when, at = "entities.ts", "ts"
-        rows = "feature_rows"
-        if known_only and corrected:
+        _feature_rows(con, relation, view, entities[event_timestamp])
+        rows, at, until = "feature_rows", "ts", "entities.ts"
+        if known_only and view.source.created_timestamp_column:
             rows, at = _as_known(list(keys)), "known"
         elif _has_ties(con, list(keys)):
             # NULL is above everything inside a row: the upper end of all that happened at this instant.
-            when, at = "row(entities.ts, NULL, NULL, NULL)", _RANK
-        # Says again what the join says, for entity rows without a timestamp: inside a row, NULL is a value.
-        holds = "found.ts <= entities.ts"
-        if view.ttl:
-            holds = f"entities.ts <= found.ts + {_interval(view.ttl)}"
+            at, until = _RANK, "row(entities.ts, NULL, NULL, NULL)"
+        # Without a TTL this repeats the join, for entity rows without a timestamp: inside a row, NULL >= all.
+        holds = f"entities.ts <= found.ts + {_interval(view.ttl)}" if view.ttl else "entities.ts >= found.ts"
         features = [f"CASE WHEN {holds} THEN found.f{i} END AS f{i}" for i in range(len(view.features))]
+        matches = [f"entities.{key} = found.{key}" for key in keys]
         joined = con.sql(
             f"SELECT entities.row, {', '.join(features)} FROM entities "
             f"ASOF LEFT JOIN (SELECT *, {at} AS at FROM {rows}) AS found "
-            f"ON {' AND '.join([*same_keys, f'{when} >= found.at'])} ORDER BY entities.row"
+            f"ON {' AND '.join([*matches, f'{until} >= found.at'])} ORDER BY entities.row"
         ).to_arrow_table()
     _assert_whole(view.name, joined["row"].to_numpy(), entities.num_rows)
     return joined.columns[1:]
@@ -339,36 +338,34 @@ _RANK = f"row(ts, coalesce(created, '-infinity'), {_PLACE})"
 
 def _feature_rows(
     con: duckdb.DuckDBPyConnection, relation: str, view: _View, instants: pa.ChunkedArray
-) -> bool:
+) -> None:
     """Make the SQL view `feature_rows`: k0… (join keys), ts, created, f0… (features) and the rows' place.
 
-    Only columns in use, and only rows that some entity row can reach, are read from the files. Returns
-    whether the source has a created timestamp.
+    Only columns in use, and only rows that some entity row can reach, are read from the files.
     """
     types = _column_types(con, relation)
     source = view.source
     raw_names = {mapped: raw for raw, mapped in source.field_mapping.items() if raw in types}
-    instant, created = source.timestamp_field, source.created_timestamp_column
-    wanted = [*view.keys, *view.features, instant, *([created] if created else [])]
-    raw = {name: raw_names.get(name, name) for name in wanted}
+    timestamps = [name for name in (source.timestamp_field, source.created_timestamp_column) if name]
+    raw = {name: raw_names.get(name, name) for name in [*view.keys, *view.features, *timestamps]}
     _check_source(view.name, types, list(raw.values()))
     entity_types = _column_types(con, "entities")
     for i, (key, column) in enumerate(view.keys.items()):
         _check_comparable(view.name, key, types[raw[key]], column, entity_types[f"k{i}"])
 
-    ts = f"CAST({_name(raw[instant])} AS TIMESTAMPTZ)"
+    ts = f"CAST({_name(raw[source.timestamp_field])} AS TIMESTAMPTZ)"
+    created = _name(raw[source.created_timestamp_column]) if source.created_timestamp_column else "NULL"
     first, last = pa.compute.min(instants).as_py(), pa.compute.max(instants).as_py()
     reachable = f"{ts} <= {_instant(last)}"
     if view.ttl:
         reachable += f" AND {ts} >= {_instant(first)} - {_interval(view.ttl)}"
     columns = [f"{_name(raw[key])} AS k{i}" for i, key in enumerate(view.keys)]
     columns += [f"{_name(raw[feature])} AS f{i}" for i, feature in enumerate(view.features)]
-    columns += [f"{ts} AS ts", f"CAST({_name(raw[created]) if created else 'NULL'} AS TIMESTAMPTZ) AS created"]
+    columns += [f"{ts} AS ts", f"CAST({created} AS TIMESTAMPTZ) AS created"]
     con.execute(
-        f"CREATE TEMP VIEW feature_rows AS "
-        f"SELECT {', '.join(columns)}, {_PLACE} FROM {relation} WHERE {reachable}"
+        f"CREATE TEMP VIEW feature_rows AS SELECT {', '.join(columns)}, {_PLACE} "
+        f"FROM {relation} WHERE {reachable}"
     )
-    return bool(created)
 
 
 def _has_ties(con: duckdb.DuckDBPyConnection, keys: list[str]) -> bool:
@@ -389,8 +386,8 @@ def _as_known(keys: list[str]) -> str:
     """
     partition = f"PARTITION BY {', '.join(keys)} " if keys else ""
     return (
-        "(SELECT * FROM (SELECT *, greatest(ts, created) AS known FROM feature_rows WHERE created IS NOT NULL)"
-        f" QUALIFY {_RANK} >= max({_RANK}) OVER ({partition}ORDER BY known))"
+        "(SELECT *, greatest(ts, created) AS known FROM feature_rows WHERE created IS NOT NULL "
+        f"QUALIFY {_RANK} >= max({_RANK}) OVER ({partition}ORDER BY known))"
     )
 
 
@@ -422,8 +419,9 @@ def _pull(
     def retrieve() -> pa.Table:
         relation = _relation(source, config)
         if relation is None:
-            utc = dict.fromkeys(instants, pa.timestamp("us", "UTC"))
-            return pa.schema([(name, utc.get(name, pa.null())) for name in [*others, *instants]]).empty_table()
+            fields = [(name, pa.null()) for name in others]
+            fields += [(name, pa.timestamp("us", "UTC")) for name in instants]
+            return pa.schema(fields).empty_table()
         with _duckdb(config) as con:
             _check_source(source.name, _column_types(con, relation), [*others, *instants])
             shown = [*map(_name, others)]
@@ -436,12 +434,9 @@ def _pull(
 
 def _relation(source: DataSource, config: RepoConfig) -> str | None:
     """What to select from to read `source`, or None if it is a dataset of the lake with nothing published."""
-    parquet = isinstance(source, FileSource) and isinstance(source.file_format, ParquetFormat | None)
-    if not parquet or source.s3_endpoint_override:
-        found = f"a {type(source).__name__}" + (" with s3_endpoint_override" if parquet else "")
-        raise RetrievalError(
-            "AsofOfflineStore", [Fault(f"source {source.name}", f"{found}", "use a FileSource of Parquet")]
-        )
+    if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
+        fault = Fault(f"source {source.name}", "not supported", "use a FileSource of Parquet")
+        raise RetrievalError("AsofOfflineStore", [fault])
     path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
     files = published_files(path)
     if files is None:
@@ -467,16 +462,15 @@ def _column_types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, st
 def _check_source(name: str, have: dict[str, str], wanted: Sequence[str]) -> None:
     """Raise if a column is missing. DuckDB would take `Delay` for `delay`."""
     if missing := [column for column in wanted if column not in have]:
-        raise RetrievalError(
-            f"Source of {name}",
-            [Fault(column, "no such column in its files", f"there are {', '.join(have)}") for column in missing],
-        )
+        there = f"there are {', '.join(have)}"
+        faults = [Fault(column, "no such column in its files", there) for column in missing]
+        raise RetrievalError(f"Source of {name}", faults)
 
 
 def _check_comparable(view: str, key: str, type_: str, column: str, entity_type: str) -> None:
     """Raise for text against anything else, which DuckDB would cast: "01" must not find 1."""
     text = {"varchar", "enum"}
-    if entity_type != "NULL" and (type_ in text) != (entity_type in text):
+    if entity_type != "null" and (type_ in text) != (entity_type in text):
         fault = Fault(
             f"entity_df[{column!r}]",
             f"is {entity_type}, but join key {key} of view {view} is {type_}",

@@ -1,0 +1,53 @@
+"""Entities, feature views and the feature service of `flight_delay`: names and types of what it publishes."""
+
+from datetime import timedelta
+
+from feast import Entity, FeatureService, FeatureView, Field
+from feast.types import Float64, Int32
+from feast.value_type import ValueType
+
+from evergreen.store.source import published
+from models.flight_delay.features import DELAYS, GROUPS, WEATHER
+
+carrier, origin, dest, tailnum = (
+    Entity(name=key, join_keys=[key], value_type=ValueType.STRING)
+    for key in ("carrier", "origin", "dest", "tailnum")
+)
+_entities = {entity.name: entity for entity in (carrier, origin, dest, tailnum)}
+
+
+def _view(name: str, keys: tuple[str, ...], ttl: timedelta, schema: list[Field]) -> FeatureView:
+    return FeatureView(
+        name=name,
+        entities=[_entities[key] for key in keys],
+        ttl=ttl,
+        schema=schema,
+        source=published("flight_delay", name),
+    )
+
+
+# A row holds from its hour until the next. Predictions are made on whole minutes: 59 of them, so that a
+# group that saw no flight in the last week has no rates, rather than those of an hour ago.
+delay_views = [
+    _view(
+        name,
+        keys,
+        timedelta(minutes=59),
+        [Field(name=column, dtype=Int32 if column.startswith("flights") else Float64) for column in DELAYS],
+    )
+    for name, keys in GROUPS.items()
+]
+
+origin_weather = _view(
+    "origin_weather",
+    ("origin",),
+    timedelta(hours=6),
+    [Field(name=column, dtype=Float64) for column in WEATHER],
+)
+
+# One row at the start of a day, which may last 25 hours.
+aircraft = _view(
+    "aircraft", ("tailnum",), timedelta(hours=25), [Field(name="aircraft_age", dtype=Int32)]
+)
+
+flight_delay = FeatureService(name="flight_delay", features=[*delay_views, origin_weather, aircraft])

@@ -1,0 +1,211 @@
+"""The DAG that trains a candidate, judges it against the champion, and promotes it if the evidence says so.
+
+`plan → materialize → training_set → train → evaluate → judge → register → promote`
+
+**When `promote` is skipped,** the champion stays: the log of `judge` has the table of gates and the reason.
+That is an answer, not a failure.
+
+**When `training_set` fails,** days of features are missing; it names them. Run the features DAG for them.
+
+**Running it again** is always safe: what is published with the same inputs, code and parameters is found.
+A window that is not newer than the champion's never promotes, nor does a backfill.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from evergreen import model as models
+from evergreen.model import Model, feature_spec
+from evergreen.orchestration.run import retrain_window
+from evergreen.window import Origin, Window
+
+
+def retrain_dag(model: Model) -> DAG:
+    """`<model>.retrain`."""
+    spec = feature_spec(model)
+    zone = ZoneInfo(spec.timezone)
+    with DAG(
+        dag_id=f"{model.name}.retrain",
+        description=f"From published features to a promoted champion of {model.name}",
+        doc_md=f"{model.description}\n\n{__doc__}",
+        schedule=CronDataIntervalTimetable(model.schedule, timezone=spec.timezone),
+        start_date=datetime(spec.first_day.year, spec.first_day.month, spec.first_day.day, tzinfo=zone),
+        catchup=False,
+        max_active_runs=1,  # two at once would each judge against a champion that the other replaces
+        default_args={
+            "owner": model.owner,
+            "retries": 2,
+            "retry_delay": timedelta(seconds=5),
+            "execution_timeout": timedelta(minutes=model.resources.minutes),
+        },
+        tags=["evergreen", model.name, "retrain"],
+        params={
+            "as_of": Param(
+                None,
+                type=["null", "string"],
+                format="date",
+                description="Know only what was known at the start of this day; empty: as of today",
+            ),
+        },
+    ) as dag:
+        planned = plan(model.name)
+        materialized = materialize(model.name, planned)
+        examples = training_set(model.name, planned)
+        candidate = train(model.name, examples)
+        evaluation = evaluate(model.name, planned, candidate)
+        judged = judge(model.name, evaluation)
+        version = register(model.name, judged)
+        materialized >> examples
+        promote(model.name, planned, judged, version)
+    return dag
+
+
+@task
+def plan(name: str) -> dict[str, Any]:
+    """Resolve the window, and which champion the candidate will be judged against; nothing later asks again."""
+    from evergreen import registry
+
+    model = models.load(name)
+    window = retrain_window(model, get_current_context())
+    champion = registry.champion(model)
+    planned: dict[str, Any] = {
+        "start": window.start.isoformat(),
+        "end": window.end.isoformat(),
+        "origin": window.origin.value,
+        "timezone": window.timezone,
+        "champion": champion
+        and {
+            "version": str(champion.version),
+            "seen_until": registry.holdout_start(champion).isoformat(),
+            "as_of": registry.as_of(champion).isoformat(),
+        },
+    }
+    against = f"version {champion.version}" if champion else "no champion yet"
+    print(f"{window.origin}: days {window.start} until {window.end}, {against}")
+    return planned
+
+
+@task
+def materialize(name: str, planned: dict[str, Any]) -> dict[str, str]:
+    """Bring the online store up to the window (Feast); a backfill leaves it alone."""
+    from evergreen.store import online
+
+    window = _window(planned)
+    if window.origin is Origin.BACKFILL:
+        raise AirflowSkipException("a backfill never touches online features")
+    return online.materialize(models.load(name), window)
+
+
+# Materializing serves online readers, training does not read it: skipping the one must not skip the other.
+@task(trigger_rule="none_failed")
+def training_set(name: str, planned: dict[str, Any]) -> dict[str, str]:
+    """Join every labelled example with the features known when it was predicted (Feast, point in time)."""
+    from evergreen.store import training_set as training_sets
+
+    return training_sets.build(models.load(name), _window(planned)).reference
+
+
+@task
+def train(name: str, examples: dict[str, str]) -> dict[str, Any]:
+    """Train a candidate in a process of its own, from a job file."""
+    from evergreen.store import training_set as training_sets
+    from evergreen.training import local
+
+    model = models.load(name)
+    source = training_sets.dataset(model)
+    features = training_sets.feature_columns(model)
+    candidate = local.train(model, source.get(examples), source, features)
+    return {"training_set": examples, "candidate": candidate.reference}
+
+
+@task
+def evaluate(name: str, planned: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
+    """Score candidate and champion on the same holdout, which neither has seen."""
+    from evergreen import evaluation
+    from evergreen.store import training_set as training_sets
+    from evergreen.training import local
+
+    model = models.load(name)
+    champion = planned["champion"] and evaluation.Champion(
+        planned["champion"]["version"], date.fromisoformat(planned["champion"]["seen_until"])
+    )
+    scores = evaluation.evaluate(
+        model,
+        training_sets.dataset(model).get(trained["training_set"]),
+        local.dataset(model).get(trained["candidate"]),
+        champion,
+    )
+    return {**trained, "evaluation": scores.reference}
+
+
+@task
+def judge(name: str, evaluated: dict[str, Any]) -> dict[str, Any]:
+    """Ask every gate, and store the verdict before anything acts on it."""
+    from evergreen import evaluation
+
+    model = models.load(name)
+    verdict, file = evaluation.verdict(model, evaluation.dataset(model).get(evaluated["evaluation"]))
+    for record in verdict.records:
+        print(f"{record.outcome.upper():>12}  {record.gate}: {record.reason}")
+    print(verdict.reason)
+    return {**evaluated, "verdict": str(file)}
+
+
+@task
+def register(name: str, judged: dict[str, Any]) -> str:
+    """Register the candidate with its verdict and fingerprints (MLflow), whatever the verdict; gives its version."""
+    from pathlib import Path
+
+    from evergreen import registry
+    from evergreen.gates import Verdict
+    from evergreen.store import training_set as training_sets
+    from evergreen.training import local
+
+    model = models.load(name)
+    file = Path(judged["verdict"])
+    version = registry.register(
+        model,
+        training_sets.dataset(model).get(judged["training_set"]),
+        local.dataset(model).get(judged["candidate"]),
+        Verdict.model_validate_json(file.read_text()),
+        file,
+    )
+    print(f"{name} version {version}")
+    return version
+
+
+@task
+def promote(name: str, planned: dict[str, Any], judged: dict[str, Any], version: str) -> str:
+    """Move the alias `champion` to the candidate (MLflow), if the verdict and the rules of promotion allow it."""
+    from pathlib import Path
+
+    from evergreen import promotion, registry
+    from evergreen.gates import Verdict
+
+    window = _window(planned)
+    decision = promotion.decide(
+        Verdict.model_validate_json(Path(judged["verdict"]).read_text()),
+        as_of=window.end,
+        champion_as_of=planned["champion"] and date.fromisoformat(planned["champion"]["as_of"]),
+        origin=window.origin,
+    )
+    if not decision.promote:
+        raise AirflowSkipException(f"the champion stays: {decision.reason}")
+    registry.promote(models.load(name), version)
+    print(f"{name} version {version} is champion: {decision.reason}")
+    return version
+
+
+def _window(planned: dict[str, Any]) -> Window:
+    return Window(
+        start=date.fromisoformat(planned["start"]),
+        end=date.fromisoformat(planned["end"]),
+        origin=Origin(planned["origin"]),
+        timezone=planned["timezone"],
+    )

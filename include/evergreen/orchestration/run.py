@@ -1,0 +1,39 @@
+"""What Airflow says about a run, as plain values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evergreen import window
+from evergreen.model import Model, feature_spec
+from evergreen.window import Run, Window
+
+
+def facts(context: Any) -> Run:
+    """The facts of the run that a task's context belongs to.
+
+    The type of a run, not its name, tells a backfill: one that re-runs an existing run keeps its name. A
+    run started by hand was asked for at its logical date, if it was given one; the data interval that
+    Airflow infers for it is nothing that anybody asked for.
+    """
+    run = context["dag_run"]
+    by_hand = run.run_type == "manual"
+    interval = (run.data_interval_start, run.data_interval_end)
+    return Run(
+        run_type=str(run.run_type),
+        asked_at=(by_hand and run.logical_date) or run.run_after,
+        interval=interval if all(interval) and not by_hand else None,
+        conf=dict(context["params"]),
+    )
+
+
+def features_window(model: Model, context: Any) -> Window:
+    spec = feature_spec(model)
+    return window.features_window(facts(context), first_day=spec.first_day, timezone=spec.timezone)
+
+
+def retrain_window(model: Model, context: Any) -> Window:
+    spec = feature_spec(model)
+    return window.retrain_window(
+        facts(context), first_day=spec.first_day, timezone=spec.timezone, history_days=model.history_days
+    )

@@ -1,0 +1,162 @@
+"""Training sets: labelled examples, each joined with the features that were known when it was predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from evergreen import features, lake
+from evergreen.errors import Fault, InputsChangedError, RawDataError
+from evergreen.model import Model, feature_spec
+from evergreen.settings import settings
+from evergreen.store.repository import definitions, feature_store
+from evergreen.window import Window
+
+
+@dataclass(frozen=True)
+class Split:
+    """The days a model learns from, `start` ≤ day < `holdout`, and is judged on, `holdout` ≤ day < `end`."""
+
+    start: date
+    holdout: date
+    end: date
+
+
+def split(model: Model, window: Window) -> Split:
+    """Divide the window; its last days are the holdout.
+
+    Raises:
+        RawDataError: the window is too short to leave a day to learn from.
+    """
+    holdout = window.end - timedelta(model.holdout_days)
+    if holdout <= window.start:
+        what = f"only {len(window.days)} days of data, {model.holdout_days} of them for the holdout"
+        raise RawDataError(f"{model.name} as of {window.end}", [Fault("window", what, "retrain later")])
+    return Split(window.start, holdout, window.end)
+
+
+def build(model: Model, window: Window) -> lake.Manifest:
+    """Publish the files `train` and `holdout` for `window`, and give their manifest.
+
+    Both have one row per labelled example, ordered by its time: the columns of the spine and every
+    feature of the model's service, named `view__feature`. An example whose label was not known before
+    `window.as_of` is left out.
+
+    Raises:
+        RawDataError: days of the window have no published features; all are named.
+        InputsChangedError: a day was published anew while it was read.
+    """
+    parts = split(model, window)
+    inputs = _inputs(model, window, parts)
+    mark = lake.fingerprint(inputs)
+    target, partition = dataset(model), f"as_of={window.end}"
+    if done := target.published(partition, mark):
+        print(f"training set as of {window.end} is published already with fingerprint {mark[:12]}")
+        return done
+    spine = _spine(model, window)
+    print(f"{spine.num_rows} labelled examples, {parts.start} until {parts.end}; joining features", flush=True)
+    table = _join(model, spine)
+    if _inputs(model, window, parts) != inputs:
+        raise InputsChangedError("features were published anew while the training set was read; clear this task")
+    in_holdout = pc.greater_equal(table["day"], pa.scalar(parts.holdout))
+    folder = target.stage(partition, mark)
+    files = {}
+    for name, rows in (("train", pc.invert(in_holdout)), ("holdout", in_holdout)):
+        files[name] = folder / f"{name}.parquet"
+        pq.write_table(table.filter(rows), files[name])
+    manifest = target.publish(partition, mark, files, inputs)
+    print(", ".join(f"{name}: {file.rows} rows" for name, file in manifest.files.items()))
+    return manifest
+
+
+def dataset(model: Model) -> lake.Dataset:
+    return lake.dataset(f"training_sets/{model.name}")
+
+
+def feature_columns(model: Model) -> tuple[str, ...]:
+    """Inputs of the model, in the order it is given them: what comes with the request, then the features."""
+    service = feature_store().get_feature_service(model.feature_service)
+    joined = [
+        f"{projection.name_to_use()}__{feature.name}"
+        for projection in service.feature_view_projections
+        for feature in projection.features
+    ]
+    return (*model.request_columns, *joined)
+
+
+def _inputs(model: Model, window: Window, parts: Split) -> dict[str, Any]:
+    wanted = {lake.day_partition(day) for day in window.days}
+    published = {m.partition: m.content for m in features.dataset(model).manifests() if m.partition in wanted}
+    if missing := sorted(wanted - published.keys()):
+        way_out = f"run {model.features_of}.features for these days first"
+        raise RawDataError(
+            f"{model.name} as of {window.end}",
+            [Fault(day, "has no published features", way_out) for day in missing],
+        )
+    return {
+        "as_of": window.end.isoformat(),
+        "start": parts.start.isoformat(),
+        "holdout": parts.holdout.isoformat(),
+        "label": model.label,
+        "service": model.feature_service,
+        "features": published,
+        "definitions": definitions(),
+        "code": lake.code(
+            ("evergreen.store.training_set", "evergreen.store.asof"), ("feast", "duckdb", "pyarrow")
+        ),
+    }
+
+
+def _spine(model: Model, window: Window) -> pa.Table:
+    """The examples of the window whose labels were known before `as_of`."""
+    published = features.dataset(model)
+    tables = []
+    for day in window.days:
+        manifest = published.manifest(lake.day_partition(day))
+        assert manifest is not None  # _inputs has found all days
+        table = pq.read_table(published.path(manifest, feature_spec(model).spine), partitioning=None)
+        tables.append(table.append_column("day", pa.array([day] * table.num_rows, pa.date32())))
+    spine = pa.concat_tables(tables).rename_columns({model.label: "label"})
+    known = pc.and_kleene(
+        pc.is_valid(spine["label"]), pc.less(spine["label_known_at"], pa.scalar(window.as_of))
+    )
+    return spine.filter(known)
+
+
+def _join(model: Model, spine: pa.Table) -> pa.Table:
+    store = feature_store()
+    service = store.get_feature_service(model.feature_service)
+    if settings().offline_store == "spark":
+        _register_spark_views(model, [p.name for p in service.feature_view_projections])
+    job = store.get_historical_features(
+        entity_df=spine.to_pandas(date_as_object=True), features=service, full_feature_names=True
+    )
+    table = job.to_arrow()
+    if table.num_rows != spine.num_rows:
+        raise AssertionError(f"the point-in-time join gave {table.num_rows} rows for {spine.num_rows} examples")
+    order = [("event_timestamp", "ascending"), *((name, "ascending") for name in _identity(spine))]
+    return table.select([*spine.column_names, *_features_of(table, spine)]).sort_by(order)
+
+
+def _identity(spine: pa.Table) -> list[str]:
+    return [field.name for field in spine.schema if pa.types.is_string(field.type)]
+
+
+def _features_of(table: pa.Table, spine: pa.Table) -> list[str]:
+    return sorted(set(table.column_names) - set(spine.column_names))
+
+
+def _register_spark_views(model: Model, views: list[str]) -> None:
+    """Give the Spark store, in this process's session, the published files under each view's name."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
+    root = features.dataset(model).root
+    for view in views:
+        files = lake.published_files(str(root / view)) or []
+        session.read.parquet(*files).createOrReplaceTempView(view)
