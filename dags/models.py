@@ -1,4 +1,7 @@
-"""The DAG family of every model folder. Add a folder under include/models, and its DAGs are here."""
+"""The DAG family of every model folder. Add a folder under include/models, and its DAGs are here.
+
+(Airflow looks into a file only if it names both itself and a DAG; this sentence is load-bearing.)
+"""
 
 from evergreen import model as models
 from evergreen.orchestration.features import features_dag

@@ -50,6 +50,7 @@ class Features(_Part):
 
     timezone: str = Field(description="a day begins at midnight here")
     first_day: date = Field(description="no raw data exists before this day")
+    last_day: date | None = Field(None, description="nor after this one: for data that has ended")
     schedule: Cron = Field("0 0 * * *", description="cron, in `timezone`; one run per day")
     sources: tuple[Source, ...] = Field(min_length=1)
     views: tuple[Name, ...] = Field(min_length=1)
@@ -57,6 +58,8 @@ class Features(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.last_day and self.last_day < self.first_day:
+            raise ValueError(f"last_day {self.last_day} is before first_day {self.first_day}: swap them")
         if self.timezone not in available_timezones():
             raise ValueError(f"{self.timezone!r} is no IANA time zone: write one like 'America/New_York'")
         for field, names in (("sources", [s.name for s in self.sources]), ("views", list(self.views))):
@@ -183,7 +186,12 @@ _WAYS_OUT = {
 def _faults(error: ValidationError) -> list[Fault]:
     """One fault per field, with its path. A union reports each of its members: the one that was meant is kept."""
     faults = []
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    places = [detail["loc"] for detail in details]
+    for detail in details:
+        inside = len(detail["loc"])
+        if detail["type"] == "too_short" and any(p[:inside] == detail["loc"] and p[inside:] for p in places):
+            continue  # the list is short because an item of it is wrong, which is told already
         path = [str(part) for part in detail["loc"]]
         if path[:1] == ["features"] and len(path) > 1:
             if path[1] == "constrained-str":

@@ -83,7 +83,7 @@ def midnight(day: date, timezone: str) -> datetime:
     return datetime.combine(day, time(), ZoneInfo(timezone))
 
 
-def features_window(run: Run, *, first_day: date, timezone: str) -> Window:
+def features_window(run: Run, *, first_day: date, last_day: date | None, timezone: str) -> Window:
     """The days whose features a run computes.
 
     A run with a data interval is about the days in it; one started by hand may name `start` and `end`
@@ -93,7 +93,7 @@ def features_window(run: Run, *, first_day: date, timezone: str) -> Window:
         WindowError: unknown or malformed conf, reversed or future dates, days before the first day.
     """
     conf = _dates(run.conf, allowed=("start", "end"))
-    today = _local_day(run.asked_at, timezone)
+    today = _today(run, timezone, last_day)
     if conf:
         start = conf.get("start") or conf["end"]
         end = (conf.get("end") or conf["start"]) + timedelta(1)
@@ -108,13 +108,15 @@ def features_window(run: Run, *, first_day: date, timezone: str) -> Window:
             )
     else:
         start, end = today - timedelta(1), today
-    _not_in_the_future(end, today)
+    _only_past_days(end, today, last_day)
     if start < first_day:
         raise WindowError(f"{start} is before {first_day}, the first day of data of this model: start there")
     return Window(start, end, run.origin, timezone)
 
 
-def retrain_window(run: Run, *, first_day: date, timezone: str, history_days: int) -> Window:
+def retrain_window(
+    run: Run, *, first_day: date, last_day: date | None, timezone: str, history_days: int
+) -> Window:
     """The days whose labels a retrain may see: at most `history_days` of them, all before its `as_of`.
 
     `as_of` is the end of the run's data interval, or the day that conf names (`as_of: 2013-03-01` knows
@@ -124,14 +126,14 @@ def retrain_window(run: Run, *, first_day: date, timezone: str, history_days: in
         WindowError: unknown or malformed conf, an `as_of` in the future or before any data.
     """
     conf = _dates(run.conf, allowed=("as_of",))
-    today = _local_day(run.asked_at, timezone)
+    today = _today(run, timezone, last_day)
     if conf:
         end = conf["as_of"]
     elif run.interval:
         end = _local_day(run.interval[1], timezone)
     else:
         end = today
-    _not_in_the_future(end, today)
+    _only_past_days(end, today, last_day)
     if end <= first_day:
         raise WindowError(f"as of {end} there is no data yet: the first day of this model is {first_day}")
     return Window(max(first_day, end - timedelta(history_days)), end, run.origin, timezone)
@@ -141,9 +143,18 @@ def _local_day(instant: datetime, timezone: str) -> date:
     return instant.astimezone(ZoneInfo(timezone)).date()
 
 
-def _not_in_the_future(end: date, today: date) -> None:
+def _today(run: Run, timezone: str, last_day: date | None) -> date:
+    """The first day that was not over, or for which there will never be data, when the run was asked for."""
+    today = _local_day(run.asked_at, timezone)
+    return min(today, last_day + timedelta(1)) if last_day else today
+
+
+def _only_past_days(end: date, today: date, last_day: date | None) -> None:
+    newest = end - timedelta(1)
+    if last_day and newest > last_day:
+        raise WindowError(f"{newest} is after {last_day}, the last day of data of this model: end there")
     if end > today:
-        raise WindowError(f"{end - timedelta(1)} was not over when the run was asked for, on {today}")
+        raise WindowError(f"{newest} was not over when the run was asked for; the newest day is {today - timedelta(1)}")
 
 
 def _dates(conf: Mapping[str, Any], *, allowed: tuple[str, ...]) -> dict[str, date]:

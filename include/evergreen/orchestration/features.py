@@ -13,15 +13,15 @@ found and not made again.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_current_context, task
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_current_context
 
 from evergreen import model as models
 from evergreen.model import Model, feature_spec
-from evergreen.orchestration.run import features_window
+from evergreen.orchestration.run import features_window, step
+from evergreen.window import midnight
 
 _TRIES: dict[str, Any] = {
     "retries": 2,
@@ -34,13 +34,13 @@ _TRIES: dict[str, Any] = {
 def features_dag(model: Model) -> DAG:
     """`<model>.features`."""
     spec = feature_spec(model)
-    zone = ZoneInfo(spec.timezone)
     with DAG(
         dag_id=f"{model.name}.features",
         description=f"Raw days to published features of {model.name}",
         doc_md=f"{model.description}\n\n{__doc__}",
         schedule=CronDataIntervalTimetable(spec.schedule, timezone=spec.timezone),
-        start_date=datetime(spec.first_day.year, spec.first_day.month, spec.first_day.day, tzinfo=zone),
+        start_date=midnight(spec.first_day, spec.timezone),
+        end_date=spec.last_day and midnight(spec.last_day, spec.timezone),
         catchup=False,
         max_active_runs=4,
         default_args={"owner": model.owner, **_TRIES},
@@ -54,7 +54,7 @@ def features_dag(model: Model) -> DAG:
     return dag
 
 
-@task
+@step()
 def check_raw(name: str) -> dict[str, str]:
     """Check the raw files that the window is made from (Great Expectations).
 
@@ -68,7 +68,7 @@ def check_raw(name: str) -> dict[str, str]:
     return features.check_raw(model, window.days)
 
 
-@task
+@step()
 def build(name: str, wanted: dict[str, str]) -> dict[str, str]:
     """Compute the features of the days that are not published yet (Spark), into a private folder."""
     from evergreen import features
@@ -76,7 +76,7 @@ def build(name: str, wanted: dict[str, str]) -> dict[str, str]:
     return features.build(models.load(name), wanted)
 
 
-@task
+@step()
 def check_features(name: str, staged: dict[str, str]) -> dict[str, str]:
     """Check the computed features (Great Expectations); nothing is visible to anybody before this passes."""
     from evergreen import features
@@ -85,7 +85,7 @@ def check_features(name: str, staged: dict[str, str]) -> dict[str, str]:
     return staged
 
 
-@task
+@step()
 def publish(name: str, wanted: dict[str, str], staged: dict[str, str]) -> dict[str, str]:
     """Make each day visible in one step, with its manifest: rows, schema, content hash, fingerprint."""
     from evergreen import features

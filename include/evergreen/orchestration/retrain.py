@@ -13,29 +13,28 @@ A window that is not newer than the champion's never promotes, nor does a backfi
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_current_context, task
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_current_context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from evergreen import model as models
 from evergreen.model import Model, feature_spec
-from evergreen.orchestration.run import retrain_window
-from evergreen.window import Origin, Window
+from evergreen.orchestration.run import retrain_window, step
+from evergreen.window import Origin, Window, midnight
 
 
 def retrain_dag(model: Model) -> DAG:
     """`<model>.retrain`."""
     spec = feature_spec(model)
-    zone = ZoneInfo(spec.timezone)
     with DAG(
         dag_id=f"{model.name}.retrain",
         description=f"From published features to a promoted champion of {model.name}",
         doc_md=f"{model.description}\n\n{__doc__}",
         schedule=CronDataIntervalTimetable(model.schedule, timezone=spec.timezone),
-        start_date=datetime(spec.first_day.year, spec.first_day.month, spec.first_day.day, tzinfo=zone),
+        start_date=midnight(spec.first_day, spec.timezone),
+        end_date=spec.last_day and midnight(spec.last_day, spec.timezone),
         catchup=False,
         max_active_runs=1,  # two at once would each judge against a champion that the other replaces
         default_args={
@@ -66,7 +65,7 @@ def retrain_dag(model: Model) -> DAG:
     return dag
 
 
-@task
+@step()
 def plan(name: str) -> dict[str, Any]:
     """Resolve the window, and which champion the candidate will be judged against; nothing later asks again."""
     from evergreen import registry
@@ -91,7 +90,7 @@ def plan(name: str) -> dict[str, Any]:
     return planned
 
 
-@task
+@step()
 def materialize(name: str, planned: dict[str, Any]) -> dict[str, str]:
     """Bring the online store up to the window (Feast); a backfill leaves it alone."""
     from evergreen.store import online
@@ -103,7 +102,7 @@ def materialize(name: str, planned: dict[str, Any]) -> dict[str, str]:
 
 
 # Materializing serves online readers, training does not read it: skipping the one must not skip the other.
-@task(trigger_rule="none_failed")
+@step(trigger_rule="none_failed")
 def training_set(name: str, planned: dict[str, Any]) -> dict[str, str]:
     """Join every labelled example with the features known when it was predicted (Feast, point in time)."""
     from evergreen.store import training_set as training_sets
@@ -111,7 +110,7 @@ def training_set(name: str, planned: dict[str, Any]) -> dict[str, str]:
     return training_sets.build(models.load(name), _window(planned)).reference
 
 
-@task
+@step()
 def train(name: str, examples: dict[str, str]) -> dict[str, Any]:
     """Train a candidate in a process of its own, from a job file."""
     from evergreen.store import training_set as training_sets
@@ -124,7 +123,7 @@ def train(name: str, examples: dict[str, str]) -> dict[str, Any]:
     return {"training_set": examples, "candidate": candidate.reference}
 
 
-@task
+@step()
 def evaluate(name: str, planned: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
     """Score candidate and champion on the same holdout, which neither has seen."""
     from evergreen import evaluation
@@ -144,7 +143,7 @@ def evaluate(name: str, planned: dict[str, Any], trained: dict[str, Any]) -> dic
     return {**trained, "evaluation": scores.reference}
 
 
-@task
+@step()
 def judge(name: str, evaluated: dict[str, Any]) -> dict[str, Any]:
     """Ask every gate, and store the verdict before anything acts on it."""
     from evergreen import evaluation
@@ -157,7 +156,7 @@ def judge(name: str, evaluated: dict[str, Any]) -> dict[str, Any]:
     return {**evaluated, "verdict": str(file)}
 
 
-@task
+@step()
 def register(name: str, judged: dict[str, Any]) -> str:
     """Register the candidate with its verdict and fingerprints (MLflow), whatever the verdict; gives its version."""
     from pathlib import Path
@@ -180,7 +179,7 @@ def register(name: str, judged: dict[str, Any]) -> str:
     return version
 
 
-@task
+@step()
 def promote(name: str, planned: dict[str, Any], judged: dict[str, Any], version: str) -> str:
     """Move the alias `champion` to the candidate (MLflow), if the verdict and the rules of promotion allow it."""
     from pathlib import Path

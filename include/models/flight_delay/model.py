@@ -9,6 +9,7 @@ MODEL = Model(
     features=dict(
         timezone="America/New_York",
         first_day="2013-01-01",
+        last_day="2013-12-31",
         sources=[
             # Trailing rates look back seven days from each hour, at flights that were to leave up to two days before.
             dict(name="flights", trailing_days=9),

@@ -1,0 +1,192 @@
+"""Airflow as its REST API shows it: the few questions and orders that a retrain needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from graphlib import TopologicalSorter
+from typing import Any, Literal
+
+import httpx
+
+from evergreen.errors import EvergreenError
+
+Json = dict[str, Any]
+
+FINISHED = ("success", "failed")
+
+_PAGE = 100
+_PATIENCE = 60.0  # a busy SQLite may keep an answer waiting; a dead server must not be waited for
+
+
+class AirflowError(EvergreenError):
+    """Airflow did not do what it was asked."""
+
+
+class Airflow:
+    """A client of one Airflow on this machine."""
+
+    def __init__(self, url: str):
+        self.url = url
+        self._client = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._token = ""
+
+    def dag(self, dag_id: str) -> Json | None:
+        """What Airflow knows of a DAG; None while it has not parsed it."""
+        found = self._ask("GET", f"/api/v2/dags/{dag_id}", missing_is_none=True)
+        return None if found is None or found.get("is_stale") else found
+
+    def import_errors(self) -> list[Json]:
+        return self._pages("/api/v2/importErrors", "import_errors")
+
+    def unpause(self, dag_id: str) -> None:
+        self._ask("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
+
+    def tasks(self, dag_id: str) -> list[str]:
+        """Names of the tasks, each after those it waits for."""
+        tasks = self._ask("GET", f"/api/v2/dags/{dag_id}/tasks")["tasks"]
+        graph: TopologicalSorter[str] = TopologicalSorter()
+        for task in tasks:
+            graph.add(task["task_id"])
+            for downstream in task["downstream_task_ids"]:
+                graph.add(downstream, task["task_id"])
+        return list(graph.static_order())
+
+    def active_backfill(self, dag_id: str) -> Json | None:
+        backfills = self._pages("/api/v2/backfills", "backfills", dag_id=dag_id)
+        return next((backfill for backfill in backfills if not backfill["completed_at"]), None)
+
+    def backfill(
+        self,
+        dag_id: str,
+        start: datetime,
+        end: datetime,
+        reprocess: Literal["failed", "completed"],
+        at_once: int,
+    ) -> Json:
+        """Create the runs whose logical dates lie in `start` – `end`, both included."""
+        return self._ask(
+            "POST",
+            "/api/v2/backfills",
+            json={
+                "dag_id": dag_id,
+                "from_date": start.isoformat(),
+                "to_date": end.isoformat(),
+                "reprocess_behavior": reprocess,
+                "max_active_runs": at_once,
+            },
+        )
+
+    def go_on(self, backfill: Json) -> None:
+        """Let a backfill that somebody has paused go on."""
+        if backfill["is_paused"]:
+            self._ask("PUT", f"/api/v2/backfills/{backfill['id']}/unpause")
+
+    def runs(self, dag_id: str, **filters: Any) -> list[Json]:
+        return self._pages(f"/api/v2/dags/{dag_id}/dagRuns", "dag_runs", **filters)
+
+    def run(self, dag_id: str, run_id: str) -> Json | None:
+        return self._ask("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", missing_is_none=True)
+
+    def trigger(self, dag_id: str, run_id: str, conf: Mapping[str, Any]) -> None:
+        self._ask(
+            "POST",
+            f"/api/v2/dags/{dag_id}/dagRuns",
+            json={"dag_run_id": run_id, "logical_date": None, "conf": dict(conf)},
+        )
+
+    def clear_failed(self, dag_id: str, run_id: str) -> None:
+        """Run again what failed in a run, and what comes after it."""
+        self._ask(
+            "POST",
+            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/clear",
+            json={"dry_run": False, "only_failed": True},
+        )
+
+    def task_instances(self, dag_id: str, run_id: str = "~", states: Sequence[str] = ()) -> list[Json]:
+        """Task instances of a run, or of all runs."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
+        return self._pages(path, "task_instances", **({"state": list(states)} if states else {}))
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """What a task has returned."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self._ask("GET", path)["value"]
+
+    def log(self, instance: Json) -> list[Json]:
+        """The entries of the log of a task instance's last try."""
+        path = (
+            f"/api/v2/dags/{instance['dag_id']}/dagRuns/{instance['dag_run_id']}"
+            f"/taskInstances/{instance['task_id']}/logs/{instance['try_number']}"
+        )
+        content = self._ask("GET", path, params={"full_content": True, "map_index": instance["map_index"]})[
+            "content"
+        ]
+        return [entry if isinstance(entry, dict) else {"event": entry} for entry in content]
+
+    def page(self, dag_id: str, run_id: str, task_id: str = "") -> str:
+        """Where a person sees a run, or one of its tasks."""
+        return f"{self.url}/dags/{dag_id}/runs/{run_id}" + (f"/tasks/{task_id}" if task_id else "")
+
+    def _pages(self, path: str, key: str, **filters: Any) -> list[Json]:
+        found: list[Json] = []
+        while True:
+            page = self._ask("GET", path, params={**filters, "limit": _PAGE, "offset": len(found)})
+            found += page[key]
+            if not page[key] or len(found) >= page["total_entries"]:
+                return found
+
+    def _ask(self, method: str, path: str, missing_is_none: bool = False, **request: Any) -> Any:
+        """Ask; a question (not an order) that gets no answer is asked again for a minute."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            problem = ""
+            try:
+                answer = self._client.request(method, path, headers=self._headers(), **request)
+                if answer.status_code == 401:
+                    self._token = ""
+                    problem = "it does not know us any more"
+                elif answer.status_code >= 500:
+                    problem = f"it answers {answer.status_code}"
+            except httpx.ConnectError as error:
+                problem = str(error)  # nothing was sent: orders, too, may be given again
+            except httpx.TransportError as error:
+                problem = str(error) or type(error).__name__
+                if method == "POST":
+                    raise AirflowError(
+                        f"Airflow at {self.url} did not answer {method} {path}: {problem}"
+                    ) from None
+            if not problem:
+                break
+            if time.monotonic() > deadline:
+                raise AirflowError(
+                    f"Airflow at {self.url} does not answer {method} {path}: {problem}. "
+                    "`make stop` and then the same command starts it anew"
+                )
+            time.sleep(1)
+        if answer.status_code == 404 and missing_is_none:
+            return None
+        if answer.status_code == 409:
+            raise ConflictError(f"Airflow refused {method} {path}: {_detail(answer)}")
+        if answer.is_error:
+            raise AirflowError(
+                f"Airflow refused {method} {path} with {answer.status_code}: {_detail(answer)}"
+            )
+        return answer.json() if answer.content else None
+
+    def _headers(self) -> dict[str, str]:
+        if not self._token:
+            self._token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
+        return {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+
+
+class ConflictError(AirflowError):
+    """What was to be made is there already."""
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:500]

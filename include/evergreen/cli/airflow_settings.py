@@ -1,0 +1,44 @@
+"""How Airflow runs on one machine for one person: its settings, in one place, each unusual one with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from evergreen.settings import REPOSITORY
+
+# What tasks import, imported once in the scheduler, of which each task is a fork (plugins/preload.py).
+PRELOAD = (
+    "great_expectations,pandas,pyarrow.parquet,pyspark.sql.connect.session,"
+    "mlflow,mlflow.xgboost,feast,duckdb,xgboost"
+)
+
+
+def environment(home: Path, url: str, port: int, log_port: int, trigger_log_port: int) -> Mapping[str, str]:
+    """Environment variables of all of Airflow's processes; nothing of it is read from anywhere else."""
+    return {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        # One person, one machine: whoever reaches the loopback address is admin, without a password to keep.
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        # Two stacks on one machine must not fight for the default ports of these two.
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(log_port),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_log_port),
+        "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+        # The example's days are those of 2013: cron would ask for yesterday's, which never arrive.
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+        # The executor forks all its workers at once; tasks mostly wait for Spark, so a few suffice.
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        # A chain of short tasks pays this once per task.
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        # Keeps process titles out of the memory that holds the environment, by which `stop` knows our own.
+        "SPT_NOENV": "1",
+    }

@@ -1,0 +1,25 @@
+"""What a call of `evergreen retrain` has to do, from what was done before. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import date, timedelta
+
+FIRST = date(2013, 3, 1)
+"""The first retrain: two months of days are behind it. The second faces its champion, a week later."""
+
+STEP = timedelta(days=7)
+
+
+def as_of_dates(finished: Collection[date], last_day: date) -> list[date]:
+    """As-of dates to retrain at now: the first two weeks, later the week after the last `finished` one.
+
+    Empty when the data ends before: a retrain as of midnight needs the day before it.
+    """
+    wanted = [max(finished) + STEP] if finished else [FIRST, FIRST + STEP]
+    return [day for day in wanted if day <= last_day + timedelta(days=1)]
+
+
+def days(first: date, end: date) -> list[date]:
+    """`first` ≤ day < `end`."""
+    return [first + timedelta(n) for n in range((end - first).days)]

@@ -1,0 +1,115 @@
+"""Processes that outlive the command that started them, and are found again only if they are still the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+MARK = "EVERGREEN_STACK"
+"""Environment variable that every process we start hands down to its own: the home it works for."""
+
+# Start times come in hundredths of a second, counted from a boot time that may be corrected by a little.
+_SAME_START = 2.0
+
+
+class Identity(BaseModel):
+    """A process that we started as the leader of a session, told apart from a later one with its number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pid: int
+    started: float
+
+
+def start(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> Identity:
+    """Start `command` detached, as leader of its own session; it prints to `log`, whose last content is kept aside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists():
+        log.replace(log.with_suffix(".previous.log"))
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        started = psutil.Process(process.pid).create_time()
+    except psutil.NoSuchProcess:
+        started = 0.0
+    return Identity(pid=process.pid, started=started)
+
+
+def alive(identity: Identity) -> bool:
+    """Whether that very process still runs; another one that has its number now does not count."""
+    try:
+        process = psutil.Process(identity.pid)
+        same = abs(process.create_time() - identity.started) < _SAME_START
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def stop(identity: Identity, home: Path, patience: float) -> int:
+    """End the whole session of `identity`: asked first, after `patience` seconds forced. Gives how many ended."""
+    return _end(lambda: _members(identity, home), patience)
+
+
+def stop_marked(home: Path, patience: float) -> int:
+    """End every process that works for `home`, recorded or not. Gives how many ended."""
+    return _end(lambda: [process for process in psutil.process_iter() if _marked(process, home)], patience)
+
+
+def _end(find: Callable[[], list[psutil.Process]], patience: float) -> int:
+    members = find()
+    _signal(members, signal.SIGTERM)
+    _, stubborn = psutil.wait_procs(members, timeout=patience)
+    # Whoever was forked while the others were being told.
+    late = [process for process in find() if process not in members]
+    _signal([*stubborn, *late], signal.SIGKILL)
+    psutil.wait_procs([*stubborn, *late], timeout=5)
+    return len(members) + len(late)
+
+
+def _members(identity: Identity, home: Path) -> list[psutil.Process]:
+    """The processes of the session that `identity` leads, also when its leader has died before them.
+
+    While the leader lives, its number belongs to it. When it does not, the number may have gone to a
+    stranger: then only processes that carry our mark count.
+    """
+    session = [process for process in psutil.process_iter() if _session(process) == identity.pid]
+    if alive(identity):
+        return session
+    return [process for process in session if process.pid != identity.pid and _marked(process, home)]
+
+
+def _session(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+
+
+def _marked(process: psutil.Process, home: Path) -> bool:
+    try:
+        return process.environ().get(MARK) == str(home)
+    except (psutil.Error, OSError):
+        return False
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)  # refuses, too, if the number has gone to another process
+        except psutil.NoSuchProcess:
+            continue

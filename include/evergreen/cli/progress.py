@@ -1,0 +1,145 @@
+"""What goes on, for people: redrawn in place on a terminal, plain lines anywhere else.
+
+On a terminal nothing scrolls by but what is finished. Elsewhere (a log, CI) a line appears whenever there is
+news, and every fifteen seconds when there is none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+SILENCE = 15.0
+"""Seconds after which a plain line is repeated although nothing has changed."""
+
+_PACE = 2.0  # no two plain lines follow each other faster than this
+_STEPS = 10  # steps that fit on a screen
+
+_LOOK = {
+    "success": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "upstream_failed": ("✗", "red"),
+    "skipped": ("–", "yellow"),
+    "up_for_retry": ("↻", "yellow"),
+    "running": ("▸", "cyan"),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that waits, runs, or is over. `state` is one of Airflow's; `seconds` it has taken so far."""
+
+    name: str
+    state: str
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        sign = _LOOK.get(self.state, ("·", ""))[0]
+        note = "" if self.state in ("success", "running") else f" {self.state}"
+        return f"{sign} {self.name}{note}" + (
+            f" {duration(self.seconds)}" if self.seconds is not None else ""
+        )
+
+
+@dataclass(frozen=True)
+class View:
+    """The state of something under way. A change of `news` is worth a plain line of its own."""
+
+    title: str
+    done: int
+    total: int
+    unit: str
+    steps: tuple[Step, ...] = ()
+    news: Hashable = None
+
+    def __str__(self) -> str:
+        under_way = [step for step in self.steps if step.state not in ("waiting", "success", "skipped")]
+        parts = [f"{self.title}  {self.done}/{self.total} {self.unit}", *map(str, under_way)]
+        return "  ".join(parts)
+
+    def drawn(self, elapsed: float) -> RenderableType:
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            Spinner("dots", text=Text(self.title, style="bold")),
+            ProgressBar(total=max(self.total, 1), completed=self.done, width=24),
+            f"{self.done}/{self.total} {self.unit}",
+            Text(duration(elapsed), style="dim"),
+        )
+        rows = Table.grid(padding=(0, 2))
+        for step in self.steps[:_STEPS]:
+            sign, style = _LOOK.get(step.state, ("·", "dim"))
+            seconds = duration(step.seconds) if step.seconds is not None else ""
+            rows.add_row("  ", Text(sign, style=style), Text(step.name, style=style), step.state, seconds)
+        if len(self.steps) > _STEPS:
+            rows.add_row("  ", "", Text(f"and {len(self.steps) - _STEPS} more", style="dim"))
+        return Group(head, rows)
+
+
+class Progress:
+    """Where a command says what it does; a context, so that the terminal is left as it was found."""
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
+        self.console = console or Console(highlight=False)
+        if not self.console.is_terminal and console is None:
+            self.console.width = 160  # a log has no width; eighty columns would tear tables apart
+        self._clock = clock
+        self._live = Live(console=self.console, transient=True, refresh_per_second=4)
+        self._title, self._began = "", 0.0
+        self._news: Hashable = object()
+        self._spoke = -SILENCE
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self._live.update("")
+            self._live.stop()
+
+    def say(self, text: RenderableType, style: str = "") -> None:
+        """Something that is so, and stays on the screen."""
+        self._spoke = self._clock()
+        if isinstance(text, str):
+            self.console.print(text, style=style, markup=False, soft_wrap=True)
+        else:
+            self.console.print(text)
+
+    def show(self, view: View) -> None:
+        """How it stands now; call it as often as you look."""
+        now = self._clock()
+        if view.title != self._title:
+            self._title, self._began = view.title, now
+        if self.console.is_terminal:
+            self._live.update(view.drawn(now - self._began))
+            return
+        quiet = now - self._spoke
+        if quiet >= SILENCE or (view.news != self._news and quiet >= _PACE):
+            self._news = view.news
+            self.say(f"{duration(now - self._began):>7}  {view}")
+
+    def rest(self) -> None:
+        """What was shown is over."""
+        self._title = ""
+        if self.console.is_terminal:
+            self._live.update("")
+
+
+def duration(seconds: float) -> str:
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"

@@ -1,0 +1,81 @@
+"""What a retrain came to: the gates as a table, the champion, and where to look further."""
+
+from __future__ import annotations
+
+import httpx
+from rich.table import Table
+
+from evergreen.cli.progress import Progress, duration
+from evergreen.cli.stack import Addresses
+from evergreen.gates import Record, Verdict
+
+_OUTCOME = {"passed": "green", "failed": "red", "not_computed": "yellow"}
+
+
+def gates(progress: Progress, title: str, verdict: Verdict) -> None:
+    """One row per gate: both models' numbers, what they were held against, and why it passed or did not."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("gate", no_wrap=True)
+    for column in ("candidate", "champion", "interval", "threshold"):
+        table.add_column(column, justify="right")
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("reason", ratio=1)
+    for record in verdict.records:
+        table.add_row(*_row(record))
+    progress.say(table)
+
+
+def outcome(progress: Progress, verdict: Verdict, promoted: bool, version: str | None) -> None:
+    """What followed from the verdict."""
+    if promoted:
+        progress.say(f"promoted: {verdict.reason}", style="green")
+    elif verdict.promote:
+        progress.say(
+            "the gates passed, but the champion stays: the log of `promote` says why", style="yellow"
+        )
+    else:
+        progress.say(f"the champion stays: {verdict.reason}", style="yellow")
+    progress.say(f"champion: version {version}" if version else "champion: none yet")
+
+
+def closing(progress: Progress, addresses: Addresses, seconds: float) -> None:
+    progress.say(f"done in {duration(seconds)}")
+    where(progress, addresses)
+
+
+def where(progress: Progress, addresses: Addresses) -> None:
+    """Where to look, and how to end it."""
+    progress.say(f"Airflow  {addresses.airflow}")
+    progress.say(f"MLflow   {addresses.mlflow}")
+    progress.say("Both stay up until `make stop`.")
+
+
+def champion(mlflow: str, model: str) -> str | None:
+    """The version that holds the alias `champion` in the registry; None if none does or nobody can say."""
+    if not mlflow.startswith("http"):
+        return None
+    answer = httpx.get(
+        f"{mlflow}/api/2.0/mlflow/registered-models/alias",
+        params={"name": model, "alias": "champion"},
+        timeout=30,
+        trust_env=False,
+    )
+    return str(answer.json()["model_version"]["version"]) if answer.status_code == 200 else None
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    interval = f"{record.interval[0]:+.4f} … {record.interval[1]:+.4f}" if record.interval else "–"
+    style = _OUTCOME[record.outcome]
+    return (
+        record.gate,
+        _number(record.candidate),
+        _number(record.champion),
+        interval,
+        f"{record.threshold:g}",
+        f"[{style}]{record.outcome}[/{style}]",
+        record.reason,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

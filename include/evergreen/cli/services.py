@@ -1,0 +1,189 @@
+"""The three engines of one machine: how each is started, and how one sees that it is ready."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+
+from evergreen.cli import airflow_settings
+from evergreen.cli.processes import MARK
+
+HOST = "127.0.0.1"
+_BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Service:
+    """How to start one engine at one address, and whether it answers there."""
+
+    title: str
+    url: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    folder: Path
+    ready: Callable[[], bool]
+
+
+def spark(home: Path, port: int) -> Service:
+    """A Spark Connect server. It is the leader of its session: Spark's scripts replace themselves by Java."""
+    from evergreen.spark import EMBEDDED, SEMANTICS
+
+    folder = home / "spark"
+    root = _package("pyspark")
+    conf = {
+        **EMBEDDED,
+        **SEMANTICS,
+        "spark.connect.grpc.binding.address": HOST,
+        "spark.connect.grpc.binding.port": str(port),
+        "spark.connect.grpc.port.maxRetries": "0",
+        "spark.local.dir": str(folder / "scratch"),
+        "spark.sql.warehouse.dir": str(folder / "warehouse"),
+    }
+    command = [
+        str(root / "bin" / "spark-submit"),
+        *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer"),
+        *("--name", "evergreen", "--master", "local[*]"),
+        *(part for key, value in conf.items() for part in ("--conf", f"{key}={value}")),
+        "spark-internal",
+    ]
+    environment = {
+        **_inherited(home, without=("SPARK_", "PYSPARK_")),
+        "SPARK_HOME": str(root),
+        "PYSPARK_PYTHON": sys.executable,
+        **spark_client(home),
+    }
+    return Service(
+        "Spark Connect", f"sc://localhost:{port}", tuple(command), environment, folder, _listens(port)
+    )
+
+
+def spark_client(home: Path) -> Mapping[str, str]:
+    """What a client of our Spark server needs: without it, anybody on this machine could run code as us."""
+    file = home / "spark" / "token"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as stream:
+            stream.write(secrets.token_hex(16))
+    return {"SPARK_CONNECT_AUTHENTICATE_TOKEN": file.read_text()}
+
+
+def mlflow(home: Path, port: int) -> Service:
+    """An MLflow server; clients send it the files of a model, it keeps them."""
+    url = f"http://{HOST}:{port}"
+    command = (
+        *(str(_BIN / "mlflow"), "server", "--host", HOST, "--port", str(port)),
+        *("--workers", "1"),  # four, the default, take 46 s and 1.4 GB to start
+        *("--backend-store-uri", f"sqlite:///{home}/mlflow.db"),
+        *("--artifacts-destination", str(home / "mlflow-artifacts")),
+    )
+    environment = {
+        **_inherited(home, without=("MLFLOW_",)),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # workers for jobs that nobody sends
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    return Service("MLflow", url, command, environment, home / "mlflow", _answers(f"{url}/health"))
+
+
+def airflow(home: Path, port: int, engines: Mapping[str, str]) -> Service:
+    """`airflow standalone`; its tasks find the other engines by `engines`, variables of the environment."""
+    url = f"http://{HOST}:{port}"
+    folder = home / "airflow"
+    logs, trigger_logs = free_port(8793), free_port(8794)
+    environment = {
+        # Settings that stem from another Airflow, such as its database, are none of ours.
+        **_inherited(home, without=("AIRFLOW_",)),
+        **airflow_settings.environment(folder, url, port, logs, trigger_logs),
+        "EVERGREEN_PRELOAD": airflow_settings.PRELOAD,
+        **engines,
+    }
+    return Service(
+        "Airflow", url, (str(_BIN / "airflow"), "standalone"), environment, folder, _airflow_is_healthy(url)
+    )
+
+
+def free_port(wanted: int, taken: Iterable[int] = ()) -> int:
+    """`wanted`, or the next port at which nobody listens."""
+    taken = set(taken)
+    return next(port for port in range(wanted, 65536) if port not in taken and _is_free(port))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as attempt:
+        attempt.settimeout(1)
+        if attempt.connect_ex((HOST, port)) == 0:
+            return False
+    with socket.socket() as attempt:
+        # Connections of a server that has just ended must not keep its port from its successor.
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _inherited(home: Path, without: tuple[str, ...]) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(without)}
+    environment["PATH"] = (
+        f"{_BIN}:{environment.get('PATH', os.defpath)}"  # `airflow standalone` looks for airflow
+    )
+    # What happens between our own processes goes through no proxy.
+    for name in ("no_proxy", "NO_PROXY"):
+        environment[name] = ",".join(filter(None, [environment.get(name), HOST, "localhost"]))
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment[MARK] = str(home)
+    return environment
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    assert spec and spec.origin, f"{name} is pinned in requirements.txt"
+    return Path(spec.origin).parent
+
+
+def _listens(port: int) -> Callable[[], bool]:
+    def ready() -> bool:
+        with socket.socket() as attempt:
+            attempt.settimeout(1)
+            return attempt.connect_ex((HOST, port)) == 0
+
+    return ready
+
+
+def _answers(url: str) -> Callable[[], bool]:
+    def ready() -> bool:
+        return _get(url) is not None
+
+    return ready
+
+
+def _airflow_is_healthy(url: str) -> Callable[[], bool]:
+    def ready() -> bool:
+        health = _get(f"{url}/api/v2/monitor/health")
+        parts = ("metadatabase", "scheduler", "dag_processor")
+        return health is not None and all(
+            (health.json().get(part) or {}).get("status") == "healthy" for part in parts
+        )
+
+    return ready
+
+
+def _get(url: str) -> httpx.Response | None:
+    try:
+        answer = httpx.get(url, timeout=5, trust_env=False)
+    except httpx.TransportError:
+        return None
+    return answer if answer.status_code == 200 else None
+
+
+def port_of(url: str) -> int:
+    return int(url.rsplit(":", 1)[1])

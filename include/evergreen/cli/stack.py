@@ -1,0 +1,267 @@
+"""The engines of this machine: up, down, and what is recorded about them in `stack.json`.
+
+The record is written right after each process is started, before it is ready, so that whatever happens
+next, `stop` knows what there is to stop.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from evergreen import lake
+from evergreen.cli import java, processes, services
+from evergreen.cli.processes import Identity
+from evergreen.cli.progress import Progress, Step, View
+from evergreen.cli.services import Service
+from evergreen.errors import EvergreenError
+from evergreen.settings import settings
+
+PATIENCE = 15.0
+"""Seconds that a process gets to end by itself."""
+
+_READY_WITHIN = 300.0
+_TAIL = 15
+
+
+class StackError(EvergreenError):
+    """An engine did not come up, or nobody knows what is up."""
+
+
+class Engine(BaseModel):
+    """An engine that was started: who it is, where it answers, and the addresses it was told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    process: Identity
+    url: str
+    log: Path
+    told: Mapping[str, str] = {}
+
+
+class Record(BaseModel):
+    """What `stack.json` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engines: Mapping[str, Engine] = {}
+
+    def with_engine(self, name: str, engine: Engine) -> Record:
+        return Record(engines={**self.engines, name: engine})
+
+    @classmethod
+    def read(cls, home: Path) -> Record:
+        """What was recorded last; empty if nothing was.
+
+        Raises:
+            StackError: the file holds something else.
+        """
+        try:
+            return cls.model_validate_json(_file(home).read_text())
+        except FileNotFoundError:
+            return cls()
+        except ValidationError:
+            raise StackError(f"{_file(home)} is not readable: delete it, then run `evergreen stop`") from None
+
+    def write(self, home: Path) -> None:
+        with lake.replacing(_file(home)) as scratch:
+            scratch.write_text(self.model_dump_json(indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the engines answer: ours, or those that EVERGREEN_SPARK and EVERGREEN_MLFLOW name."""
+
+    airflow: str
+    mlflow: str
+    spark: str
+
+
+def up(progress: Progress) -> Addresses:
+    """Start what is not up, all at once, and wait until everything answers.
+
+    Raises:
+        JavaError: there is no Java for Spark.
+        StackError: an engine ended or stayed silent; with the last lines of its log.
+    """
+    started = start(progress)
+    return wait(progress, started)
+
+
+@dataclass(frozen=True)
+class Started:
+    """Engines that were started or found running, on their way to answer."""
+
+    services: Mapping[str, Service]
+    record: Record
+    fresh: frozenset[str]
+
+
+def start(progress: Progress) -> Started:
+    """Start what is not up; returns without waiting for it to answer."""
+    given = settings().model_fields_set
+    if "spark" not in given:
+        java.require()
+    home = _home()
+    with _lock(home, progress):
+        record = Record.read(home)
+        found: dict[str, Service] = {}
+        fresh = set()
+        makers = {"spark": services.spark, "mlflow": services.mlflow}
+        told = {"EVERGREEN_HOME": str(home)}
+        secret: Mapping[str, str] = {}
+        for name, port in (("spark", 15002), ("mlflow", 5000)):
+            if name in given:
+                continue
+            record, found[name], new = _ensure(home, record, name, port, makers[name], {})
+            fresh |= {name} if new else set()
+            told[f"EVERGREEN_{name.upper()}"] = found[name].url
+        if "spark" in found:
+            secret = services.spark_client(home)
+        record, found["airflow"], new = _ensure(
+            home,
+            record,
+            "airflow",
+            8080,
+            lambda home, port: services.airflow(home, port, {**told, **secret}),
+            told,
+        )
+        fresh |= {"airflow"} if new else set()
+    return Started(found, record, frozenset(fresh))
+
+
+def wait(progress: Progress, started: Started) -> Addresses:
+    """Wait until every engine answers."""
+    began = time.monotonic()
+    seconds: dict[str, float] = {}
+    while len(seconds) < len(started.services):
+        for name, service in started.services.items():
+            if name not in seconds and service.ready():
+                seconds[name] = time.monotonic() - began
+                if name in started.fresh:
+                    progress.say(f"✓ {service.title} answers at {service.url} after {seconds[name]:.0f} s")
+        _check_alive(started, set(seconds), time.monotonic() - began)
+        steps = tuple(
+            Step(
+                service.title,
+                "success" if name in seconds else "running",
+                seconds.get(name, time.monotonic() - began),
+            )
+            for name, service in started.services.items()
+        )
+        progress.show(View("starting the engines", len(seconds), len(steps), "up", steps, news=len(seconds)))
+        if len(seconds) < len(started.services):
+            time.sleep(0.5)
+    progress.rest()
+    urls = {name: service.url for name, service in started.services.items()}
+    if not started.fresh:
+        progress.say("everything is up already")
+    return Addresses(
+        urls["airflow"], urls.get("mlflow", settings().mlflow), urls.get("spark", settings().spark)
+    )
+
+
+def stop(progress: Progress) -> None:
+    """End everything that was started, also what is left of an engine that has died."""
+    home = settings().home.resolve()
+    if not home.is_dir():
+        progress.say("nothing is up")
+        return
+    with _lock(home, progress):
+        record = Record.read(home) if _file(home).exists() else Record()
+        ended = 0
+        # Airflow first: its tasks still talk to the others.
+        for name in sorted(record.engines, key=lambda name: name != "airflow"):
+            progress.show(View(f"stopping {name}", 0, 1, "stopped"))
+            ended += processes.stop(record.engines[name].process, home, PATIENCE)
+        progress.show(View("looking for what is left", 0, 1, "done"))
+        ended += processes.stop_marked(home, PATIENCE)
+        _file(home).unlink(missing_ok=True)
+    progress.rest()
+    progress.say(f"stopped: {ended} processes have ended" if ended else "nothing was up")
+
+
+def status(progress: Progress) -> None:
+    """Say which engines are up, and where."""
+    record = Record.read(settings().home.resolve())
+    for name, engine in record.engines.items():
+        progress.say(
+            f"{name:8} {'up' if processes.alive(engine.process) else 'dead':5} {engine.url}  log {engine.log}"
+        )
+    if not record.engines:
+        progress.say("nothing is up; `evergreen up` starts everything")
+
+
+def tail(log: Path, lines: int = _TAIL) -> str:
+    """The last lines of a log that say something."""
+    try:
+        text = log.read_bytes()[-20_000:].decode(errors="replace")
+    except FileNotFoundError:
+        return "(no log)"
+    return (
+        "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-lines:])
+        or "(the log is empty)"
+    )
+
+
+def _ensure(
+    home: Path,
+    record: Record,
+    name: str,
+    port: int,
+    make: Callable[[Path, int], Service],
+    told: Mapping[str, str],
+) -> tuple[Record, Service, bool]:
+    """The engine as recorded if it lives and was told what holds now; else a new one, and True."""
+    known = record.engines.get(name)
+    if known and processes.alive(known.process) and known.told == told:
+        return record, make(home, services.port_of(known.url)), False
+    if known:
+        processes.stop(
+            known.process, home, PATIENCE
+        )  # what its death has left, or what was told another address
+        port = services.port_of(known.url)
+    service = make(home, services.free_port(port))
+    log = home / "logs" / f"{name}.log"
+    identity = processes.start(service.command, service.environment, service.folder, log)
+    engine = Engine(process=identity, url=service.url, log=log, told=told)
+    record = record.with_engine(name, engine)
+    record.write(home)
+    return record, service, True
+
+
+def _check_alive(started: Started, ready: set[str], seconds: float) -> None:
+    for name, service in started.services.items():
+        engine = started.record.engines[name]
+        died = not processes.alive(engine.process)
+        if died or (name not in ready and seconds > _READY_WITHIN):
+            what = "ended" if died else f"does not answer after {seconds:.0f} s"
+            raise StackError(f"{service.title} {what}. The end of {engine.log}:\n{tail(engine.log)}")
+
+
+def _home() -> Path:
+    home = settings().home.resolve()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)  # logs, tokens and data are nobody else's business
+    return home
+
+
+def _file(home: Path) -> Path:
+    return home / "stack.json"
+
+
+@contextmanager
+def _lock(home: Path, progress: Progress) -> Iterator[None]:
+    """Only one command at a time starts or stops engines."""
+    with (home / "stack.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.say("another evergreen command is starting or stopping the engines: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

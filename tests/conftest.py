@@ -1,0 +1,38 @@
+"""A lake of one's own for each test that wants one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from evergreen.settings import settings
+
+
+def _forget() -> None:
+    settings.cache_clear()
+    import sys
+
+    if repository := sys.modules.get("evergreen.store.repository"):
+        repository.feature_store.cache_clear()
+
+
+@pytest.fixture
+def use_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Path]]:
+    """Point the settings of this process at a folder, until the test ends."""
+
+    def use(home: Path) -> Path:
+        monkeypatch.setenv("EVERGREEN_HOME", str(home))
+        _forget()
+        return home
+
+    yield use
+    monkeypatch.undo()
+    _forget()
+
+
+@pytest.fixture
+def home(use_home: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """An empty home."""
+    return use_home(tmp_path / "home")

@@ -1,0 +1,115 @@
+"""Every way a run can start, and the days it is about."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+import pytest
+
+from evergreen.errors import WindowError
+from evergreen.window import Origin, Run, Window, features_window, midnight, retrain_window
+
+pytestmark = pytest.mark.unit
+
+ZONE = "America/New_York"
+FIRST = date(2013, 1, 1)
+ASKED = datetime(2013, 3, 10, 15, tzinfo=UTC)
+
+
+def run(run_type: str = "manual", interval: tuple[date, date] | None = None, **conf: str | None) -> Run:
+    instants = interval and (midnight(interval[0], ZONE), midnight(interval[1], ZONE))
+    return Run(run_type, ASKED, instants, conf)
+
+
+def days(run: Run) -> tuple[date, date, Origin]:
+    window = features_window(run, first_day=FIRST, last_day=None, timezone=ZONE)
+    return window.start, window.end, window.origin
+
+
+D = date
+
+
+@pytest.mark.parametrize(
+    ("given", "start", "end", "origin"),
+    [
+        (run("scheduled", (D(2013, 3, 9), D(2013, 3, 10))), D(2013, 3, 9), D(2013, 3, 10), Origin.SCHEDULE),
+        (run("backfill", (D(2013, 1, 5), D(2013, 1, 6))), D(2013, 1, 5), D(2013, 1, 6), Origin.BACKFILL),
+        (run(start="2013-01-05", end="2013-01-07"), D(2013, 1, 5), D(2013, 1, 8), Origin.MANUAL),
+        (run(start="2013-01-05"), D(2013, 1, 5), D(2013, 1, 6), Origin.MANUAL),
+        (run(end="2013-01-05", start=None), D(2013, 1, 5), D(2013, 1, 6), Origin.MANUAL),
+        (run(), D(2013, 3, 9), D(2013, 3, 10), Origin.MANUAL),
+        (run("asset_triggered"), D(2013, 3, 9), D(2013, 3, 10), Origin.ARRIVAL),
+        # A form that was left empty does not hide the interval of a scheduled run.
+        (run("scheduled", (D(2013, 3, 8), D(2013, 3, 9)), start=None), D(2013, 3, 8), D(2013, 3, 9), Origin.SCHEDULE),
+    ],
+)
+def test_features_window(given: Run, start: date, end: date, origin: Origin) -> None:
+    assert days(given) == (start, end, origin)
+
+
+def test_a_day_of_23_hours_is_a_day() -> None:
+    spring = run("backfill", (D(2013, 3, 10), D(2013, 3, 11)))
+    late = Run("backfill", datetime(2013, 3, 12, tzinfo=UTC), spring.interval)
+    assert days(late)[:2] == (D(2013, 3, 10), D(2013, 3, 11))
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (run(start="2013-01-07", end="2013-01-05"), "after end"),
+        (run(start="2013-03-10"), "was not over"),
+        (run(start="2012-12-31"), "first day of data"),
+        (run(start="soon"), "not a date"),
+        (run(day="2013-01-05"), "unknown conf: day"),
+        (Run("manual", ASKED, None, {"start": 20130105}), "not a date"),
+        (Run("cron", ASKED), "run type"),
+        (Run("scheduled", ASKED, (ASKED, ASKED)), "CronDataIntervalTimetable"),
+    ],
+)
+def test_features_window_refuses(given: Run, complaint: str) -> None:
+    with pytest.raises(WindowError, match=complaint):
+        days(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "start", "end"),
+    [
+        (run("scheduled", (D(2013, 3, 1), D(2013, 3, 8))), D(2013, 2, 6), D(2013, 3, 8)),
+        (run(as_of="2013-03-01"), D(2013, 1, 30), D(2013, 3, 1)),
+        (run(as_of="2013-01-05"), FIRST, D(2013, 1, 5)),
+        (run(), D(2013, 2, 8), D(2013, 3, 10)),
+    ],
+)
+def test_retrain_window(given: Run, start: date, end: date) -> None:
+    window = retrain_window(given, first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
+    assert (window.start, window.end) == (start, end)
+    assert window.as_of == midnight(end, ZONE)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (run(as_of="2013-03-11"), "was not over"),
+        (run(as_of="2013-01-01"), "no data yet"),
+        (run(until="2013-01-01"), "unknown conf: until"),
+    ],
+)
+def test_retrain_window_refuses(given: Run, complaint: str) -> None:
+    with pytest.raises(WindowError, match=complaint):
+        retrain_window(given, first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
+
+
+def test_a_window_holds_at_least_a_day() -> None:
+    with pytest.raises(WindowError, match="no day"):
+        Window(FIRST, FIRST, Origin.MANUAL, ZONE)
+    assert Window(FIRST, D(2013, 1, 3), Origin.MANUAL, ZONE).days == (FIRST, D(2013, 1, 2))
+
+
+def test_data_that_has_ended_bounds_every_window() -> None:
+    ended = {"first_day": FIRST, "last_day": D(2013, 2, 1), "timezone": ZONE}
+    assert features_window(run(), **ended).days == (D(2013, 2, 1),)
+    assert retrain_window(run(), **ended, history_days=9).end == D(2013, 2, 2)
+    with pytest.raises(WindowError, match="last day of data"):
+        features_window(run(start="2013-02-02"), **ended)
+    with pytest.raises(WindowError, match="last day of data"):
+        retrain_window(run(as_of="2013-02-03"), **ended, history_days=9)
