@@ -1,1 +1,8 @@
-"""One folder per model; docs/add-a-model.md tells how to add one."""
+"""One folder per model; docs/add-a-model.md tells how to add one.
+
+Folders named `models` elsewhere on the Python path hold models too: a deployment may keep its own apart.
+"""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

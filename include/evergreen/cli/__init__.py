@@ -1,10 +1,12 @@
-"""The `evergreen` command: the engines of one machine up and down, and a model renewed from raw days."""
+"""The `evergreen` command: the engines of this machine up and down, and a model renewed from raw days."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
+import httpx
 import typer
 from rich.console import Console
 
@@ -23,23 +25,22 @@ app = typer.Typer(
 
 @app.command("up")
 def up_command() -> None:
-    """Start Airflow, MLflow and Spark; does nothing for what is up already."""
-    with Progress() as progress:
-        addresses = stack.up(progress)
-        report.where(progress, addresses)
+    """Start Airflow, MLflow and Spark, or what of them is not up."""
+    with _speaking() as progress:
+        report.where(progress, stack.up(progress))
 
 
 @app.command("stop")
 def stop_command() -> None:
     """Stop everything that `up` started, whatever state it is in."""
-    with Progress() as progress:
+    with _speaking() as progress:
         stack.stop(progress)
 
 
 @app.command("status")
 def status_command() -> None:
     """Say what is up, and where."""
-    with Progress() as progress:
+    with _speaking() as progress:
         stack.status(progress)
 
 
@@ -47,19 +48,32 @@ def status_command() -> None:
 def retrain_command(
     model: Annotated[str, typer.Argument(help="name of the model's folder")] = "flight_delay",
 ) -> None:
-    """Bring features up to the next week, train, judge against the champion, promote if the gates allow it."""
-    with Progress() as progress:
+    """Go a week further: features, candidate, verdict, champion."""
+    with _speaking() as progress:
         retrain.retrain(model, progress)
 
 
 def main() -> None:
+    app()
+
+
+@contextmanager
+def _speaking() -> Iterator[Progress]:
+    """What goes wrong is said in words, on the error stream, after the terminal was put in order."""
+    problem, code = "", 1
     try:
-        app()
+        with Progress() as progress:
+            yield progress
     except EvergreenError as error:
-        Console(stderr=True, highlight=False).print(
-            f"evergreen: {error}", markup=False, soft_wrap=True, style="red"
-        )
-        sys.exit(1)
+        problem = str(error)
+    except httpx.HTTPError as error:
+        problem = f"an engine does not answer as it should: {error}. `evergreen status` tells what is up"
+    except KeyboardInterrupt:
+        problem, code = "interrupted. The engines stay up, and what runs in Airflow goes on", 130
+    if problem:
+        console = Console(stderr=True, highlight=False)
+        console.print(f"evergreen: {problem}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(code)
 
 
 if __name__ == "__main__":

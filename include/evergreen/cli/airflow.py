@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from typing import Any, Literal
 
@@ -16,7 +16,12 @@ Json = dict[str, Any]
 
 FINISHED = ("success", "failed")
 
+Reprocess = Literal["failed", "completed"]
+"""Which runs a backfill makes again, besides making missing ones: those that failed, or all that are over."""
+
 _PAGE = 100
+_CHECK = 10.0  # seconds between two looks at the scheduler's health
+_SILENT = 60.0
 _PATIENCE = 60.0  # a busy SQLite may keep an answer waiting; a dead server must not be waited for
 
 
@@ -29,8 +34,9 @@ class Airflow:
 
     def __init__(self, url: str):
         self.url = url
-        self._client = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._client = httpx.Client(base_url=url, timeout=60, trust_env=False)
         self._token = ""
+        self._checked = time.monotonic()
 
     def dag(self, dag_id: str) -> Json | None:
         """What Airflow knows of a DAG; None while it has not parsed it."""
@@ -40,8 +46,25 @@ class Airflow:
     def import_errors(self) -> list[Json]:
         return self._pages("/api/v2/importErrors", "import_errors")
 
-    def unpause(self, dag_id: str) -> None:
-        self._ask("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
+    def pause(self, dag_id: str, paused: bool) -> None:
+        self._ask("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": paused})
+
+    def check_scheduler(self) -> None:
+        """
+        Raises:
+            AirflowError: the scheduler has been silent for a minute; nothing will ever run.
+        """
+        if time.monotonic() - self._checked < _CHECK:
+            return
+        self._checked = time.monotonic()
+        scheduler = self._ask("GET", "/api/v2/monitor/health").get("scheduler") or {}
+        beat = scheduler.get("latest_scheduler_heartbeat")
+        silent = (datetime.now(UTC) - datetime.fromisoformat(beat)).total_seconds() if beat else 0.0
+        if silent > _SILENT:
+            raise AirflowError(
+                f"Airflow's scheduler has given no sign of life for {silent:.0f} s: its log tells why, "
+                "`make stop` and then the same command starts it anew"
+            )
 
     def tasks(self, dag_id: str) -> list[str]:
         """Names of the tasks, each after those it waits for."""
@@ -58,25 +81,29 @@ class Airflow:
         return next((backfill for backfill in backfills if not backfill["completed_at"]), None)
 
     def backfill(
-        self,
-        dag_id: str,
-        start: datetime,
-        end: datetime,
-        reprocess: Literal["failed", "completed"],
-        at_once: int,
-    ) -> Json:
-        """Create the runs whose logical dates lie in `start` – `end`, both included."""
-        return self._ask(
-            "POST",
-            "/api/v2/backfills",
-            json={
-                "dag_id": dag_id,
-                "from_date": start.isoformat(),
-                "to_date": end.isoformat(),
-                "reprocess_behavior": reprocess,
-                "max_active_runs": at_once,
-            },
-        )
+        self, dag_id: str, start: datetime, end: datetime, reprocess: Reprocess, at_once: int
+    ) -> None:
+        """Create the runs whose logical dates lie in `start` – `end`, both included.
+
+        Airflow creates them one by one. On SQLite a scheduler that takes up the first ones meanwhile locks
+        out the next: Airflow then removes what it has made, and the scheduler, which holds some of it, dies.
+        So the DAG rests for that moment, and what is locked out all the same is asked for again.
+        """
+        self.pause(dag_id, True)
+        try:
+            self._ask(
+                "POST",
+                "/api/v2/backfills",
+                json={
+                    "dag_id": dag_id,
+                    "from_date": start.isoformat(),
+                    "to_date": end.isoformat(),
+                    "reprocess_behavior": reprocess,
+                    "max_active_runs": at_once,
+                },
+            )
+        finally:
+            self.pause(dag_id, False)
 
     def go_on(self, backfill: Json) -> None:
         """Let a backfill that somebody has paused go on."""

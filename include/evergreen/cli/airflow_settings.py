@@ -1,4 +1,4 @@
-"""How Airflow runs on one machine for one person: its settings, in one place, each unusual one with its reason."""
+"""How Airflow runs on one machine for one person: all its settings, each unusual one with its reason."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from pathlib import Path
 
 from evergreen.settings import REPOSITORY
 
-# What tasks import, imported once in the scheduler, of which each task is a fork (plugins/preload.py).
-PRELOAD = (
-    "great_expectations,pandas,pyarrow.parquet,pyspark.sql.connect.session,"
-    "mlflow,mlflow.xgboost,feast,duckdb,xgboost"
+_PRELOAD = (
+    "great_expectations",
+    "pandas",
+    "pyarrow.parquet",
+    "pyspark.sql.connect.session",
+    "mlflow",
+    "mlflow.xgboost",
+    "feast",
+    "duckdb",
+    "xgboost",
 )
 
 
@@ -38,6 +44,8 @@ def environment(home: Path, url: str, port: int, log_port: int, trigger_log_port
         "AIRFLOW__CORE__PARALLELISM": "4",
         # A chain of short tasks pays this once per task.
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        # What tasks import, imported once in the scheduler: each task is a fork of it (plugins/preload.py).
+        "EVERGREEN_PRELOAD": ",".join(_PRELOAD),
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         # Keeps process titles out of the memory that holds the environment, by which `stop` knows our own.
         "SPT_NOENV": "1",

@@ -1,10 +1,11 @@
-"""Processes that outlive the command that started them, and are found again only if they are still the same."""
+"""Processes that outlive the command that started them, found again only if they are still the same."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,9 +27,14 @@ class Identity(BaseModel):
     pid: int
     started: float
 
+    @property
+    def age(self) -> float:
+        """Seconds since its start."""
+        return time.time() - self.started
+
 
 def start(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> Identity:
-    """Start `command` detached, as leader of its own session; it prints to `log`, whose last content is kept aside."""
+    """Start `command` detached, as leader of its own session, printing to `log`; an older log is kept."""
     folder.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
@@ -54,31 +60,46 @@ def alive(identity: Identity) -> bool:
     """Whether that very process still runs; another one that has its number now does not count."""
     try:
         process = psutil.Process(identity.pid)
-        same = abs(process.create_time() - identity.started) < _SAME_START
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        return abs(process.create_time() - identity.started) < _SAME_START and _runs(process)
     except psutil.NoSuchProcess:
         return False
 
 
 def stop(identity: Identity, home: Path, patience: float) -> int:
-    """End the whole session of `identity`: asked first, after `patience` seconds forced. Gives how many ended."""
+    """End the whole session of `identity`, by force after `patience` seconds. Gives how many ended."""
     return _end(lambda: _members(identity, home), patience)
 
 
 def stop_marked(home: Path, patience: float) -> int:
     """End every process that works for `home`, recorded or not. Gives how many ended."""
-    return _end(lambda: [process for process in psutil.process_iter() if _marked(process, home)], patience)
+    return _end(lambda: [p for p in psutil.process_iter() if _marked(p, home) and _runs(p)], patience)
 
 
 def _end(find: Callable[[], list[psutil.Process]], patience: float) -> int:
     members = find()
     _signal(members, signal.SIGTERM)
-    _, stubborn = psutil.wait_procs(members, timeout=patience)
+    stubborn = _wait(members, patience)
     # Whoever was forked while the others were being told.
     late = [process for process in find() if process not in members]
     _signal([*stubborn, *late], signal.SIGKILL)
-    psutil.wait_procs([*stubborn, *late], timeout=5)
+    _wait([*stubborn, *late], 5)
     return len(members) + len(late)
+
+
+def _wait(those: list[psutil.Process], patience: float) -> list[psutil.Process]:
+    """Those that still run after `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while (left := [process for process in those if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it runs; one that has ended but was not laid to rest by its parent does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _members(identity: Identity, home: Path) -> list[psutil.Process]:
@@ -87,7 +108,7 @@ def _members(identity: Identity, home: Path) -> list[psutil.Process]:
     While the leader lives, its number belongs to it. When it does not, the number may have gone to a
     stranger: then only processes that carry our mark count.
     """
-    session = [process for process in psutil.process_iter() if _session(process) == identity.pid]
+    session = [p for p in psutil.process_iter() if _session(p) == identity.pid and _runs(p)]
     if alive(identity):
         return session
     return [process for process in session if process.pid != identity.pid and _marked(process, home)]

@@ -6,6 +6,7 @@ news, and every fifteen seconds when there is none.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -67,10 +68,11 @@ class View:
         parts = [f"{self.title}  {self.done}/{self.total} {self.unit}", *map(str, under_way)]
         return "  ".join(parts)
 
-    def drawn(self, elapsed: float) -> RenderableType:
+    def drawn(self, spinner: RenderableType, elapsed: float) -> RenderableType:
         head = Table.grid(padding=(0, 2))
         head.add_row(
-            Spinner("dots", text=Text(self.title, style="bold")),
+            spinner,
+            Text(self.title, style="bold"),
             ProgressBar(total=max(self.total, 1), completed=self.done, width=24),
             f"{self.done}/{self.total} {self.unit}",
             Text(duration(elapsed), style="dim"),
@@ -79,63 +81,88 @@ class View:
         for step in self.steps[:_STEPS]:
             sign, style = _LOOK.get(step.state, ("·", "dim"))
             seconds = duration(step.seconds) if step.seconds is not None else ""
-            rows.add_row("  ", Text(sign, style=style), Text(step.name, style=style), step.state, seconds)
+            rows.add_row(" ", Text(sign, style=style), Text(step.name, style=style), step.state, seconds)
         if len(self.steps) > _STEPS:
-            rows.add_row("  ", "", Text(f"and {len(self.steps) - _STEPS} more", style="dim"))
+            rows.add_row(" ", "", Text(f"and {len(self.steps) - _STEPS} more", style="dim"))
         return Group(head, rows)
 
 
 class Progress:
-    """Where a command says what it does; a context, so that the terminal is left as it was found."""
+    """Where a command says what it does; a context, so that the terminal is left as it was found.
+
+    It keeps talking while its user waits for something: by itself it redraws, or repeats the last line.
+    """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
         self.console = console or Console(highlight=False)
         if not self.console.is_terminal and console is None:
             self.console.width = 160  # a log has no width; eighty columns would tear tables apart
         self._clock = clock
-        self._live = Live(console=self.console, transient=True, refresh_per_second=4)
-        self._title, self._began = "", 0.0
+        self._spinner = Spinner("dots")
+        self._view: View | None = None
+        self._began = 0.0
         self._news: Hashable = object()
         self._spoke = -SILENCE
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._live = Live(
+            console=self.console, transient=True, refresh_per_second=4, get_renderable=self._drawn
+        )
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._live.start()
+        else:
+            threading.Thread(target=self._keep_talking, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.rest()
+        self._over.set()
         if self.console.is_terminal:
-            self._live.update("")
             self._live.stop()
 
     def say(self, text: RenderableType, style: str = "") -> None:
         """Something that is so, and stays on the screen."""
-        self._spoke = self._clock()
-        if isinstance(text, str):
-            self.console.print(text, style=style, markup=False, soft_wrap=True)
-        else:
-            self.console.print(text)
+        with self._lock:
+            self._spoke = self._clock()
+            if isinstance(text, str):
+                self.console.print(text, style=style, markup=False, soft_wrap=True)
+            else:
+                self.console.print(text)
 
     def show(self, view: View) -> None:
         """How it stands now; call it as often as you look."""
-        now = self._clock()
-        if view.title != self._title:
-            self._title, self._began = view.title, now
-        if self.console.is_terminal:
-            self._live.update(view.drawn(now - self._began))
-            return
-        quiet = now - self._spoke
-        if quiet >= SILENCE or (view.news != self._news and quiet >= _PACE):
-            self._news = view.news
-            self.say(f"{duration(now - self._began):>7}  {view}")
+        with self._lock:
+            if self._view is None or view.title != self._view.title:
+                self._began = self._clock()
+            self._view = view
+        self.tick()
+
+    def tick(self) -> None:
+        """Repeat the view as a plain line, if there is news in it or nothing has been said for long."""
+        with self._lock:
+            if self._view is None or self.console.is_terminal:
+                return
+            quiet = self._clock() - self._spoke
+            if quiet >= SILENCE or (self._view.news != self._news and quiet >= _PACE):
+                self._news = self._view.news
+                self.say(f"{duration(self._clock() - self._began):>9}  {self._view}")
 
     def rest(self) -> None:
         """What was shown is over."""
-        self._title = ""
-        if self.console.is_terminal:
-            self._live.update("")
+        with self._lock:
+            self._view = None
+
+    def _keep_talking(self) -> None:
+        while not self._over.wait(1):
+            self.tick()
+
+    def _drawn(self) -> RenderableType:
+        with self._lock:
+            return self._view.drawn(self._spinner, self._clock() - self._began) if self._view else ""
 
 
 def duration(seconds: float) -> str:

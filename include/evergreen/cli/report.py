@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 from rich.table import Table
+from rich.text import Text
 
 from evergreen.cli.progress import Progress, duration
 from evergreen.cli.stack import Addresses
@@ -63,17 +64,16 @@ def champion(mlflow: str, model: str) -> str | None:
     return str(answer.json()["model_version"]["version"]) if answer.status_code == 200 else None
 
 
-def _row(record: Record) -> tuple[str, ...]:
+def _row(record: Record) -> tuple[str | Text, ...]:
     interval = f"{record.interval[0]:+.4f} … {record.interval[1]:+.4f}" if record.interval else "–"
-    style = _OUTCOME[record.outcome]
     return (
         record.gate,
         _number(record.candidate),
         _number(record.champion),
         interval,
         f"{record.threshold:g}",
-        f"[{style}]{record.outcome}[/{style}]",
-        record.reason,
+        Text(record.outcome, style=_OUTCOME[record.outcome]),
+        Text(record.reason),  # as it is: square brackets in it are no markup
     )
 
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 from zoneinfo import ZoneInfo
 
 from evergreen import lake
 from evergreen import model as models
 from evergreen.cli import plan, report, stack, watching
 from evergreen.cli.airflow import Airflow, AirflowError, ConflictError, Json
-from evergreen.cli.progress import Progress, Step, View, duration
+from evergreen.cli.progress import Progress, View, duration
 from evergreen.errors import EvergreenError
 from evergreen.gates import Verdict
 from evergreen.model import Model, feature_spec
@@ -67,8 +67,9 @@ def _raw(model: Model) -> ModuleType:
     name = f"models.{model.features_of}.raw"
     if find_spec(name) is None:
         raise EvergreenError(
-            f"{name} does not exist, so nothing can deliver raw days of {model.features_of}: put them into the "
-            f"lake, then run {model.features_of}.features and {model.name}.retrain in Airflow"
+            f"{name} does not exist, so nothing can deliver raw days of {model.features_of}: "
+            f"put them into the lake, then run {model.features_of}.features and "
+            f"{model.name}.retrain in Airflow"
         )
     return import_module(name)
 
@@ -107,7 +108,7 @@ def _wait_until_parsed(airflow: Airflow, dag_ids: Sequence[str], progress: Progr
         time.sleep(_LOOK)
     progress.rest()
     for dag_id in dag_ids:
-        airflow.unpause(dag_id)
+        airflow.pause(dag_id, False)
 
 
 def _finished(airflow: Airflow, dag_id: str) -> set[date]:
@@ -116,30 +117,19 @@ def _finished(airflow: Airflow, dag_id: str) -> set[date]:
 
 
 def _backfill(airflow: Airflow, dag_id: str, model: Model, days: Sequence[date], progress: Progress) -> None:
-    """Have the features of all `days` published; a backfill that is under way already is waited for first."""
-    if active := airflow.active_backfill(dag_id):
-        progress.say(
-            f"{dag_id}: a backfill is under way already, waiting for it ({airflow.url}/dags/{dag_id})"
-        )
-        airflow.go_on(active)
-        _wait_for_backfill(airflow, dag_id, progress)
-    missing = _unpublished(model, days)
-    if not missing:
-        progress.say(f"✓ {dag_id}: all {len(days)} days up to {days[-1]} are published already")
-        return
+    """Have the features of all `days` published."""
     began = time.monotonic()
-    zone = feature_spec(model).timezone
-    start, end = midnight(missing[0], zone), midnight(missing[-1], zone)
-    runs = _runs(airflow, dag_id, model, missing)
-    # Airflow passes over runs that succeeded, even if what they had published is gone.
-    lost = any(day in runs and runs[day]["state"] == "success" for day in missing)
-    reprocess: Literal["failed", "completed"] = "completed" if lost else "failed"
-    progress.show(View(f"{dag_id}: asking for a backfill", 0, len(missing), "days"))
-    airflow.backfill(dag_id, start, end, reprocess, _AT_ONCE)
+    missing: list[date] = []
+    asked = False
+    while not asked:
+        _wait_for_active_backfill(airflow, dag_id, model, progress)
+        missing = _unpublished(model, days)
+        if not missing:
+            progress.say(f"✓ {dag_id}: all {len(days)} days up to {days[-1]} are published")
+            return
+        asked = _ask_for_backfill(airflow, dag_id, model, missing, progress)
     while True:
-        runs = _runs(airflow, dag_id, model, missing)
-        instances = airflow.task_instances(dag_id, states=watching.ACTIVE)
-        progress.show(watching.backfill_view(dag_id, missing, runs, instances, datetime.now(UTC)))
+        runs = _look(airflow, dag_id, model, missing, progress)
         if failed := [runs[day] for day in missing if day in runs and runs[day]["state"] == "failed"]:
             raise _failure(airflow, failed[0])
         if watching.settled(runs, missing):
@@ -147,26 +137,56 @@ def _backfill(airflow: Airflow, dag_id: str, model: Model, days: Sequence[date],
         time.sleep(_LOOK)
     progress.rest()
     if still := _unpublished(model, missing):
-        page = f"{airflow.url}/dags/{dag_id}"
         raise RunFailedError(
-            f"{dag_id} succeeded, but {still[0]} and {len(still) - 1} more are not published: {page}"
+            f"{dag_id} succeeded, but {still[0]} is not published: {airflow.url}/dags/{dag_id}"
         )
     took = duration(time.monotonic() - began)
     progress.say(f"✓ {dag_id}: backfilled {len(missing)} days, {missing[0]} – {missing[-1]}, in {took}")
 
 
-def _wait_for_backfill(airflow: Airflow, dag_id: str, progress: Progress) -> None:
+def _ask_for_backfill(
+    airflow: Airflow, dag_id: str, model: Model, missing: Sequence[date], progress: Progress
+) -> bool:
+    """Ask for runs of the `missing` days; False if somebody else's backfill came first."""
+    progress.show(View(f"{dag_id}: asking for a backfill", 0, len(missing), "days"))
+    zone = feature_spec(model).timezone
+    start, end = midnight(missing[0], zone), midnight(missing[-1], zone)
+    runs = _runs(airflow, dag_id, model, missing)
+    # Airflow passes over runs that succeeded, even if what they had published is gone.
+    lost = any(day in runs and runs[day]["state"] == "success" for day in missing)
+    try:
+        airflow.backfill(dag_id, start, end, "completed" if lost else "failed", _AT_ONCE)
+    except ConflictError:
+        return False
+    return True
+
+
+def _wait_for_active_backfill(airflow: Airflow, dag_id: str, model: Model, progress: Progress) -> None:
+    """A DAG has one backfill at a time: wait for the one that an earlier call, or a person, asked for."""
+    zone = ZoneInfo(feature_spec(model).timezone)
+    known = None
     while active := airflow.active_backfill(dag_id):
-        instances = airflow.task_instances(dag_id, states=watching.ACTIVE)
-        steps = [
-            Step(f"{i['dag_run_id']} {i['task_id']}", i["state"])
-            for i in instances
-            if i["state"] == "running"
-        ]
-        title = f"{dag_id}: backfill {active['id']} is under way"
-        progress.show(View(title, 0, 1, "backfill", tuple(steps), news=len(steps)))
+        if active["id"] != known:
+            known = active["id"]
+            progress.say(f"{dag_id}: a backfill is under way already, waiting for it")
+            airflow.go_on(active)
+        first, last = (
+            datetime.fromisoformat(active[end]).astimezone(zone).date() for end in ("from_date", "to_date")
+        )
+        _look(airflow, dag_id, model, plan.days(first, last + timedelta(1)), progress)
         time.sleep(_LOOK)
     progress.rest()
+
+
+def _look(
+    airflow: Airflow, dag_id: str, model: Model, days: Sequence[date], progress: Progress
+) -> dict[date, Json]:
+    """Look at the runs of `days` once, and show how far they are."""
+    runs = _runs(airflow, dag_id, model, days)
+    instances = airflow.task_instances(dag_id, states=watching.ACTIVE)
+    progress.show(watching.backfill_view(dag_id, days, runs, instances, datetime.now(UTC)))
+    airflow.check_scheduler()
+    return runs
 
 
 def _unpublished(model: Model, days: Sequence[date]) -> list[date]:
@@ -193,10 +213,8 @@ def _run(airflow: Airflow, dag_id: str, as_of: date, progress: Progress) -> None
         progress.say(f"{title} failed before: running again what failed")
         airflow.clear_failed(dag_id, run_id)
     elif not known:
-        try:
+        with suppress(ConflictError):  # somebody else has just started it
             airflow.trigger(dag_id, run_id, {"as_of": as_of.isoformat()})
-        except ConflictError:
-            pass  # somebody else has just started it
     began = time.monotonic()
     tasks = airflow.tasks(dag_id)
     while True:
@@ -209,6 +227,7 @@ def _run(airflow: Airflow, dag_id: str, as_of: date, progress: Progress) -> None
             raise _failure(airflow, run)
         if run["state"] == "success":
             break
+        airflow.check_scheduler()
         time.sleep(_LOOK)
     progress.rest()
     progress.say(f"✓ {title} in {duration(time.monotonic() - began)}:  {watching.chain(view)}")

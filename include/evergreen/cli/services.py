@@ -102,7 +102,6 @@ def airflow(home: Path, port: int, engines: Mapping[str, str]) -> Service:
         # Settings that stem from another Airflow, such as its database, are none of ours.
         **_inherited(home, without=("AIRFLOW_",)),
         **airflow_settings.environment(folder, url, port, logs, trigger_logs),
-        "EVERGREEN_PRELOAD": airflow_settings.PRELOAD,
         **engines,
     }
     return Service(
@@ -146,7 +145,8 @@ def _inherited(home: Path, without: tuple[str, ...]) -> dict[str, str]:
 
 def _package(name: str) -> Path:
     spec = find_spec(name)
-    assert spec and spec.origin, f"{name} is pinned in requirements.txt"
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{name} is not installed: `make .venv` brings it")
     return Path(spec.origin).parent
 
 

@@ -155,8 +155,10 @@ def wait(progress: Progress, started: Started) -> Addresses:
             )
             for name, service in started.services.items()
         )
-        progress.show(View("starting the engines", len(seconds), len(steps), "up", steps, news=len(seconds)))
-        if len(seconds) < len(started.services):
+        if len(seconds) < len(steps):
+            progress.show(
+                View("starting the engines", len(seconds), len(steps), "up", steps, news=len(seconds))
+            )
             time.sleep(0.5)
     progress.rest()
     urls = {name: service.url for name, service in started.services.items()}
@@ -218,10 +220,12 @@ def _ensure(
     make: Callable[[Path, int], Service],
     told: Mapping[str, str],
 ) -> tuple[Record, Service, bool]:
-    """The engine as recorded if it lives and was told what holds now; else a new one, and True."""
+    """The engine as recorded if it lives, answers, and was told what holds now; else a new one, and True."""
     known = record.engines.get(name)
     if known and processes.alive(known.process) and known.told == told:
-        return record, make(home, services.port_of(known.url)), False
+        service = make(home, services.port_of(known.url))
+        if known.process.age < _READY_WITHIN or _answers(service):
+            return record, service, False
     if known:
         processes.stop(
             known.process, home, PATIENCE
@@ -234,6 +238,15 @@ def _ensure(
     record = record.with_engine(name, engine)
     record.write(home)
     return record, service, True
+
+
+def _answers(service: Service) -> bool:
+    """Whether an engine that should be ready is; one that is merely busy gets a few chances."""
+    for _ in range(5):
+        if service.ready():
+            return True
+        time.sleep(2)
+    return False
 
 
 def _check_alive(started: Started, ready: set[str], seconds: float) -> None:

@@ -50,8 +50,10 @@ from pydantic import PositiveInt, StrictStr
 from evergreen.errors import Fault, FaultsError
 from evergreen.lake import published_files
 
-# Where a row lies: DuckDB's virtual columns, read only where they are asked for.
-_PLACE = "filename, file_row_number"
+# Of rows with the same event timestamp the greatest wins: the latest created, then the last in the files.
+# The last two are virtual columns of DuckDB's, so no two rows are equal and the answer is always the same.
+_PLACE = "file_index, file_row_number"
+_RANK = f"row(ts, coalesce(created, '-infinity'), {_PLACE})"
 
 
 class RetrievalError(FaultsError):
@@ -155,10 +157,12 @@ class AsofOfflineStore(OfflineStore):
 
         def retrieve() -> pa.Table:
             table = entities
-            for view in views:
-                found = _join(config, entities, event_timestamp, view, filter_by_created_timestamp)
-                for name, column in zip(view.columns, found, strict=True):
-                    table = table.append_column(name, column)
+            with _duckdb(config) as con:
+                for view in views:
+                    relation = _relation(view.source, config)
+                    found = _join(con, relation, entities, event_timestamp, view, filter_by_created_timestamp)
+                    for name, column in zip(view.columns, found, strict=True):
+                        table = table.append_column(name, column)
             return table
 
         return AsofRetrievalJob(
@@ -187,7 +191,7 @@ class AsofOfflineStore(OfflineStore):
         """The latest row of each key with `start_date <= event timestamp <= end_date`."""
         keys = ", ".join(map(_name, join_key_columns)) or "NULL"
         created = f"{_name(created_timestamp_column)} DESC NULLS LAST, " if created_timestamp_column else ""
-        newest_first = f"{_name(timestamp_field)} DESC, {created}filename DESC, file_row_number DESC"
+        newest_first = f"{_name(timestamp_field)} DESC, {created}file_index DESC, file_row_number DESC"
         return _pull(
             data_source,
             config,
@@ -296,50 +300,40 @@ def _entities(entity_df: pd.DataFrame, event_timestamp: str) -> pa.Table:
 
 
 def _join(
-    config: RepoConfig, entities: pa.Table, event_timestamp: str, view: _View, known_only: bool
+    con: duckdb.DuckDBPyConnection,
+    relation: str | None,
+    entities: pa.Table,
+    event_timestamp: str,
+    view: _View,
+    known_only: bool,
 ) -> list[pa.ChunkedArray]:
     """The columns of `view.features`, as long as `entities` and in its order."""
-    relation = _relation(view.source, config)
     if relation is None:
         return [pa.chunked_array([pa.nulls(entities.num_rows, dtype)]) for dtype in view.types]
-    keys = {f"k{i}": column for i, column in enumerate(view.keys.values())}
-    side = pa.table(
-        {
-            "row": pa.array(np.arange(entities.num_rows)),
-            "ts": entities[event_timestamp],
-            **{key: entities[column] for key, column in keys.items()},
-        }
-    )
-    with _duckdb(config) as con:
-        con.register("entities", side)
-        _feature_rows(con, relation, view, entities[event_timestamp])
-        rows, at, until = "feature_rows", "ts", "entities.ts"
-        if known_only and view.source.created_timestamp_column:
-            rows, at = _as_known(list(keys)), "known"
-        elif _has_ties(con, list(keys)):
-            # NULL is above everything inside a row: the upper end of all that happened at this instant.
-            at, until = _RANK, "row(entities.ts, NULL, NULL, NULL)"
-        # Without a TTL this repeats the join, for entity rows without a timestamp: inside a row, NULL >= all.
-        holds = f"entities.ts <= found.ts + {_interval(view.ttl)}" if view.ttl else "entities.ts >= found.ts"
-        features = [f"CASE WHEN {holds} THEN found.f{i} END AS f{i}" for i in range(len(view.features))]
-        matches = [f"entities.{key} = found.{key}" for key in keys]
-        joined = con.sql(
-            f"SELECT entities.row, {', '.join(features)} FROM entities "
-            f"ASOF LEFT JOIN (SELECT *, {at} AS at FROM {rows}) AS found "
-            f"ON {' AND '.join([*matches, f'{until} >= found.at'])} ORDER BY entities.row"
-        ).to_arrow_table()
+    instants = entities[event_timestamp]
+    keys = {f"k{i}": entities[column] for i, column in enumerate(view.keys.values())}
+    con.register("entities", pa.table({"row": np.arange(entities.num_rows), "asked": instants, **keys}))
+    rows = _feature_rows(con, relation, view, instants)
+    # Inside a row, NULL is above everything: the upper end of all that happened at this instant.
+    reached = f"row(asked, NULL, NULL, NULL) >= {_RANK}"
+    if known_only and view.source.created_timestamp_column:
+        rows, reached = _as_known(rows, list(keys)), "asked >= known"
+    matches = [*(f"entities.{key} = found.{key}" for key in keys), reached]
+    # Without a TTL this repeats the join, but for entity rows without a timestamp, which reach everything.
+    holds = f"asked <= ts + {_interval(view.ttl)}" if view.ttl else "asked >= ts"
+    features = [f"CASE WHEN {holds} THEN f{i} END AS f{i}" for i in range(len(view.features))]
+    joined = con.sql(
+        f"SELECT row, {', '.join(features)} FROM entities "
+        f"ASOF LEFT JOIN ({rows}) AS found ON {' AND '.join(matches)} ORDER BY row"
+    ).to_arrow_table()
     _assert_whole(view.name, joined["row"].to_numpy(), entities.num_rows)
     return joined.columns[1:]
 
 
-# Of rows with the same event timestamp the greatest wins: the latest created, then the last in the files.
-_RANK = f"row(ts, coalesce(created, '-infinity'), {_PLACE})"
-
-
 def _feature_rows(
     con: duckdb.DuckDBPyConnection, relation: str, view: _View, instants: pa.ChunkedArray
-) -> None:
-    """Make the SQL view `feature_rows`: k0… (join keys), ts, created, f0… (features) and the rows' place.
+) -> str:
+    """A query for the source's rows: k0… (join keys), f0… (features), ts, created, and their place.
 
     Only columns in use, and only rows that some entity row can reach, are read from the files.
     """
@@ -362,32 +356,19 @@ def _feature_rows(
     columns = [f"{_name(raw[key])} AS k{i}" for i, key in enumerate(view.keys)]
     columns += [f"{_name(raw[feature])} AS f{i}" for i, feature in enumerate(view.features)]
     columns += [f"{ts} AS ts", f"CAST({created} AS TIMESTAMPTZ) AS created"]
-    con.execute(
-        f"CREATE TEMP VIEW feature_rows AS SELECT {', '.join(columns)}, {_PLACE} "
-        f"FROM {relation} WHERE {reachable}"
-    )
+    return f"SELECT {', '.join(columns)}, {_PLACE} FROM {relation} WHERE {reachable}"
 
 
-def _has_ties(con: duckdb.DuckDBPyConnection, keys: list[str]) -> bool:
-    """Whether a key may have two rows at one instant; if not, timestamps alone decide, in half the time.
-
-    Sorting hashes costs 8 bytes per row and a fifth of the join. A collision only costs the saving.
-    """
-    hashes = con.sql(f"SELECT hash({', '.join([*keys, 'ts'])}) AS h FROM feature_rows").fetchnumpy()["h"]
-    hashes.sort()
-    return bool((hashes[1:] == hashes[:-1]).any())
-
-
-def _as_known(keys: list[str]) -> str:
-    """Feature rows by the instant `known` from which they are the best known, as a subquery.
+def _as_known(rows: str, keys: list[str]) -> str:
+    """A query for those of `rows` that ever were the best known, with the instant `known` of that.
 
     A row is known once it has happened and was created. It is dropped when a better one was known by then,
     so that of the rest the latest known is the best known: again a question for an ASOF join.
     """
     partition = f"PARTITION BY {', '.join(keys)} " if keys else ""
     return (
-        "(SELECT *, greatest(ts, created) AS known FROM feature_rows WHERE created IS NOT NULL "
-        f"QUALIFY {_RANK} >= max({_RANK}) OVER ({partition}ORDER BY known))"
+        f"SELECT *, greatest(ts, created) AS known FROM ({rows}) WHERE created IS NOT NULL "
+        f"QUALIFY {_RANK} >= max({_RANK}) OVER ({partition}ORDER BY known)"
     )
 
 

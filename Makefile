@@ -1,0 +1,71 @@
+# Everything a user or a developer does here, by name. `make` alone lists it.
+# Each target sets up what it needs: a fresh machine with Python 3.11, Java 17 and make is enough.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: retrain up stop test lint format bench lock clean help
+.NOTPARALLEL:
+
+PYTHON ?= python3.11
+MODEL ?= flight_delay
+BENCHMARKS ?= $(wildcard benchmarks/*.py)
+
+BIN := .venv/bin
+READY := .venv/.ready
+# Installs the environment in a fraction of pip's time; pip alone does it too.
+UV := uv==0.13.9
+# The build backend that pyproject.toml pins: installed like the rest, so that our own package needs no network.
+BACKEND := $(shell sed -n 's/^requires = \["\(setuptools==[^"]*\)"\].*/\1/p' pyproject.toml)
+
+retrain: $(READY) ## from raw days to a promoted champion, a week further at each call (MODEL=flight_delay)
+	@$(BIN)/evergreen retrain $(MODEL)
+
+up: $(READY) ## start Airflow, MLflow and Spark on this machine
+	@$(BIN)/evergreen up
+
+stop: ## stop them
+	@if [ -x $(BIN)/evergreen ]; then $(BIN)/evergreen stop; else echo "nothing is up"; fi
+
+test: lint ## lint, then every test
+	@$(BIN)/python -m pytest tests -q
+
+lint: $(READY) ## style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY) ## let the formatter and the linter mend what they can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(READY) ## the figures of docs/performance.md
+	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+
+lock: $(READY) ## resolve pyproject.toml into requirements.txt anew
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	@$(BIN)/uv pip compile pyproject.toml --upgrade --python-version 3.11 --no-annotate --no-header \
+		--output-file requirements.txt
+
+clean: stop ## stop, and remove everything that was made: data, environment, caches
+	@rm -rf .evergreen .venv .ruff_cache .mypy_cache .hypothesis include/*.egg-info
+
+help:
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The environment. A half-made one is mended by the next call: the stamp is written last.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+		echo "Evergreen needs Python 3.11, and '$(PYTHON)' is not that: apt-get install python3.11 python3.11-venv," \
+			"or brew install python@3.11, or name it with make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "This Python has no venv module: apt-get install python3.11-venv" >&2; exit 1; }
+	@echo "making .venv"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV) || true
+	@echo "installing $$(grep -c == requirements.txt) packages"
+	@$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt $(BACKEND) || { \
+		echo "uv could not (see above): pip does it, which takes minutes longer"; \
+		$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt $(BACKEND); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

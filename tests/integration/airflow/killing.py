@@ -1,0 +1,57 @@
+"""Kill -9 of task processes at random moments, as a thread."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+
+class Killer(threading.Thread):
+    """Kills a task of this stack, with all that it has started, `kills` times, at seeded random moments.
+
+    A LocalExecutor worker names itself after the task that it supervises; the task is its child.
+    """
+
+    def __init__(self, home: Path, kills: int, seed: int, pause: tuple[float, float] = (0.5, 4.0)):
+        super().__init__(daemon=True)
+        self.home, self.kills, self.pause = str(home), kills, pause
+        self.random = random.Random(seed)
+        self.killed: list[str] = []
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while len(self.killed) < self.kills and not self.done.is_set():
+            time.sleep(self.random.uniform(*self.pause))
+            if tasks := self._tasks():
+                victim = self.random.choice(tasks)
+                started = victim.children(recursive=True)
+                name = self._kill(victim)
+                for process in started:
+                    self._kill(process)
+                if name:
+                    self.killed.append(name)
+
+    def _kill(self, process: psutil.Process) -> str:
+        try:
+            name = f"{process.pid} {process.name()}"
+            process.kill()
+            return name
+        except psutil.NoSuchProcess:
+            return ""
+
+    def _tasks(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            title = " ".join(process.info["cmdline"] or [])
+            if not title.startswith("airflow worker -- LocalExecutor:") or "<idle>" in title:
+                continue
+            try:
+                if process.environ().get("EVERGREEN_HOME") == self.home:
+                    found += process.children()
+            except psutil.Error:
+                continue
+        return found

@@ -1,0 +1,154 @@
+"""The chain through a real scheduler, undisturbed, killed and fed with bad data: same bytes, right decisions."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from evergreen import lake, registry
+from evergreen import model as models
+from evergreen.gates import Verdict
+from evergreen.store import training_set
+from evergreen.training import local
+from evergreen.window import Origin, Window
+from integration.airflow.conftest import FEATURES, RETRAIN, ZONE, Chain, days
+from integration.airflow.killing import Killer
+
+pytestmark = pytest.mark.integration
+
+AS_OF = date(2013, 1, 18)
+CONF = {"as_of": "2013-01-18"}
+
+
+def as_undisturbed(chain: Chain, *wanted: date) -> None:
+    for day, manifest in chain.published(*wanted).items():
+        expected = chain.undisturbed[f"day={day}"]
+        assert manifest == expected, day
+        for file in manifest.files.values():
+            assert lake.sha256(chain.home / "lake/features/flight_delay" / file.path) == file.sha256
+
+
+def test_a_backfill_publishes_what_one_process_publishes(chain: Chain) -> None:
+    wanted = days(1, 3)
+    chain.forget(*wanted)
+    chain.backfill(wanted[0], wanted[-1])
+    assert chain.wait(FEATURES, 3) == ["success"] * 3
+    as_undisturbed(chain, *wanted)
+
+
+def test_killed_tasks_end_in_the_same_bytes(chain: Chain) -> None:
+    wanted = days(4, 7)
+    chain.forget(*wanted)
+    killer = Killer(chain.home, kills=6, seed=4)
+    killer.start()
+    chain.backfill(wanted[0], wanted[-1])
+    chain.wait(FEATURES, 7)
+    killer.done.set()
+    killer.join()
+    assert killer.killed, "nothing was killed"
+    # A run in which one task was killed more often than it may retry is cleared, as a person would.
+    for run in chain.airflow.runs(FEATURES, state=["failed"]):
+        chain.airflow.clear_failed(FEATURES, run["dag_run_id"])
+    assert set(chain.wait(FEATURES, 7)) == {"success"}
+    as_undisturbed(chain, *wanted)
+
+
+def test_a_bad_day_fails_at_the_raw_check_and_completes_after_it_is_replaced(chain: Chain) -> None:
+    day = date(2013, 1, 17)
+    before = chain.published(*days(1, 17))
+    file = lake.raw_file("flights", day)
+    good = file.read_bytes()
+    table = pd.read_parquet(file)
+    table.assign(arr_time=table.arr_time.mask(table.index < table.index[4], 2567)).to_parquet(
+        file, index=False, coerce_timestamps="us"
+    )
+    chain.airflow.trigger(FEATURES, "bad", {"start": str(day)})
+    assert chain.wait(FEATURES, run_id="bad") == ["failed"]
+    instances = {i["task_id"]: i for i in chain.airflow.task_instances(FEATURES, "bad")}
+    assert instances["check_raw"]["state"] == "failed"
+    assert instances["check_raw"]["try_number"] == 1, "a refusal is not retried"
+    assert {instances[task]["state"] for task in ("build", "check_features", "publish")} == {"upstream_failed"}
+    log = json.dumps(chain.airflow.log(instances["check_raw"]))
+    for part in ("day=2013-01-17/flights.parquet", "arr_time", "max_value=2400.0", "4 of"):
+        assert part in log
+    assert chain.published(*days(1, 17)) == before
+
+    file.write_bytes(good)
+    chain.airflow.clear_failed(FEATURES, "bad")
+    assert chain.wait(FEATURES, run_id="bad") == ["success"]
+    as_undisturbed(chain, day)
+
+
+def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain: Chain) -> None:
+    model = models.load("flight_delay")
+    killer = Killer(chain.home, kills=4, seed=11, pause=(3.0, 8.0))
+    killer.start()
+    chain.airflow.trigger(RETRAIN, "first", CONF)
+    while chain.wait(RETRAIN, run_id="first") == ["failed"]:
+        killer.done.set()
+        chain.airflow.clear_failed(RETRAIN, "first")
+    killer.done.set()
+    killer.join()
+    assert killer.killed, "nothing was killed"
+
+    states = chain.states(RETRAIN, "first")
+    assert set(states.values()) == {"success"}, states
+    champion = registry.champion(model)
+    assert champion is not None
+    verdict = Verdict.model_validate_json(Path(chain.airflow.xcom(RETRAIN, "first", "judge")["verdict"]).read_text())
+    assert verdict.promote
+    assert [record.outcome for record in verdict.records] == ["passed"] * 3
+
+    made = local.dataset(model).manifest("as_of=2013-01-18")
+    examples = training_set.dataset(model).manifest("as_of=2013-01-18")
+    assert made is not None
+    assert examples is not None
+    assert champion.tags["evergreen.fingerprint"] == made.fingerprint
+    assert champion.tags["evergreen.data"] == examples.content
+    # Made once more, from nothing, in this process: the same bytes.
+    for dataset in (training_set.dataset(model), local.dataset(model)):
+        (dataset.root / "_manifests/as_of=2013-01-18.json").unlink()
+    window = Window(date(2013, 1, 1), AS_OF, Origin.MANUAL, ZONE)
+    again = training_set.build(model, window)
+    assert again == examples
+    source = training_set.dataset(model)
+    assert local.train(model, again, source, training_set.feature_columns(model)) == made
+
+
+def test_a_window_that_is_not_newer_never_promotes(chain: Chain) -> None:
+    model = models.load("flight_delay")
+    before = registry.champion(model)
+    chain.airflow.trigger(RETRAIN, "again", CONF)
+    assert chain.wait(RETRAIN, run_id="again") == ["success"]
+    assert chain.states(RETRAIN, "again")["promote"] == "skipped"
+    assert before is not None
+    after = registry.champion(model)
+    assert after is not None
+    assert after.version == before.version
+
+
+def test_two_models_live_side_by_side_on_the_same_features(chain: Chain) -> None:
+    chain.airflow.trigger("coin.retrain", "coin", CONF)
+    assert chain.wait("coin.retrain", run_id="coin") == ["success"]
+    states = chain.states("coin.retrain", "coin")
+    assert states.pop("promote") == "skipped"
+    assert set(states.values()) == {"success"}
+    coin, flight_delay = models.load("coin"), models.load("flight_delay")
+    assert registry.champion(coin) is None
+    assert registry.champion(flight_delay) is not None
+    assert chain.airflow.dag("coin.features") is None
+    assert chain.airflow.xcom("coin.retrain", "coin", "register") == "1"
+
+
+def test_a_run_about_days_without_data_says_which_before_any_work(chain: Chain) -> None:
+    chain.airflow.trigger(RETRAIN, "too-new", {"as_of": "2013-02-01"})
+    assert chain.wait(RETRAIN, run_id="too-new") == ["failed"]
+    instances = {i["task_id"]: i for i in chain.airflow.task_instances(RETRAIN, "too-new")}
+    failed = next(i for i in instances.values() if i["state"] == "failed")
+    log = json.dumps(chain.airflow.log(failed))
+    assert "day=2013-01-18" in log
+    assert "has no published features" in log
