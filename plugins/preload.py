@@ -25,7 +25,6 @@ import os
 import sys
 import threading
 import time
-from typing import ClassVar
 
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
@@ -87,4 +86,4 @@ class PreloadPlugin(AirflowPlugin):
     """Registers the listener."""
 
     name = "evergreen_preload"
-    listeners: ClassVar[list[object]] = [PreloadListener()]
+    listeners = [PreloadListener()]  # noqa: RUF012 - Airflow's base class declares it so

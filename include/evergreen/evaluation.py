@@ -136,7 +136,9 @@ def verdict(model: Model, evaluation: lake.Manifest) -> tuple[Verdict, Path]:
     return result, target.path(manifest, "verdict")
 
 
-_GATES = tuple(f"evergreen.gates.{part}" for part in ("spec", "evaluate", "usable", "metrics", "bootstrap", "verdict"))
+_GATES = tuple(
+    f"evergreen.gates.{part}" for part in ("spec", "evaluate", "usable", "metrics", "bootstrap", "verdict")
+)
 
 
 def _candidate_folder(source: lake.Dataset, candidate: lake.Manifest, scratch: Path) -> Path:

@@ -45,6 +45,18 @@ class Drop:
         return f"{self.source}-{self.day}" if self.day else self.source
 
 
+@dataclass(frozen=True)
+class Tables:
+    """What a model's `build` returns: one or more tables that Spark computes in one pass.
+
+    `columns` names each table and its columns. `frame` has those columns and `day`; if there is more than
+    one table, its column `table` tells which of them a row belongs to.
+    """
+
+    columns: Mapping[str, Sequence[str]]
+    frame: DataFrame
+
+
 def dataset(model: Model) -> lake.Dataset:
     """The published features that `model` uses, its own or another's."""
     return lake.dataset(f"features/{model.features_of}")
@@ -89,19 +101,21 @@ def build(model: Model, wanted: Fingerprints) -> dict[str, str]:
     features = feature_spec(model)
     days = [date.fromisoformat(day) for day in todo]
     target = dataset(model)
-    staged = {day: target.stage(lake.day_partition(date.fromisoformat(day)), mark) for day, mark in todo.items()}
+    staged = {
+        day: target.stage(lake.day_partition(date.fromisoformat(day)), mark) for day, mark in todo.items()
+    }
     scratch = next(iter(staged.values())) / "_spark"
     with spark.session() as session:
         raw = {
-            source.name: _read(session, [d.path for d in _drops_of(features, days) if d.source == source.name])
+            source.name: _read(
+                session, [d.path for d in _drops_of(features, days) if d.source == source.name]
+            )
             for source in features.sources
         }
         module = import_module(f"models.{model.features_of}.features")
-        for name, table in module.build(session, raw, days, features.timezone).items():
-            print(f"{name}: computing {_span(days)}", flush=True)
-            _write(table, scratch / name)
-            for day, folder in staged.items():
-                _collect(scratch / name, day, folder / f"{name}.parquet", table)
+        for number, tables in enumerate(module.build(session, raw, days, features.timezone)):
+            print(f"{_span(days)}: computing {', '.join(tables.columns)}", flush=True)
+            _compute(tables, scratch / str(number), staged)
     shutil.rmtree(scratch)
     return {day: str(folder) for day, folder in staged.items()}
 
@@ -119,7 +133,9 @@ def check(model: Model, staged: Mapping[str, str]) -> None:
             file = Path(folder) / f"{name}.parquet"
             if not file.exists():
                 if not _staging_is_gone(model, day, file.parent):
-                    faults.append(Fault(f"{day} {name}", "was not built", f"let features.build return {name!r}"))
+                    faults.append(
+                        Fault(f"{day} {name}", "was not built", f"let features.build return {name!r}")
+                    )
                 continue
             table = pd.read_parquet(file)
             faults += quality.check(table, f"{day} {name}", expectations.features(name)).faults
@@ -148,7 +164,9 @@ def publish(model: Model, wanted: Fingerprints, staged: Mapping[str, str]) -> di
             files = {name: Path(staged[day]) / f"{name}.parquet" for name in features.tables}
             manifest = target.publish(partition, mark, files, _inputs(model, date.fromisoformat(day)))
         contents[day] = manifest.content
-        print(f"{day}: {sum(file.rows or 0 for file in manifest.files.values())} rows, content {manifest.content[:12]}")
+        print(
+            f"{day}: {sum(file.rows or 0 for file in manifest.files.values())} rows, content {manifest.content[:12]}"
+        )
     return contents
 
 
@@ -207,7 +225,10 @@ def _published(model: Model, day: str, mark: str) -> bool:
 
 def _staging_is_gone(model: Model, day: str, folder: Path) -> bool:
     """A twin of this run has published the day and cleared it away: then there is nothing left to check."""
-    return not folder.exists() and dataset(model).manifest(lake.day_partition(date.fromisoformat(day))) is not None
+    return (
+        not folder.exists()
+        and dataset(model).manifest(lake.day_partition(date.fromisoformat(day))) is not None
+    )
 
 
 def _drops_of(features: Features, days: Sequence[date]) -> list[Drop]:
@@ -221,21 +242,28 @@ def _read(session: SparkSession, files: Sequence[Path]) -> DataFrame:
     return session.read.schema(schema).parquet(*map(str, files))
 
 
-def _write(table: DataFrame, folder: Path) -> None:
-    """One file per day, its rows in one order: keys and timestamps, which no two rows share."""
-    keys = [field.name for field in table.schema if field.dataType.typeName() in ("string", "timestamp")]
-    ordered = table.repartition("day").sortWithinPartitions("day", *sorted(keys))
-    ordered.write.mode("overwrite").partitionBy("day").parquet(str(folder))
+def _compute(tables: Tables, scratch: Path, staged: Mapping[str, Path]) -> None:
+    """Have Spark compute the tables, in as many files as it likes, and stage one file per table and day.
 
-
-def _collect(folder: Path, day: str, file: Path, table: DataFrame) -> None:
-    """Take the part file of one day to its place; a day without rows gets a file without rows."""
-    parts = list((folder / f"day={day}").glob("*.parquet"))
-    if parts:
-        (part,) = parts
-        part.rename(file)
-    else:
-        pq.write_table(table.drop("day").limit(0).toArrow(), file)
+    Staged rows are in one order, by the columns that no two rows share together: keys and timestamps. So the
+    bytes do not depend on how Spark divided the work.
+    """
+    together = len(tables.columns) > 1
+    by = ["table", "day"] if together else ["day"]
+    tables.frame.write.partitionBy(*by).parquet(str(scratch))
+    for name, columns in tables.columns.items():
+        for day, folder in staged.items():
+            part = (scratch / f"table={name}" if together else scratch) / f"day={day}"
+            if part.exists():
+                table = pq.read_table(part, columns=list(columns), partitioning=None)
+            else:  # a day without rows is a table without rows
+                table = tables.frame.select(*columns).limit(0).toArrow()
+            kinds = zip(table.schema.names, table.schema.types, strict=True)
+            order = [name for name, kind in kinds if pa.types.is_string(kind) or pa.types.is_timestamp(kind)]
+            pq.write_table(
+                table.sort_by([(column, "ascending") for column in order]).replace_schema_metadata(),
+                folder / f"{name}.parquet",
+            )
 
 
 def _span(days: Sequence[date]) -> str:

@@ -21,7 +21,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib import util
@@ -149,10 +149,8 @@ class Dataset:
         digest = sha256(file)
         placed = self.root / name / partition / f"{digest[:32]}{file.suffix}"
         placed.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with suppress(FileExistsError):  # the same bytes, placed by an earlier attempt
             os.link(file, placed)
-        except FileExistsError:
-            pass  # the same bytes, placed by an earlier attempt
         sync(placed.parent)
         rows, schema = None, None
         if file.suffix == ".parquet":

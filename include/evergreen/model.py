@@ -11,7 +11,7 @@ from datetime import date
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -92,9 +92,13 @@ class Model(_Part):
     owner: Annotated[str, StringConstraints(min_length=1)]
     description: str = ""
 
-    features: Features | Name = Field(description="its own features, or the name of the model that builds them")
+    features: Features | Name = Field(
+        description="its own features, or the name of the model that builds them"
+    )
     feature_service: Name = Field(description="the Feast feature service that lists its inputs")
-    request_columns: tuple[Name, ...] = Field((), description="inputs that come with the request: spine columns")
+    request_columns: tuple[Name, ...] = Field(
+        (), description="inputs that come with the request: spine columns"
+    )
     label: Name = "label"
 
     schedule: Cron = Field(description="when to retrain: cron, in the features' time zone")
@@ -160,7 +164,9 @@ def load(name: str) -> Model:
     """
     if find_spec(f"models.{name}") is None:
         known = ", ".join(names()) or "none"
-        raise SpecError(f"model {name}", [Fault(f"models/{name}", "no such folder", f"known models: {known}")])
+        raise SpecError(
+            f"model {name}", [Fault(f"models/{name}", "no such folder", f"known models: {known}")]
+        )
     spec = getattr(import_module(f"models.{name}.model"), "MODEL", None)
     where = f"models/{name}/model.py"
     if not isinstance(spec, Model):
@@ -205,4 +211,3 @@ def _faults(error: ValidationError) -> list[Fault]:
             what += f", got {detail['input']!r}"
         faults.append(Fault(".".join(path) or "MODEL", what, _WAYS_OUT.get(detail["type"], "")))
     return faults
-

@@ -22,5 +22,7 @@ def decide(verdict: Verdict, as_of: date, champion_as_of: date | None, origin: O
     if origin is Origin.BACKFILL:
         return Decision(False, "a backfill leaves evidence, it does not promote")
     if champion_as_of and as_of <= champion_as_of:
-        return Decision(False, f"not newer: the champion knows data until {champion_as_of}, this one until {as_of}")
+        return Decision(
+            False, f"not newer: the champion knows data until {champion_as_of}, this one until {as_of}"
+        )
     return Decision(True, verdict.reason)

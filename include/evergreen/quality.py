@@ -45,7 +45,9 @@ def check(table: pd.DataFrame, where: str, *stages: Sequence[Expectation]) -> Re
     An expectation that cannot be evaluated is a fault. `where` names the table in the faults.
     """
     if not any(stages):
-        raise ValueError(f"{where}: nothing is expected of it, and a check that asks nothing passes everything")
+        raise ValueError(
+            f"{where}: nothing is expected of it, and a check that asks nothing passes everything"
+        )
     evidence: dict[str, Any] = {}
     for number, stage in enumerate(stages):
         results = _validate(table, stage)
@@ -90,10 +92,14 @@ def _fault(result: ExpectationValidationResult, where: str) -> Fault:
         found = f"cannot be evaluated: {error}"
     elif mismatch:
         of.clear()
-        found = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in sorted(mismatch.items()))
+        found = "; ".join(
+            f"{len(names)} {what}: {', '.join(names)}" for what, names in sorted(mismatch.items())
+        )
     elif "unexpected_count" in result.result:
         examples = ", ".join(map(str, result.result.get("partial_unexpected_list", [])[:EXAMPLES]))
-        found = f"{result.result['unexpected_count']} of {result.result.get('element_count', 0)} rows break it"
+        found = (
+            f"{result.result['unexpected_count']} of {result.result.get('element_count', 0)} rows break it"
+        )
         found += f", such as {examples}" if examples else ""
     else:
         found = f"found {result.result.get('observed_value')}"

@@ -80,7 +80,8 @@ def register(
             name="model",
             model_format="ubj",
             signature=ModelSignature(
-                Schema([ColSpec("double", name, required=False) for name in inputs]), Schema([ColSpec("double")])
+                Schema([ColSpec("double", name, required=False) for name in inputs]),
+                Schema([ColSpec("double")]),
             ),
             # Given, not inferred: inferring installs nothing but takes ten seconds.
             pip_requirements=[f"xgboost=={result.environment['xgboost']}"],
@@ -138,8 +139,8 @@ def inputs_of(folder: Path) -> tuple[str, ...]:
         ScoringError: the files do not tell.
     """
     try:
-        return tuple(mlflow.models.Model.load(str(folder)).metadata[_INPUTS])
-    except (MlflowException, OSError, KeyError, TypeError) as error:
+        return tuple((mlflow.models.Model.load(str(folder)).metadata or {})[_INPUTS])
+    except (MlflowException, OSError, KeyError) as error:
         raise ScoringError(f"its MLmodel file does not list its inputs: {error}") from None
 
 

@@ -29,7 +29,8 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL of Feast's registry: its file registry loses racing commits",
     )
     online_store: str = Field(
-        default_factory=lambda data: f"{data['home']}/online.db", description="SQLite file of the online store"
+        default_factory=lambda data: f"{data['home']}/online.db",
+        description="SQLite file of the online store",
     )
     offline_store: Literal["asof", "spark"] = Field(
         "asof", description="point-in-time joins by DuckDB in this process, or by Spark"

@@ -52,7 +52,9 @@ class Run:
         try:
             return _ORIGINS[self.run_type]
         except KeyError:
-            raise WindowError(f"run type {self.run_type!r} is none of {', '.join(sorted(_ORIGINS))}") from None
+            raise WindowError(
+                f"run type {self.run_type!r} is none of {', '.join(sorted(_ORIGINS))}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,9 @@ def _only_past_days(end: date, today: date, last_day: date | None) -> None:
     if last_day and newest > last_day:
         raise WindowError(f"{newest} is after {last_day}, the last day of data of this model: end there")
     if end > today:
-        raise WindowError(f"{newest} was not over when the run was asked for; the newest day is {today - timedelta(1)}")
+        raise WindowError(
+            f"{newest} was not over when the run was asked for; the newest day is {today - timedelta(1)}"
+        )
 
 
 def _dates(conf: Mapping[str, Any], *, allowed: tuple[str, ...]) -> dict[str, date]:

@@ -36,7 +36,17 @@ print("RESULT" + json.dumps({
 }))
 """
 
-ENGINES = {"pyspark", "feast", "great_expectations", "mlflow", "xgboost", "duckdb", "pandas", "pyarrow", "numpy"}
+ENGINES = {
+    "pyspark",
+    "feast",
+    "great_expectations",
+    "mlflow",
+    "xgboost",
+    "duckdb",
+    "pandas",
+    "pyarrow",
+    "numpy",
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +58,12 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     results = []
     for _ in range(3):
         out = subprocess.run(
-            [sys.executable, "-c", PARSE], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", PARSE],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         results.append(json.loads(out.split("RESULT")[-1]))
     return min(results, key=lambda result: result["cpu"])
@@ -56,7 +71,12 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 def test_the_family_of_every_model(parsed: dict) -> None:
     assert {"flight_delay.features", "flight_delay.retrain"} <= parsed["dags"].keys()
-    assert parsed["dags"]["flight_delay.features"]["order"] == ["check_raw", "build", "check_features", "publish"]
+    assert parsed["dags"]["flight_delay.features"]["order"] == [
+        "check_raw",
+        "build",
+        "check_features",
+        "publish",
+    ]
     assert parsed["dags"]["flight_delay.retrain"]["order"] == [
         "plan",
         "materialize",
@@ -91,5 +111,7 @@ def test_plugins_import_no_engine() -> None:
         "import sys, runpy, airflow.plugins_manager, airflow.listeners; before = set(sys.modules);"
         "runpy.run_path('plugins/preload.py'); print(*{n.partition('.')[0] for n in set(sys.modules) - before})"
     )
-    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert not ENGINES & set(out.split())

@@ -138,8 +138,13 @@ def test_code_is_the_source_of_modules_and_the_versions_of_libraries() -> None:
 def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("old")
-    with pytest.raises(RuntimeError, match="half way"), lake.replacing(file) as scratch:
-        scratch.write_text("ne")
-        raise RuntimeError("half way")
+
+    def fail_half_way() -> None:
+        with lake.replacing(file) as scratch:
+            scratch.write_text("ne")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert file.read_text() == "old"

@@ -75,7 +75,12 @@ def test_all_faults_at_once_each_with_its_path() -> None:
         ({"features": {**spec()["features"], "views": ["a", "a"]}}, "features", "twice"),
         ({"features": {**spec()["features"], "views": ["departures"]}}, "features", "spine"),
         (
-            {"features": {**spec()["features"], "sources": [{"name": "x", "daily": False, "trailing_days": 1}]}},
+            {
+                "features": {
+                    **spec()["features"],
+                    "sources": [{"name": "x", "daily": False, "trailing_days": 1}],
+                }
+            },
             "features.sources.0",
             "daily",
         ),

@@ -40,7 +40,12 @@ D = date
         (run(), D(2013, 3, 9), D(2013, 3, 10), Origin.MANUAL),
         (run("asset_triggered"), D(2013, 3, 9), D(2013, 3, 10), Origin.ARRIVAL),
         # A form that was left empty does not hide the interval of a scheduled run.
-        (run("scheduled", (D(2013, 3, 8), D(2013, 3, 9)), start=None), D(2013, 3, 8), D(2013, 3, 9), Origin.SCHEDULE),
+        (
+            run("scheduled", (D(2013, 3, 8), D(2013, 3, 9)), start=None),
+            D(2013, 3, 8),
+            D(2013, 3, 9),
+            Origin.SCHEDULE,
+        ),
     ],
 )
 def test_features_window(given: Run, start: date, end: date, origin: Origin) -> None:

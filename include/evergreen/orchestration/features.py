@@ -40,17 +40,23 @@ def features_dag(model: Model) -> DAG:
         doc_md=f"{model.description}\n\n{__doc__}",
         schedule=CronDataIntervalTimetable(spec.schedule, timezone=spec.timezone),
         start_date=midnight(spec.first_day, spec.timezone),
-        end_date=spec.last_day and midnight(spec.last_day, spec.timezone),
+        end_date=midnight(spec.last_day, spec.timezone) if spec.last_day else None,
         catchup=False,
         max_active_runs=4,
         default_args={"owner": model.owner, **_TRIES},
         tags=["evergreen", model.name, "features"],
         params={
-            "start": Param(None, type=["null", "string"], format="date", description="First day, if run by hand"),
+            "start": Param(
+                None, type=["null", "string"], format="date", description="First day, if run by hand"
+            ),
             "end": Param(None, type=["null", "string"], format="date", description="Last day, included"),
         },
     ) as dag:
-        publish(model.name, checked := check_raw(model.name), check_features(model.name, build(model.name, checked)))
+        publish(
+            model.name,
+            checked := check_raw(model.name),
+            check_features(model.name, build(model.name, checked)),
+        )
     return dag
 
 

@@ -34,7 +34,7 @@ def retrain_dag(model: Model) -> DAG:
         doc_md=f"{model.description}\n\n{__doc__}",
         schedule=CronDataIntervalTimetable(model.schedule, timezone=spec.timezone),
         start_date=midnight(spec.first_day, spec.timezone),
-        end_date=spec.last_day and midnight(spec.last_day, spec.timezone),
+        end_date=midnight(spec.last_day, spec.timezone) if spec.last_day else None,
         catchup=False,
         max_active_runs=1,  # two at once would each judge against a champion that the other replaces
         default_args={

@@ -33,11 +33,12 @@ def materialize(model: Model, window: Window) -> dict[str, str]:
         if lake.day_partition(start) <= manifest.partition < lake.day_partition(window.end)
     }
     store = feature_store()
-    views = [projection.name for projection in store.get_feature_service(model.feature_service).feature_view_projections]
+    views = [
+        projection.name
+        for projection in store.get_feature_service(model.feature_service).feature_view_projections
+    ]
     print(f"materializing {', '.join(views)}: {start} until {window.end}", flush=True)
-    store.materialize(
-        start_date=midnight(start, window.timezone), end_date=window.as_of, feature_views=views
-    )
+    store.materialize(start_date=midnight(start, window.timezone), end_date=window.as_of, feature_views=views)
     inputs = {"start": start.isoformat(), "end": window.end.isoformat(), "days": days}
     record.publish(f"as_of={window.end}", lake.fingerprint(inputs), {}, inputs)
     return {"start": start.isoformat(), "end": window.end.isoformat()}

@@ -59,10 +59,14 @@ def build(model: Model, window: Window) -> lake.Manifest:
         print(f"training set as of {window.end} is published already with fingerprint {mark[:12]}")
         return done
     spine = _spine(model, window)
-    print(f"{spine.num_rows} labelled examples, {parts.start} until {parts.end}; joining features", flush=True)
+    print(
+        f"{spine.num_rows} labelled examples, {parts.start} until {parts.end}; joining features", flush=True
+    )
     table = _join(model, spine)
     if _inputs(model, window, parts) != inputs:
-        raise InputsChangedError("features were published anew while the training set was read; clear this task")
+        raise InputsChangedError(
+            "features were published anew while the training set was read; clear this task"
+        )
     in_holdout = pc.greater_equal(table["day"], pa.scalar(parts.holdout))
     folder = target.stage(partition, mark)
     files = {}
@@ -138,7 +142,9 @@ def _join(model: Model, spine: pa.Table) -> pa.Table:
     )
     table = job.to_arrow()
     if table.num_rows != spine.num_rows:
-        raise AssertionError(f"the point-in-time join gave {table.num_rows} rows for {spine.num_rows} examples")
+        raise AssertionError(
+            f"the point-in-time join gave {table.num_rows} rows for {spine.num_rows} examples"
+        )
     order = [("event_timestamp", "ascending"), *((name, "ascending") for name in _identity(spine))]
     return table.select([*spine.column_names, *_features_of(table, spine)]).sort_by(order)
 

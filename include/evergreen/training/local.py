@@ -13,10 +13,21 @@ from evergreen.model import Model
 from evergreen.training.job import RESULT, Job, Result
 
 # All that a training process needs of the environment it is started from; credentials are not among it.
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "PYTHONPATH",
+)
 
 
-def train(model: Model, training_set: lake.Manifest, source: lake.Dataset, features: tuple[str, ...]) -> lake.Manifest:
+def train(
+    model: Model, training_set: lake.Manifest, source: lake.Dataset, features: tuple[str, ...]
+) -> lake.Manifest:
     """Train on the file `train` of a training set; publish and give the model.
 
     Raises:
@@ -71,7 +82,9 @@ def believe(output: Path, fingerprint: str) -> Result:
     except (OSError, ValueError) as error:
         raise TrainingError(f"{output}: no valid {RESULT}, so no model: {error}") from None
     if result.fingerprint != fingerprint:
-        raise TrainingError(f"{output}: holds the model of job {result.fingerprint[:12]}, not {fingerprint[:12]}")
+        raise TrainingError(
+            f"{output}: holds the model of job {result.fingerprint[:12]}, not {fingerprint[:12]}"
+        )
     for name, digest in result.files.items():
         if not (output / name).is_file() or lake.sha256(output / name) != digest:
             raise TrainingError(f"{output}: {name} is missing or was changed after it was written")

@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+
+from evergreen.features import Tables
 
 LATE_MINUTES = 15
 TRAILING_HOURS = (6, 24, 168)
@@ -28,7 +30,20 @@ GROUPS = {
     "destination_delays": ("dest",),
     "route_delays": ("origin", "dest"),
 }
-# Feature columns, named once for the feature repository too.
+# Columns, named once for the feature repository and the expectations too.
+SPINE = (
+    "flight_id",
+    "event_timestamp",
+    "carrier",
+    "origin",
+    "dest",
+    "tailnum",
+    "departure_minute",
+    "weekday",
+    "distance",
+    "late",
+    "label_known_at",
+)
 DELAYS = tuple(name for n in TRAILING_HOURS for name in (f"flights_{n}h", f"late_rate_{n}h"))
 WEATHER = ("temperature", "humidity", "wind_speed", "precipitation", "visibility", "pressure")
 
@@ -37,24 +52,25 @@ _HIGHEST_WIND = 200  # mph at the ground; the 2013 record holds one reading of 1
 
 def build(
     spark: SparkSession, raw: Mapping[str, DataFrame], days: Sequence[date], timezone: str
-) -> dict[str, DataFrame]:
+) -> list[Tables]:
     """The spine and all views for `days`; every table has the columns `day` and `event_timestamp` (UTC).
 
     `raw` holds the rows of each source: those of `days` and of the days they look back to.
     """
     flights = _with_instants(raw["flights"], raw["airports"])
     hours = _hours(spark, days, timezone)
-    delays = _trailing_delays(flights, hours).persist()
-    views = {
-        name: delays.where(F.col("group") == _grouping_id(keys)).select("day", "event_timestamp", *keys, *DELAYS)
-        for name, keys in GROUPS.items()
-    }
-    return {
-        "departures": _departures(flights, days),
-        **views,
-        "origin_weather": _weather(raw["weather"], hours),
-        "aircraft": _aircraft(raw["planes"], spark, days, timezone),
-    }
+    return [
+        Tables({"departures": SPINE}, _departures(flights, days)),
+        Tables(
+            {view: ("event_timestamp", *keys, *DELAYS) for view, keys in GROUPS.items()},
+            _trailing_delays(flights, hours, days, timezone),
+        ),
+        Tables({"origin_weather": ("event_timestamp", "origin", *WEATHER)}, _weather(raw["weather"], hours)),
+        Tables(
+            {"aircraft": ("event_timestamp", "tailnum", "aircraft_age")},
+            _aircraft(raw["planes"], spark, days, timezone),
+        ),
+    ]
 
 
 def _with_instants(flights: DataFrame, airports: DataFrame) -> DataFrame:
@@ -85,7 +101,9 @@ def _departures(flights: DataFrame, days: Sequence[date]) -> DataFrame:
     """The spine: one row per scheduled flight of `days`."""
     return flights.where(F.col("day").isin(list(days))).select(
         "day",
-        F.concat_ws("-", F.col("day").cast("string"), "carrier", "flight", "origin", "dest").alias("flight_id"),
+        F.concat_ws("-", F.col("day").cast("string"), "carrier", "flight", "origin", "dest").alias(
+            "flight_id"
+        ),
         (F.col("departs_at") - F.expr(f"interval {LEAD}")).alias("event_timestamp"),
         "carrier",
         "origin",
@@ -99,48 +117,64 @@ def _departures(flights: DataFrame, days: Sequence[date]) -> DataFrame:
     )
 
 
-def _trailing_delays(flights: DataFrame, hours: DataFrame) -> DataFrame:
+def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date], timezone: str) -> DataFrame:
     """For every group and full hour: flights that reached their gate in the hours before, and the share of late ones.
 
     An arrival within (t − n hours, t] is one whose time, rounded up to the hour, lies in that range: so
-    counts per hour are enough, and a range of hours over them gives the exact result. All groups share one
-    pass over the flights; `group` tells them apart.
+    counts per hour are enough, and each of them counts in the hours that begin up to a week later. All
+    groups share one pass over the flights; the column `table` tells the view that a row belongs to.
     """
-    keys = ("group", "carrier", "origin", "dest")
+    keys = ("carrier", "origin", "dest")
+    grouping = F.grouping_id()
     per_hour = (
         flights.where(F.col("late").isNotNull())
-        .withColumn("hour_number", _hour_number(F.col("arrived_at")))
+        .withColumn("arrival_hour", F.ceil(F.unix_seconds("arrived_at") / 3600))
         .groupingSets(
-            [[*(F.col(key) for key in group), F.col("hour_number")] for group in GROUPS.values()],
-            "carrier",
-            "origin",
-            "dest",
-            "hour_number",
+            [[*(F.col(key) for key in group), F.col("arrival_hour")] for group in GROUPS.values()],
+            *keys,
+            "arrival_hour",
         )
-        .agg(F.grouping_id().alias("group"), F.count(F.lit(1)).alias("flights"), F.sum("late").alias("late"))
+        .agg(grouping.alias("grouping"), F.count(F.lit(1)).alias("flights"), F.sum("late").alias("late"))
     )
-    every_hour = (
-        per_hour.select(*keys)
-        .distinct()
-        .crossJoin(F.broadcast(hours.select("hour_number")))
-        .select("*", F.lit(0).alias("flights"), F.lit(0).alias("late"))
+    wanted = [
+        _hour_number(_full_hours(min(days), timezone)[0]),
+        _hour_number(_full_hours(max(days), timezone)[-1]),
+    ]
+    first = F.greatest("arrival_hour", F.lit(wanted[0]))
+    last = F.least(F.col("arrival_hour") + max(TRAILING_HOURS) - 1, F.lit(wanted[1]))
+    counted = per_hour.where(first <= last).withColumn("hour_number", F.explode(F.sequence(first, last)))
+    sums = [
+        F.sum(F.when(F.col("arrival_hour") > F.col("hour_number") - n, F.col(what)).otherwise(0)).alias(
+            f"{what}_{n}h"
+        )
+        for n in TRAILING_HOURS
+        for what in ("flights", "late")
+    ]
+    features = [
+        column
+        for n in TRAILING_HOURS
+        for column in (
+            F.col(f"flights_{n}h").cast("int"),
+            F.try_divide(f"late_{n}h", f"flights_{n}h").alias(f"late_rate_{n}h"),
+        )
+    ]
+    table = F.element_at(
+        F.create_map(*(F.lit(part) for pair in _views_by_grouping() for part in pair)), F.col("grouping")
     )
-    columns = []
-    for n in TRAILING_HOURS:
-        trailing = Window.partitionBy(*keys).orderBy("hour_number").rangeBetween(1 - n, 0)
-        count = F.sum("flights").over(trailing)
-        columns += [
-            count.cast("int").alias(f"flights_{n}h"),
-            F.try_divide(F.sum("late").over(trailing), count).alias(f"late_rate_{n}h"),
-        ]
     return (
-        per_hour.unionByName(every_hour)
-        .select(*keys, "hour_number", *columns)
-        .where(F.col(f"flights_{max(TRAILING_HOURS)}h") > 0)
-        # an hour with arrivals stands twice, as its count and as a full hour, with equal sums
-        .dropDuplicates([*keys, "hour_number"])
+        counted.groupBy("grouping", *keys, "hour_number")
+        .agg(*sums)
         .join(F.broadcast(hours), "hour_number")
+        .select(table.alias("table"), "day", "event_timestamp", *keys, *features)
     )
+
+
+def _views_by_grouping() -> list[tuple[int, str]]:
+    """Spark's grouping id of each view: a bit for carrier, origin, dest and hour, set where it is not grouped by."""
+    return [
+        (int("".join("0" if key in keys else "1" for key in ("carrier", "origin", "dest")) + "0", 2), view)
+        for view, keys in GROUPS.items()
+    ]
 
 
 def _weather(weather: DataFrame, hours: DataFrame) -> DataFrame:
@@ -174,11 +208,7 @@ def _aircraft(planes: DataFrame, spark: SparkSession, days: Sequence[date], time
 
 def _hours(spark: SparkSession, days: Sequence[date], timezone: str) -> DataFrame:
     """The full hours of `days`: 23, 24 or 25 a day, because clocks change."""
-    rows = [
-        (day, instant, int(instant.timestamp()) // 3600)
-        for day in days
-        for instant in _full_hours(day, timezone)
-    ]
+    rows = [(day, instant, _hour_number(instant)) for day in days for instant in _full_hours(day, timezone)]
     return spark.createDataFrame(rows, "day date, event_timestamp timestamp, hour_number long")
 
 
@@ -188,11 +218,6 @@ def _full_hours(day: date, timezone: str) -> list[datetime]:
     return [start + timedelta(hours=n) for n in range(int((end - start) / timedelta(hours=1)))]
 
 
-def _hour_number(instant: Column) -> Column:
-    return F.ceil(F.unix_seconds(instant) / 3600)
-
-
-
-def _grouping_id(group: Sequence[str]) -> int:
-    """Spark's grouping_id over (carrier, origin, dest, hour): one bit per column, set where it is not grouped by."""
-    return int("".join("0" if key in group else "1" for key in ("carrier", "origin", "dest")) + "0", 2)
+def _hour_number(full_hour: datetime) -> int:
+    """Hours since 1970."""
+    return int(full_hour.timestamp()) // 3600

@@ -52,7 +52,7 @@ class _Progress(xgb.callback.TrainingCallback):
     def __init__(self, rounds: int, rows: int):
         self.rounds, self.rows, self.start, self.said = rounds, rows, time.monotonic(), 0.0
 
-    def after_iteration(self, model: xgb.Booster, epoch: int, evals_log: dict) -> bool:
+    def after_iteration(self, model: xgb.Booster, epoch: int, evals_log: dict[str, dict[str, list[float]]]) -> bool:
         now = time.monotonic()
         done = epoch + 1
         if now - self.said >= 2 or done == self.rounds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -35,13 +35,13 @@ def retrain(end: int) -> tuple[lake.Manifest, lake.Manifest]:
 
 
 @pytest.fixture
-def registered(own_january: Path) -> Iterator[tuple[lake.Manifest, lake.Manifest, str]]:
+def registered(own_january: Path) -> tuple[lake.Manifest, lake.Manifest, str]:
     """A candidate as of 11 January, registered and made champion."""
     examples, candidate = retrain(11)
     verdict, file = evaluation.verdict(MODEL, evaluation.evaluate(MODEL, examples, candidate, None))
     version = registry.register(MODEL, examples, candidate, verdict, file)
     registry.promote(MODEL, version)
-    yield examples, candidate, version
+    return examples, candidate, version
 
 
 def test_a_registered_version_tells_all_that_made_it(registered: tuple) -> None:

@@ -58,7 +58,9 @@ def examples(january: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.Data
         model, Window(date(2013, 1, 1), date(2013, 1, 18), Origin.MANUAL, "America/New_York")
     )
     published = training_set.dataset(model)
-    return pd.concat(pq.read_table(published.path(manifest, name)).to_pandas() for name in ("train", "holdout"))
+    return pd.concat(
+        pq.read_table(published.path(manifest, name)).to_pandas() for name in ("train", "holdout")
+    )
 
 
 def test_trailing_delays_equal_those_of_an_oracle_that_knows_only_the_past(

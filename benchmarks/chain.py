@@ -1,0 +1,203 @@
+"""The whole chain under Airflow against the same step functions in one plain process.
+
+    python benchmarks/chain.py [--days 59]
+
+Both make the features of the days, one day at a time, then train, judge, register and promote as of the day
+after them. Under Airflow that is a backfill and a run of the retrain DAG, on a stack that is up already. The
+plain process pays for its imports and its Spark once, which counts. Both must publish the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import psutil
+
+NAME = "flight_delay"
+FIRST = date(2013, 1, 1)
+
+
+class Meter(threading.Thread):
+    """CPU seconds and peak memory (shared pages counted once) of processes that carry a home in their environment."""
+
+    def __init__(self, home: Path):
+        super().__init__(daemon=True)
+        self.home, self.peak, self.stopped = str(home), 0, threading.Event()
+
+    def processes(self) -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("EVERGREEN_HOME") == self.home and process.pid != os.getpid():
+                    yield process
+
+    def run(self) -> None:
+        while not self.stopped.wait(2):
+            total = 0
+            for process in self.processes():
+                with suppress(psutil.Error):
+                    total += process.memory_full_info().pss
+            self.peak = max(self.peak, total)
+
+
+@contextmanager
+def metered(home: Path) -> Iterator[Meter]:
+    meter = Meter(home)
+    meter.start()
+    try:
+        yield meter
+    finally:
+        meter.stopped.set()
+        meter.join()
+
+
+def plain(days: list[date]) -> None:
+    """The steps, one after the other, in this process; prints the seconds of each stage."""
+    seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        seconds[name] += time.monotonic() - began
+
+    with stage("imports"):
+        from evergreen import evaluation, features, promotion, registry
+        from evergreen import model as models
+        from evergreen.store import online, training_set
+        from evergreen.training import local
+        from evergreen.window import Origin, Window
+
+    model = models.load(NAME)
+    for day in days:
+        with stage("check_raw"):
+            wanted = features.check_raw(model, [day])
+        with stage("build"):
+            staged = features.build(model, wanted)
+        with stage("check_features"):
+            features.check(model, staged)
+        with stage("publish"):
+            features.publish(model, wanted, staged)
+    window = Window(FIRST, days[-1] + timedelta(1), Origin.MANUAL, "America/New_York")
+    with stage("plan"):
+        assert registry.champion(model) is None
+    with stage("materialize"):
+        online.materialize(model, window)
+    with stage("training_set"):
+        examples = training_set.build(model, window)
+    with stage("train"):
+        source = training_set.dataset(model)
+        candidate = local.train(model, examples, source, training_set.feature_columns(model))
+    with stage("evaluate"):
+        scores = evaluation.evaluate(model, examples, candidate, None)
+    with stage("judge"):
+        verdict, file = evaluation.verdict(model, scores)
+    with stage("register"):
+        version = registry.register(model, examples, candidate, verdict, file)
+    with stage("promote"):
+        assert promotion.decide(verdict, window.end, None, window.origin).promote
+        registry.promote(model, version)
+    print("RESULT" + json.dumps(seconds))
+
+
+def under_airflow(home: Path, days: list[date]) -> tuple[float, float, dict[str, float], int]:
+    """Wall seconds, seconds until the stack was up, seconds per stage summed over its tasks, peak memory."""
+    os.environ["EVERGREEN_HOME"] = str(home)
+    from evergreen import model as models
+    from evergreen.cli import retrain, stack
+    from evergreen.cli.airflow import Airflow
+    from evergreen.cli.progress import Progress
+
+    model = models.load(NAME)
+    features, retraining = f"{NAME}.features", f"{NAME}.retrain"
+    with Progress() as progress, metered(home) as meter:
+        try:
+            began = time.monotonic()
+            addresses = stack.up(progress)
+            airflow = Airflow(addresses.airflow)
+            retrain._wait_until_parsed(airflow, [features, retraining], progress)
+            up = time.monotonic() - began
+            began = time.monotonic()
+            retrain._backfill(airflow, features, model, days, progress)
+            retrain._run(airflow, retraining, days[-1] + timedelta(1), progress)
+            wall = time.monotonic() - began
+            seconds: dict[str, float] = defaultdict(float)
+            for dag_id in (features, retraining):
+                for instance in airflow.task_instances(dag_id):
+                    seconds[instance["task_id"]] += instance["duration"] or 0.0
+        finally:
+            stack.stop(progress)
+    return wall, up, seconds, meter.peak
+
+
+def same_bytes(one: Path, other: Path) -> int:
+    """How many manifests both homes have published; fails unless all are equal."""
+    found = sorted(path.relative_to(one) for path in (one / "lake").rglob("_manifests/*.json"))
+    for path in found:
+        assert (one / path).read_bytes() == (other / path).read_bytes(), path
+    return len(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--days", type=int, default=59)
+    parser.add_argument("--plain", action="store_true", help="only the plain process, in EVERGREEN_HOME")
+    arguments = parser.parse_args()
+    days = [FIRST + timedelta(n) for n in range(arguments.days)]
+    if arguments.plain:
+        return plain(days)
+
+    scratch = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
+    homes = {kind: scratch / kind for kind in ("plain", "airflow")}
+    environment = {**os.environ, "EVERGREEN_HOME": str(homes["plain"])}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    deliver = "from models.flight_delay.raw import deliver; from datetime import date, timedelta; " + (
+        f"deliver([date(2013, 1, 1) + timedelta(n) for n in range({arguments.days})])"
+    )
+    subprocess.run([sys.executable, "-c", deliver], env=environment, check=True)
+    shutil.copytree(homes["plain"], homes["airflow"])
+
+    print(f"{datetime.now():%H:%M:%S} plain process, {arguments.days} days", flush=True)
+    with metered(homes["plain"]) as meter:
+        began = time.monotonic()
+        out = subprocess.run(
+            [sys.executable, __file__, "--plain", "--days", str(arguments.days)],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        alone = time.monotonic() - began
+    if out.returncode:
+        sys.exit(out.stderr)
+    stages = json.loads(out.stdout.split("RESULT")[-1])
+
+    print(f"{datetime.now():%H:%M:%S} under Airflow", flush=True)
+    wall, up, tasks, peak = under_airflow(homes["airflow"], days)
+    published = same_bytes(homes["plain"], homes["airflow"])
+    shutil.rmtree(scratch)
+
+    print(f"\n{'stage':<16}{'plain s':>10}{'Airflow task s':>16}")
+    for name in stages:
+        print(f"{name:<16}{stages[name]:>10.1f}{tasks.get(name, 0):>16.1f}")
+    print(f"{'wall':<16}{alone:>10.1f}{wall:>16.1f}")
+    print(f"{'peak memory GiB':<16}{meter.peak / 2**30:>10.2f}{peak / 2**30:>16.2f}")
+    print(f"\nthe stack was up after {up:.0f} s; {published} manifests are equal")
+    print(f"wall under Airflow ÷ wall in one plain process: {wall / alone:.2f}")
+
+
+if __name__ == "__main__":
+    main()
