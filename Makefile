@@ -6,6 +6,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: retrain up stop test lint format bench lock clean help
 .NOTPARALLEL:
+# Compiled files are what makes the hundredth start of a process cheap.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3.11
 MODEL ?= flight_delay
@@ -28,7 +30,7 @@ stop: ## stop them
 	@if [ -x $(BIN)/evergreen ]; then $(BIN)/evergreen stop; else echo "nothing is up"; fi
 
 test: lint ## lint, then every test
-	@$(BIN)/python -m pytest tests -q
+	@$(BIN)/python -m pytest tests/unit tests/dag tests/integration -q --durations=10
 
 lint: $(READY) ## style and types
 	@$(BIN)/ruff check .
@@ -64,7 +66,8 @@ $(READY): requirements.txt pyproject.toml
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV) || true
 	@echo "installing $$(grep -c == requirements.txt) packages"
-	@$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt $(BACKEND) || { \
+	@$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt $(BACKEND) 2>&1 \
+		| grep --line-buffered -v '^ + ' || { \
 		echo "uv could not (see above): pip does it, which takes minutes longer"; \
 		$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt $(BACKEND); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -46,8 +46,6 @@ origin_weather = _view(
 )
 
 # One row at the start of a day, which may last 25 hours.
-aircraft = _view(
-    "aircraft", ("tailnum",), timedelta(hours=25), [Field(name="aircraft_age", dtype=Int32)]
-)
+aircraft = _view("aircraft", ("tailnum",), timedelta(hours=25), [Field(name="aircraft_age", dtype=Int32)])
 
 flight_delay = FeatureService(name="flight_delay", features=[*delay_views, origin_weather, aircraft])

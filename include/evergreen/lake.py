@@ -138,11 +138,11 @@ class Dataset:
         if done := self.published(partition, fingerprint):
             return done
         entries = {name: self._place(name, partition, file) for name, file in sorted(files.items())}
-        manifest = Manifest(partition, fingerprint, inputs, entries)
+        text = Manifest(partition, fingerprint, inputs, entries).to_json()
         with replacing(self._manifest_path(partition)) as scratch:
-            scratch.write_text(manifest.to_json())
+            scratch.write_text(text)
         shutil.rmtree(self._staging(partition, fingerprint), ignore_errors=True)
-        return manifest
+        return Manifest.from_json(text)  # what everybody will read, tuples turned into lists and all
 
     def _place(self, name: str, partition: str, file: Path) -> PublishedFile:
         sync(file)

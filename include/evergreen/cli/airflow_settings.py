@@ -8,15 +8,25 @@ from pathlib import Path
 from evergreen.settings import REPOSITORY
 
 _PRELOAD = (
-    "great_expectations",
     "pandas",
     "pyarrow.parquet",
-    "pyspark.sql.connect.session",
-    "mlflow",
-    "mlflow.xgboost",
-    "feast",
+    "pyarrow.dataset",
     "duckdb",
+    "great_expectations.expectations",
+    "pyspark.sql.connect.session",
+    "pyspark.sql.connect.functions",
+    "feast",
+    "feast.infra.registry.sql",
+    "feast.infra.online_stores.sqlite",
+    "feast.infra.offline_stores.file_source",
+    "feast.infra.passthrough_provider",
+    "mlflow.xgboost",
     "xgboost",
+    # Parts of Airflow that a task would import by itself.
+    "airflow.providers.standard.decorators.python",
+    "airflow.sdk.definitions.decorators",
+    "airflow.dag_processing.bundles.local",
+    "jinja2.ext",
 )
 
 
@@ -38,12 +48,12 @@ def environment(home: Path, url: str, port: int, log_port: int, trigger_log_port
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(log_port),
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_log_port),
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
-        # The example's days are those of 2013: cron would ask for yesterday's, which never arrive.
-        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
-        # The executor forks all its workers at once; tasks mostly wait for Spark, so a few suffice.
-        "AIRFLOW__CORE__PARALLELISM": "4",
-        # A chain of short tasks pays this once per task.
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        # More slots than processors: a slot stays taken for a heartbeat after its task has ended, when
+        # the supervisor happens to look a moment too early. Backfills bound what runs at once.
+        "AIRFLOW__CORE__PARALLELISM": "8",
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        # A chain of short tasks waits for one round of the scheduler per task.
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
         # What tasks import, imported once in the scheduler: each task is a fork of it (plugins/preload.py).
         "EVERGREEN_PRELOAD": ",".join(_PRELOAD),
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -10,20 +11,29 @@ from evergreen.cli.progress import Progress, duration
 from evergreen.cli.stack import Addresses
 from evergreen.gates import Record, Verdict
 
+_WIDE = 120  # columns that the table needs to hold its reasons, too
 _OUTCOME = {"passed": "green", "failed": "red", "not_computed": "yellow"}
 
 
 def gates(progress: Progress, title: str, verdict: Verdict) -> None:
     """One row per gate: both models' numbers, what they were held against, and why it passed or did not."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("gate", no_wrap=True)
+    wide = progress.console.width >= _WIDE
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.ROUNDED if wide else box.SIMPLE_HEAD
+    )
+    table.add_column("gate", overflow="fold", no_wrap=wide)
     for column in ("candidate", "champion", "interval", "threshold"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
-    table.add_column("reason", ratio=1)
+    if wide:
+        table.add_column("reason", ratio=1)
     for record in verdict.records:
-        table.add_row(*_row(record))
+        # Text, not str: square brackets in a reason are no markup.
+        table.add_row(*_numbers(record), *([Text(record.reason)] if wide else []))
     progress.say(table)
+    if not wide:
+        for record in verdict.records:
+            progress.say(f"{record.gate}: {record.reason}")
 
 
 def outcome(progress: Progress, verdict: Verdict, promoted: bool, version: str | None) -> None:
@@ -64,7 +74,7 @@ def champion(mlflow: str, model: str) -> str | None:
     return str(answer.json()["model_version"]["version"]) if answer.status_code == 200 else None
 
 
-def _row(record: Record) -> tuple[str | Text, ...]:
+def _numbers(record: Record) -> tuple[str | Text, ...]:
     interval = f"{record.interval[0]:+.4f} … {record.interval[1]:+.4f}" if record.interval else "–"
     return (
         record.gate,
@@ -73,7 +83,6 @@ def _row(record: Record) -> tuple[str | Text, ...]:
         interval,
         f"{record.threshold:g}",
         Text(record.outcome, style=_OUTCOME[record.outcome]),
-        Text(record.reason),  # as it is: square brackets in it are no markup
     )
 
 

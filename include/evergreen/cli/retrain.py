@@ -50,9 +50,10 @@ def retrain(name: str, progress: Progress) -> None:
     airflow = Airflow(addresses.airflow)
     features, retraining = f"{model.features_of}.features", f"{model.name}.retrain"
     _wait_until_parsed(airflow, [features, retraining], progress)
-    dates = plan.as_of_dates(_finished(airflow, retraining), raw.LAST_DAY)
+    last_day = feature_spec(model).last_day
+    dates = plan.as_of_dates(_finished(airflow, retraining), last_day)
     if not dates:
-        progress.say(f"the data of {name} ends with {raw.LAST_DAY}: there is no further week to train on")
+        progress.say(f"the data of {name} ends with {last_day}: there is no further week to train on")
     for as_of in dates:
         days = _days(model, as_of)
         _deliver(raw, model, as_of, progress)
@@ -86,10 +87,10 @@ def _deliver(raw: ModuleType, model: Model, as_of: date, progress: Progress) -> 
     daily = [source.name for source in spec.sources if source.daily]
     missing = [day for day in days if not all(lake.raw_file(source, day).exists() for source in daily)]
     if missing:
-        progress.show(View(f"delivering {len(missing)} raw days", 0, len(missing), "days"))
+        progress.show(View("delivering raw days", 0, len(missing), "days"))
         raw.deliver(days)
         progress.rest()
-        progress.say(f"✓ delivered {len(missing)} raw days, {missing[0]} – {missing[-1]}")
+        progress.say(f"✓ delivered raw data: {_span(missing)}")
 
 
 def _wait_until_parsed(airflow: Airflow, dag_ids: Sequence[str], progress: Progress) -> None:
@@ -130,8 +131,8 @@ def _backfill(airflow: Airflow, dag_id: str, model: Model, days: Sequence[date],
         asked = _ask_for_backfill(airflow, dag_id, model, missing, progress)
     while True:
         runs = _look(airflow, dag_id, model, missing, progress)
-        if failed := [runs[day] for day in missing if day in runs and runs[day]["state"] == "failed"]:
-            raise _failure(airflow, failed[0])
+        if failed := [day for day in missing if day in runs and runs[day]["state"] == "failed"]:
+            raise _failure(airflow, runs[failed[0]], f"{dag_id} of {failed[0]}")
         if watching.settled(runs, missing):
             break
         time.sleep(_LOOK)
@@ -141,7 +142,7 @@ def _backfill(airflow: Airflow, dag_id: str, model: Model, days: Sequence[date],
             f"{dag_id} succeeded, but {still[0]} is not published: {airflow.url}/dags/{dag_id}"
         )
     took = duration(time.monotonic() - began)
-    progress.say(f"✓ {dag_id}: backfilled {len(missing)} days, {missing[0]} – {missing[-1]}, in {took}")
+    progress.say(f"✓ {dag_id}: backfilled {_span(missing)}, in {took}")
 
 
 def _ask_for_backfill(
@@ -189,6 +190,10 @@ def _look(
     return runs
 
 
+def _span(days: Sequence[date]) -> str:
+    return f"{len(days)} days, {days[0]} – {days[-1]}" if len(days) > 1 else str(days[0])
+
+
 def _unpublished(model: Model, days: Sequence[date]) -> list[date]:
     published = lake.dataset(f"features/{model.features_of}")
     return [day for day in days if published.manifest(lake.day_partition(day)) is None]
@@ -224,7 +229,7 @@ def _run(airflow: Airflow, dag_id: str, as_of: date, progress: Progress) -> None
         view = watching.run_view(title, tasks, airflow.task_instances(dag_id, run_id), datetime.now(UTC))
         progress.show(view)
         if run["state"] == "failed":
-            raise _failure(airflow, run)
+            raise _failure(airflow, run, title)
         if run["state"] == "success":
             break
         airflow.check_scheduler()
@@ -237,16 +242,23 @@ def _run_id(as_of: date) -> str:
     return f"as_of_{as_of}"
 
 
-def _failure(airflow: Airflow, run: Json) -> RunFailedError:
+def _failure(airflow: Airflow, run: Json, title: str) -> RunFailedError:
     """Which task of the run failed, the end of its log, and where to see it."""
     dag_id, run_id = run["dag_id"], run["dag_run_id"]
     failed = airflow.task_instances(dag_id, run_id, states=["failed"])
     if not failed:
-        return RunFailedError(f"{dag_id}, run {run_id}, failed: {airflow.page(dag_id, run_id)}")
+        return RunFailedError(f"{title} failed, run {run_id}\n{airflow.page(dag_id, run_id)}")
     first = min(failed, key=lambda instance: instance["end_date"] or "")
-    lines = "\n".join(f"  {line}" for line in watching.error_lines(airflow.log(first)))
-    page = airflow.page(dag_id, run_id, first["task_id"])
-    return RunFailedError(f"{dag_id}, run {run_id}: task {first['task_id']} failed\n{lines}\n{page}")
+    return RunFailedError(
+        "\n".join(
+            [
+                f"{title} failed in task {first['task_id']}, run {run_id}",
+                *(f"  {line}" for line in watching.error_lines(airflow.log(first))),
+                airflow.page(dag_id, run_id, first["task_id"]),
+                "Once that is mended, the same command goes on from there.",
+            ]
+        )
+    )
 
 
 def _tell(

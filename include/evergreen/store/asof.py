@@ -242,7 +242,7 @@ class _View:
     features: list[str]
     columns: list[str]  # what the features are called in the answer
     types: list[pa.DataType]
-    ttl: timedelta | None  # None: for ever
+    ttl: timedelta | None  # none or zero: for ever
 
     @classmethod
     def of(cls, view: FeatureView, feature_refs: list[str], full_names: bool) -> _View:
@@ -265,7 +265,7 @@ class _View:
             features=features,
             columns=[f"{shown}__{feature}" if full_names else feature for feature in features],
             types=[feast_value_type_to_pa(declared[feature]) for feature in features],
-            ttl=view.ttl or None,
+            ttl=view.ttl,
         )
 
 

@@ -29,9 +29,9 @@ NOT_COMPUTED = Record(
 )
 
 
-def printed(tell):
+def printed(tell, width=160):
     text = StringIO()
-    tell(Progress(Console(file=text, width=160)))
+    tell(Progress(Console(file=text, width=width)))
     return text.getvalue()
 
 
@@ -46,6 +46,14 @@ def test_every_gate_has_its_numbers_and_its_reason():
     for told in ("–", "not_computed", "3 rows are too few"):
         assert told in rows["brier_threshold"]
     assert "flight_delay as of 2013-03-08" in text
+
+
+def test_a_narrow_terminal_loses_no_number_and_no_reason():
+    verdict = decide([PASSED, FAILED, NOT_COMPUTED])
+    text = printed(lambda progress: report.gates(progress, "flight_delay", verdict), width=80)
+    for told in ("0.7123", "0.7500", "-0.0610 … -0.0430", "not_computed", FAILED.reason, NOT_COMPUTED.reason):
+        assert told in text
+    assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith(("auc_", "brier_")))
 
 
 @pytest.mark.parametrize(
