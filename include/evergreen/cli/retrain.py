@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -72,7 +73,9 @@ def _raw(model: Model) -> ModuleType:
             f"put them into the lake, then run {model.features_of}.features and "
             f"{model.name}.retrain in Airflow"
         )
-    return import_module(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what packages of data think of setuptools is nothing to act on here
+        return import_module(name)
 
 
 def _days(model: Model, as_of: date) -> list[date]:

@@ -68,7 +68,7 @@ class Chain:
         return {i["task_id"]: i["state"] for i in self.airflow.task_instances(dag_id, run_id)}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     home = tmp_path_factory.mktemp("chain") / "home"
     shutil.copytree(january, home)
