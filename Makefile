@@ -17,8 +17,6 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Installs the environment in a fraction of pip's time; pip alone does it too.
 UV := uv==0.13.9
-# The build backend that pyproject.toml pins: installed like the rest, so that our own package needs no network.
-BACKEND := $(shell sed -n 's/^requires = \["\(setuptools==[^"]*\)"\].*/\1/p' pyproject.toml)
 
 retrain: $(READY) ## from raw days to a promoted champion, a week further at each call (MODEL=flight_delay)
 	@$(BIN)/evergreen retrain $(MODEL)
@@ -66,9 +64,9 @@ $(READY): requirements.txt pyproject.toml
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV) || true
 	@echo "installing $$(grep -c == requirements.txt) packages"
-	@$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt $(BACKEND) 2>&1 \
+	@$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt 2>&1 \
 		| grep --line-buffered -v '^ + ' || { \
 		echo "uv could not (see above): pip does it, which takes minutes longer"; \
-		$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt $(BACKEND); }
+		$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -44,7 +44,9 @@ class Meter(threading.Thread):
                     yield process
 
     def run(self) -> None:
-        while not self.stopped.wait(2):
+        while not self.stopped.wait(
+            15
+        ):  # a look costs half a second of a processor: the kernel adds up every page
             total = 0
             for process in self.processes():
                 with suppress(psutil.Error):

@@ -158,8 +158,8 @@ def publish(model: Model, wanted: Fingerprints, staged: Mapping[str, str]) -> di
         if manifest is None:
             if _fingerprints(model, [date.fromisoformat(day)])[day] != mark:
                 raise InputsChangedError(
-                    f"raw data of {day}, or of a day before it, changed while its features were made: "
-                    "nothing was published; clear the run to start from the new data"
+                    f"raw data of {day} or of a day before it, or the code of its features, changed while they "
+                    "were made: nothing was published; clear the run to start anew"
                 )
             files = {name: Path(staged[day]) / f"{name}.parquet" for name in features.tables}
             manifest = target.publish(partition, mark, files, _inputs(model, date.fromisoformat(day)))

@@ -110,6 +110,7 @@ def _inputs(model: Model, window: Window, parts: Split) -> dict[str, Any]:
         "service": model.feature_service,
         "features": published,
         "definitions": definitions(),
+        "offline_store": settings().offline_store,
         "code": lake.code(
             ("evergreen.store.training_set", "evergreen.store.asof"), ("feast", "duckdb", "pyarrow")
         ),
