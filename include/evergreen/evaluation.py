@@ -130,9 +130,11 @@ def verdict(model: Model, evaluation: lake.Manifest) -> tuple[Verdict, Path]:
     }
     mark = lake.fingerprint(inputs)
     target = lake.dataset(f"verdicts/{model.name}")
-    staged = target.stage(evaluation.partition, mark) / "verdict.json"
-    staged.write_text(result.model_dump_json(indent=1) + "\n")
-    manifest = target.publish(evaluation.partition, mark, {"verdict": staged}, inputs)
+    manifest = target.published(evaluation.partition, mark)
+    if manifest is None:
+        staged = target.stage(evaluation.partition, mark) / "verdict.json"
+        staged.write_text(result.model_dump_json(indent=1) + "\n")
+        manifest = target.publish(evaluation.partition, mark, {"verdict": staged}, inputs)
     return result, target.path(manifest, "verdict")
 
 

@@ -33,6 +33,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
@@ -172,8 +173,8 @@ class AsofOfflineStore(OfflineStore):
             RetrievalMetadata(
                 features=feature_refs,
                 keys=[name for name in entity_df.columns if name != event_timestamp],
-                min_event_timestamp=pa.compute.min(seen).as_py(),
-                max_event_timestamp=pa.compute.max(seen).as_py(),
+                min_event_timestamp=pc.min(seen).as_py(),
+                max_event_timestamp=pc.max(seen).as_py(),
             ),
         )
 
@@ -349,7 +350,7 @@ def _feature_rows(
 
     ts = f"CAST({_name(raw[source.timestamp_field])} AS TIMESTAMPTZ)"
     created = _name(raw[source.created_timestamp_column]) if source.created_timestamp_column else "NULL"
-    first, last = pa.compute.min(instants).as_py(), pa.compute.max(instants).as_py()
+    first, last = pc.min(instants).as_py(), pc.max(instants).as_py()
     reachable = f"{ts} <= {_instant(last)}"
     if view.ttl:
         reachable += f" AND {ts} >= {_instant(first)} - {_interval(view.ttl)}"
