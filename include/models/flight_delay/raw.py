@@ -14,8 +14,6 @@ import pandas as pd
 
 from evergreen.lake import raw_file, replacing
 
-LAST_DAY = date(2013, 12, 31)
-
 # Four Caribbean destinations that the airport register of the package lacks. Atlantic time, all year.
 _UNREGISTERED = pd.DataFrame({"faa": ["BQN", "PSE", "SJU", "STT"], "tzone": "America/Puerto_Rico"})
 
