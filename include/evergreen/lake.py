@@ -15,6 +15,7 @@ newer manifest no longer names stay readable for those who hold the older one.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -211,6 +212,18 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock named `path`; whoever else wants it waits. The kernel frees it when its process dies.
+
+    For short work on small files: a holder that hangs keeps everybody waiting.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sync(path: Path) -> None:
