@@ -76,8 +76,9 @@ def plain(days: list[date]) -> None:
         seconds[name] += time.monotonic() - began
 
     with stage("imports"):
-        from evergreen import evaluation, features, promotion, registry
+        from evergreen import evaluation, promotion, registry
         from evergreen import model as models
+        from evergreen.features import build, checks, inputs, publish
         from evergreen.store import online, training_set
         from evergreen.training import local
         from evergreen.window import Origin, Window
@@ -85,14 +86,15 @@ def plain(days: list[date]) -> None:
     model = models.load(NAME)
     for day in days:
         with stage("check_raw"):
-            wanted = features.check_raw(model, [day])
+            wanted = inputs.fingerprints(model, [day])
+            checks.refuse_raw(model, checks.raw(model, [day]))
         with stage("build"):
-            staged = features.build(model, wanted)
+            folders = build.build(model, wanted)
         with stage("check_features"):
-            features.check(model, staged)
+            checks.refuse_built(model, checks.built(model, folders))
         with stage("publish"):
-            features.publish(model, wanted, staged)
-    window = Window(FIRST, days[-1] + timedelta(1), Origin.MANUAL, "America/New_York")
+            publish.publish(model, wanted, folders)
+    window = Window.between(FIRST, days[-1] + timedelta(1), Origin.MANUAL, "America/New_York")
     with stage("plan"):
         assert registry.champion(model) is None
     with stage("materialize"):

@@ -15,28 +15,29 @@ newer manifest no longer names stay readable for those who hold the older one.
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date
-from importlib import util
+from importlib import import_module, util
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from evergreen.errors import InputsChangedError
 from evergreen.settings import settings
 
 _MANIFESTS = "_manifests"
 _STAGING = "_staging"
+_KEPT = "built"
+_MODELS = "models"  # the package of the model folders
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,10 @@ class Dataset:
             )
         return manifest
 
+    def partitions(self) -> list[str]:
+        """Names of everything published, in order."""
+        return sorted(path.stem for path in (self.root / _MANIFESTS).glob("*.json"))
+
     def manifests(self) -> list[Manifest]:
         """Everything published, in the order of the partitions' names."""
         return [
@@ -127,6 +132,28 @@ class Dataset:
         folder = self._staging(partition, fingerprint) / uuid.uuid4().hex
         folder.mkdir(parents=True)
         return folder
+
+    def built(self, partition: str, fingerprint: str) -> Path | None:
+        """The folder that `keep` has kept for this fingerprint, whole, or None."""
+        folder = self._staging(partition, fingerprint) / _KEPT
+        return folder if folder.is_dir() else None
+
+    def keep(self, partition: str, fingerprint: str, staged: Path) -> Path:
+        """Let the files in a folder from `stage`, all of them written, be found by `built` until published.
+
+        Of two that keep the same, the first wins; their bytes are the same.
+        """
+        kept = self._staging(partition, fingerprint) / _KEPT
+        for file in staged.iterdir():
+            sync(file)
+        sync(staged)
+        try:
+            staged.rename(kept)
+        except OSError:
+            if not kept.is_dir():
+                raise
+            shutil.rmtree(staged, ignore_errors=True)
+        return kept
 
     def publish(
         self, partition: str, fingerprint: str, files: Mapping[str, Path], inputs: Mapping[str, Any]
@@ -155,6 +182,8 @@ class Dataset:
         sync(placed.parent)
         rows, schema = None, None
         if file.suffix == ".parquet":
+            import pyarrow.parquet as pq  # here, so that looking at manifests stays light
+
             metadata = pq.read_metadata(placed)
             rows = metadata.num_rows
             schema = {column.name: str(column.type) for column in metadata.schema.to_arrow_schema()}
@@ -246,12 +275,45 @@ def fingerprint(parts: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def code(modules: tuple[str, ...], libraries: tuple[str, ...]) -> dict[str, str]:
-    """What a step's result depends on besides data: source of `modules`, versions of `libraries`."""
-    parts = {f"{library}": version(library) for library in libraries}
-    for module in modules:
-        spec = util.find_spec(module)
-        if spec is None or spec.origin is None:
+def code(modules: Iterable[str], libraries: Iterable[str]) -> dict[str, str]:
+    """What a step's result depends on besides data: source of `modules`, versions of `libraries`.
+
+    Of a model's modules, those of the models' folders that they import count too, wherever the import stands.
+    """
+    parts = {library: version(library) for library in libraries}
+    todo = list(modules)
+    while todo:
+        module = todo.pop()
+        if module in parts:
+            continue
+        source = _source(module)
+        if source is None:
             raise ModuleNotFoundError(f"no source found for module {module}")
-        parts[module] = sha256(Path(spec.origin))
+        parts[module] = sha256(source)
+        if module.startswith(f"{_MODELS}."):
+            package = module if source.name == "__init__.py" else module.rpartition(".")[0]
+            todo += _imported(ast.parse(source.read_bytes()), package)
     return parts
+
+
+def _imported(tree: ast.AST, package: str) -> list[str]:
+    """The modules in the models' folders that a module of `package` imports; nothing is imported to find out."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = util.resolve_name("." * node.level + (node.module or ""), package)
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return [name for name in found if name.startswith(f"{_MODELS}.") and _source(name)]
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module, found without importing anything below its top package; None if there is none."""
+    top, *names = module.split(".")
+    for folder in import_module(top).__path__:
+        place = Path(folder, *names)
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                return file
+    return None

@@ -102,6 +102,9 @@ class Model(_Part):
     label: Name = "label"
 
     schedule: Cron = Field(description="when to retrain: cron, in the features' time zone")
+    retrain_after_days: int | None = Field(
+        None, ge=1, description="retrain also once so many days of features are new or corrected"
+    )
     train_days: int = Field(365, ge=1, description="newest days before the holdout to train on, at most")
     holdout_days: int = Field(7, ge=1, description="days before `as_of` on which models are judged")
 

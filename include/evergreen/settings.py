@@ -20,6 +20,11 @@ class Settings(BaseSettings):
     home: Path = Field(REPOSITORY / ".evergreen", description="folder of everything a run makes")
     lake: Path = Field(default_factory=lambda data: data["home"] / "lake", description="root of the lake")
     spark: str = Field("local[2]", description="a Spark master, or sc://host:port of a Spark Connect server")
+    days_at_once: int = Field(
+        31,
+        ge=1,
+        description="days of features that one run makes at most, in one Spark job: bounds its memory",
+    )
     mlflow: str = Field(
         default_factory=lambda data: f"sqlite:///{data['home']}/mlflow.db", description="MLflow tracking URI"
     )

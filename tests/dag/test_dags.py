@@ -17,8 +17,12 @@ ROOT = Path(__file__).parents[2]
 PARSE = """
 import json, sys, time
 import airflow.sdk, runpy
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk import (
+    DAG, Asset, AssetOrTimeSchedule, AssetWatcher, BaseOperator, CronDataIntervalTimetable, Param,
+    get_current_context, task,
+)
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
+import airflow.triggers.base
 before = set(sys.modules)
 cpu = time.process_time()
 found = [value for value in runpy.run_path("dags/models.py").values() if isinstance(value, DAG)]
@@ -30,7 +34,9 @@ print("RESULT" + json.dumps({
         "order": [t.task_id for t in dag.topological_sort()],
         "docs": {t.task_id: bool(t.doc_md) for t in dag.tasks},
         "doc": bool(dag.doc_md), "owners": sorted({t.owner for t in dag.tasks}),
-        "timetable": type(dag.schedule).__name__, "catchup": dag.catchup,
+        "timetable": type(getattr(dag.schedule, "timetable", dag.schedule)).__name__,
+        "watched": [w.name for a in getattr(getattr(dag.schedule, "asset_condition", None), "objects", ())
+                    for w in a.watchers], "catchup": dag.catchup,
         "timeouts": all(t.execution_timeout for t in dag.tasks), "params": sorted(dag.params),
     } for dag in found},
 }))
@@ -72,10 +78,12 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
 def test_the_family_of_every_model(parsed: dict) -> None:
     assert {"flight_delay.features", "flight_delay.retrain"} <= parsed["dags"].keys()
     assert parsed["dags"]["flight_delay.features"]["order"] == [
+        "plan",
         "check_raw",
         "build",
         "check_features",
         "publish",
+        "announce",
     ]
     assert parsed["dags"]["flight_delay.retrain"]["order"] == [
         "plan",
@@ -99,7 +107,8 @@ def test_what_the_ui_shows_and_the_scheduler_needs(parsed: dict) -> None:
         assert dag["catchup"] is False
         assert dag["timeouts"], f"{dag_id}: a hung task must end"
     assert parsed["dags"]["flight_delay.retrain"]["params"] == ["as_of"]
-    assert parsed["dags"]["flight_delay.features"]["params"] == ["end", "start"]
+    assert parsed["dags"]["flight_delay.features"]["params"] == ["announce", "end", "start"]
+    assert parsed["dags"]["flight_delay.features"]["watched"] == ["flight_delay.raw"]
 
 
 def test_parsing_imports_no_engine(parsed: dict) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import features
 from evergreen import model as models
+from evergreen.features.make import make
 from evergreen.settings import settings
 
 DAYS = [date(2013, 1, 1) + timedelta(n) for n in range(17)]
@@ -27,11 +27,7 @@ def january(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["EVERGREEN_HOME"] = str(home)
     settings.cache_clear()
     deliver(DAYS)
-    model = models.load("flight_delay")
-    wanted = features.check_raw(model, DAYS)
-    staged = features.build(model, wanted)
-    features.check(model, staged)
-    features.publish(model, wanted, staged)
+    make(models.load("flight_delay"), DAYS)
     yield home
     if before is None:
         del os.environ["EVERGREEN_HOME"]

@@ -88,6 +88,7 @@ sys.path[:0] = [{tests!r}, {include!r}]
 from pathlib import Path
 from unit.test_lake import publish
 from evergreen.lake import Dataset
+import pyarrow.parquet  # what publishing would import first
 dataset = Dataset(Path({root!r}))
 print("go", flush=True)
 for n in range(int(sys.argv[1]), 100_000, 2):
@@ -108,7 +109,11 @@ def test_two_writers_killed_at_random_never_leave_half_a_partition(tmp_path: Pat
         for writer in writers:
             assert writer.stdout
             writer.stdout.readline()
-        end = time.monotonic() + dice.uniform(0.2, 0.5)
+        # However slow the machine is: until some were seen, and then to a random moment.
+        before, deadline = len(seen), time.monotonic() + 30
+        while len(seen) < before + 3 and time.monotonic() < deadline:
+            seen.add(tuple(values(dataset)))
+        end = time.monotonic() + dice.uniform(0.0, 0.3)
         while time.monotonic() < end:
             seen.add(tuple(values(dataset)))
         for writer in writers:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pytest
 
 from evergreen.errors import WindowError
-from evergreen.window import Origin, Run, Window, features_window, midnight, retrain_window
+from evergreen.window import Event, Origin, Run, Window, features_window, midnight, retrain_window
 
 pytestmark = pytest.mark.unit
 
@@ -19,6 +20,10 @@ ASKED = datetime(2013, 3, 10, 15, tzinfo=UTC)
 def run(run_type: str = "manual", interval: tuple[date, date] | None = None, **conf: str | None) -> Run:
     instants = interval and (midnight(interval[0], ZONE), midnight(interval[1], ZONE))
     return Run(run_type, ASKED, instants, conf)
+
+
+def arrived(*extras: dict[str, Any]) -> Run:
+    return Run("asset_triggered", ASKED, events=tuple(map(Event.from_extra, extras)))
 
 
 def days(run: Run) -> tuple[date, date, Origin]:
@@ -50,6 +55,64 @@ D = date
 )
 def test_features_window(given: Run, start: date, end: date, origin: Origin) -> None:
     assert days(given) == (start, end, origin)
+
+
+@pytest.mark.parametrize(
+    ("extras", "expected", "origin"),
+    [
+        # What a watcher tells, what somebody posts, and both in one run.
+        (
+            [{"from_trigger": True, "payload": {"days": {"2013-01-05": "a1", "2013-01-03": "b2"}}}],
+            [3, 5],
+            Origin.ARRIVAL,
+        ),
+        ([{"days": ["2013-01-05"], "from_rest_api": True}], [5], Origin.ARRIVAL),
+        ([{"days": ["2013-01-05", "2013-01-07"]}, {"days": {"2013-01-06": "c3"}}], [5, 6, 7], Origin.ARRIVAL),
+        ([{"days": ["2013-01-05"], "origin": "backfill"}], [5], Origin.BACKFILL),
+        ([{"days": ["2013-01-05"], "origin": "schedule"}], [5], Origin.ARRIVAL),
+        # Something really new came along with what a backfill told.
+        ([{"days": ["2013-01-05"], "origin": "backfill"}, {"days": ["2013-01-06"]}], [5, 6], Origin.ARRIVAL),
+        # More was delivered than the model is about.
+        ([{"days": ["2012-12-31", "2013-01-02"]}], [2], Origin.ARRIVAL),
+    ],
+)
+def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[int], origin: Origin) -> None:
+    window = features_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE)
+    assert window.days == tuple(D(2013, 1, day) for day in expected)
+    assert window.origin is origin
+
+
+@pytest.mark.parametrize(
+    ("extra", "complaint"),
+    [
+        ({"days": "2013-01-05"}, "post extra like"),
+        ({"days": ["soon"]}, "not a date"),
+        ({"days": [20130105]}, "not a date"),
+        ({"from_trigger": True, "payload": "soon"}, "post extra like"),
+        ({"days": [], "origin": "fate"}, "origin='fate'"),
+        ({"days": ["2012-12-31"]}, "first day of data"),
+        ({"days": ["2013-03-10"]}, "was not over"),
+    ],
+)
+def test_asset_events_that_make_no_sense_are_refused(extra: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(WindowError, match=complaint):
+        features_window(arrived(extra), first_day=FIRST, last_day=None, timezone=ZONE)
+
+
+@pytest.mark.parametrize(
+    ("extras", "end", "origin"),
+    [
+        ([{"days": ["2013-03-01"], "until": "2013-03-05"}], D(2013, 3, 5), Origin.ARRIVAL),
+        ([{"days": ["2013-03-01"]}, {"days": ["2013-02-01"]}], D(2013, 3, 2), Origin.ARRIVAL),
+        ([{"days": ["2013-03-01"], "origin": "backfill"}], D(2013, 3, 2), Origin.BACKFILL),
+        ([{}], D(2013, 3, 10), Origin.ARRIVAL),
+    ],
+)
+def test_a_retrain_that_features_started_is_as_of_what_they_told(
+    extras: list[dict[str, Any]], end: date, origin: Origin
+) -> None:
+    window = retrain_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
+    assert (window.end, window.origin) == (end, origin)
 
 
 def test_a_day_of_23_hours_is_a_day() -> None:
@@ -106,8 +169,12 @@ def test_retrain_window_refuses(given: Run, complaint: str) -> None:
 
 def test_a_window_holds_at_least_a_day() -> None:
     with pytest.raises(WindowError, match="no day"):
-        Window(FIRST, FIRST, Origin.MANUAL, ZONE)
-    assert Window(FIRST, D(2013, 1, 3), Origin.MANUAL, ZONE).days == (FIRST, D(2013, 1, 2))
+        Window.between(FIRST, FIRST, Origin.MANUAL, ZONE)
+    assert Window.between(FIRST, D(2013, 1, 3), Origin.MANUAL, ZONE).days == (FIRST, D(2013, 1, 2))
+    with pytest.raises(WindowError, match="no day"):
+        Window((), Origin.MANUAL, ZONE)
+    with pytest.raises(WindowError, match="in order"):
+        Window((D(2013, 1, 3), D(2013, 1, 2)), Origin.MANUAL, ZONE)
 
 
 def test_data_that_has_ended_bounds_every_window() -> None:

@@ -1,27 +1,50 @@
-"""The DAG that turns arriving raw days into published features, one run per day.
+"""The DAG that turns arriving raw days into published features.
 
-`check_raw → build → check_features → publish`
+`plan → check_raw → build → check_features → publish → announce`
 
-**When a run fails at `check_raw`,** raw data is missing or breaks a rule; the log names file, column, rule
-and count. Deliver the file again and clear the run. Nothing that was published before has changed.
+Started by the clock for each day, by raw days that arrive, by a backfill, or by hand for any stretch of days.
+However many runs want the same day, it is made once: the first run to come makes the days of the others that
+are waiting along with its own, and they find them done.
+
+**When a run ends after `plan`,** its days were published already; the log says with which fingerprint.
+
+**When a run fails at `plan` or `check_raw`,** raw data is missing or breaks a rule; the log names file, column,
+rule and count. Deliver the file again and clear the run. Nothing that was published before has changed.
 
 **When it fails at `check_features`,** the code in the model's `features.py` made something impossible.
 
 **Running it again** is always safe: a day that is published with the same inputs, code and parameters is
-found and not made again.
+found and not made again. A day that was corrected is made again, with those days after it that look back to it.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_current_context
+from airflow.sdk import (
+    DAG,
+    Asset,
+    AssetOrTimeSchedule,
+    AssetWatcher,
+    BaseOperator,
+    CronDataIntervalTimetable,
+    Param,
+    get_current_context,
+)
+from airflow.sdk.exceptions import AirflowSkipException
 
+from evergreen import arrivals
 from evergreen import model as models
-from evergreen.model import Model, feature_spec
-from evergreen.orchestration.run import features_window, step
-from evergreen.window import midnight
+from evergreen.features import claims, inputs
+from evergreen.model import Features, Model, feature_spec
+from evergreen.orchestration.arrival import RawDays
+from evergreen.orchestration.run import facts, features_window, refusals, skip, step
+from evergreen.orchestration.waiting import UNDER_WAY, RunsOver
+from evergreen.settings import settings
+from evergreen.window import Origin, days_between, midnight
 
 _TRIES: dict[str, Any] = {
     "retries": 2,
@@ -30,15 +53,20 @@ _TRIES: dict[str, Any] = {
     "execution_timeout": timedelta(minutes=30),
 }
 
+_ANNOUNCE = "announce"
+
 
 def features_dag(model: Model) -> DAG:
     """`<model>.features`."""
     spec = feature_spec(model)
     with DAG(
-        dag_id=f"{model.name}.features",
+        dag_id=_dag_id(model.name),
         description=f"Raw days to published features of {model.name}",
         doc_md=f"{model.description}\n\n{__doc__}",
-        schedule=CronDataIntervalTimetable(spec.schedule, timezone=spec.timezone),
+        schedule=AssetOrTimeSchedule(
+            timetable=CronDataIntervalTimetable(spec.schedule, timezone=spec.timezone),
+            assets=[_raw(model.name, spec)],
+        ),
         start_date=midnight(spec.first_day, spec.timezone),
         end_date=midnight(spec.last_day, spec.timezone) if spec.last_day else None,
         catchup=False,
@@ -50,50 +78,233 @@ def features_dag(model: Model) -> DAG:
                 None, type=["null", "string"], format="date", description="First day, if run by hand"
             ),
             "end": Param(None, type=["null", "string"], format="date", description="Last day, included"),
+            _ANNOUNCE: Param(
+                None,
+                type=["null", "boolean"],
+                description="Start DAGs that wait for these features; empty: yes, but not from a backfill",
+            ),
         },
     ) as dag:
-        publish(
-            model.name,
-            checked := check_raw(model.name),
-            check_features(model.name, build(model.name, checked)),
-        )
+        planned = Plan(task_id="plan", model=model.name).output
+        checked = check_raw(model.name, planned)
+        passed = check_features(model.name, planned, build(model.name, checked))
+        published = publish(model.name, planned, checked, passed)
+        published >> announce.override(outlets=[published_asset(model.name)])(model.name, planned)
     return dag
 
 
-@step()
-def check_raw(name: str) -> dict[str, str]:
-    """Check the raw files that the window is made from (Great Expectations).
+def published_asset(name: str) -> Asset:
+    """The published features of the model `name`, as other DAGs can wait for them."""
+    return Asset(name=f"{name}.features", uri=f"evergreen://features/{name}")
 
-    Fails with every broken rule: file, column, rule, count. Gives the fingerprint of each day's features.
+
+def _raw(name: str, spec: Features) -> Asset:
+    """The raw days of `name`: whoever delivers them elsewhere may post this asset's event."""
+    return Asset(
+        name=f"{name}.raw",
+        uri=f"evergreen://raw/{name}",
+        watchers=[
+            AssetWatcher(
+                name=f"{name}.raw",
+                trigger=RawDays(
+                    prefix=str(settings().lake / "raw"),
+                    sources=[source.name for source in spec.sources if source.daily],
+                    records=str(_records(name)),
+                ),
+            )
+        ],
+    )
+
+
+def _dag_id(name: str) -> str:
+    return f"{name}.features"
+
+
+def _records(name: str) -> Any:
+    return settings().lake / "arrivals" / name
+
+
+class Plan(BaseOperator):
+    """Resolve which days the run is about, and which of them, and of other runs that wait, it will make.
+
+    Ends the run here if they are published already. Waits, without a worker, for runs that are making them.
     """
-    from evergreen import features
 
-    model = models.load(name)
-    window = features_window(model, get_current_context())
-    print(f"{window.origin}: {', '.join(map(str, window.days))}")
-    return features.check_raw(model, window.days)
+    ui_color = "#e8f7e4"
+
+    def __init__(self, *, model: str, **kwargs: Any):
+        super().__init__(doc_md=Plan.__doc__, **kwargs)
+        self.model = model
+
+    def execute(self, context: Any, event: Any = None) -> dict[str, Any]:
+        with refusals():
+            return self._plan(context)
+
+    def _plan(self, context: Any) -> dict[str, Any]:
+        model, run = models.load(self.model), context["dag_run"]
+        spec = feature_spec(model)
+        window = features_window(model, facts(context, not_dates=(_ANNOUNCE,)))
+        print(f"{window.origin}: {', '.join(map(str, window.days))}")
+        _take_arrivals(model.name, run)
+        outdated = inputs.outdated_by(model, window.days)
+        if outdated:
+            print(f"made from raw days that have changed since: {', '.join(map(str, outdated))}")
+        required = inputs.fingerprints(model, [*window.days, *outdated])
+        todo = {day: mark for day, mark in required.items() if not inputs.published(model, day, mark)}
+        for day in required.keys() - todo.keys():
+            print(f"{day}: published already with fingerprint {required[day][:12]}")
+        plan: dict[str, Any] = {"origin": window.origin.value, "days": sorted(required), "wanted": {}}
+        if todo:
+            others = self._others_wait_for(context, spec, list(map(date.fromisoformat, todo)))
+            along = {
+                day: mark
+                for day, mark in inputs.fingerprints(model, others).items()
+                if not inputs.published(model, day, mark)
+            }
+            mine, busy = claims.claim(model, run.run_id, todo, along, self._under_way(context))
+            if busy:
+                print(f"being made by {', '.join(busy)}: waiting for that")
+                self.defer(trigger=RunsOver(self.dag_id, busy), method_name="execute")
+            plan["wanted"] = {day: mark for day, mark in (along | required).items() if day in mine}
+            if len(mine) > len(todo):
+                print(f"{len(mine) - len(todo)} days that other runs are waiting for are made along")
+        if plan["wanted"]:
+            return plan
+        # The run ends here; those who wait for the features still hear of them, if they are to.
+        tasks = [task.task_id for task in self.get_flat_relatives(upstream=False)]
+        return skip(context, plan, [t for t in tasks if t != _ANNOUNCE or not _to_be_announced(context)])
+
+    def _others_wait_for(self, context: Any, spec: Features, todo: Sequence[date]) -> list[date]:
+        """Days close to `todo` that unfinished runs of this DAG are about, and that can be made."""
+        run = context["dag_run"]
+        at_once = settings().days_at_once  # more are left to the runs that want them, to work side by side
+        room = at_once - len(todo)
+        if not (run.logical_date and run.data_interval_start) or run.run_type.value == "manual" or room <= 0:
+            return []
+        clock = run.logical_date.astimezone(ZoneInfo(spec.timezone))
+        about = run.data_interval_start.astimezone(ZoneInfo(spec.timezone)).date()
+        # A day that was not over when this run began may still be arriving.
+        over = run.start_date.astimezone(ZoneInfo(spec.timezone)).date()
+        end = min(over, spec.last_day + timedelta(1)) if spec.last_day else over
+
+        def logical_date(day: date) -> datetime:
+            moved = clock.replace(tzinfo=None) + (day - about)
+            return moved.replace(tzinfo=clock.tzinfo)
+
+        def count(days: Sequence[date]) -> int:
+            found: int = context["ti"].get_dr_count(
+                dag_id=self.dag_id, logical_dates=[logical_date(day) for day in days], states=UNDER_WAY
+            )
+            return found
+
+        after = days_between(about + timedelta(1), min(about + timedelta(at_once), end))
+        before = days_between(max(about - timedelta(at_once - 1), spec.first_day), about)
+        waiting = [day for day in asked_for(after, count) if day not in todo]
+        if len(waiting) < room:
+            waiting += [day for day in reversed(asked_for(before, count)) if day not in todo]
+        return [day for day in waiting if not inputs.missing(spec, [day])][:room]
+
+    def _under_way(self, context: Any) -> Callable[[str], bool]:
+        return lambda run_id: bool(
+            context["ti"].get_dr_count(dag_id=self.dag_id, run_ids=[run_id], states=UNDER_WAY)
+        )
+
+
+def asked_for(days: Sequence[date], count: Callable[[Sequence[date]], int]) -> list[date]:
+    """Those of `days` that count: `count` tells how many of some days do, each asking is a request."""
+    if not days:
+        return []
+    found = count(days)
+    if found in (0, len(days)):
+        return list(days) if found else []
+    half = len(days) // 2
+    return asked_for(days[:half], count) + asked_for(days[half:], count)
+
+
+def _take_arrivals(name: str, run: Any) -> None:
+    """Record that the arrivals that started this run are in hand: the watcher need not tell of them again."""
+    for event in run.consumed_asset_events:
+        days = (event.extra.get("payload") or {}).get("days") if event.extra.get("from_trigger") else None
+        if isinstance(days, dict):
+            arrivals.take(_records(name), days)
+
+
+def _to_be_announced(context: Any) -> bool:
+    asked = context["params"].get(_ANNOUNCE)
+    return (
+        facts(context, not_dates=(_ANNOUNCE,)).origin is not Origin.BACKFILL if asked is None else bool(asked)
+    )
+
+
+@step()
+def check_raw(name: str, planned: dict[str, Any]) -> dict[str, str]:
+    """Check the raw files that the days are made from (Great Expectations).
+
+    Fails with every broken rule of this run's own days: file, column, rule, count. Faulty days of other runs
+    are left to these. Gives the fingerprint of each day that can be made.
+    """
+    from evergreen.features import checks
+
+    model, wanted = models.load(name), planned["wanted"]
+    faults = checks.raw(model, [date.fromisoformat(day) for day in wanted])
+    own = {date.fromisoformat(day) for day in planned["days"]}
+    checks.refuse_raw(model, {day: wrong for day, wrong in faults.items() if day in own})
+    for day, wrong in faults.items():
+        print(f"{day} is left to its own run, its raw data has faults: {'; '.join(map(str, wrong))}")
+    return {day: mark for day, mark in wanted.items() if date.fromisoformat(day) not in faults}
 
 
 @step()
 def build(name: str, wanted: dict[str, str]) -> dict[str, str]:
-    """Compute the features of the days that are not published yet (Spark), into a private folder."""
-    from evergreen import features
+    """Compute the features of the days (Spark), all in one go, into folders that nobody reads yet."""
+    from evergreen.features import build as builder
 
-    return features.build(models.load(name), wanted)
+    return builder.build(models.load(name), wanted)
 
 
 @step()
-def check_features(name: str, staged: dict[str, str]) -> dict[str, str]:
+def check_features(name: str, planned: dict[str, Any], folders: dict[str, str]) -> dict[str, str]:
     """Check the computed features (Great Expectations); nothing is visible to anybody before this passes."""
-    from evergreen import features
+    from evergreen.features import checks
 
-    features.check(models.load(name), staged)
-    return staged
+    model = models.load(name)
+    faults = checks.built(model, folders)
+    own = {date.fromisoformat(day) for day in planned["days"]}
+    checks.refuse_built(model, {day: wrong for day, wrong in faults.items() if day in own})
+    for day, wrong in faults.items():
+        print(f"{day} is left to its own run, its features have faults: {'; '.join(map(str, wrong))}")
+    return {day: folder for day, folder in folders.items() if date.fromisoformat(day) not in faults}
 
 
 @step()
-def publish(name: str, wanted: dict[str, str], staged: dict[str, str]) -> dict[str, str]:
+def publish(
+    name: str, planned: dict[str, Any], wanted: dict[str, str], folders: dict[str, str]
+) -> dict[str, str]:
     """Make each day visible in one step, with its manifest: rows, schema, content hash, fingerprint."""
-    from evergreen import features
+    from evergreen.errors import InputsChangedError
+    from evergreen.features import publish as publishing
 
-    return features.publish(models.load(name), wanted, staged)
+    model = models.load(name)
+    contents = publishing.publish(model, wanted, folders)
+    if lost := sorted(set(planned["days"]) & wanted.keys() - contents.keys()):
+        raise InputsChangedError(
+            f"raw data of {', '.join(lost)} or of a day before, or the code of the features, changed while they "
+            "were made: nothing of these days was published; clear the run to start anew"
+        )
+    return contents
+
+
+@step(trigger_rule="none_failed")
+def announce(name: str, planned: dict[str, Any]) -> None:
+    """Tell the DAGs that wait for these features which days are new or changed; a backfill tells nobody."""
+    context = get_current_context()
+    if not _to_be_announced(context):
+        raise AirflowSkipException("a backfill wakes no other DAG unless its conf says announce: true")
+    newest = inputs.newest(models.load(name))
+    extra = {
+        "days": planned["days"],
+        "until": (newest + timedelta(1)).isoformat(),
+        "origin": planned["origin"],
+    }
+    context["outlet_events"][published_asset(name)].extra = extra
+    print(extra)

@@ -2,13 +2,19 @@
 
 `plan → materialize → training_set → train → evaluate → judge → register → promote`
 
+**A backfill is a walk-forward backtest:** `plan → training_set → train → backtest`. Each run trains as of its
+date with only what was known then; the report in `backtest`'s log tells what the gates would have decided and
+how each policy of retraining would have fared. The champion and the online features are left alone.
+
 **When `promote` is skipped,** the champion stays: the log of `judge` has the table of gates and the reason.
 That is an answer, not a failure.
+
+**When a run ends after `plan`,** features arrived, but fewer days than the model waits for.
 
 **When `training_set` fails,** days of features are missing; it names them. Run the features DAG for them.
 
 **Running it again** is always safe: what is published with the same inputs, code and parameters is found.
-A window that is not newer than the champion's never promotes, nor does a backfill.
+A window that is not newer than the champion's never promotes.
 """
 
 from __future__ import annotations
@@ -16,12 +22,13 @@ from __future__ import annotations
 from datetime import date, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_current_context
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronDataIntervalTimetable, Param, get_current_context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from evergreen import model as models
 from evergreen.model import Model, feature_spec
-from evergreen.orchestration.run import retrain_window, step
+from evergreen.orchestration.features import published_asset
+from evergreen.orchestration.run import facts, retrain_window, skip, step
 from evergreen.window import Origin, Window, midnight
 
 
@@ -32,7 +39,7 @@ def retrain_dag(model: Model) -> DAG:
         dag_id=f"{model.name}.retrain",
         description=f"From published features to a promoted champion of {model.name}",
         doc_md=f"{model.description}\n\n{__doc__}",
-        schedule=CronDataIntervalTimetable(model.schedule, timezone=spec.timezone),
+        schedule=_schedule(model),
         start_date=midnight(spec.first_day, spec.timezone),
         end_date=midnight(spec.last_day, spec.timezone) if spec.last_day else None,
         catchup=False,
@@ -57,6 +64,7 @@ def retrain_dag(model: Model) -> DAG:
         materialized = materialize(model.name, planned)
         examples = training_set(model.name, planned)
         candidate = train(model.name, examples)
+        backtest(model.name, planned, candidate)
         evaluation = evaluate(model.name, planned, candidate)
         judged = judge(model.name, evaluation)
         version = register(model.name, judged)
@@ -65,40 +73,58 @@ def retrain_dag(model: Model) -> DAG:
     return dag
 
 
+def _schedule(model: Model) -> Any:
+    """The clock; and, if the model asks for it, new features."""
+    clock = CronDataIntervalTimetable(model.schedule, timezone=feature_spec(model).timezone)
+    if model.retrain_after_days is None:
+        return clock
+    return AssetOrTimeSchedule(timetable=clock, assets=[published_asset(model.features_of)])
+
+
 @step()
 def plan(name: str) -> dict[str, Any]:
     """Resolve the window, and which champion the candidate will be judged against; nothing later asks again."""
     from evergreen import registry
+    from evergreen.store import training_set as training_sets
 
+    context = get_current_context()
     model = models.load(name)
-    window = retrain_window(model, get_current_context())
-    champion = registry.champion(model)
+    window = retrain_window(model, facts(context))
+    print(f"{window.origin}: days {window.start} until {window.end}")
     planned: dict[str, Any] = {
         "start": window.start.isoformat(),
         "end": window.end.isoformat(),
         "origin": window.origin.value,
         "timezone": window.timezone,
-        "champion": champion
-        and {
+        "champion": None,
+    }
+    if window.origin is Origin.BACKFILL:
+        return skip(context, planned, _DECIDING)
+    news = training_sets.news(model, window)
+    print(f"{len(news)} days are new or corrected since the last training set")
+    if window.origin is Origin.ARRIVAL and len(news) < (model.retrain_after_days or 0):
+        print(f"{name} retrains on arrival once there are {model.retrain_after_days}: nothing to do")
+        return skip(context, planned, _ALL)
+    if champion := registry.champion(model):
+        planned["champion"] = {
             "version": str(champion.version),
             "seen_until": registry.holdout_start(champion).isoformat(),
             "as_of": registry.as_of(champion).isoformat(),
-        },
-    }
-    against = f"version {champion.version}" if champion else "no champion yet"
-    print(f"{window.origin}: days {window.start} until {window.end}, {against}")
-    return planned
+        }
+    print(f"judged against version {champion.version}" if champion else "there is no champion yet")
+    return skip(context, planned, ["backtest"])
+
+
+_DECIDING = ["materialize", "evaluate", "judge", "register", "promote"]
+_ALL = [*_DECIDING, "training_set", "train", "backtest"]
 
 
 @step()
 def materialize(name: str, planned: dict[str, Any]) -> dict[str, str]:
-    """Bring the online store up to the window (Feast); a backfill leaves it alone."""
+    """Bring the online store up to the window (Feast)."""
     from evergreen.store import online
 
-    window = _window(planned)
-    if window.origin is Origin.BACKFILL:
-        raise AirflowSkipException("a backfill never touches online features")
-    return online.materialize(models.load(name), window)
+    return online.materialize(models.load(name), _window(planned))
 
 
 # Materializing serves online readers, training does not read it: skipping the one must not skip the other.
@@ -121,6 +147,24 @@ def train(name: str, examples: dict[str, str]) -> dict[str, Any]:
     features = training_sets.feature_columns(model)
     candidate = local.train(model, source.get(examples), source, features)
     return {"training_set": examples, "candidate": candidate.reference}
+
+
+@step()
+def backtest(name: str, planned: dict[str, Any], trained: dict[str, Any]) -> str:
+    """Add the candidate to the model's backtest, and bring its report up to date; gives where it lies."""
+    from evergreen import backtest as backtests
+    from evergreen.store import training_set as training_sets
+    from evergreen.training import local
+
+    model = models.load(name)
+    report = backtests.add(
+        model,
+        _window(planned).end,
+        training_sets.dataset(model).get(trained["training_set"]),
+        local.dataset(model).get(trained["candidate"]),
+    )
+    print(f"report: {report}")
+    return str(report)
 
 
 @step()
@@ -202,7 +246,7 @@ def promote(name: str, planned: dict[str, Any], judged: dict[str, Any], version:
 
 
 def _window(planned: dict[str, Any]) -> Window:
-    return Window(
+    return Window.between(
         start=date.fromisoformat(planned["start"]),
         end=date.fromisoformat(planned["end"]),
         origin=Origin(planned["origin"]),

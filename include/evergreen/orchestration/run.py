@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, NoReturn
 
 from airflow.sdk import task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 
 from evergreen import window
 from evergreen.errors import EvergreenError
 from evergreen.model import Model, feature_spec
-from evergreen.window import Run, Window
+from evergreen.window import Event, Origin, Run, Window
 
 
-def facts(context: Any) -> Run:
-    """The facts of the run that a task's context belongs to.
+def facts(context: Any, *, not_dates: tuple[str, ...] = ()) -> Run:
+    """The facts of the run that a task's context belongs to; `not_dates` are conf keys about something else.
 
     The type of a run, not its name, tells a backfill: one that re-runs an existing run keeps its name. A
     run started by hand was asked for at its logical date, if it was given one; the data interval that
@@ -29,21 +30,28 @@ def facts(context: Any) -> Run:
         run_type=run.run_type.value,
         asked_at=(by_hand and run.logical_date) or run.run_after,
         interval=interval if all(interval) and not by_hand else None,
-        conf=dict(context["params"]),
+        conf={key: value for key, value in context["params"].items() if key not in not_dates},
+        events=tuple(_event(event) for event in run.consumed_asset_events),
     )
 
 
-def features_window(model: Model, context: Any) -> Window:
+def _event(event: Any) -> Event:
+    """An event that a backfilled run of any DAG sent belongs to that backfill, if it does not say otherwise."""
+    from_backfill = (event.source_run_id or "").startswith("backfill__")
+    return Event.from_extra(({"origin": Origin.BACKFILL.value} if from_backfill else {}) | event.extra)
+
+
+def features_window(model: Model, run: Run) -> Window:
     spec = feature_spec(model)
     return window.features_window(
-        facts(context), first_day=spec.first_day, last_day=spec.last_day, timezone=spec.timezone
+        run, first_day=spec.first_day, last_day=spec.last_day, timezone=spec.timezone
     )
 
 
-def retrain_window(model: Model, context: Any) -> Window:
+def retrain_window(model: Model, run: Run) -> Window:
     spec = feature_spec(model)
     return window.retrain_window(
-        facts(context),
+        run,
         first_day=spec.first_day,
         last_day=spec.last_day,
         timezone=spec.timezone,
@@ -51,20 +59,32 @@ def retrain_window(model: Model, context: Any) -> Window:
     )
 
 
-def step(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """An Airflow task that calls one step of the library.
+def skip(context: Any, result: Any, tasks: Sequence[str]) -> NoReturn:
+    """End the task well, with `result`, and leave out `tasks` of those that come after it."""
+    context["ti"].xcom_push("return_value", result)
+    raise DownstreamTasksSkipped(tasks=list(tasks))  # type: ignore[no-untyped-call]
 
-    A refusal (`EvergreenError`) fails the task at once: the same input would be refused again, and retries
-    would only hide the sentence that says what to do. Everything else is retried.
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """A refusal (`EvergreenError`) fails the task at once; everything else is retried.
+
+    The same input would be refused again, and retries would only hide the sentence that says what to do.
     """
+    try:
+        yield
+    except EvergreenError as refusal:
+        raise AirflowFailException(f"{type(refusal).__name__}: {refusal}") from None
+
+
+def step(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """An Airflow task that calls one step of the library."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            try:
+            with refusals():
                 return function(*args, **kwargs)
-            except EvergreenError as refusal:
-                raise AirflowFailException(f"{type(refusal).__name__}: {refusal}") from None
 
         return task(**options)(call)
 

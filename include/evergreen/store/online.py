@@ -1,44 +1,177 @@
-"""Materializing: the newest feature values of a window go to the online store, where serving reads them."""
+"""Materializing: the newest feature values before an instant go to the online store, where serving reads them.
+
+Feast writes what it is told to: its SQLite store replaces any value by any other, older or not, and its own
+watermark begins somewhere else on first use and is lost by a kill. So what the store holds is recorded here:
+
+    online/<features>/_manifests/held.json   {"until": …, "days": {day: content}, "views": {view: definition}}
+
+`until` is the instant up to which values may be in the store; it never goes back. `days` are in it with
+exactly that content. Before the store is touched, the record says "anything up to the new `until`, nothing for
+sure"; afterwards, what is there. So a kill in between makes everything due again, up to where it would have
+come. The store holds the record's fingerprint, and a store that was emptied or restored does not.
+
+To have everything written anew, stop what writes, and delete the online store's file.
+"""
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from feast import FeatureStore, FeatureView
 
 from evergreen import lake
-from evergreen.features import dataset as features_dataset
-from evergreen.model import Model
-from evergreen.store.repository import feature_store
+from evergreen.errors import Fault, SpecError
+from evergreen.features.inputs import dataset as features_dataset
+from evergreen.model import Model, feature_spec
+from evergreen.store.repository import feature_store, locked, mark_online, online_holds
 from evergreen.window import Window, midnight
 
-_FIRST = timedelta(days=7)  # how far back the first window reaches; older values are stale by any TTL
+_RECORD = "held"
+_MOMENT = timedelta(microseconds=1)
 
 
 def materialize(model: Model, window: Window) -> dict[str, str]:
-    """Bring the online store up to `window.as_of`; gives the window of days that this materialized.
+    """Bring the online store up to `window.as_of`, or as far as it came before; gives the days written.
 
-    The windows done are recorded here, in the lake, because Feast's own watermark starts somewhere else
-    on its first use and is lost by a kill. An online value is never replaced by an older one: a window
-    that ends no later than one that is recorded does nothing.
+    Due are published days that the store does not hold as they are: new, late, or corrected. From the first
+    of them *until the end of what is in the store*, the newest value of each key is written. A value that is
+    replaced has either its place in that stretch, and is not newer, or lies before it. When a day that the
+    store holds was corrected or removed, the stretch begins at the horizon: a key may have lost its row there,
+    and falls back on the one before it. (A key that has no row left at all keeps its value: Feast deletes none.)
+
+    The horizon is the largest TTL of the views before the end, for what is older can never be served; none,
+    if a view's values hold for ever. All views of the model's features are written, whoever lists them, so one
+    record stands for all models that use them.
+
+    Raises:
+        SpecError: the model's service lists views of other features, which this would leave to others.
     """
-    record = lake.dataset(f"online/{model.features_of}")
-    done = [date.fromisoformat(manifest.inputs["end"]) for manifest in record.manifests()]
-    if done and max(done) >= window.end:
-        print(f"online features are as of {max(done)} already: nothing to do as of {window.end}")
-        return {}
-    start = max([window.start, window.end - _FIRST, *done])
-    features = features_dataset(model)
-    days = {
-        manifest.partition: manifest.content
-        for manifest in features.manifests()
-        if lake.day_partition(start) <= manifest.partition < lake.day_partition(window.end)
-    }
     store = feature_store()
-    views = [
-        projection.name
-        for projection in store.get_feature_service(model.feature_service).feature_view_projections
-    ]
-    print(f"materializing {', '.join(views)}: {start} until {window.end}", flush=True)
-    store.materialize(start_date=midnight(start, window.timezone), end_date=window.as_of, feature_views=views)
-    inputs = {"start": start.isoformat(), "end": window.end.isoformat(), "days": days}
-    record.publish(f"as_of={window.end}", lake.fingerprint(inputs), {}, inputs)
-    return {"start": start.isoformat(), "end": window.end.isoformat()}
+    name = f"online/{model.features_of}"
+    dataset = lake.dataset(name)
+    with locked():
+        views = _views(store, model)
+        held = _read(dataset)
+        until = max(window.as_of.astimezone(UTC), held.until)
+        now = _Held(until, _published(model, window.timezone, until, _horizon(views)), _definitions(views))
+        sure = held.days if _is_sure(held, now) and online_holds(store, name, held.fingerprint) else {}
+        start = _first_to_write(sure, now.days)
+        if start is None:
+            print(f"online features are those published before {until}: nothing to do as of {window.as_of}")
+            return {}
+        names = [view.name for view in views]
+        print(f"materializing {', '.join(names)}: from {start} until {until}", flush=True)
+        _write(dataset, _Held(until))
+        store.materialize(
+            # Feast includes both ends. The first moment of `until` belongs to a day that is not in the record.
+            start_date=midnight(start, window.timezone).astimezone(UTC),
+            end_date=until - _MOMENT,
+            feature_views=names,
+        )
+        mark_online(store, name, now.fingerprint)
+        _write(dataset, now)
+    return {"start": start.isoformat(), "end": _day_after(until, window.timezone).isoformat()}
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the online store holds of one model's features."""
+
+    until: datetime
+    days: Mapping[date, str] = field(default_factory=dict)  # content of each
+    views: Mapping[str, str] = field(default_factory=dict)  # definition of each
+
+    @property
+    def record(self) -> dict[str, Any]:
+        days = {day.isoformat(): content for day, content in self.days.items()}
+        return {"until": self.until.isoformat(), "days": days, "views": self.views}
+
+    @property
+    def fingerprint(self) -> str:
+        return lake.fingerprint(self.record)
+
+
+_NOTHING = _Held(datetime.min.replace(tzinfo=UTC))
+
+
+def _read(dataset: lake.Dataset) -> _Held:
+    manifest = dataset.manifest(_RECORD)
+    if manifest is None:
+        return _NOTHING
+    record = manifest.inputs
+    days = {date.fromisoformat(day): content for day, content in record["days"].items()}
+    return _Held(datetime.fromisoformat(record["until"]), days, record["views"])
+
+
+def _write(dataset: lake.Dataset, held: _Held) -> None:
+    dataset.publish(_RECORD, held.fingerprint, {}, held.record)
+
+
+def _views(store: FeatureStore, model: Model) -> list[FeatureView]:
+    """The views whose data the model's features dataset holds, in the registry's order."""
+    tables = feature_spec(model).views
+    every = store.list_feature_views()
+    views = [view for view in every if view.batch_source and view.batch_source.name in tables]
+    listed = {p.name for p in store.get_feature_service(model.feature_service).feature_view_projections}
+    if others := sorted(listed & {view.name for view in every} - {view.name for view in views}):
+        where = f"feature service {model.feature_service}"
+        way_out = f"use a view over one of {', '.join(tables)}"
+        what = f"is not over the features of {model.features_of}"
+        raise SpecError(
+            f"model {model.name}", [Fault(where, f"view {name} {what}", way_out) for name in others]
+        )
+    return [view for view in views if view.online]
+
+
+def _definitions(views: Sequence[FeatureView]) -> dict[str, str]:
+    return {
+        view.name: lake.fingerprint(view.to_proto().spec.SerializeToString(deterministic=True).hex())
+        for view in views
+    }
+
+
+def _horizon(views: Sequence[FeatureView]) -> timedelta | None:
+    """How long the values of the views hold at most; None: for ever."""
+    ttls = [view.ttl for view in views]
+    return max((ttl for ttl in ttls if ttl), default=None) if all(ttls) else None
+
+
+def _published(model: Model, timezone: str, until: datetime, horizon: timedelta | None) -> dict[date, str]:
+    """Content of the published days with values that can be served at `until`, in order."""
+    published = {
+        date.fromisoformat(manifest.partition.removeprefix("day=")): manifest.content
+        for manifest in features_dataset(model).manifests()
+    }
+    return {
+        day: content
+        for day, content in published.items()
+        if midnight(day, timezone) < until
+        and (horizon is None or midnight(day + timedelta(1), timezone) > until - horizon)
+    }
+
+
+def _is_sure(held: _Held, now: _Held) -> bool:
+    """Whether the days of the record are in the store for every view as it is defined now."""
+    return all(held.views.get(view) == definition for view, definition in now.views.items())
+
+
+def _first_to_write(sure: Mapping[date, str], published: Mapping[date, str]) -> date | None:
+    """The day from which the store must be written, or None if it holds all that is published.
+
+    Days of the record that are older than all published ones have left the horizon.
+    """
+    horizon = min(published, default=date.max)
+    rewritten = [day for day in sure if day >= horizon and published.get(day) != sure[day]]
+    if rewritten:
+        return min(published)
+    return min((day for day in published if day not in sure), default=None)
+
+
+def _day_after(until: datetime, timezone: str) -> date:
+    """The first day that begins at `until` or later."""
+    local = until.astimezone(ZoneInfo(timezone))
+    return local.date() if local.time() == time() else local.date() + timedelta(1)

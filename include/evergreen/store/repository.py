@@ -1,39 +1,159 @@
-"""The Feast repository: opened with this process's settings, and applied when its definitions change."""
+"""The Feast repository: opened with this process's settings, and applied when its definitions change.
+
+The repository's files are the whole truth about Feast's project: what they no longer define is taken out of
+the registry. Values in the online store stay, and are right again should the definition come back.
+"""
 
 from __future__ import annotations
 
 import os
 import runpy
+import sqlite3
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from feast import Entity, FeatureService, FeatureStore, FeatureView
+from feast import Entity, FeatureService, FeatureStore
+from feast.base_feature_view import BaseFeatureView
+from feast.infra.registry.sql import FeastRegistrySchemaError
 
 from evergreen import lake
 from evergreen.settings import settings
 
 _STORES = {"asof": "evergreen.store.asof.AsofOfflineStore", "spark": "spark"}
+_APPLIED = "evergreen_definitions"  # what is applied, in the registry and in the online store
 
 
 @cache
 def feature_store() -> FeatureStore:
     """The feature store of this process, with the definitions in the repository applied.
 
-    Applying is safe beside other processes: the registry is a database, and equal definitions change
-    nothing in it.
+    They are applied when the registry, or the online store, was not last given exactly these. Opening takes
+    no lock then and writes nothing. Two deployments that take turns on one registry apply each time.
+    """
+    settings().home.mkdir(parents=True, exist_ok=True)
+    wanted = _fingerprint()
+    if store := _open_applied(wanted):
+        return store
+    with locked():
+        return _open_applied(wanted) or _apply(wanted)
+
+
+def locked() -> AbstractContextManager[None]:
+    """Alone with registry and online store: whoever changes one of them holds this, for as long as it takes.
+
+    Materializing writes back the definitions it has read, so it must not overlap with applying others.
+    """
+    return lake.locked(settings().home / "feast.lock")
+
+
+def definitions() -> dict[str, str]:
+    """Hash of each file that defines features."""
+    return {file.name: lake.sha256(file) for file in _files()}
+
+
+def online_holds(store: FeatureStore, name: str, mark: str) -> bool:
+    """Whether `mark` is what `mark_online` last left under `name` in the online store.
+
+    An online store that was emptied, or restored from a backup, does not hold the mark. Of a store that is
+    not SQLite nobody can tell: it is trusted.
+    """
+    path = _online_file(store)
+    if path is None:
+        return True
+    if not path.exists():  # connecting would create it
+        return False
+    with closing(sqlite3.connect(path, timeout=_PATIENCE)) as con:
+        if not con.execute("SELECT 1 FROM sqlite_master WHERE name = '_evergreen'").fetchone():
+            return False
+        row = con.execute("SELECT mark FROM _evergreen WHERE name = ?", [_named(store, name)]).fetchone()
+    return row is not None and row[0] == mark
+
+
+def mark_online(store: FeatureStore, name: str, mark: str) -> None:
+    """Leave `mark` under `name` in the online store, if it is SQLite.
+
+    Fails where nothing was applied: a file that took the place of the one this process writes to is not
+    marked as holding what was written to the other.
+    """
+    if path := _online_file(store):
+        with closing(sqlite3.connect(path, timeout=_PATIENCE)) as con, con:
+            con.execute("INSERT OR REPLACE INTO _evergreen VALUES (?, ?)", [_named(store, name), mark])
+
+
+_PATIENCE = 60  # seconds to wait for another writer of the online store
+
+
+def _online_file(store: FeatureStore) -> Path | None:
+    online = store.config.online_store
+    return Path(online.path) if online.type == "sqlite" else None
+
+
+def _named(store: FeatureStore, name: str) -> str:
+    return f"{store.project}:{name}"
+
+
+def _open() -> FeatureStore:
+    """The feature store as its configuration says, whose variables only need to be there while it is read.
+
+    Left in the environment, they would be taken for settings by whoever reads those anew.
     """
     now = settings()
-    now.home.mkdir(parents=True, exist_ok=True)
-    os.environ |= {
+    variables = {
         "EVERGREEN_FEAST_REGISTRY": now.feast_registry,
         "EVERGREEN_ONLINE_STORE": now.online_store,
         "EVERGREEN_OFFLINE_STORE_TYPE": _STORES[now.offline_store],
     }
-    store = FeatureStore(repo_path=str(now.feature_repo))
-    store.apply(list(_defined()))
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    try:
+        return FeatureStore(repo_path=str(now.feature_repo))
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _open_applied(wanted: str) -> FeatureStore | None:
+    """The feature store, or None if other definitions than `wanted`, or none, are applied to it."""
+    store = _open()
+    store.config.registry.schema_mode = "verify"  # two processes that create its tables at once fail
+    try:
+        applied = store.registry.get_project_metadata(store.project, _APPLIED)
+    except FeastRegistrySchemaError:
+        return None
+    return store if applied == wanted and online_holds(store, _APPLIED, wanted) else None
+
+
+def _apply(wanted: str) -> FeatureStore:
+    """The feature store with the definitions applied; only then are registry and online store marked."""
+    store = _open()
+    defined = list(_defined())
+    store.apply(defined)
+    names = {type_: {item.name for item in defined if isinstance(item, type_)} for type_ in _REMOVED}
+    for service in store.list_feature_services():
+        if service.name not in names[FeatureService]:
+            store.delete_feature_service(service.name)
+    for view in store.list_all_feature_views():
+        if view.name not in names[BaseFeatureView]:
+            store.delete_feature_view(view.name)
+    if path := _online_file(store):
+        with closing(sqlite3.connect(path, timeout=_PATIENCE)) as con:
+            con.execute("CREATE TABLE IF NOT EXISTS _evergreen (name TEXT PRIMARY KEY, mark TEXT)")
+    mark_online(store, _APPLIED, wanted)
+    registry: Any = store.registry
+    registry.set_project_metadata(store.project, _APPLIED, wanted)
+    print(f"applied the feature definitions {wanted[:12]}: {', '.join(definitions())}", flush=True)
     return store
+
+
+# Entities and data sources that nothing uses any more may stay: nobody can be misled by them.
+_REMOVED = (FeatureService, BaseFeatureView)
 
 
 def _defined() -> Iterator[Any]:
@@ -41,7 +161,7 @@ def _defined() -> Iterator[Any]:
     for file in _files():
         for value in runpy.run_path(str(file)).values():
             for item in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(item, Entity | FeatureView | FeatureService):
+                if isinstance(item, Entity | BaseFeatureView | FeatureService):
                     yield item
 
 
@@ -49,6 +169,20 @@ def _files() -> list[Path]:
     return sorted(settings().feature_repo.glob("*.py"))
 
 
-def definitions() -> dict[str, str]:
-    """Hash of each file that defines features."""
-    return {file.name: lake.sha256(file) for file in _files()}
+def _fingerprint() -> str:
+    """Of everything that the definitions are made from. Reading it is cheap: running the files imports Spark."""
+    now = settings()
+    models = [
+        (str(file.relative_to(folder)), lake.sha256(file))
+        for folder in import_module("models").__path__
+        for file in sorted(Path(folder).rglob("*.py"))
+    ]
+    return lake.fingerprint(
+        {
+            "files": definitions(),
+            "configuration": lake.sha256(now.feature_repo / "feature_store.yaml"),
+            "models": models,
+            "sources": {"lake": str(now.lake), "offline_store": now.offline_store},
+            "code": lake.code(("evergreen.store.source", __name__), ("feast",)),
+        }
+    )

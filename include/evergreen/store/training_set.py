@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evergreen import features, lake
+from evergreen import lake
 from evergreen.errors import Fault, InputsChangedError, RawDataError
+from evergreen.features.inputs import dataset as features_dataset
 from evergreen.model import Model, feature_spec
 from evergreen.settings import settings
 from evergreen.store.repository import definitions, feature_store
@@ -78,6 +79,20 @@ def build(model: Model, window: Window) -> lake.Manifest:
     return manifest
 
 
+def news(model: Model, window: Window) -> list[str]:
+    """The published days of the window that are new, or were corrected, since the newest training set."""
+    sets = dataset(model)
+    newest = sets.partitions()[-1:]
+    last = sets.manifest(newest[0]) if newest else None
+    seen = last.inputs["features"] if last else {}
+    wanted = {lake.day_partition(day) for day in window.days}
+    return [
+        manifest.partition
+        for manifest in features_dataset(model).manifests()
+        if manifest.partition in wanted and seen.get(manifest.partition) != manifest.content
+    ]
+
+
 def dataset(model: Model) -> lake.Dataset:
     return lake.dataset(f"training_sets/{model.name}")
 
@@ -95,7 +110,7 @@ def feature_columns(model: Model) -> tuple[str, ...]:
 
 def _inputs(model: Model, window: Window, parts: Split) -> dict[str, Any]:
     wanted = {lake.day_partition(day) for day in window.days}
-    published = {m.partition: m.content for m in features.dataset(model).manifests() if m.partition in wanted}
+    published = {m.partition: m.content for m in features_dataset(model).manifests() if m.partition in wanted}
     if missing := sorted(wanted - published.keys()):
         way_out = f"run {model.features_of}.features for these days first"
         raise RawDataError(
@@ -119,7 +134,7 @@ def _inputs(model: Model, window: Window, parts: Split) -> dict[str, Any]:
 
 def _spine(model: Model, window: Window) -> pa.Table:
     """The examples of the window whose labels were known before `as_of`."""
-    published = features.dataset(model)
+    published = features_dataset(model)
     tables = []
     for day in window.days:
         manifest = published.manifest(lake.day_partition(day))
@@ -163,7 +178,7 @@ def _register_spark_views(model: Model, views: list[str]) -> None:
     from pyspark.sql import SparkSession
 
     session = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
-    root = features.dataset(model).root
+    root = features_dataset(model).root
     for view in views:
         files = lake.published_files(str(root / view)) or []
         session.read.parquet(*files).createOrReplaceTempView(view)

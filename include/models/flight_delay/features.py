@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from evergreen.features import Tables
@@ -120,12 +120,12 @@ def _departures(flights: DataFrame, days: Sequence[date]) -> DataFrame:
 def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date], timezone: str) -> DataFrame:
     """For every group and full hour: flights that reached their gate in the hours before, and the share of late ones.
 
-    An arrival within (t − n hours, t] is one whose time, rounded up to the hour, lies in that range: so
-    counts per hour are enough, and each of them counts in the hours that begin up to a week later. All
-    groups share one pass over the flights; the column `table` tells the view that a row belongs to.
+    An arrival within (t − n hours, t] is one whose time, rounded up to the hour, lies in that range: it
+    enters the count at that hour and leaves it n hours later. So a running sum of what enters and leaves
+    gives all counts, and holds until the next hour at which something does. All groups share one pass over
+    the flights; the column `table` tells the view that a row belongs to.
     """
     keys = ("carrier", "origin", "dest")
-    grouping = F.grouping_id()
     per_hour = (
         flights.where(F.col("late").isNotNull())
         .withColumn("arrival_hour", F.ceil(F.unix_seconds("arrived_at") / 3600))
@@ -134,22 +134,55 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
             *keys,
             "arrival_hour",
         )
-        .agg(grouping.alias("grouping"), F.count(F.lit(1)).alias("flights"), F.sum("late").alias("late"))
-    )
-    wanted = [
-        _hour_number(_full_hours(min(days), timezone)[0]),
-        _hour_number(_full_hours(max(days), timezone)[-1]),
-    ]
-    first = F.greatest("arrival_hour", F.lit(wanted[0]))
-    last = F.least(F.col("arrival_hour") + max(TRAILING_HOURS) - 1, F.lit(wanted[1]))
-    counted = per_hour.where(first <= last).withColumn("hour_number", F.explode(F.sequence(first, last)))
-    sums = [
-        F.sum(F.when(F.col("arrival_hour") > F.col("hour_number") - n, F.col(what)).otherwise(0)).alias(
-            f"{what}_{n}h"
+        .agg(
+            F.grouping_id().alias("grouping"), F.count(F.lit(1)).alias("flights"), F.sum("late").alias("late")
         )
-        for n in TRAILING_HOURS
-        for what in ("flights", "late")
-    ]
+    )
+    counts = [f"{what}_{n}h" for n in TRAILING_HOURS for what in ("flights", "late")]
+    moves = per_hour.select(
+        "grouping",
+        *keys,
+        F.explode(
+            F.array(
+                *(
+                    F.struct(
+                        (F.col("arrival_hour") + hours_later).alias("hour"),
+                        *(
+                            (sign * F.col(what)).alias(f"{what}_{n}h")
+                            if n in moving
+                            else F.lit(0).cast("long").alias(f"{what}_{n}h")
+                            for n in TRAILING_HOURS
+                            for what in ("flights", "late")
+                        ),
+                    )
+                    for hours_later, sign, moving in [
+                        (0, 1, TRAILING_HOURS),
+                        *((n, -1, (n,)) for n in TRAILING_HOURS),
+                    ]
+                )
+            )
+        ).alias("move"),
+    ).select("grouping", *keys, "move.*")
+    first = _hour_number(_full_hours(min(days), timezone)[0])
+    last = _hour_number(_full_hours(max(days), timezone)[-1])
+    by_hour = Window.partitionBy("grouping", *keys).orderBy("hour")
+    steps = (
+        moves.groupBy("grouping", *keys, "hour")
+        .agg(*(F.sum(count).alias(count) for count in counts))
+        .select(
+            "grouping",
+            *keys,
+            "hour",
+            (F.lead("hour").over(by_hour) - 1).alias("until"),
+            *(F.sum(count).over(by_hour).alias(count) for count in counts),
+        )
+        # The last step of a group is the one with which everything has left.
+        .where(
+            (F.col(f"flights_{max(TRAILING_HOURS)}h") > 0)
+            & (F.col("until") >= first)
+            & (F.col("hour") <= last)
+        )
+    )
     features = [
         column
         for n in TRAILING_HOURS
@@ -161,9 +194,9 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
     table = F.element_at(
         F.create_map(*(F.lit(part) for pair in _views_by_grouping() for part in pair)), F.col("grouping")
     )
+    held = F.sequence(F.greatest("hour", F.lit(first)), F.least("until", F.lit(last)))
     return (
-        counted.groupBy("grouping", *keys, "hour_number")
-        .agg(*sums)
+        steps.withColumn("hour_number", F.explode(held))
         .join(F.broadcast(hours), "hour_number")
         .select(table.alias("table"), "day", "event_timestamp", *keys, *features)
     )

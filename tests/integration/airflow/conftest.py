@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from evergreen import features, lake
 from evergreen import model as models
 from evergreen.cli import stack
-from evergreen.cli.airflow import Airflow
+from evergreen.cli.airflow import Airflow, Json
 from evergreen.cli.progress import Progress
 from evergreen.settings import settings
 from evergreen.window import midnight
@@ -25,6 +27,27 @@ ZONE = "America/New_York"
 FEATURES, RETRAIN = "flight_delay.features", "flight_delay.retrain"
 PATIENCE = 300
 
+SCHEDULED = """
+import sys
+from datetime import datetime, timezone
+from airflow.models.serialized_dag import SerializedDagModel
+from airflow.timetables.base import DataInterval
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState
+from airflow.utils.types import DagRunTriggeredByType, DagRunType
+import pendulum
+
+dag_id, start, end = sys.argv[1], *map(pendulum.parse, sys.argv[2:])
+run_id = f"scheduled__{start.isoformat()}"
+with create_session() as session:
+    SerializedDagModel.get_dag(dag_id, session=session).create_dagrun(
+        run_id=run_id, logical_date=start, data_interval=DataInterval(start, end), run_after=end,
+        run_type=DagRunType.SCHEDULED, triggered_by=DagRunTriggeredByType.TIMETABLE,
+        state=DagRunState.QUEUED, session=session,
+    )
+print(run_id)
+"""
+
 
 @dataclass
 class Chain:
@@ -33,6 +56,11 @@ class Chain:
     airflow: Airflow
     home: Path
     undisturbed: dict[str, lake.Manifest]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where this stack's Airflow keeps its database."""
+        return {"AIRFLOW_HOME": str(self.home / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
 
     def forget(self, *days: date) -> None:
         """Make days as if they had never been published or checked."""
@@ -44,21 +72,102 @@ class Chain:
                 checked.unlink(missing_ok=True)
 
     def backfill(self, first: date, last: date) -> None:
-        self.airflow.backfill(FEATURES, midnight(first, ZONE), midnight(last, ZONE), "completed", 2)
+        self.airflow.backfill(FEATURES, midnight(first, ZONE), midnight(last, ZONE), "completed", 4)
+
+    def backfill_announced(self, day: date) -> None:
+        """A backfill whose conf asks it to wake other DAGs."""
+        body = {
+            "dag_id": FEATURES,
+            "from_date": midnight(day, ZONE).isoformat(),
+            "to_date": midnight(day, ZONE).isoformat(),
+            "reprocess_behavior": "completed",
+            "max_active_runs": 1,
+            "dag_run_conf": {"announce": True},
+        }
+        self.airflow.pause(FEATURES, True)  # as the CLI does: SQLite and a busy scheduler do not go together
+        try:
+            self.airflow._ask("POST", "/api/v2/backfills", json=body)
+        finally:
+            self.airflow.pause(FEATURES, False)
+
+    def clear(self, dag_id: str, run_id: str) -> None:
+        """What the button Clear of a run does."""
+        self.airflow._ask(
+            "POST",
+            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/clear",
+            json={"dry_run": False, "only_failed": False},
+        )
+
+    def post_event(self, asset: str, extra: Json) -> None:
+        """What an external system posts when it has delivered days."""
+        [found] = [
+            a
+            for a in self.airflow._ask("GET", "/api/v2/assets", params={"name_pattern": asset})["assets"]
+            if a["name"] == asset
+        ]
+        self.airflow._ask("POST", "/api/v2/assets/events", json={"asset_id": found["id"], "extra": extra})
 
     def wait(self, dag_id: str, runs: int = 1, run_id: str | None = None) -> list[str]:
-        """States of the runs asked for since the last call, once none is under way."""
+        """States of the run, or of all backfilled ones, once none is under way."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if run_id:
                 found = [self.airflow.run(dag_id, run_id)]
             else:
-                found = [] if self.airflow.active_backfill(dag_id) else self.airflow.runs(dag_id)
+                all_runs = [] if self.airflow.active_backfill(dag_id) else self.airflow.runs(dag_id)
+                found = [run for run in all_runs if run["run_type"] == "backfill"]
             states = [run["state"] for run in found if run]
             if len(states) >= runs and not {"queued", "running"} & set(states):
                 return states
             time.sleep(1)
         raise TimeoutError(f"{dag_id} is not done after {PATIENCE} s")
+
+    def quiet(self, dag_id: str) -> None:
+        """Wait until no run of any kind is under way."""
+        deadline = time.monotonic() + PATIENCE
+        while any(run["state"] in ("queued", "running") for run in self.airflow.runs(dag_id)):
+            assert time.monotonic() < deadline, f"{dag_id} is still busy"
+            time.sleep(1)
+
+    def new_runs(self, dag_id: str, known: set[str], run_type: str, patience: float = 60) -> list[Json]:
+        """Runs of this type that are not `known`, once there is one and none of them is under way."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            found = [r for r in self.airflow.runs(dag_id) if r["dag_run_id"] not in known]
+            found = [r for r in found if r["run_type"] == run_type]
+            if found and not {"queued", "running"} & {r["state"] for r in found}:
+                return found
+            time.sleep(0.5)
+        raise TimeoutError(f"no {run_type} run of {dag_id} is done after {patience} s")
+
+    def backfilled(self, dag_id: str, day: date) -> Json:
+        """The backfilled run whose data interval begins with `day`. (Its name tells when that interval ends.)"""
+        [run] = self.airflow.runs(
+            dag_id,
+            logical_date_gte=midnight(day, ZONE).isoformat(),
+            logical_date_lte=midnight(day, ZONE).isoformat(),
+            run_type=["backfill"],
+        )
+        return run
+
+    def run_ids(self, dag_id: str) -> set[str]:
+        return {run["dag_run_id"] for run in self.airflow.runs(dag_id)}
+
+    def log(self, dag_id: str, run_id: str, task_id: str) -> str:
+        """What the task said in its newest try."""
+        [instance] = [i for i in self.airflow.task_instances(dag_id, run_id) if i["task_id"] == task_id]
+        return "\n".join(str(line.get("event", line)) for line in self.airflow.log(instance))
+
+    def scheduled(self, dag_id: str, start: datetime, end: datetime) -> str:
+        """Make a run as the scheduler's clock makes it: these DAGs' data ended in 2013, so theirs never comes."""
+        made = subprocess.run(
+            [sys.executable, "-c", SCHEDULED, dag_id, start.isoformat(), end.isoformat()],
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert made.returncode == 0, made.stderr
+        return made.stdout.strip().splitlines()[-1]
 
     def published(self, *days: date) -> dict[str, lake.Manifest | None]:
         dataset = features.dataset(models.load("flight_delay"))
@@ -68,7 +177,7 @@ class Chain:
         return {i["task_id"]: i["state"] for i in self.airflow.task_instances(dag_id, run_id)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     home = tmp_path_factory.mktemp("chain") / "home"
     shutil.copytree(january, home)

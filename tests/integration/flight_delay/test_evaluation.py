@@ -25,7 +25,7 @@ MODEL = models.load("flight_delay")
 
 
 def window(end: int, start: int = 1) -> Window:
-    return Window(date(2013, 1, start), date(2013, 1, end), Origin.MANUAL, ZONE)
+    return Window.between(date(2013, 1, start), date(2013, 1, end), Origin.MANUAL, ZONE)
 
 
 def retrain(end: int) -> tuple[lake.Manifest, lake.Manifest]:
@@ -141,7 +141,7 @@ def test_online_features_never_go_back(own_january: Path, use_home: Callable[[Pa
         response = feature_store().get_online_features(["origin_weather:temperature"], rows).to_dict()
         return response["temperature"][0]
 
-    assert online.materialize(MODEL, window(18)) == {"start": "2013-01-11", "end": "2013-01-18"}
+    assert online.materialize(MODEL, window(18)) == {"start": "2013-01-16", "end": "2013-01-18"}
     newest = temperature()
     assert newest is not None
     assert online.materialize(MODEL, window(12)) == {}

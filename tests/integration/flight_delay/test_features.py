@@ -2,46 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from evergreen import features, lake
+from evergreen import lake
 from evergreen import model as models
+from evergreen.features import checks, dataset, inputs
+from evergreen.features.build import build
+from evergreen.features.make import make
+from evergreen.features.publish import publish
+from evergreen.model import Model
 
 pytestmark = pytest.mark.integration
 
 DAY = date(2013, 1, 12)
+DAYS = [date(2013, 1, n) for n in range(1, 18)]
 
 
-def test_a_published_day_is_not_computed_again(own_january: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = models.load("flight_delay")
-    wanted = features.check_raw(model, [DAY])
-    assert features.build(model, wanted) == {}
+@pytest.fixture
+def model() -> Model:
+    return models.load("flight_delay")
+
+
+@pytest.fixture
+def unpublish(model: Model) -> Callable[[date], lake.Manifest]:
+    def forget(day: date) -> lake.Manifest:
+        manifest = dataset(model).manifest(lake.day_partition(day))
+        assert manifest is not None
+        (dataset(model).root / "_manifests" / f"{lake.day_partition(day)}.json").unlink()
+        return manifest
+
+    return forget
+
+
+def rewrite(source: str, day: date | None, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    file = lake.raw_file(source, day)
+    change(pd.read_parquet(file)).to_parquet(file, index=False, coerce_timestamps="us")
+
+
+def test_a_published_day_is_not_computed_again(
+    own_january: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = inputs.fingerprints(model, [DAY])
+    assert build(model, wanted) == {}
     assert f"{DAY}: published already" in capsys.readouterr().out
-    features.check(model, {})
-    assert features.publish(model, wanted, {})[str(DAY)]
+    assert publish(model, wanted, {})[str(DAY)]
 
 
-def test_a_day_by_itself_and_twice_at_once_has_the_bytes_of_a_day_among_others(own_january: Path) -> None:
-    model = models.load("flight_delay")
-    dataset = features.dataset(model)
-    before = dataset.manifest(lake.day_partition(DAY))
-    assert before is not None
-    (dataset.root / "_manifests" / f"{lake.day_partition(DAY)}.json").unlink()
+def test_a_day_by_itself_and_twice_at_once_has_the_bytes_of_a_day_among_others(
+    own_january: Path, model: Model, unpublish: Callable[[date], lake.Manifest]
+) -> None:
+    before = unpublish(DAY)
+    wanted = inputs.fingerprints(model, [DAY])
+    one = build(model, wanted)
+    assert not checks.built(model, one)
+    publish(model, wanted, one)
+    # The first to finish clears away what both have built: the other finds the day done.
+    assert not checks.built(model, one)
+    publish(model, wanted, one)
+    assert dataset(model).manifest(lake.day_partition(DAY)) == before
+    assert not list((dataset(model).root / "_staging").iterdir())
 
-    wanted = features.check_raw(model, [DAY])
-    one, twin = features.build(model, wanted), features.build(model, wanted)
-    assert one != twin, "two attempts share no folder"
-    features.check(model, one)
-    features.publish(model, wanted, one)
-    # The first to finish clears away what both have staged: the other finds the day done.
-    features.check(model, twin)
-    features.publish(model, wanted, twin)
-    assert dataset.manifest(lake.day_partition(DAY)) == before
-    assert not list((dataset.root / "_staging").iterdir())
+
+def test_what_a_run_built_and_never_published_is_found_by_the_next(
+    own_january: Path,
+    model: Model,
+    unpublish: Callable[[date], lake.Manifest],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = unpublish(DAY)
+    wanted = inputs.fingerprints(model, [DAY])
+    left_behind = build(model, wanted)
+    capsys.readouterr()
+    assert build(model, wanted) == left_behind
+    assert "computing" not in capsys.readouterr().out
+    publish(model, wanted, left_behind)
+    assert dataset(model).manifest(lake.day_partition(DAY)) == before
 
 
 def test_nothing_stays_cached_in_spark(january: Path) -> None:
@@ -51,13 +92,35 @@ def test_nothing_stays_cached_in_spark(january: Path) -> None:
     assert session._jsparkSession.sharedState().cacheManager().isEmpty()
 
 
-def test_a_changed_raw_row_changes_the_days_that_look_back_to_it_and_no_others(own_january: Path) -> None:
-    import pandas as pd
+@pytest.mark.parametrize(
+    ("source", "changed", "expected"),
+    [("flights", 5, range(5, 15)), ("weather", 5, range(5, 7)), ("planes", None, range(1, 18))],
+)
+def test_a_changed_raw_row_changes_the_days_that_look_back_to_it_and_no_others(
+    own_january: Path, model: Model, source: str, changed: int | None, expected: range
+) -> None:
+    before = inputs.fingerprints(model, DAYS)
+    day = changed and date(2013, 1, changed)
+    rewrite(source, day or None, lambda t: t.iloc[1:])
+    after = inputs.fingerprints(model, DAYS)
+    assert [day for day in before if before[day] != after[day]] == [f"2013-01-{n:02}" for n in expected]
+    if changed:
+        later = [date(2013, 1, n) for n in expected if n != changed]
+        assert inputs.outdated_by(model, [date(2013, 1, changed)]) == later
+        assert inputs.outdated_by(model, [date(2013, 1, changed - 1)]) == []
 
-    model = models.load("flight_delay")
-    days = [date(2013, 1, n) for n in range(1, 18)]
-    before = features.check_raw(model, days)
+
+def test_a_corrected_day_and_those_that_look_back_to_it_end_as_if_it_had_been_right_at_once(
+    own_january: Path, model: Model
+) -> None:
+    right = {manifest.partition: manifest for manifest in dataset(model).manifests()}
     file = lake.raw_file("flights", date(2013, 1, 5))
-    pd.read_parquet(file).iloc[1:].to_parquet(file, index=False, coerce_timestamps="us")
-    after = features.check_raw(model, days)
-    assert [day for day in before if before[day] != after[day]] == [f"2013-01-{n:02}" for n in range(5, 15)]
+    good = file.read_bytes()
+    rewrite("flights", date(2013, 1, 5), lambda t: t.iloc[1:])
+    make(model, [date(2013, 1, 5), *inputs.outdated_by(model, [date(2013, 1, 5)])])
+    wrong = {manifest.partition: manifest for manifest in dataset(model).manifests()}
+    assert {p for p in right if right[p] != wrong[p]} == {f"day=2013-01-{n:02}" for n in range(5, 15)}
+
+    file.write_bytes(good)
+    make(model, [date(2013, 1, 5), *inputs.outdated_by(model, [date(2013, 1, 5)])])
+    assert {manifest.partition: manifest for manifest in dataset(model).manifests()} == right

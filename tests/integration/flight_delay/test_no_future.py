@@ -55,7 +55,7 @@ def examples(january: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.Data
     """All training rows as of 18 January, features joined."""
     model = models.load("flight_delay")
     manifest = training_set.build(
-        model, Window(date(2013, 1, 1), date(2013, 1, 18), Origin.MANUAL, "America/New_York")
+        model, Window.between(date(2013, 1, 1), date(2013, 1, 18), Origin.MANUAL, "America/New_York")
     )
     published = training_set.dataset(model)
     return pd.concat(

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 def rows() -> pd.DataFrame:
     """Training rows as of 12 January; few days, because Spark takes its time."""
     model = models.load("flight_delay")
-    window = Window(date(2013, 1, 3), date(2013, 1, 12), Origin.MANUAL, "America/New_York")
+    window = Window.between(date(2013, 1, 3), date(2013, 1, 12), Origin.MANUAL, "America/New_York")
     manifest = training_set.build(model, window)
     published = training_set.dataset(model)
     return (

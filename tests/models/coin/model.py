@@ -8,6 +8,7 @@ MODEL = Model(
     request_columns=["departure_minute"],
     label="late",
     schedule="0 0 * * 1",
+    retrain_after_days=3,
     train_days=10,
     holdout_days=3,
     parameters=dict(rounds=20, max_depth=2),

@@ -1,0 +1,102 @@
+"""The features of many days in one go, by Spark, into folders that no reader looks into.
+
+A day is computed once: whoever wants a day that another run has built already, finds it, also when the
+run that built it died before it could publish it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib import import_module
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from evergreen import lake, spark
+from evergreen.features import inputs
+from evergreen.features.inputs import Fingerprints
+from evergreen.features.tables import Tables
+from evergreen.model import Model, feature_spec
+from evergreen.settings import settings
+
+
+def build(model: Model, wanted: Fingerprints) -> dict[str, str]:
+    """Compute the features of the days that are not there yet; gives the folder of each unpublished day."""
+    target = inputs.dataset(model)
+    folders: dict[str, str] = {}
+    todo = []
+    for day, mark in wanted.items():
+        if inputs.published(model, day, mark):
+            print(f"{day}: published already with fingerprint {mark[:12]}, nothing to do")
+        elif found := target.built(_partition(day), mark):
+            print(f"{day}: built already with fingerprint {mark[:12]}, not yet published")
+            folders[day] = str(found)
+        else:
+            todo.append(day)
+    at_once = settings().days_at_once
+    for first in range(0, len(todo), at_once):
+        some = todo[first : first + at_once]
+        staged = {day: target.stage(_partition(day), wanted[day]) for day in some}
+        _build(model, staged)
+        for day, folder in staged.items():
+            folders[day] = str(target.keep(_partition(day), wanted[day], folder))
+        if len(todo) > at_once:
+            print(f"{first + len(some)} of {len(todo)} days are built", flush=True)
+    return folders
+
+
+def _build(model: Model, staged: Mapping[str, Path]) -> None:
+    features = feature_spec(model)
+    days = [date.fromisoformat(day) for day in staged]
+    scratch = next(iter(staged.values())).with_suffix(".spark")
+    files = inputs.drops_of(features, days)
+    with spark.session() as session:
+        raw = {
+            source.name: _read(session, [drop.path for drop in files if drop.source == source.name])
+            for source in features.sources
+        }
+        module = import_module(f"models.{model.features_of}.features")
+        for number, tables in enumerate(module.build(session, raw, days, features.timezone)):
+            print(f"{inputs.span(days)}: computing {', '.join(tables.columns)}", flush=True)
+            _compute(tables, scratch / str(number), staged)
+    shutil.rmtree(scratch)
+
+
+def _partition(day: str) -> str:
+    return lake.day_partition(date.fromisoformat(day))
+
+
+def _read(session: SparkSession, files: Sequence[Path]) -> DataFrame:
+    # All files have passed the same check of columns and types; giving Spark the schema of one spares it
+    # a job that reads the footers of all.
+    schema = from_arrow_schema(pq.read_schema(files[0]).remove_metadata(), prefer_timestamp_ntz=False)
+    return session.read.schema(schema).parquet(*map(str, files))
+
+
+def _compute(tables: Tables, scratch: Path, staged: Mapping[str, Path]) -> None:
+    """Have Spark compute the tables, in as many files as it likes, and stage one file per table and day.
+
+    Staged rows are in one order, by the columns that no two rows share together: keys and timestamps. So the
+    bytes do not depend on how Spark divided the work.
+    """
+    together = len(tables.columns) > 1
+    by = ["table", "day"] if together else ["day"]
+    tables.frame.write.partitionBy(*by).parquet(str(scratch))
+    for name, columns in tables.columns.items():
+        for day, folder in staged.items():
+            part = (scratch / f"table={name}" if together else scratch) / f"day={day}"
+            if part.exists():
+                table = pq.read_table(part, columns=list(columns), partitioning=None)
+            else:  # a day without rows is a table without rows
+                table = tables.frame.select(*columns).limit(0).toArrow()
+            kinds = zip(table.schema.names, table.schema.types, strict=True)
+            order = [name for name, kind in kinds if pa.types.is_string(kind) or pa.types.is_timestamp(kind)]
+            pq.write_table(
+                table.sort_by([(column, "ascending") for column in order]).replace_schema_metadata(),
+                folder / f"{name}.parquet",
+            )
