@@ -16,53 +16,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-import psutil
+from measuring.stack import metered
 
 NAME = "flight_delay"
 FIRST = date(2013, 1, 1)
-
-
-class Meter(threading.Thread):
-    """CPU seconds and peak memory (shared pages counted once) of processes that carry a home in their environment."""
-
-    def __init__(self, home: Path):
-        super().__init__(daemon=True)
-        self.home, self.peak, self.stopped = str(home), 0, threading.Event()
-
-    def processes(self) -> Iterator[psutil.Process]:
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get("EVERGREEN_HOME") == self.home and process.pid != os.getpid():
-                    yield process
-
-    def run(self) -> None:
-        while not self.stopped.wait(
-            15
-        ):  # a look costs half a second of a processor: the kernel adds up every page
-            total = 0
-            for process in self.processes():
-                with suppress(psutil.Error):
-                    total += process.memory_full_info().pss
-            self.peak = max(self.peak, total)
-
-
-@contextmanager
-def metered(home: Path) -> Iterator[Meter]:
-    meter = Meter(home)
-    meter.start()
-    try:
-        yield meter
-    finally:
-        meter.stopped.set()
-        meter.join()
 
 
 def plain(days: list[date]) -> None:

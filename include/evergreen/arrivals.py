@@ -44,6 +44,8 @@ SETTLE = timedelta(seconds=3)
 """A file that has not changed for so long is taken for finished, until it changes again."""
 LOST_AFTER = timedelta(seconds=60)
 """An announcement by an earlier watcher that nobody took for so long is taken for lost."""
+UNTAKEN_AFTER = timedelta(minutes=15)
+"""One of its own that nobody took for so long: perhaps the DAG was paused. A run that only queues takes it later."""
 MOST_DAYS = 400
 """Days in one announcement at most: it travels through a database. The next look announces the others."""
 
@@ -205,7 +207,8 @@ class Watch:
     settle: timedelta = SETTLE
     clock: Callable[[], datetime] = _now
     _seen: dict[str, Sighting] = field(default_factory=dict)
-    _handled: dict[str, str] = field(default_factory=dict)
+    _told: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    _done: dict[str, str] = field(default_factory=dict)
     _broken: dict[str, tuple[str, datetime]] = field(default_factory=dict)
 
     def look(self) -> dict[str, str]:
@@ -215,14 +218,20 @@ class Watch:
         settled = {
             day: sighting
             for day, sighting in self._seen.items()
-            if self._handled.get(day) != sighting.identity and _apart(now, sighting.since) >= self.settle
+            if _apart(now, sighting.since) >= self.settle
+            and not self._is_in_hand(day, sighting.identity, now)
         }
         due = self._whole(self._due(settled, now), now)
         days = {day: due[day].identity for day in sorted(due)[:MOST_DAYS]}
         if days:
             self.records.announce(days, now)
-            self._handled |= days
+            self._told |= {day: (identity, now) for day, identity in days.items()}
         return days
+
+    def _is_in_hand(self, day: str, identity: str, now: datetime) -> bool:
+        """A run has taken it, or this watcher has told of it and may expect that one will."""
+        told, at = self._told.get(day, ("", now))
+        return self._done.get(day) == identity or (told == identity and _apart(now, at) < UNTAKEN_AFTER)
 
     def _due(self, settled: Mapping[str, Sighting], now: datetime) -> dict[str, Sighting]:
         if not settled:
@@ -235,7 +244,7 @@ class Watch:
             if judged is Verdict.ANNOUNCE:
                 due[day] = sighting
             elif judged is Verdict.DONE:
-                self._handled[day] = sighting.identity
+                self._done[day] = sighting.identity
         return due
 
     def _whole(self, due: Mapping[str, Sighting], now: datetime) -> dict[str, Sighting]:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from evergreen import lake, registry
+from evergreen import lake
 from evergreen.errors import ScoringError
 from evergreen.gates import Evidence, NoChampion, NotComparable, Verdict, judge
 from evergreen.model import Model
@@ -27,6 +27,15 @@ class Champion:
     version: str
     seen_until: date
     """It has seen no label of this day or later."""
+
+    def has_seen(self, holdout_starts: date) -> str | None:
+        """Why it cannot be judged on a holdout that starts on this day; None if it can."""
+        if self.seen_until <= holdout_starts:
+            return None
+        return (
+            f"version {self.version} has seen labels until {self.seen_until}, "
+            f"the holdout starts {holdout_starts}: it would be judged on what it learned"
+        )
 
 
 def score(folder: Path, table: pa.Table, features: tuple[str, ...]) -> NDArray[np.float64]:
@@ -52,6 +61,19 @@ def score(folder: Path, table: pa.Table, features: tuple[str, ...]) -> NDArray[n
         raise ScoringError(f"{file.name} cannot score the holdout: {str(error).splitlines()[0]}") from None
 
 
+def score_candidate(model: Model, candidate: lake.Manifest, table: pa.Table) -> NDArray[np.float64]:
+    """Scores (n,) of `table` by a published candidate.
+
+    Raises:
+        ScoringError: as `score`.
+    """
+    from evergreen.training import local
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = _candidate_folder(local.dataset(model), candidate, Path(scratch))
+        return score(folder, table, tuple(candidate.inputs["features"]))
+
+
 def evaluate(
     model: Model,
     training_set: lake.Manifest,
@@ -64,7 +86,6 @@ def evaluate(
     these columns) is evidence too: the reason is published, and blocks.
     """
     from evergreen.store import training_set as training_sets
-    from evergreen.training import local
 
     inputs = {
         "holdout": training_set.files["holdout"].sha256,
@@ -80,18 +101,13 @@ def evaluate(
     holdout = pq.read_table(training_sets.dataset(model).path(training_set, "holdout"))
     print(f"scoring {holdout.num_rows} holdout rows", flush=True)
     columns: dict[str, Any] = {"event_timestamp": holdout["event_timestamp"], "label": holdout["label"]}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = _candidate_folder(local.dataset(model), candidate, Path(scratch))
-        columns["candidate"] = score(folder, holdout, tuple(candidate.inputs["features"]))
+    columns["candidate"] = score_candidate(model, candidate, holdout)
     problem = None
     if champion:
-        holdout_starts = date.fromisoformat(training_set.inputs["holdout"])
-        if champion.seen_until > holdout_starts:
-            problem = (
-                f"version {champion.version} has seen labels until {champion.seen_until}, "
-                f"the holdout starts {holdout_starts}: it would be judged on what it learned"
-            )
-        else:
+        problem = champion.has_seen(date.fromisoformat(training_set.inputs["holdout"]))
+        if problem is None:
+            from evergreen import registry
+
             try:
                 with registry.artifact(model, champion.version) as folder:
                     columns["champion"] = score(folder, holdout, registry.inputs_of(folder))
@@ -114,19 +130,13 @@ def verdict(model: Model, evaluation: lake.Manifest) -> tuple[Verdict, Path]:
     source = dataset(model)
     scores = pq.read_table(source.path(evaluation, "scores"))
     about = json.loads(source.path(evaluation, "about").read_text())
-    champion: Any = NoChampion()
-    if about["problem"]:
-        champion = NotComparable(about["problem"])
-    elif about["champion"]:
-        champion = scores["champion"].to_numpy()
-    evidence = Evidence(
-        label=scores["label"].to_numpy(), candidate=scores["candidate"].to_numpy(), champion=champion
-    )
-    result = judge(model.gates, evidence)
+    champion = scores["champion"].to_numpy() if about["champion"] and not about["problem"] else None
+    shown = evidence(scores["label"].to_numpy(), scores["candidate"].to_numpy(), champion, about["problem"])
+    result = judge(model.gates, shown)
     inputs = {
         "evaluation": evaluation.content,
         "gates": [gate.model_dump(mode="json") for gate in model.gates],
-        "code": lake.code(_GATES, ("numpy",)),
+        "code": judging_code(),
     }
     mark = lake.fingerprint(inputs)
     target = lake.dataset(f"verdicts/{model.name}")
@@ -136,6 +146,20 @@ def verdict(model: Model, evaluation: lake.Manifest) -> tuple[Verdict, Path]:
         staged.write_text(result.model_dump_json(indent=1) + "\n")
         manifest = target.publish(evaluation.partition, mark, {"verdict": staged}, inputs)
     return result, target.path(manifest, "verdict")
+
+
+def evidence(
+    label: ArrayLike, candidate: ArrayLike, champion: ArrayLike | None, problem: str | None
+) -> Evidence:
+    """What the gates are shown: scores of the champion, or the `problem` with it, or that there is none."""
+    if problem:
+        return Evidence(label, candidate, NotComparable(problem))
+    return Evidence(label, candidate, NoChampion() if champion is None else champion)
+
+
+def judging_code() -> dict[str, str]:
+    """What a verdict depends on besides evidence and gates."""
+    return lake.code(_GATES, ("numpy",))
 
 
 _GATES = tuple(

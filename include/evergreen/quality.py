@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from functools import cache
 from typing import Any
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read once, when the package is imported
@@ -13,6 +17,7 @@ os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read once, when the pa
 import great_expectations as gx
 import great_expectations.expectations as gxe
 import pandas as pd
+from great_expectations.core.batch_definition import BatchDefinition
 from great_expectations.core.expectation_validation_result import ExpectationValidationResult
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.expectation import Expectation
@@ -20,6 +25,31 @@ from great_expectations.expectations.expectation import Expectation
 from evergreen.errors import Fault
 
 EXAMPLES = 3
+
+Stages = Sequence[Sequence[Expectation]]
+"""A stage is only asked when the ones before it hold."""
+
+_HOLDS_OF_EACH_IF_OF_ALL = frozenset(
+    {
+        # What is said of each row by itself, or of any two rows, or of the columns alone. Subclasses and other
+        # kinds are not in: a new kind is looked up in Great Expectations' metrics before it is added here.
+        gxe.ExpectTableColumnsToMatchSet,
+        gxe.ExpectColumnValuesToBeOfType,
+        gxe.ExpectColumnValuesToNotBeNull,
+        gxe.ExpectColumnValuesToBeBetween,
+        gxe.ExpectColumnValuesToBeInSet,
+        gxe.ExpectColumnValuesToMatchRegex,
+        gxe.ExpectColumnValuesToBeUnique,
+        gxe.ExpectCompoundColumnsToBeUnique,
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB,
+    }
+)
+# Any other condition may look beyond its row: at a mean, or at the row's number.
+_CONDITION_ON_ONE_ROW = re.compile(r"[A-Za-z_]\w*\.(notnull|isnull|notna|isna)\(\)")
+# Bounds the copy that is made; and beyond a million rows pandas' `isin` compares in another way.
+_ROWS_TOGETHER = 500_000
+
+_one_at_a_time = threading.Lock()  # all threads share one batch, and would read each other's table
 
 
 @dataclass(frozen=True)
@@ -44,33 +74,181 @@ def check(table: pd.DataFrame, where: str, *stages: Sequence[Expectation]) -> Re
     So a renamed column is reported once, as a renamed column, and not again by each rule about its values.
     An expectation that cannot be evaluated is a fault. `where` names the table in the faults.
     """
-    if not any(stages):
-        raise ValueError(
-            f"{where}: nothing is expected of it, and a check that asks nothing passes everything"
-        )
+    _refuse_nothing(where, stages)
     evidence: dict[str, Any] = {}
     for number, stage in enumerate(stages):
         results = _validate(table, stage)
-        evidence[f"stage {number}"] = [json.loads(json.dumps(_summary(result))) for result in results]
+        evidence[f"stage {number}"] = [_summary(result) for result in results]
         failed = [result for result in results if not result.success]
         if failed:
             return Report(tuple(_fault(result, where) for result in failed), evidence)
     return Report((), evidence)
 
 
-def _validate(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[ExpectationValidationResult]:
+def check_each(tables: Mapping[str, pd.DataFrame], stages: Callable[[str], Stages]) -> dict[str, Report]:
+    """Check many tables of one kind: the faults that `check` finds in each, in a fraction of its time.
+
+    Great Expectations takes milliseconds for each expectation, however few the rows. So what holds of each
+    table if it holds of all their rows together is asked once of these, where table types and expectation
+    agree; only what does not hold there, and all else, is asked of each table. A table that breaks anything
+    goes through `check`. `stages` gives what is expected of the table of that name, by which faults name it.
+    """
+    expected = {name: stages(name) for name in tables}
+    for name, its_stages in expected.items():
+        _refuse_nothing(name, its_stages)
+    found: dict[_Place, dict[str, Any]] = {}
+    for names in _alike(tables):
+        found |= _found_together(tables, {name: expected[name] for name in names})
+    return {name: _report(table, name, expected[name], found) for name, table in tables.items()}
+
+
+_Place = tuple[str, int, int]  # of an expectation: the table, the stage, and the position in the stage
+
+
+def _alike(tables: Mapping[str, pd.DataFrame]) -> Iterable[list[str]]:
+    """Names of tables whose concatenation has nothing that they have not, and hides nothing that they have."""
+    groups: dict[Any, list[str]] = {}
+    for name, table in tables.items():
+        plain = isinstance(table.index, pd.RangeIndex) and table.columns.is_unique
+        if plain and all(isinstance(column, str) for column in table.columns):
+            groups.setdefault(tuple(zip(table.columns, table.dtypes, strict=True)), []).append(name)
+    for names in groups.values():
+        group: list[str] = []
+        rows = 0
+        for name in names:
+            if group and rows + len(tables[name]) > _ROWS_TOGETHER:
+                yield group
+                group, rows = [], 0
+            group.append(name)
+            rows += len(tables[name])
+        yield group
+
+
+def _found_together(
+    tables: Mapping[str, pd.DataFrame], expected: Mapping[str, Stages]
+) -> dict[_Place, dict[str, Any]]:
+    """What was found to hold of several tables at once, at each place where it is expected."""
+    wanted = _by_place(expected)
+    places: dict[str, list[_Place]] = {}
+    for place, expectation in wanted.items():
+        if identity := _identity_if_holds_of_each(expectation):
+            places.setdefault(identity, []).append(place)
+    questions: dict[tuple[str, ...], list[list[_Place]]] = {}
+    for same in places.values():
+        names = tuple(dict.fromkeys(name for name, _, _ in same))
+        if len(names) > 1:
+            questions.setdefault(names, []).append(same)
+    found: dict[_Place, dict[str, Any]] = {}
+    for names, asked in questions.items():
+        together = pd.concat([tables[name] for name in names], ignore_index=True)
+        if not together.dtypes.equals(tables[names[0]].dtypes):
+            continue
+        for same, answer in zip(asked, _holding(together, [wanted[same[0]] for same in asked]), strict=True):
+            if answer:
+                answer["asked_of_tables"] = len(names)
+                found |= dict.fromkeys(same, answer)
+    return found
+
+
+def _report(
+    table: pd.DataFrame, name: str, stages: Stages, found: Mapping[_Place, Mapping[str, Any]]
+) -> Report:
+    wanted = _by_place({name: stages})
+    left = {place: expectation for place, expectation in wanted.items() if place not in found}
+    answers = dict(zip(left, _holding(table, list(left.values())), strict=True))
+    if not all(answers.values()):
+        return check(table, name, *stages)
+    evidence: dict[str, list[Any]] = {f"stage {number}": [] for number in range(len(stages))}
+    for place in wanted:
+        evidence[f"stage {place[1]}"].append(found.get(place) or answers[place])
+    return Report((), evidence)
+
+
+def _by_place(expected: Mapping[str, Stages]) -> dict[_Place, Expectation]:
+    return {
+        (name, number, position): expectation
+        for name, stages in expected.items()
+        for number, stage in enumerate(stages)
+        for position, expectation in enumerate(stage)
+    }
+
+
+def _identity_if_holds_of_each(expectation: Expectation) -> str | None:
+    """What is asked, exactly, if it holds of every table whenever it holds of all their rows together."""
+    if type(expectation) not in _HOLDS_OF_EACH_IF_OF_ALL:
+        return None
+    kwargs = expectation.configuration.kwargs
+    if kwargs.get("mostly", 1) != 1 or not _is_of_one_row(kwargs.get("row_condition")):
+        return None
+    try:
+        return json.dumps([type(expectation).__name__, kwargs], sort_keys=True, default=_exactly)
+    except TypeError:
+        return None
+
+
+def _is_of_one_row(condition: Any) -> bool:
+    if isinstance(condition, Mapping):  # what Great Expectations makes of a string
+        condition = condition.get("pass_through_filter", condition)
+    return not condition or (isinstance(condition, str) and bool(_CONDITION_ON_ONE_ROW.fullmatch(condition)))
+
+
+def _exactly(value: Any) -> str:
+    if isinstance(value, date):  # datetimes too
+        return repr(value)
+    raise TypeError(f"{type(value)} may be shortened when written")
+
+
+def _holding(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[dict[str, Any] | None]:
+    """For each of `expectations`, what was found if it holds; None if it does not or cannot be evaluated."""
+    if not expectations:
+        return []
+    # Great Expectations sorts by column, and puts first what it could not evaluate.
+    numbered = [
+        expectation.copy(update={"meta": {"number": number}})
+        for number, expectation in enumerate(expectations)
+    ]
+    try:
+        results = _validate(table, numbered)
+        found = {
+            result.expectation_config.meta["number"]: _summary(result) for result in results if result.success
+        }
+    except Exception:  # `check` meets it again, at the stage and the table that it belongs to
+        return [None] * len(expectations)
+    return [found.get(number) for number in range(len(expectations))]
+
+
+def _refuse_nothing(where: str, stages: Stages) -> None:
+    if not any(stages):
+        raise ValueError(
+            f"{where}: nothing is expected of it, and a check that asks nothing passes everything"
+        )
+
+
+@cache
+def _any_table() -> BatchDefinition:
+    """One for the process: making a context and its store of settings takes longer than a few expectations."""
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("memory").add_dataframe_asset("table")
-    batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": table})
-    return batch.validate(gx.ExpectationSuite("suite", expectations=list(expectations))).results
+    return asset.add_batch_definition_whole_dataframe("whole")
+
+
+def _validate(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[ExpectationValidationResult]:
+    with _one_at_a_time:
+        batch = _any_table().get_batch({"dataframe": table})
+        try:
+            return batch.validate(gx.ExpectationSuite("suite", expectations=list(expectations))).results
+        finally:  # or the table stays in memory until the next one
+            kept = batch.datasource.get_execution_engine().batch_manager
+            kept.batch_data_cache.clear()
+            kept.reset_batch_cache()
 
 
 def _summary(result: ExpectationValidationResult) -> dict[str, Any]:
     """What is worth keeping of a result; Great Expectations' own JSON adds tracebacks and run times."""
     summary = result.to_json_dict()
     details: dict[str, Any] = summary["result"]
-    return {
+    told: dict[str, Any] = {
         "expectation": summary["expectation_config"]["type"],
         "of": {k: v for k, v in summary["expectation_config"]["kwargs"].items() if k != "batch_id"},
         "success": summary["success"],
@@ -81,6 +259,8 @@ def _summary(result: ExpectationValidationResult) -> dict[str, Any]:
             if key in details
         },
     }
+    plain: dict[str, Any] = json.loads(json.dumps(told))
+    return plain
 
 
 def _fault(result: ExpectationValidationResult, where: str) -> Fault:

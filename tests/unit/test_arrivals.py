@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evergreen import arrivals
-from evergreen.arrivals import LOST_AFTER, SETTLE, Announced, Records, Verdict, Watch
+from evergreen.arrivals import LOST_AFTER, SETTLE, UNTAKEN_AFTER, Announced, Records, Verdict, Watch
 from evergreen.errors import WindowError
 
 pytestmark = pytest.mark.unit
@@ -293,6 +293,17 @@ def test_a_restart_announces_again_what_nobody_took_after_a_while(bench: Bench) 
     assert bench.look(10 * LOST_AFTER) == {}
 
 
+def test_a_watcher_tells_again_what_nobody_took_for_long(bench: Bench) -> None:
+    """The DAG was paused and unpaused between two parses: the watcher lived on, its event was lost."""
+    bench.deliver(FIRST, SECOND)
+    bench.look()
+    announced = bench.look()
+    bench.records.take({SECOND: announced[SECOND]})
+    assert bench.look(UNTAKEN_AFTER - timedelta(seconds=1)) == {}
+    assert bench.look(timedelta(seconds=1)) == {FIRST: announced[FIRST]}
+    assert bench.look(timedelta(minutes=1)) == {}
+
+
 def test_what_is_taken_late_is_not_announced_again(bench: Bench) -> None:
     bench.deliver(FIRST)
     bench.look()
@@ -471,8 +482,8 @@ class Story:
             assert version not in self.taken
             if version in self.open:
                 life, at = self.open[version]
-                assert life != self.life
-                assert self.bench.now - at >= LOST_AFTER
+                patience = UNTAKEN_AFTER if life == self.life else LOST_AFTER
+                assert self.bench.now - at >= patience
                 self.told_again += 1
             self.open[version] = (self.life, self.bench.now)
 

@@ -7,11 +7,11 @@ not checked again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -21,6 +21,9 @@ from evergreen.errors import Fault, FeatureError, RawDataError
 from evergreen.features import inputs
 from evergreen.features.inputs import Drop
 from evergreen.model import Model, feature_spec
+from evergreen.settings import settings
+
+T = TypeVar("T")
 
 Faults = dict[date, list[Fault]]
 """What is wrong with each day; days without a fault are left out."""
@@ -29,7 +32,7 @@ Faults = dict[date, list[Fault]]
 def raw(model: Model, days: Sequence[date]) -> Faults:
     """Check every raw file that `days` are made from. A fault of a file is one of each day that needs it."""
     features = feature_spec(model)
-    faults = {drop: _check_drop(model, drop) for drop in inputs.drops_of(features, days)}
+    faults = _check_drops(model, inputs.drops_of(features, days))
     found = {day: [fault for drop in inputs.drops(features, day) for fault in faults[drop]] for day in days}
     return {day: wrong for day, wrong in found.items() if wrong}
 
@@ -38,20 +41,20 @@ def built(model: Model, folders: Mapping[str, str]) -> Faults:
     """Check the built features of each day; `folders` is what `build` gave."""
     expectations = import_module(f"models.{model.features_of}.expectations")
     found: Faults = {}
-    for day, folder in folders.items():
-        faults: list[Fault] = []
-        for name in feature_spec(model).tables:
-            file = Path(folder) / f"{name}.parquet"
-            if not file.exists():
-                if not _folder_is_gone(model, day, file.parent):
-                    faults.append(
-                        Fault(f"{day} {name}", "was not built", f"let features.build return {name!r}")
-                    )
-                continue
-            table = pd.read_parquet(file)
-            faults += quality.check(table, f"{day} {name}", expectations.features(name)).faults
-        if faults:
-            found[date.fromisoformat(day)] = faults
+    for name in feature_spec(model).tables:
+        files = {day: Path(folder) / f"{name}.parquet" for day, folder in folders.items()}
+        faults: dict[str, Sequence[Fault]] = {}
+        for some in _at_once([day for day in files if files[day].exists()]):
+            tables = {f"{day} {name}": pd.read_parquet(files[day]) for day in some}
+            stages = dict.fromkeys(tables, [expectations.features(name)])
+            reports = quality.check_each(tables, stages.__getitem__)
+            faults |= {day: reports[f"{day} {name}"].faults for day in some}
+        for day in files.keys() - faults.keys():
+            if not _folder_is_gone(model, day, files[day].parent):
+                way_out = f"let features.build return {name!r}"
+                faults[day] = [Fault(f"{day} {name}", "was not built", way_out)]
+        for day in sorted(day for day in faults if faults[day]):
+            found.setdefault(date.fromisoformat(day), []).extend(faults[day])
     return found
 
 
@@ -77,38 +80,67 @@ def _once(faults: Faults) -> list[Fault]:
     return list(dict.fromkeys(fault for wrong in faults.values() for fault in wrong))
 
 
-def _check_drop(model: Model, drop: Drop) -> Sequence[Fault]:
-    if not drop.path.exists():
-        return [Fault(str(drop.path), "missing", "deliver it, then clear the run")]
+def _check_drops(model: Model, drops: Sequence[Drop]) -> dict[Drop, Sequence[Fault]]:
+    """The faults of each drop; what was checked before is read from its report."""
     expectations = import_module(f"models.{model.features_of}.expectations")
+    code = lake.code(
+        (expectations.__name__, "evergreen.quality"), ("great-expectations", "pandas", "pyarrow")
+    )
     reports = lake.dataset(f"checks/{model.features_of}")
-    parts = {
-        "file": lake.sha256(drop.path),
-        "code": lake.code(
-            (expectations.__name__, "evergreen.quality"), ("great-expectations", "pandas", "pyarrow")
-        ),
+    parts = {drop: {"file": lake.sha256(drop.path), "code": code} for drop in drops if drop.path.exists()}
+    found: dict[Drop, Sequence[Fault]] = {
+        drop: [inputs.not_delivered(drop)] for drop in drops if drop not in parts
     }
-    mark = lake.fingerprint(parts)
-    if done := reports.published(drop.name, mark):
-        report = json.loads(reports.path(done, "report").read_text())
-    else:
-        report = _examine(drop, expectations)
-        folder = reports.stage(drop.name, mark)
-        (folder / "report.json").write_text(json.dumps(report, indent=1))
-        reports.publish(drop.name, mark, {"report": folder / "report.json"}, parts)
+    todo = []
+    for drop in parts:
+        if done := reports.published(drop.name, lake.fingerprint(parts[drop])):
+            found[drop] = _faults_in(json.loads(reports.path(done, "report").read_text()))
+        else:
+            todo.append(drop)
+    for source in dict.fromkeys(drop.source for drop in todo):
+        for some in _at_once([drop for drop in todo if drop.source == source]):
+            for drop, report in _examine(some, expectations).items():
+                mark = lake.fingerprint(parts[drop])
+                folder = reports.stage(drop.name, mark)
+                (folder / "report.json").write_text(json.dumps(report, indent=1))
+                reports.publish(drop.name, mark, {"report": folder / "report.json"}, parts[drop])
+                found[drop] = _faults_in(report)
+            print(f"checked {len(some)} raw files of {source}", flush=True)
+    return found
+
+
+def _examine(drops: Sequence[Drop], expectations: Any) -> dict[Drop, dict[str, Any]]:
+    """The report of each of some drops of one source."""
+    found: dict[Drop, dict[str, Any]] = {}
+    tables = {}
+    for drop in drops:
+        try:
+            tables[str(drop.path)] = pd.read_parquet(drop.path)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            fault = Fault(str(drop.path), f"is not a readable Parquet file: {reason}", "deliver it again")
+            found[drop] = {"faults": [vars(fault)], "evidence": {}}
+    by_path = {str(drop.path): drop for drop in drops}
+
+    def stages(path: str) -> quality.Stages:
+        drop = by_path[path]
+        columns = quality.columns(expectations.RAW_COLUMNS[drop.source])
+        return [*columns, expectations.raw(drop.source, drop.day)]
+
+    for path, report in quality.check_each(tables, stages).items():
+        faults = [vars(fault) for fault in report.faults]
+        found[by_path[path]] = {"faults": faults, "evidence": report.evidence}
+    return found
+
+
+def _faults_in(report: Mapping[str, Any]) -> list[Fault]:
     return [Fault(**fault) for fault in report["faults"]]
 
 
-def _examine(drop: Drop, expectations: Any) -> dict[str, Any]:
-    try:
-        table = pd.read_parquet(drop.path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        fault = Fault(str(drop.path), f"is not a readable Parquet file: {reason}", "deliver it again")
-        return {"faults": [vars(fault)], "evidence": {}}
-    columns = quality.columns(expectations.RAW_COLUMNS[drop.source])
-    report = quality.check(table, str(drop.path), *columns, expectations.raw(drop.source, drop.day))
-    return {"faults": [vars(fault) for fault in report.faults], "evidence": report.evidence}
+def _at_once(things: Sequence[T]) -> Iterator[Sequence[T]]:
+    """In parts, so that memory does not grow with the days."""
+    size = settings().days_at_once
+    return (things[first : first + size] for first in range(0, len(things), size))
 
 
 def _folder_is_gone(model: Model, day: str, folder: Path) -> bool:

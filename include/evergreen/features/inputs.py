@@ -91,11 +91,11 @@ def fingerprints(model: Model, days: Iterable[date]) -> Fingerprints:
 
 def missing(features: Features, days: Iterable[date]) -> list[Fault]:
     """The raw files that `days` need and nobody has delivered."""
-    return [
-        Fault(str(drop.path), "missing", "deliver it, then clear the run")
-        for drop in drops_of(features, days)
-        if not drop.path.exists()
-    ]
+    return [not_delivered(drop) for drop in drops_of(features, days) if not drop.path.exists()]
+
+
+def not_delivered(drop: Drop) -> Fault:
+    return Fault(str(drop.path), "missing", "deliver it, then clear the run")
 
 
 def published(model: Model, day: str, mark: str) -> lake.Manifest | None:

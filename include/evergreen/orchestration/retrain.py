@@ -163,6 +163,7 @@ def backtest(name: str, planned: dict[str, Any], trained: dict[str, Any]) -> str
         training_sets.dataset(model).get(trained["training_set"]),
         local.dataset(model).get(trained["candidate"]),
     )
+    print("\n".join(backtests.lines(backtests.Results.read(report.with_name("results.json")))))
     print(f"report: {report}")
     return str(report)
 

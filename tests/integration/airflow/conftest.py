@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -156,7 +157,7 @@ class Chain:
     def log(self, dag_id: str, run_id: str, task_id: str) -> str:
         """What the task said in its newest try."""
         [instance] = [i for i in self.airflow.task_instances(dag_id, run_id) if i["task_id"] == task_id]
-        return "\n".join(str(line.get("event", line)) for line in self.airflow.log(instance))
+        return "\n".join(json.dumps(line) for line in self.airflow.log(instance))
 
     def scheduled(self, dag_id: str, start: datetime, end: datetime) -> str:
         """Make a run as the scheduler's clock makes it: these DAGs' data ended in 2013, so theirs never comes."""

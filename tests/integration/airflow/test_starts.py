@@ -163,7 +163,7 @@ def test_a_day_that_arrives_starts_its_run_once_within_seconds(chain: Chain) -> 
     half.write_bytes(lake.raw_file("flights", day).read_bytes()[:9_000])
     [run] = chain.new_runs(FEATURES, known, "asset_triggered", patience=120)
     assert run["state"] == "success"
-    assert f"arrival: {day}\n" in chain.log(FEATURES, run["dag_run_id"], "plan") + "\n"
+    assert f'"arrival: {day}"' in chain.log(FEATURES, run["dag_run_id"], "plan")
     began = pd.Timestamp(run["start_date"]).timestamp()
     assert began - delivered < 60, "the figure is measured by the bench, a hang is noticed here"
     assert chain.published(day)[str(day)] is not None
@@ -210,9 +210,9 @@ def test_a_backfill_of_retrain_is_a_backtest(chain: Chain) -> None:
 
 
 def test_retrain_by_the_clock_knows_what_was_known_then(chain: Chain) -> None:
-    run_id = chain.scheduled(RETRAIN, midnight(date(2013, 1, 11), ZONE), midnight(date(2013, 1, 18), ZONE))
+    run_id = chain.scheduled(RETRAIN, midnight(date(2013, 1, 10), ZONE), midnight(date(2013, 1, 17), ZONE))
     assert chain.wait(RETRAIN, run_id=run_id) == ["success"]
-    assert "schedule: days 2013-01-01 until 2013-01-18" in chain.log(RETRAIN, run_id, "plan")
+    assert "schedule: days 2013-01-01 until 2013-01-17" in chain.log(RETRAIN, run_id, "plan")
 
 
 def test_retrain_on_arrival_of_enough_days_and_of_a_backfill_only_as_a_backtest(chain: Chain) -> None:

@@ -1,0 +1,176 @@
+"""A backfill of features: many days in one Spark job, against one Spark job per day.
+
+    python benchmarks/backfill.py [--days 90]
+
+Both through Airflow, scheduler and all, on engines that are up already; wall time and the CPU seconds of every
+process of the stack. The reference makes a day per run, as Airflow users do (EVERGREEN_DAYS_AT_ONCE=1), on fewer
+days, and is compared per day. Beside them, a process of its own with a Spark of its own per day: what a nightly
+spark-submit costs. Goal: ten times cheaper. Every partition must be computed once, by a second backfill none,
+and the peak memory must not grow with the days.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+from measuring.stack import Meter, metered
+
+from evergreen.cli import stack
+from evergreen.cli.airflow import Airflow
+from evergreen.cli.progress import Progress
+from evergreen.settings import settings
+from evergreen.window import midnight
+
+NAME, ZONE = "flight_delay", "America/New_York"
+DAG = f"{NAME}.features"
+FIRST = date(2013, 1, 1)
+
+
+@dataclass(frozen=True)
+class Cost:
+    days: int
+    wall: float
+    cpu: float
+    computed: int
+    peak: float  # GiB
+
+    def line(self, name: str) -> str:
+        return (
+            f"{name:<44}{self.days:>6}{self.wall:>9.1f}{self.cpu:>9.1f}{self.wall / self.days:>11.2f}"
+            f"{self.cpu / self.days:>11.2f}{self.computed:>10}{self.peak:>10.2f}"
+        )
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    passed = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**passed, "EVERGREEN_HOME": str(home), **more}
+
+
+DELIVER = """
+import time
+from datetime import date, timedelta
+from evergreen.arrivals import Watch, take
+from evergreen.settings import settings
+from models.flight_delay.raw import deliver
+
+deliver([date(2013, 1, 1) + timedelta(n) for n in range({days})])
+# As if their arrival had been dealt with: the watcher is not what is measured.
+records = settings().lake / "arrivals/flight_delay"
+watch = Watch(str(settings().lake / "raw"), ["flights", "weather"], str(records))
+while not (found := watch.look()):
+    time.sleep(1)
+take(records, found)
+"""
+
+
+@contextmanager
+def stack_of(home: Path, days: int, **more: str) -> Iterator[tuple[Airflow, Meter]]:
+    """Engines that are up over a home with raw days, and the DAG parsed."""
+    subprocess.run([sys.executable, "-c", DELIVER.format(days=days)], env=environment(home), check=True)
+    before = dict(os.environ)
+    os.environ.update(environment(home, **more))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    settings.cache_clear()
+    with Progress() as progress:
+        try:
+            airflow = Airflow(stack.up(progress).airflow)
+            while airflow.dag(DAG) is None:
+                time.sleep(1)
+            time.sleep(10)  # what starts along with the engines
+            with metered(home) as meter:
+                yield airflow, meter
+        finally:
+            stack.stop(progress)
+            os.environ.clear()
+            os.environ.update(before)
+            settings.cache_clear()
+            shutil.rmtree(home)
+
+
+def backfill(airflow: Airflow, meter: Meter, days: Sequence[date]) -> Cost:
+    """From the call that the UI makes to the end of the last run."""
+    meter.peak = 0
+    began, cpu = time.monotonic(), meter.cpu_seconds()
+    first, last = (midnight(day, ZONE) for day in (days[0], days[-1]))
+    airflow.backfill(DAG, first, last, "completed", 10)
+    while airflow.active_backfill(DAG):
+        time.sleep(1)
+    wall, cpu = time.monotonic() - began, meter.cpu_seconds() - cpu
+    runs = airflow.runs(DAG, logical_date_gte=first.isoformat(), logical_date_lte=last.isoformat())
+    assert [run["state"] for run in runs] == ["success"] * len(days)
+    built = {
+        i["dag_run_id"] for i in airflow.task_instances(DAG, states=["success"]) if i["task_id"] == "build"
+    }
+    computed = sum(len(airflow.xcom(DAG, r["dag_run_id"], "build")) for r in runs if r["dag_run_id"] in built)
+    return Cost(len(days), wall, cpu, computed, meter.peak / 2**30)
+
+
+def by_spark_submit(home: Path, days: Sequence[date]) -> Cost:
+    """A process and a Spark for each day, one after the other; no Airflow."""
+    subprocess.run([sys.executable, "-c", DELIVER.format(days=len(days))], env=environment(home), check=True)
+    began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    for day in days:
+        code = (
+            "from datetime import date; from evergreen import model; from evergreen.features.make import make;"
+            f"make(model.load({NAME!r}), [date.fromisoformat('{day}')])"
+        )
+        command = [sys.executable, "-c", code]
+        subprocess.run(command, env=environment(home), check=True, capture_output=True)
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    wall = time.monotonic() - began
+    shutil.rmtree(home)
+    return Cost(len(days), wall, cpu, len(days), 0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--days", type=int, default=90)
+    parser.add_argument("--reference-days", type=int, default=12)
+    arguments = parser.parse_args()
+    days = [FIRST + timedelta(n) for n in range(arguments.days)]
+    few, third = days[: arguments.reference_days], days[: arguments.days // 3]
+    scratch = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
+
+    lines = [("a process with its Spark per day", by_spark_submit(scratch / "submit", few[:5]))]
+    with stack_of(scratch / "single", len(few), EVERGREEN_DAYS_AT_ONCE="1") as (airflow, meter):
+        lines.append(("Airflow, one day per Spark job", backfill(airflow, meter, few)))
+    with stack_of(scratch / "many", len(days)) as (airflow, meter):
+        lines.append((f"Airflow, many days per job, {len(third)} days", backfill(airflow, meter, third)))
+    with stack_of(scratch / "many", len(days)) as (airflow, meter):
+        lines.append((f"Airflow, many days per job, {len(days)} days", backfill(airflow, meter, days)))
+        lines.append(("the same backfill again", backfill(airflow, meter, days)))
+    shutil.rmtree(scratch, ignore_errors=True)
+
+    print(
+        f"\n{'':<44}{'days':>6}{'wall s':>9}{'CPU s':>9}{'wall/day':>11}{'CPU/day':>11}{'computed':>10}{'peak GiB':>10}"
+    )
+    for name, cost in lines:
+        print(cost.line(name))
+    submit, single, some, many, again = (cost for _, cost in lines)
+    print(
+        f"\npartitions computed ÷ missing: {many.computed / many.days:.2f}; by the second backfill: {again.computed}"
+    )
+    for name, reference in (("one day per Spark job", single), ("a process with its Spark per day", submit)):
+        wall = (reference.wall / reference.days) / (many.wall / many.days)
+        cpu = (reference.cpu / reference.days) / (many.cpu / many.days)
+        print(f"{name} ÷ many days per job: wall {wall:.1f}, CPU {cpu:.1f}")
+    print(f"peak memory, {many.days} days ÷ {some.days} days: {many.peak / some.peak:.2f}")
+
+
+if __name__ == "__main__":
+    main()
