@@ -46,7 +46,7 @@ def built(model: Model, folders: Mapping[str, str]) -> Faults:
         faults: dict[str, Sequence[Fault]] = {}
         for some in _at_once([day for day in files if files[day].exists()]):
             tables = {f"{day} {name}": pd.read_parquet(files[day]) for day in some}
-            stages = dict.fromkeys(tables, [expectations.features(name)])
+            stages = {table: [expectations.features(name)] for table in tables}
             reports = quality.check_each(tables, stages.__getitem__)
             faults |= {day: reports[f"{day} {name}"].faults for day in some}
         for day in files.keys() - faults.keys():

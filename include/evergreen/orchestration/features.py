@@ -153,7 +153,7 @@ class Plan(BaseOperator):
         todo = {day: mark for day, mark in required.items() if not inputs.published(model, day, mark)}
         for day in required.keys() - todo.keys():
             print(f"{day}: published already with fingerprint {required[day][:12]}")
-        plan: dict[str, Any] = {"origin": window.origin.value, "days": sorted(required), "wanted": {}}
+        plan: dict[str, Any] = {"origin": window.origin.value, "days": sorted(required), "make": []}
         if todo:
             others = self._others_wait_for(context, spec, list(map(date.fromisoformat, todo)))
             along = {
@@ -165,10 +165,10 @@ class Plan(BaseOperator):
             if busy:
                 print(f"being made by {', '.join(busy)}: waiting for that")
                 self.defer(trigger=RunsOver(self.dag_id, busy), method_name="execute")
-            plan["wanted"] = {day: mark for day, mark in (along | required).items() if day in mine}
+            plan["make"] = mine
             if len(mine) > len(todo):
                 print(f"{len(mine) - len(todo)} days that other runs are waiting for are made along")
-        if plan["wanted"]:
+        if plan["make"]:
             return plan
         # The run ends here; those who wait for the features still hear of them, if they are to.
         tasks = [task.task_id for task in self.get_flat_relatives(upstream=False)]
@@ -245,13 +245,14 @@ def check_raw(name: str, planned: dict[str, Any]) -> dict[str, str]:
     """
     from evergreen.features import checks
 
-    model, wanted = models.load(name), planned["wanted"]
-    faults = checks.raw(model, [date.fromisoformat(day) for day in wanted])
+    model, days = models.load(name), [date.fromisoformat(day) for day in planned["make"]]
+    faults = checks.raw(model, days)
     own = {date.fromisoformat(day) for day in planned["days"]}
     checks.refuse_raw(model, {day: wrong for day, wrong in faults.items() if day in own})
     for day, wrong in faults.items():
         print(f"{day} is left to its own run, its raw data has faults: {'; '.join(map(str, wrong))}")
-    return {day: mark for day, mark in wanted.items() if date.fromisoformat(day) not in faults}
+    # Not those of `plan`: a file may have been replaced since, and only this task been cleared.
+    return inputs.fingerprints(model, [day for day in days if day not in faults])
 
 
 @step()

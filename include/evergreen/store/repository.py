@@ -50,11 +50,6 @@ def locked() -> AbstractContextManager[None]:
     return lake.locked(settings().home / "feast.lock")
 
 
-def definitions() -> dict[str, str]:
-    """Hash of each file that defines features."""
-    return {file.name: lake.sha256(file) for file in _files()}
-
-
 def online_holds(store: FeatureStore, name: str, mark: str) -> bool:
     """Whether `mark` is what `mark_online` last left under `name` in the online store.
 
@@ -148,7 +143,10 @@ def _apply(wanted: str) -> FeatureStore:
     mark_online(store, _APPLIED, wanted)
     registry: Any = store.registry
     registry.set_project_metadata(store.project, _APPLIED, wanted)
-    print(f"applied the feature definitions {wanted[:12]}: {', '.join(definitions())}", flush=True)
+    print(
+        f"applied the feature definitions {wanted[:12]}: {', '.join(file.name for file in _files())}",
+        flush=True,
+    )
     return store
 
 
@@ -179,7 +177,7 @@ def _fingerprint() -> str:
     ]
     return lake.fingerprint(
         {
-            "files": definitions(),
+            "files": {file.name: lake.sha256(file) for file in _files()},
             "configuration": lake.sha256(now.feature_repo / "feature_store.yaml"),
             "models": models,
             "sources": {"lake": str(now.lake), "offline_store": now.offline_store},

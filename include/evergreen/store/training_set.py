@@ -15,7 +15,7 @@ from evergreen.errors import Fault, InputsChangedError, RawDataError
 from evergreen.features.inputs import dataset as features_dataset
 from evergreen.model import Model, feature_spec
 from evergreen.settings import settings
-from evergreen.store.repository import definitions, feature_store
+from evergreen.store.repository import feature_store
 from evergreen.window import Window
 
 
@@ -124,11 +124,27 @@ def _inputs(model: Model, window: Window, parts: Split) -> dict[str, Any]:
         "label": model.label,
         "service": model.feature_service,
         "features": published,
-        "definitions": definitions(),
+        "definitions": _definitions(model),
         "offline_store": settings().offline_store,
         "code": lake.code(
             ("evergreen.store.training_set", "evergreen.store.asof"), ("feast", "duckdb", "pyarrow")
         ),
+    }
+
+
+def _definitions(model: Model) -> dict[str, Any]:
+    """The views of the model's service, in all that their answers depend on."""
+    store = feature_store()
+    projections = store.get_feature_service(model.feature_service).feature_view_projections
+    views = {projection.name_to_use(): store.get_feature_view(projection.name) for projection in projections}
+    return {
+        projection.name_to_use(): {
+            "view": projection.name,
+            "keys": sorted(column.name for column in views[projection.name_to_use()].entity_columns),
+            "ttl": str(views[projection.name_to_use()].ttl),
+            "features": {feature.name: str(feature.dtype) for feature in projection.features},
+        }
+        for projection in projections
     }
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from evergreen import lake
 from evergreen.errors import TrainingError
@@ -34,14 +35,7 @@ def train(
         TrainingError: the process failed, or what it left is not a model of this job.
     """
     target = dataset(model)
-    inputs = {
-        "training_set": training_set.files["train"].sha256,
-        "features": features,
-        "parameters": dict(model.parameters),
-        "seed": model.seed,
-        "resources": model.resources.model_dump(),
-        "code": lake.code((f"models.{model.name}.train",), model.training_libraries),
-    }
+    inputs = inputs_of(model, training_set, features)
     mark = lake.fingerprint(inputs)
     partition = training_set.partition
     if done := target.published(partition, mark):
@@ -65,6 +59,18 @@ def train(
     result = believe(output, mark)
     files = {name: output / name for name in (*result.files, RESULT)}
     return target.publish(partition, mark, files, inputs)
+
+
+def inputs_of(model: Model, training_set: lake.Manifest, features: tuple[str, ...]) -> dict[str, Any]:
+    """What a trained model depends on, and nothing else."""
+    return {
+        "training_set": training_set.files["train"].sha256,
+        "features": features,
+        "parameters": dict(model.parameters),
+        "seed": model.seed,
+        "resources": model.resources.model_dump(),
+        "code": lake.code((f"models.{model.name}.train",), model.training_libraries),
+    }
 
 
 def dataset(model: Model) -> lake.Dataset:
