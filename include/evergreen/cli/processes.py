@@ -65,6 +65,17 @@ def alive(identity: Identity) -> bool:
         return False
 
 
+def maimed(identity: Identity) -> bool:
+    """Whether a child of that very process has died and was not laid to rest: a part that will not come back.
+
+    `airflow standalone` lives on without its scheduler or its triggerer.
+    """
+    dead = _dead_children(identity)
+    if dead:
+        time.sleep(0.5)  # who ends as he should is laid to rest in a moment
+    return bool(dead & _dead_children(identity))
+
+
 def stop(identity: Identity, home: Path, patience: float) -> int:
     """End the whole session of `identity`, by force after `patience` seconds. Gives how many ended."""
     return _end(lambda: _members(identity, home), patience)
@@ -100,6 +111,13 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _dead_children(identity: Identity) -> set[int]:
+    try:
+        return {child.pid for child in psutil.Process(identity.pid).children() if not _runs(child)}
+    except psutil.NoSuchProcess:
+        return set()
 
 
 def _members(identity: Identity, home: Path) -> list[psutil.Process]:

@@ -169,7 +169,7 @@ def _answers(url: str) -> Callable[[], bool]:
 def _airflow_is_healthy(url: str) -> Callable[[], bool]:
     def ready() -> bool:
         health = _get(f"{url}/api/v2/monitor/health")
-        parts = ("metadatabase", "scheduler", "dag_processor")
+        parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
         return health is not None and all(
             (health.json().get(part) or {}).get("status") == "healthy" for part in parts
         )

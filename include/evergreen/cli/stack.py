@@ -220,9 +220,10 @@ def _ensure(
     make: Callable[[Path, int], Service],
     told: Mapping[str, str],
 ) -> tuple[Record, Service, bool]:
-    """The engine as recorded if it lives, answers, and was told what holds now; else a new one, and True."""
+    """The engine as recorded if it lives whole, answers, and was told what holds now; else a new one, and True."""
     known = record.engines.get(name)
-    if known and processes.alive(known.process) and known.told == told:
+    whole = known and processes.alive(known.process) and not processes.maimed(known.process)
+    if known and whole and known.told == told:
         service = make(home, services.port_of(known.url))
         if known.process.age < _READY_WITHIN or _answers(service):
             return record, service, False
