@@ -61,14 +61,14 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 DELIVER = """
 import time
 from datetime import date, timedelta
-from evergreen.arrivals import Watch, take
+from evergreen.arrivals import Records, Watch, take
 from evergreen.settings import settings
 from models.flight_delay.raw import deliver
 
 deliver([date(2013, 1, 1) + timedelta(n) for n in range({days})])
 # As if their arrival had been dealt with: the watcher is not what is measured.
 records = settings().lake / "arrivals/flight_delay"
-watch = Watch(str(settings().lake / "raw"), ["flights", "weather"], str(records))
+watch = Watch(str(settings().lake / "raw"), ["flights", "weather"], Records(records))
 while not (found := watch.look()):
     time.sleep(1)
 take(records, found)

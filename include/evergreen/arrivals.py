@@ -32,6 +32,7 @@ from enum import Enum, auto
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
@@ -205,6 +206,9 @@ class Watch:
     sources: Sequence[str]
     records: Records
     settle: timedelta = SETTLE
+    timezone: str = "UTC"  # of the days: one that is not over there is still arriving
+    first_day: date | None = None
+    last_day: date | None = None
     clock: Callable[[], datetime] = _now
     _seen: dict[str, Sighting] = field(default_factory=dict)
     _told: dict[str, tuple[str, datetime]] = field(default_factory=dict)
@@ -219,6 +223,7 @@ class Watch:
             day: sighting
             for day, sighting in self._seen.items()
             if _apart(now, sighting.since) >= self.settle
+            and self._is_awaited(date.fromisoformat(day), now)
             and not self._is_in_hand(day, sighting.identity, now)
         }
         due = self._whole(self._due(settled, now), now)
@@ -227,6 +232,10 @@ class Watch:
             self.records.announce(days, now)
             self._told |= {day: (identity, now) for day, identity in days.items()}
         return days
+
+    def _is_awaited(self, day: date, now: datetime) -> bool:
+        first, last = self.first_day or day, self.last_day or day
+        return first <= day <= last and day < now.astimezone(ZoneInfo(self.timezone)).date()
 
     def _is_in_hand(self, day: str, identity: str, now: datetime) -> bool:
         """A run has taken it, or this watcher has told of it and may expect that one will."""

@@ -9,7 +9,7 @@ import random
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -268,6 +268,23 @@ def test_a_day_that_vanishes_and_comes_back_as_it_was_is_no_news(tmp_path: Path)
     assert bench.settled() == []
     os.rename(tmp_path / "unmounted", tmp_path / "raw")
     assert bench.settled() == []
+
+
+def test_a_day_that_is_not_over_is_still_arriving(bench: Bench) -> None:
+    """The bench's clock says 1 January 2026, 0:00 UTC: in New York the day before goes on for five hours."""
+    bench.watch.timezone = "America/New_York"
+    bench.deliver("2025-12-30", "2025-12-31")
+    assert bench.look() == {}
+    bench.records.take(bench.look())
+    assert bench.records.announced().keys() == {"2025-12-30"}
+    assert bench.look(timedelta(hours=4)) == {}
+    assert list(bench.look(timedelta(hours=1))) == ["2025-12-31"]
+
+
+def test_days_that_the_model_is_not_about_are_not_told_of(bench: Bench) -> None:
+    bench.watch.first_day, bench.watch.last_day = date(2013, 1, 2), date(2013, 1, 3)
+    bench.deliver("2013-01-01", "2013-01-02", "2013-01-03", "2013-01-04")
+    assert bench.settled() == ["2013-01-02", "2013-01-03"]
 
 
 def test_a_restart_announces_nothing_again_that_was_taken(bench: Bench) -> None:

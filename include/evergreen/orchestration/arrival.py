@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class RawDays(BaseEventTrigger):
     sources: names of the daily sources; a day needs a file of each.
     records: local folder that outlives the triggerer; the run that works on an event calls
         `arrivals.take(records, days)` first.
+    timezone, first_day, last_day: which days are awaited, as ISO dates; one that is not over never is.
     settle_seconds: a day is announced when its files have not changed for so long.
 
     From the last byte of a day to its event: `settle_seconds` and two polls at most.
@@ -36,6 +37,10 @@ class RawDays(BaseEventTrigger):
         prefix: str,
         sources: Sequence[str],
         records: str,
+        *,
+        timezone: str = "UTC",
+        first_day: str | None = None,
+        last_day: str | None = None,
         poll_seconds: float = 2,
         settle_seconds: float = SETTLE.total_seconds(),
     ) -> None:
@@ -47,6 +52,7 @@ class RawDays(BaseEventTrigger):
         # Plain types: Airflow knows a trigger again by the JSON of these.
         self.sources = list(sources)
         self.records = str(records)
+        self.timezone, self.first_day, self.last_day = timezone, first_day, last_day
         self.poll_seconds = float(poll_seconds)
         self.settle_seconds = float(settle_seconds)
 
@@ -55,6 +61,9 @@ class RawDays(BaseEventTrigger):
             "prefix": self.prefix,
             "sources": self.sources,
             "records": self.records,
+            "timezone": self.timezone,
+            "first_day": self.first_day,
+            "last_day": self.last_day,
             "poll_seconds": self.poll_seconds,
             "settle_seconds": self.settle_seconds,
         }
@@ -65,6 +74,9 @@ class RawDays(BaseEventTrigger):
             self.sources,
             Records(Path(self.records)),
             settle=timedelta(seconds=self.settle_seconds),
+            timezone=self.timezone,
+            first_day=date.fromisoformat(self.first_day) if self.first_day else None,
+            last_day=date.fromisoformat(self.last_day) if self.last_day else None,
         )
         trouble: type[Exception] | None = None
         wait = self.poll_seconds

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -60,7 +61,7 @@ def features_dag(model: Model) -> DAG:
     """`<model>.features`."""
     spec = feature_spec(model)
     with DAG(
-        dag_id=_dag_id(model.name),
+        dag_id=f"{model.name}.features",
         description=f"Raw days to published features of {model.name}",
         doc_md=f"{model.description}\n\n{__doc__}",
         schedule=AssetOrTimeSchedule(
@@ -110,17 +111,16 @@ def _raw(name: str, spec: Features) -> Asset:
                     prefix=str(settings().lake / "raw"),
                     sources=[source.name for source in spec.sources if source.daily],
                     records=str(_records(name)),
+                    timezone=spec.timezone,
+                    first_day=spec.first_day.isoformat(),
+                    last_day=spec.last_day.isoformat() if spec.last_day else None,
                 ),
             )
         ],
     )
 
 
-def _dag_id(name: str) -> str:
-    return f"{name}.features"
-
-
-def _records(name: str) -> Any:
+def _records(name: str) -> Path:
     return settings().lake / "arrivals" / name
 
 
@@ -246,13 +246,16 @@ def check_raw(name: str, planned: dict[str, Any]) -> dict[str, str]:
     from evergreen.features import checks
 
     model, days = models.load(name), [date.fromisoformat(day) for day in planned["make"]]
+    # Not those of `plan`: a file may have been replaced since, and only this task been cleared. Before the
+    # checks: `publish` finds out if a file was replaced after this.
+    there = [day for day in days if not inputs.missing(feature_spec(model), [day])]
+    marks = inputs.fingerprints(model, there)
     faults = checks.raw(model, days)
     own = {date.fromisoformat(day) for day in planned["days"]}
     checks.refuse_raw(model, {day: wrong for day, wrong in faults.items() if day in own})
     for day, wrong in faults.items():
         print(f"{day} is left to its own run, its raw data has faults: {'; '.join(map(str, wrong))}")
-    # Not those of `plan`: a file may have been replaced since, and only this task been cleared.
-    return inputs.fingerprints(model, [day for day in days if day not in faults])
+    return {day: mark for day, mark in marks.items() if date.fromisoformat(day) not in faults}
 
 
 @step()
