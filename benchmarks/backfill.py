@@ -12,7 +12,6 @@ and the peak memory must not grow with the days.
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import shutil
 import subprocess
@@ -25,12 +24,9 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-from measuring.stack import Meter, metered
+from measuring.stack import Meter, environment, metered, running
 
-from evergreen.cli import stack
 from evergreen.cli.airflow import Airflow
-from evergreen.cli.progress import Progress
-from evergreen.settings import settings
 from evergreen.window import midnight
 
 NAME, ZONE = "flight_delay", "America/New_York"
@@ -53,11 +49,6 @@ class Cost:
         )
 
 
-def environment(home: Path, **more: str) -> dict[str, str]:
-    passed = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**passed, "EVERGREEN_HOME": str(home), **more}
-
-
 DELIVER = """
 import time
 from datetime import date, timedelta
@@ -77,26 +68,11 @@ take(records, found)
 
 @contextmanager
 def stack_of(home: Path, days: int, **more: str) -> Iterator[tuple[Airflow, Meter]]:
-    """Engines that are up over a home with raw days, and the DAG parsed."""
+    """Engines that are up over a home with raw days, whose arrival is dealt with."""
     subprocess.run([sys.executable, "-c", DELIVER.format(days=days)], env=environment(home), check=True)
-    before = dict(os.environ)
-    os.environ.update(environment(home, **more))
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    settings.cache_clear()
-    with Progress() as progress:
-        try:
-            airflow = Airflow(stack.up(progress).airflow)
-            while airflow.dag(DAG) is None:
-                time.sleep(1)
-            time.sleep(10)  # what starts along with the engines
-            with metered(home) as meter:
-                yield airflow, meter
-        finally:
-            stack.stop(progress)
-            os.environ.clear()
-            os.environ.update(before)
-            settings.cache_clear()
-            shutil.rmtree(home)
+    with running(home, DAG, **more) as airflow, metered(home) as meter:
+        yield airflow, meter
+    shutil.rmtree(home)
 
 
 def backfill(airflow: Airflow, meter: Meter, days: Sequence[date]) -> Cost:

@@ -1,14 +1,20 @@
-"""CPU time and memory of all processes of a stack: those that carry its home in their environment."""
+"""A stack to measure, and the CPU time and memory of its processes: those that carry its home."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+from evergreen.cli import stack
+from evergreen.cli.airflow import Airflow
+from evergreen.cli.progress import Progress
+from evergreen.settings import settings
 
 LOOK = 5.0  # seconds; a look costs half a second of a processor: the kernel adds up every page
 
@@ -53,3 +59,29 @@ def metered(home: Path, look: float = LOOK) -> Iterator[Meter]:
     finally:
         meter.stopped.set()
         meter.join()
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    passed = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**passed, "EVERGREEN_HOME": str(home), **more}
+
+
+@contextmanager
+def running(home: Path, dag_id: str, **more: str) -> Iterator[Airflow]:
+    """A stack over `home` with more variables in its environment; its Airflow has parsed `dag_id`."""
+    before = dict(os.environ)
+    os.environ.update(environment(home, **more))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    settings.cache_clear()
+    with Progress() as progress:
+        try:
+            airflow = Airflow(stack.up(progress).airflow)
+            while airflow.dag(dag_id) is None:
+                time.sleep(1)
+            time.sleep(10)  # what starts along with the engines
+            yield airflow
+        finally:
+            stack.stop(progress)
+            os.environ.clear()
+            os.environ.update(before)
+            settings.cache_clear()

@@ -26,6 +26,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum, auto
@@ -39,7 +40,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from evergreen.errors import WindowError
-from evergreen.lake import fingerprint, locked, replacing, sync
+from evergreen.lake import fingerprint, locked, replacing
 
 SETTLE = timedelta(seconds=3)
 """A file that has not changed for so long is taken for finished, until it changes again."""
@@ -159,13 +160,27 @@ class Records:
             with replacing(self._announced) as scratch:
                 scratch.write_text("{\n" + ",\n".join(entries) + "\n}\n")
 
-    def take(self, days: Mapping[str, str]) -> None:
+    def take(self, days: Mapping[str, str], run: str = "") -> None:
         """Record that a run works on `days` (ISO day → identity) from now on. Again changes nothing."""
         marks = [self._taken(day, files) for day, files in days.items()]
-        (self.folder / "taken").mkdir(parents=True, exist_ok=True)
         for mark in marks:
-            mark.touch()
-        sync(self.folder / "taken")
+            if not mark.exists():
+                with replacing(mark) as scratch:
+                    scratch.write_text(run)
+
+    def left_to(self, run: str) -> dict[str, str]:
+        """Announced days (ISO day → identity) that nobody has taken, and those that `run` took when it last tried.
+
+        Airflow drops an event when another one before it still waits for its run; the run that comes of that
+        one finds the days of all here.
+        """
+        left = {}
+        for day, was in self.announced().items():
+            with suppress(FileNotFoundError):
+                if self._taken(day, was.identity).read_text() != run:
+                    continue
+            left[day] = was.identity
+        return left
 
     def is_taken(self, day: str, identity: str) -> bool:
         return self._taken(day, identity).exists()
@@ -183,15 +198,20 @@ class Records:
         return self.folder / "taken" / f"{day}.{identity}"
 
 
-def take(records: Path | str, days: Mapping[str, str]) -> None:
-    """Record that a run works on the announced `days` from now on, so that they are not announced again.
+def take(records: Path | str, days: Mapping[str, str], run: str = "") -> dict[str, str]:
+    """Record that `run` works on the announced `days` from now on, so that they are not announced again.
 
-    Call it first thing in the run: what is announced and not taken counts as lost.
+    Call it first thing in the run: what is announced and not taken counts as lost. Gives these days and those
+    that were announced as well and that nobody has taken, which are taken, too.
 
     Raises:
         WindowError: `days` is not what a watcher announces.
     """
-    Records(Path(records)).take(days)
+    found = Records(Path(records))
+    found.take(days, run)
+    left = found.left_to(run)
+    found.take(left, run)
+    return {**left, **days}
 
 
 def _now() -> datetime:

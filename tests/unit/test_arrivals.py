@@ -321,6 +321,23 @@ def test_a_watcher_tells_again_what_nobody_took_for_long(bench: Bench) -> None:
     assert bench.look(timedelta(minutes=1)) == {}
 
 
+def test_the_run_of_one_event_takes_what_other_events_told_of_that_airflow_dropped(bench: Bench) -> None:
+    bench.deliver(FIRST)
+    bench.look()
+    first = bench.look()
+    bench.deliver(SECOND, THIRD)
+    bench.look()
+    dropped = bench.look()
+    folder = bench.records.folder
+    assert arrivals.take(folder, first, "run 1") == first | dropped
+    # Killed and tried again, it finds them again; another run does not.
+    assert arrivals.take(folder, first, "run 1") == first | dropped
+    assert arrivals.take(folder, first, "run 2") == first
+    assert arrivals.take(folder, {}, "run 2") == {}
+    bench.restart()
+    assert bench.settled() == []
+
+
 def test_what_is_taken_late_is_not_announced_again(bench: Bench) -> None:
     bench.deliver(FIRST)
     bench.look()

@@ -48,8 +48,10 @@ from evergreen.settings import settings
 from evergreen.window import Origin, days_between, midnight
 
 _TRIES: dict[str, Any] = {
-    "retries": 2,
+    # Enough for an engine that is started anew: 5, 10 and 20 seconds. A refusal is never retried.
+    "retries": 3,
     "retry_delay": timedelta(seconds=5),
+    "retry_exponential_backoff": True,
     # A Spark driver that ran out of memory hangs rather than ends.
     "execution_timeout": timedelta(minutes=30),
 }
@@ -71,7 +73,8 @@ def features_dag(model: Model) -> DAG:
         start_date=midnight(spec.first_day, spec.timezone),
         end_date=midnight(spec.last_day, spec.timezone) if spec.last_day else None,
         catchup=False,
-        max_active_runs=4,
+        # Also how many runs, those of backfills included, keep Airflow from making one of an arrival.
+        max_active_runs=16,
         default_args={"owner": model.owner, **_TRIES},
         tags=["evergreen", model.name, "features"],
         params={
@@ -145,11 +148,15 @@ class Plan(BaseOperator):
         spec = feature_spec(model)
         window = features_window(model, facts(context, not_dates=(_ANNOUNCE,)))
         print(f"{window.origin}: {', '.join(map(str, window.days))}")
-        _take_arrivals(model.name, run)
-        outdated = inputs.outdated_by(model, window.days)
+        arrived = {day for day in _take_arrivals(model.name, run) if _is_wanted(spec, day)}
+        days = sorted(arrived.union(window.days))
+        if len(days) > len(window.days):
+            more = ", ".join(map(str, sorted(arrived.difference(window.days))))
+            print(f"has arrived as well, and no other run has it in hand: {more}")
+        outdated = inputs.outdated_by(model, days)
         if outdated:
             print(f"made from raw days that have changed since: {', '.join(map(str, outdated))}")
-        required = inputs.fingerprints(model, [*window.days, *outdated])
+        required = inputs.fingerprints(model, [*days, *outdated])
         todo = {day: mark for day, mark in required.items() if not inputs.published(model, day, mark)}
         for day in required.keys() - todo.keys():
             print(f"{day}: published already with fingerprint {required[day][:12]}")
@@ -221,12 +228,21 @@ def asked_for(days: Sequence[date], count: Callable[[Sequence[date]], int]) -> l
     return asked_for(days[:half], count) + asked_for(days[half:], count)
 
 
-def _take_arrivals(name: str, run: Any) -> None:
-    """Record that the arrivals that started this run are in hand: the watcher need not tell of them again."""
+def _take_arrivals(name: str, run: Any) -> set[date]:
+    """Record that the arrivals that started this run are in hand: the watcher need not tell of them again.
+
+    Gives their days, and those of arrivals whose events Airflow has dropped.
+    """
+    taken: set[str] = set()
     for event in run.consumed_asset_events:
         days = (event.extra.get("payload") or {}).get("days") if event.extra.get("from_trigger") else None
         if isinstance(days, dict):
-            arrivals.take(_records(name), days)
+            taken |= arrivals.take(_records(name), days, run.run_id).keys()
+    return set(map(date.fromisoformat, taken))
+
+
+def _is_wanted(spec: Features, day: date) -> bool:
+    return spec.first_day <= day <= (spec.last_day or day)
 
 
 def _to_be_announced(context: Any) -> bool:

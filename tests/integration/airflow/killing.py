@@ -1,4 +1,4 @@
-"""Kill -9 of task processes at random moments, as a thread."""
+"""Kill -9 of parts of a stack: of an engine, of a component of Airflow, of tasks at random moments as a thread."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ import time
 from pathlib import Path
 
 import psutil
+
+from evergreen.cli.stack import Record
+
+
+def kill_engine(home: Path, name: str) -> None:
+    """Kill an engine's own process, such as Spark's JVM."""
+    psutil.Process(Record.read(home).engines[name].process.pid).kill()
+
+
+def kill_component(home: Path, name: str) -> None:
+    """Kill the scheduler or the triggerer, with all that it has started."""
+    standalone = psutil.Process(Record.read(home).engines["airflow"].process.pid)
+    [component] = [child for child in standalone.children() if name in " ".join(child.cmdline()).split()]
+    for process in [component, *component.children(recursive=True)]:
+        process.kill()
 
 
 class Killer(threading.Thread):

@@ -74,6 +74,14 @@ def test_one_that_ignores_being_asked_is_forced(launch, tmp_path):
     assert time.monotonic() - began < 5
 
 
+def test_one_whose_part_has_died_is_told_from_a_whole_one(launch, tmp_path):
+    whole = launch("sleep 60 & exec sleep 60")
+    maimed = launch("sleep 0.1 & exec sleep 60")  # sleep lays nobody to rest, as Airflow's standalone
+    eventually(lambda: processes.maimed(maimed))
+    assert processes.alive(maimed)
+    assert not processes.maimed(whole)
+
+
 def test_children_of_a_leader_that_died_are_ended_too(launch, tmp_path):
     identity = launch("sleep 60 & echo $! > pids; exit 0")
     (child,) = pids(tmp_path / "work" / "pids", 1)

@@ -1,0 +1,56 @@
+"""From the last byte of a raw day to the start of its run, at default settings.
+
+    python benchmarks/arrival.py [--days 8]
+
+Days are delivered one by one to a stack that is up, each once the run of the one before is over. Goal: 15 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+from measuring.stack import running
+
+DAG = "flight_delay.features"
+FIRST = date(2013, 1, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--days", type=int, default=8)
+    arguments = parser.parse_args()
+    home = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
+    starts, ends = [], []
+    with running(home, DAG) as airflow:
+        from models.flight_delay.raw import deliver
+
+        airflow.pause(DAG, False)
+        for number in range(arguments.days + 1):
+            known = {run["dag_run_id"] for run in airflow.runs(DAG)}
+            deliver([FIRST + timedelta(number)])
+            delivered = time.time()
+            while True:
+                new = [run for run in airflow.runs(DAG) if run["dag_run_id"] not in known]
+                if new and new[0]["end_date"]:
+                    break
+                time.sleep(0.5)
+            assert [run["state"] for run in new] == ["success"], new
+            if number:  # the first waits for Airflow to notice that the DAG is no longer paused
+                starts.append(datetime.fromisoformat(new[0]["start_date"]).timestamp() - delivered)
+                ends.append(datetime.fromisoformat(new[0]["end_date"]).timestamp() - delivered)
+    shutil.rmtree(home)
+    print(f"\nfrom the last byte of a day, {arguments.days} days: median (longest)")
+    print(f"to the start of its run   {median(starts):6.1f} s ({max(starts):.1f} s)")
+    print(f"to its published features {median(ends):6.1f} s ({max(ends):.1f} s)")
+
+
+if __name__ == "__main__":
+    main()

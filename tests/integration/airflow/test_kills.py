@@ -1,0 +1,89 @@
+"""Parts of the stack are killed in the midst of work and brought back by `evergreen up`: no day is lost or doubled."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+
+import pytest
+
+from evergreen import lake
+from evergreen.cli import processes, stack
+from evergreen.cli.progress import Progress
+from evergreen.cli.stack import Record
+from integration.airflow.conftest import FEATURES, RETRAIN, Chain, days
+from integration.airflow.killing import Killer, kill_component, kill_engine
+
+pytestmark = pytest.mark.integration
+
+SEED = 23
+PATIENCE = 120
+
+
+@pytest.fixture(autouse=True)
+def _calm(chain: Chain) -> Iterator[None]:
+    """Tests before and after must find nothing half done."""
+    for dag_id in (FEATURES, RETRAIN, "coin.retrain"):
+        chain.quiet(dag_id)
+    yield
+    for dag_id in (FEATURES, RETRAIN, "coin.retrain"):
+        chain.quiet(dag_id)
+
+
+def eventually(what: str, holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
+        time.sleep(0.2)
+
+
+def arrive_again(chain: Chain, day: date) -> None:
+    """Deliver a day as if it had never been there."""
+    chain.forget(day)
+    file = lake.raw_file("flights", day)
+    content = file.read_bytes()
+    with lake.replacing(file) as scratch:
+        scratch.write_bytes(content)
+
+
+def test_spark_a_task_and_the_triggerer_are_killed_while_runs_wait_and_a_day_arrives(chain: Chain) -> None:
+    chance = random.Random(SEED)
+    wanted, arriving = days(4, 11), date(2013, 1, 15)
+    chain.forget(*wanted)
+    chain.airflow.trigger(FEATURES, "killed", {"start": "2013-01-04", "end": "2013-01-09"})
+    eventually("it makes its days", lambda: chain.states(FEATURES, "killed").get("plan") == "success")
+    chain.airflow.trigger(FEATURES, "waiting", {"start": "2013-01-08", "end": "2013-01-11"})
+    killer = Killer(chain.home, kills=2, seed=SEED, pause=(0.2, 1.5))
+    killer.start()
+    eventually("it waits for the other", lambda: chain.states(FEATURES, "waiting").get("plan") == "deferred")
+
+    first, second = chance.sample(
+        [lambda: kill_engine(chain.home, "spark"), lambda: kill_component(chain.home, "triggerer")], 2
+    )
+    first()
+    time.sleep(chance.uniform(0, 2))
+    arrive_again(chain, arriving)
+    second()
+    airflow, spark = (Record.read(chain.home).engines[name].process for name in ("airflow", "spark"))
+    assert processes.maimed(airflow)
+    with Progress() as progress:
+        stack.up(progress)
+    now = Record.read(chain.home).engines
+    assert now["airflow"].process != airflow
+    assert now["spark"].process != spark
+    killer.done.set()
+    killer.join()
+    assert killer.killed, "no task was killed"
+
+    for run_id in ("killed", "waiting"):
+        if chain.wait(FEATURES, run_id=run_id) == ["failed"]:  # killed more often than it may retry
+            chain.clear(FEATURES, run_id)
+            assert chain.wait(FEATURES, run_id=run_id) == ["success"]
+    eventually("the day that arrived is published", lambda: None not in chain.published(arriving).values())
+    chain.quiet(FEATURES)
+    for day, manifest in chain.published(*days(1, 17)).items():
+        assert manifest == chain.undisturbed[f"day={day}"], day
+    staging = chain.home / "lake/features/flight_delay/_staging"
+    assert not list(staging.glob("*/built")), "built and never published"
