@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -65,15 +66,21 @@ def alive(identity: Identity) -> bool:
         return False
 
 
-def maimed(identity: Identity) -> bool:
-    """Whether a child of that very process has died and was not laid to rest: a part that will not come back.
+def missing(identity: Identity, parts: Sequence[str]) -> list[str]:
+    """Those of `parts` that no living child of that very process is: what has died and will not come back.
 
-    `airflow standalone` lives on without its scheduler or its triggerer.
+    A part is a word of its child's command line. `airflow standalone` lives on without its scheduler or its
+    triggerer.
     """
-    dead = _dead_children(identity)
-    if dead:
-        time.sleep(0.5)  # who ends as he should is laid to rest in a moment
-    return bool(dead & _dead_children(identity))
+    try:
+        children = [child for child in psutil.Process(identity.pid).children() if _runs(child)]
+    except psutil.NoSuchProcess:
+        return list(parts)
+    lines = []
+    for child in children:
+        with suppress(psutil.Error):
+            lines.append(" ".join(child.cmdline()))
+    return [part for part in parts if not any(part in line for line in lines)]
 
 
 def stop(identity: Identity, home: Path, patience: float) -> int:
@@ -111,13 +118,6 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _dead_children(identity: Identity) -> set[int]:
-    try:
-        return {child.pid for child in psutil.Process(identity.pid).children() if not _runs(child)}
-    except psutil.NoSuchProcess:
-        return set()
 
 
 def _members(identity: Identity, home: Path) -> list[psutil.Process]:

@@ -30,6 +30,7 @@ class Service:
     environment: Mapping[str, str]
     folder: Path
     ready: Callable[[], bool]
+    parts: tuple[str, ...] = ()  # what it starts and does not start again: words of their command lines
 
 
 def spark(home: Path, port: int) -> Service:
@@ -105,7 +106,13 @@ def airflow(home: Path, port: int, engines: Mapping[str, str]) -> Service:
         **engines,
     }
     return Service(
-        "Airflow", url, (str(_BIN / "airflow"), "standalone"), environment, folder, _airflow_is_healthy(url)
+        "Airflow",
+        url,
+        (str(_BIN / "airflow"), "standalone"),
+        environment,
+        folder,
+        _airflow_is_healthy(url),
+        parts=("scheduler", "dag-processor", "triggerer"),
     )
 
 

@@ -27,6 +27,7 @@ PATIENCE = 15.0
 """Seconds that a process gets to end by itself."""
 
 _READY_WITHIN = 300.0
+_WHOLE_WITHIN = 30.0  # by then an engine has started its parts
 _TAIL = 15
 
 
@@ -222,10 +223,11 @@ def _ensure(
 ) -> tuple[Record, Service, bool]:
     """The engine as recorded if it lives whole, answers, and was told what holds now; else a new one, and True."""
     known = record.engines.get(name)
-    whole = known and processes.alive(known.process) and not processes.maimed(known.process)
-    if known and whole and known.told == told:
+    if known and processes.alive(known.process) and known.told == told:
         service = make(home, services.port_of(known.url))
-        if known.process.age < _READY_WITHIN or _answers(service):
+        young = known.process.age < _READY_WITHIN
+        whole = known.process.age < _WHOLE_WITHIN or not processes.missing(known.process, service.parts)
+        if whole and (young or _answers(service)):
             return record, service, False
     if known:
         processes.stop(

@@ -75,11 +75,15 @@ def test_one_that_ignores_being_asked_is_forced(launch, tmp_path):
 
 
 def test_one_whose_part_has_died_is_told_from_a_whole_one(launch, tmp_path):
-    whole = launch("sleep 60 & exec sleep 60")
-    maimed = launch("sleep 0.1 & exec sleep 60")  # sleep lays nobody to rest, as Airflow's standalone
-    eventually(lambda: processes.maimed(maimed))
+    parts = ["sleep 60", "sleep 61"]
+    whole = launch("sleep 60 & sleep 61 & wait")
+    maimed = launch("sleep 60 & sleep 61 & echo $! > pids; wait")
+    [pid] = pids(tmp_path / "work" / "pids", 1)
+    eventually(lambda: not processes.missing(whole, parts) and not processes.missing(maimed, parts))
+    psutil.Process(pid).kill()
+    eventually(lambda: processes.missing(maimed, parts) == ["sleep 61"])
     assert processes.alive(maimed)
-    assert not processes.maimed(whole)
+    assert processes.missing(whole, parts) == []
 
 
 def test_children_of_a_leader_that_died_are_ended_too(launch, tmp_path):
