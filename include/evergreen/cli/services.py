@@ -112,7 +112,7 @@ def airflow(home: Path, port: int, engines: Mapping[str, str]) -> Service:
         environment,
         folder,
         _airflow_is_healthy(url),
-        parts=("scheduler", "dag-processor", "triggerer"),
+        parts=("schedule", "dag-proc", "trigger"),  # Airflow changes, and cuts short, how they are called
     )
 
 
