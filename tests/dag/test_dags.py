@@ -90,6 +90,7 @@ def test_the_family_of_every_model(parsed: dict) -> None:
         "materialize",
         "training_set",
         "train",
+        "backtest",
         "evaluate",
         "judge",
         "register",

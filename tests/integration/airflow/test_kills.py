@@ -67,7 +67,9 @@ def test_spark_a_task_and_the_triggerer_are_killed_while_runs_wait_and_a_day_arr
     arrive_again(chain, arriving)
     second()
     airflow, spark = (Record.read(chain.home).engines[name].process for name in ("airflow", "spark"))
-    assert processes.missing(airflow, ["trigger", "schedule", "dag-proc"]) == ["trigger"]
+    parts = ["trigger", "schedule", "dag-proc"]
+    eventually("the triggerer is gone", lambda: processes.missing(airflow, parts) == ["trigger"])
+    eventually("Spark is gone", lambda: not processes.alive(spark))
     with Progress() as progress:
         stack.up(progress)
     now = Record.read(chain.home).engines
