@@ -27,8 +27,11 @@ up: $(READY) ## start Airflow, MLflow and Spark on this machine
 stop: ## stop them
 	@if [ -x $(BIN)/evergreen ]; then $(BIN)/evergreen stop; else echo "nothing is up"; fi
 
+# Files side by side where they have engines of their own; the stack of tests/integration/airflow wants both cores.
 test: lint ## lint, then every test
-	@$(BIN)/python -m pytest tests/unit tests/dag tests/integration -q --durations=10
+	@$(BIN)/python -m pytest tests/unit tests/dag -q
+	@$(BIN)/python -m pytest tests/integration --ignore tests/integration/airflow -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest tests/integration/airflow -q --durations=10
 
 lint: $(READY) ## style and types
 	@$(BIN)/ruff check .
