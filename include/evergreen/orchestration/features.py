@@ -182,7 +182,7 @@ class Plan(BaseOperator):
         return skip(context, plan, [t for t in tasks if t != _ANNOUNCE or not _to_be_announced(context)])
 
     def _others_wait_for(self, context: Any, spec: Features, todo: Sequence[date]) -> list[date]:
-        """Days close to `todo` that unfinished runs of this DAG are about, and that can be made."""
+        """Days around the run's own that unfinished runs of this DAG are about, and that can be made."""
         run = context["dag_run"]
         at_once = settings().days_at_once  # more are left to the runs that want them, to work side by side
         room = at_once - len(todo)
@@ -204,11 +204,11 @@ class Plan(BaseOperator):
             )
             return found
 
-        after = days_between(about + timedelta(1), min(about + timedelta(at_once), end))
-        before = days_between(max(about - timedelta(at_once - 1), spec.first_day), about)
-        waiting = [day for day in asked_for(after, count) if day not in todo]
-        if len(waiting) < room:
-            waiting += [day for day in reversed(asked_for(before, count)) if day not in todo]
+        # Runs that start at once look at the same stretch of days, so that the first gets all of it.
+        stretch = (about - spec.first_day).days // at_once * at_once
+        first = spec.first_day + timedelta(stretch)
+        days = days_between(first, min(first + timedelta(at_once), end))
+        waiting = [day for day in asked_for(days, count) if day not in todo]
         return [day for day in waiting if not inputs.missing(spec, [day])][:room]
 
     def _under_way(self, context: Any) -> Callable[[str], bool]:
