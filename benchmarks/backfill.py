@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-from measuring.stack import Meter, environment, metered, running
+from measuring.stack import Meter, deliver, environment, metered, running
 
 from evergreen.cli.airflow import Airflow
 from evergreen.window import midnight
@@ -49,27 +49,10 @@ class Cost:
         )
 
 
-DELIVER = """
-import time
-from datetime import date, timedelta
-from evergreen.arrivals import Records, Watch, take
-from evergreen.settings import settings
-from models.flight_delay.raw import deliver
-
-deliver([date(2013, 1, 1) + timedelta(n) for n in range({days})])
-# As if their arrival had been dealt with: the watcher is not what is measured.
-records = settings().lake / "arrivals/flight_delay"
-watch = Watch(str(settings().lake / "raw"), ["flights", "weather"], Records(records))
-while not (found := watch.look()):
-    time.sleep(1)
-take(records, found)
-"""
-
-
 @contextmanager
 def stack_of(home: Path, days: int, **more: str) -> Iterator[tuple[Airflow, Meter]]:
     """Engines that are up over a home with raw days, whose arrival is dealt with."""
-    subprocess.run([sys.executable, "-c", DELIVER.format(days=days)], env=environment(home), check=True)
+    deliver(home, days)
     with running(home, DAG, **more) as airflow, metered(home) as meter:
         yield airflow, meter
     shutil.rmtree(home)
@@ -95,7 +78,7 @@ def backfill(airflow: Airflow, meter: Meter, days: Sequence[date]) -> Cost:
 
 def by_spark_submit(home: Path, days: Sequence[date]) -> Cost:
     """A process and a Spark for each day, one after the other; no Airflow."""
-    subprocess.run([sys.executable, "-c", DELIVER.format(days=len(days))], env=environment(home), check=True)
+    deliver(home, len(days))
     began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     for day in days:
         code = (

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from measuring.stack import metered
+from measuring.stack import deliver, environment, metered
 
 NAME = "flight_delay"
 FIRST = date(2013, 1, 1)
@@ -131,12 +131,7 @@ def main() -> None:
 
     scratch = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
     homes = {kind: scratch / kind for kind in ("plain", "airflow")}
-    environment = {**os.environ, "EVERGREEN_HOME": str(homes["plain"])}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    deliver = "from models.flight_delay.raw import deliver; from datetime import date, timedelta; " + (
-        f"deliver([date(2013, 1, 1) + timedelta(n) for n in range({arguments.days})])"
-    )
-    subprocess.run([sys.executable, "-c", deliver], env=environment, check=True)
+    deliver(homes["plain"], arguments.days)
     shutil.copytree(homes["plain"], homes["airflow"])
 
     print(f"{datetime.now():%H:%M:%S} plain process, {arguments.days} days", flush=True)
@@ -144,7 +139,7 @@ def main() -> None:
         began = time.monotonic()
         out = subprocess.run(
             [sys.executable, __file__, "--plain", "--days", str(arguments.days)],
-            env=environment,
+            env=environment(homes["plain"]),
             capture_output=True,
             text=True,
         )

@@ -49,6 +49,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+from measuring.stack import deliver, environment
 
 from evergreen import lake
 from evergreen import model as models
@@ -85,22 +86,6 @@ IMPATIENT = {
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "12",
 }
 
-BACKFILLED_BY_HAND = """
-import sys, time
-from datetime import date, timedelta
-from evergreen.arrivals import Records, Watch
-from evergreen.settings import settings
-from models.flight_delay.raw import deliver
-
-deliver([date(2013, 1, 1) + timedelta(n) for n in range(int(sys.argv[1]))])
-# As if their arrival had been dealt with: these days are left to the backfills.
-records = Records(settings().lake / "arrivals/flight_delay")
-watch = Watch(str(settings().lake / "raw"), ["flights", "weather"], records)
-while not (found := watch.look()):
-    time.sleep(1)
-records.take(found)
-"""
-
 UNDISTURBED = """
 import sys
 from datetime import date
@@ -113,11 +98,6 @@ make(model.load("flight_delay"), list(map(date.fromisoformat, sys.argv[1:])))
 
 def said(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-
-def in_home(home: Path, code: str, *arguments: str) -> None:
-    environment = {**os.environ, "EVERGREEN_HOME": str(home)}
-    subprocess.run([sys.executable, "-c", code, *arguments], env=environment, check=True, capture_output=True)
 
 
 # What is killed, and comes back.
@@ -599,7 +579,7 @@ def main() -> None:
     settings.cache_clear()
 
     said(f"{len(asked)} days to backfill, {len(days) - len(asked)} to arrive, in {scratch}")
-    in_home(home, BACKFILLED_BY_HAND, str(len(asked)))
+    deliver(home, len(asked))  # these are left to the backfills
     world = World(days[len(asked) :], chance)
     witness = Witness(home / f"lake/features/{NAME}")
     machine = Machine(home)
@@ -627,7 +607,8 @@ def main() -> None:
 
     said("an undisturbed plain process makes the same days")
     shutil.copytree(home / "lake/raw", clean / "lake/raw")
-    in_home(clean, UNDISTURBED, *map(str, delivered))
+    command = [sys.executable, "-c", UNDISTURBED, *map(str, delivered)]
+    subprocess.run(command, env=environment(clean), check=True, capture_output=True)
     wrong = faults(home, clean, delivered, seen)
     left = list((home / f"lake/features/{NAME}/_staging").iterdir())
 

@@ -203,13 +203,19 @@ def dataset(name: str) -> Dataset:
     return Dataset(settings().lake / name)
 
 
-def day_partition(day: date) -> str:
-    return f"day={day.isoformat()}"
+def day_partition(day: date | str) -> str:
+    """Of a date, or of one that is written as in 2013-01-01."""
+    return f"day={day}"
+
+
+def raw_folder() -> Path:
+    """Where raw drops are delivered."""
+    return settings().lake / "raw"
 
 
 def raw_file(source: str, day: date | None = None) -> Path:
     """Where the raw drop of `source` lies: one file per day, or one for all days if `day` is None."""
-    folder = settings().lake / "raw" / source
+    folder = raw_folder() / source
     return (folder / day_partition(day) if day else folder) / f"{source}.parquet"
 
 

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from evergreen.errors import WindowError
-from evergreen.window import Event, Origin, Run, Window, features_window, midnight, retrain_window
+from evergreen.window import (
+    Event,
+    Origin,
+    Run,
+    Window,
+    days_between,
+    features_window,
+    midnight,
+    retrain_window,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -165,6 +174,11 @@ def test_retrain_window(given: Run, start: date, end: date) -> None:
 def test_retrain_window_refuses(given: Run, complaint: str) -> None:
     with pytest.raises(WindowError, match=complaint):
         retrain_window(given, first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
+
+
+def test_days_leave_out_their_end() -> None:
+    assert list(days_between(D(2013, 2, 27), D(2013, 3, 1))) == [D(2013, 2, 27), D(2013, 2, 28)]
+    assert list(days_between(D(2013, 3, 1), D(2013, 3, 1))) == []
 
 
 def test_a_window_holds_at_least_a_day() -> None:

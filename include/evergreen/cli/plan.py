@@ -18,8 +18,3 @@ def as_of_dates(finished: Collection[date], last_day: date | None) -> list[date]
     """
     wanted = [max(finished) + STEP] if finished else [FIRST, FIRST + STEP]
     return [day for day in wanted if last_day is None or day <= last_day + timedelta(days=1)]
-
-
-def days(first: date, end: date) -> list[date]:
-    """`first` ≤ day < `end`."""
-    return [first + timedelta(n) for n in range((end - first).days)]

@@ -24,9 +24,10 @@ from evergreen.cli import plan, report, stack, watching
 from evergreen.cli.airflow import Airflow, AirflowError, ConflictError, Json
 from evergreen.cli.progress import Progress, View, duration
 from evergreen.errors import EvergreenError
+from evergreen.features.inputs import dataset, span
 from evergreen.gates import Verdict
 from evergreen.model import Model, feature_spec
-from evergreen.window import midnight
+from evergreen.window import days_between, midnight
 
 _LOOK = 2.0  # seconds between two looks; each costs the API server a few hundredths of a CPU second
 _PARSED_WITHIN = 120.0
@@ -78,22 +79,22 @@ def _raw(model: Model) -> ModuleType:
         return import_module(name)
 
 
-def _days(model: Model, as_of: date) -> list[date]:
+def _days(model: Model, as_of: date) -> Sequence[date]:
     """The days of features that a retrain as of `as_of` reads."""
-    return plan.days(max(feature_spec(model).first_day, as_of - timedelta(model.history_days)), as_of)
+    return days_between(max(feature_spec(model).first_day, as_of - timedelta(model.history_days)), as_of)
 
 
 def _deliver(raw: ModuleType, model: Model, as_of: date, progress: Progress) -> None:
     spec = feature_spec(model)
     trailing = max((source.trailing_days for source in spec.sources), default=0)
-    days = plan.days(max(spec.first_day, _days(model, as_of)[0] - timedelta(trailing)), as_of)
+    days = days_between(max(spec.first_day, _days(model, as_of)[0] - timedelta(trailing)), as_of)
     daily = [source.name for source in spec.sources if source.daily]
     missing = [day for day in days if not all(lake.raw_file(source, day).exists() for source in daily)]
     if missing:
         progress.show(View("delivering raw days", 0, len(missing), "days"))
         raw.deliver(days)
         progress.rest()
-        progress.say(f"✓ delivered raw data: {_span(missing)}")
+        progress.say(f"✓ delivered raw data: {span(missing)}")
 
 
 def _wait_until_parsed(airflow: Airflow, dag_ids: Sequence[str], progress: Progress) -> None:
@@ -145,7 +146,7 @@ def _backfill(airflow: Airflow, dag_id: str, model: Model, days: Sequence[date],
             f"{dag_id} succeeded, but {still[0]} is not published: {airflow.url}/dags/{dag_id}"
         )
     took = duration(time.monotonic() - began)
-    progress.say(f"✓ {dag_id}: backfilled {_span(missing)}, in {took}")
+    progress.say(f"✓ {dag_id}: backfilled {span(missing)}, in {took}")
 
 
 def _ask_for_backfill(
@@ -177,7 +178,7 @@ def _wait_for_active_backfill(airflow: Airflow, dag_id: str, model: Model, progr
         first, last = (
             datetime.fromisoformat(active[end]).astimezone(zone).date() for end in ("from_date", "to_date")
         )
-        _look(airflow, dag_id, model, plan.days(first, last + timedelta(1)), progress)
+        _look(airflow, dag_id, model, days_between(first, last + timedelta(1)), progress)
         time.sleep(_LOOK)
     progress.rest()
 
@@ -193,12 +194,8 @@ def _look(
     return runs
 
 
-def _span(days: Sequence[date]) -> str:
-    return f"{len(days)} days, {days[0]} – {days[-1]}" if len(days) > 1 else str(days[0])
-
-
 def _unpublished(model: Model, days: Sequence[date]) -> list[date]:
-    published = lake.dataset(f"features/{model.features_of}")
+    published = dataset(model)
     return [day for day in days if published.manifest(lake.day_partition(day)) is None]
 
 

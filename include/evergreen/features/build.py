@@ -22,7 +22,6 @@ from evergreen.features import inputs
 from evergreen.features.inputs import Fingerprints
 from evergreen.features.tables import Tables
 from evergreen.model import Model, feature_spec
-from evergreen.settings import settings
 
 
 def build(model: Model, wanted: Fingerprints) -> dict[str, str]:
@@ -33,20 +32,18 @@ def build(model: Model, wanted: Fingerprints) -> dict[str, str]:
     for day, mark in wanted.items():
         if inputs.published(model, day, mark):
             print(f"{day}: published already with fingerprint {mark[:12]}, nothing to do")
-        elif found := target.built(_partition(day), mark):
+        elif found := target.built(lake.day_partition(day), mark):
             print(f"{day}: built already with fingerprint {mark[:12]}, not yet published")
             folders[day] = str(found)
         else:
             todo.append(day)
-    at_once = settings().days_at_once
-    for first in range(0, len(todo), at_once):
-        some = todo[first : first + at_once]
-        staged = {day: target.stage(_partition(day), wanted[day]) for day in some}
+    for some in inputs.at_once(todo):
+        staged = {day: target.stage(lake.day_partition(day), wanted[day]) for day in some}
         _build(model, staged)
         for day, folder in staged.items():
-            folders[day] = str(target.keep(_partition(day), wanted[day], folder))
-        if len(todo) > at_once:
-            print(f"{first + len(some)} of {len(todo)} days are built", flush=True)
+            folders[day] = str(target.keep(lake.day_partition(day), wanted[day], folder))
+        if len(some) < len(todo):
+            print(f"{len(folders.keys() & set(todo))} of {len(todo)} days are built", flush=True)
     return folders
 
 
@@ -65,10 +62,6 @@ def _build(model: Model, staged: Mapping[str, Path]) -> None:
             print(f"{inputs.span(days)}: computing {', '.join(tables.columns)}", flush=True)
             _compute(tables, scratch / str(number), staged)
     shutil.rmtree(scratch)
-
-
-def _partition(day: str) -> str:
-    return lake.day_partition(date.fromisoformat(day))
 
 
 def _read(session: SparkSession, files: Sequence[Path]) -> DataFrame:

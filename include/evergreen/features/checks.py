@@ -7,11 +7,11 @@ not checked again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -21,9 +21,6 @@ from evergreen.errors import Fault, FeatureError, RawDataError
 from evergreen.features import inputs
 from evergreen.features.inputs import Drop
 from evergreen.model import Model, feature_spec
-from evergreen.settings import settings
-
-T = TypeVar("T")
 
 Faults = dict[date, list[Fault]]
 """What is wrong with each day; days without a fault are left out."""
@@ -44,7 +41,7 @@ def built(model: Model, folders: Mapping[str, str]) -> Faults:
     for name in feature_spec(model).tables:
         files = {day: Path(folder) / f"{name}.parquet" for day, folder in folders.items()}
         faults: dict[str, Sequence[Fault]] = {}
-        for some in _at_once([day for day in files if files[day].exists()]):
+        for some in inputs.at_once([day for day in files if files[day].exists()]):
             tables = {f"{day} {name}": pd.read_parquet(files[day]) for day in some}
             stages = {table: [expectations.features(name)] for table in tables}
             reports = quality.check_each(tables, stages.__getitem__)
@@ -98,7 +95,7 @@ def _check_drops(model: Model, drops: Sequence[Drop]) -> dict[Drop, Sequence[Fau
         else:
             todo.append(drop)
     for source in dict.fromkeys(drop.source for drop in todo):
-        for some in _at_once([drop for drop in todo if drop.source == source]):
+        for some in inputs.at_once([drop for drop in todo if drop.source == source]):
             for drop, report in _examine(some, expectations).items():
                 mark = lake.fingerprint(parts[drop])
                 folder = reports.stage(drop.name, mark)
@@ -137,13 +134,6 @@ def _faults_in(report: Mapping[str, Any]) -> list[Fault]:
     return [Fault(**fault) for fault in report["faults"]]
 
 
-def _at_once(things: Sequence[T]) -> Iterator[Sequence[T]]:
-    """In parts, so that memory does not grow with the days."""
-    size = settings().days_at_once
-    return (things[first : first + size] for first in range(0, len(things), size))
-
-
 def _folder_is_gone(model: Model, day: str, folder: Path) -> bool:
     """A twin of this run has published the day and cleared it away: then there is nothing left to check."""
-    partition = lake.day_partition(date.fromisoformat(day))
-    return not folder.exists() and inputs.dataset(model).manifest(partition) is not None
+    return not folder.exists() and inputs.dataset(model).manifest(lake.day_partition(day)) is not None

@@ -5,15 +5,19 @@ Light: it reads raw files only to hash them, and no engine is imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evergreen import lake
 from evergreen.errors import Fault, RawDataError
 from evergreen.model import Features, Model, feature_spec
+from evergreen.settings import settings
+from evergreen.window import days_between
+
+T = TypeVar("T")
 
 Fingerprints = dict[str, str]
 """Fingerprint of the features of each day, by ISO date: what they are made from, and how."""
@@ -48,7 +52,7 @@ def drops(features: Features, day: date) -> list[Drop]:
             found.append(Drop(source.name, None))
             continue
         first = max(features.first_day, day - timedelta(source.trailing_days))
-        found += [Drop(source.name, first + timedelta(n)) for n in range((day - first).days + 1)]
+        found += [Drop(source.name, drop) for drop in days_between(first, day + timedelta(1))]
     return found
 
 
@@ -100,7 +104,7 @@ def not_delivered(drop: Drop) -> Fault:
 
 def published(model: Model, day: str, mark: str) -> lake.Manifest | None:
     """The manifest of `day` if it is published with this fingerprint."""
-    return dataset(model).published(lake.day_partition(date.fromisoformat(day)), mark)
+    return dataset(model).published(lake.day_partition(day), mark)
 
 
 def newest(model: Model) -> date:
@@ -139,6 +143,12 @@ def outdated_by(model: Model, days: Sequence[date]) -> list[date]:
     return found
 
 
-def span(days: Sequence[date] | Mapping[date, Any]) -> str:
+def at_once(things: Sequence[T]) -> Iterator[Sequence[T]]:
+    """In parts, so that memory does not grow with the days that are asked for."""
+    size = settings().days_at_once
+    return (things[first : first + size] for first in range(0, len(things), size))
+
+
+def span(days: Collection[date]) -> str:
     """`days` in a few words."""
     return f"{len(days)} days, {min(days)} – {max(days)}" if len(days) > 1 else str(*days)

@@ -22,7 +22,7 @@ def publish(model: Model, wanted: Fingerprints, folders: Mapping[str, str]) -> d
     now = inputs.of(model, map(date.fromisoformat, wanted))
     contents = {}
     for day, mark in wanted.items():
-        partition = lake.day_partition(date.fromisoformat(day))
+        partition = lake.day_partition(day)
         manifest = target.published(partition, mark)
         if manifest is None:
             if lake.fingerprint(now[day]) != mark:

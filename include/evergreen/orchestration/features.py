@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from airflow.sdk import (
@@ -37,15 +37,18 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowSkipException
 
-from evergreen import arrivals
+from evergreen import arrivals, lake
 from evergreen import model as models
 from evergreen.features import claims, inputs
 from evergreen.model import Features, Model, feature_spec
 from evergreen.orchestration.arrival import RawDays
-from evergreen.orchestration.run import facts, features_window, refusals, skip, step
+from evergreen.orchestration.run import facts, features_window, of_family, refusals, skip, step
 from evergreen.orchestration.waiting import UNDER_WAY, RunsOver
 from evergreen.settings import settings
-from evergreen.window import Origin, days_between, midnight
+from evergreen.window import Origin, days_between
+
+if TYPE_CHECKING:
+    from evergreen.features.checks import Faults
 
 _TRIES: dict[str, Any] = {
     # Enough for an engine that is started anew: 5, 10 and 20 seconds. A refusal is never retried.
@@ -63,20 +66,14 @@ def features_dag(model: Model) -> DAG:
     """`<model>.features`."""
     spec = feature_spec(model)
     with DAG(
-        dag_id=f"{model.name}.features",
-        description=f"Raw days to published features of {model.name}",
-        doc_md=f"{model.description}\n\n{__doc__}",
+        **of_family(model, "features", "Raw days to published features", __doc__),
         schedule=AssetOrTimeSchedule(
             timetable=CronDataIntervalTimetable(spec.schedule, timezone=spec.timezone),
             assets=[_raw(model.name, spec)],
         ),
-        start_date=midnight(spec.first_day, spec.timezone),
-        end_date=midnight(spec.last_day, spec.timezone) if spec.last_day else None,
-        catchup=False,
         # Also how many runs, those of backfills included, keep Airflow from making one of an arrival.
         max_active_runs=16,
         default_args={"owner": model.owner, **_TRIES},
-        tags=["evergreen", model.name, "features"],
         params={
             "start": Param(
                 None, type=["null", "string"], format="date", description="First day, if run by hand"
@@ -111,7 +108,7 @@ def _raw(name: str, spec: Features) -> Asset:
             AssetWatcher(
                 name=f"{name}.raw",
                 trigger=RawDays(
-                    prefix=str(settings().lake / "raw"),
+                    prefix=str(lake.raw_folder()),
                     sources=[source.name for source in spec.sources if source.daily],
                     records=str(_records(name)),
                     timezone=spec.timezone,
@@ -179,7 +176,8 @@ class Plan(BaseOperator):
             return plan
         # The run ends here; those who wait for the features still hear of them, if they are to.
         tasks = [task.task_id for task in self.get_flat_relatives(upstream=False)]
-        return skip(context, plan, [t for t in tasks if t != _ANNOUNCE or not _to_be_announced(context)])
+        to_be_told = _to_be_announced(context, window.origin)
+        return skip(context, plan, [t for t in tasks if t != _ANNOUNCE or not to_be_told])
 
     def _others_wait_for(self, context: Any, spec: Features, todo: Sequence[date]) -> list[date]:
         """Days around the run's own that unfinished runs of this DAG are about, and that can be made."""
@@ -245,11 +243,17 @@ def _is_wanted(spec: Features, day: date) -> bool:
     return spec.first_day <= day <= (spec.last_day or day)
 
 
-def _to_be_announced(context: Any) -> bool:
+def _to_be_announced(context: Any, origin: Origin) -> bool:
     asked = context["params"].get(_ANNOUNCE)
-    return (
-        facts(context, not_dates=(_ANNOUNCE,)).origin is not Origin.BACKFILL if asked is None else bool(asked)
-    )
+    return origin is not Origin.BACKFILL if asked is None else bool(asked)
+
+
+def _own(planned: dict[str, Any], faults: Faults, what: str) -> Faults:
+    """The faults of this run's own days; those of days that it makes along are told, and left to their runs."""
+    own = {date.fromisoformat(day) for day in planned["days"]}
+    for day in faults.keys() - own:
+        print(f"{day} is left to its own run, its {what} faults: {'; '.join(map(str, faults[day]))}")
+    return {day: wrong for day, wrong in faults.items() if day in own}
 
 
 @step()
@@ -267,10 +271,7 @@ def check_raw(name: str, planned: dict[str, Any]) -> dict[str, str]:
     there = [day for day in days if not inputs.missing(feature_spec(model), [day])]
     marks = inputs.fingerprints(model, there)
     faults = checks.raw(model, days)
-    own = {date.fromisoformat(day) for day in planned["days"]}
-    checks.refuse_raw(model, {day: wrong for day, wrong in faults.items() if day in own})
-    for day, wrong in faults.items():
-        print(f"{day} is left to its own run, its raw data has faults: {'; '.join(map(str, wrong))}")
+    checks.refuse_raw(model, _own(planned, faults, "raw data has"))
     return {day: mark for day, mark in marks.items() if date.fromisoformat(day) not in faults}
 
 
@@ -289,10 +290,7 @@ def check_features(name: str, planned: dict[str, Any], folders: dict[str, str]) 
 
     model = models.load(name)
     faults = checks.built(model, folders)
-    own = {date.fromisoformat(day) for day in planned["days"]}
-    checks.refuse_built(model, {day: wrong for day, wrong in faults.items() if day in own})
-    for day, wrong in faults.items():
-        print(f"{day} is left to its own run, its features have faults: {'; '.join(map(str, wrong))}")
+    checks.refuse_built(model, _own(planned, faults, "features have"))
     return {day: folder for day, folder in folders.items() if date.fromisoformat(day) not in faults}
 
 
@@ -318,7 +316,7 @@ def publish(
 def announce(name: str, planned: dict[str, Any]) -> None:
     """Tell the DAGs that wait for these features which days are new or changed; a backfill tells nobody."""
     context = get_current_context()
-    if not _to_be_announced(context):
+    if not _to_be_announced(context, Origin(planned["origin"])):
         raise AirflowSkipException("a backfill wakes no other DAG unless its conf says announce: true")
     newest = inputs.newest(models.load(name))
     extra = {

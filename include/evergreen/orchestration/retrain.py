@@ -28,21 +28,15 @@ from airflow.sdk.exceptions import AirflowSkipException
 from evergreen import model as models
 from evergreen.model import Model, feature_spec
 from evergreen.orchestration.features import published_asset
-from evergreen.orchestration.run import facts, retrain_window, skip, step
-from evergreen.window import Origin, Window, midnight
+from evergreen.orchestration.run import facts, of_family, retrain_window, skip, step
+from evergreen.window import Origin, Window
 
 
 def retrain_dag(model: Model) -> DAG:
     """`<model>.retrain`."""
-    spec = feature_spec(model)
     with DAG(
-        dag_id=f"{model.name}.retrain",
-        description=f"From published features to a promoted champion of {model.name}",
-        doc_md=f"{model.description}\n\n{__doc__}",
+        **of_family(model, "retrain", "From published features to a promoted champion", __doc__),
         schedule=_schedule(model),
-        start_date=midnight(spec.first_day, spec.timezone),
-        end_date=midnight(spec.last_day, spec.timezone) if spec.last_day else None,
-        catchup=False,
         max_active_runs=1,  # two at once would each judge against a champion that the other replaces
         default_args={
             "owner": model.owner,
@@ -50,7 +44,6 @@ def retrain_dag(model: Model) -> DAG:
             "retry_delay": timedelta(seconds=5),
             "execution_timeout": timedelta(minutes=model.resources.minutes),
         },
-        tags=["evergreen", model.name, "retrain"],
         params={
             "as_of": Param(
                 None,

@@ -41,6 +41,20 @@ def _event(event: Any) -> Event:
     return Event.from_extra(({"origin": Origin.BACKFILL.value} if from_backfill else {}) | event.extra)
 
 
+def of_family(model: Model, kind: str, what: str, doc: str) -> dict[str, Any]:
+    """The arguments that the DAGs of a model's family share: names, texts, and the days that they run for."""
+    spec = feature_spec(model)
+    return {
+        "dag_id": f"{model.name}.{kind}",
+        "description": f"{what} of {model.name}",
+        "doc_md": f"{model.description}\n\n{doc}",
+        "start_date": window.midnight(spec.first_day, spec.timezone),
+        "end_date": window.midnight(spec.last_day, spec.timezone) if spec.last_day else None,
+        "catchup": False,
+        "tags": ["evergreen", model.name, kind],
+    }
+
+
 def features_window(model: Model, run: Run) -> Window:
     spec = feature_spec(model)
     return window.features_window(

@@ -160,11 +160,13 @@ class AsofOfflineStore(OfflineStore):
         seen = entities[event_timestamp].drop_null()
 
         def retrieve() -> pa.Table:
-            with _duckdb(config) as con:
-                found = _join(con, config, entities, event_timestamp, views, filter_by_created_timestamp)
             table = entities
-            for name, column in found.items():
-                table = table.append_column(name, column)
+            with _duckdb(config) as con:
+                for view in views:
+                    relation = _relation(view.source, config)
+                    found = _join(con, relation, entities, event_timestamp, view, filter_by_created_timestamp)
+                    for name, column in zip(view.columns, found, strict=True):
+                        table = table.append_column(name, column)
             return table
 
         return AsofRetrievalJob(
@@ -303,65 +305,40 @@ def _entities(entity_df: pd.DataFrame, event_timestamp: str) -> pa.Table:
 
 def _join(
     con: duckdb.DuckDBPyConnection,
-    config: RepoConfig,
+    relation: str | None,
     entities: pa.Table,
     event_timestamp: str,
-    views: Sequence[_View],
+    view: _View,
     known_only: bool,
-) -> dict[str, pa.ChunkedArray]:
-    """The columns of all features, each as long as `entities` and in its order: one statement for all views."""
+) -> list[pa.ChunkedArray]:
+    """The columns of `view.features`, as long as `entities` and in its order."""
+    if relation is None:
+        return [pa.chunked_array([pa.nulls(entities.num_rows, dtype)]) for dtype in view.types]
     instants = entities[event_timestamp]
-    asking = {"row": np.arange(entities.num_rows), "asked": instants}
-    for number, view in enumerate(views):
-        asking |= {f"k{number}_{i}": entities[column] for i, column in enumerate(view.keys.values())}
-    con.register("entities", pa.table(asking))
-    types = _column_types(con, "entities")
-    shown, joins = [], []
-    for number, view in enumerate(views):
-        relation = _relation(view.source, config)
-        if relation is None:
-            continue
-        keys = [f"k{i}" for i in range(len(view.keys))]
-        key_types = [types[f"k{number}_{i}"] for i in range(len(view.keys))]
-        rows = _feature_rows(con, relation, view, instants, key_types)
-        if not view.source.created_timestamp_column:
-            reached = f"(epoch_us(asked) + 1) * {_INSTANT}::HUGEINT > v{number}.rank"
-            rows = f"SELECT * EXCLUDE (created, {_PLACE}), {_PACKED_RANK} AS rank FROM ({rows})"
-        elif known_only:
-            # A name of its own: over several joins DuckDB finds `known` ambiguous, however it is qualified.
-            rows = f"SELECT * RENAME (known AS known{number}) FROM ({_as_known(rows, keys)})"
-            reached = f"asked >= v{number}.known{number}"
-        else:
-            # Inside a row, NULL is above everything: the upper end of all that happened at this instant.
-            reached = f"row(asked, NULL, NULL, NULL) >= v{number}.rank"
-            rows = f"SELECT * EXCLUDE (created, {_PLACE}), {_RANK} AS rank FROM ({rows})"
-        matches = [*(f"entities.k{number}_{i} = v{number}.k{i}" for i in range(len(keys))), reached]
-        joins.append(f"ASOF LEFT JOIN ({rows}) AS v{number} ON {' AND '.join(matches)}")
-        # Without a TTL this repeats the join, but for entity rows without a timestamp, which reach everything.
-        ts = f"v{number}.ts"
-        holds = f"asked <= {ts} + {_interval(view.ttl)}" if view.ttl else f"asked >= {ts}"
-        shown += [
-            f"CASE WHEN {holds} THEN v{number}.f{i} END AS f{number}_{i}" for i in range(len(view.features))
-        ]
-    query = f"SELECT {', '.join(['row', *shown])} FROM entities {' '.join(joins)} ORDER BY row"
-    joined = con.sql(query).to_arrow_table()
-    _assert_whole(joined["row"].to_numpy(), entities.num_rows)
-    there = set(joined.column_names)
-    return {
-        column: joined[f"f{number}_{i}"]
-        if f"f{number}_{i}" in there
-        else pa.chunked_array([pa.nulls(entities.num_rows, dtype)])
-        for number, view in enumerate(views)
-        for i, (column, dtype) in enumerate(zip(view.columns, view.types, strict=True))
-    }
+    keys = {f"k{i}": entities[column] for i, column in enumerate(view.keys.values())}
+    con.register("entities", pa.table({"row": np.arange(entities.num_rows), "asked": instants, **keys}))
+    rows = _feature_rows(con, relation, view, instants)
+    if not view.source.created_timestamp_column:
+        reached = f"(epoch_us(asked) + 1) * {_INSTANT}::HUGEINT > {_PACKED_RANK}"
+    elif known_only:
+        rows, reached = _as_known(rows, list(keys)), "asked >= known"
+    else:
+        # Inside a row, NULL is above everything: the upper end of all that happened at this instant.
+        reached = f"row(asked, NULL, NULL, NULL) >= {_RANK}"
+    matches = [*(f"entities.{key} = found.{key}" for key in keys), reached]
+    # Without a TTL this repeats the join, but for entity rows without a timestamp, which reach everything.
+    holds = f"asked <= ts + {_interval(view.ttl)}" if view.ttl else "asked >= ts"
+    features = [f"CASE WHEN {holds} THEN f{i} END AS f{i}" for i in range(len(view.features))]
+    joined = con.sql(
+        f"SELECT row, {', '.join(features)} FROM entities "
+        f"ASOF LEFT JOIN ({rows}) AS found ON {' AND '.join(matches)} ORDER BY row"
+    ).to_arrow_table()
+    _assert_whole(view.name, joined["row"].to_numpy(), entities.num_rows)
+    return joined.columns[1:]
 
 
 def _feature_rows(
-    con: duckdb.DuckDBPyConnection,
-    relation: str,
-    view: _View,
-    instants: pa.ChunkedArray,
-    key_types: Sequence[str],
+    con: duckdb.DuckDBPyConnection, relation: str, view: _View, instants: pa.ChunkedArray
 ) -> str:
     """A query for the source's rows: k0… (join keys), f0… (features), ts, created, and their place.
 
@@ -373,8 +350,9 @@ def _feature_rows(
     timestamps = [name for name in (source.timestamp_field, source.created_timestamp_column) if name]
     raw = {name: raw_names.get(name, name) for name in [*view.keys, *view.features, *timestamps]}
     _check_source(view.name, types, list(raw.values()))
-    for (key, column), key_type in zip(view.keys.items(), key_types, strict=True):
-        _check_comparable(view.name, key, types[raw[key]], column, key_type)
+    entity_types = _column_types(con, "entities")
+    for i, (key, column) in enumerate(view.keys.items()):
+        _check_comparable(view.name, key, types[raw[key]], column, entity_types[f"k{i}"])
 
     ts = f"CAST({_name(raw[source.timestamp_field])} AS TIMESTAMPTZ)"
     created = _name(raw[source.created_timestamp_column]) if source.created_timestamp_column else "NULL"
@@ -401,12 +379,12 @@ def _as_known(rows: str, keys: list[str]) -> str:
     )
 
 
-def _assert_whole(rows: np.ndarray[Any, Any], expected: int) -> None:
+def _assert_whole(view: str, rows: np.ndarray[Any, Any], expected: int) -> None:
     """Raise unless `rows`, the row numbers that came out of the join, are 0 … expected - 1."""
     if not np.array_equal(rows, np.arange(expected)):
         what = f"{expected} entity rows in, {len(rows)} rows out ({len(np.unique(rows))} of them different)"
         raise RetrievalError(
-            "Retrieval of historical features", [Fault("the join", what, "this is a bug: report it")]
+            "Retrieval of historical features", [Fault(f"view {view}", what, "this is a bug: report it")]
         )
 
 

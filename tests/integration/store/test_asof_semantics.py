@@ -604,7 +604,7 @@ def test_rows_in_are_rows_out_in_their_order(repo: Repo) -> None:
 @pytest.mark.parametrize("rows", [[0, 1], [0, 1, 2, 2], [0, 2, 1]])
 def test_rows_that_are_lost_doubled_or_moved_are_an_error(rows: list[int]) -> None:
     with pytest.raises(RetrievalError, match=f"3 entity rows in, {len(rows)} rows out"):
-        _assert_whole(np.array(rows), 3)
+        _assert_whole("one", np.array(rows), 3)
 
 
 # Sources.

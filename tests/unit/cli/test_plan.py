@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from evergreen.cli.plan import as_of_dates, days
+from evergreen.cli.plan import as_of_dates
 
 pytestmark = pytest.mark.unit
 
@@ -36,8 +36,3 @@ def test_data_that_ends_early_leaves_out_what_it_does_not_reach():
 
 def test_data_without_an_end_always_has_a_next_week():
     assert as_of_dates([LAST], None) == [date(2014, 1, 7)]
-
-
-def test_days_leave_out_their_end():
-    assert days(date(2013, 2, 27), FIRST) == [date(2013, 2, 27), date(2013, 2, 28)]
-    assert days(FIRST, FIRST) == []

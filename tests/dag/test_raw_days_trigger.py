@@ -20,7 +20,7 @@ from evergreen import arrivals
 from evergreen.errors import SpecError
 from evergreen.orchestration.arrival import RawDays
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.dag
 
 PARQUET = b"PAR1 data\0\0\0\0PAR1"
 FIRST, SECOND = "2013-01-01", "2013-01-02"
