@@ -40,7 +40,7 @@ def plain(days: list[date]) -> None:
         seconds[name] += time.monotonic() - began
 
     with stage("imports"):
-        from evergreen import evaluation, promotion, registry
+        from evergreen import champion, evaluation, ledger, registry
         from evergreen import model as models
         from evergreen.features import build, checks, inputs, publish
         from evergreen.store import online, training_set
@@ -71,12 +71,15 @@ def plain(days: list[date]) -> None:
     with stage("evaluate"):
         scores = evaluation.evaluate(model, examples, candidate, None)
     with stage("judge"):
-        verdict, file = evaluation.verdict(model, scores)
+        case = champion.Case("one process", window.origin, examples, candidate, scores, None)
+        judged = champion.judge(model, case)
     with stage("register"):
-        version = registry.register(model, examples, candidate, verdict, file)
+        version = registry.register(
+            model, examples, candidate, ledger.judged(NAME, judged).verdict, champion.report(model, judged)
+        )
     with stage("promote"):
-        assert promotion.decide(verdict, window.end, None, window.origin).promote
-        registry.promote(model, version)
+        held = champion.promote(model, judged, version, by="one process", by_backfill=False, approved_by=None)
+        assert held is None
     print("RESULT" + json.dumps(seconds))
 
 

@@ -61,3 +61,28 @@ class TrainingError(EvergreenError):
 
 class ScoringError(EvergreenError):
     """A model cannot be scored; the sentence says which and why."""
+
+
+class SignatureError(ScoringError):
+    """Files of a model are not what was registered and signed, or may not be loaded; carries all faults."""
+
+    def __init__(self, subject: str, faults: Sequence[Fault]):
+        super().__init__(subject, faults)
+        self.subject = subject
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        # One line: it becomes the reason of a gate's record.
+        return f"{self.subject} are refused: " + "; ".join(map(str, self.faults))
+
+
+class LedgerError(EvergreenError):
+    """The record of a model's champions is damaged, or what should be added contradicts it."""
+
+
+class PromotionRefused(EvergreenError):
+    """The rules forbid this change of champion; the sentence says which rule, and the way out."""
+
+
+class RegistryError(EvergreenError):
+    """The model registry does not hold what the ledger says it should."""

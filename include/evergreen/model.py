@@ -85,6 +85,15 @@ class Resources(_Part):
     minutes: int = Field(60, ge=1, description="an attempt that takes longer is ended")
 
 
+class Approval(_Part):
+    """A person has to agree before a candidate that passed its gates is promoted. Silence is a no."""
+
+    hours: int = Field(24, ge=1, description="not answered for so long: rejected")
+    approvers: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
+        (), description="Airflow users who may answer; empty: whoever may work with the DAG"
+    )
+
+
 class Model(_Part):
     """Everything Evergreen needs to keep one model fresh. See docs/add-a-model.md for a tour."""
 
@@ -116,6 +125,12 @@ class Model(_Part):
     resources: Resources = Resources()
 
     gates: tuple[Gate, ...] = Field(min_length=1, description="all must pass, or the champion stays")
+    cooldown_days: int = Field(
+        0, ge=0, description="days of data that a new champion is left alone, at least"
+    )
+    approval: Approval | None = Field(
+        None, description="who must agree to a promotion; None: the gates suffice"
+    )
 
     def __init__(self, **fields: Any):
         try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -19,6 +19,10 @@ class Settings(BaseSettings):
 
     home: Path = Field(REPOSITORY / ".evergreen", description="folder of everything a run makes")
     lake: Path = Field(default_factory=lambda data: data["home"] / "lake", description="root of the lake")
+    ledger: str = Field(
+        default_factory=lambda data: f"{data['home']}/ledger",
+        description="folder, or URI of an object store, of the record of every verdict and change of champion",
+    )
     spark: str = Field("local[2]", description="a Spark master, or sc://host:port of a Spark Connect server")
     days_at_once: int = Field(
         31,
@@ -40,6 +44,26 @@ class Settings(BaseSettings):
     offline_store: Literal["asof", "spark"] = Field(
         "asof", description="point-in-time joins by DuckDB in this process, or by Spark"
     )
+    signing_key: Path | None = Field(
+        None,
+        description="file with the private key (PEM, EC P-256) that signs versions when they are registered",
+    )
+    signing_passphrase: Path | None = Field(None, description="file with the passphrase of `signing_key`")
+    signing_public_key: Path | None = Field(
+        None,
+        description="file with the public keys that are trusted; if set, a version without a signature by one of "
+        "them is neither scored nor promoted",
+    )
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> Self:
+        if self.signing_key and not self.signing_public_key:
+            raise ValueError(
+                "signing_key is set, so set signing_public_key too: nothing would check what is signed"
+            )
+        if self.signing_passphrase and not self.signing_key:
+            raise ValueError("signing_passphrase is set without signing_key")
+        return self
 
 
 @cache

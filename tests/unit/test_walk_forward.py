@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from evergreen.backtest import walk_forward as walk
 from evergreen.backtest.statistics import fall, mean_with_bounds, measure
 from evergreen.backtest.walk_forward import Deployment, Period, Point
+from evergreen.gates import Threshold
 
 pytestmark = pytest.mark.unit
 
 FIRST = date(2013, 3, 1)
+AUC = Threshold(metric="auc", at_least=0.6)
+LOG_LOSS = Threshold(metric="log_loss", at_most=0.6)
 
 
 def points_on(days: list[int], holdout: int = 7) -> list[Point]:
@@ -137,29 +140,29 @@ def sample(signal: float, rows: int = 3000, seed: int = 1) -> tuple[np.ndarray, 
 
 
 def test_a_fall_is_significant_when_it_is_large_and_not_when_it_is_luck() -> None:
-    fell = fall("auc", sample(1.0), sample(0.3, seed=2))
+    fell = fall(AUC, sample(1.0), sample(0.3, seed=2))
     assert fell is not None
     assert fell.significant
     assert fell.change == pytest.approx(fell.now - fell.then)
-    luck = fall("auc", sample(1.0, rows=300), sample(0.98, rows=300, seed=8))
+    luck = fall(AUC, sample(1.0, rows=300), sample(0.98, rows=300, seed=8))
     assert luck is not None
     assert not luck.significant
-    risen = fall("log_loss", sample(0.3), sample(1.0, seed=2))
+    risen = fall(LOG_LOSS, sample(0.3), sample(1.0, seed=2))
     assert risen is not None
     assert not risen.significant
     assert risen.change > 0
 
 
 def test_a_stable_model_is_rarely_said_to_have_fallen() -> None:
-    falls = [fall("auc", sample(1.0, 400, seed), sample(1.0, 400, 1000 + seed)) for seed in range(40)]
+    falls = [fall(AUC, sample(1.0, 400, seed), sample(1.0, 400, 1000 + seed)) for seed in range(40)]
     assert 0 < sum(found is not None and found.significant for found in falls) <= 6
 
 
 def test_what_cannot_be_measured_is_none() -> None:
     label, score = sample(1.0)
-    assert measure("auc", label[:0], score[:0]) is None
-    assert measure("auc", np.ones(10), score[:10]) is None
-    assert fall("auc", (label, score), (label[:0], score[:0])) is None
+    assert measure(AUC, label[:0], score[:0]) is None
+    assert measure(AUC, np.ones(10), score[:10]) is None
+    assert fall(AUC, (label, score), (label[:0], score[:0])) is None
 
 
 def test_the_bounds_of_a_mean() -> None:

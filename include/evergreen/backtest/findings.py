@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from functools import cached_property
@@ -13,9 +13,14 @@ from typing import Any
 from evergreen import lake
 from evergreen.backtest.statistics import Fall, fall, measure
 from evergreen.backtest.walk_forward import Period, Point
-from evergreen.gates import Verdict, judge
+from evergreen.errors import Fault, SpecError
+from evergreen.gates import Comparison, Missing, NoChampion, Verdict, judge
 from evergreen.gates.metrics import Floats
+from evergreen.gates.spec import _Measured
 from evergreen.model import Model
+
+# What of it makes evidence about the past.
+EVALUATION = tuple(f"evergreen.evaluation.{part}" for part in ("asked", "past", "rows", "scoring"))
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,19 @@ class Holdout:
     day: Any
 
 
+def measured_by(model: Model) -> _Measured:
+    """The first gate that is about a metric: by this metric the walk compares policies.
+
+    Raises:
+        SpecError: there is none.
+    """
+    for gate in model.gates:
+        if isinstance(gate, _Measured) and gate.metric != "positive_rate":
+            return gate
+    fault = Fault("gates", "none is about a metric, so a backtest has nothing to measure", "add a threshold")
+    raise SpecError(f"model {model.name}", [fault])
+
+
 class Findings:
     """Answers about pairs of models and holdouts; those that were asked before, by any run, are read back."""
 
@@ -47,11 +65,19 @@ class Findings:
         self._model, self._candidates, self._folder = model, candidates, folder
         self._holdouts: dict[date, Holdout] = {}
         self._scores: dict[tuple[date, date], Floats] = {}
-        self._metric = model.gates[0].metric
+        self._gate = measured_by(model)
+        self._metric = self._gate.model_dump(mode="json", include={"metric", "cut", "quantile"})
 
-    def verdict(self, candidate: Point, champion: Point | None) -> Verdict:
-        """By the model's own gates, on the candidate's own holdout, under the rules of a real retrain."""
+    def verdict(self, candidate: Point, champion: Point | None, past: Sequence[Comparison]) -> Verdict:
+        """By the model's own gates, on the candidate's own holdout, under the rules of a real retrain.
+
+        `past` is what the comparisons of earlier dates have spent. Gates that can only be held against the present
+        (`evaluation.backtest_gates`) are left out.
+        """
+        held = self._candidates[candidate.as_of].training_set
         inputs = {
+            "train": held.files["train"].sha256,
+            "past": [asdict(comparison) for comparison in past],
             **self._pair(candidate.as_of, candidate.as_of),
             "champion": champion and self._model_of(champion.as_of),
             "champion_seen_until": champion and champion.holdout,
@@ -59,14 +85,16 @@ class Findings:
             "gates": [gate.model_dump(mode="json") for gate in self._model.gates],
         }
         return Verdict.model_validate(
-            self._kept("verdict", inputs, lambda: self._judge(candidate, champion).model_dump(mode="json"))
+            self._kept(
+                "verdict", inputs, lambda: self._judge(candidate, champion, past).model_dump(mode="json")
+            )
         )
 
     def measured(self, model: Point, period: Period) -> float | None:
         """The metric of `model` on the labelled rows of `period`."""
         inputs = {**self._pair(model.as_of, period.end), "start": period.start, "metric": self._metric}
         return self._kept(
-            "metric", inputs, lambda: measure(self._metric, *self._rows(model, period.start, period.end))
+            "metric", inputs, lambda: measure(self._gate, *self._rows(model, period.start, period.end))
         )
 
     def fall(self, model: Point, period: Period) -> Fall | None:
@@ -80,7 +108,7 @@ class Findings:
 
         def compare() -> dict[str, Any] | None:
             then = self._rows(model, model.holdout, model.as_of)
-            found = fall(self._metric, then, self._rows(model, period.start, period.end))
+            found = fall(self._gate, then, self._rows(model, period.start, period.end))
             return asdict(found) if found else None
 
         kept = self._kept("fall", inputs, compare)
@@ -97,18 +125,29 @@ class Findings:
         number, share = self._kept("rows", inputs, count)
         return number, share
 
-    def _judge(self, candidate: Point, champion: Point | None) -> Verdict:
+    def _judge(self, candidate: Point, champion: Point | None, past: Sequence[Comparison]) -> Verdict:
         from evergreen import evaluation
 
-        theirs, problem = None, None
+        theirs: Any = NoChampion()
         if champion:
             named = evaluation.Champion(f"of {champion.as_of}", champion.holdout)
             problem = named.has_seen(candidate.holdout)
-            if problem is None:
-                theirs = self._score(champion.as_of, candidate.as_of)
-        own = self._score(candidate.as_of, candidate.as_of)
-        label = self._holdout(candidate.as_of).label
-        return judge(self._model.gates, evaluation.evidence(label, own, theirs, problem))
+            theirs = Missing(problem) if problem else self._score(champion.as_of, candidate.as_of)
+        gates, _ = evaluation.backtest_gates(self._model)
+        shown = evaluation.past_evidence(
+            self._model,
+            self._holdout(candidate.as_of).table,
+            self._training_sets.path(self._candidates[candidate.as_of].training_set, "train"),
+            self._score(candidate.as_of, candidate.as_of),
+            theirs,
+            (candidate.holdout, candidate.as_of),
+        )
+        return judge(gates, shown, past)
+
+    @property
+    def _training_sets(self) -> lake.Dataset:
+        # Named here, not asked of store.training_set: that loads Feast, seconds for a name.
+        return lake.dataset(f"training_sets/{self._model.name}")
 
     def _rows(self, model: Point, start: date, end: date) -> tuple[Floats, Floats]:
         """Labels and scores of the rows of `end`'s holdout, from the day `start` on."""
@@ -140,9 +179,7 @@ class Findings:
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            # Named here, not asked of store.training_set: that loads Feast, seconds for a name.
-            source = lake.dataset(f"training_sets/{self._model.name}")
-            table = pq.read_table(source.path(self._candidates[as_of].training_set, "holdout"))
+            table = pq.read_table(self._training_sets.path(self._candidates[as_of].training_set, "holdout"))
             self._holdouts[as_of] = Holdout(
                 table,
                 table["label"].to_numpy().astype("float64"),
@@ -168,8 +205,10 @@ class Findings:
     def _code(self) -> str:
         from evergreen import evaluation
 
-        own = ("evergreen.evaluation", "evergreen.backtest.findings", "evergreen.backtest.statistics")
-        return lake.fingerprint([lake.code(own, ("xgboost-cpu",)), evaluation.judging_code()])
+        own = ("evergreen.backtest.findings", "evergreen.backtest.statistics", *EVALUATION)
+        return lake.fingerprint(
+            [lake.code(own, ("xgboost-cpu",)), evaluation.judging_code(self._model.gates)]
+        )
 
     def _kept(self, kind: str, inputs: Mapping[str, Any], make: Callable[[], Any]) -> Any:
         """What `make` gives, JSON-like, from the first time it was asked with these inputs."""

@@ -8,43 +8,12 @@ PAGE = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ r.model }}: walk-forward backtest</title>
 <style>
-:root { --ink: #1b2420; --soft: #5d6a64; --line: #dfe5e1; --paper: #fff; --wash: #f5f8f6; --green: #0b6e4f;
-  --passed: #0b6e4f; --failed: #b3361e; --blocked: #9a6700; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--wash); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", "DejaVu Sans", sans-serif; }
-main { max-width: 1340px; margin: 0 auto; padding: 36px 28px 60px; }
-h1 { font-size: 28px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -.01em; }
-h2 { font-size: 18px; margin: 0 0 4px; }
-p { margin: 0 0 10px; }
-.soft, .note { color: var(--soft); }
-.note { font-size: 13px; }
-.finding { font-size: 17px; margin: 18px 0 22px; padding: 14px 18px; background: var(--paper);
-  border-left: 4px solid var(--green); border-radius: 0 6px 6px 0; max-width: none; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 8px;
-  padding: 20px 22px; margin: 0 0 20px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 600; font-size: 13px; color: var(--soft); border-bottom: 1px solid var(--line);
-  padding: 6px 10px; vertical-align: bottom; }
-td { border-bottom: 1px solid var(--line); padding: 7px 10px; vertical-align: top; }
-tr:last-child td { border-bottom: 0; }
-.number { text-align: right; white-space: nowrap; }
-.number .rule { white-space: nowrap; }
-.policy { font-weight: 600; white-space: nowrap; }
+{{ style }}.policy { font-weight: 600; white-space: nowrap; }
 .policy i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 8px; }
 tr.ours td { background: #eef6f2; }
-.rule { display: block; font-weight: 400; color: var(--soft); font-size: 13px; white-space: normal; }
-svg { display: block; width: 100%; height: auto; margin-top: 8px; }
 .gates th { padding: 6px 8px; }
 .gates td { padding: 3px 8px; font-size: 13px; white-space: nowrap; }
-.mark { display: inline-block; min-width: 6.4em; padding: 0 7px; border-radius: 4px; cursor: help; }
-.passed { color: var(--passed); background: #e8f3ee; }
-.failed { color: var(--failed); background: #fbe9e5; font-weight: 600; }
-.not_computed { color: var(--blocked); background: #fdf3dc; font-weight: 600; }
 .promoted { color: var(--passed); font-weight: 600; }
-dl { margin: 0; } dt { font-weight: 600; margin-top: 10px; } dd { margin: 0; }
-code { font-size: 12px; color: var(--soft); }
 </style>
 </head>
 <body>

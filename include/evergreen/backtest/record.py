@@ -8,15 +8,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from evergreen import lake, promotion
+from evergreen import lake
 from evergreen.backtest import report, walk_forward
-from evergreen.backtest.findings import Candidate, Findings
+from evergreen.backtest.findings import EVALUATION, Candidate, Findings, measured_by
+from evergreen.backtest.ledger import PastLedger
 from evergreen.backtest.results import Date, Deployed, Gain, Measured, Policy, Results
 from evergreen.backtest.walk_forward import Deployment, Period, Point
 from evergreen.errors import Fault, FaultsError
-from evergreen.gates.spec import SCALES
 from evergreen.model import Model
-from evergreen.window import Origin
 
 RESULTS, REPORT = "results.json", "report.html"
 
@@ -121,8 +120,9 @@ def _bring_up_to_date(model: Model, spec: str) -> None:
 
 
 def _mark(model: Model, spec: str, points: Sequence[lake.Manifest], left_out: int) -> str:
-    parts = ("findings", "record", "report", "page", "results", "statistics", "walk_forward")
-    modules = ("evergreen.evaluation", "evergreen.promotion", *(f"{__package__}.{part}" for part in parts))
+    parts = ("findings", "ledger", "record", "report", "page", "results", "statistics", "walk_forward")
+    rules = ("evergreen.ledger.state", "evergreen.promotion")
+    modules = (*EVALUATION, *rules, *(f"{__package__}.{part}" for part in parts))
     return lake.fingerprint(
         {
             "model": [model.name, model.description],
@@ -151,14 +151,12 @@ def _results(
 ) -> Results:
     points = walk_forward.in_order([candidate.point for candidate in candidates.values()])
     dates: list[Date] = []
+    ledger = PastLedger(model)
 
     def by_gates(candidate: Point, champion: Point | None) -> str | None:
-        verdict = findings.verdict(candidate, champion)
-        # As the runs of those days would have decided: on schedule, not in a backfill.
-        decision = promotion.decide(
-            verdict, candidate.as_of, champion.as_of if champion else None, Origin.SCHEDULE
-        )
+        verdict = findings.verdict(candidate, champion, ledger.comparisons)
         held = candidates[candidate.as_of]
+        promoted, reason = ledger.propose(candidate, held.candidate.fingerprint, verdict)
         dates.append(
             Date(
                 as_of=candidate.as_of,
@@ -167,20 +165,20 @@ def _results(
                 train_rows=held.training_set.files["train"].rows or 0,
                 champion=champion.as_of if champion else None,
                 verdict=verdict,
-                promoted=decision.promote,
-                reason=decision.reason,
+                promoted=promoted,
+                reason=reason,
             )
         )
-        return decision.reason if decision.promote else None
+        return reason if promoted else None
 
-    metric = model.gates[0].metric
+    gate = measured_by(model)
 
     def fell(live: Point, latest: Period) -> str | None:
         found = findings.fall(live, latest)
         if found is None or not found.significant:
             return None
         return (
-            f"{metric} was {found.then:.4g} on its own holdout and {found.now:.4g} from {latest.start} until "
+            f"{gate.metric} was {found.then:.4g} on its own holdout and {found.now:.4g} from {latest.start} until "
             f"{latest.end}: at 95 % confidence at least {-(found.at_most or 0):.4g} worse"
         )
 
@@ -209,7 +207,8 @@ def _results(
         made_from=mark,
         spec=spec,
         left_out=left_out,
-        metric=metric,
+        metric=gate.metric,
+        higher_is_better=gate.scale.higher_is_better,
         label=model.label,
         train_days=model.train_days,
         holdout_days=model.holdout_days,
@@ -241,7 +240,7 @@ def _policy(
 
     from evergreen.backtest.statistics import mean_with_bounds
 
-    scale = SCALES[model.gates[0].metric]
+    scale = measured_by(model).scale
     label, rule = _described(name, periods)
     own = {number: metrics[name][number] for number in compared} if deployed else {}
     values = {number: value for number, value in own.items() if value is not None}

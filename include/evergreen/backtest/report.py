@@ -8,6 +8,7 @@ from typing import Any
 
 from evergreen.backtest.page import PAGE
 from evergreen.backtest.results import Deployed, Policy, Results
+from evergreen.pages import drawing, environment, svg
 
 # Told apart by the colour-blind, too (Okabe and Ito 2008, "Color universal design").
 COLOURS = {
@@ -17,17 +18,13 @@ COLOURS = {
     "on_drift": "#cc79a7",
     "never": "#7a7a7a",
 }
-MARKS = {"passed": "✓", "failed": "✗", "not_computed": "?"}
 
 
 def html(results: Results) -> str:
     """One self-contained page; equal results give equal bytes."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    page = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
+    page = environment()
     page.filters["figure"] = _figure
     gates = results.policy("gates")
     return page.from_string(PAGE).render(
@@ -35,7 +32,6 @@ def html(results: Results) -> str:
         finding=finding(results),
         period=_period(results),
         colours=COLOURS,
-        marks=MARKS,
         gates=[record.gate for record in results.dates[0].verdict.records],
         champions={life.as_of: (life, _mean_while_live(results, gates, life)) for life in gates.deployments},
         lives=_lives(gates),
@@ -147,28 +143,9 @@ def _mean_while_live(results: Results, policy: Policy, deployed: Deployed) -> fl
 
 def _plot(results: Results) -> str:
     """Metric per policy, gain over never, share of the label, and lives of models, above one axis of time, as SVG."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    fixed: Any = {
-        "svg.hashsalt": "evergreen",  # else ids are random
-        "svg.fonttype": "none",  # text stays text
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": "#9aa5a0",
-        "axes.labelcolor": "#5d6a64",
-        "xtick.color": "#5d6a64",
-        "ytick.color": "#5d6a64",
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "grid.color": "#e7ece9",
-        "axes.axisbelow": True,
-        "date.converter": "concise",
-    }
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # no matplotlibrc of whoever runs this
-        matplotlib.rcParams.update(fixed)
+    with drawing():
         figure = Figure(figsize=(11.4, 9.2), layout="constrained")
         panels: Any = figure.subplots(4, 1, sharex=True, gridspec_kw={"height_ratios": [4, 3, 1.1, 2.4]})
         _draw_metrics(panels[0], results)
@@ -181,11 +158,7 @@ def _plot(results: Results) -> str:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
         figure.align_ylabels(panels[:3])
-        text = StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    drawn = text.getvalue()
-    label = f"{results.metric} over time and lives of models, by policy"
-    return drawn[drawn.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+        return svg(figure, f"{results.metric} over time and lives of models, by policy")
 
 
 def _number(day: date) -> float:

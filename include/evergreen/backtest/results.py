@@ -9,7 +9,6 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from evergreen.gates import Verdict
-from evergreen.gates.spec import SCALES, MetricName
 
 
 class _Stored(BaseModel):
@@ -73,7 +72,8 @@ class Results(_Stored):
     made_from: str = Field(description="fingerprint of the candidates, the spec and the code")
     spec: str = Field(description="fingerprint of what makes candidates comparable")
     left_out: int = Field(description="candidates of another spec, which are in no figure")
-    metric: MetricName
+    metric: str
+    higher_is_better: bool = Field(description="of the metric")
     label: str
     train_days: int
     holdout_days: int
@@ -83,10 +83,6 @@ class Results(_Stored):
         description="periods in which every policy that ever deploys has a measured model: means are over these"
     )
     policies: tuple[Policy, ...]
-
-    @property
-    def higher_is_better(self) -> bool:
-        return SCALES[self.metric].higher_is_better
 
     @property
     def step(self) -> int | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
-from evergreen.gates import usable
+from evergreen.gates import metrics, usable
 from evergreen.gates.bootstrap import resampled, seed
-from evergreen.gates.metrics import METRICS, Floats, value
-from evergreen.gates.spec import SCALES, MetricName
+from evergreen.gates.metrics import Floats
+from evergreen.gates.spec import _Measured
 
 CONFIDENCE = 0.95
 RESAMPLES = 500  # leaves 25 beyond the bound; a walk may ask for as many tests as it has dates
@@ -30,15 +31,16 @@ class Fall:
         return self.at_most is not None and self.at_most < 0
 
 
-def measure(metric: MetricName, label: Floats, score: Floats) -> float | None:
-    """The metric, or None where it does not exist: no rows, or rows of one class only."""
-    if label.size == 0 or label.min() == label.max():
+def measure(gate: _Measured, label: Floats, score: Floats) -> float | None:
+    """The metric that `gate` is about, or None where it does not exist: no rows, or rows of one class only."""
+    if label.size == 0 or (gate.scale.of == "classes" and label.min() == label.max()):
         return None
-    return value(METRICS[metric], *usable.in_canonical_order([label, score]))
+    found = metrics.value(metrics.measure(gate), *usable.in_canonical_order([label, score]))
+    return found if isfinite(found) else None
 
 
-def fall(metric: MetricName, then: tuple[Floats, Floats], now: tuple[Floats, Floats]) -> Fall | None:
-    """Compare a model with itself: labels and scores (n,) at deployment, and (m,) of the latest period.
+def fall(gate: _Measured, then: tuple[Floats, Floats], now: tuple[Floats, Floats]) -> Fall | None:
+    """Compare a model with itself, by the metric of `gate`: labels and scores (n,) at deployment, (m,) of late.
 
     The two-sample bootstrap (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 8): rows of
     either sample are drawn with replacement, independently, and the 95 % percentile (chapter 13) of the changes
@@ -48,25 +50,26 @@ def fall(metric: MetricName, then: tuple[Floats, Floats], now: tuple[Floats, Flo
     """
     import numpy as np
 
-    before, after = measure(metric, *then), measure(metric, *now)
+    before, after = measure(gate, *then), measure(gate, *now)
     if before is None or after is None:
         return None
-    sign = 1 if SCALES[metric].higher_is_better else -1
+    sign = 1 if gate.scale.higher_is_better else -1
     change = sign * (after - before)
     if change >= 0:
         return Fall(before, after, change, None)
-    draws = _drawn(metric, *then), _drawn(metric, *now)
+    draws = _drawn(gate, *then), _drawn(gate, *now)
     bound = float(np.quantile(sign * (draws[1] - draws[0]), CONFIDENCE))
     return Fall(before, after, change, None if np.isnan(bound) else bound)
 
 
-def _drawn(metric: MetricName, label: Floats, score: Floats) -> Floats:
+def _drawn(gate: _Measured, label: Floats, score: Floats) -> Floats:
     """The metric in each resample of the rows: (RESAMPLES,)."""
     import numpy as np
 
     label, score = usable.in_canonical_order([label, score])
     weights = resampled(label.size, RESAMPLES, seed(label, score))
-    return np.concatenate([METRICS[metric](label, score, weight) for weight in weights])
+    metric = metrics.measure(gate)
+    return np.concatenate([metric(label, score, weight) for weight in weights])
 
 
 def mean_with_bounds(values: Floats) -> tuple[float, float, float]:

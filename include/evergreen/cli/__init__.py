@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Annotated
 
 import httpx
 import typer
 from rich.console import Console
 
-from evergreen.cli import report, retrain, stack
+from evergreen import model as models
+from evergreen.cli import ledger, report, retrain, stack
 from evergreen.cli.progress import Progress
 from evergreen.errors import EvergreenError
 
@@ -51,6 +53,83 @@ def retrain_command(
     """Go a week further: features, candidate, verdict, champion."""
     with _speaking() as progress:
         retrain.retrain(model, progress)
+
+
+_Model = Annotated[str, typer.Argument(help="name of the model's folder")]
+_Reason = Annotated[str, typer.Option(help="why: it is kept in the ledger for whoever asks later")]
+
+
+@app.command("history")
+def history_command(
+    model: _Model,
+    at: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="the champion of that day")
+    ] = None,
+) -> None:
+    """Which version was champion when, why, on what evidence."""
+    with _speaking() as progress:
+        ledger.history(model, at.date() if at else None, progress)
+
+
+@app.command("rollback")
+def rollback_command(
+    model: _Model,
+    reason: _Reason,
+    to: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="not the one before, but this one")
+    ] = None,
+) -> None:
+    """Make the champion before champion again; the version that is left is barred."""
+    with _speaking() as progress:
+        ledger.rollback(model, to, reason, progress)
+
+
+@app.command("release")
+def release_command(
+    model: _Model, version: Annotated[str, typer.Argument(help="the barred version")], reason: _Reason
+) -> None:
+    """Let a version that was rolled back from be promoted again."""
+    with _speaking() as progress:
+        ledger.release(model, version, reason, progress)
+
+
+@app.command("freeze")
+def freeze_command(model: _Model, reason: _Reason) -> None:
+    """Keep the champion, whatever the gates say."""
+    with _speaking() as progress:
+        ledger.freeze(model, reason, progress)
+
+
+@app.command("unfreeze")
+def unfreeze_command(model: _Model, reason: _Reason) -> None:
+    """End a freeze."""
+    with _speaking() as progress:
+        ledger.unfreeze(model, reason, progress)
+
+
+@app.command("sign")
+def sign_command(model: _Model, version: Annotated[str, typer.Argument(help="a registered version")]) -> None:
+    """Sign a version from before signing was on, or with a new key: you vouch for its files."""
+    with _speaking() as progress:
+        ledger.sign(model, version, progress)
+
+
+_ledger = typer.Typer(no_args_is_help=True, help="The record of verdicts and champions.")
+app.add_typer(_ledger, name="ledger")
+
+
+@_ledger.callback()
+def _ledger_group() -> None:
+    pass
+
+
+@_ledger.command("repair")
+def repair_command(
+    model: Annotated[str | None, typer.Argument(help="name of the model's folder; all, if left out")] = None,
+) -> None:
+    """Make MLflow's aliases say what the ledger says, and tell of any that was moved by hand."""
+    with _speaking() as progress:
+        ledger.repair([model] if model else models.names(), progress)
 
 
 def main() -> None:

@@ -14,18 +14,16 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from zoneinfo import ZoneInfo
 
-from evergreen import lake
+from evergreen import lake, ledger
 from evergreen import model as models
 from evergreen.cli import plan, report, stack, watching
 from evergreen.cli.airflow import Airflow, AirflowError, ConflictError, Json
 from evergreen.cli.progress import Progress, View, duration
 from evergreen.errors import EvergreenError
 from evergreen.features.inputs import dataset, span
-from evergreen.gates import Verdict
 from evergreen.model import Model, feature_spec
 from evergreen.window import days_between, midnight
 
@@ -266,8 +264,9 @@ def _tell(
 ) -> None:
     judged = airflow.xcom(dag_id, _run_id(as_of), "judge")
     judged = json.loads(judged) if isinstance(judged, str) else judged
-    verdict = Verdict.model_validate_json(Path(judged["verdict"]).read_text())
+    verdict = ledger.judged(model.name, judged["entry"]).verdict
     instances = airflow.task_instances(dag_id, _run_id(as_of))
     promoted = any(i["task_id"] == "promote" and i["state"] == "success" for i in instances)
     report.gates(progress, f"{model.name} as of {as_of}", verdict)
+    progress.say(f"gate report: {judged['report']}")
     report.outcome(progress, verdict, promoted, report.champion(addresses.mlflow, model.name))

@@ -1,8 +1,10 @@
-"""What a candidate is judged on: labels and scores of the same held-out rows."""
+"""What a candidate is judged on: labels and scores of the same held-out rows, and what else was measured."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,27 +17,69 @@ class NoChampion:
 
 
 @dataclass(frozen=True)
-class NotComparable:
-    """There is a champion, and `problem` says why it has no fair scores on these rows.
+class Missing:
+    """There should be evidence, there is none, and `problem` says why. The gates that need it block.
 
-    For example "version 3 was trained on days up to 2013-02-25, the holdout starts 2013-02-22".
+    For example "version 3 has seen labels until 2013-02-25, the holdout starts 2013-02-22".
     """
 
     problem: str
+
+
+@dataclass(frozen=True)
+class OnlineSample:
+    """Sampled entities whose online features were compared with the offline ones as of the same moment.
+
+    Attributes:
+        compared: feature values compared.
+        different: how many of them differ.
+        example: the first that differs, in words; empty when none does.
+    """
+
+    compared: int
+    different: int
+    example: str = ""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Input columns, in order, with their types: what the model takes, and what serving will give it."""
+
+    model: tuple[tuple[str, str], ...]
+    serving: tuple[tuple[str, str], ...]
+
+
+_NOT_MEASURED = Missing("it was not measured")
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Taken as it comes: what is wrong with it is for `judge` to find and to name, in its records.
 
-    `champion` has no default: whether there is one must be said.
+    `champion` has no default: whether there is one must be said. The rest is only needed by gates that ask
+    for it.
 
     Attributes:
-        label: (n,) the truth, each 0 or 1.
-        candidate: (n,) the candidate's probability of label 1, each in [0, 1].
+        label: (n,) the truth: 0 or 1 for metrics of classes, any number for those of amounts.
+        candidate: (n,) the candidate's prediction: the probability of label 1, or an amount.
         champion: (n,) the champion's for the same rows in the same order; or why there are none.
+        days: (first, end): the holdout's rows are of the days first ≤ day < end. A comparison with the
+            champion needs them, to know whether earlier comparisons used the same days.
+        groups: per `by` of a gate, (n,) the group that each row belongs to, None for no group.
+        baselines: per `against` of a baseline gate, (n,) its predictions for the same rows.
+        recent: (m,) the candidate's predictions for the most recent day whose labels are not known.
+        serving: what `evergreen.gates.spec.Quantity` names, in the unit that the name tells.
+        signature: the model's inputs, and what the feature service and the request give.
+        online: a sample of the online store against the offline one.
     """
 
     label: ArrayLike
     candidate: ArrayLike
-    champion: ArrayLike | NoChampion | NotComparable
+    champion: ArrayLike | NoChampion | Missing
+    days: tuple[date, date] | None = None
+    groups: Mapping[str, Sequence[str | None] | Missing] = field(default_factory=dict)
+    baselines: Mapping[str, ArrayLike | Missing] = field(default_factory=dict)
+    recent: ArrayLike | Missing = _NOT_MEASURED
+    serving: Mapping[str, float] | Missing = _NOT_MEASURED
+    signature: Signature | Missing = _NOT_MEASURED
+    online: OnlineSample | Missing = _NOT_MEASURED

@@ -1,23 +1,48 @@
 """The metrics, each for many weightings of the same rows at once.
 
-Every function takes `label` (n,) of 0 and 1, `score` (n,) in [0, 1] and `weight` (k, n), how often each row
-counts, and returns (k,), one value per weighting. A bootstrap resample is a weighting, so rows are sorted
-once for many resamples. A value that does not exist is NaN.
+Every function takes `label` (n,), `score` (n,) and `weight` (k, n), how often each row counts, and returns (k,), one
+value per weighting. For metrics of classes labels are 0 and 1 and scores lie in [0, 1]; for those of amounts both
+are any number. A bootstrap resample is a weighting, so rows are sorted once for many resamples. A value that does
+not exist is NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evergreen.gates.spec import MetricName
+from evergreen.gates.spec import _Measured
 
 Floats = NDArray[np.float64]
 Metric = Callable[[Floats, Floats, Floats], Floats]
 
 CALIBRATION_BINS = 10
+
+
+def measure(gate: _Measured) -> Metric:
+    """The metric that `gate` names, with its `cut` or `quantile` filled in.
+
+    Raises:
+        ImportError, AttributeError: there is no such function of the user's.
+    """
+    if ":" in gate.metric:
+        module, _, name = gate.metric.partition(":")
+        return partial(_own, getattr(import_module(module), name))
+    metric = METRICS[gate.metric]
+    if gate.cut is not None:
+        return partial(metric, cut=gate.cut)
+    if gate.quantile is not None:
+        return partial(metric, quantile=gate.quantile)
+    return metric
+
+
+def value(metric: Metric, label: Floats, score: Floats) -> float:
+    """The metric with every row counting once."""
+    return float(metric(label, score, np.ones((1, label.size)))[0])
 
 
 def auc(label: Floats, score: Floats, weight: Floats) -> Floats:
@@ -27,7 +52,7 @@ def auc(label: Floats, score: Floats, weight: Floats) -> Floats:
     NaN for a weighting without one of the classes.
     """
     positive, negative = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
-    negative = negative[np.argsort(score[negative])]
+    negative, positive = (rows[np.argsort(score[rows])] for rows in (negative, positive))
     below = np.searchsorted(score[negative], score[positive], side="left")
     up_to = np.searchsorted(score[negative], score[positive], side="right")
     weight_positive = weight[:, positive]
@@ -35,13 +60,11 @@ def auc(label: Floats, score: Floats, weight: Floats) -> Floats:
     beaten = np.zeros((len(weight), negative.size + 1))
     np.cumsum(weight[:, negative], axis=1, out=beaten[:, 1:])
     wins = ((beaten[:, below] + beaten[:, up_to]) * weight_positive).sum(axis=1) / 2
-    with np.errstate(invalid="ignore"):
-        share: Floats = wins / (weight_positive.sum(axis=1) * beaten[:, -1])
-    return share
+    return _share(wins, weight_positive.sum(axis=1) * beaten[:, -1])
 
 
 def log_loss(label: Floats, score: Floats, weight: Floats) -> Floats:
-    """Mean of -log(probability given to what happened), in nats.
+    """Mean of -log(probability given to what happened), in nats (Good 1952, J. Royal Statistical Society B 14:107-114).
 
     Scores are kept the machine epsilon away from 0 and 1, so one row costs at most 36 nats, not infinity.
     """
@@ -69,24 +92,85 @@ def calibration_error(label: Floats, score: Floats, weight: Floats) -> Floats:
     bins = rank * CALIBRATION_BINS // score.size
     gap = (label - score) * weight
     gaps = [np.abs(gap[:, bins == number].sum(axis=1)) for number in range(CALIBRATION_BINS)]
-    total: Floats = np.sum(gaps, axis=0) / weight.sum(axis=1)
-    return total
+    return _share(np.sum(gaps, axis=0), weight.sum(axis=1))
 
 
-def _mean(loss: Floats, weight: Floats) -> Floats:
+def accuracy(label: Floats, score: Floats, weight: Floats, *, cut: float) -> Floats:
+    """Share of rows whose class was told right; class 1 is a score of at least `cut`."""
+    return _mean((score >= cut) == (label == 1), weight)
+
+
+def precision(label: Floats, score: Floats, weight: Floats, *, cut: float) -> Floats:
+    """Of the rows told to be of class 1 (score at least `cut`), the share that are. NaN if none is told to be.
+
+    As recall, of Cleverdon, Mills and Keen 1966, "Factors determining the performance of indexing systems".
+    """
+    told = weight[:, score >= cut].sum(axis=1)
+    return _share(weight[:, (score >= cut) & (label == 1)].sum(axis=1), told)
+
+
+def recall(label: Floats, score: Floats, weight: Floats, *, cut: float) -> Floats:
+    """Of the rows of class 1, the share with a score of at least `cut`. NaN if there are none."""
+    there = weight[:, label == 1].sum(axis=1)
+    return _share(weight[:, (score >= cut) & (label == 1)].sum(axis=1), there)
+
+
+def positive_rate(label: Floats, score: Floats, weight: Floats, *, cut: float) -> Floats:
+    """Share of rows with a score of at least `cut`, whatever their labels: its difference between groups is that of
+    demographic parity (Calders, Kamiran and Pechenizkiy 2009, ICDM Workshops, 13-18)."""
+    return _mean(score >= cut, weight)
+
+
+def rmse(label: Floats, score: Floats, weight: Floats) -> Floats:
+    """Root of the mean of (score - label)², in the label's unit."""
+    return np.sqrt(_mean((score - label) ** 2, weight))
+
+
+def mae(label: Floats, score: Floats, weight: Floats) -> Floats:
+    """Mean of |score - label|, in the label's unit."""
+    return _mean(np.abs(score - label), weight)
+
+
+def quantile_loss(label: Floats, score: Floats, weight: Floats, *, quantile: float) -> Floats:
+    """Mean of `quantile` · (label - score) where the label lies above, (1 - `quantile`) · (score - label) below.
+
+    In the label's unit. The check function of Koenker and Bassett 1978, Econometrica 46:33-50; least, in the long
+    run, for the true quantile.
+    """
+    above = label - score
+    return _mean(np.maximum(quantile * above, (quantile - 1) * above), weight)
+
+
+def _own(function: Callable[[Floats, Floats], float], label: Floats, score: Floats, weight: Floats) -> Floats:
+    """A function that knows nothing of weights: it is given each row as often as the row counts."""
+    repeated = (times.astype(np.intp) for times in weight)
+    return np.array(
+        [float(function(np.repeat(label, times), np.repeat(score, times))) for times in repeated],
+        dtype=np.float64,
+    )
+
+
+def _mean(loss: NDArray[np.float64] | NDArray[np.bool_], weight: Floats) -> Floats:
     # Not `weight @ loss`: BLAS adds in an order that depends on its number of threads.
-    total: Floats = (weight * loss).sum(axis=1) / weight.sum(axis=1)
-    return total
+    return _share((weight * loss).sum(axis=1), weight.sum(axis=1))
 
 
-METRICS: Mapping[MetricName, Metric] = {
+def _share(part: Floats, whole: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share: Floats = part / whole
+    return share
+
+
+METRICS: Mapping[str, Callable[..., Floats]] = {
     "auc": auc,
     "log_loss": log_loss,
     "brier": brier,
     "calibration_error": calibration_error,
+    "accuracy": accuracy,
+    "precision": precision,
+    "recall": recall,
+    "positive_rate": positive_rate,
+    "rmse": rmse,
+    "mae": mae,
+    "quantile_loss": quantile_loss,
 }
-
-
-def value(metric: Metric, label: Floats, score: Floats) -> float:
-    """The metric with every row counting once."""
-    return float(metric(label, score, np.ones((1, label.size)))[0])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from evergreen.gates.metrics import Floats
+
+Of = Literal["classes", "amounts"]
 
 
 def column(values: object) -> Floats | None:
@@ -23,12 +26,17 @@ def column(values: object) -> Floats | None:
         return array.astype(np.float64) + 0.0  # + 0.0 turns -0.0 into 0.0: equal scores, equal bytes
 
 
-def label_faults(label: Floats | None, min_rows: int) -> list[str]:
+def label_faults(label: Floats | None, min_rows: int, of: Of = "classes") -> list[str]:
+    """What is wrong with the labels (n,), in sentences; `of` is that of the metric's scale."""
     if label is None:
         return ["the labels are not one row of numbers"]
     faults = []
     if label.size < min_rows:
         faults.append(f"{label.size:,} rows are too few, at least {min_rows:,} are needed")
+    if of == "amounts":
+        if lost := int(np.count_nonzero(~np.isfinite(label))):
+            faults.append(f"{lost:,} of {label.size:,} labels are NaN or infinite")
+        return faults
     if strange := int(np.count_nonzero((label != 0) & (label != 1))):
         faults.append(f"{strange:,} of {label.size:,} labels are neither 0 nor 1")
     for number in (0, 1):
@@ -37,9 +45,19 @@ def label_faults(label: Floats | None, min_rows: int) -> list[str]:
     return faults
 
 
-def score_faults(whose: str, score: Floats | None, label: Floats | None) -> list[str]:
-    """A constant score is a fault for every metric: it ranks nothing, tells of a broken model more often than
-    of a dull one, and at the base rate it would even count as perfectly calibrated."""
+def score_faults(
+    whose: str,
+    score: Floats | None,
+    label: Floats | None,
+    of: Of = "classes",
+    *,
+    may_be_constant: bool = False,
+) -> list[str]:
+    """What is wrong with the scores (n,), in sentences; `whose` as in "the candidate".
+
+    A constant score is a fault for every metric: it ranks nothing, tells of a broken model more often than
+    of a dull one, and at the base rate it would even count as perfectly calibrated. It is none of a trivial model.
+    """
     if score is None:
         return [f"the {whose}'s scores are not one row of numbers"]
     faults = []
@@ -47,10 +65,10 @@ def score_faults(whose: str, score: Floats | None, label: Floats | None) -> list
         faults.append(f"the {whose} has {score.size:,} scores for {label.size:,} labels")
     if lost := int(np.count_nonzero(~np.isfinite(score))):
         faults.append(f"{lost:,} of the {whose}'s {score.size:,} scores are NaN or infinite")
-    elif outside := int(np.count_nonzero((score < 0) | (score > 1))):
+    elif of == "classes" and (outside := int(np.count_nonzero((score < 0) | (score > 1)))):
         text = f"{outside:,} of the {whose}'s {score.size:,} scores are outside [0, 1]"
         faults.append(f"{text}: they go from {score.min():g} to {score.max():g}")
-    elif score.size and score.min() == score.max():
+    elif not may_be_constant and score.size and score.min() == score.max():
         faults.append(f"the {whose} scores every row {score[0]:g}: a constant ranks nothing")
     return faults
 

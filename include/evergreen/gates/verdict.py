@@ -16,6 +16,17 @@ class _Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Part(_Stored):
+    """What a gate found in one slice or group of the rows."""
+
+    name: str
+    rows: int = Field(ge=0)
+    candidate: float | None = None
+    champion: float | None = None
+    interval: tuple[float, float] | None = Field(None, description="as in `Record`")
+    judged: bool = Field(description="False: reported only, because the rows are too few")
+
+
 class Record(_Stored):
     """What one gate found.
 
@@ -31,7 +42,11 @@ class Record(_Stored):
         None, description="one-sided lower and upper confidence bounds of the difference; positive is better"
     )
     threshold: float = Field(description="what the metric, or the interval's lower bound, was held against")
+    level: float | None = Field(
+        None, gt=0, lt=1, description="the chance of a false promotion that this comparison spent"
+    )
     rows: int = Field(ge=0, description="rows of evidence")
+    parts: tuple[Part, ...] = Field((), description="by slice or group, where the gate looks at them")
     reason: str = Field(min_length=1, description="one sentence, with the numbers, for people")
 
     @model_validator(mode="after")

@@ -22,13 +22,20 @@ from __future__ import annotations
 from datetime import date, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronDataIntervalTimetable, Param, get_current_context
+from airflow.sdk import (
+    DAG,
+    AssetOrTimeSchedule,
+    BaseOperatorLink,
+    CronDataIntervalTimetable,
+    Param,
+    get_current_context,
+)
 from airflow.sdk.exceptions import AirflowSkipException
 
 from evergreen import model as models
 from evergreen.model import Model, feature_spec
 from evergreen.orchestration.features import published_asset
-from evergreen.orchestration.run import facts, of_family, retrain_window, skip, step
+from evergreen.orchestration.run import asked_by, facts, of_family, retrain_window, skip, step
 from evergreen.window import Origin, Window
 
 
@@ -51,6 +58,11 @@ def retrain_dag(model: Model) -> DAG:
                 format="date",
                 description="Know only what was known at the start of this day; empty: as of today",
             ),
+            _PROMOTES: Param(
+                False,
+                type="boolean",
+                description="For a backfill: judge and promote as scheduled runs do, instead of a backtest",
+            ),
         },
     ) as dag:
         planned = plan(model.name)
@@ -59,10 +71,23 @@ def retrain_dag(model: Model) -> DAG:
         candidate = train(model.name, examples)
         backtest(model.name, planned, candidate)
         evaluation = evaluate(model.name, planned, candidate)
-        judged = judge(model.name, evaluation)
-        version = register(model.name, judged)
+        judged = judge(model.name, planned, evaluation)
+        judged.operator.operator_extra_links = (GateReport(),)
+        version = register(model.name, planned, judged)
+        answer = None
+        if model.approval:
+            from evergreen.orchestration.approval import Approval  # which only such models pay for
+
+            approve = Approval(
+                task_id="approve",
+                model=model.name,
+                judged=judged,
+                version=version,
+                asks=model.approval,
+            )
+            answer = approve.output
         materialized >> examples
-        promote(model.name, planned, judged, version)
+        promote(model.name, planned, judged, version, answer)
     return dag
 
 
@@ -82,7 +107,7 @@ def plan(name: str) -> dict[str, Any]:
 
     context = get_current_context()
     model = models.load(name)
-    window = retrain_window(model, facts(context))
+    window = retrain_window(model, facts(context, not_dates=(_PROMOTES,)))
     print(f"{window.origin}: days {window.start} until {window.end}")
     planned: dict[str, Any] = {
         "start": window.start.isoformat(),
@@ -90,8 +115,9 @@ def plan(name: str) -> dict[str, Any]:
         "origin": window.origin.value,
         "timezone": window.timezone,
         "champion": None,
+        "promotes": window.origin is Origin.BACKFILL and bool(context["params"].get(_PROMOTES)),
     }
-    if window.origin is Origin.BACKFILL:
+    if window.origin is Origin.BACKFILL and not planned["promotes"]:
         return skip(context, planned, _DECIDING)
     news = training_sets.news(model, window)
     print(f"{len(news)} days are new or corrected since the last training set")
@@ -108,6 +134,7 @@ def plan(name: str) -> dict[str, Any]:
     return skip(context, planned, ["backtest"])
 
 
+_PROMOTES = "promote"  # key of the conf
 _DECIDING = ["materialize", "evaluate", "judge", "register", "promote"]
 _ALL = [*_DECIDING, "training_set", "train", "backtest"]
 
@@ -182,61 +209,94 @@ def evaluate(name: str, planned: dict[str, Any], trained: dict[str, Any]) -> dic
 
 
 @step()
-def judge(name: str, evaluated: dict[str, Any]) -> dict[str, Any]:
-    """Ask every gate, and store the verdict before anything acts on it."""
-    from evergreen import evaluation
+def judge(name: str, planned: dict[str, Any], evaluated: dict[str, Any]) -> dict[str, Any]:
+    """Hold the evidence against the gates, and write the verdict into the ledger before anything acts on it."""
+    from evergreen import champion, evaluation, ledger
+    from evergreen.store import training_set as training_sets
+    from evergreen.training import local
 
+    context = get_current_context()
     model = models.load(name)
-    verdict, file = evaluation.verdict(model, evaluation.dataset(model).get(evaluated["evaluation"]))
+    number = champion.judge(
+        model,
+        champion.Case(
+            run=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
+            origin=Origin(planned["origin"]),
+            training_set=training_sets.dataset(model).get(evaluated["training_set"]),
+            candidate=local.dataset(model).get(evaluated["candidate"]),
+            evaluation=evaluation.dataset(model).get(evaluated["evaluation"]),
+            champion=planned["champion"] and planned["champion"]["version"],
+        ),
+    )
+    verdict = ledger.judged(name, number).verdict
     for record in verdict.records:
         print(f"{record.outcome.upper():>12}  {record.gate}: {record.reason}")
     print(verdict.reason)
-    return {**evaluated, "verdict": str(file)}
+    report = str(champion.report(model, number))
+    print(f"report: {report}")
+    return {**evaluated, "entry": number, "report": report}
 
 
 @step()
-def register(name: str, judged: dict[str, Any]) -> str:
+def register(name: str, planned: dict[str, Any], judged: dict[str, Any]) -> str:
     """Register the candidate with its verdict and fingerprints (MLflow), whatever the verdict; gives its version."""
-    from pathlib import Path
-
-    from evergreen import registry
-    from evergreen.gates import Verdict
+    from evergreen import champion, ledger, registry
     from evergreen.store import training_set as training_sets
     from evergreen.training import local
 
     model = models.load(name)
-    file = Path(judged["verdict"])
+    number = judged["entry"]
     version = registry.register(
         model,
         training_sets.dataset(model).get(judged["training_set"]),
         local.dataset(model).get(judged["candidate"]),
-        Verdict.model_validate_json(file.read_text()),
-        file,
+        ledger.judged(name, number).verdict,
+        champion.report(model, number),
     )
     print(f"{name} version {version}")
+    if model.approval and (
+        why := champion.may_promote(model, number, version, by_backfill=planned["promotes"])
+    ):
+        print(f"nobody is asked to approve: {why}")
+        return skip(get_current_context(), version, ["approve"])
     return version
 
 
-@step()
-def promote(name: str, planned: dict[str, Any], judged: dict[str, Any], version: str) -> str:
-    """Move the alias `champion` to the candidate (MLflow), if the verdict and the rules of promotion allow it."""
-    from pathlib import Path
+# Approval is skipped where there is nothing to approve; what holds the candidate back is said here.
+@step(trigger_rule="none_failed")
+def promote(
+    name: str, planned: dict[str, Any], judged: dict[str, Any], version: str, answer: dict[str, Any] | None
+) -> str:
+    """Make the candidate champion, in the ledger and then in MLflow, if the verdict and the rules allow it."""
+    from evergreen import champion
+    from evergreen.errors import PromotionRefused
+    from evergreen.orchestration.approval import person
 
-    from evergreen import promotion, registry
-    from evergreen.gates import Verdict
-
-    window = _window(planned)
-    decision = promotion.decide(
-        Verdict.model_validate_json(Path(judged["verdict"]).read_text()),
-        as_of=window.end,
-        champion_as_of=planned["champion"] and date.fromisoformat(planned["champion"]["as_of"]),
-        origin=window.origin,
-    )
-    if not decision.promote:
-        raise AirflowSkipException(f"the champion stays: {decision.reason}")
-    registry.promote(models.load(name), version)
-    print(f"{name} version {version} is champion: {decision.reason}")
+    try:
+        held_back = champion.promote(
+            models.load(name),
+            judged["entry"],
+            version,
+            by=asked_by(get_current_context()),
+            by_backfill=planned["promotes"],
+            approved_by=person(answer) if answer else None,
+        )
+    except PromotionRefused as refusal:
+        raise AirflowSkipException(f"the champion stays: {refusal}") from None
+    if held_back:
+        raise AirflowSkipException(f"the champion stays, version {version} is its challenger: {held_back}")
+    print(f"{name} version {version} is champion")
     return version
+
+
+class GateReport(BaseOperatorLink):
+    """A button on the task that leads to the page about its verdict (plugins/verdicts.py)."""
+
+    name = "Gate report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        judged = ti_key.xcom_pull(task_ids=ti_key.task_id)
+        return f"/evergreen/{ti_key.dag_id}/verdicts/{judged['entry']}" if judged else ""
 
 
 def _window(planned: dict[str, Any]) -> Window:

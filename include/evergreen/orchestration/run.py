@@ -55,6 +55,13 @@ def of_family(model: Model, kind: str, what: str, doc: str) -> dict[str, Any]:
     }
 
 
+def asked_by(context: Any) -> str:
+    """Who or what asked for the run: a person where there is one, and the run itself."""
+    run = context["dag_run"]
+    who = getattr(run, "triggering_user_name", None)
+    return f"{who}, {run.dag_id} {run.run_id}" if who else f"{run.dag_id} {run.run_id}"
+
+
 def features_window(model: Model, run: Run) -> Window:
     spec = feature_spec(model)
     return window.features_window(

@@ -42,11 +42,13 @@ def split(model: Model, window: Window) -> Split:
 
 
 def build(model: Model, window: Window) -> lake.Manifest:
-    """Publish the files `train` and `holdout` for `window`, and give their manifest.
+    """Publish the files `train`, `holdout` and `recent` for `window`, and give their manifest.
 
-    Both have one row per labelled example, ordered by its time: the columns of the spine and every
-    feature of the model's service, named `view__feature`. An example whose label was not known before
-    `window.as_of` is left out.
+    Each has one row per example, ordered by its time: the columns of the spine and every feature of the
+    model's service, named `view__feature`. In `train` and `holdout` an example whose label was not known
+    before `window.as_of` is left out. `recent` is what a model has last been asked: all examples of the newest
+    day that has such an example, whether or not theirs was known, without `label` and `label_known_at`. It has
+    no rows if every label was known.
 
     Raises:
         RawDataError: days of the window have no published features; all are named.
@@ -60,20 +62,28 @@ def build(model: Model, window: Window) -> lake.Manifest:
         print(f"training set as of {window.end} is published already with fingerprint {mark[:12]}")
         return done
     spine = _spine(model, window)
-    print(
-        f"{spine.num_rows} labelled examples, {parts.start} until {parts.end}; joining features", flush=True
-    )
-    table = _join(model, spine)
+    known = _known(spine, window)
+    recent = _newest_day(spine.filter(pc.invert(known)))
+    wanted = pc.or_(known, pc.equal(spine["day"], pa.scalar(recent, pa.date32())).fill_null(False))
+    labelled = pc.sum(known).as_py() or 0
+    print(f"{labelled} labelled examples, {parts.start} until {parts.end}; joining features", flush=True)
+    table = _join(model, spine.filter(wanted))
     if _inputs(model, window, parts) != inputs:
         raise InputsChangedError(
             "features were published anew while the training set was read; clear this task"
         )
+    known = _known(table, window)
     in_holdout = pc.greater_equal(table["day"], pa.scalar(parts.holdout))
+    is_recent = pc.equal(table["day"], pa.scalar(recent, pa.date32())).fill_null(False)
     folder = target.stage(partition, mark)
     files = {}
-    for name, rows in (("train", pc.invert(in_holdout)), ("holdout", in_holdout)):
+    for name, rows in (
+        ("train", table.filter(pc.and_(known, pc.invert(in_holdout)))),
+        ("holdout", table.filter(pc.and_(known, in_holdout))),
+        ("recent", table.filter(is_recent).drop_columns(list(_LABEL))),
+    ):
         files[name] = folder / f"{name}.parquet"
-        pq.write_table(table.filter(rows), files[name])
+        pq.write_table(rows, files[name])
     manifest = target.publish(partition, mark, files, inputs)
     print(", ".join(f"{name}: {file.rows} rows" for name, file in manifest.files.items()))
     return manifest
@@ -148,8 +158,11 @@ def _definitions(model: Model) -> dict[str, Any]:
     }
 
 
+_LABEL = ("label", "label_known_at")  # columns that nobody has when a prediction is made
+
+
 def _spine(model: Model, window: Window) -> pa.Table:
-    """The examples of the window whose labels were known before `as_of`."""
+    """All examples of the window, with their day."""
     published = features_dataset(model)
     tables = []
     for day in window.days:
@@ -157,36 +170,58 @@ def _spine(model: Model, window: Window) -> pa.Table:
         assert manifest is not None  # _inputs has found all days
         table = pq.read_table(published.path(manifest, feature_spec(model).spine), partitioning=None)
         tables.append(table.append_column("day", pa.array([day] * table.num_rows, pa.date32())))
-    spine = pa.concat_tables(tables).rename_columns({model.label: "label"})
-    known = pc.and_kleene(
-        pc.is_valid(spine["label"]), pc.less(spine["label_known_at"], pa.scalar(window.as_of))
-    )
-    return spine.filter(known)
+    return pa.concat_tables(tables).rename_columns({model.label: "label"})
+
+
+def _known(examples: pa.Table, window: Window) -> pa.ChunkedArray:
+    """Whether the label was known before `as_of`, for each example."""
+    in_time = pc.less(examples["label_known_at"], pa.scalar(window.as_of)).fill_null(False)
+    return pc.and_(pc.is_valid(examples["label"]), in_time)
+
+
+def _newest_day(examples: pa.Table) -> date | None:
+    return pc.max(examples["day"]).as_py()
 
 
 def _join(model: Model, spine: pa.Table) -> pa.Table:
+    """`spine` with all features, ordered by time. Its own columns come out as they went in.
+
+    They pass through pandas on their way through Feast, where an integer that is missing somewhere makes its
+    whole column floating: so only the features are taken from the answer, by the number of their row.
+    """
+    asked = spine.drop_columns(list(_LABEL)).append_column(_ROW, pa.array(range(spine.num_rows), pa.int64()))
+    table = features_at(model, asked)
+    joined = spine.take(table[_ROW])
+    for name in sorted(set(table.column_names) - set(asked.column_names)):
+        joined = joined.append_column(name, table[name])
+    return joined.sort_by([(name, "ascending") for name in ("event_timestamp", *_identity(spine))])
+
+
+_ROW = "evergreen_row"
+
+
+def features_at(model: Model, entities: pa.Table) -> pa.Table:
+    """`entities` (join keys and `event_timestamp`), and the features of the model's service at these instants.
+
+    One row for each of theirs, in any order; features are named `view__feature`.
+    """
     store = feature_store()
     service = store.get_feature_service(model.feature_service)
     if settings().offline_store == "spark":
         _register_spark_views(model, [p.name for p in service.feature_view_projections])
     job = store.get_historical_features(
-        entity_df=spine.to_pandas(date_as_object=True), features=service, full_feature_names=True
+        entity_df=entities.to_pandas(date_as_object=True), features=service, full_feature_names=True
     )
     table = job.to_arrow()
-    if table.num_rows != spine.num_rows:
+    if table.num_rows != entities.num_rows:
         raise AssertionError(
-            f"the point-in-time join gave {table.num_rows} rows for {spine.num_rows} examples"
+            f"the point-in-time join gave {table.num_rows} rows for {entities.num_rows} examples"
         )
-    order = [("event_timestamp", "ascending"), *((name, "ascending") for name in _identity(spine))]
-    return table.select([*spine.column_names, *_features_of(table, spine)]).sort_by(order)
+    return table
 
 
 def _identity(spine: pa.Table) -> list[str]:
     return [field.name for field in spine.schema if pa.types.is_string(field.type)]
-
-
-def _features_of(table: pa.Table, spine: pa.Table) -> list[str]:
-    return sorted(set(table.column_names) - set(spine.column_names))
 
 
 def _register_spark_views(model: Model, views: list[str]) -> None:

@@ -46,6 +46,14 @@ MODEL = Model(
     gates=[
         dict(kind="threshold", metric="auc", at_least=0.60),
         dict(kind="threshold", metric="calibration_error", at_most=0.10),
-        dict(kind="not_worse_than_champion", metric="auc", margin=0.02, confidence=0.95),
+        dict(kind="baseline", metric="log_loss", against="prior"),
+        # Over the model's whole life: see docs/gates.md.
+        dict(kind="against_champion", metric="auc", must_be="not_worse", margin=0.02, confidence=0.95),
+        dict(kind="by_slice", metric="auc", by="origin", margin=0.05),
+        # A day of storms is unlike its week, and may be: this is for features that broke.
+        dict(kind="prediction_drift", measure="ks", at_most=0.6),
+        dict(kind="signature"),
+        dict(kind="online_equals_offline"),
+        dict(kind="serving", quantity="single_p99_ms", at_most=20.0),
     ],
 )

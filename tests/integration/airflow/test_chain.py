@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from datetime import date
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from evergreen import lake, registry
+from evergreen import lake, ledger, registry
 from evergreen import model as models
-from evergreen.gates import Verdict
 from evergreen.store import training_set
 from evergreen.training import local
 from evergreen.window import Origin, Window
@@ -102,11 +100,13 @@ def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain
     assert set(states.values()) == {"success"}, states
     champion = registry.champion(model)
     assert champion is not None
-    verdict = Verdict.model_validate_json(
-        Path(chain.airflow.xcom(RETRAIN, "first", "judge")["verdict"]).read_text()
-    )
+    judged = chain.airflow.xcom(RETRAIN, "first", "judge")
+    verdict = ledger.judged("flight_delay", judged["entry"]).verdict
     assert verdict.promote
-    assert [record.outcome for record in verdict.records] == ["passed"] * 3
+    assert {record.outcome for record in verdict.records} == {"passed"}
+    assert [record.gate for record in verdict.records] == [gate.name for gate in model.gates]
+    kinds = [entry.act.kind for entry in ledger.entries("flight_delay")]
+    assert kinds.count("promoted") == 1, "nothing is promoted twice"
 
     made = local.dataset(model).manifest("as_of=2013-01-18")
     examples = training_set.dataset(model).manifest("as_of=2013-01-18")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import backtest, lake
+from evergreen import backtest, evaluation, lake
 from evergreen import model as models
 from evergreen.backtest import report
 from evergreen.errors import FaultsError
@@ -116,7 +116,9 @@ def test_what_is_reported_is_whole_and_touches_no_registry(
     for one, other in combinations(results.policies, 2):  # the first candidate is the same for all
         assert one.metric[0] == other.metric[0]
     for day in results.dates:
-        assert [record.gate for record in day.verdict.records] == [gate.name for gate in MODEL.gates]
+        assert [record.gate for record in day.verdict.records] == [
+            gate.name for gate in evaluation.backtest_gates(MODEL)[0]
+        ]
         assert f">{day.as_of}</td>" in page
     assert "<script" not in page
     assert 'src="http' not in page

@@ -1,4 +1,4 @@
-"""From a training set to a champion, in one process: what blocks, what is recorded."""
+"""From a training set to a registered version, in one process: what blocks, what is recorded."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import mlflow
 import pyarrow.parquet as pq
 import pytest
 import xgboost
+from feast import FeatureService
 
 from evergreen import evaluation, lake, registry
 from evergreen import model as models
 from evergreen.errors import RawDataError, ScoringError
+from evergreen.gates import Record, Verdict, judge
+from evergreen.settings import settings
 from evergreen.store import training_set
+from evergreen.store.repository import feature_store
 from evergreen.training import local
 from evergreen.window import Origin, Window
 
@@ -36,25 +41,45 @@ def retrain(end: int) -> tuple[lake.Manifest, lake.Manifest]:
 
 @pytest.fixture
 def registered(own_january: Path) -> tuple[lake.Manifest, lake.Manifest, str]:
-    """A candidate as of 11 January, registered and made champion."""
+    """A candidate as of 11 January, registered."""
     examples, candidate = retrain(11)
-    verdict, file = evaluation.verdict(MODEL, evaluation.evaluate(MODEL, examples, candidate, None))
-    version = registry.register(MODEL, examples, candidate, verdict, file)
-    registry.promote(MODEL, version)
-    return examples, candidate, version
+    return examples, candidate, register(examples, candidate)
+
+
+def judged(scores: lake.Manifest) -> Verdict:
+    return judge(MODEL.gates, evaluation.evidence(MODEL, scores))
+
+
+def register(examples: lake.Manifest, candidate: lake.Manifest) -> str:
+    verdict = judged(evaluation.evaluate(MODEL, examples, candidate, None))
+    page = settings().home / "report.html"
+    page.write_text("<p>all there is to say</p>")
+    return registry.register(MODEL, examples, candidate, verdict, page)
+
+
+def compared(verdict: Verdict) -> Record:
+    return next(record for record in verdict.records if record.gate == "auc_against_champion")
+
+
+def against(version: str, end: int = 18) -> Record:
+    """What the gate says of a candidate as of `end`, judged against a version that has seen labels until 4 January."""
+    examples, candidate = retrain(end)
+    champion = evaluation.Champion(version, date(2013, 1, 4))
+    verdict = judged(evaluation.evaluate(MODEL, examples, candidate, champion))
+    assert verdict.promote == (not [r for r in verdict.records if r.outcome != "passed"])
+    return compared(verdict)
 
 
 def test_a_registered_version_tells_all_that_made_it(registered: tuple) -> None:
     examples, candidate, version = registered
-    champion = registry.champion(MODEL)
-    assert champion is not None
-    assert str(champion.version) == version == "1"
-    assert champion.tags["evergreen.data"] == examples.content
-    assert champion.tags["evergreen.fingerprint"] == candidate.fingerprint
-    assert registry.as_of(champion) == date(2013, 1, 11)
-    assert registry.holdout_start(champion) == date(2013, 1, 4)
+    known = mlflow.MlflowClient().get_model_version(MODEL.name, version)
+    assert version == "1"
+    assert known.tags["evergreen.data"] == examples.content
+    assert known.tags["evergreen.fingerprint"] == candidate.fingerprint
+    assert registry.as_of(known) == date(2013, 1, 11)
+    assert registry.holdout_start(known) == date(2013, 1, 4)
     for tag in ("code", "environment", "verdict", "run"):
-        assert champion.tags[f"evergreen.{tag}"]
+        assert known.tags[f"evergreen.{tag}"]
     with registry.artifact(MODEL, version) as folder:
         assert registry.inputs_of(folder) == tuple(candidate.inputs["features"])
         assert not [file for file in folder.rglob("*") if file.suffix in (".pkl", ".pickle", ".joblib")]
@@ -62,8 +87,7 @@ def test_a_registered_version_tells_all_that_made_it(registered: tuple) -> None:
 
 def test_registering_twice_gives_one_version(registered: tuple) -> None:
     examples, candidate, version = registered
-    verdict, file = evaluation.verdict(MODEL, evaluation.evaluate(MODEL, examples, candidate, None))
-    assert registry.register(MODEL, examples, candidate, verdict, file) == version
+    assert register(examples, candidate) == version
 
 
 def test_the_champion_is_scored_again_on_the_candidates_own_holdout(registered: tuple) -> None:
@@ -79,33 +103,48 @@ def test_the_champion_is_scored_again_on_the_candidates_own_holdout(registered: 
     features = list(candidate.inputs["features"])
     expected = booster.predict(xgboost.DMatrix(holdout.select(features).to_pandas()))
     assert table["champion"].to_numpy() == pytest.approx(expected.astype(float), abs=0)
-    verdict, _ = evaluation.verdict(MODEL, scores)
-    compared = next(r for r in verdict.records if r.gate == "auc_not_worse_than_champion")
-    assert compared.champion is not None
-    assert compared.interval is not None
+    verdict = judged(scores)
+    assert compared(verdict).champion is not None
+    assert compared(verdict).interval is not None
 
 
 def test_a_champion_that_has_seen_the_holdout_blocks(registered: tuple) -> None:
     _, _, version = registered
     examples, candidate = retrain(18)
     seen = evaluation.Champion(version, date(2013, 1, 15))
-    verdict, _ = evaluation.verdict(MODEL, evaluation.evaluate(MODEL, examples, candidate, seen))
+    verdict = judged(evaluation.evaluate(MODEL, examples, candidate, seen))
     assert not verdict.promote
-    compared = next(r for r in verdict.records if r.gate == "auc_not_worse_than_champion")
-    assert compared.outcome == "not_computed"
-    assert "has seen labels until 2013-01-15, the holdout starts 2013-01-11" in compared.reason
+    assert compared(verdict).outcome == "not_computed"
+    assert "has seen labels until 2013-01-15, the holdout starts 2013-01-11" in compared(verdict).reason
 
 
-def test_a_champion_whose_artifact_is_gone_blocks(registered: tuple, own_january: Path) -> None:
+def test_a_champion_whose_artifact_is_gone_blocks_until_it_is_back(
+    registered: tuple, own_january: Path
+) -> None:
     _, _, version = registered
-    examples, candidate = retrain(18)
-    shutil.rmtree(own_january / "mlflow-artifacts")
-    champion = evaluation.Champion(version, date(2013, 1, 4))
-    verdict, _ = evaluation.verdict(MODEL, evaluation.evaluate(MODEL, examples, candidate, champion))
-    assert not verdict.promote
-    assert f"version {version} cannot be scored" in verdict.reason or any(
-        f"version {version} cannot be scored" in record.reason for record in verdict.records
-    )
+    shutil.move(own_january / "mlflow-artifacts", own_january / "lost")
+    found = against(version)
+    assert found.outcome == "not_computed"
+    assert f"version {version} cannot be scored" in found.reason
+    shutil.move(own_january / "lost", own_january / "mlflow-artifacts")
+    assert against(version).champion is not None
+
+
+def test_a_champion_that_was_never_registered_blocks(registered: tuple) -> None:
+    found = against("77")
+    assert found.outcome == "not_computed"
+    assert "version 77 cannot be scored" in found.reason
+
+
+def test_a_champion_with_another_schema_blocks(registered: tuple) -> None:
+    _, _, version = registered
+    store = feature_store()
+    views = [view for view in store.list_feature_views() if view.name != "aircraft"]
+    store.delete_feature_service(MODEL.feature_service)
+    store.apply([FeatureService(name=MODEL.feature_service, features=views)])
+    found = against(version)
+    assert found.outcome == "not_computed"
+    assert "the holdout lacks aircraft__aircraft_age" in found.reason
 
 
 def test_a_window_too_short_for_a_holdout_is_refused(own_january: Path) -> None:

@@ -15,7 +15,7 @@ PASSED = Record(
     gate="auc_threshold", outcome="passed", candidate=0.7123, threshold=0.6, rows=5000, reason="0.7123 ≥ 0.6"
 )
 FAILED = Record(
-    gate="auc_not_worse_than_champion",
+    gate="auc_against_champion",
     outcome="failed",
     candidate=0.7,
     champion=0.75,
@@ -42,7 +42,7 @@ def test_every_gate_has_its_numbers_and_its_reason():
     for told in ("0.7123", "0.6", "passed", "0.7123 ≥ 0.6"):
         assert told in rows["auc_threshold"]
     for told in ("0.7000", "0.7500", "-0.0610 … -0.0430", "-0.02", "failed", "worse [sic], at most"):
-        assert told in rows["auc_not_worse_than_champion"]
+        assert told in rows["auc_against_champion"]
     for told in ("–", "not_computed", "3 rows are too few"):
         assert told in rows["brier_threshold"]
     assert "flight_delay as of 2013-03-08" in text
@@ -61,7 +61,7 @@ def test_a_narrow_terminal_loses_no_number_and_no_reason():
     [
         ([PASSED], True, "promoted: the only gate passed"),
         ([PASSED], False, "the gates passed, but the champion stays"),
-        ([FAILED], False, "the champion stays: auc_not_worse_than_champion: may be 0.061 worse"),
+        ([FAILED], False, "the champion stays: auc_against_champion: may be 0.061 worse"),
     ],
 )
 def test_the_outcome_says_what_followed(records, promoted, says):

@@ -1,7 +1,5 @@
 """Every metric against another library's, or against its definition written out."""
 
-from typing import get_args
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,8 +8,9 @@ from scipy.stats import mannwhitneyu
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
-from evergreen.gates.metrics import METRICS, auc, brier, calibration_error, log_loss, value
-from evergreen.gates.spec import SCALES, MetricName
+from evergreen.gates import AgainstChampion, Fairness, Threshold
+from evergreen.gates.metrics import METRICS, auc, brier, calibration_error, log_loss, measure, value
+from evergreen.gates.spec import SCALES
 
 pytestmark = pytest.mark.unit
 
@@ -25,32 +24,100 @@ def rows(n=400, *, tied=False, seed=0):
     return label, score, random.integers(0, 4, size=(3, n)).astype(float)
 
 
-def sklearn_reference(name, label, score, weight):
-    if name == "auc":
-        return sklearn_metrics.roc_auc_score(label, score, sample_weight=weight)
-    if name == "brier":
-        return sklearn_metrics.brier_score_loss(label, score, sample_weight=weight)
-    return sklearn_metrics.log_loss(label, score, sample_weight=weight)
+def amounts(n=400, seed=0):
+    random = np.random.default_rng(seed)
+    label = random.gamma(2, 20, size=n)
+    return label, label + random.normal(scale=15, size=n), random.integers(0, 4, size=(3, n)).astype(float)
+
+
+def asked(name, **fields):
+    """A gate that names the metric, with whatever else it needs."""
+    if name in ("accuracy", "precision", "recall"):
+        fields["cut"] = 0.3
+    if name == "quantile_loss":
+        fields["quantile"] = 0.8
+    if name == "positive_rate":
+        return Fairness(by="group", at_most=0.1, cut=0.3)
+    limit = "at_least" if SCALES[name].higher_is_better else "at_most"
+    return Threshold(metric=name, **{limit: 0.5}, **fields)
+
+
+def data(name, **options):
+    return amounts() if name != "positive_rate" and SCALES[name].of == "amounts" else rows(**options)
+
+
+REFERENCES = {
+    "auc": sklearn_metrics.roc_auc_score,
+    "brier": sklearn_metrics.brier_score_loss,
+    "log_loss": sklearn_metrics.log_loss,
+    "accuracy": lambda y, s, **w: sklearn_metrics.accuracy_score(y, s >= 0.3, **w),
+    "precision": lambda y, s, **w: sklearn_metrics.precision_score(y, s >= 0.3, **w),
+    "recall": lambda y, s, **w: sklearn_metrics.recall_score(y, s >= 0.3, **w),
+    "positive_rate": lambda y, s, sample_weight=None: np.average(s >= 0.3, weights=sample_weight),
+    "rmse": sklearn_metrics.root_mean_squared_error,
+    "mae": sklearn_metrics.mean_absolute_error,
+    "quantile_loss": lambda y, s, **w: sklearn_metrics.mean_pinball_loss(y, s, alpha=0.8, **w),
+}
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("name", ["auc", "brier", "log_loss"])
+@pytest.mark.parametrize("name", REFERENCES)
 def test_equals_scikit_learn_for_every_weighting(name, tied):
-    label, score, weight = rows(tied=tied)
-    expected = [sklearn_reference(name, label, score, w) for w in weight]
-    assert METRICS[name](label, score, weight) == pytest.approx(expected, rel=1e-12)
-    assert value(METRICS[name], label, score) == pytest.approx(sklearn_reference(name, label, score, None))
+    label, score, weight = data(name, tied=tied)
+    if tied:
+        score = score.round(1)  # 0.3, the cut, is among them
+    metric, reference = measure(asked(name)), REFERENCES[name]
+    expected = [reference(label, score, sample_weight=w) for w in weight]
+    assert metric(label, score, weight) == pytest.approx(expected, rel=1e-12)
+    assert value(metric, label, score) == pytest.approx(reference(label, score), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", get_args(MetricName))
+@pytest.mark.parametrize("name", METRICS)
 def test_a_weight_is_a_count(name):
     """A row of weight 3 counts as that row three times; of weight 0, not at all."""
-    label, score, weight = rows(tied=True)
+    label, score, weight = data(name, tied=True)
     times = weight[0].astype(int)
     if name == "calibration_error":
         times[:] = 3  # its bins are those of the unweighted rows
-    repeated = value(METRICS[name], np.repeat(label, times), np.repeat(score, times))
-    assert METRICS[name](label, score, times[None].astype(float))[0] == pytest.approx(repeated, rel=1e-12)
+    metric = measure(asked(name))
+    repeated = value(metric, np.repeat(label, times), np.repeat(score, times))
+    assert metric(label, score, times[None].astype(float))[0] == pytest.approx(repeated, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["precision", "recall"])
+def test_a_share_of_nothing_is_nan(name):
+    """Precision where no row reaches the cut, recall where no row is of class 1; scikit-learn says 0."""
+    label = np.array([0.0, 0, 1, 1]) if name == "precision" else np.zeros(4)
+    score = np.array([0.1, 0.2, 0.1, 0.2]) if name == "precision" else np.array([0.1, 0.9, 0.4, 0.5])
+    assert np.isnan(value(measure(asked(name)), label, score))
+
+
+def test_the_cut_and_the_quantile_are_the_gates_own():
+    label, score = np.array([0.0, 0, 1, 1]), np.array([0.2, 0.4, 0.4, 0.6])
+    for cut, expected in ((0.2, 0.5), (0.4, 0.75), (0.5, 0.75), (0.7, 0.5)):
+        gate = AgainstChampion(metric="accuracy", cut=cut, must_be="better")
+        assert value(measure(gate), label, score) == expected
+    for quantile, expected in ((0.5, 5.0), (0.9, 9.0), (0.1, 1.0)):
+        gate = Threshold(metric="quantile_loss", quantile=quantile, at_most=1.0)
+        assert value(measure(gate), np.full(3, 30.0), np.full(3, 20.0)) == pytest.approx(expected)
+
+
+def test_a_function_of_the_users_gets_the_rows_as_often_as_they_count():
+    gate = Threshold(metric="sklearn.metrics:max_error", higher_is_better=False, at_most=9.0)
+    label, score, weight = amounts()
+    expected = [np.abs(label - score)[w > 0].max() for w in weight]
+    assert measure(gate)(label, score, weight) == pytest.approx(expected)
+
+    mean = Threshold(metric="sklearn.metrics:mean_absolute_error", higher_is_better=False, at_most=9.0)
+    assert measure(mean)(label, score, weight) == pytest.approx(METRICS["mae"](label, score, weight))
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("no.such:thing", ImportError), ("sklearn.metrics:vibes", AttributeError)]
+)
+def test_a_function_that_is_not_there_is_an_error_at_once(name, error):
+    with pytest.raises(error):
+        measure(Threshold(metric=name, higher_is_better=False, at_most=9.0))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40))
@@ -114,13 +181,16 @@ def test_brier_of_a_coin_is_a_quarter():
     assert value(brier, np.array([0.0, 1, 1]), np.full(3, 0.5)) == 0.25
 
 
-def test_every_named_metric_has_a_function_and_a_scale():
-    assert set(METRICS) == set(SCALES) == set(get_args(MetricName))
+def test_every_metric_of_the_spec_has_a_function():
+    assert set(METRICS) == {*SCALES, "positive_rate"}
+    assert set(REFERENCES) | {"calibration_error"} == set(METRICS)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(get_args(MetricName)))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(list(SCALES)))
 def test_values_stay_on_their_scale(seed, name):
     random = np.random.default_rng(seed)
     label = np.r_[0.0, 1.0, random.integers(0, 2, size=20)]
     score = random.choice([0.0, 1e-300, 0.3, 0.5, 1.0], size=22)
-    assert 0 <= value(METRICS[name], label, score) <= SCALES[name].largest * (1 + 1e-12)
+    measured = value(measure(asked(name)), label, score)
+    if not (name == "precision" and (score < 0.3).all()):
+        assert 0 <= measured <= SCALES[name].largest * (1 + 1e-12)

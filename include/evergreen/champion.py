@@ -1,0 +1,238 @@
+"""Who is champion, and how that changes: each change is one entry of the ledger, and MLflow's aliases follow.
+
+Every function here may be killed at any instruction and called again, or twice at once. What counts is the
+entry: once it is there the change has happened, and whoever comes next, or `registry.repair`, brings the
+aliases after it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from evergreen import evaluation, gate_report, gates, lake, ledger, promotion, registry
+from evergreen.errors import PromotionRefused
+from evergreen.gates import AgainstChampion, Evidence, Verdict
+from evergreen.ledger import Act, Entry, Held, Judged, Promoted, RolledBack, State
+from evergreen.model import Model
+from evergreen.promotion import Request
+from evergreen.window import Origin
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is judged: the evaluation of a candidate, in a run."""
+
+    run: str
+    """DAG and run id"""
+    origin: Origin
+    training_set: lake.Manifest
+    candidate: lake.Manifest
+    evaluation: lake.Manifest
+    champion: str | None
+    """the version that it was scored against"""
+
+    @property
+    def as_of(self) -> date:
+        return date.fromisoformat(self.training_set.inputs["as_of"])
+
+    @property
+    def holdout(self) -> tuple[date, date]:
+        """first ≤ day < end"""
+        return date.fromisoformat(self.training_set.inputs["holdout"]), self.as_of
+
+
+def judge(model: Model, case: Case) -> int:
+    """The number of the entry with the verdict on `case`: of the one that there is, or a new one.
+
+    The confidence that a comparison may spend depends on what was spent before. So of several that judge at
+    once one is written first, and the others judge again after it.
+    """
+    shown = evaluation.evidence(model, case.evaluation)
+    about = {
+        "evaluation": case.evaluation.content,
+        "gates": lake.fingerprint([gate.model_dump(mode="json") for gate in model.gates]),
+        "training_set": case.training_set.content,
+        "candidate": case.candidate.fingerprint,
+        "judging": lake.fingerprint(evaluation.judging_code(model.gates)),
+    }
+
+    def decide(state: State) -> Act | Entry:
+        for entry in state.entries:
+            if isinstance(entry.act, Judged) and entry.act.fingerprints == about:
+                return entry
+        verdict = gates.judge(model.gates, shown, state.comparisons)
+        report = _report(model, case, verdict, shown, state)
+        return Judged(
+            run=case.run,
+            origin=case.origin,
+            as_of=case.as_of,
+            holdout=case.holdout,
+            candidate=case.candidate.fingerprint,
+            champion=case.champion,
+            verdict=verdict,
+            evidence={
+                "evaluation": f"{evaluation.dataset(model).root}/{case.evaluation.partition}",
+                "report": str(report),
+            },
+            fingerprints=about,
+        )
+
+    return ledger.commit(model.name, case.run, decide).number
+
+
+def may_promote(model: Model, judged: int, version: str, *, by_backfill: bool) -> str | None:
+    """Why `promote` would not make `version` champion, or None if it would, given approval.
+
+    To be asked before a person is.
+    """
+    request = _request(model, judged, version, by_backfill, approved_by="whoever is asked")
+    try:
+        act = promotion.decide(ledger.state(model.name), request, cooldown_days=model.cooldown_days)
+    except PromotionRefused as refusal:
+        return str(refusal)
+    return act.reason if isinstance(act, Held) else None
+
+
+def promote(
+    model: Model, judged: int, version: str, *, by: str, by_backfill: bool, approved_by: str | None
+) -> str | None:
+    """Make `version` champion on the strength of the verdict in entry `judged`.
+
+    Gives None, or why it is the challenger instead: its gates passed, and a rule holds it back for now.
+
+    Raises:
+        PromotionRefused: it may be neither.
+        SignatureError: its files are not those that were registered and signed.
+    """
+    registry.verify(model.name, version, ledger.judged(model.name, judged).candidate)
+    request = _request(model, judged, version, by_backfill, approved_by)
+    act = _change(
+        model,
+        by,
+        lambda state: promotion.decide(
+            state, request, cooldown_days=model.cooldown_days, needs_approval=model.approval is not None
+        ),
+    )
+    return act.reason if isinstance(act, Held) else None
+
+
+def reject(model: Model, judged: int, version: str, *, by: str, by_whom: str, reason: str) -> None:
+    """Record that a person, or a time-out, said no to the verdict in entry `judged`."""
+    _change(model, by, lambda state: promotion.reject(state, version, judged, by_whom, reason))
+
+
+def rollback(model: Model, to: str | None, reason: str, *, by: str, leaving: str | None = None) -> RolledBack:
+    """Back to the champion before, or to the one that is named; the version that is left is barred until released.
+
+    Raises:
+        PromotionRefused: there is nothing to go back to, or not to that; or the champion is not `leaving`.
+        SignatureError: the files of the version to go back to are not those that were registered and signed.
+    """
+
+    def decide(state: State) -> Act | Entry:
+        act = promotion.rollback(state, to, reason, leaving=leaving)
+        if isinstance(act, RolledBack):
+            registry.verify(model.name, act.to, _candidate(state, act.to))
+        return act
+
+    act = _change(model, by, decide)
+    assert isinstance(act, RolledBack)
+    return act
+
+
+def release(model: Model, version: str, reason: str, *, by: str) -> None:
+    """Let a version that was rolled back from be promoted again."""
+    _change(model, by, lambda state: promotion.release(state, version, reason))
+
+
+def freeze(model: Model, reason: str, *, by: str) -> None:
+    """Keep the champion, whatever the gates say."""
+    _change(model, by, lambda state: promotion.freeze(state, reason))
+
+
+def unfreeze(model: Model, reason: str, *, by: str) -> None:
+    """End a freeze."""
+    _change(model, by, lambda state: promotion.unfreeze(state, reason))
+
+
+def report(model: Model, judged: int) -> Path:
+    """The page about the verdict in entry `judged`."""
+    return Path(ledger.judged(model.name, judged).evidence["report"])
+
+
+def _change(model: Model, by: str, decide: Callable[[State], Act | Entry]) -> Act:
+    entry = ledger.commit(model.name, by, decide)
+    registry.follow(model.name)  # also when there is nothing new: an earlier attempt may have died before it
+    return entry.act
+
+
+def _request(model: Model, judged: int, version: str, by_backfill: bool, approved_by: str | None) -> Request:
+    act = ledger.judged(model.name, judged)
+    return Request(
+        version=version,
+        as_of=act.as_of,
+        origin=act.origin,
+        verdict=act.verdict,
+        judged=judged,
+        judged_against=act.champion,
+        approved_by=approved_by,
+        promote_backfill=by_backfill,
+    )
+
+
+def _candidate(state: State, version: str) -> str:
+    """The fingerprint that `version` was judged by when it was promoted."""
+    promoted = next(
+        entry.act
+        for entry in reversed(state.entries)
+        if isinstance(entry.act, Promoted) and entry.act.version == version
+    )
+    judged = state.judged(promoted.judged)
+    assert judged
+    return judged.candidate
+
+
+def _report(model: Model, case: Case, verdict: Verdict, shown: Evidence, state: State) -> Path:
+    """Publish the page about `verdict`; gives its file."""
+    rows = max((record.rows for record in verdict.records), default=0)
+    about = gate_report.About(
+        model=model.name,
+        description=model.description,
+        owner=model.owner,
+        candidate=case.candidate.fingerprint,
+        version=None,
+        champion=case.champion,
+        as_of=case.as_of,
+        holdout=case.holdout,
+        rows=rows,
+        run=case.run,
+        origin=case.origin.value,
+        made_from={"training set": case.training_set.content, "evaluation": case.evaluation.content},
+        budgets=_budgets(model, verdict, state),
+    )
+    page = gate_report.render(about, model.gates, verdict, shown)
+    inputs = {"page": lake.fingerprint(page)}
+    mark = lake.fingerprint(inputs)
+    target = lake.dataset(f"verdicts/{model.name}")
+    staged = target.stage(case.evaluation.partition, mark) / "report.html"
+    staged.write_text(page)
+    manifest = target.publish(case.evaluation.partition, mark, {"report": staged}, inputs)
+    return target.path(manifest, "report")
+
+
+def _budgets(model: Model, verdict: Verdict, state: State) -> list[gate_report.Spent]:
+    """What each comparison has used up for good: what passed is carried over, what failed is gone."""
+    levels = {record.gate: record.level for record in verdict.records if record.level is not None}
+    gone: dict[str, float] = defaultdict(float)
+    for comparison in state.comparisons:
+        for gate, level, passed in comparison.gates:
+            gone[gate] += 0.0 if passed else level
+    return [
+        gate_report.Spent(gate.name, gone[gate.name] + levels[gate.name], 1 - gate.confidence)
+        for gate in model.gates
+        if isinstance(gate, AgainstChampion) and gate.name in levels
+    ]

@@ -1,0 +1,154 @@
+"""What the ledger tells a person at a terminal, and what a person may write into it."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from evergreen import ledger
+from evergreen import model as models
+from evergreen.cli.progress import Progress
+from evergreen.ledger import Entry, Held, Judged, Promoted, RolledBack
+
+
+def history(name: str, at: date | None, progress: Progress) -> None:
+    """Which version was champion when, why, and on what evidence; of one day, if `at` names it."""
+    models.load(name)
+    entries = ledger.entries(name)
+    if not entries:
+        progress.say(f"{name}: the ledger has no entry yet")
+        return
+    if at:
+        _on_day(name, entries, at, progress)
+        return
+    table = Table(title=f"{name}: champions", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in ("since", "champion", "data until", "why", "asked by", "entry"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("since", "champion", "data until"))
+    for entry in entries:
+        if (told := _change(entry, entries)) is not None:
+            champion, as_of, why = told
+            table.add_row(_moment(entry.at), champion, as_of, Text(why), Text(entry.by), str(entry.number))
+    state = ledger.state(name)
+    progress.say(table)
+    judged = sum(isinstance(entry.act, Judged) for entry in entries)
+    progress.say(f"champion: {_version(state.champion)}; {judged} verdicts in {len(entries)} entries")
+    if state.challenger:
+        progress.say(f"challenger: version {state.challenger}, held back: {_held(entries)}")
+    if state.barred:
+        progress.say(f"barred: version {', '.join(sorted(state.barred))}; `evergreen release` ends that")
+    if state.frozen:
+        progress.say("frozen: nothing is promoted until `evergreen unfreeze`")
+
+
+def _on_day(name: str, entries: Sequence[Entry], day: date, progress: Progress) -> None:
+    """The champion at the end of `day` (UTC), and the entry that made it so."""
+    end = datetime.combine(day, time.max, UTC)
+    before = [entry for entry in entries if entry.at <= end]
+    state = ledger.at(entries, end)
+    progress.say(f"{name} at the end of {day} (UTC): {_version(state.champion)}")
+    changes = [(entry, told) for entry in before if (told := _change(entry, entries)) is not None]
+    if changes:
+        entry, (_, as_of, why) = changes[-1]
+        progress.say(f"since {_moment(entry.at)}, data until {as_of}: {why}")
+        progress.say(f"asked by {entry.by}, entry {entry.number}")
+        verdict = _verdict_behind(entry, entries)
+        if verdict:
+            for kind, where in verdict.evidence.items():
+                progress.say(f"{kind}: {where}")
+
+
+def _change(entry: Entry, entries: Sequence[Entry]) -> tuple[str, str, str] | None:
+    """Champion, how far its data goes and why, if the entry changed the champion."""
+    match entry.act:
+        case Promoted() as act:
+            behind = _verdict_behind(entry, entries)
+            why = behind.verdict.reason.partition(":")[0] if behind else "promoted"
+            who = f", approved by {act.approved_by}" if act.approved_by else ""
+            return act.version, str(act.as_of), f"{why}{who}"
+        case RolledBack() as act:
+            as_of = next(
+                (
+                    str(e.act.as_of)
+                    for e in entries
+                    if isinstance(e.act, Promoted) and e.act.version == act.to
+                ),
+                "–",
+            )
+            return act.to, as_of, f"rolled back from version {act.barred}: {act.reason}"
+    return None
+
+
+def _verdict_behind(entry: Entry, entries: Sequence[Entry]) -> Judged | None:
+    if isinstance(entry.act, Promoted):
+        act = entries[entry.act.judged - 1].act
+        return act if isinstance(act, Judged) else None
+    return None
+
+
+def _held(entries: Sequence[Entry]) -> str:
+    return next((e.act.reason for e in reversed(entries) if isinstance(e.act, Held)), "")
+
+
+def rollback(name: str, to: str | None, reason: str, progress: Progress) -> None:
+    from evergreen import champion  # which loads MLflow
+
+    act = champion.rollback(models.load(name), to, reason, by=_me())
+    progress.say(f"{name}: version {act.to} is champion again", style="green")
+    progress.say(f"version {act.barred} is barred until `evergreen release {name} {act.barred} --reason …`")
+
+
+def release(name: str, version: str, reason: str, progress: Progress) -> None:
+    from evergreen import champion
+
+    champion.release(models.load(name), version, reason, by=_me())
+    progress.say(f"{name}: version {version} may be promoted again")
+
+
+def freeze(name: str, reason: str, progress: Progress) -> None:
+    from evergreen import champion
+
+    champion.freeze(models.load(name), reason, by=_me())
+    progress.say(f"{name} is frozen: candidates are trained and judged, none is promoted")
+
+
+def unfreeze(name: str, reason: str, progress: Progress) -> None:
+    from evergreen import champion
+
+    champion.unfreeze(models.load(name), reason, by=_me())
+    progress.say(f"{name} is promoted again when its gates pass")
+
+
+def repair(names: Sequence[str], progress: Progress) -> None:
+    """Bring MLflow's aliases to what the ledger says, and tell what was wrong with them."""
+    from evergreen import registry
+
+    for name in names:
+        models.load(name)
+        for sentence in registry.repair(name).sentences:
+            progress.say(f"{name}: {sentence}")
+
+
+def sign(name: str, version: str, progress: Progress) -> None:
+    """Sign a registered version with the configured key."""
+    from evergreen import registry
+
+    models.load(name)
+    registry.sign(name, version)
+    progress.say(f"{name}: version {version} is signed")
+
+
+def _me() -> str:
+    return f"{getpass.getuser()}, at a terminal"
+
+
+def _version(version: str | None) -> str:
+    return f"version {version}" if version else "no champion"
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

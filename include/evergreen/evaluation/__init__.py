@@ -1,0 +1,30 @@
+"""Evaluation: what the gates of a model ask for is measured once, and published as one partition.
+
+`evaluate` scores the candidate and the champion on the same holdout rows, and measures whatever else a gate of
+the spec needs, and nothing that none needs. `evidence` reads it back, today or in a year, for `gates.judge`.
+
+    evaluations/flight_delay/                    under the lake's root: a dataset
+        scores                                   a row per holdout row: label, predictions, groups, baselines
+        about.json                               days, champion, and what is missing, with the reason
+        recent, serving, signature, online       where a gate asks for them
+
+An evaluation is never replaced: its partition carries its fingerprint. What could not be measured, or was found
+wrong outside of the lake, is in that fingerprint: a step that runs again looks again.
+"""
+
+from evergreen.evaluation.judging import judging_code
+from evergreen.evaluation.past import backtest_gates, past_evidence
+from evergreen.evaluation.published import dataset, evaluate, evidence
+from evergreen.evaluation.scoring import Champion, score, score_candidate
+
+__all__ = [
+    "Champion",
+    "backtest_gates",
+    "dataset",
+    "evaluate",
+    "evidence",
+    "judging_code",
+    "past_evidence",
+    "score",
+    "score_candidate",
+]

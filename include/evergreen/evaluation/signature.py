@@ -1,0 +1,81 @@
+"""The model's inputs, as it learned them, beside what serving will give it today."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from evergreen import lake
+from evergreen.errors import ScoringError
+from evergreen.evaluation import scoring
+from evergreen.features.inputs import dataset as features_dataset
+from evergreen.gates.evidence import Missing, Signature
+from evergreen.model import Model, feature_spec
+
+Columns = tuple[tuple[str, str], ...]
+
+
+def signature(
+    model: Model, training_set: lake.Manifest, candidate: lake.Manifest, serving: Columns | Missing
+) -> Signature | Missing:
+    """The columns of the candidate, with the types they had when it learned them, and those of `serving`.
+
+    Types are as coarse as what a model can tell apart: see `type_of`.
+    """
+    if isinstance(serving, Missing):
+        return serving
+    names = tuple(candidate.inputs["features"])
+    try:
+        with scoring.candidate_folder(model, candidate) as folder:
+            own = scoring.load(folder).feature_names
+    except ScoringError as error:
+        return Missing(f"the candidate cannot be loaded: {error}")
+    if own and tuple(own) != names:
+        return Missing(
+            f"the candidate was trained on {', '.join(names)}, but its file says that it takes {', '.join(own)}"
+        )
+    learned = training_set.files["train"].schema or {}
+    return Signature(tuple((name, type_of(learned.get(name, "none"))) for name in names), serving)
+
+
+def serving_columns(model: Model) -> Columns | Missing:
+    """What serving gives, in order: the request's columns as the newest spine has them, then the service's features."""
+    from feast.type_map import feast_value_type_to_pa
+
+    from evergreen.store.repository import feature_store
+
+    published = features_dataset(model).manifests()
+    if not published:
+        return Missing(f"{model.features_of} has no published features: what a request holds is not known")
+    spine: Mapping[str, str] = published[-1].files[feature_spec(model).spine].schema or {}
+    if unknown := [name for name in model.request_columns if name not in spine]:
+        return Missing(
+            f"{', '.join(unknown)} of request_columns is no column of {feature_spec(model).spine}, "
+            f"as published for {published[-1].partition}"
+        )
+    service = feature_store().get_feature_service(model.feature_service)
+    features = tuple(
+        (
+            f"{view.name_to_use()}__{feature.name}",
+            type_of(str(feast_value_type_to_pa(feature.dtype.to_value_type()))),
+        )
+        for view in service.feature_view_projections
+        for feature in view.features
+    )
+    return (*((name, type_of(spine[name])) for name in model.request_columns), *features)
+
+
+def type_of(arrow_type: str) -> str:
+    """`number`, `boolean`, `text`, `time`, or the type itself, of a type as Arrow writes it.
+
+    All numbers are one: a column of integers becomes floating when one of its values is missing, and models take
+    every number as floating.
+    """
+    if arrow_type.startswith(("int", "uint", "float", "halffloat", "double", "decimal")):
+        return "number"
+    if arrow_type.startswith(("timestamp", "date")):
+        return "time"
+    return {"bool": "boolean", str(pa.string()): "text", str(pa.large_string()): "text"}.get(
+        arrow_type, arrow_type
+    )

@@ -1,0 +1,145 @@
+"""Which files may be in a registered model: formats that hold data and run no code when they are loaded.
+
+A list of what is known, not of what is bad: a file that is not on it is refused by its name. And a file must
+be what its name says, since libraries look at the content: a pickle that is called `model.ubj` is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from evergreen.errors import Fault
+
+_TEXTS = frozenset({"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"})  # what MLflow writes
+_PICKLED = frozenset(
+    {".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".sav"}
+)
+_KNOWN = "known are XGBoost's UBJSON (.ubj), ONNX, JSON, and MLflow's own MLmodel, YAML and requirements.txt"
+_SAVE_AGAIN = "save the model in its library's own format, such as .ubj for XGBoost or .onnx"
+
+# Opcodes by which unpickling imports or calls something; the others only build plain values.
+_CODE = frozenset(
+    {
+        "GLOBAL",
+        "STACK_GLOBAL",
+        "INST",
+        "OBJ",
+        "NEWOBJ",
+        "NEWOBJ_EX",
+        "REDUCE",
+        "BUILD",
+        "EXT1",
+        "EXT2",
+        "EXT4",
+    }
+)
+# What joblib and NumPy may wrap a pickle in.
+_WRAPPED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x04\x22M\x18", b"\x93NUMPY")
+_ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+
+
+def files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Everything in `folder` that is no folder: its path relative to `folder`, with slashes, and where it lies."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            yield path.relative_to(folder).as_posix(), path
+
+
+def faults(folder: Path) -> list[Fault]:
+    """What in `folder` may not be in a model: one fault per file, empty if all are known formats."""
+    found = ((name, _problem(path)) for name, path in files(folder))
+    return [Fault(name, *problem) for name, problem in found if problem]
+
+
+def _problem(path: Path) -> tuple[str, str] | None:
+    """What is wrong with the file, and the way out."""
+    if path.is_symlink() or not path.is_file():
+        return "is a link or a device, not a file", "log the file itself"
+    if path.suffix.lower() in _PICKLED:
+        return "is of a format that can run code when it is loaded", _SAVE_AGAIN
+    check = _read_as_text if path.name in _TEXTS else _CHECKS.get(path.suffix)
+    if check is None:
+        return "is of no known format", _KNOWN
+    if disguised := _pickle_in(path):
+        return disguised, _SAVE_AGAIN
+    if not_so := check(path):
+        return not_so, "log the model again from a file that loads"
+    return None
+
+
+def _pickle_in(path: Path) -> str | None:
+    """How the file bears a pickle, whatever its name."""
+    with path.open("rb") as stream:
+        head = stream.read(16)
+        if head[:1] == b"\x80" and head[1:2] <= b"\x05":
+            return f"is a pickle named {path.suffix or path.name}: it can run code when it is loaded"
+        if head.startswith((*_WRAPPED, *_ZLIB)):
+            return f"is a compressed or NumPy file named {path.suffix or path.name}: it may hold a pickle"
+        stream.seek(0)
+        if _unpickles(stream.read(_LONGEST_TEXT_PICKLE)):
+            return f"is a pickle named {path.suffix or path.name}: it can run code when it is loaded"
+    try:
+        # Found from the end of the file, so also behind something harmless.
+        with zipfile.ZipFile(path) as archive:
+            inside = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return None
+    if not inside:
+        return None  # the end mark of an archive, which numbers of a model may look like
+    pickles = [name for name in inside if Path(name).suffix in _PICKLED]
+    holds = f" that holds {pickles[0]}" if pickles else ""
+    return f"is a zip archive{holds}, named {path.suffix or path.name}: it can run code when it is loaded"
+
+
+_LONGEST_TEXT_PICKLE = 1 << 20
+
+
+def _unpickles(content: bytes) -> bool:
+    """Whether it is a pickle of the protocols without a first byte of their own (0 and 1) that calls something."""
+    seen = set()
+    try:
+        for opcode, _, _ in pickletools.genops(content):
+            seen.add(opcode.name)
+    except Exception:  # whatever bytes make it stumble: it is no pickle
+        return False
+    return bool(seen & _CODE)
+
+
+def _read_as_ubjson(path: Path) -> str | None:
+    with path.open("rb") as stream:
+        return None if stream.read(1) == b"{" else "is no UBJSON object"
+
+
+def _read_as_onnx(path: Path) -> str | None:
+    # An ONNX file is a protobuf whose first field, number 1 and a varint, is the version of the format.
+    with path.open("rb") as stream:
+        return None if stream.read(1) == b"\x08" else "is no ONNX model"
+
+
+def _read_as_json(path: Path) -> str | None:
+    try:
+        json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return "is no JSON"
+    return None
+
+
+def _read_as_text(path: Path) -> str | None:
+    try:
+        return "is no text" if "\0" in path.read_text(encoding="utf-8") else None
+    except UnicodeDecodeError:
+        return "is no text"
+
+
+_CHECKS: dict[str, Callable[[Path], str | None]] = {
+    ".ubj": _read_as_ubjson,
+    ".onnx": _read_as_onnx,
+    ".json": _read_as_json,
+    ".sig": _read_as_json,  # a signature is a JSON document too
+    ".yaml": _read_as_text,
+    ".yml": _read_as_text,
+}

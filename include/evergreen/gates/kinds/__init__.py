@@ -1,0 +1,1 @@
+"""One module for each kind of gate: `compute` takes the gate and the evidence, and gives the record."""

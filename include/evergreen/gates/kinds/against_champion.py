@@ -1,0 +1,129 @@
+"""Is the candidate better than the champion, or no worse than may be, at a confidence that lasts for life?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+import numpy as np
+
+from evergreen.gates import usable
+from evergreen.gates.comparisons import Gain, NotComparable, gain
+from evergreen.gates.evidence import Evidence, Missing, NoChampion
+from evergreen.gates.kinds.shared import beside, differing, not_computed, shown
+from evergreen.gates.metrics import Floats, Metric, measure, value
+from evergreen.gates.spec import AgainstChampion
+from evergreen.gates.spending import Comparison, level
+from evergreen.gates.verdict import Record
+
+# With fewer the spread over resamples is no measure of the error: with no such row at all it is zero.
+TELLING_ROWS = 30
+
+
+def compute(gate: AgainstChampion, evidence: Evidence, past: Sequence[Comparison]) -> Record:
+    """Passed when the lower bound of the gain reaches the gate's limit; without a champion yet, passed at once.
+
+    The bound's level is what `past` has left of the gate's lifetime budget. A comparison that could not be computed
+    spends nothing: it cannot pass.
+    """
+    label, candidate = usable.column(evidence.label), usable.column(evidence.candidate)
+    faults = usable.label_faults(label, gate.min_rows, gate.scale.of)
+    faults += usable.score_faults("candidate", candidate, label, gate.scale.of)
+    if faults or label is None or candidate is None:
+        return not_computed(gate, 0 if label is None else label.size, faults)
+    metric = measure(gate)
+    ours = _value(gate, metric, label, candidate)
+    theirs = None
+
+    def blocked(*faults: str) -> Record:
+        known = {"candidate": shown(ours), "champion": shown(theirs)}
+        return not_computed(gate, label.size, faults).model_copy(update=known)
+
+    if not np.isfinite(ours):
+        return blocked(f"the candidate has no {gate.metric} on {label.size:,} rows")
+    if isinstance(evidence.champion, NoChampion):
+        return Record(
+            gate=gate.name,
+            outcome="passed",
+            candidate=ours,
+            threshold=gate.limit,
+            rows=label.size,
+            reason="no champion yet: nothing to compare with",
+        )
+    if isinstance(evidence.champion, Missing):
+        return blocked(f"the champion cannot be compared: {evidence.champion.problem}")
+    champion = usable.column(evidence.champion)
+    faults = usable.score_faults("champion", champion, label, gate.scale.of) + _days_faults(evidence.days)
+    if faults or champion is None or evidence.days is None:
+        return blocked(*faults)
+    theirs = _value(gate, metric, label, champion)
+    if not np.isfinite(theirs):
+        return blocked(f"the champion has no {gate.metric} on {label.size:,} rows")
+    if few := _too_few_tell(gate, candidate, champion):
+        return blocked(few)
+    error = 1 - gate.confidence
+    spent = level(error, gate.name, evidence.days, past)
+    try:
+        found = gain(gate, label, candidate, champion, spent, gate.chosen_test)
+    except NotComparable as problem:
+        return blocked(str(problem))
+    if not np.isfinite([found.low, found.high]).all():
+        return blocked(f"the bounds of the gain in {gate.metric} are infinite")
+    passed = _passes(gate, found)
+    return Record(
+        gate=gate.name,
+        outcome="passed" if passed else "failed",
+        candidate=ours,
+        champion=theirs,
+        interval=(found.low, found.high),
+        threshold=gate.limit,
+        level=spent,
+        rows=label.size,
+        reason=f"{gate.metric} {ours:.4g} against the champion's {theirs:.4g} on {label.size:,} rows: "
+        f"{_claim(gate, found.low, passed)}; spends {spent:.3g} of the lifetime budget {error:.3g}",
+    )
+
+
+def _value(gate: AgainstChampion, metric: Metric, label: Floats, score: Floats) -> float:
+    if gate.metric == "auc":  # counts pairs, and so is exact in any order: no need to sort rows
+        return value(metric, label, score)
+    return value(metric, *usable.in_canonical_order([label, score]))
+
+
+def _passes(gate: AgainstChampion, found: Gain) -> bool:
+    if gate.must_be == "better" and not gate.margin:
+        return found.low > 0  # as good is not better
+    return found.low >= gate.limit
+
+
+def _claim(gate: AgainstChampion, low: float, passed: bool) -> str:
+    """What the lower bound says, with the number on its own side of the limit."""
+    size = beside(abs(low), gate.margin)
+    if gate.must_be == "better" and not passed:
+        wanted = f"at least {gate.margin} better" if gate.margin else "better"
+        may_be = f"only {size} better" if low > 0 else f"up to {size} worse" if low < 0 else "no better"
+        return f"it must be {wanted}, and may be {may_be}"
+    if low > 0:
+        return f"it is at least {size} better"
+    if low == 0:
+        return "it is no worse"
+    return f"it {'is at most' if passed else 'may be up to'} {size} worse ({gate.margin} is allowed)"
+
+
+def _days_faults(days: tuple[date, date] | None) -> list[str]:
+    if days is None:
+        return ["the evidence does not say of which days it is: earlier comparisons may have used them"]
+    if not days[0] < days[1]:
+        return [f"the evidence is of no day: it starts {days[0]} and ends before {days[1]}"]
+    return []
+
+
+def _too_few_tell(gate: AgainstChampion, candidate: Floats, champion: Floats) -> str:
+    """Why a bootstrap would be too sure; empty when it would not. The other tests know what few rows tell."""
+    if gate.chosen_test != "bootstrap" or np.array_equal(candidate, champion):
+        return ""
+    differ = differing(gate, candidate, champion)
+    if differ >= TELLING_ROWS:
+        return ""
+    text = f"the two differ in {differ:,} of {candidate.size:,} rows"
+    return f"{text}: too few to tell how sure the gain is, at least {TELLING_ROWS} are needed"

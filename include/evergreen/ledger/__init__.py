@@ -1,0 +1,125 @@
+"""The ledger: per model an append-only record of every verdict and every change of champion.
+
+>>> from evergreen import ledger, promotion
+>>> entry = ledger.commit("flight_delay", "ada", lambda state: promotion.freeze(state, "stocktaking"))
+>>> ledger.state("flight_delay").frozen
+True
+
+A decision is a pure function of the state (evergreen.promotion). `commit` records what it decides; of those who
+race, one wins, and the others decide again on what the winner has made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from pydantic import TypeAdapter, ValidationError
+
+from evergreen.errors import LedgerError
+from evergreen.ledger.entry import (
+    Act,
+    Backtested,
+    Entry,
+    Frozen,
+    Held,
+    Judged,
+    Promoted,
+    Rejected,
+    Released,
+    RolledBack,
+    Unfrozen,
+)
+from evergreen.ledger.journal import Journal, Lost
+from evergreen.ledger.state import Reign, State, at, fold, history
+from evergreen.model import Name
+from evergreen.settings import settings
+
+__all__ = [
+    "Act",
+    "Backtested",
+    "Entry",
+    "Frozen",
+    "Held",
+    "Judged",
+    "Promoted",
+    "Reign",
+    "Rejected",
+    "Released",
+    "RolledBack",
+    "State",
+    "Unfrozen",
+    "at",
+    "commit",
+    "entries",
+    "fold",
+    "history",
+    "judged",
+    "state",
+]
+
+
+def entries(model_name: str) -> tuple[Entry, ...]:
+    """All that is recorded of the model, oldest first.
+
+    Raises:
+        LedgerError: the ledger is damaged.
+    """
+    return state(model_name).entries
+
+
+def judged(model_name: str, number: int) -> Judged:
+    """The verdict that entry `number` holds.
+
+    Raises:
+        LedgerError: it holds none, or the ledger is damaged.
+    """
+    act = state(model_name).judged(number)
+    if act is None:
+        raise LedgerError(f"entry {number} in the ledger of {model_name} holds no verdict")
+    return act
+
+
+def state(model_name: str) -> State:
+    """What the entries come to.
+
+    Raises:
+        LedgerError: the ledger is damaged.
+    """
+    return _journal(model_name, settings().ledger).read()
+
+
+def commit(model_name: str, by: str, decide: Callable[[State], Act | Entry]) -> Entry:
+    """Record what `decide` makes of the present state; gives the entry, which is durable.
+
+    `decide` is asked again each time that somebody else recorded something in between, so it must be pure but
+    for what it raises: that goes up, and nothing is recorded. If it gives an entry, that is taken for the
+    answer: a retry or a twin finds that its act is recorded already.
+
+    Args:
+        by: who or what asks: a run, or a person.
+
+    Raises:
+        LedgerError: the ledger is damaged, or the act cannot follow from its entries.
+    """
+    journal = _journal(model_name, settings().ledger)
+    while True:
+        present = journal.read()
+        act = decide(present)
+        if isinstance(act, Entry):
+            return act
+        try:
+            return journal.append(present, by, act)
+        except Lost:
+            continue
+
+
+@cache
+def _journal(model_name: str, ledger: str) -> Journal:
+    try:
+        TypeAdapter(Name).validate_python(model_name)
+    except ValidationError:
+        raise LedgerError(
+            f"{model_name!r} is no name of a model: lower case letters, digits and _ after a letter"
+        ) from None
+    return Journal(model_name, ledger)

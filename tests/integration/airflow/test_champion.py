@@ -1,0 +1,111 @@
+"""Who may change the champion, through a real Airflow: people who approve, refuse, roll back; and what they see."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from evergreen import ledger, registry
+from evergreen import model as models
+from evergreen.ledger import Judged, Promoted, Rejected, RolledBack
+from integration.airflow.conftest import Chain
+
+pytestmark = pytest.mark.integration
+
+NAME = "cautious"
+DAG = f"{NAME}.retrain"
+
+
+def asked(chain: Chain, run_id: str, as_of: str) -> dict[str, Any]:
+    """Start a run, and give what a person is asked."""
+    chain.airflow.pause(DAG, False)
+    chain.airflow.trigger(DAG, run_id, {"as_of": as_of})
+    deadline = time.monotonic() + 180
+    while chain.states(DAG, run_id).get("approve") not in ("awaiting_input", "deferred"):
+        assert time.monotonic() < deadline, chain.states(DAG, run_id)
+        time.sleep(1)
+    return chain.airflow._ask(
+        "GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
+    )
+
+
+def answer(chain: Chain, run_id: str, option: str) -> None:
+    """What the buttons under Required actions do."""
+    chain.airflow._ask(
+        "PATCH",
+        f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails",
+        json={"chosen_options": [option], "params_input": {}},
+    )
+    assert chain.wait(DAG, run_id=run_id) == ["success"]
+
+
+def last(kind: type) -> Any:
+    return next(entry.act for entry in reversed(ledger.entries(NAME)) if isinstance(entry.act, kind))
+
+
+def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
+    model = models.load(NAME)
+    form = asked(chain, "one", "2013-01-12")
+    assert "auc_threshold" in form["body"], "the table of gates is what one decides by"
+    assert "There is no champion yet" in form["body"]
+    assert form["defaults"] == ["Reject"]
+    assert registry.champion(model) is None, "nothing is promoted before the answer"
+    answer(chain, "one", "Approve")
+    assert ledger.state(NAME).champion == "1"
+    assert last(Promoted).approved_by
+
+    asked(chain, "two", "2013-01-15")
+    answer(chain, "two", "Approve")
+    assert ledger.state(NAME).champion == "2"
+    assert last(Judged).champion == "1"
+
+    rollback = f"{NAME}.rollback"
+    chain.airflow.pause(rollback, False)
+    with pytest.raises(Exception, match="reason"):
+        chain.airflow.trigger(rollback, "without", {})
+    chain.airflow.trigger(rollback, "back", {"reason": "it was seen to be wrong"})
+    assert chain.wait(rollback, run_id="back") == ["success"]
+    act = last(RolledBack)
+    assert (act.to, act.barred, act.reason) == ("1", "2", "it was seen to be wrong")
+    champion = registry.champion(model)
+    assert champion is not None
+    assert str(champion.version) == "1"
+    # Cleared and run again, it does not go back once more.
+    chain.clear(rollback, "back")
+    time.sleep(2)
+    assert chain.wait(rollback, run_id="back") in (["success"], ["failed"])
+    assert ledger.state(NAME).champion == "1"
+
+    asked(chain, "three", "2013-01-18")
+    answer(chain, "three", "Reject")
+    assert chain.states(DAG, "three")["promote"] == "skipped"
+    assert last(Rejected).reason == "rejected"
+    assert ledger.state(NAME).champion == "1"
+
+
+def test_nobody_is_asked_about_what_cannot_be_promoted(chain: Chain) -> None:
+    chain.airflow.trigger(DAG, "old", {"as_of": "2013-01-11"})
+    assert chain.wait(DAG, run_id="old") == ["success"]
+    states = chain.states(DAG, "old")
+    assert states["approve"] == states["promote"] == "skipped"
+    assert "nobody is asked to approve" in chain.log(DAG, "old", "register")
+
+
+def test_the_gate_report_is_one_click_from_the_task_and_not_open_to_all(chain: Chain) -> None:
+    links = chain.airflow._ask("GET", f"/api/v2/dags/{DAG}/dagRuns/one/taskInstances/judge/links")
+    path = links["extra_links"]["Gate report"]
+    page = httpx.get(chain.airflow.url + path, headers=chain.airflow._headers(), trust_env=False)
+    assert page.status_code == 200
+    assert "auc_threshold" in page.text
+    assert "sandbox" in page.headers["Content-Security-Policy"]
+    stranger = httpx.get(chain.airflow.url + path, trust_env=False)
+    assert stranger.status_code in (401, 403)
+    nowhere = httpx.get(
+        f"{chain.airflow.url}/evergreen/{DAG}/verdicts/99999",
+        headers=chain.airflow._headers(),
+        trust_env=False,
+    )
+    assert nowhere.status_code == 404

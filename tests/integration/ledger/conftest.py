@@ -1,0 +1,34 @@
+"""An MLflow server on each of the databases that a user may choose, and a model of a test's own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evergreen.settings import settings
+from integration.ledger import servers
+from integration.ledger.racing import Place
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def mlflow_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an MLflow server, once on SQLite and once on Postgres."""
+    if request.param == "postgres" and (reason := servers.no_postgres()):
+        pytest.skip(reason)
+    with servers.mlflow_on(request.param, tmp_path_factory.mktemp(request.param)) as url:
+        yield url
+
+
+@pytest.fixture
+def place(mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A model that nobody knows yet, without versions or entries; the settings point at it."""
+    place = Place(mlflow_server, tmp_path / "ledger", f"m{uuid.uuid4().hex}")
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    yield place
+    monkeypatch.undo()
+    settings.cache_clear()

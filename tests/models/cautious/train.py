@@ -1,0 +1,3 @@
+from models.flight_delay.train import fit
+
+__all__ = ["fit"]

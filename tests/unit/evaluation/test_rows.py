@@ -1,0 +1,108 @@
+"""Groups and baselines of holdout rows: what an expression may do, and what is said when it cannot."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evergreen.evaluation.rows import baselines, groups
+from evergreen.gates.evidence import Missing
+
+pytestmark = pytest.mark.unit
+
+TABLE = pa.table(
+    {
+        "carrier": ["UA", "AA", None, "UA"],
+        "distance": pa.array([300, 100, 200, None], pa.int32()),
+        "left_at": pa.array([datetime(2013, 1, 1, hour, tzinfo=UTC) for hour in (23, 5, 5, 0)]),
+        "last seen": [0.25, None, float("nan"), 0.75],
+        "group": ["keyword", "as", "a", "name"],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("carrier", ["UA", "AA", None, "UA"]),
+        ("group", ["keyword", "as", "a", "name"]),
+        ("last seen", ["0.25", None, "nan", "0.75"]),
+        ("hour(left_at)", ["23", "5", "5", "0"]),
+        ("distance >= 200", ["true", "false", "true", None]),
+        # A window function sees the rows in an order of its own; they come back in theirs.
+        ("row_number() OVER (ORDER BY distance NULLS LAST)", ["3", "1", "2", "4"]),
+        ("max(distance) OVER ()", ["300"] * 4),
+    ],
+)
+def test_a_group_for_each_row_in_the_rows_order(expression: str, expected: list[str | None]) -> None:
+    assert groups(TABLE, [expression]) == {expression: expected}
+
+
+def test_no_rows_have_no_groups() -> None:
+    assert groups(TABLE.slice(0, 0), ["carrier", "hour(left_at)"]) == {"carrier": [], "hour(left_at)": []}
+
+
+def test_many_rows_keep_their_order() -> None:
+    numbers = np.random.default_rng(1).permutation(300_000)
+    found = groups(pa.table({"n": numbers}), ["n % 1000"])["n % 1000"]
+    assert found == [str(number) for number in numbers % 1000]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "carier",
+        "hour(",
+        "hour(carrier)",
+        "max(distance)",
+        "1); SELECT (2",
+        "(SELECT content FROM read_text('/etc/hostname'))",
+        "(SELECT count(*) FROM table)",
+        "(SELECT 1 FROM read_parquet('/tmp/*.parquet'))",
+    ],
+)
+def test_what_cannot_be_computed_is_named_with_the_columns_there_are(expression: str) -> None:
+    found = groups(TABLE, ["carrier", expression])
+    assert found["carrier"] == ["UA", "AA", None, "UA"]
+    problem = found[expression]
+    assert isinstance(problem, Missing)
+    assert repr(expression) in problem.problem
+    assert "its columns are carrier, distance, left_at, last seen, group" in problem.problem
+    assert "\n" not in problem.problem
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    pq.write_table(pa.table({"label": pa.array([1, 0, 0, 0], pa.int32())}), tmp_path / "train.parquet")
+    return tmp_path / "train.parquet"
+
+
+def test_the_prior_is_learned_from_the_training_rows_and_fills_what_a_column_lacks(train: Path) -> None:
+    found = baselines(TABLE, train, ["prior", "last seen", "distance"])
+    assert list(found["prior"]) == [0.25] * 4
+    assert list(found["last seen"]) == [0.25, 0.25, 0.25, 0.75]
+    assert list(found["distance"]) == [300, 100, 200, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("last_seen", "'last_seen' is no column of the holdout; its columns are carrier"),
+        ("carrier", "'carrier' is a column of string, which predicts nothing"),
+        ("left_at", "which predicts nothing"),
+    ],
+)
+def test_a_column_that_predicts_nothing_is_named(train: Path, name: str, problem: str) -> None:
+    found = baselines(TABLE, train, [name])[name]
+    assert isinstance(found, Missing)
+    assert problem in found.problem
+
+
+def test_without_training_rows_there_is_no_prior(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"label": pa.array([], pa.int32())}), tmp_path / "train.parquet")
+    assert isinstance(baselines(TABLE, tmp_path / "train.parquet", ["prior"])["prior"], Missing)

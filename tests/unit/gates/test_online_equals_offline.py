@@ -1,0 +1,56 @@
+"""The online store's features against the offline ones."""
+
+import pytest
+
+from evergreen.gates.evidence import Evidence, Missing, NoChampion, OnlineSample
+from evergreen.gates.kinds.online_equals_offline import compute
+from evergreen.gates.spec import OnlineEqualsOffline
+
+pytestmark = pytest.mark.unit
+
+NONE = OnlineEqualsOffline()
+FEW = OnlineEqualsOffline(at_most=0.01)
+
+
+def record(gate, online):
+    return compute(gate, Evidence([], [], NoChampion(), online=online))
+
+
+@pytest.mark.parametrize(
+    ("gate", "different", "outcome"),
+    [(NONE, 0, "passed"), (NONE, 1, "failed"), (FEW, 20, "passed"), (FEW, 21, "failed")],
+)
+def test_at_most_the_share_may_differ(gate, different, outcome):
+    found = record(gate, OnlineSample(2000, different))
+    assert (found.outcome, found.candidate, found.rows) == (outcome, different / 2000, 2000)
+    assert found.threshold == gate.at_most
+
+
+def test_the_reason_has_the_counts_and_the_first_that_differs():
+    found = record(NONE, OnlineSample(2000, 3, "wind of JFK is 3.1 online, 4.0 offline"))
+    assert found.reason == (
+        "3 of 2,000 feature values differ online from offline, a share of 0.0015 (at most 0 is allowed); "
+        "the first: wind of JFK is 3.1 online, 4.0 offline"
+    )
+    assert "first" not in record(NONE, OnlineSample(2000, 0)).reason
+
+
+@pytest.mark.parametrize(
+    ("online", "reason"),
+    [
+        (Missing("no online store is configured"), "not compared with the offline one: no online store"),
+        (OnlineSample(0, 0), "no feature value was compared"),
+        (OnlineSample(10, 11), "more than were compared"),
+        (OnlineSample(-1, 0), "no counts"),
+        (OnlineSample(10, -1), "no counts"),
+        (OnlineSample(float("nan"), 0), "no counts"),
+        (OnlineSample(10, None), "no counts"),
+        (OnlineSample(True, False), "no counts"),
+        ((10, 0), "no counts"),
+    ],
+)
+def test_what_was_not_compared_blocks(online, reason):
+    for gate in (NONE, FEW):
+        found = record(gate, online)
+        assert (found.outcome, found.candidate) == ("not_computed", None)
+        assert reason in found.reason
