@@ -23,6 +23,7 @@ for the bare ways. A model lives for 100 rounds: 1,700 entries, more than a week
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -49,6 +50,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=1000, help="of Evergreen")
     arguments.add_argument("--bare", type=int, default=100, help="rounds of each bare way")
     asked = arguments.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # or the servers would live on
     row(*HEADER)
     databases: list[Literal["sqlite", "postgres"]] = ["sqlite", "postgres"]
     for database in databases:

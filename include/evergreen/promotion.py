@@ -210,6 +210,8 @@ def _refusal(state: State, request: Request, needs_approval: bool) -> str | None
         return f"{rejected.act.by_whom} did not approve: {rejected.act.reason}; retrain for another verdict"
     if request.origin == Origin.BACKFILL and not request.promote_backfill:
         return "a backfill leaves evidence, it does not promote; set promote in the run's conf if it should"
+    if request.version == state.champion:
+        return "it is champion already, by an earlier verdict"
     if state.champion_as_of and request.as_of <= state.champion_as_of:
         return (
             f"not newer: the champion, version {state.champion}, knows data until {state.champion_as_of}, "

@@ -40,6 +40,7 @@ from evergreen.gates import (
     Serving,
     Signature,
     Threshold,
+    judge,
 )
 from evergreen.gates.spec import Quantity
 from evergreen.model import Model
@@ -170,7 +171,7 @@ def test_all_that_is_asked_for_is_measured_published_and_read_back(
     assert "amiss" not in published.inputs
     # Found, not measured again: latencies would differ.
     assert evaluation.evaluate(MODEL, examples, candidate, None) == published
-    verdict, _ = evaluation.verdict(MODEL, published)
+    verdict = judge(MODEL.gates, evaluation.evidence(MODEL, published))
     assert {record.outcome for record in verdict.records} <= {"passed", "failed"}, verdict.reason
 
 
@@ -213,7 +214,7 @@ def test_a_slip_in_a_gate_is_named_and_blocks(
     (missing,) = (found.groups | found.baselines).values()
     assert expected in problem(missing)
     assert "its columns are flight_id, " in problem(missing)
-    assert not evaluation.verdict(model, published)[0].promote
+    assert not judge(model.gates, evaluation.evidence(model, published)).promote
 
 
 ONLINE = judged_by(AUC, OnlineEqualsOffline(entities=10_000))

@@ -244,7 +244,7 @@ def test_rules_and_repair(
     run_state_machine_as_test(
         Ledger,
         settings=settings(
-            max_examples=40,
+            max_examples=30,
             stateful_step_count=25,
             deadline=None,
             phases=[Phase.generate, Phase.shrink],  # to explain a failure takes minutes
