@@ -78,7 +78,7 @@ def plain(days: list[date]) -> None:
             model, examples, candidate, ledger.judged(NAME, judged).verdict, champion.report(model, judged)
         )
     with stage("promote"):
-        held = champion.promote(model, judged, version, by="one process", by_backfill=False, approved_by=None)
+        held = champion.promote(model, champion.Claim(judged, version, window.origin), by="one process")
         assert held is None
     print("RESULT" + json.dumps(seconds))
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 from evergreen import evaluation, gate_report, gates, lake, ledger, promotion, registry
 from evergreen.errors import PromotionRefused
 from evergreen.gates import AgainstChampion, Evidence, Verdict
-from evergreen.ledger import Act, Entry, Held, Judged, Promoted, RolledBack, State
+from evergreen.ledger import Act, Backtested, Entry, Held, Judged, Promoted, RolledBack, State
 from evergreen.model import Model
 from evergreen.promotion import Request
 from evergreen.window import Origin
@@ -84,12 +84,36 @@ def judge(model: Model, case: Case) -> int:
     return ledger.commit(model.name, case.run, decide).number
 
 
-def may_promote(model: Model, judged: int, version: str, *, by_backfill: bool) -> str | None:
-    """Why `promote` would not make `version` champion, or None if it would, given approval.
+def backtested(model: Model, as_of: date, candidate: lake.Manifest, report: Path, *, by: str) -> None:
+    """Record that a backfill has left evidence, which nothing acts on."""
+    act = Backtested(as_of=as_of, candidate=candidate.fingerprint, report=str(report))
+
+    def decide(state: State) -> Act | Entry:
+        return next((entry for entry in state.entries if entry.act == act), act)
+
+    ledger.commit(model.name, by, decide)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A registered version asks to be champion on the strength of a verdict."""
+
+    judged: int
+    """number of the ledger's entry"""
+    version: str
+    origin: Origin
+    """of the run that asks"""
+    promote_backfill: bool = False
+    """the run's conf says that a backfill may promote"""
+    approved_by: str | None = None
+
+
+def may_promote(model: Model, claim: Claim) -> str | None:
+    """Why `promote` would not make the version champion, or None if it would, given approval.
 
     To be asked before a person is.
     """
-    request = _request(model, judged, version, by_backfill, approved_by="whoever is asked")
+    request = _request(model, replace(claim, approved_by="whoever is asked"))
     try:
         act = promotion.decide(ledger.state(model.name), request, cooldown_days=model.cooldown_days)
     except PromotionRefused as refusal:
@@ -97,19 +121,18 @@ def may_promote(model: Model, judged: int, version: str, *, by_backfill: bool) -
     return act.reason if isinstance(act, Held) else None
 
 
-def promote(
-    model: Model, judged: int, version: str, *, by: str, by_backfill: bool, approved_by: str | None
-) -> str | None:
-    """Make `version` champion on the strength of the verdict in entry `judged`.
+def promote(model: Model, claim: Claim, *, by: str) -> str | None:
+    """Make the version champion.
 
     Gives None, or why it is the challenger instead: its gates passed, and a rule holds it back for now.
 
     Raises:
         PromotionRefused: it may be neither.
+        RegistryError: the registered version is not the candidate that was judged.
         SignatureError: its files are not those that were registered and signed.
     """
-    registry.verify(model.name, version, ledger.judged(model.name, judged).candidate)
-    request = _request(model, judged, version, by_backfill, approved_by)
+    registry.verify(model.name, claim.version, ledger.judged(model.name, claim.judged).candidate)
+    request = _request(model, claim)
     act = _change(
         model,
         by,
@@ -170,17 +193,17 @@ def _change(model: Model, by: str, decide: Callable[[State], Act | Entry]) -> Ac
     return entry.act
 
 
-def _request(model: Model, judged: int, version: str, by_backfill: bool, approved_by: str | None) -> Request:
-    act = ledger.judged(model.name, judged)
+def _request(model: Model, claim: Claim) -> Request:
+    act = ledger.judged(model.name, claim.judged)
     return Request(
-        version=version,
+        version=claim.version,
         as_of=act.as_of,
-        origin=act.origin,
+        origin=claim.origin,
         verdict=act.verdict,
-        judged=judged,
+        judged=claim.judged,
         judged_against=act.champion,
-        approved_by=approved_by,
-        promote_backfill=by_backfill,
+        approved_by=claim.approved_by,
+        promote_backfill=claim.promote_backfill,
     )
 
 

@@ -173,16 +173,14 @@ def train(name: str, examples: dict[str, str]) -> dict[str, Any]:
 def backtest(name: str, planned: dict[str, Any], trained: dict[str, Any]) -> str:
     """Add the candidate to the model's backtest, and bring its report up to date; gives where it lies."""
     from evergreen import backtest as backtests
+    from evergreen import champion
     from evergreen.store import training_set as training_sets
     from evergreen.training import local
 
     model = models.load(name)
-    report = backtests.add(
-        model,
-        _window(planned).end,
-        training_sets.dataset(model).get(trained["training_set"]),
-        local.dataset(model).get(trained["candidate"]),
-    )
+    as_of, candidate = _window(planned).end, local.dataset(model).get(trained["candidate"])
+    report = backtests.add(model, as_of, training_sets.dataset(model).get(trained["training_set"]), candidate)
+    champion.backtested(model, as_of, candidate, report, by=asked_by(get_current_context()))
     print("\n".join(backtests.lines(backtests.Results.read(report.with_name("results.json")))))
     print(f"report: {report}")
     return str(report)
@@ -254,9 +252,8 @@ def register(name: str, planned: dict[str, Any], judged: dict[str, Any]) -> str:
         champion.report(model, number),
     )
     print(f"{name} version {version}")
-    if model.approval and (
-        why := champion.may_promote(model, number, version, by_backfill=planned["promotes"])
-    ):
+    claim = champion.Claim(number, version, Origin(planned["origin"]), planned["promotes"])
+    if model.approval and (why := champion.may_promote(model, claim)):
         print(f"nobody is asked to approve: {why}")
         return skip(get_current_context(), version, ["approve"])
     return version
@@ -272,15 +269,15 @@ def promote(
     from evergreen.errors import PromotionRefused
     from evergreen.orchestration.approval import person
 
+    claim = champion.Claim(
+        judged["entry"],
+        version,
+        Origin(planned["origin"]),
+        planned["promotes"],
+        approved_by=person(answer) if answer else None,
+    )
     try:
-        held_back = champion.promote(
-            models.load(name),
-            judged["entry"],
-            version,
-            by=asked_by(get_current_context()),
-            by_backfill=planned["promotes"],
-            approved_by=person(answer) if answer else None,
-        )
+        held_back = champion.promote(models.load(name), claim, by=asked_by(get_current_context()))
     except PromotionRefused as refusal:
         raise AirflowSkipException(f"the champion stays: {refusal}") from None
     if held_back:

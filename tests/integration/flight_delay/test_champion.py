@@ -10,7 +10,7 @@ import pytest
 
 from evergreen import champion, evaluation, ledger, registry
 from evergreen import model as models
-from evergreen.champion import Case
+from evergreen.champion import Case, Claim
 from evergreen.errors import EvergreenError, PromotionRefused
 from evergreen.gates import AgainstChampion, Threshold
 from evergreen.ledger import Promoted, RolledBack
@@ -53,9 +53,13 @@ def registered(case: Case, model: Model = MODEL) -> tuple[int, str]:
     return number, registry.register(model, case.training_set, case.candidate, verdict, report)
 
 
+def ask(number: int, version: str) -> str | None:
+    return champion.promote(MODEL, Claim(number, version, Origin.MANUAL), by="a test")
+
+
 def promoted(end: int, **options: Origin) -> tuple[int, str]:
     number, version = registered(case(end, **options))
-    assert champion.promote(MODEL, number, version, by="a test", by_backfill=False, approved_by=None) is None
+    assert ask(number, version) is None
     return number, version
 
 
@@ -74,7 +78,7 @@ def test_a_case_is_judged_once_however_often_and_at_once(own_january: Path) -> N
 
 def test_each_change_is_recorded_and_shown_by_the_aliases(own_january: Path) -> None:
     number, first = promoted(11)
-    again = champion.promote(MODEL, number, first, by="a twin", by_backfill=False, approved_by=None)
+    again = ask(number, first)
     assert again is None, "a retry, or a twin, finds that it is done"
     _, second = promoted(15)
     state = ledger.state(MODEL.name)
@@ -96,27 +100,35 @@ def test_what_was_judged_against_another_champion_is_not_promoted(own_january: P
     late, version = registered(case(17))
     promoted(15)
     with pytest.raises(PromotionRefused, match="judged against version 1, but version 3 is champion now"):
-        champion.promote(MODEL, late, version, by="a test", by_backfill=False, approved_by=None)
+        ask(late, version)
 
 
 def test_a_frozen_model_keeps_its_champion_and_names_the_challenger(own_january: Path) -> None:
     promoted(11)
     champion.freeze(MODEL, "an audit", by="a person")
     number, version = registered(case(15))
-    assert "an audit" in (champion.may_promote(MODEL, number, version, by_backfill=False) or "")
-    held = champion.promote(MODEL, number, version, by="a test", by_backfill=False, approved_by=None)
+    assert "an audit" in (champion.may_promote(MODEL, Claim(number, version, Origin.MANUAL)) or "")
+    held = ask(number, version)
     assert held is not None
     assert ledger.state(MODEL.name).challenger == version
     champion.unfreeze(MODEL, "it is over", by="a person")
-    assert champion.promote(MODEL, number, version, by="a test", by_backfill=False, approved_by=None) is None
+    assert ask(number, version) is None
     assert ledger.state(MODEL.name).champion == version
 
 
 def test_a_backfill_is_promoted_only_if_it_asks(own_january: Path) -> None:
     number, version = registered(case(11, origin=Origin.BACKFILL))
     with pytest.raises(PromotionRefused, match="a backfill leaves evidence"):
-        champion.promote(MODEL, number, version, by="a test", by_backfill=False, approved_by=None)
-    assert champion.promote(MODEL, number, version, by="a test", by_backfill=True, approved_by=None) is None
+        champion.promote(MODEL, Claim(number, version, Origin.BACKFILL), by="a test")
+    asking = Claim(number, version, Origin.BACKFILL, promote_backfill=True)
+    assert champion.promote(MODEL, asking, by="a test") is None
+
+
+def test_a_verdict_of_a_backfill_serves_a_run_by_hand(own_january: Path) -> None:
+    number, _ = registered(case(11, "a backfill", origin=Origin.BACKFILL))
+    again, version = registered(case(11, "a run"))
+    assert again == number, "the same evidence is judged once"
+    assert ask(number, version) is None
 
 
 def test_a_version_that_is_not_what_was_judged_is_refused(own_january: Path) -> None:
@@ -125,5 +137,5 @@ def test_a_version_that_is_not_what_was_judged_is_refused(own_january: Path) -> 
     number, version = registered(case(11))
     mlflow.MlflowClient().set_model_version_tag(MODEL.name, version, "evergreen.fingerprint", "0" * 64)
     with pytest.raises(EvergreenError):
-        champion.promote(MODEL, number, version, by="a test", by_backfill=False, approved_by=None)
+        ask(number, version)
     assert ledger.state(MODEL.name).champion is None
