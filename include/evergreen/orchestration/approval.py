@@ -46,9 +46,9 @@ class Approval(ApprovalOperator):
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         from evergreen import champion
 
-        answer = super().execute_complete(context, event)
-        if answer["chosen_options"] == [self.REJECT]:
-            who = person(answer)
+        # First: the operator ends with skipping what comes after it.
+        if event.get("chosen_options") == [self.REJECT]:
+            who = person(event)
             with refusals():
                 champion.reject(
                     models.load(self.model),
@@ -58,7 +58,7 @@ class Approval(ApprovalOperator):
                     by_whom=who or "nobody",
                     reason="rejected" if who else "nobody answered in time",
                 )
-        return answer
+        return super().execute_complete(context, event)
 
 
 def person(answer: dict[str, Any]) -> str | None:
