@@ -22,6 +22,9 @@ _PRELOAD = (
     "feast.infra.passthrough_provider",
     "mlflow.xgboost",
     "xgboost",
+    "scipy.stats",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
     # Parts of Airflow that a task would import by itself.
     "airflow.providers.standard.decorators.python",
     "airflow.sdk.definitions.decorators",
