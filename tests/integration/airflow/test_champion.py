@@ -102,7 +102,7 @@ def test_the_gate_report_is_one_click_from_the_task_and_not_open_to_all(chain: C
     path = links["extra_links"]["Gate report"]
     page = httpx.get(chain.airflow.url + path, headers=chain.airflow._headers(), trust_env=False)
     assert page.status_code == 200
-    assert "auc_threshold" in page.text
+    assert "cautious: gates for a candidate" in page.text
     assert "sandbox" in page.headers["Content-Security-Policy"]
     # This Airflow lets everybody in who shows no token; who shows a wrong one is refused, here as everywhere.
     stranger = {"Authorization": "Bearer forged"}
