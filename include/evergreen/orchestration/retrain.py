@@ -1,13 +1,15 @@
 """The DAG that trains a candidate, judges it against the champion, and promotes it if the evidence says so.
 
-`plan → materialize → training_set → train → evaluate → judge → register → promote`
+`plan → materialize → training_set → train → evaluate → judge → register → (approve) → promote`
 
 **A backfill is a walk-forward backtest:** `plan → training_set → train → backtest`. Each run trains as of its
 date with only what was known then; the report in `backtest`'s log tells what the gates would have decided and
 how each policy of retraining would have fared. The champion and the online features are left alone.
 
-**When `promote` is skipped,** the champion stays: the log of `judge` has the table of gates and the reason.
-That is an answer, not a failure.
+**When `promote` is skipped,** the champion stays: its log says why, and the button *Gate report* on `judge` leads
+to all the evidence. That is an answer, not a failure.
+
+**When `approve` waits,** a person is asked, under *Required actions*; a no, or no answer in time, keeps the champion.
 
 **When a run ends after `plan`,** features arrived, but fewer days than the model waits for.
 
