@@ -1,0 +1,51 @@
+"""Nobody answers in time: that is a no, and the ledger says so."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import DownstreamTasksSkipped
+
+from evergreen import ledger
+from evergreen.errors import PromotionRefused
+from evergreen.ledger import Rejected
+from evergreen.model import Approval as Asks
+from evergreen.orchestration.approval import Approval
+from evergreen.promotion import decide
+from unit.ledger.acts import MODEL, judged, request
+
+pytestmark = pytest.mark.integration
+
+
+def test_silence_is_a_no_that_is_recorded(home: Path) -> None:
+    number = ledger.commit(MODEL, "a run", lambda _: judged(10)).number
+    with DAG("a_dag", schedule=None):
+        approve = Approval(
+            task_id="approve", model=MODEL, judged={"entry": number}, version="1", asks=Asks(hours=1)
+        )
+    assert approve.defaults == ["Reject"]
+    run = SimpleNamespace(dag_id="a_dag", run_id="a_run", triggering_user_name=None)
+    context: Any = {"dag_run": run, "ti": SimpleNamespace(task=approve), "task": approve}
+    # What the scheduler resumes the task with once the hour is over.
+    event = {
+        "chosen_options": ["Reject"],
+        "params_input": {},
+        "responded_at": ledger.entries(MODEL)[0].at,
+        "responded_by_user": None,
+        "timedout": True,
+    }
+    with suppress(DownstreamTasksSkipped):  # how the operator ends where something comes after it
+        approve.execute_complete(context, event)
+
+    act = ledger.entries(MODEL)[-1].act
+    assert isinstance(act, Rejected)
+    assert (act.by_whom, act.reason) == ("nobody", "nobody answered in time")
+    with pytest.raises(PromotionRefused, match="nobody did not approve: nobody answered in time"):
+        decide(
+            ledger.state(MODEL), request(ledger.state(MODEL), "1", number, approved_by="ada"), cooldown_days=0
+        )
