@@ -40,6 +40,11 @@ class Case:
         return date.fromisoformat(self.training_set.inputs["as_of"])
 
     @property
+    def rows(self) -> int:
+        """of the holdout"""
+        return self.training_set.files["holdout"].rows or 0
+
+    @property
     def holdout(self) -> tuple[date, date]:
         """first ≤ day < end"""
         return date.fromisoformat(self.training_set.inputs["holdout"]), self.as_of
@@ -221,7 +226,6 @@ def _candidate(state: State, version: str) -> str:
 
 def _report(model: Model, case: Case, verdict: Verdict, shown: Evidence, state: State) -> Path:
     """Publish the page about `verdict`; gives its file."""
-    rows = max((record.rows for record in verdict.records), default=0)
     about = gate_report.About(
         model=model.name,
         description=model.description,
@@ -231,7 +235,7 @@ def _report(model: Model, case: Case, verdict: Verdict, shown: Evidence, state: 
         champion=case.champion,
         as_of=case.as_of,
         holdout=case.holdout,
-        rows=rows,
+        rows=case.rows,
         run=case.run,
         origin=case.origin.value,
         made_from={"training set": case.training_set.content, "evaluation": case.evaluation.content},

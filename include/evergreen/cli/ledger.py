@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
 
@@ -12,8 +13,11 @@ from rich.text import Text
 
 from evergreen import ledger
 from evergreen import model as models
+from evergreen.cli import stack
 from evergreen.cli.progress import Progress
+from evergreen.cli.stack import StackError
 from evergreen.ledger import Entry, Held, Judged, Promoted, RolledBack
+from evergreen.settings import settings
 
 
 def history(name: str, at: date | None, progress: Progress) -> None:
@@ -94,7 +98,19 @@ def _held(entries: Sequence[Entry]) -> str:
     return next((e.act.reason for e in reversed(entries) if isinstance(e.act, Held)), "")
 
 
+def _reach_registry() -> None:
+    """Files that tasks have registered lie behind the MLflow server of `evergreen up`: that one must be asked."""
+    if "mlflow" in settings().model_fields_set:
+        return
+    url = stack.mlflow()
+    if url is None:
+        raise StackError("MLflow is not up, and its aliases have to follow: `evergreen up` starts it")
+    os.environ["EVERGREEN_MLFLOW"] = url
+    settings.cache_clear()
+
+
 def rollback(name: str, to: str | None, reason: str, progress: Progress) -> None:
+    _reach_registry()
     from evergreen import champion  # which loads MLflow
 
     act = champion.rollback(models.load(name), to, reason, by=_me())
@@ -103,6 +119,7 @@ def rollback(name: str, to: str | None, reason: str, progress: Progress) -> None
 
 
 def release(name: str, version: str, reason: str, progress: Progress) -> None:
+    _reach_registry()
     from evergreen import champion
 
     champion.release(models.load(name), version, reason, by=_me())
@@ -110,6 +127,7 @@ def release(name: str, version: str, reason: str, progress: Progress) -> None:
 
 
 def freeze(name: str, reason: str, progress: Progress) -> None:
+    _reach_registry()
     from evergreen import champion
 
     champion.freeze(models.load(name), reason, by=_me())
@@ -117,6 +135,7 @@ def freeze(name: str, reason: str, progress: Progress) -> None:
 
 
 def unfreeze(name: str, reason: str, progress: Progress) -> None:
+    _reach_registry()
     from evergreen import champion
 
     champion.unfreeze(models.load(name), reason, by=_me())
@@ -125,6 +144,7 @@ def unfreeze(name: str, reason: str, progress: Progress) -> None:
 
 def repair(names: Sequence[str], progress: Progress) -> None:
     """Bring MLflow's aliases to what the ledger says, and tell what was wrong with them."""
+    _reach_registry()
     from evergreen import registry
 
     for name in names:
@@ -135,6 +155,7 @@ def repair(names: Sequence[str], progress: Progress) -> None:
 
 def sign(name: str, version: str, progress: Progress) -> None:
     """Sign a registered version with the configured key."""
+    _reach_registry()
     from evergreen import registry
 
     models.load(name)

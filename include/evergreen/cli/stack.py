@@ -201,6 +201,12 @@ def status(progress: Progress) -> None:
         progress.say("nothing is up; `evergreen up` starts everything")
 
 
+def mlflow() -> str | None:
+    """Where the MLflow server answers that was started here; None if none is up."""
+    engine = Record.read(settings().home.resolve()).engines.get("mlflow")
+    return engine.url if engine and processes.alive(engine.process) else None
+
+
 def tail(log: Path, lines: int = _TAIL) -> str:
     """The last lines of a log that say something."""
     try:

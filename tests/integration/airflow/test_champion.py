@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -87,6 +91,25 @@ def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
     assert chain.states(DAG, "three")["promote"] == "skipped"
     assert last(Rejected).reason == "rejected"
     assert ledger.state(NAME).champion == "1"
+
+
+def test_a_person_at_a_terminal_reaches_the_registry_that_is_up(chain: Chain) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "EVERGREEN_MLFLOW"}
+
+    def evergreen(*arguments: str) -> str:
+        command = [str(Path(sys.executable).with_name("evergreen")), *arguments]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    evergreen("release", NAME, "2", "--reason", "it was the weather")
+    evergreen("rollback", NAME, "--to", "2", "--reason", "it was better after all")
+    assert ledger.state(NAME).champion == "2"
+    champion = registry.champion(models.load(NAME))
+    assert champion is not None
+    assert "champion" in champion.aliases
+    assert "it was better after all" in " ".join(evergreen("history", NAME).split())
+    assert "as the ledger says" in evergreen("ledger", "repair", NAME)
 
 
 def test_nobody_is_asked_about_what_cannot_be_promoted(chain: Chain) -> None:
