@@ -16,7 +16,7 @@ from evergreen.backtest.walk_forward import Period, Point
 from evergreen.errors import Fault, SpecError
 from evergreen.gates import Comparison, Missing, NoChampion, Verdict, judge
 from evergreen.gates.metrics import Floats
-from evergreen.gates.spec import _Measured
+from evergreen.gates.spec import Measured
 from evergreen.model import Model
 
 # What of it makes evidence about the past.
@@ -45,14 +45,14 @@ class Holdout:
     day: Any
 
 
-def measured_by(model: Model) -> _Measured:
+def measured_by(model: Model) -> Measured:
     """The first gate that is about a metric: by this metric the walk compares policies.
 
     Raises:
         SpecError: there is none.
     """
     for gate in model.gates:
-        if isinstance(gate, _Measured) and gate.metric != "positive_rate":
+        if isinstance(gate, Measured) and gate.metric != "positive_rate":
             return gate
     fault = Fault("gates", "none is about a metric, so a backtest has nothing to measure", "add a threshold")
     raise SpecError(f"model {model.name}", [fault])

@@ -8,7 +8,7 @@ from math import isfinite
 from evergreen.gates import metrics, usable
 from evergreen.gates.bootstrap import resampled, seed
 from evergreen.gates.metrics import Floats
-from evergreen.gates.spec import _Measured
+from evergreen.gates.spec import Measured
 
 CONFIDENCE = 0.95
 RESAMPLES = 500  # leaves 25 beyond the bound; a walk may ask for as many tests as it has dates
@@ -31,7 +31,7 @@ class Fall:
         return self.at_most is not None and self.at_most < 0
 
 
-def measure(gate: _Measured, label: Floats, score: Floats) -> float | None:
+def measure(gate: Measured, label: Floats, score: Floats) -> float | None:
     """The metric that `gate` is about, or None where it does not exist: no rows, or rows of one class only."""
     if label.size == 0 or (gate.scale.of == "classes" and label.min() == label.max()):
         return None
@@ -39,7 +39,7 @@ def measure(gate: _Measured, label: Floats, score: Floats) -> float | None:
     return found if isfinite(found) else None
 
 
-def fall(gate: _Measured, then: tuple[Floats, Floats], now: tuple[Floats, Floats]) -> Fall | None:
+def fall(gate: Measured, then: tuple[Floats, Floats], now: tuple[Floats, Floats]) -> Fall | None:
     """Compare a model with itself, by the metric of `gate`: labels and scores (n,) at deployment, (m,) of late.
 
     The two-sample bootstrap (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 8): rows of
@@ -62,7 +62,7 @@ def fall(gate: _Measured, then: tuple[Floats, Floats], now: tuple[Floats, Floats
     return Fall(before, after, change, None if np.isnan(bound) else bound)
 
 
-def _drawn(gate: _Measured, label: Floats, score: Floats) -> Floats:
+def _drawn(gate: Measured, label: Floats, score: Floats) -> Floats:
     """The metric in each resample of the rows: (RESAMPLES,)."""
     import numpy as np
 

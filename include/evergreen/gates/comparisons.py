@@ -13,7 +13,7 @@ from scipy import special
 from evergreen.errors import EvergreenError
 from evergreen.gates.bootstrap import differences
 from evergreen.gates.metrics import Floats, measure, value
-from evergreen.gates.spec import _Compared
+from evergreen.gates.spec import Compared
 from evergreen.gates.usable import in_canonical_order
 
 Test = Literal["delong", "mcnemar", "bootstrap"]
@@ -35,7 +35,7 @@ class NotComparable(EvergreenError):
     """These rows cannot tell how the two compare; the message is a sentence for people."""
 
 
-def gain(gate: _Compared, label: Floats, one: Floats, other: Floats, level: float, test: Test) -> Gain:
+def gain(gate: Compared, label: Floats, one: Floats, other: Floats, level: float, test: Test) -> Gain:
     """The gain of `one` over `other`, (n,) each, by the metric of `gate`; independent of the order of rows.
 
     - `delong`, of auc: the error of DeLong et al. (see `delong`) times the quantile of Student's t.
@@ -79,7 +79,7 @@ def gain(gate: _Compared, label: Floats, one: Floats, other: Floats, level: floa
     return _around(difference, error, label.size - 1, level, gate.scale.largest)
 
 
-def _rarer(gate: _Compared, label: Floats) -> str:
+def _rarer(gate: Compared, label: Floats) -> str:
     if gate.scale.of == "amounts":
         return "as they are"
     return f"{int(min(label.sum(), label.size - label.sum())):,} of them of the rarer class"

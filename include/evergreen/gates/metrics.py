@@ -15,7 +15,7 @@ from importlib import import_module
 import numpy as np
 from numpy.typing import NDArray
 
-from evergreen.gates.spec import _Measured
+from evergreen.gates.spec import Measured
 
 Floats = NDArray[np.float64]
 Metric = Callable[[Floats, Floats, Floats], Floats]
@@ -23,7 +23,7 @@ Metric = Callable[[Floats, Floats, Floats], Floats]
 CALIBRATION_BINS = 10
 
 
-def measure(gate: _Measured) -> Metric:
+def measure(gate: Measured) -> Metric:
     """The metric that `gate` names, with its `cut` or `quantile` filled in.
 
     Raises:

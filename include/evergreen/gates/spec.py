@@ -79,7 +79,7 @@ def _word(part: object) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text).strip("_")[:_LONGEST_PART].rstrip("_")
 
 
-class _Measured(_Gate):
+class Measured(_Gate):
     """A gate about a metric of predictions against labels."""
 
     named_by: ClassVar[tuple[str, ...]] = ("metric",)
@@ -126,7 +126,7 @@ class _Measured(_Gate):
         return SCALES[self.metric]
 
 
-class Threshold(_Measured):
+class Threshold(Measured):
     """The candidate's metric is at least, or at most, a limit.
 
     Give `at_least` for a metric that is better when higher (auc), `at_most` for one that is better when
@@ -160,7 +160,7 @@ class Threshold(_Measured):
         return limit
 
 
-class _Compared(_Measured):
+class Compared(Measured):
     """A gate about the difference between two scorers of the same rows; positive is better.
 
     calibration_error is not among the metrics: near zero it is biased upwards, each resample adds to the bias, and
@@ -181,7 +181,7 @@ class _Compared(_Measured):
         return self
 
 
-class AgainstChampion(_Compared):
+class AgainstChampion(Compared):
     """The candidate is `better` than the champion on the same rows, or `not_worse` than by `margin`.
 
     A one-sided test on rows paired: the lower bound of the gain (positive is better; champion minus candidate
@@ -223,7 +223,7 @@ class AgainstChampion(_Compared):
         return by_metric.get(self.metric, "bootstrap")
 
 
-class BySlice(_Compared):
+class BySlice(Compared):
     """In no slice is the candidate shown to be worse than the champion by more than `margin`.
 
     A slice blocks when the upper bound of its gain lies below -`margin`. The bounds hold for all judged slices
@@ -245,7 +245,7 @@ class BySlice(_Compared):
         return -self.margin if self.margin else 0.0  # not -0.0
 
 
-class Fairness(_Measured):
+class Fairness(Measured):
     """The largest difference of the candidate's metric, or of its rate of positives, between two groups.
 
     Groups with fewer than `min_rows` rows are reported, not judged; with fewer than two groups left the gate
@@ -280,7 +280,7 @@ class Fairness(_Measured):
         return self.at_most
 
 
-class Baseline(_Compared):
+class Baseline(Compared):
     """The candidate beats a trivial model: the lower bound of its gain lies above 0.
 
     `prior` predicts the share of label 1 (or the mean label) of the training rows for every row. Anything else is

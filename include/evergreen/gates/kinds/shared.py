@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evergreen.gates import usable
 from evergreen.gates.evidence import Evidence, Missing
 from evergreen.gates.metrics import Floats, measure, value
-from evergreen.gates.spec import Gate, _Measured
+from evergreen.gates.spec import Gate, Measured
 from evergreen.gates.verdict import Part, Record
 
 Rows = NDArray[np.intp]
@@ -54,7 +54,7 @@ def beside(number: float, limit: float) -> str:
     return repr(float(number))
 
 
-def raised(gate: _Measured, error: Exception) -> str:
+def raised(gate: Measured, error: Exception) -> str:
     """What to say when a metric of the user's raised, or is not there."""
     return f"{gate.metric} raised {type(error).__name__}: {error}"
 
@@ -87,7 +87,7 @@ def grouped(evidence: Evidence, by: str, rows: int) -> dict[str, Rows] | str:
     return {name: np.asarray(found[name], dtype=np.intp) for name in sorted(found)}
 
 
-def enough(gate: _Measured, label: Floats) -> bool:
+def enough(gate: Measured, label: Floats) -> bool:
     """Whether a group with these labels (k,) can be judged: it has the rows and, where they matter, both classes."""
     if label.size < gate.min_rows:
         return False
@@ -95,19 +95,19 @@ def enough(gate: _Measured, label: Floats) -> bool:
     return gate.scale.of == "amounts" or gate.metric == "positive_rate" or min(ones, label.size - ones) >= 2
 
 
-def differing(gate: _Measured, one: Floats, other: Floats) -> int:
+def differing(gate: Measured, one: Floats, other: Floats) -> int:
     """The rows in which two scorers (n,) differ; with a cut, those that they put into different classes."""
     if gate.cut is None:
         return int(np.count_nonzero(one != other))
     return int(np.count_nonzero((one >= gate.cut) != (other >= gate.cut)))
 
 
-def measured(gate: _Measured, label: Floats, scores: Floats) -> float | None:
+def measured(gate: Measured, label: Floats, scores: Floats) -> float | None:
     """The gate's metric of these rows (n,), in whatever order they come; None where it does not exist."""
     return finite(value(measure(gate), *usable.in_canonical_order([label, scores])))
 
 
-def reported(gate: _Measured, label: Floats, scores: Floats) -> float | None:
+def reported(gate: Measured, label: Floats, scores: Floats) -> float | None:
     """As `measured`, of a group that is not judged: what the user's metric raises on so few rows blocks nothing."""
     try:
         return measured(gate, label, scores)
