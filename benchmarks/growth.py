@@ -109,8 +109,8 @@ def plot(history: list[tuple[int, float, float]], rows: list[tuple[int, float, f
         axis.plot([p[0] for p in points], [p[2] for p in points], marker="o", label="CPU")
         axis.plot([p[0] for p in points], [p[1] for p in points], marker="o", label="wall")
         axis.set_xlabel(label)
-        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
+    axes[0].set_ylim(bottom=0)  # once both are drawn: the axis is shared
     axes[0].set_ylabel("seconds for a day")
     axes[0].legend()
     figure.savefig(file, metadata={"Date": None})
