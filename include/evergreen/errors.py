@@ -63,13 +63,8 @@ class ScoringError(EvergreenError):
     """A model cannot be scored; the sentence says which and why."""
 
 
-class SignatureError(ScoringError):
+class SignatureError(ScoringError, FaultsError):
     """Files of a model are not what was registered and signed, or may not be loaded; carries all faults."""
-
-    def __init__(self, subject: str, faults: Sequence[Fault]):
-        super().__init__(subject, faults)
-        self.subject = subject
-        self.faults = tuple(faults)
 
     def __str__(self) -> str:
         # One line: it becomes the reason of a gate's record.

@@ -61,11 +61,6 @@ def champion(model: Model) -> ModelVersion | None:
         raise
 
 
-def as_of(version: ModelVersion) -> date:
-    """What the version knows: no data of this day or later."""
-    return date.fromisoformat(version.tags["evergreen.as_of"])
-
-
 def holdout_start(version: ModelVersion) -> date:
     """The first day whose labels the version has not learned from."""
     return date.fromisoformat(version.tags["evergreen.holdout"])
@@ -214,7 +209,7 @@ def artifact(model: Model, version: str) -> Iterator[Path]:
         ScoringError: the registry cannot give them.
         SignatureError: they are not what was registered, not signed where signing is on, or may not be loaded.
     """
-    with _verified(model.name, version) as folder:
+    with _verified(model.name, version) as (folder, _):
         yield folder
 
 
@@ -225,9 +220,8 @@ def verify(model: str, version: str, candidate: str | None = None) -> None:
         ScoringError, SignatureError: as `artifact`.
         RegistryError: it is another candidate: somebody has changed the registry.
     """
-    with _verified(model, version):
-        pass
-    there = _client().get_model_version(model, version).tags.get(_FINGERPRINT)
+    with _verified(model, version) as (_, known):
+        there = known.tags.get(_FINGERPRINT)
     if candidate and there != candidate:
         raise RegistryError(
             f"version {version} of {model} is candidate {there}, and {candidate} was judged: find out who changed "
@@ -307,12 +301,13 @@ def _booster(source: lake.Dataset, candidate: lake.Manifest) -> xgboost.Booster:
 
 
 @contextmanager
-def _verified(model: str, version: str) -> Iterator[Path]:
+def _verified(model: str, version: str) -> Iterator[tuple[Path, ModelVersion]]:
+    """The files of a version, and what the registry says of it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder, known = _download(_client(), model, version, Path(scratch))
         # What was downloaded is what is used: nobody can change it in between.
         signing.verify(folder, _subject(known), known.tags.get(_MANIFEST), settings().signing_public_key)
-        yield folder
+        yield folder, known
 
 
 def _download(

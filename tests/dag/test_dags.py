@@ -37,6 +37,7 @@ print("RESULT" + json.dumps({
         "timetable": type(getattr(dag.schedule, "timetable", dag.schedule)).__name__,
         "watched": [w.name for a in getattr(getattr(dag.schedule, "asset_condition", None), "objects", ())
                     for w in a.watchers], "catchup": dag.catchup,
+        "ends": dag.end_date is not None,
         "timeouts": all(t.execution_timeout for t in dag.tasks), "params": sorted(dag.params),
     } for dag in found},
 }))
@@ -107,6 +108,8 @@ def test_what_the_ui_shows_and_the_scheduler_needs(parsed: dict) -> None:
         # A plain cron string would make windows without a day in them.
         by_hand = dag_id.endswith(".rollback")
         assert dag["timetable"] == ("NoneType" if by_hand else "CronDataIntervalTimetable")
+        # Airflow never runs what is asked for after the end of a DAG: only those about data end with it.
+        assert dag["ends"] is not by_hand
         assert dag["catchup"] is False
         assert dag["timeouts"], f"{dag_id}: a hung task must end"
     assert parsed["dags"]["flight_delay.retrain"]["params"] == ["as_of", "promote"]

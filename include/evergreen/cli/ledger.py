@@ -16,86 +16,66 @@ from evergreen import model as models
 from evergreen.cli import stack
 from evergreen.cli.progress import Progress
 from evergreen.cli.stack import StackError
-from evergreen.ledger import Entry, Held, Judged, Promoted, RolledBack
+from evergreen.ledger import Act, Held, Judged, Promoted, RolledBack, State
 from evergreen.settings import settings
 
 
 def history(name: str, at: date | None, progress: Progress) -> None:
     """Which version was champion when, why, and on what evidence; of one day, if `at` names it."""
     models.load(name)
-    entries = ledger.entries(name)
-    if not entries:
+    state = ledger.state(name)
+    if not state.entries:
         progress.say(f"{name}: the ledger has no entry yet")
         return
     if at:
-        _on_day(name, entries, at, progress)
+        _on_day(name, state, at, progress)
         return
     table = Table(title=f"{name}: champions", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for column in ("since", "champion", "data until", "why", "asked by", "entry"):
         table.add_column(column, overflow="fold", no_wrap=column in ("since", "champion", "data until"))
-    for entry in entries:
-        if (told := _change(entry, entries)) is not None:
-            champion, as_of, why = told
-            table.add_row(_moment(entry.at), champion, as_of, Text(why), Text(entry.by), str(entry.number))
-    state = ledger.state(name)
+    for reign in state.reigns:
+        entry = state.entries[reign.number - 1]
+        why, by = Text(_why(entry.act, state)), Text(entry.by)
+        table.add_row(_moment(entry.at), reign.version, str(reign.as_of), why, by, str(entry.number))
     progress.say(table)
-    judged = sum(isinstance(entry.act, Judged) for entry in entries)
-    progress.say(f"champion: {_version(state.champion)}; {judged} verdicts in {len(entries)} entries")
+    judged = sum(isinstance(entry.act, Judged) for entry in state.entries)
+    progress.say(f"champion: {_version(state.champion)}; {judged} verdicts in {len(state.entries)} entries")
     if state.challenger:
-        progress.say(f"challenger: version {state.challenger}, held back: {_held(entries)}")
+        progress.say(f"challenger: version {state.challenger}, held back: {_held(state)}")
     if state.barred:
         progress.say(f"barred: version {', '.join(sorted(state.barred))}; `evergreen release` ends that")
     if state.frozen:
         progress.say("frozen: nothing is promoted until `evergreen unfreeze`")
 
 
-def _on_day(name: str, entries: Sequence[Entry], day: date, progress: Progress) -> None:
+def _on_day(name: str, now: State, day: date, progress: Progress) -> None:
     """The champion at the end of `day` (UTC), and the entry that made it so."""
-    end = datetime.combine(day, time.max, UTC)
-    before = [entry for entry in entries if entry.at <= end]
-    state = ledger.at(entries, end)
+    state = ledger.at(now.entries, datetime.combine(day, time.max, UTC))
     progress.say(f"{name} at the end of {day} (UTC): {_version(state.champion)}")
-    changes = [(entry, told) for entry in before if (told := _change(entry, entries)) is not None]
-    if changes:
-        entry, (_, as_of, why) = changes[-1]
-        progress.say(f"since {_moment(entry.at)}, data until {as_of}: {why}")
+    for reign in state.reigns[-1:]:
+        entry = state.entries[reign.number - 1]
+        progress.say(f"since {_moment(entry.at)}, data until {reign.as_of}: {_why(entry.act, state)}")
         progress.say(f"asked by {entry.by}, entry {entry.number}")
-        verdict = _verdict_behind(entry, entries)
-        if verdict:
-            for kind, where in verdict.evidence.items():
-                progress.say(f"{kind}: {where}")
+        judged = state.judged(entry.act.judged) if isinstance(entry.act, Promoted) else None
+        for kind, where in (judged.evidence if judged else {}).items():
+            progress.say(f"{kind}: {where}")
 
 
-def _change(entry: Entry, entries: Sequence[Entry]) -> tuple[str, str, str] | None:
-    """Champion, how far its data goes and why, if the entry changed the champion."""
-    match entry.act:
-        case Promoted() as act:
-            behind = _verdict_behind(entry, entries)
-            why = behind.verdict.reason.partition(":")[0] if behind else "promoted"
-            who = f", approved by {act.approved_by}" if act.approved_by else ""
-            return act.version, str(act.as_of), f"{why}{who}"
-        case RolledBack() as act:
-            as_of = next(
-                (
-                    str(e.act.as_of)
-                    for e in entries
-                    if isinstance(e.act, Promoted) and e.act.version == act.to
-                ),
-                "–",
-            )
-            return act.to, as_of, f"rolled back from version {act.barred}: {act.reason}"
-    return None
+def _why(act: Act, state: State) -> str:
+    """Why the champion changed with this act."""
+    if isinstance(act, RolledBack):
+        return f"rolled back from version {act.barred}: {act.reason}"
+    assert isinstance(act, Promoted)  # nothing else begins a reign
+    judged = state.judged(act.judged)
+    assert judged  # or the ledger would have refused the entry
+    who = f", approved by {act.approved_by}" if act.approved_by else ""
+    return judged.verdict.reason.partition(":")[0] + who
 
 
-def _verdict_behind(entry: Entry, entries: Sequence[Entry]) -> Judged | None:
-    if isinstance(entry.act, Promoted):
-        act = entries[entry.act.judged - 1].act
-        return act if isinstance(act, Judged) else None
-    return None
-
-
-def _held(entries: Sequence[Entry]) -> str:
-    return next((e.act.reason for e in reversed(entries) if isinstance(e.act, Held)), "")
+def _held(state: State) -> str:
+    """Why the challenger is not champion."""
+    acts = [entry.act for entry in state.entries]
+    return next(a.reason for a in reversed(acts) if isinstance(a, Held) and a.version == state.challenger)
 
 
 def _reach_registry() -> None:

@@ -25,15 +25,10 @@ from evergreen.evaluation.difference import compare
 from evergreen.features.inputs import dataset as features_dataset
 from evergreen.gates.evidence import Missing, OnlineSample
 from evergreen.model import Model, feature_spec
+from evergreen.store import online
 from evergreen.store.repository import feature_store, locked
 from evergreen.store.training_set import features_at
 from evergreen.window import midnight
-
-
-def held(model: Model) -> Mapping[str, Any]:
-    """The record of what the online store holds of the model's features (see `evergreen.store.online`), or empty."""
-    manifest = lake.dataset(f"online/{model.features_of}").manifest("held")
-    return manifest.inputs if manifest else {}
 
 
 def sample(model: Model, training_set: lake.Manifest, table: pa.Table, size: int) -> OnlineSample | Missing:
@@ -52,7 +47,7 @@ def sample(model: Model, training_set: lake.Manifest, table: pa.Table, size: int
     if not entities.num_rows:
         return Missing(f"no row of the holdout's last day has a value for all of {', '.join(keys)}")
     with locked():
-        record = held(model)
+        record = online.record(model)
         if problem := _behind(model, record):
             return Missing(problem)
         try:

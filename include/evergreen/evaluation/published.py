@@ -149,9 +149,9 @@ def _inputs(
         told = serving_columns.problem if isinstance(serving_columns, Missing) else serving_columns
         inputs["signature"] = {"learned": learned, "serving": told}
     if asked.online:
-        from evergreen.evaluation import online
+        from evergreen.store import online
 
-        inputs["online"] = {"service": model.feature_service, "held": online.held(model)}
+        inputs["online"] = {"service": model.feature_service, "held": online.record(model)}
     return inputs
 
 

@@ -7,7 +7,6 @@ prints the figures as its last line.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,13 +24,13 @@ from evergreen.errors import ScoringError
 from evergreen.evaluation import scoring
 from evergreen.gates.evidence import Missing
 from evergreen.model import Model
+from evergreen.training import local
 from evergreen.training.job import RESULT
 
 SINGLE, BATCHES, BATCH_ROWS = 1000, 50, 1000
 WARM_UP = 20
 PATIENCE_S = 300
 
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH")
 _MIB = 2**20
 
 
@@ -63,10 +62,9 @@ def measure(model: Model, candidate: lake.Manifest, table: pa.Table) -> dict[str
 
 def _in_a_process(job: Path) -> dict[str, float] | Missing:
     command = [sys.executable, "-m", "evergreen.evaluation.serving", str(job)]
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False
+            command, capture_output=True, text=True, env=local.environment(), timeout=PATIENCE_S, check=False
         )
     except subprocess.TimeoutExpired:
         return Missing(f"serving could not be measured: the process was not done after {PATIENCE_S} s")

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-Floats = NDArray[np.float64]
+from evergreen.gates import usable
+from evergreen.gates.metrics import Floats, by_rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +47,10 @@ class Bin:
 
 def read(values: object, what: str) -> tuple[Floats, str]:
     """(n,) floats, or none and the problem in words."""
-    try:
-        array = np.asarray(values)
-        if np.ma.isMaskedArray(values) or array.ndim != 1 or array.dtype.kind not in "biuf":
-            raise TypeError
-    except (TypeError, ValueError):
+    array = usable.column(values)
+    if array is None:
         return np.empty(0), f"the {what} are not one row of numbers"
-    with np.errstate(over="ignore"):
-        return array.astype(np.float64), "" if array.size else f"there are no {what}"
+    return array, "" if array.size else f"there are no {what}"
 
 
 def finite(values: object, what: str) -> tuple[Floats, str]:
@@ -138,8 +135,7 @@ def amount_bins(of: Scored, number: int = 20) -> list[Bin]:
 
 
 def _by_rank(of: Scored, number: int) -> list[tuple[Floats, Floats]]:
-    rank = np.searchsorted(np.sort(of.score), of.score, side="left")
-    place = rank * number // of.score.size
+    place = by_rank(of.score, number)
     return [(of.score[place == bin_], of.label[place == bin_]) for bin_ in np.unique(place)]
 
 

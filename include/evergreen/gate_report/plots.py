@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evergreen.gate_report import curves
-from evergreen.gate_report.curves import Bin, Floats, Scored
+from evergreen.gate_report.curves import Bin, Scored
+from evergreen.gates.metrics import Floats
 from evergreen.gates.verdict import Outcome, Part
 from evergreen.pages import MARKS, drawing, svg
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +12,8 @@ from scipy import special
 from evergreen.errors import EvergreenError
 from evergreen.gates.bootstrap import differences
 from evergreen.gates.metrics import Floats, measure, value
-from evergreen.gates.spec import Compared
+from evergreen.gates.spec import Compared, Test
 from evergreen.gates.usable import in_canonical_order
-
-Test = Literal["delong", "mcnemar", "bootstrap"]
 
 
 @dataclass(frozen=True)

@@ -88,11 +88,16 @@ def calibration_error(label: Floats, score: Floats, weight: Floats) -> Floats:
     chance alone: a perfectly calibrated scorer shows about 0.8 √(10 · p(1 - p)/n), which is 0.03 for 1,000
     rows at p = 0.2.
     """
-    rank = np.searchsorted(np.sort(score), score, side="left")
-    bins = rank * CALIBRATION_BINS // score.size
+    bins = by_rank(score, CALIBRATION_BINS)
     gap = (label - score) * weight
     gaps = [np.abs(gap[:, bins == number].sum(axis=1)) for number in range(CALIBRATION_BINS)]
     return _share(np.sum(gaps, axis=0), weight.sum(axis=1))
+
+
+def by_rank(score: Floats, bins: int) -> NDArray[np.intp]:
+    """The bin (n,) of each row: equally many rows in each, but equal scores together, so that some may be empty."""
+    rank = np.searchsorted(np.sort(score), score, side="left")
+    return rank * bins // score.size
 
 
 def accuracy(label: Floats, score: Floats, weight: Floats, *, cut: float) -> Floats:

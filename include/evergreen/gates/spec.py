@@ -36,6 +36,11 @@ SCALES: dict[str, Scale] = {
     "quantile_loss": Scale(False, inf, "amounts"),
 }
 
+Test = Literal["delong", "mcnemar", "bootstrap"]
+
+# The test that has a formula for a metric; the bootstrap needs none.
+_TESTS: dict[str, Test] = {"auc": "delong", "accuracy": "mcnemar"}
+
 _CUT = ("accuracy", "precision", "recall", "positive_rate")  # metrics of decisions, not of probabilities
 
 _FUNCTION = r"^[a-z_][\w.]*:[A-Za-z_]\w*$"
@@ -180,6 +185,10 @@ class Compared(Measured):
             raise ValueError(f"{text}: margin={abs(self.limit):g} leaves nothing to decide")
         return self
 
+    @property
+    def chosen_test(self) -> Test:
+        return _TESTS.get(self.metric, "bootstrap")
+
 
 class AgainstChampion(Compared):
     """The candidate is `better` than the champion on the same rows, or `not_worse` than by `margin`.
@@ -197,7 +206,7 @@ class AgainstChampion(Compared):
     must_be: Literal["better", "not_worse"]
     margin: float = Field(0.0, ge=0)
     confidence: float = Field(0.95, ge=0.5, lt=1)
-    test: Literal["delong", "mcnemar", "bootstrap"] | None = Field(
+    test: Test | None = Field(
         None, description="by default delong for auc, mcnemar for accuracy, bootstrap for the rest"
     )
 
@@ -205,7 +214,7 @@ class AgainstChampion(Compared):
     def _can_decide(self) -> Self:
         if self.must_be == "not_worse" and not self.margin:
             raise ValueError("not_worse needs a margin that is still fine; without any, ask for better")
-        made_for = {"delong": "auc", "mcnemar": "accuracy"}
+        made_for = {test: metric for metric, test in _TESTS.items()}
         if self.test in made_for and self.metric != made_for[self.test]:
             raise ValueError(f"{self.test} is a test of {made_for[self.test]}, not of {self.metric}")
         return self
@@ -216,11 +225,8 @@ class AgainstChampion(Compared):
         return self.margin if self.must_be == "better" else -self.margin
 
     @property
-    def chosen_test(self) -> Literal["delong", "mcnemar", "bootstrap"]:
-        if self.test:
-            return self.test
-        by_metric: dict[str, Literal["delong", "mcnemar"]] = {"auc": "delong", "accuracy": "mcnemar"}
-        return by_metric.get(self.metric, "bootstrap")
+    def chosen_test(self) -> Test:
+        return self.test or super().chosen_test
 
 
 class BySlice(Compared):

@@ -42,7 +42,7 @@ from evergreen import model as models
 from evergreen.features import claims, inputs
 from evergreen.model import Features, Model, feature_spec
 from evergreen.orchestration.arrival import RawDays
-from evergreen.orchestration.run import facts, features_window, of_family, refusals, skip, step
+from evergreen.orchestration.run import days_of_data, facts, features_window, of_family, refusals, skip, step
 from evergreen.orchestration.waiting import UNDER_WAY, RunsOver
 from evergreen.settings import settings
 from evergreen.window import Origin, days_between
@@ -67,6 +67,7 @@ def features_dag(model: Model) -> DAG:
     spec = feature_spec(model)
     with DAG(
         **of_family(model, "features", "Raw days to published features", __doc__),
+        **days_of_data(model),
         schedule=AssetOrTimeSchedule(
             timetable=CronDataIntervalTimetable(spec.schedule, timezone=spec.timezone),
             assets=[_raw(model.name, spec)],

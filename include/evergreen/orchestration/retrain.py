@@ -37,7 +37,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from evergreen import model as models
 from evergreen.model import Model, feature_spec
 from evergreen.orchestration.features import published_asset
-from evergreen.orchestration.run import asked_by, facts, of_family, retrain_window, skip, step
+from evergreen.orchestration.run import asked_by, days_of_data, facts, of_family, retrain_window, skip, step
 from evergreen.window import Origin, Window
 
 
@@ -45,6 +45,7 @@ def retrain_dag(model: Model) -> DAG:
     """`<model>.retrain`."""
     with DAG(
         **of_family(model, "retrain", "From published features to a promoted champion", __doc__),
+        **days_of_data(model),
         schedule=_schedule(model),
         max_active_runs=1,  # two at once would each judge against a champion that the other replaces
         default_args={
@@ -130,7 +131,6 @@ def plan(name: str) -> dict[str, Any]:
         planned["champion"] = {
             "version": str(champion.version),
             "seen_until": registry.holdout_start(champion).isoformat(),
-            "as_of": registry.as_of(champion).isoformat(),
         }
     print(f"judged against version {champion.version}" if champion else "there is no champion yet")
     return skip(context, planned, ["backtest"])

@@ -42,23 +42,29 @@ def _event(event: Any) -> Event:
 
 
 def of_family(model: Model, kind: str, what: str, doc: str) -> dict[str, Any]:
-    """The arguments that the DAGs of a model's family share: names, texts, and the days that they run for."""
-    spec = feature_spec(model)
+    """The arguments that the DAGs of a model's family share: names and texts."""
     return {
         "dag_id": f"{model.name}.{kind}",
         "description": f"{what} of {model.name}",
         "doc_md": f"{model.description}\n\n{doc}",
-        "start_date": window.midnight(spec.first_day, spec.timezone),
-        "end_date": window.midnight(spec.last_day, spec.timezone) if spec.last_day else None,
         "catchup": False,
         "tags": ["evergreen", model.name, kind],
+    }
+
+
+def days_of_data(model: Model) -> dict[str, Any]:
+    """The days that DAGs about data run for. One that is not must not end with them: Airflow would never run it."""
+    spec = feature_spec(model)
+    return {
+        "start_date": window.midnight(spec.first_day, spec.timezone),
+        "end_date": window.midnight(spec.last_day, spec.timezone) if spec.last_day else None,
     }
 
 
 def asked_by(context: Any) -> str:
     """Who or what asked for the run: a person where there is one, and the run itself."""
     run = context["dag_run"]
-    who = getattr(run, "triggering_user_name", None)
+    who = run.triggering_user_name
     return f"{who}, {run.dag_id} {run.run_id}" if who else f"{run.dag_id} {run.run_id}"
 
 

@@ -51,11 +51,11 @@ def materialize(model: Model, window: Window) -> dict[str, str]:
         SpecError: the model's service lists views of other features, which this would leave to others.
     """
     store = feature_store()
-    name = f"online/{model.features_of}"
+    name = _name(model)
     dataset = lake.dataset(name)
     with locked():
         views = _views(store, model)
-        held = _read(dataset)
+        held = _read(model)
         until = max(window.as_of.astimezone(UTC), held.until)
         now = _Held(until, _published(model, window.timezone, until, _horizon(views)), _definitions(views))
         sure = held.days if _is_sure(held, now) and online_holds(store, name, held.fingerprint) else {}
@@ -98,13 +98,22 @@ class _Held:
 _NOTHING = _Held(datetime.min.replace(tzinfo=UTC))
 
 
-def _read(dataset: lake.Dataset) -> _Held:
-    manifest = dataset.manifest(_RECORD)
-    if manifest is None:
+def record(model: Model) -> Mapping[str, Any]:
+    """What the online store holds of the model's features, as above; empty if nothing was ever written to it."""
+    manifest = lake.dataset(_name(model)).manifest(_RECORD)
+    return manifest.inputs if manifest else {}
+
+
+def _name(model: Model) -> str:
+    return f"online/{model.features_of}"
+
+
+def _read(model: Model) -> _Held:
+    told = record(model)
+    if not told:
         return _NOTHING
-    record = manifest.inputs
-    days = {date.fromisoformat(day): content for day, content in record["days"].items()}
-    return _Held(datetime.fromisoformat(record["until"]), days, record["views"])
+    days = {date.fromisoformat(day): content for day, content in told["days"].items()}
+    return _Held(datetime.fromisoformat(told["until"]), days, told["views"])
 
 
 def _write(dataset: lake.Dataset, held: _Held) -> None:

@@ -13,7 +13,6 @@ from evergreen.errors import TrainingError
 from evergreen.model import Model
 from evergreen.training.job import RESULT, Job, Result
 
-# All that a training process needs of the environment it is started from; credentials are not among it.
 _PASSED_ON = (
     "PATH",
     "HOME",
@@ -97,10 +96,14 @@ def believe(output: Path, fingerprint: str) -> Result:
     return result
 
 
+def environment() -> dict[str, str]:
+    """What a process that trains or loads a model gets of this one's environment; no credential is among it."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
 def _run(command: list[str], model: Model) -> None:
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
     ) as process:
         assert process.stdout
         last = ""

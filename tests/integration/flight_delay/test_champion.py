@@ -11,7 +11,7 @@ import pytest
 from evergreen import champion, evaluation, ledger, registry
 from evergreen import model as models
 from evergreen.champion import Case, Claim
-from evergreen.errors import EvergreenError, PromotionRefused
+from evergreen.errors import EvergreenError, PromotionRefused, RegistryError
 from evergreen.gates import AgainstChampion, Threshold
 from evergreen.ledger import Promoted, RolledBack
 from evergreen.model import Model
@@ -129,6 +129,14 @@ def test_a_verdict_of_a_backfill_serves_a_run_by_hand(own_january: Path) -> None
     again, version = registered(case(11, "a run"))
     assert again == number, "the same evidence is judged once"
     assert ask(number, version) is None
+
+
+def test_a_verdict_promotes_the_candidate_that_it_is_about_and_no_other(own_january: Path) -> None:
+    number, _ = registered(case(11))
+    _, another = registered(case(15))
+    with pytest.raises(RegistryError, match=f"version {another} of flight_delay is candidate"):
+        ask(number, another)
+    assert ledger.state(MODEL.name).champion is None
 
 
 def test_a_version_that_is_not_what_was_judged_is_refused(own_january: Path) -> None:

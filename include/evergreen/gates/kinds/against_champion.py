@@ -10,7 +10,7 @@ import numpy as np
 from evergreen.gates import usable
 from evergreen.gates.comparisons import Gain, NotComparable, gain
 from evergreen.gates.evidence import Evidence, Missing, NoChampion
-from evergreen.gates.kinds.shared import beside, differing, not_computed, shown
+from evergreen.gates.kinds.shared import beside, differing, labelled, not_computed, shown, unopposed
 from evergreen.gates.metrics import Floats, Metric, measure, value
 from evergreen.gates.spec import AgainstChampion
 from evergreen.gates.spending import Comparison, level
@@ -26,9 +26,7 @@ def compute(gate: AgainstChampion, evidence: Evidence, past: Sequence[Comparison
     The bound's level is what `past` has left of the gate's lifetime budget. A comparison that could not be computed
     spends nothing: it cannot pass.
     """
-    label, candidate = usable.column(evidence.label), usable.column(evidence.candidate)
-    faults = usable.label_faults(label, gate.min_rows, gate.scale.of)
-    faults += usable.score_faults("candidate", candidate, label, gate.scale.of)
+    label, candidate, faults = labelled(gate, evidence)
     if faults or label is None or candidate is None:
         return not_computed(gate, 0 if label is None else label.size, faults)
     metric = measure(gate)
@@ -42,14 +40,7 @@ def compute(gate: AgainstChampion, evidence: Evidence, past: Sequence[Comparison
     if not np.isfinite(ours):
         return blocked(f"the candidate has no {gate.metric} on {label.size:,} rows")
     if isinstance(evidence.champion, NoChampion):
-        return Record(
-            gate=gate.name,
-            outcome="passed",
-            candidate=ours,
-            threshold=gate.limit,
-            rows=label.size,
-            reason="no champion yet: nothing to compare with",
-        )
+        return unopposed(gate, ours, label.size)
     if isinstance(evidence.champion, Missing):
         return blocked(f"the champion cannot be compared: {evidence.champion.problem}")
     champion = usable.column(evidence.champion)

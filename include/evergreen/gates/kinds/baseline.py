@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from evergreen.gates import usable
 from evergreen.gates.comparisons import NotComparable, gain
 from evergreen.gates.evidence import Evidence, Missing
 from evergreen.gates.kinds.against_champion import TELLING_ROWS
-from evergreen.gates.kinds.shared import differing, measured, not_computed, raised
+from evergreen.gates.kinds.shared import differing, labelled, measured, not_computed, raised
 from evergreen.gates.metrics import Floats
 from evergreen.gates.spec import Baseline
 from evergreen.gates.verdict import Part, Record
@@ -21,10 +20,7 @@ def compute(gate: Baseline, evidence: Evidence) -> Record:
     The only part is the baseline: its name and, as `candidate`, the value that it has in the candidate's place. Unlike
     a candidate it may predict the same for every row.
     """
-    label, candidate = usable.column(evidence.label), usable.column(evidence.candidate)
-    of = gate.scale.of
-    faults = usable.label_faults(label, gate.min_rows, of)
-    faults += usable.score_faults("candidate", candidate, label, of)
+    label, candidate, faults = labelled(gate, evidence)
     trivial = None
     made = evidence.baselines if isinstance(evidence.baselines, Mapping) else {}
     predictions = made.get(gate.against, Missing("nobody made its predictions"))
@@ -32,7 +28,9 @@ def compute(gate: Baseline, evidence: Evidence) -> Record:
         faults.append(f"there is no baseline {gate.against}: {predictions.problem}")
     else:
         trivial = usable.column(predictions)
-        faults += usable.score_faults(f"baseline {gate.against}", trivial, label, of, may_be_constant=True)
+        faults += usable.score_faults(
+            f"baseline {gate.against}", trivial, label, gate.scale.of, may_be_constant=True
+        )
     if faults or label is None or candidate is None or trivial is None:
         return not_computed(gate, 0 if label is None else label.size, faults)
     try:
@@ -47,14 +45,13 @@ def _compared(gate: Baseline, label: Floats, candidate: Floats, trivial: Floats)
     ours, theirs = (measured(gate, label, scores) for scores in (candidate, trivial))
     if ours is None or theirs is None:
         raise NotComparable(f"{gate.metric} does not exist for both on these {label.size:,} rows")
-    test: Literal["mcnemar", "bootstrap"] = "mcnemar" if gate.metric == "accuracy" else "bootstrap"
     telling = differing(gate, candidate, trivial)
-    if test == "bootstrap" and 0 < telling < TELLING_ROWS:
+    if gate.chosen_test == "bootstrap" and 0 < telling < TELLING_ROWS:
         differ = f"the candidate and {gate.against} differ in {telling:,} of {label.size:,} rows"
         raise NotComparable(
             f"{differ}: too few to tell how sure the gain is, at least {TELLING_ROWS} are needed"
         )
-    found = gain(gate, label, candidate, trivial, 1 - gate.confidence, test)
+    found = gain(gate, label, candidate, trivial, 1 - gate.confidence, gate.chosen_test)
     passed = found.low > 0
     compared = f"{gate.metric} {ours:.4g} against {theirs:.4g} of {gate.against} on {label.size:,} rows"
     finding = f"it is at least {found.low:.4g} better" if passed else "it is not shown to be better"

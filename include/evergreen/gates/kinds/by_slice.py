@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -14,11 +13,13 @@ from evergreen.gates.kinds.shared import (
     beside,
     enough,
     grouped,
+    labelled,
     left_out,
     measured,
     not_computed,
     raised,
     reported,
+    unopposed,
 )
 from evergreen.gates.metrics import Floats
 from evergreen.gates.spec import BySlice
@@ -35,16 +36,13 @@ def compute(gate: BySlice, evidence: Evidence) -> Record:
 
     The record's values and interval are those of the slice with the largest fall, of those that fail if any does.
     """
-    label, candidate = usable.column(evidence.label), usable.column(evidence.candidate)
-    of = gate.scale.of
-    faults = usable.label_faults(label, gate.min_rows, of)
-    faults += usable.score_faults("candidate", candidate, label, of)
+    label, candidate, faults = labelled(gate, evidence)
     champion = None
     if isinstance(evidence.champion, Missing):
         faults.append(f"the champion cannot be compared: {evidence.champion.problem}")
     elif not isinstance(evidence.champion, NoChampion):
         champion = usable.column(evidence.champion)
-        faults += usable.score_faults("champion", champion, label, of)
+        faults += usable.score_faults("champion", champion, label, gate.scale.of)
     groups = {} if label is None else grouped(evidence, gate.by, label.size)
     if isinstance(groups, str):
         faults.append(groups)
@@ -63,14 +61,7 @@ def _first(gate: BySlice, label: Floats, candidate: Floats) -> Record:
     found = measured(gate, label, candidate)
     if found is None:
         return not_computed(gate, label.size, [f"{gate.metric} does not exist on these {label.size:,} rows"])
-    return Record(
-        gate=gate.name,
-        outcome="passed",
-        candidate=found,
-        threshold=gate.limit,
-        rows=label.size,
-        reason="no champion yet: nothing to compare with",
-    )
+    return unopposed(gate, found, label.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +112,8 @@ def _judged(gate: BySlice, rows: int, slices: list[_Slice]) -> Record:
 
 def _compared(gate: BySlice, part: _Slice, level: float) -> Gain | str:
     """The gain in one slice; or, in a sentence, why it cannot be told."""
-    tests: dict[str, Literal["delong", "mcnemar"]] = {"auc": "delong", "accuracy": "mcnemar"}
     try:
-        found = gain(
-            gate, part.label, part.candidate, part.champion, level, tests.get(gate.metric, "bootstrap")
-        )
+        found = gain(gate, part.label, part.candidate, part.champion, level, gate.chosen_test)
     except NotComparable as problem:
         return str(problem)
     values = (measured(gate, part.label, scores) for scores in (part.candidate, part.champion))

@@ -29,6 +29,25 @@ def not_computed(gate: Gate, rows: int, faults: Sequence[str], parts: Sequence[P
     )
 
 
+def unopposed(gate: Gate, candidate: float, rows: int) -> Record:
+    """The record of a gate that compares with the champion, while there is none."""
+    return Record(
+        gate=gate.name,
+        outcome="passed",
+        candidate=candidate,
+        threshold=gate.limit,
+        rows=rows,
+        reason="no champion yet: nothing to compare with",
+    )
+
+
+def labelled(gate: Measured, evidence: Evidence) -> tuple[Floats | None, Floats | None, list[str]]:
+    """Labels and the candidate's predictions, (n,) each, and all that is wrong with them."""
+    label, scores = usable.column(evidence.label), usable.column(evidence.candidate)
+    faults = usable.label_faults(label, gate.min_rows, gate.scale.of)
+    return label, scores, faults + usable.score_faults("candidate", scores, label, gate.scale.of)
+
+
 def finite(number: object) -> float | None:
     """The number as a float, or None when it is not one, or NaN or infinite. True and False are not numbers."""
     if isinstance(number, bool | np.bool_ | str | bytes):

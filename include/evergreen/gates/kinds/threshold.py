@@ -6,7 +6,7 @@ import numpy as np
 
 from evergreen.gates import usable
 from evergreen.gates.evidence import Evidence
-from evergreen.gates.kinds.shared import beside, not_computed
+from evergreen.gates.kinds.shared import beside, labelled, not_computed
 from evergreen.gates.metrics import measure, value
 from evergreen.gates.spec import Threshold
 from evergreen.gates.verdict import Record
@@ -14,9 +14,7 @@ from evergreen.gates.verdict import Record
 
 def compute(gate: Threshold, evidence: Evidence) -> Record:
     """Passed when the metric on the holdout reaches `at_least`, or stays within `at_most`, to the last bit."""
-    label, candidate = usable.column(evidence.label), usable.column(evidence.candidate)
-    faults = usable.label_faults(label, gate.min_rows, gate.scale.of)
-    faults += usable.score_faults("candidate", candidate, label, gate.scale.of)
+    label, candidate, faults = labelled(gate, evidence)
     if faults or label is None or candidate is None:
         return not_computed(gate, 0 if label is None else label.size, faults)
     measured = value(measure(gate), *usable.in_canonical_order([label, candidate]))
