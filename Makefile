@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: retrain up stop test lint format bench lock clean help
+.PHONY: retrain up stop trainer test test-kubernetes lint format bench lock clean help
 .NOTPARALLEL:
 # Compiled files are what makes the hundredth start of a process cheap.
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,6 +15,7 @@ BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
 BIN := .venv/bin
 READY := .venv/.ready
+TRAINER := .trainer/.ready
 # Installs the environment in a fraction of pip's time; pip alone does it too.
 UV := uv==0.13.9
 
@@ -27,11 +28,16 @@ up: $(READY) ## start Airflow, MLflow and Spark on this machine
 stop: ## stop them
 	@if [ -x $(BIN)/evergreen ]; then $(BIN)/evergreen stop; else echo "nothing is up"; fi
 
+trainer: $(TRAINER) ## the environment that networks are trained in on this machine, with PyTorch
+
 # Files side by side where they have engines of their own; the stack of tests/integration/airflow wants both cores.
-test: lint ## lint, then every test
+test: lint $(TRAINER) ## lint, then every test but those on Kubernetes
 	@$(BIN)/python -m pytest tests/unit tests/dag -q
 	@$(BIN)/python -m pytest tests/integration --ignore tests/integration/airflow -q -n 2 --dist loadfile
 	@$(BIN)/python -m pytest tests/integration/airflow -q --durations=10
+
+test-kubernetes: $(READY) ## the tests with pods, on the cluster that KUBECONFIG names (docs/kubernetes.md)
+	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10
 
 lint: $(READY) ## style and types
 	@$(BIN)/ruff check .
@@ -45,16 +51,18 @@ format: $(READY) ## let the formatter and the linter mend what they can
 bench: $(READY) ## the figures of docs/performance.md
 	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
-lock: $(READY) ## resolve pyproject.toml into requirements.txt anew
+lock: $(READY) ## resolve pyproject.toml and trainer/requirements.in into their requirements.txt anew
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	@$(BIN)/uv pip compile pyproject.toml --upgrade --python-version 3.11 --no-annotate --no-header \
 		--output-file requirements.txt
+	@$(BIN)/uv pip compile trainer/requirements.in --upgrade --python-version 3.11 --no-annotate --no-header \
+		--constraint requirements.txt --excludes trainer/without-cuda.txt --output-file trainer/requirements.txt
 
 clean: stop ## stop, and remove everything that was made: data, environment, caches
-	@rm -rf .evergreen .venv .ruff_cache .mypy_cache .hypothesis include/*.egg-info
+	@rm -rf .evergreen .venv .trainer .ruff_cache .mypy_cache .hypothesis include/*.egg-info
 
 help:
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The environment. A half-made one is mended by the next call: the stamp is written last.
 $(READY): requirements.txt pyproject.toml
@@ -72,4 +80,12 @@ $(READY): requirements.txt pyproject.toml
 		echo "uv could not (see above): pip does it, which takes minutes longer"; \
 		$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# PyTorch's own index has wheels without CUDA, a tenth of the size: TORCH_INDEX names it, as an address for pip.
+$(TRAINER): trainer/requirements.txt $(READY)
+	@echo "making .trainer, with PyTorch"
+	@[ -x .trainer/bin/python ] || $(PYTHON) -m venv .trainer
+	@.trainer/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r trainer/requirements.txt
 	@touch $@

@@ -44,7 +44,7 @@ def plain(days: list[date]) -> None:
         from evergreen import model as models
         from evergreen.features import build, checks, inputs, publish
         from evergreen.store import online, training_set
-        from evergreen.training import local
+        from evergreen.training import process
         from evergreen.window import Origin, Window
 
     model = models.load(NAME)
@@ -67,7 +67,7 @@ def plain(days: list[date]) -> None:
         examples = training_set.build(model, window)
     with stage("train"):
         source = training_set.dataset(model)
-        candidate = local.train(model, examples, source, training_set.feature_columns(model))
+        candidate = process.train(model, examples, source, training_set.feature_columns(model))
     with stage("evaluate"):
         scores = evaluation.evaluate(model, examples, candidate, None)
     with stage("judge"):

@@ -59,6 +59,10 @@ class TrainingError(EvergreenError):
     """A training job did not leave a valid model."""
 
 
+class TrainingDataError(TrainingError):
+    """What a training job was given cannot be learned from, or does not belong to it."""
+
+
 class ScoringError(EvergreenError):
     """A model cannot be scored; the sentence says which and why."""
 

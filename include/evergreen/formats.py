@@ -11,6 +11,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from evergreen.errors import Fault
 
@@ -51,12 +52,12 @@ def files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def faults(folder: Path) -> list[Fault]:
     """What in `folder` may not be in a model: one fault per file, empty if all are known formats."""
-    found = ((name, _problem(path)) for name, path in files(folder))
-    return [Fault(name, *problem) for name, problem in found if problem]
+    found = ((name, problem(path)) for name, path in files(folder))
+    return [Fault(name, *wrong) for name, wrong in found if wrong]
 
 
-def _problem(path: Path) -> tuple[str, str] | None:
-    """What is wrong with the file, and the way out."""
+def problem(path: Path) -> tuple[str, str] | None:
+    """What is wrong with a file, and the way out; None if it may be in a model."""
     if path.is_symlink() or not path.is_file():
         return "is a link or a device, not a file", "log the file itself"
     if path.suffix.lower() in _PICKLED:
@@ -67,7 +68,7 @@ def _problem(path: Path) -> tuple[str, str] | None:
     if disguised := _pickle_in(path):
         return disguised, _SAVE_AGAIN
     if not_so := check(path):
-        return not_so, "log the model again from a file that loads"
+        return not_so, "log the model again from one file that loads by itself"
     return None
 
 
@@ -115,9 +116,36 @@ def _read_as_ubjson(path: Path) -> str | None:
 
 
 def _read_as_onnx(path: Path) -> str | None:
-    # An ONNX file is a protobuf whose first field, number 1 and a varint, is the version of the format.
-    with path.open("rb") as stream:
-        return None if stream.read(1) == b"\x08" else "is no ONNX model"
+    content = path.read_bytes()
+    # A protobuf whose first field, number 1 and a varint, is the version of the format.
+    if not content.startswith(b"\x08"):
+        return "is no ONNX model"
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError:
+        return "is no ONNX model"
+    # What lies outside is neither hashed nor signed, and may be any file that the reader can read.
+    if outside := next(_outside(model), None):
+        return f"has numbers of the model outside of it, in {outside}"
+    return None
+
+
+def _outside(message: Any) -> Iterator[str]:
+    """Where tensors lie that are not in the file, wherever in the message the tensor is."""
+    import onnx
+
+    if isinstance(message, onnx.TensorProto):
+        if message.external_data or message.data_location == onnx.TensorProto.EXTERNAL:
+            places = [entry.value for entry in message.external_data if entry.key == "location"]
+            yield ", ".join(places) or "a place that it does not name"
+        return
+    for field, value in message.ListFields():
+        if field.message_type:
+            for part in value if field.is_repeated else [value]:
+                yield from _outside(part)
 
 
 def _read_as_json(path: Path) -> str | None:

@@ -77,12 +77,30 @@ class Features(_Part):
 
 
 class Resources(_Part):
-    """What one training attempt may use."""
+    """What one training attempt may use: one process here, or one pod."""
 
     cpu: int = Field(2, ge=1)
     memory_gib: float = Field(4, gt=0)
     gpu: int = Field(0, ge=0)
+    gpu_type: str | None = Field(None, description="the kind of GPU, as nodes are labelled with it")
+    processes: int = Field(1, ge=1, description="started by torchrun; with GPUs one each at most")
+    shm_gib: float = Field(1, gt=0, description="shared memory, which data loaders and NCCL use; part of memory_gib")
     minutes: int = Field(60, ge=1, description="an attempt that takes longer is ended")
+    checkpoint_seconds: float = Field(60, gt=0, description="so much work is lost at most")
+    spot: bool = Field(True, description="may run on nodes that are cheaper and may be taken away")
+    preemptions: int = Field(20, ge=0, description="attempts that are begun again at once, of one try of the task")
+    node_selector: Mapping[str, str] = Field(default_factory=dict, description="labels of nodes it may run on")
+    priority_class: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.gpu and self.processes > self.gpu:
+            raise ValueError(f"processes is {self.processes} with {self.gpu} GPUs: give each process one")
+        if self.gpu_type and not self.gpu:
+            raise ValueError(f"gpu_type is {self.gpu_type!r} and gpu is 0: say how many")
+        if self.shm_gib > self.memory_gib:
+            raise ValueError(f"shm_gib {self.shm_gib:g} is part of memory_gib {self.memory_gib:g}: raise that")
+        return self
 
 
 class Approval(_Part):
@@ -98,7 +116,7 @@ class Model(_Part):
     """Everything Evergreen needs to keep one model fresh. See docs/add-a-model.md for a tour."""
 
     name: Name
-    owner: Annotated[str, StringConstraints(min_length=1)]
+    owner: Annotated[str, StringConstraints(min_length=1)] = Field(description="the team")
     description: str = ""
 
     features: Features | Name = Field(
@@ -120,7 +138,7 @@ class Model(_Part):
     parameters: Mapping[str, Any] = Field(default_factory=dict, description="handed to train.fit as they are")
     seed: int = Field(0, ge=0)
     training_libraries: tuple[str, ...] = Field(
-        (), description="installed packages whose versions the trained model depends on"
+        (), description="packages of the trainer's environment whose versions the trained model depends on"
     )
     resources: Resources = Resources()
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 # Read when MLflow is imported. Its default would let a registered file run code on loading.
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -19,8 +21,6 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
-import mlflow.xgboost
-import xgboost
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -32,7 +32,11 @@ from evergreen.errors import RegistryError, ScoringError
 from evergreen.gates import Verdict
 from evergreen.model import Model
 from evergreen.settings import settings
-from evergreen.training import Result
+from evergreen.training import Result, candidates, cost
+from evergreen.training.attempt import attempts
+
+if TYPE_CHECKING:
+    from evergreen.evaluation.predictors import Predictor
 
 CHAMPION, CANDIDATE, PREVIOUS, CHALLENGER = "champion", "candidate", "previous", "challenger"
 
@@ -74,7 +78,7 @@ def register(
     A candidate that is registered already, by an earlier attempt or a twin, keeps its version.
 
     Raises:
-        ScoringError: the candidate's file is not the one that was published.
+        ScoringError: the candidate's file is not the one that was published, or takes other columns.
         SignatureError: its files may not be registered, or the key cannot sign them.
     """
     client = _client()
@@ -89,40 +93,44 @@ def register(
     day, holdout = training_set.inputs["as_of"], training_set.inputs["holdout"]
     with mlflow.start_run(experiment_id=experiment, run_name=f"as of {day}") as run:
         mlflow.log_params({**model.parameters, "seed": model.seed})
-        mlflow.log_metrics({**result.metrics, **_values(verdict)})
+        spent = _cost(model, candidate)
+        mlflow.log_metrics({**result.metrics, **_values(verdict), **spent.metrics})
+        mlflow.set_tags({"evergreen.model": model.name, "evergreen.team": model.owner})
         mlflow.log_dict(json.loads(candidate.to_json()), "evidence/model.json")
         mlflow.log_dict(json.loads(training_set.to_json()), "evidence/training_set.json")
         mlflow.log_dict(verdict.model_dump(mode="json"), "evidence/verdict.json")
         mlflow.log_text(report.read_text(), "evidence/gate_report.html")
         inputs = tuple(candidate.inputs["features"])
-        sealed = _Sealed(signing.Subject(model.name, mark))
-        logged = mlflow.models.Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=sealed,
-            flavor_name=mlflow.xgboost.FLAVOR_NAME,
-            xgb_model=_booster(source, candidate),
-            model_format="ubj",
-            signature=ModelSignature(
-                Schema([ColSpec("double", name, required=False) for name in inputs]),
-                Schema([ColSpec("double")]),
-            ),
-            # Given, not inferred: inferring installs nothing but takes ten seconds.
-            pip_requirements=[f"xgboost=={result.environment['xgboost']}"],
-            metadata={_INPUTS: list(inputs)},
-        )
+        seal = _Seal(signing.Subject(model.name, mark))
+        with _published(model, candidate) as (file, predictor):
+            predictor.expect(inputs)
+            logged = mlflow.models.Model.log(
+                artifact_path=None,
+                name="model",
+                flavor=_Flavour(file, predictor, seal),
+                flavor_name=predictor.flavour,
+                signature=ModelSignature(
+                    Schema([ColSpec(predictor.column_type(name), name, required=False) for name in inputs]),
+                    Schema([ColSpec("double")]),
+                ),
+                # Given, not inferred: inferring installs nothing but takes ten seconds.
+                pip_requirements=[predictor.requirement(result.environment)],
+                metadata={_INPUTS: list(inputs)},
+            )
         version = mlflow.register_model(
             logged.model_uri,
             model.name,
             tags={
                 _FINGERPRINT: mark,
-                **sealed.tags,
+                **seal.tags,
                 "evergreen.data": training_set.content,
                 "evergreen.code": lake.fingerprint(candidate.inputs["code"]),
                 "evergreen.environment": lake.fingerprint(dict(result.environment)),
                 "evergreen.as_of": day,
                 "evergreen.holdout": holdout,
                 "evergreen.verdict": verdict.reason,
+                "evergreen.team": model.owner,
+                "evergreen.cost": spent.sentence,
                 "evergreen.run": run.info.run_id,
             },
         )
@@ -246,14 +254,14 @@ def sign(model: str, version: str) -> None:
             raise ScoringError(
                 f"version {version} of {model} lies at {known.source}, not as a logged model: retrain"
             )
-        sealed = _Sealed(_subject(known))
+        seal = _Seal(_subject(known))
         if manifest := known.tags.get(_MANIFEST):
-            signing.verify(folder, sealed.subject, manifest, trusted=None)
-        sealed.seal(folder)
+            signing.verify(folder, seal.subject, manifest, trusted=None)
+        seal.put_on(folder)
         for name in (signing.MANIFEST, signing.SIGNATURE):
             if (folder / name).exists():
                 client.log_model_artifact(logged, str(folder / name))
-    for tag, value in sealed.tags.items():
+    for tag, value in seal.tags.items():
         client.set_model_version_tag(model, version, tag, value)
 
 
@@ -270,18 +278,14 @@ def inputs_of(folder: Path) -> tuple[str, ...]:
 
 
 @dataclass
-class _Sealed:
-    """MLflow's flavour for XGBoost, whose folder is sealed when it is written, before MLflow takes it."""
+class _Seal:
+    """The seal on the files of `subject`; the version's `tags` tell of it."""
 
     subject: signing.Subject
     tags: dict[str, str] = field(default_factory=dict)
 
-    def save_model(self, path: str, **options: Any) -> None:
-        mlflow.xgboost.save_model(path=path, **options)
-        self.seal(Path(path))
-
-    def seal(self, folder: Path) -> None:
-        """Seal with the key that is configured; `tags` tell of it."""
+    def put_on(self, folder: Path) -> None:
+        """Seal the folder, with the key that is configured."""
         chosen = settings()
         key = signing.Key(chosen.signing_key, chosen.signing_passphrase) if chosen.signing_key else None
         self.tags[_MANIFEST] = signing.seal(folder, self.subject, key)
@@ -291,13 +295,34 @@ class _Sealed:
             self.tags[_SIGNED_BY] = signing.signer(folder) or ""
 
 
-def _booster(source: lake.Dataset, candidate: lake.Manifest) -> xgboost.Booster:
-    file = source.path(candidate, "model.ubj")
-    if lake.sha256(file) != candidate.files["model.ubj"].sha256:
-        raise ScoringError(
-            f"{file} was changed after it was published: remove it and its manifest, and train again"
-        )
-    return xgboost.Booster(model_file=file)
+@dataclass(frozen=True)
+class _Flavour:
+    """MLflow's flavour for the model in `file`, whose folder is sealed when it is written, before MLflow takes it."""
+
+    file: Path
+    predictor: Predictor
+    seal: _Seal
+
+    def save_model(self, path: str, **options: Any) -> None:
+        flavour = import_module(f"mlflow.{self.predictor.flavour}")
+        flavour.save_model(path=path, **self.predictor.saving(), **options)
+        # A library may write what it has read in other bytes: those that were judged are registered.
+        shutil.copyfile(self.file, Path(path, self.file.name))
+        self.seal.put_on(Path(path))
+
+
+@contextmanager
+def _published(model: Model, candidate: lake.Manifest) -> Iterator[tuple[Path, Predictor]]:
+    """The candidate's file, as it was published, and the model in it."""
+    from evergreen.evaluation import predictors, scoring
+
+    with scoring.candidate_folder(model, candidate) as folder:
+        file = scoring.model_file(folder)
+        if lake.sha256(file) != candidate.files[file.name].sha256:
+            raise ScoringError(
+                f"{file.resolve()} was changed after it was published: remove it and its manifest, and train again"
+            )
+        yield file, predictors.load(file)
 
 
 @contextmanager
@@ -327,6 +352,13 @@ def _download(
 
 def _subject(version: ModelVersion) -> signing.Subject:
     return signing.Subject(version.name, version.tags.get(_FINGERPRINT, ""))
+
+
+def _cost(model: Model, candidate: lake.Manifest) -> cost.Cost:
+    """Of all attempts at the job of the candidate."""
+    table = settings().prices
+    prices = cost.Prices.read(table) if table else None
+    return cost.total(attempts(candidates.job_folder(model, candidate.fingerprint)), prices)
 
 
 def _client() -> mlflow.MlflowClient:

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+_TRAINER = REPOSITORY / ".trainer" / "bin" / "python"
+
+
+class Pods(BaseModel):
+    """The cluster that trains: `EVERGREEN_PODS__IMAGE` and so on. See docs/kubernetes.md."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str | None = Field(None, description="the trainer's image, best by digest")
+    namespace: str = "default"
+    connection: str | None = Field(
+        None, description="Airflow connection of the cluster; none: the cluster this runs in, or KUBECONFIG"
+    )
+    deferrable: bool = Field(True, description="wait for the pod in the triggerer, without a worker")
+    startup_minutes: float = Field(30, gt=0, description="what a new GPU node may take to be there")
+    logging_seconds: int = Field(15, ge=1, description="a waiting task shows the pod's log so often")
+    secret: str | None = Field(None, description="a Secret whose keys become variables: credentials of the store")
+    template: Path | None = Field(None, description="a pod in YAML that the rest is added to: volumes, affinity")
+    service_account: str | None = None
+    image_pull_secret: str | None = None
+    spot_tolerations: tuple[Mapping[str, Any], ...] = Field((), description="what spot nodes are tainted with")
+    spot_node_selector: Mapping[str, str] = Field(default_factory=dict, description="labels of spot nodes")
+    gpu_type_label: str = Field("nvidia.com/gpu.product", description="node label that tells the kind of GPU")
 
 
 class Settings(BaseSettings):
     """The embedded defaults need nothing but this machine; every field is an engine that can be swapped."""
 
-    model_config = SettingsConfigDict(env_prefix="EVERGREEN_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="EVERGREEN_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     home: Path = Field(REPOSITORY / ".evergreen", description="folder of everything a run makes")
     lake: Path = Field(default_factory=lambda data: data["home"] / "lake", description="root of the lake")
@@ -44,6 +69,17 @@ class Settings(BaseSettings):
     offline_store: Literal["asof", "spark"] = Field(
         "asof", description="point-in-time joins by DuckDB in this process, or by Spark"
     )
+    training: Literal["process", "pod"] = Field("process", description="where a model is trained")
+    jobs: str = Field(
+        default_factory=lambda data: f"{data['home']}/jobs",
+        description="folder, or URI of an object store, of training jobs with their checkpoints and results",
+    )
+    trainer: Path = Field(
+        default_factory=lambda: _TRAINER if _TRAINER.exists() else Path(sys.executable),
+        description="the Python that trains in a process: that of `make trainer`, or else this one, which has no torch",
+    )
+    prices: Path | None = Field(None, description="TOML file with the prices of CPUs, memory and GPUs")
+    pods: Pods = Pods()
     signing_key: Path | None = Field(
         None,
         description="file with the private key (PEM, EC P-256) that signs versions when they are registered",

@@ -53,6 +53,11 @@ ENGINES = {
     "pandas",
     "pyarrow",
     "numpy",
+    "onnx",
+    "onnxruntime",
+    "torch",
+    "kubernetes",
+    "kubernetes_asyncio",
 }
 
 

@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import onnxruntime
 import pyarrow as pa
 import pytest
 import xgboost
 
+import networks
 from evergreen import evaluation, lake, registry, signing
 from evergreen.cli import services
 from evergreen.errors import EvergreenError, ScoringError, SignatureError
@@ -45,24 +48,46 @@ FEATURES = ("distance", "temperature")
 RNG = np.random.default_rng(7)
 ROWS = RNG.normal(size=(200, 2))
 LABELS = (ROWS[:, 0] + RNG.normal(size=200) > 0).astype(int)
+TABLE = pa.table({name: ROWS[:, n] for n, name in enumerate(FEATURES)})
 
 
 def candidate(day: str, rounds: int) -> tuple[lake.Manifest, lake.Manifest]:
     """A training set (its manifest only) and a published candidate that has learned for `rounds`."""
-    target = lake.dataset(f"models/{MODEL.name}")
-    inputs = {"features": FEATURES, "code": {"train": "1"}, "rounds": rounds}
-    mark = lake.fingerprint(inputs)
-    folder = target.stage(f"until={day}", mark)
+    libraries = {"xgboost-cpu": xgboost.__version__}
+    return published(lambda folder: trees(folder, rounds), FEATURES, libraries, day, rounds)
+
+
+def trees(folder: Path, rounds: int = 3) -> None:
     data = xgboost.DMatrix(ROWS, label=LABELS, feature_names=list(FEATURES))
     booster = xgboost.train({"objective": "binary:logistic", "max_depth": 2}, data, rounds)
     booster.save_model(folder / "model.ubj")
+
+
+def network(folder: Path) -> None:
+    networks.save(networks.network(), folder)
+
+
+def published(
+    write: Callable[[Path], None],
+    features: tuple[str, ...],
+    libraries: Mapping[str, str],
+    day: str = "2013-01-11",
+    rounds: int = 3,
+) -> tuple[lake.Manifest, lake.Manifest]:
+    """As `candidate`, with the model that `write` leaves in a folder, trained with these libraries."""
+    target = lake.dataset(f"models/{MODEL.name}")
+    inputs = {"features": features, "code": {"train": "1"}, "rounds": rounds}
+    mark = lake.fingerprint(inputs)
+    folder = target.stage(f"until={day}", mark)
+    write(folder)
+    (file,) = folder.iterdir()
     Result(
         fingerprint=mark,
-        files={"model.ubj": lake.sha256(folder / "model.ubj")},
+        files={file.name: lake.sha256(file)},
         metrics={"train_auc": 0.7},
-        environment={"xgboost": xgboost.__version__},
+        environment={"python": "3.11.9", **libraries},
     ).write(folder / "result.json")
-    files = {name: folder / name for name in ("model.ubj", "result.json")}
+    files = {file.name: file, "result.json": folder / "result.json"}
     known = {"as_of": day, "holdout": "2013-01-04"}
     training_set = lake.Manifest(f"until={day}", "5e7" + mark, known, {})
     return training_set, target.publish(f"until={day}", mark, files, inputs)
@@ -156,15 +181,77 @@ def test_registered_verified_scored(home: Path) -> None:
     version = register(home)
     assert version == "1"
     registry.verify(MODEL.name, version)
-    table = pa.table({name: ROWS[:, n] for n, name in enumerate(FEATURES)})
     with registry.artifact(MODEL, version) as folder:
         assert {file.name for file in folder.iterdir()} == {
             "MLmodel", "model.ubj", "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST,
         }  # fmt: skip
         assert registry.inputs_of(folder) == FEATURES
-        scores = evaluation.score(folder, table, FEATURES)
-    _, published = candidate("2013-01-11", 3)
-    assert scores == pytest.approx(evaluation.score_candidate(MODEL, published, table), abs=0)
+        scores = evaluation.score(folder, TABLE, FEATURES)
+    _, made = candidate("2013-01-11", 3)
+    assert scores == pytest.approx(evaluation.score_candidate(MODEL, made, TABLE), abs=0)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One model of a format, and what the registry must know of it."""
+
+    write: Callable[[Path], None]
+    table: pa.Table
+    libraries: Mapping[str, str]
+    requirement: str
+    types: tuple[str, ...]
+
+
+FORMATS = {
+    "model.ubj": Format(trees, TABLE, {"xgboost-cpu": "3.1.4"}, "xgboost==3.1.4", ("double", "double")),
+    "model.onnx": Format(
+        network,
+        networks.rows(200),
+        {"torch": "2.9.1"},
+        f"onnxruntime=={onnxruntime.__version__}",
+        ("double", "double", "string", "long"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_registered_as_it_was_published_and_served_by_mlflow(
+    home: Path, keys, configure, name: str
+) -> None:
+    configure(*keys("one"))
+    format_ = FORMATS[name]
+    features = tuple(format_.table.column_names)
+    training_set, made = published(format_.write, features, format_.libraries)
+    version = registry.register(MODEL, training_set, made, *verdict(home))
+    with registry.artifact(MODEL, version) as folder:
+        assert {file.name for file in folder.iterdir()} == {
+            "MLmodel", name, "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST, signing.SIGNATURE,
+        }  # fmt: skip
+        assert lake.sha256(folder / name) == made.files[name].sha256
+        assert registry.inputs_of(folder) == features
+        assert format_.requirement in (folder / "requirements.txt").read_text().splitlines()
+        scores = evaluation.score(folder, format_.table, features)
+    assert np.array_equal(scores, evaluation.score_candidate(MODEL, made, format_.table))
+    served = mlflow.pyfunc.load_model(f"models:/{MODEL.name}/{version}")
+    schema = served.metadata.signature.inputs
+    assert tuple(schema.input_names()) == features
+    assert tuple(str(type_).removeprefix("DataType.") for type_ in schema.input_types()) == format_.types
+    answered = np.ravel(served.predict(format_.table.to_pandas()))
+    assert answered == pytest.approx(scores, abs=1e-7)
+
+
+def test_a_candidate_whose_file_takes_other_columns_is_not_registered(home: Path) -> None:
+    made = published(network, FEATURES, {"torch": "2.9.1"})
+    with pytest.raises(ScoringError, match="model.onnx takes distance, temperature, carrier, hour, but"):
+        registry.register(MODEL, *made, *verdict(home))
+    assert not registry._client().search_model_versions(f"name = '{MODEL.name}'")
+
+
+def test_no_format_is_imported_before_a_model_of_it_is_registered() -> None:
+    look = "import sys, evergreen.registry; print([name for name in %r if name in sys.modules])"
+    formats = ["xgboost", "mlflow.xgboost", "onnx", "onnxruntime", "mlflow.onnx"]
+    done = subprocess.run([sys.executable, "-c", look % formats], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_version_tells_all_that_made_it(home: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import xgboost
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -21,12 +22,14 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from onnx import helper, numpy_helper
 from pydantic import ValidationError
 
 from evergreen import formats, signing
 from evergreen.errors import ScoringError, SignatureError
 from evergreen.settings import Settings
 from evergreen.signing import MANIFEST, SIGNATURE, Key, Subject
+from networks import network
 
 pytestmark = pytest.mark.unit
 
@@ -294,6 +297,7 @@ def compressed(path: Path) -> None:
         ("model.ubj", lambda path: path.write_bytes(b""), "is no UBJSON"),
         ("model.onnx", lambda path: path.write_bytes(b"\x93NUMPY\x01\x00"), "may hold a pickle"),
         ("model.onnx", lambda path: path.write_bytes(b"onnx?"), "is no ONNX"),
+        ("model.onnx", lambda path: path.write_bytes(b"\x08\x0aORTM"), "is no ONNX"),
         ("data.json", lambda path: path.write_text("{"), "is no JSON"),
         ("conda.yaml", lambda path: path.write_bytes(b"\xff\xfe"), "is no text"),
         ("loader.so", lambda path: path.write_bytes(b"\x7fELF"), "is of no known format"),
@@ -313,6 +317,60 @@ def test_what_can_run_code_or_is_unknown_is_refused(
     assert not (folder / MANIFEST).exists()
 
 
+def tensor(place: str | None) -> onnx.TensorProto:
+    """Numbers that are in the file, or at a place outside of it."""
+    found = numpy_helper.from_array(np.ones(4, np.float32), "numbers")
+    if place is not None:
+        found.ClearField("raw_data")
+        found.data_location = onnx.TensorProto.EXTERNAL
+        if place:
+            found.external_data.add(key="location", value=place)
+    return found
+
+
+def as_a_weight(model: onnx.ModelProto, place: str | None) -> None:
+    model.graph.initializer.append(tensor(place))
+
+
+def as_a_sparse_weight(model: onnx.ModelProto, place: str | None) -> None:
+    model.graph.sparse_initializer.add().values.CopyFrom(tensor(place))
+
+
+def as_a_constant(model: onnx.ModelProto, place: str | None) -> None:
+    model.graph.node.append(helper.make_node("Constant", [], ["one"], value=tensor(place)))
+
+
+def within_a_branch(model: onnx.ModelProto, place: str | None) -> None:
+    branch = helper.make_graph([], "branch", [], [], [tensor(place)])
+    model.graph.node.append(helper.make_node("If", ["c"], ["d"], then_branch=branch, else_branch=branch))
+
+
+def within_a_function(model: onnx.ModelProto, place: str | None) -> None:
+    constant = helper.make_node("Constant", [], ["one"], value=tensor(place))
+    model.functions.append(helper.make_function("own", "ones", [], ["one"], [constant], []))
+
+
+@pytest.mark.parametrize(
+    "place", ["weights.onnx", "/etc/passwd", "../../another/model.onnx", "*/_ORT_MEM_ADDR_/*", ""]
+)
+@pytest.mark.parametrize(
+    "put", [as_a_weight, as_a_sparse_weight, as_a_constant, within_a_branch, within_a_function]
+)
+def test_an_onnx_model_with_numbers_outside_of_its_file_is_refused(
+    make: Callable[..., Path], put: Callable[[onnx.ModelProto, str | None], None], place: str
+) -> None:
+    folder = make()
+    for where in (None, place):
+        model = network()
+        put(model, where)
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+        faults = formats.faults(folder)
+        assert [fault.where for fault in faults] == ([] if where is None else ["model.onnx"])
+    assert f"has numbers of the model outside of it, in {place or 'a place'}" in faults[0].what
+    with pytest.raises(SignatureError, match=r"model\.onnx"):
+        signing.seal(folder, SUBJECT, None)
+
+
 def test_a_pickle_that_somebody_signed_is_refused(make: Callable[..., Path], tmp_path: Path) -> None:
     from model_signing import signing as openssf
 
@@ -326,7 +384,7 @@ def test_a_pickle_that_somebody_signed_is_refused(make: Callable[..., Path], tmp
 
 def test_known_formats_pass(make: Callable[..., Path]) -> None:
     folder = make()
-    (folder / "model.onnx").write_bytes(b"\x08\x09\x12\x07pytorch")
+    (folder / "model.onnx").write_bytes(network().SerializeToString())
     (folder / "input_example.json").write_text('{"columns": ["a"], "data": [[1.0]]}')
     assert formats.faults(folder) == []
 

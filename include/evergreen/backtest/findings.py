@@ -20,7 +20,7 @@ from evergreen.gates.spec import Measured
 from evergreen.model import Model
 
 # What of it makes evidence about the past.
-EVALUATION = tuple(f"evergreen.evaluation.{part}" for part in ("asked", "past", "rows", "scoring"))
+EVALUATION = tuple(f"evergreen.evaluation.{part}" for part in ("asked", "past", "predictors", "rows", "scoring"))
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Findings:
 
         own = ("evergreen.backtest.findings", "evergreen.backtest.statistics", *EVALUATION)
         return lake.fingerprint(
-            [lake.code(own, ("xgboost-cpu",)), evaluation.judging_code(self._model.gates)]
+            [lake.code(own, ("onnxruntime", "xgboost-cpu")), evaluation.judging_code(self._model.gates)]
         )
 
     def _kept(self, kind: str, inputs: Mapping[str, Any], make: Callable[[], Any]) -> Any:

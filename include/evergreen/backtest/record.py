@@ -129,7 +129,7 @@ def _mark(model: Model, spec: str, points: Sequence[lake.Manifest], left_out: in
             "spec": spec,
             "points": [point.fingerprint for point in points],
             "left_out": left_out,
-            "code": lake.code(modules, ("jinja2", "matplotlib", "numpy", "xgboost-cpu")),
+            "code": lake.code(modules, ("jinja2", "matplotlib", "numpy", "onnxruntime", "xgboost-cpu")),
         }
     )
 

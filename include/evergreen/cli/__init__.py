@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from evergreen import model as models
-from evergreen.cli import ledger, report, retrain, stack
+from evergreen.cli import costs, ledger, report, retrain, stack
 from evergreen.cli.progress import Progress
 from evergreen.errors import EvergreenError
 
@@ -112,6 +112,13 @@ def sign_command(model: _Model, version: Annotated[str, typer.Argument(help="a r
     """Sign a version from before signing was on, or with a new key: you vouch for its files."""
     with _speaking() as progress:
         ledger.sign(model, version, progress)
+
+
+@app.command("costs")
+def costs_command() -> None:
+    """What training has cost, by team and model."""
+    with _speaking() as progress:
+        costs.costs(progress)
 
 
 _ledger = typer.Typer(no_args_is_help=True, help="The record of verdicts and champions.")

@@ -20,8 +20,18 @@ from evergreen.evaluation.scoring import Champion, score, score_candidate
 from evergreen.gates.evidence import Evidence, Missing, NoChampion, OnlineSample, Signature
 from evergreen.model import Model
 
-_MODULES = ("asked", "difference", "online", "published", "rows", "scoring", "serving", "signature")
-_LIBRARIES = ("duckdb", "feast", "numpy", "pyarrow", "xgboost-cpu")
+_MODULES = (
+    "asked",
+    "difference",
+    "online",
+    "predictors",
+    "published",
+    "rows",
+    "scoring",
+    "serving",
+    "signature",
+)
+_LIBRARIES = ("duckdb", "feast", "numpy", "onnxruntime", "pyarrow", "xgboost-cpu")
 
 
 def evaluate(

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evergreen import lake
+from evergreen import formats, lake
 from evergreen.errors import ScoringError
+from evergreen.evaluation import predictors
+from evergreen.evaluation.predictors import Predictor
 from evergreen.model import Model
 
-if TYPE_CHECKING:
-    import xgboost
+ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,33 @@ class Champion:
 def score(folder: Path, table: pa.Table, features: tuple[str, ...]) -> NDArray[np.float64]:
     """Probability of the label for each row of `table`, shape (n,), by the model in `folder`.
 
-    Only formats that cannot run code on loading are known.
-
     Raises:
-        ScoringError: no known model file, unreadable, or the table lacks one of its columns.
+        ScoringError: no model that `load` gives, `table` lacks one of its columns or has one that it cannot take,
+            or it does not give one number per row.
     """
-    file = model_file(folder)
+    predictor = load(folder)
     if missing := sorted(set(features) - set(table.column_names)):
-        raise ScoringError(f"the holdout lacks {', '.join(missing)}, inputs of the model in {folder.name}")
-    import xgboost
+        raise ScoringError(f"the holdout lacks {', '.join(missing)}, inputs of the model")
+    predictor.expect(features)
+    inputs = table.select(list(features))
+    # In parts: a network needs many times its input while it computes.
+    parts = [
+        _probabilities(predictor, inputs.slice(start, ROWS_AT_ONCE))
+        for start in range(0, inputs.num_rows, ROWS_AT_ONCE)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0)
 
-    try:
-        booster = xgboost.Booster(model_file=file)
-        data = xgboost.DMatrix(table.select(list(features)).to_pandas())
-        return np.asarray(booster.predict(data), dtype=np.float64)
-    except (xgboost.core.XGBoostError, ValueError) as error:
-        raise ScoringError(f"{file.name} cannot score the holdout: {str(error).splitlines()[0]}") from None
+
+def _probabilities(predictor: Predictor, inputs: pa.Table) -> NDArray[np.float64]:
+    found = predictor.predict(inputs)
+    if found.shape not in ((inputs.num_rows,), (inputs.num_rows, 1)):
+        raise ScoringError(
+            f"the model gives {list(found.shape)} numbers for {inputs.num_rows} rows, not one for each"
+        )
+    scores = found.reshape(-1).astype(np.float64)
+    if lost := int(np.count_nonzero(~np.isfinite(scores))):
+        raise ScoringError(f"the model gives NaN or infinity for {lost:,} of {scores.size:,} rows")
+    return scores
 
 
 def score_candidate(model: Model, candidate: lake.Manifest, table: pa.Table) -> NDArray[np.float64]:
@@ -72,38 +83,39 @@ def score_candidate(model: Model, candidate: lake.Manifest, table: pa.Table) -> 
 
 
 def model_file(folder: Path) -> Path:
-    """The file of the model in `folder`.
+    """The file of the model in `folder`, which is what its name says.
 
     Raises:
-        ScoringError: it holds none of a known format.
+        ScoringError: it holds none of a known format, or several, or one that may not be loaded.
     """
-    file = folder / "model.ubj"
-    if not file.exists():
-        raise ScoringError(f"{folder} holds no model.ubj: no model that can be scored")
-    return file
+    found = [folder / name for name in predictors.BY_NAME if (folder / name).exists()]
+    if not found:
+        raise ScoringError(
+            f"its folder holds no {' or '.join(predictors.BY_NAME)}: nothing that can be scored"
+        )
+    if len(found) > 1:
+        names = " and ".join(file.name for file in found)
+        raise ScoringError(f"its folder holds {names}, not one model: train it so that it leaves one")
+    if problem := formats.problem(found[0].resolve()):
+        raise ScoringError(f"{found[0].name} {problem[0]} → {problem[1]}")
+    return found[0]
 
 
-def load(folder: Path) -> xgboost.Booster:
+def load(folder: Path) -> Predictor:
     """The model in `folder`.
 
     Raises:
-        ScoringError: it holds none, or it cannot be read.
+        ScoringError: as `model_file`, or it cannot be read.
     """
-    import xgboost
-
-    file = model_file(folder)
-    try:
-        return xgboost.Booster(model_file=file)
-    except (xgboost.core.XGBoostError, ValueError) as error:
-        raise ScoringError(f"{file.name} cannot be read: {str(error).splitlines()[0]}") from None
+    return predictors.load(model_file(folder))
 
 
 @contextmanager
 def candidate_folder(model: Model, candidate: lake.Manifest) -> Iterator[Path]:
     """The candidate's files under their own names: a published file is named by its content."""
-    from evergreen.training import local
+    from evergreen.training import candidates
 
-    source = local.dataset(model)
+    source = candidates.dataset(model)
     with tempfile.TemporaryDirectory() as scratch:
         for name in candidate.files:
             (Path(scratch) / name).symlink_to(source.path(candidate, name).resolve())

@@ -11,23 +11,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.parquet as pq
 
 from evergreen import lake
 from evergreen.errors import ScoringError
-from evergreen.evaluation import scoring
+from evergreen.evaluation import predictors, scoring
 from evergreen.gates.evidence import Missing
 from evergreen.model import Model
-from evergreen.training import local
+from evergreen.training import process
 from evergreen.training.job import RESULT
 
 SINGLE, BATCHES, BATCH_ROWS = 1000, 50, 1000
+DIFFERENT_ROWS = 5 * BATCH_ROWS
 WARM_UP = 20
 PATIENCE_S = 300
 
@@ -37,25 +38,22 @@ _MIB = 2**20
 def measure(model: Model, candidate: lake.Manifest, table: pa.Table) -> dict[str, float] | Missing:
     """Each `evergreen.gates.spec.Quantity` of the candidate, predicting rows of `table`.
 
-    Latencies, in ms, are of one prediction from a numpy row (or batch of 1,000 rows) to a probability, on one
-    thread, as a worker that serves requests has: the features are there already, nothing is sent. Percentiles are
-    of 1,000 single rows and 50 batches, after a warm-up. `size_mib` is of the model's files. `memory_mib` is the
-    growth of the process's resident memory by loading and predicting, its libraries loaded before.
+    Latencies, in ms, are of one prediction from a row (or batch of 1,000 rows) as the model's library takes it to
+    a probability, on one thread, as a worker that serves requests has: the features are there already, nothing is
+    sent. Percentiles are of 1,000 single rows and 50 batches, after a warm-up. `size_mib` is of the model's files.
+    `memory_mib` is the growth of the process's resident memory by loading and predicting, its libraries loaded
+    before.
     """
     if not table.num_rows:
         return Missing("serving cannot be measured: the holdout has no rows to predict")
     features = list(candidate.inputs["features"])
     if absent := sorted(set(features) - set(table.column_names)):
         return Missing(f"serving cannot be measured: the holdout lacks {', '.join(absent)}")
-    try:
-        rows = table.select(features).to_pandas().to_numpy(np.float32, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        return Missing(f"serving cannot be measured: its inputs are not all numbers: {error}")
     size = sum(file.size for name, file in candidate.files.items() if name != RESULT)
     with tempfile.TemporaryDirectory() as scratch, scoring.candidate_folder(model, candidate) as folder:
-        np.save(Path(scratch) / "rows.npy", rows, allow_pickle=False)
-        job = Path(scratch) / "job.json"
-        job.write_text(json.dumps({"folder": str(folder), "rows": str(Path(scratch) / "rows.npy")}))
+        rows, job = Path(scratch) / "rows.parquet", Path(scratch) / "job.json"
+        pq.write_table(table.select(features).slice(0, DIFFERENT_ROWS), rows)
+        job.write_text(json.dumps({"folder": str(folder), "rows": str(rows)}))
         found = _in_a_process(job)
     return found if isinstance(found, Missing) else {**found, "size_mib": size / _MIB}
 
@@ -64,7 +62,12 @@ def _in_a_process(job: Path) -> dict[str, float] | Missing:
     command = [sys.executable, "-m", "evergreen.evaluation.serving", str(job)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, env=local.environment(), timeout=PATIENCE_S, check=False
+            command,
+            capture_output=True,
+            text=True,
+            env=process.environment(),
+            timeout=PATIENCE_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Missing(f"serving could not be measured: the process was not done after {PATIENCE_S} s")
@@ -76,49 +79,53 @@ def _in_a_process(job: Path) -> dict[str, float] | Missing:
     return {name: float(value) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
-def figures(folder: Path, rows: NDArray[np.float32]) -> dict[str, float]:
-    """Load the model in `folder` and predict `rows`, (n, inputs), in this process; all quantities but the size.
+def figures(folder: Path, rows: pa.Table) -> dict[str, float]:
+    """Load the model in `folder` and predict `rows`, its inputs, in this process; all quantities but the size.
 
     Raises:
         ScoringError: it cannot be loaded, or cannot predict such rows.
     """
     import psutil
-    import xgboost  # noqa: F401 - before memory is looked at
 
-    single = [rows[[n % len(rows)]] for n in range(SINGLE)]
-    batches = [rows[np.arange(n, n + BATCH_ROWS) % len(rows)] for n in range(0, 5 * BATCH_ROWS, BATCH_ROWS)]
-    me = psutil.Process()
-    before = me.memory_info().rss
+    file = scoring.model_file(folder)
+    import_module(predictors.BY_NAME[file.name].library)  # before memory is looked at
+    memory = psutil.Process().memory_info
+    before = memory().rss
     start = time.perf_counter()
-    booster = scoring.load(folder)
-    booster.set_param({"nthread": 1})
+    predictor = predictors.load(file, threads=1)
     loaded = time.perf_counter()
-    if booster.num_features() != rows.shape[1]:
-        raise ScoringError(
-            f"takes {booster.num_features()} inputs, but was to predict rows of {rows.shape[1]}"
-        )
-    after = me.memory_info().rss
-    one = _latencies(booster.inplace_predict, single, SINGLE)
-    many = _latencies(booster.inplace_predict, batches, BATCHES)
-    after = max(after, me.memory_info().rss)
+    by_loading = memory().rss - before
+    predictor.expect(rows.column_names)
+    single = [predictor.request(_part(rows, n, 1)) for n in range(SINGLE)]
+    batches = [predictor.request(_part(rows, n, BATCH_ROWS)) for n in range(0, DIFFERENT_ROWS, BATCH_ROWS)]
+    before = memory().rss
+    one = _latencies(single, SINGLE)
+    many = _latencies(batches, BATCHES)
+    by_predicting = memory().rss - before
     return {
         "single_p50_ms": float(np.percentile(one, 50)),
         "single_p99_ms": float(np.percentile(one, 99)),
         "batch_p50_ms": float(np.percentile(many, 50)),
         "batch_p99_ms": float(np.percentile(many, 99)),
         "load_ms": 1000 * (loaded - start),
-        "memory_mib": max(after - before, 0) / _MIB,
+        "memory_mib": (max(by_loading, 0) + max(by_predicting, 0)) / _MIB,
     }
 
 
-def _latencies(predict: Callable[[Any], Any], parts: list[Any], times: int) -> list[float]:
-    """Milliseconds of each of so many predictions, which take turns on `parts`."""
+def _part(rows: pa.Table, first: int, count: int) -> pa.Table:
+    """So many rows, from the start again where there are no more."""
+    return rows.take(np.arange(first, first + count) % rows.num_rows)
+
+
+def _latencies(requests: Sequence[Callable[[], object]], times: int) -> list[float]:
+    """Milliseconds of each of so many predictions, which take turns on `requests`."""
     for n in range(WARM_UP):
-        predict(parts[n % len(parts)])
+        requests[n % len(requests)]()
     found = []
     for n in range(times):
+        request = requests[n % len(requests)]
         start = time.perf_counter_ns()
-        predict(parts[n % len(parts)])
+        request()
         found.append((time.perf_counter_ns() - start) / 1e6)
     return found
 
@@ -126,7 +133,7 @@ def _latencies(predict: Callable[[Any], Any], parts: list[Any], times: int) -> l
 def main(job: Path) -> None:
     about = json.loads(job.read_text())
     try:
-        found = figures(Path(about["folder"]), np.load(about["rows"], allow_pickle=False))
+        found = figures(Path(about["folder"]), pq.read_table(about["rows"]))
     except ScoringError as error:
         sys.exit(str(error))
     print(json.dumps(found))

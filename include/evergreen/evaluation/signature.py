@@ -28,13 +28,9 @@ def signature(
     names = tuple(candidate.inputs["features"])
     try:
         with scoring.candidate_folder(model, candidate) as folder:
-            own = scoring.load(folder).feature_names
+            scoring.load(folder).expect(names)
     except ScoringError as error:
-        return Missing(f"the candidate cannot be loaded: {error}")
-    if own and tuple(own) != names:
-        return Missing(
-            f"the candidate was trained on {', '.join(names)}, but its file says that it takes {', '.join(own)}"
-        )
+        return Missing(f"the candidate cannot be asked: {error}")
     learned = training_set.files["train"].schema or {}
     return Signature(tuple((name, type_of(learned.get(name, "none"))) for name in names), serving)
 

@@ -38,6 +38,7 @@ from evergreen import model as models
 from evergreen.model import Model, feature_spec
 from evergreen.orchestration.features import published_asset
 from evergreen.orchestration.run import asked_by, days_of_data, facts, of_family, retrain_window, skip, step
+from evergreen.orchestration.train import Train
 from evergreen.window import Origin, Window
 
 
@@ -71,7 +72,7 @@ def retrain_dag(model: Model) -> DAG:
         planned = plan(model.name)
         materialized = materialize(model.name, planned)
         examples = training_set(model.name, planned)
-        candidate = train(model.name, examples)
+        candidate = Train(task_id="train", model=model, examples=examples).output
         backtest(model.name, planned, candidate)
         evaluation = evaluate(model.name, planned, candidate)
         judged = judge(model.name, planned, evaluation)
@@ -159,28 +160,15 @@ def training_set(name: str, planned: dict[str, Any]) -> dict[str, str]:
 
 
 @step()
-def train(name: str, examples: dict[str, str]) -> dict[str, Any]:
-    """Train a candidate in a process of its own, from a job file."""
-    from evergreen.store import training_set as training_sets
-    from evergreen.training import local
-
-    model = models.load(name)
-    source = training_sets.dataset(model)
-    features = training_sets.feature_columns(model)
-    candidate = local.train(model, source.get(examples), source, features)
-    return {"training_set": examples, "candidate": candidate.reference}
-
-
-@step()
 def backtest(name: str, planned: dict[str, Any], trained: dict[str, Any]) -> str:
     """Add the candidate to the model's backtest, and bring its report up to date; gives where it lies."""
     from evergreen import backtest as backtests
     from evergreen import champion
     from evergreen.store import training_set as training_sets
-    from evergreen.training import local
+    from evergreen.training import candidates
 
     model = models.load(name)
-    as_of, candidate = _window(planned).end, local.dataset(model).get(trained["candidate"])
+    as_of, candidate = _window(planned).end, candidates.dataset(model).get(trained["candidate"])
     report = backtests.add(model, as_of, training_sets.dataset(model).get(trained["training_set"]), candidate)
     champion.backtested(model, as_of, candidate, report, by=asked_by(get_current_context()))
     print("\n".join(backtests.lines(backtests.Results.read(report.with_name("results.json")))))
@@ -193,7 +181,7 @@ def evaluate(name: str, planned: dict[str, Any], trained: dict[str, Any]) -> dic
     """Score candidate and champion on the same holdout, which neither has seen."""
     from evergreen import evaluation
     from evergreen.store import training_set as training_sets
-    from evergreen.training import local
+    from evergreen.training import candidates
 
     model = models.load(name)
     champion = planned["champion"] and evaluation.Champion(
@@ -202,7 +190,7 @@ def evaluate(name: str, planned: dict[str, Any], trained: dict[str, Any]) -> dic
     scores = evaluation.evaluate(
         model,
         training_sets.dataset(model).get(trained["training_set"]),
-        local.dataset(model).get(trained["candidate"]),
+        candidates.dataset(model).get(trained["candidate"]),
         champion,
     )
     return {**trained, "evaluation": scores.reference}
@@ -213,7 +201,7 @@ def judge(name: str, planned: dict[str, Any], evaluated: dict[str, Any]) -> dict
     """Hold the evidence against the gates, and write the verdict into the ledger before anything acts on it."""
     from evergreen import champion, evaluation, ledger
     from evergreen.store import training_set as training_sets
-    from evergreen.training import local
+    from evergreen.training import candidates
 
     context = get_current_context()
     model = models.load(name)
@@ -223,7 +211,7 @@ def judge(name: str, planned: dict[str, Any], evaluated: dict[str, Any]) -> dict
             run=f"{context['dag_run'].dag_id} {context['dag_run'].run_id}",
             origin=Origin(planned["origin"]),
             training_set=training_sets.dataset(model).get(evaluated["training_set"]),
-            candidate=local.dataset(model).get(evaluated["candidate"]),
+            candidate=candidates.dataset(model).get(evaluated["candidate"]),
             evaluation=evaluation.dataset(model).get(evaluated["evaluation"]),
             champion=planned["champion"] and planned["champion"]["version"],
         ),
@@ -242,14 +230,14 @@ def register(name: str, planned: dict[str, Any], judged: dict[str, Any]) -> str:
     """Register the candidate with its verdict and fingerprints (MLflow), whatever the verdict; gives its version."""
     from evergreen import champion, ledger, registry
     from evergreen.store import training_set as training_sets
-    from evergreen.training import local
+    from evergreen.training import candidates
 
     model = models.load(name)
     number = judged["entry"]
     version = registry.register(
         model,
         training_sets.dataset(model).get(judged["training_set"]),
-        local.dataset(model).get(judged["candidate"]),
+        candidates.dataset(model).get(judged["candidate"]),
         ledger.judged(name, number).verdict,
         champion.report(model, number),
     )

@@ -1,4 +1,14 @@
-"""What a training process is given, and what it leaves: two JSON files, the same for a process and a pod."""
+"""What a training attempt is given, and what it leaves: two JSON files, the same for a process and a pod.
+
+A job lies in a folder of its own, whose URI is all that an attempt is told::
+
+    <jobs>/flight_delay/3f9a…/            named by the job's fingerprint, so never by the attempt
+        job.json
+        checkpoints/                       see evergreen.training.checkpoints
+        output/<sha256>/model.ubj          the model's files, named by their content
+        output/result.json                 written last: without it there is no model
+        attempts/<id>.json                 see evergreen.training.attempt
+"""
 
 from __future__ import annotations
 
@@ -7,19 +17,23 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from upath import UPath
 
-RESULT = "result.json"
+from evergreen.training import storage
+
+JOB, RESULT = "job.json", "result.json"
+OUTPUT, CHECKPOINTS, ATTEMPTS = "output", "checkpoints", "attempts"
 
 
 class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def write(self, file: Path) -> None:
-        file.write_text(self.model_dump_json(indent=1) + "\n")
+    def write(self, file: UPath | Path) -> None:
+        storage.put(file, (self.model_dump_json(indent=1) + "\n").encode())
 
     @classmethod
-    def read(cls, file: Path) -> Self:
-        return cls.model_validate_json(file.read_text())
+    def read(cls, file: UPath | Path) -> Self:
+        return cls.model_validate_json(file.read_bytes())
 
 
 class Job(_File):
@@ -34,6 +48,10 @@ class Job(_File):
     seed: int
     threads: int = Field(ge=1)
     gpu: int = Field(ge=0)
+    processes: int = Field(ge=1)
+    checkpoint_seconds: float = Field(gt=0)
+    modules: Mapping[str, str] = Field(description="SHA-256 of the source of each module of the trainer")
+    libraries: Mapping[str, str] = Field(description="version of each package that the model depends on")
 
 
 class Result(_File):

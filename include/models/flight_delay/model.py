@@ -42,7 +42,7 @@ MODEL = Model(
         min_child_weight=20,
     ),
     seed=2013,
-    training_libraries=["xgboost-cpu", "pandas", "pyarrow"],
+    training_libraries=["xgboost-cpu", "pyarrow"],
     gates=[
         dict(kind="threshold", metric="auc", at_least=0.60),
         dict(kind="threshold", metric="calibration_error", at_most=0.10),

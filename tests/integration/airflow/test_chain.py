@@ -11,7 +11,7 @@ import pytest
 from evergreen import lake, ledger, registry
 from evergreen import model as models
 from evergreen.store import training_set
-from evergreen.training import local
+from evergreen.training import candidates, process
 from evergreen.window import Origin, Window
 from integration.airflow.conftest import FEATURES, RETRAIN, ZONE, Chain, days
 from integration.airflow.killing import Killer
@@ -108,20 +108,20 @@ def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain
     kinds = [entry.act.kind for entry in ledger.entries("flight_delay")]
     assert kinds.count("promoted") == 1, "nothing is promoted twice"
 
-    made = local.dataset(model).manifest("as_of=2013-01-18")
+    made = candidates.dataset(model).manifest("as_of=2013-01-18")
     examples = training_set.dataset(model).manifest("as_of=2013-01-18")
     assert made is not None
     assert examples is not None
     assert champion.tags["evergreen.fingerprint"] == made.fingerprint
     assert champion.tags["evergreen.data"] == examples.content
     # Made once more, from nothing, in this process: the same bytes.
-    for dataset in (training_set.dataset(model), local.dataset(model)):
+    for dataset in (training_set.dataset(model), candidates.dataset(model)):
         (dataset.root / "_manifests/as_of=2013-01-18.json").unlink()
     window = Window.between(date(2013, 1, 1), AS_OF, Origin.MANUAL, ZONE)
     again = training_set.build(model, window)
     assert again == examples
     source = training_set.dataset(model)
-    assert local.train(model, again, source, training_set.feature_columns(model)) == made
+    assert process.train(model, again, source, training_set.feature_columns(model)) == made
 
 
 def test_a_window_that_is_not_newer_never_promotes(chain: Chain) -> None:

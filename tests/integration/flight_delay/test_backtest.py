@@ -19,7 +19,7 @@ from evergreen.errors import FaultsError
 from evergreen.model import Model
 from evergreen.settings import settings
 from evergreen.store import training_set
-from evergreen.training import local
+from evergreen.training import candidates, process
 from evergreen.window import Origin, Window
 
 pytestmark = pytest.mark.integration
@@ -45,16 +45,16 @@ def made(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     os.environ["EVERGREEN_HOME"] = str(home)
     settings.cache_clear()
     source = training_set.dataset(MODEL)
-    examples, candidates = {}, {}
+    examples, trained = {}, {}
     for day in DATES:
         window = Window.between(day - timedelta(MODEL.history_days), day, Origin.BACKFILL, "America/New_York")
         examples[day] = training_set.build(MODEL, window)
         features = training_set.feature_columns(MODEL)
-        candidates["as it is", day] = local.train(MODEL, examples[day], source, features)
-    candidates["changed", DATES[-1]] = local.train(CHANGED, examples[DATES[-1]], source, features)
+        trained["as it is", day] = process.train(MODEL, examples[day], source, features)
+    trained["changed", DATES[-1]] = process.train(CHANGED, examples[DATES[-1]], source, features)
     os.environ["EVERGREEN_HOME"] = before
     settings.cache_clear()
-    return home, examples, candidates
+    return home, examples, trained
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def lake_of(made: Made, use_home: Callable[[Path], Path], tmp_path: Path) -> Cal
 
 
 def add(made: Made, day: date, model: Model = MODEL) -> Path:
-    _, examples, candidates = made
+    _, examples, trained = made
     kind = "as it is" if model is MODEL else "changed"
-    return backtest.add(model, day, examples[day], candidates[kind, day])
+    return backtest.add(model, day, examples[day], trained[kind, day])
 
 
 def outcome(folder: Path) -> tuple[bytes, bytes]:
@@ -145,10 +145,10 @@ def test_scores_are_those_of_the_models_on_the_weeks_after_them(
     from sklearn.metrics import roc_auc_score
 
     results = backtest.Results.model_validate_json(in_order[0])
-    _, examples, candidates = made
+    _, examples, trained = made
     for policy, trained_on in (("never", DATES[0]), ("every_date", DATES[2])):
-        candidate = candidates["as it is", trained_on]
-        booster = xgboost.Booster(model_file=local.dataset(MODEL).path(candidate, "model.ubj"))
+        candidate = trained["as it is", trained_on]
+        booster = xgboost.Booster(model_file=candidates.dataset(MODEL).path(candidate, "model.ubj"))
         week = pq.read_table(training_set.dataset(MODEL).path(examples[DATES[3]], "holdout"))
         scores = booster.predict(xgboost.DMatrix(week.select(list(candidate.inputs["features"])).to_pandas()))
         found = results.policy(policy).metric[2]
@@ -196,8 +196,8 @@ def _die(*_: object, **__: object) -> str:
 
 def test_what_does_not_belong_together_is_refused(made: Made, lake_of: Callable[[str], Path]) -> None:
     folder = lake_of("refused")
-    _, examples, candidates = made
+    _, examples, trained = made
     with pytest.raises(FaultsError) as refused:
-        backtest.add(SPEC, DATES[0], examples[DATES[1]], candidates["as it is", DATES[2]])
+        backtest.add(SPEC, DATES[0], examples[DATES[1]], trained["as it is", DATES[2]])
     assert len(refused.value.faults) == 3
     assert not folder.exists()

@@ -16,7 +16,7 @@ from evergreen.gates import AgainstChampion, Threshold
 from evergreen.ledger import Promoted, RolledBack
 from evergreen.model import Model
 from evergreen.store import training_set
-from evergreen.training import local
+from evergreen.training import process
 from evergreen.window import Origin, Window
 
 pytestmark = pytest.mark.integration
@@ -39,7 +39,7 @@ def case(end: int, run: str = "a run", model: Model = MODEL, origin: Origin = Or
     window = Window.between(date(2013, 1, 1), date(2013, 1, end), origin, "America/New_York")
     examples = training_set.build(model, window)
     source = training_set.dataset(model)
-    candidate = local.train(model, examples, source, training_set.feature_columns(model))
+    candidate = process.train(model, examples, source, training_set.feature_columns(model))
     present = registry.champion(model)
     against = present and evaluation.Champion(str(present.version), registry.holdout_start(present))
     scores = evaluation.evaluate(model, examples, candidate, against or None)

@@ -15,12 +15,12 @@ from feast import FeatureService
 
 from evergreen import evaluation, lake, registry
 from evergreen import model as models
-from evergreen.errors import RawDataError, ScoringError
+from evergreen.errors import RawDataError
 from evergreen.gates import Record, Verdict, judge
 from evergreen.settings import settings
 from evergreen.store import training_set
 from evergreen.store.repository import feature_store
-from evergreen.training import local
+from evergreen.training import process
 from evergreen.window import Origin, Window
 
 pytestmark = pytest.mark.integration
@@ -36,7 +36,7 @@ def window(end: int, start: int = 1) -> Window:
 def retrain(end: int) -> tuple[lake.Manifest, lake.Manifest]:
     examples = training_set.build(MODEL, window(end))
     source = training_set.dataset(MODEL)
-    return examples, local.train(MODEL, examples, source, training_set.feature_columns(MODEL))
+    return examples, process.train(MODEL, examples, source, training_set.feature_columns(MODEL))
 
 
 @pytest.fixture
@@ -156,19 +156,6 @@ def test_days_without_features_are_named(own_january: Path) -> None:
     with pytest.raises(RawDataError, match="day=2013-01-18: has no published features") as refused:
         training_set.build(MODEL, window(20))
     assert len(refused.value.faults) == 2
-
-
-def test_nothing_that_is_no_model_is_scored(own_january: Path, tmp_path: Path) -> None:
-    holdout = pq.read_table(
-        training_set.dataset(MODEL).path(training_set.build(MODEL, window(18)), "holdout")
-    )
-    with pytest.raises(ScoringError, match=r"holds no model.ubj"):
-        evaluation.score(tmp_path, holdout, ("distance",))
-    (tmp_path / "model.ubj").write_bytes(b"\x80\x04not a model")
-    with pytest.raises(ScoringError, match="lacks nothing_like_it"):
-        evaluation.score(tmp_path, holdout, ("nothing_like_it",))
-    with pytest.raises(ScoringError, match="cannot score"):
-        evaluation.score(tmp_path, holdout, ("distance",))
 
 
 def test_online_features_never_go_back(own_january: Path, use_home: Callable[[Path], Path]) -> None:

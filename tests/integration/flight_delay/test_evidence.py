@@ -20,6 +20,7 @@ import pytest
 import xgboost
 from feast import FeatureService
 
+import networks
 from evergreen import evaluation, lake
 from evergreen import model as models
 from evergreen.evaluation.online import sample
@@ -47,7 +48,7 @@ from evergreen.model import Model
 from evergreen.settings import settings
 from evergreen.store import online, training_set
 from evergreen.store.repository import feature_store, locked
-from evergreen.training import local
+from evergreen.training import candidates, process
 from evergreen.window import Origin, Window, midnight
 
 pytestmark = pytest.mark.integration
@@ -86,7 +87,7 @@ MODEL = judged_by(*EVERYTHING)
 def retrain(end: int) -> tuple[lake.Manifest, lake.Manifest]:
     examples = training_set.build(MODEL, window(end))
     source = training_set.dataset(MODEL)
-    return examples, local.train(MODEL, examples, source, training_set.feature_columns(MODEL))
+    return examples, process.train(MODEL, examples, source, training_set.feature_columns(MODEL))
 
 
 Made = tuple[Path, lake.Manifest, lake.Manifest]
@@ -159,7 +160,7 @@ def test_all_that_is_asked_for_is_measured_published_and_read_back(
     assert set(found.baselines) == {"prior", "route_delays__late_rate_24h"}
     assert found.baselines["prior"] == pytest.approx(np.full(holdout.num_rows, prior))
     assert found.baselines["route_delays__late_rate_24h"] == pytest.approx(last.fillna(prior).to_numpy())
-    booster = xgboost.Booster(model_file=local.dataset(MODEL).path(candidate, "model.ubj"))
+    booster = xgboost.Booster(model_file=candidates.dataset(MODEL).path(candidate, "model.ubj"))
     recent = table(examples, "recent").select(features).to_pandas()
     assert np.array_equal(found.recent, booster.predict(xgboost.DMatrix(recent)).astype(float))
     assert set(found.serving) == set(get_args(Quantity))
@@ -172,6 +173,37 @@ def test_all_that_is_asked_for_is_measured_published_and_read_back(
     # Found, not measured again: latencies would differ.
     assert evaluation.evaluate(MODEL, examples, candidate, None) == published
     verdict = judge(MODEL.gates, evaluation.evidence(MODEL, published))
+    assert {record.outcome for record in verdict.records} <= {"passed", "failed"}, verdict.reason
+
+
+def test_a_network_that_takes_categories_is_measured_like_trees(home: Path, examples: lake.Manifest) -> None:
+    gates = (
+        AUC,
+        Serving(quantity="single_p99_ms", at_most=1000),
+        SameSignature(),
+        PredictionDrift(at_most=0.5),
+    )
+    request = ("carrier", "weekday", "origin", "distance")
+    model = judged_by(*gates).model_copy(update={"request_columns": request})
+    learned = examples.files["train"].schema
+    columns = {
+        name: "string" if learned[name] == "string" else "float"
+        for name in training_set.feature_columns(model)
+    }
+    target = candidates.dataset(model)
+    folder = target.stage(examples.partition, "network")
+    files = {"model.onnx": networks.save(networks.network(columns), folder)}
+    candidate = target.publish(examples.partition, "network", files, {"features": list(columns)})
+    found = shown(model, examples, candidate)
+    holdout, recent = table(examples, "holdout"), table(examples, "recent")
+    assert found.candidate == pytest.approx(networks.expected(holdout, columns), abs=1e-4)
+    assert found.recent == pytest.approx(networks.expected(recent, columns), abs=1e-4)
+    assert np.unique(found.candidate.round(3)).size > 10
+    assert isinstance(found.signature, Signature)
+    assert found.signature.model == found.signature.serving
+    assert dict(found.signature.model)["carrier"] == "text"
+    assert set(found.serving) == set(get_args(Quantity))
+    verdict = judge(model.gates, found)
     assert {record.outcome for record in verdict.records} <= {"passed", "failed"}, verdict.reason
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -14,10 +15,11 @@ from evergreen import lake
 from evergreen import model as models
 from evergreen.features import inputs
 from evergreen.features.make import make
-from evergreen.model import Model
+from evergreen.model import Model, Resources
+from evergreen.settings import settings
 from evergreen.store import training_set
 from evergreen.store.repository import feature_store
-from evergreen.training import local
+from evergreen.training import candidates
 from evergreen.window import Origin, Window
 
 pytestmark = pytest.mark.integration
@@ -33,7 +35,7 @@ def marks(model: Model, examples: lake.Manifest) -> dict[str, str]:
     return {
         "features": inputs.fingerprints(model, [DAY])[str(DAY)],
         "training set": lake.fingerprint(training_set._inputs(model, WINDOW, parts)),
-        "model": lake.fingerprint(local.inputs_of(model, examples, columns)),
+        "model": lake.fingerprint(candidates.inputs_of(model, examples, columns)),
     }
 
 
@@ -57,6 +59,19 @@ def library(name: str) -> Callable[[Model, pytest.MonkeyPatch], Model]:
     return update
 
 
+def trainers(name: str) -> Callable[[Model, pytest.MonkeyPatch], Model]:
+    """A library of the trainer's environment, which has a lock of its own."""
+
+    def update(model: Model, patch: pytest.MonkeyPatch) -> Model:
+        lock = re.sub(rf"^{name}==.*$", f"{name}==99", candidates.LOCK.read_text(), flags=re.MULTILINE)
+        changed = settings().home / "changed-requirements.txt"
+        changed.write_text(lock)
+        patch.setattr(candidates, "LOCK", changed)
+        return model
+
+    return update
+
+
 def field(**fields: object) -> Callable[[Model, pytest.MonkeyPatch], Model]:
     return lambda model, _: model.model_copy(update=fields)
 
@@ -75,10 +90,13 @@ CHANGES = {
     "a raw row, not yet made": (raw_row, {"features"}),
     "a raw row, made and published": (published_day, {"features", "training set"}),
     "Spark": (library("pyspark"), {"features"}),
-    "what writes features": (library("pyarrow"), {"features", "training set", "model"}),
+    "what writes features": (library("pyarrow"), {"features", "training set"}),
     "Feast": (library("feast"), {"training set"}),
     "DuckDB": (library("duckdb"), {"training set"}),
-    "XGBoost": (library("xgboost-cpu"), {"model"}),
+    "XGBoost": (trainers("xgboost-cpu"), {"model"}),
+    "a library that the trainer does without": (trainers("torch"), set()),
+    "how many train together": (field(resources=Resources(processes=2)), {"model"}),
+    "where training may run": (field(resources=Resources(spot=False, memory_gib=9)), set()),
     "a library that nothing depends on": (library("rich"), set()),
     "parameters": (field(parameters={"rounds": 3}), {"model"}),
     "the seed": (field(seed=7), {"model"}),

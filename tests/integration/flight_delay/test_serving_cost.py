@@ -11,12 +11,13 @@ import pyarrow as pa
 import pytest
 import xgboost
 
+import networks
 from evergreen import lake
 from evergreen import model as models
 from evergreen.evaluation import serving
 from evergreen.gates.evidence import Missing
 from evergreen.gates.spec import Quantity
-from evergreen.training import local
+from evergreen.training import candidates
 
 pytestmark = pytest.mark.integration
 
@@ -27,7 +28,7 @@ TABLE = pa.table({name: np.random.default_rng(n).random(700) for n, name in enum
 
 def published(features: tuple[str, ...] = NAMES, rounds: int = 10, depth: int = 3) -> lake.Manifest:
     """A candidate that learned noise."""
-    target, mark = local.dataset(MODEL), f"{features} {rounds} {depth}"
+    target, mark = candidates.dataset(MODEL), f"{features} {rounds} {depth}"
     folder = target.stage("as_of=2013-01-18", mark)
     rows = np.random.default_rng(5).random((2000, len(NAMES)))
     data = xgboost.DMatrix(rows, label=rows[:, 0] > rows[:, 1], feature_names=list(NAMES))
@@ -56,13 +57,27 @@ def test_every_quantity_is_measured_and_grows_with_the_model(home: Path) -> None
     assert large["size_mib"] / 4 < large["memory_mib"] < 100 * large["size_mib"]
 
 
+def test_a_network_is_measured_as_it_takes_its_columns(home: Path) -> None:
+    target, features = candidates.dataset(MODEL), tuple(networks.COLUMNS)
+    folder = target.stage("as_of=2013-01-18", "network")
+    size = networks.save(networks.network(), folder).stat().st_size
+    (folder / "result.json").write_text("{}")
+    files = {file.name: file for file in folder.iterdir()}
+    candidate = target.publish("as_of=2013-01-18", "network", files, {"features": features})
+    found = measured(candidate, networks.rows(70))
+    assert set(found) == set(get_args(Quantity))
+    assert 0 < found["single_p50_ms"] <= found["single_p99_ms"]
+    assert found["single_p50_ms"] < found["batch_p50_ms"]
+    assert found["size_mib"] == size / 2**20
+
+
 @pytest.mark.parametrize(
     ("table", "features", "problem"),
     [
         (TABLE.slice(0, 0), NAMES, "the holdout has no rows to predict"),
         (TABLE, ("a", "b", "nothing_like_it"), "the holdout lacks nothing_like_it"),
-        (TABLE, ("a", "b"), "takes 3 inputs, but was to predict rows of 2"),
-        (TABLE.set_column(0, "a", pa.array(["text"] * 700)), NAMES, "not all numbers"),
+        (TABLE, ("a", "b"), "model.ubj takes a, b, c, but was to be given a, b"),
+        (TABLE.set_column(0, "a", pa.array(["12"] * 700)), NAMES, "a is string, not a number"),
     ],
 )
 def test_what_stands_in_the_way_is_told(
@@ -75,9 +90,9 @@ def test_what_stands_in_the_way_is_told(
 
 def test_a_model_that_cannot_be_loaded_is_told(home: Path) -> None:
     candidate = published()
-    file = local.dataset(MODEL).path(candidate, "model.ubj")
+    file = candidates.dataset(MODEL).path(candidate, "model.ubj")
     file.unlink()
     file.write_bytes(b"\x80\x04not a model")
     found = serving.measure(MODEL, candidate, TABLE)
     assert isinstance(found, Missing)
-    assert "model.ubj cannot be read" in found.problem
+    assert "model.ubj is a pickle" in found.problem

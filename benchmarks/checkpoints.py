@@ -1,0 +1,103 @@
+"""What checkpoints cost a trainer that is never interrupted.
+
+    python benchmarks/checkpoints.py [--seconds 10] [--pairs 5] [--rows 200000]
+
+Each trainer does the same job with a checkpoint every so many seconds, and without any, in turns; each time in a
+process of its own, as the process backend starts it. Reported are medians, and the median over the pairs of with ÷
+without: of the wall time of the process, and of its CPU seconds, those of the thread that writes among them.
+
+The interval that ships is 60 s, which costs a sixth of this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from measuring.training import job_of, write_training_set
+
+from evergreen import lake
+from evergreen.settings import settings
+from evergreen.training import Job, process, storage
+from evergreen.training.outcome import Outcome
+
+NEVER = 1e6
+MODELS = {"flight_delay": {"rounds": 600}}
+
+
+@dataclass(frozen=True)
+class Trained:
+    wall: float
+    cpu: float
+    checkpoints: int
+    model: dict[str, str]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--seconds", type=float, default=10)
+    arguments.add_argument("--pairs", type=int, default=5)
+    arguments.add_argument("--rows", type=int, default=200_000)
+    asked = arguments.parse_args()
+    row("trainer", "s with", "s without", "written", "wall", "CPU")
+    with tempfile.TemporaryDirectory() as scratch:
+        data = write_training_set(Path(scratch, "train.parquet"), asked.rows)
+        for name, parameters in MODELS.items():
+            pairs = []
+            for n in range(asked.pairs):
+                # In turns, and the other way round each time: a machine that slows down favours none.
+                order = [asked.seconds, NEVER] if n % 2 else [NEVER, asked.seconds]
+                done = {
+                    seconds: train(
+                        job_of(name, data, checkpoint_seconds=seconds, **parameters),
+                        Path(scratch, name, str(n)),
+                    )
+                    for seconds in order
+                }
+                pairs.append((done[asked.seconds], done[NEVER]))
+            assert all(one.model == other.model for one, other in pairs), "checkpoints change the model"
+            with_, without = zip(*pairs, strict=True)
+            row(
+                name,
+                f"{statistics.median(t.wall for t in with_):.1f}",
+                f"{statistics.median(t.wall for t in without):.1f}",
+                f"{statistics.median(t.checkpoints for t in with_):.0f}",
+                f"{statistics.median(a.wall / b.wall for a, b in pairs) - 1:+.1%}",
+                f"{statistics.median(a.cpu / b.cpu for a, b in pairs) - 1:+.1%}",
+            )
+
+
+def train(job: Job, folder: Path) -> Trained:
+    folder = folder / f"{job.checkpoint_seconds:g}"
+    job.write(storage.path(str(folder / "job.json")))
+    before, start = os.times(), time.perf_counter()
+    done = subprocess.run(
+        [str(settings().trainer), "-m", "evergreen.training", str(folder / "job.json")],
+        env=process.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wall, after = time.perf_counter() - start, os.times()
+    assert Outcome.of(done.returncode) is Outcome.SUCCEEDED, done.stdout + done.stderr
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    written = sum(line.startswith("checkpoint of step") for line in done.stdout.splitlines())
+    files = {file.name: lake.sha256(file) for file in folder.glob("output/*/*")}
+    return Trained(wall, cpu, written, files)
+
+
+def row(*cells: str) -> None:
+    print(
+        "".join(f"{cell:>{width}}" for cell, width in zip(cells, (18, 10, 11, 9, 9, 9), strict=True)),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""How fast training data streams, next to a plain scan of the same columns of the same file.
+
+    python benchmarks/streaming.py [--rows 2000000] [--runs 7] [--json FILE]
+
+The scan is pyarrow's, row group by row group, and what it reads is dropped. The stream is that of `flight_delay_net`:
+the same rows shuffled, as arrays, in batches. The first pass, for means and vocabularies, is made once a training. All
+take turns in one process, so that a busy minute hits all of them; medians. On a busy machine trust the ratio of CPU
+seconds more than that of rows/s: what is done in threads beside the training that it feeds takes CPU from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import pyarrow.parquet as pq
+from measuring.training import CATEGORIES, LABEL, NUMBERS, write_training_set
+
+from evergreen import model as models
+from models.flight_delay_net.columns import Columns
+from models.flight_delay_net.parameters import Parameters
+from models.flight_delay_net.scales import learn
+from models.flight_delay_net.stream import Order, Stream
+
+SCAN, FIRST_PASS, STREAM = "plain scan", "first pass", "stream"
+
+
+@dataclass(frozen=True)
+class Line:
+    what: str
+    rows_per_second: float
+    cpu_ns_per_row: float
+    speed_to_scan: float
+    cpu_to_scan: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_training_set(Path(folder, "train.parquet"), asked.rows)
+        about = f"{asked.rows:,} rows, {file.stat().st_size / 2**20:,.0f} MiB, {len(NUMBERS)} numbers and "
+        about += f"{len(CATEGORIES)} categories in {pq.read_metadata(file).num_row_groups} row groups"
+        lines = compare(ways(file), asked.runs)
+    show(about, lines)
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+
+
+def ways(file: Path) -> dict[str, Callable[[], int]]:
+    """Each reads all rows and gives their number."""
+    parameters = Parameters.model_validate(models.load("flight_delay_net").parameters)
+    metadata = pq.read_metadata(file)
+    columns = Columns.of(pq.read_schema(file), (*NUMBERS, *CATEGORIES), LABEL, CATEGORIES)
+    scales = learn(str(file), columns, parameters.rare)
+    groups = tuple(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
+    order = Order(groups, parameters.batch_rows, parameters.window_rows, seed=1)
+
+    def scan() -> int:
+        opened = pq.ParquetFile(file, pre_buffer=True)
+        return sum(opened.read_row_group(n, columns=columns.all).num_rows for n in range(len(groups)))
+
+    return {
+        SCAN: scan,
+        FIRST_PASS: lambda: learn(str(file), columns, parameters.rare).rows,
+        STREAM: lambda: sum(map(len, Stream(str(file), columns, scales, order).batches(0, order.steps))),
+    }
+
+
+def compare(how: dict[str, Callable[[], int]], runs: int) -> list[Line]:
+    wall: dict[str, list[float]] = {what: [] for what in how}
+    cpu: dict[str, list[float]] = {what: [] for what in how}
+    for turn in range(runs + 1):
+        for what, read in how.items():
+            began, busy = time.perf_counter(), time.process_time()
+            rows = read()
+            if turn:  # the first warms the page cache and the allocators
+                wall[what].append((time.perf_counter() - began) / rows)
+                cpu[what].append((time.process_time() - busy) / rows)
+    return [
+        Line(
+            what,
+            rows_per_second=1 / median(wall[what]),
+            cpu_ns_per_row=1e9 * median(cpu[what]),
+            speed_to_scan=median(wall[SCAN]) / median(wall[what]),
+            cpu_to_scan=median(cpu[what]) / median(cpu[SCAN]),
+        )
+        for what in how
+    ]
+
+
+def show(about: str, lines: list[Line]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=about)
+    for name in ("", "rows/s", "× scan", "CPU ns/row", "CPU × scan"):
+        table.add_column(name, justify="right" if name else "left")
+    for line in lines:
+        table.add_row(
+            line.what,
+            f"{line.rows_per_second:,.0f}",
+            f"{line.speed_to_scan:.2f}",
+            f"{line.cpu_ns_per_row:,.0f}",
+            f"{line.cpu_to_scan:.2f}",
+        )
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+
+
+if __name__ == "__main__":
+    main()

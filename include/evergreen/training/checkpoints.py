@@ -1,0 +1,171 @@
+"""Checkpoints of a training job: where an attempt that was ended left off, for the next one.
+
+They belong to the job, by its fingerprint, and never to the attempt::
+
+    checkpoints/step-000000012/trees.ubj
+    checkpoints/step-000000012.json       names each file with its hash; written last, so a half one is none
+
+An interval passes from the start of one write to the start of the next, and a write that is still going on when
+it has passed is waited for by nobody: the next step tries again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Event
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from upath import UPath
+
+from evergreen.errors import TrainingDataError
+from evergreen.training import storage
+from evergreen.training.outcome import Preempted
+
+State = Callable[[], Mapping[str, bytes | Callable[[], bytes]]]
+"""Gives what a checkpoint holds, by file name. It is called between two steps; a part that is a function is called
+later, in another thread, so that what takes long, such as serialising a copy, holds up no step."""
+
+KEPT = 2
+
+_NAME = re.compile(r"step-(\d{9,})\.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved after `step` steps."""
+
+    step: int
+    files: Mapping[str, bytes]
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: str
+    step: int = Field(ge=0)
+    files: Mapping[str, str] = Field(description="SHA-256 of each file")
+
+
+class Checkpoints:
+    """The checkpoints of the job with this fingerprint, for one attempt.
+
+    Attributes:
+        resumed_at: the step of the checkpoint that the attempt went on from; 0 without one.
+        step: the last step that `after` was told of.
+        writes: whether this process writes them; of several that train together one does.
+    """
+
+    def __init__(self, folder: UPath, fingerprint: str, seconds: float, *, writes: bool = True):
+        self._folder, self._fingerprint, self._seconds = folder, fingerprint, seconds
+        self.writes = writes
+        self.resumed_at = self.step = 0
+        self._stop = Event()
+        self._begun = time.monotonic()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None. One that is damaged is told about, and the one before is taken.
+
+        Raises:
+            TrainingDataError: one belongs to another job: somebody has put it there.
+        """
+        for step in reversed(self._steps()):
+            try:
+                found = self._read(step)
+            except (OSError, ValidationError, _Damaged) as error:
+                # A twin that is further may have removed it; whatever it is, the one before does as well.
+                print(f"checkpoint of step {step} is passed over: {str(error).splitlines()[0]}", flush=True)
+                continue
+            self.resumed_at = self.step = step
+            print(f"going on after step {step}, from its checkpoint", flush=True)
+            return found
+        return None
+
+    def after(self, step: int, state: State) -> None:
+        """To be called after each step. Writes a checkpoint in the background if it is time for one.
+
+        Raises:
+            Preempted: the attempt was asked to stop; a checkpoint of this step is written.
+        """
+        self.step = step
+        if self._stop.is_set():
+            self.wait()
+            if self.writes:
+                self._write(step, state())
+            raise Preempted(f"asked to leave, and left after step {step}, of which there is a checkpoint")
+        if not self.writes or time.monotonic() - self._begun < self._seconds:
+            return
+        if self._writing and not self._writing.done():
+            return
+        self.wait()  # what `state` gave may have failed
+        self._begun = time.monotonic()
+        self._writing = self._writer.submit(self._try, step, state())
+
+    def stop(self) -> None:
+        """Ask the attempt to leave after the step that it is at. Safe in a signal handler."""
+        self._stop.set()
+
+    def wait(self) -> None:
+        """Until nothing is being written.
+
+        Raises:
+            Exception: what a function of the last state's raised.
+        """
+        if self._writing:
+            self._writing.result()
+
+    def _try(self, step: int, parts: Mapping[str, bytes | Callable[[], bytes]]) -> None:
+        begun = time.monotonic()
+        try:
+            size = self._write(step, parts)
+            took = time.monotonic() - begun
+            print(f"checkpoint of step {step}: {size / 2**20:.1f} MiB in {took:.1f} s", flush=True)
+        except OSError as error:
+            # Training that goes on loses nothing; leaving would lose what was done since the last one.
+            print(f"no checkpoint of step {step}, training goes on: {error}", flush=True)
+
+    def _write(self, step: int, parts: Mapping[str, bytes | Callable[[], bytes]]) -> int:
+        """Gives its size in bytes."""
+        hashes, size = {}, 0
+        for name, part in parts.items():
+            data = part() if callable(part) else part
+            storage.put(self._folder / _stem(step) / name, data)
+            hashes[name] = hashlib.sha256(data).hexdigest()
+            size += len(data)
+        manifest = _Manifest(fingerprint=self._fingerprint, step=step, files=hashes)
+        storage.put(self._folder / f"{_stem(step)}.json", manifest.model_dump_json().encode())
+        for old in self._steps()[:-KEPT]:
+            (self._folder / f"{_stem(old)}.json").unlink(missing_ok=True)  # first: half a checkpoint is none
+            storage.remove(self._folder / _stem(old))
+        return size
+
+    def _read(self, step: int) -> Checkpoint:
+        manifest = _Manifest.model_validate_json((self._folder / f"{_stem(step)}.json").read_bytes())
+        if manifest.fingerprint != self._fingerprint or manifest.step != step:
+            raise TrainingDataError(
+                f"{self._folder / _stem(step)}.json is a checkpoint of step {manifest.step} of job "
+                f"{manifest.fingerprint[:12]}, and this is {self._fingerprint[:12]}: other data or code; "
+                "somebody has put it there: remove it"
+            )
+        files = {name: (self._folder / _stem(step) / name).read_bytes() for name in manifest.files}
+        for name, data in files.items():
+            if hashlib.sha256(data).hexdigest() != manifest.files[name]:
+                raise _Damaged(f"its file {name} is not what was written")
+        return Checkpoint(step, files)
+
+    def _steps(self) -> list[int]:
+        return sorted(int(match[1]) for match in map(_NAME.fullmatch, storage.names(self._folder)) if match)
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _stem(step: int) -> str:
+    return f"step-{step:09d}"

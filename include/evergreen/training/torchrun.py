@@ -1,0 +1,63 @@
+"""Several processes that train one model together: torchrun starts them, and they report how they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from evergreen.training.checkpoints import Checkpoints
+from evergreen.training.outcome import Ended, Outcome
+
+_REPORTS = "EVERGREEN_RANK_REPORTS"  # folder of one file per process
+
+
+def rank() -> int | None:
+    """Which one of several this process is, or None if it is on its own."""
+    return int(os.environ["RANK"]) if _REPORTS in os.environ else None
+
+
+def report(number: int, ended: Ended, checkpoints: Checkpoints) -> None:
+    """Tell who started this process how it ended: torchrun itself knows only that something failed."""
+    about = {
+        "outcome": ended.outcome.value,
+        "sentence": ended.sentence,
+        "resumed_at": checkpoints.resumed_at,
+        "step": checkpoints.step,
+    }
+    Path(os.environ[_REPORTS], str(number)).write_text(json.dumps(about))
+
+
+def run(uri: str, processes: int, checkpoints: Checkpoints) -> Ended:
+    """Train the job at `uri` with so many processes, and give how that ended; `checkpoints` learns the steps."""
+    with tempfile.TemporaryDirectory() as reports:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={processes}", "-m", "evergreen.training", uri]
+        asked_to_leave = False
+        with subprocess.Popen(command, env={**os.environ, _REPORTS: reports}) as together:
+
+            def leave(*_: object) -> None:
+                nonlocal asked_to_leave
+                asked_to_leave = True
+                together.terminate()
+
+            signal.signal(signal.SIGTERM, leave)
+            code = together.wait()
+        found = {int(file.name): json.loads(file.read_text()) for file in sorted(Path(reports).iterdir())}
+    if first := found.get(0):
+        checkpoints.resumed_at, checkpoints.step = first["resumed_at"], first["step"]
+    ends = [Ended(Outcome(about["outcome"]), about["sentence"]) for _, about in sorted(found.items())]
+    if code == 0 and ends and all(end.outcome is Outcome.SUCCEEDED for end in ends):
+        return ends[0]
+    # When one fails torchrun asks the others to leave: what they say then is not why.
+    reasons = [end for end in ends if end.outcome is not Outcome.SUCCEEDED]
+    first_reasons = [end for end in reasons if asked_to_leave or end.outcome is not Outcome.PREEMPTED]
+    if first_reasons:
+        return first_reasons[0]
+    return Ended(
+        Outcome.UNKNOWN, f"torchrun ended with exit code {code}, and no process says why: one was killed"
+    )

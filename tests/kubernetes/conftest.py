@@ -1,0 +1,142 @@
+"""Pods that train the model `slow` in a namespace of their own, in a folder that they share with this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes.config import ConfigException
+from urllib3.exceptions import HTTPError
+
+from evergreen import model as models
+from kubernetes import client, config
+from pods.cluster import Cluster, Witness, eventually
+from pods.trial import Trial, template, training_set
+
+IMAGE = os.environ.get("EVERGREEN_TEST_IMAGE", "evergreen-trainer:test")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if "KUBECONFIG" not in os.environ:
+        pytest.skip("KUBECONFIG names no cluster (docs/kubernetes.md)")
+    try:
+        config.load_kube_config()
+        api = client.CoreV1Api()
+        api.list_node(_request_timeout=10)
+    except (ConfigException, client.ApiException, HTTPError) as error:
+        pytest.skip(f"the cluster that KUBECONFIG names does not answer: {error}")
+    namespace = f"evergreen-tests-{uuid.uuid4().hex[:8]}"
+    api.create_namespace({"metadata": {"name": namespace}})
+    yield Cluster(api, namespace, IMAGE)
+    api.delete_namespace(namespace)
+
+
+@pytest.fixture(scope="session")
+def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of Evergreen in these tests: a folder of this machine that pods see under the same path."""
+    before = os.umask(0)  # a trainer is another user, and writes beside what the task has written
+    home = tmp_path_factory.mktemp("pods") / "home"
+    home.mkdir()
+    template(home / "template.yaml", home)
+    probe = {
+        "metadata": {"name": "probe"},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [
+                {"name": "probe", "image": IMAGE, "imagePullPolicy": "IfNotPresent",
+                 "command": ["touch", str(home / "seen")],
+                 "volumeMounts": [{"name": "home", "mountPath": str(home)}]}
+            ],
+            "volumes": [{"name": "home", "hostPath": {"path": str(home)}}],
+        },
+    }  # fmt: skip
+    eventually("the new namespace takes pods", lambda: _is_made(cluster, probe))
+    for _ in range(300):
+        status = cluster.api.read_namespaced_pod("probe", cluster.namespace).status
+        waiting = status.container_statuses and status.container_statuses[0].state.waiting
+        if status.phase in ("Succeeded", "Failed") or (waiting and "Pull" in waiting.reason):
+            break
+        time.sleep(0.1)
+    if status.phase != "Succeeded":
+        pytest.fail(f"no pod can be made of {IMAGE}, build it with `make test-kubernetes`: {status}")
+    if not (home / "seen").exists():
+        pytest.skip("the nodes of the cluster that KUBECONFIG names do not see folders of this machine")
+    yield home
+    os.umask(before)
+
+
+def _is_made(cluster: Cluster, pod: dict[str, Any]) -> bool:
+    try:
+        cluster.api.create_namespaced_pod(cluster.namespace, pod)
+    except client.ApiException as error:
+        if error.status not in (403, 500):  # its service account, or that one's token, is still to come
+            raise
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def witness(cluster: Cluster) -> Iterator[Witness]:
+    found = Witness(cluster)
+    found.start()
+    yield found
+    found.over.set()
+
+
+@pytest.fixture(autouse=True)
+def _one_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test does: never two live pods of a job, and none afterwards."""
+    witness: Witness = request.getfixturevalue("witness")
+    yield
+    eventually("no pod is left", lambda: not witness.cluster.pods(), 30)
+    assert not witness.twice, "two pods of one job were alive at once"
+
+
+@pytest.fixture(params=["sync", "deferrable"])
+def deferrable(request: pytest.FixtureRequest) -> bool:
+    return request.param == "deferrable"
+
+
+@pytest.fixture
+def trial(
+    cluster: Cluster, shared: Path, monkeypatch: pytest.MonkeyPatch, use_home: Callable[[Path], Path]
+) -> Iterator[Callable[..., Trial]]:
+    """Begins to train `slow`: `told` is the one row that it learns from, the rest are settings and resources."""
+    started: list[Trial] = []
+
+    def begin(
+        *,
+        deferrable: bool = False,
+        resources: Mapping[str, Any] | None = None,
+        pods: Mapping[str, Any] | None = None,
+        **told: Any,
+    ) -> Trial:
+        values = {
+            "image": cluster.image,
+            "namespace": cluster.namespace,
+            "template": shared / "template.yaml",
+            "deferrable": deferrable,
+            "startup_minutes": 0.25,
+            "logging_seconds": 1,
+            **(pods or {}),
+        }
+        monkeypatch.setenv("EVERGREEN_TRAINING", "pod")
+        for name, value in values.items():
+            monkeypatch.setenv(f"EVERGREEN_PODS__{name.upper()}", str(value))
+        use_home(shared)
+        spec = models.load("slow")
+        if resources:
+            spec = spec.model_copy(update={"resources": spec.resources.model_copy(update=dict(resources))})
+            monkeypatch.setattr(models, "load", lambda _name, spec=spec: spec)
+        started.append(Trial(spec, training_set(spec, **told)))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.join(60)

@@ -1,0 +1,65 @@
+"""Attempts that end by themselves: what the person who looks at the task is told, and whether it is tried again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from evergreen.training.outcome import TryAgain
+from pods.trial import Trial, template
+
+pytestmark = pytest.mark.kubernetes
+
+NEVER, LATER = AirflowFailException, TryAgain
+
+
+@pytest.mark.parametrize(
+    ("misbehaves", "kind", "says"),
+    [
+        ("data", NEVER, "ended as bad data: the data say so"),
+        ("code", NEVER, "ended as bad code: KeyError: 'no such column'"),
+        ("memory", NEVER, "ended as out of memory: .*raise resources.memory_gib"),
+        ("shm", NEVER, "ended as out of memory: .*(shm_gib|memory_gib)"),
+        ("crash", LATER, "ended as unknown: exit code 3: about to crash"),
+    ],
+)
+def test_the_cause_and_the_way_out(
+    trial: Callable[..., Trial], misbehaves: str, kind: type[Exception], says: str
+) -> None:
+    error = trial(misbehaves=misbehaves).error()
+    assert isinstance(error, kind)
+    assert re.search(says, str(error))
+
+
+def test_the_trigger_sees_it_too(trial: Callable[..., Trial]) -> None:
+    error = trial(deferrable=True, misbehaves="data").error()
+    assert isinstance(error, NEVER)
+    assert "ended as bad data: the data say so" in str(error)
+
+
+def test_an_attempt_that_takes_too_long_is_ended_and_the_next_try_goes_on(
+    trial: Callable[..., Trial], deferrable: bool
+) -> None:
+    job = trial(deferrable=deferrable, steps=60, resources={"minutes": 0.1})
+    error = job.error()
+    assert isinstance(error, LATER)
+    assert "it took longer than resources.minutes, 0.1" in str(error)
+
+    again = job.again()
+    again.join(60)
+    assert again.attempts[-1].resumed_at > 0
+
+
+def test_a_full_volume(trial: Callable[..., Trial], shared: Path) -> None:
+    tiny = template(
+        shared / "tiny.yaml",
+        shared,
+        volumes=[{"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}],
+    )
+    error = trial(misbehaves="disk", pods={"template": tiny}).error()
+    # A kubelet that gives a volume its size lets writes fail; an older one evicts who fills it.
+    assert re.search("filled its volume 'tmp' \\(1Mi\\)|no space is left", str(error))

@@ -1,0 +1,135 @@
+"""What is asked for cannot be had: a clear sentence within the time that a start may take, and no pod is left."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from kubernetes import client
+
+from evergreen.training.outcome import TryAgain
+from pods.cluster import Cluster, eventually
+from pods.trial import Trial
+
+pytestmark = pytest.mark.kubernetes
+
+NEVER, LATER = AirflowFailException, TryAgain
+STARTUP_S = 12
+
+
+def fails(job: Trial, kind: type[Exception], says: str) -> None:
+    began = time.monotonic()
+    error = job.error()
+    assert isinstance(error, kind), error
+    assert re.search(says, str(error)), error
+    assert time.monotonic() - began < 2 * STARTUP_S
+
+
+@pytest.fixture
+def begin(trial: Callable[..., Trial], deferrable: bool) -> Callable[..., Trial]:
+    def begun(resources: dict[str, Any] | None = None, **pods: Any) -> Trial:
+        settings = {"startup_minutes": STARTUP_S / 60, **pods}
+        return trial(deferrable=deferrable, resources=resources, pods=settings)
+
+    return begun
+
+
+def test_no_such_image(begin: Callable[..., Trial]) -> None:
+    fails(begin(image="nowhere.invalid/trainer:1"), LATER, "did not give its image .*EVERGREEN_PODS__IMAGE")
+
+
+def test_no_name_of_an_image(begin: Callable[..., Trial]) -> None:
+    fails(begin(image="No//Image"), NEVER, "no such image.*InvalidImageName.*EVERGREEN_PODS__IMAGE")
+
+
+def test_no_such_gpu(begin: Callable[..., Trial]) -> None:
+    job = begin(resources={"gpu": 1, "gpu_type": "NVIDIA-H9000"})
+    fails(job, LATER, "no node is labelled nvidia.com/gpu.product=NVIDIA-H9000")
+
+
+def test_no_gpu_free(begin: Callable[..., Trial]) -> None:
+    fails(begin(resources={"gpu": 64}), LATER, "no GPU is free")
+
+
+def test_no_such_secret(begin: Callable[..., Trial]) -> None:
+    fails(begin(secret="nosuch"), NEVER, 'secret "nosuch" not found: .*EVERGREEN_PODS__SECRET')  # noqa: S106
+
+
+def test_no_such_namespace(begin: Callable[..., Trial]) -> None:
+    fails(begin(namespace="nosuch"), NEVER, 'namespaces "nosuch" not found: .*EVERGREEN_PODS__NAMESPACE')
+
+
+def test_no_room_in_the_quota(begin: Callable[..., Trial], cluster: Cluster) -> None:
+    none = {"metadata": {"name": "none"}, "spec": {"hard": {"requests.memory": "1Mi"}}}
+    cluster.api.create_namespaced_resource_quota(cluster.namespace, none)
+    eventually(
+        "the quota holds",
+        lambda: cluster.api.read_namespaced_resource_quota("none", cluster.namespace).status.hard,
+    )
+    try:
+        fails(begin(), LATER, "the namespace's quota leaves no room: .*exceeded quota: none")
+    finally:
+        cluster.api.delete_namespaced_resource_quota("none", cluster.namespace)
+
+
+@pytest.fixture
+def nobody(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An Airflow connection of somebody who is known, and may nothing."""
+    cluster.api.create_namespaced_service_account(cluster.namespace, {"metadata": {"name": "nobody"}})
+    token = cluster.api.create_namespaced_service_account_token(
+        "nobody", cluster.namespace, {"spec": {"audiences": [], "expirationSeconds": 600}}
+    ).status.token
+    here = cluster.api.api_client.configuration
+    kube_config = {
+        "current-context": "it",
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "nobody"}}],
+        "clusters": [{"name": "it", "cluster": {"server": here.host, "certificate-authority": here.ssl_ca_cert}}],
+        "users": [{"name": "nobody", "user": {"token": token}}],
+    }
+    connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(kube_config)}}
+    monkeypatch.setenv("AIRFLOW_CONN_NOBODY", json.dumps(connection))
+    yield "nobody"
+    cluster.api.delete_namespaced_service_account("nobody", cluster.namespace)
+
+
+def test_no_permission(begin: Callable[..., Trial], nobody: str, cluster: Cluster) -> None:
+    says = f"system:serviceaccount:{cluster.namespace}:nobody may not get pods in namespace {cluster.namespace}: give it"
+    fails(begin(connection=nobody), NEVER, says)
+
+
+def test_no_such_connection(begin: Callable[..., Trial]) -> None:
+    fails(begin(connection="nosuch"), NEVER, "nosuch.*EVERGREEN_PODS__CONNECTION")
+
+
+def test_the_cluster_does_not_answer(
+    begin: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch, cluster: Cluster
+) -> None:
+    kube_config = {
+        "current-context": "it",
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+        "clusters": [{"name": "it", "cluster": {"server": "https://127.0.0.1:9"}}],
+        "users": [{"name": "it", "user": {"token": "none"}}],
+    }
+    connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(kube_config)}}
+    monkeypatch.setenv("AIRFLOW_CONN_SILENT", json.dumps(connection))
+    job = begin(connection="silent")
+    error = job.error()
+    assert isinstance(error, LATER)
+    assert "the cluster cannot be reached" in str(error)
+
+
+def test_a_pod_of_another_installation(begin: Callable[..., Trial], cluster: Cluster) -> None:
+    """Two that share a namespace may have the same job: the second must not take the first one's pod for its own."""
+    job = begin()
+    pod = cluster.made(job.pod)
+    cluster.api.patch_namespaced_pod(
+        job.pod, cluster.namespace, {"metadata": {"annotations": {"evergreen/job": "s3://other/job.json"}}}
+    )
+    fails(job.again(), NEVER, "is at work for s3://other/job.json, .*EVERGREEN_PODS__NAMESPACE")
+    assert job.value()
+    assert isinstance(pod, client.V1Pod)

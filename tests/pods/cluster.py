@@ -1,0 +1,142 @@
+"""A Kubernetes cluster for tests: what is done to its pods, and a witness of how many there are at any moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubernetes import client, watch
+
+JOB = "evergreen/job"  # label
+
+
+def eventually(what: str, holds: Callable[[], Any], patience: float = 60) -> Any:
+    """What `holds` gives once it is true."""
+    deadline = time.monotonic() + patience
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"not within {patience} s: {what}"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass
+class Cluster:
+    """One namespace of a cluster."""
+
+    api: client.CoreV1Api
+    namespace: str
+    image: str
+
+    def pod(self, name: str) -> client.V1Pod | None:
+        try:
+            return self.api.read_namespaced_pod(name, self.namespace)
+        except client.ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def pods(self) -> list[client.V1Pod]:
+        return self.api.list_namespaced_pod(self.namespace, label_selector=JOB).items
+
+    def made(self, name: str, after: client.V1Pod | None = None) -> client.V1Pod:
+        """The pod of this name, once there is one that is not `after`."""
+
+        def found() -> client.V1Pod | None:
+            pod = self.pod(name)
+            return pod if pod and (after is None or pod.metadata.uid != after.metadata.uid) else None
+
+        return eventually(f"pod {name} is made", found)
+
+    def at_work(self, name: str, after: client.V1Pod | None, step: int) -> tuple[client.V1Pod, int]:
+        """The pod that comes `after`, once its trainer has done `step`; and the step that it has done."""
+        pod = self.made(name, after)
+        return pod, eventually(f"step {step} is done", lambda: (done := self.step(name)) >= step and done)
+
+    def step(self, name: str) -> int:
+        """The last step that the trainer in this pod has told of; 0 before the first."""
+        try:
+            log = self.api.read_namespaced_pod_log(name, self.namespace, tail_lines=5, _preload_content=False)
+        except client.ApiException:
+            return 0
+        steps = [line.split()[1] for line in log.data.decode().splitlines() if line.startswith("step ")]
+        return int(steps[-1]) if steps else 0
+
+    def delete(self, pod: client.V1Pod, grace: int | None = None) -> None:
+        body = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=pod.metadata.uid))
+        self.api.delete_namespaced_pod(
+            pod.metadata.name,
+            self.namespace,
+            body=body,
+            **({} if grace is None else {"grace_period_seconds": grace}),
+        )
+
+    def evict(self, pod: client.V1Pod) -> None:
+        """What `kubectl drain` does to each pod of a node."""
+        # Older servers know the eviction only by its beta name; every client serves both.
+        for version in ("policy/v1", "policy/v1beta1"):
+            eviction = {
+                "apiVersion": version,
+                "kind": "Eviction",
+                "metadata": {"name": pod.metadata.name, "namespace": self.namespace},
+            }
+            try:
+                self.api.create_namespaced_pod_eviction(pod.metadata.name, self.namespace, eviction)
+                return
+            except client.ApiException as error:
+                if error.status not in (400, 404) or version == "policy/v1beta1":
+                    raise
+
+    @contextmanager
+    def drained(self, pod: client.V1Pod) -> Iterator[None]:
+        """The pod's node takes no pods, and gives this one back, until the context ends."""
+        node = pod.spec.node_name
+        self.api.patch_node(node, {"spec": {"unschedulable": True}})
+        try:
+            self.evict(pod)
+            yield
+        finally:
+            self.api.patch_node(node, {"spec": {"unschedulable": None}})
+
+
+@dataclass
+class Witness(threading.Thread):
+    """Sees every change of the trainers' pods, and remembers when two of one job were alive."""
+
+    cluster: Cluster
+    alive: dict[str, dict[str, str]] = field(default_factory=dict)  # job → uid → phase
+    seen: dict[str, list[str]] = field(default_factory=dict)  # job → uids, in order
+    twice: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(daemon=True)
+        self.over = threading.Event()
+
+    __hash__ = threading.Thread.__hash__
+
+    def run(self) -> None:
+        api = client.CoreV1Api(client.ApiClient())  # a connection of its own
+        while not self.over.is_set():
+            try:
+                stream = watch.Watch().stream(
+                    api.list_namespaced_pod, self.cluster.namespace, label_selector=JOB, timeout_seconds=5
+                )
+                for event in stream:
+                    self._note(event["type"], event["object"])
+            except client.ApiException:
+                time.sleep(0.2)
+
+    def _note(self, kind: str, pod: client.V1Pod) -> None:
+        job, uid, phase = pod.metadata.labels[JOB], pod.metadata.uid, pod.status.phase
+        if uid not in self.seen.setdefault(job, []):
+            self.seen[job].append(uid)
+        alive = self.alive.setdefault(job, {})
+        if kind == "DELETED" or phase in ("Succeeded", "Failed"):
+            alive.pop(uid, None)
+        else:
+            alive[uid] = phase
+        if len(alive) > 1:
+            self.twice.append(f"{job}: {alive}")
