@@ -33,6 +33,7 @@ trainer: $(TRAINER) ## the environment that networks are trained in on this mach
 # Files side by side where they have engines of their own; the stack of tests/integration/airflow wants both cores.
 test: lint $(TRAINER) ## lint, then every test but those on Kubernetes
 	@$(BIN)/python -m pytest tests/unit tests/dag -q
+	@.trainer/bin/python -m pytest tests/trainer -q
 	@$(BIN)/python -m pytest tests/integration --ignore tests/integration/airflow -q -n 2 --dist loadfile
 	@$(BIN)/python -m pytest tests/integration/airflow -q --durations=10
 
@@ -87,5 +88,5 @@ $(TRAINER): trainer/requirements.txt $(READY)
 	@echo "making .trainer, with PyTorch"
 	@[ -x .trainer/bin/python ] || $(PYTHON) -m venv .trainer
 	@.trainer/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off \
-		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r trainer/requirements.txt
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r trainer/requirements.txt -c requirements.txt pytest
 	@touch $@

@@ -1,6 +1,6 @@
 """How fast training data streams, next to a plain scan of the same columns of the same file.
 
-    python benchmarks/streaming.py [--rows 2000000] [--runs 7] [--json FILE]
+    python benchmarks/streaming.py [--rows 2000000] [--train FILE] [--runs 7] [--json FILE]
 
 The scan is pyarrow's, row group by row group, and what it reads is dropped. The stream is that of `flight_delay_net`:
 the same rows shuffled, as arrays, in batches. The first pass, for means and vocabularies, is made once a training. All
@@ -44,24 +44,40 @@ class Line:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument(
+        "--train", type=Path, help="a training set of flight_delay's, instead of made-up data"
+    )
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        file = write_training_set(Path(folder, "train.parquet"), asked.rows)
-        about = f"{asked.rows:,} rows, {file.stat().st_size / 2**20:,.0f} MiB, {len(NUMBERS)} numbers and "
-        about += f"{len(CATEGORIES)} categories in {pq.read_metadata(file).num_row_groups} row groups"
-        lines = compare(ways(file), asked.runs)
-    show(about, lines)
+        file = asked.train or write_training_set(Path(folder, "train.parquet"), asked.rows)
+        columns = of_real(file) if asked.train else of_made_up(file)
+        lines = compare(ways(file, columns), asked.runs)
+        metadata = pq.read_metadata(file)
+    show(
+        f"{metadata.num_rows:,} rows in {metadata.num_row_groups} row groups, {len(columns.numbers)} numbers and "
+        f"{len(columns.categories)} categories",
+        lines,
+    )
     if asked.json:
         asked.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
 
 
-def ways(file: Path) -> dict[str, Callable[[], int]]:
+def of_made_up(file: Path) -> Columns:
+    return Columns.of(pq.read_schema(file), (*NUMBERS, *CATEGORIES), LABEL, CATEGORIES)
+
+
+def of_real(file: Path) -> Columns:
+    model, schema = models.load("flight_delay_net"), pq.read_schema(file)
+    features = [name for name in schema.names if "__" in name]
+    return Columns.of(schema, (*model.request_columns, *features), "label", model.parameters["embedding"])
+
+
+def ways(file: Path, columns: Columns) -> dict[str, Callable[[], int]]:
     """Each reads all rows and gives their number."""
     parameters = Parameters.model_validate(models.load("flight_delay_net").parameters)
     metadata = pq.read_metadata(file)
-    columns = Columns.of(pq.read_schema(file), (*NUMBERS, *CATEGORIES), LABEL, CATEGORIES)
     scales = learn(str(file), columns, parameters.rare)
     groups = tuple(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
     order = Order(groups, parameters.batch_rows, parameters.window_rows, seed=1)

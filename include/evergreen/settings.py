@@ -28,11 +28,17 @@ class Pods(BaseModel):
     deferrable: bool = Field(True, description="wait for the pod in the triggerer, without a worker")
     startup_minutes: float = Field(30, gt=0, description="what a new GPU node may take to be there")
     logging_seconds: int = Field(15, ge=1, description="a waiting task shows the pod's log so often")
-    secret: str | None = Field(None, description="a Secret whose keys become variables: credentials of the store")
-    template: Path | None = Field(None, description="a pod in YAML that the rest is added to: volumes, affinity")
+    secret: str | None = Field(
+        None, description="a Secret whose keys become variables: credentials of the store"
+    )
+    template: Path | None = Field(
+        None, description="a pod in YAML that the rest is added to: volumes, affinity"
+    )
     service_account: str | None = None
     image_pull_secret: str | None = None
-    spot_tolerations: tuple[Mapping[str, Any], ...] = Field((), description="what spot nodes are tainted with")
+    spot_tolerations: tuple[Mapping[str, Any], ...] = Field(
+        (), description="what spot nodes are tainted with"
+    )
     spot_node_selector: Mapping[str, str] = Field(default_factory=dict, description="labels of spot nodes")
     gpu_type_label: str = Field("nvidia.com/gpu.product", description="node label that tells the kind of GPU")
 
@@ -40,7 +46,9 @@ class Pods(BaseModel):
 class Settings(BaseSettings):
     """The embedded defaults need nothing but this machine; every field is an engine that can be swapped."""
 
-    model_config = SettingsConfigDict(env_prefix="EVERGREEN_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="EVERGREEN_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
 
     home: Path = Field(REPOSITORY / ".evergreen", description="folder of everything a run makes")
     lake: Path = Field(default_factory=lambda data: data["home"] / "lake", description="root of the lake")

@@ -93,8 +93,15 @@ def witness(cluster: Cluster) -> Iterator[Witness]:
 def _one_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever a test does: never two live pods of a job, and none afterwards."""
     witness: Witness = request.getfixturevalue("witness")
+    cluster = witness.cluster
     yield
-    eventually("no pod is left", lambda: not witness.cluster.pods(), 30)
+    eventually(
+        "every pod is gone, or going", lambda: all(p.metadata.deletion_timestamp for p in cluster.pods())
+    )
+    for pod in cluster.pods():
+        if not pod.status.container_statuses or not pod.status.container_statuses[0].state.running:
+            cluster.delete(pod, grace=0)  # kubelets take their time with what never began
+    eventually("no pod is left", lambda: not cluster.pods())
     assert not witness.twice, "two pods of one job were alive at once"
 
 

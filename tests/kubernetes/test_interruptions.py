@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
-from kubernetes import client
 
-from evergreen.errors import TrainingError
-from evergreen.training.outcome import Outcome
+from evergreen.training import storage
 from pods.cluster import Cluster, eventually
 from pods.trial import STEP_S, Trial, expected
 
@@ -50,14 +48,14 @@ def interruptions(cluster: Cluster, trial: Trial, steps: int) -> Iterator[tuple[
 
 def half_a_checkpoint(trial: Trial) -> bool:
     """Whether there are files of a checkpoint that is none yet."""
-    names = [entry.name for entry in (trial.folder / "checkpoints").iterdir()]
+    names = storage.names(trial.folder / "checkpoints")
     return any("." not in name and f"{name}.json" not in names for name in names)
 
 
 def test_a_job_that_is_interrupted_in_every_way_ends_in_the_same_model(
     trial: Callable[..., Trial], cluster: Cluster, deferrable: bool
 ) -> None:
-    steps = 80
+    steps = 100
     job = trial(deferrable=deferrable, steps=steps, write_seconds=WRITE_S, resources={"preemptions": 10})
     told = dict(interruptions(cluster, job, steps))
 

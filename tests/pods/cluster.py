@@ -66,13 +66,10 @@ class Cluster:
         return int(steps[-1]) if steps else 0
 
     def delete(self, pod: client.V1Pod, grace: int | None = None) -> None:
-        body = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=pod.metadata.uid))
-        self.api.delete_namespaced_pod(
-            pod.metadata.name,
-            self.namespace,
-            body=body,
-            **({} if grace is None else {"grace_period_seconds": grace}),
+        options = client.V1DeleteOptions(
+            preconditions=client.V1Preconditions(uid=pod.metadata.uid), grace_period_seconds=grace
         )
+        self.api.delete_namespaced_pod(pod.metadata.name, self.namespace, body=options)
 
     def evict(self, pod: client.V1Pod) -> None:
         """What `kubectl drain` does to each pod of a node."""

@@ -79,7 +79,9 @@ class Trial(threading.Thread):
         context, event = _context(), None
         try:
             while self.result is None:
-                task = Train(task_id="train", model=self.model, examples=self.examples)  # anew, as in another process
+                task = Train(
+                    task_id="train", model=self.model, examples=self.examples
+                )  # anew, as in another process
                 try:
                     if event is None:
                         self.result = task.execute(context)

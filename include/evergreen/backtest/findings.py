@@ -20,7 +20,9 @@ from evergreen.gates.spec import Measured
 from evergreen.model import Model
 
 # What of it makes evidence about the past.
-EVALUATION = tuple(f"evergreen.evaluation.{part}" for part in ("asked", "past", "predictors", "rows", "scoring"))
+EVALUATION = tuple(
+    f"evergreen.evaluation.{part}" for part in ("asked", "past", "predictors", "rows", "scoring")
+)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import pendulum
 import tenacity
-from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook, KubernetesHook
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import generic_api_retry
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
@@ -34,7 +34,7 @@ from urllib3.exceptions import HTTPError
 from evergreen.settings import Pods
 from evergreen.training import diagnosis
 from evergreen.training.outcome import Ended, Outcome, TryAgain
-from evergreen.training.pod import CONTAINER, GRACE_S, JOB, MADE_FROM
+from evergreen.training.pod import CONTAINER, GRACE_S, JOB, MADE_FROM, RUN, label
 from kubernetes import client  # noqa: TID253
 
 STATE = "evergreen"  # key of what the trigger echoes in its event
@@ -89,7 +89,7 @@ class TrainerPod(KubernetesPodOperator):
         )
 
     def attempt(self, context: Any, event: Mapping[str, Any] | None = None) -> Ended:
-        """Make an attempt, or go on with one after the trigger's `event`; give how it ended, once its pod is gone.
+        """Make an attempt, or go on with one after the trigger's `event`; give how it ended. Its pod is deleted then.
 
         Raises:
             TaskDeferred: it goes on, and the trigger waits for it.
@@ -105,8 +105,6 @@ class TrainerPod(KubernetesPodOperator):
             )
         try:
             return self._over(problem)
-        except _NotMade as fault:
-            return fault.ended
         except client.ApiException as error:
             return diagnosis.refused(error.status, error.body or "", str(error.reason))
         except HTTPError as error:
@@ -133,7 +131,9 @@ class TrainerPod(KubernetesPodOperator):
         except Exception as error:
             if not (event or self.pod):
                 raise
-            problem = f"{error.status} {error.reason}" if isinstance(error, client.ApiException) else str(error)
+            problem = (
+                f"{error.status} {error.reason}" if isinstance(error, client.ApiException) else str(error)
+            )
             self.log.info("the pod is watched no longer: %s", problem)
             return problem
         return ""
@@ -142,14 +142,12 @@ class TrainerPod(KubernetesPodOperator):
         pod = self._read()
         if pod is None:
             return diagnosis.GONE
-        if lost := diagnosis.hopeless(pod, datetime.now(UTC)):
-            if not diagnosis.is_leaving(pod):
-                self._remove(pod)
-            return lost
-        ended = diagnosis.ended(pod, self._events(pod))
+        self._await_last_word(pod)
+        ended = diagnosis.hopeless(pod, datetime.now(UTC)) or diagnosis.ended(pod, self._events(pod))
         if not diagnosis.is_over(pod) and diagnosis.has_begun(pod) and problem:
             ended = Ended(ended.outcome, f"{ended.sentence}: {problem}")
-        self._remove(pod)
+        # Whoever makes the next one waits until it is gone; a kubelet may take a minute for one that never began.
+        self._delete(pod["metadata"]["uid"])
         return ended
 
     # What the operator calls, and does otherwise.
@@ -170,7 +168,7 @@ class TrainerPod(KubernetesPodOperator):
                     self.log.info("pod %s is there already: going on with it", self.name)
                     return self._held(self.client.read_namespaced_pod(self.name, self.namespace))
                 else:
-                    self._remove(found)
+                    self._delete(found["metadata"]["uid"])
             try:
                 made = self._held(self.client.create_namespaced_pod(self.namespace, wanted))
                 self.log.info("pod %s is made", self.name)
@@ -234,9 +232,9 @@ class TrainerPod(KubernetesPodOperator):
     # The pod.
 
     def remove(self) -> None:
-        """Delete the pod, if there is one, and wait until it is gone."""
+        """Delete the pod, if there is one."""
         if (pod := self._read()) is not None:
-            self._remove(pod)
+            self._delete(pod["metadata"]["uid"])
 
     def _held(self, pod: client.V1Pod) -> client.V1Pod:
         """From now on `on_kill` deletes it; and it does so now, if it was called while the pod was being made."""
@@ -290,6 +288,29 @@ class TrainerPod(KubernetesPodOperator):
             raise
         return _plain(found.to_dict(serialize=True))
 
+    def _await_last_word(self, pod: diagnosis.Json) -> None:
+        """Kubelets before 1.22 say that a pod has failed while its container still has its grace period.
+
+        Only the log tells when that is over: it is followed until it ends. Were the pod deleted before, its name
+        would be free, and two trainers at work.
+        """
+        if not diagnosis.is_over(pod) or diagnosis.says_how_it_ended(pod):
+            return
+        try:
+            rest = self.client.read_namespaced_pod_log(
+                self.name,
+                self.namespace,
+                container=CONTAINER,
+                follow=True,
+                tail_lines=1,
+                _preload_content=False,
+                _request_timeout=(10, GRACE_S + _PATIENCE_S),
+            )
+            for _ in rest.stream():
+                pass
+        except (client.ApiException, HTTPError):
+            return  # nothing ran, or the node is gone, and what ran there with it
+
     def _events(self, pod: diagnosis.Json) -> list[dict[str, Any]]:
         try:
             found = self.client.list_namespaced_event(
@@ -298,10 +319,6 @@ class TrainerPod(KubernetesPodOperator):
         except (client.ApiException, HTTPError):
             return []  # they only make the sentence better
         return [_plain(event.to_dict(serialize=True)) for event in found.items]
-
-    def _remove(self, pod: diagnosis.Json) -> None:
-        self._delete(pod["metadata"]["uid"])
-        self._await_end_of(pod)
 
     def _delete(self, uid: str) -> None:
         """Delete this very pod, and none that came after it."""
@@ -318,6 +335,20 @@ class TrainerPod(KubernetesPodOperator):
             if time.monotonic() > until:
                 raise _NotMade(Outcome.UNKNOWN, diagnosis.stuck(found))
             time.sleep(1)
+
+
+def remove_all_of(run: str, pods: Pods) -> None:
+    """Delete all pods that Airflow's `run` has made."""
+    api = KubernetesHook(conn_id=pods.connection).core_v1_client
+    left = api.list_namespaced_pod(pods.namespace, label_selector=f"{RUN}={label(run)}").items
+    for found in left:
+        print(f"pod {found.metadata.name} is left of {run}: it is deleted")
+        body = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=found.metadata.uid))
+        try:
+            api.delete_namespaced_pod(found.metadata.name, pods.namespace, body=body)
+        except client.ApiException as error:
+            if error.status not in (404, 409):
+                raise
 
 
 class TrainerPodTrigger(KubernetesPodTrigger):
@@ -369,6 +400,11 @@ class TrainerPodTrigger(KubernetesPodTrigger):
 
 
 class _Manager(PodManager):
+    def container_is_running(self, pod: client.V1Pod, container_name: str) -> bool:
+        """Not in a pod that is over; the original believes what its container was seen doing last, and never ends."""
+        found = _plain(self.read_pod(pod).to_dict(serialize=True))
+        return not diagnosis.is_over(found) and diagnosis.is_running(found)
+
     def read_pod_events(self, pod: client.V1Pod, resource_version: str | None = None) -> Any:
         return self._client.list_namespaced_event(
             pod.metadata.namespace, field_selector=_about(pod.metadata.uid)

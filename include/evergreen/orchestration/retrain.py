@@ -38,7 +38,7 @@ from evergreen import model as models
 from evergreen.model import Model, feature_spec
 from evergreen.orchestration.features import published_asset
 from evergreen.orchestration.run import asked_by, days_of_data, facts, of_family, retrain_window, skip, step
-from evergreen.orchestration.train import Train
+from evergreen.orchestration.train import Train, leave_no_pod
 from evergreen.window import Origin, Window
 
 
@@ -48,6 +48,7 @@ def retrain_dag(model: Model) -> DAG:
         **of_family(model, "retrain", "From published features to a promoted champion", __doc__),
         **days_of_data(model),
         schedule=_schedule(model),
+        on_failure_callback=leave_no_pod,
         max_active_runs=1,  # two at once would each judge against a champion that the other replaces
         default_args={
             "owner": model.owner,

@@ -151,6 +151,18 @@ class Train(BaseOperator):
         self._pod_of(context, model, str(job_file), 0).remove()
 
 
+def leave_no_pod(context: Mapping[str, Any]) -> None:
+    """Delete what pods a run that has failed has left: a callback of its DAG.
+
+    There is one if its task was ended by hand in the second between making its pod and waiting for it in the
+    triggerer, or was killed in its last try.
+    """
+    if settings().training == "pod":
+        from evergreen.orchestration import pod
+
+        pod.remove_all_of(f"{context['dag'].dag_id} {context['run_id']}", settings().pods)
+
+
 def longest(model: Model) -> timedelta:
     """What all attempts of one try of the task may take: to get a node each, to start, to train, and to leave."""
     resources, startup = model.resources, settings().pods.startup_minutes

@@ -83,7 +83,8 @@ def build(model: Model, window: Window) -> lake.Manifest:
         ("recent", table.filter(is_recent).drop_columns(list(_LABEL))),
     ):
         files[name] = folder / f"{name}.parquet"
-        pq.write_table(rows, files[name])
+        # Row groups are what a trainer reads at a time, and what several of them share.
+        pq.write_table(rows, files[name], row_group_size=65_536)
     manifest = target.publish(partition, mark, files, inputs)
     print(", ".join(f"{name}: {file.rows} rows" for name, file in manifest.files.items()))
     return manifest

@@ -47,8 +47,18 @@ def is_over(pod: Json) -> bool:
     return _status(pod).get("phase") in ("Succeeded", "Failed")
 
 
+def is_running(pod: Json) -> bool:
+    """Whether its container was running when it was looked at last."""
+    return "running" in _state(pod)
+
+
+def says_how_it_ended(pod: Json) -> bool:
+    """Whether its container is known to have ended."""
+    return bool(_terminated(pod))
+
+
 def has_begun(pod: Json) -> bool:
-    return bool(_terminated(pod) or _state(pod).get("running"))
+    return is_running(pod) or says_how_it_ended(pod)
 
 
 def is_leaving(pod: Json) -> bool:
@@ -262,7 +272,7 @@ def _unschedulable(pod: Json, message: str) -> str:
         ),
         (
             r"had (?:untolerated )?taints? ?\{([^}]*)\}",
-            r"nodes are kept for others ({\1}) and it tolerates that not",
+            r"nodes are kept for pods that tolerate \1",
         ),
         (
             r"were unschedulable|node\(s\) had taint \{node\.kubernetes\.io/unschedulable",
@@ -291,11 +301,17 @@ def _waiting(waiting: Json, events: Sequence[Json]) -> Ended:
         )
     if reason in _NOT_BY_ITSELF:
         return Ended(Outcome.REFUSED, f"its container cannot be made ({reason}): {message}")
-    warnings = [event for event in events if event.get("type") == "Warning" and event.get("reason") != "FailedScheduling"]
+    warnings = [
+        event
+        for event in events
+        if event.get("type") == "Warning" and event.get("reason") != "FailedScheduling"
+    ]
     if warnings:
         # A cluster has standing complaints, too: what failed comes before them.
         last = max(warnings, key=lambda event: (str(event.get("reason")).startswith("Failed"), _when(event)))
-        return Ended(Outcome.UNKNOWN, f"it did not start in time ({last.get('reason')}): {last.get('message')}")
+        return Ended(
+            Outcome.UNKNOWN, f"it did not start in time ({last.get('reason')}): {last.get('message')}"
+        )
     pulling = any(event.get("reason") == "Pulling" for event in events)
     pulled = any(event.get("reason") == "Pulled" for event in events)
     what = (

@@ -17,6 +17,7 @@ from evergreen.training.job import Job
 
 CONTAINER = "trainer"
 JOB, MADE_FROM = "evergreen/job", "evergreen/made-from"  # annotations
+RUN = "evergreen/run"  # label
 GRACE_S = 120
 """What a container has to write its last checkpoint; clouds give a spot node between 30 s and this."""
 
@@ -112,7 +113,7 @@ def _pod(model: Model, job: Job, uri: str, run: str, pods: Pods) -> dict[str, An
             "namespace": pods.namespace,
             "labels": {
                 "app.kubernetes.io/name": "evergreen-trainer",
-                **{f"evergreen/{key}": _label(value) for key, value in labels.items()},
+                **{f"evergreen/{key}": label(value) for key, value in labels.items()},
             },
             "annotations": {
                 JOB: uri,
@@ -195,7 +196,7 @@ def _gib(amount: float) -> str:
     return f"{round(amount * 1024)}Mi"
 
 
-def _label(text: str) -> str:
+def label(text: str) -> str:
     """`text` as the value of a label; what had to be changed is told apart by a hash."""
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-_.")
     if safe == text and len(text) <= 63:

@@ -53,11 +53,16 @@ def run(uri: str, processes: int, checkpoints: Checkpoints) -> Ended:
     ends = [Ended(Outcome(about["outcome"]), about["sentence"]) for _, about in sorted(found.items())]
     if code == 0 and ends and all(end.outcome is Outcome.SUCCEEDED for end in ends):
         return ends[0]
-    # When one fails torchrun asks the others to leave: what they say then is not why.
     reasons = [end for end in ends if end.outcome is not Outcome.SUCCEEDED]
-    first_reasons = [end for end in reasons if asked_to_leave or end.outcome is not Outcome.PREEMPTED]
-    if first_reasons:
-        return first_reasons[0]
+    if asked_to_leave:
+        # Who is not at its first step yet, or is left alone by the others, may end in any way.
+        lasting = [end for end in reasons if not end.outcome.may_pass]
+        left = [end for end in reasons if end.outcome is Outcome.PREEMPTED]
+        return (lasting or left or [Ended(Outcome.PREEMPTED, "asked to leave before its first step")])[0]
+    # When one fails torchrun asks the others to leave: what they say then is not why.
+    told = [end for end in reasons if end.outcome is not Outcome.PREEMPTED]
+    if told:
+        return told[0]
     return Ended(
         Outcome.UNKNOWN, f"torchrun ended with exit code {code}, and no process says why: one was killed"
     )

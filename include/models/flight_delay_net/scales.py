@@ -22,11 +22,13 @@ _MOST_CATEGORIES = 100_000
 
 @dataclass(frozen=True)
 class Scales:
-    """Attributes:
-    rows: of the file.
-    means: of each column of numbers, over the values that are there.
-    deviations: standard deviations of these, 1 where all are the same.
-    vocabularies: of each column of categories, those that are not rare, in the order of their codes from 1.
+    """Of a file's columns, in their order.
+
+    Attributes:
+        rows: how many it has.
+        means: of each column of numbers, over the values that are there.
+        deviations: standard deviations of these, 1 where all are the same.
+        vocabularies: of each column of categories, those that are not rare, in the order of their codes from 1.
     """
 
     rows: int

@@ -20,7 +20,7 @@ def kill_engine(home: Path, name: str) -> None:
 def kill_component(home: Path, name: str) -> None:
     """Kill the scheduler or the triggerer, with all that it has started."""
     standalone = psutil.Process(Record.read(home).engines["airflow"].process.pid)
-    [component] = [child for child in standalone.children() if name in " ".join(child.cmdline()).split()]
+    [component] = [child for child in standalone.children() if name in " ".join(child.cmdline())]
     for process in [component, *component.children(recursive=True)]:
         process.kill()
 

@@ -11,7 +11,7 @@ import pytest
 from evergreen import lake, ledger, registry
 from evergreen import model as models
 from evergreen.store import training_set
-from evergreen.training import candidates, process
+from evergreen.training import candidates, process, storage
 from evergreen.window import Origin, Window
 from integration.airflow.conftest import FEATURES, RETRAIN, ZONE, Chain, days
 from integration.airflow.killing import Killer
@@ -117,6 +117,7 @@ def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain
     # Made once more, from nothing, in this process: the same bytes.
     for dataset in (training_set.dataset(model), candidates.dataset(model)):
         (dataset.root / "_manifests/as_of=2013-01-18.json").unlink()
+    storage.remove(candidates.job_folder(model, made.fingerprint))
     window = Window.between(date(2013, 1, 1), AS_OF, Origin.MANUAL, ZONE)
     again = training_set.build(model, window)
     assert again == examples

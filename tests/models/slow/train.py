@@ -17,7 +17,8 @@ from evergreen.training.checkpoints import Checkpoints
 
 def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]:
     with storage.path(job.train).open("rb") as file:
-        [told] = pq.read_table(file).to_pylist()
+        rows = pq.ParquetFile(file).read_row_group(0).slice(0, 1).to_pylist()
+    told = job.parameters | {name: rows[0][name] for name in job.parameters if name in rows[0]}
     misbehave(told["misbehaves"])
     found = checkpoints.newest()
     value, done = (json.loads(found.files["value.json"]), found.step) if found else (0.5, 0)
@@ -29,7 +30,7 @@ def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]
             time.sleep(told["write_seconds"])
             return json.dumps(taken).encode()
 
-        return {"value.json": written}
+        return {"first": b"is there while the second is still to come", "value.json": written}
 
     for step in range(done + 1, told["steps"] + 1):
         time.sleep(told["step_seconds"])
@@ -53,10 +54,8 @@ def misbehave(how: str) -> None:
                 file.write(b"x" * 2**20)
                 file.flush()
     if how == "disk":
-        with Path("/tmp/full").open("wb") as file:  # noqa: S108
-            while True:
-                file.write(b"x" * 2**20)
-                file.flush()
+        Path("/tmp/full").write_bytes(b"x" * 20 * 2**20)
+        time.sleep(180)  # kubelets look now and then
     if how == "crash":
         print("about to crash", flush=True)
         os._exit(3)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from departures import CATEGORIES, table, write
 from evergreen.errors import TrainingDataError
+from evergreen.training import storage
 from models.flight_delay_net.columns import Columns, Rows
 from models.flight_delay_net.scales import Scales, learn
 from models.flight_delay_net.stream import Order, Stream
@@ -82,6 +83,14 @@ def test_rows_arrive_as_they_are_in_the_file(train: Path, columns: Columns, scal
     for n, (name, words) in enumerate(CATEGORIES.items()):
         codes = [0 if word is None else 1 + words.index(word) for word in expected[name].to_pylist()]
         assert found.categories[:, n].tolist() == codes
+
+
+def test_from_an_object_store_they_are_the_same(train: Path, columns: Columns, scales: Scales) -> None:
+    stored = storage.path(f"memory://{train.parent.name}/train.parquet")
+    storage.upload(train, stored)
+    assert learn(str(stored), columns, rare=1) == scales
+    found = Stream(str(stored), columns, scales, order()).batches(0, order().steps)
+    assert read(list(found)) == read(batches(train, columns, scales, order()))
 
 
 def test_the_order_follows_from_the_seed_and_the_epoch(train: Path, columns: Columns, scales: Scales) -> None:

@@ -1,0 +1,250 @@
+"""A real Airflow trains in pods, and loses its parts meanwhile, or somebody who looks at it loses patience."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from evergreen import lake, ledger, registry
+from evergreen import model as models
+from evergreen.cli import stack
+from evergreen.cli.airflow import Airflow
+from evergreen.cli.progress import Progress
+from evergreen.evaluation import scoring
+from evergreen.settings import settings
+from evergreen.store import training_set
+from evergreen.training import candidates, pod, process, storage
+from evergreen.training.attempt import attempts
+from integration.airflow.conftest import Chain
+from integration.airflow.killing import kill_component
+from integration.conftest import january  # noqa: F401 - a fixture
+from kubernetes import client
+from pods.cluster import Cluster, eventually
+from pods.trial import STEP_S, expected, template
+
+pytestmark = pytest.mark.kubernetes
+
+TESTS = Path(__file__).parents[1]
+SLOW, STEPS = "slow.retrain", 150
+LOST_AT_MOST = 2 / STEP_S  # a checkpoint a second, each takes half of one to write
+
+
+class Stack(Chain):
+    """Training runs of `slow`, each as of another day, and so each another job."""
+
+    cluster: Cluster
+
+    def begin(self, day: int) -> str:
+        run = f"as-of-{day}"
+        self.airflow.trigger(SLOW, run, {"as_of": f"2013-01-{day}"})
+        return run
+
+    def job(self, day: int) -> Path:
+        """The folder of the run's job, once it is known."""
+        model = models.load("slow")
+
+        def found() -> Path | None:
+            examples = training_set.dataset(model).manifest(f"as_of=2013-01-{day}")
+            if examples is None:
+                return None
+            features = training_set.feature_columns(model)
+            mark = lake.fingerprint(candidates.inputs_of(model, examples, features))
+            return Path(candidates.job_folder(model, mark))
+
+        return eventually("its training set is there", found, 120)
+
+    def pod_of(self, day: int, after: client.V1Pod | None = None, step: int = 0) -> tuple[client.V1Pod, int]:
+        """The pod of the run's job that comes `after`, once it has done `step`; and the step that it has done."""
+        name = pod.name("slow", self.job(day).name)
+        if not step:
+            return self.cluster.made(name, after), 0
+        return self.cluster.at_work(name, after, step)
+
+    def train_task(self, run: str) -> str:
+        return self.states(SLOW, run).get("train", "")
+
+    def ends_well(self, day: int, run: str) -> None:
+        """Training succeeds, and has learned what it would have learned undisturbed."""
+        eventually("training succeeds", lambda: self.train_task(run) == "success", 150)
+        model = models.load("slow")
+        made = candidates.dataset(model).manifest(f"as_of=2013-01-{day}")
+        assert made is not None
+        assert made.fingerprint == self.job(day).name
+        assert float(candidates.dataset(model).path(made, "value.json").read_text()) == expected(STEPS)
+
+    def mark_failed(self, run: str) -> None:
+        """What a person does with the button Mark as failed."""
+        where = f"/api/v2/dags/{SLOW}/dagRuns/{run}/taskInstances/train"
+        self.airflow._ask("PATCH", where, json={"new_state": "failed"})
+
+    def clear_task(self, run: str) -> None:
+        body = {"dry_run": False, "dag_run_id": run, "task_ids": ["train"], "only_failed": False}
+        self.airflow._ask("POST", f"/api/v2/dags/{SLOW}/clearTaskInstances", json=body)
+
+    def kill_task(self) -> None:
+        """Kill -9 the process of a running task, and what watches over it lives on."""
+        [task] = eventually("a task is running", self._tasks)
+        task.kill()
+
+    def _tasks(self) -> list[psutil.Process]:
+        found = []
+        for process_ in psutil.process_iter(["cmdline"]):
+            title = " ".join(process_.info["cmdline"] or [])
+            if title.startswith("airflow worker -- LocalExecutor:") and "<idle>" not in title:
+                try:
+                    if process_.environ().get("EVERGREEN_HOME") == str(self.home):
+                        found += process_.children()
+                except psutil.Error:
+                    continue
+        return found
+
+
+@pytest.fixture(scope="module", params=["sync", "deferrable"])
+def airflow(
+    request: pytest.FixtureRequest,
+    january: Path,  # noqa: F811
+    shared: Path,
+    cluster: Cluster,
+) -> Iterator[Stack]:
+    home = shared / request.param
+    shutil.copytree(january, home)
+    before = dict(os.environ)
+    os.environ |= {
+        "EVERGREEN_HOME": str(home),
+        "PYTHONPATH": str(TESTS),
+        "EVERGREEN_TRAINING": "pod",
+        "EVERGREEN_PODS__IMAGE": cluster.image,
+        "EVERGREEN_PODS__NAMESPACE": cluster.namespace,
+        "EVERGREEN_PODS__TEMPLATE": str(template(shared / "airflow.yaml", shared)),
+        "EVERGREEN_PODS__DEFERRABLE": str(request.param == "deferrable"),
+        "EVERGREEN_PODS__STARTUP_MINUTES": "1",
+        "EVERGREEN_PODS__LOGGING_SECONDS": "2",
+    }
+    settings.cache_clear()
+    try:
+        with Progress() as progress:
+            addresses = stack.up(progress)
+        found = Stack(Airflow(addresses.airflow), home, {})
+        found.cluster = cluster
+        for dag_id in (SLOW, "flight_delay.retrain", "flight_delay_net.retrain"):
+            eventually(f"{dag_id} is parsed", lambda dag_id=dag_id: found.airflow.dag(dag_id), 120)
+            found.airflow.pause(dag_id, False)
+        os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow
+        settings.cache_clear()
+        yield found
+    finally:
+        with Progress() as progress:
+            stack.stop(progress)
+        os.environ.clear()
+        os.environ.update(before)
+        settings.cache_clear()
+
+
+def bring_back() -> None:
+    with Progress() as progress:
+        stack.up(progress)
+
+
+def test_killed_parts_are_brought_back_and_the_pod_was_at_work_all_the_time(airflow: Stack) -> None:
+    run = airflow.begin(13)
+    made, _ = airflow.pod_of(13)
+    if airflow.train_task(run) == "running":  # a deferred one has no process
+        airflow.kill_task()
+    part = "trigger" if settings().pods.deferrable else "schedule"
+    airflow.pod_of(13, step=20)
+    if part == "schedule":
+        eventually("the next try has begun", lambda: airflow.train_task(run) == "running")
+        airflow.kill_task()
+    kill_component(airflow.home, part)
+    bring_back()
+
+    airflow.ends_well(13, run)
+    assert [attempt.id for attempt in attempts(storage.path(str(airflow.job(13))))] == [made.metadata.uid]
+
+
+def test_a_killed_scheduler_is_brought_back_while_a_pod_is_waited_for(airflow: Stack) -> None:
+    run = airflow.begin(14)
+    airflow.pod_of(14, step=20)
+    kill_component(airflow.home, "schedule")
+    time.sleep(3)
+    bring_back()
+    airflow.ends_well(14, run)
+    for before, after in zip(found := attempts(storage.path(str(airflow.job(14)))), found[1:], strict=False):
+        assert after.resumed_at >= before.step - LOST_AT_MOST
+
+
+@pytest.mark.parametrize(("day", "moment"), [(15, 0), (16, 30)], ids=["at start-up", "in the midst"])
+def test_a_task_that_is_failed_by_hand_leaves_no_pod_and_goes_on_when_it_is_cleared(
+    airflow: Stack, day: int, moment: int
+) -> None:
+    run = airflow.begin(day)
+    first, done = airflow.pod_of(day, step=moment)
+    airflow.mark_failed(run)
+    eventually("its pod is gone", lambda: airflow.cluster.pod(first.metadata.name) is None)
+    eventually("the run has failed", lambda: (airflow.airflow.run(SLOW, run) or {})["state"] == "failed")
+
+    airflow.clear_task(run)
+    airflow.pod_of(day, after=first, step=1)
+    airflow.ends_well(day, run)
+    assert attempts(storage.path(str(airflow.job(day))))[-1].resumed_at >= done - LOST_AT_MOST
+
+
+def test_a_task_that_is_cleared_by_hand_gives_its_pod_up_for_one_that_goes_on(airflow: Stack) -> None:
+    run = airflow.begin(17)
+    first, done = airflow.pod_of(17, step=30)
+    airflow.clear_task(run)
+    airflow.pod_of(17, after=first, step=1)
+    airflow.ends_well(17, run)
+    last = attempts(storage.path(str(airflow.job(17))))[-1]
+    assert last.id != first.metadata.uid
+    assert last.resumed_at >= done - LOST_AT_MOST
+
+
+@pytest.mark.parametrize("name", ["flight_delay", "flight_delay_net"])
+def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_path: Path) -> None:
+    dag_id = f"{name}.retrain"
+    airflow.airflow.trigger(dag_id, "first", {"as_of": "2013-01-18"})
+    assert airflow.wait(dag_id, run_id="first") == ["success"], airflow.states(dag_id, "first")
+    model = models.load(name)
+    made = candidates.dataset(model).manifest("as_of=2013-01-18")
+    examples = training_set.dataset(model).manifest("as_of=2013-01-18")
+    assert made is not None
+    assert examples is not None
+    if name == "flight_delay":
+        champion = registry.champion(model)
+        assert champion is not None
+        assert champion.tags["evergreen.fingerprint"] == made.fingerprint
+        assert champion.tags["evergreen.team"] == model.owner
+        assert champion.tags["evergreen.cost"].startswith("0.00 GPU hours, 0.0")
+        assert [entry.act.kind for entry in ledger.entries(name)].count("promoted") == 1
+
+    # The same job, by the other backend.
+    here = storage.path(str(tmp_path / "job.json"))
+    storage.put(here, (candidates.job_folder(model, made.fingerprint) / "job.json").read_bytes())
+    process.attempts(model, here, "here")
+    own = tmp_path / "own"
+    own.mkdir()
+    for file in tmp_path.glob("output/*/*"):
+        shutil.copy(file, own)
+    holdout = pq.read_table(training_set.dataset(model).path(examples, "holdout"))
+    inputs = tuple(made.inputs["features"])
+    with scoring.candidate_folder(model, made) as folder:
+        there = scoring.score(folder, holdout, inputs)
+        if name == "flight_delay":
+            assert (own / "model.ubj").read_bytes() == (folder / "model.ubj").read_bytes()
+    np.testing.assert_allclose(scoring.score(own, holdout, inputs), there, rtol=0, atol=1e-6)
+
+
+def test_the_log_of_the_pod_is_that_of_the_task(airflow: Stack) -> None:
+    log = airflow.log("flight_delay.retrain", "first", "train")
+    assert "log loss" in log
+    assert "rows/s" in log
+    assert "s left" in log
