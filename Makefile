@@ -38,7 +38,7 @@ test: lint $(TRAINER) ## lint, then every test but those on Kubernetes
 	@$(BIN)/python -m pytest tests/integration/airflow -q --durations=10
 
 test-kubernetes: $(READY) ## the tests with pods, on the cluster that KUBECONFIG names (docs/kubernetes.md)
-	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10
+	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10 -n 3 --dist loadfile
 
 lint: $(READY) ## style and types
 	@$(BIN)/ruff check .

@@ -114,12 +114,17 @@ def deferrable(request: pytest.FixtureRequest) -> bool:
 def trial(
     cluster: Cluster, shared: Path, monkeypatch: pytest.MonkeyPatch, use_home: Callable[[Path], Path]
 ) -> Iterator[Callable[..., Trial]]:
-    """Begins to train `slow`: `told` is the one row that it learns from, the rest are settings and resources."""
+    """Begins to train `slow`: `told` is the one row that it learns from, the rest are settings and resources.
+
+    `of` is an earlier trial, whose job this is another try of.
+    """
     started: list[Trial] = []
 
     def begin(
         *,
         deferrable: bool = False,
+        watched: bool = True,
+        of: Trial | None = None,
         resources: Mapping[str, Any] | None = None,
         pods: Mapping[str, Any] | None = None,
         **told: Any,
@@ -141,7 +146,7 @@ def trial(
         if resources:
             spec = spec.model_copy(update={"resources": spec.resources.model_copy(update=dict(resources))})
             monkeypatch.setattr(models, "load", lambda _name, spec=spec: spec)
-        started.append(Trial(spec, training_set(spec, **told)))
+        started.append(Trial(spec, of.examples if of else training_set(spec, **told), watched))
         return started[-1]
 
     yield begin

@@ -33,7 +33,7 @@ from pods.trial import STEP_S, expected, template
 pytestmark = pytest.mark.kubernetes
 
 TESTS = Path(__file__).parents[1]
-SLOW, STEPS = "slow.retrain", 150
+SLOW, STEPS = "slow.retrain", 80
 LOST_AT_MOST = 2 / STEP_S  # a checkpoint a second, each takes half of one to write
 
 
@@ -170,6 +170,7 @@ def test_killed_parts_are_brought_back_and_the_pod_was_at_work_all_the_time(airf
     assert [attempt.id for attempt in attempts(storage.path(str(airflow.job(13))))] == [made.metadata.uid]
 
 
+@pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)  # the test above kills it otherwise
 def test_a_killed_scheduler_is_brought_back_while_a_pod_is_waited_for(airflow: Stack) -> None:
     run = airflow.begin(14)
     airflow.pod_of(14, step=20)
@@ -208,6 +209,7 @@ def test_a_task_that_is_cleared_by_hand_gives_its_pod_up_for_one_that_goes_on(ai
     assert last.resumed_at >= done - LOST_AT_MOST
 
 
+@pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)
 @pytest.mark.parametrize("name", ["flight_delay", "flight_delay_net"])
 def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_path: Path) -> None:
     dag_id = f"{name}.retrain"
@@ -243,6 +245,7 @@ def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_
     np.testing.assert_allclose(scoring.score(own, holdout, inputs), there, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)
 def test_the_log_of_the_pod_is_that_of_the_task(airflow: Stack) -> None:
     log = airflow.log("flight_delay.retrain", "first", "train")
     assert "log loss" in log

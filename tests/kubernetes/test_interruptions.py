@@ -55,7 +55,7 @@ def half_a_checkpoint(trial: Trial) -> bool:
 def test_a_job_that_is_interrupted_in_every_way_ends_in_the_same_model(
     trial: Callable[..., Trial], cluster: Cluster, deferrable: bool
 ) -> None:
-    steps = 100
+    steps = 250
     job = trial(deferrable=deferrable, steps=steps, write_seconds=WRITE_S, resources={"preemptions": 10})
     told = dict(interruptions(cluster, job, steps))
 

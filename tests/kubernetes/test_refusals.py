@@ -12,14 +12,13 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.training.outcome import TryAgain
-from kubernetes import client
 from pods.cluster import Cluster, eventually
-from pods.trial import Trial
+from pods.trial import Trial, expected
 
 pytestmark = pytest.mark.kubernetes
 
 NEVER, LATER = AirflowFailException, TryAgain
-STARTUP_S = 12
+STARTUP_S = 8
 
 
 def fails(job: Trial, kind: type[Exception], says: str) -> None:
@@ -30,41 +29,46 @@ def fails(job: Trial, kind: type[Exception], says: str) -> None:
     assert time.monotonic() - began < 2 * STARTUP_S
 
 
+Begin = Callable[..., Trial]
+
+
 @pytest.fixture
-def begin(trial: Callable[..., Trial], deferrable: bool) -> Callable[..., Trial]:
-    def begun(resources: dict[str, Any] | None = None, **pods: Any) -> Trial:
+def begin(trial: Callable[..., Trial]) -> Begin:
+    def begun(resources: dict[str, Any] | None = None, deferrable: bool = False, **pods: Any) -> Trial:
         settings = {"startup_minutes": STARTUP_S / 60, **pods}
         return trial(deferrable=deferrable, resources=resources, pods=settings)
 
     return begun
 
 
-def test_no_such_image(begin: Callable[..., Trial]) -> None:
-    fails(begin(image="nowhere.invalid/trainer:1"), LATER, "did not give its image .*EVERGREEN_PODS__IMAGE")
+def test_no_such_image(begin: Begin, deferrable: bool) -> None:
+    job = begin(deferrable=deferrable, image="nowhere.invalid/trainer:1")
+    fails(job, LATER, "did not give its image .*EVERGREEN_PODS__IMAGE")
 
 
-def test_no_name_of_an_image(begin: Callable[..., Trial]) -> None:
+def test_no_name_of_an_image(begin: Begin) -> None:
     fails(begin(image="No//Image"), NEVER, "no such image.*InvalidImageName.*EVERGREEN_PODS__IMAGE")
 
 
-def test_no_such_gpu(begin: Callable[..., Trial]) -> None:
-    job = begin(resources={"gpu": 1, "gpu_type": "NVIDIA-H9000"})
+def test_no_such_gpu(begin: Begin, deferrable: bool) -> None:
+    job = begin(deferrable=deferrable, resources={"gpu": 1, "gpu_type": "NVIDIA-H9000"})
     fails(job, LATER, "no node is labelled nvidia.com/gpu.product=NVIDIA-H9000")
 
 
-def test_no_gpu_free(begin: Callable[..., Trial]) -> None:
+def test_no_gpu_free(begin: Begin) -> None:
     fails(begin(resources={"gpu": 64}), LATER, "no GPU is free")
 
 
-def test_no_such_secret(begin: Callable[..., Trial]) -> None:
-    fails(begin(secret="nosuch"), NEVER, 'secret "nosuch" not found: .*EVERGREEN_PODS__SECRET')
+def test_no_such_secret(begin: Begin, deferrable: bool) -> None:
+    job = begin(deferrable=deferrable, secret="nosuch")
+    fails(job, NEVER, 'secret "nosuch" not found: .*EVERGREEN_PODS__SECRET')
 
 
-def test_no_such_namespace(begin: Callable[..., Trial]) -> None:
+def test_no_such_namespace(begin: Begin) -> None:
     fails(begin(namespace="nosuch"), NEVER, 'namespaces "nosuch" not found: .*EVERGREEN_PODS__NAMESPACE')
 
 
-def test_no_room_in_the_quota(begin: Callable[..., Trial], cluster: Cluster) -> None:
+def test_no_room_in_the_quota(begin: Begin, cluster: Cluster) -> None:
     none = {"metadata": {"name": "none"}, "spec": {"hard": {"requests.memory": "1Mi"}}}
     cluster.api.create_namespaced_resource_quota(cluster.namespace, none)
     eventually(
@@ -99,18 +103,16 @@ def nobody(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     cluster.api.delete_namespaced_service_account("nobody", cluster.namespace)
 
 
-def test_no_permission(begin: Callable[..., Trial], nobody: str, cluster: Cluster) -> None:
+def test_no_permission(begin: Begin, nobody: str, cluster: Cluster) -> None:
     says = f":{cluster.namespace}:nobody may not get pods in namespace {cluster.namespace}: give it a Role"
     fails(begin(connection=nobody), NEVER, says)
 
 
-def test_no_such_connection(begin: Callable[..., Trial]) -> None:
+def test_no_such_connection(begin: Begin) -> None:
     fails(begin(connection="nosuch"), NEVER, "nosuch.*EVERGREEN_PODS__CONNECTION")
 
 
-def test_the_cluster_does_not_answer(
-    begin: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch, cluster: Cluster
-) -> None:
+def test_the_cluster_does_not_answer(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     kube_config = {
         "current-context": "it",
         "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
@@ -125,13 +127,11 @@ def test_the_cluster_does_not_answer(
     assert "the cluster cannot be reached" in str(error)
 
 
-def test_a_pod_of_another_installation(begin: Callable[..., Trial], cluster: Cluster) -> None:
+def test_a_pod_of_another_installation(begin: Begin, cluster: Cluster) -> None:
     """Two that share a namespace may have the same job: the second must not take the first one's pod for its own."""
     job = begin()
-    pod = cluster.made(job.pod)
-    cluster.api.patch_namespaced_pod(
-        job.pod, cluster.namespace, {"metadata": {"annotations": {"evergreen/job": "s3://other/job.json"}}}
-    )
+    cluster.made(job.pod)
+    theirs = {"metadata": {"annotations": {"evergreen/job": "s3://other/job.json"}}}
+    cluster.api.patch_namespaced_pod(job.pod, cluster.namespace, theirs)
     fails(job.again(), NEVER, "is at work for s3://other/job.json, .*EVERGREEN_PODS__NAMESPACE")
-    assert job.value()
-    assert isinstance(pod, client.V1Pod)
+    assert job.value() == expected(30)

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
-from upath import UPath
 
 from evergreen import lake
 from evergreen.model import Model
@@ -30,11 +29,18 @@ STEP_S = 0.1
 
 
 class Trial(threading.Thread):
-    """A training task, run as Airflow's workers and its triggerer run it, in a thread."""
+    """A training task, run as Airflow's workers and its triggerer run it, in a thread.
 
-    def __init__(self, model: Model, examples: dict[str, str]):
+    One that is not `watched` ends when it is deferred, as if the triggerer were dead.
+    """
+
+    def __init__(self, model: Model, examples: dict[str, str], watched: bool = True):
         super().__init__(daemon=True)
-        self.model, self.examples = model, examples
+        self.model, self.examples, self.watched = model, examples, watched
+        source = training_sets.dataset(model)
+        inputs = (model, source.get(examples), training_sets.feature_columns(model))
+        # Before the thread starts: parsing sources in two threads at once trips Python 3.11.
+        self.folder = candidates.job_folder(model, lake.fingerprint(candidates.inputs_of(*inputs)))
         self.result: Any = None
         self.problem: BaseException | None = None
         self.start()
@@ -42,17 +48,6 @@ class Trial(threading.Thread):
     def again(self) -> Trial:
         """What clearing the task does."""
         return Trial(self.model, self.examples)
-
-    @property
-    def folder(self) -> UPath:
-        return UPath(self.job_file).parent
-
-    @property
-    def job_file(self) -> str:
-        source = training_sets.dataset(self.model)
-        inputs = (self.model, source.get(self.examples), training_sets.feature_columns(self.model))
-        mark = lake.fingerprint(candidates.inputs_of(*inputs))
-        return str(candidates.job_folder(self.model, mark) / "job.json")
 
     @property
     def pod(self) -> str:
@@ -76,21 +71,25 @@ class Trial(threading.Thread):
         return raised.value
 
     def run(self) -> None:
-        context, event = _context(), None
+        about, event = context(), None
         try:
             while self.result is None:
-                task = Train(
-                    task_id="train", model=self.model, examples=self.examples
-                )  # anew, as in another process
+                self.task = self.in_a_new_process()
                 try:
                     if event is None:
-                        self.result = task.execute(context)
+                        self.result = self.task.execute(about)
                     else:
-                        self.result = task.resume_execution("trigger_reentry", {"event": event}, context)
+                        self.result = self.task.resume_execution("trigger_reentry", {"event": event}, about)
                 except TaskDeferred as deferred:
+                    if not self.watched:
+                        return
                     event = asyncio.run(_first_event(*deferred.trigger.serialize()))
         except BaseException as error:
             self.problem = error
+
+    def in_a_new_process(self) -> Train:
+        """The operator as a worker finds it."""
+        return Train(task_id="train", model=self.model, examples=self.examples)
 
     def _end(self, patience: float) -> Any:
         self.join(patience)
@@ -100,7 +99,7 @@ class Trial(threading.Thread):
         return self.result
 
 
-def _context() -> Any:
+def context() -> Any:
     """As much of a task's context as training looks at."""
     instance = SimpleNamespace(
         dag_id="slow.retrain",

@@ -85,9 +85,8 @@ def test_one_that_is_ended_is_followed_by_one_that_ends_as_if_nothing_had_been(
 
 
 def test_several_train_one_model_together(whole: Callable[[int], tuple[Path, str]]) -> None:
-    (alone, _), (together, said) = whole(1), whole(2)
+    (alone, _), (together, _) = whole(1), whole(2)
     assert [file.name for file in (together / "output").rglob("*.onnx")] == ["model.onnx"]
-    assert said.count(" 0 s left") == 1  # one of them speaks
     # The same number of steps on as many rows, drawn otherwise.
     losses = [result(folder).metrics["train_log_loss"] for folder in (alone, together)]
     assert losses[0] == pytest.approx(losses[1], rel=0.03)

@@ -16,7 +16,10 @@ from typing import Any, NoReturn
 import pendulum
 import tenacity
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook, KubernetesHook
-from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import generic_api_retry
+from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import (
+    KubernetesApiException,
+    generic_api_retry,
+)
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.providers.cncf.kubernetes.utils.pod_manager import (
@@ -47,7 +50,7 @@ _PATIENCE_S = 60  # beyond the grace period, for a node that is slow to answer
 
 def _may_pass(error: BaseException) -> bool:
     """Whether the API server did not answer, or answered that it is not its day."""
-    return isinstance(error, HTTPError) or (
+    return isinstance(error, HTTPError | KubernetesApiException) or (
         isinstance(error, client.ApiException) and error.status in (429, 500, 502, 503, 504)
     )
 

@@ -24,6 +24,10 @@ from models.flight_delay_net.scales import Scales
 _TENSORS, _SCALES, _SCALER = "tensors.safetensors", "scales.json", "scaler.json"
 _WARM_UP = 0.05  # of all steps
 
+_KEPT: list[nn.Module] = []
+"""Until the process ends: the destructor of what trains together waits, holding the interpreter's lock, for a thread of
+Gloo's that may be waiting for that lock (torch 2.13)."""
+
 FILES = (_TENSORS, _SCALES, _SCALER)
 """Of a checkpoint."""
 
@@ -46,6 +50,7 @@ class Learner:
         self._trained: nn.Module = self.network
         if ranks.count > 1:
             self._trained = DistributedDataParallel(self.network, broadcast_buffers=False)
+            _KEPT.append(self._trained)
         self._optimizer = torch.optim.AdamW(
             self.network.parameters(), weight_decay=parameters.weight_decay, fused=True
         )

@@ -14,6 +14,6 @@ MODEL = Model(
     holdout_days=3,
     resources=dict(cpu=1, memory_gib=0.25, shm_gib=0.0625, minutes=5, checkpoint_seconds=1, preemptions=3),
     # Where the data say nothing else.
-    parameters=dict(steps=150, step_seconds=0.1, write_seconds=0.5, misbehaves=""),
+    parameters=dict(steps=80, step_seconds=0.1, write_seconds=0.5, misbehaves=""),
     gates=[dict(kind="threshold", metric="auc", at_least=0.99)],
 )

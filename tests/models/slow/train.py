@@ -48,14 +48,11 @@ def misbehave(how: str) -> None:
         hoard = []
         while True:
             hoard.append(b"x" * 2**20)
-    if how == "shm":
-        with Path("/dev/shm/full").open("wb") as file:
+    if how in ("/dev/shm", "/tmp"):
+        with Path(how, "full").open("wb") as file:
             while True:
                 file.write(b"x" * 2**20)
                 file.flush()
-    if how == "disk":
-        Path("/tmp/full").write_bytes(b"x" * 20 * 2**20)
-        time.sleep(180)  # kubelets look now and then
     if how == "crash":
         print("about to crash", flush=True)
         os._exit(3)

@@ -1,0 +1,196 @@
+"""Whoever waited for a pod is gone: the next one finds it, in whatever state it is by then."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError
+
+from evergreen.training.outcome import TryAgain
+from pods.cluster import Cluster, eventually
+from pods.trial import Trial, context, expected
+
+pytestmark = pytest.mark.kubernetes
+
+Begin = Callable[..., Trial]
+
+
+@pytest.fixture
+def left(trial: Begin, cluster: Cluster) -> Begin:
+    """A trial whose pod was made, and for which nobody waits."""
+
+    def begin(**options: object) -> Trial:
+        job = trial(deferrable=True, watched=False, **options)
+        job.join(60)
+        cluster.made(job.pod)
+        return job
+
+    return begin
+
+
+def phase(cluster: Cluster, job: Trial) -> str:
+    found = cluster.pod(job.pod)
+    return found.status.phase if found else ""
+
+
+def test_a_pod_that_is_at_work(trial: Begin, left: Begin, cluster: Cluster, deferrable: bool) -> None:
+    job = left(steps=60)
+    cluster.at_work(job.pod, None, 3)
+    assert trial(of=job, deferrable=deferrable).value() == expected(60)
+    assert len(job.attempts) == 1
+
+
+def test_a_pod_that_has_succeeded_meanwhile(
+    trial: Begin, left: Begin, cluster: Cluster, deferrable: bool
+) -> None:
+    job = left(steps=5)
+    eventually("it succeeds", lambda: phase(cluster, job) == "Succeeded")
+    assert trial(of=job, deferrable=deferrable).value() == expected(5)
+    assert len(job.attempts) == 1
+
+
+def test_a_pod_that_has_failed_for_good_is_not_made_again(
+    trial: Begin, left: Begin, cluster: Cluster
+) -> None:
+    job = left(misbehaves="data")
+    eventually("it fails", lambda: phase(cluster, job) == "Failed")
+    error = trial(of=job).error()
+    assert isinstance(error, AirflowFailException)
+    assert "the data say so" in str(error)
+    assert len(job.attempts) == 1
+
+
+def test_a_pod_that_has_failed_is_made_again_with_what_was_corrected(
+    trial: Begin, left: Begin, cluster: Cluster
+) -> None:
+    job = left(misbehaves="memory", resources={"memory_gib": 0.1})
+    eventually("it fails", lambda: phase(cluster, job) == "Failed")
+    trial(of=job, resources={"memory_gib": 0.2}).error()
+    assert [attempt.allotted.memory_gib for attempt in job.attempts] == [0.1, 0.2]
+
+
+def test_a_pod_that_has_failed_for_what_may_pass_is_made_again(
+    trial: Begin, left: Begin, cluster: Cluster
+) -> None:
+    job = left(misbehaves="crash")
+    eventually("it fails", lambda: phase(cluster, job) == "Failed")
+    assert isinstance(trial(of=job).error(), TryAgain)
+    assert len(job.attempts) == 2
+
+
+def test_a_pod_that_waits_for_what_was_corrected_is_made_anew(
+    trial: Begin, left: Begin, cluster: Cluster
+) -> None:
+    job = left(steps=5, pods={"image": "nowhere.invalid/trainer:1"})
+    waiting = cluster.made(job.pod)
+    corrected = trial(of=job)
+    eventually("it is given up", lambda: cluster.made(job.pod).metadata.deletion_timestamp)
+    cluster.delete(waiting, grace=0)  # kubelets take their time with what never began
+    assert corrected.value() == expected(5)
+
+
+def test_a_task_that_is_ended_takes_its_pod_along_and_is_no_success(trial: Begin, cluster: Cluster) -> None:
+    job = trial(steps=60)
+    _, done = cluster.at_work(job.pod, None, 15)
+    job.task.on_kill()
+    error = job.error()
+    assert isinstance(error, TryAgain)
+    assert "ended from outside" in str(error)
+    eventually("its pod is gone", lambda: cluster.pod(job.pod) is None)
+
+    assert trial(of=job).value() == expected(60)
+    assert job.attempts[-1].resumed_at >= done
+
+
+def test_a_trigger_that_breaks_leaves_no_pod(trial: Begin, left: Begin, cluster: Cluster) -> None:
+    job = left(steps=60)
+    _, done = cluster.at_work(job.pod, None, 5)
+    with pytest.raises(TaskDeferralError):
+        job.in_a_new_process().resume_execution("__fail__", {"error": "Trigger failure"}, context())
+    eventually("its pod is gone", lambda: cluster.pod(job.pod) is None)
+
+    assert trial(of=job).value() == expected(60)
+    assert job.attempts[-1].resumed_at >= done
+
+
+def test_training_goes_on_while_the_api_server_is_away(
+    trial: Begin, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Proxy.of_the_cluster() as proxy:
+        kube_config = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(proxy.kube_config)}}
+        monkeypatch.setenv("AIRFLOW_CONN_PROXY", json.dumps(kube_config))
+        job = trial(steps=300, pods={"connection": "proxy"})
+        cluster.at_work(job.pod, None, 5)
+        proxy.cut()
+        time.sleep(20)  # longer than the provider tries by itself
+        proxy.mend()
+        assert job.value() == expected(300)
+    assert len(job.attempts) == 1
+
+
+class Proxy:
+    """Between a client and the API server; nothing gets through while it is cut."""
+
+    def __init__(self, kube_config: dict):
+        [cluster] = kube_config["clusters"]
+        there = urlsplit(cluster["cluster"]["server"])
+        self._server = (there.hostname, there.port or 443)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self._whole = True
+        cluster["cluster"] |= {
+            "server": f"https://127.0.0.1:{self._listener.getsockname()[1]}",
+            "tls-server-name": there.hostname,
+        }
+        self.kube_config = kube_config
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @classmethod
+    @contextmanager
+    def of_the_cluster(cls) -> Iterator[Proxy]:
+        proxy = cls(yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text()))
+        yield proxy
+        proxy.cut()
+        proxy._listener.close()
+
+    def cut(self) -> None:
+        self._whole = False
+        for connection in self._open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def mend(self) -> None:
+        self._whole = True
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._whole:
+                client.close()
+                continue
+            server = socket.create_connection(self._server)
+            self._open += [client, server]
+            for source, target in ((client, server), (server, client)):
+                threading.Thread(target=_pass_on, args=(source, target), daemon=True).start()
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_RDWR)
