@@ -28,7 +28,7 @@ from evergreen.training import Job, process, storage
 from evergreen.training.outcome import Outcome
 
 NEVER = 1e6
-MODELS = {"flight_delay": {"rounds": 600}}
+MODELS = {"flight_delay": {"rounds": 1000}, "flight_delay_net": {"epochs": 30}}
 
 
 @dataclass(frozen=True)

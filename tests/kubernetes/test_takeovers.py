@@ -124,17 +124,17 @@ def test_a_trigger_that_breaks_leaves_no_pod(trial: Begin, left: Begin, cluster:
 
 
 def test_training_goes_on_while_the_api_server_is_away(
-    trial: Begin, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    trial: Begin, cluster: Cluster, deferrable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Proxy.of_the_cluster() as proxy:
         kube_config = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(proxy.kube_config)}}
         monkeypatch.setenv("AIRFLOW_CONN_PROXY", json.dumps(kube_config))
-        job = trial(steps=300, pods={"connection": "proxy"})
+        job = trial(deferrable=deferrable, steps=250, pods={"connection": "proxy"})
         cluster.at_work(job.pod, None, 5)
         proxy.cut()
         time.sleep(20)  # longer than the provider tries by itself
         proxy.mend()
-        assert job.value() == expected(300)
+        assert job.value() == expected(250)
     assert len(job.attempts) == 1
 
 

@@ -17,7 +17,8 @@ import pendulum
 import tenacity
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook, KubernetesHook
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import (
-    KubernetesApiException,
+    TRANSIENT_CONNECTION_ERRORS,
+    TRANSIENT_STATUS_CODES,
     generic_api_retry,
 )
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
@@ -42,6 +43,7 @@ from kubernetes import client  # noqa: TID253
 
 STATE = "evergreen"  # key of what the trigger echoes in its event
 
+_API_AWAY_S = 600
 _CREATIONS = 5
 _CLOCKS_DIFFER_S = 10
 _LONG_AGO = pendulum.datetime(1970, 1, 1)
@@ -50,9 +52,19 @@ _PATIENCE_S = 60  # beyond the grace period, for a node that is slow to answer
 
 def _may_pass(error: BaseException) -> bool:
     """Whether the API server did not answer, or answered that it is not its day."""
-    return isinstance(error, HTTPError | KubernetesApiException) or (
-        isinstance(error, client.ApiException) and error.status in (429, 500, 502, 503, 504)
+    return isinstance(error, TRANSIENT_CONNECTION_ERRORS) or (
+        isinstance(error, client.ApiException | async_client.ApiException)
+        and error.status in TRANSIENT_STATUS_CODES
     )
+
+
+# Hours of training are not to end because the API server was upgraded meanwhile.
+_patiently = tenacity.retry(
+    retry=tenacity.retry_if_exception(_may_pass),
+    wait=tenacity.wait_exponential(min=1, max=30),
+    stop=tenacity.stop_after_delay(_API_AWAY_S),
+    reraise=True,
+)
 
 
 class TrainerPod(KubernetesPodOperator):
@@ -190,16 +202,6 @@ class TrainerPod(KubernetesPodOperator):
 
     def find_pod(self, namespace: str, context: Any, *, exclude_checked: bool = True) -> client.V1Pod | None:
         return self.client.read_namespaced_pod(self.name, namespace)
-
-    @tenacity.retry(
-        # Hours of training are not to end because the API server was upgraded meanwhile.
-        retry=tenacity.retry_if_exception(_may_pass),
-        wait=tenacity.wait_exponential(min=1, max=60),
-        stop=tenacity.stop_after_attempt(10),
-        reraise=True,
-    )
-    def await_pod_completion(self, pod: client.V1Pod) -> None:
-        super().await_pod_completion(pod)
 
     def _write_logs(
         self, pod: client.V1Pod, follow: bool = False, since_time: datetime | None = None
@@ -365,6 +367,7 @@ class TrainerPodTrigger(KubernetesPodTrigger):
         _, arguments = super().serialize()
         return f"{__name__}.{type(self).__name__}", {**arguments, "pod_uid": self.pod_uid}
 
+    @_patiently
     async def _get_pod(self) -> Any:
         pod = await super()._get_pod()
         _have_hope(pod)
@@ -413,10 +416,15 @@ class _Manager(PodManager):
             pod.metadata.namespace, field_selector=_about(pod.metadata.uid)
         )
 
+    @_patiently
     def read_pod(self, pod: client.V1Pod) -> client.V1Pod:
         found = super().read_pod(pod)
         _have_hope(found)
         return found
+
+    @_patiently
+    def read_pod_logs(self, *args: Any, **options: Any) -> Any:
+        return super().read_pod_logs(*args, **options)
 
 
 class _AsyncHook(AsyncKubernetesHook):
@@ -430,6 +438,7 @@ class _AsyncHook(AsyncKubernetesHook):
 
 
 class _AsyncManager(AsyncPodManager):
+    @_patiently
     async def read_pod(self, pod: Any) -> Any:
         found = await super().read_pod(pod)
         _have_hope(found)

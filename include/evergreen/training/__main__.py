@@ -71,7 +71,7 @@ def _steps(checkpoints: Checkpoints) -> dict[str, int]:
 
 def _told(ended: Ended) -> Outcome:
     if ended.sentence:
-        print(f"{ended.outcome.name.lower().replace('_', ' ')}: {ended.sentence}", flush=True)
+        print(f"{ended.outcome.words}: {ended.sentence}", flush=True)
         if _TERMINATION_MESSAGE.exists():
             _TERMINATION_MESSAGE.write_text(ended.sentence[:2000])
     return ended.outcome

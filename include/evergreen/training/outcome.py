@@ -42,6 +42,10 @@ class Outcome(Enum):
         return self.value
 
     @property
+    def words(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+    @property
     def may_pass(self) -> bool:
         """Whether the same attempt may end otherwise when it is made again."""
         return self in (Outcome.PREEMPTED, Outcome.UNKNOWN)
@@ -107,7 +111,7 @@ class Ended:
                 f"lately: {self.sentence}. Nothing is lost: clear the task, and it goes on from its last checkpoint; "
                 "or set resources.spot=False"
             )
-        text = f"training {model} ended as {self.outcome.name.lower().replace('_', ' ')}: {self.sentence}"
+        text = f"training {model} ended as {self.outcome.words}: {self.sentence}"
         raise TryAgain(text) if self.outcome.may_pass else TrainingError(text)
 
 

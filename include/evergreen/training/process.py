@@ -114,7 +114,10 @@ def _attempt(command: list[str], surroundings: dict[str, str], minutes: int) -> 
             Outcome.UNKNOWN,
             f"it took longer than resources.minutes, {minutes}; the next try goes on from there",
         )
-    return Ended(Outcome.of(code), last if code >= 0 else f"it was ended by signal {-code}")
+    outcome = Outcome.of(code)
+    if code < 0:
+        return Ended(outcome, f"it was ended by signal {-code}")
+    return Ended(outcome, last.removeprefix(f"{outcome.words}: "))  # as `python -m evergreen.training` tells it
 
 
 def _end(process: subprocess.Popen[str]) -> None:
