@@ -134,7 +134,7 @@ def trial(
             "namespace": cluster.namespace,
             "template": shared / "template.yaml",
             "deferrable": deferrable,
-            "startup_minutes": 0.25,
+            "startup_minutes": 2,  # other tests may be at the same node
             "logging_seconds": 1,
             **(pods or {}),
         }

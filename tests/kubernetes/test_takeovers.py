@@ -99,8 +99,18 @@ def test_a_pod_that_waits_for_what_was_corrected_is_made_anew(
     assert corrected.value() == expected(5)
 
 
+def test_two_runs_that_want_the_same_share_its_pods(trial: Begin, cluster: Cluster) -> None:
+    first = trial(steps=200)
+    pod, done = cluster.at_work(first.pod, None, 5)
+    second = trial(of=first, deferrable=True)
+    cluster.delete(pod)
+    cluster.at_work(first.pod, pod, done + 5)
+    assert first.value() == second.value() == expected(200)
+    assert len(first.attempts) == 2
+
+
 def test_a_task_that_is_ended_takes_its_pod_along_and_is_no_success(trial: Begin, cluster: Cluster) -> None:
-    job = trial(steps=60)
+    job = trial(steps=200)
     _, done = cluster.at_work(job.pod, None, 15)
     job.task.on_kill()
     error = job.error()
@@ -108,34 +118,37 @@ def test_a_task_that_is_ended_takes_its_pod_along_and_is_no_success(trial: Begin
     assert "ended from outside" in str(error)
     eventually("its pod is gone", lambda: cluster.pod(job.pod) is None)
 
-    assert trial(of=job).value() == expected(60)
+    assert trial(of=job).value() == expected(200)
     assert job.attempts[-1].resumed_at >= done
 
 
 def test_a_trigger_that_breaks_leaves_no_pod(trial: Begin, left: Begin, cluster: Cluster) -> None:
-    job = left(steps=60)
+    job = left(steps=200)
     _, done = cluster.at_work(job.pod, None, 5)
     with pytest.raises(TaskDeferralError):
         job.in_a_new_process().resume_execution("__fail__", {"error": "Trigger failure"}, context())
     eventually("its pod is gone", lambda: cluster.pod(job.pod) is None)
 
-    assert trial(of=job).value() == expected(60)
+    assert trial(of=job).value() == expected(200)
     assert job.attempts[-1].resumed_at >= done
 
 
 def test_training_goes_on_while_the_api_server_is_away(
-    trial: Begin, cluster: Cluster, deferrable: bool, monkeypatch: pytest.MonkeyPatch
+    trial: Begin, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Proxy.of_the_cluster() as proxy:
         kube_config = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(proxy.kube_config)}}
         monkeypatch.setenv("AIRFLOW_CONN_PROXY", json.dumps(kube_config))
-        job = trial(deferrable=deferrable, steps=250, pods={"connection": "proxy"})
-        cluster.at_work(job.pod, None, 5)
+        jobs = []
+        for deferrable in (False, True):
+            jobs.append(trial(deferrable=deferrable, steps=250, pods={"connection": "proxy"}))
+            cluster.at_work(jobs[-1].pod, None, 5)
         proxy.cut()
         time.sleep(20)  # longer than the provider tries by itself
         proxy.mend()
-        assert job.value() == expected(250)
-    assert len(job.attempts) == 1
+        for job in jobs:
+            assert job.value() == expected(250)
+            assert len(job.attempts) == 1
 
 
 class Proxy:

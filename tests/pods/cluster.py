@@ -14,7 +14,7 @@ from kubernetes import client, watch
 JOB = "evergreen/job"  # label
 
 
-def eventually(what: str, holds: Callable[[], Any], patience: float = 60) -> Any:
+def eventually(what: str, holds: Callable[[], Any], patience: float = 120) -> Any:
     """What `holds` gives once it is true."""
     deadline = time.monotonic() + patience
     while not (found := holds()):
@@ -53,8 +53,9 @@ class Cluster:
 
     def at_work(self, name: str, after: client.V1Pod | None, step: int) -> tuple[client.V1Pod, int]:
         """The pod that comes `after`, once its trainer has done `step`; and the step that it has done."""
-        pod = self.made(name, after)
-        return pod, eventually(f"step {step} is done", lambda: (done := self.step(name)) >= step and done)
+        self.made(name, after)
+        done = eventually(f"step {step} is done", lambda: (done := self.step(name)) >= step and done)
+        return self.made(name, after), done
 
     def step(self, name: str) -> int:
         """The last step that the trainer in this pod has told of; 0 before the first."""

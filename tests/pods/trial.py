@@ -57,13 +57,13 @@ class Trial(threading.Thread):
     def attempts(self) -> list[Attempt]:
         return attempts(self.folder)
 
-    def value(self, patience: float = 120) -> float:
+    def value(self, patience: float = 240) -> float:
         """What the published model has learned, once the task has succeeded."""
         reference = self._end(patience)
         dataset = candidates.dataset(self.model)
         return json.loads(dataset.path(dataset.get(reference["candidate"]), "value.json").read_text())
 
-    def error(self, patience: float = 120) -> Exception:
+    def error(self, patience: float = 240) -> Exception:
         """What the task has failed with."""
         with pytest.raises(Exception) as raised:  # noqa: PT011 - the caller looks at it
             self._end(patience)

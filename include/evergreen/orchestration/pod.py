@@ -42,6 +42,7 @@ from evergreen.training.pod import CONTAINER, GRACE_S, JOB, MADE_FROM, RUN, labe
 from kubernetes import client  # noqa: TID253
 
 STATE = "evergreen"  # key of what the trigger echoes in its event
+POD = "pod"  # in it: uid of the pod that it waits for
 
 _API_AWAY_S = 600
 _CREATIONS = 5
@@ -102,6 +103,8 @@ class TrainerPod(KubernetesPodOperator):
             trigger_kwargs={STATE: dict(state)},
             **options,
         )
+        # Of the pod of this attempt: another run of the same job may have made the next one by now.
+        self._uid = ""
 
     def attempt(self, context: Any, event: Mapping[str, Any] | None = None) -> Ended:
         """Make an attempt, or go on with one after the trigger's `event`; give how it ended. Its pod is deleted then.
@@ -111,24 +114,31 @@ class TrainerPod(KubernetesPodOperator):
             TryAgain: this task was ended, and with it the attempt.
         """
         try:
-            problem = self._watched(context, event)
+            while True:
+                problem = self._watched(context, event)
+                if self._killed:
+                    raise TryAgain(
+                        "the task was ended from outside, and its pod with it: the next try goes on"
+                    )
+                pod = self._mine()
+                if not (pod and problem and _may_pass(problem)) or diagnosis.is_over(pod):
+                    return self._over(pod, problem)
+                event = None  # the cluster was away, and the pod is at work: it is found again
         except _NotMade as fault:
             return fault.ended
-        if self._killed:
-            raise TryAgain(
-                "the task was ended from outside, and its pod with it: the next try goes on from there"
-            )
-        try:
-            return self._over(problem)
         except client.ApiException as error:
             return diagnosis.refused(error.status, error.body or "", str(error.reason))
         except HTTPError as error:
             return diagnosis.refused(None, "", str(error))
 
-    def _watched(self, context: Any, event: Mapping[str, Any] | None) -> str:
+    def _watched(self, context: Any, event: Mapping[str, Any] | None) -> Exception | None:
         """Let the operator do its work; give what it ran into, if it did: the pod tells more about it."""
         try:
             if event:
+                self._uid = event[STATE][POD]
+                # Waits for an API server that is away; what follows does not.
+                if self._mine() is None:
+                    return None
                 self.trigger_reentry(context, dict(event))
             elif self.deferrable:
                 self.execute_async(context)
@@ -144,23 +154,19 @@ class TrainerPod(KubernetesPodOperator):
                 Outcome.REFUSED, f"{error}: make it, or correct EVERGREEN_PODS__CONNECTION"
             ) from None
         except Exception as error:
-            if not (event or self.pod):
+            if not self._uid:
                 raise
-            problem = (
-                f"{error.status} {error.reason}" if isinstance(error, client.ApiException) else str(error)
-            )
-            self.log.info("the pod is watched no longer: %s", problem)
-            return problem
-        return ""
+            self.log.info("the pod is watched no longer: %s", _in_short(error))
+            return error
+        return None
 
-    def _over(self, problem: str) -> Ended:
-        pod = self._read()
+    def _over(self, pod: diagnosis.Json | None, problem: Exception | None) -> Ended:
         if pod is None:
             return diagnosis.GONE
         self._await_last_word(pod)
         ended = diagnosis.hopeless(pod, datetime.now(UTC)) or diagnosis.ended(pod, self._events(pod))
         if not diagnosis.is_over(pod) and diagnosis.has_begun(pod) and problem:
-            ended = Ended(ended.outcome, f"{ended.sentence}: {problem}")
+            ended = Ended(ended.outcome, f"{ended.sentence}: {_in_short(problem)}")
         # Whoever makes the next one waits until it is gone; a kubelet may take a minute for one that never began.
         self._delete(pod["metadata"]["uid"])
         return ended
@@ -222,13 +228,13 @@ class TrainerPod(KubernetesPodOperator):
 
     def on_kill(self) -> None:
         self._killed = True
-        if self.pod:
-            self._delete(self.pod.metadata.uid)
+        if self._uid:
+            self._delete(self._uid)
 
     def defer(self, *, trigger: BaseTrigger, **how: Any) -> NoReturn:
         _, arguments = trigger.serialize()
-        assert self.pod
-        super().defer(trigger=TrainerPodTrigger(pod_uid=self.pod.metadata.uid, **arguments), **how)
+        arguments["trigger_kwargs"][STATE][POD] = self._uid
+        super().defer(trigger=TrainerPodTrigger(**arguments), **how)
 
     @cached_property
     def pod_manager(self) -> PodManager:
@@ -243,9 +249,9 @@ class TrainerPod(KubernetesPodOperator):
 
     def _held(self, pod: client.V1Pod) -> client.V1Pod:
         """From now on `on_kill` deletes it; and it does so now, if it was called while the pod was being made."""
-        self.pod = pod
+        self._uid = pod.metadata.uid
         if self._killed:
-            self._delete(pod.metadata.uid)
+            self._delete(self._uid)
             raise TryAgain("the task was ended from outside while its pod was made")
         return pod
 
@@ -282,6 +288,12 @@ class TrainerPod(KubernetesPodOperator):
             raise _NotMade.by(diagnosis.refused(error.status, error.body or "", str(error.reason))) from None
         except HTTPError as error:
             raise _NotMade.by(diagnosis.refused(None, "", str(error))) from None
+
+    @_patiently
+    def _mine(self) -> dict[str, Any] | None:
+        """The pod of this attempt; None if it is gone."""
+        found: dict[str, Any] | None = self._read()
+        return found if found and found["metadata"]["uid"] == self._uid else None
 
     @generic_api_retry  # type: ignore[untyped-decorator]
     def _read(self) -> dict[str, Any] | None:
@@ -330,9 +342,9 @@ class TrainerPod(KubernetesPodOperator):
         body = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid))
         try:
             self.client.delete_namespaced_pod(self.name, self.namespace, body=body)
-        except client.ApiException as error:
-            if error.status not in (404, 409):
-                self.log.warning("pod %s is not deleted: %s", self.name, error.reason)
+        except (client.ApiException, HTTPError) as error:
+            if getattr(error, "status", None) not in (404, 409):
+                self.log.warning("pod %s is not deleted, the next try goes on with it: %s", self.name, error)
 
     def _await_end_of(self, pod: diagnosis.Json) -> None:
         until = time.monotonic() + GRACE_S + _PATIENCE_S
@@ -359,15 +371,10 @@ def remove_all_of(run: str, pods: Pods) -> None:
 class TrainerPodTrigger(KubernetesPodTrigger):
     """Waits for a trainer's pod in the triggerer, not longer than there is hope for it."""
 
-    def __init__(self, *, pod_uid: str, **arguments: Any):
-        super().__init__(**arguments)
-        self.pod_uid = pod_uid
-
     def serialize(self) -> tuple[str, dict[str, Any]]:
         _, arguments = super().serialize()
-        return f"{__name__}.{type(self).__name__}", {**arguments, "pod_uid": self.pod_uid}
+        return f"{__name__}.{type(self).__name__}", arguments
 
-    @_patiently
     async def _get_pod(self) -> Any:
         pod = await super()._get_pod()
         _have_hope(pod)
@@ -391,7 +398,8 @@ class TrainerPodTrigger(KubernetesPodTrigger):
         """The task was cleared, or marked by hand: delete this very pod, and none that came after it."""
         if self._fired_event or self.on_kill_action == OnKillAction.KEEP_POD:
             return
-        options = async_client.V1DeleteOptions(preconditions=async_client.V1Preconditions(uid=self.pod_uid))
+        preconditions = async_client.V1Preconditions(uid=self.trigger_kwargs[STATE][POD])
+        options = async_client.V1DeleteOptions(preconditions=preconditions)
         async with self.hook.get_conn() as connection:
             try:
                 await async_client.CoreV1Api(connection).delete_namespaced_pod(
@@ -428,6 +436,14 @@ class _Manager(PodManager):
 
 
 class _AsyncHook(AsyncKubernetesHook):
+    @_patiently
+    async def get_pod(self, name: str, namespace: str) -> Any:
+        return await super().get_pod(name, namespace)
+
+    @_patiently
+    async def read_logs(self, *args: Any, **options: Any) -> list[str]:
+        return await super().read_logs(*args, **options)
+
     async def watch_pod_events(
         self, name: str, namespace: str, *args: Any, **options: Any
     ) -> AsyncIterator[Any]:
@@ -438,7 +454,6 @@ class _AsyncHook(AsyncKubernetesHook):
 
 
 class _AsyncManager(AsyncPodManager):
-    @_patiently
     async def read_pod(self, pod: Any) -> Any:
         found = await super().read_pod(pod)
         _have_hope(found)
@@ -470,6 +485,11 @@ class _NotMade(Exception):
 
 class _Hopeless(Exception):
     """Kubernetes would wait on."""
+
+
+def _in_short(error: Exception) -> str:
+    """Clients print an answer with all its headers."""
+    return f"{error.status} {error.reason}" if isinstance(error, client.ApiException) else str(error)
 
 
 def _have_hope(pod: Any) -> None:

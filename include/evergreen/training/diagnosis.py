@@ -115,15 +115,9 @@ def refused(status: int | None, body: str, reason: str = "") -> Ended:
 
 
 _PATIENCE = timedelta(seconds=60)
-_NOT_BY_ITSELF = (
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "RunContainerError",
-    "InvalidImageName",
-    "ErrImageNeverPull",
-)
+_NOT_BY_ITSELF = ("CreateContainerConfigError", "InvalidImageName", "ErrImageNeverPull")
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
-_OF_THE_REGISTRY = (
+_PASSING = (
     "timeout",
     "timed out",
     "deadline exceeded",
@@ -294,13 +288,13 @@ def _waiting(waiting: Json, events: Sequence[Json]) -> Ended:
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in _IMAGE:
         return _image(reason, message, events)
-    if reason == "CreateContainerConfigError":
+    if reason == "CreateContainerConfigError" and not _passes(message):
         return Ended(
             Outcome.REFUSED,
             f"its container cannot be made: {message}: create it in the namespace, or correct EVERGREEN_PODS__SECRET",
         )
-    if reason in _NOT_BY_ITSELF:
-        return Ended(Outcome.REFUSED, f"its container cannot be made ({reason}): {message}")
+    if reason.startswith(("CreateContainer", "RunContainer")):
+        return Ended(Outcome.UNKNOWN, f"its container could not be made ({reason}): {message}")
     warnings = [
         event
         for event in events
@@ -324,7 +318,7 @@ def _image(reason: str, message: str, events: Sequence[Json]) -> Ended:
     # "Back-off pulling image" hides why; the event about the pull before it says so.
     told = [event for event in events if "pull image" in str(event.get("message"))]
     text = " ".join([message, *(str(event["message"]) for event in sorted(told, key=_when)[-1:])]).strip()
-    if reason != "InvalidImageName" and any(sign in text.lower() for sign in _OF_THE_REGISTRY):
+    if reason != "InvalidImageName" and _passes(text):
         return Ended(
             Outcome.UNKNOWN,
             f"the registry did not give its image ({reason}): {text}; it is tried again, unless EVERGREEN_PODS__IMAGE "
@@ -335,6 +329,11 @@ def _image(reason: str, message: str, events: Sequence[Json]) -> Ended:
         f"there is no such image, or it may not be pulled ({reason}): {text}: correct EVERGREEN_PODS__IMAGE, or name "
         "EVERGREEN_PODS__IMAGE_PULL_SECRET",
     )
+
+
+def _passes(message: str) -> bool:
+    """Whether it sounds like somebody who was busy, or away."""
+    return any(sign in message.lower() for sign in _PASSING)
 
 
 def _forbidden(message: str) -> Ended:

@@ -117,7 +117,9 @@ def _attempt(command: list[str], surroundings: dict[str, str], minutes: int) -> 
     outcome = Outcome.of(code)
     if code < 0:
         return Ended(outcome, f"it was ended by signal {-code}")
-    return Ended(outcome, last.removeprefix(f"{outcome.words}: "))  # as `python -m evergreen.training` tells it
+    return Ended(
+        outcome, last.removeprefix(f"{outcome.words}: ")
+    )  # as `python -m evergreen.training` tells it
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -165,6 +165,12 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
             "the image cannot run a trainer",
         ),
         (waits("CreateContainerConfigError", 'secret "store" not found'), Outcome.REFUSED, 'secret "store" not found'),
+        (
+            waits("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"),
+            Outcome.UNKNOWN,
+            "timed out",
+        ),
+        (waits("CreateContainerError", "context deadline exceeded"), Outcome.UNKNOWN, "could not be made"),
         (waits("InvalidImageName", "couldn't parse image reference"), Outcome.REFUSED, "EVERGREEN_PODS__IMAGE"),
         (waits("ErrImagePull", 'manifest for trainer:1 not found: manifest unknown'), Outcome.REFUSED, "no such image"),
         (waits("ErrImagePull", "pull access denied, repository does not exist"), Outcome.REFUSED, "IMAGE_PULL_SECRET"),
