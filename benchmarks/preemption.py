@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kubernetes import client, config
 from measuring.training import job_of, write_training_set
 
 from evergreen import lake
@@ -36,7 +37,6 @@ from evergreen.settings import Pods
 from evergreen.training import Job, diagnosis, fitting, pod, storage
 from evergreen.training.attempt import Attempt, attempts
 from evergreen.training.outcome import Outcome
-from kubernetes import client, config
 
 MODEL = "flight_delay_net"
 

@@ -165,7 +165,12 @@ class Dataset:
         """
         if done := self.published(partition, fingerprint):
             return done
-        entries = {name: self._place(name, partition, file) for name, file in sorted(files.items())}
+        try:
+            entries = {name: self._place(name, partition, file) for name, file in sorted(files.items())}
+        except FileNotFoundError:
+            if done := self.published(partition, fingerprint):  # a twin was faster, and has cleared up
+                return done
+            raise
         text = Manifest(partition, fingerprint, inputs, entries).to_json()
         with replacing(self._manifest_path(partition)) as scratch:
             scratch.write_text(text)

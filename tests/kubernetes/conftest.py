@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import client, config
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
 from evergreen import model as models
-from kubernetes import client, config
 from pods.cluster import Cluster, Witness, eventually
 from pods.trial import Trial, template, training_set
 

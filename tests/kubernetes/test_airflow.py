@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from kubernetes import client
 
 from evergreen import lake, ledger, registry
 from evergreen import model as models
@@ -26,7 +27,6 @@ from evergreen.training.attempt import attempts
 from integration.airflow.conftest import Chain
 from integration.airflow.killing import kill_component
 from integration.conftest import january  # noqa: F401 - a fixture
-from kubernetes import client
 from pods.cluster import Cluster, eventually
 from pods.trial import STEP_S, expected, template
 

@@ -31,6 +31,7 @@ from airflow.providers.cncf.kubernetes.utils.pod_manager import (
 )
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.triggers.base import BaseTrigger
+from kubernetes import client  # noqa: TID253
 from kubernetes.config import ConfigException  # noqa: TID253
 from kubernetes_asyncio import client as async_client
 from urllib3.exceptions import HTTPError
@@ -39,7 +40,6 @@ from evergreen.settings import Pods
 from evergreen.training import diagnosis
 from evergreen.training.outcome import Ended, Outcome, TryAgain
 from evergreen.training.pod import CONTAINER, GRACE_S, JOB, MADE_FROM, RUN, label
-from kubernetes import client  # noqa: TID253
 
 STATE = "evergreen"  # key of what the trigger echoes in its event
 POD = "pod"  # in it: uid of the pod that it waits for
