@@ -88,7 +88,7 @@ def register(
             client.set_registered_model_alias(model.name, CANDIDATE, known.version)
             return str(known.version)
     experiment = _experiment(client, model)
-    source = lake.dataset(f"models/{model.name}")
+    source = candidates.dataset(model)
     result = Result.read(source.path(candidate, "result.json"))
     day, holdout = training_set.inputs["as_of"], training_set.inputs["holdout"]
     with mlflow.start_run(experiment_id=experiment, run_name=f"as of {day}") as run:

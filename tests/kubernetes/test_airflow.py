@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from kubernetes import client
@@ -25,7 +24,7 @@ from evergreen.store import training_set
 from evergreen.training import candidates, pod, process, storage
 from evergreen.training.attempt import attempts
 from integration.airflow.conftest import Chain
-from integration.airflow.killing import kill_component
+from integration.airflow.killing import kill_component, running_tasks
 from integration.conftest import january  # noqa: F401 - a fixture
 from pods.cluster import Cluster, eventually
 from pods.trial import STEP_S, expected, template
@@ -91,20 +90,8 @@ class Stack(Chain):
 
     def kill_task(self) -> None:
         """Kill -9 the process of a running task, and what watches over it lives on."""
-        [task] = eventually("a task is running", self._tasks)
+        [task] = eventually("a task is running", lambda: running_tasks(self.home))
         task.kill()
-
-    def _tasks(self) -> list[psutil.Process]:
-        found = []
-        for process_ in psutil.process_iter(["cmdline"]):
-            title = " ".join(process_.info["cmdline"] or [])
-            if title.startswith("airflow worker -- LocalExecutor:") and "<idle>" not in title:
-                try:
-                    if process_.environ().get("EVERGREEN_HOME") == str(self.home):
-                        found += process_.children()
-                except psutil.Error:
-                    continue
-        return found
 
 
 @pytest.fixture(scope="module", params=["sync", "deferrable"])

@@ -25,15 +25,30 @@ def kill_component(home: Path, name: str) -> None:
         process.kill()
 
 
-class Killer(threading.Thread):
-    """Kills a task of this stack, with all that it has started, `kills` times, at seeded random moments.
+def running_tasks(home: Path) -> list[psutil.Process]:
+    """The processes of this stack's tasks.
 
     A LocalExecutor worker names itself after the task that it supervises; the task is its child.
     """
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if not title.startswith("airflow worker -- LocalExecutor:") or "<idle>" in title:
+            continue
+        try:
+            if process.environ().get("EVERGREEN_HOME") == str(home):
+                found += process.children()
+        except psutil.Error:
+            continue
+    return found
+
+
+class Killer(threading.Thread):
+    """Kills a task of this stack, with all that it has started, `kills` times, at seeded random moments."""
 
     def __init__(self, home: Path, kills: int, seed: int, pause: tuple[float, float] = (0.5, 4.0)):
         super().__init__(daemon=True)
-        self.home, self.kills, self.pause = str(home), kills, pause
+        self.home, self.kills, self.pause = home, kills, pause
         self.random = random.Random(seed)
         self.killed: list[str] = []
         self.done = threading.Event()
@@ -41,7 +56,7 @@ class Killer(threading.Thread):
     def run(self) -> None:
         while len(self.killed) < self.kills and not self.done.is_set():
             time.sleep(self.random.uniform(*self.pause))
-            if tasks := self._tasks():
+            if tasks := running_tasks(self.home):
                 victim = self.random.choice(tasks)
                 started = victim.children(recursive=True)
                 name = self._kill(victim)
@@ -57,16 +72,3 @@ class Killer(threading.Thread):
             return name
         except psutil.NoSuchProcess:
             return ""
-
-    def _tasks(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter(["cmdline"]):
-            title = " ".join(process.info["cmdline"] or [])
-            if not title.startswith("airflow worker -- LocalExecutor:") or "<idle>" in title:
-                continue
-            try:
-                if process.environ().get("EVERGREEN_HOME") == self.home:
-                    found += process.children()
-            except psutil.Error:
-                continue
-        return found
