@@ -14,17 +14,15 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from measuring.training import job_of, write_training_set
+from measuring.training import job_of, start, write_training_set
 
 from evergreen import lake
-from evergreen.settings import settings
-from evergreen.training import Job, process, storage
+from evergreen.training import Job
 from evergreen.training.outcome import Outcome
 
 NEVER = 1e6
@@ -75,19 +73,13 @@ def main() -> None:
 
 def train(job: Job, folder: Path) -> Trained:
     folder = folder / f"{job.checkpoint_seconds:g}"
-    job.write(storage.path(str(folder / "job.json")))
-    before, start = os.times(), time.perf_counter()
-    done = subprocess.run(
-        [str(settings().trainer), "-m", "evergreen.training", str(folder / "job.json")],
-        env=process.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    wall, after = time.perf_counter() - start, os.times()
-    assert Outcome.of(done.returncode) is Outcome.SUCCEEDED, done.stdout + done.stderr
+    before, begun = os.times(), time.perf_counter()
+    training = start(job, folder)
+    printed, _ = training.communicate()
+    wall, after = time.perf_counter() - begun, os.times()
+    assert Outcome.of(training.returncode) is Outcome.SUCCEEDED, printed
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    written = sum(line.startswith("checkpoint of step") for line in done.stdout.splitlines())
+    written = sum(line.startswith("checkpoint of step") for line in printed.splitlines())
     files = {file.name: lake.sha256(file) for file in folder.glob("output/*/*")}
     return Trained(wall, cpu, written, files)
 

@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
-from measuring.training import job_of, write_training_set
+from measuring.training import job_of, start, write_training_set
 
-from evergreen.settings import settings
-from evergreen.training import Job, process, storage
+from evergreen.training import Job
 from evergreen.training.outcome import Outcome
 
 MODEL = "flight_delay_net"
@@ -65,15 +64,8 @@ def main() -> None:
 
 def train(job: Job, folder: Path, samples: list[Sample]) -> float:
     """Rows a second, from the first step to the last."""
-    job.write(storage.path(str(folder / "job.json")))
-    command = [str(settings().trainer), "-m", "evergreen.training", str(folder / "job.json")]
     speed = 0.0
-    with (
-        subprocess.Popen(
-            command, env=process.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as training,
-        sampling(samples),
-    ):
+    with start(job, folder) as training, sampling(samples):
         assert training.stdout
         for line in training.stdout:
             print(f"  {line}", end="", flush=True)

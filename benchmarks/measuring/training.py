@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pyarrow.parquet as pq
 
 from evergreen import lake
 from evergreen import model as models
-from evergreen.training import Job, candidates
+from evergreen.settings import settings
+from evergreen.training import Job, candidates, process, storage
 
 NUMBERS = tuple(f"view__number_{n:02}" for n in range(24))
 CATEGORIES = {"carrier": 16, "origin": 3, "dest": 105}
@@ -56,4 +58,17 @@ def job_of(name: str, train: Path, *, checkpoint_seconds: float, **parameters: o
         checkpoint_seconds=checkpoint_seconds,
         modules=lake.code((f"models.{name}.train",), ()),
         libraries=candidates.libraries(model),
+    )
+
+
+def start(job: Job, folder: Path) -> subprocess.Popen[str]:
+    """An attempt at `job`, kept in `folder`, as the process backend starts it; what it prints is on its stdout."""
+    file = folder / "job.json"
+    job.write(storage.path(str(file)))
+    return subprocess.Popen(
+        [str(settings().trainer), "-m", "evergreen.training", str(file)],
+        env=process.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
