@@ -35,6 +35,10 @@ class FaultsError(EvergreenError):
         return "\n".join([f"{self.subject}: {count}", *(f"  - {fault}" for fault in self.faults)])
 
 
+class SettingsError(FaultsError):
+    """The environment holds what is no setting."""
+
+
 class SpecError(FaultsError):
     """A model's spec cannot be used."""
 
@@ -53,6 +57,10 @@ class FeatureError(FaultsError):
 
 class InputsChangedError(EvergreenError):
     """Inputs changed while a step was reading them; what it made was thrown away."""
+
+
+class OnlineStoreError(EvergreenError):
+    """The online store lost what was in it while it was written."""
 
 
 class TrainingError(EvergreenError):

@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableError
+
+from evergreen.errors import Fault, SettingsError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PREFIX = "EVERGREEN_"
 _TRAINER = REPOSITORY / ".trainer" / "bin" / "python"
 
 
@@ -47,7 +52,12 @@ class Settings(BaseSettings):
     """The embedded defaults need nothing but this machine; every field is an engine that can be swapped."""
 
     model_config = SettingsConfigDict(
-        env_prefix="EVERGREEN_", env_nested_delimiter="__", frozen=True, extra="forbid"
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,  # what a compose file or a chart has no value for arrives as an empty string
+        hide_input_in_errors=True,  # several are addresses with a password in them
+        frozen=True,
+        extra="forbid",
     )
 
     home: Path = Field(REPOSITORY / ".evergreen", description="folder of everything a run makes")
@@ -56,6 +66,10 @@ class Settings(BaseSettings):
         default_factory=lambda data: f"{data['home']}/ledger",
         description="folder, or URI of an object store, of the record of every verdict and change of champion",
     )
+    airflow: str | None = Field(
+        None, description="http://user:password@host:port of an Airflow that is run elsewhere"
+    )
+    airflow_ui: str | None = Field(None, description="where people see that Airflow, if not there")
     spark: str = Field("local[2]", description="a Spark master, or sc://host:port of a Spark Connect server")
     days_at_once: int = Field(
         31,
@@ -65,6 +79,7 @@ class Settings(BaseSettings):
     mlflow: str = Field(
         default_factory=lambda data: f"sqlite:///{data['home']}/mlflow.db", description="MLflow tracking URI"
     )
+    mlflow_ui: str | None = Field(None, description="where people see that MLflow, if not there")
     feature_repo: Path = Field(REPOSITORY / "feature_repo", description="folder of the Feast repository")
     feast_registry: str = Field(
         default_factory=lambda data: f"sqlite:///{data['home']}/feast-registry.db",
@@ -72,7 +87,7 @@ class Settings(BaseSettings):
     )
     online_store: str = Field(
         default_factory=lambda data: f"{data['home']}/online.db",
-        description="SQLite file of the online store",
+        description="SQLite file of the online store, or redis://user:password@host:port/db, rediss:// with TLS",
     )
     offline_store: Literal["asof", "spark"] = Field(
         "asof", description="point-in-time joins by DuckDB in this process, or by Spark"
@@ -99,6 +114,21 @@ class Settings(BaseSettings):
         "them is neither scored nor promoted",
     )
 
+    @field_validator("lake", mode="before")
+    @classmethod
+    def _has_links_and_renames(cls, lake: Any) -> Any:
+        if "://" in str(lake):
+            raise ValueError("is no folder: the lake publishes by links and renames, which object stores lack")
+        return lake
+
+    @field_validator("online_store")
+    @classmethod
+    def _of_a_known_kind(cls, url: str) -> str:
+        scheme, separator, _ = url.partition("://")
+        if separator and scheme not in ("redis", "rediss"):
+            raise ValueError(f"is of kind {scheme}: give redis://, rediss://, or the path of a SQLite file")
+        return url
+
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
         if self.signing_key and not self.signing_public_key:
@@ -112,5 +142,30 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """The settings of this process; read once."""
-    return Settings()
+    """The settings of this process; read once.
+
+    Raises:
+        SettingsError: variables hold what is no setting; names all of them.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = [
+            Fault(variable(*problem["loc"] or "*"), problem["msg"].removeprefix("Value error, "))
+            for problem in error.errors(include_url=False, include_input=False)
+            if problem["type"] != "default_factory_not_called"  # a consequence of another one
+        ]
+    except UnreadableError as error:
+        faults = [Fault(variable("*"), f"{error}: {error.__cause__}", "structured settings are JSON")]
+    raise SettingsError("the environment", faults)
+
+
+def variable(*path: str | int) -> str:
+    """The environment variable of the setting at `path`, as in `("pods", "image")`."""
+    return PREFIX + "__".join(str(part).upper() for part in path)
+
+
+def shown(url: str) -> str:
+    """`url` as it may be printed: without user and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else url

@@ -62,7 +62,7 @@ def spark(home: Path, port: int) -> Service:
         **spark_client(home),
     }
     return Service(
-        "Spark Connect", f"sc://localhost:{port}", tuple(command), environment, folder, _listens(port)
+        "Spark Connect", f"sc://localhost:{port}", tuple(command), environment, folder, listens(port)
     )
 
 
@@ -157,7 +157,7 @@ def _package(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _listens(port: int) -> Callable[[], bool]:
+def listens(port: int) -> Callable[[], bool]:
     def ready() -> bool:
         with socket.socket() as attempt:
             attempt.settimeout(1)

@@ -10,7 +10,7 @@ exactly that content. Before the store is touched, the record says "anything up 
 sure"; afterwards, what is there. So a kill in between makes everything due again, up to where it would have
 come. The store holds the record's fingerprint, and a store that was emptied or restored does not.
 
-To have everything written anew, stop what writes, and delete the online store's file.
+`rebuild` writes everything anew, whatever the record says.
 """
 
 from __future__ import annotations
@@ -50,31 +50,48 @@ def materialize(model: Model, window: Window) -> dict[str, str]:
     Raises:
         SpecError: the model's service lists views of other features, which this would leave to others.
     """
+    return _bring_up(model, window.timezone, window.as_of)
+
+
+def rebuild(model: Model) -> dict[str, str]:
+    """Write all that the online store should hold, up to where it came before; gives the days written.
+
+    Empty if nothing was ever written to it: then `materialize` is for it.
+
+    Raises:
+        SpecError: as `materialize`.
+    """
+    if not record(model):
+        return {}
+    return _bring_up(model, feature_spec(model).timezone, _read(model).until, trusting=False)
+
+
+def _bring_up(model: Model, timezone: str, as_of: datetime, trusting: bool = True) -> dict[str, str]:
     store = feature_store()
     name = _name(model)
     dataset = lake.dataset(name)
     with locked():
         views = _views(store, model)
         held = _read(model)
-        until = max(window.as_of.astimezone(UTC), held.until)
-        now = _Held(until, _published(model, window.timezone, until, _horizon(views)), _definitions(views))
-        sure = held.days if _is_sure(held, now) and online_holds(store, name, held.fingerprint) else {}
-        start = _first_to_write(sure, now.days)
+        until = max(as_of.astimezone(UTC), held.until)
+        now = _Held(until, _published(model, timezone, until, _horizon(views)), _definitions(views))
+        trusted = trusting and _is_sure(held, now) and online_holds(store, name, held.fingerprint)
+        start = _first_to_write(held.days if trusted else {}, now.days)
         if start is None:
-            print(f"online features are those published before {until}: nothing to do as of {window.as_of}")
+            print(f"online features are those published before {until}: nothing to do as of {as_of}")
             return {}
         names = [view.name for view in views]
         print(f"materializing {', '.join(names)}: from {start} until {until}", flush=True)
         _write(dataset, _Held(until))
         store.materialize(
             # Feast includes both ends. The first moment of `until` belongs to a day that is not in the record.
-            start_date=midnight(start, window.timezone).astimezone(UTC),
+            start_date=midnight(start, timezone).astimezone(UTC),
             end_date=until - _MOMENT,
             feature_views=names,
         )
         mark_online(store, name, now.fingerprint)
         _write(dataset, now)
-    return {"start": start.isoformat(), "end": _day_after(until, window.timezone).isoformat()}
+    return {"start": start.isoformat(), "end": _day_after(until, timezone).isoformat()}
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ the registry. Values in the online store stay, and are right again should the de
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
-import sqlite3
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ from feast.infra.registry.sql import FeastRegistrySchemaError
 
 from evergreen import lake
 from evergreen.settings import settings
+from evergreen.store.backends import online_store
 
 _STORES = {"asof": "evergreen.store.asof.AsofOfflineStore", "spark": "spark"}
 _APPLIED = "evergreen_definitions"  # what is applied, in the registry and in the online store
@@ -45,73 +46,56 @@ def feature_store() -> FeatureStore:
 def locked() -> AbstractContextManager[None]:
     """Alone with registry and online store: whoever changes one of them holds this, for as long as it takes.
 
-    Materializing writes back the definitions it has read, so it must not overlap with applying others.
+    Materializing writes back the definitions it has read, so it must not overlap with applying others. The lock
+    lies in the lake, beside the record of what the online store holds: who shares the one shares the other.
     """
-    return lake.locked(settings().home / "feast.lock")
+    return lake.locked(settings().lake / "online" / "feast.lock")
 
 
 def online_holds(store: FeatureStore, name: str, mark: str) -> bool:
     """Whether `mark` is what `mark_online` last left under `name` in the online store.
 
-    An online store that was emptied, or restored from a backup, does not hold the mark. Of a store that is
-    not SQLite nobody can tell: it is trusted.
+    An online store that was emptied, or restored from a backup, does not hold the mark.
     """
-    path = _online_file(store)
-    if path is None:
-        return True
-    if not path.exists():  # connecting would create it
-        return False
-    with closing(sqlite3.connect(path, timeout=_PATIENCE)) as con:
-        if not con.execute("SELECT 1 FROM sqlite_master WHERE name = '_evergreen'").fetchone():
-            return False
-        row = con.execute("SELECT mark FROM _evergreen WHERE name = ?", [_named(store, name)]).fetchone()
-    return row is not None and row[0] == mark
+    return online_store(settings().online_store).mark(_named(store, name)) == mark
 
 
 def mark_online(store: FeatureStore, name: str, mark: str) -> None:
-    """Leave `mark` under `name` in the online store, if it is SQLite.
+    """Leave `mark` under `name` in the online store.
 
-    Fails where nothing was applied: a file that took the place of the one this process writes to is not
-    marked as holding what was written to the other.
+    Raises:
+        OnlineStoreError: nothing was applied to it: what has taken the place of the store that this process wrote to
+            is not marked as holding what was written to the other.
     """
-    if path := _online_file(store):
-        with closing(sqlite3.connect(path, timeout=_PATIENCE)) as con, con:
-            con.execute("INSERT OR REPLACE INTO _evergreen VALUES (?, ?)", [_named(store, name), mark])
-
-
-_PATIENCE = 60  # seconds to wait for another writer of the online store
-
-
-def _online_file(store: FeatureStore) -> Path | None:
-    online = store.config.online_store
-    return Path(online.path) if online.type == "sqlite" else None
+    online_store(settings().online_store).set_mark(_named(store, name), mark)
 
 
 def _named(store: FeatureStore, name: str) -> str:
     return f"{store.project}:{name}"
 
 
-def _open() -> FeatureStore:
-    """The feature store as its configuration says, whose variables only need to be there while it is read.
-
-    Left in the environment, they would be taken for settings by whoever reads those anew.
-    """
+def variables() -> Mapping[str, str]:
+    """What the configuration of the repository leaves to the environment, from the settings."""
     now = settings()
-    variables = {
+    return {
         "EVERGREEN_FEAST_REGISTRY": now.feast_registry,
-        "EVERGREEN_ONLINE_STORE": now.online_store,
-        "EVERGREEN_OFFLINE_STORE_TYPE": _STORES[now.offline_store],
+        "EVERGREEN_FEAST_ONLINE_STORE": json.dumps(online_store(now.online_store).for_feast()),
+        "EVERGREEN_FEAST_OFFLINE_STORE": _STORES[now.offline_store],
     }
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ |= variables
+
+
+def _open() -> FeatureStore:
+    """The feature store as its configuration says, whose variables only need to be there while it is read."""
+    before = dict(os.environ)
+    os.environ |= variables()
     try:
-        return FeatureStore(repo_path=str(now.feature_repo))
+        return FeatureStore(repo_path=str(settings().feature_repo))
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
+        for name in variables():
+            if name in before:
+                os.environ[name] = before[name]
             else:
-                os.environ[name] = value
+                del os.environ[name]
 
 
 def _open_applied(wanted: str) -> FeatureStore | None:
@@ -137,9 +121,7 @@ def _apply(wanted: str) -> FeatureStore:
     for view in store.list_all_feature_views():
         if view.name not in names[BaseFeatureView]:
             store.delete_feature_view(view.name)
-    if path := _online_file(store):
-        with closing(sqlite3.connect(path, timeout=_PATIENCE)) as con:
-            con.execute("CREATE TABLE IF NOT EXISTS _evergreen (name TEXT PRIMARY KEY, mark TEXT)")
+    online_store(settings().online_store).prepare()
     mark_online(store, _APPLIED, wanted)
     registry: Any = store.registry
     registry.set_project_metadata(store.project, _APPLIED, wanted)

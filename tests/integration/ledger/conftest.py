@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evergreen.settings import settings
-from integration.ledger import servers
+import servers
 from integration.ledger.racing import Place
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from feast import FeatureStore
 
-from evergreen import lake
 from evergreen.model import import_module
 from evergreen.settings import REPOSITORY, settings
 from evergreen.store import repository
@@ -188,6 +187,6 @@ def test_what_is_no_longer_defined_is_taken_out_of_this_project_only(
 
 def test_opening_waits_for_nobody_who_materializes(repo: Path) -> None:
     opened()
-    with lake.locked(settings().home / "feast.lock"):
+    with repository.locked():
         child = forked(opened)
         assert ended([child]) == [0]

@@ -1,4 +1,7 @@
-"""What a reader gets from the online store, after whatever happened to those who write it. Real Feast, real SQLite."""
+"""What a reader gets from the online store, after whatever happened to those who write it.
+
+Real Feast, on a real SQLite and a real Redis.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,6 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast.infra.online_stores.sqlite import SqliteOnlineStore
-
 from evergreen import lake
 from evergreen import model as models
 from evergreen.errors import SpecError
@@ -25,6 +26,7 @@ from evergreen.model import Model
 from evergreen.settings import REPOSITORY
 from evergreen.store import online, repository
 from evergreen.window import Origin, Window
+from integration.store.kept import Kept
 
 pytestmark = pytest.mark.integration
 
@@ -62,9 +64,7 @@ foreign = FeatureService(name="foreign", features=[levels, rivers])
 
 
 @pytest.fixture
-def ponds(
-    monkeypatch: pytest.MonkeyPatch, use_home: Callable[[Path], Path], tmp_path: Path
-) -> Iterator[Model]:
+def ponds(kept: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Model]:
     """A model with two views, of hourly rows, whose definitions and features are small and a test's own."""
     (tmp_path / "models/ponds").mkdir(parents=True)
     (tmp_path / "models/ponds/__init__.py").touch()
@@ -72,7 +72,7 @@ def ponds(
     monkeypatch.setattr(models.import_module("models"), "__path__", [str(tmp_path / "models")])
     define(DEFINITIONS, tmp_path / "feature_repo")
     monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
-    use_home(tmp_path / "home")
+    kept.use(tmp_path / "home")
     models.load.cache_clear()
     yield models.load("ponds")
     models.load.cache_clear()
@@ -129,30 +129,14 @@ def read(pond: str = "a", feature: str = "levels:level") -> float | None:
     return response[feature.split(":")[1]][0]
 
 
-def store_file() -> Path:
-    return Path(repository.settings().online_store)
-
-
-def contents() -> dict[tuple[str, bytes, str], tuple[bytes, int]]:
-    """Every value in the online store with its event time."""
-    found = {}
-    with closing(sqlite3.connect(store_file())) as con:
-        for view in ("levels", "depths"):
-            query = f"SELECT entity_key, feature_name, value, event_ts FROM evergreen_{view}"
-            found |= {(view, key, name): (value, ts) for key, name, value, ts in con.execute(query)}
-    return found
-
-
-def clean(
-    use_home: Callable[[Path], Path], home: Path, end: int
-) -> dict[tuple[str, bytes, str], tuple[bytes, int]]:
+def clean(kept: Kept, home: Path, end: int) -> object:
     """What one undisturbed run up to `end` leaves in a new online store, over the same features."""
     shutil.copytree(repository.settings().lake / "features", home / "lake/features")
     before = repository.settings().home
-    use_home(home)
+    kept.use(home)
     online.materialize(models.load("ponds"), window(end))
-    found = contents()
-    use_home(before)
+    found = kept.contents()
+    kept.use(before)
     return found
 
 
@@ -196,14 +180,14 @@ def test_later_only_new_days_are_written(ponds: Model, capsys: pytest.CaptureFix
     assert read() == 17.23
 
 
-def test_an_older_window_does_nothing(ponds: Model) -> None:
+def test_an_older_window_does_nothing(ponds: Model, kept: Kept) -> None:
     publish(*range(1, 10))
     online.materialize(ponds, window(10))
-    before = contents()
+    before = kept.contents()
     assert online.materialize(ponds, window(5)) == {}
     publish(2, values={("a", 23): 0.5})
     assert online.materialize(ponds, window(5)) == {}  # corrected, but nobody can be served it any more
-    assert contents() == before
+    assert kept.contents() == before
 
 
 def test_a_corrected_day_changes_only_what_is_newest_in_it(ponds: Model) -> None:
@@ -259,12 +243,12 @@ def test_values_that_hold_for_ever_are_written_from_the_first_day(ponds: Model, 
 
 @pytest.mark.parametrize("writes", [1, 2, 3], ids=["before all views", "between the two", "after both"])
 def test_a_kill_leaves_neither_gap_nor_older_values(
-    ponds: Model, use_home: Callable[[Path], Path], tmp_path: Path, writes: int
+    ponds: Model, kept: Kept, tmp_path: Path, writes: int
 ) -> None:
     publish(*range(5, 9))
     online.materialize(ponds, window(9))
     publish(9, 10, 11)
-    child = forked(lambda: dying_after(writes, lambda: online.materialize(ponds, window(12))))
+    child = forked(lambda: dying_after(kept, writes, lambda: online.materialize(ponds, window(12))))
     assert ended(child) == -signal.SIGKILL
     assert read() in (
         8.23,
@@ -273,13 +257,13 @@ def test_a_kill_leaves_neither_gap_nor_older_values(
     assert online.materialize(ponds, window(10)) == span(
         9, 12
     )  # the window is older than what was being written
-    assert contents() == clean(use_home, tmp_path / "clean", 12)
+    assert kept.contents() == clean(kept, tmp_path / "clean", 12)
     assert online.materialize(ponds, window(12)) == {}
 
 
-def dying_after(writes: int, action: Callable[[], object]) -> None:
+def dying_after(kept: Kept, writes: int, action: Callable[[], object]) -> None:
     """Be killed where the view number `writes` is about to be written, or once all are but no one was told."""
-    todo, write = writes, SqliteOnlineStore.online_write_batch
+    todo, write = writes, kept.writer.online_write_batch
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -291,27 +275,25 @@ def dying_after(writes: int, action: Callable[[], object]) -> None:
             die()
         write(*arguments, **named)
 
-    SqliteOnlineStore.online_write_batch = write_or_die
+    kept.writer.online_write_batch = write_or_die
     online.mark_online = lambda *_: die()
     action()
 
 
-def test_two_at_once_wait_for_each_other(
-    ponds: Model, use_home: Callable[[Path], Path], tmp_path: Path
-) -> None:
+def test_two_at_once_wait_for_each_other(ponds: Model, kept: Kept, tmp_path: Path) -> None:
     publish(*range(5, 12))
     repository.feature_store()
     reached, go_on = os.pipe(), os.pipe()
 
     def slow_and_older() -> None:
-        write = SqliteOnlineStore.online_write_batch
+        write = kept.writer.online_write_batch
 
         def held_up(*arguments: object, **named: object) -> None:
             os.write(reached[1], b".")
             os.read(go_on[0], 1)
             write(*arguments, **named)
 
-        SqliteOnlineStore.online_write_batch = held_up
+        kept.writer.online_write_batch = held_up
         online.materialize(ponds, window(9))
 
     older = forked(slow_and_older)
@@ -320,25 +302,56 @@ def test_two_at_once_wait_for_each_other(
     time.sleep(1)  # unless it waits, the newer is done by then, and the older writes over it
     os.write(go_on[1], b"..")
     assert [ended(older), ended(newer)] == [0, 0]
-    assert contents() == clean(use_home, tmp_path / "clean", 12)
+    assert kept.contents() == clean(kept, tmp_path / "clean", 12)
 
 
-def test_a_store_that_is_gone_or_restored_is_filled_again(ponds: Model, tmp_path: Path) -> None:
+def test_a_store_that_is_gone_or_restored_is_filled_again(ponds: Model, kept: Kept) -> None:
     publish(*range(5, 10))
     online.materialize(ponds, window(10))
-    shutil.copy(store_file(), tmp_path / "backup.db")
+    backup = kept.copy()
     publish(10)
     online.materialize(ponds, window(11))
-    store_file().unlink()
+    kept.lose()
     repository.feature_store.cache_clear()
     assert read() is None
     assert online.materialize(ponds, window(11)) == span(8, 11)
     assert read() == 10.23
-    shutil.copy(tmp_path / "backup.db", store_file())
+    kept.restore(backup)
     repository.feature_store.cache_clear()
     assert read() == 9.23
     assert online.materialize(ponds, window(6)) == span(8, 11)
     assert read() == 10.23
+
+
+def test_what_is_lost_while_it_is_written_is_not_taken_for_written(
+    ponds: Model, kept: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    publish(*range(5, 10))
+    write = kept.writer.online_write_batch
+
+    def emptied(*arguments: object, **named: object) -> None:
+        write(*arguments, **named)
+        kept.lose()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kept.writer, "online_write_batch", emptied)
+        with pytest.raises(Exception, match="was emptied while it was written|no such table|readonly database"):
+            online.materialize(ponds, window(10))
+    repository.feature_store.cache_clear()
+    assert online.materialize(ponds, window(10)) == span(7, 10)
+    assert kept.contents() == clean(kept, tmp_path / "clean", 10)
+
+
+def test_a_store_is_rebuilt_as_far_as_it_came(ponds: Model, kept: Kept, tmp_path: Path) -> None:
+    assert online.rebuild(ponds) == {}  # nothing was ever in it
+    publish(*range(5, 12))
+    online.materialize(ponds, window(10))
+    kept.lose()
+    repository.feature_store.cache_clear()
+    assert online.rebuild(ponds) == span(7, 10)
+    assert kept.contents() == clean(kept, tmp_path / "clean", 10)
+    assert online.rebuild(ponds) == span(7, 10)  # also if nothing seems to be wrong
+    assert online.materialize(ponds, window(10)) == {}
 
 
 def test_a_new_column_is_filled_for_all_that_can_be_served(ponds: Model, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Real servers of a test's own: MLflow as `evergreen up` starts it, on SQLite or on Postgres."""
+"""Real servers of a test's own: MLflow as `evergreen up` starts it, on SQLite or on Postgres; Redis."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 from evergreen.cli import processes, services
 
@@ -29,17 +30,14 @@ def mlflow_on(database: Literal["sqlite", "postgres"], folder: Path) -> Iterator
         with _mlflow(folder) as url:
             yield url
     else:
-        with _postgres() as store, _mlflow(folder, store) as url:
+        with postgres() as store, _mlflow(folder, store) as url:
             yield url
 
 
 @contextmanager
 def _mlflow(folder: Path, store: str | None = None) -> Iterator[str]:
     """A server that keeps its records in `store`, SQLAlchemy's URL; or else in SQLite."""
-    with socket.socket() as free:
-        free.bind((services.HOST, 0))
-        port = free.getsockname()[1]
-    service = services.mlflow(folder, port)
+    service = services.mlflow(folder, free_port())
     command = [store if store and part.startswith("sqlite:") else part for part in service.command]
     with _running(command, service.environment, folder, folder / "mlflow.log", service.ready):
         yield service.url
@@ -54,8 +52,33 @@ def no_postgres() -> str:
     return ""
 
 
+def no_redis() -> str:
+    """Why no Redis can be started here, or nothing."""
+    return "" if shutil.which("redis-server") else "Redis is not installed: apt-get install redis-server"
+
+
 @contextmanager
-def _postgres() -> Iterator[str]:
+def redis(folder: Path, password: str, *options: str) -> Iterator[str]:
+    """The address of an empty Redis that keeps nothing when it ends; `options` are its own, as on its command line."""
+    port = free_port()
+    command = [
+        *("redis-server", "--bind", services.HOST, "--port", str(port), "--dir", str(folder)),
+        *("--save", "", "--requirepass", password, *options),
+    ]
+    ready = services.listens(port)
+    with _running(command, os.environ, folder, folder / "redis.log", ready):
+        yield f"redis://:{quote(password, safe='')}@{services.HOST}:{port}"
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind((services.HOST, 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
     """SQLAlchemy's URL of an empty database, in a cluster that is made for it and removed afterwards.
 
     It listens on a socket in its own folder only, so it needs no port and nobody else reaches it.
