@@ -59,10 +59,6 @@ class InputsChangedError(EvergreenError):
     """Inputs changed while a step was reading them; what it made was thrown away."""
 
 
-class OnlineStoreError(EvergreenError):
-    """The online store lost what was in it while it was written."""
-
-
 class TrainingError(EvergreenError):
     """A training job did not leave a valid model."""
 

@@ -118,7 +118,9 @@ class Settings(BaseSettings):
     @classmethod
     def _has_links_and_renames(cls, lake: Any) -> Any:
         if "://" in str(lake):
-            raise ValueError("is no folder: the lake publishes by links and renames, which object stores lack")
+            raise ValueError(
+                "is no folder: the lake publishes by links and renames, which object stores lack"
+            )
         return lake
 
     @field_validator("online_store")
@@ -167,5 +169,5 @@ def variable(*path: str | int) -> str:
 
 def shown(url: str) -> str:
     """`url` as it may be printed: without user and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else url
+    netloc = urlsplit(url).netloc
+    return url.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else url

@@ -1,11 +1,19 @@
-"""The Spark session of a task: in this process, or at a Spark Connect server, by configuration."""
+"""The Spark session of a task: in this process, or at a Spark Connect server, by configuration.
+
+`python -m evergreen.spark` becomes such a server, as `evergreen up` starts it, for a container.
+"""
 
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterator
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
+import pyspark
 from pyspark.sql import SparkSession
 
 from evergreen.settings import settings
@@ -17,7 +25,7 @@ SEMANTICS = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
 
-# How Spark runs on one small machine, in this process or as a server that `evergreen up` starts.
+# How Spark runs on one small machine, in this process or as a server of ours.
 # A day of features is small, so what costs is planning and compiling, not computing: the second
 # compiler of the JVM and parallel garbage collection cost twice the CPU that they save
 # (docs/performance.md), and 200 shuffle partitions would be 200 empty tasks.
@@ -55,3 +63,35 @@ def session() -> Iterator[SparkSession]:
         spark = builder.getOrCreate()
         atexit.register(spark.stop)
         yield spark
+
+
+def server(address: str, port: int, scratch: Path) -> tuple[list[str], Mapping[str, str]]:
+    """The command of a Spark Connect server, and the variables that it needs besides those there are.
+
+    Whoever reaches it can run code as its user, unless SPARK_CONNECT_AUTHENTICATE_TOKEN is set for both.
+    """
+    root = Path(pyspark.__file__).parent
+    conf = {
+        **EMBEDDED,
+        **SEMANTICS,
+        # Without memory it would live on and answer nobody.
+        "spark.driver.extraJavaOptions": f"{EMBEDDED['spark.driver.extraJavaOptions']} -XX:+ExitOnOutOfMemoryError",
+        "spark.connect.grpc.binding.address": address,
+        "spark.connect.grpc.binding.port": str(port),
+        "spark.connect.grpc.port.maxRetries": "0",
+        "spark.local.dir": str(scratch / "scratch"),
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+    }
+    command = [
+        str(root / "bin" / "spark-submit"),
+        *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer"),
+        *("--name", "evergreen", "--master", "local[*]"),
+        *(part for key, value in conf.items() for part in ("--conf", f"{key}={value}")),
+        "spark-internal",
+    ]
+    return command, {"SPARK_HOME": str(root), "PYSPARK_PYTHON": sys.executable}
+
+
+if __name__ == "__main__":
+    _command, _variables = server("0.0.0.0", 15002, Path(tempfile.gettempdir()))  # noqa: S104 - a container's own
+    os.execve(_command[0], _command, {**os.environ, **_variables})  # noqa: S606 - no shell is wanted

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import httpx
@@ -12,9 +15,10 @@ import typer
 from rich.console import Console
 
 from evergreen import model as models
-from evergreen.cli import costs, ledger, report, retrain, stack
+from evergreen.cli import costs, ledger, online, report, retrain, stack
 from evergreen.cli.progress import Progress
 from evergreen.errors import EvergreenError
+from evergreen.settings import settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,8 +36,8 @@ def up_command() -> None:
         report.where(progress, stack.up(progress))
 
 
-@app.command("stop")
-def stop_command() -> None:
+@app.command("down")
+def down_command() -> None:
     """Stop everything that `up` started, whatever state it is in."""
     with _speaking() as progress:
         stack.stop(progress)
@@ -44,6 +48,39 @@ def status_command() -> None:
     """Say what is up, and where."""
     with _speaking() as progress:
         stack.status(progress)
+
+
+@app.command("doctor")
+def doctor_command() -> None:
+    """Look at every server, right, bucket, version and clock, and say what is wrong and how to mend it."""
+    with _speaking() as progress:
+        from evergreen.cli import doctor
+
+        doctor.doctor(progress)
+
+
+@app.command("migrate")
+def migrate_command() -> None:
+    """Bring databases and buckets to what this version needs; before it starts, and at any time."""
+    with _speaking() as progress:
+        from evergreen.cli import migrate
+
+        migrate.migrate(progress)
+
+
+@app.command("feast", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def feast_command(arguments: Annotated[list[str], typer.Argument(help="as of the feast command")]) -> None:
+    """Feast's own command, on this feature repository with these settings."""
+    with _speaking():
+        from evergreen.store.repository import variables
+
+        command = [
+            str(Path(sys.executable).parent / "feast"),
+            "--chdir",
+            str(settings().feature_repo),
+            *arguments,
+        ]
+        os.execve(command[0], command, os.environ | variables())  # noqa: S606 - no shell is wanted
 
 
 @app.command("retrain")
@@ -119,6 +156,24 @@ def costs_command() -> None:
     """What training has cost, by team and model."""
     with _speaking() as progress:
         costs.costs(progress)
+
+
+_online = typer.Typer(no_args_is_help=True, help="The store that serves features.")
+app.add_typer(_online, name="online")
+
+
+@_online.callback()
+def _online_group() -> None:
+    pass
+
+
+@_online.command("rebuild")
+def rebuild_command(
+    model: Annotated[str | None, typer.Argument(help="name of the model's folder; all, if left out")] = None,
+) -> None:
+    """Write all that can be served anew: the store was emptied, or something in it is wrong."""
+    with _speaking() as progress:
+        online.rebuild([model] if model else models.names(), progress)
 
 
 _ledger = typer.Typer(no_args_is_help=True, help="The record of verdicts and champions.")

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
 from evergreen.errors import EvergreenError
+from evergreen.settings import shown
 
 Json = dict[str, Any]
 
@@ -22,6 +24,7 @@ Reprocess = Literal["failed", "completed"]
 _PAGE = 100
 _CHECK = 10.0  # seconds between two looks at the scheduler's health
 _SILENT = 60.0
+_ANEW = "`make down` and then the same command starts it anew"
 _PATIENCE = 60.0  # a busy SQLite may keep an answer waiting; a dead server must not be waited for
 
 
@@ -30,11 +33,19 @@ class AirflowError(EvergreenError):
 
 
 class Airflow:
-    """A client of one Airflow on this machine."""
+    """A client of one Airflow."""
 
-    def __init__(self, url: str):
-        self.url = url
-        self._client = httpx.Client(base_url=url, timeout=60, trust_env=False)
+    def __init__(self, url: str, ui: str = ""):
+        """
+        Args:
+            url: with user and password, unless whoever reaches it is admin.
+            ui: where people see it, if not there.
+        """
+        parts = urlsplit(url)
+        self.url = shown(url)
+        self._ui = ui or self.url
+        self._login = {"username": unquote(parts.username or ""), "password": unquote(parts.password or "")}
+        self._client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
         self._token = ""
         self._checked = time.monotonic()
 
@@ -62,8 +73,7 @@ class Airflow:
         silent = (datetime.now(UTC) - datetime.fromisoformat(beat)).total_seconds() if beat else 0.0
         if silent > _SILENT:
             raise AirflowError(
-                f"Airflow's scheduler has given no sign of life for {silent:.0f} s: its log tells why, "
-                "`make stop` and then the same command starts it anew"
+                f"Airflow's scheduler has given no sign of life for {silent:.0f} s: its log tells why, {_ANEW}"
             )
 
     def tasks(self, dag_id: str) -> list[str]:
@@ -154,7 +164,7 @@ class Airflow:
 
     def page(self, dag_id: str, run_id: str, task_id: str = "") -> str:
         """Where a person sees a run, or one of its tasks."""
-        return f"{self.url}/dags/{dag_id}/runs/{run_id}" + (f"/tasks/{task_id}" if task_id else "")
+        return f"{self._ui}/dags/{dag_id}/runs/{run_id}" + (f"/tasks/{task_id}" if task_id else "")
 
     def _pages(self, path: str, key: str, **filters: Any) -> list[Json]:
         found: list[Json] = []
@@ -188,8 +198,7 @@ class Airflow:
                 break
             if time.monotonic() > deadline:
                 raise AirflowError(
-                    f"Airflow at {self.url} does not answer {method} {path}: {problem}. "
-                    "`make stop` and then the same command starts it anew"
+                    f"Airflow at {self.url} does not answer {method} {path}: {problem}. {_ANEW}"
                 )
             time.sleep(1)
         if answer.status_code == 404 and missing_is_none:
@@ -204,7 +213,16 @@ class Airflow:
 
     def _headers(self) -> dict[str, str]:
         if not self._token:
-            self._token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
+            if self._login["username"]:
+                answer = self._client.post("/auth/token", json=self._login)
+            else:
+                answer = self._client.get("/auth/token")
+            if answer.status_code in (401, 403):
+                raise AirflowError(
+                    f"Airflow at {self.url} does not let us in: {_detail(answer)}. EVERGREEN_AIRFLOW has the user and "
+                    "the password, as http://user:password@host:port"
+                )
+            self._token = answer.raise_for_status().json()["access_token"]
         return {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
 
 

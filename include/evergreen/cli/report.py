@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote, urlsplit
+
 import httpx
 from rich import box
 from rich.table import Table
@@ -56,9 +58,20 @@ def closing(progress: Progress, addresses: Addresses, seconds: float) -> None:
 
 def where(progress: Progress, addresses: Addresses) -> None:
     """Where to look, and how to end it."""
-    progress.say(f"Airflow  {addresses.airflow}")
-    progress.say(f"MLflow   {addresses.mlflow}")
-    progress.say("Both stay up until `make stop`.")
+    progress.say(f"Airflow  {addresses.airflow_ui}{_login(progress, addresses.airflow)}")
+    progress.say(f"MLflow   {addresses.mlflow_ui}")
+    progress.say("Both stay up until `make down`.")
+
+
+def _login(progress: Progress, url: str) -> str:
+    """Who may see it. A password is for the eyes at a terminal, and for no log."""
+    parts = urlsplit(url)
+    if not parts.username:
+        return ""
+    secret = (
+        unquote(parts.password or "") if progress.console.is_terminal else "(the one in EVERGREEN_AIRFLOW)"
+    )
+    return f"  user {unquote(parts.username)}, password {secret}"
 
 
 def champion(mlflow: str, model: str) -> str | None:

@@ -47,7 +47,7 @@ def retrain(name: str, progress: Progress) -> None:
     raw = _raw(model)
     started = stack.start(progress)
     addresses = stack.wait(progress, started)
-    airflow = Airflow(addresses.airflow)
+    airflow = Airflow(addresses.airflow, addresses.airflow_ui)
     features, retraining = f"{model.features_of}.features", f"{model.name}.retrain"
     _wait_until_parsed(airflow, [features, retraining], progress)
     last_day = feature_spec(model).last_day

@@ -1,4 +1,4 @@
-"""The three engines of one machine: how each is started, and how one sees that it is ready."""
+"""The three engines: how each is started on this machine, and how one sees that it is ready, wherever it runs."""
 
 from __future__ import annotations
 
@@ -8,61 +8,74 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
 from evergreen.cli import airflow_settings
 from evergreen.cli.processes import MARK
+from evergreen.settings import settings, shown
 
 HOST = "127.0.0.1"
 _BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
-class Service:
-    """How to start one engine at one address, and whether it answers there."""
+class Engine:
+    """One engine at one address, and whether it answers there."""
 
     title: str
     url: str
+    ready: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Service(Engine):
+    """An engine, and how to start it."""
+
     command: tuple[str, ...]
     environment: Mapping[str, str]
     folder: Path
-    ready: Callable[[], bool]
     parts: tuple[str, ...] = ()  # what it starts and does not start again: words of their command lines
+
+
+def elsewhere() -> dict[str, Engine]:
+    """The engines that the settings name, and that we therefore do not start.
+
+    An Airflow elsewhere knows its own: beside it we start nothing.
+    """
+    now = settings()
+    found = {}
+    if "spark" in now.model_fields_set and now.spark.startswith("sc://"):
+        host, port = host_of(now.spark, 15002)
+        found["spark"] = Engine("Spark Connect", shown(now.spark), listens(port, host))
+    if "mlflow" in now.model_fields_set and now.mlflow.startswith("http"):
+        found["mlflow"] = Engine("MLflow", shown(now.mlflow), _answers(f"{now.mlflow}/health"))
+    if now.airflow:
+        found["airflow"] = Engine("Airflow", shown(now.airflow), _airflow_is_healthy(shown(now.airflow)))
+    return found
+
+
+def host_of(url: str, port: int) -> tuple[str, int]:
+    """Host and port of an address; `port` if it names none."""
+    parts = urlsplit(url)
+    return parts.hostname or HOST, parts.port or port
 
 
 def spark(home: Path, port: int) -> Service:
     """A Spark Connect server. It is the leader of its session: Spark's scripts replace themselves by Java."""
-    from evergreen.spark import EMBEDDED, SEMANTICS
+    from evergreen.spark import server
 
     folder = home / "spark"
-    root = _package("pyspark")
-    conf = {
-        **EMBEDDED,
-        **SEMANTICS,
-        "spark.connect.grpc.binding.address": HOST,
-        "spark.connect.grpc.binding.port": str(port),
-        "spark.connect.grpc.port.maxRetries": "0",
-        "spark.local.dir": str(folder / "scratch"),
-        "spark.sql.warehouse.dir": str(folder / "warehouse"),
-    }
-    command = [
-        str(root / "bin" / "spark-submit"),
-        *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer"),
-        *("--name", "evergreen", "--master", "local[*]"),
-        *(part for key, value in conf.items() for part in ("--conf", f"{key}={value}")),
-        "spark-internal",
-    ]
+    command, variables = server(HOST, port, folder)
     environment = {
         **_inherited(home, without=("SPARK_", "PYSPARK_")),
-        "SPARK_HOME": str(root),
-        "PYSPARK_PYTHON": sys.executable,
+        **variables,
         **spark_client(home),
     }
     return Service(
-        "Spark Connect", f"sc://localhost:{port}", tuple(command), environment, folder, listens(port)
+        "Spark Connect", f"sc://localhost:{port}", listens(port), tuple(command), environment, folder
     )
 
 
@@ -91,7 +104,7 @@ def mlflow(home: Path, port: int) -> Service:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
-    return Service("MLflow", url, command, environment, home / "mlflow", _answers(f"{url}/health"))
+    return Service("MLflow", url, _answers(f"{url}/health"), command, environment, home / "mlflow")
 
 
 def airflow(home: Path, port: int, engines: Mapping[str, str]) -> Service:
@@ -108,10 +121,10 @@ def airflow(home: Path, port: int, engines: Mapping[str, str]) -> Service:
     return Service(
         "Airflow",
         url,
+        _airflow_is_healthy(url),
         (str(_BIN / "airflow"), "standalone"),
         environment,
         folder,
-        _airflow_is_healthy(url),
         parts=("schedule", "dag-proc", "trigger"),  # Airflow changes, and cuts short, how they are called
     )
 
@@ -150,18 +163,13 @@ def _inherited(home: Path, without: tuple[str, ...]) -> dict[str, str]:
     return environment
 
 
-def _package(name: str) -> Path:
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{name} is not installed: `make .venv` brings it")
-    return Path(spec.origin).parent
-
-
-def listens(port: int) -> Callable[[], bool]:
+def listens(port: int, host: str = HOST) -> Callable[[], bool]:
     def ready() -> bool:
-        with socket.socket() as attempt:
-            attempt.settimeout(1)
-            return attempt.connect_ex((HOST, port)) == 0
+        try:
+            with socket.create_connection((host, port), timeout=1):
+                return True
+        except OSError:
+            return False
 
     return ready
 

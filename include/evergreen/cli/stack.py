@@ -1,4 +1,4 @@
-"""The engines of this machine: up, down, and what is recorded about them in `stack.json`.
+"""The engines: those of this machine up, down, and recorded in `stack.json`; those elsewhere only waited for.
 
 The record is written right after each process is started, before it is ready, so that whatever happens
 next, `stop` knows what there is to stop.
@@ -21,7 +21,7 @@ from evergreen.cli.processes import Identity
 from evergreen.cli.progress import Progress, Step, View
 from evergreen.cli.services import Service
 from evergreen.errors import EvergreenError
-from evergreen.settings import settings
+from evergreen.settings import settings, shown
 
 PATIENCE = 15.0
 """Seconds that a process gets to end by itself."""
@@ -68,7 +68,7 @@ class Record(BaseModel):
         except FileNotFoundError:
             return cls()
         except ValidationError:
-            raise StackError(f"{_file(home)} is not readable: delete it, then run `evergreen stop`") from None
+            raise StackError(f"{_file(home)} is not readable: delete it, then run `evergreen down`") from None
 
     def write(self, home: Path) -> None:
         with lake.replacing(_file(home)) as scratch:
@@ -77,11 +77,19 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the engines answer: ours, or those that EVERGREEN_SPARK and EVERGREEN_MLFLOW name."""
+    """Where the engines answer, with what they ask of us, and where people see their pages."""
 
     airflow: str
     mlflow: str
     spark: str
+
+    @property
+    def airflow_ui(self) -> str:
+        return settings().airflow_ui or shown(self.airflow)
+
+    @property
+    def mlflow_ui(self) -> str:
+        return settings().mlflow_ui or shown(self.mlflow)
 
 
 def up(progress: Progress) -> Addresses:
@@ -97,33 +105,36 @@ def up(progress: Progress) -> Addresses:
 
 @dataclass(frozen=True)
 class Started:
-    """Engines that were started or found running, on their way to answer."""
+    """Engines that were started, found running, or are elsewhere, on their way to answer."""
 
-    services: Mapping[str, Service]
+    engines: Mapping[str, services.Engine]
     record: Record
     fresh: frozenset[str]
 
 
 def start(progress: Progress) -> Started:
     """Start what is not up; returns without waiting for it to answer."""
-    given = settings().model_fields_set
-    if "spark" not in given:
+    given = services.elsewhere()
+    if "airflow" in given:
+        return Started(given, Record(), frozenset())
+    named = settings().model_fields_set
+    if "spark" not in named:
         java.require()
     home = _home()
     with _lock(home, progress):
         record = Record.read(home)
-        found: dict[str, Service] = {}
+        found: dict[str, services.Engine] = dict(given)
         fresh = set()
         makers = {"spark": services.spark, "mlflow": services.mlflow}
         told = {"EVERGREEN_HOME": str(home)}
         secret: Mapping[str, str] = {}
         for name, port in (("spark", 15002), ("mlflow", 5000)):
-            if name in given:
+            if name in named:
                 continue
             record, found[name], new = _ensure(home, record, name, port, makers[name], {})
             fresh |= {name} if new else set()
             told[f"EVERGREEN_{name.upper()}"] = found[name].url
-        if "spark" in found:
+        if "spark" not in named:
             secret = services.spark_client(home)
         record, found["airflow"], new = _ensure(
             home,
@@ -141,32 +152,48 @@ def wait(progress: Progress, started: Started) -> Addresses:
     """Wait until every engine answers."""
     began = time.monotonic()
     seconds: dict[str, float] = {}
-    while len(seconds) < len(started.services):
-        for name, service in started.services.items():
-            if name not in seconds and service.ready():
+    waited = False
+    while len(seconds) < len(started.engines):
+        for name, engine in started.engines.items():
+            if name not in seconds and engine.ready():
                 seconds[name] = time.monotonic() - began
-                if name in started.fresh:
-                    progress.say(f"✓ {service.title} answers at {service.url} after {seconds[name]:.0f} s")
+                if name in started.fresh or waited:
+                    progress.say(f"✓ {engine.title} answers at {engine.url} after {seconds[name]:.0f} s")
         _check_alive(started, set(seconds), time.monotonic() - began)
         steps = tuple(
             Step(
-                service.title,
+                engine.title,
                 "success" if name in seconds else "running",
                 seconds.get(name, time.monotonic() - began),
             )
-            for name, service in started.services.items()
+            for name, engine in started.engines.items()
         )
         if len(seconds) < len(steps):
+            waited = True
             progress.show(
-                View("starting the engines", len(seconds), len(steps), "up", steps, news=len(seconds))
+                View("waiting for the engines", len(seconds), len(steps), "up", steps, news=len(seconds))
             )
             time.sleep(0.5)
     progress.rest()
-    urls = {name: service.url for name, service in started.services.items()}
-    if not started.fresh:
+    if not (started.fresh or waited):
         progress.say("everything is up already")
+    return _addresses({name: engine.url for name, engine in started.engines.items()})
+
+
+def addresses() -> Addresses | None:
+    """Where the engines are that the settings name or that were started here; None if Airflow is neither."""
+    record = Record.read(settings().home.resolve())
+    alive = {name: engine.url for name, engine in record.engines.items() if processes.alive(engine.process)}
+    return _addresses(alive) if settings().airflow or "airflow" in alive else None
+
+
+def _addresses(urls: Mapping[str, str]) -> Addresses:
+    now = settings()
+    named = now.model_fields_set
     return Addresses(
-        urls["airflow"], urls.get("mlflow", settings().mlflow), urls.get("spark", settings().spark)
+        airflow=now.airflow or urls["airflow"],
+        mlflow=now.mlflow if "mlflow" in named else urls.get("mlflow", now.mlflow),
+        spark=now.spark if "spark" in named else urls.get("spark", now.spark),
     )
 
 
@@ -197,7 +224,10 @@ def status(progress: Progress) -> None:
         progress.say(
             f"{name:8} {'up' if processes.alive(engine.process) else 'dead':5} {engine.url}  log {engine.log}"
         )
-    if not record.engines:
+    given = services.elsewhere()
+    for name, known in given.items():
+        progress.say(f"{name:8} {'up' if known.ready() else 'gone':5} {known.url}  not started here")
+    if not record.engines and not given:
         progress.say("nothing is up; `evergreen up` starts everything")
 
 
@@ -259,12 +289,20 @@ def _answers(service: Service) -> bool:
 
 
 def _check_alive(started: Started, ready: set[str], seconds: float) -> None:
-    for name, service in started.services.items():
-        engine = started.record.engines[name]
-        died = not processes.alive(engine.process)
-        if died or (name not in ready and seconds > _READY_WITHIN):
+    for name, engine in started.engines.items():
+        ours = started.record.engines.get(name) if isinstance(engine, Service) else None
+        silent = name not in ready and seconds > _READY_WITHIN
+        if ours is None:
+            if silent:
+                raise StackError(
+                    f"{engine.title} at {engine.url} does not answer after {seconds:.0f} s: "
+                    "`evergreen doctor` looks for the reason"
+                )
+            continue
+        died = not processes.alive(ours.process)
+        if died or silent:
             what = "ended" if died else f"does not answer after {seconds:.0f} s"
-            raise StackError(f"{service.title} {what}. The end of {engine.log}:\n{tail(engine.log)}")
+            raise StackError(f"{engine.title} {what}. The end of {ours.log}:\n{tail(ours.log)}")
 
 
 def _home() -> Path:

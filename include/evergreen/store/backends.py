@@ -10,16 +10,16 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from evergreen.errors import OnlineStoreError
 from evergreen.settings import shown
 
-if TYPE_CHECKING:
-    import redis
-
 _MARKS = "_evergreen"  # SQLite's table, Redis' hash
+
+
+class Emptied(Exception):
+    """The online store lost what was in it while it was written. No refusal: the next try writes it anew."""
 
 
 class OnlineStore(Protocol):
@@ -38,7 +38,7 @@ class OnlineStore(Protocol):
     def set_mark(self, name: str, mark: str) -> None:
         """
         Raises:
-            OnlineStoreError: it was emptied since `prepare`: what the mark would say was written may be gone.
+            Emptied: it was emptied since `prepare`: what the mark would say was written may be gone.
         """
         ...
 
@@ -79,7 +79,7 @@ class Sqlite:
         except sqlite3.OperationalError as error:
             if "no such table" not in str(error):
                 raise
-            raise OnlineStoreError(_EMPTIED.format(self._file)) from None
+            raise Emptied(_EMPTIED.format(self._file)) from None
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -108,13 +108,13 @@ class Redis:
 
     def mark(self, name: str) -> str | None:
         with connected(self._url) as server:
-            found: bytes | None = server.hget(_MARKS, name)  # type: ignore[assignment] # the client is not async
+            found: bytes | None = server.hget(_MARKS, name)
         return found.decode() if found is not None else None
 
     def set_mark(self, name: str, mark: str) -> None:
-        def act(pipeline: redis.client.Pipeline) -> None:
+        def act(pipeline: Any) -> None:
             if not pipeline.hexists(_MARKS, ""):
-                raise OnlineStoreError(_EMPTIED.format(shown(self._url)))
+                raise Emptied(_EMPTIED.format(shown(self._url)))
             pipeline.multi()
             pipeline.hset(_MARKS, name, mark)
 
@@ -139,8 +139,8 @@ class Redis:
 
 
 @contextmanager
-def connected(url: str, **options: Any) -> Iterator[redis.Redis]:
-    """A client of the Redis at `url`."""
+def connected(url: str, **options: Any) -> Iterator[Any]:
+    """A client of the Redis at `url`; its own annotations leave open whether what it gives must be awaited."""
     import redis  # only where it is the online store
 
     server = redis.Redis.from_url(url, **(_PATIENCE | options))
@@ -152,7 +152,4 @@ def connected(url: str, **options: Any) -> Iterator[redis.Redis]:
 
 # A server that is gone without a word must not hold a task for ever.
 _PATIENCE = {"socket_connect_timeout": 10.0, "socket_timeout": 60.0}
-_EMPTIED = (
-    "the online store {} was emptied while it was written: `evergreen online rebuild`, or the next try of the task, "
-    "writes it anew"
-)
+_EMPTIED = "the online store {} was emptied while it was written: the next try writes it anew"

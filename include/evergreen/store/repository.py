@@ -64,8 +64,8 @@ def mark_online(store: FeatureStore, name: str, mark: str) -> None:
     """Leave `mark` under `name` in the online store.
 
     Raises:
-        OnlineStoreError: nothing was applied to it: what has taken the place of the store that this process wrote to
-            is not marked as holding what was written to the other.
+        Emptied: nothing was applied to it: what has taken the place of the store that this process wrote to is not
+            marked as holding what was written to the other.
     """
     online_store(settings().online_store).set_mark(_named(store, name), mark)
 

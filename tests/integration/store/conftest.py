@@ -16,7 +16,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its password is as bad as one may be: everything that separates something in an address or in Feast's string."""
     if reason := servers.no_redis():
         pytest.skip(reason)
-    with servers.redis(tmp_path_factory.mktemp("redis"), "1,a=b:c@d/e?f#g\"h%20é") as url:
+    with servers.redis(tmp_path_factory.mktemp("redis"), '1,a=b:c@d/e?f#g"h%20é') as url:
         yield url
 
 

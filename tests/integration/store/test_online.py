@@ -8,10 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -19,6 +17,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from evergreen import lake
 from evergreen import model as models
 from evergreen.errors import SpecError
@@ -335,7 +334,9 @@ def test_what_is_lost_while_it_is_written_is_not_taken_for_written(
 
     with monkeypatch.context() as patched:
         patched.setattr(kept.writer, "online_write_batch", emptied)
-        with pytest.raises(Exception, match="was emptied while it was written|no such table|readonly database"):
+        with pytest.raises(
+            Exception, match="was emptied while it was written|no such table|readonly database"
+        ):
             online.materialize(ponds, window(10))
     repository.feature_store.cache_clear()
     assert online.materialize(ponds, window(10)) == span(7, 10)

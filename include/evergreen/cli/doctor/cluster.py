@@ -1,0 +1,100 @@
+"""The cluster that trains: whether Airflow's account may do there what `orchestration.pod` does."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from evergreen.cli.doctor.seen import Clock, Seen, Wrong
+from evergreen.settings import Pods
+
+_NEEDED = {
+    "pods": ("get", "list", "watch", "create", "patch", "delete"),
+    "pods/log": ("get",),
+    "events": ("list", "watch"),
+}
+
+
+def kubernetes(pods: Pods) -> Seen:
+    """The cluster answers, the namespace is there, and all rights of docs/kubernetes.md are given."""
+    from kubernetes.client import ApiException, CoreV1Api, VersionApi
+    from kubernetes.config import ConfigException
+    from urllib3.exceptions import HTTPError
+
+    if not pods.image:
+        raise Wrong(
+            "EVERGREEN_PODS__IMAGE is not set", "give the trainer's image, built from trainer/Dockerfile"
+        )
+    clock = Clock()
+    try:
+        client = _client(pods)
+        known, _, headers = VersionApi(client).get_code_with_http_info(_request_timeout=10)
+        ahead = clock.ahead_by_header(headers.get("Date"))
+        if missing := [right for right in _rights() if not _may(client, pods.namespace, *right)]:
+            names = ", ".join(f"{verb} {resource}" for resource, verb in missing)
+            raise Wrong(f"may not {names}", "give its account the Role of docs/kubernetes.md")
+        if pods.secret and pods.secret not in _secrets(CoreV1Api(client), pods):
+            raise Wrong(
+                f"has no secret {pods.secret}", f"kubectl --namespace {pods.namespace} create secret generic"
+            )
+    except ConfigException as error:
+        raise Wrong(
+            f"no cluster is known: {error}",
+            "name a connection in EVERGREEN_PODS__CONNECTION, or a file in KUBECONFIG",
+        ) from None
+    except ApiException as error:
+        raise Wrong(
+            f"answers {error.status}: {_message(error)}", "renew the account's token or certificate"
+        ) from None
+    except (HTTPError, OSError) as error:
+        raise Wrong(f"does not answer: {error}", "check the address of the cluster in KUBECONFIG") from None
+    return Seen(f"Kubernetes {known.git_version}, all rights are given", ahead)
+
+
+def _client(pods: Pods) -> Any:
+    """As Airflow's operator finds its cluster."""
+    if pods.connection:
+        from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+
+        return KubernetesHook(conn_id=pods.connection).get_conn()
+    from kubernetes import config
+    from kubernetes.client import ApiClient
+
+    try:
+        config.load_incluster_config()
+    except config.ConfigException:
+        config.load_kube_config()
+    return ApiClient()
+
+
+def _rights() -> list[tuple[str, str]]:
+    return [(resource, verb) for resource, verbs in _NEEDED.items() for verb in verbs]
+
+
+def _may(client: Any, namespace: str, resource: str, verb: str) -> bool:
+    from kubernetes.client import AuthorizationV1Api
+
+    name, _, sub = resource.partition("/")
+    asked = {"namespace": namespace, "verb": verb, "resource": name, "subresource": sub}
+    review = AuthorizationV1Api(client).create_self_subject_access_review(
+        {"spec": {"resourceAttributes": asked}}, _request_timeout=10
+    )
+    return bool(review.status.allowed)
+
+
+def _secrets(core: Any, pods: Pods) -> tuple[str | None, ...]:
+    """The secret's name if it is there, or if this account may not know: it need not."""
+    from kubernetes.client import ApiException
+
+    try:
+        core.read_namespaced_secret(pods.secret, pods.namespace, _request_timeout=10)
+    except ApiException as error:
+        return () if error.status == 404 else (pods.secret,)
+    return (pods.secret,)
+
+
+def _message(error: Any) -> str:
+    try:
+        return str(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)
