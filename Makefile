@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: retrain up stop trainer test test-kubernetes lint format bench lock clean help
+.PHONY: retrain up down trainer test test-kubernetes lint format bench lock clean help
 .NOTPARALLEL:
 # Compiled files are what makes the hundredth start of a process cheap.
 unexport PYTHONDONTWRITEBYTECODE
@@ -13,20 +13,32 @@ PYTHON ?= python3.11
 MODEL ?= flight_delay
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
+# Which engines: those of this machine, or the servers of docker-compose.yaml (docs/deploying.md).
+STACK ?= embedded
+
 BIN := .venv/bin
 READY := .venv/.ready
 TRAINER := .trainer/.ready
 # Installs the environment in a fraction of pip's time; pip alone does it too.
 UV := uv==0.13.9
 
-retrain: $(READY) ## from raw days to a promoted champion, a week further at each call (MODEL=flight_delay)
-	@$(BIN)/evergreen retrain $(MODEL)
+ifeq ($(STACK),embedded)
+EVERGREEN := $(BIN)/evergreen
+ENVIRONMENT := $(READY)
+else ifeq ($(STACK),compose)
+EVERGREEN := deploy/compose
+else
+$(error STACK is embedded or compose, not '$(STACK)')
+endif
 
-up: $(READY) ## start Airflow, MLflow and Spark on this machine
-	@$(BIN)/evergreen up
+retrain: $(ENVIRONMENT) ## from raw days to a promoted champion, a week further at each call (MODEL=flight_delay)
+	@$(EVERGREEN) retrain $(MODEL)
 
-stop: ## stop them
-	@if [ -x $(BIN)/evergreen ]; then $(BIN)/evergreen stop; else echo "nothing is up"; fi
+up: $(ENVIRONMENT) ## start Airflow, MLflow and Spark on this machine; on real servers with STACK=compose
+	@$(EVERGREEN) up
+
+down: ## stop them, and lose nothing
+	@if [ -x $(EVERGREEN) ]; then $(EVERGREEN) down; else echo "nothing is up"; fi
 
 trainer: $(TRAINER) ## the environment that networks are trained in on this machine, with PyTorch
 
@@ -59,7 +71,7 @@ lock: $(READY) ## resolve pyproject.toml and trainer/requirements.in into their 
 	@$(BIN)/uv pip compile trainer/requirements.in --upgrade --python-version 3.11 --no-annotate --no-header \
 		--constraint requirements.txt --excludes trainer/without-cuda.txt --output-file trainer/requirements.txt
 
-clean: stop ## stop, and remove everything that was made: data, environment, caches
+clean: down ## stop, and remove everything that was made: data, environment, caches
 	@rm -rf .evergreen .venv .trainer .ruff_cache .mypy_cache .hypothesis include/*.egg-info
 
 help:

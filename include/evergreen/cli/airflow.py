@@ -24,7 +24,7 @@ Reprocess = Literal["failed", "completed"]
 _PAGE = 100
 _CHECK = 10.0  # seconds between two looks at the scheduler's health
 _SILENT = 60.0
-_ANEW = "`make down` and then the same command starts it anew"
+_ANEW = "`evergreen doctor` looks for the reason; `make down` and then the same command starts it anew"
 _PATIENCE = 60.0  # a busy SQLite may keep an answer waiting; a dead server must not be waited for
 
 

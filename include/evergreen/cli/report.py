@@ -12,6 +12,7 @@ from rich.text import Text
 from evergreen.cli.progress import Progress, duration
 from evergreen.cli.stack import Addresses
 from evergreen.gates import Record, Verdict
+from evergreen.settings import settings
 
 _WIDE = 120  # columns that the table needs to hold its reasons, too
 _OUTCOME = {"passed": "green", "failed": "red", "not_computed": "yellow"}
@@ -60,7 +61,8 @@ def where(progress: Progress, addresses: Addresses) -> None:
     """Where to look, and how to end it."""
     progress.say(f"Airflow  {addresses.airflow_ui}{_login(progress, addresses.airflow)}")
     progress.say(f"MLflow   {addresses.mlflow_ui}")
-    progress.say("Both stay up until `make down`.")
+    if not settings().airflow:
+        progress.say("Both stay up until `make down`.")
 
 
 def _login(progress: Progress, url: str) -> str:

@@ -25,6 +25,7 @@ from evergreen.cli.progress import Progress, View, duration
 from evergreen.errors import EvergreenError
 from evergreen.features.inputs import dataset, span
 from evergreen.model import Model, feature_spec
+from evergreen.settings import settings
 from evergreen.window import days_between, midnight
 
 _LOOK = 2.0  # seconds between two looks; each costs the API server a few hundredths of a CPU second
@@ -268,5 +269,7 @@ def _tell(
     instances = airflow.task_instances(dag_id, _run_id(as_of))
     promoted = any(i["task_id"] == "promote" and i["state"] == "success" for i in instances)
     report.gates(progress, f"{model.name} as of {as_of}", verdict)
-    progress.say(f"gate report: {judged['report']}")
+    # The file is in the lake, which may be out of reach of whoever reads this; Airflow shows it, too.
+    elsewhere = f"{addresses.airflow_ui}/evergreen/{dag_id}/verdicts/{judged['entry']}"
+    progress.say(f"gate report: {elsewhere if settings().airflow else judged['report']}")
     report.outcome(progress, verdict, promoted, report.champion(addresses.mlflow, model.name))

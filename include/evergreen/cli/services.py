@@ -51,9 +51,12 @@ def elsewhere() -> dict[str, Engine]:
         host, port = host_of(now.spark, 15002)
         found["spark"] = Engine("Spark Connect", shown(now.spark), listens(port, host))
     if "mlflow" in now.model_fields_set and now.mlflow.startswith("http"):
-        found["mlflow"] = Engine("MLflow", shown(now.mlflow), _answers(f"{now.mlflow}/health"))
+        found["mlflow"] = Engine(
+            "MLflow", now.mlflow_ui or shown(now.mlflow), _answers(f"{now.mlflow}/health")
+        )
     if now.airflow:
-        found["airflow"] = Engine("Airflow", shown(now.airflow), _airflow_is_healthy(shown(now.airflow)))
+        address = shown(now.airflow)
+        found["airflow"] = Engine("Airflow", now.airflow_ui or address, _airflow_is_healthy(address))
     return found
 
 

@@ -1,0 +1,9 @@
+# Run once, when the volume is empty: for each engine a database, and a user who reaches no other.
+for name in airflow mlflow feast; do
+    psql -q -v ON_ERROR_STOP=1 -v name="$name" --username "${POSTGRES_USER:-postgres}" --dbname postgres <<SQL
+\getenv password ${name^^}_DB_PASSWORD
+CREATE ROLE :"name" LOGIN PASSWORD :'password';
+CREATE DATABASE :"name" OWNER :"name";
+REVOKE CONNECT ON DATABASE :"name" FROM PUBLIC;
+SQL
+done

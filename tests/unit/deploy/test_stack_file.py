@@ -1,0 +1,101 @@
+"""What must hold of docker-compose.yaml whatever is changed in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from evergreen.cli.airflow_settings import shared
+from evergreen.settings import PREFIX, REPOSITORY, Settings, variable
+
+pytestmark = pytest.mark.unit
+
+TEXT = (REPOSITORY / "docker-compose.yaml").read_text()
+STACK: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = STACK["services"]
+LASTING = {name: service for name, service in SERVICES.items() if service["restart"] != "no"}
+SECRET = re.compile(r"\$\{(\w+)(:\?[^}]*|:-[^}]*)?\}")
+
+
+def mebibytes(amount: str) -> int:
+    return int(amount[:-1]) * {"m": 1, "g": 1024}[amount[-1]]
+
+
+def test_it_fits_into_8_gib() -> None:
+    total = sum(mebibytes(service["mem_limit"]) for service in LASTING.values())
+    assert total + mebibytes(SERVICES["cli"]["mem_limit"]) <= 8192
+    assert mebibytes(SERVICES["migrate"]["mem_limit"]) <= 8192 - sum(
+        mebibytes(SERVICES[name]["mem_limit"]) for name in ("postgres", "redis", "minio", "spark")
+    )
+
+
+def test_ports_are_on_loopback() -> None:
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert list(ports) == ["mlflow", "api-server"]
+    assert all(port.startswith("127.0.0.1:") for listed in ports.values() for port in listed)
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_what_lasts_comes_back_and_is_looked_after(name: str) -> None:
+    service = SERVICES[name]
+    assert service["restart"] == "unless-stopped"
+    assert "healthcheck" in service or service["image"] == "evergreen:stack"  # whose image has one
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["logging"]["options"]["max-size"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_are_pinned(name: str) -> None:
+    image = re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", SERVICES[name]["image"])
+    assert ":" in image
+    assert not image.endswith(":latest")
+
+
+def test_only_one_service_builds_the_image() -> None:
+    assert [name for name, service in SERVICES.items() if "build" in service] == ["migrate"]
+
+
+def test_no_secret_has_a_default_and_each_is_written_by_up() -> None:
+    script = (REPOSITORY / "deploy/compose").read_text()
+    listed = re.search(r"SECRETS=\(([^)]*)\)", script)
+    assert listed
+    required = {name for name, rest in SECRET.findall(TEXT) if rest.startswith(":?")}
+    assert required == set(listed[1].split())
+    with_default = {name for name, rest in SECRET.findall(TEXT) if not rest.startswith(":?")}
+    assert not [name for name in with_default if re.search("PASSWORD|SECRET_KEY|TOKEN|FERNET|JWT", name)]
+
+
+def test_passwords_are_given_to_those_who_need_them_only() -> None:
+    def who(secret: str) -> set[str]:
+        return {name for name, service in SERVICES.items() if f"${{{secret}" in str(service)}
+
+    assert who("POSTGRES_PASSWORD") == {"postgres"}
+    assert who("MLFLOW_DB_PASSWORD") == {"postgres", "migrate", "mlflow"}
+    assert who("AIRFLOW_PASSWORD") == {"api-server", "cli"}
+    assert "AIRFLOW__" not in str(SERVICES["mlflow"]["environment"])
+    assert "environment" not in SERVICES["spark"]
+
+
+def test_every_variable_of_ours_is_a_setting() -> None:
+    known = {variable(name) for name in Settings.model_fields} | {"EVERGREEN_PRELOAD"}
+    given = {
+        name.partition("__")[0]
+        for service in SERVICES.values()
+        for name in (service.get("environment") or {})
+        if name.startswith(PREFIX)
+    }
+    assert given <= known
+    assert {name for name in shared() if name.startswith(PREFIX)} <= known
+
+
+def test_spark_is_reached_by_those_only_who_send_it_work() -> None:
+    assert STACK["networks"]["spark"] == {"internal": True}
+    assert {name for name, service in SERVICES.items() if "spark" in service.get("networks", [])} == {
+        "spark",
+        "scheduler",
+        "cli",
+    }
+    assert SERVICES["spark"]["networks"] == ["spark"]
