@@ -70,6 +70,15 @@ def redis(folder: Path, password: str, *options: str) -> Iterator[str]:
         yield f"redis://:{quote(password, safe='')}@{services.HOST}:{port}"
 
 
+@contextmanager
+def spark(folder: Path) -> Iterator[tuple[str, str]]:
+    """A Spark Connect server as `evergreen up` starts it: its address, and the token that it asks for."""
+    service = services.spark(folder, free_port())
+    log = folder / "spark.log"
+    with _running(list(service.command), service.environment, service.folder, log, service.ready):
+        yield service.url, services.spark_client(folder)["SPARK_CONNECT_AUTHENTICATE_TOKEN"]
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind((services.HOST, 0))

@@ -213,11 +213,25 @@ class _Bucket:
         return [contents[path] for path in paths]
 
     def create(self, name: str, data: bytes) -> bool:
-        path = f"{self._folder}/{name}"
+        with _TURNS:  # fsspec's memory:// looks first and writes then: its threads must take turns
+            return created(self._files, f"{self._folder}/{name}", data)
+
+
+def created(files: AbstractFileSystem, path: str, data: bytes) -> bool:
+    """Whether this call has put `data` at `path` of an object store, where there was nothing.
+
+    What lies there decides, not how the store says no: S3 says that the object exists, MinIO only that a condition does
+    not hold, and either may say that somebody else is writing just now. And a put that was done may have been sent
+    again, and found itself.
+    """
+    try:
+        files.pipe_file(path, data, mode="create")
+    except Exception:
         try:
-            with _TURNS:  # fsspec's memory:// looks first and writes then: its threads must take turns
-                self._files.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            # A put that was done may have been sent again, and found itself.
-            return bool(self._files.cat_file(path) == data)
-        return True
+            there = files.cat_file(path)
+        except FileNotFoundError:
+            there = None
+        if there is None:
+            raise
+        return bool(there == data)
+    return True

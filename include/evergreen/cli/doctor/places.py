@@ -16,6 +16,7 @@ import httpx
 from evergreen import lake, ledger
 from evergreen import model as models
 from evergreen.cli.doctor.seen import Clock, Seen, Silent, Wrong
+from evergreen.ledger.journal import created
 from evergreen.settings import shown
 
 _WRITERS, _ROUNDS = 16, 5
@@ -86,33 +87,42 @@ def bucket(uri: str, append_only: bool = False) -> Seen:
     may = "may put where there is none, list, read"
     for _ in range(_ROUNDS):
         probe = f"{folder}/{uuid.uuid4().hex}"
-        with _allowed(uri, "put an object where there is none"):
-            kept = _raced(files, probe)
-        with _allowed(uri, "list objects"):
-            listed = files.ls(folder, detail=False)
-        with _allowed(uri, "read an object"):
-            same = files.cat_file(probe) == kept
-        if probe not in listed or not same:
-            raise Wrong(
-                "an object that was just put is not found, or another one",
-                "use a store with strong consistency",
-            )
-        if not append_only:
-            with _allowed(uri, "put an object"):
-                files.pipe_file(probe, b"overwritten")
         try:
-            files.rm_file(probe)
-        except Exception:  # one probe stays
-            if append_only:
-                return Seen(f"{may}; may not remove, which is right for a ledger", ahead)
-            raise Wrong("may not remove an object", "allow it: old checkpoints are removed") from None
+            with _allowed(uri, "put an object where there is none, or read it"):
+                kept = _raced(files, probe)
+                same = files.cat_file(probe) == kept
+            with _allowed(uri, "list objects"):
+                listed = probe in files.ls(folder, detail=False)
+            if not (same and listed):
+                raise Wrong(
+                    "an object that was just put is not found, or another one",
+                    "use a store with strong consistency",
+                )
+            if not append_only:
+                with _allowed(uri, "put an object"):
+                    files.pipe_file(probe, b"overwritten")
+        finally:
+            removed = _removed(files, probe)
+        if not removed and append_only:
+            return Seen(f"{may}; may not remove, which is right for a ledger", ahead)
+        if not removed:
+            raise Wrong("may not remove an object", "allow it: old checkpoints are removed")
     return Seen(f"{may}, remove" if append_only else f"{may}, put, remove", ahead)
+
+
+def _removed(files: Any, path: str) -> bool:
+    try:
+        files.rm_file(path)
+    except Exception:  # whatever its client calls that
+        return False
+    return True
 
 
 def _raced(files: Any, path: str) -> bytes:
     """What the one winner has put at `path`, of many who wanted to."""
     with ThreadPoolExecutor(_WRITERS) as pool:
-        won = [data for data in pool.map(lambda data: _created(files, path, data), _WRITES) if data]
+        made = pool.map(lambda data: created(files, path, data), _WRITES)
+        won = [data for data, mine in zip(_WRITES, made, strict=True) if mine]
     if len(won) != 1:
         raise Wrong(
             f"{len(won)} of {_WRITERS} writers were told that they had put an object where there was none",
@@ -120,14 +130,6 @@ def _raced(files: Any, path: str) -> bytes:
             "one, promotions that race would be lost",
         )
     return won[0]
-
-
-def _created(files: Any, path: str, data: bytes) -> bytes | None:
-    try:
-        files.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return None
-    return data
 
 
 def make_bucket(uri: str) -> None:

@@ -1,0 +1,90 @@
+"""What `evergreen migrate` finds to migrate, and what it refuses before it touches anything."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import s3_server
+from evergreen.cli import migrate
+from evergreen.cli.doctor import NotWellError
+from evergreen.cli.progress import Progress
+from evergreen.settings import Settings, settings
+from s3_server import S3
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    with s3_server.running() as running:
+        running.use(monkeypatch)
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "_PATIENCE", 1.0)
+
+
+def told() -> str:
+    settings.cache_clear()
+    with Progress() as progress, pytest.raises(NotWellError) as caught:
+        migrate.migrate(progress)
+    return str(caught.value)
+
+
+def test_what_the_environment_names_is_migrated_and_nothing_else() -> None:
+    assert migrate.databases_in({"MLFLOW_BACKEND_STORE_URI": "", "OTHER": "x"}) == {}
+    assert migrate.databases_in({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://x"}) == {
+        "Airflow": "postgresql://x"
+    }
+
+
+def test_folders_are_no_buckets(home: Path) -> None:
+    assert migrate.buckets_in({"MLFLOW_ARTIFACTS_DESTINATION": "/srv/mlflow"}, Settings()) == {}
+    given = Settings(ledger="s3://a/ledger", jobs="file:///srv/jobs")
+    assert migrate.buckets_in({"MLFLOW_ARTIFACTS_DESTINATION": "s3://b/mlflow"}, given) == {
+        "ledger": "s3://a/ledger",
+        "artifacts": "s3://b/mlflow",
+    }
+
+
+def test_buckets_are_made(home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_LEDGER", "s3://evergreen/ledger")
+    monkeypatch.setenv("EVERGREEN_JOBS", "s3://other/jobs")
+    for _ in range(2):
+        settings.cache_clear()
+        with Progress() as progress:
+            migrate.migrate(progress)
+    assert s3.buckets == {"evergreen": {}, "other": {}}
+
+
+def test_a_store_that_loses_promotions_is_refused(
+    home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.conditions = "ignored"
+    monkeypatch.setenv("EVERGREEN_LEDGER", "s3://evergreen/ledger")
+    assert "ledger, s3://evergreen/ledger: 16 of 16 writers were told" in told()
+
+
+def test_all_that_does_not_answer_is_named_and_nothing_is_touched(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    database = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(database)) as con, con:
+        con.execute("CREATE TABLE mine (i INT)")
+    before = database.read_bytes()
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{database}")
+    monkeypatch.setenv(
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://airflow:secret@127.0.0.1:9/airflow"
+    )
+    said = told()
+    assert said.splitlines()[0] == "nothing was migrated: 1 fault"
+    assert "Airflow's database, postgresql://127.0.0.1:9/airflow: does not answer: " in said
+    assert "secret" not in said
+    assert database.read_bytes() == before
