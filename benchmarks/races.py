@@ -32,8 +32,8 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from evergreen import ledger
 import servers
+from evergreen import ledger
 from integration.ledger import racing
 from integration.ledger.racing import CHAMPION, PREVIOUS, RACERS, Place, Way
 

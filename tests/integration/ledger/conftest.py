@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from evergreen.settings import settings
 import servers
+from evergreen.settings import settings
 from integration.ledger.racing import Place
 
 
