@@ -57,13 +57,13 @@ def _client(pods: Pods) -> Any:
         from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
         return KubernetesHook(conn_id=pods.connection).get_conn()
-    from kubernetes import config
     from kubernetes.client import ApiClient
+    from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
     try:
-        config.load_incluster_config()
-    except config.ConfigException:
-        config.load_kube_config()
+        load_incluster_config()
+    except ConfigException:
+        load_kube_config()
     return ApiClient()
 
 
