@@ -16,7 +16,7 @@ from evergreen.cli.progress import Progress
 from evergreen.cli.stack import Addresses
 from evergreen.errors import LedgerError
 from evergreen.settings import Settings
-from unit.cli.doctor.conftest import wrong
+from unit.cli.doctor.saying import wrong
 
 pytestmark = pytest.mark.unit
 

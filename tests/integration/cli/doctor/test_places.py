@@ -15,9 +15,9 @@ from evergreen.cli.doctor import places
 from evergreen.errors import LedgerError
 from evergreen.settings import settings
 from s3_server import S3
-from unit.cli.doctor.conftest import wrong
+from unit.cli.doctor.saying import wrong
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 LEDGER = "s3://evergreen/ledger"
 Usage = namedtuple("Usage", "total used free")

@@ -15,7 +15,7 @@ from evergreen.ledger import Frozen
 from evergreen.ledger.journal import Journal, Lost, created
 from s3_server import S3
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 WRITERS, ROUNDS = 16, 5
 UNWANTED = Frozen(reason="a test")

@@ -14,7 +14,7 @@ from evergreen.cli.doctor import databases, servers
 from evergreen.cli.migrate import MigrationError
 from evergreen.cli.progress import Progress
 from evergreen.store.backends import connected
-from unit.cli.doctor.conftest import wrong
+from unit.cli.doctor.saying import wrong
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import s3_server
-from evergreen.cli.doctor.seen import Wrong
 from s3_server import S3
 
 Answer = tuple[int, Any] | Callable[[bytes], tuple[int, Any]]
@@ -73,10 +72,3 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     with s3_server.running("evergreen") as running:
         running.use(monkeypatch)
         yield running
-
-
-def wrong(look: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[str, str]:
-    """What a check says is wrong, and the way out."""
-    with pytest.raises(Wrong) as caught:
-        look(*arguments, **named)
-    return caught.value.what, caught.value.way_out

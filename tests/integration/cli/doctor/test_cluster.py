@@ -10,9 +10,10 @@ import yaml
 
 from evergreen.cli.doctor import cluster
 from evergreen.settings import Pods
-from unit.cli.doctor.conftest import Told, wrong
+from integration.cli.doctor.conftest import Told
+from unit.cli.doctor.saying import wrong
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 REVIEW = "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 PODS = Pods(image="trainer@sha256:0", namespace="ml", secret="store")

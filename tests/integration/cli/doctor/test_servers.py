@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from evergreen.cli.doctor import servers
-from unit.cli.doctor.conftest import Told, wrong
+from integration.cli.doctor.conftest import Told
+from unit.cli.doctor.saying import wrong
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 AIRFLOW, MLFLOW = version("apache-airflow"), version("mlflow")
 NOBODY = "http://127.0.0.1:9"

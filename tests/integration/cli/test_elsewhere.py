@@ -14,10 +14,10 @@ from evergreen.cli.airflow import Airflow, AirflowError
 from evergreen.cli.progress import Progress
 from evergreen.cli.stack import Addresses, StackError
 from evergreen.settings import settings
-from unit.cli.doctor.conftest import Told
-from unit.cli.doctor.conftest import server as server
+from integration.cli.doctor.conftest import Told
+from integration.cli.doctor.conftest import server as server
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 HEALTHY = {
     part: {"status": "healthy"} for part in ("metadatabase", "scheduler", "dag_processor", "triggerer")

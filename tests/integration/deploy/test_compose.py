@@ -13,7 +13,7 @@ import pytest
 
 from evergreen.settings import REPOSITORY
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 # Docker as the script sees it: what it was asked is written down, and what it answers is set by files.
 DOCKER = """#!/bin/bash

@@ -16,7 +16,7 @@ from evergreen.cli.progress import Progress
 from evergreen.settings import Settings, settings
 from s3_server import S3
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
