@@ -1,24 +1,31 @@
-"""A small S3 server in this process, in which one request is served at a time: its conditional puts are atomic.
+"""A small S3 server whose conditional puts are atomic, in this process or a container.
 
-It speaks what Evergreen asks of a store: put, put where there is none, get, list, remove, make a bucket. Its faults are
-set from outside while it runs.
+It speaks what Evergreen and MLflow ask of a store: put, put where there is none, get, list, remove, make a bucket. In a
+test its faults are set from outside while it runs. `python s3_server.py server FOLDER`, as MinIO is called, keeps all
+in that folder, on port 9000: for a stack that is to be killed, where MinIO's image cannot be had.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import sys
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from time import sleep, time
-from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+from xml.sax.saxutils import escape, unescape
 
-import pytest
-from s3fs import S3FileSystem
+if TYPE_CHECKING:
+    import pytest
 
 
 @dataclass
@@ -26,7 +33,8 @@ class S3:
     """What the server holds, and what is wrong with it."""
 
     url: str = ""
-    buckets: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    buckets: MutableMapping[str, Any] = field(default_factory=dict)
+    """Bucket → key → content."""
     refuses: set[str] = field(default_factory=set)
     """Methods that are answered with AccessDenied."""
     full: bool = False
@@ -44,17 +52,75 @@ class S3:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests-secret")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        from s3fs import S3FileSystem
+
         S3FileSystem.clear_instance_cache()
+
+
+class Kept(MutableMapping[str, bytes]):
+    """A bucket in a folder: an object is there whole or not at all, and stays when the server is killed."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __getitem__(self, key: str) -> bytes:
+        try:
+            return self._file(key).read_bytes()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def __setitem__(self, key: str, content: bytes) -> None:
+        scratch = self._folder / f".{uuid.uuid4().hex}"
+        with scratch.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.replace(self._file(key))
+
+    def __delitem__(self, key: str) -> None:
+        try:
+            self._file(key).unlink()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([unquote(name[1:]) for name in os.listdir(self._folder) if name.startswith("=")])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _file(self, key: str) -> Path:
+        return self._folder / ("=" + quote(key, safe=""))
+
+
+class Buckets(MutableMapping[str, Kept]):
+    """Buckets in a folder."""
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    def __getitem__(self, name: str) -> Kept:
+        if not name or not (self._root / name).is_dir():
+            raise KeyError(name)
+        return Kept(self._root / name)
+
+    def __setitem__(self, name: str, _: Any) -> None:
+        (self._root / name).mkdir(exist_ok=True)
+
+    def __delitem__(self, name: str) -> None:
+        (self._root / name).rmdir()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([path.name for path in self._root.iterdir() if path.is_dir()])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 @contextmanager
 def running(*buckets: str) -> Iterator[S3]:
     s3 = S3(buckets={name: {} for name in buckets})
-
-    class Handler(_Handler):
-        store = s3
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _server(s3, "127.0.0.1", 0)
     s3.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -63,6 +129,13 @@ def running(*buckets: str) -> Iterator[S3]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _server(s3: S3, host: str, port: int) -> ThreadingHTTPServer:
+    class Handler(_Handler):
+        store = s3
+
+    return ThreadingHTTPServer((host, port), Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -113,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         if key:
             if key not in held:
                 return self._fault(404, "NoSuchKey", "The specified key does not exist.")
-            return self._answer(200, held[key])
+            return self._answer(200, held[key], {"ETag": '"e"', "Last-Modified": formatdate(0, usegmt=True)})
         asked = parse_qs(urlsplit(self.path).query)
         prefix, delimiter = asked.get("prefix", [""])[0], asked.get("delimiter", [""])[0]
         found = sorted(name for name in held if name.startswith(prefix))
@@ -152,6 +225,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.store.buckets[bucket].pop(key, None)
             self._answer(204)
 
+    def do_POST(self) -> None:
+        """Remove several objects at once; nothing else is posted."""
+        bucket, _ = self._where()
+        keys = [unescape(key) for key in re.findall(r"<Key>(.*?)</Key>", self._body().decode())]
+        if "delete" not in parse_qs(urlsplit(self.path).query, keep_blank_values=True):
+            return self._fault(501, "NotImplemented", "uploads in parts are not implemented")
+        if not self._allowed(bucket):
+            return None
+        for key in keys:
+            self.store.buckets[bucket].pop(key, None)
+        gone = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
+        return self._answer(200, f"<DeleteResult>{gone}</DeleteResult>".encode())
+
     def _where(self) -> tuple[str, str]:
         bucket, _, key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
         return bucket, key
@@ -189,3 +275,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+if __name__ == "__main__":
+    _, _, folder = sys.argv  # server FOLDER
+    _server(S3(buckets=Buckets(Path(folder))), "0.0.0.0", 9000).serve_forever()
