@@ -164,7 +164,10 @@ class _Handler(BaseHTTPRequestHandler):
         with self.store.lock:
             there = conditional and key in self.store.buckets[bucket]
             if not there and self.store.conditions != "late":
-                self.store.buckets[bucket][key] = data
+                try:
+                    self.store.buckets[bucket][key] = data
+                except OSError as error:  # the disk under it
+                    return self._fault(507, "XMinioStorageFull", str(error))
         if there and self.store.words == "conflict":
             return self._fault(409, "ConditionalRequestConflict", "A conflicting operation occurred")
         if there:
@@ -277,6 +280,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+class Lasting(S3):
+    """Keeps all in a folder; the methods that it refuses stand in the file `refuses` there, as in `PUT DELETE`."""
+
+    def __init__(self, folder: Path):
+        super().__init__(buckets=Buckets(folder))
+        self._refuses = folder / "refuses"
+
+    def __getattribute__(self, name: str) -> Any:
+        if name != "refuses":
+            return super().__getattribute__(name)
+        return set(self._refuses.read_text().split()) if self._refuses.exists() else set()
+
+
 if __name__ == "__main__":
-    _, _, folder = sys.argv  # server FOLDER
-    _server(S3(buckets=Buckets(Path(folder))), "0.0.0.0", 9000).serve_forever()
+    _, _, root = sys.argv  # server FOLDER
+    _server(Lasting(Path(root)), "0.0.0.0", 9000).serve_forever()
