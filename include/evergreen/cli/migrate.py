@@ -1,7 +1,8 @@
 """`evergreen migrate`: databases and buckets as this version needs them, before anything of this version starts.
 
 Each of those that the environment names: Airflow's database, MLflow's, and the buckets of ledger, jobs and artifacts.
-All must let us in before any is touched. To migrate what is migrated already changes nothing.
+All of them, Feast's registry and the online store must let us in before any is touched: a wrong password is told of at
+the start, not by the first task that needs it. To migrate what is migrated already changes nothing.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
+from functools import partial
 
 from evergreen.cli.doctor import NotWellError, databases, places
 from evergreen.cli.doctor.seen import Silent, Wrong
@@ -38,12 +38,11 @@ def migrate(progress: Progress) -> None:
     """
     began = time.monotonic()
     schemas, buckets = databases_in(os.environ), buckets_in(os.environ, settings())
+    servers = list(_servers(schemas, buckets, settings()))
     deadline = time.monotonic() + _PATIENCE
-    progress.show(View("waiting for databases and buckets", 0, len(schemas) + len(buckets), "there"))
-    with ThreadPoolExecutor() as pool:
-        reached = [pool.submit(_reach_database, name, url, deadline) for name, url in schemas.items()]
-        reached += [pool.submit(_reach_bucket, name, uri, deadline) for name, uri in buckets.items()]
-        if faults := [fault for one in reached if (fault := one.result())]:
+    progress.show(View("waiting for databases and buckets", 0, len(servers), "there"))
+    with ThreadPoolExecutor(len(servers) or 1) as pool:
+        if faults := list(filter(None, pool.map(partial(_reach, deadline), servers))):
             raise NotWellError("nothing was migrated", faults)
         progress.show(View("migrating", 0, len(schemas), "databases"))
         for said in pool.map(_migrate, schemas, schemas.values()):
@@ -70,47 +69,45 @@ def buckets_in(environment: Mapping[str, str], now: Settings) -> dict[str, str]:
     return {name: uri for name, uri in uris.items() if "://" in uri and not uri.startswith("file:")}
 
 
-def _reach_database(name: str, url: str, deadline: float) -> Fault | None:
-    while True:
-        try:
-            with databases.connected(url):
-                return None
-        except Silent as silent:
-            if time.monotonic() > deadline:
-                return _fault(f"{name}'s database", url, silent)
-        except Wrong as wrong:
-            return _fault(f"{name}'s database", url, wrong)
-        time.sleep(0.5)
+_Server = tuple[str, str, Callable[[], object]]  # what it is, where, and how to see that it lets us in
 
 
-def _reach_bucket(name: str, uri: str, deadline: float) -> Fault | None:
+def _servers(schemas: Mapping[str, str], buckets: Mapping[str, str], now: Settings) -> Iterator[_Server]:
+    for name, url in {**schemas, "Feast": now.feast_registry}.items():
+        yield f"{name}'s database", url, partial(_connect, url)
+    if "://" in now.online_store:
+        yield "online store", now.online_store, partial(databases.online_store, now.online_store)
+    for name, uri in buckets.items():
+        yield name, uri, partial(_make, uri, append_only=name == "ledger")
+
+
+def _connect(url: str) -> None:
+    with databases.connected(url):
+        pass
+
+
+def _make(uri: str, append_only: bool) -> None:
+    places.make_bucket(uri)
+    places.bucket(uri, append_only)
+
+
+def _reach(deadline: float, server: _Server) -> Fault | None:
+    """What is wrong with it; one that does not answer may have been started along with this, and is waited for."""
+    what, where, look = server
     while True:
         try:
-            places.make_bucket(uri)
-            places.bucket(uri, append_only=name == "ledger")
+            look()
             return None
-        except Silent as silent:
-            if time.monotonic() > deadline:
-                return _fault(name, uri, silent)
         except Wrong as wrong:
-            return _fault(name, uri, wrong)
+            if not isinstance(wrong, Silent) or time.monotonic() > deadline:
+                return Fault(f"{what}, {shown(where)}", wrong.what, wrong.way_out)
         time.sleep(0.5)
-
-
-def _fault(what: str, where: str, wrong: Wrong) -> Fault:
-    return Fault(f"{what}, {shown(where)}", wrong.what, wrong.way_out)
 
 
 def _migrate(name: str, url: str) -> str:
     """Let the engine's own command migrate its database; gives what to say of it."""
-    bin_ = Path(sys.executable).parent
-    command = (
-        [bin_ / "airflow", "db", "migrate"] if name == "Airflow" else [bin_ / "mlflow", "db", "upgrade", url]
-    )
     began = time.monotonic()
-    done = subprocess.run(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    done = subprocess.run(_COMMANDS[name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode == 0:
         return f"✓ {name}'s database: of this version, after {duration(time.monotonic() - began)}"
     if "Can't locate revision" in done.stdout:
@@ -118,7 +115,15 @@ def _migrate(name: str, url: str) -> str:
             f"{name}'s database {shown(url)} is of a newer version than this one: start that version, or restore the "
             "backup from before it"
         )
-    told = [line for line in done.stdout.splitlines() if line.strip()][-_TAIL:]
-    with suppress(ValueError):
-        told = [line.replace(url, shown(url)) for line in told]
-    raise MigrationError("\n  ".join([f"{name}'s database {shown(url)} was not migrated:", *told]))
+    told = [line.replace(url, shown(url)) for line in done.stdout.splitlines() if line.strip()]
+    raise MigrationError("\n  ".join([f"{name}'s database {shown(url)} was not migrated:", *told[-_TAIL:]]))
+
+
+_COMMANDS = {
+    "Airflow": (sys.executable, "-m", "airflow", "db", "migrate"),
+    # MLflow wants the address as an argument, password and all, and a command line is for everybody's eyes.
+    "MLflow": (
+        *(sys.executable, "-c"),
+        "import os; from mlflow.db import commands; commands(['upgrade', os.environ['MLFLOW_BACKEND_STORE_URI']])",
+    ),
+}
