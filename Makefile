@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: retrain up down trainer test test-kubernetes lint format bench lock clean help
+.PHONY: retrain up down trainer test test-compose test-kubernetes lint format bench lock clean help
 .NOTPARALLEL:
 # Compiled files are what makes the hundredth start of a process cheap.
 unexport PYTHONDONTWRITEBYTECODE
@@ -43,11 +43,14 @@ down: ## stop them, and lose nothing
 trainer: $(TRAINER) ## the environment that networks are trained in on this machine, with PyTorch
 
 # Files side by side where they have engines of their own; the stack of tests/integration/airflow wants both cores.
-test: lint $(TRAINER) ## lint, then every test but those on Kubernetes
+test: lint $(TRAINER) ## lint, then every test but those of the two below
 	@$(BIN)/python -m pytest tests/unit tests/dag -q
 	@.trainer/bin/python -m pytest tests/trainer -q
 	@$(BIN)/python -m pytest tests/integration --ignore tests/integration/airflow -q -n 2 --dist loadfile
 	@$(BIN)/python -m pytest tests/integration/airflow -q --durations=10
+
+test-compose: $(READY) ## the tests of the stack of docker-compose.yaml, on a machine without one (docs/deploying.md)
+	@$(BIN)/python -m pytest tests/compose -q -rs --durations=10
 
 test-kubernetes: $(READY) ## the tests with pods, on the cluster that KUBECONFIG names (docs/kubernetes.md)
 	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10 -n 3 --dist loadfile

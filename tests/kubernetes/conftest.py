@@ -34,38 +34,46 @@ def cluster() -> Iterator[Cluster]:
     namespace = f"evergreen-tests-{uuid.uuid4().hex[:8]}"
     api.create_namespace({"metadata": {"name": namespace}})
     yield Cluster(api, namespace, IMAGE)
+    api.delete_collection_namespaced_pod(namespace, grace_period_seconds=0)
     api.delete_namespace(namespace)
 
 
 @pytest.fixture(scope="session")
 def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The home of Evergreen in these tests: a folder of this machine that pods see under the same path."""
+    """The home of Evergreen in these tests: a folder of this machine that pods see under the same path.
+
+    The pod that tells whether they do stays: a node whose disk is nearly full throws images away that no pod uses.
+    """
     before = os.umask(0)  # a trainer is another user, and writes beside what the task has written
     home = tmp_path_factory.mktemp("pods") / "home"
     home.mkdir()
     template(home / "template.yaml", home)
-    probe = {
+    probe: dict[str, Any] = {
         "metadata": {"name": "probe"},
         "spec": {
             "restartPolicy": "Never",
             "containers": [
                 {"name": "probe", "image": IMAGE, "imagePullPolicy": "IfNotPresent",
-                 "command": ["touch", str(home / "seen")],
+                 "command": ["sh", "-c", f"touch {home}/seen; exec sleep 86400"],
                  "volumeMounts": [{"name": "home", "mountPath": str(home)}]}
             ],
             "volumes": [{"name": "home", "hostPath": {"path": str(home)}}],
         },
     }  # fmt: skip
     eventually("the new namespace takes pods", lambda: _is_made(cluster, probe))
-    for _ in range(300):
+    for _ in range(600):
         status = cluster.api.read_namespaced_pod("probe", cluster.namespace).status
         waiting = status.container_statuses and status.container_statuses[0].state.waiting
-        if status.phase in ("Succeeded", "Failed") or (waiting and "Pull" in waiting.reason):
+        if status.phase in ("Running", "Failed") or (waiting and "Pull" in waiting.reason):
             break
         time.sleep(0.1)
-    if status.phase != "Succeeded":
-        pytest.fail(f"no pod can be made of {IMAGE}, build it with `make test-kubernetes`: {status}")
-    if not (home / "seen").exists():
+    if status.phase != "Running":
+        pytest.fail(f"no pod can be made of {IMAGE} (docs/kubernetes.md says how to build it): {status}")
+    for _ in range(50):
+        if (home / "seen").exists():
+            break
+        time.sleep(0.1)
+    else:
         pytest.skip("the nodes of the cluster that KUBECONFIG names do not see folders of this machine")
     yield home
     os.umask(before)

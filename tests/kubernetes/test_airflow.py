@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -110,7 +111,7 @@ def airflow(
         "EVERGREEN_TRAINING": "pod",
         "EVERGREEN_PODS__IMAGE": cluster.image,
         "EVERGREEN_PODS__NAMESPACE": cluster.namespace,
-        "EVERGREEN_PODS__TEMPLATE": str(template(shared / "airflow.yaml", shared)),
+        "EVERGREEN_PODS__TEMPLATE": str(template(shared / "airflow.yaml", shared, baked=True)),
         "EVERGREEN_PODS__DEFERRABLE": str(request.param == "deferrable"),
         "EVERGREEN_PODS__STARTUP_MINUTES": "1",
         "EVERGREEN_PODS__LOGGING_SECONDS": "2",
@@ -233,7 +234,15 @@ def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_
 
 
 @pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)
-def test_the_log_of_the_pod_is_that_of_the_task(airflow: Stack) -> None:
+def test_the_log_of_a_task_has_every_line_of_its_pod_once(airflow: Stack) -> None:
+    run = airflow.begin(18)
+    airflow.ends_well(18, run)
+    told = re.findall(r"step (\d+) of", airflow.log(SLOW, run, "train"))
+    assert [int(step) for step in told] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)
+def test_the_log_tells_how_far_training_is(airflow: Stack) -> None:
     log = airflow.log("flight_delay.retrain", "first", "train")
     assert "log loss" in log
     assert "rows/s" in log

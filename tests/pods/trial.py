@@ -143,15 +143,19 @@ def expected(steps: int) -> float:
     return value
 
 
-def template(file: Path, home: Path, **more: Any) -> Path:
-    """A pod template with the home, and the sources of this checkout, under the paths they have here."""
-    sources = [str(REPOSITORY / "include"), str(REPOSITORY / "tests")]
+def template(file: Path, home: Path, *, baked: bool = False, **more: Any) -> Path:
+    """A pod template with the home, and the sources of this checkout, under the paths they have here.
+
+    With `baked`, only what the tests add: the library and its models are those of the image.
+    """
+    sources = [str(REPOSITORY / "tests")] + ([] if baked else [str(REPOSITORY / "include")])
     mounts = [{"name": "home", "mountPath": str(home)}]
     volumes = [{"name": "home", "hostPath": {"path": str(home)}}, *more.pop("volumes", [])]
     for number, path in enumerate(sources):
         mounts.append({"name": f"sources-{number}", "mountPath": path, "readOnly": True})
         volumes.append({"name": f"sources-{number}", "hostPath": {"path": path}})
-    variables = [{"name": "PYTHONPATH", "value": ":".join(reversed(sources))}]
+    path = [*sources, "/opt/evergreen/include"] if baked else sources
+    variables = [{"name": "PYTHONPATH", "value": ":".join(path)}]
     container = {"name": "trainer", "env": variables, "volumeMounts": mounts}
     spec = {"containers": [container], "volumes": volumes, **more}
     file.write_text(json.dumps({"kind": "Pod", "spec": spec}))  # JSON is YAML

@@ -42,22 +42,22 @@ from evergreen import model as models
 from evergreen.features import claims, inputs
 from evergreen.model import Features, Model, feature_spec
 from evergreen.orchestration.arrival import RawDays
-from evergreen.orchestration.run import days_of_data, facts, features_window, of_family, refusals, skip, step
+from evergreen.orchestration.run import (
+    TRIES,
+    days_of_data,
+    facts,
+    features_window,
+    of_family,
+    refusals,
+    skip,
+    step,
+)
 from evergreen.orchestration.waiting import UNDER_WAY, RunsOver
 from evergreen.settings import settings
 from evergreen.window import Origin, days_between
 
 if TYPE_CHECKING:
     from evergreen.features.checks import Faults
-
-_TRIES: dict[str, Any] = {
-    # Enough for an engine that is started anew: 5, 10 and 20 seconds. A refusal is never retried.
-    "retries": 3,
-    "retry_delay": timedelta(seconds=5),
-    "retry_exponential_backoff": True,
-    # A Spark driver that ran out of memory hangs rather than ends.
-    "execution_timeout": timedelta(minutes=30),
-}
 
 _ANNOUNCE = "announce"
 
@@ -74,7 +74,12 @@ def features_dag(model: Model) -> DAG:
         ),
         # Also how many runs, those of backfills included, keep Airflow from making one of an arrival.
         max_active_runs=16,
-        default_args={"owner": model.owner, **_TRIES},
+        default_args={
+            "owner": model.owner,
+            **TRIES,
+            # A Spark driver that ran out of memory hangs rather than ends.
+            "execution_timeout": timedelta(minutes=30),
+        },
         params={
             "start": Param(
                 None, type=["null", "string"], format="date", description="First day, if run by hand"

@@ -37,7 +37,16 @@ from airflow.sdk.exceptions import AirflowSkipException
 from evergreen import model as models
 from evergreen.model import Model, feature_spec
 from evergreen.orchestration.features import published_asset
-from evergreen.orchestration.run import asked_by, days_of_data, facts, of_family, retrain_window, skip, step
+from evergreen.orchestration.run import (
+    TRIES,
+    asked_by,
+    days_of_data,
+    facts,
+    of_family,
+    retrain_window,
+    skip,
+    step,
+)
 from evergreen.orchestration.train import Train, leave_no_pod
 from evergreen.window import Origin, Window
 
@@ -52,8 +61,7 @@ def retrain_dag(model: Model) -> DAG:
         max_active_runs=1,  # two at once would each judge against a champion that the other replaces
         default_args={
             "owner": model.owner,
-            "retries": 2,
-            "retry_delay": timedelta(seconds=5),
+            **TRIES,
             "execution_timeout": timedelta(minutes=model.resources.minutes),
         },
         params={

@@ -12,7 +12,7 @@ from airflow.sdk import DAG, Param, get_current_context
 
 from evergreen import model as models
 from evergreen.model import Model
-from evergreen.orchestration.run import asked_by, of_family, step
+from evergreen.orchestration.run import TRIES, asked_by, of_family, step
 
 
 def rollback_dag(model: Model) -> DAG:
@@ -22,8 +22,7 @@ def rollback_dag(model: Model) -> DAG:
         schedule=None,
         default_args={
             "owner": model.owner,
-            "retries": 2,
-            "retry_delay": timedelta(seconds=5),
+            **TRIES,
             "execution_timeout": timedelta(minutes=10),
         },
         params={

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -14,6 +15,14 @@ from evergreen import window
 from evergreen.errors import EvergreenError
 from evergreen.model import Model, feature_spec
 from evergreen.window import Event, Origin, Run, Window
+
+# Enough for a server that is started anew, or is away for a minute: 5, 10, 20 and 40 seconds. A refusal is never
+# retried.
+TRIES: Mapping[str, Any] = {
+    "retries": 4,
+    "retry_delay": timedelta(seconds=5),
+    "retry_exponential_backoff": 2.0,
+}
 
 
 def facts(context: Any, *, not_dates: tuple[str, ...] = ()) -> Run:

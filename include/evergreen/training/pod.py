@@ -229,7 +229,10 @@ def _faults(uri: str, pods: Pods, template: Mapping[str, Any]) -> Iterable[Fault
 
 
 def _merged(base: Any, ours: Any, of: str = "") -> Any:
-    """`ours` on top of `base`: what both name is ours, except for volumes, which a template may put elsewhere."""
+    """`ours` on top of `base`: what both name is ours, except for volumes, which a template may put elsewhere.
+
+    (The provider's own merge strings lists together: a volume that both name would be there twice, and refused.)
+    """
     if isinstance(base, Mapping) and isinstance(ours, Mapping):
         both = {key: _merged(base[key], ours[key], key) for key in base if key in ours}
         return {**base, **ours, **both}

@@ -1,0 +1,101 @@
+"""The stack of docker-compose.yaml, to measure and to disturb. Needs Docker, and root here to kill with -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evergreen.cli.airflow import Airflow, AirflowError
+from evergreen.settings import REPOSITORY
+
+SERVICES = (
+    *("postgres", "redis", "minio", "mlflow", "spark"),
+    *("api-server", "scheduler", "dag-processor", "triggerer"),
+)
+COMMAND = str(REPOSITORY / "deploy" / "compose")
+
+
+class Stack:
+    """Its containers by the names of their services."""
+
+    def run(self, *words: str, log: Path) -> subprocess.Popen[str]:
+        """`deploy/compose` with these words, in the background."""
+        with log.open("a") as stream:
+            return subprocess.Popen([COMMAND, *words], stdout=stream, stderr=subprocess.STDOUT, text=True)
+
+    def container(self, service: str, running: bool = True) -> str:
+        labels = ["com.docker.compose.project=evergreen", f"com.docker.compose.service={service}"]
+        filters = [word for label in labels for word in ("--filter", f"label={label}")]
+        return docker("ps", "--quiet", *([] if running else ["--all"]), *filters).split("\n")[0]
+
+    def secrets(self) -> Mapping[str, str]:
+        """What `.env` holds."""
+        lines = (REPOSITORY / ".env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+    def airflow(self) -> Airflow:
+        """As its one user, from this machine."""
+        secrets = self.secrets()
+        port = secrets.get("AIRFLOW_PORT", "8080")
+        return Airflow(f"http://admin:{secrets['AIRFLOW_PASSWORD']}@localhost:{port}")
+
+    def running(self, task: str) -> bool:
+        """Whether a task of this name is running, in whatever run."""
+        try:
+            found = self.airflow().task_instances("~", states=["running"])
+        except AirflowError:
+            return False
+        return any(instance["task_id"] == task for instance in found)
+
+    def stop(self, service: str, seconds: float) -> None:
+        container = self.container(service)
+        docker("stop", container)
+        time.sleep(seconds)
+        docker("start", container)
+
+    def kill(self, service: str) -> None:
+        """Kill -9 from outside, as the kernel does it: the engine restarts it, as after every death."""
+        container = self.container(service)
+        os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", container)), signal.SIGKILL)
+
+    def pause(self, service: str, seconds: float) -> None:
+        """It refuses nothing, and answers nothing."""
+        container = self.container(service)
+        docker("pause", container)
+        time.sleep(seconds)
+        docker("unpause", container)
+
+    def is_up(self, service: str) -> bool:
+        return bool(self.container(service))
+
+    def python(self, program: str) -> Any:
+        """What a Python program prints, as JSON, where the tasks run."""
+        return json.loads(
+            docker("exec", "--interactive", self.container("scheduler"), "python", "-", stdin=program)
+        )
+
+    def memory(self) -> Mapping[str, float]:
+        """MiB, by container."""
+        lines = docker("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}").splitlines()
+        return {line.split()[0]: _mib(line.split()[1]) for line in lines if line.startswith("evergreen")}
+
+
+def docker(*words: str, stdin: str | None = None) -> str:
+    done = subprocess.run(["docker", *words], input=stdin, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"docker {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+_UNITS = {"kB": 1e3, "KiB": 2**10, "MB": 1e6, "MiB": 2**20, "GB": 1e9, "GiB": 2**30, "B": 1}
+
+
+def _mib(amount: str) -> float:
+    unit = next(unit for unit in _UNITS if amount.endswith(unit))
+    return float(amount.removesuffix(unit)) * _UNITS[unit] / 2**20

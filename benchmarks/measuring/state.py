@@ -1,0 +1,67 @@
+"""What a home holds after retrains, printed as JSON: to be compared with another home's, wherever each of them is.
+
+`content` is of bytes, so what is equal here is equal. Left out is what no two runs share: how long serving took.
+"""
+
+from __future__ import annotations
+
+import json
+
+from upath import UPath
+
+from evergreen import lake, ledger, registry
+from evergreen.settings import settings
+from evergreen.training import fitting, storage
+
+MODEL = "flight_delay"
+_OF_ONE_RUN = (
+    "online",
+    "arrivals",
+    "evaluations",
+    "checks",
+)  # records with names of runs, times, or latencies
+
+
+def state() -> dict[str, object]:
+    contents = {}
+    for folder in sorted(settings().lake.glob("**/_manifests")):
+        name = str(folder.parent.relative_to(settings().lake))
+        if not name.startswith(_OF_ONE_RUN):
+            contents |= {f"{name}/{m.partition}": m.content for m in lake.dataset(name).manifests()}
+    verdicts: dict[str, object] = {}
+    promoted = []
+    for entry in ledger.entries(MODEL):
+        if isinstance(entry.act, ledger.Judged):
+            records = {r.gate: r for r in entry.act.verdict.records if "serving" not in r.gate}
+            verdicts[str(entry.act.as_of)] = {
+                name: (record.outcome, record.candidate, record.champion) for name, record in records.items()
+            }
+        if isinstance(entry.act, ledger.Promoted):
+            promoted.append(str(entry.act.as_of))
+        if isinstance(entry.act, ledger.RolledBack):
+            promoted.append(f"back from {promoted[-1]}")
+    aliases = registry.repair(MODEL)
+    predictions: dict[str, list[str]] = {}
+    for evaluation in lake.dataset(f"evaluations/{MODEL}").manifests():
+        as_of = evaluation.inputs["days"][1]
+        predictions.setdefault(as_of, []).append(evaluation.files["scores"].sha256)
+    return {
+        "contents": contents,
+        "predictions": {as_of: sorted(set(found)) for as_of, found in predictions.items()},
+        "verdicts": verdicts,
+        "promoted": promoted,
+        "aliases": "right" if aliases.was_right else list(aliases.sentences),
+        "staged": len(list(settings().lake.glob("**/_staging/*/*"))),
+        "models": sorted(job.name for job in jobs() if fitting.is_done(job.name, job)),
+        "jobs": len(jobs()),
+    }
+
+
+def jobs() -> list[UPath]:
+    """Folders of all training jobs."""
+    folder = storage.path(f"{settings().jobs}/{MODEL}")
+    return [path for path in folder.iterdir() if path.is_dir()]
+
+
+if __name__ == "__main__":
+    print(json.dumps(state()))

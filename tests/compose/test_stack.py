@@ -1,0 +1,178 @@
+"""The stack as its users meet it: what it lets in, what it keeps, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from measuring import state
+from measuring.compose import SERVICES, docker
+
+from compose.conftest import TestedStack
+from evergreen.cli.airflow import Airflow, AirflowError
+
+pytestmark = pytest.mark.compose
+
+STATE = Path(str(state.__file__))
+
+ONLINE = """
+import json
+from evergreen.settings import settings
+from evergreen.store.backends import connected
+
+with connected(settings().online_store) as server:
+    keys = [key for key in server.scan_iter() if key != b"_evergreen"]
+    held = {key.hex(): sorted(map(repr, server.hgetall(key).items())) for key in keys}
+print(json.dumps(held))
+"""
+
+RACE = """
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from threading import Barrier
+
+from evergreen.ledger import Backtested
+from evergreen.ledger.journal import Journal, Lost
+from evergreen.settings import settings
+
+WRITERS, ROUNDS = 16, 10
+together = Barrier(WRITERS)
+
+def write(writer):
+    journal = Journal("race", settings().ledger)  # with a client of its own
+    written = []
+    for turn in range(ROUNDS):
+        together.wait()
+        while True:
+            act = Backtested(as_of=date(2013, 1, 1), candidate=f"{writer}-{turn}", report="none")
+            try:
+                written.append(journal.append(journal.read(), f"writer {writer}", act).number)
+                break
+            except Lost:
+                pass
+    return written
+
+with ThreadPoolExecutor(WRITERS) as pool:
+    written = [number for numbers in pool.map(write, range(WRITERS)) for number in numbers]
+entries = Journal("race", settings().ledger).read().entries
+print(json.dumps({"written": sorted(written), "told": sorted(e.act.candidate for e in entries)}))
+"""
+
+
+def champions(stack: TestedStack) -> str:
+    return stack.does("history", "flight_delay")
+
+
+def test_its_pages_are_on_loopback_only(stack: TestedStack) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        route.connect(("192.0.2.1", 9))  # sends nothing
+        address = route.getsockname()[0]
+    for port in (8080, 5000):
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        with pytest.raises(OSError, match="refused|timed out"):
+            socket.create_connection((address, port), timeout=5)
+
+
+def test_one_login_and_no_other(stack: TestedStack) -> None:
+    assert stack.airflow().runs("flight_delay.retrain")
+    with pytest.raises(AirflowError, match="does not let us in"):
+        Airflow("http://admin:wrong@localhost:8080").runs("flight_delay.retrain")
+    assert httpx.get("http://localhost:8080/auth/token", trust_env=False).status_code in (401, 403, 405)
+
+
+def test_nobody_is_root_who_need_not_be_and_nobody_may_become_it(stack: TestedStack) -> None:
+    for service in ("mlflow", "spark", "api-server", "scheduler", "dag-processor", "triggerer"):
+        status = docker("exec", stack.container(service), "cat", "/proc/1/status")
+        of = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert of["Uid"].split()[0] == "10001", service
+        assert int(of["CapEff"], 16) == int(of["CapPrm"], 16) == 0, service
+        assert of["NoNewPrivs"].strip() == "1", service
+
+
+def test_no_secret_is_on_a_command_line_or_in_a_log(stack: TestedStack) -> None:
+    secrets = set(stack.secrets().values())
+    for service in SERVICES:
+        container = stack.container(service)
+        lines = docker("top", container, "args") + docker("logs", container)
+        assert not [secret for secret in secrets if secret in lines], service
+
+
+def test_the_doctor_is_content(stack: TestedStack) -> None:
+    assert "checks are passed" in stack.does("doctor")
+
+
+def test_up_again_starts_nothing_anew(stack: TestedStack) -> None:
+    before = {service: stack.container(service) for service in SERVICES}
+    stack.does("up")
+    assert {service: stack.container(service) for service in SERVICES} == before
+
+
+def test_down_and_up_again_loses_nothing(stack: TestedStack) -> None:
+    history, held = champions(stack), stack.python(ONLINE)
+    runs = [run["dag_run_id"] for run in stack.airflow().runs("flight_delay.retrain")]
+    assert "up" not in stack.does("down")
+    assert docker("ps", "--quiet", "--filter", "label=com.docker.compose.project=evergreen") == ""
+    stack.does("up")
+    assert champions(stack) == history
+    assert stack.python(ONLINE) == held
+    assert [run["dag_run_id"] for run in stack.airflow().runs("flight_delay.retrain")] == runs
+
+
+def test_an_online_store_that_was_emptied_is_rebuilt_by_one_command(stack: TestedStack) -> None:
+    held = stack.python(ONLINE)
+    assert held
+    docker("exec", stack.container("redis"), "redis-cli", "flushall")
+    assert stack.python(ONLINE) == {}
+    stack.does("online", "rebuild")
+    assert stack.python(ONLINE) == held
+
+
+def test_sixteen_who_write_to_the_ledger_at_once_lose_nothing(stack: TestedStack) -> None:
+    told = stack.python(RACE)
+    assert told["written"] == list(range(1, 161))
+    assert told["told"] == sorted(f"{writer}-{turn}" for writer in range(16) for turn in range(10))
+
+
+def test_a_rollback_is_followed_by_the_registry(stack: TestedStack) -> None:
+    said = stack.does("rollback", "flight_delay", "--reason", "a test")
+    assert "is champion again" in said
+    assert "rolled back" in champions(stack)
+    assert stack.python(STATE.read_text())["aliases"] == "right"
+
+
+@pytest.mark.parametrize(
+    ("variable", "database"),
+    [
+        ("AIRFLOW_DB_PASSWORD", "Airflow's database"),
+        ("MLFLOW_DB_PASSWORD", "MLflow's database"),
+        ("FEAST_DB_PASSWORD", "Feast's database"),
+        ("REDIS_PASSWORD", "online store"),
+    ],
+)
+def test_a_wrong_password_is_told_of_before_anything_starts(
+    stack: TestedStack, monkeypatch: pytest.MonkeyPatch, variable: str, database: str
+) -> None:
+    monkeypatch.setenv(variable, "wrong")
+    with pytest.raises(SystemExit) as told:
+        docker("compose", "run", "--rm", "--no-deps", "-T", "migrate")
+    assert "nothing was migrated" in str(told.value)
+    assert database in str(told.value)
+    assert "does not let us in" in str(told.value)
+    assert "wrong" not in str(told.value).replace("wrong password", "")
+
+
+def test_a_server_that_is_not_there_is_told_of(stack: TestedStack) -> None:
+    container = stack.container("redis")
+    docker("stop", container)
+    try:
+        code, said = stack.says("doctor")
+    finally:
+        docker("start", container)
+    assert code == 1
+    assert "online store" in said
+    with suppress(AirflowError):
+        assert stack.airflow().runs("flight_delay.retrain")
