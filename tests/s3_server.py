@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
 import sys
 import threading
 import uuid
@@ -189,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         if key:
             if key not in held:
                 return self._fault(404, "NoSuchKey", "The specified key does not exist.")
-            return self._answer(200, held[key], {"ETag": '"e"', "Last-Modified": formatdate(0, usegmt=True)})
+            return self._give(held[key])
         asked = parse_qs(urlsplit(self.path).query)
         prefix, delimiter = asked.get("prefix", [""])[0], asked.get("delimiter", [""])[0]
         found = sorted(name for name in held if name.startswith(prefix))
@@ -240,6 +241,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.store.buckets[bucket].pop(key, None)
         gone = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         return self._answer(200, f"<DeleteResult>{gone}</DeleteResult>".encode())
+
+    def _give(self, content: bytes) -> None:
+        """The object, or the part of it that is asked for."""
+        headers = {"ETag": '"e"', "Last-Modified": formatdate(0, usegmt=True)}
+        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        if not asked:
+            return self._answer(200, content, headers)
+        first, last = asked.groups()
+        start = int(first) if first else max(0, len(content) - int(last))
+        end = min(int(last) + 1, len(content)) if first and last else len(content)
+        if start >= len(content):
+            return self._fault(416, "InvalidRange", "The requested range is not satisfiable")
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+        return self._answer(206, content[start:end], headers)
 
     def _where(self) -> tuple[str, str]:
         bucket, _, key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
@@ -295,4 +310,5 @@ class Lasting(S3):
 
 if __name__ == "__main__":
     _, _, root = sys.argv  # server FOLDER
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which process 1 of a container would not notice
     _server(Lasting(Path(root)), "0.0.0.0", 9000).serve_forever()

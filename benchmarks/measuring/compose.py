@@ -24,6 +24,9 @@ COMMAND = str(REPOSITORY / "deploy" / "compose")
 class Stack:
     """Its containers by the names of their services."""
 
+    def __init__(self) -> None:
+        self._asked: Airflow | None = None
+
     def run(self, *words: str, log: Path) -> subprocess.Popen[str]:
         """`deploy/compose` with these words, in the background."""
         with log.open("a") as stream:
@@ -48,8 +51,10 @@ class Stack:
     def running(self, task: str) -> bool:
         """Whether a task of this name is running, in whatever run."""
         try:
-            found = self.airflow().task_instances("~", states=["running"])
+            self._asked = self._asked or self.airflow()  # one login for many looks
+            found = self._asked.task_instances("~", states=["running"])
         except AirflowError:
+            self._asked = None
             return False
         return any(instance["task_id"] == task for instance in found)
 

@@ -94,7 +94,8 @@ def connected(url: str) -> Iterator[tuple[Connection, Seen]]:
             folder(Path(address.database).parent)
         options: dict[str, Any] = {}
         if address.drivername.startswith("postgresql"):
-            options["connect_args"] = {"connect_timeout": 5}
+            # By default it is the server's, and what that may be is looked at below.
+            options["connect_args"] = {"connect_timeout": 5, "client_encoding": "utf8"}
         engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, **options)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise Wrong(
@@ -126,6 +127,12 @@ def refused(message: str) -> Wrong:
 def _told(connection: Connection, clock: Clock) -> Seen:
     if connection.dialect.name != "postgresql":
         return Seen(f"{connection.dialect.name}, reachable")
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+    if encoding != "UTF8":
+        raise Wrong(
+            f"keeps text as {encoding}, which clients cannot read",
+            "make it anew: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
+        )
     version = connection.exec_driver_sql("SHOW server_version").scalar()
     now = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
     assert isinstance(now, datetime)

@@ -57,6 +57,14 @@ def test_a_registry_that_is_right_and_each_way_in_which_it_is_not(postgres: str)
         connection.exec_driver_sql("DROP TABLE feature_views")
 
 
+def test_a_database_that_keeps_bytes_and_no_text(postgres: str) -> None:
+    with sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE bytes ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'")
+    what, way_out = wrong(databases.registry, postgres.replace("/mlflow?", "/bytes?"))
+    assert what.startswith("keeps text as SQL_ASCII")
+    assert "ENCODING 'UTF8'" in way_out
+
+
 def password(url: str) -> str:
     return sqlalchemy.make_url(url).password or ""
 

@@ -1,15 +1,17 @@
 """The stack of docker-compose.yaml: how soon it is at work, what it takes, and retrains that lose a server meanwhile.
 
-    python benchmarks/compose.py [--faults postgres redis ...] [--no-embedded]
+    python benchmarks/stack.py [--faults postgres redis ...] [--embedded 8]
 
 Begins with a stack of its own, from nothing, and removes it at the end; refuses where one is there already. Each fault
 strikes while a task of a retrain runs; the retrain is asked for by `deploy/compose retrain`, and asked for again if it
-fails, as a person would. Each round brings the model a week further, and in the end all weeks are compared with those
-of the embedded engines, which nobody has disturbed.
+fails, as a person would. Each round brings the model a week further. A champion is rolled back, too, before the first
+fault. In the end the first weeks are made again by the embedded engines, which nobody disturbs, and compared.
 
     hit       whether the task was running when the fault struck
     asked     how often the command was given: 1 if the run ended right by itself
-    promoted  champions made in this round (2 in the first, else 1)
+    promoted  champions made in this round
+    aliases   whether those of MLflow were what the ledger says
+    staged    datasets that were left half made in the lake, for the next who wants them
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ FAULTS = (
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--faults", nargs="*", default=list(SERVICES), help="only those of these services")
-    arguments.add_argument("--embedded", action=argparse.BooleanOptionalAction, default=True)
+    arguments.add_argument("--embedded", type=int, default=8, help="weeks to make again; 0 for none")
     asked = arguments.parse_args()
     if subprocess.run(["sh", "-c", "docker compose version"], capture_output=True).returncode:
         sys.exit("there is no docker compose here, so nothing is measured")
@@ -93,8 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, watched(stack) as peak:
         log = Path(scratch, "log")
         try:
-            weeks = measured(stack, asked.faults, log)
-            assert stack.run("rollback", "flight_delay", "--reason", "the benchmark", log=log).wait() == 0
+            measured(stack, asked.faults, log)
             there = stack.python(STATE.read_text())
         except BaseException:
             print(log.read_text()[-3000:], file=sys.stderr)
@@ -103,13 +104,13 @@ def main() -> None:
         for name in sorted(peak):
             print(f"  {name:28} {peak[name]:6.0f} MiB")
         if asked.embedded:
-            compare(embedded(Path(scratch, "home"), weeks), there)
+            compare(embedded(Path(scratch, "home"), asked.embedded), there)
     subprocess.run([str(REPOSITORY / "deploy" / "compose"), "down"], check=True, capture_output=True)
     docker("volume", "rm", *docker("volume", "ls", "--quiet", "--filter", "name=evergreen_").split())
 
 
-def measured(stack: Stack, services: Sequence[str], log: Path) -> int:
-    """Bring it up and strike; gives the number of times that the model was brought further."""
+def measured(stack: Stack, services: Sequence[str], log: Path) -> None:
+    """Bring it up and strike."""
     begun = time.time()
     if stack.run("up", log=log).wait():
         raise SystemExit("the stack did not come up")
@@ -119,6 +120,8 @@ def measured(stack: Stack, services: Sequence[str], log: Path) -> int:
     if retrain.wait():
         raise SystemExit("the first retrain failed")
     print(f"up after {up:.0f} s, the first task after {first:.0f} s", flush=True)
+    for words in (("rollback", "flight_delay"), ("release", "flight_delay", "2")):
+        assert stack.run(*words, "--reason", "the benchmark", log=log).wait() == 0
     state = stack.python(STATE.read_text())
     row("service", "fault", "while", "hit", "asked", "seconds", "promoted", "aliases", "staged")
     faults = [Fault("none", "none", "train", lambda _: None)]
@@ -136,7 +139,6 @@ def measured(stack: Stack, services: Sequence[str], log: Path) -> int:
             str(len(new)), str(state["aliases"]), str(state["staged"]),
         )  # fmt: skip
         assert len(set(state["promoted"])) == len(state["promoted"]), "promoted twice"
-    return len(faults) + 1
 
 
 def struck(stack: Stack, fault: Fault, log: Path) -> tuple[bool, int]:
@@ -205,9 +207,11 @@ def embedded(home: Path, weeks: int) -> Any:
     command = str(Path(sys.executable).parent / "evergreen")
     run = {"env": environment(home), "check": True, "capture_output": True, "text": True}
     try:
-        for _ in range(weeks):
+        subprocess.run([command, "retrain"], **run)
+        for words in (("rollback", "flight_delay"), ("release", "flight_delay", "2")):
+            subprocess.run([command, *words, "--reason", "the benchmark"], **run)
+        for _ in range(weeks - 2):
             subprocess.run([command, "retrain"], **run)
-        subprocess.run([command, "rollback", "flight_delay", "--reason", "the benchmark"], **run)
         addresses = json.loads((home / "stack.json").read_text())["engines"]
         run["env"] = environment(home, EVERGREEN_MLFLOW=addresses["mlflow"]["url"])
         return json.loads(subprocess.run([sys.executable, str(STATE)], **run).stdout)
@@ -216,15 +220,15 @@ def embedded(home: Path, weeks: int) -> Any:
 
 
 def compare(here: Any, there: Any) -> None:
-    for what in ("contents", "predictions", "verdicts"):
-        mine, its = here[what], there[what]
-        differ = sorted(name for name in mine | its if mine.get(name) != its.get(name))
-        print(
-            f"{what}: {len(mine)} of the embedded engines, {len(differ)} of them differ in the stack {differ[:5]}"
-        )
     assert there["jobs"] == len(there["models"]), "a model is half there"
-    same = "the same" if here["promoted"] == there["promoted"] else "others"
-    print(f"champions: {len(here['promoted'])} of the embedded engines, {same} in the stack")
+    for what in ("contents", "predictions", "verdicts"):
+        differ = sorted(name for name, mine in here[what].items() if there[what].get(name) != mine)
+        print(
+            f"{what}: {len(here[what])} of the embedded engines, {len(differ)} differ in the stack {differ[:5]}"
+        )
+    count = len(here["promoted"])
+    same = "the same" if here["promoted"] == there["promoted"][:count] else "others"
+    print(f"champions: {count} of the embedded engines, a rollback among them; {same} in the stack")
 
 
 def row(*cells: str) -> None:
