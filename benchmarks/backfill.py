@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-from measuring.stack import Meter, deliver, environment, metered, running
-
 from evergreen.cli.airflow import Airflow
 from evergreen.window import midnight
+from measuring.stack import Meter, deliver, environment, metered, running
 
 NAME, ZONE = "flight_delay", "America/New_York"
 DAG = f"{NAME}.features"

@@ -19,11 +19,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from measuring.training import job_of, start, write_training_set
-
 from evergreen import lake
 from evergreen.training import Job
 from evergreen.training.outcome import Outcome
+from measuring.training import job_of, start, write_training_set
 
 NEVER = 1e6
 MODELS = {"flight_delay": {"rounds": 1000}, "flight_delay_net": {"epochs": 30}}

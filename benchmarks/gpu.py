@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
-from measuring.training import job_of, start, write_training_set
-
 from evergreen.training import Job
 from evergreen.training.outcome import Outcome
+from measuring.training import job_of, start, write_training_set
 
 MODEL = "flight_delay_net"
 QUERY = ["nvidia-smi", "--format=csv,noheader,nounits"]

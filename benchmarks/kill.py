@@ -49,7 +49,6 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-from measuring.stack import deliver, environment
 
 from evergreen import lake
 from evergreen import model as models
@@ -60,6 +59,7 @@ from evergreen.features import inputs
 from evergreen.model import feature_spec
 from evergreen.settings import settings
 from evergreen.window import midnight
+from measuring.stack import deliver, environment
 
 NAME, ZONE = "flight_delay", "America/New_York"
 DAG = f"{NAME}.features"

@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 from kubernetes import client, config
-from measuring.training import job_of, write_training_set
 
 from evergreen import lake
 from evergreen import model as models
@@ -38,6 +37,7 @@ from evergreen.settings import Pods
 from evergreen.training import Job, diagnosis, fitting, pod, storage
 from evergreen.training.attempt import Attempt, attempts
 from evergreen.training.outcome import Outcome
+from measuring.training import job_of, write_training_set
 
 MODEL = "flight_delay_net"
 

@@ -30,11 +30,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from measuring.compose import SERVICES, Stack, docker
-from measuring.stack import environment
-
 from evergreen.cli.airflow import AirflowError
 from evergreen.settings import REPOSITORY
+from measuring.compose import SERVICES, Stack, docker
+from measuring.stack import environment
 
 STATE = Path(__file__).parent / "measuring" / "state.py"
 GIVE_UP = 4

@@ -21,9 +21,9 @@ from pathlib import Path
 from statistics import median
 
 import pyarrow.parquet as pq
-from measuring.training import CATEGORIES, LABEL, NUMBERS, write_training_set
 
 from evergreen import model as models
+from measuring.training import CATEGORIES, LABEL, NUMBERS, write_training_set
 from models.flight_delay_net.columns import Columns
 from models.flight_delay_net.parameters import Parameters
 from models.flight_delay_net.scales import learn

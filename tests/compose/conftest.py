@@ -6,20 +6,17 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from measuring.compose import COMMAND, Stack, docker
 
 from evergreen.settings import REPOSITORY
+from measuring.compose import COMMAND, Stack, docker
 
 ENV = REPOSITORY / ".env"
 
 
 class TestedStack(Stack):
     """The stack, and what its command says."""
-
-    log: Path
 
     def says(self, *words: str, **variables: str) -> tuple[int, str]:
         """Exit code and output of `deploy/compose` with these words."""

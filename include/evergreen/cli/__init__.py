@@ -60,12 +60,19 @@ def doctor_command() -> None:
 
 
 @app.command("migrate")
-def migrate_command() -> None:
+def migrate_command(
+    wait: Annotated[
+        bool, typer.Option("--wait", help="change nothing: wait until somebody else has done it")
+    ] = False,
+) -> None:
     """Bring databases and buckets to what this version needs; before it starts, and at any time."""
     with _speaking() as progress:
         from evergreen.cli import migrate
 
-        migrate.migrate(progress)
+        if wait:
+            migrate.wait()
+        else:
+            migrate.migrate(progress)
 
 
 @app.command("feast", context_settings={"ignore_unknown_options": True, "help_option_names": []})
@@ -194,6 +201,10 @@ def repair_command(
         ledger.repair([model] if model else models.names(), progress)
 
 
+# Packages that speak to servers: what they raise is about those, and nobody is helped by where in them.
+_CLIENTS = {"aiohttp", "botocore", "grpc", "mlflow", "pyspark", "redis", "sqlalchemy"}
+
+
 def main() -> None:
     app()
 
@@ -209,6 +220,11 @@ def _speaking() -> Iterator[Progress]:
         problem = str(error)
     except httpx.HTTPError as error:
         problem = f"an engine does not answer as it should: {error}. `evergreen status` tells what is up"
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _CLIENTS:
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        problem = f"{type(error).__name__}: {first}: `evergreen doctor` looks for the reason"
     except KeyboardInterrupt:
         problem, code = "interrupted. The engines stay up, and what runs in Airflow goes on", 130
     if problem:

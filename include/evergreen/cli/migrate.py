@@ -3,6 +3,8 @@
 Each of those that the environment names: Airflow's database, MLflow's, and the buckets of ledger, jobs and artifacts.
 All of them, Feast's registry and the online store must let us in before any is touched: a wrong password is told of at
 the start, not by the first task that needs it. To migrate what is migrated already changes nothing.
+
+`evergreen migrate --wait` is for what starts along with it, and must not before it is done.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from evergreen.errors import EvergreenError, Fault
 from evergreen.settings import Settings, settings, shown
 
 _PATIENCE = 120.0  # seconds until a server must answer that was started along with this
+_DONE_WITHIN = 600.0  # seconds that somebody else has to migrate
 _TAIL = 5
 
 
@@ -51,6 +54,26 @@ def migrate(progress: Progress) -> None:
         progress.say(f"✓ {name}: {uri}")
     progress.rest()
     progress.say(f"all is ready, after {duration(time.monotonic() - began)}")
+
+
+def wait() -> None:
+    """Wait until somebody else has brought the databases that the environment names to this version.
+
+    Raises:
+        MigrationError: nobody has, within ten minutes.
+    """
+    deadline = time.monotonic() + _DONE_WITHIN
+    for name, url in databases_in(os.environ).items():
+        told = ""
+        while problem := _unready(url) or ("" if _CURRENT[name](url) else "is of another version"):
+            if problem != told:
+                print(f"waiting: {name}'s database {shown(url)}: {problem}", flush=True)
+                told = problem
+            if time.monotonic() > deadline:
+                raise MigrationError(
+                    f"{name}'s database {shown(url)} is not of this version: `evergreen migrate` brings it there"
+                )
+            time.sleep(1)
 
 
 def databases_in(environment: Mapping[str, str]) -> dict[str, str]:
@@ -104,6 +127,27 @@ def _reach(deadline: float, server: _Server) -> Fault | None:
         time.sleep(0.5)
 
 
+def _unready(url: str) -> str:
+    """What is wrong with a database in which there should be a schema; empty if there is one."""
+    try:
+        with databases.connected(url) as (connection, _):
+            return "" if connection.dialect.has_table(connection, "alembic_version") else "is empty"
+    except Wrong as wrong:
+        return wrong.what
+
+
+def _airflow_is_current(_: str) -> bool:
+    return subprocess.run(_CHECK, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def _mlflow_is_current(url: str) -> bool:
+    try:
+        databases.mlflow(url)
+    except Wrong:
+        return False
+    return True
+
+
 def _migrate(name: str, url: str) -> str:
     """Let the engine's own command migrate its database; gives what to say of it."""
     began = time.monotonic()
@@ -127,3 +171,7 @@ _COMMANDS = {
         "import os; from mlflow.db import commands; commands(['upgrade', os.environ['MLFLOW_BACKEND_STORE_URI']])",
     ),
 }
+
+_CURRENT = {"Airflow": _airflow_is_current, "MLflow": _mlflow_is_current}
+# It looks once a second for so long: Airflow takes seconds to be imported.
+_CHECK = (sys.executable, "-m", "airflow", "db", "check-migrations", "--migration-wait-timeout", "60")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from evergreen.cli import processes, report, services, stack
+from evergreen.cli import app, processes, report, services, stack
 from evergreen.cli.airflow import Airflow, AirflowError
 from evergreen.cli.progress import Progress
 from evergreen.cli.stack import Addresses, StackError
@@ -101,3 +102,31 @@ def test_a_password_is_for_eyes_and_for_no_log(elsewhere: Told, terminal: bool, 
         printed = progress.console.file.getvalue()  # type: ignore[attr-defined]
     assert said in printed
     assert terminal or "pa ss" not in printed
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        (
+            {
+                "EVERGREEN_LEDGER": "s3://evergreen/ledger",
+                "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+                "AWS_ACCESS_KEY_ID": "tests",
+                "AWS_SECRET_ACCESS_KEY": "tests-secret",
+            },
+            "Could not connect to the endpoint URL",
+        ),
+        ({"EVERGREEN_LEDGER": "/dev/null/ledger"}, "Not a directory"),
+    ],
+)
+def test_a_server_or_folder_that_is_not_there_is_one_sentence(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], says: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    told = CliRunner().invoke(app, ["history", "flight_delay"])
+    assert told.exit_code == 1
+    assert says in told.stderr
+    assert told.stderr.strip().endswith("`evergreen doctor` looks for the reason")
+    assert len(told.stderr.strip().splitlines()) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import s3_server
 from evergreen.cli import migrate
 from evergreen.cli.doctor import NotWellError
+from evergreen.cli.migrate import MigrationError
 from evergreen.cli.progress import Progress
 from evergreen.settings import Settings, settings
 from s3_server import S3
@@ -88,3 +90,26 @@ def test_all_that_does_not_answer_is_named_and_nothing_is_touched(
     assert "Airflow's database, postgresql://127.0.0.1:9/airflow: does not answer: " in said
     assert "secret" not in said
     assert database.read_bytes() == before
+
+
+def test_who_waits_goes_on_when_somebody_else_has_migrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", url)
+    monkeypatch.setattr(migrate, "_DONE_WITHIN", 1.0)
+    with pytest.raises(MigrationError, match="MLflow's database .* `evergreen migrate` brings it there"):
+        migrate.wait()
+    assert "waiting: MLflow's database" in capsys.readouterr().out
+
+    monkeypatch.setattr(migrate, "_DONE_WITHIN", 120.0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(migrate.wait)
+        migrate._migrate("MLflow", url)
+        waiting.result()
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as con, con:
+        con.execute("UPDATE alembic_version SET version_num = 'another'")
+    monkeypatch.setattr(migrate, "_DONE_WITHIN", 1.0)
+    with pytest.raises(MigrationError):
+        migrate.wait()
+    assert "is of another version" in capsys.readouterr().out

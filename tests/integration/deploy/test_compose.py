@@ -22,7 +22,7 @@ case "$*" in
     'volume inspect'*) [[ -e $TOLD/volume ]] ;;
     'ps --all'*) echo migrate ;;
     'ps '*) [[ ! -e $TOLD/running ]] || echo running ;;
-    inspect*) cat "$TOLD/exit" 2>/dev/null || echo 0 ;;
+    wait*) cat "$TOLD/exit" 2>/dev/null || echo 0 ;;
     'compose up'*) [[ ! -e $TOLD/broken ]] ;;
     'compose logs'*) echo 'nothing was migrated: 1 fault' ;;
     version) [[ ! -e $TOLD/silent ]] ;;
