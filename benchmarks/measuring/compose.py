@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -86,9 +87,16 @@ class Stack:
         )
 
     def memory(self) -> Mapping[str, float]:
-        """MiB, by container."""
+        """MiB, by service."""
         lines = docker("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}").splitlines()
-        return {line.split()[0]: _mib(line.split()[1]) for line in lines if line.startswith("evergreen")}
+        found: dict[str, float] = {}
+        for line in lines:
+            name, amount = line.split()[:2]
+            if name.startswith("evergreen"):
+                service = re.split(r"[-_]", name, maxsplit=1)[1]
+                service = re.sub(r"[-_](\d+|(tmp|run[-_]).*)$", "", service)
+                found[service] = found.get(service, 0.0) + _mib(amount)
+        return found
 
 
 def docker(*words: str, stdin: str | None = None) -> str:

@@ -1,6 +1,7 @@
 """What a home holds after retrains, printed as JSON: to be compared with another home's, wherever each of them is.
 
-`content` is of bytes, so what is equal here is equal. Left out is what no two runs share: how long serving took.
+Hashes are of bytes, so what is equal here is equal. Left out is what no two machines share: how long serving took, and
+the version of Python.
 """
 
 from __future__ import annotations
@@ -14,12 +15,9 @@ from evergreen.settings import settings
 from evergreen.training import fitting, storage
 
 MODEL = "flight_delay"
-_OF_ONE_RUN = (
-    "online",
-    "arrivals",
-    "evaluations",
-    "checks",
-)  # records with names of runs, times, or latencies
+# They hold names of runs, times, or latencies; and versions of what runs there.
+_OF_ONE_RUN = ("online", "arrivals", "evaluations", "verdicts", "checks")
+_OF_ONE_MACHINE = "result.json"
 
 
 def state() -> dict[str, object]:
@@ -27,7 +25,10 @@ def state() -> dict[str, object]:
     for folder in sorted(settings().lake.glob("**/_manifests")):
         name = str(folder.parent.relative_to(settings().lake))
         if not name.startswith(_OF_ONE_RUN):
-            contents |= {f"{name}/{m.partition}": m.content for m in lake.dataset(name).manifests()}
+            for manifest in lake.dataset(name).manifests():
+                files = {file: held.sha256 for file, held in manifest.files.items()}
+                files.pop(_OF_ONE_MACHINE, None)
+                contents[f"{name}/{manifest.partition}"] = files
     verdicts: dict[str, object] = {}
     promoted = []
     for entry in ledger.entries(MODEL):
@@ -60,7 +61,7 @@ def state() -> dict[str, object]:
 def jobs() -> list[UPath]:
     """Folders of all training jobs."""
     folder = storage.path(f"{settings().jobs}/{MODEL}")
-    return [path for path in folder.iterdir() if path.is_dir()]
+    return [path for path in folder.iterdir() if (path / "job.json").exists()]  # beside them lies their data
 
 
 if __name__ == "__main__":
