@@ -121,6 +121,8 @@ def spark(url: str, lake: Path) -> Seen:
     finally:
         if session:
             session.stop()
+        # Left behind by a session that was not made: a local one would be refused in this process from then on.
+        os.environ.pop("SPARK_CONNECT_MODE_ENABLED", None)
         shutil.rmtree(probe, ignore_errors=True)
     return Seen(f"Spark {version('pyspark')}, reads and writes the lake")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def test_a_real_spark_reads_and_writes_the_same_lake(tmp_path: Path, monkeypatch
         what, way_out = wrong(servers.spark, url, tmp_path / "lake")
         assert what.startswith("does not let us in: ")
         assert way_out == "give both the same SPARK_CONNECT_AUTHENTICATE_TOKEN"
+    assert "SPARK_CONNECT_MODE_ENABLED" not in os.environ  # or this process could have no Spark of its own
 
 
 def test_databases_are_migrated_and_those_of_a_newer_version_are_left(
