@@ -31,8 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from evergreen.cli.airflow import AirflowError
-from evergreen.settings import REPOSITORY
-from measuring.compose import SERVICES, Stack, docker
+from measuring.compose import SERVICES, Stack, docker, remove, unfit
 from measuring.stack import environment
 
 STATE = Path(__file__).parent / "measuring" / "state.py"
@@ -84,12 +83,8 @@ def main() -> None:
     arguments.add_argument("--faults", nargs="*", default=list(SERVICES), help="only those of these services")
     arguments.add_argument("--embedded", type=int, default=8, help="weeks to make again; 0 for none")
     asked = arguments.parse_args()
-    if subprocess.run(["sh", "-c", "docker compose version"], capture_output=True).returncode:
-        sys.exit("there is no docker compose here, so nothing is measured")
-    if docker("volume", "ls", "--quiet", "--filter", "name=evergreen_"):
-        sys.exit(
-            "there is a stack here already, with data in its volumes: it is left alone, and nothing is measured"
-        )
+    if reason := unfit():
+        sys.exit(f"{reason}, and nothing is measured")
     stack = Stack()
     with tempfile.TemporaryDirectory() as scratch, watched(stack) as peak:
         log = Path(scratch, "log")
@@ -104,8 +99,7 @@ def main() -> None:
             print(f"  {name:28} {peak[name]:6.0f} MiB")
         if asked.embedded:
             compare(embedded(Path(scratch, "home"), asked.embedded), there)
-    subprocess.run([str(REPOSITORY / "deploy" / "compose"), "down"], check=True, capture_output=True)
-    docker("volume", "rm", *docker("volume", "ls", "--quiet", "--filter", "name=evergreen_").split())
+    remove()
 
 
 def measured(stack: Stack, services: Sequence[str], log: Path) -> None:

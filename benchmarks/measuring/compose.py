@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ SERVICES = (
     *("postgres", "redis", "minio", "mlflow", "spark"),
     *("api-server", "scheduler", "dag-processor", "triggerer"),
 )
+ENV = REPOSITORY / ".env"
 COMMAND = str(REPOSITORY / "deploy" / "compose")
 
 
@@ -40,7 +42,7 @@ class Stack:
 
     def secrets(self) -> Mapping[str, str]:
         """What `.env` holds."""
-        lines = (REPOSITORY / ".env").read_text().splitlines()
+        lines = ENV.read_text().splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
     def airflow(self) -> Airflow:
@@ -60,10 +62,7 @@ class Stack:
         return any(instance["task_id"] == task for instance in found)
 
     def stop(self, service: str, seconds: float) -> None:
-        container = self.container(service)
-        docker("stop", container)
-        time.sleep(seconds)
-        docker("start", container)
+        self._away(service, seconds, "stop", "start")
 
     def kill(self, service: str) -> None:
         """Kill -9 from outside, as the kernel does it: the engine restarts it, as after every death."""
@@ -72,10 +71,13 @@ class Stack:
 
     def pause(self, service: str, seconds: float) -> None:
         """It refuses nothing, and answers nothing."""
+        self._away(service, seconds, "pause", "unpause")
+
+    def _away(self, service: str, seconds: float, leave: str, come_back: str) -> None:
         container = self.container(service)
-        docker("pause", container)
+        docker(leave, container)
         time.sleep(seconds)
-        docker("unpause", container)
+        docker(come_back, container)
 
     def is_up(self, service: str) -> bool:
         return bool(self.container(service))
@@ -97,6 +99,30 @@ class Stack:
                 service = re.sub(r"[-_](\d+|(tmp|run[-_]).*)$", "", service)
                 found[service] = found.get(service, 0.0) + _mib(amount)
         return found
+
+
+def unfit() -> str:
+    """Why there should be no stack made and removed here; empty if there may."""
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "version"], capture_output=True).returncode
+    ):
+        return "there is no docker that answers"
+    if volumes() or ENV.exists():
+        return "there is a stack on this machine already, or its .env: it is left alone"
+    return ""
+
+
+def remove() -> None:
+    """Stop the stack, and lose what it holds."""
+    subprocess.run([COMMAND, "down"], capture_output=True)
+    if left := volumes():
+        docker("volume", "rm", *left)
+    ENV.unlink(missing_ok=True)
+
+
+def volumes() -> list[str]:
+    return docker("volume", "ls", "--quiet", "--filter", "name=evergreen_").split()
 
 
 def docker(*words: str, stdin: str | None = None) -> str:

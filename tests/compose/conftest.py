@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from evergreen.settings import REPOSITORY
-from measuring.compose import COMMAND, Stack, docker
-
-ENV = REPOSITORY / ".env"
+from measuring.compose import COMMAND, Stack, remove, unfit
 
 
 class TestedStack(Stack):
@@ -38,24 +34,12 @@ class TestedStack(Stack):
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[TestedStack]:
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "version"], capture_output=True).returncode
-    ):
-        pytest.skip("there is no docker that answers")
-    if volumes() or ENV.exists():
-        pytest.skip("there is a stack on this machine already, or its .env: it is left alone")
+    if reason := unfit():
+        pytest.skip(reason)
     found = TestedStack()
     try:
         found.does("up")
         found.does("retrain")
         yield found
     finally:
-        found.says("down")
-        if left := volumes():
-            docker("volume", "rm", *left)
-        ENV.unlink(missing_ok=True)
-
-
-def volumes() -> list[str]:
-    return docker("volume", "ls", "--quiet", "--filter", "name=evergreen_").split()
+        remove()
