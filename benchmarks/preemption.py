@@ -1,11 +1,11 @@
 """What spot nodes really save: the same training undisturbed, and under a trace of preemptions with real kills.
 
-    KUBECONFIG=... python benchmarks/preemption.py --image evergreen-trainer [--every 60] [--sudden 0.25]
+    KUBECONFIG=... python benchmarks/preemption.py --image evergreen-trainer [--every 60] [--sudden 4]
 
 `flight_delay_net` is trained in a pod of its own twice, on the cluster that KUBECONFIG names, whose nodes must see
 this machine's files (a node here, or one that mounts the folder): once left alone, paid for at the price on demand;
 and once on spot, where the pod is deleted at the instants of a trace, and made anew each time it is gone. The trace's
-gaps are exponential, of a seed; some preemptions come without notice (no grace period, SIGKILL).
+gaps are exponential, of a seed; one preemption in four comes without notice (no grace period, SIGKILL).
 
 Time runs faster here than in life: five minutes of training with a preemption a minute, a checkpoint every 3 seconds
 and some seconds to begin again stand for five hours with one an hour, a checkpoint every 3 minutes and some
@@ -14,7 +14,6 @@ node is taken away then, and the time that a kubelet takes to tell so costs noth
 
     saving      1 - paid on spot / paid on demand
     realised    saving ÷ discount: 1 if preemptions cost nothing (goal: at least 0.93)
-    work lost   seconds of training that were done twice, by the attempts' own records
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from evergreen import lake
 from evergreen import model as models
 from evergreen.settings import Pods
 from evergreen.training import Job, diagnosis, fitting, pod, storage
-from evergreen.training.attempt import Attempt, attempts
+from evergreen.training.attempt import attempts
 from evergreen.training.outcome import Outcome
 from measuring.training import job_of, write_training_set
 
@@ -50,20 +51,16 @@ class Kill:
 
 @dataclass(frozen=True)
 class Trained:
-    paid: float  # seconds of pods
-    records: Sequence[Attempt]
+    paid: Sequence[float]  # seconds, of each pod
+    steps: int
     model: dict[str, str]
-
-    @property
-    def steps(self) -> int:
-        return max(record.step for record in self.records)
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--image", required=True)
     arguments.add_argument("--every", type=float, default=60, help="mean seconds between preemptions")
-    arguments.add_argument("--sudden", type=float, default=0.25, help="share of them without notice")
+    arguments.add_argument("--sudden", type=int, default=4, help="one in so many comes without notice")
     arguments.add_argument("--discount", type=float, default=0.65, help="of spot, on the price on demand")
     arguments.add_argument("--epochs", type=int, default=60)
     arguments.add_argument("--rows", type=int, default=200_000)
@@ -72,8 +69,8 @@ def main() -> None:
     draw = np.random.default_rng(2013)
 
     def trace() -> Iterator[Kill]:
-        while True:
-            yield Kill(float(draw.exponential(asked.every)), bool(draw.random() < asked.sudden))
+        for turn in count():
+            yield Kill(float(draw.exponential(asked.every)), sudden=turn % asked.sudden == 0)
 
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch).chmod(0o777)  # the trainer is nobody here
@@ -82,15 +79,11 @@ def main() -> None:
         alone = train(job, Path(scratch, "alone"), asked.image, iter([Kill(1e9, False)] * 99))
         spot = train(job, Path(scratch, "spot"), asked.image, trace())
     assert alone.model == spot.model, "preemptions changed the model"
-    done_twice = sum(
-        before.step - after.resumed_at for before, after in zip(spot.records, spot.records[1:], strict=False)
-    )
-    saving = 1 - spot.paid * (1 - asked.discount) / alone.paid
-    print(f"undisturbed     {alone.paid:6.0f} s of pods, {alone.steps} steps")
-    print(
-        f"on spot         {spot.paid:6.0f} s of pods, {len(spot.records) - 1} preemptions; the model has the same bytes"
-    )
-    print(f"work lost       {done_twice / spot.steps * alone.paid:6.0f} s, where the records know of it")
+    before, paid, preemptions = sum(alone.paid), sum(spot.paid), len(spot.paid) - 1
+    saving = 1 - paid * (1 - asked.discount) / before
+    print(f"undisturbed     {before:6.0f} s of pods, {alone.steps} steps")
+    print(f"on spot         {paid:6.0f} s of pods, {preemptions} preemptions; the model has the same bytes")
+    print(f"each preemption {(paid - before) / preemptions:6.1f} s more")
     print(f"saving          {saving:.1%} at a discount of {asked.discount:.0%}")
     print(f"realised        {saving / asked.discount:.3f}")
 
@@ -101,13 +94,20 @@ def train(job: Job, folder: Path, image: str, kills: Iterator[Kill]) -> Trained:
     folder.chmod(0o777)
     file = storage.path(str(folder / "job.json"))
     job.write(file)
-    paid = 0.0
+    paid = []
     while not fitting.is_done(job.fingerprint, file.parent):
-        outcome, seconds = Made(job, folder, image).ended(next(kills))
-        paid += seconds
-        print(f"  {folder.name}: a pod of {seconds:.1f} s: {outcome.name.lower()}", flush=True)
+        asked, kill = datetime.now(UTC), next(kills)
+        outcome, gone = Made(job, folder, image).ended(kill)
+        new = [
+            record for record in attempts(file.parent) if record.started > asked
+        ]  # none: killed before that
+        over = (new and new[0].ended) or gone
+        paid.append((over - asked).total_seconds())
+        how = "killed" if kill.sudden and outcome is Outcome.PREEMPTED else outcome.name.lower()
+        steps = "".join(f", steps {record.resumed_at} to {record.step}" for record in new)
+        print(f"  {folder.name}: {how} after {paid[-1]:.1f} s{steps}", flush=True)
     files = {found.name: lake.sha256(found) for found in folder.glob("output/*/*")}
-    return Trained(paid, attempts(file.parent), files)
+    return Trained(paid, max(record.step for record in attempts(file.parent)), files)
 
 
 class Made:
@@ -126,31 +126,27 @@ class Made:
             models.load(job.model), job, str(folder / "job.json"), "benchmark", Pods(image=image), template
         )
         self.name = wanted["metadata"]["name"] = f"{wanted['metadata']['name']}-{uuid.uuid4().hex[:6]}"
-        self.asked = time.monotonic()
         self.api.create_namespaced_pod("default", wanted)
 
-    def ended(self, kill: Kill) -> tuple[Outcome, float]:
-        """Wait until it has ended by itself or was killed, and is gone; gives the seconds that it is paid for, too."""
-        begun = killed = over = None
+    def ended(self, kill: Kill) -> tuple[Outcome, datetime]:
+        """Wait until it has ended by itself or was killed, and is gone; gives when that was, too."""
+        begun, killed = None, False
         while (found := self.read()) is not None:
             now = time.monotonic()
             if begun is None and diagnosis.has_begun(found):
                 begun = now
             if begun and not killed and now - begun > kill.after:
                 self.delete(0 if kill.sudden else None)
-                killed = now
-            if over is None and diagnosis.says_how_it_ended(found):
-                over = now
-            if over and not killed:
+                killed = True
+            if not killed and diagnosis.says_how_it_ended(found):
                 ended = diagnosis.ended(found)
                 self.delete(0)
                 if ended.outcome is not Outcome.SUCCEEDED:
                     raise SystemExit(f"{self.name}: {ended.sentence}")
-                return ended.outcome, over - self.asked
+                return ended.outcome, datetime.now(UTC)
             time.sleep(0.1)
         assert killed
-        # One without notice is gone at once, as the API server sees it.
-        return Outcome.PREEMPTED, (over or time.monotonic()) - self.asked
+        return Outcome.PREEMPTED, datetime.now(UTC)
 
     def delete(self, grace: int | None) -> None:
         self.api.delete_namespaced_pod(self.name, "default", grace_period_seconds=grace)

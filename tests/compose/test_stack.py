@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
-from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from compose.conftest import TestedStack
+from compose.conftest import STATE, TestedStack, outward_address
 from evergreen.cli.airflow import Airflow, AirflowError
-from measuring import state
 from measuring.compose import SERVICES, docker
 
 pytestmark = pytest.mark.compose
-
-STATE = Path(str(state.__file__))
 
 ONLINE = """
 import json
@@ -68,13 +66,10 @@ def champions(stack: TestedStack) -> str:
 
 
 def test_its_pages_are_on_loopback_only(stack: TestedStack) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
-        route.connect(("192.0.2.1", 9))  # sends nothing
-        address = route.getsockname()[0]
     for port in (8080, 5000):
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
         with pytest.raises(OSError, match="refused|timed out"):
-            socket.create_connection((address, port), timeout=5)
+            socket.create_connection((outward_address(), port), timeout=5)
 
 
 def test_one_login_and_no_other(stack: TestedStack) -> None:
@@ -163,6 +158,37 @@ def test_a_wrong_password_is_told_of_before_anything_starts(
     assert database in str(told.value)
     assert "does not let us in" in str(told.value)
     assert "wrong" not in str(told.value).replace("wrong password", "")
+
+
+@pytest.mark.parametrize("task", ["build", "training_set", "evaluate"])
+def test_a_full_disk_fails_a_retrain_that_goes_on_once_there_is_room(stack: TestedStack, task: str) -> None:
+    before = stack.python(STATE.read_text())
+    said = stack.retrain_during(stack.full_disk(), task)
+    assert "No space left on device" in said
+    went_on(stack, before)
+
+
+@pytest.mark.skipif(
+    "S3_IMAGE" not in os.environ, reason="the S3 server of the stack cannot be told to refuse"
+)
+@pytest.mark.parametrize("task", ["train", "judge", "promote"])
+def test_an_s3_that_refuses_writes_fails_a_retrain_that_goes_on_once_it_takes_them(
+    stack: TestedStack, task: str
+) -> None:
+    before = stack.python(STATE.read_text())
+    said = stack.retrain_during(stack.read_only_s3(), task)
+    assert "AccessDenied" in said or "Forbidden" in said
+    went_on(stack, before)
+
+
+def went_on(stack: TestedStack, before: Any) -> None:
+    """Asked for again, the retrain ends, and has lost nothing and promoted nothing twice."""
+    stack.does("retrain")
+    after = stack.python(STATE.read_text())
+    assert before["contents"].items() <= after["contents"].items()
+    assert len(after["verdicts"]) == len(before["verdicts"]) + 1
+    assert after["aliases"] == "right"
+    assert len(set(after["promoted"])) == len(after["promoted"])
 
 
 def test_a_server_that_is_not_there_is_told_of(stack: TestedStack) -> None:

@@ -1,0 +1,123 @@
+"""A model that the stack has trained in pods of the cluster that KUBECONFIG names."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import socketserver
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from kubernetes import client, config
+
+from compose.conftest import STATE, TestedStack, outward_address
+from measuring.compose import docker
+
+pytestmark = [
+    pytest.mark.compose,
+    pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="KUBECONFIG names no cluster"),
+]
+
+IMAGE = os.environ.get("EVERGREEN_TEST_IMAGE", "evergreen-trainer:test")
+
+NEWEST_ATTEMPT = """
+from evergreen.settings import settings
+from evergreen.training import storage
+from evergreen.training.attempt import attempts
+
+jobs = storage.path(f"{settings().jobs}/flight_delay").iterdir()
+found = [attempt for job in jobs if (job / "job.json").exists() for attempt in attempts(job)]
+print(max(found, key=lambda attempt: attempt.started).model_dump_json())
+"""
+
+
+def test_a_retrain_whose_training_is_a_pod_ends_with_a_champion(stack: TestedStack, tmp_path: Path) -> None:
+    config.load_kube_config()
+    api = client.CoreV1Api()
+    namespace = f"evergreen-stack-{uuid.uuid4().hex[:8]}"
+    api.create_namespace({"metadata": {"name": namespace}})
+    before = stack.python(STATE.read_text())
+    try:
+        with reached(stack, tmp_path / "kubeconfig") as (kubeconfig, s3):
+            secret = {
+                "AWS_ENDPOINT_URL": s3,
+                "AWS_ACCESS_KEY_ID": "evergreen",
+                "AWS_SECRET_ACCESS_KEY": stack.secrets()["S3_SECRET_KEY"],
+                "AWS_DEFAULT_REGION": "us-east-1",
+            }
+            api.create_namespaced_secret(namespace, {"metadata": {"name": "store"}, "stringData": secret})
+            variables = {
+                "TRAINING_KUBECONFIG": str(kubeconfig),
+                "PODS_IMAGE": IMAGE,
+                "PODS_NAMESPACE": namespace,
+                "PODS_SECRET": "store",
+            }
+            for command in ("up", "doctor", "retrain"):
+                code, said = stack.says(command, **variables)
+                assert code == 0, said
+        trained = stack.python(NEWEST_ATTEMPT)
+        assert trained["outcome"] == "SUCCEEDED"
+        events = api.list_namespaced_event(namespace).items
+        assert trained["id"] in {event.involved_object.uid for event in events}
+        after = stack.python(STATE.read_text())
+        assert len(after["verdicts"]) == len(before["verdicts"]) + 1
+        assert after["aliases"] == "right"
+        assert secret["AWS_SECRET_ACCESS_KEY"] not in str(api.list_namespaced_pod(namespace).items)
+    finally:
+        api.delete_namespace(namespace)
+        stack.does("up")  # as it was
+
+
+@contextmanager
+def reached(stack: TestedStack, kubeconfig: Path) -> Iterator[tuple[Path, str]]:
+    """A kubeconfig for the stack's containers, and the address of the stack's S3 for pods.
+
+    Clusters on this machine often listen on its loopback, where containers do not come; and the stack's S3 is for its
+    own containers. So both get a port of this machine's outward address.
+    """
+    flat = ["kubectl", "config", "view", "--raw", "--flatten", "--minify", "--output", "json"]
+    about = json.loads(subprocess.run(flat, check=True, capture_output=True, text=True).stdout)
+    cluster = about["clusters"][0]["cluster"]
+    server = urlsplit(cluster["server"])
+    assert server.hostname
+    networks = docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", stack.container("minio"))
+    minio = next(iter(json.loads(networks).values()))["IPAddress"]
+    with relayed(server.hostname, server.port or 443) as api, relayed(minio, 9000) as s3:
+        cluster.update({"server": f"https://{api}", "tls-server-name": server.hostname})
+        kubeconfig.write_text(json.dumps(about))  # which is YAML, too
+        kubeconfig.chmod(0o644)  # who reads it is another user
+        yield kubeconfig, f"http://{s3}"
+
+
+@contextmanager
+def relayed(host: str, port: int) -> Iterator[str]:
+    """An address on which others reach this one."""
+
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((host, port)) as there:
+                ends = {self.request: there, there: self.request}
+                while True:
+                    for readable in select.select(list(ends), [], [])[0]:
+                        data = readable.recv(65536)
+                        if not data:
+                            return
+                        ends[readable].sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server((outward_address(), 0), Relay) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield "{}:{}".format(*server.server_address)
+        finally:
+            server.shutdown()
