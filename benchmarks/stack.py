@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from evergreen.cli.airflow import AirflowError
-from measuring.compose import SERVICES, Stack, docker, remove, unfit
+from measuring.compose import SERVICES, DockerError, Stack, docker, remove, unfit
 from measuring.stack import environment
 
 STATE = Path(__file__).parent / "measuring" / "state.py"
@@ -181,7 +181,7 @@ def watched(stack: Stack) -> Iterator[dict[str, float]]:
         while not over.wait(5):
             try:
                 now = dict(stack.memory())
-            except SystemExit:  # one of them is going away at this moment
+            except DockerError:  # one of them is going away at this moment
                 continue
             now["all"] = sum(now.values())
             peak.update({name: max(amount, peak.get(name, 0.0)) for name, amount in now.items()})

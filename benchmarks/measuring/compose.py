@@ -24,6 +24,10 @@ ENV = REPOSITORY / ".env"
 COMMAND = str(REPOSITORY / "deploy" / "compose")
 
 
+class DockerError(Exception):
+    """What it says on standard error."""
+
+
 class Stack:
     """Its containers by the names of their services."""
 
@@ -128,7 +132,7 @@ def volumes() -> list[str]:
 def docker(*words: str, stdin: str | None = None) -> str:
     done = subprocess.run(["docker", *words], input=stdin, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"docker {' '.join(words)}: {done.stderr.strip()}")
+        raise DockerError(f"docker {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout.strip()
 
 

@@ -17,7 +17,7 @@ from measuring import state
 from measuring.compose import COMMAND, Stack, docker, remove, unfit
 
 DISK, KEEPER = "evergreen_evergreen", "tests-disk"
-DISK_MB = 512
+DISK_PAGES = 2**17  # of 4 KiB
 STATE = Path(str(state.__file__))
 """A program that prints what the stack holds, for `Stack.python`."""
 
@@ -30,7 +30,7 @@ def outward_address() -> str:
     return address
 
 
-class TestedStack(Stack):
+class LiveStack(Stack):
     """The stack, and what its command says."""
 
     def says(self, *words: str, **variables: str) -> tuple[int, str]:
@@ -82,13 +82,13 @@ class TestedStack(Stack):
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[TestedStack]:
+def stack() -> Iterator[LiveStack]:
     """Its lake is on a disk so small that it can be filled."""
     if reason := unfit():
         pytest.skip(reason)
-    found = TestedStack()
+    found = LiveStack()
     try:
-        options = ("type=tmpfs", "device=tmpfs", f"o=size={DISK_MB}m,uid=10001,gid=10001")
+        options = ("type=tmpfs", "device=tmpfs", f"o=nr_blocks={DISK_PAGES},uid=10001,gid=10001")
         docker("volume", "create", *(word for option in options for word in ("--opt", option)), DISK)
         found.does("up")
         # What such a disk holds is gone when nobody uses it any more: this container does until the end.

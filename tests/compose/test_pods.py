@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from kubernetes import client, config
 
-from compose.conftest import STATE, TestedStack, outward_address
+from compose.conftest import STATE, LiveStack, outward_address
 from measuring.compose import docker
 
 pytestmark = [
@@ -39,7 +39,7 @@ print(max(found, key=lambda attempt: attempt.started).model_dump_json())
 """
 
 
-def test_a_retrain_whose_training_is_a_pod_ends_with_a_champion(stack: TestedStack, tmp_path: Path) -> None:
+def test_a_retrain_whose_training_is_a_pod_ends_with_a_champion(stack: LiveStack, tmp_path: Path) -> None:
     config.load_kube_config()
     api = client.CoreV1Api()
     namespace = f"evergreen-stack-{uuid.uuid4().hex[:8]}"
@@ -77,7 +77,7 @@ def test_a_retrain_whose_training_is_a_pod_ends_with_a_champion(stack: TestedSta
 
 
 @contextmanager
-def reached(stack: TestedStack, kubeconfig: Path) -> Iterator[tuple[Path, str]]:
+def reached(stack: LiveStack, kubeconfig: Path) -> Iterator[tuple[Path, str]]:
     """A kubeconfig for the stack's containers, and the address of the stack's S3 for pods.
 
     Clusters on this machine often listen on its loopback, where containers do not come; and the stack's S3 is for its

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from compose.conftest import STATE, TestedStack, outward_address
+from compose.conftest import STATE, LiveStack, outward_address
 from evergreen.cli.airflow import Airflow, AirflowError
-from measuring.compose import SERVICES, docker
+from measuring.compose import SERVICES, DockerError, docker
 
 pytestmark = pytest.mark.compose
 
@@ -61,25 +61,25 @@ print(json.dumps({"written": sorted(written), "told": sorted(e.act.candidate for
 """
 
 
-def champions(stack: TestedStack) -> str:
+def champions(stack: LiveStack) -> str:
     return stack.does("history", "flight_delay")
 
 
-def test_its_pages_are_on_loopback_only(stack: TestedStack) -> None:
+def test_its_pages_are_on_loopback_only(stack: LiveStack) -> None:
     for port in (8080, 5000):
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
         with pytest.raises(OSError, match="refused|timed out"):
             socket.create_connection((outward_address(), port), timeout=5)
 
 
-def test_one_login_and_no_other(stack: TestedStack) -> None:
+def test_one_login_and_no_other(stack: LiveStack) -> None:
     assert stack.airflow().runs("flight_delay.retrain")
     with pytest.raises(AirflowError, match="does not let us in"):
         Airflow("http://admin:wrong@localhost:8080").runs("flight_delay.retrain")
     assert httpx.get("http://localhost:8080/auth/token", trust_env=False).status_code in (401, 403, 405)
 
 
-def test_nobody_is_root_who_need_not_be_and_nobody_may_become_it(stack: TestedStack) -> None:
+def test_nobody_is_root_who_need_not_be_and_nobody_may_become_it(stack: LiveStack) -> None:
     for service in ("mlflow", "spark", "api-server", "scheduler", "dag-processor", "triggerer"):
         status = docker("exec", stack.container(service), "cat", "/proc/1/status")
         of = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
@@ -88,7 +88,7 @@ def test_nobody_is_root_who_need_not_be_and_nobody_may_become_it(stack: TestedSt
         assert of["NoNewPrivs"].strip() == "1", service
 
 
-def test_no_secret_is_on_a_command_line_or_in_a_log(stack: TestedStack) -> None:
+def test_no_secret_is_on_a_command_line_or_in_a_log(stack: LiveStack) -> None:
     secrets = set(stack.secrets().values())
     for service in SERVICES:
         container = stack.container(service)
@@ -96,17 +96,17 @@ def test_no_secret_is_on_a_command_line_or_in_a_log(stack: TestedStack) -> None:
         assert not [secret for secret in secrets if secret in lines], service
 
 
-def test_the_doctor_is_content(stack: TestedStack) -> None:
+def test_the_doctor_is_content(stack: LiveStack) -> None:
     assert "checks are passed" in stack.does("doctor")
 
 
-def test_up_again_starts_nothing_anew(stack: TestedStack) -> None:
+def test_up_again_starts_nothing_anew(stack: LiveStack) -> None:
     before = {service: stack.container(service) for service in SERVICES}
     stack.does("up")
     assert {service: stack.container(service) for service in SERVICES} == before
 
 
-def test_down_and_up_again_loses_nothing(stack: TestedStack) -> None:
+def test_down_and_up_again_loses_nothing(stack: LiveStack) -> None:
     history, held = champions(stack), stack.python(ONLINE)
     runs = [run["dag_run_id"] for run in stack.airflow().runs("flight_delay.retrain")]
     stack.does("down")
@@ -117,7 +117,7 @@ def test_down_and_up_again_loses_nothing(stack: TestedStack) -> None:
     assert [run["dag_run_id"] for run in stack.airflow().runs("flight_delay.retrain")] == runs
 
 
-def test_an_online_store_that_was_emptied_is_rebuilt_by_one_command(stack: TestedStack) -> None:
+def test_an_online_store_that_was_emptied_is_rebuilt_by_one_command(stack: LiveStack) -> None:
     held = stack.python(ONLINE)
     assert held
     docker("exec", stack.container("redis"), "redis-cli", "flushall")
@@ -126,13 +126,13 @@ def test_an_online_store_that_was_emptied_is_rebuilt_by_one_command(stack: Teste
     assert stack.python(ONLINE) == held
 
 
-def test_sixteen_who_write_to_the_ledger_at_once_lose_nothing(stack: TestedStack) -> None:
+def test_sixteen_who_write_to_the_ledger_at_once_lose_nothing(stack: LiveStack) -> None:
     told = stack.python(RACE)
     assert told["written"] == list(range(1, 161))
     assert told["told"] == sorted(f"{writer}-{turn}" for writer in range(16) for turn in range(10))
 
 
-def test_a_rollback_is_followed_by_the_registry(stack: TestedStack) -> None:
+def test_a_rollback_is_followed_by_the_registry(stack: LiveStack) -> None:
     said = stack.does("rollback", "flight_delay", "--reason", "a test")
     assert "is champion again" in said
     assert "rolled back" in champions(stack)
@@ -149,10 +149,10 @@ def test_a_rollback_is_followed_by_the_registry(stack: TestedStack) -> None:
     ],
 )
 def test_a_wrong_password_is_told_of_before_anything_starts(
-    stack: TestedStack, monkeypatch: pytest.MonkeyPatch, variable: str, database: str
+    stack: LiveStack, monkeypatch: pytest.MonkeyPatch, variable: str, database: str
 ) -> None:
     monkeypatch.setenv(variable, "wrong")
-    with pytest.raises(SystemExit) as told:
+    with pytest.raises(DockerError) as told:
         docker("compose", "run", "--rm", "--no-deps", "-T", "migrate")
     assert "nothing was migrated" in str(told.value)
     assert database in str(told.value)
@@ -161,7 +161,7 @@ def test_a_wrong_password_is_told_of_before_anything_starts(
 
 
 @pytest.mark.parametrize("task", ["build", "training_set", "evaluate"])
-def test_a_full_disk_fails_a_retrain_that_goes_on_once_there_is_room(stack: TestedStack, task: str) -> None:
+def test_a_full_disk_fails_a_retrain_that_goes_on_once_there_is_room(stack: LiveStack, task: str) -> None:
     before = stack.python(STATE.read_text())
     said = stack.retrain_during(stack.full_disk(), task)
     assert "No space left on device" in said
@@ -173,7 +173,7 @@ def test_a_full_disk_fails_a_retrain_that_goes_on_once_there_is_room(stack: Test
 )
 @pytest.mark.parametrize("task", ["train", "judge", "promote"])
 def test_an_s3_that_refuses_writes_fails_a_retrain_that_goes_on_once_it_takes_them(
-    stack: TestedStack, task: str
+    stack: LiveStack, task: str
 ) -> None:
     before = stack.python(STATE.read_text())
     said = stack.retrain_during(stack.read_only_s3(), task)
@@ -181,7 +181,7 @@ def test_an_s3_that_refuses_writes_fails_a_retrain_that_goes_on_once_it_takes_th
     went_on(stack, before)
 
 
-def went_on(stack: TestedStack, before: Any) -> None:
+def went_on(stack: LiveStack, before: Any) -> None:
     """Asked for again, the retrain ends, and has lost nothing and promoted nothing twice."""
     stack.does("retrain")
     after = stack.python(STATE.read_text())
@@ -191,7 +191,7 @@ def went_on(stack: TestedStack, before: Any) -> None:
     assert len(set(after["promoted"])) == len(after["promoted"])
 
 
-def test_a_server_that_is_not_there_is_told_of(stack: TestedStack) -> None:
+def test_a_server_that_is_not_there_is_told_of(stack: LiveStack) -> None:
     container = stack.container("redis")
     docker("stop", container)
     try:
