@@ -20,6 +20,8 @@ SERVICES = (
     *("postgres", "redis", "minio", "mlflow", "spark"),
     *("api-server", "scheduler", "dag-processor", "triggerer"),
 )
+PORTS = {"AIRFLOW_PORT": 8080, "MLFLOW_PORT": 5000}
+"""Variables that name a port of this machine, and what it is without them."""
 ENV = REPOSITORY / ".env"
 COMMAND = str(REPOSITORY / "deploy" / "compose")
 
@@ -51,9 +53,11 @@ class Stack:
 
     def airflow(self) -> Airflow:
         """As its one user, from this machine."""
-        secrets = self.secrets()
-        port = secrets.get("AIRFLOW_PORT", "8080")
-        return Airflow(f"http://admin:{secrets['AIRFLOW_PASSWORD']}@localhost:{port}")
+        password, port = self.secrets()["AIRFLOW_PASSWORD"], self.port("AIRFLOW_PORT")
+        return Airflow(f"http://admin:{password}@localhost:{port}")
+
+    def port(self, variable: str) -> int:
+        return int(os.environ.get(variable) or self.secrets().get(variable) or PORTS[variable])
 
     def running(self, task: str) -> bool:
         """Whether a task of this name is running, in whatever run."""

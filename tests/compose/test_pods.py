@@ -10,7 +10,7 @@ import socketserver
 import subprocess
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ import pytest
 from kubernetes import client, config
 
 from compose.conftest import STATE, LiveStack, outward_address
+from evergreen.training.outcome import Outcome
 from measuring.compose import docker
 
 pytestmark = [
@@ -60,11 +61,12 @@ def test_a_retrain_whose_training_is_a_pod_ends_with_a_champion(stack: LiveStack
                 "PODS_NAMESPACE": namespace,
                 "PODS_SECRET": "store",
             }
+            stack.does("down")
             for command in ("up", "doctor", "retrain"):
                 code, said = stack.says(command, **variables)
                 assert code == 0, said
         trained = stack.python(NEWEST_ATTEMPT)
-        assert trained["outcome"] == "SUCCEEDED"
+        assert trained["outcome"] == Outcome.SUCCEEDED.value
         events = api.list_namespaced_event(namespace).items
         assert trained["id"] in {event.involved_object.uid for event in events}
         after = stack.python(STATE.read_text())
@@ -73,6 +75,7 @@ def test_a_retrain_whose_training_is_a_pod_ends_with_a_champion(stack: LiveStack
         assert secret["AWS_SECRET_ACCESS_KEY"] not in str(api.list_namespaced_pod(namespace).items)
     finally:
         api.delete_namespace(namespace)
+        stack.does("down")
         stack.does("up")  # as it was
 
 
@@ -88,9 +91,15 @@ def reached(stack: LiveStack, kubeconfig: Path) -> Iterator[tuple[Path, str]]:
     cluster = about["clusters"][0]["cluster"]
     server = urlsplit(cluster["server"])
     assert server.hostname
-    networks = docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", stack.container("minio"))
-    minio = next(iter(json.loads(networks).values()))["IPAddress"]
-    with relayed(server.hostname, server.port or 443) as api, relayed(minio, 9000) as s3:
+    at = (server.hostname, server.port or 443)
+
+    def minio() -> tuple[str, int]:  # at each start of the stack another address
+        networks = docker(
+            "inspect", "--format", "{{json .NetworkSettings.Networks}}", stack.container("minio")
+        )
+        return next(iter(json.loads(networks).values()))["IPAddress"], 9000
+
+    with relayed(lambda: at) as api, relayed(minio) as s3:
         cluster.update({"server": f"https://{api}", "tls-server-name": server.hostname})
         kubeconfig.write_text(json.dumps(about))  # which is YAML, too
         kubeconfig.chmod(0o644)  # who reads it is another user
@@ -98,12 +107,12 @@ def reached(stack: LiveStack, kubeconfig: Path) -> Iterator[tuple[Path, str]]:
 
 
 @contextmanager
-def relayed(host: str, port: int) -> Iterator[str]:
-    """An address on which others reach this one."""
+def relayed(to: Callable[[], tuple[str, int]]) -> Iterator[str]:
+    """An address on which others reach the one that `to` gives."""
 
     class Relay(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            with socket.create_connection((host, port)) as there:
+            with socket.create_connection(to()) as there:
                 ends = {self.request: there, there: self.request}
                 while True:
                     for readable in select.select(list(ends), [], [])[0]:
