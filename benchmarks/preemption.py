@@ -98,9 +98,8 @@ def train(job: Job, folder: Path, image: str, kills: Iterator[Kill]) -> Trained:
     while not fitting.is_done(job.fingerprint, file.parent):
         asked, kill = datetime.now(UTC), next(kills)
         outcome, gone = Made(job, folder, image).ended(kill)
-        new = [
-            record for record in attempts(file.parent) if record.started > asked
-        ]  # none: killed before that
+        # None, if it was killed before its trainer had a word.
+        new = [record for record in attempts(file.parent) if record.started > asked]
         over = (new and new[0].ended) or gone
         paid.append((over - asked).total_seconds())
         how = "killed" if kill.sudden and outcome is Outcome.PREEMPTED else outcome.name.lower()

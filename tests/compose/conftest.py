@@ -92,19 +92,8 @@ def stack() -> Iterator[LiveStack]:
         docker("volume", "create", *(word for option in options for word in ("--opt", option)), DISK)
         found.does("up")
         # What such a disk holds is gone when nobody uses it any more: this container does until the end.
-        lake = ("--volume", f"{DISK}:/lake", "--network", "none")
-        docker(
-            "run",
-            "--detach",
-            "--name",
-            KEEPER,
-            "--init",
-            *lake,
-            "--entrypoint",
-            "sleep",
-            "evergreen:stack",
-            "1d",
-        )
+        keeper = ["--detach", "--init", "--name", KEEPER, "--network", "none", "--volume", f"{DISK}:/lake"]
+        docker("run", *keeper, "--entrypoint", "sleep", "evergreen:stack", "1d")
         found.does("retrain")
         yield found
     finally:

