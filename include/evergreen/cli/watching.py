@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
@@ -11,6 +12,9 @@ from evergreen.cli.progress import Step, View
 
 ACTIVE = ("running", "queued", "scheduled", "up_for_retry", "deferred")
 """States of task instances that a person wants to see move."""
+
+# Spark tells why a job failed in the midst of it, after "Caused by:".
+_JVM_STACK = re.compile(r"\s+at |\s+\.\.\. \d+ more|JVM stacktrace:")
 
 
 def day_of(run: Json, zone: ZoneInfo) -> date | None:
@@ -61,14 +65,19 @@ def chain(view: View) -> str:
 
 
 def error_lines(entries: Sequence[Json], most: int = 12) -> list[str]:
-    """What a log says about why its task failed: the last exception, or else its last lines."""
+    """What a log says about why its task failed: the last exception and its causes, or else its last lines."""
     for entry in reversed(entries):
-        causes = entry.get("error_detail") or []
-        if causes:
-            last = causes[0]
-            return f"{last['exc_type']}: {last['exc_value']}".splitlines()[:most]
+        if raised := entry.get("error_detail"):
+            causes = [cause for cause in raised[1:] if cause.get("is_cause")]
+            told = [_told(raised[0]), *(f"Caused by: {_told(cause)}" for cause in causes)]
+            lines = "\n".join(told).splitlines()
+            return [line for line in lines if line.strip() and not _JVM_STACK.match(line)][:most]
     told = [str(entry.get("event", "")).rstrip() for entry in entries]
     return [line for line in told if line and not line.startswith("::")][-most:]
+
+
+def _told(error: Json) -> str:
+    return "\n".join([f"{error['exc_type']}: {error['exc_value']}", *(error.get("exc_notes") or [])])
 
 
 def _step(name: str, instance: Json, now: datetime) -> Step:

@@ -81,7 +81,9 @@ def _as_os_error(where: UPath) -> Iterator[None]:
     """Clients of object stores have errors of their own, one kind for each; here a file is a file."""
     try:
         yield
-    except OSError:
+    except OSError as error:
+        if str(where) not in str(error):
+            error.add_note(str(where))
         raise
     except Exception as error:
         raise OSError(f"{where}: {type(error).__name__}: {error}") from error

@@ -104,6 +104,32 @@ def test_the_error_of_a_log_is_its_last_exception():
     assert watching.error_lines(log) == ["RawDataError: raw data: 1 fault", "  - flights.parquet: missing"]
 
 
+def test_the_error_of_a_log_says_where_it_happened_and_what_it_came_of():
+    detail = [
+        {"exc_type": "PermissionError", "exc_value": "Access Denied.", "exc_notes": ["s3://jobs/a/job.json"]},
+        {"exc_type": "AccessDenied", "exc_value": "calling PutObject", "exc_notes": [], "is_cause": True},
+        {"exc_type": "KeyError", "exc_value": "'seen on the way'", "exc_notes": [], "is_cause": False},
+    ]
+    log = [{"event": "Task failed with exception", "error_detail": detail}]
+    assert watching.error_lines(log) == [
+        "PermissionError: Access Denied.",
+        "s3://jobs/a/job.json",
+        "Caused by: AccessDenied: calling PutObject",
+    ]
+
+
+def test_the_error_of_a_spark_job_is_told_without_the_stack_of_its_jvm():
+    stack = "\n".join(f"\tat org.apache.spark.Part{n}.work(Part{n}.scala:{n})" for n in range(40))
+    value = f"[TASK_WRITE_FAILED] lake/day\n\nJVM stacktrace:\norg.apache.spark.SparkException\n{stack}\n"
+    value += f"Caused by: java.io.IOException: No space left on device\n{stack}\n\t... 9 more"
+    log = [{"error_detail": [{"exc_type": "SparkException", "exc_value": value}]}]
+    assert watching.error_lines(log) == [
+        "SparkException: [TASK_WRITE_FAILED] lake/day",
+        "org.apache.spark.SparkException",
+        "Caused by: java.io.IOException: No space left on device",
+    ]
+
+
 def test_without_an_exception_the_end_of_the_log_has_to_do():
     log = [{"event": "::group::x"}, *({"event": f"line {n}"} for n in range(30)), {"event": " "}]
     assert watching.error_lines(log, most=3) == ["line 27", "line 28", "line 29"]
