@@ -18,7 +18,7 @@ import pytest
 from evergreen import features, lake
 from evergreen import model as models
 from evergreen.cli import stack
-from evergreen.cli.airflow import Airflow, Json
+from evergreen.cli.airflow import Airflow, ConflictError, Json
 from evergreen.cli.progress import Progress
 from evergreen.settings import settings
 from evergreen.window import midnight
@@ -73,7 +73,20 @@ class Chain:
                 checked.unlink(missing_ok=True)
 
     def backfill(self, first: date, last: date) -> None:
-        self.airflow.backfill(FEATURES, midnight(first, ZONE), midnight(last, ZONE), "completed", 4)
+        """As the command line does: an order that SQLite was too busy for may be there by half, for a moment."""
+        while True:
+            self._no_backfill()
+            try:
+                self.airflow.backfill(FEATURES, midnight(first, ZONE), midnight(last, ZONE), "completed", 4)
+            except ConflictError:
+                continue
+            return
+
+    def _no_backfill(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while self.airflow.active_backfill(FEATURES):
+            assert time.monotonic() < deadline, "a backfill does not end"
+            time.sleep(0.5)
 
     def backfill_announced(self, day: date) -> None:
         """A backfill whose conf asks it to wake other DAGs."""
