@@ -136,10 +136,8 @@ def measured(stack: Stack, services: Sequence[str], log: Path) -> None:
 
 def struck(stack: Stack, fault: Fault, log: Path) -> tuple[bool, int]:
     """Have the model brought a week further, with the fault; whether it struck, and how often it was asked for."""
-    command, hit = stack.run("retrain", log=log), False
-    while command.poll() is None and not (hit := stack.running(fault.task)):
-        time.sleep(0.2)
-    if hit:
+    command = stack.run("retrain", log=log)
+    if hit := stack.reaches(fault.task, command):
         fault.strike(stack)
     asked = 1
     while command.wait():

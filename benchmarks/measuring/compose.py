@@ -69,6 +69,14 @@ class Stack:
             return False
         return any(instance["task_id"] == task for instance in found)
 
+    def reaches(self, task: str, command: subprocess.Popen[str]) -> bool:
+        """Wait until a task of this name is running; False if `command`, which should bring it about, ended before."""
+        while command.poll() is None:
+            if self.running(task):
+                return True
+            time.sleep(0.2)  # a task may be over within a second
+        return False
+
     def stop(self, service: str, seconds: float) -> None:
         self._away(service, seconds, "stop", "start")
 

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -55,9 +54,7 @@ class LiveStack(Stack):
         with tempfile.TemporaryDirectory() as scratch:
             log = Path(scratch, "log")
             command = self.run("retrain", log=log)
-            while not self.running(task):
-                assert command.poll() is None, log.read_text()
-                time.sleep(0.2)
+            assert self.reaches(task, command), log.read_text()
             with fault:
                 assert command.wait() != 0, log.read_text()
             return log.read_text()

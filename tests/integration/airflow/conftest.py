@@ -73,20 +73,16 @@ class Chain:
                 checked.unlink(missing_ok=True)
 
     def backfill(self, first: date, last: date) -> None:
-        """As the command line does: an order that SQLite was too busy for may be there by half, for a moment."""
+        """Asks again while one is there: an order that SQLite was too busy for is, by half, for a moment."""
+        deadline = time.monotonic() + PATIENCE
         while True:
-            self._no_backfill()
             try:
                 self.airflow.backfill(FEATURES, midnight(first, ZONE), midnight(last, ZONE), "completed", 4)
+                return
             except ConflictError:
-                continue
-            return
-
-    def _no_backfill(self) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while self.airflow.active_backfill(FEATURES):
-            assert time.monotonic() < deadline, "a backfill does not end"
-            time.sleep(0.5)
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(1)  # as often as all that waits here looks
 
     def backfill_announced(self, day: date) -> None:
         """A backfill whose conf asks it to wake other DAGs."""
