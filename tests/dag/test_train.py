@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from evergreen import model as models
-from evergreen.orchestration.train import Train, longest
+from evergreen.orchestration.operators.train import Train, longest
 from evergreen.settings import Pods
-from evergreen.training import Job, pod
+from evergreen.spec import loader
+from evergreen.training import Job
+from evergreen.training.backends import pod
 from evergreen.training.outcome import TryAgain
 
 pytestmark = pytest.mark.dag
@@ -37,7 +38,7 @@ def manifest() -> dict[str, Any]:
         libraries={},
     )
     pods = Pods(image="trainer", secret="store", service_account="trainer", image_pull_secret="pull")
-    return pod.manifest(models.load("flight_delay"), job, "s3://bucket/jobs/job.json", "a run", pods)
+    return pod.manifest(loader.load("flight_delay"), job, "s3://bucket/jobs/job.json", "a run", pods)
 
 
 def missing(wanted: Any, found: Any, where: str = "pod") -> list[str]:
@@ -64,7 +65,7 @@ def missing(wanted: Any, found: Any, where: str = "pod") -> list[str]:
 def test_the_operator_makes_the_pod_that_was_asked_for(manifest: dict[str, Any]) -> None:
     from kubernetes.client import ApiClient
 
-    from evergreen.orchestration.pod import TrainerPod
+    from evergreen.orchestration.operators.pod import TrainerPod
 
     operator = TrainerPod(
         manifest=manifest,
@@ -77,7 +78,7 @@ def test_the_operator_makes_the_pod_that_was_asked_for(manifest: dict[str, Any])
 
 
 def test_the_trigger_is_made_again_from_what_it_says_of_itself() -> None:
-    from evergreen.orchestration.pod import TrainerPodTrigger
+    from evergreen.orchestration.operators.pod import TrainerPodTrigger
 
     trigger = TrainerPodTrigger(
         pod_name="flight-delay-0123",
@@ -93,7 +94,7 @@ def test_the_trigger_is_made_again_from_what_it_says_of_itself() -> None:
 
 
 def test_one_try_has_time_for_all_its_attempts() -> None:
-    model = models.load("flight_delay")
+    model = loader.load("flight_delay")
     with DAG(
         "any", default_args={"execution_timeout": timedelta(minutes=1), "retry_delay": timedelta(seconds=7)}
     ):
@@ -107,4 +108,4 @@ def test_one_try_has_time_for_all_its_attempts() -> None:
 def test_a_training_process_is_ended_with_its_task() -> None:
     """The signal's handler calls `on_kill`; what it raises unwinds the wait for the process, which ends that."""
     with pytest.raises(TryAgain, match="ended from outside"):
-        Train(task_id="train", model=models.load("flight_delay"), examples={}).on_kill()
+        Train(task_id="train", model=loader.load("flight_delay"), examples={}).on_kill()
