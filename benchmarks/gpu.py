@@ -73,7 +73,7 @@ def train(job: Job, folder: Path, samples: list[Sample]) -> float:
                     samples.clear()  # what came before was reading the data for its scales
                 speed = float(found[1].replace(",", ""))
         code = training.wait()
-    if Outcome.of(code) is not Outcome.SUCCEEDED:
+    if Outcome.from_exit_code(code) is not Outcome.SUCCEEDED:
         sys.exit(f"training ended with exit code {code}")
     return speed
 

@@ -51,7 +51,7 @@ import pandas as pd
 import psutil
 
 from evergreen import storage
-from evergreen.client.airflow import Airflow, AirflowError
+from evergreen.client.airflow import AirflowClient, AirflowError
 from evergreen.features import inputs
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
@@ -60,13 +60,13 @@ from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
 from evergreen.window import midnight
 from evergreen_local import processes, services
-from evergreen_local.processes import Identity
+from evergreen_local.processes import ProcessIdentity
 from measuring.stack import deliver, environment
 
 NAME, ZONE = "flight_delay", "America/New_York"
 DAG = f"{NAME}.features"
 FIRST = date(2013, 1, 1)
-TABLES = len(feature_spec(loader.load(NAME)).tables)
+TABLES = len(feature_spec(loader.load_spec(NAME)).tables)
 AT_ONCE = 8  # days per backfill
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 STUCK_AFTER = timedelta(seconds=80)
@@ -114,17 +114,17 @@ class Component:
     environment: Mapping[str, str]
     folder: Path
     logs: Path
-    identity: Identity | None = None
+    identity: ProcessIdentity | None = None
     starts: int = 0
 
     def start(self) -> None:
         self.starts += 1
         log = self.logs / f"{self.name}-{self.starts:03}.log"
-        self.identity = processes.start(self.command, self.environment, self.folder, log)
+        self.identity = processes.start_process(self.command, self.environment, self.folder, log)
 
     @property
     def alive(self) -> bool:
-        return self.identity is not None and processes.alive(self.identity)
+        return self.identity is not None and processes.is_alive(self.identity)
 
 
 class Machine(threading.Thread):
@@ -135,14 +135,14 @@ class Machine(threading.Thread):
         self.home, self.logs = home, home / "logs"
         self.ended, self.lock = threading.Event(), threading.Lock()
         # Ports that no other stack looks for: what has died does not hold its port until it is back.
-        spark = services.spark(home, services.free_port(25000 + os.getpid() % 5000))
+        spark = services.spark_service(home, services.free_port(25000 + os.getpid() % 5000))
         told = {
             "EVERGREEN_HOME": str(home),
             "EVERGREEN_SPARK": spark.url,
             "EVERGREEN_MLFLOW": f"sqlite:///{home}/mlflow.db",
-            **services.spark_client(home),
+            **services.spark_client_environment(home),
         }
-        self.airflow = services.airflow(home, services.free_port(31000 + os.getpid() % 1000), told)
+        self.airflow = services.airflow_service(home, services.free_port(31000 + os.getpid() % 1000), told)
         environment = {**self.airflow.environment, **IMPATIENT}
         self.airflow.folder.mkdir(parents=True)
         program = self.airflow.command[0]
@@ -166,7 +166,7 @@ class Machine(threading.Thread):
     def stop(self) -> None:
         self.ended.set()
         self.join()
-        processes.stop_marked(self.home, 5)
+        processes.stop_home_processes(self.home, 5)
 
     def kill(self, kind: str, chance: random.Random) -> str:
         """Kill one of this kind; says which, or nothing if there is none at this moment."""
@@ -353,14 +353,14 @@ class World:
 
         if self.before and self.chance.random() < 0.15:
             day = self.chance.choice(sorted(self.before))
-            with storage.replacing(raw_files.raw_file("flights", day)) as scratch:
+            with storage.atomic_write(raw_files.raw_file("flights", day)) as scratch:
                 scratch.write_bytes(self.before.pop(day))
             what = "put back"
         elif self.chance.random() < 0.2 and (there := sorted({*asked, *self.arrived} - self.before.keys())):
             day = self.chance.choice(there)
             file = raw_files.raw_file("flights", day)
             self.before[day] = file.read_bytes()
-            with storage.replacing(file) as scratch:
+            with storage.atomic_write(file) as scratch:
                 pd.read_parquet(file).iloc[1:].to_parquet(scratch, index=False, coerce_timestamps="us")
             what = "corrected"
         elif self.arriving:
@@ -377,7 +377,7 @@ class World:
 class Person:
     """Asks for backfills, one after the other, and clears what has failed."""
 
-    def __init__(self, airflow: Airflow, machine: Machine, days: Sequence[date]):
+    def __init__(self, airflow: AirflowClient, machine: Machine, days: Sequence[date]):
         self.airflow, self.machine = airflow, machine
         self.parts = [days[first : first + AT_ONCE] for first in range(0, len(days), AT_ONCE)]
         self.asked, self.backfilling = 0, False
@@ -391,9 +391,9 @@ class Person:
             part = self.parts[self.asked]
             said(f"backfill of {part[0]} – {part[-1]}")
             first, last = (midnight(day, ZONE) for day in (part[0], part[-1]))
-            self.airflow.backfill(DAG, first, last, "completed", AT_ONCE)
+            self.airflow.create_backfill(DAG, first, last, "completed", AT_ONCE)
             self.asked, self.backfilling = self.asked + 1, True
-        for run in self.airflow.runs(DAG, state=["failed"]):
+        for run in self.airflow.dag_runs(DAG, state=["failed"]):
             self._clear(run["dag_run_id"])
         for instance in self.airflow.task_instances(DAG, states=["queued"]):
             if pd.Timestamp.now(UTC) - pd.Timestamp(instance["queued_when"]) > STUCK_AFTER:
@@ -411,7 +411,7 @@ class Person:
         why = "its raw data changed meanwhile" if refused else "a task was killed too often"
         assert self.clears[run_id] < MOST_CLEARS, f"{run_id} still fails: {why}"
         said(f"clearing {run_id}, {[i['task_id'] for i in failed]}: {why}")
-        self.airflow._ask(
+        self.airflow._request(
             "POST",
             f"/api/v2/dags/{DAG}/dagRuns/{run_id}/clear",
             json={"dry_run": False, "only_failed": False},
@@ -425,7 +425,7 @@ class Person:
         return [day for part in self.parts[: self.asked] for day in part]
 
     def is_idle(self) -> bool:
-        unfinished = self.airflow.runs(DAG, state=["queued", "running", "failed"])
+        unfinished = self.airflow.dag_runs(DAG, state=["queued", "running", "failed"])
         return not unfinished and not self.airflow.active_backfill(DAG)
 
 
@@ -484,11 +484,11 @@ def tolerantly(act: Callable[[], None]) -> None:
 
 def unpublished(days: Sequence[date]) -> list[str]:
     """Days that are not published with what their raw data, and their code, are now."""
-    model = loader.load(NAME)
+    model = loader.load_spec(NAME)
     return [
         day
-        for day, mark in inputs.fingerprints(model, days).items()
-        if not inputs.published(model, day, mark)
+        for day, mark in inputs.compute_day_fingerprints(model, days).items()
+        if not inputs.find_published_day(model, day, mark)
     ]
 
 
@@ -506,7 +506,7 @@ def settle(person: Person, witness: Witness, days: Sequence[date]) -> float:
             progress, since = now, time.monotonic()
             said(f"settling: {len(missing)} days are not published yet {missing[:3]}")
         if time.monotonic() - since > HANGS_AFTER:
-            for run in person.airflow.runs(DAG, state=["queued", "running"]):
+            for run in person.airflow.dag_runs(DAG, state=["queued", "running"]):
                 states = {
                     i["task_id"]: i["state"] for i in person.airflow.task_instances(DAG, run["dag_run_id"])
                 }
@@ -534,7 +534,7 @@ def faults(home: Path, clean: Path, days: Sequence[date], seen: Seen) -> list[st
             found.append(f"{partition}: another manifest than the plain process has made")
         for name, file in datasets.Manifest.from_json(disturbed.read_text()).files.items():
             path = home / f"lake/features/{NAME}" / file.path
-            if not path.exists() or storage.sha256(path) != file.sha256:
+            if not path.exists() or storage.file_sha256(path) != file.sha256:
                 found.append(f"{partition}: {name} is not what the manifest says")
     for partition, history in seen.published.items():
         marks = [mark for _, mark in history]
@@ -588,12 +588,12 @@ def main() -> None:
     began = time.monotonic()
     machine.start()
     try:
-        while not machine.airflow.ready():
+        while not machine.airflow.is_ready():
             time.sleep(1)
-        airflow = Airflow(machine.airflow.url)
+        airflow = AirflowClient(machine.airflow.url)
         while airflow.dag(DAG) is None:
             time.sleep(1)
-        airflow.pause(DAG, False)
+        airflow.set_dag_paused(DAG, False)
         said(f"the stack is up after {time.monotonic() - began:.0f} s")
         began = time.monotonic()
         person = Person(airflow, machine, asked)
@@ -601,7 +601,7 @@ def main() -> None:
         delivered = sorted([*world.arrived, *person.days])
         killing = time.monotonic() - began
         settling = settle(person, witness, delivered)
-        runs = airflow.runs(DAG)
+        runs = airflow.dag_runs(DAG)
         tries = Counter(max(i["try_number"], 1) for i in airflow.task_instances(DAG, states=["success"]))
     finally:
         machine.stop()

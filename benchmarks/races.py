@@ -94,7 +94,7 @@ def measure(database: str, name: str, nowhere: Place, racers: int, rounds: int) 
             winners += len(was.promoted)
             lost += not was.serial
             unseen += was.unseen
-            wrong += not bare and was.aliases != promotion_races.by_ledger(ledger.state(place.model))
+            wrong += not bare and was.aliases != promotion_races.by_ledger(ledger.read_state(place.model))
         seconds += time.monotonic() - started
     row(
         database,

@@ -147,11 +147,11 @@ def trial(
             "logging_seconds": 1,
             **(pods or {}),
         }
-        monkeypatch.setenv("EVERGREEN_TRAINING", "pod")
+        monkeypatch.setenv("EVERGREEN_TRAINING_BACKEND", "pod")
         for name, value in values.items():
             monkeypatch.setenv(f"EVERGREEN_PODS__{name.upper()}", str(value))
         use_home(shared)
-        spec = loader.load("slow")
+        spec = loader.load_spec("slow")
         if resources:
             spec = spec.model_copy(update={"resources": spec.resources.model_copy(update=dict(resources))})
             monkeypatch.setattr(spec_model, "load", lambda _name, spec=spec: spec)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from evergreen.training.outcome import TryAgain
+from evergreen.training.outcome import RetryableTrainingError
 from support.cluster import Cluster, eventually
 from support.training_tasks import Trial, expected
 
 pytestmark = pytest.mark.kubernetes
 
-NEVER, LATER = AirflowFailException, TryAgain
+NEVER, LATER = AirflowFailException, RetryableTrainingError
 STARTUP_S = 8
 
 

@@ -83,7 +83,7 @@ def _job(
     return Job(
         model=model,
         fingerprint="f" * 64,
-        train=str(train),
+        training_data=str(train),
         features=features,
         label="label",
         parameters=parameters,
@@ -92,6 +92,6 @@ def _job(
         gpu=0,
         processes=processes,
         checkpoint_seconds=3600,
-        modules=fingerprints.code((f"evergreen_models.{model}.train",), ()),
+        modules=fingerprints.code_versions((f"evergreen_models.{model}.train",), ()),
         libraries={},
     )

@@ -26,7 +26,7 @@ from feast.types import Array, Float64, Int64, String, UnixTimestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evergreen.feature_store.offline_store import RetrievalError, _assert_whole
+from evergreen.feature_store.offline_store import RetrievalError, _check_row_numbers
 from evergreen.lake.datasets import Dataset
 
 pytestmark = pytest.mark.integration
@@ -604,7 +604,7 @@ def test_rows_in_are_rows_out_in_their_order(repo: Repo) -> None:
 @pytest.mark.parametrize("rows", [[0, 1], [0, 1, 2, 2], [0, 2, 1]])
 def test_rows_that_are_lost_doubled_or_moved_are_an_error(rows: list[int]) -> None:
     with pytest.raises(RetrievalError, match=f"3 entity rows in, {len(rows)} rows out"):
-        _assert_whole("one", np.array(rows), 3)
+        _check_row_numbers("one", np.array(rows), 3)
 
 
 # Sources.
@@ -754,7 +754,7 @@ def test_all_faults_of_an_entity_df_are_named_at_once(repo: Repo) -> None:
     asked = entities(("x", "y", 1)).drop(columns=["a", "b"]).assign(kind="mine")
     with pytest.raises(RetrievalError) as refused:
         retrieve(repo.ours, asked, ["pair:v", "pair:kind"])
-    assert [fault.where for fault in refused.value.faults] == [
+    assert [fault.location for fault in refused.value.faults] == [
         f"entity_df[{c!r}]" for c in ("a", "b", "kind")
     ]
 
@@ -765,7 +765,7 @@ def test_missing_source_columns_are_named(repo: Repo) -> None:
     pq.write_table(table.rename_columns({"kind": "Kind", "share": "sharing"}), repo.file)
     with pytest.raises(RetrievalError) as refused:
         retrieve(repo.ours, entities(("x", "y", 1)), ["one:v", "one:kind", "one:share"])
-    assert {fault.where for fault in refused.value.faults} == {"kind", "share"}
+    assert {fault.location for fault in refused.value.faults} == {"kind", "share"}
 
 
 def test_what_is_not_supported_says_so(repo: Repo, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from evergreen.feature_store import training_sets
 from evergreen.spec import loader
-from evergreen.window import Origin, Window
+from evergreen.window import RunReason, Window
 
 pytestmark = pytest.mark.integration
 
@@ -53,13 +53,13 @@ def arrivals() -> list[dict]:
 @pytest.fixture(scope="module")
 def examples(january: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """All training rows as of 18 January, features joined."""
-    model = loader.load("flight_delay")
-    manifest = training_sets.build(
-        model, Window.between(date(2013, 1, 1), date(2013, 1, 18), Origin.MANUAL, "America/New_York")
+    model = loader.load_spec("flight_delay")
+    manifest = training_sets.build_training_set(
+        model, Window.from_range(date(2013, 1, 1), date(2013, 1, 18), RunReason.MANUAL, "America/New_York")
     )
-    published = training_sets.dataset(model)
+    published = training_sets.training_set_dataset(model)
     return pd.concat(
-        pq.read_table(published.path(manifest, name)).to_pandas() for name in ("train", "holdout")
+        pq.read_table(published.file_path(manifest, name)).to_pandas() for name in ("train", "holdout")
     )
 
 

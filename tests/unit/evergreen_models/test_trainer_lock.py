@@ -54,4 +54,4 @@ def test_it_is_for_machines_without_a_gpu() -> None:
 
 @pytest.mark.parametrize("name", ["flight_delay", "flight_delay_net"])
 def test_it_has_the_libraries_of_each_model(name: str) -> None:
-    assert set(loader.load(name).training_libraries) <= pins(TRAINERS).keys()
+    assert set(loader.load_spec(name).training_libraries) <= pins(TRAINERS).keys()

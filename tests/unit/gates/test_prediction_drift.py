@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from evergreen.gates.evidence import Evidence, Missing, NoChampion
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.kinds.prediction_drift import compute, psi, stability_index
-from evergreen.spec.gates import PredictionDrift
+from evergreen.spec.gates import PredictionDriftGate
 
 pytestmark = pytest.mark.unit
 
-PSI = PredictionDrift(measure="psi", at_most=0.2)
-KS = PredictionDrift(measure="ks", at_most=0.1)
+PSI = PredictionDriftGate(statistic="psi", at_most=0.2)
+KS = PredictionDriftGate(statistic="ks", at_most=0.1)
 
 
 def record(gate, holdout, recent):
-    return compute(gate, Evidence([], holdout, NoChampion(), recent=recent))
+    return compute(gate, Evidence([], holdout, NoChampion(), recent_predictions=recent))
 
 
 def test_the_index_of_a_published_example():
@@ -115,7 +115,7 @@ FINE = np.linspace(0, 1, 200)
     [
         (
             FINE,
-            Missing("no day is unlabelled"),
+            MissingEvidence("no day is unlabelled"),
             ["no predictions for the most recent day: no day is unlabelled"],
         ),
         (FINE, FINE[:3], ["3 predictions for the most recent day are too few, at least 100 are needed"]),

@@ -36,10 +36,17 @@ from kubernetes.config import ConfigException  # noqa: TID253
 from kubernetes_asyncio import client as async_client
 from urllib3.exceptions import HTTPError
 
-from evergreen.settings import Pods
+from evergreen.settings import PodSettings
 from evergreen.training.backends import diagnosis
-from evergreen.training.backends.pod import CONTAINER, GRACE_S, JOB, MADE_FROM, RUN, label
-from evergreen.training.outcome import Ended, Outcome, TryAgain
+from evergreen.training.backends.pod import (
+    GRACE_PERIOD_S,
+    JOB_ANNOTATION,
+    RUN_LABEL,
+    SPEC_HASH_ANNOTATION,
+    TRAINER_CONTAINER,
+    label_value,
+)
+from evergreen.training.outcome import AttemptResult, Outcome, RetryableTrainingError
 
 STATE = "evergreen"  # key of what the trigger echoes in its event
 POD = "pod"  # in it: uid of the pod that it waits for
@@ -80,7 +87,7 @@ class TrainerPod(KubernetesPodOperator):
         self,
         *,
         manifest: Mapping[str, Any],
-        pods: Pods,
+        pods: PodSettings,
         longest: timedelta,
         state: Mapping[str, Any],
         **options: Any,
@@ -91,12 +98,12 @@ class TrainerPod(KubernetesPodOperator):
             random_name_suffix=False,
             namespace=pods.namespace,
             pod_template_dict=dict(manifest),
-            base_container_name=CONTAINER,
+            base_container_name=TRAINER_CONTAINER,
             termination_message_policy="FallbackToLogsOnError",  # its own default would win over the manifest's
             kubernetes_conn_id=pods.connection,
             deferrable=pods.deferrable,
-            logging_interval=pods.logging_seconds,
-            startup_timeout_seconds=round(pods.startup_minutes * 60),
+            logging_interval=pods.logging_interval_seconds,
+            startup_timeout_seconds=round(pods.startup_timeout_minutes * 60),
             startup_check_interval_seconds=2,
             execution_timeout=longest,
             on_finish_action="keep_pod",
@@ -106,7 +113,7 @@ class TrainerPod(KubernetesPodOperator):
         # Of the pod of this attempt: another run of the same job may have made the next one by now.
         self._uid = ""
 
-    def attempt(self, context: Any, event: Mapping[str, Any] | None = None) -> Ended:
+    def attempt(self, context: Any, event: Mapping[str, Any] | None = None) -> AttemptResult:
         """Make an attempt, or go on with one after the trigger's `event`; give how it ended. Its pod is deleted then.
 
         Raises:
@@ -117,19 +124,19 @@ class TrainerPod(KubernetesPodOperator):
             while True:
                 problem = self._watched(context, event)
                 if self._killed:
-                    raise TryAgain(
+                    raise RetryableTrainingError(
                         "the task was ended from outside, and its pod with it: the next try goes on"
                     )
                 pod = self._mine()
-                if not (pod and problem and _may_pass(problem)) or diagnosis.is_over(pod):
+                if not (pod and problem and _may_pass(problem)) or diagnosis.is_pod_finished(pod):
                     return self._over(pod, problem)
                 event = None  # the cluster was away, and the pod is at work: it is found again
         except _NotMade as fault:
             return fault.ended
         except client.ApiException as error:
-            return diagnosis.refused(error.status, error.body or "", str(error.reason))
+            return diagnosis.diagnose_api_error(error.status, error.body or "", str(error.reason))
         except HTTPError as error:
-            return diagnosis.refused(None, "", str(error))
+            return diagnosis.diagnose_api_error(None, "", str(error))
 
     def _watched(self, context: Any, event: Mapping[str, Any] | None) -> Exception | None:
         """Let the operator do its work; give what it ran into, if it did: the pod tells more about it."""
@@ -148,10 +155,10 @@ class TrainerPod(KubernetesPodOperator):
             raise
         except ConfigException as error:
             way_out = "name a connection in EVERGREEN_PODS__CONNECTION, or a file in KUBECONFIG"
-            raise _NotMade(Outcome.REFUSED, f"no cluster is known: {error}: {way_out}") from None
+            raise _NotMade(Outcome.BAD_CONFIG, f"no cluster is known: {error}: {way_out}") from None
         except AirflowNotFoundException as error:
             raise _NotMade(
-                Outcome.REFUSED, f"{error}: make it, or correct EVERGREEN_PODS__CONNECTION"
+                Outcome.BAD_CONFIG, f"{error}: make it, or correct EVERGREEN_PODS__CONNECTION"
             ) from None
         except Exception as error:
             if not self._uid:
@@ -160,13 +167,15 @@ class TrainerPod(KubernetesPodOperator):
             return error
         return None
 
-    def _over(self, pod: diagnosis.Json | None, problem: Exception | None) -> Ended:
+    def _over(self, pod: diagnosis.PodJson | None, problem: Exception | None) -> AttemptResult:
         if pod is None:
-            return diagnosis.GONE
+            return diagnosis.POD_GONE
         self._await_last_word(pod)
-        ended = diagnosis.hopeless(pod, datetime.now(UTC)) or diagnosis.ended(pod, self._events(pod))
-        if not diagnosis.is_over(pod) and diagnosis.has_begun(pod) and problem:
-            ended = Ended(ended.outcome, f"{ended.sentence}: {_in_short(problem)}")
+        ended = diagnosis.diagnose_unrecoverable_pod(pod, datetime.now(UTC)) or diagnosis.diagnose_pod(
+            pod, self._events(pod)
+        )
+        if not diagnosis.is_pod_finished(pod) and diagnosis.has_trainer_started(pod) and problem:
+            ended = AttemptResult(ended.outcome, f"{ended.message}: {_in_short(problem)}")
         # Whoever makes the next one waits until it is gone; a kubelet may take a minute for one that never began.
         self._delete(pod["metadata"]["uid"])
         return ended
@@ -182,7 +191,7 @@ class TrainerPod(KubernetesPodOperator):
         for failures in range(_CREATIONS):
             while (found := self._ask_for_it()) is not None:
                 self._is_of_the_job(found)
-                if diagnosis.is_leaving(found):
+                if diagnosis.is_pod_terminating(found):
                     self.log.info("pod %s is being deleted: waiting until it is gone", self.name)
                     self._await_end_of(found)
                 elif self._counts(found, wanted):
@@ -198,11 +207,11 @@ class TrainerPod(KubernetesPodOperator):
                 # 409: somebody was faster, or the quota changed at that moment. Others: it may have been made.
                 if failures + 1 == _CREATIONS or (error.status != 409 and error.status < 500):
                     raise _NotMade.by(
-                        diagnosis.refused(error.status, error.body or "", str(error.reason))
+                        diagnosis.diagnose_api_error(error.status, error.body or "", str(error.reason))
                     ) from None
             except HTTPError as error:
                 if failures + 1 == _CREATIONS:
-                    raise _NotMade.by(diagnosis.refused(None, "", str(error))) from None
+                    raise _NotMade.by(diagnosis.diagnose_api_error(None, "", str(error))) from None
             time.sleep(2**failures / 2)
         raise AssertionError("the last failure is raised")
 
@@ -215,13 +224,13 @@ class TrainerPod(KubernetesPodOperator):
         answer = self.client.read_namespaced_pod_log(
             self.name,
             self.namespace,
-            container=CONTAINER,
+            container=TRAINER_CONTAINER,
             timestamps=True,
             since_seconds=_seconds_since(since_time),
             _preload_content=False,
         )
         for line in _later_than(since_time, answer.data.decode(errors="backslashreplace").splitlines()):
-            self.log.info("[%s] %s", CONTAINER, parse_log_line(line)[1])
+            self.log.info("[%s] %s", TRAINER_CONTAINER, parse_log_line(line)[1])
 
     def cleanup(self, *_: Any, **__: Any) -> None:
         """Nothing: the pod is kept until it is told how it ended."""
@@ -252,42 +261,44 @@ class TrainerPod(KubernetesPodOperator):
         self._uid = pod.metadata.uid
         if self._killed:
             self._delete(self._uid)
-            raise TryAgain("the task was ended from outside while its pod was made")
+            raise RetryableTrainingError("the task was ended from outside while its pod was made")
         return pod
 
-    def _counts(self, found: diagnosis.Json, wanted: diagnosis.Json) -> bool:
+    def _counts(self, found: diagnosis.PodJson, wanted: diagnosis.PodJson) -> bool:
         """Whether to go on with a pod that is there, rather than with a new one."""
-        same = _annotation(found, MADE_FROM) == _annotation(wanted, MADE_FROM)
-        if diagnosis.is_over(found):
-            ended = diagnosis.ended(found)
-            if ended.outcome is Outcome.SUCCEEDED or (same and not ended.outcome.may_pass):
+        same = _annotation(found, SPEC_HASH_ANNOTATION) == _annotation(wanted, SPEC_HASH_ANNOTATION)
+        if diagnosis.is_pod_finished(found):
+            ended = diagnosis.diagnose_pod(found)
+            if ended.outcome is Outcome.SUCCEEDED or (same and not ended.outcome.is_retryable):
                 return True
-            self.log.warning("an attempt that nobody watched ended: %s", ended.sentence)
+            self.log.warning("an attempt that nobody watched ended: %s", ended.message)
             return False
-        if not same and not diagnosis.has_begun(found):
+        if not same and not diagnosis.has_trainer_started(found):
             self.log.info("pod %s waits with other settings than those of now: it is made anew", self.name)
             return False
         return True
 
-    def _is_of_the_job(self, found: diagnosis.Json) -> None:
+    def _is_of_the_job(self, found: diagnosis.PodJson) -> None:
         assert self.pod_template_dict
-        mine, its = _annotation(self.pod_template_dict, JOB), _annotation(found, JOB)
+        mine, its = _annotation(self.pod_template_dict, JOB_ANNOTATION), _annotation(found, JOB_ANNOTATION)
         if mine != its:
             raise _NotMade(
-                Outcome.REFUSED,
+                Outcome.BAD_CONFIG,
                 f"pod {self.name} in namespace {self.namespace} is at work for {its or 'something else'}, not for "
                 f"{mine}: give each installation a namespace of its own (EVERGREEN_PODS__NAMESPACE)",
             )
 
     def _ask_for_it(self) -> dict[str, Any] | None:
         if self._killed:
-            raise TryAgain("the task was ended from outside before its pod was made")
+            raise RetryableTrainingError("the task was ended from outside before its pod was made")
         try:
             return self._read()
         except client.ApiException as error:
-            raise _NotMade.by(diagnosis.refused(error.status, error.body or "", str(error.reason))) from None
+            raise _NotMade.by(
+                diagnosis.diagnose_api_error(error.status, error.body or "", str(error.reason))
+            ) from None
         except HTTPError as error:
-            raise _NotMade.by(diagnosis.refused(None, "", str(error))) from None
+            raise _NotMade.by(diagnosis.diagnose_api_error(None, "", str(error))) from None
 
     @_patiently
     def _mine(self) -> dict[str, Any] | None:
@@ -305,30 +316,30 @@ class TrainerPod(KubernetesPodOperator):
             raise
         return _plain(found.to_dict(serialize=True))
 
-    def _await_last_word(self, pod: diagnosis.Json) -> None:
+    def _await_last_word(self, pod: diagnosis.PodJson) -> None:
         """Kubelets before 1.22 say that a pod has failed while its container still has its grace period.
 
         Only the log tells when that is over: it is followed until it ends. Were the pod deleted before, its name
         would be free, and two trainers at work.
         """
-        if not diagnosis.is_over(pod) or diagnosis.says_how_it_ended(pod):
+        if not diagnosis.is_pod_finished(pod) or diagnosis.is_trainer_terminated(pod):
             return
         try:
             rest = self.client.read_namespaced_pod_log(
                 self.name,
                 self.namespace,
-                container=CONTAINER,
+                container=TRAINER_CONTAINER,
                 follow=True,
                 tail_lines=1,
                 _preload_content=False,
-                _request_timeout=(10, GRACE_S + _PATIENCE_S),
+                _request_timeout=(10, GRACE_PERIOD_S + _PATIENCE_S),
             )
             for _ in rest.stream():
                 pass
         except (client.ApiException, HTTPError):
             return  # nothing ran, or the node is gone, and what ran there with it
 
-    def _events(self, pod: diagnosis.Json) -> list[dict[str, Any]]:
+    def _events(self, pod: diagnosis.PodJson) -> list[dict[str, Any]]:
         try:
             found = self.client.list_namespaced_event(
                 self.namespace, field_selector=_about(pod["metadata"]["uid"])
@@ -346,18 +357,18 @@ class TrainerPod(KubernetesPodOperator):
             if getattr(error, "status", None) not in (404, 409):
                 self.log.warning("pod %s is not deleted, the next try goes on with it: %s", self.name, error)
 
-    def _await_end_of(self, pod: diagnosis.Json) -> None:
-        until = time.monotonic() + GRACE_S + _PATIENCE_S
+    def _await_end_of(self, pod: diagnosis.PodJson) -> None:
+        until = time.monotonic() + GRACE_PERIOD_S + _PATIENCE_S
         while (found := self._read()) and found["metadata"]["uid"] == pod["metadata"]["uid"]:
             if time.monotonic() > until:
-                raise _NotMade(Outcome.UNKNOWN, diagnosis.stuck(found))
+                raise _NotMade(Outcome.UNKNOWN, diagnosis.stuck_termination_message(found))
             time.sleep(1)
 
 
-def remove_all_of(run: str, pods: Pods) -> None:
+def remove_all_of(run: str, pods: PodSettings) -> None:
     """Delete all pods that Airflow's `run` has made."""
     api = KubernetesHook(conn_id=pods.connection).core_v1_client
-    left = api.list_namespaced_pod(pods.namespace, label_selector=f"{RUN}={label(run)}").items
+    left = api.list_namespaced_pod(pods.namespace, label_selector=f"{RUN_LABEL}={label_value(run)}").items
     for found in left:
         print(f"pod {found.metadata.name} is left of {run}: it is deleted")
         body = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=found.metadata.uid))
@@ -417,7 +428,7 @@ class _Manager(PodManager):
     def container_is_running(self, pod: client.V1Pod, container_name: str) -> bool:
         """Not in a pod that is over; the original believes what its container was seen doing last, and never ends."""
         found = _plain(self.read_pod(pod).to_dict(serialize=True))
-        return not diagnosis.is_over(found) and diagnosis.is_running(found)
+        return not diagnosis.is_pod_finished(found) and diagnosis.is_trainer_running(found)
 
     def read_pod_events(self, pod: client.V1Pod, resource_version: str | None = None) -> Any:
         return self._client.list_namespaced_event(
@@ -476,11 +487,11 @@ class _NotMade(Exception):
 
     def __init__(self, outcome: Outcome, sentence: str):
         super().__init__(sentence)
-        self.ended = Ended(outcome, sentence)
+        self.ended = AttemptResult(outcome, sentence)
 
     @classmethod
-    def by(cls, ended: Ended) -> _NotMade:
-        return cls(ended.outcome, ended.sentence)
+    def by(cls, ended: AttemptResult) -> _NotMade:
+        return cls(ended.outcome, ended.message)
 
 
 class _Hopeless(Exception):
@@ -493,8 +504,8 @@ def _in_short(error: Exception) -> str:
 
 
 def _have_hope(pod: Any) -> None:
-    if lost := diagnosis.hopeless(_plain(pod.to_dict(serialize=True)), datetime.now(UTC)):
-        raise _Hopeless(lost.sentence)
+    if lost := diagnosis.diagnose_unrecoverable_pod(_plain(pod.to_dict(serialize=True)), datetime.now(UTC)):
+        raise _Hopeless(lost.message)
 
 
 def _seconds_since(time: datetime | None) -> int | None:
@@ -511,7 +522,7 @@ def _about(uid: str) -> str:
     return f"involvedObject.uid={uid}"
 
 
-def _annotation(pod: diagnosis.Json, key: str) -> str:
+def _annotation(pod: diagnosis.PodJson, key: str) -> str:
     return str((pod["metadata"].get("annotations") or {}).get(key, ""))
 
 
