@@ -22,9 +22,7 @@ FIRST = date(2013, 1, 1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=8)
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))

@@ -68,9 +68,7 @@ def backfill(airflow: AirflowClient, meter: Meter, days: Sequence[date]) -> Cost
     wall, cpu = time.monotonic() - began, meter.cpu_seconds() - cpu
     runs = airflow.dag_runs(DAG, logical_date_gte=first.isoformat(), logical_date_lte=last.isoformat())
     assert [run["state"] for run in runs] == ["success"] * len(days)
-    built = {
-        i["dag_run_id"] for i in airflow.task_instances(DAG, states=["success"]) if i["task_id"] == "build"
-    }
+    built = {i["dag_run_id"] for i in airflow.task_instances(DAG, states=["success"]) if i["task_id"] == "build"}
     computed = sum(len(airflow.xcom(DAG, r["dag_run_id"], "build")) for r in runs if r["dag_run_id"] in built)
     return Cost(len(days), wall, cpu, computed, meter.peak / 2**30)
 
@@ -94,9 +92,7 @@ def by_spark_submit(home: Path, days: Sequence[date]) -> Cost:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=90)
     parser.add_argument("--reference-days", type=int, default=12)
     arguments = parser.parse_args()
@@ -120,9 +116,7 @@ def main() -> None:
     for name, cost in lines:
         print(cost.line(name))
     submit, single, some, many, again = (cost for _, cost in lines)
-    print(
-        f"\npartitions computed ÷ missing: {many.computed / many.days:.2f}; by the second backfill: {again.computed}"
-    )
+    print(f"\npartitions computed ÷ missing: {many.computed / many.days:.2f}; by the second backfill: {again.computed}")
     for name, reference in (("one day per Spark job", single), ("a process with its Spark per day", submit)):
         wall = (reference.wall / reference.days) / (many.wall / many.days)
         cpu = (reference.cpu / reference.days) / (many.cpu / many.days)

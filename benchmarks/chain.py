@@ -69,9 +69,7 @@ def plain(days: list[date]) -> None:
         examples = training_sets.build_training_set(model, window)
     with stage("train"):
         source = training_sets.training_set_dataset(model)
-        candidate = process.train_in_process(
-            model, examples, source, training_sets.model_input_columns(model)
-        )
+        candidate = process.train_in_process(model, examples, source, training_sets.model_input_columns(model))
     with stage("evaluate"):
         scores = evaluation.collect_evidence(model, examples, candidate, None)
     with stage("judge"):
@@ -129,18 +127,14 @@ def same_bytes(one: Path, other: Path) -> int:
     Of what is made: reports of checks tell how many days were asked about at once, and evaluations hold latencies.
     """
     made = ("features", "training_sets", "models")
-    found = sorted(
-        path.relative_to(one) for name in made for path in (one / "lake" / name).rglob("_manifests/*.json")
-    )
+    found = sorted(path.relative_to(one) for name in made for path in (one / "lake" / name).rglob("_manifests/*.json"))
     for path in found:
         assert (one / path).read_bytes() == (other / path).read_bytes(), path
     return len(found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=59)
     parser.add_argument("--plain", action="store_true", help="only the plain process, in EVERGREEN_HOME")
     arguments = parser.parse_args()

@@ -110,9 +110,7 @@ def lives(world: World, histories: int, retrains: int, n: int) -> list[float]:
             ever += np.array(promoted) > 0
             if done % max(1, histories // 10) == 0:
                 left = (time.monotonic() - started) / done * (histories - done)
-                print(
-                    f"{world.name}: {done:,} of {histories:,} histories, {left:.0f} s left", file=sys.stderr
-                )
+                print(f"{world.name}: {done:,} of {histories:,} histories, {left:.0f} s left", file=sys.stderr)
     return [float(share) for share in ever / histories]
 
 
@@ -142,9 +140,7 @@ def bounds(share: float, trials: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def show_lives(
-    found: dict[str, list[float]], histories: int, retrains: int, n: int, console: Console
-) -> None:
+def show_lives(found: dict[str, list[float]], histories: int, retrains: int, n: int, console: Console) -> None:
     table = Table(
         title=f"Histories of {retrains} retrains in which a candidate is ever promoted, "
         f"{histories:,} histories, {n:,} rows each"
@@ -173,9 +169,7 @@ def show_chances(found: Sequence[dict[str, object]], console: Console) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--histories", type=int, default=10_000)
     parser.add_argument("--retrains", type=int, default=100)
     parser.add_argument("--rows", type=int, default=1_000)
@@ -184,9 +178,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130)
 
-    false = {
-        world.name: lives(world, arguments.histories, arguments.retrains, arguments.rows) for world in WORLDS
-    }
+    false = {world.name: lives(world, arguments.histories, arguments.retrains, arguments.rows) for world in WORLDS}
     show_lives(false, arguments.histories, arguments.retrains, arguments.rows, console)
 
     power = []

@@ -118,9 +118,7 @@ def plot(history: list[tuple[int, float, float]], rows: list[tuple[int, float, f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", type=Path, help="draw the figure into this file too")
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))

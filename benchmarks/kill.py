@@ -72,9 +72,7 @@ COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 STUCK_AFTER = timedelta(seconds=80)
 MOST_CLEARS = 5  # of one run
 CALM = 40.0  # seconds in which days still arrive, after the last kill and the last backfill
-HANGS_AFTER = (
-    17 * 60.0
-)  # seconds without anything new: an arrival that got lost is told of again after 15 minutes
+HANGS_AFTER = 17 * 60.0  # seconds without anything new: an arrival that got lost is told of again after 15 minutes
 
 IMPATIENT = {
     "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
@@ -179,9 +177,7 @@ class Machine(threading.Thread):
                 title = _title(worker)
                 task = worker.children()
                 victims = [worker] if kind == "worker" else [*task, *_below(task)]
-                return (
-                    title.removeprefix("airflow worker -- LocalExecutor: ").strip() if _kill(victims) else ""
-                )
+                return title.removeprefix("airflow worker -- LocalExecutor: ").strip() if _kill(victims) else ""
             component = self.components[kind.split()[0].lower()]
             if not component.alive:
                 return ""
@@ -199,9 +195,7 @@ class Machine(threading.Thread):
         found = []
         for process in psutil.process_iter():
             title = _title(process)
-            if title.startswith("airflow worker -- LocalExecutor:") and ("<idle>" in title) == (
-                state == "idle"
-            ):
+            if title.startswith("airflow worker -- LocalExecutor:") and ("<idle>" in title) == (state == "idle"):
                 with suppress(psutil.Error):
                     if process.environ().get("EVERGREEN_HOME") == str(self.home):
                         found.append(process)
@@ -405,9 +399,7 @@ class Person:
 
     def _clear(self, run_id: str) -> None:
         failed = [i for i in self.airflow.task_instances(DAG, run_id) if i["state"] == "failed"]
-        refused = [
-            line for i in failed for line in map(str, self.airflow.log(i)) if "InputsChangedError" in line
-        ]
+        refused = [line for i in failed for line in map(str, self.airflow.log(i)) if "InputsChangedError" in line]
         why = "its raw data changed meanwhile" if refused else "a task was killed too often"
         assert self.clears[run_id] < MOST_CLEARS, f"{run_id} still fails: {why}"
         said(f"clearing {run_id}, {[i['task_id'] for i in failed]}: {why}")
@@ -507,9 +499,7 @@ def settle(person: Person, witness: Witness, days: Sequence[date]) -> float:
             said(f"settling: {len(missing)} days are not published yet {missing[:3]}")
         if time.monotonic() - since > HANGS_AFTER:
             for run in person.airflow.dag_runs(DAG, state=["queued", "running"]):
-                states = {
-                    i["task_id"]: i["state"] for i in person.airflow.task_instances(DAG, run["dag_run_id"])
-                }
+                states = {i["task_id"]: i["state"] for i in person.airflow.task_instances(DAG, run["dag_run_id"])}
                 said(f"{run['dag_run_id']} {run['state']}: {states}")
             raise TimeoutError(f"nothing happens any more; not published: {missing}")
         time.sleep(2)
@@ -527,9 +517,7 @@ def faults(home: Path, clean: Path, days: Sequence[date], seen: Seen) -> list[st
             found.append(f"{root.name}: missing or not delivered: {sorted(missing)}")
     for day in days:
         partition = datasets.day_partition(day)
-        disturbed, plain = (
-            (root / f"lake/features/{NAME}/_manifests/{partition}.json") for root in (home, clean)
-        )
+        disturbed, plain = ((root / f"lake/features/{NAME}/_manifests/{partition}.json") for root in (home, clean))
         if disturbed.read_bytes() != plain.read_bytes():
             found.append(f"{partition}: another manifest than the plain process has made")
         for name, file in datasets.Manifest.from_json(disturbed.read_text()).files.items():
@@ -564,9 +552,7 @@ def again(seen: Seen) -> Counter[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--days", type=int, default=180)
@@ -622,15 +608,9 @@ def main() -> None:
         print(f"{'days that ' + what if what == 'arrived' else 'days ' + what:<48}{count}")
     for kind, count in sorted(Counter(run["run_type"] for run in runs).items()):
         print(f"{'runs, ' + kind:<48}{count}")
-    print(
-        f"{'tasks that succeeded at try 1, 2, …':<48}{', '.join(str(tries[n]) for n in range(1, max(tries) + 1))}"
-    )
-    waited = sorted(
-        seen.published[datasets.day_partition(day)][0][0] - at for day, at in world.arrived.items()
-    )
-    print(
-        f"{'s from arrival to published, median, longest':<48}{waited[len(waited) // 2]:.0f}, {waited[-1]:.0f}"
-    )
+    print(f"{'tasks that succeeded at try 1, 2, …':<48}{', '.join(str(tries[n]) for n in range(1, max(tries) + 1))}")
+    waited = sorted(seen.published[datasets.day_partition(day)][0][0] - at for day, at in world.arrived.items())
+    print(f"{'s from arrival to published, median, longest':<48}{waited[len(waited) // 2]:.0f}, {waited[-1]:.0f}")
     print(f"{'clears needed':<48}{sum(person.clears.values())}")
     for why, count in person.reasons.items():
         print(f"  {why:<46}{count}")

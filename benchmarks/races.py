@@ -84,9 +84,7 @@ def measure(database: str, name: str, nowhere: Place, racers: int, rounds: int) 
         started = time.monotonic()
         # One round more: in the first, the racers start.
         for number, was in enumerate(
-            promotion_races.race(
-                place, WAYS[name], versions[: 2 * racers], min(LIFE, rounds - first) + 1, racers
-            )
+            promotion_races.race(place, WAYS[name], versions[: 2 * racers], min(LIFE, rounds - first) + 1, racers)
         ):
             if number == 0:
                 started = time.monotonic()

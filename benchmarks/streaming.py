@@ -44,9 +44,7 @@ class Line:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument(
-        "--train", type=Path, help="a training set of flight_delay's, instead of made-up data"
-    )
+    parser.add_argument("--train", type=Path, help="a training set of flight_delay's, instead of made-up data")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     asked = parser.parse_args()
@@ -71,9 +69,7 @@ def of_made_up(file: Path) -> InputColumns:
 def of_real(file: Path) -> InputColumns:
     model, schema = loader.load_spec("flight_delay_net"), pq.read_schema(file)
     features = [name for name in schema.names if "__" in name]
-    return InputColumns.from_schema(
-        schema, (*model.request_columns, *features), "label", model.parameters["embedding"]
-    )
+    return InputColumns.from_schema(schema, (*model.request_columns, *features), "label", model.parameters["embedding"])
 
 
 def ways(file: Path, columns: InputColumns) -> dict[str, Callable[[], int]]:
@@ -91,9 +87,7 @@ def ways(file: Path, columns: InputColumns) -> dict[str, Callable[[], int]]:
     return {
         SCAN: scan,
         FIRST_PASS: lambda: compute_column_statistics(str(file), columns, parameters.min_category_rows).rows,
-        STREAM: lambda: sum(
-            map(len, BatchStream(str(file), columns, scales, order).batches(0, order.steps_per_epoch))
-        ),
+        STREAM: lambda: sum(map(len, BatchStream(str(file), columns, scales, order).batches(0, order.steps_per_epoch))),
     }
 
 

@@ -10,8 +10,7 @@ from evergreen.feature_store.data_source import feature_source
 from evergreen_models.flight_delay.features import DELAY_COLUMNS, DELAY_VIEW_KEYS, WEATHER_COLUMNS
 
 carrier, origin, dest, tailnum = (
-    Entity(name=key, join_keys=[key], value_type=ValueType.STRING)
-    for key in ("carrier", "origin", "dest", "tailnum")
+    Entity(name=key, join_keys=[key], value_type=ValueType.STRING) for key in ("carrier", "origin", "dest", "tailnum")
 )
 _entities = {entity.name: entity for entity in (carrier, origin, dest, tailnum)}
 
@@ -33,10 +32,7 @@ delay_views = [
         name,
         keys,
         timedelta(minutes=59),
-        [
-            Field(name=column, dtype=Int32 if column.startswith("flights") else Float64)
-            for column in DELAY_COLUMNS
-        ],
+        [Field(name=column, dtype=Int32 if column.startswith("flights") else Float64) for column in DELAY_COLUMNS],
     )
     for name, keys in DELAY_VIEW_KEYS.items()
 ]

@@ -100,9 +100,7 @@ class Stack:
 
     def python(self, program: str) -> Any:
         """What a Python program prints, as JSON, where the tasks run."""
-        return json.loads(
-            docker("exec", "--interactive", self.container("scheduler"), "python", "-", stdin=program)
-        )
+        return json.loads(docker("exec", "--interactive", self.container("scheduler"), "python", "-", stdin=program))
 
     def memory(self) -> Mapping[str, float]:
         """MiB, by service."""
@@ -119,10 +117,7 @@ class Stack:
 
 def unfit() -> str:
     """Why there should be no stack made and removed here; empty if there may."""
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "version"], capture_output=True).returncode
-    ):
+    if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
         return "there is no docker that answers"
     if volumes() or ENV.exists():
         return "there is a stack on this machine already, or its .env: it is left alone"

@@ -33,9 +33,7 @@ def write_training_set(file: Path, rows: int, *, seed: int = 2013, row_group: in
     for name, kinds in CATEGORIES.items():
         codes = draw.integers(kinds, size=rows)
         signal += draw.normal(scale=0.3, size=kinds)[codes]
-        columns[name] = pa.DictionaryArray.from_arrays(
-            codes, [f"{name}{code}" for code in range(kinds)]
-        ).cast("string")
+        columns[name] = pa.DictionaryArray.from_arrays(codes, [f"{name}{code}" for code in range(kinds)]).cast("string")
     columns[LABEL] = pa.array((signal + draw.logistic(size=rows) > 1.2).astype(np.int32))
     pq.write_table(pa.table(columns), file, row_group_size=row_group)
     return file

@@ -33,17 +33,11 @@ class PodSettings(BaseModel):
     deferrable: bool = Field(True, description="wait for the pod in the triggerer, without a worker")
     startup_timeout_minutes: float = Field(30, gt=0, description="what a new GPU node may take to be there")
     logging_interval_seconds: int = Field(15, ge=1, description="a waiting task shows the pod's log so often")
-    secret: str | None = Field(
-        None, description="a Secret whose keys become variables: credentials of the store"
-    )
-    template: Path | None = Field(
-        None, description="a pod in YAML that the rest is added to: volumes, affinity"
-    )
+    secret: str | None = Field(None, description="a Secret whose keys become variables: credentials of the store")
+    template: Path | None = Field(None, description="a pod in YAML that the rest is added to: volumes, affinity")
     service_account: str | None = None
     image_pull_secret: str | None = None
-    spot_tolerations: tuple[Mapping[str, Any], ...] = Field(
-        (), description="what spot nodes are tainted with"
-    )
+    spot_tolerations: tuple[Mapping[str, Any], ...] = Field((), description="what spot nodes are tainted with")
     spot_node_selector: Mapping[str, str] = Field(default_factory=dict, description="labels of spot nodes")
     gpu_type_label: str = Field("nvidia.com/gpu.product", description="node label that tells the kind of GPU")
 
@@ -66,9 +60,7 @@ class Settings(BaseSettings):
         default_factory=lambda data: f"{data['home']}/ledger",
         description="folder, or URI of an object store, of the record of every verdict and change of champion",
     )
-    airflow: str | None = Field(
-        None, description="http://user:password@host:port of an Airflow that is run elsewhere"
-    )
+    airflow: str | None = Field(None, description="http://user:password@host:port of an Airflow that is run elsewhere")
     airflow_ui: str | None = Field(None, description="where people see that Airflow, if not there")
     spark: str = Field("local[2]", description="a Spark master, or sc://host:port of a Spark Connect server")
     max_days_per_run: int = Field(
@@ -118,9 +110,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_lake_is_local(cls, lake: Any) -> Any:
         if "://" in str(lake):
-            raise ValueError(
-                "is no folder: the lake publishes by links and renames, which object stores lack"
-            )
+            raise ValueError("is no folder: the lake publishes by links and renames, which object stores lack")
         return lake
 
     @field_validator("online_store")
@@ -134,9 +124,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_signing_keys(self) -> Self:
         if self.signing_key and not self.signing_public_key:
-            raise ValueError(
-                "signing_key is set, so set signing_public_key too: nothing would check what is signed"
-            )
+            raise ValueError("signing_key is set, so set signing_public_key too: nothing would check what is signed")
         if self.signing_passphrase and not self.signing_key:
             raise ValueError("signing_passphrase is set without signing_key")
         return self

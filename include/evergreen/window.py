@@ -61,9 +61,7 @@ class AssetEvent:
         if days is not None and not isinstance(days, list | tuple | Mapping):
             raise WindowError(f"an asset event came with days={days!r}: post extra like {_EXAMPLE_EXTRA}")
         if reason is not None and reason not in set(RunReason):
-            raise WindowError(
-                f"an asset event came with run_reason={reason!r}: one of {', '.join(RunReason)}"
-            )
+            raise WindowError(f"an asset event came with run_reason={reason!r}: one of {', '.join(RunReason)}")
         return cls(
             days=tuple(_parse_date("days of an asset event", day) for day in days or ()),
             data_end=_parse_date("data_end of an asset event", data_end) if data_end else None,
@@ -145,9 +143,7 @@ def midnight(day: date, timezone: str) -> datetime:
     return datetime.combine(day, time(), ZoneInfo(timezone))
 
 
-def resolve_features_window(
-    dag_run: DagRunInfo, *, first_day: date, last_day: date | None, timezone: str
-) -> Window:
+def resolve_features_window(dag_run: DagRunInfo, *, first_day: date, last_day: date | None, timezone: str) -> Window:
     """The days whose features a run computes.
 
     A run with a data interval is about the days in it; one that asset events started, about their days;
@@ -179,9 +175,7 @@ def resolve_features_window(
         days = tuple(arrived) or (today - timedelta(1),)
     _require_past_days(days[-1] + timedelta(1), today, last_day)
     if days[0] < first_day:
-        raise WindowError(
-            f"{days[0]} is before {first_day}, the first day of data of this model: start there"
-        )
+        raise WindowError(f"{days[0]} is before {first_day}, the first day of data of this model: start there")
     return Window(days, dag_run.run_reason, timezone)
 
 

@@ -10,9 +10,7 @@ from evergreen.settings import REPOSITORY
 _SHARED_ENV_FILE = REPOSITORY / "deploy" / "airflow.env"
 
 
-def airflow_environment(
-    home: Path, url: str, port: int, log_port: int, trigger_log_port: int
-) -> Mapping[str, str]:
+def airflow_environment(home: Path, url: str, port: int, log_port: int, trigger_log_port: int) -> Mapping[str, str]:
     """Environment variables of all of Airflow's processes; nothing of it is read from anywhere else."""
     return {
         **shared_airflow_environment(),

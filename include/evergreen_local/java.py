@@ -31,11 +31,7 @@ def require_java() -> None:
         told = ""
     major = parse_java_version(told)
     if major is None:
-        where = (
-            f"JAVA_HOME={os.environ['JAVA_HOME']} holds none"
-            if os.environ.get("JAVA_HOME")
-            else "none was found"
-        )
+        where = f"JAVA_HOME={os.environ['JAVA_HOME']} holds none" if os.environ.get("JAVA_HOME") else "none was found"
         raise JavaError(f"Spark needs Java {MIN_JAVA_VERSION} or newer, and {where}: {_install_hint()}")
     if major < MIN_JAVA_VERSION:
         raise JavaError(

@@ -17,8 +17,6 @@ def as_of_dates(finished_dates: Collection[date], last_day: date | None) -> list
     Empty when the data ends before: a retrain as of midnight needs the day before it.
     """
     wanted = (
-        [max(finished_dates) + RETRAIN_INTERVAL]
-        if finished_dates
-        else [FIRST_AS_OF, FIRST_AS_OF + RETRAIN_INTERVAL]
+        [max(finished_dates) + RETRAIN_INTERVAL] if finished_dates else [FIRST_AS_OF, FIRST_AS_OF + RETRAIN_INTERVAL]
     )
     return [day for day in wanted if last_day is None or day <= last_day + timedelta(days=1)]

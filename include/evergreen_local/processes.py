@@ -34,9 +34,7 @@ class ProcessIdentity(BaseModel):
         return time.time() - self.start_time
 
 
-def start_process(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
-) -> ProcessIdentity:
+def start_process(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> ProcessIdentity:
     """Start `command` detached, as leader of its own session, printing to `log`; an older log is kept."""
     folder.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -63,9 +61,7 @@ def is_alive(identity: ProcessIdentity) -> bool:
     """Whether that very process still runs; another one that has its number now does not count."""
     try:
         process = psutil.Process(identity.pid)
-        return abs(process.create_time() - identity.start_time) < _START_TIME_TOLERANCE_S and _is_running(
-            process
-        )
+        return abs(process.create_time() - identity.start_time) < _START_TIME_TOLERANCE_S and _is_running(process)
     except psutil.NoSuchProcess:
         return False
 
@@ -113,9 +109,7 @@ def _terminate(list_processes: Callable[[], list[psutil.Process]], timeout: floa
 def _wait_for_exit(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
     """Those that still run after `patience` seconds."""
     deadline = time.monotonic() + timeout
-    while (
-        left := [process for process in processes if _is_running(process)]
-    ) and time.monotonic() < deadline:
+    while (left := [process for process in processes if _is_running(process)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
 

@@ -21,9 +21,7 @@ _OUTCOME_STYLES = {"passed": "green", "failed": "red", "not_computed": "yellow"}
 def show_gate_table(progress: Progress, title: str, verdict: Verdict) -> None:
     """One row per gate: both models' numbers, what they were held against, and why it passed or did not."""
     wide = progress.console.width >= _MIN_REASON_WIDTH
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.ROUNDED if wide else box.SIMPLE_HEAD
-    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.ROUNDED if wide else box.SIMPLE_HEAD)
     table.add_column("gate", overflow="fold", no_wrap=wide)
     for column in ("candidate", "champion", "interval", "threshold"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -44,9 +42,7 @@ def show_promotion_outcome(progress: Progress, verdict: Verdict, promoted: bool,
     if promoted:
         progress.print(f"promoted: {verdict.reason}", style="green")
     elif verdict.promote:
-        progress.print(
-            "the gates passed, but the champion stays: the log of `promote` says why", style="yellow"
-        )
+        progress.print("the gates passed, but the champion stays: the log of `promote` says why", style="yellow")
     else:
         progress.print(f"the champion stays: {verdict.reason}", style="yellow")
     progress.print(f"champion: version {version}" if version else "champion: none yet")
@@ -70,9 +66,7 @@ def _login(progress: Progress, url: str) -> str:
     parts = urlsplit(url)
     if not parts.username:
         return ""
-    secret = (
-        unquote(parts.password or "") if progress.console.is_terminal else "(the one in EVERGREEN_AIRFLOW)"
-    )
+    secret = unquote(parts.password or "") if progress.console.is_terminal else "(the one in EVERGREEN_AIRFLOW)"
     return f"  user {unquote(parts.username)}, password {secret}"
 
 

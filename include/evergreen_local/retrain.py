@@ -31,9 +31,7 @@ from evergreen.spec.model import ModelSpec
 from evergreen.window import days_between, midnight
 from evergreen_local import plan, report, stack, watching
 
-_POLL_INTERVAL_S = (
-    2.0  # seconds between two looks; each costs the API server a few hundredths of a CPU second
-)
+_POLL_INTERVAL_S = 2.0  # seconds between two looks; each costs the API server a few hundredths of a CPU second
 _PARSE_TIMEOUT_S = 120.0
 _MAX_ACTIVE_RUNS = 4  # days under way at the same time
 
@@ -104,17 +102,13 @@ def _deliver_raw_days(raw: ModuleType, model: ModelSpec, as_of: date, progress: 
 def _wait_until_parsed(airflow: AirflowClient, dag_ids: Sequence[str], progress: Progress) -> None:
     asked = datetime.now(UTC)
     while unknown := [dag_id for dag_id in dag_ids if airflow.dag(dag_id) is None]:
-        progress.update(
-            ProgressView("Airflow parses the DAGs", len(dag_ids) - len(unknown), len(dag_ids), "DAGs")
-        )
+        progress.update(ProgressView("Airflow parses the DAGs", len(dag_ids) - len(unknown), len(dag_ids), "DAGs"))
         waited = (datetime.now(UTC) - asked).total_seconds()
         errors = airflow.import_errors()
         # An error found before we asked may be of a file that has been mended since.
         current = [error for error in errors if datetime.fromisoformat(error["timestamp"]) >= asked]
         if current or waited > _PARSE_TIMEOUT_S:
-            problems = [
-                f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors
-            ]
+            problems = [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
             raise AirflowError("\n".join([f"Airflow does not know {', '.join(unknown)}", *problems]))
         time.sleep(_POLL_INTERVAL_S)
     progress.clear()
@@ -150,9 +144,7 @@ def _backfill_features(
         time.sleep(_POLL_INTERVAL_S)
     progress.clear()
     if still := _unpublished_days(model, missing):
-        raise RunFailedError(
-            f"{dag_id} succeeded, but {still[0]} is not published: {airflow.url}/dags/{dag_id}"
-        )
+        raise RunFailedError(f"{dag_id} succeeded, but {still[0]} is not published: {airflow.url}/dags/{dag_id}")
     took = format_duration(time.monotonic() - began)
     progress.print(f"✓ {dag_id}: backfilled {format_days(missing)}, in {took}")
 
@@ -174,9 +166,7 @@ def _request_backfill(
     return True
 
 
-def _wait_for_active_backfill(
-    airflow: AirflowClient, dag_id: str, model: ModelSpec, progress: Progress
-) -> None:
+def _wait_for_active_backfill(airflow: AirflowClient, dag_id: str, model: ModelSpec, progress: Progress) -> None:
     """A DAG has one backfill at a time: wait for the one that an earlier call, or a person, asked for."""
     zone = ZoneInfo(feature_spec(model).timezone)
     known = None
@@ -185,9 +175,7 @@ def _wait_for_active_backfill(
             known = active["id"]
             progress.print(f"{dag_id}: a backfill is under way already, waiting for it")
             airflow.unpause_backfill(active)
-        first, last = (
-            datetime.fromisoformat(active[end]).astimezone(zone).date() for end in ("from_date", "to_date")
-        )
+        first, last = (datetime.fromisoformat(active[end]).astimezone(zone).date() for end in ("from_date", "to_date"))
         _poll_backfill(airflow, dag_id, model, days_between(first, last + timedelta(1)), progress)
         time.sleep(_POLL_INTERVAL_S)
     progress.clear()
@@ -209,9 +197,7 @@ def _unpublished_days(model: ModelSpec, days: Sequence[date]) -> list[date]:
     return [day for day in days if published.manifest(datasets.day_partition(day)) is None]
 
 
-def _runs_by_day(
-    airflow: AirflowClient, dag_id: str, model: ModelSpec, days: Sequence[date]
-) -> dict[date, Json]:
+def _runs_by_day(airflow: AirflowClient, dag_id: str, model: ModelSpec, days: Sequence[date]) -> dict[date, Json]:
     zone = feature_spec(model).timezone
     runs = airflow.dag_runs(
         dag_id,
@@ -247,9 +233,7 @@ def _run_retraining(airflow: AirflowClient, dag_id: str, as_of: date, progress: 
         airflow.check_scheduler()
         time.sleep(_POLL_INTERVAL_S)
     progress.clear()
-    progress.print(
-        f"✓ {title} in {format_duration(time.monotonic() - began)}:  {watching.format_steps(view)}"
-    )
+    progress.print(f"✓ {title} in {format_duration(time.monotonic() - began)}:  {watching.format_steps(view)}")
 
 
 def _run_id(as_of: date) -> str:

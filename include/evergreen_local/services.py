@@ -56,9 +56,7 @@ def external_services() -> dict[str, ServiceEndpoint]:
         )
     if now.airflow:
         address = redact_url(now.airflow)
-        found["airflow"] = ServiceEndpoint(
-            "Airflow", now.airflow_ui or address, _airflow_health_check(address)
-        )
+        found["airflow"] = ServiceEndpoint("Airflow", now.airflow_ui or address, _airflow_health_check(address))
     return found
 
 
@@ -160,12 +158,8 @@ def _is_free(port: int) -> bool:
 
 
 def _inherited_environment(home: Path, excluded_prefixes: tuple[str, ...]) -> dict[str, str]:
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(excluded_prefixes)
-    }
-    environment["PATH"] = (
-        f"{_BIN}:{environment.get('PATH', os.defpath)}"  # `airflow standalone` looks for airflow
-    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(excluded_prefixes)}
+    environment["PATH"] = f"{_BIN}:{environment.get('PATH', os.defpath)}"  # `airflow standalone` looks for airflow
     # What happens between our own processes goes through no proxy.
     for name in ("no_proxy", "NO_PROXY"):
         environment[name] = ",".join(filter(None, [environment.get(name), LOOPBACK_HOST, "localhost"]))
@@ -196,9 +190,7 @@ def _airflow_health_check(url: str) -> Callable[[], bool]:
     def ready() -> bool:
         health = _get(f"{url}/api/v2/monitor/health")
         parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
-        return health is not None and all(
-            (health.json().get(part) or {}).get("status") == "healthy" for part in parts
-        )
+        return health is not None and all((health.json().get(part) or {}).get("status") == "healthy" for part in parts)
 
     return ready
 

@@ -68,9 +68,7 @@ class StackRecord(BaseModel):
         except FileNotFoundError:
             return cls()
         except ValidationError:
-            raise StackError(
-                f"{_record_file(home)} is not readable: delete it, then run `evergreen down`"
-            ) from None
+            raise StackError(f"{_record_file(home)} is not readable: delete it, then run `evergreen down`") from None
 
     def write(self, home: Path) -> None:
         with storage.atomic_write(_record_file(home)) as scratch:
@@ -173,9 +171,7 @@ def wait_for_stack(progress: Progress, startup: StackStartup) -> ServiceAddresse
         if len(seconds) < len(steps):
             waited = True
             progress.update(
-                ProgressView(
-                    "waiting for the engines", len(seconds), len(steps), "up", steps, change_key=len(seconds)
-                )
+                ProgressView("waiting for the engines", len(seconds), len(steps), "up", steps, change_key=len(seconds))
             )
             time.sleep(0.5)
     progress.clear()
@@ -187,9 +183,7 @@ def wait_for_stack(progress: Progress, startup: StackStartup) -> ServiceAddresse
 def service_addresses() -> ServiceAddresses | None:
     """Where the engines are that the settings name or that were started here; None if Airflow is neither."""
     record = StackRecord.read(settings().home.resolve())
-    alive = {
-        name: engine.url for name, engine in record.services.items() if processes.is_alive(engine.process)
-    }
+    alive = {name: engine.url for name, engine in record.services.items() if processes.is_alive(engine.process)}
     return _resolve_addresses(alive) if settings().airflow or "airflow" in alive else None
 
 
@@ -249,10 +243,7 @@ def log_tail(log: Path, lines: int = _TAIL) -> str:
         text = log.read_bytes()[-20_000:].decode(errors="replace")
     except FileNotFoundError:
         return "(no log)"
-    return (
-        "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-lines:])
-        or "(the log is empty)"
-    )
+    return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-lines:]) or "(the log is empty)"
 
 
 def _ensure_service(

@@ -46,17 +46,14 @@ def backfill_view(
         if instance["dag_run_id"] in names and instance["state"] in ("running", "up_for_retry", "deferred")
     ]
     steps += [ProgressStep(str(day), "failed") for day in failed]
-    return ProgressView(
-        dag_id, len(finished), len(days), "days", tuple(steps), change_key=(len(finished), len(failed))
-    )
+    return ProgressView(dag_id, len(finished), len(days), "days", tuple(steps), change_key=(len(finished), len(failed)))
 
 
 def dag_run_view(title: str, tasks: Sequence[str], instances: Sequence[Json], now: datetime) -> ProgressView:
     """How far one run is, task by task."""
     known = {instance["task_id"]: instance for instance in instances}
     steps = tuple(
-        _task_step(task, known[task], now) if task in known else ProgressStep(task, "waiting")
-        for task in tasks
+        _task_step(task, known[task], now) if task in known else ProgressStep(task, "waiting") for task in tasks
     )
     done = sum(step.state in ("success", "skipped") for step in steps)
     return ProgressView(

@@ -197,9 +197,7 @@ def test_airflow_knows_the_trigger_again_after_a_round_trip(tmp_path: Path) -> N
     assert (RawDataTrigger.__module__, RawDataTrigger.__name__) == (module, name)
     again = RawDataTrigger(**stored).serialize()
     same = RawDataTrigger("raw", ("flights",), "records", poll_seconds=2.0).serialize()
-    assert (
-        BaseEventTrigger.hash(*again) == BaseEventTrigger.hash(*same) == BaseEventTrigger.hash(path, kwargs)
-    )
+    assert BaseEventTrigger.hash(*again) == BaseEventTrigger.hash(*same) == BaseEventTrigger.hash(path, kwargs)
 
 
 def test_the_bound_holds_at_default_settings() -> None:

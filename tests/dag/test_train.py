@@ -48,16 +48,12 @@ def missing(wanted: Any, found: Any, where: str = "pod") -> list[str]:
             return []
         if not isinstance(found, Mapping):
             return [where]
-        return [
-            lost for key, value in wanted.items() for lost in missing(value, found.get(key), f"{where}.{key}")
-        ]
+        return [lost for key, value in wanted.items() for lost in missing(value, found.get(key), f"{where}.{key}")]
     if isinstance(wanted, list):
         if len(wanted) != len(found or []):
             return [where] if wanted else []
         return [
-            lost
-            for n, pair in enumerate(zip(wanted, found, strict=True))
-            for lost in missing(*pair, f"{where}[{n}]")
+            lost for n, pair in enumerate(zip(wanted, found, strict=True)) for lost in missing(*pair, f"{where}[{n}]")
         ]
     return [] if wanted == found else [f"{where}: {found!r}, not {wanted!r}"]
 
@@ -95,9 +91,7 @@ def test_the_trigger_is_made_again_from_what_it_says_of_itself() -> None:
 
 def test_one_try_has_time_for_all_its_attempts() -> None:
     model = loader.load_spec("flight_delay")
-    with DAG(
-        "any", default_args={"execution_timeout": timedelta(minutes=1), "retry_delay": timedelta(seconds=7)}
-    ):
+    with DAG("any", default_args={"execution_timeout": timedelta(minutes=1), "retry_delay": timedelta(seconds=7)}):
         task = TrainOperator(task_id="train", model=model, training_set_reference={})
     attempts = model.resources.max_preemptions + 1
     assert (
@@ -112,6 +106,4 @@ def test_one_try_has_time_for_all_its_attempts() -> None:
 def test_a_training_process_is_ended_with_its_task() -> None:
     """The signal's handler calls `on_kill`; what it raises unwinds the wait for the process, which ends that."""
     with pytest.raises(RetryableTrainingError, match="ended from outside"):
-        TrainOperator(
-            task_id="train", model=loader.load_spec("flight_delay"), training_set_reference={}
-        ).on_kill()
+        TrainOperator(task_id="train", model=loader.load_spec("flight_delay"), training_set_reference={}).on_kill()

@@ -104,9 +104,7 @@ def _one_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
     witness: Witness = request.getfixturevalue("witness")
     cluster = witness.cluster
     yield
-    eventually(
-        "every pod is gone, or going", lambda: all(p.metadata.deletion_timestamp for p in cluster.pods())
-    )
+    eventually("every pod is gone, or going", lambda: all(p.metadata.deletion_timestamp for p in cluster.pods()))
     for pod in cluster.pods():
         if not pod.status.container_statuses or not pod.status.container_statuses[0].state.running:
             cluster.delete(pod, grace=0)  # kubelets take their time with what never began

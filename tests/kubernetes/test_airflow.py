@@ -81,9 +81,7 @@ class Stack(Chain):
         made = candidates.candidate_dataset(model).manifest(f"as_of=2013-01-{day}")
         assert made is not None
         assert made.fingerprint == self.job(day).name
-        assert float(
-            candidates.candidate_dataset(model).file_path(made, "value.json").read_text()
-        ) == expected(STEPS)
+        assert float(candidates.candidate_dataset(model).file_path(made, "value.json").read_text()) == expected(STEPS)
 
     def mark_failed(self, run: str) -> None:
         """What a person does with the button Mark as failed."""
@@ -160,9 +158,7 @@ def test_killed_parts_are_brought_back_and_the_pod_was_at_work_all_the_time(airf
     bring_back()
 
     airflow.ends_well(13, run)
-    assert [attempt.id for attempt in read_attempts(storage.storage_path(str(airflow.job(13))))] == [
-        made.metadata.uid
-    ]
+    assert [attempt.id for attempt in read_attempts(storage.storage_path(str(airflow.job(13))))] == [made.metadata.uid]
 
 
 @pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)  # the test above kills it otherwise

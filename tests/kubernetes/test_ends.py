@@ -56,8 +56,6 @@ def test_an_attempt_that_takes_too_long_is_ended_and_the_next_try_goes_on(
 
 def test_a_full_volume(trial: Callable[..., Trial], shared: Path) -> None:
     tiny = {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
-    error = trial(
-        misbehaves="/tmp", pods={"template": template(shared / "tiny.yaml", shared, volumes=[tiny])}
-    ).error()
+    error = trial(misbehaves="/tmp", pods={"template": template(shared / "tiny.yaml", shared, volumes=[tiny])}).error()
     # Since 1.22 a volume in memory has the size it was given; before, it is the memory that ends.
     assert re.search("no space is left for /tmp/full: make room|raise resources.memory_gib", str(error))

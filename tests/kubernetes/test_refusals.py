@@ -92,9 +92,7 @@ def nobody(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     kube_config = {
         "current-context": "it",
         "contexts": [{"name": "it", "context": {"cluster": "it", "user": "nobody"}}],
-        "clusters": [
-            {"name": "it", "cluster": {"server": here.host, "certificate-authority": here.ssl_ca_cert}}
-        ],
+        "clusters": [{"name": "it", "cluster": {"server": here.host, "certificate-authority": here.ssl_ca_cert}}],
         "users": [{"name": "nobody", "user": {"token": token}}],
     }
     connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(kube_config)}}

@@ -50,18 +50,14 @@ def test_a_pod_that_is_at_work(trial: Begin, left: Begin, cluster: Cluster, defe
     assert len(job.attempts) == 1
 
 
-def test_a_pod_that_has_succeeded_meanwhile(
-    trial: Begin, left: Begin, cluster: Cluster, deferrable: bool
-) -> None:
+def test_a_pod_that_has_succeeded_meanwhile(trial: Begin, left: Begin, cluster: Cluster, deferrable: bool) -> None:
     job = left(steps=5)
     eventually("it succeeds", lambda: phase(cluster, job) == "Succeeded")
     assert trial(of=job, deferrable=deferrable).value() == expected(5)
     assert len(job.attempts) == 1
 
 
-def test_a_pod_that_has_failed_for_good_is_not_made_again(
-    trial: Begin, left: Begin, cluster: Cluster
-) -> None:
+def test_a_pod_that_has_failed_for_good_is_not_made_again(trial: Begin, left: Begin, cluster: Cluster) -> None:
     job = left(misbehaves="data")
     eventually("it fails", lambda: phase(cluster, job) == "Failed")
     error = trial(of=job).error()
@@ -79,18 +75,14 @@ def test_a_pod_that_has_failed_is_made_again_with_what_was_corrected(
     assert [attempt.allocation.memory_gib for attempt in job.attempts] == [0.1, 0.2]
 
 
-def test_a_pod_that_has_failed_for_what_may_pass_is_made_again(
-    trial: Begin, left: Begin, cluster: Cluster
-) -> None:
+def test_a_pod_that_has_failed_for_what_may_pass_is_made_again(trial: Begin, left: Begin, cluster: Cluster) -> None:
     job = left(misbehaves="crash")
     eventually("it fails", lambda: phase(cluster, job) == "Failed")
     assert isinstance(trial(of=job).error(), RetryableTrainingError)
     assert len(job.attempts) == 2
 
 
-def test_a_pod_that_waits_for_what_was_corrected_is_made_anew(
-    trial: Begin, left: Begin, cluster: Cluster
-) -> None:
+def test_a_pod_that_waits_for_what_was_corrected_is_made_anew(trial: Begin, left: Begin, cluster: Cluster) -> None:
     job = left(steps=5, pods={"image": "nowhere.invalid/trainer:1"})
     waiting = cluster.made(job.pod)
     corrected = trial(of=job)

@@ -66,9 +66,7 @@ def judged(
 
 
 def promoted(version: str, as_of: int, judged: int, replaced: str | None = None) -> VersionPromoted:
-    return VersionPromoted(
-        version=version, previous_champion=replaced, as_of=day(as_of), verdict_entry=judged
-    )
+    return VersionPromoted(version=version, previous_champion=replaced, as_of=day(as_of), verdict_entry=judged)
 
 
 def held(version: str, as_of: int, judged: int) -> PromotionDeferred:
@@ -89,9 +87,7 @@ def written(acts: Sequence[LedgerEvent], model: str = MODEL) -> list[LedgerEntry
     for number, act in enumerate(acts, 1):
         at = START + timedelta(minutes=number)
         entries.append(
-            LedgerEntry(
-                number=number, model=model, previous_hash=before, recorded_at=at, actor="ada", event=act
-            )
+            LedgerEntry(number=number, model=model, previous_hash=before, recorded_at=at, actor="ada", event=act)
         )
         before = hash_entry(entries[-1].to_bytes())
     return entries

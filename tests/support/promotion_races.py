@@ -46,11 +46,7 @@ _IMPORTED = [
 ]
 
 VERDICT = verdict(
-    [
-        GateResult(
-            gate="auc", outcome="passed", candidate=0.7, threshold=0.6, rows=1000, reason="0.7, at least 0.6"
-        )
-    ]
+    [GateResult(gate="auc", outcome="passed", candidate=0.7, threshold=0.6, rows=1000, reason="0.7, at least 0.6")]
 )
 
 
@@ -256,9 +252,7 @@ def judged(model: str, version: str, as_of: date) -> rules.ResolvedPromotionRequ
     )
 
 
-def race(
-    place: Place, way: Way, versions: Sequence[str], rounds: int, racers: int = RACERS
-) -> Iterator[Round]:
+def race(place: Place, way: Way, versions: Sequence[str], rounds: int, racers: int = RACERS) -> Iterator[Round]:
     """The rounds, one by one. The racers are processes that live through all of them.
 
     In each round the versions know newer data than in the one before, and the last racer's is the newest.

@@ -64,9 +64,7 @@ class Trial(threading.Thread):
         """What the published model has learned, once the task has succeeded."""
         reference = self._end(patience)
         dataset = candidates.candidate_dataset(self.model)
-        return json.loads(
-            dataset.file_path(dataset.resolve(reference["candidate"]), "value.json").read_text()
-        )
+        return json.loads(dataset.file_path(dataset.resolve(reference["candidate"]), "value.json").read_text())
 
     def error(self, patience: float = 240) -> Exception:
         """What the task has failed with."""

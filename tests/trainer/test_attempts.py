@@ -66,9 +66,7 @@ def whole(train: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[in
 
 
 # Of several, only the one that started the others would die at once of SIGKILL; a pod dies as a whole.
-@pytest.mark.parametrize(
-    ("processes", "how"), [(1, signal.SIGTERM), (1, signal.SIGKILL), (2, signal.SIGTERM)]
-)
+@pytest.mark.parametrize(("processes", "how"), [(1, signal.SIGTERM), (1, signal.SIGKILL), (2, signal.SIGTERM)])
 def test_one_that_is_ended_is_followed_by_one_that_ends_as_if_nothing_had_been(
     train: Path,
     whole: Callable[[int], tuple[Path, str]],

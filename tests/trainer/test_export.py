@@ -40,10 +40,7 @@ def network(train: Path, columns: InputColumns, known: scales.ColumnStatistics) 
 
 def ask(graph: bytes, **columns: object) -> np.ndarray:
     session = onnxruntime.InferenceSession(graph)
-    given = {
-        name: np.asarray(values, np.float32 if name in NUMBERS else object)
-        for name, values in columns.items()
-    }
+    given = {name: np.asarray(values, np.float32 if name in NUMBERS else object) for name, values in columns.items()}
     (answer,) = session.run(["probability"], given)
     return answer
 
@@ -69,9 +66,7 @@ def test_it_gives_what_the_network_gives(
     asked = {name: to_float32(rows[name]) for name in NUMBERS}
     asked |= {name: rows[name].fill_null("").to_numpy() for name in CATEGORIES}
     numbers = torch.from_numpy(np.stack([asked[name] for name in NUMBERS], axis=1))
-    codes = torch.from_numpy(
-        np.stack([known.encode(n, rows[name]) for n, name in enumerate(CATEGORIES)], axis=1)
-    )
+    codes = torch.from_numpy(np.stack([known.encode(n, rows[name]) for n, name in enumerate(CATEGORIES)], axis=1))
     with torch.inference_mode():
         own = torch.sigmoid(network(numbers, codes)).numpy()
     np.testing.assert_allclose(ask(graph, **asked), own, rtol=0, atol=export.MAX_EXPORT_ERROR)
@@ -140,9 +135,7 @@ def test_a_column_without_a_usual_category_is_always_unknown(tmp_path: Path) -> 
     assert one == other
 
 
-def test_hidden_inputs_teach_the_network_what_the_data_never_shows(
-    network: Network, columns: InputColumns
-) -> None:
+def test_hidden_inputs_teach_the_network_what_the_data_never_shows(network: Network, columns: InputColumns) -> None:
     numbers, codes = (
         torch.zeros(5_000, len(columns.numbers)),
         torch.ones(5_000, len(columns.categories), dtype=torch.int32),

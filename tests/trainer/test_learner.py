@@ -40,10 +40,7 @@ def test_the_mean_of_the_processes_gradients_is_that_of_all_rows(
 ) -> None:
     """As DistributedDataParallel averages them, also where one process has a row more than another."""
     order = BatchPlan((450,) * 8 + (400,), batch_rows=70, shuffle_rows=1_000, seed=1, world_size=3)
-    sizes = [
-        [np.diff(order.batch_range(step, n)).item() for n in range(3)]
-        for step in range(order.steps_per_epoch)
-    ]
+    sizes = [[np.diff(order.batch_range(step, n)).item() for n in range(3)] for step in range(order.steps_per_epoch)]
     step = next(step for step, rows in enumerate(sizes) if len(set(rows)) > 1)
     parts = [
         next(iter(BatchStream(str(train), COLUMNS, known, replace(order, process=n)).batches(step, step + 1)))

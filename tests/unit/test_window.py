@@ -26,9 +26,7 @@ FIRST = date(2013, 1, 1)
 ASKED = datetime(2013, 3, 10, 15, tzinfo=UTC)
 
 
-def run(
-    run_type: str = "manual", interval: tuple[date, date] | None = None, **conf: str | None
-) -> DagRunInfo:
+def run(run_type: str = "manual", interval: tuple[date, date] | None = None, **conf: str | None) -> DagRunInfo:
     instants = interval and (midnight(interval[0], ZONE), midnight(interval[1], ZONE))
     return DagRunInfo(run_type, ASKED, instants, conf)
 
@@ -100,9 +98,7 @@ def test_features_window(given: DagRunInfo, start: date, end: date, origin: RunR
         ([{"days": ["2012-12-31", "2013-01-02"]}], [2], RunReason.ARRIVAL),
     ],
 )
-def test_the_days_of_asset_events(
-    extras: list[dict[str, Any]], expected: list[int], origin: RunReason
-) -> None:
+def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[int], origin: RunReason) -> None:
     window = resolve_features_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE)
     assert window.days == tuple(D(2013, 1, day) for day in expected)
     assert window.run_reason is origin
@@ -137,9 +133,7 @@ def test_asset_events_that_make_no_sense_are_refused(extra: dict[str, Any], comp
 def test_a_retrain_that_features_started_is_as_of_what_they_told(
     extras: list[dict[str, Any]], end: date, origin: RunReason
 ) -> None:
-    window = resolve_retrain_window(
-        arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE, history_days=30
-    )
+    window = resolve_retrain_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
     assert (window.end, window.run_reason) == (end, origin)
 
 

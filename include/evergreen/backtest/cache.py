@@ -21,9 +21,7 @@ from evergreen.spec.gates import MetricGate
 from evergreen.spec.model import ModelSpec
 
 # What of it makes evidence about the past.
-EVALUATION = tuple(
-    f"evergreen.evaluation.{part}" for part in ("asked", "past", "predictors", "rows", "scoring")
-)
+EVALUATION = tuple(f"evergreen.evaluation.{part}" for part in ("asked", "past", "predictors", "rows", "scoring"))
 
 
 @dataclass(frozen=True)
@@ -157,9 +155,7 @@ class BacktestCache:
         if champion:
             named = evaluation.Champion(f"of {champion.as_of}", champion.holdout_start)
             problem = named.overlap_problem(candidate.holdout_start)
-            theirs = (
-                MissingEvidence(problem) if problem else self._score_holdout(champion.as_of, candidate.as_of)
-            )
+            theirs = MissingEvidence(problem) if problem else self._score_holdout(champion.as_of, candidate.as_of)
         gates, _ = evaluation.backtest_gates(self._model)
         shown = evaluation.historical_evidence(
             self._model,
@@ -176,9 +172,7 @@ class BacktestCache:
         # Named here, not asked of store.training_set: that loads Feast, seconds for a name.
         return datasets.open_dataset(f"training_sets/{self._model.name}")
 
-    def _labels_and_scores(
-        self, model: BacktestPoint, start: date, end: date
-    ) -> tuple[FloatArray, FloatArray]:
+    def _labels_and_scores(self, model: BacktestPoint, start: date, end: date) -> tuple[FloatArray, FloatArray]:
         """Labels and scores of the rows of `end`'s holdout, from the day `start` on."""
         wanted = self._rows_from(start, end)
         return self._load_holdout(end).label[wanted], self._score_holdout(model.as_of, end)[wanted]
@@ -208,9 +202,7 @@ class BacktestCache:
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            table = pq.read_table(
-                self._training_sets.file_path(self._candidates[as_of].training_set, "holdout")
-            )
+            table = pq.read_table(self._training_sets.file_path(self._candidates[as_of].training_set, "holdout"))
             self._holdouts[as_of] = HoldoutRows(
                 table,
                 table["label"].to_numpy().astype("float64"),

@@ -29,9 +29,7 @@ from evergreen.spec.model import ModelSpec
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
 
 
-def add_candidate(
-    model: ModelSpec, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest
-) -> Path:
+def add_candidate(model: ModelSpec, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest) -> Path:
     """Record the candidate, then bring results and report up to date; gives the path of the report.
 
     The report shows all candidates of this one's spec. Runs that come at once wait for each other, and one
@@ -71,9 +69,7 @@ def _validate_inputs(
 ) -> None:
     faults = []
     if training_set.inputs["as_of"] != as_of.isoformat():
-        faults.append(
-            Fault("training set", f"is as of {training_set.inputs['as_of']}", f"give that of {as_of}")
-        )
+        faults.append(Fault("training set", f"is as of {training_set.inputs['as_of']}", f"give that of {as_of}"))
     days = (as_of - date.fromisoformat(training_set.inputs["holdout"])).days
     if days != model.holdout_days:
         what = f"has a holdout of {days} days, the spec says {model.holdout_days}"
@@ -216,9 +212,7 @@ def _build_results(
     periods = walk_forward.measurement_periods(points)
     metrics = {
         name: [
-            cache.period_metric(live, period)
-            if (live := walk_forward.find_live_point(those, period))
-            else None
+            cache.period_metric(live, period) if (live := walk_forward.find_live_point(those, period)) else None
             for period in periods
         ]
         for name, those in deployed.items()

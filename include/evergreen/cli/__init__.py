@@ -62,9 +62,7 @@ def doctor_command() -> None:
 
 @app.command("migrate")
 def migrate_command(
-    wait: Annotated[
-        bool, typer.Option("--wait", help="change nothing: wait until somebody else has done it")
-    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="change nothing: wait until somebody else has done it")] = False,
 ) -> None:
     """Bring databases and buckets to what this version needs; before it starts, and at any time."""
     with _handle_errors() as progress:
@@ -120,9 +118,7 @@ def history_command(
 def rollback_command(
     model: _ModelArgument,
     reason: _ReasonOption,
-    to_version: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="not the one before, but this one")
-    ] = None,
+    to_version: Annotated[str | None, typer.Option(metavar="VERSION", help="not the one before, but this one")] = None,
 ) -> None:
     """Make the champion before champion again; the version that is left is barred."""
     with _handle_errors() as progress:
@@ -155,9 +151,7 @@ def unfreeze_command(model: _ModelArgument, reason: _ReasonOption) -> None:
 
 
 @app.command("sign")
-def sign_command(
-    model: _ModelArgument, version: Annotated[str, typer.Argument(help="a registered version")]
-) -> None:
+def sign_command(model: _ModelArgument, version: Annotated[str, typer.Argument(help="a registered version")]) -> None:
     """Sign a version from before signing was on, or with a new key: you vouch for its files."""
     with _handle_errors() as progress:
         ledger.run_signing(model, version, progress)
@@ -226,10 +220,7 @@ def _handle_errors() -> Iterator[Progress]:
     except httpx.HTTPError as error:
         problem = f"an engine does not answer as it should: {error}. `evergreen status` tells what is up"
     except Exception as error:
-        if (
-            not isinstance(error, OSError)
-            and type(error).__module__.partition(".")[0] not in _CLIENT_PACKAGES
-        ):
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _CLIENT_PACKAGES:
             raise
         first = (str(error).strip().splitlines() or [""])[0]
         problem = f"{type(error).__name__}: {first}: `evergreen doctor` looks for the reason"

@@ -43,20 +43,14 @@ def show_history(name: str, day: date | None, progress: Progress) -> None:
     for reign in state.tenures:
         entry = state.entries[reign.entry_number - 1]
         why, by = Text(_change_reason(entry.event, state)), Text(entry.actor)
-        table.add_row(
-            _format_time(entry.recorded_at), reign.version, str(reign.as_of), why, by, str(entry.number)
-        )
+        table.add_row(_format_time(entry.recorded_at), reign.version, str(reign.as_of), why, by, str(entry.number))
     progress.print(table)
     judged = sum(isinstance(entry.event, VerdictRecorded) for entry in state.entries)
-    progress.print(
-        f"champion: {_format_version(state.champion)}; {judged} verdicts in {len(state.entries)} entries"
-    )
+    progress.print(f"champion: {_format_version(state.champion)}; {judged} verdicts in {len(state.entries)} entries")
     if state.challenger:
         progress.print(f"challenger: version {state.challenger}, held back: {_deferral_reason(state)}")
     if state.barred_versions:
-        progress.print(
-            f"barred: version {', '.join(sorted(state.barred_versions))}; `evergreen release` ends that"
-        )
+        progress.print(f"barred: version {', '.join(sorted(state.barred_versions))}; `evergreen release` ends that")
     if state.is_frozen:
         progress.print("frozen: nothing is promoted until `evergreen unfreeze`")
 
@@ -72,9 +66,7 @@ def _show_champion_on_day(name: str, current_state: LedgerState, day: date, prog
         )
         progress.print(f"asked by {entry.actor}, entry {entry.number}")
         judged = (
-            state.find_verdict_event(entry.event.verdict_entry)
-            if isinstance(entry.event, VersionPromoted)
-            else None
+            state.find_verdict_event(entry.event.verdict_entry) if isinstance(entry.event, VersionPromoted) else None
         )
         for kind, where in (judged.evidence if judged else {}).items():
             progress.print(f"{kind}: {where}")
@@ -94,9 +86,7 @@ def _change_reason(act: LedgerEvent, state: LedgerState) -> str:
 def _deferral_reason(state: LedgerState) -> str:
     """Why the challenger is not champion."""
     acts = [entry.event for entry in state.entries]
-    return next(
-        a.reason for a in reversed(acts) if isinstance(a, PromotionDeferred) and a.version == state.challenger
-    )
+    return next(a.reason for a in reversed(acts) if isinstance(a, PromotionDeferred) and a.version == state.challenger)
 
 
 def _use_local_mlflow() -> None:

@@ -65,9 +65,7 @@ def wait_for_migration() -> None:
     deadline = time.monotonic() + _MIGRATION_TIMEOUT_S
     for name, url in configured_databases(os.environ).items():
         told = ""
-        while problem := _schema_problem(url) or (
-            "" if _VERSION_CHECKS[name](url) else "is of another version"
-        ):
+        while problem := _schema_problem(url) or ("" if _VERSION_CHECKS[name](url) else "is of another version"):
             if problem != told:
                 print(f"waiting: {name}'s database {redact_url(url)}: {problem}", flush=True)
                 told = problem
@@ -97,9 +95,7 @@ def configured_buckets(environment: Mapping[str, str], config: Settings) -> dict
 _ServerCheck = tuple[str, str, Callable[[], object]]  # what it is, where, and how to see that it lets us in
 
 
-def _server_checks(
-    schemas: Mapping[str, str], buckets: Mapping[str, str], config: Settings
-) -> Iterator[_ServerCheck]:
+def _server_checks(schemas: Mapping[str, str], buckets: Mapping[str, str], config: Settings) -> Iterator[_ServerCheck]:
     for name, url in {**schemas, "Feast": config.feast_registry}.items():
         yield f"{name}'s database", url, partial(_connect, url)
     if "://" in config.online_store:
@@ -141,12 +137,7 @@ def _schema_problem(url: str) -> str:
 
 
 def _airflow_is_current(_: str) -> bool:
-    return (
-        subprocess.run(
-            _AIRFLOW_CHECK_COMMAND, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ).returncode
-        == 0
-    )
+    return subprocess.run(_AIRFLOW_CHECK_COMMAND, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def _mlflow_is_current(url: str) -> bool:
@@ -169,9 +160,7 @@ def _migrate_database(name: str, url: str) -> str:
             "backup from before it"
         )
     told = [line.replace(url, redact_url(url)) for line in done.stdout.splitlines() if line.strip()]
-    raise MigrationError(
-        "\n  ".join([f"{name}'s database {redact_url(url)} was not migrated:", *told[-_TAIL:]])
-    )
+    raise MigrationError("\n  ".join([f"{name}'s database {redact_url(url)} was not migrated:", *told[-_TAIL:]]))
 
 
 _COMMANDS = {

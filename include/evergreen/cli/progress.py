@@ -47,9 +47,7 @@ class ProgressStep:
     def __str__(self) -> str:
         sign = _STATE_STYLES.get(self.state, ("·", ""))[0]
         note = "" if self.state in ("success", "running") else f" {self.state}"
-        return f"{sign} {self.name}{note}" + (
-            f" {format_duration(self.seconds)}" if self.seconds is not None else ""
-        )
+        return f"{sign} {self.name}{note}" + (f" {format_duration(self.seconds)}" if self.seconds is not None else "")
 
 
 @dataclass(frozen=True)
@@ -105,9 +103,7 @@ class Progress:
         self._last_print_time = -REPEAT_INTERVAL_S
         self._lock = threading.RLock()
         self._stop_event = threading.Event()
-        self._live = Live(
-            console=self.console, transient=True, refresh_per_second=4, get_renderable=self._render_view
-        )
+        self._live = Live(console=self.console, transient=True, refresh_per_second=4, get_renderable=self._render_view)
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:

@@ -24,9 +24,7 @@ ReprocessBehavior = Literal["failed", "completed"]
 _PAGE = 100
 _HEALTH_CHECK_INTERVAL_S = 10.0  # seconds between two looks at the scheduler's health
 _MAX_HEARTBEAT_AGE_S = 60.0
-_RESTART_HINT = (
-    "`evergreen doctor` looks for the reason; `make down` and then the same command starts it anew"
-)
+_RESTART_HINT = "`evergreen doctor` looks for the reason; `make down` and then the same command starts it anew"
 _RETRY_TIMEOUT_S = 60.0  # a busy SQLite may keep an answer waiting; a dead server must not be waited for
 
 
@@ -159,9 +157,9 @@ class AirflowClient:
             f"/api/v2/dags/{instance['dag_id']}/dagRuns/{instance['dag_run_id']}"
             f"/taskInstances/{instance['task_id']}/logs/{instance['try_number']}"
         )
-        content = self._request(
-            "GET", path, params={"full_content": True, "map_index": instance["map_index"]}
-        )["content"]
+        content = self._request("GET", path, params={"full_content": True, "map_index": instance["map_index"]})[
+            "content"
+        ]
         return [entry if isinstance(entry, dict) else {"event": entry} for entry in content]
 
     def run_page_url(self, dag_id: str, run_id: str, task_id: str = "") -> str:
@@ -193,24 +191,18 @@ class AirflowClient:
             except httpx.TransportError as error:
                 problem = str(error) or type(error).__name__
                 if method == "POST":
-                    raise AirflowError(
-                        f"Airflow at {self.url} did not answer {method} {path}: {problem}"
-                    ) from None
+                    raise AirflowError(f"Airflow at {self.url} did not answer {method} {path}: {problem}") from None
             if not problem:
                 break
             if time.monotonic() > deadline:
-                raise AirflowError(
-                    f"Airflow at {self.url} does not answer {method} {path}: {problem}. {_RESTART_HINT}"
-                )
+                raise AirflowError(f"Airflow at {self.url} does not answer {method} {path}: {problem}. {_RESTART_HINT}")
             time.sleep(1)
         if answer.status_code == 404 and allow_missing:
             return None
         if answer.status_code == 409:
             raise AirflowConflictError(f"Airflow refused {method} {path}: {_detail(answer)}")
         if answer.is_error:
-            raise AirflowError(
-                f"Airflow refused {method} {path} with {answer.status_code}: {_detail(answer)}"
-            )
+            raise AirflowError(f"Airflow refused {method} {path} with {answer.status_code}: {_detail(answer)}")
         return answer.json() if answer.content else None
 
     def _headers(self) -> dict[str, str]:

@@ -91,9 +91,7 @@ def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
     champion: Any = NoChampion()
     if about["champion"]:
         champion = missing.get("champion") or scores["champion"].to_numpy()
-    others: dict[str, Any] = {
-        name: what for name, what in missing.items() if name in ("recent_predictions", *_READERS)
-    }
+    others: dict[str, Any] = {name: what for name, what in missing.items() if name in ("recent_predictions", *_READERS)}
     if "recent_predictions" in evaluation.files:
         recent = pq.read_table(source.file_path(evaluation, "recent_predictions"))
         others["recent_predictions"] = recent["candidate"].to_numpy()
@@ -116,10 +114,7 @@ _GROUP_PREFIX, _BASELINE_PREFIX = "group:", "baseline:"
 _READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "serving_costs": dict,
     "input_signature": lambda found: InputSignature(
-        *(
-            tuple((name, type_) for name, type_ in found[side])
-            for side in ("model_columns", "serving_columns")
-        )
+        *(tuple((name, type_) for name, type_ in found[side]) for side in ("model_columns", "serving_columns"))
     ),
     "online_sample": lambda found: OnlineSample(**found),
 }
@@ -152,8 +147,7 @@ def _fingerprint_inputs(
         "holdout": training_set.files["holdout"].sha256,
         "days": [training_set.inputs["holdout"], training_set.inputs["as_of"]],
         "candidate": {"content": candidate.content_hash, "features": candidate.inputs["features"]},
-        "champion": champion
-        and {"version": champion.version, "labels_until": champion.labels_until.isoformat()},
+        "champion": champion and {"version": champion.version, "labels_until": champion.labels_until.isoformat()},
         "asked": asdict(requirements),
         "code": evidence_code(),
     }
@@ -205,9 +199,7 @@ def _measure_evidence(
         )
     train = source.file_path(training_set, "train")
     for name, baseline in rows.compute_baselines(holdout, train, requirements.baselines).items():
-        found[_BASELINE_PREFIX + name] = (
-            baseline if isinstance(baseline, MissingEvidence) else pa.array(baseline)
-        )
+        found[_BASELINE_PREFIX + name] = baseline if isinstance(baseline, MissingEvidence) else pa.array(baseline)
     if requirements.recent_predictions:
         found["recent_predictions"] = _score_recent_rows(model, training_set, candidate)
     if requirements.serving_costs:
@@ -232,13 +224,9 @@ def _measure_evidence(
     return found
 
 
-def _write_files(
-    folder: Path, measurements: Mapping[str, Any], metadata: Mapping[str, Any]
-) -> dict[str, Path]:
+def _write_files(folder: Path, measurements: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Path]:
     """The files of a partition: columns of rows together, a table by itself, the rest as JSON."""
-    columns = {
-        name: what for name, what in measurements.items() if isinstance(what, pa.Array | pa.ChunkedArray)
-    }
+    columns = {name: what for name, what in measurements.items() if isinstance(what, pa.Array | pa.ChunkedArray)}
     files: dict[str, Path] = {}
     for name, what in {"scores": pa.table(columns), "about": metadata, **measurements}.items():
         if name in columns:

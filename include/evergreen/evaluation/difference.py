@@ -22,9 +22,7 @@ def compare_feature_values(
     """Hold each value of `offline`, (n,) per feature, against the one of `online`; one that is absent is none."""
     different, example = 0, ""
     for name, values in offline.items():
-        for entity, ours, served in zip(
-            entities, values, online.get(name, [None] * len(entities)), strict=True
-        ):
+        for entity, ours, served in zip(entities, values, online.get(name, [None] * len(entities)), strict=True):
             if values_equal(ours, served):
                 continue
             different += 1

@@ -135,9 +135,7 @@ def _newest_event_timestamp(model: ModelSpec, materialization: Mapping[str, Any]
     store, published = open_feature_store(), features_dataset(model)
     service = store.get_feature_service(model.feature_service)
     views = [store.get_feature_view(projection.name) for projection in service.feature_view_projections]
-    sources = {
-        (view.batch_source.name, view.batch_source.timestamp_field) for view in views if view.batch_source
-    }
+    sources = {(view.batch_source.name, view.batch_source.timestamp_field) for view in views if view.batch_source}
     until = pa.scalar(datetime.fromisoformat(materialization["until"]), pa.timestamp("us", "UTC"))
     for day in sorted(materialization["days"], reverse=True):
         manifest = published.manifest(datasets.day_partition(day))

@@ -33,9 +33,7 @@ class EvidenceRequirements:
     def from_gates(cls, gates: Sequence[Gate]) -> EvidenceRequirements:
         """What these gates ask for, each thing once."""
         return cls(
-            groups=tuple(
-                sorted({gate.group_by for gate in gates if isinstance(gate, BySliceGate | FairnessGate)})
-            ),
+            groups=tuple(sorted({gate.group_by for gate in gates if isinstance(gate, BySliceGate | FairnessGate)})),
             baselines=tuple(sorted({gate.baseline for gate in gates if isinstance(gate, BaselineGate)})),
             recent_predictions=any(isinstance(gate, PredictionDriftGate) for gate in gates),
             serving_costs=any(isinstance(gate, ServingGate) for gate in gates),

@@ -19,9 +19,7 @@ from evergreen.gates.evidence import MissingEvidence
 _ROW_COLUMN = "evergreen_row"
 
 
-def compute_groups(
-    table: pa.Table, expressions: Sequence[str]
-) -> dict[str, list[str | None] | MissingEvidence]:
+def compute_groups(table: pa.Table, expressions: Sequence[str]) -> dict[str, list[str | None] | MissingEvidence]:
     """Per expression the group of each row of `table`, (n,), as text; None where it is null.
 
     An expression is the name of a column, or SQL (DuckDB's) over the columns. Timestamps in it are in UTC. It may
@@ -30,9 +28,7 @@ def compute_groups(
     if not expressions:
         return {}
     # In memory, and without a way to files or settings: a spec can ask about the rows, and about nothing else.
-    with duckdb.connect(
-        config={"enable_external_access": "false", "python_enable_replacements": "false"}
-    ) as con:
+    with duckdb.connect(config={"enable_external_access": "false", "python_enable_replacements": "false"}) as con:
         con.execute("SET TimeZone = 'UTC'")
         con.register("holdout", table.append_column(_ROW_COLUMN, pa.array(np.arange(table.num_rows))))
         con.execute("SET lock_configuration = true")
@@ -74,25 +70,17 @@ def compute_baselines(
     return {name: _compute_baseline(table, name, prior) for name in names}
 
 
-def _compute_baseline(
-    table: pa.Table, name: str, prior: float | None
-) -> NDArray[np.float64] | MissingEvidence:
+def _compute_baseline(table: pa.Table, name: str, prior: float | None) -> NDArray[np.float64] | MissingEvidence:
     if prior is None:
-        return MissingEvidence(
-            f"no row to learn the {name} baseline's prior from: the training rows are none"
-        )
+        return MissingEvidence(f"no row to learn the {name} baseline's prior from: the training rows are none")
     if name == "prior":
         return np.full(table.num_rows, prior)
     if name not in table.column_names:
-        return MissingEvidence(
-            f"the baseline {name!r} is no column of the holdout; {_describe_columns(table)}"
-        )
+        return MissingEvidence(f"the baseline {name!r} is no column of the holdout; {_describe_columns(table)}")
     try:
         values = table[name].cast(pa.float64()).to_numpy()
     except pa.ArrowException:
-        return MissingEvidence(
-            f"the baseline {name!r} is a column of {table[name].type}, which predicts nothing"
-        )
+        return MissingEvidence(f"the baseline {name!r} is a column of {table[name].type}, which predicts nothing")
     return np.where(np.isnan(values), prior, values)
 
 

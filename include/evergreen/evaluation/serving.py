@@ -102,8 +102,7 @@ def measure_loaded_model(folder: Path, rows: pa.Table) -> dict[str, float]:
     predictor.check_columns(rows.column_names)
     single = [predictor.prepare_request(_repeat_rows(rows, n, 1)) for n in range(SINGLE_REQUESTS)]
     batches = [
-        predictor.prepare_request(_repeat_rows(rows, n, BATCH_ROWS))
-        for n in range(0, DISTINCT_ROWS, BATCH_ROWS)
+        predictor.prepare_request(_repeat_rows(rows, n, BATCH_ROWS)) for n in range(0, DISTINCT_ROWS, BATCH_ROWS)
     ]
     before = memory().rss
     one = _measure_latencies_ms(single, SINGLE_REQUESTS)

@@ -47,9 +47,7 @@ def serving_columns(model: ModelSpec) -> Columns | MissingEvidence:
 
     published = features_dataset(model).manifests()
     if not published:
-        return MissingEvidence(
-            f"{model.feature_model} has no published features: what a request holds is not known"
-        )
+        return MissingEvidence(f"{model.feature_model} has no published features: what a request holds is not known")
     spine: Mapping[str, str] = published[-1].files[feature_spec(model).spine].schema or {}
     if unknown := [name for name in model.request_columns if name not in spine]:
         return MissingEvidence(
@@ -78,6 +76,4 @@ def coarse_type(arrow_type: str) -> str:
         return "number"
     if arrow_type.startswith(("timestamp", "date")):
         return "time"
-    return {"bool": "boolean", str(pa.string()): "text", str(pa.large_string()): "text"}.get(
-        arrow_type, arrow_type
-    )
+    return {"bool": "boolean", str(pa.string()): "text", str(pa.large_string()): "text"}.get(arrow_type, arrow_type)

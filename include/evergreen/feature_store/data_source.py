@@ -20,6 +20,4 @@ def feature_source(features_of: str, view: str) -> DataSource:
 
         return SparkSource(name=view, table=view, timestamp_field="event_timestamp")
     path = settings().lake / "features" / features_of / view
-    return FileSource(
-        name=view, path=str(path), file_format=ParquetFormat(), timestamp_field="event_timestamp"
-    )
+    return FileSource(name=view, path=str(path), file_format=ParquetFormat(), timestamp_field="event_timestamp")

@@ -57,9 +57,7 @@ _FILE_POSITION = "file_index, file_row_number"
 _ROW_RANK = f"row(ts, coalesce(created, '-infinity'), {_FILE_POSITION})"
 # The same order as one number, where no row has a created timestamp: it is compared in half the time.
 _MICROSECOND_STRIDE = 2**64
-_PACKED_RANK = (
-    f"epoch_us(ts) * {_MICROSECOND_STRIDE}::HUGEINT + file_index * {2**40}::HUGEINT + file_row_number"
-)
+_PACKED_RANK = f"epoch_us(ts) * {_MICROSECOND_STRIDE}::HUGEINT + file_index * {2**40}::HUGEINT + file_row_number"
 
 
 class RetrievalError(FaultsError):
@@ -113,9 +111,7 @@ class AsofRetrievalJob(RetrievalJob):
     def metadata(self) -> RetrievalMetadata | None:
         return self._metadata
 
-    def persist(
-        self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None
-    ) -> None:
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
         raise NotImplementedError("AsofOfflineStore saves no datasets: write to_arrow() where you want it.")
 
     def to_sql(self) -> str:
@@ -157,9 +153,7 @@ class AsofOfflineStore(OfflineStore):
         event_timestamp = infer_event_timestamp_from_entity_df(
             dict(zip(entity_df.columns, entity_df.dtypes, strict=True))
         )
-        views = [
-            _ViewRequest.from_feature_view(view, feature_refs, full_feature_names) for view in feature_views
-        ]
+        views = [_ViewRequest.from_feature_view(view, feature_refs, full_feature_names) for view in feature_views]
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         _check_request(entity_df, views, on_demand)
         entities = _entity_table(entity_df, event_timestamp)
@@ -170,9 +164,7 @@ class AsofOfflineStore(OfflineStore):
             with _connect_duckdb(config) as con:
                 for view in views:
                     relation = _source_relation(view.source, config)
-                    found = _asof_join(
-                        con, relation, entities, event_timestamp, view, filter_by_created_timestamp
-                    )
+                    found = _asof_join(con, relation, entities, event_timestamp, view, filter_by_created_timestamp)
                     for name, column in zip(view.columns, found, strict=True):
                         table = table.append_column(name, column)
             return table
@@ -202,14 +194,8 @@ class AsofOfflineStore(OfflineStore):
     ) -> RetrievalJob:
         """The latest row of each key with `start_date <= event timestamp <= end_date`."""
         keys = ", ".join(map(_quote_identifier, join_key_columns)) or "NULL"
-        created = (
-            f"{_quote_identifier(created_timestamp_column)} DESC NULLS LAST, "
-            if created_timestamp_column
-            else ""
-        )
-        newest_first = (
-            f"{_quote_identifier(timestamp_field)} DESC, {created}file_index DESC, file_row_number DESC"
-        )
+        created = f"{_quote_identifier(created_timestamp_column)} DESC NULLS LAST, " if created_timestamp_column else ""
+        newest_first = f"{_quote_identifier(timestamp_field)} DESC, {created}file_index DESC, file_row_number DESC"
         return _pull_rows(
             data_source,
             config,
@@ -263,9 +249,7 @@ class _ViewRequest:
     ttl: timedelta | None  # none or zero: for ever
 
     @classmethod
-    def from_feature_view(
-        cls, view: FeatureView, feature_refs: list[str], full_feature_names: bool
-    ) -> _ViewRequest:
+    def from_feature_view(cls, view: FeatureView, feature_refs: list[str], full_feature_names: bool) -> _ViewRequest:
         projection = view.projection
         prefix = f"{projection.name_to_use()}:"
         features = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
@@ -373,9 +357,7 @@ def _feature_rows_query(
         _check_key_types(view.name, key, types[raw[key]], column, entity_types[f"k{i}"])
 
     ts = f"CAST({_quote_identifier(raw[source.timestamp_field])} AS TIMESTAMPTZ)"
-    created = (
-        _quote_identifier(raw[source.created_timestamp_column]) if source.created_timestamp_column else "NULL"
-    )
+    created = _quote_identifier(raw[source.created_timestamp_column]) if source.created_timestamp_column else "NULL"
     first, last = pc.min(instants).as_py(), pc.max(instants).as_py()
     reachable = f"{ts} <= {_timestamp_literal(last)}"
     if view.ttl:
@@ -434,13 +416,10 @@ def _pull_rows(
             _check_source_columns(source.name, _column_types(con, relation), [*others, *instants])
             shown = [*map(_quote_identifier, others)]
             shown += [
-                f"CAST({_quote_identifier(name)} AS TIMESTAMPTZ) AS {_quote_identifier(name)}"
-                for name in instants
+                f"CAST({_quote_identifier(name)} AS TIMESTAMPTZ) AS {_quote_identifier(name)}" for name in instants
             ]
             where = f"WHERE {' AND '.join(bounds)}" if bounds else ""
-            return con.sql(
-                f"SELECT {', '.join(shown)} FROM {relation} {where} {qualify_clause}"
-            ).to_arrow_table()
+            return con.sql(f"SELECT {', '.join(shown)} FROM {relation} {where} {qualify_clause}").to_arrow_table()
 
     return AsofRetrievalJob(retrieve)
 
@@ -455,11 +434,7 @@ def _source_relation(source: DataSource, config: RepoConfig) -> str | None:
     if files is None:
         return f"read_parquet({_quote_literal(path)})"
     # What the folders of a published file are called says nothing: day=… must not replace a column `day`.
-    return (
-        f"read_parquet([{', '.join(map(_quote_literal, files))}], hive_partitioning = false)"
-        if files
-        else None
-    )
+    return f"read_parquet([{', '.join(map(_quote_literal, files))}], hive_partitioning = false)" if files else None
 
 
 @contextmanager

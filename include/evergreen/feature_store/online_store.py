@@ -69,14 +69,10 @@ def rebuild_online_store(model: ModelSpec) -> dict[str, str]:
     """
     if not materialization_state(model):
         return {}
-    return _materialize_until(
-        model, feature_spec(model).timezone, _read_state(model).watermark, trust_state=False
-    )
+    return _materialize_until(model, feature_spec(model).timezone, _read_state(model).watermark, trust_state=False)
 
 
-def _materialize_until(
-    model: ModelSpec, timezone: str, as_of: datetime, trust_state: bool = True
-) -> dict[str, str]:
+def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_state: bool = True) -> dict[str, str]:
     store = open_feature_store()
     name = _dataset_name(model)
     dataset = datasets.open_dataset(name)
@@ -161,17 +157,13 @@ def _online_views(store: FeatureStore, model: ModelSpec) -> list[FeatureView]:
         where = f"feature service {model.feature_service}"
         way_out = f"use a view over one of {', '.join(tables)}"
         what = f"is not over the features of {model.feature_model}"
-        raise SpecError(
-            f"model {model.name}", [Fault(where, f"view {name} {what}", way_out) for name in others]
-        )
+        raise SpecError(f"model {model.name}", [Fault(where, f"view {name} {what}", way_out) for name in others])
     return [view for view in views if view.online]
 
 
 def _definition_fingerprints(views: Sequence[FeatureView]) -> dict[str, str]:
     return {
-        view.name: fingerprints.compute_fingerprint(
-            view.to_proto().spec.SerializeToString(deterministic=True).hex()
-        )
+        view.name: fingerprints.compute_fingerprint(view.to_proto().spec.SerializeToString(deterministic=True).hex())
         for view in views
     }
 
@@ -182,9 +174,7 @@ def _ttl_horizon(views: Sequence[FeatureView]) -> timedelta | None:
     return max((ttl for ttl in ttls if ttl), default=None) if all(ttls) else None
 
 
-def _servable_days(
-    model: ModelSpec, timezone: str, watermark: datetime, horizon: timedelta | None
-) -> dict[date, str]:
+def _servable_days(model: ModelSpec, timezone: str, watermark: datetime, horizon: timedelta | None) -> dict[date, str]:
     """Content of the published days with values that can be served at `until`, in order."""
     published = {
         date.fromisoformat(manifest.partition.removeprefix("day=")): manifest.content_hash
@@ -209,9 +199,7 @@ def _first_day_to_write(written_days: Mapping[date, str], servable_days: Mapping
     Days of the record that are older than all published ones have left the horizon.
     """
     horizon = min(servable_days, default=date.max)
-    rewritten = [
-        day for day in written_days if day >= horizon and servable_days.get(day) != written_days[day]
-    ]
+    rewritten = [day for day in written_days if day >= horizon and servable_days.get(day) != written_days[day]]
     if rewritten:
         return min(servable_days)
     return min((day for day in servable_days if day not in written_days), default=None)

@@ -107,9 +107,7 @@ def _open_if_applied(fingerprint: str) -> FeatureStore | None:
         applied = store.registry.get_project_metadata(store.project, _DEFINITIONS_KEY)
     except FeastRegistrySchemaError:
         return None
-    return (
-        store if applied == fingerprint and has_online_marker(store, _DEFINITIONS_KEY, fingerprint) else None
-    )
+    return store if applied == fingerprint and has_online_marker(store, _DEFINITIONS_KEY, fingerprint) else None
 
 
 def _apply_definitions(fingerprint: str) -> FeatureStore:

@@ -70,9 +70,7 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
     print(f"{labelled} labelled examples, {parts.start} until {parts.end}; joining features", flush=True)
     table = _join_features(model, spine.filter(wanted))
     if _training_set_inputs(model, window, parts) != inputs:
-        raise InputsChangedError(
-            "features were published anew while the training set was read; clear this task"
-        )
+        raise InputsChangedError("features were published anew while the training set was read; clear this task")
     known = _label_is_known(table, window)
     in_holdout = pc.greater_equal(table["day"], pa.scalar(parts.holdout_start))
     is_recent = pc.equal(table["day"], pa.scalar(recent, pa.date32())).fill_null(False)
@@ -122,9 +120,7 @@ def model_input_columns(model: ModelSpec) -> tuple[str, ...]:
 
 def _training_set_inputs(model: ModelSpec, window: Window, split: HoldoutSplit) -> dict[str, Any]:
     wanted = {datasets.day_partition(day) for day in window.days}
-    published = {
-        m.partition: m.content_hash for m in features_dataset(model).manifests() if m.partition in wanted
-    }
+    published = {m.partition: m.content_hash for m in features_dataset(model).manifests() if m.partition in wanted}
     if missing := sorted(wanted - published.keys()):
         way_out = f"run {model.feature_model}.features for these days first"
         raise RawDataError(
@@ -221,9 +217,7 @@ def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
     )
     table = job.to_arrow()
     if table.num_rows != entities.num_rows:
-        raise AssertionError(
-            f"the point-in-time join gave {table.num_rows} rows for {entities.num_rows} examples"
-        )
+        raise AssertionError(f"the point-in-time join gave {table.num_rows} rows for {entities.num_rows} examples")
     return table
 
 

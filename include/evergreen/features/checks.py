@@ -33,10 +33,7 @@ def check_raw_files(model: ModelSpec, days: Sequence[date]) -> FaultsByDay:
     """Check every raw file that `days` are made from. A fault of a file is one of each day that needs it."""
     features = feature_spec(model)
     faults = _validate_raw_files(model, inputs.raw_files_for_days(features, days))
-    found = {
-        day: [fault for drop in inputs.raw_files_for_day(features, day) for fault in faults[drop]]
-        for day in days
-    }
+    found = {day: [fault for drop in inputs.raw_files_for_day(features, day) for fault in faults[drop]] for day in days}
     return {day: wrong for day, wrong in found.items() if wrong}
 
 
@@ -92,11 +89,7 @@ def _validate_raw_files(model: ModelSpec, raw_files: Sequence[RawFile]) -> dict[
         (expectations.__name__, "evergreen.ingest.expectations"), ("great-expectations", "pandas", "pyarrow")
     )
     reports = datasets.open_dataset(f"checks/{model.feature_model}")
-    parts = {
-        drop: {"file": storage.file_sha256(drop.path), "code": code}
-        for drop in raw_files
-        if drop.path.exists()
-    }
+    parts = {drop: {"file": storage.file_sha256(drop.path), "code": code} for drop in raw_files if drop.path.exists()}
     found: dict[RawFile, Sequence[Fault]] = {
         drop: [inputs.missing_raw_file_fault(drop)] for drop in raw_files if drop not in parts
     }
@@ -148,7 +141,4 @@ def _parse_faults(report: Mapping[str, Any]) -> list[Fault]:
 
 def _is_published_elsewhere(model: ModelSpec, day: str, folder: Path) -> bool:
     """A twin of this run has published the day and cleared it away: then there is nothing left to check."""
-    return (
-        not folder.exists()
-        and inputs.features_dataset(model).manifest(datasets.day_partition(day)) is not None
-    )
+    return not folder.exists() and inputs.features_dataset(model).manifest(datasets.day_partition(day)) is not None

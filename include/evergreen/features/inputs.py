@@ -101,9 +101,7 @@ def compute_day_fingerprints(model: ModelSpec, days: Iterable[date]) -> Fingerpr
 
 def find_missing_raw_files(features: FeatureSpec, days: Iterable[date]) -> list[Fault]:
     """The raw files that `days` need and nobody has delivered."""
-    return [
-        missing_raw_file_fault(drop) for drop in raw_files_for_days(features, days) if not drop.path.exists()
-    ]
+    return [missing_raw_file_fault(drop) for drop in raw_files_for_days(features, days) if not drop.path.exists()]
 
 
 def missing_raw_file_fault(raw_file: RawFile) -> Fault:
@@ -124,9 +122,7 @@ def newest_published_day(model: ModelSpec) -> date:
     days = features_dataset(model).partitions()
     if not days:
         way_out = f"run {model.feature_model}.features first"
-        raise RawDataError(
-            f"features of {model.feature_model}", [Fault("lake", "none are published", way_out)]
-        )
+        raise RawDataError(f"features of {model.feature_model}", [Fault("lake", "none are published", way_out)])
     return date.fromisoformat(days[-1].removeprefix("day="))
 
 

@@ -14,9 +14,7 @@ from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 
 
-def publish_features(
-    model: ModelSpec, fingerprints: FingerprintsByDay, folders: Mapping[str, str]
-) -> dict[str, str]:
+def publish_features(model: ModelSpec, fingerprints: FingerprintsByDay, folders: Mapping[str, str]) -> dict[str, str]:
     """Make the built days visible; gives the content hash of each day that is published now.
 
     A day is left out, and nothing of it published, if its raw files or the code of its features have changed
@@ -30,9 +28,7 @@ def publish_features(
         manifest = target.find(partition, mark)
         if manifest is None:
             if compute_fingerprint(now[day]) != mark:
-                print(
-                    f"{day}: its raw data, or the code of its features, changed while it was made: left out"
-                )
+                print(f"{day}: its raw data, or the code of its features, changed while it was made: left out")
                 continue
             files = {name: Path(folders[day]) / f"{name}.parquet" for name in features.tables}
             manifest = target.publish(partition, mark, files, now[day])

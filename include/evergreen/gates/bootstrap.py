@@ -24,9 +24,7 @@ def bootstrap_differences(
     return np.concatenate(
         [
             metric(label, candidate, counts) - metric(label, reference, counts)
-            for counts in draw_resample_counts(
-                label.size, resamples, resampling_seed(label, candidate, reference)
-            )
+            for counts in draw_resample_counts(label.size, resamples, resampling_seed(label, candidate, reference))
         ]
     )
 

@@ -60,9 +60,7 @@ def estimate_gain(
         return MetricGain(0.0, 0.0, 0.0)
     if test == "delong":
         found = delong(label, candidate, reference)
-        return _student_t_bounds(
-            found.gain, found.standard_error, found.degrees_of_freedom, alpha, gate.scale.maximum
-        )
+        return _student_t_bounds(found.gain, found.standard_error, found.degrees_of_freedom, alpha, gate.scale.maximum)
     if test == "mcnemar":
         assert gate.cut is not None
         right = label == 1
@@ -81,14 +79,10 @@ def estimate_gain(
     resampled = bootstrap_differences(metric, label, candidate, reference, gate.resamples)
     if lost := int(np.count_nonzero(~np.isfinite(resampled))):
         text = f"{lost:,} of {gate.resamples:,} resamples drew rows for which {gate.metric} does not exist"
-        raise NotComparableError(
-            f"{text}: {label.size:,} rows, {_describe_rarer_class(gate, label)}, are too few"
-        )
+        raise NotComparableError(f"{text}: {label.size:,} rows, {_describe_rarer_class(gate, label)}, are too few")
     error = float(resampled.std(ddof=1))
     if difference and not error:
-        raise NotComparableError(
-            f"every resample shows the same gain of {difference:g}: its error cannot be told"
-        )
+        raise NotComparableError(f"every resample shows the same gain of {difference:g}: its error cannot be told")
     return _student_t_bounds(difference, error, label.size - 1, alpha, gate.scale.maximum)
 
 
@@ -128,9 +122,7 @@ def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray) -> D
     positives = int(np.count_nonzero(positive))
     negatives = label.size - positives
     if min(positives, negatives) < 2:
-        raise NotComparableError(
-            f"{positives:,} rows of class 1 and {negatives:,} of class 0: AUC needs 2 of each"
-        )
+        raise NotComparableError(f"{positives:,} rows of class 1 and {negatives:,} of class 0: AUC needs 2 of each")
     ahead = _doubled_placements(positive, candidate) - _doubled_placements(positive, reference)
     won, spread_positive = _total_and_spread(ahead[positive])
     _, spread_negative = _total_and_spread(ahead[~positive])

@@ -26,9 +26,7 @@ def judge_evidence(
     return decide_verdict([evaluate_gate(gate, evidence, earlier_comparisons) for gate in gates])
 
 
-def evaluate_gate(
-    gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()
-) -> GateResult:
+def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()) -> GateResult:
     """The record of `gate`: passed, failed, or not_computed with all that is wrong; never an exception.
 
     A gate may run code of the model's folder, and evidence may be wrong in ways that nobody thought of: whatever a gate
@@ -46,8 +44,6 @@ def evaluate_gate(
     except NotComparableError as error:
         problem = str(error)
     except Exception as error:
-        problem = (
-            f"the gate broke with {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
-        )
+        problem = f"the gate broke with {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
     label = validation.to_float_array(evidence.label)
     return not_computed_result(gate, 0 if label is None else label.size, [problem])

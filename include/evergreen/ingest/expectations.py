@@ -104,9 +104,7 @@ def validate_tables(
     return {name: _build_report(table, name, expected[name], found) for name, table in tables.items()}
 
 
-_ExpectationKey = tuple[
-    str, int, int
-]  # of an expectation: the table, the stage, and the position in the stage
+_ExpectationKey = tuple[str, int, int]  # of an expectation: the table, the stage, and the position in the stage
 
 
 def _group_batches(tables: Mapping[str, pd.DataFrame]) -> Iterable[list[str]]:
@@ -147,9 +145,7 @@ def _validate_batch(
         together = pd.concat([tables[name] for name in names], ignore_index=True)
         if not together.dtypes.equals(tables[names[0]].dtypes):
             continue
-        for same, answer in zip(
-            asked, _passing_results(together, [wanted[same[0]] for same in asked]), strict=True
-        ):
+        for same, answer in zip(asked, _passing_results(together, [wanted[same[0]] for same in asked]), strict=True):
             if answer:
                 answer["asked_of_tables"] = len(names)
                 found |= dict.fromkeys(same, answer)
@@ -215,15 +211,12 @@ def _passing_results(table: pd.DataFrame, expectations: Sequence[Expectation]) -
         return []
     # Great Expectations sorts by column, and puts first what it could not evaluate.
     numbered = [
-        expectation.copy(update={"meta": {"number": number}})
-        for number, expectation in enumerate(expectations)
+        expectation.copy(update={"meta": {"number": number}}) for number, expectation in enumerate(expectations)
     ]
     try:
         results = _run_expectations(table, numbered)
         found = {
-            result.expectation_config.meta["number"]: _summarize_result(result)
-            for result in results
-            if result.success
+            result.expectation_config.meta["number"]: _summarize_result(result) for result in results if result.success
         }
     except Exception:  # `check` meets it again, at the stage and the table that it belongs to
         return [None] * len(expectations)
@@ -232,9 +225,7 @@ def _passing_results(table: pd.DataFrame, expectations: Sequence[Expectation]) -
 
 def _require_expectations(table_name: str, stages: ExpectationStages) -> None:
     if not any(stages):
-        raise ValueError(
-            f"{table_name}: nothing is expected of it, and a check that asks nothing passes everything"
-        )
+        raise ValueError(f"{table_name}: nothing is expected of it, and a check that asks nothing passes everything")
 
 
 @cache
@@ -246,9 +237,7 @@ def _batch_definition() -> BatchDefinition:
     return asset.add_batch_definition_whole_dataframe("whole")
 
 
-def _run_expectations(
-    table: pd.DataFrame, expectations: Sequence[Expectation]
-) -> list[ExpectationValidationResult]:
+def _run_expectations(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[ExpectationValidationResult]:
     with _validation_lock:
         batch = _batch_definition().get_batch({"dataframe": table})
         try:
@@ -287,14 +276,10 @@ def _to_fault(result: ExpectationValidationResult, table_name: str) -> Fault:
         found = f"cannot be evaluated: {error}"
     elif mismatch:
         of.clear()
-        found = "; ".join(
-            f"{len(names)} {what}: {', '.join(names)}" for what, names in sorted(mismatch.items())
-        )
+        found = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in sorted(mismatch.items()))
     elif "unexpected_count" in result.result:
         examples = ", ".join(map(str, result.result.get("partial_unexpected_list", [])[:MAX_EXAMPLES]))
-        found = (
-            f"{result.result['unexpected_count']} of {result.result.get('element_count', 0)} rows break it"
-        )
+        found = f"{result.result['unexpected_count']} of {result.result.get('element_count', 0)} rows break it"
         found += f", such as {examples}" if examples else ""
     else:
         found = f"found {result.result.get('observed_value')}"

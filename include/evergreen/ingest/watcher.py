@@ -123,11 +123,7 @@ def update_observations(
     seen = {}
     for day, files in files_by_day.items():
         known = previous.get(day)
-        seen[day] = (
-            known
-            if known and known.files == files
-            else DayObservation(files, compute_delivery_id(files), now)
-        )
+        seen[day] = known if known and known.files == files else DayObservation(files, compute_delivery_id(files), now)
     return seen
 
 
@@ -166,8 +162,7 @@ class AnnouncementStore:
             for day, files in days.items():  # files that came back: they are to be taken anew
                 self._acknowledgement_file(day, files).unlink(missing_ok=True)
             lines = {
-                day: [was.delivery_id, was.announced_at.isoformat()]
-                for day, was in self.read_announcements().items()
+                day: [was.delivery_id, was.announced_at.isoformat()] for day, was in self.read_announcements().items()
             }
             lines |= {day: [files, now.isoformat()] for day, files in days.items()}
             entries = [f"{json.dumps(day)}: {json.dumps(line)}" for day, line in sorted(lines.items())]
@@ -212,9 +207,7 @@ class AnnouncementStore:
         return self.folder / "taken" / f"{day}.{delivery_id}"
 
 
-def acknowledge_announcements(
-    folder: Path | str, days: Mapping[str, str], run_id: str = ""
-) -> dict[str, str]:
+def acknowledge_announcements(folder: Path | str, days: Mapping[str, str], run_id: str = "") -> dict[str, str]:
     """Record that `run` works on the announced `days` from now on, so that they are not announced again.
 
     Call it first thing in the run: what is announced and not taken counts as lost. Gives these days and those
@@ -280,9 +273,7 @@ class RawDataWatcher:
             told == delivery_id and _time_between(now, at) < REANNOUNCE_AFTER
         )
 
-    def _select_due(
-        self, observations: Mapping[str, DayObservation], now: datetime
-    ) -> dict[str, DayObservation]:
+    def _select_due(self, observations: Mapping[str, DayObservation], now: datetime) -> dict[str, DayObservation]:
         if not observations:
             return {}
         announced = self.announcements.read_announcements()
@@ -296,9 +287,7 @@ class RawDataWatcher:
                 self._acknowledged[day] = sighting.delivery_id
         return due
 
-    def _filter_readable(
-        self, observations: Mapping[str, DayObservation], now: datetime
-    ) -> dict[str, DayObservation]:
+    def _filter_readable(self, observations: Mapping[str, DayObservation], now: datetime) -> dict[str, DayObservation]:
         """Those whose files are whole Parquet. The others are told once and read again after a while only."""
         unread = {
             day: sighting

@@ -162,9 +162,7 @@ class Dataset:
         if done := self.find(partition, fingerprint):
             return done
         try:
-            entries = {
-                name: self._publish_file(name, partition, file) for name, file in sorted(files.items())
-            }
+            entries = {name: self._publish_file(name, partition, file) for name, file in sorted(files.items())}
         except FileNotFoundError:
             if done := self.find(partition, fingerprint):  # a twin was faster, and has cleared up
                 return done

@@ -30,9 +30,7 @@ class VerdictRecorded(_LedgerModel):
     as_of: date
     holdout: tuple[date, date] = Field(description="first ≤ day < end")
     candidate_fingerprint: NonEmptyStr = Field(description="fingerprint")
-    champion_version: str | None = Field(
-        description="the version it was judged against; None: there was none yet"
-    )
+    champion_version: str | None = Field(description="the version it was judged against; None: there was none yet")
     verdict: Verdict
     evidence: dict[str, str] = Field(default_factory=dict, description="name → URI")
     fingerprints: dict[str, str] = Field(default_factory=dict, description="of data, code, environment")

@@ -65,9 +65,7 @@ class Journal:
             LedgerError: an entry is missing, damaged, or not the one that the next was written after.
         """
         known = self._cached_state  # before looking: what is known now can only have grown when it is listed
-        listed = {
-            int(match[1]) for match in map(_ENTRY_FILE_PATTERN.fullmatch, self._store.list_names()) if match
-        }
+        listed = {int(match[1]) for match in map(_ENTRY_FILE_PATTERN.fullmatch, self._store.list_names()) if match}
         last = max(listed, default=0)
         if last < known.head_number:
             raise LedgerError(f"{self._uri}: ends with entry {last}, and had {known.head_number}: {_FIX}")
@@ -78,9 +76,7 @@ class Journal:
             stored = self._store.read([_entry_file_name(number) for number in range(first, last + 1)])
         except FileNotFoundError:
             missing = min(set(range(first, last + 1)) - listed, default=last)
-            raise LedgerError(
-                f"{self._entry_path(missing)}: is missing, and later entries are not: {_FIX}"
-            ) from None
+            raise LedgerError(f"{self._entry_path(missing)}: is missing, and later entries are not: {_FIX}") from None
         for number, data in enumerate(stored, first):
             if number > known.head_number:
                 state = apply_entry(state, self._parse_entry(number, data), hash_entry(data))
@@ -120,9 +116,7 @@ class Journal:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             what = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise LedgerError(
-                f"{self._entry_path(number)}: cannot be read: {what}: {first['msg']}: {_FIX}"
-            ) from None
+            raise LedgerError(f"{self._entry_path(number)}: cannot be read: {what}: {first['msg']}: {_FIX}") from None
         if entry.model != self._model:
             raise LedgerError(f"{self._entry_path(number)}: is about {entry.model}: {_FIX}")
         return entry

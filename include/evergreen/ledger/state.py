@@ -113,9 +113,7 @@ def iter_states(entries: Sequence[LedgerEntry]) -> Iterator[LedgerState]:
         LedgerError: one cannot follow from those before it.
     """
     # What a later field would add to an entry's JSON must not change its hash: the next entry knows it.
-    hashes = [entry.previous_hash for entry in entries[1:]] + [
-        hash_entry(entry.to_bytes()) for entry in entries[-1:]
-    ]
+    hashes = [entry.previous_hash for entry in entries[1:]] + [hash_entry(entry.to_bytes()) for entry in entries[-1:]]
     state = EMPTY_STATE
     for entry, entry_hash in zip(entries, hashes, strict=True):
         state = apply_entry(state, entry, entry_hash)
@@ -187,9 +185,7 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
 
 def _start_tenure(state: LedgerState, tenure: ChampionTenure) -> LedgerState:
     state = replace(state, tenures=(*state.tenures, tenure))
-    if state.challenger_as_of and (
-        state.challenger == tenure.version or state.challenger_as_of <= tenure.as_of
-    ):
+    if state.challenger_as_of and (state.challenger == tenure.version or state.challenger_as_of <= tenure.as_of):
         return _clear_challenger(state)
     return state
 
@@ -203,9 +199,7 @@ def _sequence_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
     if entry.number != state.head_number + 1:
         return f"it stands where entry {state.head_number + 1} should"
     if entry.previous_hash != state.head_hash:
-        return (
-            f"entry {state.head_number} is not the one that it was written after: one of the two was changed"
-        )
+        return f"entry {state.head_number} is not the one that it was written after: one of the two was changed"
     if last and entry.model != last.model:
         return f"the entries before it are about {last.model}"
     if last and entry.recorded_at < last.recorded_at:
@@ -230,9 +224,7 @@ def _event_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
                 return f"version {to} is champion, barred, or has never been champion"
         case VersionReleased(version=version) if version not in state.barred_versions:
             return f"version {version} was not barred"
-        case PromotionDeferred(version=version) if (
-            version == state.champion or version in state.barred_versions
-        ):
+        case PromotionDeferred(version=version) if version == state.champion or version in state.barred_versions:
             return f"version {version} is champion or barred, it cannot be the challenger"
     return None
 

@@ -48,9 +48,7 @@ def dag_run_info(context: Any, *, excluded_conf_keys: tuple[str, ...] = ()) -> D
 def _asset_event(event: Any) -> AssetEvent:
     """An event that a backfilled run of any DAG sent belongs to that backfill, if it does not say otherwise."""
     from_backfill = (event.source_run_id or "").startswith("backfill__")
-    return AssetEvent.from_extra(
-        ({"origin": RunReason.BACKFILL.value} if from_backfill else {}) | event.extra
-    )
+    return AssetEvent.from_extra(({"origin": RunReason.BACKFILL.value} if from_backfill else {}) | event.extra)
 
 
 def dag_kwargs(model: ModelSpec, kind: str, summary: str, doc: str) -> dict[str, Any]:
@@ -82,9 +80,7 @@ def requester(context: Any) -> str:
 
 def model_features_window(model: ModelSpec, run: DagRunInfo) -> Window:
     spec = feature_spec(model)
-    return window.resolve_features_window(
-        run, first_day=spec.first_day, last_day=spec.last_day, timezone=spec.timezone
-    )
+    return window.resolve_features_window(run, first_day=spec.first_day, last_day=spec.last_day, timezone=spec.timezone)
 
 
 def model_retrain_window(model: ModelSpec, run: DagRunInfo) -> Window:

@@ -126,9 +126,7 @@ def decide_rollback(
                 f"is not barred{_barred_versions_suffix(state)}; release one of those, or retrain"
             )
     if target_version == champion:
-        raise PromotionRefusedError(
-            f"version {target_version} is champion already: name another one, or none"
-        )
+        raise PromotionRefusedError(f"version {target_version} is champion already: name another one, or none")
     if state.last_tenure(target_version) is None:
         raise PromotionRefusedError(
             f"version {target_version} has never been champion: only a version that has been promoted through its gates can be "
@@ -138,9 +136,7 @@ def decide_rollback(
         raise PromotionRefusedError(
             f"version {target_version} is barred, it was rolled back from: release it first, or name another"
         )
-    return ChampionRolledBack(
-        restored_version=target_version, barred_version=champion, reason=_require_reason(reason)
-    )
+    return ChampionRolledBack(restored_version=target_version, barred_version=champion, reason=_require_reason(reason))
 
 
 def decide_release(state: LedgerState, version: str, reason: str) -> VersionReleased | LedgerEntry:
@@ -189,12 +185,8 @@ def decide_rejection(
         state, lambda act: isinstance(act, PromotionRejected) and act.verdict_entry == verdict_entry
     ):
         return done
-    if done := _last_entry(
-        state, lambda act: isinstance(act, VersionPromoted) and act.verdict_entry == verdict_entry
-    ):
-        raise PromotionRefusedError(
-            f"version {version} was promoted by {done.actor} already: roll back instead"
-        )
+    if done := _last_entry(state, lambda act: isinstance(act, VersionPromoted) and act.verdict_entry == verdict_entry):
+        raise PromotionRefusedError(f"version {version} was promoted by {done.actor} already: roll back instead")
     return PromotionRejected(
         version=version, verdict_entry=verdict_entry, rejected_by=rejected_by, reason=_require_reason(reason)
     )
@@ -203,9 +195,7 @@ def decide_rejection(
 def _find_promotion(state: LedgerState, request: ResolvedPromotionRequest) -> LedgerEntry | None:
     """The entry by which this very verdict has promoted the version, unless that was rolled back."""
     this = request.version, request.verdict_entry
-    done = _last_entry(
-        state, lambda act: isinstance(act, VersionPromoted) and (act.version, act.verdict_entry) == this
-    )
+    done = _last_entry(state, lambda act: isinstance(act, VersionPromoted) and (act.version, act.verdict_entry) == this)
     if done is None:
         return None
     undone = _last_entry(
@@ -224,18 +214,14 @@ def _find_rollback(state: LedgerState, version: str) -> LedgerEntry | None:
     return ended if isinstance(ended.event, ChampionRolledBack) else None
 
 
-def _refusal_reason(
-    state: LedgerState, request: ResolvedPromotionRequest, needs_approval: bool
-) -> str | None:
+def _refusal_reason(state: LedgerState, request: ResolvedPromotionRequest, needs_approval: bool) -> str | None:
     judged = state.find_verdict_event(request.verdict_entry)
     if judged is None or (judged.as_of, judged.champion_version, judged.verdict) != (
         request.as_of,
         request.champion_version,
         request.verdict,
     ):
-        return (
-            f"entry {request.verdict_entry} of the ledger does not hold its verdict: judge it, then ask again"
-        )
+        return f"entry {request.verdict_entry} of the ledger does not hold its verdict: judge it, then ask again"
     if not request.verdict.promote:
         return request.verdict.reason
     if request.version in state.barred_versions:

@@ -101,9 +101,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     return ledger.append_decision(model.name, context.run, decide).number
 
 
-def record_backtest(
-    model: ModelSpec, as_of: date, candidate: datasets.Manifest, report: Path, *, actor: str
-) -> None:
+def record_backtest(model: ModelSpec, as_of: date, candidate: datasets.Manifest, report: Path, *, actor: str) -> None:
     """Record that a backfill has left evidence, which nothing acts on."""
     act = BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report_uri=str(report))
 
@@ -134,9 +132,7 @@ def promotion_blocker(model: ModelSpec, request: PromotionRequest) -> str | None
     """
     resolved = _resolve_request(model, replace(request, approved_by="whoever is asked"))
     try:
-        act = rules.decide_promotion(
-            ledger.read_state(model.name), resolved, cooldown_days=model.cooldown_days
-        )
+        act = rules.decide_promotion(ledger.read_state(model.name), resolved, cooldown_days=model.cooldown_days)
     except PromotionRefusedError as refusal:
         return str(refusal)
     return act.reason if isinstance(act, PromotionDeferred) else None
@@ -229,9 +225,7 @@ def _append_and_sync(
     model: ModelSpec, actor: str, decide: Callable[[LedgerState], LedgerEvent | LedgerEntry]
 ) -> LedgerEvent:
     entry = ledger.append_decision(model.name, actor, decide)
-    versions.sync_aliases(
-        model.name
-    )  # also when there is nothing new: an earlier attempt may have died before it
+    versions.sync_aliases(model.name)  # also when there is nothing new: an earlier attempt may have died before it
     return entry.event
 
 

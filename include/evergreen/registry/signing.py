@@ -30,9 +30,7 @@ from evergreen.scoring import formats
 MANIFEST_FILE = "evergreen-manifest.json"
 SIGNATURE_FILE = "model.sig"
 
-_FIX_RETRAIN = (
-    "retrain, which registers a new version from the lake; find out who can write to the artifact store"
-)
+_FIX_RETRAIN = "retrain, which registers a new version from the lake; find out who can write to the artifact store"
 _FIX_SIGN = "sign it, if you know where it comes from (docs/operating.md, Signing), or retrain"
 
 
@@ -72,9 +70,7 @@ def write_model_manifest(folder: Path, identity: ModelIdentity, key: SigningKey 
     return storage.file_sha256(folder / MANIFEST_FILE)
 
 
-def verify_files(
-    folder: Path, identity: ModelIdentity, manifest_sha256: str | None, trusted_keys: Path | None
-) -> None:
+def verify_files(folder: Path, identity: ModelIdentity, manifest_sha256: str | None, trusted_keys: Path | None) -> None:
     """Refuse the files in `folder` unless they are exactly those that were sealed for `subject`.
 
     `manifest` is the SHA-256 that `seal` gave. If `trusted` is given, a PEM file with one public key or several,
@@ -126,9 +122,7 @@ def _manifest_faults(folder: Path, identity: ModelIdentity, manifest_sha256: str
     except (ValueError, KeyError, TypeError):
         return [*wrong, Fault(MANIFEST_FILE, "cannot be read", _FIX_RETRAIN)]
     if claimed != identity:
-        what = (
-            f"is that of {claimed.model} {str(claimed.fingerprint)[:12]}, not of {identity.fingerprint[:12]}"
-        )
+        what = f"is that of {claimed.model} {str(claimed.fingerprint)[:12]}, not of {identity.fingerprint[:12]}"
         wrong.append(Fault(MANIFEST_FILE, what, _FIX_RETRAIN))
     found = _file_hashes(folder)
     for name in sorted(listed.keys() | found.keys()):

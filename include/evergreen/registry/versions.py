@@ -188,9 +188,7 @@ def repair_aliases(model_name: str) -> AliasRepair:
         ):  # or it is not the state that the aliases should show
             break
     sync_aliases(model_name)
-    return AliasRepair(
-        model_name, tuple(_alias_status(alias, found.get(alias), state) for alias in _LEDGER_ALIASES)
-    )
+    return AliasRepair(model_name, tuple(_alias_status(alias, found.get(alias), state) for alias in _LEDGER_ALIASES))
 
 
 @dataclass(frozen=True)
@@ -269,9 +267,7 @@ def sign_version(model: str, version: str) -> None:
         folder, known = _download_version(client, model, version, Path(scratch))
         logged = (known.source or "").removeprefix("models:/")
         if not logged.startswith("m-"):
-            raise ScoringError(
-                f"version {version} of {model} lies at {known.source}, not as a logged model: retrain"
-            )
+            raise ScoringError(f"version {version} of {model} lies at {known.source}, not as a logged model: retrain")
         seal = _ManifestWriter(_version_identity(known))
         if manifest := known.tags.get(_MANIFEST_TAG):
             signing.verify_files(folder, seal.identity, manifest, trusted_keys=None)
@@ -305,9 +301,7 @@ class _ManifestWriter:
     def write(self, folder: Path) -> None:
         """Seal the folder, with the key that is configured."""
         chosen = settings()
-        key = (
-            signing.SigningKey(chosen.signing_key, chosen.signing_passphrase) if chosen.signing_key else None
-        )
+        key = signing.SigningKey(chosen.signing_key, chosen.signing_passphrase) if chosen.signing_key else None
         self.tags[_MANIFEST_TAG] = signing.write_model_manifest(folder, self.identity, key)
         if key:
             # Here, so that a key that nobody trusts is noticed before anything is registered.
@@ -363,9 +357,7 @@ def _download_version(
     """The files of a version as the registry has them, and what it says about the version."""
     try:
         known = client.get_model_version(model, version)
-        folder = Path(
-            mlflow.artifacts.download_artifacts(f"models:/{model}/{version}", dst_path=str(scratch))
-        )
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model}/{version}", dst_path=str(scratch)))
     except (MlflowException, OSError) as error:
         raise ScoringError(f"its artifact cannot be loaded: {str(error).splitlines()[0]}") from None
     (folder / REGISTERED_MODEL_META_FILE_NAME).unlink(missing_ok=True)  # the download puts it there

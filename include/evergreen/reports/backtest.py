@@ -72,9 +72,7 @@ def summary_lines(results: BacktestResults) -> list[str]:
     # Everything said, whatever the surroundings: a log is no terminal.
     console = Console(file=text, width=110, color_system=None, force_terminal=False, legacy_windows=False)
     console.print(table)
-    left_out = (
-        f"; {results.excluded_candidates} of another spec left out" if results.excluded_candidates else ""
-    )
+    left_out = f"; {results.excluded_candidates} of another spec left out" if results.excluded_candidates else ""
     head = f"{results.model}: {len(results.steps)} candidates{left_out}"
     return [
         head,
@@ -93,13 +91,9 @@ def summarize_backtest(results: BacktestResults) -> str:
         return f"{first} No {_period_noun(results)} has a measured model of every policy, so they are not compared."
     gain = gates.gain_over_never
     if gain.low > 0:
-        against = (
-            f"{gain.mean:.4f} better than never retraining (at least {gain.low:.4f}, at 95 % confidence)"
-        )
+        against = f"{gain.mean:.4f} better than never retraining (at least {gain.low:.4f}, at 95 % confidence)"
     elif gain.high < 0:
-        against = (
-            f"{-gain.mean:.4f} worse than never retraining (at least {-gain.high:.4f}, at 95 % confidence)"
-        )
+        against = f"{-gain.mean:.4f} worse than never retraining (at least {-gain.high:.4f}, at 95 % confidence)"
     else:
         against = f"not told apart from never retraining ({gain.mean:+.4f}, from {gain.low:+.4f} to {gain.high:+.4f})"
     others = ", ".join(
@@ -135,9 +129,7 @@ def _format_metric(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _mean_while_live(
-    results: BacktestResults, policy: PolicySummary, deployment: DeploymentSummary
-) -> float | None:
+def _mean_while_live(results: BacktestResults, policy: PolicySummary, deployment: DeploymentSummary) -> float | None:
     values = [
         value
         for period, value in zip(results.periods, policy.metric_values, strict=True)
@@ -228,14 +220,10 @@ def _draw_deployments(axes: Any, results: BacktestResults) -> None:
         for number, life in enumerate(policy.deployments):
             start, end = _epoch_days(life.as_of), _epoch_days(life.end or last)
             shade = 0.95 if number % 2 == 0 else 0.55
-            axes.barh(
-                row, end - start, left=start, height=0.62, color=POLICY_COLOURS[policy.name], alpha=shade
-            )
+            axes.barh(row, end - start, left=start, height=0.62, color=POLICY_COLOURS[policy.name], alpha=shade)
             if (life.end or last) - life.as_of >= wide:
                 place = ((start + end) / 2, row)
-                axes.annotate(
-                    f"{life.as_of:%d %b}", place, ha="center", va="center", color="white", fontsize=9
-                )
+                axes.annotate(f"{life.as_of:%d %b}", place, ha="center", va="center", color="white", fontsize=9)
     axes.set_yticks(range(len(results.policies)), [policy.label for policy in results.policies])
     axes.invert_yaxis()
     axes.grid(visible=False)

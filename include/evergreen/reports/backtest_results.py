@@ -59,9 +59,7 @@ class PolicySummary(_Stored):
     rule: str
     training_count: int = Field(description="candidates that had to be trained for it")
     deployments: tuple[DeploymentSummary, ...]
-    metric_values: tuple[float | None, ...] = Field(
-        description="one per period; None: no model, or not measurable"
-    )
+    metric_values: tuple[float | None, ...] = Field(description="one per period; None: no model, or not measurable")
     mean: float | None = Field(description="over the compared periods")
     worst_value: float | None
     worst_period_start: date | None

@@ -62,9 +62,7 @@ def select_finite(values: object, name: str) -> tuple[FloatArray, str]:
     return kept, problem
 
 
-def select_scored_rows(
-    role: str, label: object, score: object, is_binary: bool
-) -> tuple[ScoredRows | None, str]:
+def select_scored_rows(role: str, label: object, score: object, is_binary: bool) -> tuple[ScoredRows | None, str]:
     """Rows with a label (of `classes`: 0 or 1) and a score, and what is wrong with the others; None without any."""
     truth, lost = parse_column(label, "labels")
     said, problem = parse_column(score, f"{role}'s scores")
@@ -134,9 +132,7 @@ def continuous_bins(rows: ScoredRows, bin_count: int = 20) -> list[CalibrationBi
     made = []
     for predicted, label in _group_by_rank(rows, bin_count):
         low, high = np.quantile(label, [0.1, 0.9])
-        made.append(
-            CalibrationBin(label.size, float(predicted.mean()), float(label.mean()), float(low), float(high))
-        )
+        made.append(CalibrationBin(label.size, float(predicted.mean()), float(label.mean()), float(low), float(high)))
     return made
 
 

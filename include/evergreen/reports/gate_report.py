@@ -98,9 +98,7 @@ class _SliceSection:
     hidden_count: int = 0
 
 
-def render_gate_report(
-    context: GateReportContext, gates: Sequence[Gate], verdict: Verdict, evidence: Evidence
-) -> str:
+def render_gate_report(context: GateReportContext, gates: Sequence[Gate], verdict: Verdict, evidence: Evidence) -> str:
     """One self-contained page of HTML: no script, nothing fetched; equal inputs give equal bytes.
 
     Never raises for what the evidence holds: what cannot be shown is named in its place. At most 1 MB, also of
@@ -134,9 +132,7 @@ def render_gate_report(
         ],
         drift=_plot_drift(evidence),
         serving=_serving_rows(evidence, gates, verdict),
-        no_serving=evidence.serving_costs.problem
-        if isinstance(evidence.serving_costs, MissingEvidence)
-        else "",
+        no_serving=evidence.serving_costs.problem if isinstance(evidence.serving_costs, MissingEvidence) else "",
         signature=_signature_differences(evidence.input_signature),
         online=_describe_online_sample(evidence.online_sample),
         online_problem=not isinstance(evidence.online_sample, OnlineSample)
@@ -150,9 +146,7 @@ def summarize_verdict(context: GateReportContext, verdict: Verdict) -> str:
     whose = f"candidate {context.candidate_fingerprint[:12]}"
     if verdict.promote:
         place = (
-            f"replace version {context.champion_version}"
-            if context.champion_version
-            else "become the first champion"
+            f"replace version {context.champion_version}" if context.champion_version else "become the first champion"
         )
         gates = "The only gate" if len(verdict.results) == 1 else f"All {len(verdict.results)} gates"
         return f"{gates} passed: {whose} may {place}."
@@ -310,19 +304,13 @@ def _plot_intervals(verdict: Verdict, gates_by_name: Mapping[str, Gate]) -> _Plo
             about = f"{_metric_label(gate)}, {gate.must_be.replace('_', ' ')}"
         elif isinstance(gate, BaselineGate):
             about = f"{_metric_label(gate)}, against {gate.baseline}"
-        shown.append(
-            plots.GainInterval(record.gate, about, gain, record.interval, record.threshold, record.outcome)
-        )
+        shown.append(plots.GainInterval(record.gate, about, gain, record.interval, record.threshold, record.outcome))
     return _draw_plot(lambda: plots.plot_intervals(shown)) if shown else None
 
 
 def _gain(gate: Gate | None, candidate: float | None, other: float | None) -> float | None:
     """By how much the candidate is better, where that is known."""
-    if (
-        not isinstance(gate, AgainstChampionGate | BaselineGate | BySliceGate)
-        or candidate is None
-        or other is None
-    ):
+    if not isinstance(gate, AgainstChampionGate | BaselineGate | BySliceGate) or candidate is None or other is None:
         return None
     return candidate - other if gate.scale.higher_is_better else other - candidate
 
@@ -331,8 +319,7 @@ def _results_without_interval(verdict: Verdict, gates_by_name: Mapping[str, Gate
     return [
         record
         for record in verdict.results
-        if record.interval is None
-        and isinstance(gates_by_name.get(record.gate), AgainstChampionGate | BaselineGate)
+        if record.interval is None and isinstance(gates_by_name.get(record.gate), AgainstChampionGate | BaselineGate)
     ]
 
 
@@ -382,11 +369,7 @@ def _slice_section(result: GateResult, gate: Gate | None) -> _SliceSection:
     if isinstance(gate, BySliceGate):
         what = f"gain in {_metric_label(gate)} over the champion; positive is better"
     else:
-        what = (
-            f"the candidate's {_metric_label(gate)}"
-            if isinstance(gate, FairnessGate)
-            else "the candidate's value"
-        )
+        what = f"the candidate's {_metric_label(gate)}" if isinstance(gate, FairnessGate) else "the candidate's value"
     values = [value(part) for part in shown]
     span = not isinstance(gate, BySliceGate)
     plot = _draw_plot(lambda: plots.plot_slices(shown, values, result.threshold, what, limits_spread=span))
@@ -427,11 +410,7 @@ def _signature_differences(
     """Places where the model and serving differ, each as "name type" or nothing."""
     if isinstance(signature, MissingEvidence):
         return signature
-    sides = (
-        [signature.model_columns, signature.serving_columns]
-        if isinstance(signature, InputSignature)
-        else [None]
-    )
+    sides = [signature.model_columns, signature.serving_columns] if isinstance(signature, InputSignature) else [None]
     if not all(isinstance(side, tuple | list) for side in sides):
         return MissingEvidence("it is not two lists of columns")
     ours, theirs = ([" ".join(map(str, column)) for column in side or ()] for side in sides)
@@ -451,9 +430,7 @@ def _describe_online_sample(online: OnlineSample | MissingEvidence) -> str:
         return f"all {online.value_count:,} compared values are equal"
     share = 100 * online.mismatch_count / online.value_count
     example = f"; the first: {online.first_mismatch}" if online.first_mismatch else ""
-    return (
-        f"{online.mismatch_count:,} of {online.value_count:,} compared values differ ({share:.2g} %){example}"
-    )
+    return f"{online.mismatch_count:,} of {online.value_count:,} compared values differ ({share:.2g} %){example}"
 
 
 def _missing_evidence(evidence: Evidence) -> list[tuple[str, str]]:

@@ -65,9 +65,7 @@ def jinja_environment() -> Environment:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    made = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     made.globals |= {"style": Markup(PAGE_CSS), "marks": OUTCOME_SYMBOLS}  # noqa: S704 - written above
     return made
 

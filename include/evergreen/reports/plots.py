@@ -94,9 +94,7 @@ def plot_continuous_predictions(models: Sequence[ScoredRows]) -> str:
     with plot_style():
         figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
         panels: Any = figure.subplots(1, len(models) + 1, squeeze=False)[0]
-        between = curves.histogram_edges(
-            *(of.score for of in models), *(of.label for of in models), tail_share=0.002
-        )
+        between = curves.histogram_edges(*(of.score for of in models), *(of.label for of in models), tail_share=0.002)
         for axes, of in zip(panels[:-1], models, strict=True):
             _draw_predicted_vs_actual(axes, of, (between[0], between[-1]))
         axes = panels[-1]
@@ -104,17 +102,12 @@ def plot_continuous_predictions(models: Sequence[ScoredRows]) -> str:
         bars = curves.histogram_edges(*residuals, bin_count=50, tail_share=0.005)
         for of, residual in zip(models, residuals, strict=True):
             label = f"{of.role}: mean {residual.mean():.4g}, spread {residual.std():.4g}"
-            axes.stairs(
-                curves.histogram_percentages(residual, bars), bars, label=label, **_MODEL_STYLES[of.role]
-            )
+            axes.stairs(curves.histogram_percentages(residual, bars), bars, label=label, **_MODEL_STYLES[of.role])
         axes.axvline(0, color=_LINE, linewidth=1)
         _add_legend_above(axes)
-        axes.set(
-            title="Residuals", xlabel="prediction - actual (0.5 % cut off at either end)", ylabel="% of rows"
-        )
+        axes.set(title="Residuals", xlabel="prediction - actual (0.5 % cut off at either end)", ylabel="% of rows")
         said = ", ".join(
-            f"{of.role} mean error {residual.mean():.4g}"
-            for of, residual in zip(models, residuals, strict=True)
+            f"{of.role} mean error {residual.mean():.4g}" for of, residual in zip(models, residuals, strict=True)
         )
         return render_svg(figure, f"Predicted against actual, and residuals: {said}")
 
@@ -132,17 +125,11 @@ def plot_slices(
         height = 0.27 * len(slice_results) + 1.0
         figure, (axes,) = _create_panels([1.0], height=height)
         judged = [
-            value
-            for part, value in zip(slice_results, values, strict=True)
-            if part.is_judged and value is not None
+            value for part, value in zip(slice_results, values, strict=True) if part.is_judged and value is not None
         ]
         shown = [value for value in values if value is not None]
         shown += [
-            bound
-            for part in slice_results
-            if part.is_judged
-            for bound in part.interval or ()
-            if not limits_spread
+            bound for part in slice_results if part.is_judged for bound in part.interval or () if not limits_spread
         ]
         if not limits_spread:
             _draw_limit(axes, [*shown, limit, 0.0], limit)
@@ -151,18 +138,11 @@ def plot_slices(
             axes.axvspan(low, low + limit, color="#e8f3ee", zorder=0)
             _set_x_range(axes, [*shown, low, low + limit])
         for row, (part, value) in enumerate(zip(slice_results, values, strict=True)):
-            fails = (
-                not limits_spread
-                and part.is_judged
-                and part.interval is not None
-                and part.interval[1] < limit
-            )
+            fails = not limits_spread and part.is_judged and part.interval is not None and part.interval[1] < limit
             colour = _OUTCOME_COLOURS["failed" if fails else "passed"] if part.is_judged else _LINE
             if value is None:
                 text = " no value"
-                axes.text(
-                    0.5, row, text, transform=axes.get_yaxis_transform(), va="center", color=_SOFT, size=9
-                )
+                axes.text(0.5, row, text, transform=axes.get_yaxis_transform(), va="center", color=_SOFT, size=9)
                 continue
             if part.interval and part.interval[0] <= value <= part.interval[1]:
                 axes.errorbar(
@@ -226,9 +206,7 @@ def _draw_roc(axes: Any, models: Sequence[ScoredRows]) -> str:
             axes.plot([], [], label=said[-1], **_MODEL_STYLES[of.role])
             continue
         said.append(f"{of.role} AUC {curve.auc:.4f}")
-        axes.plot(
-            curve.false_positive_rate, curve.true_positive_rate, label=said[-1], **_MODEL_STYLES[of.role]
-        )
+        axes.plot(curve.false_positive_rate, curve.true_positive_rate, label=said[-1], **_MODEL_STYLES[of.role])
     axes.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
     axes.grid(visible=True, axis="both")
     axes.legend(loc="lower right", **_LEGEND_STYLE)
@@ -239,9 +217,7 @@ def _draw_calibration(axes: Any, models: Sequence[ScoredRows]) -> None:
     top = 0.0
     for of in models:
         found = curves.calibration_bins(of)
-        _draw_bins(
-            axes, found, of.role, markersize=5, marker=_MODEL_MARKERS[of.role], **_MODEL_STYLES[of.role]
-        )
+        _draw_bins(axes, found, of.role, markersize=5, marker=_MODEL_MARKERS[of.role], **_MODEL_STYLES[of.role])
         top = max([top, *(max(part.mean_prediction, part.high) for part in found)])
     axes.plot([0, top], [0, top], color=_LINE, linewidth=1, linestyle=":")
     axes.set(title="Calibration", xlabel="mean prediction of a tenth of the rows", ylabel="share of label 1")

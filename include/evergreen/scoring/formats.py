@@ -15,9 +15,7 @@ from typing import Any
 
 from evergreen.errors import Fault
 
-_TEXT_FILES = frozenset(
-    {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
-)  # what MLflow writes
+_TEXT_FILES = frozenset({"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"})  # what MLflow writes
 _PICKLE_SUFFIXES = frozenset(
     {".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".sav"}
 )

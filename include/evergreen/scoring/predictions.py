@@ -63,9 +63,7 @@ def score_table(folder: Path, table: pa.Table, feature_names: tuple[str, ...]) -
 def _predict_batch(predictor: Predictor, inputs: pa.Table) -> NDArray[np.float64]:
     found = predictor.predict(inputs)
     if found.shape not in ((inputs.num_rows,), (inputs.num_rows, 1)):
-        raise ScoringError(
-            f"the model gives {list(found.shape)} numbers for {inputs.num_rows} rows, not one for each"
-        )
+        raise ScoringError(f"the model gives {list(found.shape)} numbers for {inputs.num_rows} rows, not one for each")
     scores = found.reshape(-1).astype(np.float64)
     if lost := int(np.count_nonzero(~np.isfinite(scores))):
         raise ScoringError(f"the model gives NaN or infinity for {lost:,} of {scores.size:,} rows")
@@ -90,9 +88,7 @@ def model_file(folder: Path) -> Path:
     """
     found = [folder / name for name in predictors.PREDICTORS if (folder / name).exists()]
     if not found:
-        raise ScoringError(
-            f"its folder holds no {' or '.join(predictors.PREDICTORS)}: nothing that can be scored"
-        )
+        raise ScoringError(f"its folder holds no {' or '.join(predictors.PREDICTORS)}: nothing that can be scored")
     if len(found) > 1:
         names = " and ".join(file.name for file in found)
         raise ScoringError(f"its folder holds {names}, not one model: train it so that it leaves one")

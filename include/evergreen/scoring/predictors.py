@@ -112,9 +112,7 @@ class XGBoostPredictor(Predictor):
         try:
             return self._booster.predict(xgboost.DMatrix(table.to_pandas()))
         except (xgboost.core.XGBoostError, ValueError) as error:
-            raise ScoringError(
-                f"{self._file.name} cannot score the rows: {_first_line(error, self._file)}"
-            ) from None
+            raise ScoringError(f"{self._file.name} cannot score the rows: {_first_line(error, self._file)}") from None
 
     def prepare_request(self, table: pa.Table) -> Callable[[], object]:
         self._check_types(table)
@@ -138,11 +136,7 @@ class XGBoostPredictor(Predictor):
         return f"xgboost=={xgboost.__version__}"
 
     def _check_types(self, table: pa.Table) -> None:
-        wrong = [
-            f"{field.name} is {field.type}, not a number"
-            for field in table.schema
-            if not _is_numeric(field.type)
-        ]
+        wrong = [f"{field.name} is {field.type}, not a number" for field in table.schema if not _is_numeric(field.type)]
         _raise_problems(self._file, wrong)
 
 
@@ -184,18 +178,14 @@ class OnnxPredictor(Predictor):
         try:
             (found,) = self._session.run(None, feeds)
         except Exception as error:  # as above
-            raise ScoringError(
-                f"{self._file.name} cannot score the rows: {_first_line(error, self._file)}"
-            ) from None
+            raise ScoringError(f"{self._file.name} cannot score the rows: {_first_line(error, self._file)}") from None
         return np.asarray(found)
 
     def prepare_request(self, table: pa.Table) -> Callable[[], object]:
         return partial(self._session.run, None, self._input_feed(table))
 
     def mlflow_type(self, name: str) -> str:
-        return next(
-            _TENSOR_TYPES[found.type].mlflow_type for found in self._graph_inputs if found.name == name
-        )
+        return next(_TENSOR_TYPES[found.type].mlflow_type for found in self._graph_inputs if found.name == name)
 
     def save_model_arguments(self) -> Mapping[str, Any]:
         import onnx
@@ -291,10 +281,7 @@ def _input_problems(graph_input: Any) -> list[str]:
 
 def _is_numeric(type_: pa.DataType) -> bool:
     return bool(
-        types.is_integer(type_)
-        or types.is_floating(type_)
-        or types.is_boolean(type_)
-        or types.is_decimal(type_)
+        types.is_integer(type_) or types.is_floating(type_) or types.is_boolean(type_) or types.is_decimal(type_)
     )
 
 

@@ -177,9 +177,7 @@ class PairedComparisonGate(MetricGate):
     a calibrated model looks worse than it is. Use a `Threshold`; brier and log_loss count calibration too.
     """
 
-    resamples: int = Field(
-        2000, ge=200, le=100_000, description="of the bootstrap, where no formula is known"
-    )
+    resamples: int = Field(2000, ge=200, le=100_000, description="of the bootstrap, where no formula is known")
 
     @model_validator(mode="after")
     def _check_comparison(self) -> Self:
@@ -245,9 +243,7 @@ class BySliceGate(PairedComparisonGate):
     name_fields: ClassVar[tuple[str, ...]] = ("metric", "group_by")
 
     kind: Literal["by_slice"] = "by_slice"
-    group_by: str = Field(
-        min_length=1, description="a column of the holdout, or an SQL expression over its columns"
-    )
+    group_by: str = Field(min_length=1, description="a column of the holdout, or an SQL expression over its columns")
     margin: float = Field(0.0, ge=0)
     confidence: float = Field(0.95, ge=0.5, lt=1)
 
@@ -267,9 +263,7 @@ class FairnessGate(MetricGate):
     supported_metrics: ClassVar[tuple[str, ...]] = (*METRIC_SCALES, "positive_rate")
 
     kind: Literal["fairness"] = "fairness"
-    group_by: str = Field(
-        min_length=1, description="a column of the holdout, or an SQL expression over its columns"
-    )
+    group_by: str = Field(min_length=1, description="a column of the holdout, or an SQL expression over its columns")
     metric: str = Field(
         "positive_rate", description="a metric, or positive_rate: the share of rows with at least `cut`"
     )

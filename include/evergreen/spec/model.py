@@ -80,18 +80,12 @@ class Resources(_Part):
     gpu: int = Field(0, ge=0)
     gpu_type: str | None = Field(None, description="the kind of GPU, as nodes are labelled with it")
     processes: int = Field(1, ge=1, description="started by torchrun; with GPUs one each at most")
-    shm_gib: float = Field(
-        1, gt=0, description="shared memory, which data loaders and NCCL use; part of memory_gib"
-    )
+    shm_gib: float = Field(1, gt=0, description="shared memory, which data loaders and NCCL use; part of memory_gib")
     timeout_minutes: int = Field(60, ge=1, description="an attempt that takes longer is ended")
     checkpoint_seconds: float = Field(60, gt=0, description="so much work is lost at most")
     spot: bool = Field(True, description="may run on nodes that are cheaper and may be taken away")
-    max_preemptions: int = Field(
-        20, ge=0, description="attempts that are begun again at once, of one try of the task"
-    )
-    node_selector: Mapping[str, str] = Field(
-        default_factory=dict, description="labels of nodes it may run on"
-    )
+    max_preemptions: int = Field(20, ge=0, description="attempts that are begun again at once, of one try of the task")
+    node_selector: Mapping[str, str] = Field(default_factory=dict, description="labels of nodes it may run on")
     priority_class: str | None = None
 
     @model_validator(mode="after")
@@ -101,9 +95,7 @@ class Resources(_Part):
         if self.gpu_type and not self.gpu:
             raise ValueError(f"gpu_type is {self.gpu_type!r} and gpu is 0: say how many")
         if self.shm_gib > self.memory_gib:
-            raise ValueError(
-                f"shm_gib {self.shm_gib:g} is part of memory_gib {self.memory_gib:g}: raise that"
-            )
+            raise ValueError(f"shm_gib {self.shm_gib:g} is part of memory_gib {self.memory_gib:g}: raise that")
         return self
 
 
@@ -123,13 +115,9 @@ class ModelSpec(_Part):
     owner: Annotated[str, StringConstraints(min_length=1)] = Field(description="the team")
     description: str = ""
 
-    features: FeatureSpec | Name = Field(
-        description="its own features, or the name of the model that builds them"
-    )
+    features: FeatureSpec | Name = Field(description="its own features, or the name of the model that builds them")
     feature_service: Name = Field(description="the Feast feature service that lists its inputs")
-    request_columns: tuple[Name, ...] = Field(
-        (), description="inputs that come with the request: spine columns"
-    )
+    request_columns: tuple[Name, ...] = Field((), description="inputs that come with the request: spine columns")
     label: Name = "label"
 
     schedule: Cron = Field(description="when to retrain: cron, in the features' time zone")
@@ -147,12 +135,8 @@ class ModelSpec(_Part):
     resources: Resources = Resources()
 
     gates: tuple[Gate, ...] = Field(min_length=1, description="all must pass, or the champion stays")
-    cooldown_days: int = Field(
-        0, ge=0, description="days of data that a new champion is left alone, at least"
-    )
-    approval: ApprovalPolicy | None = Field(
-        None, description="who must agree to a promotion; None: the gates suffice"
-    )
+    cooldown_days: int = Field(0, ge=0, description="days of data that a new champion is left alone, at least")
+    approval: ApprovalPolicy | None = Field(None, description="who must agree to a promotion; None: the gates suffice")
 
     def __init__(self, **fields: Any):
         try:

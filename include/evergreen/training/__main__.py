@@ -27,9 +27,7 @@ def main(uri: str) -> Outcome:
     try:
         job = Job.read(file)
     except (OSError, ValidationError) as error:
-        return _report_result(
-            AttemptResult(Outcome.BAD_CONFIG, f"{uri}: no training job can be read: {error}")
-        )
+        return _report_result(AttemptResult(Outcome.BAD_CONFIG, f"{uri}: no training job can be read: {error}"))
     rank = torchrun.get_rank()
     checkpoints = Checkpoints(
         file.parent / CHECKPOINTS_FOLDER, job.fingerprint, job.checkpoint_seconds, is_writer=not rank

@@ -88,9 +88,7 @@ def job_folder(model: ModelSpec, fingerprint: str) -> UPath:
     return storage.storage_path(settings().jobs) / model.name / fingerprint
 
 
-def candidate_inputs(
-    model: ModelSpec, training_set: datasets.Manifest, features: tuple[str, ...]
-) -> dict[str, Any]:
+def candidate_inputs(model: ModelSpec, training_set: datasets.Manifest, features: tuple[str, ...]) -> dict[str, Any]:
     """What a trained model depends on, and nothing else."""
     return {
         "training_set": training_set.files["train"].sha256,

@@ -98,9 +98,7 @@ class Checkpoints:
             self.flush()
             if self.is_writer:
                 self._write(step, state_provider())
-            raise TrainingPreempted(
-                f"asked to leave, and left after step {step}, of which there is a checkpoint"
-            )
+            raise TrainingPreempted(f"asked to leave, and left after step {step}, of which there is a checkpoint")
         if not self.is_writer or time.monotonic() - self._last_write_started < self._interval_seconds:
             return
         if self._pending_write and not self._pending_write.done():
@@ -143,9 +141,7 @@ class Checkpoints:
         manifest = _CheckpointManifest(fingerprint=self._fingerprint, step=step, files=hashes)
         storage.put(self._folder / f"{_checkpoint_name(step)}.json", manifest.model_dump_json().encode())
         for old in self._steps()[:-MAX_CHECKPOINTS]:
-            (self._folder / f"{_checkpoint_name(old)}.json").unlink(
-                missing_ok=True
-            )  # first: half a checkpoint is none
+            (self._folder / f"{_checkpoint_name(old)}.json").unlink(missing_ok=True)  # first: half a checkpoint is none
             storage.remove(self._folder / _checkpoint_name(old))
         return size
 
@@ -167,9 +163,7 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         return sorted(
-            int(match[1])
-            for match in map(_MANIFEST_NAME.fullmatch, storage.list_names(self._folder))
-            if match
+            int(match[1]) for match in map(_MANIFEST_NAME.fullmatch, storage.list_names(self._folder)) if match
         )
 
 

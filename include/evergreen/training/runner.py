@@ -61,9 +61,7 @@ def fetch_model_files(fingerprint: str, folder: UPath, target: Path) -> Training
     except (OSError, ValidationError) as error:
         raise TrainingError(f"{where}: no valid {RESULT_FILE}, so no model: {error}") from None
     if result.fingerprint != fingerprint:
-        raise TrainingError(
-            f"{where}: holds the model of job {result.fingerprint[:12]}, not {fingerprint[:12]}"
-        )
+        raise TrainingError(f"{where}: holds the model of job {result.fingerprint[:12]}, not {fingerprint[:12]}")
     for name, digest in result.files.items():
         try:
             storage.download(where / digest / name, target / name)
@@ -80,9 +78,7 @@ def _write_result(
     files = {file.name: storage.file_sha256(file) for file in sorted(output.iterdir())}
     for name, digest in files.items():
         storage.upload(output / name, folder / OUTPUT_FOLDER / digest / name)
-    result = TrainingResult(
-        fingerprint=job.fingerprint, files=files, metrics=metrics, environment=environment
-    )
+    result = TrainingResult(fingerprint=job.fingerprint, files=files, metrics=metrics, environment=environment)
     result.write(folder / OUTPUT_FOLDER / RESULT_FILE)
 
 

@@ -58,9 +58,7 @@ def run_ranks(uri: str, processes: int, checkpoints: Checkpoints) -> AttemptResu
         # Who is not at its first step yet, or is left alone by the others, may end in any way.
         lasting = [end for end in reasons if not end.outcome.is_retryable]
         left = [end for end in reasons if end.outcome is Outcome.PREEMPTED]
-        return (
-            lasting or left or [AttemptResult(Outcome.PREEMPTED, "asked to leave before its first step")]
-        )[0]
+        return (lasting or left or [AttemptResult(Outcome.PREEMPTED, "asked to leave before its first step")])[0]
     # When one fails torchrun asks the others to leave: what they say then is not why.
     told = [end for end in reasons if end.outcome is not Outcome.PREEMPTED]
     if told:

@@ -124,9 +124,7 @@ def feature_expectations(table: str) -> list[Expectation]:
             # On the very first day nothing has landed before the first departure: a few rows must do.
             gxe.ExpectTableRowCountToBeBetween(min_value=1),
             gxe.ExpectCompoundColumnsToBeUnique(column_list=[*keys, "event_timestamp"]),
-            *_expect_not_null(
-                *keys, "event_timestamp", *(c for c in DELAY_COLUMNS if c.startswith("flights"))
-            ),
+            *_expect_not_null(*keys, "event_timestamp", *(c for c in DELAY_COLUMNS if c.startswith("flights"))),
             *(_expect_range(column, 0, 1) for column in DELAY_COLUMNS if column.startswith("late_rate")),
             *(_expect_range(column, 0, 100_000) for column in DELAY_COLUMNS if column.startswith("flights")),
         ]

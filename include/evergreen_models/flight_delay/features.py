@@ -104,9 +104,7 @@ def _departures(flights: DataFrame, days: Sequence[date]) -> DataFrame:
     """The spine: one row per scheduled flight of `days`."""
     return flights.where(F.col("day").isin(list(days))).select(
         "day",
-        F.concat_ws("-", F.col("day").cast("string"), "carrier", "flight", "origin", "dest").alias(
-            "flight_id"
-        ),
+        F.concat_ws("-", F.col("day").cast("string"), "carrier", "flight", "origin", "dest").alias("flight_id"),
         (F.col("departs_at") - F.expr(f"interval {PREDICTION_LEAD}")).alias("event_timestamp"),
         "carrier",
         "origin",
@@ -137,9 +135,7 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
             *keys,
             "arrival_hour",
         )
-        .agg(
-            F.grouping_id().alias("grouping"), F.count(F.lit(1)).alias("flights"), F.sum("late").alias("late")
-        )
+        .agg(F.grouping_id().alias("grouping"), F.count(F.lit(1)).alias("flights"), F.sum("late").alias("late"))
     )
     counts = [f"{what}_{n}h" for n in TRAILING_HOURS for what in ("flights", "late")]
     moves = per_hour.select(
@@ -180,11 +176,7 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
             *(F.sum(count).over(by_hour).alias(count) for count in counts),
         )
         # The last step of a group is the one with which everything has left.
-        .where(
-            (F.col(f"flights_{max(TRAILING_HOURS)}h") > 0)
-            & (F.col("until") >= first)
-            & (F.col("hour") <= last)
-        )
+        .where((F.col(f"flights_{max(TRAILING_HOURS)}h") > 0) & (F.col("until") >= first) & (F.col("hour") <= last))
     )
     features = [
         column

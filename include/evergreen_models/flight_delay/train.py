@@ -26,9 +26,7 @@ def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]
     the trees, to the last bit, that it would have grown undisturbed.
     """
     table = _read(job)
-    data = xgb.QuantileDMatrix(
-        table.select(list(job.features)), label=table[job.label].to_numpy(), nthread=job.threads
-    )
+    data = xgb.QuantileDMatrix(table.select(list(job.features)), label=table[job.label].to_numpy(), nthread=job.threads)
     rounds = int(job.parameters["rounds"])
     done = checkpoints.load_latest()
     first = done.step if done else 0

@@ -51,11 +51,7 @@ class InputColumns:
             for name in types
             if name not in (*numbers, *categories)
         ]
-        faults += [
-            f"{name} holds texts: add it to `embedding`"
-            for name in categories
-            if name not in embedded_columns
-        ]
+        faults += [f"{name} holds texts: add it to `embedding`" for name in categories if name not in embedded_columns]
         faults += [
             f"`embedding` names {name}, which is no input that holds texts"
             for name in embedded_columns
@@ -123,9 +119,7 @@ def to_float32(column: pa.ChunkedArray) -> Float32Array:
     return column.to_numpy()
 
 
-def interleave(
-    columns: Sequence[Float32Array] | Sequence[CodeArray], target: Float32Array | CodeArray
-) -> None:
+def interleave(columns: Sequence[Float32Array] | Sequence[CodeArray], target: Float32Array | CodeArray) -> None:
     """Write columns, each (rows,), side by side into `into`, (rows, columns)."""
     if columns:
         for start in range(0, len(target), _INTERLEAVE_ROWS):

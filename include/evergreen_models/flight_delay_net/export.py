@@ -80,10 +80,7 @@ class _GraphBuilder:
             return []
         numbers = self._concat(
             "numbers",
-            [
-                self._add_node("Unsqueeze", [name, self._axis()], f"{name}/n")
-                for name in self._columns.numbers
-            ],
+            [self._add_node("Unsqueeze", [name, self._axis()], f"{name}/n") for name in self._columns.numbers],
         )
         means = self._weight("means", network.means)
         missing = self._add_node("IsNaN", [numbers], "is_missing")
@@ -147,9 +144,9 @@ def _check_parity(data: bytes, network: Network, columns: InputColumns, statisti
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     random = np.random.default_rng(0)
     shape = (_PROBE_ROWS, len(columns.numbers))
-    numbers = (
-        np.array(statistics.means) + random.standard_cauchy(shape) * np.array(statistics.deviations)
-    ).astype(np.float32)
+    numbers = (np.array(statistics.means) + random.standard_cauchy(shape) * np.array(statistics.deviations)).astype(
+        np.float32
+    )
     numbers[random.random(shape) < 0.1] = np.nan
     codes = np.zeros((_PROBE_ROWS, len(columns.categories)), np.int32)
     for n, words in enumerate(statistics.vocabularies):
@@ -164,6 +161,4 @@ def _check_parity(data: bytes, network: Network, columns: InputColumns, statisti
     (graphs,) = session.run([OUTPUT_NAME], given)
     worst = float(np.abs(graphs - own).max())
     if not worst <= MAX_EXPORT_ERROR:
-        raise AssertionError(
-            f"the ONNX graph gives probabilities that differ from the network's by up to {worst:g}"
-        )
+        raise AssertionError(f"the ONNX graph gives probabilities that differ from the network's by up to {worst:g}")

@@ -58,9 +58,7 @@ class Learner:
         if ranks.world_size > 1:
             self._training_module = DistributedDataParallel(self.network, broadcast_buffers=False)
             _UNDESTROYED_MODULES.append(self._training_module)
-        self._optimizer = torch.optim.AdamW(
-            self.network.parameters(), weight_decay=parameters.weight_decay, fused=True
-        )
+        self._optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=parameters.weight_decay, fused=True)
         half = gpu and (torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
         self._precision: Callable[[], AbstractContextManager[object]] = (
             (lambda: torch.autocast("cuda", dtype=half)) if half else nullcontext
@@ -97,9 +95,7 @@ class Learner:
 
     def checkpoint_state(self) -> Mapping[str, bytes | Callable[[], bytes]]:
         """Of a checkpoint: copies on the CPU, to be serialised when it suits."""
-        tensors = {
-            f"weights.{name}": _copy_to_cpu(weight) for name, weight in self.network.state_dict().items()
-        }
+        tensors = {f"weights.{name}": _copy_to_cpu(weight) for name, weight in self.network.state_dict().items()}
         for number, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": _copy_to_cpu(tensor) for name, tensor in state.items()}
         return {
@@ -115,9 +111,7 @@ class Learner:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from where `state` was called."""
         tensors = load(checkpoint.files[_TENSORS])
-        weights = {
-            name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")
-        }
+        weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
         self.network.load_state_dict(weights)
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -132,8 +126,7 @@ class Learner:
     def summed_loss(self, network: nn.Module, batch: RowBatch) -> Tensor:
         """Sum over the rows of the batch."""
         numbers, categories, labels = (
-            torch.from_numpy(array).to(self._device)
-            for array in (batch.numbers, batch.categories, batch.labels)
+            torch.from_numpy(array).to(self._device) for array in (batch.numbers, batch.categories, batch.labels)
         )
         with self._precision():
             logits = network(numbers, categories)

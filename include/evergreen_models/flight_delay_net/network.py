@@ -33,9 +33,7 @@ class Network(nn.Module):
             nn.Embedding(1 + len(words), parameters.embedding_sizes[name])
             for name, words in zip(columns.categories, statistics.vocabularies, strict=True)
         )
-        width = 2 * len(columns.numbers) + sum(
-            parameters.embedding_sizes[name] for name in columns.categories
-        )
+        width = 2 * len(columns.numbers) + sum(parameters.embedding_sizes[name] for name in columns.categories)
         self.hidden_layers = nn.ModuleList()
         for wider in parameters.hidden_sizes:
             self.hidden_layers.append(nn.Linear(width, wider))

@@ -15,13 +15,9 @@ class NetworkParameters(BaseModel):
     embedding_sizes: Mapping[str, PositiveInt] = Field(
         description="numbers that each category of a column becomes; every column of texts is one of these"
     )
-    min_category_rows: PositiveInt = Field(
-        description="a category of fewer rows is treated as one never seen"
-    )
+    min_category_rows: PositiveInt = Field(description="a category of fewer rows is treated as one never seen")
     hidden_sizes: tuple[PositiveInt, ...] = Field(description="width of each hidden layer")
-    dropout: float = Field(
-        ge=0, lt=1, description="share of each hidden layer that is left out, anew each step"
-    )
+    dropout: float = Field(ge=0, lt=1, description="share of each hidden layer that is left out, anew each step")
     mask_rate: float = Field(
         gt=0,
         lt=1,

@@ -92,20 +92,15 @@ def compute_column_statistics(uri: str, columns: InputColumns, min_category_rows
         means=tuple(spread.mean for spread in spreads),
         deviations=tuple(spread.deviation for spread in spreads),
         vocabularies=tuple(
-            tuple(sorted(word for word, times in count.items() if times >= min_category_rows))
-            for count in counts
+            tuple(sorted(word for word, times in count.items() if times >= min_category_rows)) for count in counts
         ),
     )
 
 
-def open_parquet(
-    stream: object, columns: InputColumns, metadata: pq.FileMetaData | None = None
-) -> pq.ParquetFile:
+def open_parquet(stream: object, columns: InputColumns, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
     """A file whose texts come as the codes and the dictionary that they are stored as."""
     # Buffered: the columns of a row group come in few, large reads, which an object store needs.
-    return pq.ParquetFile(
-        stream, metadata=metadata, read_dictionary=list(columns.categories), pre_buffer=True
-    )
+    return pq.ParquetFile(stream, metadata=metadata, read_dictionary=list(columns.categories), pre_buffer=True)
 
 
 class _RunningVariance:

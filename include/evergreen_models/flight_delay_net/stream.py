@@ -66,18 +66,14 @@ class BatchPlan:
 
     def rows_in_step(self, step: int) -> int:
         """Over all processes."""
-        return sum(
-            stop - start for start, stop in (self.batch_range(step, p) for p in range(self.world_size))
-        )
+        return sum(stop - start for start, stop in (self.batch_range(step, p) for p in range(self.world_size)))
 
     def windows(self, epoch: int) -> Iterator[ShuffleWindow]:
         """Those of this process's share."""
         start, stop = self.rank_range(self.rank)
         pieces: list[RowGroupSlice] = []
         begun = at = 0
-        for group in (
-            _generator(_GROUP_ORDER, self.seed, epoch).permutation(len(self.row_group_sizes)).tolist()
-        ):
+        for group in _generator(_GROUP_ORDER, self.seed, epoch).permutation(len(self.row_group_sizes)).tolist():
             size = self.row_group_sizes[group]
             piece = RowGroupSlice(group, max(start - at, 0), min(stop - at, size))
             at += size

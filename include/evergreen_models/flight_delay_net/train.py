@@ -98,9 +98,7 @@ def _resume_checkpoint(checkpoints: Checkpoints, ranks: Ranks) -> Checkpoint | N
     step = ranks.broadcast_first(str(found.step).encode() if found else None)
     if step is None:
         return None
-    files = {
-        name: ranks.broadcast_first(found.files[name] if found else None) or b"" for name in CHECKPOINT_FILES
-    }
+    files = {name: ranks.broadcast_first(found.files[name] if found else None) or b"" for name in CHECKPOINT_FILES}
     checkpoints.last_step = checkpoints.resumed_step = int(step)
     return Checkpoint(int(step), files)
 

@@ -78,9 +78,7 @@ class Chain:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                self.airflow.create_backfill(
-                    FEATURES, midnight(first, ZONE), midnight(last, ZONE), "completed", 4
-                )
+                self.airflow.create_backfill(FEATURES, midnight(first, ZONE), midnight(last, ZONE), "completed", 4)
                 return
             except AirflowConflictError:
                 if time.monotonic() > deadline:
@@ -97,9 +95,7 @@ class Chain:
             "max_active_runs": 1,
             "dag_run_conf": {"announce": True},
         }
-        self.airflow.set_dag_paused(
-            FEATURES, True
-        )  # as the CLI does: SQLite and a busy scheduler do not go together
+        self.airflow.set_dag_paused(FEATURES, True)  # as the CLI does: SQLite and a busy scheduler do not go together
         try:
             self.airflow._request("POST", "/api/v2/backfills", json=body)
         finally:

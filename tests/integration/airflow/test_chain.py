@@ -72,9 +72,7 @@ def test_a_bad_day_fails_at_the_raw_check_and_completes_after_it_is_replaced(cha
     instances = {i["task_id"]: i for i in chain.airflow.task_instances(FEATURES, "bad")}
     assert instances["check_raw"]["state"] == "failed"
     assert instances["check_raw"]["try_number"] == 1, "a refusal is not retried"
-    assert {instances[task]["state"] for task in ("build", "check_features", "publish")} == {
-        "upstream_failed"
-    }
+    assert {instances[task]["state"] for task in ("build", "check_features", "publish")} == {"upstream_failed"}
     log = json.dumps(chain.airflow.log(instances["check_raw"]))
     for part in ("day=2013-01-17/flights.parquet", "arr_time", "max_value=2400.0", "4 of"):
         assert part in log

@@ -36,9 +36,7 @@ def asked(chain: Chain, run_id: str, as_of: str) -> dict[str, Any]:
     # Nobody is as quick as a test: an answer in the first tenth of a second finds Airflow still busy with pausing
     # the task, and it asks once more.
     time.sleep(3)
-    return chain.airflow._request(
-        "GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
-    )
+    return chain.airflow._request("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails")
 
 
 def answer(chain: Chain, run_id: str, option: str) -> None:

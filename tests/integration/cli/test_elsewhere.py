@@ -21,9 +21,7 @@ from integration.cli.doctor.conftest import server as server
 
 pytestmark = pytest.mark.integration
 
-HEALTHY = {
-    part: {"status": "healthy"} for part in ("metadatabase", "scheduler", "dag_processor", "triggerer")
-}
+HEALTHY = {part: {"status": "healthy"} for part in ("metadatabase", "scheduler", "dag_processor", "triggerer")}
 
 
 @pytest.fixture
@@ -87,15 +85,11 @@ def test_people_see_the_address_that_is_theirs(elsewhere: Told, monkeypatch: pyt
 
 def test_user_and_password_are_those_of_the_address(elsewhere: Told) -> None:
     assert AirflowClient(settings().airflow or "").import_errors() == []
-    with pytest.raises(
-        AirflowError, match=r"does not let us in: Invalid credentials\. EVERGREEN_AIRFLOW has"
-    ):
+    with pytest.raises(AirflowError, match=r"does not let us in: Invalid credentials\. EVERGREEN_AIRFLOW has"):
         AirflowClient((settings().airflow or "").replace("pa%20ss", "other")).import_errors()
 
 
-@pytest.mark.parametrize(
-    ("terminal", "said"), [(True, "password pa ss"), (False, "(the one in EVERGREEN_AIRFLOW)")]
-)
+@pytest.mark.parametrize(("terminal", "said"), [(True, "password pa ss"), (False, "(the one in EVERGREEN_AIRFLOW)")])
 def test_a_password_is_for_eyes_and_for_no_log(elsewhere: Told, terminal: bool, said: str) -> None:
     with Progress() as progress:
         progress.console = Console(file=io.StringIO(), force_terminal=terminal, width=200)

@@ -66,9 +66,7 @@ def test_buckets_are_made(home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -
     assert s3.buckets == {"evergreen": {}, "other": {}}
 
 
-def test_a_store_that_loses_promotions_is_refused(
-    home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_loses_promotions_is_refused(home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     s3.conditions = "ignored"
     monkeypatch.setenv("EVERGREEN_LEDGER", "s3://evergreen/ledger")
     assert "ledger, s3://evergreen/ledger: 16 of 16 writers were told" in told()
@@ -82,9 +80,7 @@ def test_all_that_does_not_answer_is_named_and_nothing_is_touched(
         con.execute("CREATE TABLE mine (i INT)")
     before = database.read_bytes()
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{database}")
-    monkeypatch.setenv(
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://airflow:secret@127.0.0.1:9/airflow"
-    )
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://airflow:secret@127.0.0.1:9/airflow")
     said = told()
     assert said.splitlines()[0] == "nothing was migrated: 1 fault"
     assert "Airflow's database, postgresql://127.0.0.1:9/airflow: does not answer: " in said

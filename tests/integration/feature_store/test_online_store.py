@@ -69,9 +69,7 @@ def ponds(kept: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     (tmp_path / "evergreen_models/ponds").mkdir(parents=True)
     (tmp_path / "evergreen_models/ponds/__init__.py").touch()
     (tmp_path / "evergreen_models/ponds/model.py").write_text(SPEC)
-    monkeypatch.setattr(
-        spec_model.import_module("evergreen_models"), "__path__", [str(tmp_path / "evergreen_models")]
-    )
+    monkeypatch.setattr(spec_model.import_module("evergreen_models"), "__path__", [str(tmp_path / "evergreen_models")])
     define(DEFINITIONS, tmp_path / "feature_repo")
     monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
     kept.use(tmp_path / "home")
@@ -87,9 +85,7 @@ def define(text: str, folder: Path) -> None:
     repository.open_feature_store.cache_clear()
 
 
-def publish(
-    *days: int, values: Mapping[tuple[str, int], float | None] | None = None, ponds: str = "ab"
-) -> None:
+def publish(*days: int, values: Mapping[tuple[str, int], float | None] | None = None, ponds: str = "ab") -> None:
     """Features of days in January: the level of a pond is its day and hour, as in 9.23, its depth a hundred more.
 
     `values` replaces levels by pond and hour; None leaves the row out.
@@ -188,9 +184,7 @@ def test_an_older_window_does_nothing(ponds: ModelSpec, kept: Kept) -> None:
     before = kept.contents()
     assert online_store.materialize_features(ponds, window(5)) == {}
     publish(2, values={("a", 23): 0.5})
-    assert (
-        online_store.materialize_features(ponds, window(5)) == {}
-    )  # corrected, but nobody can be served it any more
+    assert online_store.materialize_features(ponds, window(5)) == {}  # corrected, but nobody can be served it any more
     assert kept.contents() == before
 
 
@@ -246,15 +240,11 @@ def test_values_that_hold_for_ever_are_written_from_the_first_day(ponds: ModelSp
 
 
 @pytest.mark.parametrize("writes", [1, 2, 3], ids=["before all views", "between the two", "after both"])
-def test_a_kill_leaves_neither_gap_nor_older_values(
-    ponds: ModelSpec, kept: Kept, tmp_path: Path, writes: int
-) -> None:
+def test_a_kill_leaves_neither_gap_nor_older_values(ponds: ModelSpec, kept: Kept, tmp_path: Path, writes: int) -> None:
     publish(*range(5, 9))
     online_store.materialize_features(ponds, window(9))
     publish(9, 10, 11)
-    child = forked(
-        lambda: dying_after(kept, writes, lambda: online_store.materialize_features(ponds, window(12)))
-    )
+    child = forked(lambda: dying_after(kept, writes, lambda: online_store.materialize_features(ponds, window(12))))
     assert ended(child) == -signal.SIGKILL
     assert read() in (
         8.23,
@@ -341,9 +331,7 @@ def test_what_is_lost_while_it_is_written_is_not_taken_for_written(
 
     with monkeypatch.context() as patched:
         patched.setattr(kept.writer, "online_write_batch", emptied)
-        with pytest.raises(
-            Exception, match="was emptied while it was written|no such table|readonly database"
-        ):
+        with pytest.raises(Exception, match="was emptied while it was written|no such table|readonly database"):
             online_store.materialize_features(ponds, window(10))
     repository.open_feature_store.cache_clear()
     assert online_store.materialize_features(ponds, window(10)) == span(7, 10)

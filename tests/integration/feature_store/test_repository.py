@@ -150,9 +150,7 @@ def test_what_was_lost_is_applied_again(repo: Path, applications: Callable[[], i
 
 
 @pytest.mark.parametrize("moment", ["delete_feature_service", "delete_feature_view", "mark_online"])
-def test_an_application_that_was_killed_is_repeated(
-    repo: Path, applications: Callable[[], int], moment: str
-) -> None:
+def test_an_application_that_was_killed_is_repeated(repo: Path, applications: Callable[[], int], moment: str) -> None:
     opened()
     (repo / "ponds.py").write_text(DEFINITIONS)
 

@@ -27,9 +27,7 @@ from evergreen.window import RunReason, Window
 pytestmark = pytest.mark.integration
 
 SPEC = loader.load_spec("flight_delay")
-MODEL = SPEC.model_copy(
-    update={"train_days": 6, "holdout_days": 2, "parameters": {**SPEC.parameters, "rounds": 12}}
-)
+MODEL = SPEC.model_copy(update={"train_days": 6, "holdout_days": 2, "parameters": {**SPEC.parameters, "rounds": 12}})
 CHANGED = MODEL.model_copy(update={"parameters": {**MODEL.parameters, "max_depth": 2}})
 DATES = [date(2013, 1, day) for day in (9, 11, 13, 15)]
 
@@ -49,9 +47,7 @@ def made(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     source = training_sets.training_set_dataset(MODEL)
     examples, trained = {}, {}
     for day in DATES:
-        window = Window.from_range(
-            day - timedelta(MODEL.history_days), day, RunReason.BACKFILL, "America/New_York"
-        )
+        window = Window.from_range(day - timedelta(MODEL.history_days), day, RunReason.BACKFILL, "America/New_York")
         examples[day] = training_sets.build_training_set(MODEL, window)
         features = training_sets.model_input_columns(MODEL)
         trained["as it is", day] = process.train_in_process(MODEL, examples[day], source, features)
@@ -141,9 +137,7 @@ def _others(home: Path) -> dict[str, str]:
     }
 
 
-def test_scores_are_those_of_the_models_on_the_weeks_after_them(
-    made: Made, in_order: tuple[bytes, bytes]
-) -> None:
+def test_scores_are_those_of_the_models_on_the_weeks_after_them(made: Made, in_order: tuple[bytes, bytes]) -> None:
     import pyarrow.parquet as pq
     import xgboost
     from sklearn.metrics import roc_auc_score
@@ -152,12 +146,8 @@ def test_scores_are_those_of_the_models_on_the_weeks_after_them(
     _, examples, trained = made
     for policy, trained_on in (("never", DATES[0]), ("every_date", DATES[2])):
         candidate = trained["as it is", trained_on]
-        booster = xgboost.Booster(
-            model_file=candidates.candidate_dataset(MODEL).file_path(candidate, "model.ubj")
-        )
-        week = pq.read_table(
-            training_sets.training_set_dataset(MODEL).file_path(examples[DATES[3]], "holdout")
-        )
+        booster = xgboost.Booster(model_file=candidates.candidate_dataset(MODEL).file_path(candidate, "model.ubj"))
+        week = pq.read_table(training_sets.training_set_dataset(MODEL).file_path(examples[DATES[3]], "holdout"))
         scores = booster.predict(xgboost.DMatrix(week.select(list(candidate.inputs["features"])).to_pandas()))
         found = results.policy(policy).metric_values[2]
         assert found == pytest.approx(roc_auc_score(week["label"].to_numpy(), scores), abs=1e-9)

@@ -91,9 +91,7 @@ def test_each_change_is_recorded_and_shown_by_the_aliases(own_january: Path) -> 
 
     act = service.roll_back_champion(MODEL, None, "it was wrong", actor="a person", expected_champion=second)
     assert act == ChampionRolledBack(restored_version=first, barred_version=second, reason="it was wrong")
-    again = service.roll_back_champion(
-        MODEL, None, "it was wrong", actor="a person", expected_champion=second
-    )
+    again = service.roll_back_champion(MODEL, None, "it was wrong", actor="a person", expected_champion=second)
     assert again == act, "one who asks twice goes back once"
     present = versions.get_champion_version(MODEL)
     assert present is not None
@@ -105,9 +103,7 @@ def test_what_was_judged_against_another_champion_is_not_promoted(own_january: P
     promoted(11)
     late, version = registered(case(17))
     promoted(15)
-    with pytest.raises(
-        PromotionRefusedError, match="judged against version 1, but version 3 is champion now"
-    ):
+    with pytest.raises(PromotionRefusedError, match="judged against version 1, but version 3 is champion now"):
         ask(late, version)
 
 
@@ -115,9 +111,7 @@ def test_a_frozen_model_keeps_its_champion_and_names_the_challenger(own_january:
     promoted(11)
     service.freeze_promotions(MODEL, "an audit", actor="a person")
     number, version = registered(case(15))
-    assert "an audit" in (
-        service.promotion_blocker(MODEL, PromotionRequest(number, version, RunReason.MANUAL)) or ""
-    )
+    assert "an audit" in (service.promotion_blocker(MODEL, PromotionRequest(number, version, RunReason.MANUAL)) or "")
     held = ask(number, version)
     assert held is not None
     assert ledger.read_state(MODEL.name).challenger == version

@@ -38,9 +38,7 @@ def window(end: int, start: int = 1) -> Window:
 def retrain(end: int) -> tuple[datasets.Manifest, datasets.Manifest]:
     examples = training_sets.build_training_set(MODEL, window(end))
     source = training_sets.training_set_dataset(MODEL)
-    return examples, process.train_in_process(
-        MODEL, examples, source, training_sets.model_input_columns(MODEL)
-    )
+    return examples, process.train_in_process(MODEL, examples, source, training_sets.model_input_columns(MODEL))
 
 
 @pytest.fixture
@@ -122,9 +120,7 @@ def test_a_champion_that_has_seen_the_holdout_blocks(registered: tuple) -> None:
     assert "has seen labels until 2013-01-15, the holdout starts 2013-01-11" in compared(verdict).reason
 
 
-def test_a_champion_whose_artifact_is_gone_blocks_until_it_is_back(
-    registered: tuple, own_january: Path
-) -> None:
+def test_a_champion_whose_artifact_is_gone_blocks_until_it_is_back(registered: tuple, own_january: Path) -> None:
     _, _, version = registered
     shutil.move(own_january / "mlflow-artifacts", own_january / "lost")
     found = against(version)

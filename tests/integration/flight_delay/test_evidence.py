@@ -89,9 +89,7 @@ MODEL = judged_by(*EVERYTHING)
 def retrain(end: int) -> tuple[datasets.Manifest, datasets.Manifest]:
     examples = training_sets.build_training_set(MODEL, window(end))
     source = training_sets.training_set_dataset(MODEL)
-    return examples, process.train_in_process(
-        MODEL, examples, source, training_sets.model_input_columns(MODEL)
-    )
+    return examples, process.train_in_process(MODEL, examples, source, training_sets.model_input_columns(MODEL))
 
 
 Made = tuple[Path, datasets.Manifest, datasets.Manifest]
@@ -164,9 +162,7 @@ def test_all_that_is_asked_for_is_measured_published_and_read_back(
     assert set(found.baselines) == {"prior", "route_delays__late_rate_24h"}
     assert found.baselines["prior"] == pytest.approx(np.full(holdout.num_rows, prior))
     assert found.baselines["route_delays__late_rate_24h"] == pytest.approx(last.fillna(prior).to_numpy())
-    booster = xgboost.Booster(
-        model_file=candidates.candidate_dataset(MODEL).file_path(candidate, "model.ubj")
-    )
+    booster = xgboost.Booster(model_file=candidates.candidate_dataset(MODEL).file_path(candidate, "model.ubj"))
     recent = table(examples, "recent").select(features).to_pandas()
     assert np.array_equal(found.recent_predictions, booster.predict(xgboost.DMatrix(recent)).astype(float))
     assert set(found.serving_costs) == set(get_args(ServingQuantity))
@@ -182,9 +178,7 @@ def test_all_that_is_asked_for_is_measured_published_and_read_back(
     assert {record.outcome for record in verdict.results} <= {"passed", "failed"}, verdict.reason
 
 
-def test_a_network_that_takes_categories_is_measured_like_trees(
-    home: Path, examples: datasets.Manifest
-) -> None:
+def test_a_network_that_takes_categories_is_measured_like_trees(home: Path, examples: datasets.Manifest) -> None:
     gates = (
         AUC,
         ServingGate(quantity="single_p99_ms", at_most=1000),
@@ -195,8 +189,7 @@ def test_a_network_that_takes_categories_is_measured_like_trees(
     model = judged_by(*gates).model_copy(update={"request_columns": request})
     learned = examples.files["train"].schema
     columns = {
-        name: "string" if learned[name] == "string" else "float"
-        for name in training_sets.model_input_columns(model)
+        name: "string" if learned[name] == "string" else "float" for name in training_sets.model_input_columns(model)
     }
     target = candidates.candidate_dataset(model)
     folder = target.stage(examples.partition, "network")
@@ -272,14 +265,10 @@ def test_one_wrong_value_among_all_that_are_served_is_found_and_so_is_its_repair
 ) -> None:
     asked = table(examples, "holdout").filter(pc.equal(table(examples, "holdout")["day"], date(2013, 1, 17)))
     tail = asked["tailnum"].drop_null()[0].as_py()
-    others = len(
-        set(asked.select(["carrier", "origin", "dest", "tailnum"]).drop_null().to_pandas().agg(tuple, axis=1))
-    )
+    others = len(set(asked.select(["carrier", "origin", "dest", "tailnum"]).drop_null().to_pandas().agg(tuple, axis=1)))
     with closing(sqlite3.connect(home / "online.db")) as con, con:
         (key, right), *_ = [
-            row
-            for row in con.execute("SELECT entity_key, value FROM evergreen_aircraft")
-            if tail.encode() in row[0]
+            row for row in con.execute("SELECT entity_key, value FROM evergreen_aircraft") if tail.encode() in row[0]
         ]
         (other,) = con.execute("SELECT value FROM evergreen_aircraft WHERE value != ?", [right]).fetchone()
         con.execute("UPDATE evergreen_aircraft SET value = ? WHERE entity_key = ?", [other, key])
@@ -326,9 +315,7 @@ def publish_again(day: date, table: str, change: Callable[[pa.Table], pa.Table])
     rows = change(pq.read_table(files[table], partitioning=None))
     files[table] = source.stage(partition, "again") / f"{table}.parquet"
     pq.write_table(rows, files[table])
-    source.publish(
-        partition, fingerprints.compute_fingerprint([manifest.fingerprint, "again"]), files, manifest.inputs
-    )
+    source.publish(partition, fingerprints.compute_fingerprint([manifest.fingerprint, "again"]), files, manifest.inputs)
 
 
 def test_features_corrected_since_they_were_materialized_are_named(
@@ -418,9 +405,7 @@ def test_when_every_label_is_known_there_is_no_recent_day(home: Path) -> None:
     examples, candidate = retrain(13)
     assert examples.files["recent"].rows == 0
     assert examples.files["recent"].schema == {
-        name: type_
-        for name, type_ in examples.files["train"].schema.items()
-        if name not in ("label", "label_known_at")
+        name: type_ for name, type_ in examples.files["train"].schema.items() if name not in ("label", "label_known_at")
     }
     found = shown(judged_by(AUC, PredictionDriftGate(at_most=0.2)), examples, candidate)
     assert problem(found.recent_predictions) == "no day of the window has rows without a known label"

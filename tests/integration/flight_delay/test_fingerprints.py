@@ -35,9 +35,7 @@ def marks(model: ModelSpec, examples: datasets.Manifest) -> dict[str, str]:
     columns = training_sets.model_input_columns(model)
     return {
         "features": inputs.compute_day_fingerprints(model, [DAY])[str(DAY)],
-        "training set": fingerprints.compute_fingerprint(
-            training_sets._training_set_inputs(model, WINDOW, parts)
-        ),
+        "training set": fingerprints.compute_fingerprint(training_sets._training_set_inputs(model, WINDOW, parts)),
         "model": fingerprints.compute_fingerprint(candidates.candidate_inputs(model, examples, columns)),
     }
 
@@ -66,9 +64,7 @@ def trainers(name: str) -> Callable[[ModelSpec, pytest.MonkeyPatch], ModelSpec]:
     """A library of the trainer's environment, which has a lock of its own."""
 
     def update(model: ModelSpec, patch: pytest.MonkeyPatch) -> ModelSpec:
-        lock = re.sub(
-            rf"^{name}==.*$", f"{name}==99", candidates.TRAINER_REQUIREMENTS.read_text(), flags=re.MULTILINE
-        )
+        lock = re.sub(rf"^{name}==.*$", f"{name}==99", candidates.TRAINER_REQUIREMENTS.read_text(), flags=re.MULTILINE)
         changed = settings().home / "changed-requirements.txt"
         changed.write_text(lock)
         patch.setattr(candidates, "TRAINER_REQUIREMENTS", changed)

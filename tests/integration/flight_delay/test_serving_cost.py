@@ -80,9 +80,7 @@ def test_a_network_is_measured_as_it_takes_its_columns(home: Path) -> None:
         (TABLE.set_column(0, "a", pa.array(["12"] * 700)), NAMES, "a is string, not a number"),
     ],
 )
-def test_what_stands_in_the_way_is_told(
-    home: Path, table: pa.Table, features: tuple[str, ...], problem: str
-) -> None:
+def test_what_stands_in_the_way_is_told(home: Path, table: pa.Table, features: tuple[str, ...], problem: str) -> None:
     found = serving.measure_serving_costs(MODEL, published(features), table)
     assert isinstance(found, MissingEvidence)
     assert problem in found.problem

@@ -67,9 +67,7 @@ def _features(kind: str, day: str) -> pd.DataFrame:
         )
         return rows.assign(**{c: 0.5 if c.startswith("late_rate") else 3 for c in DELAY_COLUMNS})
     if kind == "origin_weather":
-        return pd.DataFrame(
-            {"event_timestamp": hours, "origin": "EWR", **dict.fromkeys(WEATHER_COLUMNS, 12.5)}
-        )
+        return pd.DataFrame({"event_timestamp": hours, "origin": "EWR", **dict.fromkeys(WEATHER_COLUMNS, 12.5)})
     tails = [f"N{n}" for n in range(50)]
     return pd.DataFrame({"event_timestamp": hours[0], "tailnum": tails, "aircraft_age": 9.0})
 
@@ -100,9 +98,7 @@ SPOILS: dict[str, Spoil] = {
     "a column of nulls": lambda t, chance: t.assign(**{_any_column(t, chance): None}),
     "out of range": _out_of_range,
     "another type": _other_type,
-    "duplicates": lambda t, chance: pd.concat(
-        [t, t.sample(5, random_state=chance.randint(0, 9))], ignore_index=True
-    ),
+    "duplicates": lambda t, chance: pd.concat([t, t.sample(5, random_state=chance.randint(0, 9))], ignore_index=True),
     "missing column": lambda t, chance: t.drop(columns=_any_column(t, chance)),
     "added column": lambda t, _: t.assign(gate="B7"),
     "columns shuffled": lambda t, _: t[list(t.columns)[::-1]],
@@ -236,9 +232,7 @@ HIDDEN_BY_OTHER_ROWS: dict[str, tuple[Expectation, pd.DataFrame, pd.DataFrame]] 
 @pytest.mark.parametrize("kind", HIDDEN_BY_OTHER_ROWS)
 def test_a_fault_that_the_rows_of_other_tables_would_hide(kind: str) -> None:
     expectation, right, wrong = HIDDEN_BY_OTHER_ROWS[kind]
-    reports = quality.validate_tables(
-        {"right": right, "wrong": wrong, "too": right}, lambda _: [[expectation]]
-    )
+    reports = quality.validate_tables({"right": right, "wrong": wrong, "too": right}, lambda _: [[expectation]])
     assert reports["right"].faults == reports["too"].faults == ()
     assert reports["wrong"].faults == quality.validate_table(wrong, "wrong", [expectation]).faults != ()
 
@@ -292,9 +286,7 @@ def test_a_stage_is_only_asked_when_the_ones_before_it_hold() -> None:
         [gxe.ExpectTableRowCountToEqual(value=1)],
         [gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)],
     ]
-    reports = quality.validate_tables(
-        {"both": column(9, 9), "late": column(9), "none": column(1)}, lambda _: either
-    )
+    reports = quality.validate_tables({"both": column(9, 9), "late": column(9), "none": column(1)}, lambda _: either)
     assert {name: len(report.faults) for name, report in reports.items()} == {"both": 1, "late": 1, "none": 0}
     assert "row count" in reports["both"].faults[0].problem
     assert {name: len(report.results) for name, report in reports.items()} == {
@@ -309,10 +301,7 @@ def test_what_was_asked_and_found_is_kept_for_each_table() -> None:
     for day, report in reports.items():
         alone = quality.validate_table(good("flights")[day], day, *stages("flights")(day))
         asked, together = (
-            {
-                stage: sorted(json.dumps([a["expectation"], a["of"]]) for a in answers)
-                for stage, answers in e.items()
-            }
+            {stage: sorted(json.dumps([a["expectation"], a["of"]]) for a in answers) for stage, answers in e.items()}
             for e in (alone.results, report.results)
         )
         assert asked == together
@@ -338,9 +327,7 @@ def test_no_more_rows_than_the_limit_are_put_together(monkeypatch: pytest.Monkey
 def test_a_check_that_asks_nothing_is_refused() -> None:
     rule = gxe.ExpectTableRowCountToEqual(value=1)
     with pytest.raises(ValueError, match="b: nothing is expected"):
-        quality.validate_tables(
-            {"a": column(1), "b": column(1)}, lambda name: [[rule]] if name == "a" else [[]]
-        )
+        quality.validate_tables({"a": column(1), "b": column(1)}, lambda name: [[rule]] if name == "a" else [[]])
     assert quality.validate_tables({}, lambda _: []) == {}
 
 

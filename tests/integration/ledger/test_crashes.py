@@ -150,16 +150,13 @@ def test_whatever_write_it_dies_at_repair_gives_a_serial_state_and_a_retry_ends_
         died.append(write)
         happened.append(explained(book.place, before, operation.rule(before)).happened)
         assert isinstance(operation.run(book.place.model), act)
-        assert ledger.read_state(book.place.model).head_number == before.head_number + 1, (
-            "a retry did it a second time"
-        )
+        assert ledger.read_state(book.place.model).head_number == before.head_number + 1, "a retry did it a second time"
         assert book.place.aliases() == aliases
         if survived:
             break
     # Each write was a place to die at, those before the entry was there and those after it; in this order.
     changed = sum(
-        promotion_races.by_ledger(before).get(name) != aliases.get(name)
-        for name in (CHAMPION, PREVIOUS, CHALLENGER)
+        promotion_races.by_ledger(before).get(name) != aliases.get(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)
     )
     written = died[:-1:2]
     assert written.count("link") == 1

@@ -37,9 +37,7 @@ def book(mlflow: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Book:
 
 
 def findings(repair: versions.AliasRepair) -> dict[str, tuple[str, str | None, str | None]]:
-    return {
-        alias.alias: (alias.status, alias.actual_version, alias.expected_version) for alias in repair.aliases
-    }
+    return {alias.alias: (alias.status, alias.actual_version, alias.expected_version) for alias in repair.aliases}
 
 
 def test_aliases_follow_each_change_of_champion(book: Book) -> None:
@@ -150,9 +148,7 @@ def test_a_champion_that_was_deleted_is_told(book: Book, spec: Callable[[str], M
         versions.repair_aliases,
         lambda name: versions.get_champion_version(spec(name)),
     ):
-        with pytest.raises(
-            RegistryError, match=r"champion of \w+ is version 1 by the ledger, but MLflow has no"
-        ):
+        with pytest.raises(RegistryError, match=r"champion of \w+ is version 1 by the ledger, but MLflow has no"):
             ask(book.model)
 
 

@@ -96,9 +96,7 @@ def published(
 
 
 def verdict(home: Path) -> tuple[Verdict, Path]:
-    record = GateResult(
-        gate="auc", outcome="passed", candidate=0.7, threshold=0.6, rows=200, reason="auc 0.7"
-    )
+    record = GateResult(gate="auc", outcome="passed", candidate=0.7, threshold=0.6, rows=200, reason="auc 0.7")
     result = decide_verdict([record])
     (home / "verdict.json").write_text(result.model_dump_json())
     return result, home / "verdict.json"
@@ -137,9 +135,7 @@ def keys(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
         private, public = tmp_path / f"{name}.pem", tmp_path / f"{name}.pub.pem"
         lines = (Path(__file__).parents[3] / "docs/operating.md").read_text().splitlines()
         for line in (line for line in lines if line.startswith("openssl ")):
-            command = line.replace("evergreen-key.pem", str(private)).replace(
-                "evergreen-key.pub.pem", str(public)
-            )
+            command = line.replace("evergreen-key.pem", str(private)).replace("evergreen-key.pub.pem", str(public))
             subprocess.run(command.split(), check=True, capture_output=True)
         return private, public
 
@@ -341,9 +337,7 @@ def test_where_signing_is_on_only_trusted_signatures_pass(home: Path, keys, conf
     one, other = keys("one"), keys("other")
     unsigned = register(home)
     configure(*one)
-    with pytest.raises(
-        SignatureError, match=rf"{signing.SIGNATURE_FILE}: is missing: the version is not signed"
-    ):
+    with pytest.raises(SignatureError, match=rf"{signing.SIGNATURE_FILE}: is missing: the version is not signed"):
         versions.verify_version(MODEL.name, unsigned)
     signed = register(home, "2013-01-18", 4)
     versions.verify_version(MODEL.name, signed)
@@ -376,9 +370,7 @@ def test_an_older_version_can_be_signed_by_hand(home: Path, keys, configure) -> 
         versions.sign_version(MODEL.name, version)
 
 
-def test_a_version_from_before_manifests_is_refused_until_somebody_signs_it(
-    home: Path, keys, configure
-) -> None:
+def test_a_version_from_before_manifests_is_refused_until_somebody_signs_it(home: Path, keys, configure) -> None:
     register(home)
     with mlflow.start_run(experiment_id=versions._client().get_experiment_by_name(MODEL.name).experiment_id):
         data = xgboost.DMatrix(ROWS, label=LABELS)
@@ -420,9 +412,7 @@ def test_behind_a_server_it_is_an_ordinary_model_of_mlflows(server: str, home: P
     client.set_registered_model_alias(MODEL.name, "champion", version)
     loaded = mlflow.xgboost.load_model(f"models:/{MODEL.name}@champion")
     assert loaded.num_boosted_rounds() == 3
-    assert mlflow.models.get_model_info(f"models:/{MODEL.name}/{version}").signature.inputs.input_names() == [
-        *FEATURES
-    ]
+    assert mlflow.models.get_model_info(f"models:/{MODEL.name}/{version}").signature.inputs.input_names() == [*FEATURES]
     newer = keys("newer")
     configure(*newer, MLFLOW=server)
     versions.sign_version(MODEL.name, version)

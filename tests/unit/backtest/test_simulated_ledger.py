@@ -16,11 +16,7 @@ MODEL = loader.load_spec("flight_delay").model_copy(update={"cooldown_days": 10}
 
 def verdict(outcome, level=None):
     return decide_verdict(
-        [
-            GateResult(
-                gate="g", outcome=outcome, candidate=0.7, threshold=0.6, alpha=level, rows=9, reason="so"
-            )
-        ]
+        [GateResult(gate="g", outcome=outcome, candidate=0.7, threshold=0.6, alpha=level, rows=9, reason="so")]
     )
 
 

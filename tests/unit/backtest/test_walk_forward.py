@@ -92,18 +92,14 @@ def test_the_champion_is_the_last_that_passed_and_none_before_the_first() -> Non
 
 def test_two_candidates_for_one_date_are_refused() -> None:
     with pytest.raises(ValueError, match="two candidates as of 2013-03-01"):
-        walk.sort_points(
-            [BacktestPoint(FIRST, FIRST - timedelta(7)), BacktestPoint(FIRST, FIRST - timedelta(3))]
-        )
+        walk.sort_points([BacktestPoint(FIRST, FIRST - timedelta(7)), BacktestPoint(FIRST, FIRST - timedelta(3))])
     with pytest.raises(ValueError, match="holds no day"):
         BacktestPoint(FIRST, FIRST)
 
 
 @settings(max_examples=40)
 @given(uneven, st.randoms(use_true_random=False))
-def test_the_order_in_which_candidates_come_does_not_matter(
-    points: list[BacktestPoint], random: Random
-) -> None:
+def test_the_order_in_which_candidates_come_does_not_matter(points: list[BacktestPoint], random: Random) -> None:
     shuffled = random.sample(points, len(points))
     assert walk.measurement_periods(shuffled) == walk.measurement_periods(points)
     for rule in (walk.deploy_every_date, walk.deploy_monthly, walk.deploy_first_only):
@@ -112,14 +108,10 @@ def test_the_order_in_which_candidates_come_does_not_matter(
 
 @settings(max_examples=40)
 @given(uneven, st.sets(st.integers(0, 24)))
-def test_no_model_is_measured_on_a_day_before_its_own_date(
-    points: list[BacktestPoint], chosen: set[int]
-) -> None:
+def test_no_model_is_measured_on_a_day_before_its_own_date(points: list[BacktestPoint], chosen: set[int]) -> None:
     ordered = sorted(points)
     wanted = {point.as_of for number, point in enumerate(ordered) if number in chosen}
-    deployed = walk.simulate_policy(
-        points, lambda candidate, _: "chosen" if candidate.as_of in wanted else None
-    )
+    deployed = walk.simulate_policy(points, lambda candidate, _: "chosen" if candidate.as_of in wanted else None)
     measured = set()
     for period in walk.measurement_periods(points):
         days = {period.start + timedelta(n) for n in range((period.end - period.start).days)}
@@ -138,9 +130,7 @@ def test_no_model_is_measured_on_a_day_before_its_own_date(
 def test_a_look_ahead_is_an_error() -> None:
     deployed = walk.simulate_policy(WEEKLY, walk.deploy_every_date)
     with pytest.raises(AssertionError, match="may have seen"):
-        walk.find_live_point(
-            deployed, MeasurementPeriod(FIRST, FIRST + timedelta(14), live_as_of=FIRST + timedelta(7))
-        )
+        walk.find_live_point(deployed, MeasurementPeriod(FIRST, FIRST + timedelta(14), live_as_of=FIRST + timedelta(7)))
 
 
 def sample(signal: float, rows: int = 3000, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:

@@ -31,9 +31,7 @@ def test_an_empty_ledger_is_told_as_that(home: Path) -> None:
 
 
 def test_every_champion_is_told_with_its_reason(home: Path) -> None:
-    recorded(
-        judged(10), promoted("1", 10, 1), judged(17, "1"), promoted("2", 17, 3, "1"), rolled_back("1", "2")
-    )
+    recorded(judged(10), promoted("1", 10, 1), judged(17, "1"), promoted("2", 17, 3, "1"), rolled_back("1", "2"))
     text = told(ledger.show_history, None)
     assert "1 2013-01-11 the only gate passed" in text
     assert "2 2013-01-18 the only gate passed" in text

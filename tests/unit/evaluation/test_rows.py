@@ -108,6 +108,4 @@ def test_a_column_that_predicts_nothing_is_named(train: Path, name: str, problem
 
 def test_without_training_rows_there_is_no_prior(tmp_path: Path) -> None:
     pq.write_table(pa.table({"label": pa.array([], pa.int32())}), tmp_path / "train.parquet")
-    assert isinstance(
-        compute_baselines(TABLE, tmp_path / "train.parquet", ["prior"])["prior"], MissingEvidence
-    )
+    assert isinstance(compute_baselines(TABLE, tmp_path / "train.parquet", ["prior"])["prior"], MissingEvidence)

@@ -21,9 +21,7 @@ def launch(tmp_path):
 
     def start(script):
         environment = {"PATH": os.environ["PATH"], STACK_VARIABLE: str(tmp_path)}
-        identity = processes.start_process(
-            ["sh", "-c", script], environment, tmp_path / "work", tmp_path / "log"
-        )
+        identity = processes.start_process(["sh", "-c", script], environment, tmp_path / "work", tmp_path / "log")
         launched.append(identity)
         return identity
 
@@ -81,9 +79,7 @@ def test_one_whose_part_has_died_is_told_from_a_whole_one(launch, tmp_path):
     whole = launch("sleep 60 & sleep 61 & wait")
     maimed = launch("sleep 60 & sleep 61 & echo $! > pids; wait")
     [pid] = pids(tmp_path / "work" / "pids", 1)
-    eventually(
-        lambda: not processes.missing_children(whole, parts) and not processes.missing_children(maimed, parts)
-    )
+    eventually(lambda: not processes.missing_children(whole, parts) and not processes.missing_children(maimed, parts))
     psutil.Process(pid).kill()
     eventually(lambda: processes.missing_children(maimed, parts) == ["sleep 61"])
     assert processes.is_alive(maimed)
@@ -102,9 +98,7 @@ def test_children_of_a_leader_that_died_are_ended_too(launch, tmp_path):
 def test_a_process_that_has_the_number_of_a_dead_one_is_left_alone(tmp_path):
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     try:
-        recorded = ProcessIdentity(
-            pid=stranger.pid, start_time=psutil.Process(stranger.pid).create_time() - 1000
-        )
+        recorded = ProcessIdentity(pid=stranger.pid, start_time=psutil.Process(stranger.pid).create_time() - 1000)
         assert not processes.is_alive(recorded)
         assert processes.stop_session(recorded, tmp_path, timeout=0.1) == 0
         assert stranger.poll() is None
@@ -120,10 +114,7 @@ def test_strangers_in_a_session_without_its_leader_are_left_alone(tmp_path):
     (child,) = pids(tmp_path / "pids", 1)
     leader.wait()
     try:
-        assert (
-            processes.stop_session(ProcessIdentity(pid=leader.pid, start_time=1.0), tmp_path, timeout=0.1)
-            == 0
-        )
+        assert processes.stop_session(ProcessIdentity(pid=leader.pid, start_time=1.0), tmp_path, timeout=0.1) == 0
         assert not gone(child)
     finally:
         psutil.Process(child).kill()

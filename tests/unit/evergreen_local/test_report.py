@@ -37,9 +37,7 @@ def printed(tell, width=160):
 
 def test_every_gate_has_its_numbers_and_its_reason():
     verdict = decide_verdict([PASSED, FAILED, NOT_COMPUTED])
-    text = printed(
-        lambda progress: report.show_gate_table(progress, "flight_delay as of 2013-03-08", verdict)
-    )
+    text = printed(lambda progress: report.show_gate_table(progress, "flight_delay as of 2013-03-08", verdict))
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
     for told in ("0.7123", "0.6", "passed", "0.7123 ≥ 0.6"):
         assert told in rows["auc_threshold"]
@@ -67,15 +65,11 @@ def test_a_narrow_terminal_loses_no_number_and_no_reason():
     ],
 )
 def test_the_outcome_says_what_followed(records, promoted, says):
-    text = printed(
-        lambda progress: report.show_promotion_outcome(progress, decide_verdict(records), promoted, "3")
-    )
+    text = printed(lambda progress: report.show_promotion_outcome(progress, decide_verdict(records), promoted, "3"))
     assert says in text
     assert "champion: version 3" in text
 
 
 def test_no_champion_is_said():
-    text = printed(
-        lambda progress: report.show_promotion_outcome(progress, decide_verdict([FAILED]), False, None)
-    )
+    text = printed(lambda progress: report.show_promotion_outcome(progress, decide_verdict([FAILED]), False, None))
     assert "champion: none yet" in text

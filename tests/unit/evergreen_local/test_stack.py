@@ -24,9 +24,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 
 def test_writing_replaces_one_engine_and_keeps_the_others(tmp_path):
     spark, mlflow, newer = (ServiceRecord(**ENGINE, log=tmp_path / name) for name in "abc")
-    record = (
-        StackRecord().with_service("spark", spark).with_service("mlflow", mlflow).with_service("spark", newer)
-    )
+    record = StackRecord().with_service("spark", spark).with_service("mlflow", mlflow).with_service("spark", newer)
     assert record.services == {"spark": newer, "mlflow": mlflow}
 
 

@@ -56,9 +56,7 @@ def test_a_backfill_shows_days_done_and_the_task_of_each_day_under_way():
         task("check_raw", "queued", "2013-01-02"),
         task("build", "running", "2013-06-01"),  # of a run that is none of this backfill's
     ]
-    view = watching.backfill_view(
-        "flight_delay.features", days, watching.runs_by_day(runs, NEW_YORK), instances, NOW
-    )
+    view = watching.backfill_view("flight_delay.features", days, watching.runs_by_day(runs, NEW_YORK), instances, NOW)
     assert str(view) == ("flight_delay.features  1/4 days  ▸ 2013-01-02 build 10 s  ✗ 2013-01-03 failed")
     assert view.change_key == (1, 1)
 

@@ -24,9 +24,7 @@ def pins(lock: Path) -> dict[str, str]:
 
 def test_both_name_the_same_versions() -> None:
     ours, trainers = pins(OURS), pins(TRAINERS)
-    other = {
-        name: (ours[name], trainers[name]) for name in ours.keys() & trainers if ours[name] != trainers[name]
-    }
+    other = {name: (ours[name], trainers[name]) for name in ours.keys() & trainers if ours[name] != trainers[name]}
     assert not other, "make lock resolves both"
 
 

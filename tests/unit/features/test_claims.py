@@ -75,9 +75,7 @@ def test_what_was_published_meanwhile_is_not_given(model: ModelSpec) -> None:
 def test_whatever_comes_together_every_day_is_made_once(model: ModelSpec, seed: int) -> None:
     """Runs that want random days, with random others along, some of which die: each day is made, and made once."""
     luck = random.Random(seed)
-    wants = {
-        f"run {n}": marks(*luck.sample(range(1, 13), luck.randint(1, 4))) for n in range(luck.randint(2, 9))
-    }
+    wants = {f"run {n}": marks(*luck.sample(range(1, 13), luck.randint(1, 4))) for n in range(luck.randint(2, 9))}
     making: dict[str, list[str]] = {}
     undone, made, dead = set(wants), [], set()
     for _ in range(1000):
@@ -106,6 +104,4 @@ def test_whatever_comes_together_every_day_is_made_once(model: ModelSpec, seed: 
     assert len(made) == len(set(made)), "a day was made twice"
     wanted = {name for run, days in wants.items() if run not in dead for name in days}
     assert wanted <= set(made)
-    assert datasets.open_dataset("features/flight_delay").partitions() == sorted(
-        f"day={name}" for name in made
-    )
+    assert datasets.open_dataset("features/flight_delay").partitions() == sorted(f"day={name}" for name in made)

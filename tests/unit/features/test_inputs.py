@@ -41,9 +41,7 @@ def test_the_modules_of_a_model_folder_count_if_they_are_imported(folder: Path) 
         "evergreen_models.tide",
         *(f"evergreen_models.tide.{m}" for m in ("features", "moon", "sun", "stars")),
     }
-    assert not [name for name in sys.modules if name.startswith("evergreen_models.tide")], (
-        "nothing was imported"
-    )
+    assert not [name for name in sys.modules if name.startswith("evergreen_models.tide")], "nothing was imported"
     (folder / "weather.py").write_text("changed")
     assert code() == before
     (folder / "stars.py").write_text("import numpy\n")

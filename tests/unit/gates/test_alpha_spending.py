@@ -67,9 +67,7 @@ def test_one_day_is_enough_to_overlap_and_none_is_not():
 def test_nothing_is_carried_into_or_out_of_a_comparison_on_used_days():
     base = live([False] * 3)
     # The second uses the first's days: gets half of its own; though it passes, the third gets its own only.
-    assert live([True, True, False], days=[week(0), week(0), week(9)]) == pytest.approx(
-        [base[0], base[1] / 2, base[2]]
-    )
+    assert live([True, True, False], days=[week(0), week(0), week(9)]) == pytest.approx([base[0], base[1] / 2, base[2]])
 
 
 def test_each_gate_has_a_budget_of_its_own():
@@ -112,9 +110,7 @@ def test_not_even_thousands_of_times_on_the_same_days():
 def test_until_the_first_false_pass_the_null_comparisons_spend_at_most_the_budget(error, life):
     """Bonferroni over the comparisons in which the candidate falls short: whatever the others do, and on whichever
     days, the chance that one of those is the first to slip through is at most the sum of their levels."""
-    outcomes = [
-        truly_better and passes for _, truly_better, passes in life
-    ]  # none that falls short passes: not yet
+    outcomes = [truly_better and passes for _, truly_better, passes in life]  # none that falls short passes: not yet
     levels = live(outcomes, error=error, days=[on for on, _, _ in life])
     assert all(0 < spent <= error for spent in levels)
     of_null = [spent for spent, (_, truly_better, _) in zip(levels, life, strict=True) if not truly_better]

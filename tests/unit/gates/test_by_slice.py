@@ -94,11 +94,7 @@ def test_each_slice_spends_its_part_of_the_error():
         at = np.array(groups) == name
         ours, theirs = ((scores[at] >= 0.5) == label[at] for scores in (candidate, champion))
         wins, losses = np.sum(ours & ~theirs), np.sum(theirs & ~ours)
-        bound = (
-            stats.binomtest(int(wins), int(wins + losses))
-            .proportion_ci(1 - 2 * 0.05 / 3, method="exact")
-            .high
-        )
+        bound = stats.binomtest(int(wins), int(wins + losses)).proportion_ci(1 - 2 * 0.05 / 3, method="exact").high
         expected = (2 * bound - 1) * (wins + losses) / at.sum()
         assert named(found)[name].interval[1] == pytest.approx(expected, rel=1e-6)
 
@@ -148,16 +144,12 @@ def test_rows_without_a_group_are_no_slice():
 def test_a_fall_within_the_margin_is_allowed():
     data = spoilt()
     high = compute(AUC, evidence(*data)).interval[1]
-    fits, misses = (
-        AUC.model_copy(update={"margin": margin}) for margin in (-high, float(np.nextafter(-high, 0)))
-    )
+    fits, misses = (AUC.model_copy(update={"margin": margin}) for margin in (-high, float(np.nextafter(-high, 0))))
     assert compute(fits, evidence(*data)).outcome == "passed"
     assert compute(fits, evidence(*data)).threshold == high
     failed = compute(misses, evidence(*data))
     assert failed.outcome == "failed"
-    assert (
-        float(failed.reason.split("at least ")[1].split()[0]) > misses.margin
-    )  # not rounded onto the margin
+    assert float(failed.reason.split("at least ")[1].split()[0]) > misses.margin  # not rounded onto the margin
 
 
 def test_what_fails_is_named_before_a_larger_fall_that_may_be_noise():

@@ -45,9 +45,7 @@ def written_out(label, one, other):
     return matrix.mean(), np.sqrt(s10 / m + s01 / n), s10 / m, s01 / n
 
 
-rows_of_few_scores = st.lists(
-    st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 6)), min_size=4, max_size=60
-)
+rows_of_few_scores = st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 6)), min_size=4, max_size=60)
 
 
 @settings(max_examples=200)
@@ -160,9 +158,7 @@ def test_mcnemar_excludes_nothing_exactly_when_the_binomial_test_rejects(wins, l
     assert found.low <= found.value <= found.high
     p_better = binomtest(wins, wins + losses, alternative="greater").pvalue if wins + losses else 1.0
     p_worse = binomtest(wins, wins + losses, alternative="less").pvalue if wins + losses else 1.0
-    assume(
-        min(abs(p_better - level), abs(p_worse - level)) > 1e-12
-    )  # equal up to rounding: either may be right
+    assume(min(abs(p_better - level), abs(p_worse - level)) > 1e-12)  # equal up to rounding: either may be right
     assert (found.low > 0) == (p_better < level)
     assert (found.high < 0) == (p_worse < level)
 
@@ -220,9 +216,7 @@ def test_whether_accuracy_has_a_margin_is_read_from_the_gate():
     label, one, other = scorers(np.random.default_rng(8), 300)
     strict, slices = ACCURACY, BySliceGate(metric="accuracy", cut=0.5, group_by="carrier")
     lenient = AgainstChampionGate(metric="accuracy", cut=0.5, must_be="not_worse", margin=0.02)
-    narrow, same, wide = (
-        estimate_gain(gate, label, one, other, 0.05, "mcnemar") for gate in (strict, slices, lenient)
-    )
+    narrow, same, wide = (estimate_gain(gate, label, one, other, 0.05, "mcnemar") for gate in (strict, slices, lenient))
     assert same == narrow
     assert wide.low < narrow.low
 
@@ -243,9 +237,7 @@ def test_the_bootstraps_bounds_agree_with_scipys_error(name):
         found = sign * (metric(label, one, counts) - metric(label, other, counts))
         return found.reshape(rows.shape[:-1])
 
-    theirs = bootstrap(
-        (np.arange(300),), difference, n_resamples=2000, method="basic", rng=np.random.default_rng(2)
-    )
+    theirs = bootstrap((np.arange(300),), difference, n_resamples=2000, method="basic", rng=np.random.default_rng(2))
     gate = AgainstChampionGate(metric=name, must_be="better")
     found = estimate_gain(gate, label, one, other, 0.05, "bootstrap")
     width = student.isf(0.05, 299) * theirs.standard_error
@@ -272,18 +264,14 @@ def test_the_bootstrap_of_a_mean_is_the_paired_t_test():
 def test_small_levels_are_not_cut_off_by_the_number_of_resamples():
     label, one, other = scorers(np.random.default_rng(10), 300)
     gate = AgainstChampionGate(metric="brier", must_be="better", resamples=200)
-    lows = [
-        estimate_gain(gate, label, one, other, level, "bootstrap").low for level in (1e-2, 1e-4, 1e-6, 1e-8)
-    ]
+    lows = [estimate_gain(gate, label, one, other, level, "bootstrap").low for level in (1e-2, 1e-4, 1e-6, 1e-8)]
     steps = -np.diff(lows)
     assert (steps > 0.1 * (lows[0] - lows[-1])).all()
 
 
 def test_resamples_without_a_class_are_named():
     label, one, other = scorers(np.random.default_rng(11), 200, share=0.0)
-    with pytest.raises(
-        NotComparableError, match=r"of 1,000 resamples drew .* 200 rows, 2 of them of the rarer class"
-    ):
+    with pytest.raises(NotComparableError, match=r"of 1,000 resamples drew .* 200 rows, 2 of them of the rarer class"):
         estimate_gain(AUC, label, one, other, 0.05, "bootstrap")
 
 
@@ -314,8 +302,7 @@ def test_bounds_of_auc_are_wrong_about_as_rarely_as_their_level(n, share, d_othe
     true = norm.cdf(1 / np.sqrt(2)) - norm.cdf(d_other / np.sqrt(2))
     samples = 2000
     found = [
-        estimate_gain(gate, *scorers(random, n, d_other=d_other, share=share), level, "delong")
-        for _ in range(samples)
+        estimate_gain(gate, *scorers(random, n, d_other=d_other, share=share), level, "delong") for _ in range(samples)
     ]
     noise = 4 * np.sqrt(level / samples)
     for wrong in (np.mean([g.low > true for g in found]), np.mean([g.high < true for g in found])):
@@ -359,6 +346,4 @@ def test_delong_agrees_with_a_test_that_assumes_nothing():
         rng=np.random.default_rng(1),
     ).pvalue
     found = delong(label, one, other)
-    assert student.sf(found.gain / found.standard_error, found.degrees_of_freedom) == pytest.approx(
-        p, abs=0.02
-    )
+    assert student.sf(found.gain / found.standard_error, found.degrees_of_freedom) == pytest.approx(p, abs=0.02)

@@ -81,9 +81,7 @@ def test_a_rate_needs_no_labels_of_both_classes_and_a_metric_of_classes_does():
 
 
 def test_a_metric_that_the_candidate_leaves_undefined_blocks():
-    score = np.where(
-        np.array(GROUPS) == "b", SCORE.clip(0, 0.4), SCORE
-    )  # nobody of b is told to be of class 1
+    score = np.where(np.array(GROUPS) == "b", SCORE.clip(0, 0.4), SCORE)  # nobody of b is told to be of class 1
     precision = FairnessGate(metric="precision", group_by="sex", cut=0.5, at_most=0.9, min_rows=4)
     found = compute(precision, evidence(score=score))
     assert (found.outcome, found.reason) == ("not_computed", "precision does not exist for sex b")

@@ -194,8 +194,7 @@ def test_the_bound_is_that_of_the_level_spent():
 def failures(count, *, until=WEEK[0]):
     weeks = [until - timedelta(7 * number) for number in range(count, 0, -1)]
     return [
-        EarlierComparison((start, start + timedelta(7)), (("brier_against_champion", 0.001, False),))
-        for start in weeks
+        EarlierComparison((start, start + timedelta(7)), (("brier_against_champion", 0.001, False),)) for start in weeks
     ]
 
 
@@ -215,9 +214,7 @@ def test_what_passes_a_first_time_may_fail_when_the_budget_is_nearly_spent():
     label, candidate, _ = good(n=900)
     blurred = np.clip(candidate + np.random.default_rng(1).normal(scale=0.1, size=900), 0, 1)
     gate = AgainstChampionGate(metric="brier", must_be="better")
-    outcomes = [
-        only(gate, Evidence(label, candidate, blurred), failures(n)).outcome for n in (0, 30, 10**3, 10**5)
-    ]
+    outcomes = [only(gate, Evidence(label, candidate, blurred), failures(n)).outcome for n in (0, 30, 10**3, 10**5)]
     assert outcomes == sorted(outcomes, reverse=True)
     assert {outcomes[0], outcomes[-1]} == {"passed", "failed"}
 
@@ -264,9 +261,7 @@ def test_too_few_of_a_class_for_the_bootstrap_is_said():
     label[:3] = 1
     record = only(NOT_WORSE.model_copy(update={"test": "bootstrap"}), Evidence(label, candidate, champion))
     assert record.outcome == "not_computed"
-    assert (
-        "resamples drew rows for which auc does not exist: 400 rows, 3 of them of the rarer" in record.reason
-    )
+    assert "resamples drew rows for which auc does not exist: 400 rows, 3 of them of the rarer" in record.reason
     assert record.champion is not None
     assert record.alpha is None
 
@@ -364,9 +359,7 @@ def test_amounts_may_be_anything_but_infinite_or_constant():
         (np.where(np.arange(600) == 7, np.inf, label), "1 of 600 labels are NaN or infinite"),
         (None, "the labels are not one row of numbers"),
     ):
-        assert {r.reason for r in judge_evidence(gates, Evidence(spoiled, candidate, champion)).results} == {
-            says
-        }
+        assert {r.reason for r in judge_evidence(gates, Evidence(spoiled, candidate, champion)).results} == {says}
     constant = judge_evidence(gates, Evidence(label, np.full(600, 40.0), champion)).results
     assert {r.reason for r in constant} == {"the candidate scores every row 40: a constant ranks nothing"}
     with np.errstate(over="ignore"):
@@ -473,18 +466,12 @@ def test_one_thing_wrong_is_never_promoted_and_never_raises(where, data):
     assert all(r.interval is None for r in touched)
     strict_json(verdict)
     if where != "champion":  # nor as the first champion
-        first = judge_evidence(
-            [AUC, BRIER, NOT_WORSE], Evidence(columns["label"], columns["candidate"], NoChampion())
-        )
+        first = judge_evidence([AUC, BRIER, NOT_WORSE], Evidence(columns["label"], columns["candidate"], NoChampion()))
         assert {record.outcome for record in first.results} == {"not_computed"}
 
 
-anything = hnp.arrays(
-    dtype=hnp.scalar_dtypes(), shape=hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=6)
-)
-scores = hnp.arrays(
-    np.float64, st.integers(4, 12), elements=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0, 1.5, np.nan])
-)
+anything = hnp.arrays(dtype=hnp.scalar_dtypes(), shape=hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=6))
+scores = hnp.arrays(np.float64, st.integers(4, 12), elements=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0, 1.5, np.nan]))
 labels = hnp.arrays(np.int8, st.integers(4, 12), elements=st.sampled_from([0, 1, 1, 0, 2]))
 
 
@@ -495,9 +482,7 @@ labels = hnp.arrays(np.int8, st.integers(4, 12), elements=st.sampled_from([0, 1,
 )
 def test_whatever_comes_is_judged_and_a_pass_is_earned(label, candidate, champion):
     not_worse = AgainstChampionGate(metric="brier", must_be="not_worse", margin=0.3, resamples=200)
-    amounts = AgainstChampionGate(
-        metric="mae", must_be="not_worse", margin=0.5, resamples=200, name="continuous"
-    )
+    amounts = AgainstChampionGate(metric="mae", must_be="not_worse", margin=0.5, resamples=200, name="continuous")
     gates = [AUC, not_worse, amounts]
     gates = [gate.model_copy(update={"min_rows": 4}) for gate in gates]
     verdict = judge_evidence(gates, Evidence(label, candidate, champion))

@@ -51,11 +51,7 @@ def asked(name, **fields):
 
 
 def data(name, **options):
-    return (
-        amounts()
-        if name != "positive_rate" and METRIC_SCALES[name].label_type == "continuous"
-        else rows(**options)
-    )
+    return amounts() if name != "positive_rate" and METRIC_SCALES[name].label_type == "continuous" else rows(**options)
 
 
 REFERENCES = {
@@ -111,9 +107,7 @@ def test_the_cut_and_the_quantile_are_the_gates_own():
         assert compute_metric(resolve_metric(gate), label, score) == expected
     for quantile, expected in ((0.5, 5.0), (0.9, 9.0), (0.1, 1.0)):
         gate = ThresholdGate(metric="quantile_loss", quantile=quantile, at_most=1.0)
-        assert compute_metric(resolve_metric(gate), np.full(3, 30.0), np.full(3, 20.0)) == pytest.approx(
-            expected
-        )
+        assert compute_metric(resolve_metric(gate), np.full(3, 30.0), np.full(3, 20.0)) == pytest.approx(expected)
 
 
 def test_a_function_of_the_users_gets_the_rows_as_often_as_they_count():
@@ -126,9 +120,7 @@ def test_a_function_of_the_users_gets_the_rows_as_often_as_they_count():
     assert resolve_metric(mean)(label, score, weight) == pytest.approx(METRICS["mae"](label, score, weight))
 
 
-@pytest.mark.parametrize(
-    ("name", "error"), [("no.such:thing", ImportError), ("sklearn.metrics:vibes", AttributeError)]
-)
+@pytest.mark.parametrize(("name", "error"), [("no.such:thing", ImportError), ("sklearn.metrics:vibes", AttributeError)])
 def test_a_function_that_is_not_there_is_an_error_at_once(name, error):
     with pytest.raises(error):
         resolve_metric(ThresholdGate(metric=name, higher_is_better=False, at_most=9.0))
@@ -164,9 +156,7 @@ def test_calibration_error_equals_scikit_learns_curve(seed):
     """Without ties and with a multiple of ten rows its quantile bins are ours, each a tenth of the rows."""
     label, score, _ = rows(n=1000, seed=seed)
     share, mean = calibration_curve(label, score, n_bins=10, strategy="quantile")
-    assert compute_metric(calibration_error, label, score) == pytest.approx(
-        np.abs(share - mean).mean(), rel=1e-12
-    )
+    assert compute_metric(calibration_error, label, score) == pytest.approx(np.abs(share - mean).mean(), rel=1e-12)
 
 
 def test_calibration_error_with_ties_and_weights_by_definition():

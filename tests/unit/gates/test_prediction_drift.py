@@ -31,9 +31,7 @@ def test_the_index_of_a_published_example():
 def test_the_index_is_the_divergence_of_jeffreys():
     random = np.random.default_rng(1)
     holdout, recent = random.random(1000), random.beta(2, 2, 700)
-    edges = np.concatenate(
-        [[-np.inf], np.sort(holdout)[99:900:100], [np.inf]]
-    )  # 100 rows up to and with each
+    edges = np.concatenate([[-np.inf], np.sort(holdout)[99:900:100], [np.inf]])  # 100 rows up to and with each
     p, q = (
         np.histogram(-values, bins=-edges[::-1])[0] / values.size for values in (recent, holdout)
     )  # mirrored, because numpy's bins hold their lower edge and ours their upper one

@@ -32,9 +32,7 @@ def test_one_that_did_not_pass_blocks_and_is_named(outcome):
 
 
 def test_no_gates_block():
-    assert decide_verdict([]) == Verdict(
-        results=(), promote=False, reason="no gates: nothing speaks for the candidate"
-    )
+    assert decide_verdict([]) == Verdict(results=(), promote=False, reason="no gates: nothing speaks for the candidate")
 
 
 def test_two_of_one_name_block():

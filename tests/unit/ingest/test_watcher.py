@@ -142,9 +142,7 @@ def test_what_is_no_whole_parquet_file_waits(bench: Bench, content: bytes) -> No
     assert bench.settled() == [FIRST]
 
 
-def test_a_broken_file_is_told_once_and_read_again_later(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_broken_file_is_told_once_and_read_again_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(str(tmp_path / "raw"), tmp_path / "records")
     bench.deliver(FIRST)
     path = bench.write(FIRST, "weather", b"PAR1 half a file")
@@ -403,9 +401,7 @@ def test_many_watchers_write_the_record_at_once(tmp_path: Path) -> None:
     days = [f"2013-01-{n:02}" for n in range(1, 29)]
     now = datetime(2026, 1, 1, tzinfo=UTC)
     with ThreadPoolExecutor(8) as pool:
-        list(
-            pool.map(lambda day: AnnouncementStore(tmp_path).record_announcement({day: "a" * 32}, now), days)
-        )
+        list(pool.map(lambda day: AnnouncementStore(tmp_path).record_announcement({day: "a" * 32}, now), days))
     assert list(AnnouncementStore(tmp_path).read_announcements()) == days
 
 

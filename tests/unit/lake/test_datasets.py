@@ -104,9 +104,7 @@ def test_two_writers_killed_at_random_never_leave_half_a_partition(tmp_path: Pat
     dice = random.Random(9)
     seen = set()
     for _ in range(4):
-        writers = [
-            subprocess.Popen([sys.executable, "-c", code, str(n)], stdout=subprocess.PIPE) for n in (0, 1)
-        ]
+        writers = [subprocess.Popen([sys.executable, "-c", code, str(n)], stdout=subprocess.PIPE) for n in (0, 1)]
         for writer in writers:
             assert writer.stdout
             writer.stdout.readline()

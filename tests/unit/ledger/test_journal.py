@@ -163,9 +163,7 @@ def test_nothing_is_left_beside_the_entries(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / MODEL) == ["000001.json"]
 
 
-def test_a_link_that_was_made_and_reported_as_taken_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_that_was_made_and_reported_as_taken_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a network file system does when the answer to the first request got lost."""
     link = os.link
 
@@ -210,9 +208,7 @@ def test_of_racing_writers_each_is_recorded_once(here: str) -> None:
     def ask(thread: int) -> list[LedgerEntry]:
         together.wait()
         return [
-            ledger.append_decision(
-                MODEL, f"thread {thread}.{turn}", lambda state: judged(state.head_number + 1)
-            )
+            ledger.append_decision(MODEL, f"thread {thread}.{turn}", lambda state: judged(state.head_number + 1))
             for turn in range(each)
         ]
 

@@ -45,9 +45,7 @@ from support.ledger_events import (
 pytestmark = pytest.mark.unit
 
 FROZEN, UNFROZEN = PromotionsFrozen(reason="stocktaking"), PromotionsUnfrozen(reason="done")
-REJECTED = PromotionRejected(
-    version="4", verdict_entry=7, rejected_by="grace", reason="not before the holidays"
-)
+REJECTED = PromotionRejected(version="4", verdict_entry=7, rejected_by="grace", reason="not before the holidays")
 
 
 @pytest.mark.parametrize(
@@ -111,9 +109,7 @@ def test_frozen_and_unfrozen() -> None:
 
 def test_comparisons_are_the_verdicts_that_spent_confidence() -> None:
     state = state_of(judged(10), promoted("1", 10, 1), judged(20, "1", level=0.02, passed=False))
-    assert state.comparisons == (
-        EarlierComparison(days=(day(13), day(20)), spending=(("auc", 0.02, False),)),
-    )
+    assert state.comparisons == (EarlierComparison(days=(day(13), day(20)), spending=(("auc", 0.02, False),)),)
 
 
 @pytest.mark.parametrize(

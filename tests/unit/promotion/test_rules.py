@@ -140,9 +140,7 @@ def test_approval() -> None:
     with pytest.raises(PromotionRefusedError, match="nobody has approved"):
         decide_promotion(READY, request(READY, "4", 7), cooldown_days=0, needs_approval=True)
     approved = request(READY, "4", 7, approved_by="grace")
-    assert isinstance(
-        decide_promotion(READY, approved, cooldown_days=0, needs_approval=True), VersionPromoted
-    )
+    assert isinstance(decide_promotion(READY, approved, cooldown_days=0, needs_approval=True), VersionPromoted)
     rejected = grown(READY, rules.decide_rejection(READY, "4", 7, "grace", "not before the holidays"))
     with pytest.raises(PromotionRefusedError, match="grace did not approve: not before the holidays"):
         decide_promotion(rejected, approved, cooldown_days=0, needs_approval=True)
@@ -155,9 +153,7 @@ def test_what_is_promoted_cannot_be_rejected() -> None:
         rules.decide_rejection(state, "4", 7, "grace", "too late")
 
 
-@pytest.mark.parametrize(
-    "since", [[], [FROZEN], [judged(50, "4"), promoted("5", 50, 9, "4")], [judged(41, "4")]]
-)
+@pytest.mark.parametrize("since", [[], [FROZEN], [judged(50, "4"), promoted("5", 50, 9, "4")], [judged(41, "4")]])
 def test_a_retry_ends_as_the_attempt_that_was_recorded(since: list[LedgerEvent]) -> None:
     state = state_of(*REIGN, judged(40, "3"), promoted("4", 40, 7, "3"), *since)
     assert decide_promotion(state, request(state, "4", 7), cooldown_days=99) == state.entries[7]
@@ -227,9 +223,7 @@ def test_who_has_seen_the_champion_leaves_it_once(to: str | None) -> None:
 @pytest.mark.parametrize(("leaving", "to"), [("1", None), ("9", None), ("3", "1")])
 def test_a_champion_that_was_left_otherwise_is_not_gone_back_from(leaving: str, to: str | None) -> None:
     state = state_of(*REIGN, rolled_back("2", "3"))
-    with pytest.raises(
-        PromotionRefusedError, match=f"version {leaving} is not champion any more, version 2 is"
-    ):
+    with pytest.raises(PromotionRefusedError, match=f"version {leaving} is not champion any more, version 2 is"):
         rules.decide_rollback(state, to, "late", expected_champion=leaving)
 
 

@@ -54,9 +54,7 @@ def key_pair(folder: Path, passphrase: str | None = None, private: object = None
     (folder / "public.pem").write_bytes(public)
     if passphrase:
         (folder / "passphrase").write_text(passphrase + "\n")
-    return SigningKey(
-        folder / "key.pem", folder / "passphrase" if passphrase else None
-    ), folder / "public.pem"
+    return SigningKey(folder / "key.pem", folder / "passphrase" if passphrase else None), folder / "public.pem"
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +89,7 @@ def signed(make: Callable[..., Path], tmp_path: Path) -> tuple[Path, str, Path]:
     return folder, signing.write_model_manifest(folder, SUBJECT, key), public
 
 
-def refusal(
-    folder: Path, manifest: str | None, trusted: Path | None, subject: ModelIdentity = SUBJECT
-) -> str:
+def refusal(folder: Path, manifest: str | None, trusted: Path | None, subject: ModelIdentity = SUBJECT) -> str:
     with pytest.raises(SignatureError) as refused:
         signing.verify_files(folder, subject, manifest, trusted)
     return str(refused.value)
@@ -254,9 +250,7 @@ def test_a_passphrase_is_read_from_its_file(make: Callable[..., Path], tmp_path:
 
 def test_keys_that_are_none_are_named(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make()
-    manifest = signing.write_model_manifest(
-        folder, SUBJECT, SigningKey(key_pair(tmp_path / "keys")[0].private_key)
-    )
+    manifest = signing.write_model_manifest(folder, SUBJECT, SigningKey(key_pair(tmp_path / "keys")[0].private_key))
     key, public = key_pair(tmp_path / "rsa", private=rsa.generate_private_key(65537, 2048))
     assert "public.pem: a key in it is not of an elliptic curve" in refusal(folder, manifest, public)
     assert "nothing.pem" in refusal(folder, manifest, tmp_path / "nothing.pem")
@@ -360,12 +354,8 @@ def within_a_function(model: onnx.ModelProto, place: str | None) -> None:
     model.functions.append(helper.make_function("own", "ones", [], ["one"], [constant], []))
 
 
-@pytest.mark.parametrize(
-    "place", ["weights.onnx", "/etc/passwd", "../../another/model.onnx", "*/_ORT_MEM_ADDR_/*", ""]
-)
-@pytest.mark.parametrize(
-    "put", [as_a_weight, as_a_sparse_weight, as_a_constant, within_a_branch, within_a_function]
-)
+@pytest.mark.parametrize("place", ["weights.onnx", "/etc/passwd", "../../another/model.onnx", "*/_ORT_MEM_ADDR_/*", ""])
+@pytest.mark.parametrize("put", [as_a_weight, as_a_sparse_weight, as_a_constant, within_a_branch, within_a_function])
 def test_an_onnx_model_with_numbers_outside_of_its_file_is_refused(
     make: Callable[..., Path], put: Callable[[onnx.ModelProto, str | None], None], place: str
 ) -> None:
@@ -388,9 +378,7 @@ def test_a_pickle_that_somebody_signed_is_refused(make: Callable[..., Path], tmp
     manifest = signing.write_model_manifest(folder, SUBJECT, None)
     (folder / "model.ubj").write_bytes(pickle.dumps(Calls()))
     key, public = key_pair(tmp_path / "keys")
-    openssf.Config().use_elliptic_key_signer(private_key=key.private_key).sign(
-        folder, folder / SIGNATURE_FILE
-    )
+    openssf.Config().use_elliptic_key_signer(private_key=key.private_key).sign(folder, folder / SIGNATURE_FILE)
     assert "model.ubj: is a pickle named .ubj" in refusal(folder, manifest, public)
 
 

@@ -26,9 +26,7 @@ def test_thinning_keeps_the_area(rows: ScoredRows) -> None:
     assert curve is not None
     assert curve.false_positive_rate.size <= 1024
     assert curve.auc == pytest.approx(roc_auc_score(rows.label, rows.score), abs=1e-12)
-    assert np.trapezoid(curve.true_positive_rate, curve.false_positive_rate) == pytest.approx(
-        curve.auc, abs=1e-3
-    )
+    assert np.trapezoid(curve.true_positive_rate, curve.false_positive_rate) == pytest.approx(curve.auc, abs=1e-3)
 
 
 def test_thinning_keeps_the_area_of_stairs_that_all_err_to_one_side() -> None:
@@ -38,9 +36,7 @@ def test_thinning_keeps_the_area_of_stairs_that_all_err_to_one_side() -> None:
     curve = curves.roc_curve(ScoredRows("candidate", label, -np.arange(label.size, dtype=float)))
     assert curve is not None
     assert curve.false_positive_rate.size <= 1024
-    assert np.trapezoid(curve.true_positive_rate, curve.false_positive_rate) == pytest.approx(
-        curve.auc, abs=1e-3
-    )
+    assert np.trapezoid(curve.true_positive_rate, curve.false_positive_rate) == pytest.approx(curve.auc, abs=1e-3)
 
 
 def test_thinning_keeps_corners_before_long_steps() -> None:

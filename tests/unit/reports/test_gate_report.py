@@ -172,9 +172,7 @@ def test_a_verdict_to_promote_says_so() -> None:
 
 
 def test_the_first_champion() -> None:
-    shown = page(
-        evidence(champion=NoChampion()), CLASSES[:-1], replace(ABOUT, champion_version=None, alpha_budgets=())
-    )
+    shown = page(evidence(champion=NoChampion()), CLASSES[:-1], replace(ABOUT, champion_version=None, alpha_budgets=()))
     assert "may become the first champion" in shown.said
     assert "there is no champion yet" in shown.said
     assert "champion AUC" not in shown.said
@@ -310,8 +308,7 @@ def test_the_page_is_whole_in_itself() -> None:
 def test_names_are_text() -> None:
     names = ["<script>alert(1)</script>", '$x$ & "y"', "línea\nnueva\x00", "長い" * 40]
     parts = tuple(
-        SliceResult(name=name, rows=200, candidate=0.5 + 0.1 * n, is_judged=True)
-        for n, name in enumerate(names)
+        SliceResult(name=name, rows=200, candidate=0.5 + 0.1 * n, is_judged=True) for n, name in enumerate(names)
     )
     gate = FairnessGate(metric="auc", group_by="carrier", at_most=0.1)
     record = GateResult(

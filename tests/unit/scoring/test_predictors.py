@@ -59,9 +59,7 @@ def test_scores_do_not_depend_on_parts_threads_or_times(
     features = predictors.load_predictor(predictions.model_file(tmp_path)).input_columns
     whole = score_table(tmp_path, TABLE, features)
     assert np.array_equal(whole, score_table(tmp_path, TABLE, features))
-    one = predictors.load_predictor(predictions.model_file(tmp_path), threads=1).predict(
-        TABLE.select(list(features))
-    )
+    one = predictors.load_predictor(predictions.model_file(tmp_path), threads=1).predict(TABLE.select(list(features)))
     assert np.array_equal(whole, one.reshape(-1))
     monkeypatch.setattr(predictions, "SCORING_BATCH_ROWS", 300)
     assert score_table(tmp_path, TABLE, features) == pytest.approx(whole, abs=1e-7)
@@ -87,9 +85,7 @@ def test_what_serving_times_are_the_predictions(tmp_path: Path, write: Callable[
         ("distance", TABLE["distance"].cast(pa.float32())),
     ],
 )
-def test_a_network_takes_a_column_however_it_is_written_down(
-    tmp_path: Path, name: str, column: pa.Array
-) -> None:
+def test_a_network_takes_a_column_however_it_is_written_down(tmp_path: Path, name: str, column: pa.Array) -> None:
     save(network(), tmp_path)
     table = TABLE.set_column(FEATURES.index(name), name, column)
     assert np.array_equal(score_table(tmp_path, table, FEATURES), score_table(tmp_path, TABLE, FEATURES))
@@ -132,9 +128,7 @@ def test_columns_that_a_network_cannot_take_are_named(tmp_path: Path, table: pa.
 
 def test_text_is_no_number_to_trees_even_if_it_looks_like_one(tmp_path: Path) -> None:
     trees(tmp_path)
-    with pytest.raises(
-        ScoringError, match="model.ubj cannot score the rows: distance is string, not a number"
-    ):
+    with pytest.raises(ScoringError, match="model.ubj cannot score the rows: distance is string, not a number"):
         score_table(tmp_path, replaced(distance="12"), NUMBERS)
 
 
@@ -147,12 +141,8 @@ def test_trees_know_their_columns_by_their_order(tmp_path: Path) -> None:
 
 def test_a_network_knows_its_columns_by_their_names(tmp_path: Path) -> None:
     save(network(), tmp_path)
-    assert np.array_equal(
-        score_table(tmp_path, TABLE, FEATURES[::-1]), score_table(tmp_path, TABLE, FEATURES)
-    )
-    with pytest.raises(
-        ScoringError, match="model.onnx takes .*, but was to be given distance, temperature, hour"
-    ):
+    assert np.array_equal(score_table(tmp_path, TABLE, FEATURES[::-1]), score_table(tmp_path, TABLE, FEATURES))
+    with pytest.raises(ScoringError, match="model.onnx takes .*, but was to be given distance, temperature, hour"):
         score_table(tmp_path, TABLE, NUMBERS)
 
 
@@ -197,9 +187,7 @@ def graph(
         (graph(nodes=(("Log", "distance", "probability"),)), r"gives NaN or infinity for \d+ of 1,000 rows"),
     ],
 )
-def test_a_network_that_gives_no_probabilities_is_refused(
-    tmp_path: Path, model: onnx.ModelProto, said: str
-) -> None:
+def test_a_network_that_gives_no_probabilities_is_refused(tmp_path: Path, model: onnx.ModelProto, said: str) -> None:
     save(model, tmp_path)
     with pytest.raises(ScoringError, match=said):
         score_table(tmp_path, TABLE, ("distance",))
@@ -243,9 +231,7 @@ def test_what_cannot_be_read_is_told_in_the_same_words_each_time(
 def test_a_network_with_numbers_outside_of_its_file_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    onnx.save(
-        network(), folder / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0
-    )
+    onnx.save(network(), folder / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
     with pytest.raises(ScoringError, match=r"model.onnx has numbers of the model outside of it, in weights"):
         score_table(folder, TABLE, FEATURES)
 

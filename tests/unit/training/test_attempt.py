@@ -22,9 +22,7 @@ pytestmark = pytest.mark.unit
 
 def start(job: Job, folder: Path) -> subprocess.Popen[str]:
     job.write(storage.storage_path(str(folder / "job.json")))
-    told = attempt_environment(
-        "coin.retrain scheduled", "tests", ResourceAllocation(cpu=2, memory_gib=1, spot=True)
-    )
+    told = attempt_environment("coin.retrain scheduled", "tests", ResourceAllocation(cpu=2, memory_gib=1, spot=True))
     return subprocess.Popen(
         [sys.executable, "-m", "evergreen.training", str(folder / "job.json")],
         env=process.trainer_environment() | told,

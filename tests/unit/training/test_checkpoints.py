@@ -36,9 +36,7 @@ def always(folder: UPath, mark: str = MARK) -> Checkpoints:
 def write(folder: UPath, *steps: int, mark: str = MARK) -> None:
     checkpoints = always(folder, mark)
     for step in steps:
-        checkpoints.record_step(
-            step, lambda step=step: {"value": b"%d" % step, "later": lambda step=step: b"x" * step}
-        )
+        checkpoints.record_step(step, lambda step=step: {"value": b"%d" % step, "later": lambda step=step: b"x" * step})
         checkpoints.flush()
 
 
@@ -136,9 +134,7 @@ def test_a_damaged_one_is_told_about_and_the_one_before_is_taken(
 
 def test_one_of_another_job_is_refused(folder: UPath) -> None:
     write(folder, 1, mark="e" * 64)
-    with pytest.raises(
-        TrainingDataError, match="is a checkpoint of step 1 of job eeeeeeeeeeee, and this is ffff"
-    ):
+    with pytest.raises(TrainingDataError, match="is a checkpoint of step 1 of job eeeeeeeeeeee, and this is ffff"):
         always(folder).load_latest()
 
 

@@ -19,15 +19,11 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(params=["folder", "object store"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> UPath:
-    return storage.storage_path(
-        str(tmp_path / "job") if request.param == "folder" else f"memory://{tmp_path.name}/job"
-    )
+    return storage.storage_path(str(tmp_path / "job") if request.param == "folder" else f"memory://{tmp_path.name}/job")
 
 
 def fit(job: Job, folder: UPath) -> None:
-    runner.run_training(
-        job, folder, Checkpoints(folder / "checkpoints", job.fingerprint, job.checkpoint_seconds)
-    )
+    runner.run_training(job, folder, Checkpoints(folder / "checkpoints", job.fingerprint, job.checkpoint_seconds))
 
 
 def result_file(folder: UPath) -> UPath:
@@ -103,9 +99,7 @@ def test_other_libraries_than_the_job_was_planned_with_are_refused(make_job: Mak
         fit(make_job(libraries=wanted), folder)
 
 
-def test_a_job_is_read_as_it_was_written_and_refuses_what_it_does_not_know(
-    make_job: Make, folder: UPath
-) -> None:
+def test_a_job_is_read_as_it_was_written_and_refuses_what_it_does_not_know(make_job: Make, folder: UPath) -> None:
     job = make_job()
     job.write(folder / "job.json")
     assert Job.read(folder / "job.json") == job

@@ -72,23 +72,17 @@ def doctor_checks(config: Settings, addresses: stack.ServiceAddresses | None) ->
         partial(databases.check_online_store, config.online_store),
     )
     if addresses:
-        yield DoctorCheck(
-            "Airflow", redact_url(addresses.airflow), partial(servers.check_airflow, addresses.airflow)
-        )
+        yield DoctorCheck("Airflow", redact_url(addresses.airflow), partial(servers.check_airflow, addresses.airflow))
     else:
         yield DoctorCheck("Airflow", "this machine", servers.report_airflow_down)
     mlflow = addresses.mlflow if addresses else config.mlflow
     if mlflow.startswith("http"):
         yield DoctorCheck("MLflow", redact_url(mlflow), partial(servers.check_mlflow, mlflow))
     else:
-        yield DoctorCheck(
-            "MLflow's database", redact_url(mlflow), partial(databases.check_mlflow_database, mlflow)
-        )
+        yield DoctorCheck("MLflow's database", redact_url(mlflow), partial(databases.check_mlflow_database, mlflow))
     spark = addresses.spark if addresses else config.spark
     if spark.startswith("sc://"):
-        yield DoctorCheck(
-            "Spark Connect", redact_url(spark), partial(servers.check_spark_connect, spark, config.lake)
-        )
+        yield DoctorCheck("Spark Connect", redact_url(spark), partial(servers.check_spark_connect, spark, config.lake))
     else:
         yield DoctorCheck("Java", "this machine, for Spark", environment.check_java)
     if config.training_backend == "pod":
@@ -110,10 +104,7 @@ def run_checks(checks: Sequence[DoctorCheck]) -> Iterator[CheckResult]:
         found[number] = _run_check(check)
 
     # Not a pool: a check that hangs must not keep the command from ending.
-    threads = [
-        threading.Thread(target=make, args=(number, check), daemon=True)
-        for number, check in enumerate(checks)
-    ]
+    threads = [threading.Thread(target=make, args=(number, check), daemon=True) for number, check in enumerate(checks)]
     for thread in threads:
         thread.start()
     for number, (check, thread) in enumerate(zip(checks, threads, strict=True)):

@@ -47,9 +47,7 @@ def check_kubernetes(pods: PodSettings) -> CheckPassed:
             f"answers {error.status}: {_message(error)}", "renew the account's token or certificate"
         ) from None
     except (HTTPError, OSError) as error:
-        raise CheckFailedError(
-            f"does not answer: {error}", "check the address of the cluster in KUBECONFIG"
-        ) from None
+        raise CheckFailedError(f"does not answer: {error}", "check the address of the cluster in KUBECONFIG") from None
     return CheckPassed(f"Kubernetes {known.git_version}, all rights are given", ahead)
 
 

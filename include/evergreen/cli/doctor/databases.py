@@ -64,9 +64,7 @@ def check_online_store(url: str) -> CheckPassed:
             f"does not let us in: {error}", "correct user and password in EVERGREEN_ONLINE_STORE"
         ) from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise UnreachableError(
-            f"does not answer: {error}", "start it, or correct EVERGREEN_ONLINE_STORE"
-        ) from None
+        raise UnreachableError(f"does not answer: {error}", "start it, or correct EVERGREEN_ONLINE_STORE") from None
     except redis.ResponseError as error:
         raise CheckFailedError(
             f"refuses a value: {error}", "give it memory, and this user the rights to read and write all keys"
@@ -113,9 +111,7 @@ def connect_database(url: str) -> Iterator[tuple[Connection, CheckPassed]]:
 
 def connection_failure(message: str) -> CheckFailedError:
     """Why a database did not let us in, from what it or its driver said."""
-    first = next(
-        (line for line in reversed(message.strip().splitlines()) if "FATAL" in line), message.splitlines()[0]
-    )
+    first = next((line for line in reversed(message.strip().splitlines()) if "FATAL" in line), message.splitlines()[0])
     if "password authentication failed" in message or "no password supplied" in message:
         return CheckFailedError(
             f"does not let us in: {first}",

@@ -51,9 +51,7 @@ def check_trainer(python: Path) -> CheckPassed:
         ) from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise CheckFailedError(
-            f"cannot train: {last}", "install trainer/requirements.txt there: `make trainer`"
-        )
+        raise CheckFailedError(f"cannot train: {last}", "install trainer/requirements.txt there: `make trainer`")
     return CheckPassed(f"Python {done.stdout.strip()}")
 
 

@@ -21,9 +21,7 @@ from evergreen.spec import loader
 
 _WRITERS, _ROUNDS = 16, 5
 _PAYLOADS = [b"writer %d" % number for number in range(_WRITERS)]
-_MIN_FREE_BYTES = (
-    2 << 30
-)  # bytes; a year of the example's features, its training sets and models take half of it
+_MIN_FREE_BYTES = 2 << 30  # bytes; a year of the example's features, its training sets and models take half of it
 
 
 def check_storage(uri: str, append_only: bool = False) -> CheckPassed:
@@ -82,9 +80,7 @@ def check_bucket(uri: str, append_only: bool = False) -> CheckPassed:
     ahead = None
     with suppress(httpx.HTTPError):
         if endpoint := _s3_endpoint(files):
-            ahead = clock.skew_from_header(
-                httpx.get(endpoint, timeout=10, trust_env=False).headers.get("date")
-            )
+            ahead = clock.skew_from_header(httpx.get(endpoint, timeout=10, trust_env=False).headers.get("date"))
     folder = f"{root}/_doctor"
     may = "may put where there is none, list, read"
     for _ in range(_ROUNDS):

@@ -37,9 +37,7 @@ def check_airflow(url: str) -> CheckPassed:
     ahead = clock.skew_from_header(answer.headers.get("date"))
     health = answer.json()
     if ill := [
-        what
-        for part, what in _AIRFLOW_COMPONENTS.items()
-        if (health.get(part) or {}).get("status") != "healthy"
+        what for part, what in _AIRFLOW_COMPONENTS.items() if (health.get(part) or {}).get("status") != "healthy"
     ]:
         raise CheckFailedError(f"{', '.join(ill)}: no sign of life", "look at its log, and start it anew")
     found = _get(f"{base}/api/v2/version").json()["version"]
@@ -74,9 +72,7 @@ def check_mlflow(url: str) -> CheckPassed:
         kept = put.status_code == 200 and httpx.get(probe, timeout=30, trust_env=False).text == data
         httpx.delete(probe.rpartition("/")[0], timeout=30, trust_env=False)
     except httpx.HTTPError as error:
-        raise CheckFailedError(
-            f"does not answer when it is sent an artifact: {error}", _ARTIFACT_FIX
-        ) from None
+        raise CheckFailedError(f"does not answer when it is sent an artifact: {error}", _ARTIFACT_FIX) from None
     if not kept:
         raise CheckFailedError(f"cannot keep an artifact: {put.status_code} {put.text[:200]}", _ARTIFACT_FIX)
     return CheckPassed(f"MLflow {found}, reads its registry, keeps artifacts", ahead)
@@ -143,18 +139,14 @@ def _get(url: str) -> httpx.Response:
     try:
         answer = httpx.get(url, timeout=10, trust_env=False, follow_redirects=True)
     except httpx.HTTPError as error:
-        raise UnreachableError(
-            f"does not answer: {error}", f"start it, or correct the address {where}"
-        ) from None
+        raise UnreachableError(f"does not answer: {error}", f"start it, or correct the address {where}") from None
     if answer.status_code == 403 and "host" in answer.text.lower():
         raise CheckFailedError(
             f"does not answer to the name {urlsplit(url).netloc}",
             "add it, with its port, to the server's --allowed-hosts (MLFLOW_SERVER_ALLOWED_HOSTS)",
         )
     if answer.status_code in (401, 403):
-        raise CheckFailedError(
-            f"does not let us in: {answer.status_code}", "give user and password in its address"
-        )
+        raise CheckFailedError(f"does not let us in: {answer.status_code}", "give user and password in its address")
     if answer.is_error:
         said = " ".join(answer.text.split())[:200]
         raise CheckFailedError(

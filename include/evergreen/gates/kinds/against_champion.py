@@ -53,9 +53,7 @@ def compute(
     if isinstance(evidence.champion, MissingEvidence):
         return blocked(f"the champion cannot be compared: {evidence.champion.problem}")
     champion = validation.to_float_array(evidence.champion)
-    faults = validation.score_faults("champion", champion, label, gate.scale.label_type) + _days_faults(
-        evidence.days
-    )
+    faults = validation.score_faults("champion", champion, label, gate.scale.label_type) + _days_faults(evidence.days)
     if faults or champion is None or evidence.days is None:
         return blocked(*faults)
     theirs = _compute_value(gate, metric, label, champion)

@@ -60,9 +60,7 @@ def compute(gate: BySliceGate, evidence: Evidence) -> GateResult:
 def _result_without_champion(gate: BySliceGate, label: FloatArray, candidate: FloatArray) -> GateResult:
     found = compute_gate_metric(gate, label, candidate)
     if found is None:
-        return not_computed_result(
-            gate, label.size, [f"{gate.metric} does not exist on these {label.size:,} rows"]
-        )
+        return not_computed_result(gate, label.size, [f"{gate.metric} does not exist on these {label.size:,} rows"])
     return no_champion_result(gate, found, label.size)
 
 
@@ -81,9 +79,7 @@ def _judge_slices(gate: BySliceGate, rows: int, slices: list[_Slice]) -> GateRes
     faults: list[str] = []
     for part in slices:
         found = (
-            _compare_slice(gate, part, (1 - gate.confidence) / judged)
-            if has_enough_rows(gate, part.label)
-            else None
+            _compare_slice(gate, part, (1 - gate.confidence) / judged) if has_enough_rows(gate, part.label) else None
         )
         parts.append(_slice_result(gate, part, found))
         if isinstance(found, str):
@@ -143,9 +139,7 @@ def _slice_result(gate: BySliceGate, part: _Slice, gain: MetricGain | str | None
 def _reason(gate: BySliceGate, worst: SliceResult, failed_slices: list[str], judged_count: int) -> str:
     assert worst.interval is not None
     low, high = worst.interval
-    sure = (
-        f"at {100 * gate.confidence:g} % confidence for all {judged_count:,} slices judged by {gate.group_by}"
-    )
+    sure = f"at {100 * gate.confidence:g} % confidence for all {judged_count:,} slices judged by {gate.group_by}"
     values = f"{gate.metric} {worst.candidate:.4g} against the champion's {worst.champion:.4g} on {worst.rows:,} rows"
     if not failed_slices:
         nearest = f"the largest fall is in {worst.name}: {values}, a gain of {low:.4g} to {high:.4g}"

@@ -58,9 +58,7 @@ def _compare_groups(gate: FairnessGate, rows: int, group_results: list[SliceResu
     values = {part.name: part.candidate for part in group_results if part.is_judged}
     known = {name: found for name, found in values.items() if found is not None}
     faults = [
-        f"{gate.metric} does not exist for {gate.group_by} {name}"
-        for name, found in values.items()
-        if found is None
+        f"{gate.metric} does not exist for {gate.group_by} {name}" for name, found in values.items() if found is None
     ]
     if len(values) < 2:
         faults.append(
@@ -76,10 +74,10 @@ def _compare_groups(gate: FairnessGate, rows: int, group_results: list[SliceResu
             gate, rows, [f"{gate.metric} of {highest} less that of {lowest} is no number"], group_results
         )
     sizes = {part.name: part.rows for part in group_results}
-    between = " and ".join(
-        f"{name} ({known[name]:.4g} on {sizes[name]:,} rows)" for name in (highest, lowest)
+    between = " and ".join(f"{name} ({known[name]:.4g} on {sizes[name]:,} rows)" for name in (highest, lowest))
+    found = (
+        f"{gate.metric} differs by {format_against_limit(difference, gate.at_most)} between {gate.group_by} {between}"
     )
-    found = f"{gate.metric} differs by {format_against_limit(difference, gate.at_most)} between {gate.group_by} {between}"
     if highest == lowest:  # they are all equal
         found = f"{gate.metric} is {known[highest]:.4g} in all {len(known):,} groups by {gate.group_by}"
     return GateResult(

@@ -15,17 +15,11 @@ def compute(gate: OnlineEqualsOfflineGate, evidence: Evidence) -> GateResult:
         return not_computed_result(
             gate, 0, [f"the online store was not compared with the offline one: {sample.problem}"]
         )
-    if not isinstance(sample, OnlineSample) or not (
-        _is_count(sample.value_count) and _is_count(sample.mismatch_count)
-    ):
-        return not_computed_result(
-            gate, 0, ["the comparison of the online store with the offline one has no counts"]
-        )
+    if not isinstance(sample, OnlineSample) or not (_is_count(sample.value_count) and _is_count(sample.mismatch_count)):
+        return not_computed_result(gate, 0, ["the comparison of the online store with the offline one has no counts"])
     compared, different = int(sample.value_count), int(sample.mismatch_count)
     if not compared:
-        return not_computed_result(
-            gate, 0, ["no feature value was compared: nothing is known of the online store"]
-        )
+        return not_computed_result(gate, 0, ["no feature value was compared: nothing is known of the online store"])
     if different > compared:
         text = f"{different:,} of {compared:,} compared feature values differ, more than were compared"
         return not_computed_result(gate, compared, [text])

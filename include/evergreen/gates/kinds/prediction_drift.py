@@ -26,9 +26,7 @@ def compute(gate: PredictionDriftGate, evidence: Evidence) -> GateResult:
     faults = _prediction_faults("predictions for the holdout", holdout, gate.min_rows)
     recent = None
     if isinstance(evidence.recent_predictions, MissingEvidence):
-        faults.append(
-            f"there are no predictions for the most recent day: {evidence.recent_predictions.problem}"
-        )
+        faults.append(f"there are no predictions for the most recent day: {evidence.recent_predictions.problem}")
     else:
         recent = validation.to_float_array(evidence.recent_predictions)
         faults += _prediction_faults("predictions for the most recent day", recent, gate.min_rows)

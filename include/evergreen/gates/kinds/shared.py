@@ -17,9 +17,7 @@ from evergreen.spec.gates import Gate, MetricGate
 RowIndices = NDArray[np.intp]
 
 
-def not_computed_result(
-    gate: Gate, rows: int, faults: Sequence[str], slices: Sequence[SliceResult] = ()
-) -> GateResult:
+def not_computed_result(gate: Gate, rows: int, faults: Sequence[str], slices: Sequence[SliceResult] = ()) -> GateResult:
     """A record that blocks and names all that stood in the way."""
     return GateResult(
         gate=gate.name,
@@ -115,11 +113,7 @@ def has_enough_rows(gate: MetricGate, label: FloatArray) -> bool:
     if label.size < gate.min_rows:
         return False
     ones = int(np.count_nonzero(label == 1))
-    return (
-        gate.scale.label_type == "continuous"
-        or gate.metric == "positive_rate"
-        or min(ones, label.size - ones) >= 2
-    )
+    return gate.scale.label_type == "continuous" or gate.metric == "positive_rate" or min(ones, label.size - ones) >= 2
 
 
 def count_differences(gate: MetricGate, candidate: FloatArray, reference: FloatArray) -> int:

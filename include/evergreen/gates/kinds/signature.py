@@ -68,9 +68,7 @@ def _parse_columns(columns: object) -> Columns | None:
     if not isinstance(columns, tuple | list):
         return None
     for column in columns:
-        if not (
-            isinstance(column, tuple | list) and len(column) == 2 and all(isinstance(x, str) for x in column)
-        ):
+        if not (isinstance(column, tuple | list) and len(column) == 2 and all(isinstance(x, str) for x in column)):
             return None
     return tuple((name, kind) for name, kind in columns)
 

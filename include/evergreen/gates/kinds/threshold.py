@@ -19,9 +19,7 @@ def compute(gate: ThresholdGate, evidence: Evidence) -> GateResult:
         return not_computed_result(gate, 0 if label is None else label.size, faults)
     measured = compute_metric(resolve_metric(gate), *validation.sort_rows([label, candidate]))
     if not np.isfinite(measured):
-        return not_computed_result(
-            gate, label.size, [f"the candidate has no {gate.metric} on {label.size:,} rows"]
-        )
+        return not_computed_result(gate, label.size, [f"the candidate has no {gate.metric} on {label.size:,} rows"])
     passed = measured >= gate.limit if gate.scale.higher_is_better else measured <= gate.limit
     bound = "at least" if gate.scale.higher_is_better else "at most"
     return GateResult(

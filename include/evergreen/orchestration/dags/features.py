@@ -82,9 +82,7 @@ def features_dag(model: ModelSpec) -> DAG:
             "execution_timeout": timedelta(minutes=30),
         },
         params={
-            "start": Param(
-                None, type=["null", "string"], format="date", description="First day, if run by hand"
-            ),
+            "start": Param(None, type=["null", "string"], format="date", description="First day, if run by hand"),
             "end": Param(None, type=["null", "string"], format="date", description="Last day, included"),
             _ANNOUNCE: Param(
                 None,
@@ -161,9 +159,7 @@ class PlanFeaturesOperator(BaseOperator):
         if outdated:
             print(f"made from raw days that have changed since: {', '.join(map(str, outdated))}")
         required = inputs.compute_day_fingerprints(model, [*days, *outdated])
-        todo = {
-            day: mark for day, mark in required.items() if not inputs.find_published_day(model, day, mark)
-        }
+        todo = {day: mark for day, mark in required.items() if not inputs.find_published_day(model, day, mark)}
         for day in required.keys() - todo.keys():
             print(f"{day}: published already with fingerprint {required[day][:12]}")
         plan: dict[str, Any] = {"origin": window.run_reason.value, "days": sorted(required), "make": []}
@@ -188,14 +184,10 @@ class PlanFeaturesOperator(BaseOperator):
         to_be_told = _should_announce(context, window.run_reason)
         return skip_tasks(context, plan, [t for t in tasks if t != _ANNOUNCE or not to_be_told])
 
-    def _days_awaited_by_other_runs(
-        self, context: Any, spec: FeatureSpec, pending_days: Sequence[date]
-    ) -> list[date]:
+    def _days_awaited_by_other_runs(self, context: Any, spec: FeatureSpec, pending_days: Sequence[date]) -> list[date]:
         """Days around the run's own that unfinished runs of this DAG are about, and that can be made."""
         run = context["dag_run"]
-        at_once = (
-            settings().max_days_per_run
-        )  # more are left to the runs that want them, to work side by side
+        at_once = settings().max_days_per_run  # more are left to the runs that want them, to work side by side
         room = at_once - len(pending_days)
         if not (run.logical_date and run.data_interval_start) or run.run_type.value == "manual" or room <= 0:
             return []
@@ -308,9 +300,7 @@ def check_features(name: str, plan: dict[str, Any], folders: dict[str, str]) -> 
 
 
 @step()
-def publish(
-    name: str, plan: dict[str, Any], fingerprints: dict[str, str], folders: dict[str, str]
-) -> dict[str, str]:
+def publish(name: str, plan: dict[str, Any], fingerprints: dict[str, str], folders: dict[str, str]) -> dict[str, str]:
     """Make each day visible in one step, with its manifest: rows, schema, content hash, fingerprint."""
     from evergreen.errors import InputsChangedError
     from evergreen.features import publish as publishing

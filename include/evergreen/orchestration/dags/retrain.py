@@ -191,9 +191,7 @@ def backtest(name: str, plan: dict[str, Any], train_output: dict[str, Any]) -> s
         candidate,
     )
     service.record_backtest(model, as_of, candidate, report, actor=requester(get_current_context()))
-    print(
-        "\n".join(backtests.summary_lines(backtests.BacktestResults.read(report.with_name("results.json"))))
-    )
+    print("\n".join(backtests.summary_lines(backtests.BacktestResults.read(report.with_name("results.json")))))
     print(f"report: {report}")
     return str(report)
 
@@ -296,9 +294,7 @@ def promote(
         approved_by=responder(approval_output) if approval_output else None,
     )
     try:
-        held_back = service.promote_version(
-            loader.load_spec(name), claim, actor=requester(get_current_context())
-        )
+        held_back = service.promote_version(loader.load_spec(name), claim, actor=requester(get_current_context()))
     except PromotionRefusedError as refusal:
         raise AirflowSkipException(f"the champion stays: {refusal}") from None
     if held_back:

@@ -61,8 +61,7 @@ _PATIENCE_S = 60  # beyond the grace period, for a node that is slow to answer
 def _may_pass(error: BaseException) -> bool:
     """Whether the API server did not answer, or answered that it is not its day."""
     return isinstance(error, TRANSIENT_CONNECTION_ERRORS) or (
-        isinstance(error, client.ApiException | async_client.ApiException)
-        and error.status in TRANSIENT_STATUS_CODES
+        isinstance(error, client.ApiException | async_client.ApiException) and error.status in TRANSIENT_STATUS_CODES
     )
 
 
@@ -157,9 +156,7 @@ class TrainerPod(KubernetesPodOperator):
             way_out = "name a connection in EVERGREEN_PODS__CONNECTION, or a file in KUBECONFIG"
             raise _NotMade(Outcome.BAD_CONFIG, f"no cluster is known: {error}: {way_out}") from None
         except AirflowNotFoundException as error:
-            raise _NotMade(
-                Outcome.BAD_CONFIG, f"{error}: make it, or correct EVERGREEN_PODS__CONNECTION"
-            ) from None
+            raise _NotMade(Outcome.BAD_CONFIG, f"{error}: make it, or correct EVERGREEN_PODS__CONNECTION") from None
         except Exception as error:
             if not self._uid:
                 raise
@@ -218,9 +215,7 @@ class TrainerPod(KubernetesPodOperator):
     def find_pod(self, namespace: str, context: Any, *, exclude_checked: bool = True) -> client.V1Pod | None:
         return self.client.read_namespaced_pod(self.name, namespace)
 
-    def _write_logs(
-        self, pod: client.V1Pod, follow: bool = False, since_time: datetime | None = None
-    ) -> None:
+    def _write_logs(self, pod: client.V1Pod, follow: bool = False, since_time: datetime | None = None) -> None:
         answer = self.client.read_namespaced_pod_log(
             self.name,
             self.namespace,
@@ -294,9 +289,7 @@ class TrainerPod(KubernetesPodOperator):
         try:
             return self._read()
         except client.ApiException as error:
-            raise _NotMade.by(
-                diagnosis.diagnose_api_error(error.status, error.body or "", str(error.reason))
-            ) from None
+            raise _NotMade.by(diagnosis.diagnose_api_error(error.status, error.body or "", str(error.reason))) from None
         except HTTPError as error:
             raise _NotMade.by(diagnosis.diagnose_api_error(None, "", str(error))) from None
 
@@ -341,9 +334,7 @@ class TrainerPod(KubernetesPodOperator):
 
     def _events(self, pod: diagnosis.PodJson) -> list[dict[str, Any]]:
         try:
-            found = self.client.list_namespaced_event(
-                self.namespace, field_selector=_about(pod["metadata"]["uid"])
-            )
+            found = self.client.list_namespaced_event(self.namespace, field_selector=_about(pod["metadata"]["uid"]))
         except (client.ApiException, HTTPError):
             return []  # they only make the sentence better
         return [_plain(event.to_dict(serialize=True)) for event in found.items]
@@ -431,9 +422,7 @@ class _Manager(PodManager):
         return not diagnosis.is_pod_finished(found) and diagnosis.is_trainer_running(found)
 
     def read_pod_events(self, pod: client.V1Pod, resource_version: str | None = None) -> Any:
-        return self._client.list_namespaced_event(
-            pod.metadata.namespace, field_selector=_about(pod.metadata.uid)
-        )
+        return self._client.list_namespaced_event(pod.metadata.namespace, field_selector=_about(pod.metadata.uid))
 
     @_patiently
     def read_pod(self, pod: client.V1Pod) -> client.V1Pod:
@@ -455,9 +444,7 @@ class _AsyncHook(AsyncKubernetesHook):
     async def read_logs(self, *args: Any, **options: Any) -> list[str]:
         return await super().read_logs(*args, **options)
 
-    async def watch_pod_events(
-        self, name: str, namespace: str, *args: Any, **options: Any
-    ) -> AsyncIterator[Any]:
+    async def watch_pod_events(self, name: str, namespace: str, *args: Any, **options: Any) -> AsyncIterator[Any]:
         uid = (await self.get_pod(name, namespace)).metadata.uid
         async for event in super().watch_pod_events(name, namespace, *args, **options):
             if event.involved_object.uid == uid:

@@ -96,9 +96,7 @@ class TrainOperator(BaseOperator):
             done = candidates.publish_candidate(model, training_set, features)
         return {"training_set": self.training_set_reference, "candidate": done.reference}
 
-    def _run_in_pods(
-        self, context: Any, model: ModelSpec, job_file: str, event: Mapping[str, Any] | None
-    ) -> None:
+    def _run_in_pods(self, context: Any, model: ModelSpec, job_file: str, event: Mapping[str, Any] | None) -> None:
         """Attempt the job until there is a result; an attempt that is preempted is followed by another at once.
 
         Raises:
@@ -136,9 +134,7 @@ class TrainOperator(BaseOperator):
             )
             event = None
 
-    def _build_trainer_pod(
-        self, context: Any, model: ModelSpec, job_file: str, preemptions: int
-    ) -> TrainerPod:
+    def _build_trainer_pod(self, context: Any, model: ModelSpec, job_file: str, preemptions: int) -> TrainerPod:
         from evergreen import storage
         from evergreen.orchestration.operators.pod import TrainerPod
         from evergreen.training.backends import pod
@@ -158,9 +154,7 @@ class TrainOperator(BaseOperator):
         model = loader.load_spec(self.model)
         source = training_sets.training_set_dataset(model)
         features = training_sets.model_input_columns(model)
-        job_file = candidates.prepare_job(
-            model, source.resolve(self.training_set_reference), source, features
-        )
+        job_file = candidates.prepare_job(model, source.resolve(self.training_set_reference), source, features)
         self._build_trainer_pod(context, model, str(job_file), 0).remove()
 
 

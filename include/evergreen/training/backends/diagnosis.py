@@ -16,9 +16,7 @@ from evergreen.training.outcome import AttemptResult, Outcome
 
 PodJson = Mapping[str, Any]
 
-POD_GONE = AttemptResult(
-    Outcome.PREEMPTED, "its pod is gone: somebody deleted it, or its node was taken away"
-)
+POD_GONE = AttemptResult(Outcome.PREEMPTED, "its pod is gone: somebody deleted it, or its node was taken away")
 
 
 def diagnose_pod(pod: PodJson | None, events: Sequence[PodJson] = ()) -> AttemptResult:
@@ -107,9 +105,7 @@ def diagnose_api_error(status: int | None, body: str, reason: str = "") -> Attem
     if status == 403:
         return _diagnose_forbidden(message)
     if status == 404:
-        return AttemptResult(
-            Outcome.BAD_CONFIG, f"{message}: create it, or correct EVERGREEN_PODS__NAMESPACE"
-        )
+        return AttemptResult(Outcome.BAD_CONFIG, f"{message}: create it, or correct EVERGREEN_PODS__NAMESPACE")
     if status in (400, 422):
         return AttemptResult(
             Outcome.BAD_CONFIG,
@@ -184,9 +180,7 @@ def _diagnose_pod_status(pod: PodJson, terminated: PodJson | None) -> AttemptRes
             "raise them if every attempt ends so",
         )
     if reason.startswith("OutOf") or reason in ("UnexpectedAdmissionError", "NodeAffinity", "NodePorts"):
-        return AttemptResult(
-            Outcome.UNKNOWN, f"the node that it was given had no room after all ({reason}): {message}"
-        )
+        return AttemptResult(Outcome.UNKNOWN, f"the node that it was given had no room after all ({reason}): {message}")
     if why := _disruption_message(pod, reason, message):
         left = _termination_message(terminated) if terminated else ""
         return AttemptResult(Outcome.PREEMPTED, f"{why} ({left})" if left else why)
@@ -200,9 +194,7 @@ def _diagnose_pod_status(pod: PodJson, terminated: PodJson | None) -> AttemptRes
 def _diagnose_eviction(message: str) -> AttemptResult:
     if own := re.search(r'emptyDir volume "([^"]+)" exceeds the limit "?([^". ]+)', message, re.IGNORECASE):
         volume, limit = own.groups()
-        way_out = (
-            "raise resources.shm_gib" if volume == "shm" else f"give volume {volume!r} more in the template"
-        )
+        way_out = "raise resources.shm_gib" if volume == "shm" else f"give volume {volume!r} more in the template"
         return AttemptResult(
             Outcome.OUT_OF_MEMORY, f"it filled its volume {volume!r} ({limit}) and was evicted: {way_out}"
         )
@@ -214,9 +206,7 @@ def _diagnose_eviction(message: str) -> AttemptResult:
     what = resource and (resource[1] or resource[2])
     return AttemptResult(
         Outcome.PREEMPTED,
-        f"it was evicted, its node ran out of {what.rstrip('.')}: {message}"
-        if what
-        else f"it was evicted: {message}",
+        f"it was evicted, its node ran out of {what.rstrip('.')}: {message}" if what else f"it was evicted: {message}",
     )
 
 
@@ -289,11 +279,7 @@ def _unschedulable_message(pod: PodJson, message: str) -> str:
             "nodes are cordoned",
         ),
     ]
-    found = [
-        re.sub(pattern, words, match[0])
-        for pattern, words in causes
-        if (match := re.search(pattern, message))
-    ]
+    found = [re.sub(pattern, words, match[0]) for pattern, words in causes if (match := re.search(pattern, message))]
     return (
         f"no node took its pod in time: {'; '.join(found) or 'the scheduler says no more'} "
         f"({message.strip() or 'no message'}). It is tried again; for good, add such nodes, or correct the resources"
@@ -312,23 +298,15 @@ def _diagnose_waiting_container(waiting: PodJson, events: Sequence[PodJson]) -> 
     if reason.startswith(("CreateContainer", "RunContainer")):
         return AttemptResult(Outcome.UNKNOWN, f"its container could not be made ({reason}): {message}")
     warnings = [
-        event
-        for event in events
-        if event.get("type") == "Warning" and event.get("reason") != "FailedScheduling"
+        event for event in events if event.get("type") == "Warning" and event.get("reason") != "FailedScheduling"
     ]
     if warnings:
         # A cluster has standing complaints, too: what failed comes before them.
-        last = max(
-            warnings, key=lambda event: (str(event.get("reason")).startswith("Failed"), _event_time(event))
-        )
-        return AttemptResult(
-            Outcome.UNKNOWN, f"it did not start in time ({last.get('reason')}): {last.get('message')}"
-        )
+        last = max(warnings, key=lambda event: (str(event.get("reason")).startswith("Failed"), _event_time(event)))
+        return AttemptResult(Outcome.UNKNOWN, f"it did not start in time ({last.get('reason')}): {last.get('message')}")
     pulling = any(event.get("reason") == "Pulling" for event in events)
     pulled = any(event.get("reason") == "Pulled" for event in events)
-    what = (
-        "its image was still being pulled" if pulling and not pulled else f"it is still {reason or 'waiting'}"
-    )
+    what = "its image was still being pulled" if pulling and not pulled else f"it is still {reason or 'waiting'}"
     return AttemptResult(
         Outcome.UNKNOWN, f"it did not start in time: {what}; raise EVERGREEN_PODS__STARTUP_TIMEOUT_MINUTES"
     )
@@ -337,9 +315,7 @@ def _diagnose_waiting_container(waiting: PodJson, events: Sequence[PodJson]) -> 
 def _diagnose_image_pull(reason: str, message: str, events: Sequence[PodJson]) -> AttemptResult:
     # "Back-off pulling image" hides why; the event about the pull before it says so.
     told = [event for event in events if "pull image" in str(event.get("message"))]
-    text = " ".join(
-        [message, *(str(event["message"]) for event in sorted(told, key=_event_time)[-1:])]
-    ).strip()
+    text = " ".join([message, *(str(event["message"]) for event in sorted(told, key=_event_time)[-1:])]).strip()
     if reason != "InvalidImageName" and _is_transient(text):
         return AttemptResult(
             Outcome.UNKNOWN,
@@ -360,26 +336,15 @@ def _is_transient(message: str) -> bool:
 
 def _diagnose_forbidden(message: str) -> AttemptResult:
     if "exceeded quota" in message:
-        return AttemptResult(
-            Outcome.UNKNOWN, f"the namespace's quota leaves no room: {message}; it is tried again"
-        )
+        return AttemptResult(Outcome.UNKNOWN, f"the namespace's quota leaves no room: {message}; it is tried again")
     if "violates PodSecurity" in message:
-        return AttemptResult(
-            Outcome.BAD_CONFIG, f"{message}: what the template adds is not allowed in this namespace"
-        )
-    if (
-        "failed quota" in message
-        or "must specify" in message
-        or "LimitRange" in message
-        or "usage per" in message
-    ):
+        return AttemptResult(Outcome.BAD_CONFIG, f"{message}: what the template adds is not allowed in this namespace")
+    if "failed quota" in message or "must specify" in message or "LimitRange" in message or "usage per" in message:
         return AttemptResult(
             Outcome.BAD_CONFIG,
             f"{message}: set it in EVERGREEN_PODS__TEMPLATE, or change the model's resources",
         )
-    if right := re.search(
-        r'User "([^"]+)" cannot (\w+) resource "([^"]+)".*?(?:namespace "([^"]+)")?$', message
-    ):
+    if right := re.search(r'User "([^"]+)" cannot (\w+) resource "([^"]+)".*?(?:namespace "([^"]+)")?$', message):
         user, verb, resource, namespace = right.groups()
         where = f" in namespace {namespace}" if namespace else ""
         return AttemptResult(
@@ -421,21 +386,13 @@ def _termination_message(terminated: PodJson) -> str:
 
 
 def _condition(pod: PodJson, condition_type: str) -> PodJson | None:
-    found = [
-        condition
-        for condition in _status(pod).get("conditions") or ()
-        if condition.get("type") == condition_type
-    ]
+    found = [condition for condition in _status(pod).get("conditions") or () if condition.get("type") == condition_type]
     return found[0] if found else None
 
 
 def _scheduled_at(pod: PodJson, now: datetime) -> datetime:
     condition = _condition(pod, "PodScheduled")
-    return (
-        _parse_time(condition["lastTransitionTime"])
-        if condition and condition.get("lastTransitionTime")
-        else now
-    )
+    return _parse_time(condition["lastTransitionTime"]) if condition and condition.get("lastTransitionTime") else now
 
 
 def _event_time(event: PodJson) -> str:

@@ -170,9 +170,7 @@ def _container(model: ModelSpec, uri: str, dag_run: str, pods: PodSettings) -> d
 def _resource_requirements(resources: Resources) -> dict[str, Any]:
     """Memory and GPUs are had or not, so what is asked for is the limit. CPUs are shared by weight: a limit would
     only halt a trainer for parts of each 100 ms while its node has CPUs to spare. (A template may set one.)"""
-    firm = {"memory": _quantity(resources.memory_gib)} | (
-        {_GPU_RESOURCE: str(resources.gpu)} if resources.gpu else {}
-    )
+    firm = {"memory": _quantity(resources.memory_gib)} | ({_GPU_RESOURCE: str(resources.gpu)} if resources.gpu else {})
     return {"requests": {"cpu": str(resources.cpu), **firm}, "limits": firm}
 
 
@@ -195,9 +193,7 @@ def _node_selector(resources: Resources, pods: PodSettings) -> dict[str, str]:
 
 
 def _tolerations(resources: Resources, pods: PodSettings) -> list[dict[str, Any]]:
-    of_gpus = (
-        [{"key": _GPU_RESOURCE, "operator": "Exists"}] if resources.gpu else []
-    )  # GPU nodes keep others away so
+    of_gpus = [{"key": _GPU_RESOURCE, "operator": "Exists"}] if resources.gpu else []  # GPU nodes keep others away so
     return of_gpus + [dict(toleration) for toleration in (pods.spot_tolerations if resources.spot else ())]
 
 
@@ -216,9 +212,7 @@ def label_value(text: str) -> str:
 
 def _configuration_faults(uri: str, pods: PodSettings, template: Mapping[str, Any]) -> Iterable[Fault]:
     if not pods.image:
-        yield Fault(
-            "EVERGREEN_PODS__IMAGE", "is not set", "give the trainer's image, built from trainer/Dockerfile"
-        )
+        yield Fault("EVERGREEN_PODS__IMAGE", "is not set", "give the trainer's image, built from trainer/Dockerfile")
     containers = template.get("spec", {}).get("containers", [])
     for container in containers:
         if container.get("name") != TRAINER_CONTAINER:

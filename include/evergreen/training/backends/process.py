@@ -35,9 +35,7 @@ def trainer_environment() -> dict[str, str]:
     """What a process that trains or loads a model gets of this one's environment; no credential is among it."""
     passed = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
     # The trainer's Python need not have this package installed, and is to run this code and no other.
-    return passed | {
-        "PYTHONPATH": os.pathsep.join([str(_SOURCE_ROOT), *filter(None, [passed.get("PYTHONPATH")])])
-    }
+    return passed | {"PYTHONPATH": os.pathsep.join([str(_SOURCE_ROOT), *filter(None, [passed.get("PYTHONPATH")])])}
 
 
 def train_in_process(
@@ -70,9 +68,7 @@ def run_attempts(model: ModelSpec, job_file: UPath, dag_run: str) -> None:
         dag_run, model.owner, _allocation(model.resources)
     )
     if not storage.is_local(job_file):
-        surroundings |= {
-            name: value for name, value in os.environ.items() if name.startswith(_STORE_VARIABLE_PREFIXES)
-        }
+        surroundings |= {name: value for name, value in os.environ.items() if name.startswith(_STORE_VARIABLE_PREFIXES)}
     command = [str(settings().trainer), "-m", "evergreen.training", str(job_file)]
     preemptions = 0
     while True:
@@ -122,9 +118,7 @@ def _run_attempt(command: list[str], environment: dict[str, str], minutes: int) 
     outcome = Outcome.from_exit_code(code)
     if code < 0:
         return AttemptResult(outcome, f"it was ended by signal {-code}")
-    return AttemptResult(
-        outcome, last.removeprefix(f"{outcome.label}: ")
-    )  # as `python -m evergreen.training` tells it
+    return AttemptResult(outcome, last.removeprefix(f"{outcome.label}: "))  # as `python -m evergreen.training` tells it
 
 
 def _terminate(process: subprocess.Popen[str]) -> None:

@@ -52,10 +52,7 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(os, "link", refuse)
-    assert (
-        wrong(places.check_folder, tmp_path)[0]
-        == "its file system makes no hard links: Operation not supported"
-    )
+    assert wrong(places.check_folder, tmp_path)[0] == "its file system makes no hard links: Operation not supported"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -72,12 +72,8 @@ def password(url: str) -> str:
 
 def test_something_that_is_no_database() -> None:
     assert wrong(databases.check_feast_registry, "registry.db")[0].startswith("is no address of a database")
-    assert wrong(databases.check_feast_registry, "oracle+nothing://x")[0].startswith(
-        "is no address of a database"
-    )
-    assert wrong(databases.check_feast_registry, "postgresql://u:p@127.0.0.1:9/x")[0].startswith(
-        "does not answer: "
-    )
+    assert wrong(databases.check_feast_registry, "oracle+nothing://x")[0].startswith("is no address of a database")
+    assert wrong(databases.check_feast_registry, "postgresql://u:p@127.0.0.1:9/x")[0].startswith("does not answer: ")
 
 
 def test_a_redis_that_is_right_is_left_as_it_was(redis: str) -> None:
@@ -119,9 +115,7 @@ def test_a_real_spark_reads_and_writes_the_same_lake(tmp_path: Path, monkeypatch
     (tmp_path / "lake").mkdir()
     with running.spark(tmp_path / "home") as (url, token):
         monkeypatch.setenv("SPARK_CONNECT_AUTHENTICATE_TOKEN", token)
-        assert servers.check_spark_connect(url, tmp_path / "lake").message.endswith(
-            "reads and writes the lake"
-        )
+        assert servers.check_spark_connect(url, tmp_path / "lake").message.endswith("reads and writes the lake")
         assert list((tmp_path / "lake").iterdir()) == []
         monkeypatch.setenv("SPARK_CONNECT_AUTHENTICATE_TOKEN", "wrong")
         what, way_out = wrong(servers.check_spark_connect, url, tmp_path / "lake")

@@ -30,9 +30,7 @@ def airflow(server: Told) -> Told:
         "GET /api/v2/version": (200, {"version": AIRFLOW}),
         "GET /auth/token": (201, {"access_token": "t"}),
         "POST /auth/token": lambda body: (
-            (201, {"access_token": "t"})
-            if b'"password":"right"' in body
-            else (401, {"detail": "Invalid credentials"})
+            (201, {"access_token": "t"}) if b'"password":"right"' in body else (401, {"detail": "Invalid credentials"})
         ),
         "GET /api/v2/importErrors": (200, {"import_errors": [], "total_entries": 0}),
     }

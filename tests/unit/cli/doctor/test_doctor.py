@@ -51,9 +51,7 @@ def test_servers_are_looked_at_where_they_are(home: Path) -> None:
 
 
 def test_no_address_is_shown_with_its_password(home: Path) -> None:
-    given = Settings(
-        feast_registry="postgresql://feast:secret@db/feast", online_store="redis://:secret@redis:6379/0"
-    )
+    given = Settings(feast_registry="postgresql://feast:secret@db/feast", online_store="redis://:secret@redis:6379/0")
     addresses = ServiceAddresses("http://admin:secret@a:8080", "http://m:5000", "local")
     assert "secret" not in " ".join(check.location for check in doctor.doctor_checks(given, addresses))
 
@@ -137,25 +135,17 @@ def test_a_variable_that_nothing_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_trainer() -> None:
     assert environment.check_trainer(Path(sys.executable)).message == f"Python {sys.version.split()[0]}"
-    assert (
-        wrong(environment.check_trainer, Path("/nowhere/python"))[0]
-        == "cannot be run: No such file or directory"
-    )
+    assert wrong(environment.check_trainer, Path("/nowhere/python"))[0] == "cannot be run: No such file or directory"
 
 
 def test_a_trainer_without_its_packages(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nexec {sys.executable} -S -E -s -c 'import pyarrow'\n")
     python.chmod(0o755)
-    assert (
-        wrong(environment.check_trainer, python)[0]
-        == "cannot train: ModuleNotFoundError: No module named 'pyarrow'"
-    )
+    assert wrong(environment.check_trainer, python)[0] == "cannot train: ModuleNotFoundError: No module named 'pyarrow'"
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text("")
     assert environment.check_file_readable(tmp_path / "key.pem").message == "can be read"
-    assert wrong(environment.check_file_readable, tmp_path / "other.pem")[0].startswith(
-        "No such file or directory"
-    )
+    assert wrong(environment.check_file_readable, tmp_path / "other.pem")[0].startswith("No such file or directory")

@@ -23,9 +23,7 @@ def columns_of(rows: pa.Table, *inputs: str) -> InputColumns:
     return InputColumns.from_schema(rows.schema, names, "label", texts)
 
 
-def learned(
-    rows: pa.Table, folder: Path, *inputs: str, group_rows: int = 700, rare: int = 1
-) -> ColumnStatistics:
+def learned(rows: pa.Table, folder: Path, *inputs: str, group_rows: int = 700, rare: int = 1) -> ColumnStatistics:
     file = write(rows, folder / "train.parquet", group_rows)
     return compute_column_statistics(str(file), columns_of(rows, *inputs), rare)
 

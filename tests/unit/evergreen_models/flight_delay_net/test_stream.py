@@ -79,9 +79,7 @@ def test_each_row_comes_once_an_epoch_and_the_processes_share_them_evenly(
         assert abs(sum(sizes) - ROWS / steps) <= processes
 
 
-def test_rows_arrive_as_they_are_in_the_file(
-    train: Path, columns: InputColumns, scales: ColumnStatistics
-) -> None:
+def test_rows_arrive_as_they_are_in_the_file(train: Path, columns: InputColumns, scales: ColumnStatistics) -> None:
     expected = table(ROWS)
     found = RowBatch.concatenate(batches(train, columns, scales, order()))
     expected = expected.take(pa.array(found.numbers[:, 0].astype(int)))
@@ -92,9 +90,7 @@ def test_rows_arrive_as_they_are_in_the_file(
         assert found.categories[:, n].tolist() == codes
 
 
-def test_from_an_object_store_they_are_the_same(
-    train: Path, columns: InputColumns, scales: ColumnStatistics
-) -> None:
+def test_from_an_object_store_they_are_the_same(train: Path, columns: InputColumns, scales: ColumnStatistics) -> None:
     stored = storage.storage_path(f"memory://{train.parent.name}/train.parquet")
     storage.upload(train, stored)
     assert compute_column_statistics(str(stored), columns, min_category_rows=1) == scales
@@ -142,14 +138,10 @@ def test_what_was_passed_is_not_decoded(
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     how = order()
     batches(train, columns, scales, how, first=how.steps_per_epoch - 1)
-    assert (
-        len(decoded) <= 2 * 3
-    )  # the window of the last batch and perhaps the one before it, three groups each
+    assert len(decoded) <= 2 * 3  # the window of the last batch and perhaps the one before it, three groups each
 
 
-def test_who_stops_early_leaves_no_thread_behind(
-    train: Path, columns: InputColumns, scales: ColumnStatistics
-) -> None:
+def test_who_stops_early_leaves_no_thread_behind(train: Path, columns: InputColumns, scales: ColumnStatistics) -> None:
     import threading
 
     stream = iter(BatchStream(str(train), columns, scales, order()).batches(0, 1_000))

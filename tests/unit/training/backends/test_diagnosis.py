@@ -42,9 +42,7 @@ def leaving(found: dict[str, Any], at: datetime = NOW) -> dict[str, Any]:
 
 def ended_with(code: int, message: str | None = None, reason: str = "Error") -> dict[str, Any]:
     said = {} if message is None else {"message": message}
-    return pod(
-        "Succeeded" if code == 0 else "Failed", {"terminated": {"exitCode": code, "reason": reason, **said}}
-    )
+    return pod("Succeeded" if code == 0 else "Failed", {"terminated": {"exitCode": code, "reason": reason, **said}})
 
 
 def waits(reason: str, message: str = "") -> dict[str, Any]:
@@ -284,9 +282,7 @@ def status(code: int, message: str) -> tuple[int, str]:
     return code, json.dumps({"kind": "Status", "code": code, "message": message})
 
 
-NOBODY = (
-    'pods is forbidden: User "system:serviceaccount:ml:nobody" cannot create resource "pods" in API group ""'
-)
+NOBODY = 'pods is forbidden: User "system:serviceaccount:ml:nobody" cannot create resource "pods" in API group ""'
 
 
 @pytest.mark.parametrize(

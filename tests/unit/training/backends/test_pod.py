@@ -36,14 +36,10 @@ def model(**resources: Any) -> ModelSpec:
 
 @pytest.fixture
 def manifest(make_job: Callable[..., Job]) -> Callable[..., dict[str, Any]]:
-    def make(
-        template: dict[str, Any] | None = None, uri: str = URI, run: str = RUN, **fields: Any
-    ) -> dict[str, Any]:
+    def make(template: dict[str, Any] | None = None, uri: str = URI, run: str = RUN, **fields: Any) -> dict[str, Any]:
         resources = {name: fields.pop(name) for name in list(fields) if name in Resources.model_fields}
         pods = PodSettings(**{"image": "registry/trainer@sha256:1", **fields})
-        return pod.pod_manifest(
-            model(**resources), make_job(model="net_of_flights"), uri, run, pods, template
-        )
+        return pod.pod_manifest(model(**resources), make_job(model="net_of_flights"), uri, run, pods, template)
 
     return make
 
@@ -98,10 +94,7 @@ class TestRestricted:
 
     def test_nothing_that_the_baseline_forbids(self, spec: dict[str, Any], container: dict[str, Any]) -> None:
         for context in (spec["securityContext"], container["securityContext"]):
-            assert (
-                not {"seLinuxOptions", "sysctls", "procMount", "windowsOptions", "appArmorProfile"}
-                & context.keys()
-            )
+            assert not {"seLinuxOptions", "sysctls", "procMount", "windowsOptions", "appArmorProfile"} & context.keys()
 
     def test_and_beyond_it(self, spec: dict[str, Any], container: dict[str, Any]) -> None:
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
@@ -130,18 +123,14 @@ def test_without_a_gpu_none_is_seen(manifest: Callable[..., dict[str, Any]]) -> 
 
 
 def test_a_kind_of_gpu_is_a_label_of_nodes(manifest: Callable[..., dict[str, Any]]) -> None:
-    found = manifest(gpu=1, gpu_type="NVIDIA-L4", node_selector={"zone": "a"}, gpu_type_label="gpu/kind")[
-        "spec"
-    ]
+    found = manifest(gpu=1, gpu_type="NVIDIA-L4", node_selector={"zone": "a"}, gpu_type_label="gpu/kind")["spec"]
     assert found["nodeSelector"] == {"gpu/kind": "NVIDIA-L4", "zone": "a"}
     assert {"key": "nvidia.com/gpu", "operator": "Exists"} in found["tolerations"]
     assert manifest()["spec"]["tolerations"] == []
 
 
 @pytest.mark.parametrize("spot", [True, False])
-def test_spot_nodes_only_for_models_that_allow_them(
-    manifest: Callable[..., dict[str, Any]], spot: bool
-) -> None:
+def test_spot_nodes_only_for_models_that_allow_them(manifest: Callable[..., dict[str, Any]], spot: bool) -> None:
     toleration = {"key": "spot", "operator": "Exists"}
     made = manifest(spot=spot, spot_tolerations=[toleration], spot_node_selector={"capacity": "spot"})
     assert (toleration in made["spec"]["tolerations"]) is spot
@@ -293,9 +282,7 @@ class TestTemplate:
         assert made["spec"]["securityContext"]["runAsNonRoot"] is True
         assert container["securityContext"]["privileged"] is False
         assert container["image"] == "registry/trainer@sha256:1"
-        assert [item.get("value") for item in container["env"] if item["name"] == "EVERGREEN_ATTEMPT_ID"] == [
-            None
-        ]
+        assert [item.get("value") for item in container["env"] if item["name"] == "EVERGREEN_ATTEMPT_ID"] == [None]
 
     def test_may_put_a_volume_elsewhere(self, manifest: Callable[..., dict[str, Any]]) -> None:
         disk = {"name": "tmp", "ephemeral": {"volumeClaimTemplate": {}}}
@@ -323,11 +310,7 @@ class TestFaults:
     def test_jobs_where_no_pod_can_read_them(self, manifest: Callable[..., dict[str, Any]]) -> None:
         with pytest.raises(SpecError, match="EVERGREEN_JOBS: /home/jobs/job.json is a file of this machine"):
             manifest(uri="/home/jobs/job.json")
-        mounted = {
-            "spec": {
-                "containers": [{"name": "trainer", "volumeMounts": [{"name": "a", "mountPath": "/home"}]}]
-            }
-        }
+        mounted = {"spec": {"containers": [{"name": "trainer", "volumeMounts": [{"name": "a", "mountPath": "/home"}]}]}}
         assert manifest(mounted, uri="/home/jobs/job.json")
 
     def test_a_container_beside_the_trainer(self, manifest: Callable[..., dict[str, Any]]) -> None:
