@@ -119,7 +119,7 @@ def _validate_source(raw_files: Sequence[RawFile], expectations: Any) -> dict[Ra
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             fault = Fault(str(drop.path), f"is not a readable Parquet file: {reason}", "deliver it again")
-            found[drop] = {"faults": [vars(fault)], "evidence": {}}
+            found[drop] = {"faults": [vars(fault)], "results": {}}
     by_path = {str(drop.path): drop for drop in raw_files}
 
     def stages(path: str) -> ExpectationStages:
@@ -129,7 +129,7 @@ def _validate_source(raw_files: Sequence[RawFile], expectations: Any) -> dict[Ra
 
     for path, report in validate_tables(tables, stages).items():
         faults = [vars(fault) for fault in report.faults]
-        found[by_path[path]] = {"faults": faults, "evidence": report.evidence}
+        found[by_path[path]] = {"faults": faults, "results": report.results}
     return found
 
 
