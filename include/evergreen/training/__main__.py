@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -73,7 +74,8 @@ def _told(ended: Ended) -> Outcome:
     if ended.sentence:
         print(f"{ended.outcome.words}: {ended.sentence}", flush=True)
         if _TERMINATION_MESSAGE.exists():
-            _TERMINATION_MESSAGE.write_text(ended.sentence[:2000])
+            with suppress(OSError):  # on a full disk the log has it
+                _TERMINATION_MESSAGE.write_text(ended.sentence[:2000])
     return ended.outcome
 
 

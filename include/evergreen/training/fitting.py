@@ -18,6 +18,7 @@ from evergreen.training import storage
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import OUTPUT, RESULT, Job, Result
 from evergreen.training.outcome import OtherCode
+from evergreen.training.volumes import full_volume_named
 
 
 def fit(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
@@ -31,7 +32,7 @@ def fit(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
     if is_done(job.fingerprint, folder):
         print("this job is done already")
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, full_volume_named():
         output = Path(scratch)
         metrics = import_module(f"models.{job.model}.train").fit(job, output, checkpoints)
         checkpoints.wait()
