@@ -133,6 +133,7 @@ def test_a_trigger_that_breaks_leaves_no_pod(trial: Begin, left: Begin, cluster:
     assert job.attempts[-1].resumed_at >= done
 
 
+@pytest.mark.cpus(2)
 def test_training_goes_on_while_the_api_server_is_away(
     trial: Begin, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
