@@ -30,7 +30,7 @@ from integration.conftest import january  # noqa: F401 - a fixture
 from pods.cluster import Cluster, eventually
 from pods.trial import STEP_S, expected, template
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = [pytest.mark.kubernetes, pytest.mark.xdist_group("airflow")]
 
 TESTS = Path(__file__).parents[1]
 SLOW, STEPS = "slow.retrain", 80
@@ -243,6 +243,7 @@ def test_the_log_of_a_task_has_every_line_of_its_pod_once(airflow: Stack) -> Non
 
 
 @pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)
+@pytest.mark.cpus(0)
 def test_the_log_tells_how_far_training_is(airflow: Stack) -> None:
     log = airflow.log("flight_delay.retrain", "first", "train")
     assert "log loss" in log
