@@ -115,6 +115,7 @@ def refused(status: int | None, body: str, reason: str = "") -> Ended:
 
 
 _PATIENCE = timedelta(seconds=60)
+_SIGBUS = 135  # 128 and its number on Linux, where pods run
 _NOT_BY_ITSELF = ("CreateContainerConfigError", "InvalidImageName", "ErrImageNeverPull")
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _PASSING = (
@@ -238,6 +239,12 @@ def _by_exit_code(terminated: Json) -> Ended:
             outcome,
             "it was killed (SIGKILL), and Kubernetes does not say why: often memory that its node was short of"
             + (f"; its last words: {message}" if message else ""),
+        )
+    if code == _SIGBUS:
+        return Ended(
+            Outcome.OUT_OF_MEMORY,
+            "it was killed (SIGBUS): it used shared memory that /dev/shm has no room for: raise resources.shm_gib; or a "
+            "file that it had mapped was cut short",
         )
     return Ended(outcome, f"exit code {code}: {message or 'it said nothing; see its log'}")
 
