@@ -41,32 +41,32 @@ def days(first: int, last: int) -> list[date]:
 
 def measure(some: Sequence[date]) -> tuple[float, float]:
     """Median wall and CPU seconds of a day's run."""
-    from evergreen import model as models
     from evergreen.features import inputs
-    from evergreen.features.make import make
+    from evergreen.features.make import run_feature_pipeline
+    from evergreen.spec import loader
 
-    model = models.load("flight_delay")
+    model = loader.load_spec("flight_delay")
     walls, cpus = [], []
     for day in some:
         began, used = time.monotonic(), cpu_seconds()
-        assert not inputs.outdated_by(model, [day])  # what `plan` asks first
-        make(model, [day])
+        assert not inputs.stale_days(model, [day])  # what `plan` asks first
+        run_feature_pipeline(model, [day])
         walls.append(time.monotonic() - began)
         cpus.append(cpu_seconds() - used)
     return median(walls), median(cpus)
 
 
 def by_history() -> Iterator[tuple[int, float, float]]:
-    from evergreen import model as models
-    from evergreen.features.make import make
-    from models.flight_delay.raw import deliver
+    from evergreen.features.make import run_feature_pipeline
+    from evergreen.spec import loader
+    from evergreen_models.flight_delay.raw import deliver
 
-    model = models.load("flight_delay")
+    model = loader.load_spec("flight_delay")
     deliver(days(0, 365))
     done = 0
     for history in HISTORY:
         until = min(history, 365 - RUNS)
-        make(model, days(done, until))
+        run_feature_pipeline(model, days(done, until))
         yield until, *measure(days(until, until + RUNS))
         done = until + RUNS
 
@@ -74,12 +74,13 @@ def by_history() -> Iterator[tuple[int, float, float]]:
 def by_rows(home: Path) -> Iterator[tuple[int, float, float]]:
     import great_expectations.expectations as gxe
 
-    from evergreen import lake
-    from models.flight_delay import expectations
-    from models.flight_delay.raw import deliver
+    from evergreen import storage
+    from evergreen.ingest import raw_files
+    from evergreen_models.flight_delay import expectations
+    from evergreen_models.flight_delay.raw import deliver
 
-    asked = expectations.raw
-    expectations.raw = lambda source, day: [
+    asked = expectations.raw_expectations
+    expectations.raw_expectations = lambda source, day: [
         rule for rule in asked(source, day) if not isinstance(rule, gxe.ExpectTableRowCountToBeBetween)
     ]
     some = days(90, 105)
@@ -87,10 +88,10 @@ def by_rows(home: Path) -> Iterator[tuple[int, float, float]]:
         shutil.rmtree(home / "lake")
         deliver(some)
         for day in some:
-            file = lake.raw_file("flights", day)
+            file = raw_files.raw_file("flights", day)
             table = pd.read_parquet(file)
             many = pd.concat([table.assign(flight=table.flight + 10_000 * n) for n in range(times)])
-            with lake.replacing(file) as scratch:
+            with storage.atomic_write(file) as scratch:
                 many.to_parquet(scratch, index=False, coerce_timestamps="us")
         yield times, *measure(some[-RUNS:])
 
@@ -117,9 +118,7 @@ def plot(history: list[tuple[int, float, float]], rows: list[tuple[int, float, f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", type=Path, help="draw the figure into this file too")
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))

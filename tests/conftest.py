@@ -14,8 +14,8 @@ def _forget() -> None:
     settings.cache_clear()
     import sys
 
-    if repository := sys.modules.get("evergreen.store.repository"):
-        repository.feature_store.cache_clear()
+    if repository := sys.modules.get("evergreen.feature_store.repository"):
+        repository.open_feature_store.cache_clear()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from kubernetes import client, config
 from compose.conftest import STATE, LiveStack, outward_address
 from evergreen.training.outcome import Outcome
 from measuring.compose import docker
-from relay import Address, Relay
+from support.relay import Address, Relay
 
 pytestmark = [
     pytest.mark.compose,
@@ -90,9 +90,7 @@ def reached(stack: LiveStack, kubeconfig: Path) -> Iterator[tuple[Path, str]]:
     api_server = (server.hostname, server.port or 443)
 
     def minio() -> Address:  # at each start of the stack another one
-        networks = docker(
-            "inspect", "--format", "{{json .NetworkSettings.Networks}}", stack.container("minio")
-        )
+        networks = docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", stack.container("minio"))
         return next(iter(json.loads(networks).values()))["IPAddress"], 9000
 
     outside = outward_address()

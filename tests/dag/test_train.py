@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from evergreen import model as models
-from evergreen.orchestration.train import Train, longest
-from evergreen.settings import Pods
-from evergreen.training import Job, pod
-from evergreen.training.outcome import TryAgain
+from evergreen.orchestration.operators.train import TrainOperator, training_timeout
+from evergreen.settings import PodSettings
+from evergreen.spec import loader
+from evergreen.training import Job
+from evergreen.training.backends import pod
+from evergreen.training.outcome import RetryableTrainingError
 
 pytestmark = pytest.mark.dag
 
@@ -24,7 +25,7 @@ def manifest() -> dict[str, Any]:
     job = Job(
         model="flight_delay",
         fingerprint="f" * 64,
-        train="s3://bucket/jobs/data.parquet",
+        training_data="s3://bucket/jobs/data.parquet",
         features=("a",),
         label="label",
         parameters={},
@@ -36,8 +37,8 @@ def manifest() -> dict[str, Any]:
         modules={},
         libraries={},
     )
-    pods = Pods(image="trainer", secret="store", service_account="trainer", image_pull_secret="pull")
-    return pod.manifest(models.load("flight_delay"), job, "s3://bucket/jobs/job.json", "a run", pods)
+    pods = PodSettings(image="trainer", secret="store", service_account="trainer", image_pull_secret="pull")
+    return pod.pod_manifest(loader.load_spec("flight_delay"), job, "s3://bucket/jobs/job.json", "a run", pods)
 
 
 def missing(wanted: Any, found: Any, where: str = "pod") -> list[str]:
@@ -47,16 +48,12 @@ def missing(wanted: Any, found: Any, where: str = "pod") -> list[str]:
             return []
         if not isinstance(found, Mapping):
             return [where]
-        return [
-            lost for key, value in wanted.items() for lost in missing(value, found.get(key), f"{where}.{key}")
-        ]
+        return [lost for key, value in wanted.items() for lost in missing(value, found.get(key), f"{where}.{key}")]
     if isinstance(wanted, list):
         if len(wanted) != len(found or []):
             return [where] if wanted else []
         return [
-            lost
-            for n, pair in enumerate(zip(wanted, found, strict=True))
-            for lost in missing(*pair, f"{where}[{n}]")
+            lost for n, pair in enumerate(zip(wanted, found, strict=True)) for lost in missing(*pair, f"{where}[{n}]")
         ]
     return [] if wanted == found else [f"{where}: {found!r}, not {wanted!r}"]
 
@@ -64,11 +61,11 @@ def missing(wanted: Any, found: Any, where: str = "pod") -> list[str]:
 def test_the_operator_makes_the_pod_that_was_asked_for(manifest: dict[str, Any]) -> None:
     from kubernetes.client import ApiClient
 
-    from evergreen.orchestration.pod import TrainerPod
+    from evergreen.orchestration.operators.pod import TrainerPod
 
     operator = TrainerPod(
         manifest=manifest,
-        pods=Pods(image="trainer"),
+        pods=PodSettings(image="trainer"),
         longest=timedelta(hours=1),
         state={"job": "j", "preemptions": 0},
     )
@@ -77,7 +74,7 @@ def test_the_operator_makes_the_pod_that_was_asked_for(manifest: dict[str, Any])
 
 
 def test_the_trigger_is_made_again_from_what_it_says_of_itself() -> None:
-    from evergreen.orchestration.pod import TrainerPodTrigger
+    from evergreen.orchestration.operators.pod import TrainerPodTrigger
 
     trigger = TrainerPodTrigger(
         pod_name="flight-delay-0123",
@@ -93,18 +90,20 @@ def test_the_trigger_is_made_again_from_what_it_says_of_itself() -> None:
 
 
 def test_one_try_has_time_for_all_its_attempts() -> None:
-    model = models.load("flight_delay")
-    with DAG(
-        "any", default_args={"execution_timeout": timedelta(minutes=1), "retry_delay": timedelta(seconds=7)}
-    ):
-        task = Train(task_id="train", model=model, examples={})
-    attempts = model.resources.preemptions + 1
-    assert task.execution_timeout == longest(model) >= timedelta(minutes=attempts * model.resources.minutes)
+    model = loader.load_spec("flight_delay")
+    with DAG("any", default_args={"execution_timeout": timedelta(minutes=1), "retry_delay": timedelta(seconds=7)}):
+        task = TrainOperator(task_id="train", model=model, training_set_reference={})
+    attempts = model.resources.max_preemptions + 1
+    assert (
+        task.execution_timeout
+        == training_timeout(model)
+        >= timedelta(minutes=attempts * model.resources.timeout_minutes)
+    )
     assert task.retry_delay == timedelta(seconds=7)
     assert task.doc_md
 
 
 def test_a_training_process_is_ended_with_its_task() -> None:
     """The signal's handler calls `on_kill`; what it raises unwinds the wait for the process, which ends that."""
-    with pytest.raises(TryAgain, match="ended from outside"):
-        Train(task_id="train", model=models.load("flight_delay"), examples={}).on_kill()
+    with pytest.raises(RetryableTrainingError, match="ended from outside"):
+        TrainOperator(task_id="train", model=loader.load_spec("flight_delay"), training_set_reference={}).on_kill()

@@ -14,9 +14,9 @@ from kubernetes import client, config
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from evergreen import model as models
-from pods.cluster import Cluster, Witness, eventually
-from pods.trial import Trial, template, training_set
+from evergreen.spec import loader
+from support.cluster import Cluster, Witness, eventually
+from support.training_tasks import Trial, template, training_set
 
 IMAGE = os.environ.get("EVERGREEN_TEST_IMAGE", "evergreen-trainer:test")
 
@@ -98,26 +98,24 @@ def witness(cluster: Cluster) -> Iterator[Witness]:
 
 
 @pytest.fixture
-def _room(
+def _reserved_cpus(
     request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
     """A node has the CPUs that the pods of a test request: one, or those of its mark `cpus`."""
     mark = request.node.get_closest_marker("cpus")
     base = tmp_path_factory.getbasetemp()
     locks = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with cluster.room(mark.args[0] if mark else 1, locks):
+    with cluster.reserve_cpus(mark.args[0] if mark else 1, locks):
         yield
 
 
 @pytest.fixture(autouse=True)
-def _one_at_a_time(request: pytest.FixtureRequest, _room: None) -> Iterator[None]:
+def _one_at_a_time(request: pytest.FixtureRequest, _reserved_cpus: None) -> Iterator[None]:
     """Whatever a test does: never two live pods of a job, and none afterwards."""
     witness: Witness = request.getfixturevalue("witness")
     cluster = witness.cluster
     yield
-    eventually(
-        "every pod is gone, or going", lambda: all(p.metadata.deletion_timestamp for p in cluster.pods())
-    )
+    eventually("every pod is gone, or going", lambda: all(p.metadata.deletion_timestamp for p in cluster.pods()))
     for pod in cluster.pods():
         if not pod.status.container_statuses or not pod.status.container_statuses[0].state.running:
             cluster.delete(pod, grace=0)  # kubelets take their time with what never began
@@ -158,14 +156,14 @@ def trial(
             "logging_seconds": 1,
             **(pods or {}),
         }
-        monkeypatch.setenv("EVERGREEN_TRAINING", "pod")
+        monkeypatch.setenv("EVERGREEN_TRAINING_BACKEND", "pod")
         for name, value in values.items():
             monkeypatch.setenv(f"EVERGREEN_PODS__{name.upper()}", str(value))
         use_home(shared)
-        spec = models.load("slow")
+        spec = loader.load_spec("slow")
         if resources:
             spec = spec.model_copy(update={"resources": spec.resources.model_copy(update=dict(resources))})
-            monkeypatch.setattr(models, "load", lambda _name, spec=spec: spec)
+            monkeypatch.setattr(loader, "load_spec", lambda _name, spec=spec: spec)
         started.append(Trial(spec, of.examples if of else training_set(spec, **told), watched))
         return started[-1]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from evergreen.training.outcome import TryAgain
-from pods.trial import Trial, template
+from evergreen.training.outcome import RetryableTrainingError
+from support.training_tasks import Trial, template
 
 pytestmark = pytest.mark.kubernetes
 
-NEVER, LATER = AirflowFailException, TryAgain
+NEVER, LATER = AirflowFailException, RetryableTrainingError
 
 
 @pytest.mark.parametrize(
@@ -52,20 +52,15 @@ def test_an_attempt_that_takes_too_long_is_ended_and_the_next_try_goes_on(
     job = trial(deferrable=deferrable, steps=60, resources={"minutes": 0.1})
     error = job.error()
     assert isinstance(error, LATER)
-    assert "it took longer than resources.minutes, 0.1" in str(error)
+    assert "it took longer than resources.timeout_minutes, 0.1" in str(error)
 
     again = job.again()
     again.join(60)
-    assert again.attempts[-1].resumed_at > 0
+    assert again.attempts[-1].resumed_step > 0
 
 
 def test_a_full_volume(trial: Callable[..., Trial], shared: Path) -> None:
     tiny = {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
-    error = trial(
-        misbehaves="/tmp", pods={"template": template(shared / "tiny.yaml", shared, volumes=[tiny])}
-    ).error()
+    error = trial(misbehaves="/tmp", pods={"template": template(shared / "tiny.yaml", shared, volumes=[tiny])}).error()
     assert isinstance(error, NEVER)
-    assert (
-        "no space is left on /tmp (1 MiB of memory): give that volume more in EVERGREEN_PODS__TEMPLATE"
-        in str(error)
-    )
+    assert "no space is left on /tmp (1 MiB of memory): give that volume more in EVERGREEN_PODS__TEMPLATE" in str(error)

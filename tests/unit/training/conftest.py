@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from evergreen import lake
+from evergreen.lake import fingerprints
 from evergreen.training import Job
 
 TRAINER = """
 import hashlib, json, time
 
 def fit(job, output, checkpoints):
-    found = checkpoints.newest()
+    found = checkpoints.load_latest()
     step, value = (found.step, found.files["value"]) if found else (0, b"")
     if problem := job.parameters.get("problem"):
         exec(problem)
@@ -25,7 +25,7 @@ def fit(job, output, checkpoints):
         step, value = step + 1, hashlib.sha256(value).digest()
         print(f"step {step}", flush=True)
         time.sleep(job.parameters.get("pause", 0))
-        checkpoints.after(step, lambda: {"value": value})
+        checkpoints.record_step(step, lambda: {"value": value})
     (output / "model.json").write_text(json.dumps(value.hex()))
     return {"steps": float(step)}
 """
@@ -37,12 +37,12 @@ Make = Callable[..., Job]
 def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Jobs of the model `hashing`, which other processes can import too."""
     sources = tmp_path / "sources"
-    folder = sources / "models" / "hashing"
+    folder = sources / "evergreen_models" / "hashing"
     folder.mkdir(parents=True)
     (folder / "__init__.py").touch()
     (folder / "train.py").write_text(TRAINER)
     monkeypatch.setenv("PYTHONPATH", str(sources))
-    models = import_module("models")
+    models = import_module("evergreen_models")
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(folder.parent)])
     invalidate_caches()
 
@@ -50,7 +50,7 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         defaults: dict[str, Any] = dict(
             model="hashing",
             fingerprint="f" * 64,
-            train="none.parquet",
+            training_data="none.parquet",
             features=("a",),
             label="label",
             parameters={"steps": 5},
@@ -59,11 +59,11 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
             gpu=0,
             processes=1,
             checkpoint_seconds=60,
-            modules=lake.code(("models.hashing.train",), ()),
+            modules=fingerprints.code_versions(("evergreen_models.hashing.train",), ()),
             libraries={},
         )
         return Job(**{**defaults, **fields})
 
     yield make
-    for name in [name for name in sys.modules if name.startswith("models.hashing")]:
+    for name in [name for name in sys.modules if name.startswith("evergreen_models.hashing")]:
         del sys.modules[name]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from evergreen.training import process
+from evergreen.training.backends.process import trainer_environment
 from evergreen.training.outcome import Outcome
 from evergreen.training.volumes import OutOfSpaceError, Volume
 
@@ -42,9 +42,7 @@ def _namespaces() -> None:
 def fails(_namespaces: None, tmp_path: Path) -> Any:
     """Runs `code`, which fails, with volumes of memory at `paths` below `root`; returns outcome and sentence."""
 
-    def run(
-        code: str, *paths: bytes, pod: bool = True, shm: str = "1m", size: str = "64k"
-    ) -> tuple[Outcome, str]:
+    def run(code: str, *paths: bytes, pod: bool = True, shm: str = "1m", size: str = "64k") -> tuple[Outcome, str]:
         program = f"""
 import errno, json, os, subprocess, sys, tempfile
 root = {os.fsencode(tmp_path)!r}
@@ -64,16 +62,16 @@ for path in {paths!r}:
     mount(os.path.join(root, path), {size!r})
 mount(b"/dev/shm", {shm!r})
 from evergreen.training.outcome import Outcome
-from evergreen.training.volumes import full_volume_named
+from evergreen.training.volumes import identify_full_volume
 try:
 {"".join(f"    {line}{chr(10)}" for line in code.splitlines())}
 except Exception as error:
-    outcome, sentence = Outcome.of_error(error)
+    outcome, sentence = Outcome.from_error(error)
     print(json.dumps([outcome.value, sentence]))
 """
         done = subprocess.run(
             ["unshare", "-rm", sys.executable, "-c", program],
-            env=process.environment() | (POD if pod else {}),
+            env=trainer_environment() | (POD if pod else {}),
             capture_output=True,
             text=True,
             timeout=60,
@@ -120,9 +118,7 @@ def test_several_full_volumes_are_all_named(fails: Any, tmp_path: Path) -> None:
 
 
 def test_one_volume_in_two_places_is_named_once(fails: Any, tmp_path: Path) -> None:
-    bind = (
-        "subprocess.run(['mount', '--bind', os.path.join(root, b'a'), os.path.join(root, b'b')], check=True)"
-    )
+    bind = "subprocess.run(['mount', '--bind', os.path.join(root, b'a'), os.path.join(root, b'b')], check=True)"
     _, sentence = fails(f"{bind}\nfill(b'b')", b"a", b"b")
     assert sentence.startswith(f"no space is left on {tmp_path}/a (64 KiB of memory): ")
 
@@ -145,7 +141,7 @@ def test_a_file_that_is_named_tells_its_volume(fails: Any, tmp_path: Path) -> No
 
 def test_what_is_removed_on_the_way_out_was_full(fails: Any, tmp_path: Path) -> None:
     code = """
-with tempfile.TemporaryDirectory(dir=os.path.join(root, b'a')) as scratch, full_volume_named():
+with tempfile.TemporaryDirectory(dir=os.path.join(root, b'a')) as scratch, identify_full_volume():
     fill(scratch)
 """
     outcome, sentence = fails(code, b"a")
@@ -207,9 +203,9 @@ def test_a_disk_beside_full_memory_may_have_been_it(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, value)
     shm = Volume("/dev/shm", "0:1", in_memory=True, size=2**26, free=0)
     disk = Volume("/data", "8:1", in_memory=False, size=3 * 2**29, free=0)
-    assert not OutOfSpaceError([shm]).may_pass
+    assert not OutOfSpaceError([shm]).is_retryable
     both = OutOfSpaceError([shm, disk])
-    assert both.may_pass
+    assert both.is_retryable
     assert str(both) == (
         "no space is left on /dev/shm (64 MiB of memory), /data (1.5 GiB): "
         "raise resources.shm_gib, or make room; nothing is lost"
@@ -232,6 +228,6 @@ def test_full_is_next_to_nothing_free(size: int, free: int, is_full: bool) -> No
 
 def test_a_file_is_named_where_no_volume_is_known() -> None:
     error = OSError(errno.ENOSPC, "No space left on device", b"/nowhere/\xff\n")
-    outcome, sentence = Outcome.of_error(error)
+    outcome, sentence = Outcome.from_error(error)
     assert outcome is Outcome.UNKNOWN
     assert sentence.startswith("no space is left for '/nowhere/\\udcff\\n'")

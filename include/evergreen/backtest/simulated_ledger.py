@@ -1,0 +1,66 @@
+"""The ledger that runs of the past would have left, had they come on schedule: in memory, by the real rules."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time
+
+from evergreen.backtest.walk_forward import BacktestPoint
+from evergreen.errors import PromotionRefusedError
+from evergreen.gates import EarlierComparison, Verdict
+from evergreen.ledger.entries import LedgerEntry, LedgerEvent, PromotionDeferred, VerdictRecorded, hash_entry
+from evergreen.ledger.state import EMPTY_STATE, apply_entry
+from evergreen.promotion import rules
+from evergreen.spec.model import ModelSpec
+from evergreen.window import RunReason
+
+
+class SimulatedLedger:
+    """A walk through the dates of one model, oldest first. A version is named by its date."""
+
+    def __init__(self, model: ModelSpec):
+        self._model, self._state = model, EMPTY_STATE
+
+    @property
+    def comparisons(self) -> tuple[EarlierComparison, ...]:
+        """What has been spent so far."""
+        return self._state.comparisons
+
+    def propose(self, candidate: BacktestPoint, fingerprint: str, verdict: Verdict) -> tuple[bool, str]:
+        """Whether the candidate becomes champion, and why or why not. Where approval is asked for, it is given."""
+        version, against = f"of {candidate.as_of}", self._state.champion
+        judged = VerdictRecorded(
+            run=version,
+            run_reason=RunReason.SCHEDULE,
+            as_of=candidate.as_of,
+            holdout=(candidate.holdout_start, candidate.as_of),
+            candidate_fingerprint=fingerprint,
+            champion_version=against,
+            verdict=verdict,
+        )
+        self._append(candidate, judged)
+        request = rules.ResolvedPromotionRequest(
+            version=version,
+            as_of=candidate.as_of,
+            run_reason=RunReason.SCHEDULE,
+            verdict=verdict,
+            verdict_entry=self._state.head_number,
+            champion_version=against,
+        )
+        try:
+            act = rules.decide_promotion(self._state, request, cooldown_days=self._model.cooldown_days)
+        except PromotionRefusedError as refused:
+            return False, str(refused) if verdict.promote else verdict.reason
+        assert not isinstance(act, LedgerEntry)  # nothing was recorded twice
+        self._append(candidate, act)
+        return (False, act.reason) if isinstance(act, PromotionDeferred) else (True, verdict.reason)
+
+    def _append(self, candidate: BacktestPoint, act: LedgerEvent) -> None:
+        entry = LedgerEntry(
+            number=self._state.head_number + 1,
+            model=self._model.name,
+            previous_hash=self._state.head_hash,
+            recorded_at=datetime.combine(candidate.as_of, time(), UTC),
+            actor="backtest",
+            event=act,
+        )
+        self._state = apply_entry(self._state, entry, hash_entry(entry.to_bytes()))

@@ -1,0 +1,1 @@
+"""Operators: training, its pod, and the approval of a person."""

@@ -1,0 +1,180 @@
+"""The task that trains: in a process of its own, or in a pod of a cluster, as `EVERGREEN_TRAINING_BACKEND` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
+
+from evergreen.orchestration.dag_run import fail_without_retry
+from evergreen.settings import settings
+from evergreen.spec import loader
+from evergreen.spec.model import ModelSpec
+
+if TYPE_CHECKING:
+    from evergreen.orchestration.operators.pod import TrainerPod
+
+
+class TrainOperator(BaseOperator):
+    """Train a candidate from a job file, in a process of its own or in a pod (`EVERGREEN_TRAINING_BACKEND`).
+
+    **When it fails,** the last line of its log says why and what to do. Clearing it is always safe: it goes on
+    from the job's last checkpoint, and a pod that is still at work is taken up again.
+
+    **When it is deferred,** its pod is waited for without a worker; the pod's log is among the task's.
+    """
+
+    # `examples` is the reference of a training set; the task gives it, and the reference of the model.
+    template_fields: Sequence[str] = ("training_set_reference",)
+
+    def __init__(self, *, model: ModelSpec, training_set_reference: Any, **options: Any):
+        super().__init__(
+            **{
+                "doc_md": type(self).__doc__,
+                "execution_timeout": training_timeout(model),
+                # For what may pass: 5 seconds after the first time, minutes after the last. Preemptions are apart.
+                "retries": 5,
+                "retry_exponential_backoff": 2.0,
+                "max_retry_delay": timedelta(minutes=10),
+                **options,
+            }
+        )
+        self.model, self.training_set_reference = model.name, training_set_reference
+        self._pod: TrainerPod | None = None
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        with fail_without_retry():
+            return self._train(context)
+
+    def trigger_reentry(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Go on once the trigger of the pod has fired; the name is the one that the pod's operator defers with."""
+        with fail_without_retry():
+            return self._train(context, event)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralError, TaskDeferralTimeout):
+            # The trigger is gone without an event. Were this the last try, nobody would end the pod.
+            self._delete_pod(context)
+            raise
+
+    def on_kill(self) -> None:
+        from evergreen.training.outcome import RetryableTrainingError
+
+        if self._pod:
+            self._pod.on_kill()
+        else:
+            # Called in a signal handler: unwinds whatever is going on, which ends a training process with it.
+            raise RetryableTrainingError("the task was ended from outside")
+
+    def _train(self, context: Any, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        from evergreen import storage
+        from evergreen.feature_store import training_sets
+        from evergreen.training import candidates
+        from evergreen.training.backends import process
+
+        model = loader.load_spec(self.model)
+        source = training_sets.training_set_dataset(model)
+        training_set, features = (
+            source.resolve(self.training_set_reference),
+            training_sets.model_input_columns(model),
+        )
+        done = None if event else candidates.find_published_candidate(model, training_set, features)
+        if done:
+            print(f"the model {done.partition} is published already with fingerprint {done.fingerprint[:12]}")
+        else:
+            job_file = str(candidates.prepare_job(model, training_set, source, features))
+            if event or settings().training_backend == "pod":
+                self._run_in_pods(context, model, job_file, event)
+            else:
+                process.run_attempts(model, storage.storage_path(job_file), _dag_run_name(context))
+            # Whatever an attempt or Airflow says of itself: only a model that is there, and whole, is success.
+            done = candidates.publish_candidate(model, training_set, features)
+        return {"training_set": self.training_set_reference, "candidate": done.reference}
+
+    def _run_in_pods(self, context: Any, model: ModelSpec, job_file: str, event: Mapping[str, Any] | None) -> None:
+        """Attempt the job until there is a result; an attempt that is preempted is followed by another at once.
+
+        Raises:
+            TaskDeferred: an attempt goes on, and the trigger waits for it.
+            TryAgain, TrainingError: as of `Ended.again_at_once`.
+        """
+        from evergreen import storage
+        from evergreen.orchestration.operators.pod import STATE
+        from evergreen.training import runner
+        from evergreen.training.outcome import Outcome, RetryableTrainingError
+
+        preemptions = 0
+        if event:
+            state = event[STATE]
+            preemptions = state["preemptions"]
+            if state["job"] != job_file:
+                self._build_trainer_pod(context, model, state["job"], preemptions).remove()
+                raise RetryableTrainingError(
+                    f"{model.name}'s code, data or parameters changed while it was trained: the next try trains anew"
+                )
+        folder = storage.storage_path(job_file).parent
+        while True:
+            self._pod = self._build_trainer_pod(context, model, job_file, preemptions)
+            ended = self._pod.attempt(context, event)
+            if ended.outcome is Outcome.SUCCEEDED or runner.is_training_complete(folder.name, folder):
+                return
+            ended.raise_unless_resumable(model.name, preemptions, model.resources.max_preemptions)
+            preemptions += 1
+            self.log.warning(
+                "Attempt %s was preempted: %s. The next one begins at once (%s of %s)",
+                preemptions,
+                ended.message,
+                preemptions,
+                model.resources.max_preemptions,
+            )
+            event = None
+
+    def _build_trainer_pod(self, context: Any, model: ModelSpec, job_file: str, preemptions: int) -> TrainerPod:
+        from evergreen import storage
+        from evergreen.orchestration.operators.pod import TrainerPod
+        from evergreen.training.backends import pod
+        from evergreen.training.job import Job
+
+        pods = settings().pods
+        template = pod.load_pod_template(pods.template) if pods.template else None
+        job = Job.read(storage.storage_path(job_file))
+        manifest = pod.pod_manifest(model, job, job_file, _dag_run_name(context), pods, template)
+        state = {"job": job_file, "preemptions": preemptions}
+        return TrainerPod(manifest=manifest, pods=pods, longest=training_timeout(model), state=state)
+
+    def _delete_pod(self, context: Any) -> None:
+        from evergreen.feature_store import training_sets
+        from evergreen.training import candidates
+
+        model = loader.load_spec(self.model)
+        source = training_sets.training_set_dataset(model)
+        features = training_sets.model_input_columns(model)
+        job_file = candidates.prepare_job(model, source.resolve(self.training_set_reference), source, features)
+        self._build_trainer_pod(context, model, str(job_file), 0).remove()
+
+
+def delete_leftover_pods(context: Mapping[str, Any]) -> None:
+    """Delete what pods a run that has failed has left: a callback of its DAG.
+
+    There is one if its task was ended by hand in the second between making its pod and waiting for it in the
+    triggerer, or was killed in its last try.
+    """
+    if settings().training_backend == "pod":
+        from evergreen.orchestration.operators import pod
+
+        pod.remove_all_of(f"{context['dag'].dag_id} {context['run_id']}", settings().pods)
+
+
+def training_timeout(model: ModelSpec) -> timedelta:
+    """What all attempts of one try of the task may take: to get a node each, to start, to train, and to leave."""
+    resources, startup = model.resources, settings().pods.startup_timeout_minutes
+    return timedelta(minutes=(resources.max_preemptions + 1) * (2 * startup + resources.timeout_minutes + 5))
+
+
+def _dag_run_name(context: Any) -> str:
+    return f"{context['dag_run'].dag_id} {context['dag_run'].run_id}"

@@ -1,0 +1,1 @@
+"""Triggers: raw days that arrive, DAG runs that finish."""

@@ -1,0 +1,38 @@
+"""Waiting for other runs without occupying a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
+
+ACTIVE_STATES = ["queued", "running"]
+
+
+class DagRunsFinishedTrigger(BaseTrigger):
+    """Fires when none of the runs is under way any more, however they ended: also when they were deleted.
+
+    (Airflow's own DagStateTrigger waits for ever for a run that is deleted.)
+    """
+
+    def __init__(self, dag_id: str, run_ids: list[str], poll_seconds: float = 2.0):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dag_id = dag_id
+        self.run_ids = run_ids
+        self.poll_seconds = poll_seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        arguments = {"dag_id": self.dag_id, "run_ids": self.run_ids, "poll_seconds": self.poll_seconds}
+        return f"{__name__}.{type(self).__name__}", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        while await sync_to_async(RuntimeTaskInstance.get_dr_count)(
+            dag_id=self.dag_id, run_ids=self.run_ids, states=ACTIVE_STATES
+        ):
+            await asyncio.sleep(self.poll_seconds)
+        yield TriggerEvent(self.run_ids)  # type: ignore[no-untyped-call]

@@ -1,0 +1,310 @@
+"""A small S3 server whose conditional puts are atomic, in this process or a container.
+
+It speaks what Evergreen and MLflow ask of a store: put, put where there is none, get, list, remove, make a bucket. In a
+test its faults are set from outside while it runs. `python s3_server.py server FOLDER`, as MinIO is called, keeps all
+in that folder, on port 9000: for a stack that is to be killed, where MinIO's image cannot be had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from time import sleep, time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+from xml.sax.saxutils import escape, unescape
+
+if TYPE_CHECKING:
+    import pytest
+
+
+@dataclass
+class S3:
+    """What the server holds, and what is wrong with it."""
+
+    url: str = ""
+    buckets: MutableMapping[str, Any] = field(default_factory=dict)
+    """Bucket → key → content."""
+    refuses: set[str] = field(default_factory=set)
+    """Methods that are answered with AccessDenied."""
+    full: bool = False
+    conditions: str = "kept"
+    """Or "ignored"; or "late": it looks first, and writes a moment later."""
+    words: str = "condition not named"
+    """How it says that there is an object already: as MinIO does; or "condition named", as S3; or "conflict"."""
+    ahead: float = 0.0
+    """Seconds of its clock."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let this process's clients find it, and no server that was here before."""
+        monkeypatch.setenv("AWS_ENDPOINT_URL", self.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests-secret")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        from s3fs import S3FileSystem
+
+        S3FileSystem.clear_instance_cache()
+
+
+class Kept(MutableMapping[str, bytes]):
+    """A bucket in a folder: an object is there whole or not at all, and stays when the server is killed."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __getitem__(self, key: str) -> bytes:
+        try:
+            return self._file(key).read_bytes()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def __setitem__(self, key: str, content: bytes) -> None:
+        scratch = self._folder / f".{uuid.uuid4().hex}"
+        with scratch.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.replace(self._file(key))
+
+    def __delitem__(self, key: str) -> None:
+        try:
+            self._file(key).unlink()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([unquote(name[1:]) for name in os.listdir(self._folder) if name.startswith("=")])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _file(self, key: str) -> Path:
+        return self._folder / ("=" + quote(key, safe=""))
+
+
+class Buckets(MutableMapping[str, Kept]):
+    """Buckets in a folder."""
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    def __getitem__(self, name: str) -> Kept:
+        if not name or not (self._root / name).is_dir():
+            raise KeyError(name)
+        return Kept(self._root / name)
+
+    def __setitem__(self, name: str, _: Any) -> None:
+        (self._root / name).mkdir(exist_ok=True)
+
+    def __delitem__(self, name: str) -> None:
+        (self._root / name).rmdir()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([path.name for path in self._root.iterdir() if path.is_dir()])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+@contextmanager
+def running(*buckets: str) -> Iterator[S3]:
+    s3 = S3(buckets={name: {} for name in buckets})
+    server = _server(s3, "127.0.0.1", 0)
+    s3.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield s3
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _server(s3: S3, host: str, port: int) -> ThreadingHTTPServer:
+    class Handler(_Handler):
+        store = s3
+
+    return ThreadingHTTPServer((host, port), Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    store: S3
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return formatdate((timestamp or time()) + self.store.ahead, usegmt=True)
+
+    def do_PUT(self) -> None:
+        bucket, key = self._where()
+        data = self._body()
+        if not key:
+            self.store.buckets.setdefault(bucket, {})
+            return self._answer(200)
+        if not self._allowed(bucket):
+            return None
+        if self.store.full:
+            return self._fault(507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold")
+        conditional = self.headers.get("If-None-Match") == "*" and self.store.conditions != "ignored"
+        with self.store.lock:
+            there = conditional and key in self.store.buckets[bucket]
+            if not there and self.store.conditions != "late":
+                try:
+                    self.store.buckets[bucket][key] = data
+                except OSError as error:  # the disk under it
+                    return self._fault(507, "XMinioStorageFull", str(error))
+        if there and self.store.words == "conflict":
+            return self._fault(409, "ConditionalRequestConflict", "A conflicting operation occurred")
+        if there:
+            named = "<Condition>If-None-Match</Condition>" if self.store.words == "condition named" else ""
+            message = "At least one of the pre-conditions you specified did not hold"
+            return self._fault(412, "PreconditionFailed", message, named)
+        if self.store.conditions == "late":
+            sleep(0.02)
+            self.store.buckets[bucket][key] = data
+        return self._answer(200, headers={"ETag": f'"{hashlib.md5(data).hexdigest()}"'})
+
+    def do_GET(self) -> None:
+        bucket, key = self._where()
+        if not bucket:
+            return self._fault(403, "AccessDenied", "Access Denied")
+        if not self._allowed(bucket):
+            return None
+        held = self.store.buckets[bucket]
+        if key:
+            if key not in held:
+                return self._fault(404, "NoSuchKey", "The specified key does not exist.")
+            return self._give(held[key])
+        asked = parse_qs(urlsplit(self.path).query)
+        prefix, delimiter = asked.get("prefix", [""])[0], asked.get("delimiter", [""])[0]
+        found = sorted(name for name in held if name.startswith(prefix))
+        folders = {
+            prefix + name[len(prefix) :].split(delimiter)[0] + delimiter
+            for name in found
+            if delimiter and delimiter in name[len(prefix) :]
+        }
+        files = [name for name in found if not any(name.startswith(folder) for folder in folders)]
+        body = "".join(
+            f"<Contents><Key>{escape(name)}</Key><Size>{len(held[name])}</Size><ETag>e</ETag>"
+            "<LastModified>2013-01-01T00:00:00.000Z</LastModified></Contents>"
+            for name in files
+        ) + "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in sorted(folders))
+        return self._answer(
+            200,
+            f"<ListBucketResult><Name>{bucket}</Name><KeyCount>{len(files)}</KeyCount>"
+            f"<IsTruncated>false</IsTruncated>{body}</ListBucketResult>".encode(),
+        )
+
+    def do_HEAD(self) -> None:
+        bucket, key = self._where()
+        there = key in self.store.buckets.get(bucket, {}) if key else bucket in self.store.buckets
+        size = len(self.store.buckets[bucket][key]) if there and key else 0
+        self.send_response(200 if there else 404)
+        self.send_header("Content-Length", str(size))
+        self.send_header("ETag", '"e"')
+        self.send_header("Last-Modified", formatdate(0, usegmt=True))
+        self.end_headers()
+
+    def do_DELETE(self) -> None:
+        bucket, key = self._where()
+        if self._allowed(bucket):
+            self.store.buckets[bucket].pop(key, None)
+            self._answer(204)
+
+    def do_POST(self) -> None:
+        """Remove several objects at once; nothing else is posted."""
+        bucket, _ = self._where()
+        keys = [unescape(key) for key in re.findall(r"<Key>(.*?)</Key>", self._body().decode())]
+        if "delete" not in parse_qs(urlsplit(self.path).query, keep_blank_values=True):
+            return self._fault(501, "NotImplemented", "uploads in parts are not implemented")
+        if not self._allowed(bucket):
+            return None
+        for key in keys:
+            self.store.buckets[bucket].pop(key, None)
+        gone = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
+        return self._answer(200, f"<DeleteResult>{gone}</DeleteResult>".encode())
+
+    def _give(self, content: bytes) -> None:
+        """The object, or the part of it that is asked for."""
+        headers = {"ETag": '"e"', "Last-Modified": formatdate(0, usegmt=True)}
+        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        if not asked:
+            return self._answer(200, content, headers)
+        first, last = asked.groups()
+        start = int(first) if first else max(0, len(content) - int(last))
+        end = min(int(last) + 1, len(content)) if first and last else len(content)
+        if start >= len(content):
+            return self._fault(416, "InvalidRange", "The requested range is not satisfiable")
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+        return self._answer(206, content[start:end], headers)
+
+    def _where(self) -> tuple[str, str]:
+        bucket, _, key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
+        return bucket, key
+
+    def _body(self) -> bytes:
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if "aws-chunked" not in self.headers.get("Content-Encoding", ""):
+            return data
+        plain = b""
+        while data:
+            size, _, data = data.partition(b"\r\n")
+            length = int(size.split(b";")[0], 16)
+            if not length:
+                break
+            plain, data = plain + data[:length], data[length + 2 :]
+        return plain
+
+    def _allowed(self, bucket: str) -> bool:
+        if self.command in self.store.refuses:
+            self._fault(403, "AccessDenied", "Access Denied.")
+            return False
+        if bucket not in self.store.buckets:
+            self._fault(404, "NoSuchBucket", "The specified bucket does not exist")
+            return False
+        return True
+
+    def _fault(self, status: int, code: str, message: str, more: str = "") -> None:
+        self._answer(status, f"<Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>".encode())
+
+    def _answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class Lasting(S3):
+    """Keeps all in a folder; the methods that it refuses stand in the file `refuses` there, as in `PUT DELETE`."""
+
+    def __init__(self, folder: Path):
+        super().__init__(buckets=Buckets(folder))
+        self._refuses = folder / "refuses"
+
+    def __getattribute__(self, name: str) -> Any:
+        if name != "refuses":
+            return super().__getattribute__(name)
+        return set(self._refuses.read_text().split()) if self._refuses.exists() else set()
+
+
+if __name__ == "__main__":
+    _, _, root = sys.argv  # server FOLDER
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which process 1 of a container would not notice
+    _server(Lasting(Path(root)), "0.0.0.0", 9000).serve_forever()
