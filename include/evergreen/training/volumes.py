@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MOUNTS = Path("/proc/self/mountinfo")
-_POD_VARIABLE = (
-    "KUBERNETES_SERVICE_HOST"  # Kubernetes sets it in every container; a process on this machine is not given it
-)
+_POD_VARIABLE = "KUBERNETES_SERVICE_HOST"  # set in every container of a pod
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a mount point
 _MEMORY_FILE_SYSTEMS = ("tmpfs", "hugetlbfs")
 _MAX_PATH_LENGTH = 200  # so that the fix still fits into the pod's status
@@ -88,13 +86,12 @@ class OutOfSpaceError(Exception):
         return not self.volumes or not all(volume.belongs_to_attempt for volume in self.volumes)
 
     def __str__(self) -> str:
-        if self.file:
-            subject = f" for {format_path(self.file)}"
-        else:
-            subject = "" if self.volumes else " for its files"
-        location = f" on {', '.join(map(str, self.volumes))}" if self.volumes else ""
-        fixes = dict.fromkeys(volume.fix for volume in self.volumes) or [_MAKE_ROOM]
-        return f"no space is left{subject}{location}: {', or '.join(fixes)}"
+        file = format_path(self.file) if self.file else "its files"
+        if not self.volumes:
+            return f"no space is left for {file}: {_MAKE_ROOM}"
+        subject = f" for {file}" if self.file else ""
+        fixes = dict.fromkeys(volume.fix for volume in self.volumes)
+        return f"no space is left{subject} on {', '.join(map(str, self.volumes))}: {', or '.join(fixes)}"
 
 
 @contextmanager
