@@ -8,7 +8,7 @@ from evergreen.backtest.walk_forward import BacktestPoint
 from evergreen.errors import PromotionRefusedError
 from evergreen.gates import EarlierComparison, Verdict
 from evergreen.ledger.entries import LedgerEntry, LedgerEvent, PromotionDeferred, VerdictRecorded, hash_entry
-from evergreen.ledger.state import EMPTY_STATE, apply_entry
+from evergreen.ledger.state import LedgerState, apply_entry
 from evergreen.promotion import rules
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
@@ -18,7 +18,7 @@ class SimulatedLedger:
     """A walk through the dates of one model, oldest first. A version is named by its date."""
 
     def __init__(self, model: ModelSpec):
-        self._model, self._state = model, EMPTY_STATE
+        self._model, self._state = model, LedgerState()
 
     @property
     def comparisons(self) -> tuple[EarlierComparison, ...]:

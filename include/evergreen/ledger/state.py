@@ -103,9 +103,6 @@ class LedgerState:
         return next((reign for reign in reversed(self.tenures) if reign.version == version), None)
 
 
-EMPTY_STATE = LedgerState()
-
-
 def iter_states(entries: Sequence[LedgerEntry]) -> Iterator[LedgerState]:
     """The state after each of `entries`, which begin with the first.
 
@@ -114,7 +111,7 @@ def iter_states(entries: Sequence[LedgerEntry]) -> Iterator[LedgerState]:
     """
     # What a later field would add to an entry's JSON must not change its hash: the next entry knows it.
     hashes = [entry.previous_hash for entry in entries[1:]] + [hash_entry(entry.to_bytes()) for entry in entries[-1:]]
-    state = EMPTY_STATE
+    state = LedgerState()
     for entry, entry_hash in zip(entries, hashes, strict=True):
         state = apply_entry(state, entry, entry_hash)
         yield state
@@ -126,7 +123,7 @@ def replay(entries: Sequence[LedgerEntry]) -> LedgerState:
     Raises:
         LedgerError: as `history`.
     """
-    return reduce(lambda _, state: state, iter_states(entries), EMPTY_STATE)
+    return reduce(lambda _, state: state, iter_states(entries), LedgerState())
 
 
 def state_at(entries: Sequence[LedgerEntry], instant: datetime) -> LedgerState:

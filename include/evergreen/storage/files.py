@@ -1,23 +1,38 @@
-"""Files of training jobs, in a folder or an object store: a reader sees a file whole or not at all."""
+"""Files in a folder or an object store, whichever their URI names."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from inspect import signature
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
+from fsspec import AbstractFileSystem
+from fsspec.core import split_protocol
 from upath import UPath
 
-from evergreen.storage.local import atomic_write
+from evergreen.storage.local import atomic_write, link_if_absent
+
+_MEMORY_LOCK = Lock()
 
 
-def storage_path(uri: str) -> UPath:
-    """The file or folder at `uri`: a local path, or whatever fsspec knows, such as `s3://bucket/key`."""
-    if _is_local_uri(uri):
-        return UPath(uri.removeprefix("file://"))
-    # Stores remember what they listed, and deny what others have written since.
-    return UPath(uri, use_listings_cache=False)
+def storage_path(uri: str, *, fail_fast: bool = False) -> UPath:
+    """Return the file or folder at `uri`: a local path, or any URI that fsspec opens, such as `s3://bucket/key`.
+
+    Args:
+        fail_fast: whether an S3 client gives up after seconds; by default it retries for minutes.
+    """
+    protocol, path = split_protocol(uri)
+    if protocol in (None, "file"):
+        return UPath(path)
+    # Without a cache of listings: it would hide the files that other processes write.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if fail_fast and protocol in ("s3", "s3a"):
+        options["config_kwargs"] = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}
+    return UPath(uri, **options)
 
 
 def is_local(path: UPath) -> bool:
@@ -28,7 +43,7 @@ def put(file: UPath | Path, data: bytes) -> None:
     """Write `file` in one step: a put is atomic in an object store, and a rename in a folder.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the file could not be written.
     """
     if isinstance(file, Path):
         with atomic_write(file) as scratch:
@@ -38,8 +53,55 @@ def put(file: UPath | Path, data: bytes) -> None:
             file.fs.pipe_file(file.path, data)
 
 
+def create_if_absent(file: UPath, data: bytes) -> bool:
+    """Create `file` with `data` unless it exists; return whether this call created it.
+
+    Of racing callers exactly one succeeds: by a hard link in a folder, by a conditional put in an object store. The
+    file is on disk before the call returns.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    if isinstance(file, Path):
+        return link_if_absent(file, data)
+    # fsspec's memory:// checks first and writes then, so its threads must take turns.
+    with _MEMORY_LOCK if file.protocol == "memory" else nullcontext(), _translate_to_os_error(file):
+        try:
+            file.fs.pipe_file(file.path, data, mode="create")
+        except Exception:
+            # The stored object decides, not the error: S3 reports that the object exists, MinIO only that a condition
+            # failed, either may report a conflicting put. And a repeated request that succeeded finds its own object.
+            with suppress(FileNotFoundError):
+                return bool(file.fs.cat_file(file.path) == data)
+            raise
+        return True
+
+
+def supports_create_if_absent(folder: UPath) -> bool:
+    """Return whether the store of `folder` can create a file on the condition that it does not exist."""
+    if isinstance(folder, Path):
+        return True
+    client = type(folder.fs)
+    write = getattr(client, "_pipe_file", client.pipe_file)
+    return write is not AbstractFileSystem.pipe_file and "mode" in signature(write).parameters
+
+
+def read_files(files: Sequence[UPath]) -> list[bytes]:
+    """Read small files of one store, many at once where the store can.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        OSError: a file could not be read.
+    """
+    if not files or is_local(files[0]):
+        return [file.read_bytes() for file in files]
+    with _translate_to_os_error(files[0].parent):
+        contents = files[0].fs.cat([file.path for file in files])
+    return [contents[file.path] for file in files]
+
+
 def upload(source: Path, file: UPath) -> None:
-    """`put` what the local file `source` holds, however much it is."""
+    """Write the local file `source`, of any size, to `file`, as `put` does."""
     if isinstance(file, Path):
         with atomic_write(file) as scratch:
             shutil.copyfile(source, scratch)
@@ -49,10 +111,10 @@ def upload(source: Path, file: UPath) -> None:
 
 
 def download(file: UPath, target: Path) -> None:
-    """The other way; `target` is a local file.
+    """Download `file` to the local path `target`.
 
     Raises:
-        OSError: it could not be read.
+        OSError: the file could not be read.
     """
     if isinstance(file, Path):
         shutil.copyfile(file, target)
@@ -62,7 +124,7 @@ def download(file: UPath, target: Path) -> None:
 
 
 def list_names(folder: UPath) -> list[str]:
-    """What lies in `folder`, in order; nothing if there is no such folder."""
+    """Return the names in `folder`, sorted; an empty list if there is no such folder."""
     try:
         with _translate_to_os_error(folder):
             return sorted(entry.name for entry in folder.iterdir())
@@ -71,14 +133,14 @@ def list_names(folder: UPath) -> list[str]:
 
 
 def remove(folder: UPath) -> None:
-    """Remove `folder` and all in it; others may be at it too."""
+    """Remove `folder` and everything in it. Other processes may remove it at the same time."""
     with suppress(FileNotFoundError), _translate_to_os_error(folder):
         folder.fs.rm(folder.path, recursive=True)
 
 
 @contextmanager
 def _translate_to_os_error(path: UPath) -> Iterator[None]:
-    """Clients of object stores have errors of their own, one kind for each; here a file is a file."""
+    """Raise errors of an object store's client as OSError: each client has its own kinds."""
     try:
         yield
     except OSError as error:
@@ -87,7 +149,3 @@ def _translate_to_os_error(path: UPath) -> Iterator[None]:
         raise
     except Exception as error:
         raise OSError(f"{path}: {type(error).__name__}: {error}") from error
-
-
-def _is_local_uri(uri: str) -> bool:
-    return "://" not in uri or uri.startswith("file://")

@@ -15,9 +15,9 @@ from threading import Event, Thread
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
-from upath import UPath
 
 from evergreen import storage
+from evergreen.storage import UPath
 from evergreen.training.job import ATTEMPTS_FOLDER
 from evergreen.training.outcome import Outcome
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from threading import Event
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from upath import UPath
 
 from evergreen import storage
 from evergreen.errors import TrainingDataError
+from evergreen.storage import UPath
 from evergreen.training.outcome import TrainingPreempted
 
 StateProvider = Callable[[], Mapping[str, bytes | Callable[[], bytes]]]

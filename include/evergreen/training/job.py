@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
-from upath import UPath
 
 from evergreen import storage
+from evergreen.storage import UPath
 
 JOB_FILE, RESULT_FILE = "job.json", "result.json"
 OUTPUT_FOLDER, CHECKPOINTS_FOLDER, ATTEMPTS_FOLDER = "output", "checkpoints", "attempts"

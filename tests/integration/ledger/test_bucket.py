@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
+from upath import UPath
 
+from evergreen import storage
 from evergreen.ledger import PromotionsFrozen
-from evergreen.ledger.journal import Journal, LedgerConflictError, create_object_if_absent
+from evergreen.ledger.journal import Journal, LedgerConflictError
 from support import s3_server
 from support.s3_server import S3
 
@@ -28,22 +28,22 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
         yield server
 
 
-def opened() -> AbstractFileSystem:
-    files, _ = url_to_fs("s3://evergreen", use_listings_cache=False, skip_instance_cache=True)
-    return files
+def own_client() -> UPath:
+    """The bucket, by a client that shares no connection with another one."""
+    return UPath("s3://evergreen", use_listings_cache=False, skip_instance_cache=True)
 
 
 # S3 names the condition that does not hold; MinIO says only that one does not; S3 may also find another put under way.
 @pytest.mark.parametrize("words", ["condition named", "condition not named", "conflict"])
 def test_of_many_writers_one_is_told_that_it_was_the_one(s3: S3, words: str) -> None:
     s3.words = words
-    clients = [opened() for _ in range(WRITERS)]
+    buckets = [own_client() for _ in range(WRITERS)]
     for number in range(ROUNDS):
         together = Barrier(WRITERS)
 
         def write(writer: int, number: int = number, together: Barrier = together) -> bool:
             together.wait()
-            return create_object_if_absent(clients[writer], f"evergreen/ledger/{number}", b"%d" % writer)
+            return storage.create_if_absent(buckets[writer] / f"ledger/{number}", b"%d" % writer)
 
         with ThreadPoolExecutor(WRITERS) as pool:
             won = [writer for writer, mine in enumerate(pool.map(write, range(WRITERS))) if mine]
@@ -52,17 +52,17 @@ def test_of_many_writers_one_is_told_that_it_was_the_one(s3: S3, words: str) -> 
 
 
 def test_a_put_that_was_done_and_sent_again_is_found(s3: S3) -> None:
-    files = opened()
-    assert create_object_if_absent(files, "evergreen/one", b"mine")
-    assert create_object_if_absent(files, "evergreen/one", b"mine")
-    assert not create_object_if_absent(files, "evergreen/one", b"another's")
+    file = own_client() / "one"
+    assert storage.create_if_absent(file, b"mine")
+    assert storage.create_if_absent(file, b"mine")
+    assert not storage.create_if_absent(file, b"another's")
 
 
 @pytest.mark.parametrize("fault", ["refuses", "full"])
 def test_a_store_that_does_not_take_it_is_no_lost_race(s3: S3, fault: str) -> None:
     s3.refuses, s3.full = ({"PUT"} if fault == "refuses" else set()), fault == "full"
     with pytest.raises(OSError, match="Access Denied|StorageFull"):
-        create_object_if_absent(opened(), "evergreen/one", b"mine")
+        storage.create_if_absent(own_client() / "one", b"mine")
     assert s3.buckets["evergreen"] == {}
 
 

@@ -24,7 +24,7 @@ from evergreen.ledger import (
     VersionPromoted,
 )
 from evergreen.ledger import state_at as state_at
-from evergreen.ledger.state import EMPTY_STATE, apply_entry, iter_states, replay
+from evergreen.ledger.state import apply_entry, iter_states, replay
 from evergreen.promotion import rules
 from support.ledger_events import (
     MODEL,
@@ -209,7 +209,7 @@ def _granted(state: LedgerState, wish: tuple) -> LedgerEvent | LedgerEntry | Non
 
 @given(st.lists(_WISHES, max_size=40))
 def test_whatever_is_asked_for_the_rules_hold(wishes: list[tuple]) -> None:
-    state = EMPTY_STATE
+    state = LedgerState()
     for wish in wishes:
         before, act = state, _granted(state, wish)
         if act is None:
