@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 from evergreen.gates.verdict import GateResult, Verdict, decide_verdict
 from evergreen.ledger import (
@@ -18,7 +20,7 @@ from evergreen.ledger import (
     replay,
 )
 from evergreen.ledger.entries import hash_entry
-from evergreen.promotion.rules import ResolvedPromotionRequest
+from evergreen.promotion.rules import PromotionRequest
 from evergreen.window import RunReason
 
 START = datetime(2013, 3, 1, tzinfo=UTC)
@@ -102,19 +104,11 @@ def grown(state: LedgerState, act: LedgerEvent) -> LedgerState:
     return replay(written([*(entry.event for entry in state.entries), act]))
 
 
-def request(state: LedgerState, version: str, number: int, **changed: object) -> ResolvedPromotionRequest:
-    """To promote `version` by the verdict in entry `number`, as a run does."""
-    act = state.entries[number - 1].event
-    assert isinstance(act, VerdictRecorded)
-    fields: dict[str, object] = dict(
-        version=version,
-        as_of=act.as_of,
-        run_reason=act.run_reason,
-        verdict=act.verdict,
-        verdict_entry=number,
-        champion_version=act.champion_version,
-    )
-    return ResolvedPromotionRequest(**{**fields, **changed})  # type: ignore[arg-type]
+def request(state: LedgerState, version: str, number: int, **changes: Any) -> PromotionRequest:
+    """Return the request to promote `version` by the verdict in entry `number`, as a run sends it."""
+    event = state.entries[number - 1].event
+    assert isinstance(event, VerdictRecorded)
+    return replace(PromotionRequest(number, version, event.run_reason), **changes)
 
 
 REIGN: tuple[LedgerEvent, ...] = (

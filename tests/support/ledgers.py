@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from evergreen import ledger
 from evergreen.ledger import LedgerEntry, LedgerState
 from evergreen.promotion import rules
-from evergreen.registry import versions
+from evergreen.registry import aliases
 from evergreen.settings import settings
 from support.ledger_events import judged, request
 
@@ -70,7 +70,7 @@ class Book:
     def promote(self, candidate: Candidate, cooldown_days: int = 0) -> LedgerEntry:
         """As a run does it: the entry, and then the aliases."""
         entry = self.record(candidate, cooldown_days)
-        versions.sync_aliases(self.model)
+        aliases.sync_aliases(self.model)
         return entry
 
     def record(self, candidate: Candidate, cooldown_days: int = 0) -> LedgerEntry:

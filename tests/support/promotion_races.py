@@ -28,7 +28,7 @@ from evergreen.gates import GateResult
 from evergreen.gates import decide_verdict as verdict
 from evergreen.ledger import LedgerEntry, LedgerEvent, LedgerState, VerdictRecorded, VersionPromoted
 from evergreen.promotion import rules
-from evergreen.registry import versions
+from evergreen.registry import aliases
 from evergreen.settings import settings
 from evergreen.window import RunReason
 
@@ -40,7 +40,7 @@ _EPOCH = date(2013, 1, 1)
 _PATIENCE = 300.0  # seconds; a round takes a few
 # The last is what MLflow imports for its first request; with it comes Feast, which adds a header to each.
 _IMPORTED = [
-    "evergreen.registry.versions",
+    "evergreen.registry.aliases",
     "evergreen.promotion.rules",
     "mlflow.tracking.request_header.registry",
 ]
@@ -177,7 +177,7 @@ def evergreen(place: Place, version: str, as_of: date) -> Callable[[], Told]:
         except PromotionRefusedError as refused:
             return Told(version, request.champion_version, False, str(refused), decisions)
         assert isinstance(entry.event, VersionPromoted), entry.event
-        versions.sync_aliases(place.model)
+        aliases.sync_aliases(place.model)
         return Told(version, entry.event.previous_champion, True, decisions=decisions)
 
     return promote
@@ -222,7 +222,7 @@ def looking_first(place: Place, version: str, as_of: date) -> Callable[[], Told]
     return promote
 
 
-def judged(model: str, version: str, as_of: date) -> rules.ResolvedPromotionRequest:
+def judged(model: str, version: str, as_of: date) -> rules.PromotionRequest:
     """A verdict for `version` in the ledger, against who is champion now, and the request that rests on it."""
     champion = ledger.read_state(model).champion
     entry = ledger.append_decision(
@@ -240,16 +240,7 @@ def judged(model: str, version: str, as_of: date) -> rules.ResolvedPromotionRequ
             fingerprints={},
         ),
     )
-    return rules.ResolvedPromotionRequest(
-        version=version,
-        as_of=as_of,
-        run_reason=RunReason.SCHEDULE,
-        verdict=VERDICT,
-        verdict_entry=entry.number,
-        champion_version=champion,
-        approved_by=None,
-        promote_backfill=False,
-    )
+    return rules.PromotionRequest(entry.number, version, RunReason.SCHEDULE)
 
 
 def race(place: Place, way: Way, versions: Sequence[str], rounds: int, racers: int = RACERS) -> Iterator[Round]:

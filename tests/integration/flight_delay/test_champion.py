@@ -15,7 +15,7 @@ from evergreen.gates import AgainstChampionGate, ThresholdGate
 from evergreen.ledger import ChampionRolledBack, VersionPromoted
 from evergreen.promotion import service
 from evergreen.promotion.service import EvaluationContext, PromotionRequest
-from evergreen.registry import versions
+from evergreen.registry import aliases, versions
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
@@ -96,7 +96,7 @@ def test_each_change_is_recorded_and_shown_by_the_aliases(own_january: Path) -> 
     present = versions.get_champion_version(MODEL)
     assert present is not None
     assert str(present.version) == first
-    assert versions.repair_aliases(MODEL.name).was_consistent
+    assert aliases.repair_aliases(MODEL.name).was_consistent
 
 
 def test_what_was_judged_against_another_champion_is_not_promoted(own_january: Path) -> None:

@@ -30,7 +30,7 @@ from evergreen.ledger import (
 )
 from evergreen.ledger.journal import Journal
 from evergreen.promotion import rules
-from evergreen.registry import versions
+from evergreen.registry import aliases
 from support import promotion_races
 from support.promotion_races import CHALLENGER, CHAMPION, PREVIOUS, Place
 
@@ -50,7 +50,7 @@ class Operation:
 
     def run(self, model: str) -> LedgerEvent:
         entry = ledger.append_decision(model, self.by, self.rule)
-        versions.sync_aliases(model)
+        aliases.sync_aliases(model)
         return entry.event
 
 
@@ -212,11 +212,11 @@ def explained(place: Place, before: LedgerState, act: LedgerEvent | LedgerEntry)
     now = Journal(place.model, str(place.ledger)).read()
     assert now.entries[: before.head_number] == before.entries
     assert [entry.event for entry in now.entries[before.head_number :]] in ([], [act])
-    repair = versions.repair_aliases(place.model)
+    repair = aliases.repair_aliases(place.model)
     # Nobody has moved an alias by hand, and repair does not say so.
-    assert {alias.status for alias in repair.aliases} <= {"right", "behind", "missing"}, repair.messages
+    assert {alias.status for alias in repair.aliases} <= {"consistent", "stale", "missing"}, repair.messages
     assert place.aliases() == promotion_races.by_ledger(now)
-    assert versions.repair_aliases(place.model).was_consistent
+    assert aliases.repair_aliases(place.model).was_consistent
     return Left(now.head_number > before.head_number, not repair.was_consistent)
 
 

@@ -25,12 +25,11 @@ from hypothesis.stateful import (
 )
 from mlflow import MlflowClient
 
-from evergreen import ledger
+from evergreen import ledger, storage
 from evergreen.errors import PromotionRefusedError
 from evergreen.ledger import ChampionRolledBack, LedgerEntry, VersionPromoted, VersionReleased
-from evergreen.ledger.journal import _FolderStore
 from evergreen.promotion import rules
-from evergreen.registry import versions
+from evergreen.registry import aliases
 from support.ledger_events import day
 from support.ledgers import FOLLOWING, Book, Candidate
 
@@ -112,7 +111,7 @@ class Ledger(RuleBasedStateMachine):
     def commit(self, kill: int | None, decide: Callable[[ledger.LedgerState], Any]) -> None:
         def change() -> None:
             ledger.append_decision(self.book.model, "somebody", decide)
-            versions.sync_aliases(self.book.model)
+            aliases.sync_aliases(self.book.model)
 
         self.ask(kill, change)
 
@@ -149,7 +148,7 @@ class Ledger(RuleBasedStateMachine):
         judged, version = candidate.judged, candidate.version
         self.commit(kill, lambda state: rules.decide_rejection(state, version, judged, "grace", "no"))
 
-    @precondition(lambda self: self.book.state.reigns)
+    @precondition(lambda self: self.book.state.tenures)
     @rule(named=strategies.one_of(strategies.none(), strategies.integers(0, 9)), kill=KILLS)
     def rollback(self, named: int | None, kill: int | None) -> None:
         """To the version before, or one of the champions that there have been."""
@@ -158,18 +157,18 @@ class Ledger(RuleBasedStateMachine):
         leaving = reigns[-1].version
         self.commit(kill, lambda state: rules.decide_rollback(state, to, "late", expected_champion=leaving))
 
-    @precondition(lambda self: self.book.state.barred)
+    @precondition(lambda self: self.book.state.barred_versions)
     @rule(which=strategies.integers(0, 9), kill=KILLS)
     def release(self, which: int, kill: int | None) -> None:
         barred = sorted(self.book.state.barred_versions)
         self.commit(kill, lambda state: rules.decide_release(state, barred[which % len(barred)], "weather"))
 
-    @precondition(lambda self: self.book.state.reigns and not self.book.state.frozen)
+    @precondition(lambda self: self.book.state.tenures and not self.book.state.is_frozen)
     @rule(kill=KILLS)
     def freeze(self, kill: int | None) -> None:
         self.commit(kill, lambda state: rules.decide_freeze(state, "cold"))
 
-    @precondition(lambda self: self.book.state.frozen)
+    @precondition(lambda self: self.book.state.is_frozen)
     @rule(kill=KILLS)
     def unfreeze(self, kill: int | None) -> None:
         self.commit(kill, lambda state: rules.decide_unfreeze(state, "warm"))
@@ -187,18 +186,18 @@ class Ledger(RuleBasedStateMachine):
     @rule(kill=KILLS)
     def repair(self, kill: int | None) -> None:
         found, by_hand = self.book.aliases, set(self.by_hand)
-        told: list[versions.AliasRepair] = []
-        self.ask(kill, lambda: told.append(versions.repair_aliases(self.book.model)))
+        told: list[aliases.AliasRepair] = []
+        self.ask(kill, lambda: told.append(aliases.repair_aliases(self.book.model)))
         for alias in told[0].aliases if told else ():
             assert (alias.actual_version, alias.expected_version) == (
                 found.get(alias.alias),
                 self.book.right.get(alias.alias),
             )
-            assert (alias.status == "right") == (alias.actual_version == alias.expected_version)
+            assert (alias.status == "consistent") == (alias.actual_version == alias.expected_version)
             # Nobody is accused of what a crash has done.
-            assert alias.status != "moved by hand" or alias.alias in by_hand
+            assert alias.status != "moved_by_hand" or alias.alias in by_hand
         if told and self.book.state.tenures:
-            assert versions.repair_aliases(self.book.model).was_consistent
+            assert aliases.repair_aliases(self.book.model).was_consistent
 
     @invariant()
     def history_is_only_added_to(self) -> None:
@@ -233,7 +232,7 @@ class Ledger(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """However it ended, one repair makes it whole."""
-        self.ask(None, lambda: versions.repair_aliases(self.book.model))
+        self.ask(None, lambda: aliases.repair_aliases(self.book.model))
 
 
 def test_rules_and_repair(
@@ -242,7 +241,7 @@ def test_rules_and_repair(
     use_home: Callable[[Path], Path],
 ) -> None:
     home = use_home(tmp_path_factory.mktemp("home"))
-    monkeypatch.setattr(_FolderStore, "create_if_absent", FUSE.around(_FolderStore.create_if_absent))
+    monkeypatch.setattr(storage, "create_if_absent", FUSE.around(storage.create_if_absent))
     for name in ("set_registered_model_alias", "delete_registered_model_alias"):
         monkeypatch.setattr(MlflowClient, name, FUSE.around(getattr(MlflowClient, name)))
     Ledger.folder = home

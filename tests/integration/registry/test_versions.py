@@ -244,7 +244,7 @@ def test_a_candidate_whose_file_takes_other_columns_is_not_registered(home: Path
     made = published(network, FEATURES, {"torch": "2.9.1"})
     with pytest.raises(ScoringError, match="model.onnx takes distance, temperature, carrier, hour, but"):
         versions.register_candidate(MODEL, *made, *verdict(home))
-    assert not versions._client().search_model_versions(f"name = '{MODEL.name}'")
+    assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
 def test_no_format_is_imported_before_a_model_of_it_is_registered() -> None:
@@ -256,7 +256,7 @@ def test_no_format_is_imported_before_a_model_of_it_is_registered() -> None:
 
 def test_a_version_tells_all_that_made_it(home: Path) -> None:
     version = register(home)
-    tags = versions._client().get_model_version(MODEL.name, version).tags
+    tags = versions.registry_client().get_model_version(MODEL.name, version).tags
     training_set, made = candidate("2013-01-11", 3)
     assert tags["evergreen.fingerprint"] == made.fingerprint
     assert tags["evergreen.data"] == training_set.content_hash
@@ -281,7 +281,7 @@ def test_a_candidate_that_changed_after_training_is_not_registered(home: Path) -
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(ScoringError, match="was changed after it was published"):
         versions.register_candidate(MODEL, training_set, made, *verdict(home))
-    assert not versions._client().search_model_versions(f"name = '{MODEL.name}'")
+    assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
 @pytest.mark.parametrize("file", ["model.ubj", "MLmodel", "conda.yaml", signing.MANIFEST_FILE])
@@ -324,7 +324,7 @@ def test_a_pickle_in_the_place_of_a_model_is_named(home: Path) -> None:
 
 def test_a_pickled_model_that_somebody_registered_is_refused(home: Path) -> None:
     register(home)
-    with mlflow.start_run(experiment_id=versions._client().get_experiment_by_name(MODEL.name).experiment_id):
+    with mlflow.start_run(experiment_id=versions.registry_client().get_experiment_by_name(MODEL.name).experiment_id):
         mlflow.pyfunc.log_model(
             name="own", python_model=lambda model_input: model_input, pip_requirements=["cloudpickle"],
             registered_model_name=MODEL.name,
@@ -341,7 +341,7 @@ def test_where_signing_is_on_only_trusted_signatures_pass(home: Path, keys, conf
         versions.verify_version(MODEL.name, unsigned)
     signed = register(home, "2013-01-18", 4)
     versions.verify_version(MODEL.name, signed)
-    tags = versions._client().get_model_version(MODEL.name, signed).tags
+    tags = versions.registry_client().get_model_version(MODEL.name, signed).tags
     assert tags["evergreen.signed_by"] == next(iter(signing._public_keys(one[1])))
     configure(None, other[1])
     with pytest.raises(SignatureError, match=rf"{signing.SIGNATURE_FILE}: is by the key"):
@@ -352,7 +352,7 @@ def test_a_key_that_nobody_trusts_registers_nothing(home: Path, keys, configure)
     configure(keys("one")[0], keys("other")[1])
     with pytest.raises(SignatureError, match="is by the key"):
         register(home)
-    assert not versions._client().search_model_versions(f"name = '{MODEL.name}'")
+    assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
 def test_an_older_version_can_be_signed_by_hand(home: Path, keys, configure) -> None:
@@ -372,7 +372,7 @@ def test_an_older_version_can_be_signed_by_hand(home: Path, keys, configure) -> 
 
 def test_a_version_from_before_manifests_is_refused_until_somebody_signs_it(home: Path, keys, configure) -> None:
     register(home)
-    with mlflow.start_run(experiment_id=versions._client().get_experiment_by_name(MODEL.name).experiment_id):
+    with mlflow.start_run(experiment_id=versions.registry_client().get_experiment_by_name(MODEL.name).experiment_id):
         data = xgboost.DMatrix(ROWS, label=LABELS)
         mlflow.xgboost.log_model(
             xgboost.train({}, data, 2), name="model", model_format="ubj", pip_requirements=["xgboost"],
@@ -400,7 +400,7 @@ def test_behind_a_server_it_is_an_ordinary_model_of_mlflows(server: str, home: P
     configure(private, public, MLFLOW=server)
     version = register(home)
     versions.verify_version(MODEL.name, version)
-    client = versions._client()
+    client = versions.registry_client()
     known = client.get_model_version(MODEL.name, version)
     model_id = known.source.removeprefix("models:/")
     assert {signing.SIGNATURE_FILE, signing.MANIFEST_FILE} <= {

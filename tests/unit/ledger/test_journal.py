@@ -90,13 +90,13 @@ def test_time_does_not_run_backwards(place: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("change", "because"),
     [
-        (lambda data: data.replace(b'"ada"', b'"eve"'), "entry 3 .*: entry 2 is not the one"),
-        (lambda data: data + b" ", "entry 3 .*: entry 2 is not the one"),
+        (lambda data: data.replace(b'"ada"', b'"eve"'), "entry 3 .*: entry 2 is not the entry"),
+        (lambda data: data + b" ", "entry 3 .*: entry 2 is not the entry"),
         (lambda data: data[: len(data) // 2], "000002.json: cannot be read"),
         (lambda data: b"", "000002.json: cannot be read"),
         (lambda data: data.replace(b'"promoted"', b'"crowned"'), "000002.json: cannot be read"),
         (lambda data: data.replace(b'"flight_delay"', b'"coin"'), "000002.json: is about coin"),
-        (lambda data: data.replace(b'"number": 2', b'"number": 7'), "entry 7 .*: it stands where entry 2"),
+        (lambda data: data.replace(b'"number": 2', b'"number": 7'), "entry 7 .*: it is in the place of entry 2"),
         (lambda data: data.replace(b'"verdict_entry": 1', b'"verdict_entry": 2'), "entry 2 .*: .*holds none"),
         (lambda data: json.dumps(json.loads(data) | {"eve": 1}).encode(), "000002.json: cannot be read: eve"),
     ],
@@ -255,5 +255,5 @@ def test_a_verdict_by_its_number(here: str) -> None:
 
 
 def test_a_name_that_is_no_models_is_refused(here: str) -> None:
-    with pytest.raises(LedgerError, match="'../coin' is no name of a model"):
+    with pytest.raises(LedgerError, match="'../coin' is not a model name"):
         ledger.read_entries("../coin")

@@ -149,8 +149,8 @@ def test_neither_a_barred_version_nor_any_of_a_frozen_model_is_promoted() -> Non
 @pytest.mark.parametrize(
     ("changed", "because"),
     [
-        (dict(number=3), "stands where entry 2 should"),
-        (dict(previous_hash="0" * 64), "entry 1 is not the one"),
+        (dict(number=3), "is in the place of entry 2"),
+        (dict(previous_hash="0" * 64), "entry 1 is not the entry"),
         (dict(model="coin"), "are about flight_delay"),
         (dict(recorded_at=START), "older than entry 1"),
     ],

@@ -33,7 +33,6 @@ from support.ledger_events import (
     request,
     rolled_back,
     state_of,
-    verdict,
 )
 
 pytestmark = pytest.mark.unit
@@ -62,7 +61,7 @@ def test_a_newer_one_that_passed_replaces_the_champion_it_was_judged_against() -
         (
             judged(30, "3"),
             [],
-            "not newer.* version 3, knows data until 2013-01-31, this one until 2013-01-31",
+            "not newer.* version 3, has data until 2013-01-31, this version until 2013-01-31",
         ),
         (judged(29, "3"), [], "retrain as of a later day"),
         (judged(40, "2"), [], "judged against version 2, but version 3 is champion now"),
@@ -79,19 +78,18 @@ def test_refused(verdict_entry: LedgerEvent, before: list[LedgerEvent], because:
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("number", "problem"),
     [
-        dict(verdict_entry=1),
-        dict(verdict_entry=2),
-        dict(verdict_entry=8),
-        dict(as_of=day(50)),
-        dict(champion_version="2"),
-        dict(verdict=verdict(level=0.01)),
+        (0, "entry 0 of the ledger holds no verdict"),
+        (1, "not newer"),  # an earlier verdict
+        (2, "entry 2 of the ledger holds no verdict"),
+        (5, "not newer"),
+        (8, "entry 8 of the ledger holds no verdict"),
     ],
 )
-def test_a_verdict_counts_only_as_it_is_recorded(changed: dict) -> None:
-    with pytest.raises(PromotionRefusedError, match="does not hold its verdict"):
-        decide_promotion(READY, request(READY, "4", 7, **changed), cooldown_days=0)
+def test_decide_promotion_uses_only_the_recorded_verdict(number: int, problem: str) -> None:
+    with pytest.raises(PromotionRefusedError, match=problem):
+        decide_promotion(READY, request(READY, "4", 7, verdict_entry=number), cooldown_days=0)
 
 
 def test_a_backfill_promotes_if_it_is_asked_to() -> None:
@@ -196,8 +194,8 @@ def test_rollback(since: list[LedgerEvent], to: str | None, back_to: str) -> Non
 @pytest.mark.parametrize(
     ("acts", "to", "because"),
     [
-        ([], None, "no champion to go back from"),
-        (REIGN[:2], None, "nothing to go back to from version 1"),
+        ([], None, "no champion to roll back from"),
+        (REIGN[:2], None, "no version to restore instead of version 1"),
         ([*REIGN[:4], rolled_back("1", "2")], None, r"barred \(barred: 2\)"),
         (REIGN, "3", "version 3 is champion already"),
         (REIGN, "9", "version 9 has never been champion"),
