@@ -14,19 +14,8 @@ from typing import assert_never
 
 from evergreen.errors import LedgerError
 from evergreen.gates.alpha_spending import EarlierComparison
-from evergreen.ledger.entries import (
-    BacktestRecorded,
-    ChampionRolledBack,
-    LedgerEntry,
-    PromotionDeferred,
-    PromotionRejected,
-    PromotionsFrozen,
-    PromotionsUnfrozen,
-    VerdictRecorded,
-    VersionPromoted,
-    VersionReleased,
-    hash_entry,
-)
+from evergreen.ledger import entries as events
+from evergreen.ledger.entries import LedgerEntry, hash_entry
 
 
 @dataclass(frozen=True)
@@ -83,17 +72,17 @@ class LedgerState:
         """Return every verdict that spent a significance level, in order: the remaining budget follows from them."""
         comparisons = []
         for entry in self.entries:
-            if isinstance(entry.event, VerdictRecorded):
+            if isinstance(entry.event, events.VerdictRecorded):
                 results = entry.event.verdict.results
                 spending = tuple((r.gate, r.alpha, r.outcome == "passed") for r in results if r.alpha is not None)
                 if spending:
                     comparisons.append(EarlierComparison(days=entry.event.holdout, spending=spending))
         return tuple(comparisons)
 
-    def find_verdict_event(self, entry_number: int) -> VerdictRecorded | None:
+    def find_verdict_event(self, entry_number: int) -> events.VerdictRecorded | None:
         """Return the verdict in entry `entry_number`, or None if it holds none."""
         event = self.entries[entry_number - 1].event if 1 <= entry_number <= self.head_number else None
-        return event if isinstance(event, VerdictRecorded) else None
+        return event if isinstance(event, events.VerdictRecorded) else None
 
     def last_tenure(self, version: str) -> ChampionTenure | None:
         """Return the last tenure of `version`, or None if it has never been champion."""
@@ -151,27 +140,27 @@ def apply_entry(state: LedgerState, entry: LedgerEntry, entry_hash: str) -> Ledg
 
 def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
     match entry.event:
-        case VersionPromoted() as event:
+        case events.VersionPromoted() as event:
             state = _start_tenure(state, ChampionTenure(event.version, event.as_of, entry.number))
             return replace(state, last_promoted_as_of=event.as_of)
-        case ChampionRolledBack() as event:
+        case events.ChampionRolledBack() as event:
             restored = state.last_tenure(event.restored_version)
             assert restored  # _event_problem has checked it
             state = _start_tenure(state, ChampionTenure(event.restored_version, restored.as_of, entry.number))
             return replace(state, barred_versions=state.barred_versions | {event.barred_version})
-        case VersionReleased() as event:
+        case events.VersionReleased() as event:
             return replace(state, barred_versions=state.barred_versions - {event.version})
-        case PromotionDeferred() as event:
+        case events.PromotionDeferred() as event:
             if state.challenger_as_of and event.as_of < state.challenger_as_of:
                 return state
             return replace(state, challenger=event.version, challenger_as_of=event.as_of)
-        case PromotionRejected() as event:
+        case events.PromotionRejected() as event:
             return _clear_challenger(state) if event.version == state.challenger else state
-        case PromotionsFrozen():
+        case events.PromotionsFrozen():
             return replace(state, is_frozen=True)
-        case PromotionsUnfrozen():
+        case events.PromotionsUnfrozen():
             return replace(state, is_frozen=False)
-        case VerdictRecorded() | BacktestRecorded():
+        case events.VerdictRecorded() | events.BacktestRecorded():
             return state
         case _ as never:
             assert_never(never)
@@ -204,26 +193,26 @@ def _sequence_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
 def _event_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
     event = entry.event
     if (
-        isinstance(event, VersionPromoted | PromotionDeferred | PromotionRejected)
+        isinstance(event, events.VersionPromoted | events.PromotionDeferred | events.PromotionRejected)
         and state.find_verdict_event(event.verdict_entry) is None
     ):
         return f"it refers to the verdict in entry {event.verdict_entry}, which holds none"
     match event:
-        case VersionPromoted():
+        case events.VersionPromoted():
             return _promotion_problem(state, event)
-        case ChampionRolledBack(restored_version=version):
+        case events.ChampionRolledBack(restored_version=version):
             if event.barred_version != state.champion:
                 return f"it bars version {event.barred_version}, but the champion was {state.champion or 'none'}"
             if version == state.champion or version in state.barred_versions or state.last_tenure(version) is None:
                 return f"version {version} is champion, barred, or has never been champion"
-        case VersionReleased(version=version) if version not in state.barred_versions:
+        case events.VersionReleased(version=version) if version not in state.barred_versions:
             return f"version {version} was not barred"
-        case PromotionDeferred(version=version) if version == state.champion or version in state.barred_versions:
+        case events.PromotionDeferred(version=version) if version == state.champion or version in state.barred_versions:
             return f"version {version} is champion or barred, it cannot be the challenger"
     return None
 
 
-def _promotion_problem(state: LedgerState, event: VersionPromoted) -> str | None:
+def _promotion_problem(state: LedgerState, event: events.VersionPromoted) -> str | None:
     basis = state.find_verdict_event(event.verdict_entry)
     if basis is None or not basis.verdict.promote or basis.champion_version != event.previous_champion:
         return f"the verdict in entry {event.verdict_entry} does not let it replace version {event.previous_champion}"

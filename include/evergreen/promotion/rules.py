@@ -9,20 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from evergreen import ledger
 from evergreen.errors import PromotionRefusedError
-from evergreen.ledger import (
-    ChampionRolledBack,
-    LedgerEntry,
-    LedgerEvent,
-    LedgerState,
-    PromotionDeferred,
-    PromotionRejected,
-    PromotionsFrozen,
-    PromotionsUnfrozen,
-    VerdictRecorded,
-    VersionPromoted,
-    VersionReleased,
-)
 from evergreen.window import RunReason
 
 
@@ -45,8 +33,8 @@ class PromotionRequest:
 
 
 def decide_promotion(
-    state: LedgerState, request: PromotionRequest, *, cooldown_days: int, needs_approval: bool = False
-) -> VersionPromoted | PromotionDeferred | LedgerEntry:
+    state: ledger.LedgerState, request: PromotionRequest, *, cooldown_days: int, needs_approval: bool = False
+) -> ledger.VersionPromoted | ledger.PromotionDeferred | ledger.LedgerEntry:
     """Promote the version, or defer it while the model is frozen or its last promotion is too recent.
 
     Raises:
@@ -65,10 +53,10 @@ def decide_promotion(
         raise PromotionRefusedError(f"version {request.version} is not promoted: {problem}")
     version, as_of, number = request.version, verdict_event.as_of, request.verdict_entry
     if reason := _deferral_reason(state, verdict_event, cooldown_days):
-        return _last_entry(state, PromotionDeferred, verdict_entry=number, reason=reason) or PromotionDeferred(
-            version=version, as_of=as_of, verdict_entry=number, reason=reason
-        )
-    return VersionPromoted(
+        return _last_entry(
+            state, ledger.PromotionDeferred, verdict_entry=number, reason=reason
+        ) or ledger.PromotionDeferred(version=version, as_of=as_of, verdict_entry=number, reason=reason)
+    return ledger.VersionPromoted(
         version=version,
         previous_champion=state.champion,
         as_of=as_of,
@@ -78,8 +66,8 @@ def decide_promotion(
 
 
 def decide_rollback(
-    state: LedgerState, target_version: str | None, reason: str, *, expected_champion: str | None = None
-) -> ChampionRolledBack | LedgerEntry:
+    state: ledger.LedgerState, target_version: str | None, reason: str, *, expected_champion: str | None = None
+) -> ledger.ChampionRolledBack | ledger.LedgerEntry:
     """Restore `target_version`, by default the last champion before the current one that is not barred.
 
     Args:
@@ -95,7 +83,7 @@ def decide_rollback(
         entry = _find_rollback(state, expected_champion)
         if (
             entry
-            and isinstance(entry.event, ChampionRolledBack)
+            and isinstance(entry.event, ledger.ChampionRolledBack)
             and target_version in (None, entry.event.restored_version)
         ):
             return entry
@@ -124,86 +112,88 @@ def decide_rollback(
         raise PromotionRefusedError(
             f"version {target_version} is barred by an earlier rollback: release it first, or name another version"
         )
-    return ChampionRolledBack(restored_version=target_version, barred_version=champion, reason=_require_reason(reason))
+    return ledger.ChampionRolledBack(
+        restored_version=target_version, barred_version=champion, reason=_require_reason(reason)
+    )
 
 
-def decide_release(state: LedgerState, version: str, reason: str) -> VersionReleased | LedgerEntry:
+def decide_release(state: ledger.LedgerState, version: str, reason: str) -> ledger.VersionReleased | ledger.LedgerEntry:
     """Let a barred version be promoted, or restored, again.
 
     Raises:
         PromotionRefusedError: the version is not barred, and never was.
     """
     if version in state.barred_versions:
-        return VersionReleased(version=version, reason=_require_reason(reason))
-    if entry := _last_entry(state, VersionReleased, version=version):
+        return ledger.VersionReleased(version=version, reason=_require_reason(reason))
+    if entry := _last_entry(state, ledger.VersionReleased, version=version):
         return entry
     raise PromotionRefusedError(
         f"version {version} is not barred{_barred_versions_suffix(state)}: there is nothing to release"
     )
 
 
-def decide_freeze(state: LedgerState, reason: str) -> PromotionsFrozen | LedgerEntry:
+def decide_freeze(state: ledger.LedgerState, reason: str) -> ledger.PromotionsFrozen | ledger.LedgerEntry:
     """Stop promotions until the model is unfrozen."""
-    entry = _last_entry(state, PromotionsFrozen) if state.is_frozen else None
-    return entry or PromotionsFrozen(reason=_require_reason(reason))
+    entry = _last_entry(state, ledger.PromotionsFrozen) if state.is_frozen else None
+    return entry or ledger.PromotionsFrozen(reason=_require_reason(reason))
 
 
-def decide_unfreeze(state: LedgerState, reason: str) -> PromotionsUnfrozen | LedgerEntry:
+def decide_unfreeze(state: ledger.LedgerState, reason: str) -> ledger.PromotionsUnfrozen | ledger.LedgerEntry:
     """Allow promotions again.
 
     Raises:
         PromotionRefusedError: the model has never been frozen.
     """
     if state.is_frozen:
-        return PromotionsUnfrozen(reason=_require_reason(reason))
-    if entry := _last_entry(state, PromotionsUnfrozen):
+        return ledger.PromotionsUnfrozen(reason=_require_reason(reason))
+    if entry := _last_entry(state, ledger.PromotionsUnfrozen):
         return entry
     raise PromotionRefusedError("the model is not frozen: there is nothing to unfreeze")
 
 
 def decide_rejection(
-    state: LedgerState, version: str, verdict_entry: int, rejected_by: str, reason: str
-) -> PromotionRejected | LedgerEntry:
+    state: ledger.LedgerState, version: str, verdict_entry: int, rejected_by: str, reason: str
+) -> ledger.PromotionRejected | ledger.LedgerEntry:
     """Record that a promotion was not approved: its verdict can no longer promote.
 
     Raises:
         PromotionRefusedError: the version has been promoted already.
     """
-    if entry := _last_entry(state, PromotionRejected, verdict_entry=verdict_entry):
+    if entry := _last_entry(state, ledger.PromotionRejected, verdict_entry=verdict_entry):
         return entry
-    if entry := _last_entry(state, VersionPromoted, verdict_entry=verdict_entry):
+    if entry := _last_entry(state, ledger.VersionPromoted, verdict_entry=verdict_entry):
         raise PromotionRefusedError(f"version {version} was promoted by {entry.actor} already: roll back instead")
-    return PromotionRejected(
+    return ledger.PromotionRejected(
         version=version, verdict_entry=verdict_entry, rejected_by=rejected_by, reason=_require_reason(reason)
     )
 
 
-def _find_promotion(state: LedgerState, request: PromotionRequest) -> LedgerEntry | None:
+def _find_promotion(state: ledger.LedgerState, request: PromotionRequest) -> ledger.LedgerEntry | None:
     """Return the entry by which this verdict promoted the version, unless that was rolled back."""
-    promotion = _last_entry(state, VersionPromoted, version=request.version, verdict_entry=request.verdict_entry)
-    rollback = _last_entry(state, ChampionRolledBack, barred_version=request.version)
+    promotion = _last_entry(state, ledger.VersionPromoted, version=request.version, verdict_entry=request.verdict_entry)
+    rollback = _last_entry(state, ledger.ChampionRolledBack, barred_version=request.version)
     return None if promotion and rollback and rollback.number > promotion.number else promotion
 
 
-def _find_rollback(state: LedgerState, version: str) -> LedgerEntry | None:
+def _find_rollback(state: ledger.LedgerState, version: str) -> ledger.LedgerEntry | None:
     """Return the entry that ended the last tenure of `version`, if it was a rollback."""
     tenure = state.last_tenure(version)
     if tenure is None or tenure == state.tenures[-1]:
         return None
     successor = state.tenures[state.tenures.index(tenure) + 1]
     entry = state.entries[successor.entry_number - 1]
-    return entry if isinstance(entry.event, ChampionRolledBack) else None
+    return entry if isinstance(entry.event, ledger.ChampionRolledBack) else None
 
 
 def _refusal_reason(
-    state: LedgerState, request: PromotionRequest, verdict_event: VerdictRecorded, needs_approval: bool
+    state: ledger.LedgerState, request: PromotionRequest, verdict_event: ledger.VerdictRecorded, needs_approval: bool
 ) -> str | None:
     if not verdict_event.verdict.promote:
         return verdict_event.verdict.reason
     if request.version in state.barred_versions:
         return "it is barred by a rollback; release it if the version was not at fault"
-    if rejection := _last_entry(state, PromotionRejected, verdict_entry=request.verdict_entry):
-        assert isinstance(rejection.event, PromotionRejected)
+    if rejection := _last_entry(state, ledger.PromotionRejected, verdict_entry=request.verdict_entry):
+        assert isinstance(rejection.event, ledger.PromotionRejected)
         return f"{rejection.event.rejected_by} did not approve: {rejection.event.reason}; retrain for another verdict"
     if request.run_reason == RunReason.BACKFILL and not request.promote_backfill:
         return "a backfill leaves evidence, it does not promote; set promote in the run's conf if it should"
@@ -224,11 +214,13 @@ def _refusal_reason(
     return None
 
 
-def _deferral_reason(state: LedgerState, verdict_event: VerdictRecorded, cooldown_days: int) -> str | None:
+def _deferral_reason(
+    state: ledger.LedgerState, verdict_event: ledger.VerdictRecorded, cooldown_days: int
+) -> str | None:
     if state.is_frozen:
-        freeze = _last_entry(state, PromotionsFrozen)
+        freeze = _last_entry(state, ledger.PromotionsFrozen)
         assert freeze
-        assert isinstance(freeze.event, PromotionsFrozen)
+        assert isinstance(freeze.event, ledger.PromotionsFrozen)
         return f"the model was frozen by {freeze.actor}: {freeze.event.reason}; unfreeze it, then clear this task"
     if cooldown_days and state.last_promoted_as_of:
         cooldown_end = state.last_promoted_as_of + timedelta(cooldown_days)
@@ -240,7 +232,9 @@ def _deferral_reason(state: LedgerState, verdict_event: VerdictRecorded, cooldow
     return None
 
 
-def _last_entry(state: LedgerState, kind: type[LedgerEvent], **fields: object) -> LedgerEntry | None:
+def _last_entry(
+    state: ledger.LedgerState, kind: type[ledger.LedgerEvent], **fields: object
+) -> ledger.LedgerEntry | None:
     """Return the newest entry with an event of `kind` that has these values of its fields."""
     for entry in reversed(state.entries):
         event = entry.event
@@ -259,5 +253,5 @@ def _version_label(version: str | None) -> str:
     return f"version {version}" if version else "no version"
 
 
-def _barred_versions_suffix(state: LedgerState) -> str:
+def _barred_versions_suffix(state: ledger.LedgerState) -> str:
     return f" (barred: {', '.join(sorted(state.barred_versions))})" if state.barred_versions else ""

@@ -17,16 +17,6 @@ from evergreen import evaluation, gates, ledger, reports
 from evergreen.errors import InputsChangedError, PromotionRefusedError
 from evergreen.gates import AgainstChampionGate, Verdict
 from evergreen.lake import datasets, fingerprints
-from evergreen.ledger import (
-    BacktestRecorded,
-    ChampionRolledBack,
-    LedgerEntry,
-    LedgerEvent,
-    LedgerState,
-    PromotionDeferred,
-    VerdictRecorded,
-    VersionPromoted,
-)
 from evergreen.promotion import rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
 from evergreen.registry import aliases, versions
@@ -74,11 +64,11 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
         "report": str(datasets.open_dataset(f"verdicts/{model.name}").root / page),
     }
 
-    def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:
+    def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         for entry in state.entries:
-            if isinstance(entry.event, VerdictRecorded) and entry.event.fingerprints == inputs:
+            if isinstance(entry.event, ledger.VerdictRecorded) and entry.event.fingerprints == inputs:
                 return entry
-        return VerdictRecorded(
+        return ledger.VerdictRecorded(
             run=context.run,
             run_reason=context.run_reason,
             as_of=as_of,
@@ -139,7 +129,7 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
 
 def record_backtest(model: ModelSpec, as_of: date, candidate: datasets.Manifest, report: Path, *, actor: str) -> None:
     """Record the evidence of a backfill. Nothing acts on it."""
-    event = BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report_uri=str(report))
+    event = ledger.BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report_uri=str(report))
     ledger.append_decision(
         model.name, actor, lambda state: next((entry for entry in state.entries if entry.event == event), event)
     )
@@ -151,7 +141,7 @@ def promotion_blocker(model: ModelSpec, request: PromotionRequest) -> str | None
         event = rules.decide_promotion(ledger.read_state(model.name), request, cooldown_days=model.cooldown_days)
     except PromotionRefusedError as refusal:
         return str(refusal)
-    return event.reason if isinstance(event, PromotionDeferred) else None
+    return event.reason if isinstance(event, ledger.PromotionDeferred) else None
 
 
 def promote_version(model: ModelSpec, request: PromotionRequest, *, actor: str) -> str | None:
@@ -165,12 +155,12 @@ def promote_version(model: ModelSpec, request: PromotionRequest, *, actor: str) 
     verdict_event = ledger.read_verdict_event(model.name, request.verdict_entry)
     versions.verify_version(model.name, request.version, verdict_event.candidate_fingerprint)
 
-    def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:
+    def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         needs_approval = model.approval is not None
         return rules.decide_promotion(state, request, cooldown_days=model.cooldown_days, needs_approval=needs_approval)
 
     event = _append_and_sync(model, actor, decide)
-    return event.reason if isinstance(event, PromotionDeferred) else None
+    return event.reason if isinstance(event, ledger.PromotionDeferred) else None
 
 
 def reject_promotion(
@@ -189,7 +179,7 @@ def roll_back_champion(
     *,
     actor: str,
     expected_champion: str | None = None,
-) -> ChampionRolledBack:
+) -> ledger.ChampionRolledBack:
     """Restore the previous champion, or `target_version`, and bar the current one until it is released.
 
     Raises:
@@ -198,7 +188,7 @@ def roll_back_champion(
     """
     state = ledger.read_state(model.name)
     plan = rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion)
-    if isinstance(plan, ChampionRolledBack):
+    if isinstance(plan, ledger.ChampionRolledBack):
         target_version, expected_champion = plan.restored_version, plan.barred_version
         versions.verify_version(model.name, target_version, _candidate_fingerprint(state, target_version))
     event = _append_and_sync(
@@ -206,7 +196,7 @@ def roll_back_champion(
         actor,
         lambda state: rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion),
     )
-    assert isinstance(event, ChampionRolledBack)
+    assert isinstance(event, ledger.ChampionRolledBack)
     return event
 
 
@@ -226,16 +216,16 @@ def unfreeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
 
 
 def _append_and_sync(
-    model: ModelSpec, actor: str, decide: Callable[[LedgerState], LedgerEvent | LedgerEntry]
-) -> LedgerEvent:
+    model: ModelSpec, actor: str, decide: Callable[[ledger.LedgerState], ledger.LedgerEvent | ledger.LedgerEntry]
+) -> ledger.LedgerEvent:
     entry = ledger.append_decision(model.name, actor, decide)
     aliases.sync_aliases(model.name)  # also for an entry that existed: an earlier attempt may have died before this
     return entry.event
 
 
-def _candidate_fingerprint(state: LedgerState, version: str) -> str:
+def _candidate_fingerprint(state: ledger.LedgerState, version: str) -> str:
     """Return the fingerprint in the verdict by which `version` was last promoted."""
-    promotions = (entry.event for entry in reversed(state.entries) if isinstance(entry.event, VersionPromoted))
+    promotions = (entry.event for entry in reversed(state.entries) if isinstance(entry.event, ledger.VersionPromoted))
     promotion = next(event for event in promotions if event.version == version)
     verdict_event = state.find_verdict_event(promotion.verdict_entry)
     assert verdict_event
@@ -246,7 +236,7 @@ def _gates_fingerprint(model: ModelSpec) -> str:
     return fingerprints.compute_fingerprint([gate.model_dump(mode="json") for gate in model.gates])
 
 
-def _alpha_budgets(model: ModelSpec, verdict: Verdict, earlier: LedgerState) -> list[reports.AlphaBudget]:
+def _alpha_budgets(model: ModelSpec, verdict: Verdict, earlier: ledger.LedgerState) -> list[reports.AlphaBudget]:
     """Return what each comparison has spent: a comparison that passed gets its significance level back."""
     levels = {result.gate: result.alpha for result in verdict.results if result.alpha is not None}
     spent: dict[str, float] = defaultdict(float)

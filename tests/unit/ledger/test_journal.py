@@ -124,7 +124,7 @@ def test_two_entries_that_changed_places_are_noticed(place: str) -> None:
     one, other = files.cat_file(two), files.cat_file(three)
     files.pipe_file(two, other)
     files.pipe_file(three, one)
-    with pytest.raises(LedgerError, match="stands where entry 2 should"):
+    with pytest.raises(LedgerError, match="is in the place of entry 2"):
         Journal(MODEL, place).read()
 
 

@@ -1,8 +1,15 @@
-"""Files in a folder or an object store, whichever their URI names."""
+"""Storage: files in a folder or an object store. A reader sees a file whole or not at all.
+
+Only this module imports fsspec and universal_pathlib; others take paths from `storage_path`.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from inspect import signature
@@ -10,11 +17,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from fsspec import AbstractFileSystem
+from fsspec import AbstractFileSystem as AbstractFileSystem
 from fsspec.core import split_protocol
-from upath import UPath
-
-from evergreen.storage.local import atomic_write, link_if_absent
+from upath import UPath as UPath
 
 _MEMORY_LOCK = Lock()
 
@@ -63,7 +68,7 @@ def create_if_absent(file: UPath, data: bytes) -> bool:
         OSError: the file could not be written.
     """
     if isinstance(file, Path):
-        return link_if_absent(file, data)
+        return _link_if_absent(file, data)
     # fsspec's memory:// checks first and writes then, so its threads must take turns.
     with _MEMORY_LOCK if file.protocol == "memory" else nullcontext(), _translate_to_os_error(file):
         try:
@@ -136,6 +141,71 @@ def remove(folder: UPath) -> None:
     """Remove `folder` and everything in it. Other processes may remove it at the same time."""
     with suppress(FileNotFoundError), _translate_to_os_error(folder):
         folder.fs.rm(folder.path, recursive=True)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a scratch path to write; on success it replaces `path` durably in one step, else it is removed."""
+    with _scratch_file(path) as scratch:
+        yield scratch
+        fsync_path(scratch)
+        os.replace(scratch, path)
+        fsync_path(path.parent)
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the lock named `path`; other callers wait. The kernel releases it when the process ends.
+
+    For short work on small files: a holder that hangs blocks every caller.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk: a rename must not survive its own content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _link_if_absent(path: Path, data: bytes) -> bool:
+    """Create `path` durably with `data` unless it exists; return whether this call created it."""
+    is_new_folder = not path.parent.is_dir()
+    with _scratch_file(path) as scratch:
+        if is_new_folder:
+            fsync_path(path.parent.parent)
+        scratch.write_bytes(data)
+        fsync_path(scratch)
+        try:
+            os.link(scratch, path)
+        except FileExistsError:
+            # A network file system may repeat a request that succeeded, and report that the name is taken.
+            if not path.samefile(scratch):
+                return False
+        fsync_path(path.parent)
+        return True
+
+
+@contextmanager
+def _scratch_file(path: Path) -> Iterator[Path]:
+    """Yield an unused path beside `path`, whose folder is created; a file left there is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield scratch
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 @contextmanager
