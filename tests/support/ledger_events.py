@@ -1,4 +1,4 @@
-"""Ledgers for tests: acts in, entries out, as if they had been written one minute after the other."""
+"""Ledgers for tests: events in, entries out, as if they had been written one minute after the other."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def verdict(passed: bool = True, level: float | None = None) -> Verdict:
     )
 
 
-def judged(
+def verdict_event(
     as_of: int,
     champion: str | None = None,
     *,
@@ -67,41 +67,41 @@ def judged(
     )
 
 
-def promoted(version: str, as_of: int, judged: int, replaced: str | None = None) -> VersionPromoted:
+def promotion(version: str, as_of: int, judged: int, replaced: str | None = None) -> VersionPromoted:
     return VersionPromoted(version=version, previous_champion=replaced, as_of=day(as_of), verdict_entry=judged)
 
 
-def held(version: str, as_of: int, judged: int) -> PromotionDeferred:
+def deferral(version: str, as_of: int, judged: int) -> PromotionDeferred:
     return PromotionDeferred(version=version, as_of=day(as_of), verdict_entry=judged, reason="frozen")
 
 
-def rolled_back(to: str, barred: str) -> ChampionRolledBack:
+def rollback(to: str, barred: str) -> ChampionRolledBack:
     return ChampionRolledBack(restored_version=to, barred_version=barred, reason="late flights")
 
 
-def released(version: str) -> VersionReleased:
+def release(version: str) -> VersionReleased:
     return VersionReleased(version=version, reason="it was the weather")
 
 
-def written(acts: Sequence[LedgerEvent], model: str = MODEL) -> list[LedgerEntry]:
+def build_entries(events: Sequence[LedgerEvent], model: str = MODEL) -> list[LedgerEntry]:
     entries: list[LedgerEntry] = []
     before = ""
-    for number, act in enumerate(acts, 1):
+    for number, event in enumerate(events, 1):
         at = START + timedelta(minutes=number)
         entries.append(
-            LedgerEntry(number=number, model=model, previous_hash=before, recorded_at=at, actor="ada", event=act)
+            LedgerEntry(number=number, model=model, previous_hash=before, recorded_at=at, actor="ada", event=event)
         )
         before = hash_entry(entries[-1].to_bytes())
     return entries
 
 
-def state_of(*acts: LedgerEvent) -> LedgerState:
-    return replay(written(acts))
+def build_state(*events: LedgerEvent) -> LedgerState:
+    return replay(build_entries(events))
 
 
-def grown(state: LedgerState, act: LedgerEvent) -> LedgerState:
-    """The state with one more act."""
-    return replay(written([*(entry.event for entry in state.entries), act]))
+def append_event(state: LedgerState, event: LedgerEvent) -> LedgerState:
+    """The state with one more event."""
+    return replay(build_entries([*(entry.event for entry in state.entries), event]))
 
 
 def request(state: LedgerState, version: str, number: int, **changes: Any) -> PromotionRequest:
@@ -111,13 +111,13 @@ def request(state: LedgerState, version: str, number: int, **changes: Any) -> Pr
     return replace(PromotionRequest(number, version, event.run_reason), **changes)
 
 
-REIGN: tuple[LedgerEvent, ...] = (
-    judged(10),
-    promoted("1", 10, 1),
-    judged(20, "1"),
-    promoted("2", 20, 3, "1"),
-    judged(30, "2"),
-    promoted("3", 30, 5, "2"),
+THREE_CHAMPIONS: tuple[LedgerEvent, ...] = (
+    verdict_event(10),
+    promotion("1", 10, 1),
+    verdict_event(20, "1"),
+    promotion("2", 20, 3, "1"),
+    verdict_event(30, "2"),
+    promotion("3", 30, 5, "2"),
 )
 """Versions 1, 2 and 3, one after the other."""
 

@@ -14,7 +14,7 @@ from evergreen.ledger import LedgerEntry, LedgerState
 from evergreen.promotion import rules
 from evergreen.registry import aliases
 from evergreen.settings import settings
-from support.ledger_events import judged, request
+from support.ledger_events import request, verdict_event
 
 FOLLOWING = ("champion", "previous", "challenger")
 
@@ -63,9 +63,9 @@ class Book:
     def judge(self, as_of: int, *, passed: bool = True) -> Candidate:
         """Register a version that knows the data before a day, and judge it against the champion."""
         entry = ledger.append_decision(
-            self.model, "retrain", lambda state: judged(as_of, state.champion, passed=passed)
+            self.model, "retrain", lambda state: verdict_event(as_of, state.champion, passed=passed)
         )
-        return Candidate(self.register(), entry.number, judged(as_of).as_of)
+        return Candidate(self.register(), entry.number, verdict_event(as_of).as_of)
 
     def promote(self, candidate: Candidate, cooldown_days: int = 0) -> LedgerEntry:
         """As a run does it: the entry, and then the aliases."""

@@ -45,17 +45,14 @@ def decide_promotion(
     if entry := _find_promotion(state, request):
         return entry
     verdict_event = state.find_verdict_event(request.verdict_entry)
-    if verdict_event is None:
-        problem: str | None = f"entry {request.verdict_entry} of the ledger holds no verdict: judge the candidate first"
-    else:
-        problem = _refusal_reason(state, request, verdict_event, needs_approval)
+    problem = _refusal_reason(state, request, verdict_event, needs_approval)
     if verdict_event is None or problem:
         raise PromotionRefusedError(f"version {request.version} is not promoted: {problem}")
     version, as_of, number = request.version, verdict_event.as_of, request.verdict_entry
     if reason := _deferral_reason(state, verdict_event, cooldown_days):
-        return _last_entry(
-            state, ledger.PromotionDeferred, verdict_entry=number, reason=reason
-        ) or ledger.PromotionDeferred(version=version, as_of=as_of, verdict_entry=number, reason=reason)
+        entry = _last_entry(state, ledger.PromotionDeferred, verdict_entry=number, reason=reason)
+        event = ledger.PromotionDeferred(version=version, as_of=as_of, verdict_entry=number, reason=reason)
+        return entry or event
     return ledger.VersionPromoted(
         version=version,
         previous_champion=state.champion,
@@ -186,8 +183,13 @@ def _find_rollback(state: ledger.LedgerState, version: str) -> ledger.LedgerEntr
 
 
 def _refusal_reason(
-    state: ledger.LedgerState, request: PromotionRequest, verdict_event: ledger.VerdictRecorded, needs_approval: bool
+    state: ledger.LedgerState,
+    request: PromotionRequest,
+    verdict_event: ledger.VerdictRecorded | None,
+    needs_approval: bool,
 ) -> str | None:
+    if verdict_event is None:
+        return f"entry {request.verdict_entry} of the ledger holds no verdict: judge the candidate first"
     if not verdict_event.verdict.promote:
         return verdict_event.verdict.reason
     if request.version in state.barred_versions:

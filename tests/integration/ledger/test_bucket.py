@@ -35,7 +35,7 @@ def own_client() -> UPath:
 
 # S3 names the condition that does not hold; MinIO says only that one does not; S3 may also find another put under way.
 @pytest.mark.parametrize("words", ["condition named", "condition not named", "conflict"])
-def test_of_many_writers_one_is_told_that_it_was_the_one(s3: S3, words: str) -> None:
+def test_create_if_absent_succeeds_for_one_of_many_writers(s3: S3, words: str) -> None:
     s3.words = words
     buckets = [own_client() for _ in range(WRITERS)]
     for number in range(ROUNDS):
@@ -51,7 +51,7 @@ def test_of_many_writers_one_is_told_that_it_was_the_one(s3: S3, words: str) -> 
         assert s3.buckets["evergreen"][f"ledger/{number}"] == b"%d" % won[0]
 
 
-def test_a_put_that_was_done_and_sent_again_is_found(s3: S3) -> None:
+def test_create_if_absent_accepts_repeated_put(s3: S3) -> None:
     file = own_client() / "one"
     assert storage.create_if_absent(file, b"mine")
     assert storage.create_if_absent(file, b"mine")
@@ -59,14 +59,14 @@ def test_a_put_that_was_done_and_sent_again_is_found(s3: S3) -> None:
 
 
 @pytest.mark.parametrize("fault", ["refuses", "full"])
-def test_a_store_that_does_not_take_it_is_no_lost_race(s3: S3, fault: str) -> None:
+def test_create_if_absent_raises_if_store_refuses(s3: S3, fault: str) -> None:
     s3.refuses, s3.full = ({"PUT"} if fault == "refuses" else set()), fault == "full"
     with pytest.raises(OSError, match="Access Denied|StorageFull"):
         storage.create_if_absent(own_client() / "one", b"mine")
     assert s3.buckets["evergreen"] == {}
 
 
-def test_a_journal_in_the_bucket(s3: S3) -> None:
+def test_journal_in_bucket_detects_conflict(s3: S3) -> None:
     one, other = (Journal("flight_delay", "s3://evergreen/ledger") for _ in range(2))
     seen = other.read()
     first = one.append(one.read(), "one", UNWANTED)
@@ -76,7 +76,7 @@ def test_a_journal_in_the_bucket(s3: S3) -> None:
     assert list(s3.buckets["evergreen"]) == ["ledger/flight_delay/000001.json"]
 
 
-def test_a_journal_that_may_not_remove_needs_no_more(s3: S3) -> None:
+def test_journal_needs_no_right_to_remove(s3: S3) -> None:
     s3.refuses = {"DELETE"}
     journal = Journal("flight_delay", "s3://evergreen/ledger")
     journal.append(journal.read(), "one", UNWANTED)

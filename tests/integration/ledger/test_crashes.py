@@ -134,7 +134,7 @@ def rollback_to_one_that_is_named(book: Book) -> Operation:
     ],
     ids=lambda value: getattr(value, "__name__", None) if callable(value) else "",
 )
-def test_whatever_write_it_dies_at_repair_gives_a_serial_state_and_a_retry_ends_it(
+def test_crash_at_any_write_is_repaired_and_retried(
     place: Place, prepared: Callable[[Book], Operation], act: type[LedgerEvent], aliases: dict[str, str]
 ) -> None:
     died: list[str] = []
@@ -166,7 +166,7 @@ def test_whatever_write_it_dies_at_repair_gives_a_serial_state_and_a_retry_ends_
     assert happened[-1]
 
 
-def test_killed_at_any_moment_repair_gives_a_serial_state_and_a_retry_ends_it(place: Place) -> None:
+def test_kill_at_any_moment_is_repaired_and_retried(place: Place) -> None:
     """Also between the writes, and while a server works on a request whose sender is gone."""
     dice = random.Random(20130101)
     book = Book(place, place.register(KILLS + 3))

@@ -235,7 +235,7 @@ class Ledger(RuleBasedStateMachine):
         self.ask(None, lambda: aliases.repair_aliases(self.book.model))
 
 
-def test_rules_and_repair(
+def test_rules_and_repair_for_any_sequence(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     use_home: Callable[[Path], Path],

@@ -21,7 +21,7 @@ ROUNDS = 50
 ROUNDS_AGAIN = 10  # they take longer: every one who comes too late judges again
 
 
-def test_one_of_sixteen_wins_and_the_aliases_are_the_ledgers(place: Place) -> None:
+def test_one_of_sixteen_racing_promotions_wins(place: Place) -> None:
     versions = place.register(2 * promotion_races.RACERS)
     history: list[str | None] = [None]
     decisions = 0
@@ -46,7 +46,7 @@ def test_one_of_sixteen_wins_and_the_aliases_are_the_ledgers(place: Place) -> No
     assert len(entries) == ROUNDS * (promotion_races.RACERS + 1)
 
 
-def test_of_those_who_judge_again_the_newest_ends_as_champion(place: Place) -> None:
+def test_newest_becomes_champion_when_losers_judge_again(place: Place) -> None:
     versions = place.register(2 * promotion_races.RACERS)
     promotions = 0
     for was in race(place, promotion_races.judging_again, versions, ROUNDS_AGAIN):
@@ -70,18 +70,18 @@ def told(version: str, replaced: str | None) -> Told:
 IN_TURN = Round("1", (told("3", "2"), told("2", "1")), {"champion": "3", "previous": "2"})
 
 
-def test_a_serial_order_explains_who_came_one_after_the_other() -> None:
+def test_round_is_serial_for_successive_promotions() -> None:
     assert IN_TURN.serial
     assert (IN_TURN.unseen, IN_TURN.contradicts) == (0, False)
 
 
-def test_no_serial_order_explains_two_who_replaced_the_same() -> None:
+def test_round_is_not_serial_if_two_replace_the_same() -> None:
     both = replace(IN_TURN, told=(told("3", "1"), told("2", "1")), aliases={"champion": "3", "previous": "1"})
     assert not both.serial
     assert (both.unseen, both.contradicts) == (1, False)
 
 
-def test_no_serial_order_explains_aliases_of_two_different_promotions() -> None:
+def test_round_is_not_serial_for_mixed_aliases() -> None:
     torn = replace(IN_TURN, aliases={"champion": "3", "previous": "1"})
     assert not torn.serial
     assert torn.contradicts

@@ -40,7 +40,7 @@ def findings(repair: aliases.AliasRepair) -> dict[str, tuple[str, str | None, st
     return {alias.alias: (alias.status, alias.actual_version, alias.expected_version) for alias in repair.aliases}
 
 
-def test_aliases_follow_each_change_of_champion(book: Book) -> None:
+def test_sync_aliases_follows_every_change(book: Book) -> None:
     one, two = book.judge(10), None
     book.promote(one)
     assert book.aliases == {"champion": "1"}
@@ -58,7 +58,7 @@ def test_aliases_follow_each_change_of_champion(book: Book) -> None:
     assert aliases.repair_aliases(book.model).was_consistent
 
 
-def test_the_champion_is_the_ledgers(book: Book, spec: Callable[[str], ModelSpec]) -> None:
+def test_get_champion_version_follows_the_ledger(book: Book, spec: Callable[[str], ModelSpec]) -> None:
     model = spec(book.model)
     assert versions.get_champion_version(model) is None
     book.promote(book.judge(10))
@@ -68,7 +68,7 @@ def test_the_champion_is_the_ledgers(book: Book, spec: Callable[[str], ModelSpec
     assert str(champion.version) == "1"
 
 
-def test_what_a_crash_left_is_finished(book: Book) -> None:
+def test_repair_aliases_after_crash(book: Book) -> None:
     book.record(book.judge(10))
     repair = aliases.repair_aliases(book.model)
     assert findings(repair)["champion"] == ("missing", None, "1")
@@ -90,7 +90,7 @@ def test_what_a_crash_left_is_finished(book: Book) -> None:
     assert aliases.repair_aliases(book.model).was_consistent
 
 
-def test_what_was_moved_by_hand_is_told_and_put_right(book: Book) -> None:
+def test_repair_aliases_moved_by_hand(book: Book) -> None:
     book.promote(book.judge(10))
     stranger = book.register()
     for alias in ("champion", "challenger"):
@@ -108,7 +108,7 @@ def test_what_was_moved_by_hand_is_told_and_put_right(book: Book) -> None:
     assert book.aliases == {"champion": "1"}
 
 
-def test_what_was_deleted_by_hand_is_told_and_set_again(book: Book) -> None:
+def test_repair_aliases_deleted_by_hand(book: Book) -> None:
     book.promote(book.judge(10))
     book.promote(book.judge(20))
     book.client.delete_registered_model_alias(book.model, "champion")
@@ -120,7 +120,7 @@ def test_what_was_deleted_by_hand_is_told_and_set_again(book: Book) -> None:
     assert book.aliases == {"champion": "2", "previous": "1"}
 
 
-def test_an_alias_from_before_the_ledger_is_told_and_left(book: Book) -> None:
+def test_repair_aliases_keeps_alias_older_than_ledger(book: Book) -> None:
     book.client.set_registered_model_alias(book.model, "champion", book.register())
     for _ in range(2):
         repair = aliases.repair_aliases(book.model)
@@ -132,14 +132,14 @@ def test_an_alias_from_before_the_ledger_is_told_and_left(book: Book) -> None:
     assert book.aliases == book.right == {"champion": "4"}
 
 
-def test_other_aliases_are_nobodys_business(book: Book) -> None:
+def test_repair_aliases_ignores_other_aliases(book: Book) -> None:
     book.promote(book.judge(10))
     book.client.set_registered_model_alias(book.model, "canary", "1")
     aliases.repair_aliases(book.model)
     assert book.client.get_registered_model(book.model).aliases["canary"] is not None
 
 
-def test_a_champion_that_was_deleted_is_told(book: Book, spec: Callable[[str], ModelSpec]) -> None:
+def test_deleted_champion_version_is_reported(book: Book, spec: Callable[[str], ModelSpec]) -> None:
     book.record(book.judge(10))
     book.client.delete_model_version(book.model, "1")
     for ask in (
@@ -151,14 +151,14 @@ def test_a_champion_that_was_deleted_is_told(book: Book, spec: Callable[[str], M
             ask(book.model)
 
 
-def test_a_registry_that_never_heard_of_the_model_is_told(book: Book) -> None:
+def test_repair_aliases_reports_unknown_model(book: Book) -> None:
     book.record(book.judge(10))
     book.client.delete_registered_model(book.model)
     with pytest.raises(RegistryError, match="is not the registry that the ledger is about"):
         aliases.repair_aliases(book.model)
 
 
-def test_several_that_set_a_new_alias_at_once(book: Book) -> None:
+def test_sync_aliases_concurrently(book: Book) -> None:
     """MLflow refuses all but one of those who set an alias that was not there."""
     book.record(book.judge(10))
     book.record(book.judge(20))
@@ -173,7 +173,7 @@ def test_several_that_set_a_new_alias_at_once(book: Book) -> None:
     assert book.aliases == book.right
 
 
-def test_repair_beside_promotions(book: Book) -> None:
+def test_repair_aliases_during_promotions(book: Book) -> None:
     """It neither takes them for moves by hand nor takes them back."""
     candidates = []
     done = threading.Event()

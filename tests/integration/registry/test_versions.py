@@ -177,7 +177,7 @@ def server(home: Path, configure: Callable[..., None]) -> Iterator[str]:
         process.wait()
 
 
-def test_registered_verified_scored(home: Path) -> None:
+def test_register_candidate_then_verify_and_score(home: Path) -> None:
     version = register(home)
     assert version == "1"
     versions.verify_version(MODEL.name, version)
@@ -215,7 +215,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_is_registered_as_it_was_published_and_served_by_mlflow(
+def test_register_candidate_every_format_is_served(
     home: Path, keys, configure, name: str
 ) -> None:
     configure(*keys("one"))
@@ -240,21 +240,21 @@ def test_every_format_is_registered_as_it_was_published_and_served_by_mlflow(
     assert answered == pytest.approx(scores, abs=1e-7)
 
 
-def test_a_candidate_whose_file_takes_other_columns_is_not_registered(home: Path) -> None:
+def test_register_candidate_refuses_other_columns(home: Path) -> None:
     made = published(network, FEATURES, {"torch": "2.9.1"})
     with pytest.raises(ScoringError, match="model.onnx takes distance, temperature, carrier, hour, but"):
         versions.register_candidate(MODEL, *made, *verdict(home))
     assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
-def test_no_format_is_imported_before_a_model_of_it_is_registered() -> None:
+def test_registry_imports_no_model_format() -> None:
     look = "import sys, evergreen.registry.versions; print([name for name in %r if name in sys.modules])"
     formats = ["xgboost", "mlflow.xgboost", "onnx", "onnxruntime", "mlflow.onnx"]
     done = subprocess.run([sys.executable, "-c", look % formats], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_a_version_tells_all_that_made_it(home: Path) -> None:
+def test_register_candidate_tags_version_with_inputs(home: Path) -> None:
     version = register(home)
     tags = versions.registry_client().get_model_version(MODEL.name, version).tags
     training_set, made = candidate("2013-01-11", 3)
@@ -268,13 +268,13 @@ def test_a_version_tells_all_that_made_it(home: Path) -> None:
         assert tags[f"evergreen.{tag}"]
 
 
-def test_a_candidate_keeps_its_version(home: Path) -> None:
+def test_register_candidate_twice_keeps_version(home: Path) -> None:
     assert register(home) == register(home) == "1"
     assert register(home, "2013-01-18", 4) == "2"
     assert register(home) == "1"
 
 
-def test_a_candidate_that_changed_after_training_is_not_registered(home: Path) -> None:
+def test_register_candidate_refuses_changed_file(home: Path) -> None:
     training_set, made = candidate("2013-01-11", 3)
     file = datasets.open_dataset(f"models/{MODEL.name}").file_path(made, "model.ubj")
     file.chmod(0o644)
@@ -285,7 +285,7 @@ def test_a_candidate_that_changed_after_training_is_not_registered(home: Path) -
 
 
 @pytest.mark.parametrize("file", ["model.ubj", "MLmodel", "conda.yaml", signing.MANIFEST_FILE])
-def test_what_was_changed_in_the_store_is_refused(home: Path, file: str) -> None:
+def test_verify_version_refuses_changed_file(home: Path, file: str) -> None:
     version = register(home)
     place = stored(home, file)
     content = bytearray(place.read_bytes())
@@ -295,7 +295,7 @@ def test_what_was_changed_in_the_store_is_refused(home: Path, file: str) -> None
         versions.verify_version(MODEL.name, version)
 
 
-def test_what_was_removed_or_added_is_refused(home: Path) -> None:
+def test_open_artifact_refuses_removed_and_added_files(home: Path) -> None:
     version = register(home)
     stored(home, "requirements.txt").rename(stored(home, "MLmodel").with_name("more.yaml"))
     with pytest.raises(SignatureError) as refused, versions.open_artifact(MODEL, version):
@@ -303,7 +303,7 @@ def test_what_was_removed_or_added_is_refused(home: Path) -> None:
     assert [fault.location for fault in refused.value.faults] == ["more.yaml", "requirements.txt"]
 
 
-def test_files_of_one_version_do_not_pass_as_anothers(home: Path, keys, configure) -> None:
+def test_verify_version_refuses_files_of_another_version(home: Path, keys, configure) -> None:
     configure(*keys("one"))
     register(home)
     version = register(home, "2013-01-18", 4)
@@ -315,14 +315,14 @@ def test_files_of_one_version_do_not_pass_as_anothers(home: Path, keys, configur
         versions.verify_version(MODEL.name, version)
 
 
-def test_a_pickle_in_the_place_of_a_model_is_named(home: Path) -> None:
+def test_verify_version_names_pickle(home: Path) -> None:
     version = register(home)
     stored(home, "model.ubj").write_bytes(pickle.dumps(os.getcwd))
     with pytest.raises(SignatureError, match=r"model\.ubj: is a pickle named \.ubj"):
         versions.verify_version(MODEL.name, version)
 
 
-def test_a_pickled_model_that_somebody_registered_is_refused(home: Path) -> None:
+def test_verify_version_refuses_registered_pickle(home: Path) -> None:
     register(home)
     with mlflow.start_run(experiment_id=versions.registry_client().get_experiment_by_name(MODEL.name).experiment_id):
         mlflow.pyfunc.log_model(
@@ -333,7 +333,7 @@ def test_a_pickled_model_that_somebody_registered_is_refused(home: Path) -> None
         versions.verify_version(MODEL.name, "2")
 
 
-def test_where_signing_is_on_only_trusted_signatures_pass(home: Path, keys, configure) -> None:
+def test_verify_version_requires_trusted_signature(home: Path, keys, configure) -> None:
     one, other = keys("one"), keys("other")
     unsigned = register(home)
     configure(*one)
@@ -348,14 +348,14 @@ def test_where_signing_is_on_only_trusted_signatures_pass(home: Path, keys, conf
         versions.verify_version(MODEL.name, signed)
 
 
-def test_a_key_that_nobody_trusts_registers_nothing(home: Path, keys, configure) -> None:
+def test_register_candidate_refuses_untrusted_key(home: Path, keys, configure) -> None:
     configure(keys("one")[0], keys("other")[1])
     with pytest.raises(SignatureError, match="is by the key"):
         register(home)
     assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
-def test_an_older_version_can_be_signed_by_hand(home: Path, keys, configure) -> None:
+def test_sign_version_signs_existing_version(home: Path, keys, configure) -> None:
     version = register(home)
     configure(*keys("one"))
     versions.sign_version(MODEL.name, version)
@@ -370,7 +370,7 @@ def test_an_older_version_can_be_signed_by_hand(home: Path, keys, configure) -> 
         versions.sign_version(MODEL.name, version)
 
 
-def test_a_version_from_before_manifests_is_refused_until_somebody_signs_it(home: Path, keys, configure) -> None:
+def test_sign_version_writes_missing_manifest(home: Path, keys, configure) -> None:
     register(home)
     with mlflow.start_run(experiment_id=versions.registry_client().get_experiment_by_name(MODEL.name).experiment_id):
         data = xgboost.DMatrix(ROWS, label=LABELS)
@@ -385,7 +385,7 @@ def test_a_version_from_before_manifests_is_refused_until_somebody_signs_it(home
     versions.verify_version(MODEL.name, "2")
 
 
-def test_what_cannot_be_had_is_an_error_of_ours(home: Path) -> None:
+def test_verify_version_reports_missing_artifact(home: Path) -> None:
     with pytest.raises(ScoringError, match="its artifact cannot be loaded"):
         versions.verify_version(MODEL.name, "1")
     version = register(home)
@@ -395,7 +395,7 @@ def test_what_cannot_be_had_is_an_error_of_ours(home: Path) -> None:
         versions.verify_version(MODEL.name, version)
 
 
-def test_behind_a_server_it_is_an_ordinary_model_of_mlflows(server: str, home: Path, keys, configure) -> None:
+def test_register_candidate_on_mlflow_server(server: str, home: Path, keys, configure) -> None:
     private, public = keys("one")
     configure(private, public, MLFLOW=server)
     version = register(home)
@@ -423,7 +423,7 @@ def test_behind_a_server_it_is_an_ordinary_model_of_mlflows(server: str, home: P
         versions.verify_version(MODEL.name, version)
 
 
-def test_a_stranger_can_check_it_with_openssfs_own_command(home: Path, keys, configure) -> None:
+def test_signature_is_valid_for_openssf_command(home: Path, keys, configure) -> None:
     private, public = keys("one")
     configure(private, public)
     register(home)

@@ -22,7 +22,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
         yield server
 
 
-def test_a_refusal_says_which_file_it_is_about(s3: S3) -> None:
+def test_put_error_names_the_file(s3: S3) -> None:
     s3.refuses = {"PUT"}
     with pytest.raises(PermissionError) as told:
         storage.put(storage.storage_path(FILE), b"{}")

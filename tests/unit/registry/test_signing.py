@@ -95,7 +95,7 @@ def refusal(folder: Path, manifest: str | None, trusted: Path | None, subject: M
     return str(refused.value)
 
 
-def test_what_was_sealed_is_verified(signed: tuple[Path, str, Path]) -> None:
+def test_verify_files_accepts_signed_folder(signed: tuple[Path, str, Path]) -> None:
     folder, manifest, public = signed
     signing.verify_files(folder, SUBJECT, manifest, public)
     signing.verify_files(folder, SUBJECT, manifest, None)
@@ -103,7 +103,7 @@ def test_what_was_sealed_is_verified(signed: tuple[Path, str, Path]) -> None:
     assert set(listed) == {"model.ubj", "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
 
 
-def test_without_keys_the_manifest_alone_is_verified(make: Callable[..., Path]) -> None:
+def test_verify_files_checks_manifest_without_keys(make: Callable[..., Path]) -> None:
     folder = make()
     manifest = signing.write_model_manifest(folder, SUBJECT, None)
     assert signing.claimed_key_hash(folder) is None
@@ -112,7 +112,7 @@ def test_without_keys_the_manifest_alone_is_verified(make: Callable[..., Path]) 
     assert "conda.yaml: was changed after registration" in refusal(folder, manifest, None)
 
 
-def test_sealing_again_gives_the_same_manifest(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
+def test_write_model_manifest_twice_is_equal(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
     folder, manifest, _ = signed
     other, public = key_pair(tmp_path / "newer")
     assert signing.write_model_manifest(folder, SUBJECT, other) == manifest
@@ -143,7 +143,7 @@ def flip_a_bit(folder: Path) -> None:
         (lambda folder: (folder / "m.json").symlink_to("/etc/hostname"), "m.json: is a link"),
     ],
 )
-def test_each_tampering_is_refused_by_the_files_name(
+def test_verify_files_names_each_tampered_file(
     signed: tuple[Path, str, Path], tamper: Callable[[Path], None], named: str, trusts: bool
 ) -> None:
     folder, manifest, public = signed
@@ -151,7 +151,7 @@ def test_each_tampering_is_refused_by_the_files_name(
     assert named in refusal(folder, manifest, public if trusts else None)
 
 
-def test_all_faults_are_told_at_once_in_one_line(signed: tuple[Path, str, Path]) -> None:
+def test_verify_files_reports_all_faults_in_one_line(signed: tuple[Path, str, Path]) -> None:
     folder, manifest, public = signed
     flip_a_bit(folder)
     (folder / "conda.yaml").unlink()
@@ -161,7 +161,7 @@ def test_all_faults_are_told_at_once_in_one_line(signed: tuple[Path, str, Path])
         assert named in said
 
 
-def test_a_manifest_made_to_fit_is_refused(signed: tuple[Path, str, Path]) -> None:
+def test_verify_files_refuses_forged_manifest(signed: tuple[Path, str, Path]) -> None:
     folder, manifest, public = signed
     signature = (folder / SIGNATURE_FILE).read_bytes()
     flip_a_bit(folder)
@@ -176,7 +176,7 @@ def test_a_manifest_made_to_fit_is_refused(signed: tuple[Path, str, Path]) -> No
     assert "model.ubj" in said
 
 
-def test_files_of_another_version_cannot_stand_in(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_verify_files_refuses_files_of_another_version(make: Callable[..., Path], tmp_path: Path) -> None:
     key, public = key_pair(tmp_path / "keys")
     one, other = make("one"), make("other")
     (other / "requirements.txt").write_text("mlflow==3.17.2\nxgboost==3.1.0\n")
@@ -194,7 +194,7 @@ def test_files_of_another_version_cannot_stand_in(make: Callable[..., Path], tmp
     assert f"{SIGNATURE_FILE}: does not hold" in refusal(one, manifest, public)
 
 
-def test_another_key_is_refused(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
+def test_verify_files_refuses_untrusted_key(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
     folder, manifest, _ = signed
     _, stranger = key_pair(tmp_path / "stranger")
     assert f"{SIGNATURE_FILE}: is by the key" in refusal(folder, manifest, stranger)
@@ -207,13 +207,13 @@ def test_another_key_is_refused(signed: tuple[Path, str, Path], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", '{"verificationMaterial": 1}'])
-def test_a_signature_that_is_none_is_refused(signed: tuple[Path, str, Path], content: str) -> None:
+def test_verify_files_refuses_malformed_signature(signed: tuple[Path, str, Path], content: str) -> None:
     folder, manifest, public = signed
     (folder / SIGNATURE_FILE).write_text(content)
     assert f"{SIGNATURE_FILE}: is by the key (none named)" in refusal(folder, manifest, public)
 
 
-def test_an_empty_list_of_signatures_is_refused(signed: tuple[Path, str, Path]) -> None:
+def test_verify_files_refuses_empty_list_of_signatures(signed: tuple[Path, str, Path]) -> None:
     folder, manifest, public = signed
     bundle = json.loads((folder / SIGNATURE_FILE).read_text())
     bundle["dsseEnvelope"]["signatures"] = []
@@ -221,14 +221,14 @@ def test_an_empty_list_of_signatures_is_refused(signed: tuple[Path, str, Path]) 
     assert f"{SIGNATURE_FILE}: does not hold" in refusal(folder, manifest, public)
 
 
-def test_unsigned_is_refused_where_signing_is_on(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_verify_files_refuses_unsigned_if_signing_is_on(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make()
     manifest = signing.write_model_manifest(folder, SUBJECT, None)
     _, public = key_pair(tmp_path / "keys")
     assert f"{SIGNATURE_FILE}: is missing: the version is not signed" in refusal(folder, manifest, public)
 
 
-def test_keys_rotate_by_trusting_both_for_a_while(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
+def test_verify_files_trusts_every_key_in_the_file(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
     folder, manifest, old = signed
     _, new = key_pair(tmp_path / "new")
     both = tmp_path / "both.pem"
@@ -237,7 +237,7 @@ def test_keys_rotate_by_trusting_both_for_a_while(signed: tuple[Path, str, Path]
     assert "is by the key" in refusal(folder, manifest, new)
 
 
-def test_a_passphrase_is_read_from_its_file(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_signing_key_reads_passphrase_from_file(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make()
     key, public = key_pair(tmp_path / "keys", passphrase="open sesame")
     signing.verify_files(folder, SUBJECT, signing.write_model_manifest(folder, SUBJECT, key), public)
@@ -248,7 +248,7 @@ def test_a_passphrase_is_read_from_its_file(make: Callable[..., Path], tmp_path:
             signing.write_model_manifest(folder, SUBJECT, bad)
 
 
-def test_keys_that_are_none_are_named(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_invalid_keys_are_named(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make()
     manifest = signing.write_model_manifest(folder, SUBJECT, SigningKey(key_pair(tmp_path / "keys")[0].private_key))
     key, public = key_pair(tmp_path / "rsa", private=rsa.generate_private_key(65537, 2048))
@@ -308,7 +308,7 @@ def compressed(path: Path) -> None:
         ("notes.txt", lambda path: path.write_text("hello"), "is of no known format"),
     ],
 )
-def test_what_can_run_code_or_is_unknown_is_refused(
+def test_format_faults_refuses_code_and_unknown_formats(
     make: Callable[..., Path], name: str, write: Callable[[Path], object], said: str
 ) -> None:
     folder = make()
@@ -356,7 +356,7 @@ def within_a_function(model: onnx.ModelProto, place: str | None) -> None:
 
 @pytest.mark.parametrize("place", ["weights.onnx", "/etc/passwd", "../../another/model.onnx", "*/_ORT_MEM_ADDR_/*", ""])
 @pytest.mark.parametrize("put", [as_a_weight, as_a_sparse_weight, as_a_constant, within_a_branch, within_a_function])
-def test_an_onnx_model_with_numbers_outside_of_its_file_is_refused(
+def test_format_faults_refuses_onnx_with_external_data(
     make: Callable[..., Path], put: Callable[[onnx.ModelProto, str | None], None], place: str
 ) -> None:
     folder = make()
@@ -371,7 +371,7 @@ def test_an_onnx_model_with_numbers_outside_of_its_file_is_refused(
         signing.write_model_manifest(folder, SUBJECT, None)
 
 
-def test_a_pickle_that_somebody_signed_is_refused(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_verify_files_refuses_signed_pickle(make: Callable[..., Path], tmp_path: Path) -> None:
     from model_signing import signing as openssf
 
     folder = make()
@@ -382,14 +382,14 @@ def test_a_pickle_that_somebody_signed_is_refused(make: Callable[..., Path], tmp
     assert "model.ubj: is a pickle named .ubj" in refusal(folder, manifest, public)
 
 
-def test_known_formats_pass(make: Callable[..., Path]) -> None:
+def test_format_faults_accepts_known_formats(make: Callable[..., Path]) -> None:
     folder = make()
     (folder / "model.onnx").write_bytes(network().SerializeToString())
     (folder / "input_example.json").write_text('{"columns": ["a"], "data": [[1.0]]}')
     assert formats.format_faults(folder) == []
 
 
-def test_keys_are_configured_together(tmp_path: Path) -> None:
+def test_settings_require_both_signing_keys(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="set signing_public_key too"):
         Settings(signing_key=tmp_path / "key.pem")
     with pytest.raises(ValidationError, match="without signing_key"):
