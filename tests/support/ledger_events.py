@@ -1,4 +1,4 @@
-"""Ledgers for tests: events in, entries out, as if they had been written one minute after the other."""
+"""Events and entries of ledgers for tests, recorded one minute apart."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def day(number: int) -> date:
 
 
 def verdict(passed: bool = True, level: float | None = None) -> Verdict:
-    """Of one gate that compared the candidate with a champion, if it spent a level."""
+    """Return a verdict of one gate; with `level`, of a comparison that spent this significance level."""
     return decide_verdict(
         [
             GateResult(
@@ -67,12 +67,12 @@ def verdict_event(
     )
 
 
-def promotion(version: str, as_of: int, judged: int, replaced: str | None = None) -> VersionPromoted:
-    return VersionPromoted(version=version, previous_champion=replaced, as_of=day(as_of), verdict_entry=judged)
+def promotion(version: str, as_of: int, verdict_entry: int, previous: str | None = None) -> VersionPromoted:
+    return VersionPromoted(version=version, previous_champion=previous, as_of=day(as_of), verdict_entry=verdict_entry)
 
 
-def deferral(version: str, as_of: int, judged: int) -> PromotionDeferred:
-    return PromotionDeferred(version=version, as_of=day(as_of), verdict_entry=judged, reason="frozen")
+def deferral(version: str, as_of: int, verdict_entry: int) -> PromotionDeferred:
+    return PromotionDeferred(version=version, as_of=day(as_of), verdict_entry=verdict_entry, reason="frozen")
 
 
 def rollback(to: str, barred: str) -> ChampionRolledBack:
@@ -85,13 +85,15 @@ def release(version: str) -> VersionReleased:
 
 def build_entries(events: Sequence[LedgerEvent], model: str = MODEL) -> list[LedgerEntry]:
     entries: list[LedgerEntry] = []
-    before = ""
+    previous_hash = ""
     for number, event in enumerate(events, 1):
-        at = START + timedelta(minutes=number)
+        instant = START + timedelta(minutes=number)
         entries.append(
-            LedgerEntry(number=number, model=model, previous_hash=before, recorded_at=at, actor="ada", event=event)
+            LedgerEntry(
+                number=number, model=model, previous_hash=previous_hash, recorded_at=instant, actor="ada", event=event
+            )
         )
-        before = hash_entry(entries[-1].to_bytes())
+        previous_hash = hash_entry(entries[-1].to_bytes())
     return entries
 
 
@@ -100,7 +102,7 @@ def build_state(*events: LedgerEvent) -> LedgerState:
 
 
 def append_event(state: LedgerState, event: LedgerEvent) -> LedgerState:
-    """The state with one more event."""
+    """Return the state after one more event."""
     return replay(build_entries([*(entry.event for entry in state.entries), event]))
 
 

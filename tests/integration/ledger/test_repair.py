@@ -1,4 +1,4 @@
-"""MLflow's aliases follow the ledger, and are brought back to it. Real MLflow on SQLite."""
+"""MLflow's aliases follow the ledger, and are repaired from it. Real MLflow on SQLite."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NUMBERS = count()
 
 @pytest.fixture(scope="module")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """URI of a registry; making one takes seconds, so every test has a model of its own in it."""
+    """Return the URI of a registry; creating one takes seconds, so tests share it and use different models."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
@@ -36,7 +36,7 @@ def book(mlflow: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Book:
     return Book(f"model_{next(_NUMBERS)}", home)
 
 
-def findings(repair: aliases.AliasRepair) -> dict[str, tuple[str, str | None, str | None]]:
+def alias_statuses(repair: aliases.AliasRepair) -> dict[str, tuple[str, str | None, str | None]]:
     return {alias.alias: (alias.status, alias.actual_version, alias.expected_version) for alias in repair.aliases}
 
 
@@ -71,12 +71,12 @@ def test_get_champion_version_follows_the_ledger(book: Book, spec: Callable[[str
 def test_repair_aliases_after_crash(book: Book) -> None:
     book.record(book.judge(10))
     repair = aliases.repair_aliases(book.model)
-    assert findings(repair)["champion"] == ("missing", None, "1")
-    assert book.aliases == book.right == {"champion": "1"}
+    assert alias_statuses(repair)["champion"] == ("missing", None, "1")
+    assert book.aliases == book.expected_aliases == {"champion": "1"}
     book.record(book.judge(20))
     book.record(book.judge(30))
     repair = aliases.repair_aliases(book.model)
-    assert findings(repair) == {
+    assert alias_statuses(repair) == {
         "champion": ("stale", "1", "3"),
         "previous": ("missing", None, "2"),
         "challenger": ("consistent", None, None),
@@ -86,17 +86,17 @@ def test_repair_aliases_after_crash(book: Book) -> None:
         "champion was version 1, which was correct until entry 4; an update was interrupted, or the alias was moved by "
         "hand: set to version 3 (entry 6)"
     )
-    assert book.aliases == book.right == {"champion": "3", "previous": "2"}
+    assert book.aliases == book.expected_aliases == {"champion": "3", "previous": "2"}
     assert aliases.repair_aliases(book.model).was_consistent
 
 
 def test_repair_aliases_moved_by_hand(book: Book) -> None:
     book.promote(book.judge(10))
-    stranger = book.register()
+    other_version = book.register()
     for alias in ("champion", "challenger"):
-        book.client.set_registered_model_alias(book.model, alias, stranger)
+        book.client.set_registered_model_alias(book.model, alias, other_version)
     repair = aliases.repair_aliases(book.model)
-    assert findings(repair) == {
+    assert alias_statuses(repair) == {
         "champion": ("moved_by_hand", "2", "1"),
         "previous": ("consistent", None, None),
         "challenger": ("moved_by_hand", "2", None),
@@ -113,7 +113,7 @@ def test_repair_aliases_deleted_by_hand(book: Book) -> None:
     book.promote(book.judge(20))
     book.client.delete_registered_model_alias(book.model, "champion")
     repair = aliases.repair_aliases(book.model)
-    assert findings(repair)["champion"] == ("missing", None, "2")
+    assert alias_statuses(repair)["champion"] == ("missing", None, "2")
     assert repair.messages[0] == (
         "champion was missing, after an interruption or a manual deletion: set to version 2 (entry 4)"
     )
@@ -124,12 +124,12 @@ def test_repair_aliases_keeps_alias_older_than_ledger(book: Book) -> None:
     book.client.set_registered_model_alias(book.model, "champion", book.register())
     for _ in range(2):
         repair = aliases.repair_aliases(book.model)
-        assert findings(repair)["champion"] == ("moved_by_hand", "1", None)
+        assert alias_statuses(repair)["champion"] == ("moved_by_hand", "1", None)
         assert "the ledger has no promotion: left as it is" in repair.messages[0]
         assert book.aliases == {"champion": "1"}
         book.judge(10, passed=False)  # nor is it touched when all that the ledger knows is a verdict
     book.promote(book.judge(10))
-    assert book.aliases == book.right == {"champion": "4"}
+    assert book.aliases == book.expected_aliases == {"champion": "4"}
 
 
 def test_repair_aliases_ignores_other_aliases(book: Book) -> None:
@@ -142,13 +142,13 @@ def test_repair_aliases_ignores_other_aliases(book: Book) -> None:
 def test_deleted_champion_version_is_reported(book: Book, spec: Callable[[str], ModelSpec]) -> None:
     book.record(book.judge(10))
     book.client.delete_model_version(book.model, "1")
-    for ask in (
+    for read in (
         aliases.sync_aliases,
         aliases.repair_aliases,
         lambda name: versions.get_champion_version(spec(name)),
     ):
         with pytest.raises(RegistryError, match=r"champion of \w+ is version 1 by the ledger, but MLflow has no"):
-            ask(book.model)
+            read(book.model)
 
 
 def test_repair_aliases_reports_unknown_model(book: Book) -> None:
@@ -159,7 +159,7 @@ def test_repair_aliases_reports_unknown_model(book: Book) -> None:
 
 
 def test_sync_aliases_concurrently(book: Book) -> None:
-    """MLflow refuses all but one of those who set an alias that was not there."""
+    """MLflow refuses all but one of several concurrent requests that create an alias."""
     book.record(book.judge(10))
     book.record(book.judge(20))
     together = threading.Barrier(6)
@@ -170,19 +170,19 @@ def test_sync_aliases_concurrently(book: Book) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(follow, range(6))) == {4}
-    assert book.aliases == book.right
+    assert book.aliases == book.expected_aliases
 
 
 def test_repair_aliases_during_promotions(book: Book) -> None:
-    """It neither takes them for moves by hand nor takes them back."""
+    """A repair neither reports concurrent promotions as manual changes nor reverts them."""
     candidates = []
     done = threading.Event()
 
     def repair() -> list[str]:
-        told = []
+        statuses = []
         while not done.is_set():
-            told += [alias.status for alias in aliases.repair_aliases(book.model).aliases]
-        return told
+            statuses += [alias.status for alias in aliases.repair_aliases(book.model).aliases]
+        return statuses
 
     with ThreadPoolExecutor(2) as pool:
         repairs = [pool.submit(repair) for _ in range(2)]
@@ -192,9 +192,9 @@ def test_repair_aliases_during_promotions(book: Book) -> None:
                 book.promote(candidates[-1])
         finally:
             done.set()
-        told = {finding for future in repairs for finding in future.result()}
-    assert told <= {"consistent", "stale", "missing"}
-    assert book.aliases == book.right == {"champion": "15", "previous": "14"}
+        statuses = {status for future in repairs for status in future.result()}
+    assert statuses <= {"consistent", "stale", "missing"}
+    assert book.aliases == book.expected_aliases == {"champion": "15", "previous": "14"}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Versions in a real MLflow, on SQLite and behind a server: sealed when registered, verified before each use."""
+"""Versions in a real MLflow, on SQLite and on a server: signed when registered, verified before each use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from evergreen.training.job import TrainingResult
 from evergreen_local import services
 from support import onnx_models
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.fingerprint.integration
 
 MODEL = ModelSpec(
     name="sealed",
@@ -54,7 +54,7 @@ TABLE = pa.table({name: ROWS[:, n] for n, name in enumerate(FEATURES)})
 
 
 def candidate(day: str, rounds: int) -> tuple[datasets.Manifest, datasets.Manifest]:
-    """A training set (its manifest only) and a published candidate that has learned for `rounds`."""
+    """Return the manifests of a training set and of a published candidate trained for `rounds`."""
     libraries = {"xgboost-cpu": xgboost.__version__}
     return published(lambda folder: trees(folder, rounds), FEATURES, libraries, day, rounds)
 
@@ -76,23 +76,23 @@ def published(
     day: str = "2013-01-11",
     rounds: int = 3,
 ) -> tuple[datasets.Manifest, datasets.Manifest]:
-    """As `candidate`, with the model that `write` leaves in a folder, trained with these libraries."""
+    """Return a training set and a candidate, as `candidate` does, with the model that `write` creates."""
     target = datasets.open_dataset(f"models/{MODEL.name}")
     inputs = {"features": features, "code": {"train": "1"}, "rounds": rounds}
-    mark = fingerprints.compute_fingerprint(inputs)
-    folder = target.stage(f"until={day}", mark)
+    fingerprint = fingerprints.compute_fingerprint(inputs)
+    folder = target.stage(f"until={day}", fingerprint)
     write(folder)
     (file,) = folder.iterdir()
     TrainingResult(
-        fingerprint=mark,
+        fingerprint=fingerprint,
         files={file.name: storage.file_sha256(file)},
         metrics={"train_auc": 0.7},
         environment={"python": "3.11.9", **libraries},
     ).write(folder / "result.json")
     files = {file.name: file, "result.json": folder / "result.json"}
-    known = {"as_of": day, "holdout": "2013-01-04"}
-    training_set = datasets.Manifest(f"until={day}", "5e7" + mark, known, {})
-    return training_set, target.publish(f"until={day}", mark, files, inputs)
+    inputs_ = {"as_of": day, "holdout": "2013-01-04"}
+    training_set = datasets.Manifest(f"until={day}", "5e7" + fingerprint, inputs_, {})
+    return training_set, target.publish(f"until={day}", fingerprint, files, inputs)
 
 
 def verdict(home: Path) -> tuple[Verdict, Path]:
@@ -107,14 +107,14 @@ def register(home: Path, day: str = "2013-01-11", rounds: int = 3) -> str:
 
 
 def stored(home: Path, name: str, number: int = 0) -> Path:
-    """Where MLflow keeps a file of the version that was registered as the `number`-th, from 0."""
-    found = sorted(home.glob(f"mlflow-artifacts/**/{name}"), key=lambda path: path.stat().st_mtime_ns)
-    return found[number]
+    """Return the stored file `name` of the version with this position in the order of registration, from 0."""
+    files = sorted(home.glob(f"mlflow-artifacts/**/{name}"), key=lambda path: path.stat().st_mtime_ns)
+    return files[number]
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, whose making takes most of a test's time."""
+    """Return a database with MLflow's tables; creating them takes most of a test's time."""
     file = tmp_path_factory.mktemp("empty") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
     return file
@@ -129,7 +129,7 @@ def home(home: Path, empty_database: Path) -> Path:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
-    """Key pairs, made by the two lines of docs/operating.md."""
+    """Return a function that creates key pairs by the commands in docs/operating.md."""
 
     def make(name: str) -> tuple[Path, Path]:
         private, public = tmp_path / f"{name}.pem", tmp_path / f"{name}.pub.pem"
@@ -187,13 +187,13 @@ def test_register_candidate_then_verify_and_score(home: Path) -> None:
         }  # fmt: skip
         assert versions.read_input_columns(folder) == FEATURES
         scores = evaluation.score_table(folder, TABLE, FEATURES)
-    _, made = candidate("2013-01-11", 3)
-    assert scores == pytest.approx(evaluation.score_candidate(MODEL, made, TABLE), abs=0)
+    _, manifest = candidate("2013-01-11", 3)
+    assert scores == pytest.approx(evaluation.score_candidate(MODEL, manifest, TABLE), abs=0)
 
 
 @dataclass(frozen=True)
 class Format:
-    """One model of a format, and what the registry must know of it."""
+    """A model of one format, and the metadata expected in the registry."""
 
     write: Callable[[Path], None]
     table: pa.Table
@@ -214,24 +214,23 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_register_candidate_every_format_is_served(
-    home: Path, keys, configure, name: str
-) -> None:
+@pytest.fingerprint.parametrize("name", FORMATS)
+def test_register_candidate_every_format_is_served(home: Path, keys, configure, name: str) -> None:
     configure(*keys("one"))
     format_ = FORMATS[name]
     features = tuple(format_.table.column_names)
-    training_set, made = published(format_.write, features, format_.libraries)
-    version = versions.register_candidate(MODEL, training_set, made, *verdict(home))
+    training_set, manifest = published(format_.write, features, format_.libraries)
+    version = versions.register_candidate(MODEL, training_set, manifest, *verdict(home))
     with versions.open_artifact(MODEL, version) as folder:
         assert {file.name for file in folder.iterdir()} == {
-            "MLmodel", name, "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST_FILE, signing.SIGNATURE_FILE,
+            "MLmodel", name, "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST_FILE,
+            signing.SIGNATURE_FILE,
         }  # fmt: skip
-        assert storage.file_sha256(folder / name) == made.files[name].sha256
+        assert storage.file_sha256(folder / name) == manifest.files[name].sha256
         assert versions.read_input_columns(folder) == features
         assert format_.requirement in (folder / "requirements.txt").read_text().splitlines()
         scores = evaluation.score_table(folder, format_.table, features)
-    assert np.array_equal(scores, evaluation.score_candidate(MODEL, made, format_.table))
+    assert np.array_equal(scores, evaluation.score_candidate(MODEL, manifest, format_.table))
     served = mlflow.pyfunc.load_model(f"models:/{MODEL.name}/{version}")
     schema = served.metadata.signature.inputs
     assert tuple(schema.input_names()) == features
@@ -241,9 +240,9 @@ def test_register_candidate_every_format_is_served(
 
 
 def test_register_candidate_refuses_other_columns(home: Path) -> None:
-    made = published(network, FEATURES, {"torch": "2.9.1"})
+    manifest = published(network, FEATURES, {"torch": "2.9.1"})
     with pytest.raises(ScoringError, match="model.onnx takes distance, temperature, carrier, hour, but"):
-        versions.register_candidate(MODEL, *made, *verdict(home))
+        versions.register_candidate(MODEL, *manifest, *verdict(home))
     assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
@@ -257,8 +256,8 @@ def test_registry_imports_no_model_format() -> None:
 def test_register_candidate_tags_version_with_inputs(home: Path) -> None:
     version = register(home)
     tags = versions.registry_client().get_model_version(MODEL.name, version).tags
-    training_set, made = candidate("2013-01-11", 3)
-    assert tags["evergreen.fingerprint"] == made.fingerprint
+    training_set, manifest = candidate("2013-01-11", 3)
+    assert tags["evergreen.fingerprint"] == manifest.fingerprint
     assert tags["evergreen.data"] == training_set.content_hash
     assert tags["evergreen.as_of"] == "2013-01-11"
     assert tags["evergreen.holdout"] == "2013-01-04"
@@ -275,16 +274,16 @@ def test_register_candidate_twice_keeps_version(home: Path) -> None:
 
 
 def test_register_candidate_refuses_changed_file(home: Path) -> None:
-    training_set, made = candidate("2013-01-11", 3)
-    file = datasets.open_dataset(f"models/{MODEL.name}").file_path(made, "model.ubj")
+    training_set, manifest = candidate("2013-01-11", 3)
+    file = datasets.open_dataset(f"models/{MODEL.name}").file_path(manifest, "model.ubj")
     file.chmod(0o644)
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(ScoringError, match="was changed after it was published"):
-        versions.register_candidate(MODEL, training_set, made, *verdict(home))
+        versions.register_candidate(MODEL, training_set, manifest, *verdict(home))
     assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
-@pytest.mark.parametrize("file", ["model.ubj", "MLmodel", "conda.yaml", signing.MANIFEST_FILE])
+@pytest.fingerprint.parametrize("file", ["model.ubj", "MLmodel", "conda.yaml", signing.MANIFEST_FILE])
 def test_verify_version_refuses_changed_file(home: Path, file: str) -> None:
     version = register(home)
     place = stored(home, file)
@@ -298,9 +297,9 @@ def test_verify_version_refuses_changed_file(home: Path, file: str) -> None:
 def test_open_artifact_refuses_removed_and_added_files(home: Path) -> None:
     version = register(home)
     stored(home, "requirements.txt").rename(stored(home, "MLmodel").with_name("more.yaml"))
-    with pytest.raises(SignatureError) as refused, versions.open_artifact(MODEL, version):
+    with pytest.raises(SignatureError) as error, versions.open_artifact(MODEL, version):
         pass
-    assert [fault.location for fault in refused.value.faults] == ["more.yaml", "requirements.txt"]
+    assert [fault.location for fault in error.value.faults] == ["more.yaml", "requirements.txt"]
 
 
 def test_verify_version_refuses_files_of_another_version(home: Path, keys, configure) -> None:
@@ -401,14 +400,14 @@ def test_register_candidate_on_mlflow_server(server: str, home: Path, keys, conf
     version = register(home)
     versions.verify_version(MODEL.name, version)
     client = versions.registry_client()
-    known = client.get_model_version(MODEL.name, version)
-    model_id = known.source.removeprefix("models:/")
+    model_version = client.get_model_version(MODEL.name, version)
+    model_id = model_version.source.removeprefix("models:/")
     assert {signing.SIGNATURE_FILE, signing.MANIFEST_FILE} <= {
         file.path for file in client.list_logged_model_artifacts(model_id)
     }  # what the UI lists
     logged = client.get_logged_model(model_id)
     assert str(logged.status) == "READY"
-    assert [output.model_id for output in client.get_run(known.run_id).outputs.model_outputs] == [model_id]
+    assert [output.model_id for output in client.get_run(model_version.run_id).outputs.model_outputs] == [model_id]
     client.set_registered_model_alias(MODEL.name, "champion", version)
     loaded = mlflow.xgboost.load_model(f"models:/{MODEL.name}@champion")
     assert loaded.num_boosted_rounds() == 3

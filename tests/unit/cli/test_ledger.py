@@ -31,7 +31,8 @@ def test_an_empty_ledger_is_told_as_that(home: Path) -> None:
 
 
 def test_every_champion_is_told_with_its_reason(home: Path) -> None:
-    recorded(verdict_event(10), promotion("1", 10, 1), verdict_event(17, "1"), promotion("2", 17, 3, "1"), rollback("1", "2"))
+    recorded(verdict_event(10), promotion("1", 10, 1), verdict_event(17, "1"))
+    recorded(promotion("2", 17, 3, "1"), rollback("1", "2"))
     text = told(ledger.show_history, None)
     assert "1 2013-01-11 the only gate passed" in text
     assert "2 2013-01-18 the only gate passed" in text

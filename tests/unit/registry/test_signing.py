@@ -1,4 +1,4 @@
-"""Files of a model are those that were sealed, or are refused by name."""
+"""Files of a model are those in the signed manifest, or are refused by name."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ SUBJECT = ModelIdentity("flight_delay", "f" * 64)
 
 
 class Calls:
-    """Runs something when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return os.getcwd, ()
 
 
 def key_pair(folder: Path, passphrase: str | None = None, private: object = None) -> tuple[SigningKey, Path]:
-    """Private key and file with the public one, as the two lines of openssl in docs/operating.md make them."""
+    """Return a private key and the file of its public key, like those of the openssl commands in docs/operating.md."""
     folder.mkdir()
     private = private or ec.generate_private_key(ec.SECP256R1())
     locked = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
@@ -66,9 +66,9 @@ def booster() -> bytes:
 
 @pytest.fixture
 def make(booster: bytes, tmp_path: Path) -> Callable[[str], Path]:
-    """Folders with what MLflow writes for a model."""
+    """Return a function that creates folders with the files that MLflow writes for a model."""
 
-    def made(name: str = "model") -> Path:
+    def build(name: str = "model") -> Path:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "model.ubj").write_bytes(booster)
@@ -78,7 +78,7 @@ def make(booster: bytes, tmp_path: Path) -> Callable[[str], Path]:
         (folder / "requirements.txt").write_text("mlflow==3.17.2\nxgboost==3.2.0\n")
         return folder
 
-    return made
+    return build
 
 
 @pytest.fixture
@@ -90,9 +90,9 @@ def signed(make: Callable[..., Path], tmp_path: Path) -> tuple[Path, str, Path]:
 
 
 def refusal(folder: Path, manifest: str | None, trusted: Path | None, subject: ModelIdentity = SUBJECT) -> str:
-    with pytest.raises(SignatureError) as refused:
+    with pytest.raises(SignatureError) as error:
         signing.verify_files(folder, subject, manifest, trusted)
-    return str(refused.value)
+    return str(error.value)
 
 
 def test_verify_files_accepts_signed_folder(signed: tuple[Path, str, Path]) -> None:
@@ -155,10 +155,10 @@ def test_verify_files_reports_all_faults_in_one_line(signed: tuple[Path, str, Pa
     folder, manifest, public = signed
     flip_a_bit(folder)
     (folder / "conda.yaml").unlink()
-    said = refusal(folder, manifest, public)
-    assert "\n" not in said
+    problem = refusal(folder, manifest, public)
+    assert "\n" not in problem
     for named in ("model.ubj: was changed", "conda.yaml: is missing", f"{SIGNATURE_FILE}: does not hold"):
-        assert named in said
+        assert named in problem
 
 
 def test_verify_files_refuses_forged_manifest(signed: tuple[Path, str, Path]) -> None:
@@ -167,13 +167,13 @@ def test_verify_files_refuses_forged_manifest(signed: tuple[Path, str, Path]) ->
     flip_a_bit(folder)
     forged = signing.write_model_manifest(folder, SUBJECT, None)
     (folder / SIGNATURE_FILE).write_bytes(signature)
-    # Whoever writes to the artifact store only.
+    # By a person who can write to the artifact store only.
     assert f"{MANIFEST_FILE}: is not the one that was registered" in refusal(folder, manifest, None)
-    # Whoever writes to the registry as well.
+    # By a person who can also write to the registry.
     signing.verify_files(folder, SUBJECT, forged, None)
-    said = refusal(folder, forged, public)
-    assert f"{SIGNATURE_FILE}: does not hold" in said
-    assert "model.ubj" in said
+    problem = refusal(folder, forged, public)
+    assert f"{SIGNATURE_FILE}: does not hold" in problem
+    assert "model.ubj" in problem
 
 
 def test_verify_files_refuses_files_of_another_version(make: Callable[..., Path], tmp_path: Path) -> None:
@@ -181,13 +181,13 @@ def test_verify_files_refuses_files_of_another_version(make: Callable[..., Path]
     one, other = make("one"), make("other")
     (other / "requirements.txt").write_text("mlflow==3.17.2\nxgboost==3.1.0\n")
     newer = ModelIdentity(SUBJECT.model, "e" * 64)
-    manifest, others = (
+    manifest, other_manifest = (
         signing.write_model_manifest(one, SUBJECT, key),
         signing.write_model_manifest(other, newer, key),
     )
-    signing.verify_files(other, newer, others, public)
+    signing.verify_files(other, newer, other_manifest, public)
     # All of them, signature too.
-    assert f"{MANIFEST_FILE}: is that of flight_delay eeeeeeeeeeee" in refusal(other, others, public)
+    assert f"{MANIFEST_FILE}: is that of flight_delay eeeeeeeeeeee" in refusal(other, other_manifest, public)
     assert "is not the one that was registered" in refusal(other, manifest, public)
     # The signature alone.
     shutil.copy(other / SIGNATURE_FILE, one / SIGNATURE_FILE)
@@ -280,7 +280,7 @@ def compressed(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "write", "said"),
+    ("name", "write", "problem"),
     [
         ("model.pkl", lambda path: path.write_bytes(b""), "can run code"),
         ("model.JOBLIB", lambda path: path.write_bytes(b""), "can run code"),
@@ -309,27 +309,27 @@ def compressed(path: Path) -> None:
     ],
 )
 def test_format_faults_refuses_code_and_unknown_formats(
-    make: Callable[..., Path], name: str, write: Callable[[Path], object], said: str
+    make: Callable[..., Path], name: str, write: Callable[[Path], object], problem: str
 ) -> None:
     folder = make()
     write(folder / name)
     faults = formats.format_faults(folder)
     assert [fault.location for fault in faults] == [name]
-    assert said in faults[0].problem
+    assert problem in faults[0].problem
     with pytest.raises(ScoringError, match=name):
         signing.write_model_manifest(folder, SUBJECT, None)
     assert not (folder / MANIFEST_FILE).exists()
 
 
 def tensor(place: str | None) -> onnx.TensorProto:
-    """Numbers that are in the file, or at a place outside of it."""
-    found = numpy_helper.from_array(np.ones(4, np.float32), "numbers")
+    """Return a tensor with data in the file, or at a place outside of it."""
+    proto = numpy_helper.from_array(np.ones(4, np.float32), "numbers")
     if place is not None:
-        found.ClearField("raw_data")
-        found.data_location = onnx.TensorProto.EXTERNAL
+        proto.ClearField("raw_data")
+        proto.data_location = onnx.TensorProto.EXTERNAL
         if place:
-            found.external_data.add(key="location", value=place)
-    return found
+            proto.external_data.add(key="location", value=place)
+    return proto
 
 
 def as_a_weight(model: onnx.ModelProto, place: str | None) -> None:
