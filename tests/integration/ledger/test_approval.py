@@ -1,4 +1,4 @@
-"""Nobody answers in time: that is a no, and the ledger says so."""
+"""An approval that times out is a rejection, which the ledger records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger in an object store whose conditional puts are atomic, whatever words it has for "there is one already"."""
+"""The ledger in an object store with atomic conditional puts, however the store reports that an object exists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.s3_server import S3
 pytestmark = pytest.mark.integration
 
 WRITERS, ROUNDS = 16, 5
-UNWANTED = PromotionsFrozen(reason="a test")
+FROZEN = PromotionsFrozen(reason="a test")
 
 
 @pytest.fixture
@@ -39,16 +39,16 @@ def test_create_if_absent_succeeds_for_one_of_many_writers(s3: S3, words: str) -
     s3.words = words
     buckets = [own_client() for _ in range(WRITERS)]
     for number in range(ROUNDS):
-        together = Barrier(WRITERS)
+        barrier = Barrier(WRITERS)
 
-        def write(writer: int, number: int = number, together: Barrier = together) -> bool:
-            together.wait()
+        def write(writer: int, number: int = number, barrier: Barrier = barrier) -> bool:
+            barrier.wait()
             return storage.create_if_absent(buckets[writer] / f"ledger/{number}", b"%d" % writer)
 
         with ThreadPoolExecutor(WRITERS) as pool:
-            won = [writer for writer, mine in enumerate(pool.map(write, range(WRITERS))) if mine]
-        assert len(won) == 1
-        assert s3.buckets["evergreen"][f"ledger/{number}"] == b"%d" % won[0]
+            winners = [writer for writer, is_created in enumerate(pool.map(write, range(WRITERS))) if is_created]
+        assert len(winners) == 1
+        assert s3.buckets["evergreen"][f"ledger/{number}"] == b"%d" % winners[0]
 
 
 def test_create_if_absent_accepts_repeated_put(s3: S3) -> None:
@@ -68,10 +68,10 @@ def test_create_if_absent_raises_if_store_refuses(s3: S3, fault: str) -> None:
 
 def test_journal_in_bucket_detects_conflict(s3: S3) -> None:
     one, other = (Journal("flight_delay", "s3://evergreen/ledger") for _ in range(2))
-    seen = other.read()
-    first = one.append(one.read(), "one", UNWANTED)
+    stale_state = other.read()
+    first = one.append(one.read(), "one", FROZEN)
     with pytest.raises(LedgerConflictError):
-        other.append(seen, "other", UNWANTED)
+        other.append(stale_state, "other", FROZEN)
     assert other.read().entries == (first,)
     assert list(s3.buckets["evergreen"]) == ["ledger/flight_delay/000001.json"]
 
@@ -79,5 +79,5 @@ def test_journal_in_bucket_detects_conflict(s3: S3) -> None:
 def test_journal_needs_no_right_to_remove(s3: S3) -> None:
     s3.refuses = {"DELETE"}
     journal = Journal("flight_delay", "s3://evergreen/ledger")
-    journal.append(journal.read(), "one", UNWANTED)
+    journal.append(journal.read(), "one", FROZEN)
     assert journal.read().head_number == 1

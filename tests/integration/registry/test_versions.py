@@ -32,7 +32,7 @@ from evergreen.training.job import TrainingResult
 from evergreen_local import services
 from support import onnx_models
 
-pytestmark = pytest.fingerprint.integration
+pytestmark = pytest.mark.integration
 
 MODEL = ModelSpec(
     name="sealed",
@@ -214,7 +214,7 @@ FORMATS = {
 }
 
 
-@pytest.fingerprint.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_register_candidate_every_format_is_served(home: Path, keys, configure, name: str) -> None:
     configure(*keys("one"))
     format_ = FORMATS[name]
@@ -283,7 +283,7 @@ def test_register_candidate_refuses_changed_file(home: Path) -> None:
     assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
-@pytest.fingerprint.parametrize("file", ["model.ubj", "MLmodel", "conda.yaml", signing.MANIFEST_FILE])
+@pytest.mark.parametrize("file", ["model.ubj", "MLmodel", "conda.yaml", signing.MANIFEST_FILE])
 def test_verify_version_refuses_changed_file(home: Path, file: str) -> None:
     version = register(home)
     place = stored(home, file)

@@ -1,4 +1,4 @@
-"""Where a ledger lies: one wins each number, and what was written cannot be changed unnoticed."""
+"""Storage of a ledger: one writer wins each number, and changes of entries are detected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FROZEN = PromotionsFrozen(reason="stocktaking")
 
 @pytest.fixture(params=["folder", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a ledger may lie; nothing is there yet."""
+    """Return an empty place for a ledger."""
     return str(tmp_path / "ledger") if request.param == "folder" else f"memory://{uuid.uuid4().hex}/ledger"
 
 
@@ -57,19 +57,19 @@ def test_read_returns_appended_entries(place: str) -> None:
     assert [entry.event for entry in state.entries] == list(THREE_CHAMPIONS)
     assert [entry.number for entry in state.entries] == [1, 2, 3, 4, 5, 6]
     assert state.champion == "3"
-    before = ""
+    previous_hash = ""
     for entry in state.entries:
-        assert entry.previous_hash == before
-        before = hash_entry(fsspec.open(stored(place, entry.number)).open().read())
-    assert state.head_hash == before
+        assert entry.previous_hash == previous_hash
+        previous_hash = hash_entry(fsspec.open(stored(place, entry.number)).open().read())
+    assert state.head_hash == previous_hash
 
 
 def test_append_creates_each_number_once(place: str) -> None:
     one, other = Journal(MODEL, place), Journal(MODEL, place)
-    seen = other.read()
+    stale_state = other.read()
     first = one.append(one.read(), "ada", FROZEN)
     with pytest.raises(LedgerConflictError):
-        other.append(seen, "grace", FROZEN)
+        other.append(stale_state, "grace", FROZEN)
     assert other.read().entries == (first,)
 
 
@@ -164,7 +164,7 @@ def test_append_leaves_no_scratch_file(tmp_path: Path) -> None:
 
 
 def test_append_accepts_own_link_reported_as_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a network file system does when the answer to the first request got lost."""
+    """As a network file system does when the response to the first request was lost."""
     link = os.link
 
     def twice(source: Path, target: Path) -> None:
@@ -192,8 +192,8 @@ def test_journal_refuses_store_without_conditional_writes() -> None:
 
 
 @pytest.fixture
-def here(place: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The settings name the place."""
+def configured_place(place: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Configure the place as the ledger."""
     monkeypatch.setenv("EVERGREEN_LEDGER", place)
     settings.cache_clear()
     yield place
@@ -201,50 +201,50 @@ def here(place: str, monkeypatch: pytest.MonkeyPatch) -> str:
     settings.cache_clear()
 
 
-def test_append_decision_records_every_racing_writer_once(here: str) -> None:
+def test_append_decision_records_every_racing_writer_once(configured_place: str) -> None:
     threads, each = 8, 5
-    together = threading.Barrier(threads)
+    barrier = threading.Barrier(threads)
 
-    def ask(thread: int) -> list[LedgerEntry]:
-        together.wait()
+    def append(thread: int) -> list[LedgerEntry]:
+        barrier.wait()
         return [
             ledger.append_decision(MODEL, f"thread {thread}.{turn}", lambda state: verdict_event(state.head_number + 1))
             for turn in range(each)
         ]
 
     with ThreadPoolExecutor(threads) as pool:
-        told = [entry for entries in pool.map(ask, range(threads)) for entry in entries]
+        results = [entry for entries in pool.map(append, range(threads)) for entry in entries]
     entries = ledger.read_entries(MODEL)
-    assert sorted(told, key=lambda entry: entry.number) == list(entries)
-    # Each was decided on the entry right before it.
+    assert sorted(results, key=lambda entry: entry.number) == list(entries)
+    # Each was decided on the state right before it.
     assert [entry.event for entry in entries] == [verdict_event(number) for number in range(1, threads * each + 1)]
-    assert Journal(MODEL, here).read().entries == entries
+    assert Journal(MODEL, configured_place).read().entries == entries
 
 
-def test_append_decision_records_one_of_racing_rollbacks(here: str) -> None:
-    """Eight go back at once from the champion that each has seen: it is left once."""
+def test_append_decision_records_one_of_racing_rollbacks(configured_place: str) -> None:
+    """Eight threads roll back the same champion at once: it is rolled back once."""
     for event in THREE_CHAMPIONS:
         ledger.append_decision(MODEL, "ada", lambda _, event=event: event)
-    together = threading.Barrier(8)
+    barrier = threading.Barrier(8)
 
-    def leave(_: int) -> LedgerEntry:
-        together.wait()
+    def roll_back(_: int) -> LedgerEntry:
+        barrier.wait()
         return ledger.append_decision(
             MODEL, "monitor", lambda s: rules.decide_rollback(s, None, "late", expected_champion="3")
         )
 
     with ThreadPoolExecutor(8) as pool:
-        assert {entry.number for entry in pool.map(leave, range(8))} == {7}
+        assert {entry.number for entry in pool.map(roll_back, range(8))} == {7}
     assert ledger.read_state(MODEL).champion == "2"
 
 
-def test_append_decision_writes_nothing_on_error(here: str) -> None:
+def test_append_decision_writes_nothing_on_error(configured_place: str) -> None:
     with pytest.raises(PromotionRefusedError, match="nothing to unfreeze"):
         ledger.append_decision(MODEL, "ada", lambda state: rules.decide_unfreeze(state, "warm"))
     assert ledger.read_entries(MODEL) == ()
 
 
-def test_read_verdict_event_by_entry_number(here: str) -> None:
+def test_read_verdict_event_by_entry_number(configured_place: str) -> None:
     verdict = verdict_event(10)
     for event in (verdict, FROZEN):
         ledger.append_decision(MODEL, "ada", lambda state, event=event: event)
@@ -254,6 +254,6 @@ def test_read_verdict_event_by_entry_number(here: str) -> None:
             ledger.read_verdict_event(MODEL, number)
 
 
-def test_read_entries_refuses_invalid_model_name(here: str) -> None:
+def test_read_entries_refuses_invalid_model_name(configured_place: str) -> None:
     with pytest.raises(LedgerError, match="'../coin' is not a model name"):
         ledger.read_entries("../coin")

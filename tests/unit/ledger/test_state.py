@@ -1,4 +1,4 @@
-"""What follows from a ledger's entries, and which entries cannot follow."""
+"""The state that follows from a ledger's entries, and entries that are refused."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_replay_refuses_barred_version_and_frozen_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "problem"),
+    ("changes", "problem"),
     [
         (dict(number=3), "is in the place of entry 2"),
         (dict(previous_hash="0" * 64), "entry 1 is not the entry"),
@@ -180,10 +180,10 @@ def test_replay_refuses_barred_version_and_frozen_model() -> None:
         (dict(recorded_at=START), "older than entry 1"),
     ],
 )
-def test_apply_entry_refuses_entry_out_of_sequence(changed: dict, problem: str) -> None:
+def test_apply_entry_refuses_entry_out_of_sequence(changes: dict, problem: str) -> None:
     first, second = build_entries([FROZEN, UNFROZEN])
     with pytest.raises(LedgerError, match=problem):
-        apply_entry(replay([first]), second.model_copy(update=changed), "")
+        apply_entry(replay([first]), second.model_copy(update=changes), "")
 
 
 def test_state_at_returns_champion_of_that_instant() -> None:
@@ -194,8 +194,8 @@ def test_state_at_returns_champion_of_that_instant() -> None:
         state_at(entries, datetime(2013, 3, 1))
 
 
-# What people and runs ask for, in any order, as functions of the state.
-_WISHES = st.one_of(
+# Requests of people and runs, in any order.
+_REQUESTS = st.one_of(
     st.tuples(st.just("judge"), st.integers(1, 40), st.booleans()),
     st.tuples(st.just("promote"), st.integers(0, 3), st.integers(0, 20)),
     st.tuples(st.just("rollback"), st.one_of(st.none(), st.integers(0, 8)), st.none()),
@@ -206,8 +206,8 @@ _WISHES = st.one_of(
 )
 
 
-def _granted(state: LedgerState, wish: tuple) -> LedgerEvent | LedgerEntry | None:
-    kind, first, second = wish
+def _decide(state: LedgerState, request_: tuple) -> LedgerEvent | LedgerEntry | None:
+    kind, first, second = request_
     verdicts = [entry.number for entry in state.entries if entry.event.kind == "judged"]
     try:
         match kind:
@@ -233,11 +233,11 @@ def _granted(state: LedgerState, wish: tuple) -> LedgerEvent | LedgerEntry | Non
 
 
 @settings(deadline=None)
-@given(st.lists(_WISHES, max_size=40))
-def test_rules_hold_for_any_sequence_of_requests(wishes: list[tuple]) -> None:
+@given(st.lists(_REQUESTS, max_size=40))
+def test_rules_hold_for_any_sequence_of_requests(requests: list[tuple]) -> None:
     state = LedgerState()
-    for wish in wishes:
-        before, event = state, _granted(state, wish)
+    for request_ in requests:
+        before, event = state, _decide(state, request_)
         if event is None:
             continue
         if isinstance(event, LedgerEntry):
@@ -255,8 +255,8 @@ def test_rules_hold_for_any_sequence_of_requests(wishes: list[tuple]) -> None:
             assert state.challenger != state.champion
     assert all(one.version != other.version for one, other in pairwise(state.tenures))
     # Entries are the same after a trip through JSON, and each moment is the fold of what was written by then.
-    again = [LedgerEntry.model_validate_json(entry.to_bytes()) for entry in state.entries]
-    assert replay(again) == state
+    parsed = [LedgerEntry.model_validate_json(entry.to_bytes()) for entry in state.entries]
+    assert replay(parsed) == state
     for entry, known in zip(state.entries, iter_states(state.entries), strict=True):
         assert state_at(state.entries, entry.recorded_at).tenures == known.tenures
-    assert all(entry.model == MODEL for entry in again)
+    assert all(entry.model == MODEL for entry in parsed)

@@ -1,4 +1,4 @@
-"""When a candidate becomes champion, when it is held back, and how one goes back."""
+"""Rules of promotion, deferral and rollback."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from support.ledger_events import (
 pytestmark = pytest.mark.unit
 
 FROZEN, UNFROZEN = PromotionsFrozen(reason="stocktaking"), PromotionsUnfrozen(reason="done")
-READY = build_state(*THREE_CHAMPIONS, verdict_event(40, "3"))  # the verdict on version 4 is entry 7
+JUDGED = build_state(*THREE_CHAMPIONS, verdict_event(40, "3"))  # the verdict on version 4 is entry 7
 
 
 def test_decide_promotion_promotes_first_champion() -> None:
@@ -48,7 +48,7 @@ def test_decide_promotion_promotes_first_champion() -> None:
 
 
 def test_decide_promotion_replaces_compared_champion() -> None:
-    event = decide_promotion(READY, request(READY, "4", 7, approved_by="grace"), cooldown_days=10)
+    event = decide_promotion(JUDGED, request(JUDGED, "4", 7, approved_by="grace"), cooldown_days=10)
     assert event == VersionPromoted(
         version="4", previous_champion="3", as_of=day(40), verdict_entry=7, approved_by="grace"
     )
@@ -89,7 +89,7 @@ def test_decide_promotion_refuses(verdict_entry: LedgerEvent, before: list[Ledge
 )
 def test_decide_promotion_uses_only_the_recorded_verdict(number: int, problem: str) -> None:
     with pytest.raises(PromotionRefusedError, match=problem):
-        decide_promotion(READY, request(READY, "4", 7, verdict_entry=number), cooldown_days=0)
+        decide_promotion(JUDGED, request(JUDGED, "4", 7, verdict_entry=number), cooldown_days=0)
 
 
 def test_decide_promotion_backfill_if_requested() -> None:
@@ -106,10 +106,10 @@ def test_decide_promotion_refuses_older_backfill() -> None:
         decide_promotion(state, request(state, "4", 7, promote_backfill=True), cooldown_days=0)
 
 
-@pytest.mark.parametrize(("days", "promotes"), [(0, True), (10, True), (11, False)])
-def test_decide_promotion_cooldown_counts_days_of_data(days: int, promotes: bool) -> None:
-    event = decide_promotion(READY, request(READY, "4", 7), cooldown_days=days)
-    if promotes:
+@pytest.mark.parametrize(("days", "is_promoted"), [(0, True), (10, True), (11, False)])
+def test_decide_promotion_cooldown_counts_days_of_data(days: int, is_promoted: bool) -> None:
+    event = decide_promotion(JUDGED, request(JUDGED, "4", 7), cooldown_days=days)
+    if is_promoted:
         assert isinstance(event, VersionPromoted)
     else:
         assert isinstance(event, PromotionDeferred)
@@ -117,11 +117,11 @@ def test_decide_promotion_cooldown_counts_days_of_data(days: int, promotes: bool
 
 
 def test_decide_promotion_defers_while_frozen() -> None:
-    state = append_event(READY, FROZEN)
+    state = append_event(JUDGED, FROZEN)
     event = decide_promotion(state, request(state, "4", 7), cooldown_days=0)
     assert isinstance(event, PromotionDeferred)
     assert event.reason == "the model was frozen by ada: stocktaking; unfreeze it, then clear this task"
-    # Asked again, while it still holds and when it does not any more.
+    # Requested again, first while the model is frozen and then after.
     state = append_event(state, event)
     assert decide_promotion(state, request(state, "4", 7), cooldown_days=0) == state.entries[-1]
     state = append_event(state, UNFROZEN)
@@ -136,26 +136,26 @@ def test_decide_promotion_refuses_before_it_defers() -> None:
 
 def test_decide_promotion_needs_approval() -> None:
     with pytest.raises(PromotionRefusedError, match="nobody has approved"):
-        decide_promotion(READY, request(READY, "4", 7), cooldown_days=0, needs_approval=True)
-    approved = request(READY, "4", 7, approved_by="grace")
-    assert isinstance(decide_promotion(READY, approved, cooldown_days=0, needs_approval=True), VersionPromoted)
-    rejected = append_event(READY, rules.decide_rejection(READY, "4", 7, "grace", "not before the holidays"))
+        decide_promotion(JUDGED, request(JUDGED, "4", 7), cooldown_days=0, needs_approval=True)
+    approved = request(JUDGED, "4", 7, approved_by="grace")
+    assert isinstance(decide_promotion(JUDGED, approved, cooldown_days=0, needs_approval=True), VersionPromoted)
+    rejected = append_event(JUDGED, rules.decide_rejection(JUDGED, "4", 7, "grace", "not before the holidays"))
     with pytest.raises(PromotionRefusedError, match="grace did not approve: not before the holidays"):
         decide_promotion(rejected, approved, cooldown_days=0, needs_approval=True)
     assert rules.decide_rejection(rejected, "4", 7, "nobody", "time is over") == rejected.entries[-1]
 
 
 def test_decide_rejection_refuses_promoted_version() -> None:
-    state = append_event(READY, promotion("4", 40, 7, "3"))
+    state = append_event(JUDGED, promotion("4", 40, 7, "3"))
     with pytest.raises(PromotionRefusedError, match="was promoted by ada already: roll back instead"):
         rules.decide_rejection(state, "4", 7, "grace", "too late")
 
 
 @pytest.mark.parametrize(
-    "since", [[], [FROZEN], [verdict_event(50, "4"), promotion("5", 50, 9, "4")], [verdict_event(41, "4")]]
+    "later", [[], [FROZEN], [verdict_event(50, "4"), promotion("5", 50, 9, "4")], [verdict_event(41, "4")]]
 )
-def test_decide_promotion_retry_returns_recorded_entry(since: list[LedgerEvent]) -> None:
-    state = build_state(*THREE_CHAMPIONS, verdict_event(40, "3"), promotion("4", 40, 7, "3"), *since)
+def test_decide_promotion_retry_returns_recorded_entry(later: list[LedgerEvent]) -> None:
+    state = build_state(*THREE_CHAMPIONS, verdict_event(40, "3"), promotion("4", 40, 7, "3"), *later)
     assert decide_promotion(state, request(state, "4", 7), cooldown_days=99) == state.entries[7]
 
 
@@ -174,7 +174,7 @@ def test_decide_promotion_after_rollback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("since", "to", "back_to"),
+    ("later", "to", "restored"),
     [
         ([], None, "2"),
         ([], "1", "1"),
@@ -182,14 +182,14 @@ def test_decide_promotion_after_rollback() -> None:
         ([rollback("2", "3"), release("3")], None, "3"),
         ([rollback("2", "3"), release("3")], "3", "3"),
         ([rollback("2", "3"), verdict_event(40, "2"), promotion("4", 40, 8, "2")], None, "2"),
-        ([FROZEN], None, "2"),  # to go back is always possible
+        ([FROZEN], None, "2"),  # a rollback is always possible
     ],
 )
-def test_decide_rollback_restores(since: list[LedgerEvent], to: str | None, back_to: str) -> None:
-    state = build_state(*THREE_CHAMPIONS, *since)
+def test_decide_rollback_restores(later: list[LedgerEvent], to: str | None, restored: str) -> None:
+    state = build_state(*THREE_CHAMPIONS, *later)
     champion = state.champion
     event = rules.decide_rollback(state, to, "late flights")
-    assert event == ChampionRolledBack(restored_version=back_to, barred_version=champion, reason="late flights")
+    assert event == ChampionRolledBack(restored_version=restored, barred_version=champion, reason="late flights")
     assert champion in append_event(state, event).barred_versions
 
 
@@ -215,16 +215,16 @@ def test_decide_rollback_once_with_expected_champion(to: str | None) -> None:
     event = rules.decide_rollback(state, to, "late", expected_champion="3")
     state = append_event(state, event)
     assert rules.decide_rollback(state, to, "late", expected_champion="3") == state.entries[-1]
-    # Whatever has become of it since.
+    # Also after a later promotion.
     state = append_event(append_event(state, verdict_event(40, "2")), promotion("4", 40, 8, "2"))
     assert rules.decide_rollback(state, to, "late", expected_champion="3") == state.entries[6]
 
 
-@pytest.mark.parametrize(("leaving", "to"), [("1", None), ("9", None), ("3", "1")])
-def test_decide_rollback_refuses_other_champion(leaving: str, to: str | None) -> None:
+@pytest.mark.parametrize(("expected", "to"), [("1", None), ("9", None), ("3", "1")])
+def test_decide_rollback_refuses_other_champion(expected: str, to: str | None) -> None:
     state = build_state(*THREE_CHAMPIONS, rollback("2", "3"))
-    with pytest.raises(PromotionRefusedError, match=f"version {leaving} is not champion any more, version 2 is"):
-        rules.decide_rollback(state, to, "late", expected_champion=leaving)
+    with pytest.raises(PromotionRefusedError, match=f"version {expected} is not champion any more, version 2 is"):
+        rules.decide_rollback(state, to, "late", expected_champion=expected)
 
 
 def test_decide_release() -> None:
@@ -234,7 +234,7 @@ def test_decide_release() -> None:
     state = append_event(state, event)
     assert rules.decide_release(state, "3", "again") == state.entries[-1]
     with pytest.raises(PromotionRefusedError, match="version 2 is not barred: there is nothing"):
-        rules.decide_release(state, "2", "why")
+        rules.decide_release(state, "2", "reason")
 
 
 def test_decide_freeze_and_unfreeze_twice() -> None:
@@ -254,11 +254,11 @@ Change = Callable[[LedgerState, str], LedgerEvent | LedgerEntry]
 @pytest.mark.parametrize(
     "change",
     [
-        lambda state, why: rules.decide_rollback(state, None, why),
-        lambda state, why: rules.decide_release(state, "3", why),
+        lambda state, reason: rules.decide_rollback(state, None, reason),
+        lambda state, reason: rules.decide_release(state, "3", reason),
         rules.decide_freeze,
-        lambda state, why: rules.decide_unfreeze(append_event(state, FROZEN), why),
-        lambda state, why: rules.decide_rejection(state, "4", 8, "grace", why),
+        lambda state, reason: rules.decide_unfreeze(append_event(state, FROZEN), reason),
+        lambda state, reason: rules.decide_rejection(state, "4", 8, "grace", reason),
     ],
 )
 def test_decisions_require_a_reason(change: Change) -> None:
