@@ -15,7 +15,6 @@ from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
 from evergreen.spec import loader
-from evergreen.spec import model as spec_model
 from support.cluster import Cluster, Witness, eventually
 from support.training_tasks import Trial, template, training_set
 
@@ -98,8 +97,20 @@ def witness(cluster: Cluster) -> Iterator[Witness]:
     found.over.set()
 
 
+@pytest.fixture
+def _reserved_cpus(
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """A node has the CPUs that the pods of a test request: one, or those of its mark `cpus`."""
+    mark = request.node.get_closest_marker("cpus")
+    base = tmp_path_factory.getbasetemp()
+    locks = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with cluster.reserve_cpus(mark.args[0] if mark else 1, locks):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _one_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+def _one_at_a_time(request: pytest.FixtureRequest, _reserved_cpus: None) -> Iterator[None]:
     """Whatever a test does: never two live pods of a job, and none afterwards."""
     witness: Witness = request.getfixturevalue("witness")
     cluster = witness.cluster
@@ -152,7 +163,7 @@ def trial(
         spec = loader.load_spec("slow")
         if resources:
             spec = spec.model_copy(update={"resources": spec.resources.model_copy(update=dict(resources))})
-            monkeypatch.setattr(spec_model, "load", lambda _name, spec=spec: spec)
+            monkeypatch.setattr(loader, "load_spec", lambda _name, spec=spec: spec)
         started.append(Trial(spec, of.examples if of else training_set(spec, **told), watched))
         return started[-1]
 

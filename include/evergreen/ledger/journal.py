@@ -34,7 +34,8 @@ class Journal:
     """The entries of one model. Threads may share a journal; every process has its own."""
 
     def __init__(self, model: str, ledger: str):
-        """
+        """Open the journal of a model.
+
         Args:
             model: name of the model.
             ledger: path or URI of a folder; the model's entries are in a subfolder.
