@@ -27,8 +27,7 @@ _MEMORY_LOCK = Lock()
 def storage_path(uri: str, *, fail_fast: bool = False) -> UPath:
     """Return the file or folder at `uri`: a local path, or any URI that fsspec opens, such as `s3://bucket/key`.
 
-    Args:
-        fail_fast: whether an S3 client gives up after seconds; by default it retries for minutes.
+    With `fail_fast` an S3 client gives up after seconds; by default it retries for minutes.
     """
     protocol, path = split_protocol(uri)
     if protocol in (None, "file"):

@@ -75,8 +75,8 @@ def deferral(version: str, as_of: int, verdict_entry: int) -> PromotionDeferred:
     return PromotionDeferred(version=version, as_of=day(as_of), verdict_entry=verdict_entry, reason="frozen")
 
 
-def rollback(to: str, barred: str) -> ChampionRolledBack:
-    return ChampionRolledBack(restored_version=to, barred_version=barred, reason="late flights")
+def rollback(restored: str, barred: str) -> ChampionRolledBack:
+    return ChampionRolledBack(restored_version=restored, barred_version=barred, reason="late flights")
 
 
 def release(version: str) -> VersionReleased:

@@ -97,10 +97,7 @@ def append_decision(
 
     `decide` is called again after every entry that another writer adds first, so it must be pure. If it raises,
     nothing is recorded. If it returns an existing entry, so does this function: a retry or a concurrent caller finds
-    its event recorded already.
-
-    Args:
-        actor: the run or the person that decides.
+    its event recorded already. `actor` is the run or the person that decides.
 
     Raises:
         LedgerError: the ledger is damaged, or the event cannot follow from its entries.

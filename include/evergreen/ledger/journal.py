@@ -60,24 +60,24 @@ class Journal:
         Raises:
             LedgerError: an entry is missing, damaged, or does not follow from the entries before it.
         """
-        known = self._cached_state  # before the listing, which can only show more
+        cached = self._cached_state  # before the listing, which can only show more
         names = storage.list_names(self._folder)
         numbers = {int(match[1]) for match in map(_ENTRY_FILE_PATTERN.fullmatch, names) if match}
         last = max(numbers, default=0)
-        if last < known.head_number:
-            raise LedgerError(f"{self._uri}: ends with entry {last}, and had {known.head_number}: {_FIX}")
+        if last < cached.head_number:
+            raise LedgerError(f"{self._uri}: ends with entry {last}, and had {cached.head_number}: {_FIX}")
         # By number, not as listed: a listing may miss files that are written during it.
-        first = max(known.head_number, 1)
+        first = max(cached.head_number, 1)
         try:
             contents = storage.read_files([self._folder / _entry_file_name(n) for n in range(first, last + 1)])
         except FileNotFoundError:
             missing = min(set(range(first, last + 1)) - numbers, default=last)
             raise LedgerError(f"{self._entry_path(missing)}: is missing, and later entries are not: {_FIX}") from None
-        state = known
+        state = cached
         for number, data in enumerate(contents, first):
-            if number > known.head_number:
+            if number > cached.head_number:
                 state = apply_entry(state, self._parse_entry(number, data), hash_entry(data))
-            elif hash_entry(data) != known.head_hash:
+            elif hash_entry(data) != cached.head_hash:
                 raise LedgerError(f"{self._entry_path(number)}: was changed after it was written: {_FIX}")
         self._cached_state = state
         return state

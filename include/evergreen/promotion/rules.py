@@ -67,9 +67,8 @@ def decide_rollback(
 ) -> ledger.ChampionRolledBack | ledger.LedgerEntry:
     """Restore `target_version`, by default the last champion before the current one that is not barred.
 
-    Args:
-        expected_champion: the champion that the caller wants to replace. With it, a retry or a second caller does not
-            roll back twice.
+    `expected_champion` is the champion that the caller wants to replace. With it, a retry or a second caller does not
+    roll back twice.
 
     Raises:
         PromotionRefusedError: there is no version to restore; `target_version` is champion, barred, or was never

@@ -78,9 +78,8 @@ def write_model_manifest(folder: Path, identity: ModelIdentity, key: SigningKey 
 def verify_files(folder: Path, identity: ModelIdentity, manifest_sha256: str | None, trusted_keys: Path | None) -> None:
     """Refuse the files in `folder` unless they are exactly those that the manifest was written for.
 
-    Args:
-        manifest_sha256: the hash that `write_model_manifest` returned.
-        trusted_keys: a PEM file with one or more public keys, one of which must have signed.
+    `manifest_sha256` is the hash that `write_model_manifest` returned; `trusted_keys` a PEM file with public
+    keys, one of which must have signed.
 
     Raises:
         SignatureError: lists all faults, each with the name of the file.

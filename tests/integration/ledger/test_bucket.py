@@ -67,12 +67,12 @@ def test_create_if_absent_raises_if_store_refuses(s3: S3, fault: str) -> None:
 
 
 def test_journal_in_bucket_detects_conflict(s3: S3) -> None:
-    one, other = (Journal("flight_delay", "s3://evergreen/ledger") for _ in range(2))
-    stale_state = other.read()
-    first = one.append(one.read(), "one", FROZEN)
+    journal, stale_journal = (Journal("flight_delay", "s3://evergreen/ledger") for _ in range(2))
+    stale_state = stale_journal.read()
+    first = journal.append(journal.read(), "one", FROZEN)
     with pytest.raises(LedgerConflictError):
-        other.append(stale_state, "other", FROZEN)
-    assert other.read().entries == (first,)
+        stale_journal.append(stale_state, "other", FROZEN)
+    assert stale_journal.read().entries == (first,)
     assert list(s3.buckets["evergreen"]) == ["ledger/flight_delay/000001.json"]
 
 

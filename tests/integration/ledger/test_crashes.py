@@ -68,12 +68,12 @@ class Book:
         self.week += 1
         return Operation(partial(rules.decide_promotion, request=request, cooldown_days=cooldown_days))
 
-    def rollback(self, to: str | None = None) -> Operation:
+    def rollback(self, target_version: str | None = None) -> Operation:
         champion = ledger.read_state(self.place.model).champion
         return Operation(
             partial(
                 rules.decide_rollback,
-                target_version=to,
+                target_version=target_version,
                 reason="worse in the shop",
                 expected_champion=champion,
             )
@@ -114,7 +114,7 @@ def rollback_to_the_one_before(book: Book) -> Operation:
 
 def rollback_to_one_that_is_named(book: Book) -> Operation:
     book.promote("1", "2", "3", "4")
-    return book.rollback(to="1")
+    return book.rollback(target_version="1")
 
 
 @pytest.mark.parametrize("mlflow_server", ["sqlite"], indirect=True)  # who dies is its client
@@ -139,24 +139,24 @@ def test_crash_at_any_write_is_repaired_and_retried(
 ) -> None:
     fatal_writes: list[str] = []
     happened: list[bool] = []
-    for fuse in (Fuse(n, after) for n in count(1) for after in (False, True)):
+    for fuse in (Fuse(n, completes_write) for n in count(1) for completes_write in (False, True)):
         book = Book(place.new_model(), [])
         book.place.register(4)
         operation = prepare(book)
-        before = ledger.read_state(book.place.model)
+        earlier = ledger.read_state(book.place.model)
         code, write = in_a_child(book.place, operation, fuse)
         survived = code == 0
         assert survived or code == CRASHED
         fatal_writes.append(write)
-        happened.append(check_crash(book.place, before, operation.rule(before)).happened)
+        happened.append(check_crash(book.place, earlier, operation.rule(earlier)).happened)
         assert isinstance(operation.run(book.place.model), event)
-        assert ledger.read_state(book.place.model).head_number == before.head_number + 1, "a retry did it a second time"
+        assert ledger.read_state(book.place.model).head_number == earlier.head_number + 1, "the retry repeated it"
         assert book.place.aliases() == aliases
         if survived:
             break
     # The process died at each write, first at those before the entry existed, then at those after.
     changed = sum(
-        promotion_races.by_ledger(before).get(name) != aliases.get(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)
+        promotion_races.by_ledger(earlier).get(name) != aliases.get(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)
     )
     writes = fatal_writes[:-1:2]
     assert writes.count("link") == 1
@@ -176,7 +176,7 @@ def test_kill_at_any_moment_is_repaired_and_retried(place: Place) -> None:
     for number in range(KILLS + 1):
         rollback = number % 3 == 2
         operation = book.rollback() if rollback else book.promotion(book.versions[number + 2])
-        before = ledger.read_state(place.model)
+        earlier = ledger.read_state(place.model)
         child = Child(place, operation)
         started = child.go()
         if number == 0:  # how long it takes without a kill
@@ -189,9 +189,9 @@ def test_kill_at_any_moment_is_repaired_and_retried(place: Place) -> None:
             child.process.join()
             time.sleep(0.5)  # a request that was sent is still processed
         assert child.process.exitcode in (0, -signal.SIGKILL)
-        states.append(check_crash(place, before, operation.rule(before)))
+        states.append(check_crash(place, earlier, operation.rule(earlier)))
         operation.run(place.model)
-        assert ledger.read_state(place.model).head_number == before.head_number + 1
+        assert ledger.read_state(place.model).head_number == earlier.head_number + 1
         assert place.aliases() == promotion_races.by_ledger(ledger.read_state(place.model))
     Journal(place.model, str(place.ledger)).read()  # the whole chain, read again
     assert CrashState(happened=False, stale=False) in states, "no kill came before the entry"
@@ -206,17 +206,17 @@ class CrashState:
     stale: bool
 
 
-def check_crash(place: Place, before: LedgerState, event: LedgerEvent | LedgerEntry) -> CrashState:
+def check_crash(place: Place, earlier: LedgerState, event: LedgerEvent | LedgerEntry) -> CrashState:
     """Check that the event was recorded or nothing was, and the report and the result of a repair."""
-    now = Journal(place.model, str(place.ledger)).read()
-    assert now.entries[: before.head_number] == before.entries
-    assert [entry.event for entry in now.entries[before.head_number :]] in ([], [event])
+    state = Journal(place.model, str(place.ledger)).read()
+    assert state.entries[: earlier.head_number] == earlier.entries
+    assert [entry.event for entry in state.entries[earlier.head_number :]] in ([], [event])
     repair = aliases.repair_aliases(place.model)
     # No alias was moved by hand, and the repair does not report one.
     assert {alias.status for alias in repair.aliases} <= {"consistent", "stale", "missing"}, repair.messages
-    assert place.aliases() == promotion_races.by_ledger(now)
+    assert place.aliases() == promotion_races.by_ledger(state)
     assert aliases.repair_aliases(place.model).was_consistent
-    return CrashState(now.head_number > before.head_number, not repair.was_consistent)
+    return CrashState(state.head_number > earlier.head_number, not repair.was_consistent)
 
 
 @dataclass
@@ -224,11 +224,11 @@ class Fuse:
     """Ends this process at its n-th write, as a kill does: no handler runs, nothing is flushed.
 
     Attributes:
-        after: whether the write is completed first.
+        completes_write: whether the write is completed first.
     """
 
-    at: int
-    after: bool
+    number: int
+    completes_write: bool
     writes: int = 0
 
     def lay(self, report: Connection) -> None:
@@ -247,15 +247,15 @@ class Fuse:
     def _guarded(self, write: Callable[..., Any], name: str, report: Connection) -> Callable[..., Any]:
         def guarded(*arguments: Any, **options: Any) -> Any:
             self.writes += 1
-            is_fatal = self.writes == self.at
+            is_fatal = self.writes == self.number
             if is_fatal:
                 report.send(name)
-                if not self.after:
+                if not self.completes_write:
                     os._exit(CRASHED)
-            done = write(*arguments, **options)
+            result = write(*arguments, **options)
             if is_fatal:
                 os._exit(CRASHED)
-            return done
+            return result
 
         return guarded
 

@@ -45,21 +45,21 @@ class Killed(BaseException):
 class Fuse:
     """Kills before or after the n-th write: each write has a boundary on both sides."""
 
-    left: int | None = None
+    remaining: int | None = None
 
     def burn(self) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
+        if self.remaining is not None:
+            self.remaining -= 1
+            if self.remaining < 0:
                 raise Killed
 
     @contextmanager
     def set_to(self, boundary: int | None) -> Iterator[None]:
-        self.left = boundary
+        self.remaining = boundary
         try:
             yield
         finally:
-            self.left = None
+            self.remaining = None
 
     def around(self, write: Callable[..., Any]) -> Callable[..., Any]:
         def written(*arguments: Any, **named: Any) -> Any:
@@ -103,8 +103,8 @@ class Ledger(RuleBasedStateMachine):
     def check_aliases(self) -> None:
         state = self.book.state
         # Until the first promotion nothing is deleted.
-        left = {} if state.tenures else self.book.aliases
-        assert self.book.aliases == {**left, **self.book.expected_aliases}
+        kept_aliases = {} if state.tenures else self.book.aliases
+        assert self.book.aliases == {**kept_aliases, **self.book.expected_aliases}
         if state.tenures:
             self.by_hand.clear()
 
@@ -137,8 +137,8 @@ class Ledger(RuleBasedStateMachine):
     @rule(target=candidates, days=strategies.integers(1, 20), kill=KILLS)
     def retrain(self, days: int, kill: int | None) -> Candidate:
         """Promote a candidate that passed at once, so that there are champions to restore."""
-        known = self.book.state.champion_as_of
-        candidate = self.book.judge((known - day(0)).days + days if known else 10)
+        champion_as_of = self.book.state.champion_as_of
+        candidate = self.book.judge((champion_as_of - day(0)).days + days if champion_as_of else 10)
         self.known = self.book.state.entries
         self.execute(kill, lambda: self.book.promote(candidate))
         return candidate
@@ -153,15 +153,15 @@ class Ledger(RuleBasedStateMachine):
     def rollback(self, named: int | None, kill: int | None) -> None:
         """Restore the previous champion, or any earlier one."""
         tenures = self.book.state.tenures
-        to = None if named is None else tenures[named % len(tenures)].version
+        target = None if named is None else tenures[named % len(tenures)].version
         champion = tenures[-1].version
-        self.commit(kill, lambda state: rules.decide_rollback(state, to, "late", expected_champion=champion))
+        self.commit(kill, lambda state: rules.decide_rollback(state, target, "late", expected_champion=champion))
 
     @precondition(lambda self: self.book.state.barred_versions)
-    @rule(which=strategies.integers(0, 9), kill=KILLS)
-    def release(self, which: int, kill: int | None) -> None:
+    @rule(index=strategies.integers(0, 9), kill=KILLS)
+    def release(self, index: int, kill: int | None) -> None:
         barred = sorted(self.book.state.barred_versions)
-        self.commit(kill, lambda state: rules.decide_release(state, barred[which % len(barred)], "weather"))
+        self.commit(kill, lambda state: rules.decide_release(state, barred[index % len(barred)], "weather"))
 
     @precondition(lambda self: self.book.state.tenures and not self.book.state.is_frozen)
     @rule(kill=KILLS)
@@ -185,12 +185,12 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(kill=KILLS)
     def repair(self, kill: int | None) -> None:
-        before, by_hand = self.book.aliases, set(self.by_hand)
+        aliases_before, by_hand = self.book.aliases, set(self.by_hand)
         repairs: list[aliases.AliasRepair] = []
         self.execute(kill, lambda: repairs.append(aliases.repair_aliases(self.book.model)))
         for alias in repairs[0].aliases if repairs else ():
             assert (alias.actual_version, alias.expected_version) == (
-                before.get(alias.alias),
+                aliases_before.get(alias.alias),
                 self.book.expected_aliases.get(alias.alias),
             )
             assert (alias.status == "consistent") == (alias.actual_version == alias.expected_version)
@@ -208,18 +208,18 @@ class Ledger(RuleBasedStateMachine):
     @invariant()
     def the_champion_changes_by_entries_that_allow_it(self) -> None:
         """Derived from the entries alone, not by the code under test."""
-        champion, known, barred = None, {}, set()
+        champion, as_of_by_version, barred = None, {}, set()
         for entry in self.known:
             match entry.event:
                 case VersionPromoted() as event:
                     assert event.version not in barred
                     assert event.previous_champion == champion
-                    assert champion is None or known[champion] < event.as_of
+                    assert champion is None or as_of_by_version[champion] < event.as_of
                     champion = event.version
-                    known[champion] = event.as_of
+                    as_of_by_version[champion] = event.as_of
                 case ChampionRolledBack() as event:
                     assert event.barred_version == champion
-                    assert event.restored_version in known
+                    assert event.restored_version in as_of_by_version
                     assert event.restored_version not in barred
                     barred.add(champion)
                     champion = event.restored_version
@@ -227,8 +227,8 @@ class Ledger(RuleBasedStateMachine):
                     barred.remove(event.version)
         state = self.book.state
         assert (state.champion, state.barred_versions) == (champion, barred)
-        assert state.champion_as_of == (known[champion] if champion else None)
-        assert all(one.recorded_at <= other.recorded_at for one, other in pairwise(self.known))
+        assert state.champion_as_of == (as_of_by_version[champion] if champion else None)
+        assert all(entry_.recorded_at <= next_entry.recorded_at for entry_, next_entry in pairwise(self.known))
 
     def teardown(self) -> None:
         """One repair is enough after any sequence."""

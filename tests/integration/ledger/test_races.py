@@ -76,9 +76,9 @@ def test_round_is_serial_for_successive_promotions() -> None:
 
 
 def test_round_is_not_serial_if_two_replace_the_same() -> None:
-    both = replace(IN_TURN, results=(result("3", "1"), result("2", "1")), aliases={"champion": "3", "previous": "1"})
-    assert not both.is_serial
-    assert (both.lost_promotions, both.has_mixed_aliases) == (1, False)
+    round_ = replace(IN_TURN, results=(result("3", "1"), result("2", "1")), aliases={"champion": "3", "previous": "1"})
+    assert not round_.is_serial
+    assert (round_.lost_promotions, round_.has_mixed_aliases) == (1, False)
 
 
 def test_round_is_not_serial_for_mixed_aliases() -> None:

@@ -41,14 +41,14 @@ def alias_statuses(repair: aliases.AliasRepair) -> dict[str, tuple[str, str | No
 
 
 def test_sync_aliases_follows_every_change(book: Book) -> None:
-    one, two = book.judge(10), None
-    book.promote(one)
+    first, second = book.judge(10), None
+    book.promote(first)
     assert book.aliases == {"champion": "1"}
-    two = book.judge(20)
-    book.promote(two)
+    second = book.judge(20)
+    book.promote(second)
     assert book.aliases == {"champion": "2", "previous": "1"}
-    three = book.judge(21)
-    book.promote(three, cooldown_days=7)
+    third = book.judge(21)
+    book.promote(third, cooldown_days=7)
     assert book.aliases == {"champion": "2", "previous": "1", "challenger": "3"}
     ledger.append_decision(book.model, "ada", lambda state: rules.decide_rollback(state, None, "late"))
     aliases.sync_aliases(book.model)
@@ -176,11 +176,11 @@ def test_sync_aliases_concurrently(book: Book) -> None:
 def test_repair_aliases_during_promotions(book: Book) -> None:
     """A repair neither reports concurrent promotions as manual changes nor reverts them."""
     candidates = []
-    done = threading.Event()
+    stop = threading.Event()
 
     def repair() -> list[str]:
         statuses = []
-        while not done.is_set():
+        while not stop.is_set():
             statuses += [alias.status for alias in aliases.repair_aliases(book.model).aliases]
         return statuses
 
@@ -191,7 +191,7 @@ def test_repair_aliases_during_promotions(book: Book) -> None:
                 candidates.append(book.judge(as_of))
                 book.promote(candidates[-1])
         finally:
-            done.set()
+            stop.set()
         statuses = {status for future in repairs for status in future.result()}
     assert statuses <= {"consistent", "stale", "missing"}
     assert book.aliases == book.expected_aliases == {"champion": "15", "previous": "14"}

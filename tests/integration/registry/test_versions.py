@@ -144,8 +144,8 @@ def keys(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch, home: Path) -> Callable[..., None]:
-    def use(private: Path | None = None, public: Path | None = None, **more: str) -> None:
-        values = {"SIGNING_KEY": private, "SIGNING_PUBLIC_KEY": public, **more}
+    def use(private: Path | None = None, public: Path | None = None, **settings_: str) -> None:
+        values = {"SIGNING_KEY": private, "SIGNING_PUBLIC_KEY": public, **settings_}
         for name, value in values.items():
             if value is None:
                 monkeypatch.delenv(f"EVERGREEN_{name}", raising=False)
@@ -165,10 +165,10 @@ def server(home: Path, configure: Callable[..., None]) -> Iterator[str]:
             service.command, env=dict(service.environment), stdout=log, stderr=log, start_new_session=True
         )
     try:
-        until = time.monotonic() + 180
+        deadline = time.monotonic() + 180
         while not service.is_ready():
             assert process.poll() is None, (home / "server.log").read_text()
-            assert time.monotonic() < until, "the server does not answer"
+            assert time.monotonic() < deadline, "the server does not answer"
             time.sleep(0.5)
         configure(MLFLOW=service.url)
         yield service.url
@@ -249,8 +249,8 @@ def test_register_candidate_refuses_other_columns(home: Path) -> None:
 def test_registry_imports_no_model_format() -> None:
     look = "import sys, evergreen.registry.versions; print([name for name in %r if name in sys.modules])"
     formats = ["xgboost", "mlflow.xgboost", "onnx", "onnxruntime", "mlflow.onnx"]
-    done = subprocess.run([sys.executable, "-c", look % formats], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", look % formats], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_register_candidate_tags_version_with_inputs(home: Path) -> None:
@@ -333,16 +333,16 @@ def test_verify_version_refuses_registered_pickle(home: Path) -> None:
 
 
 def test_verify_version_requires_trusted_signature(home: Path, keys, configure) -> None:
-    one, other = keys("one"), keys("other")
+    key_pair, other_key_pair = keys("one"), keys("other")
     unsigned = register(home)
-    configure(*one)
+    configure(*key_pair)
     with pytest.raises(SignatureError, match=rf"{signing.SIGNATURE_FILE}: is missing: the version is not signed"):
         versions.verify_version(MODEL.name, unsigned)
     signed = register(home, "2013-01-18", 4)
     versions.verify_version(MODEL.name, signed)
     tags = versions.registry_client().get_model_version(MODEL.name, signed).tags
-    assert tags["evergreen.signed_by"] == next(iter(signing._public_keys(one[1])))
-    configure(None, other[1])
+    assert tags["evergreen.signed_by"] == next(iter(signing._public_keys(key_pair[1])))
+    configure(None, other_key_pair[1])
     with pytest.raises(SignatureError, match=rf"{signing.SIGNATURE_FILE}: is by the key"):
         versions.verify_version(MODEL.name, signed)
 
@@ -430,6 +430,6 @@ def test_signature_is_valid_for_openssf_command(home: Path, keys, configure) -> 
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(folder)]
     command += ["--signature", str(folder / signing.SIGNATURE_FILE), "--public_key", str(public)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    about = json.loads((folder / signing.MANIFEST_FILE).read_text())
-    (folder / signing.MANIFEST_FILE).write_text(json.dumps(about))
+    manifest = json.loads((folder / signing.MANIFEST_FILE).read_text())
+    (folder / signing.MANIFEST_FILE).write_text(json.dumps(manifest))
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0

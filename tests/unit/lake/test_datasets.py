@@ -109,8 +109,8 @@ def test_publish_is_atomic_when_writers_are_killed(tmp_path: Path) -> None:
             assert writer.stdout
             writer.stdout.readline()
         # Until some values were observed, however slow the machine is, and then to a random moment.
-        known, deadline = len(observed), time.monotonic() + 30
-        while len(observed) < known + 3 and time.monotonic() < deadline:
+        count, deadline = len(observed), time.monotonic() + 30
+        while len(observed) < count + 3 and time.monotonic() < deadline:
             observed.add(tuple(values(dataset)))
         end = time.monotonic() + rng.uniform(0.0, 0.3)
         while time.monotonic() < end:

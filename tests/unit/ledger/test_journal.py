@@ -65,12 +65,12 @@ def test_read_returns_appended_entries(place: str) -> None:
 
 
 def test_append_creates_each_number_once(place: str) -> None:
-    one, other = Journal(MODEL, place), Journal(MODEL, place)
-    stale_state = other.read()
-    first = one.append(one.read(), "ada", FROZEN)
+    journal, stale_journal = Journal(MODEL, place), Journal(MODEL, place)
+    stale_state = stale_journal.read()
+    first = journal.append(journal.read(), "ada", FROZEN)
     with pytest.raises(LedgerConflictError):
-        other.append(stale_state, "grace", FROZEN)
-    assert other.read().entries == (first,)
+        stale_journal.append(stale_state, "grace", FROZEN)
+    assert stale_journal.read().entries == (first,)
 
 
 def test_append_refuses_impossible_event(place: str) -> None:
@@ -121,9 +121,9 @@ def test_read_detects_swapped_entries(place: str) -> None:
     write(place, verdict_event(10), verdict_event(11), verdict_event(12))
     files, two = fsspec.core.url_to_fs(stored(place, 2))
     three = fsspec.core.url_to_fs(stored(place, 3))[1]
-    one, other = files.cat_file(two), files.cat_file(three)
-    files.pipe_file(two, other)
-    files.pipe_file(three, one)
+    second, third = files.cat_file(two), files.cat_file(three)
+    files.pipe_file(two, third)
+    files.pipe_file(three, second)
     with pytest.raises(LedgerError, match="is in the place of entry 2"):
         Journal(MODEL, place).read()
 
@@ -202,14 +202,14 @@ def configured_place(place: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_append_decision_records_every_racing_writer_once(configured_place: str) -> None:
-    threads, each = 8, 5
+    threads, turns = 8, 5
     barrier = threading.Barrier(threads)
 
     def append(thread: int) -> list[LedgerEntry]:
         barrier.wait()
         return [
             ledger.append_decision(MODEL, f"thread {thread}.{turn}", lambda state: verdict_event(state.head_number + 1))
-            for turn in range(each)
+            for turn in range(turns)
         ]
 
     with ThreadPoolExecutor(threads) as pool:
@@ -217,7 +217,7 @@ def test_append_decision_records_every_racing_writer_once(configured_place: str)
     entries = ledger.read_entries(MODEL)
     assert sorted(results, key=lambda entry: entry.number) == list(entries)
     # Each was decided on the state right before it.
-    assert [entry.event for entry in entries] == [verdict_event(number) for number in range(1, threads * each + 1)]
+    assert [entry.event for entry in entries] == [verdict_event(number) for number in range(1, threads * turns + 1)]
     assert Journal(MODEL, configured_place).read().entries == entries
 
 

@@ -119,11 +119,11 @@ def test_rollback_restores_as_of_of_the_champion() -> None:
 
 def test_backtest_changes_no_champion() -> None:
     backtested = BacktestRecorded(as_of=day(5), candidate_fingerprint="abc", report_uri="file:///report.html")
-    before, now = build_state(*THREE_CHAMPIONS), build_state(*THREE_CHAMPIONS, backtested)
-    assert (now.tenures, now.barred_versions, now.challenger) == (
-        before.tenures,
-        before.barred_versions,
-        before.challenger,
+    earlier, state = build_state(*THREE_CHAMPIONS), build_state(*THREE_CHAMPIONS, backtested)
+    assert (state.tenures, state.barred_versions, state.challenger) == (
+        earlier.tenures,
+        earlier.barred_versions,
+        earlier.challenger,
     )
 
 
@@ -237,7 +237,7 @@ def _decide(state: LedgerState, request_: tuple) -> LedgerEvent | LedgerEntry | 
 def test_rules_hold_for_any_sequence_of_requests(requests: list[tuple]) -> None:
     state = LedgerState()
     for request_ in requests:
-        before, event = state, _decide(state, request_)
+        earlier, event = state, _decide(state, request_)
         if event is None:
             continue
         if isinstance(event, LedgerEntry):
@@ -245,18 +245,18 @@ def test_rules_hold_for_any_sequence_of_requests(requests: list[tuple]) -> None:
             continue
         state = append_event(state, event)  # which would raise if a rule granted what cannot follow
         assert state.champion not in state.barred_versions
-        if state.champion != before.champion:
+        if state.champion != earlier.champion:
             assert isinstance(event, VersionPromoted | ChampionRolledBack)
             if isinstance(event, VersionPromoted):
-                assert before.champion_as_of is None or event.as_of > before.champion_as_of
-                assert not before.is_frozen
+                assert earlier.champion_as_of is None or event.as_of > earlier.champion_as_of
+                assert not earlier.is_frozen
         if state.challenger_as_of and state.champion_as_of:
             assert state.challenger_as_of > state.champion_as_of
             assert state.challenger != state.champion
-    assert all(one.version != other.version for one, other in pairwise(state.tenures))
+    assert all(tenure.version != successor.version for tenure, successor in pairwise(state.tenures))
     # Entries are the same after a trip through JSON, and each moment is the fold of what was written by then.
     parsed = [LedgerEntry.model_validate_json(entry.to_bytes()) for entry in state.entries]
     assert replay(parsed) == state
-    for entry, known in zip(state.entries, iter_states(state.entries), strict=True):
-        assert state_at(state.entries, entry.recorded_at).tenures == known.tenures
+    for entry, expected in zip(state.entries, iter_states(state.entries), strict=True):
+        assert state_at(state.entries, entry.recorded_at).tenures == expected.tenures
     assert all(entry.model == MODEL for entry in parsed)

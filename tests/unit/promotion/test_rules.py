@@ -55,7 +55,7 @@ def test_decide_promotion_replaces_compared_champion() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict_entry", "before", "problem"),
+    ("verdict_entry", "earlier", "problem"),
     [
         (verdict_event(40, "3", passed=False), [], "auc 0.7"),
         (
@@ -70,9 +70,9 @@ def test_decide_promotion_replaces_compared_champion() -> None:
         (verdict_event(40, "2"), [rollback("2", "3")], "barred"),
     ],
 )
-def test_decide_promotion_refuses(verdict_entry: LedgerEvent, before: list[LedgerEvent], problem: str) -> None:
-    state = build_state(*THREE_CHAMPIONS, *before, verdict_entry)
-    version = "3" if before else "4"
+def test_decide_promotion_refuses(verdict_entry: LedgerEvent, earlier: list[LedgerEvent], problem: str) -> None:
+    state = build_state(*THREE_CHAMPIONS, *earlier, verdict_entry)
+    version = "3" if earlier else "4"
     with pytest.raises(PromotionRefusedError, match=rf"^version {version} is not promoted: .*{problem}"):
         decide_promotion(state, request(state, version, state.head_number), cooldown_days=0)
 
@@ -174,7 +174,7 @@ def test_decide_promotion_after_rollback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("later", "to", "restored"),
+    ("later", "target", "restored"),
     [
         ([], None, "2"),
         ([], "1", "1"),
@@ -185,16 +185,16 @@ def test_decide_promotion_after_rollback() -> None:
         ([FROZEN], None, "2"),  # a rollback is always possible
     ],
 )
-def test_decide_rollback_restores(later: list[LedgerEvent], to: str | None, restored: str) -> None:
+def test_decide_rollback_restores(later: list[LedgerEvent], target: str | None, restored: str) -> None:
     state = build_state(*THREE_CHAMPIONS, *later)
     champion = state.champion
-    event = rules.decide_rollback(state, to, "late flights")
+    event = rules.decide_rollback(state, target, "late flights")
     assert event == ChampionRolledBack(restored_version=restored, barred_version=champion, reason="late flights")
     assert champion in append_event(state, event).barred_versions
 
 
 @pytest.mark.parametrize(
-    ("events", "to", "problem"),
+    ("events", "target", "problem"),
     [
         ([], None, "no champion to roll back from"),
         (THREE_CHAMPIONS[:2], None, "no version to restore instead of version 1"),
@@ -204,27 +204,27 @@ def test_decide_rollback_restores(later: list[LedgerEvent], to: str | None, rest
         ([*THREE_CHAMPIONS, rollback("2", "3")], "3", "version 3 is barred"),
     ],
 )
-def test_decide_rollback_refuses(events: list[LedgerEvent], to: str | None, problem: str) -> None:
+def test_decide_rollback_refuses(events: list[LedgerEvent], target: str | None, problem: str) -> None:
     with pytest.raises(PromotionRefusedError, match=problem):
-        rules.decide_rollback(build_state(*events), to, "late flights")
+        rules.decide_rollback(build_state(*events), target, "late flights")
 
 
-@pytest.mark.parametrize("to", [None, "2"])
-def test_decide_rollback_once_with_expected_champion(to: str | None) -> None:
+@pytest.mark.parametrize("target", [None, "2"])
+def test_decide_rollback_once_with_expected_champion(target: str | None) -> None:
     state = build_state(*THREE_CHAMPIONS)
-    event = rules.decide_rollback(state, to, "late", expected_champion="3")
+    event = rules.decide_rollback(state, target, "late", expected_champion="3")
     state = append_event(state, event)
-    assert rules.decide_rollback(state, to, "late", expected_champion="3") == state.entries[-1]
+    assert rules.decide_rollback(state, target, "late", expected_champion="3") == state.entries[-1]
     # Also after a later promotion.
     state = append_event(append_event(state, verdict_event(40, "2")), promotion("4", 40, 8, "2"))
-    assert rules.decide_rollback(state, to, "late", expected_champion="3") == state.entries[6]
+    assert rules.decide_rollback(state, target, "late", expected_champion="3") == state.entries[6]
 
 
-@pytest.mark.parametrize(("expected", "to"), [("1", None), ("9", None), ("3", "1")])
-def test_decide_rollback_refuses_other_champion(expected: str, to: str | None) -> None:
+@pytest.mark.parametrize(("expected", "target"), [("1", None), ("9", None), ("3", "1")])
+def test_decide_rollback_refuses_other_champion(expected: str, target: str | None) -> None:
     state = build_state(*THREE_CHAMPIONS, rollback("2", "3"))
     with pytest.raises(PromotionRefusedError, match=f"version {expected} is not champion any more, version 2 is"):
-        rules.decide_rollback(state, to, "late", expected_champion=expected)
+        rules.decide_rollback(state, target, "late", expected_champion=expected)
 
 
 def test_decide_release() -> None:

@@ -114,8 +114,8 @@ def test_verify_files_checks_manifest_without_keys(make: Callable[..., Path]) ->
 
 def test_write_model_manifest_twice_is_equal(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
     folder, manifest, _ = signed
-    other, public = key_pair(tmp_path / "newer")
-    assert signing.write_model_manifest(folder, SUBJECT, other) == manifest
+    newer_key, public = key_pair(tmp_path / "newer")
+    assert signing.write_model_manifest(folder, SUBJECT, newer_key) == manifest
     signing.verify_files(folder, SUBJECT, manifest, public)
 
 
@@ -178,20 +178,20 @@ def test_verify_files_refuses_forged_manifest(signed: tuple[Path, str, Path]) ->
 
 def test_verify_files_refuses_files_of_another_version(make: Callable[..., Path], tmp_path: Path) -> None:
     key, public = key_pair(tmp_path / "keys")
-    one, other = make("one"), make("other")
-    (other / "requirements.txt").write_text("mlflow==3.17.2\nxgboost==3.1.0\n")
-    newer = ModelIdentity(SUBJECT.model, "e" * 64)
+    folder, other_folder = make("one"), make("other")
+    (other_folder / "requirements.txt").write_text("mlflow==3.17.2\nxgboost==3.1.0\n")
+    other_identity = ModelIdentity(SUBJECT.model, "e" * 64)
     manifest, other_manifest = (
-        signing.write_model_manifest(one, SUBJECT, key),
-        signing.write_model_manifest(other, newer, key),
+        signing.write_model_manifest(folder, SUBJECT, key),
+        signing.write_model_manifest(other_folder, other_identity, key),
     )
-    signing.verify_files(other, newer, other_manifest, public)
+    signing.verify_files(other_folder, other_identity, other_manifest, public)
     # All of them, signature too.
-    assert f"{MANIFEST_FILE}: is that of flight_delay eeeeeeeeeeee" in refusal(other, other_manifest, public)
-    assert "is not the one that was registered" in refusal(other, manifest, public)
+    assert f"{MANIFEST_FILE}: is that of flight_delay eeeeeeeeeeee" in refusal(other_folder, other_manifest, public)
+    assert "is not the one that was registered" in refusal(other_folder, manifest, public)
     # The signature alone.
-    shutil.copy(other / SIGNATURE_FILE, one / SIGNATURE_FILE)
-    assert f"{SIGNATURE_FILE}: does not hold" in refusal(one, manifest, public)
+    shutil.copy(other_folder / SIGNATURE_FILE, folder / SIGNATURE_FILE)
+    assert f"{SIGNATURE_FILE}: does not hold" in refusal(folder, manifest, public)
 
 
 def test_verify_files_refuses_untrusted_key(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
@@ -231,9 +231,9 @@ def test_verify_files_refuses_unsigned_if_signing_is_on(make: Callable[..., Path
 def test_verify_files_trusts_every_key_in_the_file(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
     folder, manifest, old = signed
     _, new = key_pair(tmp_path / "new")
-    both = tmp_path / "both.pem"
-    both.write_bytes(new.read_bytes() + old.read_bytes())
-    signing.verify_files(folder, SUBJECT, manifest, both)
+    trusted_keys = tmp_path / "both.pem"
+    trusted_keys.write_bytes(new.read_bytes() + old.read_bytes())
+    signing.verify_files(folder, SUBJECT, manifest, trusted_keys)
     assert "is by the key" in refusal(folder, manifest, new)
 
 
@@ -360,12 +360,12 @@ def test_format_faults_refuses_onnx_with_external_data(
     make: Callable[..., Path], put: Callable[[onnx.ModelProto, str | None], None], place: str
 ) -> None:
     folder = make()
-    for where in (None, place):
+    for location in (None, place):
         model = network()
-        put(model, where)
+        put(model, location)
         (folder / "model.onnx").write_bytes(model.SerializeToString())
         faults = formats.format_faults(folder)
-        assert [fault.location for fault in faults] == ([] if where is None else ["model.onnx"])
+        assert [fault.location for fault in faults] == ([] if location is None else ["model.onnx"])
     assert f"has numbers of the model outside of it, in {place or 'a place'}" in faults[0].problem
     with pytest.raises(SignatureError, match=r"model\.onnx"):
         signing.write_model_manifest(folder, SUBJECT, None)
