@@ -29,8 +29,10 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 
 
 def own_client() -> UPath:
-    """The bucket, by a client that shares no connection with another one."""
-    return UPath("s3://evergreen", use_listings_cache=False, skip_instance_cache=True)
+    """Return the bucket with a client of its own, which the paths in it share once it exists."""
+    bucket = UPath("s3://evergreen", use_listings_cache=False, skip_instance_cache=True)
+    assert bucket.fs
+    return bucket
 
 
 # S3 names the condition that does not hold; MinIO says only that one does not; S3 may also find another put under way.
