@@ -16,6 +16,7 @@ from evergreen.errors import Fault, SpecError
 from evergreen.spec.gates import Gate
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$")]
 
 
@@ -131,6 +132,11 @@ class ModelSpec(_Part):
     seed: int = Field(0, ge=0)
     training_libraries: tuple[str, ...] = Field(
         (), description="packages of the trainer's environment whose versions the trained model depends on"
+    )
+    code_packages: tuple[ModulePath, ...] = Field(
+        (),
+        description="packages of your own outside the model folders: where features.py, expectations.py, train.py or "
+        "a gate imports one, all of its code counts as the model's",
     )
     resources: Resources = Resources()
 

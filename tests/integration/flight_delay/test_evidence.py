@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import xgboost
+from evergreen.evaluation.online import compare_online_store
 from feast import FeatureService
 
 from evergreen import evaluation
-from evergreen.evaluation.online import compare_online_store
 from evergreen.feature_store import online_store, training_sets
 from evergreen.feature_store.repository import feast_lock, open_feature_store
 from evergreen.features.inputs import features_dataset as features_dataset

@@ -237,7 +237,7 @@ def test_a_network_with_numbers_outside_of_its_file_is_refused(tmp_path: Path) -
 
 
 def test_no_format_is_imported_before_a_model_of_it_is_loaded() -> None:
-    look = "import sys, evergreen.evaluation.serving; print([n for n in %r if n in sys.modules])"
+    look = "import sys, evergreen.evaluation.serving_costs; print([n for n in %r if n in sys.modules])"
     formats = ["xgboost", "onnx", "onnxruntime"]
     done = subprocess.run([sys.executable, "-c", look % formats], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
