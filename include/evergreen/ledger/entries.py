@@ -6,14 +6,12 @@ from datetime import UTC, date, datetime
 from hashlib import sha256
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from evergreen.gates.verdict import Verdict
-from evergreen.spec import Frozen
-from evergreen.spec.model import Name
+from evergreen.spec import Frozen, Name, NonEmptyStr
 from evergreen.window import RunReason
 
-NonEmptyStr = Annotated[str, StringConstraints(min_length=1)]
 EntryNumber = Annotated[int, Field(ge=1)]
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(lambda instant: instant.astimezone(UTC))]
 

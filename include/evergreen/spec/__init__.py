@@ -1,6 +1,11 @@
 """What a data scientist declares about a model: its spec, its gates, and the loader of model folders."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+NonEmptyStr = Annotated[str, StringConstraints(min_length=1)]
 
 
 class Frozen(BaseModel):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from evergreen.spec import Frozen
+from evergreen.spec import Frozen, Name
 
 LabelType = Literal["binary", "continuous"]
 """Of labels 0 or 1, with probabilities as predictions; or of any numbers, with predictions of the same kind."""
@@ -52,7 +52,6 @@ Margin = Annotated[float, Field(ge=0)]
 RowGroups = Annotated[
     str, Field(min_length=1, description="a column of the holdout, or an SQL expression over its columns")
 ]
-GateName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 _MAX_NAME_PART_LENGTH = 40  # of a default name: an expression may be any length, a table has columns
 
 
@@ -61,7 +60,7 @@ class _BaseGate(Frozen, strict=True, allow_inf_nan=False):
     name_fields: ClassVar[tuple[str, ...]] = ()
 
     kind: str
-    name: GateName = Field(
+    name: Name = Field(
         "",  # replaced by _set_default_name
         description="names the gate's result; unique among the gates of a model; by default made of the gate's fields, "
         "as in auc_threshold",
