@@ -42,10 +42,7 @@ class EarlierComparison:
 
 
 def next_alpha(
-    error_budget: float,
-    gate_name: str,
-    days: tuple[date, date],
-    earlier_comparisons: Sequence[EarlierComparison],
+    error_budget: float, gate_name: str, days: tuple[date, date], earlier_comparisons: Sequence[EarlierComparison]
 ) -> float:
     """Return the chance of a false promotion, in (0, 1), that the gate may spend on its next comparison.
 

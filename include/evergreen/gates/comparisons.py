@@ -141,10 +141,7 @@ def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray) -> E
     _, spread_negative = _total_and_spread(ahead[~positive])
     pairs = positives * negatives
     # The spreads are of twice the placements, not divided by the rows of the other class.
-    variances = (
-        spread_positive / (4 * pairs**2 * (positives - 1)),
-        spread_negative / (4 * pairs**2 * (negatives - 1)),
-    )
+    variances = (spread_positive / (4 * pairs**2 * (positives - 1)), spread_negative / (4 * pairs**2 * (negatives - 1)))
     variance = sum(variances)
     if not variance:
         if total:
@@ -182,9 +179,7 @@ def mcnemar(
         min_part = _clopper_pearson_lower_bound(discordant, rows, part_alpha)
         max_part = 1 - _clopper_pearson_lower_bound(rows - discordant, rows, part_alpha)
     return MetricGain(
-        (wins - losses) / rows,
-        low * (min_part if low > 0 else max_part),
-        high * (max_part if high > 0 else min_part),
+        (wins - losses) / rows, low * (min_part if low > 0 else max_part), high * (max_part if high > 0 else min_part)
     )
 
 

@@ -100,10 +100,7 @@ class MetricGate(_BaseGate):
     )
     higher_is_better: bool | None = Field(None, description="required for a metric of your own, and only there")
     cut: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="accuracy, precision, recall: a probability of at least `cut` counts as class 1",
+        None, gt=0, le=1, description="accuracy, precision, recall: a probability of at least `cut` counts as class 1"
     )
     quantile: float | None = Field(None, gt=0, lt=1, description="quantile_loss: the predicted quantile")
     min_rows: int = Field(100, ge=4, description="with fewer rows the gate is not computed, and so blocks")
