@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evergreen.gates import validation
-from evergreen.gates.computation import format_against_limit, not_computed_result
+from evergreen.gates.computation import format_against_limit, gate_result, not_computed_result
 from evergreen.gates.evidence import Evidence, MissingEvidence
 from evergreen.gates.metrics import FloatArray
 from evergreen.gates.verdict import GateResult
@@ -35,11 +35,10 @@ def compute(gate: PredictionDriftGate, evidence: Evidence) -> GateResult:
 
     drift, chance_limit = psi(holdout, recent) if gate.statistic == "psi" else ks(holdout, recent)
     between = f"{holdout.size:,} predictions of the holdout and {recent.size:,} of the most recent day"
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if drift <= gate.at_most else "failed",
+    return gate_result(
+        gate,
+        passed=drift <= gate.at_most,
         candidate=drift,
-        threshold=gate.limit,
         rows=recent.size,
         reason=f"{gate.statistic} {format_against_limit(drift, gate.at_most)} between {between}, "
         f"at most {gate.at_most:g} is allowed; without drift it stays below {chance_limit:.2g} on 95 of 100 days",
