@@ -13,7 +13,7 @@ from functools import reduce
 from typing import assert_never
 
 from evergreen.errors import LedgerError
-from evergreen.gates.alpha_spending import EarlierComparison
+from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison
 from evergreen.ledger import entries as events
 from evergreen.ledger.entries import LedgerEntry, hash_entry
 
@@ -74,7 +74,9 @@ class LedgerState:
         for entry in self.entries:
             if isinstance(entry.event, events.VerdictRecorded):
                 results = entry.event.verdict.results
-                spending = tuple((r.gate, r.alpha, r.outcome == "passed") for r in results if r.alpha is not None)
+                spending = tuple(
+                    AlphaSpend(r.gate, r.alpha, r.outcome == "passed") for r in results if r.alpha is not None
+                )
                 if spending:
                     comparisons.append(EarlierComparison(days=entry.event.holdout, spending=spending))
         return tuple(comparisons)

@@ -54,7 +54,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
         "gates": _gates_fingerprint(model),
         "training_set": context.training_set.content_hash,
         "candidate": context.candidate.fingerprint,
-        "judging": fingerprints.compute_fingerprint(evaluation.judging_code(model.gates)),
+        "judging": fingerprints.compute_fingerprint(evaluation.verdict_code(model)),
     }
     as_of = date.fromisoformat(context.training_set.inputs["as_of"])
     holdout_start = date.fromisoformat(context.training_set.inputs["holdout"])
