@@ -323,7 +323,7 @@ class Witness(threading.Thread):
 
     def _staged(self, folder: Path, now: float) -> None:
         day, mark = folder.parent.name[:14], folder.parent.name[15:]
-        if folder.name == "built":
+        if folder.name == "cached":
             self.seen.kept.setdefault((day, mark), now)
         elif _ATTEMPT.fullmatch(folder.name) and folder not in self.seen.attempts:
             self.seen.attempts[folder] = Attempt(day, mark, now)

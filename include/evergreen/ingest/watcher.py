@@ -35,13 +35,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
-
 from evergreen.errors import WindowError
 from evergreen.lake.fingerprints import compute_fingerprint
-from evergreen.storage import atomic_write, file_lock
+from evergreen.storage import AbstractFileSystem, atomic_write, file_lock, is_local, storage_path
 
 SETTLE_TIME = timedelta(seconds=3)
 """A file that has not changed for so long is taken for finished, until it changes again."""
@@ -311,14 +307,14 @@ class RawDataWatcher:
         return whole
 
     def _list_sources(self) -> list[dict[str, RawFileInfo]]:
-        list_source = _list_local if isinstance(self._fs, LocalFileSystem) else _list_remote
+        list_source = _list_local if is_local(storage_path(self.prefix)) else _list_remote
         self._fs.invalidate_cache()
         return [dict(list_source(self._fs, self._root, source)) for source in self.sources]
 
     @cached_property
     def _filesystem(self) -> tuple[AbstractFileSystem, str]:
-        fs, root = url_to_fs(self.prefix)
-        return fs, root.rstrip("/")
+        folder = storage_path(self.prefix)
+        return folder.fs, folder.path.rstrip("/")
 
     @property
     def _fs(self) -> AbstractFileSystem:

@@ -89,4 +89,4 @@ def test_spark_a_task_and_the_triggerer_are_killed_while_runs_wait_and_a_day_arr
     for day, manifest in chain.published(*days(1, 17)).items():
         assert manifest == chain.undisturbed[f"day={day}"], day
     staging = chain.home / "lake/features/flight_delay/_staging"
-    assert not list(staging.glob("*/built")), "built and never published"
+    assert not list(staging.glob("*/cached")), "cached and never published"
