@@ -90,7 +90,7 @@ in full.</p>
 {% for record in d.verdict.results %}
 <td><span class="mark {{ record.outcome }}" title="{{ record.reason }} (limit {{ record.threshold }})">
 {{- marks[record.outcome] }} {{ record.candidate|figure }}
-{%- if record.champion_as_of is not none %} / {{ record.champion_as_of|figure }}{% endif %}</span></td>
+{%- if record.champion is not none %} / {{ record.champion|figure }}{% endif %}</span></td>
 {% endfor %}
 <td title="{{ d.reason }}">{% if d.promoted %}<span class="promoted">promoted</span>
 {% else %}{{ "champion stays" if d.champion_as_of else "no champion yet" }}{% endif %}</td>
