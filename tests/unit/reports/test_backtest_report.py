@@ -98,9 +98,16 @@ def results(steps: int = 8) -> BacktestResults:
     ]
     policies = [policy(name) for name in DEPLOYED]
     if not periods:
-        first = {"metric_values": (), "mean": None, "worst_value": None, "worst_period_start": None}
+        first = {
+            "metric_values": (),
+            "mean": None,
+            "worst_value": None,
+            "worst_period_start": None,
+            "gain_over_never": None,
+        }
         policies = [
-            p.model_copy(update={**first, "gain_over_never": None, "deployments": p.deployments[:1]}) for p in policies
+            p.model_copy(update=first | {"deployments": (p.deployments[0].model_copy(update={"end": None}),)})
+            for p in policies
         ]
     return BacktestResults(
         model="flight_delay",

@@ -168,7 +168,7 @@ def test_good_evidence_shows_everything() -> None:
 def test_a_verdict_to_promote_says_so() -> None:
     shown = page(evidence(), CLASSES[:-1])
     assert "✓ All 9 gates passed: candidate 3f9c2b71aa90 may replace version 7." in shown.said
-    assert ("class", "finding yes") in shown.attributes
+    assert ("class", "summary yes") in shown.attributes
 
 
 def test_the_first_champion() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from evergreen.spec import loader
 from evergreen.spec.model import ApprovalPolicy as AsksFor
 
 if TYPE_CHECKING:
-    from evergreen.gates import Verdict
+    from evergreen.gates import Gate, Verdict
 
 
 class PromotionApprovalOperator(ApprovalOperator):
@@ -40,7 +40,8 @@ class PromotionApprovalOperator(ApprovalOperator):
         with fail_without_retry():
             asked = ledger.read_verdict_event(self.model, self.judge_output["entry"])
         self.subject = f"May version {self.version} of {self.model} become champion?"
-        self.body = gate_markdown_table(asked.verdict, asked.champion_version, self.judge_output["report"])
+        gates = loader.load_spec(self.model).gates
+        self.body = gate_markdown_table(asked.verdict, gates, asked.champion_version, self.judge_output["report"])
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -67,18 +68,18 @@ def responder(approval_output: dict[str, Any]) -> str | None:
     return (user.get("name") or user.get("id")) if user else None
 
 
-def gate_markdown_table(verdict: Verdict, champion: str | None, report: str) -> str:
-    """The gates as a Markdown table, for Airflow's form."""
-    lines = [
-        f"Judged against version {champion}." if champion else "There is no champion yet.",
-        "",
-        "| gate | candidate | champion | interval | threshold | outcome |",
-        "|---|---|---|---|---|---|",
-    ]
-    for record in verdict.results:
-        interval = "{:+.4f} … {:+.4f}".format(*record.interval) if record.interval else "–"
-        numbers = ["–" if x is None else f"{x:.4f}" for x in (record.candidate, record.champion)]
-        lines.append(
-            f"| {record.gate} | {numbers[0]} | {numbers[1]} | {interval} | {record.threshold:g} | {record.outcome} |"
-        )
-    return "\n".join([*lines, "", f"Full report: {report}"])
+def gate_markdown_table(verdict: Verdict, gates: Iterable[Gate], champion: str | None, report: str) -> str:
+    """Return the gate table in Markdown, for Airflow's form."""
+    from evergreen.reports.gate_table import GATE_COLUMNS, gate_rows
+
+    # A bar or a line break in a cell would end it.
+    rows = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in gate_rows(verdict, gates)]
+    return "\n".join(
+        [
+            f"Compared with champion version {champion}." if champion else "There is no champion yet.",
+            "",
+            *(f"| {' | '.join(cells)} |" for cells in (GATE_COLUMNS, ["---"] * len(GATE_COLUMNS), *rows)),
+            "",
+            f"Full report: {report}",
+        ]
+    )
