@@ -7,8 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from evergreen.cli.progress import Progress, format_duration
 from evergreen.gates import Gate, Verdict
@@ -21,24 +21,25 @@ _OUTCOME_STYLES = {"passed": "green", "failed": "red", "not_computed": "yellow"}
 
 
 def show_gate_table(progress: Progress, title: str, verdict: Verdict, gates: Iterable[Gate] = ()) -> None:
-    """Print the gate table; a narrow terminal shows the reasons below it."""
+    """Print the gate table; a narrow terminal shows outcomes and reasons below it."""
     wide = progress.console.width >= _MIN_REASON_WIDTH
     table = Table(title=title, title_justify="left", title_style="bold", box=box.ROUNDED if wide else box.SIMPLE_HEAD)
     gate, *numbers, outcome, reason = GATE_COLUMNS
     table.add_column(gate, overflow="fold", no_wrap=wide)
     for column in numbers:
         table.add_column(column.replace(", ", ",\n"), justify="right", no_wrap=True)
-    table.add_column(outcome, no_wrap=True)
     if wide:
+        table.add_column(outcome, no_wrap=True)
         table.add_column(reason, ratio=1)
     rows = gate_rows(verdict, gates)
-    for row, result in zip(rows, verdict.results, strict=True):
-        cells = row._replace(outcome=f"[{_OUTCOME_STYLES[result.outcome]}]{row.outcome}", reason=escape(row.reason))
-        table.add_row(*(cells if wide else cells[:-1]))
+    styles = [_OUTCOME_STYLES[result.outcome] for result in verdict.results]
+    for row, style in zip(rows, styles, strict=True):
+        *cells, outcome, reason = row
+        table.add_row(*cells, *([Text(outcome, style), Text(reason)] if wide else []))
     progress.print(table)
     if not wide:
-        for row in rows:
-            progress.print(f"{row.gate}: {row.reason}")
+        for row, style in zip(rows, styles, strict=True):
+            progress.print(f"{row.gate} {row.outcome}: {row.reason}", style=style)
 
 
 def show_promotion_outcome(progress: Progress, verdict: Verdict, promoted: bool, version: str | None) -> None:
