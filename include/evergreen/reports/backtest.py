@@ -5,15 +5,18 @@ from __future__ import annotations
 from datetime import date, timedelta
 from io import StringIO
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from evergreen.reports.backtest_results import BacktestResults, DeploymentSummary, PolicySummary
 from evergreen.reports.formatting import NO_VALUE, OUTCOME_SYMBOLS, format_interval, format_number, format_signed
 from evergreen.reports.gate_table import gate_rows
 from evergreen.reports.page import jinja_environment, plot_style, render_svg
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 # Distinguishable for the colour-blind, too (Okabe and Ito 2008, "Color universal design").
 POLICY_COLOURS = {
@@ -47,10 +50,6 @@ def render_backtest_report(results: BacktestResults) -> str:
 
 def summary_lines(results: BacktestResults) -> list[str]:
     """Return the policies as a plain table, and the summary, for a log."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("policy")
     for column in (f"mean {results.metric}", f"worst {_period_noun(results)}", "over never", "deployed", "trained"):
@@ -132,8 +131,6 @@ def _mean_while_live(results: BacktestResults, policy: PolicySummary, deployment
 
 def _render_plot(results: BacktestResults) -> Markup:
     """Draw the metric, the gain over never, the share of label 1 and the deployed models above one time axis."""
-    from matplotlib.figure import Figure
-
     with plot_style():
         figure = Figure(figsize=(11.4, 9.2), layout="constrained")
         panels: Any = figure.subplots(4, 1, sharex=True, gridspec_kw={"height_ratios": [4, 3, 1.1, 2.4]})

@@ -12,7 +12,7 @@ from evergreen.gates.verdict import Verdict
 from evergreen.reports.formatting import format_days
 from evergreen.reports.gate_table import GATE_COLUMNS, describe_requirement, gate_rows, reference_value
 from evergreen.reports.page import jinja_environment
-from evergreen.spec.gates import Gate
+from evergreen.spec.gates import AgainstChampionGate, BaselineGate, BySliceGate, FairnessGate, Gate
 
 
 class AlphaBudget(NamedTuple):
@@ -63,7 +63,8 @@ def render_gate_report(context: GateReportContext, gates: Sequence[Gate], verdic
     Needs nothing but its arguments, all of which are stored. Never raises because of the evidence: what cannot be
     shown is named in its place. At most 1 MB, also for 100,000 rows: curves are thinned (`evergreen.reports.curves`).
     """
-    from evergreen.reports import gate_report_sections as sections  # loads matplotlib
+    from evergreen.reports import curves  # here: they load numpy and matplotlib
+    from evergreen.reports import gate_report_sections as sections
 
     specs = [{gate.name: gate for gate in gates}.get(result.gate) for result in verdict.results]
     results = list(zip(verdict.results, specs, strict=True))
@@ -83,13 +84,19 @@ def render_gate_report(context: GateReportContext, gates: Sequence[Gate], verdic
                 for row, (result, gate) in zip(gate_rows(verdict, gates), results, strict=True)
             ],
             intervals=sections.plot_gate_intervals(results),
-            without_interval=sections.results_without_interval(results),
+            without_interval=[
+                result
+                for result, gate in results
+                if result.interval is None and isinstance(gate, AgainstChampionGate | BaselineGate)
+            ],
             alphas={result.gate: result.alpha for result in verdict.results},
             is_binary=is_binary,
             models_plot=models_plot,
-            calibration=sections.calibration_by_role(models) if is_binary else {},
+            calibration={model.role: curves.calibration_bins(model) for model in models if is_binary},
             slice_sections=[
-                sections.slice_section(result, gate) for result, gate in results if sections.is_sliced(gate)
+                sections.slice_section(result, gate)
+                for result, gate in results
+                if isinstance(gate, BySliceGate | FairnessGate)
             ],
             drift=sections.plot_drift(evidence),
             serving_costs=evidence.serving_costs,

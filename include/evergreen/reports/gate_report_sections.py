@@ -16,7 +16,6 @@ from evergreen.spec.gates import (
     AgainstChampionGate,
     BaselineGate,
     BySliceGate,
-    FairnessGate,
     Gate,
     MetricGate,
     PairedComparisonGate,
@@ -89,11 +88,6 @@ def compare_models(evidence: Evidence, is_binary: bool) -> tuple[list[curves.Sco
     return models, _draw(lambda: draw(models), *problems) if models else Drawing("", tuple(problems))
 
 
-def calibration_by_role(models: Sequence[curves.ScoredRows]) -> dict[str, list[curves.CalibrationBin]]:
-    """Return the points of the calibration plot."""
-    return {model.role: curves.calibration_bins(model) for model in models}
-
-
 def _gain(gate: Gate | None, candidate: float | None, reference: float | None) -> float | None:
     """Return by how much the candidate is better; None if unknown."""
     if not isinstance(gate, PairedComparisonGate) or candidate is None or reference is None:
@@ -117,20 +111,6 @@ def plot_gate_intervals(results: _GateResults) -> Drawing | None:
             plots.GainInterval(result.gate, description, gain, result.interval, result.threshold, result.outcome)
         )
     return _draw(lambda: plots.plot_intervals(intervals)) if intervals else None
-
-
-def results_without_interval(results: _GateResults) -> list[GateResult]:
-    """Return the results of comparisons that could not compute an interval."""
-    return [
-        result
-        for result, gate in results
-        if result.interval is None and isinstance(gate, AgainstChampionGate | BaselineGate)
-    ]
-
-
-def is_sliced(gate: Gate | None) -> bool:
-    """Whether the gate judges slices of the rows."""
-    return isinstance(gate, BySliceGate | FairnessGate)
 
 
 def slice_section(result: GateResult, gate: Gate | None) -> SliceSection:

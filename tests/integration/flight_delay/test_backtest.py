@@ -177,7 +177,7 @@ def test_what_a_killed_run_left_is_completed_by_the_next(
         add(made, day)
     with monkeypatch.context() as patch:
         where, what = (
-            (backtest_report, "html")
+            (backtest_report, "render_backtest_report")
             if killed == "before the report"
             else (backtest.BacktestResults, "model_dump_json")
         )
