@@ -145,21 +145,23 @@ class BacktestCache:
     ) -> Verdict:
         from evergreen import evaluation
 
-        theirs: Any = NoChampion()
+        champion_scores: Any = NoChampion()
         if champion:
             named = evaluation.Champion(f"of {champion.as_of}", champion.holdout_start)
             problem = named.overlap_problem(candidate.holdout_start)
-            theirs = MissingEvidence(problem) if problem else self._score_holdout(champion.as_of, candidate.as_of)
+            champion_scores = (
+                MissingEvidence(problem) if problem else self._score_holdout(champion.as_of, candidate.as_of)
+            )
         gates, _ = evaluation.backtest_gates(self._model)
-        shown = evaluation.historical_evidence(
+        evidence = evaluation.historical_evidence(
             self._model,
             self._load_holdout(candidate.as_of).table,
             self._training_sets.file_path(self._candidates[candidate.as_of].training_set, "train"),
             self._score_holdout(candidate.as_of, candidate.as_of),
-            theirs,
+            champion_scores,
             (candidate.holdout_start, candidate.as_of),
         )
-        return judge_evidence(gates, shown, past_comparisons)
+        return judge_evidence(gates, evidence, past_comparisons)
 
     @property
     def _training_sets(self) -> datasets.Dataset:

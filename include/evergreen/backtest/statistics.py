@@ -54,16 +54,16 @@ def run_drift_test(
 
     Return None if the metric does not exist for one of the samples.
     """
-    before, after = backtest_metric(gate, *holdout_sample), backtest_metric(gate, *recent_sample)
-    if before is None or after is None:
+    holdout_value, recent_value = backtest_metric(gate, *holdout_sample), backtest_metric(gate, *recent_sample)
+    if holdout_value is None or recent_value is None:
         return None
     sign = 1 if gate.scale.higher_is_better else -1
-    change = sign * (after - before)
+    change = sign * (recent_value - holdout_value)
     if change >= 0:
-        return DriftTest(before, after, change, None)
+        return DriftTest(holdout_value, recent_value, change, None)
     draws = _resample_metric(gate, *holdout_sample), _resample_metric(gate, *recent_sample)
     bound = float(np.quantile(sign * (draws[1] - draws[0]), CONFIDENCE))
-    return DriftTest(before, after, change, None if np.isnan(bound) else bound)
+    return DriftTest(holdout_value, recent_value, change, None if np.isnan(bound) else bound)
 
 
 def _resample_metric(gate: MetricGate, label: FloatArray, score: FloatArray) -> FloatArray:

@@ -67,8 +67,8 @@ def measurement_periods(points: Sequence[BacktestPoint]) -> tuple[MeasurementPer
     measured, for any policy.
     """
     return tuple(
-        MeasurementPeriod(max(this.as_of, following.holdout_start), following.as_of, this.as_of)
-        for this, following in pairwise(sort_points(points))
+        MeasurementPeriod(max(point.as_of, following.holdout_start), following.as_of, point.as_of)
+        for point, following in pairwise(sort_points(points))
     )
 
 

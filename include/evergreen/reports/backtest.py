@@ -92,14 +92,14 @@ def summarize_backtest(results: BacktestResults) -> str:
     else:
         bounds = f"from {format_signed(gain.low)} to {format_signed(gain.high)}"
         comparison = f"not distinguishable from never retraining ({format_signed(gain.mean)}, {bounds})"
-    others = ", ".join(
+    policies = ", ".join(
         f"{policy.label} {format_number(policy.mean)} with {len(policy.deployments)}"
         for policy in results.policies
         if policy.name not in ("gates", "never") and policy.mean is not None
     )
     return (
         f"{first} Live one after the other, they have a mean {results.metric} of {format_number(gates.mean)} over "
-        f"{len(results.compared_periods)} {period}s, {comparison}. For comparison, by models deployed: {others}."
+        f"{len(results.compared_periods)} {period}s, {comparison}. For comparison, by models deployed: {policies}."
     )
 
 
@@ -194,11 +194,11 @@ def _draw_deployments(axes: Any, results: BacktestResults) -> None:
     for row, policy in enumerate(results.policies):
         for number, deployment in enumerate(policy.deployments):
             start, end = deployment.as_of, deployment.end or last
-            left, width = _epoch_days(start), (end - start).days
+            first_day, width = _epoch_days(start), (end - start).days
             alpha = 0.95 if number % 2 == 0 else 0.55
-            axes.barh(row, width, left=left, height=0.62, color=POLICY_COLOURS[policy.name], alpha=alpha)
+            axes.barh(row, width, left=first_day, height=0.62, color=POLICY_COLOURS[policy.name], alpha=alpha)
             if end - start >= date_width:
-                center = (left + width / 2, row)
+                center = (first_day + width / 2, row)
                 axes.annotate(f"{start:%d %b}", center, ha="center", va="center", color="white", fontsize=9)
     axes.set_yticks(range(len(results.policies)), [policy.label for policy in results.policies])
     axes.invert_yaxis()

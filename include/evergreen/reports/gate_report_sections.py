@@ -127,12 +127,12 @@ def slice_section(result: GateResult, gate: Gate | None) -> SliceSection:
     ordered = sorted(
         result.slices, key=lambda part: (not part.is_judged, value(part) is None, value(part) or 0.0, part.name)
     )
-    shown = ordered[: plots.MAX_SLICES]
-    values = [value(part) for part in shown]
+    worst = ordered[: plots.MAX_SLICES]
+    values = [value(part) for part in worst]
     metric = metric_label(gate)
     label = f"gain in {metric} over the champion; positive is better" if compares else f"the candidate's {metric}"
-    plot = _draw(lambda: plots.plot_slices(shown, values, result.threshold, label, limits_spread=not compares))
-    return SliceSection(result, requirement, plot, len(ordered) - len(shown))
+    plot = _draw(lambda: plots.plot_slices(worst, values, result.threshold, label, limits_spread=not compares))
+    return SliceSection(result, requirement, plot, len(ordered) - len(worst))
 
 
 def plot_drift(evidence: Evidence) -> Drawing:
@@ -190,7 +190,7 @@ def missing_evidence(evidence: Evidence) -> list[tuple[str, str]]:
     """Return the name and the problem of each piece of evidence that should exist and does not."""
     pieces = [
         ("champion's scores", evidence.champion),
-        *((f"groups by {by}", groups) for by, groups in dict(evidence.groups or {}).items()),
+        *((f"groups by {column}", groups) for column, groups in dict(evidence.groups or {}).items()),
         *((f"baseline {name}", values) for name, values in dict(evidence.baselines or {}).items()),
         ("predictions of a recent day", evidence.recent_predictions),
         ("serving", evidence.serving_costs),

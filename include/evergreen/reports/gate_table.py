@@ -48,6 +48,13 @@ def gate_rows(verdict: Verdict, gates: Iterable[Gate] = ()) -> list[GateRow]:
     return [_gate_row(result, gates_by_name.get(result.gate)) for result in verdict.results]
 
 
+def gate_markdown_table(verdict: Verdict, gates: Iterable[Gate] = ()) -> str:
+    """Return the gate table in Markdown."""
+    # A bar or a line break in a cell would end it.
+    rows = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in gate_rows(verdict, gates)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (GATE_COLUMNS, ["---"] * len(GATE_COLUMNS), *rows))
+
+
 def _gate_row(result: GateResult, gate: Gate | None) -> GateRow:
     sign = _threshold_sign(gate)
     return GateRow(
@@ -111,8 +118,8 @@ def describe_requirement(gate: Gate | None) -> str:
             margin = f" by more than {gate.margin:g}" if gate.margin else ""
             requirement = f"in no {gate.group_by} worse{margin}, {100 * gate.confidence:g} % sure"
         case AgainstChampionGate():
-            by = f" by at least {gate.margin:g}" if gate.margin else ""
-            comparison = f"better{by}" if gate.must_be == "better" else f"not worse by more than {gate.margin:g}"
+            margin = f" by at least {gate.margin:g}" if gate.margin else ""
+            comparison = f"better{margin}" if gate.must_be == "better" else f"not worse by more than {gate.margin:g}"
             sure = f"{100 * gate.confidence:g} % sure over the model's life"
             requirement = f"{comparison}, {sure}, {gate.chosen_test}"
     return f"{metric_label(gate)} {requirement}"

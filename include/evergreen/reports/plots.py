@@ -124,15 +124,15 @@ def plot_slices(
         figure = Figure(figsize=(_WIDTH, 0.27 * len(slice_results) + 1.0), layout="constrained")
         axes: Any = figure.subplots()
         rows = list(zip(slice_results, values, strict=True))
-        shown = [value for value in values if value is not None]
+        known_values = [value for value in values if value is not None]
         judged = [value for part, value in rows if part.is_judged and value is not None]
         if not limits_spread:
             bounds = [bound for part in slice_results if part.is_judged for bound in part.interval or ()]
-            _draw_limit(axes, [*shown, *bounds, limit, 0.0], limit)
+            _draw_limit(axes, [*known_values, *bounds, limit, 0.0], limit)
         elif judged:
             low = min(judged)
             axes.axvspan(low, low + limit, color="#e8f3ee", zorder=0)
-            _set_x_range(axes, [*shown, low, low + limit])
+            _set_x_range(axes, [*known_values, low, low + limit])
         for row, (part, value) in enumerate(rows):
             _draw_slice(axes, row, part, value, None if limits_spread else limit)
         axes.set_yticks(range(len(rows)), [f"{_truncate(part.name, 30)}  ({part.rows:,} rows)" for part, _ in rows])
@@ -156,13 +156,13 @@ def plot_prediction_drift(holdout: FloatArray, recent: FloatArray) -> Markup:
     )
     with plot_style():
         figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        histogram, distribution = figure.subplots(1, 2)
         edges = curves.histogram_edges(holdout, recent)
         for label, values, style in samples:
-            left.stairs(curves.histogram_percentages(values, edges), edges, label=label, **style)
-            right.step(*curves.empirical_distribution(values), where="post", **style)
-        left.set(xlabel="prediction", ylabel="% of rows")
-        right.set(xlabel="prediction", ylabel="% of rows at or below")
+            histogram.stairs(curves.histogram_percentages(values, edges), edges, label=label, **style)
+            distribution.step(*curves.empirical_distribution(values), where="post", **style)
+        histogram.set(xlabel="prediction", ylabel="% of rows")
+        distribution.set(xlabel="prediction", ylabel="% of rows at or below")
         figure.legend(loc="outside upper left", ncols=2, frameon=False)
         means = ", ".join(f"{label} mean {values.mean():.4g}" for label, values, _ in samples)
         return render_svg(figure, f"Predictions on the holdout and on the most recent day: {means}")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from evergreen.orchestration.dag_run import fail_without_retry, requester
 from evergreen.spec import loader
 from evergreen.spec.model import ApprovalPolicy as AsksFor
-
-if TYPE_CHECKING:
-    from evergreen.gates import Gate, Verdict
 
 
 class PromotionApprovalOperator(ApprovalOperator):
@@ -36,12 +33,19 @@ class PromotionApprovalOperator(ApprovalOperator):
 
     def execute(self, context: Any) -> Any:
         from evergreen import ledger
+        from evergreen.reports.gate_table import gate_markdown_table
 
         with fail_without_retry():
             asked = ledger.read_verdict_event(self.model, self.judge_output["entry"])
         self.subject = f"May version {self.version} of {self.model} become champion?"
-        gates = loader.load_spec(self.model).gates
-        self.body = gate_markdown_table(asked.verdict, gates, asked.champion_version, self.judge_output["report"])
+        champion = asked.champion_version
+        self.body = "\n\n".join(
+            [
+                f"Compared with champion version {champion}." if champion else "There is no champion yet.",
+                gate_markdown_table(asked.verdict, loader.load_spec(self.model).gates),
+                f"Full report: {self.judge_output['report']}",
+            ]
+        )
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -66,20 +70,3 @@ def responder(approval_output: dict[str, Any]) -> str | None:
     """Who answered; None if nobody did in time."""
     user = approval_output.get("responded_by_user")
     return (user.get("name") or user.get("id")) if user else None
-
-
-def gate_markdown_table(verdict: Verdict, gates: Iterable[Gate], champion: str | None, report: str) -> str:
-    """Return the gate table in Markdown, for Airflow's form."""
-    from evergreen.reports.gate_table import GATE_COLUMNS, gate_rows
-
-    # A bar or a line break in a cell would end it.
-    rows = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in gate_rows(verdict, gates)]
-    return "\n".join(
-        [
-            f"Compared with champion version {champion}." if champion else "There is no champion yet.",
-            "",
-            *(f"| {' | '.join(cells)} |" for cells in (GATE_COLUMNS, ["---"] * len(GATE_COLUMNS), *rows)),
-            "",
-            f"Full report: {report}",
-        ]
-    )
