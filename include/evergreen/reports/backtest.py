@@ -135,7 +135,10 @@ def _render_plot(results: BacktestResults) -> Markup:
         figure = Figure(figsize=(11.4, 9.2), layout="constrained")
         panels: Any = figure.subplots(4, 1, sharex=True, gridspec_kw={"height_ratios": [4, 3, 1.1, 2.4]})
         _draw_metrics(panels[0], panels[1], results)
-        _draw_positive_shares(panels[2], results)
+        widths = [(period.end - period.start).days * 0.9 for period in results.periods]
+        shares = [100 * (period.positive_share or 0) for period in results.periods]
+        panels[2].bar(_period_midpoints(results), shares, widths, color="#c9d3ce")
+        panels[2].set_ylabel(f"% {results.label}")
         _draw_deployments(panels[3], results)
         start, end = results.steps[0].as_of, results.steps[-1].as_of
         margin = ((end - start) * 0.01).days
@@ -179,13 +182,6 @@ def _draw_metrics(metric_axes: Any, gain_axes: Any, results: BacktestResults) ->
 
 def _nan_if_none(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-def _draw_positive_shares(axes: Any, results: BacktestResults) -> None:
-    widths = [(period.end - period.start).days * 0.9 for period in results.periods]
-    shares = [100 * (period.positive_share or 0) for period in results.periods]
-    axes.bar(_period_midpoints(results), shares, widths, color="#c9d3ce")
-    axes.set_ylabel(f"% {results.label}")
 
 
 def _draw_deployments(axes: Any, results: BacktestResults) -> None:

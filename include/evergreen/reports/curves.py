@@ -147,8 +147,7 @@ def histogram_edges(*columns: FloatArray, bin_count: int = 40, tail_share: float
     """Return the edges of bars of equal width over all values but a share of `tail_share` at either end."""
     values = np.concatenate(columns)
     low, high = np.quantile(values, [tail_share, 1 - tail_share])
-    edges: FloatArray = np.histogram_bin_edges(values, bins=bin_count, range=(low, high))
-    return edges
+    return np.histogram_bin_edges(values, bins=bin_count, range=(low, high))
 
 
 def histogram_percentages(values: FloatArray, edges: FloatArray) -> FloatArray:
