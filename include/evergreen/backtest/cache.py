@@ -18,15 +18,14 @@ from evergreen import storage
 from evergreen.backtest.statistics import DriftTest, backtest_metric, run_drift_test
 from evergreen.backtest.walk_forward import BacktestPoint, MeasurementPeriod
 from evergreen.errors import Fault, SpecError
+from evergreen.evaluation.requirements import backtest_gates, verdict_code
+from evergreen.evaluation.rows import historical_evidence
 from evergreen.gates import EarlierComparison, MissingEvidence, NoChampion, Verdict, judge_evidence
 from evergreen.gates.metrics import FloatArray
 from evergreen.lake import datasets, fingerprints
-from evergreen.reports.backtest_results import PeriodSummary
+from evergreen.scoring.predictions import Champion, score_candidate
 from evergreen.spec.gates import MetricGate
 from evergreen.spec.model import ModelSpec
-
-# What of it makes evidence about the past.
-EVALUATION = tuple(f"evergreen.evaluation.{part}" for part in ("asked", "past", "predictors", "rows", "scoring"))
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,16 @@ def first_metric_gate(model: ModelSpec) -> MetricGate:
     raise SpecError(f"model {model.name}", [fault])
 
 
+def scoring_code() -> dict[str, str]:
+    """Return what scores depend on besides models and rows."""
+    return fingerprints.code_of(("evergreen.scoring",), ("numpy", "onnxruntime", "pyarrow", "xgboost-cpu"))
+
+
+def cache_code(model: ModelSpec) -> dict[str, str]:
+    """Return what verdicts and measurements depend on besides models, rows and the spec."""
+    return scoring_code() | verdict_code(model) | fingerprints.code_of((__name__,), ("duckdb",))
+
+
 class BacktestCache:
     """Computes scores, verdicts and metrics of models on holdouts; reads back those that any run computed before."""
 
@@ -83,8 +92,9 @@ class BacktestCache:
         `past_comparisons` are those of earlier dates, with the alpha that they spent. Gates about the present only
         (not among `evaluation.backtest_gates`) are left out.
         """
+        training_set = self._candidates[candidate.as_of].training_set
         inputs = {
-            "train": self._candidates[candidate.as_of].training_set.files["train"].sha256,
+            "train": training_set.files["train"].sha256,
             "past": [asdict(comparison) for comparison in past_comparisons],
             **self._cache_inputs(candidate.as_of, candidate.as_of),
             "champion": champion and self._candidate_fingerprint(champion.as_of),
@@ -94,7 +104,24 @@ class BacktestCache:
         }
 
         def compute() -> dict[str, Any]:
-            return self._judge(candidate, champion, past_comparisons).model_dump(mode="json")
+            champion_scores: Any = NoChampion()
+            if champion:
+                live = Champion(f"of {champion.as_of}", champion.holdout_start)
+                problem = live.overlap_problem(candidate.holdout_start)
+                if problem:
+                    champion_scores = MissingEvidence(problem)
+                else:
+                    champion_scores = self._score_holdout(champion.as_of, candidate.as_of)
+            gates, _ = backtest_gates(self._model)
+            evidence = historical_evidence(
+                self._model,
+                self._load_holdout(candidate.as_of).table,
+                self._training_sets.file_path(training_set, "train"),
+                self._score_holdout(candidate.as_of, candidate.as_of),
+                champion_scores,
+                (candidate.holdout_start, candidate.as_of),
+            )
+            return judge_evidence(gates, evidence, past_comparisons).model_dump(mode="json")
 
         return Verdict.model_validate(self._cached("verdict", inputs, compute))
 
@@ -125,43 +152,19 @@ class BacktestCache:
         stored = self._cached("drift", inputs, compute)
         return stored and DriftTest(**stored)
 
-    def summarize_period(self, period: MeasurementPeriod) -> PeriodSummary:
-        """Return the number of labelled rows in a period, and the share of label 1."""
+    def count_rows(self, period: MeasurementPeriod) -> dict[str, Any]:
+        """Return the number of labelled `rows` in a period, and among them the `positive_share` of label 1."""
         inputs = {
             "holdout": self._holdout_fingerprint(period.end),
             "start": period.start,
             "code": self._code_fingerprint,
         }
 
-        def compute() -> tuple[int, float | None]:
+        def compute() -> dict[str, Any]:
             label = self._load_holdout(period.end).label[self._rows_from(period.start, period.end)]
-            return label.size, float(label.mean()) if label.size else None
+            return {"rows": label.size, "positive_share": float(label.mean()) if label.size else None}
 
-        rows, share = self._cached("rows", inputs, compute)
-        return PeriodSummary(**asdict(period), rows=rows, positive_share=share)
-
-    def _judge(
-        self, candidate: BacktestPoint, champion: BacktestPoint | None, past_comparisons: Sequence[EarlierComparison]
-    ) -> Verdict:
-        from evergreen import evaluation
-
-        champion_scores: Any = NoChampion()
-        if champion:
-            named = evaluation.Champion(f"of {champion.as_of}", champion.holdout_start)
-            problem = named.overlap_problem(candidate.holdout_start)
-            champion_scores = (
-                MissingEvidence(problem) if problem else self._score_holdout(champion.as_of, candidate.as_of)
-            )
-        gates, _ = evaluation.backtest_gates(self._model)
-        evidence = evaluation.historical_evidence(
-            self._model,
-            self._load_holdout(candidate.as_of).table,
-            self._training_sets.file_path(self._candidates[candidate.as_of].training_set, "train"),
-            self._score_holdout(candidate.as_of, candidate.as_of),
-            champion_scores,
-            (candidate.holdout_start, candidate.as_of),
-        )
-        return judge_evidence(gates, evidence, past_comparisons)
+        return self._cached("rows", inputs, compute)
 
     @property
     def _training_sets(self) -> datasets.Dataset:
@@ -178,14 +181,12 @@ class BacktestCache:
 
     def _score_holdout(self, model: date, holdout: date) -> FloatArray:
         """Return scores (n,) of every row of a holdout."""
-        from evergreen import evaluation
-
         if (model, holdout) not in self._scores:
-            inputs = self._cache_inputs(model, holdout)
+            inputs = {**self._cache_inputs(model, holdout), "code": scoring_code()}
             file = self._folder / f"scores-{fingerprints.compute_fingerprint(inputs)[:32]}.npy"
             if not file.exists():
                 candidate = self._candidates[model].candidate
-                scores = evaluation.score_candidate(self._model, candidate, self._load_holdout(holdout).table)
+                scores = score_candidate(self._model, candidate, self._load_holdout(holdout).table)
                 with storage.atomic_write(file) as scratch, scratch.open("wb") as stream:
                     np.save(stream, scores, allow_pickle=False)
             self._scores[model, holdout] = np.load(file, allow_pickle=False)
@@ -214,15 +215,7 @@ class BacktestCache:
 
     @cached_property
     def _code_fingerprint(self) -> str:
-        from evergreen import evaluation
-
-        own = ("evergreen.backtest.cache", "evergreen.backtest.statistics", *EVALUATION)
-        return fingerprints.compute_fingerprint(
-            [
-                fingerprints.code_versions(own, ("onnxruntime", "xgboost-cpu")),
-                evaluation.judging_code(self._model.gates),
-            ]
-        )
+        return fingerprints.compute_fingerprint(cache_code(self._model))
 
     def _cached(self, kind: str, inputs: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """Return the JSON value that `compute` returned the first time it was called with these inputs."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from evergreen import storage
 from evergreen.backtest import walk_forward
-from evergreen.backtest.cache import EVALUATION, BacktestCache, BacktestCandidate, first_metric_gate
+from evergreen.backtest.cache import BacktestCache, BacktestCandidate, cache_code, first_metric_gate
 from evergreen.backtest.simulated_ledger import SimulatedLedger
 from evergreen.backtest.statistics import mean_with_bounds
 from evergreen.backtest.walk_forward import BacktestPoint, Deployment, DeploymentPolicy, MeasurementPeriod
@@ -24,6 +24,7 @@ from evergreen.reports.backtest_results import (
     BacktestStep,
     DeploymentSummary,
     GainEstimate,
+    PeriodSummary,
     PolicySummary,
 )
 from evergreen.spec.model import ModelSpec
@@ -149,28 +150,26 @@ def _update_report(model: ModelSpec, spec_fingerprint: str) -> None:
 def _report_fingerprint(
     model: ModelSpec, spec_fingerprint: str, points: Sequence[datasets.Manifest], excluded_candidates: int
 ) -> str:
-    parts = ("findings", "ledger", "record", "report", "page", "results", "statistics", "walk_forward")
-    rules = ("evergreen.ledger.state", "evergreen.promotion.rules")
-    modules = (*EVALUATION, *rules, *(f"{__package__}.{part}" for part in parts))
     return fingerprints.compute_fingerprint(
         {
             "model": [model.name, model.description],
             "spec": spec_fingerprint,
             "points": [point.fingerprint for point in points],
             "left_out": excluded_candidates,
-            "code": fingerprints.code_versions(
-                modules, ("jinja2", "matplotlib", "numpy", "onnxruntime", "xgboost-cpu")
-            ),
+            "code": report_code(model),
         }
     )
 
 
+def report_code(model: ModelSpec) -> dict[str, str]:
+    """Return what the report depends on besides the candidates and the spec: all that is cached, rules and looks."""
+    return cache_code(model) | fingerprints.code_of((__package__, "evergreen.reports"), ("jinja2", "matplotlib"))
+
+
 def _is_report_current(root: Path, fingerprint: str) -> bool:
     try:
-        return (root / REPORT_FILE).exists() and json.loads((root / RESULTS_FILE).read_text())[
-            "fingerprint"
-        ] == fingerprint
-    except (FileNotFoundError, ValueError, KeyError):
+        return (root / REPORT_FILE).exists() and BacktestResults.read(root / RESULTS_FILE).fingerprint == fingerprint
+    except (FileNotFoundError, ValueError):  # of pydantic's validation, too
         return False
 
 
@@ -247,7 +246,7 @@ def _build_results(
         train_days=model.train_days,
         holdout_days=model.holdout_days,
         steps=tuple(steps),
-        periods=tuple(map(cache.summarize_period, periods)),
+        periods=tuple(PeriodSummary(**asdict(period), **cache.count_rows(period)) for period in periods),
         compared_periods=compared,
         policies=(),
     )

@@ -6,16 +6,13 @@ from datetime import date
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from evergreen.gates import Verdict
+from evergreen.spec import Frozen
 
 
-class _ResultsModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class BacktestStep(_ResultsModel):
+class BacktestStep(Frozen, allow_inf_nan=False):
     """A candidate and the decision about it."""
 
     as_of: date
@@ -28,7 +25,7 @@ class BacktestStep(_ResultsModel):
     reason: str
 
 
-class PeriodSummary(_ResultsModel):
+class PeriodSummary(Frozen, allow_inf_nan=False):
     """The days `start` ≤ day < `end`, on which the models live after the date `live_as_of` are measured."""
 
     live_as_of: date
@@ -38,7 +35,7 @@ class PeriodSummary(_ResultsModel):
     positive_share: float | None = Field(description="share of rows with label 1")
 
 
-class DeploymentSummary(_ResultsModel):
+class DeploymentSummary(Frozen, allow_inf_nan=False):
     """A model that a policy deployed."""
 
     as_of: date
@@ -47,7 +44,7 @@ class DeploymentSummary(_ResultsModel):
     reason: str
 
 
-class GainEstimate(_ResultsModel):
+class GainEstimate(Frozen, allow_inf_nan=False):
     """Mean over the compared periods, positive is better, with one-sided 95 % bounds."""
 
     mean: float
@@ -55,7 +52,7 @@ class GainEstimate(_ResultsModel):
     high: float
 
 
-class PolicySummary(_ResultsModel):
+class PolicySummary(Frozen, allow_inf_nan=False):
     """What a policy would have delivered."""
 
     name: str
@@ -70,7 +67,7 @@ class PolicySummary(_ResultsModel):
     gain_over_never: GainEstimate | None
 
 
-class BacktestResults(_ResultsModel):
+class BacktestResults(Frozen, allow_inf_nan=False):
     """The whole backtest of a model."""
 
     model: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +38,11 @@ def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
         checkpoints.flush()
         if checkpoints.is_writer:
             _write_result(job, folder, output, metrics, versions)
+
+
+def training_code(model_name: str, code_packages: Iterable[str]) -> dict[str, str]:
+    """Return hashes of the code that trains the model, by module or file."""
+    return fingerprints.code_of((f"evergreen_models.{model_name}.train",), (), code_packages)
 
 
 def is_training_complete(fingerprint: str, folder: UPath) -> bool:
@@ -85,7 +90,7 @@ def _write_result(
 
 def _check_code_and_libraries(job: Job) -> dict[str, str]:
     """The versions of what is here, if they and the code are those of the job."""
-    here = fingerprints.code_versions((f"evergreen_models.{job.model}.train",), ())
+    here = training_code(job.model, job.code_packages)
     other = [name for name in {**here, **job.modules} if here.get(name) != job.modules.get(name)]
     versions = {name: _installed_version(name) for name in job.libraries}
     other += [
