@@ -272,7 +272,7 @@ def _show_results(
     verdict = ledger.read_verdict_event(model.name, judged["entry"]).verdict
     instances = airflow.task_instances(dag_id, _run_id(as_of))
     promoted = any(i["task_id"] == "promote" and i["state"] == "success" for i in instances)
-    report.show_gate_table(progress, f"{model.name} as of {as_of}", verdict)
+    report.show_gate_table(progress, f"{model.name} as of {as_of}", verdict, model.gates)
     # The file is in the lake, which may be out of reach of whoever reads this; Airflow shows it, too.
     elsewhere = f"{addresses.airflow_ui}/evergreen/{dag_id}/verdicts/{judged['entry']}"
     progress.print(f"gate report: {elsewhere if settings().airflow else judged['report']}")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from evergreen.orchestration.dag_run import fail_without_retry, requester
 from evergreen.spec import loader
 from evergreen.spec.model import ApprovalPolicy as AsksFor
-
-if TYPE_CHECKING:
-    from evergreen.gates import Verdict
 
 
 class PromotionApprovalOperator(ApprovalOperator):
@@ -36,11 +33,19 @@ class PromotionApprovalOperator(ApprovalOperator):
 
     def execute(self, context: Any) -> Any:
         from evergreen import ledger
+        from evergreen.reports.gate_table import gate_markdown_table
 
         with fail_without_retry():
             asked = ledger.read_verdict_event(self.model, self.judge_output["entry"])
         self.subject = f"May version {self.version} of {self.model} become champion?"
-        self.body = gate_markdown_table(asked.verdict, asked.champion_version, self.judge_output["report"])
+        champion = asked.champion_version
+        self.body = "\n\n".join(
+            [
+                f"Compared with champion version {champion}." if champion else "There is no champion yet.",
+                gate_markdown_table(asked.verdict, loader.load_spec(self.model).gates),
+                f"Full report: {self.judge_output['report']}",
+            ]
+        )
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -65,20 +70,3 @@ def responder(approval_output: dict[str, Any]) -> str | None:
     """Who answered; None if nobody did in time."""
     user = approval_output.get("responded_by_user")
     return (user.get("name") or user.get("id")) if user else None
-
-
-def gate_markdown_table(verdict: Verdict, champion: str | None, report: str) -> str:
-    """The gates as a Markdown table, for Airflow's form."""
-    lines = [
-        f"Judged against version {champion}." if champion else "There is no champion yet.",
-        "",
-        "| gate | candidate | champion | interval | threshold | outcome |",
-        "|---|---|---|---|---|---|",
-    ]
-    for record in verdict.results:
-        interval = "{:+.4f} … {:+.4f}".format(*record.interval) if record.interval else "–"
-        numbers = ["–" if x is None else f"{x:.4f}" for x in (record.candidate, record.champion)]
-        lines.append(
-            f"| {record.gate} | {numbers[0]} | {numbers[1]} | {interval} | {record.threshold:g} | {record.outcome} |"
-        )
-    return "\n".join([*lines, "", f"Full report: {report}"])
