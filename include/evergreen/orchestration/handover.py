@@ -1,0 +1,143 @@
+"""What tasks hand to one another: frozen objects that travel through XCom as JSON.
+
+Light, because DAG files import it: methods import what they need.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from evergreen.errors import HandoverError
+from evergreen.spec.model import ModelSpec
+from evergreen.window import RunReason, Window
+
+if TYPE_CHECKING:
+    from evergreen.evaluation import Champion
+    from evergreen.lake.datasets import Manifest
+    from evergreen.ledger import VerdictRecorded
+    from evergreen.promotion.service import PromotionRequest
+
+XCom = Any
+"""A parameter of a task: an XComArg when the DAG is built, and the JSON of an earlier task's result when it runs."""
+Reference = dict[str, str]
+"""`Manifest.reference` of a published partition."""
+
+
+class Handover(BaseModel):
+    """Base of all hand-overs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def dump(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def load(cls, xcom: XCom) -> Self:
+        """Validate what another task has dumped.
+
+        Raises:
+            HandoverError: it is not a complete hand-over of this type; unknown fields are refused.
+        """
+        try:
+            return cls.model_validate(xcom)
+        except ValidationError as error:
+            raise HandoverError(
+                f"the XCom of an earlier task is not a {cls.__name__}, perhaps of another version of Evergreen; "
+                f"clear the run from the start: {error}"
+            ) from None
+
+
+class FeaturesPlan(Handover):
+    """Result of `plan` of the features DAG."""
+
+    run_reason: RunReason
+    days: tuple[date, ...]
+    """The days that the run is about."""
+    build_days: tuple[date, ...] = ()
+    """The days that the run builds: unpublished days of its own and of runs that wait for it."""
+
+
+class RetrainPlan(Handover):
+    """Result of `plan` of the retrain DAG."""
+
+    start: date
+    end: date
+    run_reason: RunReason
+    timezone: str
+    champion_version: str | None = None
+    champion_labels_until: date | None = None
+    promotes: bool = False
+    """Whether a backfill judges and promotes as scheduled runs do."""
+
+    def window(self) -> Window:
+        return Window.from_range(self.start, self.end, self.run_reason, self.timezone)
+
+    def champion(self) -> Champion | None:
+        """The version that the candidate is judged against."""
+        from evergreen.evaluation import Champion
+
+        if self.champion_version is None or self.champion_labels_until is None:
+            return None
+        return Champion(self.champion_version, self.champion_labels_until)
+
+    def promotion_request(self, entry: int, version: str, approved_by: str | None = None) -> PromotionRequest:
+        from evergreen.promotion.service import PromotionRequest
+
+        return PromotionRequest(entry, version, self.run_reason, self.promotes, approved_by=approved_by)
+
+
+class TrainedCandidate(Handover):
+    """Result of `train`: references of the training set and of the candidate."""
+
+    training_set_reference: Reference
+    candidate_reference: Reference
+
+    def training_set(self, model: ModelSpec) -> Manifest:
+        """
+        Raises:
+            InputsChangedError: another run has replaced it.
+        """
+        from evergreen.feature_store import training_sets
+
+        return training_sets.training_set_dataset(model).resolve(self.training_set_reference)
+
+    def candidate(self, model: ModelSpec) -> Manifest:
+        """
+        Raises:
+            InputsChangedError: another run has replaced it.
+        """
+        from evergreen.training import candidates
+
+        return candidates.candidate_dataset(model).resolve(self.candidate_reference)
+
+
+class EvaluatedCandidate(TrainedCandidate):
+    """Result of `evaluate`."""
+
+    evaluation_reference: Reference
+
+    def evaluation(self, model: ModelSpec) -> Manifest:
+        """
+        Raises:
+            InputsChangedError: another run has replaced it.
+        """
+        from evergreen.evaluation import evaluation_dataset
+
+        return evaluation_dataset(model).resolve(self.evaluation_reference)
+
+
+class JudgedCandidate(EvaluatedCandidate):
+    """Result of `judge`."""
+
+    entry: int
+    """Number of the ledger entry with the verdict."""
+    report: str
+    """Path of the gate report."""
+
+    def verdict_event(self, model_name: str) -> VerdictRecorded:
+        from evergreen import ledger
+
+        return ledger.read_verdict_event(model_name, self.entry)
