@@ -90,7 +90,7 @@ UNDISTURBED = """
 import sys
 from datetime import date
 from evergreen import model
-from evergreen.features.make import make
+from evergreen.features.pipeline import run_feature_pipeline
 
 make(model.load("flight_delay"), list(map(date.fromisoformat, sys.argv[1:])))
 """

@@ -19,13 +19,13 @@ DAYS = days_between(date(2013, 1, 1), date(2013, 2, 1))
 @settings(deadline=None)  # the first imports Airflow
 @given(st.sets(st.sampled_from(DAYS)))
 def test_all_and_only_those_that_are_there(there: set[date]) -> None:
-    from evergreen.orchestration.dags.features import days_with_runs
+    from evergreen.features.planning import days_with_runs
 
     assert days_with_runs(DAYS, lambda some: len(there & set(some))) == sorted(there)
 
 
 def test_a_backfill_of_all_or_none_takes_one_question() -> None:
-    from evergreen.orchestration.dags.features import days_with_runs
+    from evergreen.features.planning import days_with_runs
 
     for there in (set(DAYS), set[date]()):
         asked: list[Sequence[date]] = []

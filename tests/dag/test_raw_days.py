@@ -17,7 +17,7 @@ from airflow.triggers.base import BaseEventTrigger
 from fsspec.implementations.memory import MemoryFileSystem
 
 from evergreen.errors import SpecError
-from evergreen.ingest import watcher
+from evergreen.ingest.announcements import AnnouncementStore
 from evergreen.orchestration.triggers.raw_days import RawDataTrigger
 
 pytestmark = pytest.mark.dag
@@ -90,7 +90,7 @@ def test_an_event_follows_the_last_byte_within_the_bound(raw: Path, tmp_path: Pa
 def test_the_next_watcher_does_not_fire_what_was_taken(raw: Path, tmp_path: Path) -> None:
     async def first() -> None:
         async with events(trigger(raw, tmp_path)) as fired:
-            watcher.acknowledge_announcements(tmp_path / "records", await fired.get())
+            AnnouncementStore(tmp_path / "records").acknowledge(await fired.get())
 
     async def second() -> None:
         async with events(trigger(raw, tmp_path)) as fired:
@@ -107,7 +107,7 @@ def test_the_next_watcher_does_not_fire_what_was_taken(raw: Path, tmp_path: Path
 def test_an_event_is_on_record_before_it_is_fired(raw: Path, tmp_path: Path) -> None:
     async def story() -> None:
         async for event in trigger(raw, tmp_path).run():
-            announced = watcher.AnnouncementStore(tmp_path / "records").read_announcements()
+            announced = AnnouncementStore(tmp_path / "records").read_announcements()
             assert {day: was.delivery_id for day, was in announced.items()} == event.payload["days"]
             break
 

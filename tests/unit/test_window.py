@@ -195,10 +195,10 @@ def test_days_leave_out_their_end() -> None:
 
 
 def test_a_window_holds_at_least_a_day() -> None:
-    with pytest.raises(WindowError, match="no day"):
+    with pytest.raises(WindowError, match="no days"):
         Window.from_range(FIRST, FIRST, RunReason.MANUAL, ZONE)
     assert Window.from_range(FIRST, D(2013, 1, 3), RunReason.MANUAL, ZONE).days == (FIRST, D(2013, 1, 2))
-    with pytest.raises(WindowError, match="no day"):
+    with pytest.raises(WindowError, match="no days"):
         Window((), RunReason.MANUAL, ZONE)
     with pytest.raises(WindowError, match="in order"):
         Window((D(2013, 1, 3), D(2013, 1, 2)), RunReason.MANUAL, ZONE)

@@ -12,8 +12,7 @@ from pyspark.sql import SparkSession
 
 from evergreen.features import checks, features_dataset, inputs
 from evergreen.features.build import build_features
-from evergreen.features.make import run_feature_pipeline
-from evergreen.features.publish import publish_features
+from evergreen.features.pipeline import publish_features, run_feature_pipeline
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.spec import loader

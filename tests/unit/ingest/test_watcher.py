@@ -22,13 +22,12 @@ from hypothesis import strategies as st
 
 from evergreen.errors import WindowError
 from evergreen.ingest import watcher
+from evergreen.ingest.announcements import Announcement, AnnouncementStore
 from evergreen.ingest.watcher import (
     ANNOUNCEMENT_TIMEOUT,
     REANNOUNCE_AFTER,
     SETTLE_TIME,
     AnnounceAction,
-    Announcement,
-    AnnouncementStore,
     RawDataWatcher,
 )
 
@@ -150,7 +149,7 @@ def test_a_broken_file_is_told_once_and_read_again_later(tmp_path: Path, caplog:
         assert bench.settled() == []
         assert [bench.look() for _ in range(30)] == [{}] * 30
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path} is no whole Parquet file. The day is announced once every file of it can be read."
+        f"{path} is not a complete Parquet file. The day is announced once all of its files can be read."
     ]
 
 
@@ -297,8 +296,8 @@ def test_a_restart_announces_nothing_again_that_was_taken(bench: Bench) -> None:
     bench.deliver(FIRST, SECOND)
     bench.look()
     announced = bench.look()
-    watcher.acknowledge_announcements(bench.records.folder, announced)
-    watcher.acknowledge_announcements(str(bench.records.folder), announced)
+    bench.records.acknowledge_with_pending(announced)
+    bench.records.acknowledge_with_pending(announced)
     bench.restart()
     assert bench.settled() == []
     assert bench.look(10 * ANNOUNCEMENT_TIMEOUT) == {}
@@ -334,12 +333,12 @@ def test_the_run_of_one_event_takes_what_other_events_told_of_that_airflow_dropp
     bench.deliver(SECOND, THIRD)
     bench.look()
     dropped = bench.look()
-    folder = bench.records.folder
-    assert watcher.acknowledge_announcements(folder, first, "run 1") == first | dropped
+    records = bench.records
+    assert records.acknowledge_with_pending(first, "run 1") == first | dropped
     # Killed and tried again, it finds them again; another run does not.
-    assert watcher.acknowledge_announcements(folder, first, "run 1") == first | dropped
-    assert watcher.acknowledge_announcements(folder, first, "run 2") == first
-    assert watcher.acknowledge_announcements(folder, {}, "run 2") == {}
+    assert records.acknowledge_with_pending(first, "run 1") == first | dropped
+    assert records.acknowledge_with_pending(first, "run 2") == first
+    assert records.acknowledge_with_pending({}, "run 2") == {}
     bench.restart()
     assert bench.settled() == []
 
@@ -427,15 +426,15 @@ def test_the_record_is_one_readable_line_a_day(bench: Bench) -> None:
     bench.deliver(SECOND, FIRST)
     bench.look()
     announced = bench.look()
-    text = (bench.records.folder / "announced.json").read_text()
+    text = (bench.records.folder / "announcements.json").read_text()
     assert json.loads(text) == {day: [announced[day], bench.now.isoformat()] for day in (FIRST, SECOND)}
     assert len(text.splitlines()) == 4
 
 
 @pytest.mark.parametrize("days", [{"../2013-01-01": "a" * 32}, {FIRST: "../a"}, {FIRST: ""}])
 def test_only_what_a_watcher_announces_can_be_taken(tmp_path: Path, days: dict[str, str]) -> None:
-    with pytest.raises(WindowError, match="is no announced day"):
-        watcher.acknowledge_announcements(tmp_path / "records", days)
+    with pytest.raises(WindowError, match="is not an announced day"):
+        AnnouncementStore(tmp_path / "records").acknowledge_with_pending(days)
     assert not list(tmp_path.iterdir())
 
 
