@@ -1,4 +1,6 @@
-"""Which days of raw data were announced, and which of them a run has acknowledged. Both outlive the watcher::
+"""Which days of raw data were announced, and which of them a run has acknowledged.
+
+The records outlive the watcher::
 
     <folder>/announcements.json                            one line a day: delivery id and time of its announcement
     <folder>/acknowledged/2013-01-01.<delivery id>         a run has begun to work on this delivery

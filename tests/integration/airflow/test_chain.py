@@ -11,6 +11,7 @@ import pytest
 from evergreen import ledger, storage
 from evergreen.feature_store import training_sets
 from evergreen.ingest import raw_files
+from evergreen.orchestration.handover import JudgedCandidate
 from evergreen.registry import versions
 from evergreen.spec import loader
 from evergreen.training import candidates
@@ -101,8 +102,8 @@ def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain
     assert set(states.values()) == {"success"}, states
     champion = versions.get_champion_version(model)
     assert champion is not None
-    judged = chain.airflow.xcom(RETRAIN, "first", "judge")
-    verdict = ledger.read_verdict_event("flight_delay", judged["entry"]).verdict
+    judged = JudgedCandidate.load(chain.airflow.xcom(RETRAIN, "first", "judge"))
+    verdict = judged.verdict_event("flight_delay").verdict
     assert verdict.promote
     assert {record.outcome for record in verdict.results} == {"passed"}
     assert [record.gate for record in verdict.results] == [gate.name for gate in model.gates]

@@ -46,11 +46,11 @@ def rewrite(source: str, day: date | None, change: Callable[[pd.DataFrame], pd.D
 
 
 def test_a_published_day_is_not_computed_again(
-    own_january: Path, model: ModelSpec, capsys: pytest.CaptureFixture[str]
+    own_january: Path, model: ModelSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = inputs.compute_day_fingerprints(model, [DAY])
     assert build_features(model, wanted) == {}
-    assert f"{DAY}: published already" in capsys.readouterr().out
+    assert f"{DAY}: published already" in caplog.text
     assert publish_features(model, wanted, {})[str(DAY)]
 
 
@@ -60,10 +60,10 @@ def test_a_day_by_itself_and_twice_at_once_has_the_bytes_of_a_day_among_others(
     before = unpublish(DAY)
     wanted = inputs.compute_day_fingerprints(model, [DAY])
     one = build_features(model, wanted)
-    assert not checks.check_built_features(model, one)
+    assert checks.validate_features(model, one) == one
     publish_features(model, wanted, one)
     # The first to finish clears away what both have built: the other finds the day done.
-    assert not checks.check_built_features(model, one)
+    assert checks.validate_features(model, one) == one
     publish_features(model, wanted, one)
     assert features_dataset(model).manifest(datasets.day_partition(DAY)) == before
     assert not list((features_dataset(model).root / "_staging").iterdir())
@@ -73,14 +73,14 @@ def test_what_a_run_built_and_never_published_is_found_by_the_next(
     own_january: Path,
     model: ModelSpec,
     unpublish: Callable[[date], datasets.Manifest],
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = unpublish(DAY)
     wanted = inputs.compute_day_fingerprints(model, [DAY])
     left_behind = build_features(model, wanted)
-    capsys.readouterr()
+    caplog.clear()
     assert build_features(model, wanted) == left_behind
-    assert "computing" not in capsys.readouterr().out
+    assert "computing" not in caplog.text
     publish_features(model, wanted, left_behind)
     assert features_dataset(model).manifest(datasets.day_partition(DAY)) == before
 

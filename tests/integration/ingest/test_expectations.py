@@ -301,16 +301,16 @@ def test_what_was_asked_and_found_is_kept_for_each_table() -> None:
     for day, report in reports.items():
         alone = quality.validate_table(good("flights")[day], day, *stages("flights")(day))
         asked, together = (
-            {stage: sorted(json.dumps([a["expectation"], a["of"]]) for a in answers) for stage, answers in e.items()}
+            {stage: sorted(json.dumps([a["expectation"], a["kwargs"]]) for a in answers) for stage, answers in e.items()}
             for e in (alone.results, report.results)
         )
         assert asked == together
         answers = report.results["stage 2"]
-        own = {answer["expectation"]: answer for answer in answers if "asked_of_tables" not in answer}
+        own = {answer["expectation"]: answer for answer in answers if "table_count" not in answer}
         assert own["expect_table_row_count_to_be_between"]["observed_value"] == len(good("flights")[day])
-        shared = [answer for answer in answers if answer.get("asked_of_tables") == len(DAYS)]
+        shared = [answer for answer in answers if answer.get("table_count") == len(DAYS)]
         assert len(shared) > 20
-        assert {answer["element_count"] for answer in shared if "row_condition" not in answer["of"]} == {
+        assert {answer["element_count"] for answer in shared if "row_condition" not in answer["kwargs"]} == {
             sum(map(len, good("flights").values()))
         }
 
@@ -326,7 +326,7 @@ def test_no_more_rows_than_the_limit_are_put_together(monkeypatch: pytest.Monkey
 
 def test_a_check_that_asks_nothing_is_refused() -> None:
     rule = gxe.ExpectTableRowCountToEqual(value=1)
-    with pytest.raises(ValueError, match="b: nothing is expected"):
+    with pytest.raises(ValueError, match="b: no expectations"):
         quality.validate_tables({"a": column(1), "b": column(1)}, lambda name: [[rule]] if name == "a" else [[]])
     assert quality.validate_tables({}, lambda _: []) == {}
 
