@@ -105,7 +105,7 @@ def test_the_family_of_every_model(parsed: dict) -> None:
     assert parsed["dags"]["flight_delay.rollback"]["order"] == ["plan", "rollback"]
 
 
-def test_what_the_ui_shows_and_the_scheduler_needs(parsed: dict) -> None:
+def test_dags_have_docs_owners_timetables_and_timeouts(parsed: dict) -> None:
     for dag_id, dag in parsed["dags"].items():
         assert dag["doc"], dag_id
         assert all(dag["docs"].values()), dag_id

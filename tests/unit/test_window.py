@@ -116,7 +116,7 @@ def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[i
         ({"days": ["2013-03-10"]}, "was not over"),
     ],
 )
-def test_asset_events_that_make_no_sense_are_refused(extra: dict[str, Any], complaint: str) -> None:
+def test_invalid_asset_events_are_refused(extra: dict[str, Any], complaint: str) -> None:
     with pytest.raises(WindowError, match=complaint):
         resolve_features_window(arrived(extra), first_day=FIRST, last_day=None, timezone=ZONE)
 
@@ -130,7 +130,7 @@ def test_asset_events_that_make_no_sense_are_refused(extra: dict[str, Any], comp
         ([{}], D(2013, 3, 10), RunReason.ARRIVAL),
     ],
 )
-def test_a_retrain_that_features_started_is_as_of_what_they_told(
+def test_a_retrain_started_by_features_is_as_of_their_data_end(
     extras: list[dict[str, Any]], end: date, origin: RunReason
 ) -> None:
     window = resolve_retrain_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
@@ -194,7 +194,7 @@ def test_days_leave_out_their_end() -> None:
     assert list(days_between(D(2013, 3, 1), D(2013, 3, 1))) == []
 
 
-def test_a_window_holds_at_least_a_day() -> None:
+def test_a_window_has_at_least_one_day() -> None:
     with pytest.raises(WindowError, match="no days"):
         Window.from_range(FIRST, FIRST, RunReason.MANUAL, ZONE)
     assert Window.from_range(FIRST, D(2013, 1, 3), RunReason.MANUAL, ZONE).days == (FIRST, D(2013, 1, 2))

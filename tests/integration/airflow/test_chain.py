@@ -59,7 +59,7 @@ def test_killed_tasks_end_in_the_same_bytes(chain: Chain) -> None:
     as_undisturbed(chain, *wanted)
 
 
-def test_a_bad_day_fails_at_the_raw_check_and_completes_after_it_is_replaced(chain: Chain) -> None:
+def test_a_bad_day_fails_at_check_raw_until_it_is_replaced(chain: Chain) -> None:
     day = date(2013, 1, 17)
     before = chain.published(*days(1, 17))
     file = raw_files.raw_file("flights", day)
@@ -85,7 +85,7 @@ def test_a_bad_day_fails_at_the_raw_check_and_completes_after_it_is_replaced(cha
     as_undisturbed(chain, day)
 
 
-def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain: Chain) -> None:
+def test_a_killed_retrain_promotes_the_same_model(chain: Chain) -> None:
     model = loader.load_spec("flight_delay")
     killer = Killer(chain.home, kills=4, seed=11, pause=(3.0, 8.0))
     killer.start()
@@ -152,7 +152,7 @@ def test_two_models_live_side_by_side_on_the_same_features(chain: Chain) -> None
     assert chain.airflow.xcom("coin.retrain", "coin", "register") == "1"
 
 
-def test_a_run_about_days_without_data_says_which_before_any_work(chain: Chain) -> None:
+def test_a_run_names_days_without_features_before_any_work(chain: Chain) -> None:
     chain.airflow.trigger_dag_run(RETRAIN, "too-new", {"as_of": "2013-02-01"})
     assert chain.wait(RETRAIN, run_id="too-new") == ["failed"]
     instances = {i["task_id"]: i for i in chain.airflow.task_instances(RETRAIN, "too-new")}

@@ -96,7 +96,7 @@ def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
     assert ledger.read_state(NAME).champion == "1"
 
 
-def test_a_person_at_a_terminal_reaches_the_registry_that_is_up(chain: Chain) -> None:
+def test_the_cli_reaches_the_registry_of_the_running_stack(chain: Chain) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "EVERGREEN_MLFLOW"}
 
     def evergreen(*arguments: str) -> str:
@@ -115,7 +115,7 @@ def test_a_person_at_a_terminal_reaches_the_registry_that_is_up(chain: Chain) ->
     assert "as the ledger says" in evergreen("ledger", "repair", NAME)
 
 
-def test_nobody_is_asked_about_what_cannot_be_promoted(chain: Chain) -> None:
+def test_approval_is_not_requested_for_a_blocked_version(chain: Chain) -> None:
     chain.airflow.trigger_dag_run(DAG, "old", {"as_of": "2013-01-11"})
     assert chain.wait(DAG, run_id="old") == ["success"]
     states = chain.states(DAG, "old")
@@ -123,7 +123,7 @@ def test_nobody_is_asked_about_what_cannot_be_promoted(chain: Chain) -> None:
     assert "nobody is asked to approve" in chain.log(DAG, "old", "register")
 
 
-def test_the_gate_report_is_one_click_from_the_task_and_not_open_to_all(chain: Chain) -> None:
+def test_the_gate_report_is_linked_and_needs_a_login(chain: Chain) -> None:
     links = chain.airflow._request("GET", f"/api/v2/dags/{DAG}/dagRuns/one/taskInstances/judge/links")
     path = links["extra_links"]["Gate report"]
     page = httpx.get(chain.airflow.url + path, headers=chain.airflow._headers(), trust_env=False)

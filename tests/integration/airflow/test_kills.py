@@ -49,7 +49,7 @@ def arrive_again(chain: Chain, day: date) -> None:
         scratch.write_bytes(content)
 
 
-def test_spark_a_task_and_the_triggerer_are_killed_while_runs_wait_and_a_day_arrives(chain: Chain) -> None:
+def test_days_survive_kills_of_spark_a_task_and_the_triggerer(chain: Chain) -> None:
     chance = random.Random(SEED)
     wanted, arriving = days(4, 11), date(2013, 1, 15)
     chain.forget(*wanted)

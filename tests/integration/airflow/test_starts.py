@@ -80,7 +80,7 @@ def test_features_by_the_clock(chain: Chain) -> None:
     assert chain.states(FEATURES, run_id)["announce"] == "success"
 
 
-def test_a_backfill_is_made_in_one_go_and_a_second_makes_nothing(chain: Chain) -> None:
+def test_a_backfill_builds_in_one_job_and_a_second_nothing(chain: Chain) -> None:
     wanted = days(5, 9)
     chain.forget(*wanted)
     chain.backfill(wanted[0], wanted[-1])
@@ -101,7 +101,7 @@ def test_a_backfill_is_made_in_one_go_and_a_second_makes_nothing(chain: Chain) -
         assert "published already with fingerprint" in chain.log(FEATURES, run_id, "plan")
 
 
-def test_a_backfill_over_days_without_raw_data_fails_only_those_and_names_them(chain: Chain) -> None:
+def test_a_backfill_fails_for_days_without_raw_data_only(chain: Chain) -> None:
     wanted = [date(2013, 1, 17), date(2013, 12, 30), date(2013, 12, 31)]
     chain.forget(wanted[0])
     for first, last in ((wanted[0], wanted[0]), (wanted[1], wanted[2])):
@@ -123,7 +123,7 @@ def test_a_backfill_over_days_without_raw_data_fails_only_those_and_names_them(c
         ({"from": "2013-01-01"}, "unknown conf: from"),
     ],
 )
-def test_dates_that_make_no_sense_are_refused_before_any_work(
+def test_invalid_dates_are_refused_before_any_work(
     chain: Chain, conf: dict[str, str], complaint: str
 ) -> None:
     run_id = "senseless-" + "-".join(conf.values())
@@ -175,7 +175,7 @@ def test_a_day_that_arrives_starts_its_run_once_within_seconds(chain: Chain) -> 
     half.unlink()
 
 
-def test_a_corrected_day_is_made_again_with_the_days_that_look_back_to_it(chain: Chain) -> None:
+def test_a_corrected_day_is_rebuilt_with_the_days_after_it(chain: Chain) -> None:
     day = date(2013, 1, 12)
     everything = chain.published(*days(1, 18))
     known = chain.run_ids(FEATURES)
@@ -222,7 +222,7 @@ def test_retrain_by_the_clock_knows_what_was_known_then(chain: Chain) -> None:
     assert "schedule: days 2013-01-01 until 2013-01-17" in chain.log(RETRAIN, run_id, "plan")
 
 
-def test_retrain_on_arrival_of_enough_days_and_of_a_backfill_only_as_a_backtest(chain: Chain) -> None:
+def test_retrain_on_arrival_of_enough_days_and_of_a_backfill(chain: Chain) -> None:
     # The first features that it hears of are all new to it.
     known = chain.run_ids(COIN)
     chain.airflow.trigger_dag_run(FEATURES, "awakening", {"start": "2013-01-05"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -48,13 +49,14 @@ def rewrite(source: str, day: date | None, change: Callable[[pd.DataFrame], pd.D
 def test_a_published_day_is_not_computed_again(
     own_january: Path, model: ModelSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     wanted = inputs.compute_day_fingerprints(model, [DAY])
     assert build_features(model, wanted) == {}
     assert f"{DAY}: published already" in caplog.text
     assert publish_features(model, wanted, {})[str(DAY)]
 
 
-def test_a_day_by_itself_and_twice_at_once_has_the_bytes_of_a_day_among_others(
+def test_a_day_built_alone_or_twice_has_the_same_bytes(
     own_january: Path, model: ModelSpec, unpublish: Callable[[date], datasets.Manifest]
 ) -> None:
     before = unpublish(DAY)
@@ -69,15 +71,17 @@ def test_a_day_by_itself_and_twice_at_once_has_the_bytes_of_a_day_among_others(
     assert not list((features_dataset(model).root / "_staging").iterdir())
 
 
-def test_what_a_run_built_and_never_published_is_found_by_the_next(
+def test_built_and_unpublished_days_are_reused(
     own_january: Path,
     model: ModelSpec,
     unpublish: Callable[[date], datasets.Manifest],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     before = unpublish(DAY)
     wanted = inputs.compute_day_fingerprints(model, [DAY])
     left_behind = build_features(model, wanted)
+    assert "computing" in caplog.text
     caplog.clear()
     assert build_features(model, wanted) == left_behind
     assert "computing" not in caplog.text
@@ -96,7 +100,7 @@ def test_nothing_stays_cached_in_spark(january: Path) -> None:
     ("source", "changed", "expected"),
     [("flights", 5, range(5, 15)), ("weather", 5, range(5, 7)), ("planes", None, range(1, 18))],
 )
-def test_a_changed_raw_row_changes_the_days_that_look_back_to_it_and_no_others(
+def test_a_changed_raw_row_changes_the_days_that_look_back_to_it(
     own_january: Path, model: ModelSpec, source: str, changed: int | None, expected: range
 ) -> None:
     before = inputs.compute_day_fingerprints(model, DAYS)
@@ -110,7 +114,7 @@ def test_a_changed_raw_row_changes_the_days_that_look_back_to_it_and_no_others(
         assert inputs.stale_days(model, [date(2013, 1, changed - 1)]) == []
 
 
-def test_a_corrected_day_and_those_that_look_back_to_it_end_as_if_it_had_been_right_at_once(
+def test_corrections_end_in_the_features_of_correct_data(
     own_january: Path, model: ModelSpec
 ) -> None:
     right = {manifest.partition: manifest for manifest in features_dataset(model).manifests()}

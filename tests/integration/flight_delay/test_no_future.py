@@ -61,7 +61,7 @@ def examples(january: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.Data
     return pd.concat(pq.read_table(published.file_path(manifest, name)).to_pandas() for name in ("train", "holdout"))
 
 
-def test_trailing_delays_equal_those_of_an_oracle_that_knows_only_the_past(
+def test_trailing_delays_equal_those_of_an_oracle_of_the_past(
     examples: pd.DataFrame, use_home: Callable[[Path], Path]
 ) -> None:
     landed = arrivals()
@@ -119,7 +119,7 @@ def test_aircraft_age_is_counted_from_its_year_of_manufacture(examples: pd.DataF
         assert got == expected or (math.isnan(got) and math.isnan(expected))
 
 
-def test_every_labelled_flight_that_landed_in_time_is_an_example_once(examples: pd.DataFrame) -> None:
+def test_every_flight_that_landed_in_time_is_one_example(examples: pd.DataFrame) -> None:
     as_of = datetime(2013, 1, 18, 5, tzinfo=UTC)  # midnight in New York
     expected = [f for f in arrivals() if f["at_gate"] < as_of]
     assert len(examples) == len(expected) == examples.flight_id.nunique()

@@ -246,7 +246,7 @@ INVENTED_BY_OTHER_ROWS: dict[str, tuple[Expectation, pd.DataFrame, pd.DataFrame]
 
 
 @pytest.mark.parametrize("kind", INVENTED_BY_OTHER_ROWS)
-def test_no_fault_is_made_of_rows_of_several_tables(kind: str) -> None:
+def test_rows_of_several_tables_make_no_fault(kind: str) -> None:
     expectation, one, other = INVENTED_BY_OTHER_ROWS[kind]
     reports = quality.validate_tables({"one": one, "other": other}, lambda _: [[expectation]])
     assert all(not report.faults for report in reports.values())
@@ -261,7 +261,7 @@ def test_the_same_rule_with_other_bounds_is_another_rule() -> None:
     assert [name for name, report in reports.items() if report.faults] == ["narrow"]
 
 
-def test_a_kind_derived_from_a_known_one_is_asked_of_each_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subclass_of_an_expectation_is_validated_per_table(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     validate = quality._run_expectations
 
@@ -281,7 +281,7 @@ def test_a_kind_derived_from_a_known_one_is_asked_of_each_table(monkeypatch: pyt
     assert asked == [1, 1]
 
 
-def test_a_stage_is_only_asked_when_the_ones_before_it_hold() -> None:
+def test_a_stage_is_validated_only_if_earlier_ones_pass() -> None:
     either = [
         [gxe.ExpectTableRowCountToEqual(value=1)],
         [gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)],
@@ -296,7 +296,7 @@ def test_a_stage_is_only_asked_when_the_ones_before_it_hold() -> None:
     }
 
 
-def test_what_was_asked_and_found_is_kept_for_each_table() -> None:
+def test_the_results_of_each_table_are_stored() -> None:
     reports = quality.validate_tables(good("flights"), stages("flights"))
     for day, report in reports.items():
         alone = quality.validate_table(good("flights")[day], day, *stages("flights")(day))
@@ -315,7 +315,7 @@ def test_what_was_asked_and_found_is_kept_for_each_table() -> None:
         }
 
 
-def test_no_more_rows_than_the_limit_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_limited_in_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {name: column(1, 2, 3) for name in "abc"}
     monkeypatch.setattr(quality, "_MAX_BATCH_ROWS", 6)
     rule = gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)
@@ -324,7 +324,7 @@ def test_no_more_rows_than_the_limit_are_put_together(monkeypatch: pytest.Monkey
     assert counts == {"a": 6, "b": 6, "c": 3}
 
 
-def test_a_check_that_asks_nothing_is_refused() -> None:
+def test_a_stage_without_expectations_is_refused() -> None:
     rule = gxe.ExpectTableRowCountToEqual(value=1)
     with pytest.raises(ValueError, match="b: no expectations"):
         quality.validate_tables({"a": column(1), "b": column(1)}, lambda name: [[rule]] if name == "a" else [[]])
@@ -341,7 +341,7 @@ def test_threads_do_not_see_each_others_table() -> None:
     assert [what.rsplit(" ", 1)[1] for what in told] == [str(number) for number in range(40)]
 
 
-def test_a_checked_table_does_not_stay_in_memory() -> None:
+def test_a_validated_table_is_released() -> None:
     table = column(1, 2)
     gone = weakref.ref(table)
     quality.validate_table(table, "x", [gxe.ExpectTableRowCountToEqual(value=2)])

@@ -41,29 +41,29 @@ def everybody(_: str) -> bool:
     return True
 
 
-def test_the_first_gets_its_days_and_those_of_others_that_it_makes_along(model: ModelSpec) -> None:
+def test_the_first_run_claims_its_days_and_optional_ones(model: ModelSpec) -> None:
     assert claim_days(model, "first", marks(1), [day(2), day(3)], everybody) == ([day(1), day(2), day(3)], [])
     assert claim_days(model, "second", marks(2), [day(4)], everybody) == ([], ["first"])
     assert claim_days(model, "third", marks(4), [day(3), day(5)], everybody) == ([day(4), day(5)], [])
 
 
-def test_one_that_must_wait_for_a_day_claims_none(model: ModelSpec) -> None:
+def test_a_run_that_has_to_wait_claims_nothing(model: ModelSpec) -> None:
     claim_days(model, "first", marks(1), [], everybody)
     assert claim_days(model, "wide", marks(1, 2, 3), [day(9)], everybody) == ([], ["first"])
     assert claim_days(model, "other", marks(2), [], everybody) == ([day(2)], [])
 
 
-def test_a_run_that_is_over_holds_nothing(model: ModelSpec) -> None:
+def test_a_finished_run_holds_no_claims(model: ModelSpec) -> None:
     claim_days(model, "dead", marks(1, 2), [], everybody)
     assert claim_days(model, "next", marks(1), [], lambda run: run != "dead") == ([day(1)], [])
 
 
-def test_a_run_that_asks_again_gets_its_days_again(model: ModelSpec) -> None:
+def test_a_retried_run_claims_its_days_again(model: ModelSpec) -> None:
     claim_days(model, "first", marks(1, 2), [], everybody)
     assert claim_days(model, "first", marks(1, 2), [], everybody) == ([day(1), day(2)], [])
 
 
-def test_what_was_published_meanwhile_is_not_given(model: ModelSpec) -> None:
+def test_days_published_meanwhile_are_not_claimed(model: ModelSpec) -> None:
     claim_days(model, "first", marks(1, 2), [], everybody)
     for n in (1, 2):
         published(model, day(n))
@@ -72,7 +72,7 @@ def test_what_was_published_meanwhile_is_not_given(model: ModelSpec) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_whatever_comes_together_every_day_is_made_once(model: ModelSpec, seed: int) -> None:
+def test_concurrent_runs_build_every_day_once(model: ModelSpec, seed: int) -> None:
     """Runs that want random days, with random others along, some of which die: each day is made, and made once."""
     luck = random.Random(seed)
     wants = {f"run {n}": marks(*luck.sample(range(1, 13), luck.randint(1, 4))) for n in range(luck.randint(2, 9))}

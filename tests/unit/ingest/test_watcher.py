@@ -87,12 +87,12 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         fsspec.filesystem("memory").store.clear()
 
 
-def test_nothing_there_yet_is_nothing_to_announce(bench: Bench) -> None:
+def test_an_empty_prefix_has_nothing_to_announce(bench: Bench) -> None:
     assert bench.settled() == []
     assert not bench.records.folder.exists()
 
 
-def test_all_complete_days_are_announced_at_once_and_once(bench: Bench) -> None:
+def test_all_complete_days_are_announced_together_and_once(bench: Bench) -> None:
     bench.deliver(SECOND, FIRST, THIRD)
     assert bench.settled() == [FIRST, SECOND, THIRD]
     assert bench.look() == {}
@@ -124,7 +124,7 @@ def test_a_file_that_still_changes_is_not_announced(bench: Bench) -> None:
     assert list(bench.look()) == [FIRST]
 
 
-def test_two_looks_in_short_order_do_not_show_that_a_file_is_finished(bench: Bench) -> None:
+def test_two_polls_in_quick_succession_do_not_settle_a_file(bench: Bench) -> None:
     bench.deliver(FIRST)
     assert [bench.look(timedelta(seconds=1)) for _ in range(3)] == [{}] * 3
     assert list(bench.look(timedelta(seconds=1))) == [FIRST]
@@ -133,7 +133,7 @@ def test_two_looks_in_short_order_do_not_show_that_a_file_is_finished(bench: Ben
 @pytest.mark.parametrize(
     "content", [b"", b"PAR1", b"PAR1 half a file", b"no Parquet but it ends so PAR1", parquet()[:-1]]
 )
-def test_what_is_no_whole_parquet_file_waits(bench: Bench, content: bytes) -> None:
+def test_an_incomplete_parquet_file_waits(bench: Bench, content: bytes) -> None:
     bench.deliver(FIRST, SECOND)
     bench.write(FIRST, "flights", content)
     assert bench.settled() == [SECOND]
@@ -141,7 +141,7 @@ def test_what_is_no_whole_parquet_file_waits(bench: Bench, content: bytes) -> No
     assert bench.settled() == [FIRST]
 
 
-def test_a_broken_file_is_told_once_and_read_again_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_file_is_logged_once_and_read_again_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(str(tmp_path / "raw"), tmp_path / "records")
     bench.deliver(FIRST)
     path = bench.write(FIRST, "weather", b"PAR1 half a file")
@@ -153,7 +153,7 @@ def test_a_broken_file_is_told_once_and_read_again_later(tmp_path: Path, caplog:
     ]
 
 
-def test_a_file_that_was_not_all_there_when_it_was_listed_is_read_again(tmp_path: Path) -> None:
+def test_a_file_listed_while_incomplete_is_read_again(tmp_path: Path) -> None:
     """As with stores whose listings run ahead of what they give to read."""
     bench = Bench("memory://late/raw", tmp_path / "records", ("flights",))
     path = bench.write(FIRST, "flights", parquet()[:-1] + b"?")
@@ -166,7 +166,7 @@ def test_a_file_that_was_not_all_there_when_it_was_listed_is_read_again(tmp_path
     bench.fs.store.clear()
 
 
-def test_one_file_that_cannot_be_read_holds_up_its_day_only_other_errors_everything(tmp_path: Path) -> None:
+def test_an_unreadable_file_delays_its_day_and_other_errors_are_raised(tmp_path: Path) -> None:
     gone = watcher.RawFileInfo("flights", str(tmp_path / "gone"), 20, "")
     fs = fsspec.filesystem("file")
     assert watcher._find_unreadable(fs, [gone]) == {gone: f"{gone.path} cannot be read (FileNotFoundError)"}
@@ -193,7 +193,7 @@ class Caching(MemoryFileSystem):
         self.listings.clear()
 
 
-def test_every_look_asks_the_store(tmp_path: Path) -> None:
+def test_every_poll_lists_the_store(tmp_path: Path) -> None:
     fsspec.register_implementation("caching", Caching, clobber=True)
     bench = Bench("caching://lake/raw", tmp_path / "records", ("flights",))
     assert bench.settled() == []
@@ -215,7 +215,7 @@ def test_every_look_asks_the_store(tmp_path: Path) -> None:
         ("flights", f"{FIRST}/old", ""),
     ],
 )
-def test_other_names_are_not_seen(bench: Bench, source: str, day: str, name: str) -> None:
+def test_other_names_are_ignored(bench: Bench, source: str, day: str, name: str) -> None:
     bench.sources = (source,)
     bench.restart()
     bench.write(day, source, parquet(), name)
@@ -223,7 +223,7 @@ def test_other_names_are_not_seen(bench: Bench, source: str, day: str, name: str
     assert bench.settled() == [SECOND]
 
 
-def test_a_folder_that_does_not_say_day_is_not_seen(bench: Bench) -> None:
+def test_a_folder_that_is_not_named_day_is_ignored(bench: Bench) -> None:
     bench.deliver(FIRST, SECOND)
     for source in SOURCES:
         bench.fs.mv(f"{bench.root}/{source}/day={FIRST}", f"{bench.root}/{source}/{FIRST}", recursive=True)
@@ -254,7 +254,7 @@ def test_touched_files_are_announced_and_read_files_are_not(tmp_path: Path) -> N
     assert bench.settled() == []
 
 
-def test_a_file_exchanged_for_one_of_equal_size_and_time_is_announced(tmp_path: Path) -> None:
+def test_a_replaced_file_of_equal_size_and_time_is_announced(tmp_path: Path) -> None:
     bench = Bench(str(tmp_path / "raw"), tmp_path / "records", ("flights",))
     bench.deliver(FIRST, mark="one")
     assert bench.settled() == [FIRST]
@@ -265,7 +265,7 @@ def test_a_file_exchanged_for_one_of_equal_size_and_time_is_announced(tmp_path: 
     assert bench.settled() == [FIRST]
 
 
-def test_a_day_that_vanishes_and_comes_back_as_it_was_is_no_news(tmp_path: Path) -> None:
+def test_a_day_that_vanishes_and_returns_is_not_announced(tmp_path: Path) -> None:
     bench = Bench(str(tmp_path / "raw"), tmp_path / "records")
     bench.deliver(FIRST)
     assert bench.settled() == [FIRST]
@@ -286,13 +286,13 @@ def test_a_day_that_is_not_over_is_still_arriving(bench: Bench) -> None:
     assert list(bench.look(timedelta(hours=1))) == ["2025-12-31"]
 
 
-def test_days_that_the_model_is_not_about_are_not_told_of(bench: Bench) -> None:
+def test_days_outside_the_models_range_are_not_announced(bench: Bench) -> None:
     bench.watch.first_day, bench.watch.last_day = date(2013, 1, 2), date(2013, 1, 3)
     bench.deliver("2013-01-01", "2013-01-02", "2013-01-03", "2013-01-04")
     assert bench.settled() == ["2013-01-02", "2013-01-03"]
 
 
-def test_a_restart_announces_nothing_again_that_was_taken(bench: Bench) -> None:
+def test_a_restart_does_not_reannounce_acknowledged_days(bench: Bench) -> None:
     bench.deliver(FIRST, SECOND)
     bench.look()
     announced = bench.look()
@@ -303,7 +303,7 @@ def test_a_restart_announces_nothing_again_that_was_taken(bench: Bench) -> None:
     assert bench.look(10 * ANNOUNCEMENT_TIMEOUT) == {}
 
 
-def test_a_restart_announces_again_what_nobody_took_after_a_while(bench: Bench) -> None:
+def test_a_restart_reannounces_unacknowledged_days_after_a_while(bench: Bench) -> None:
     bench.deliver(FIRST, SECOND)
     bench.look()
     announced = bench.look()
@@ -315,7 +315,7 @@ def test_a_restart_announces_again_what_nobody_took_after_a_while(bench: Bench) 
     assert bench.look(10 * ANNOUNCEMENT_TIMEOUT) == {}
 
 
-def test_a_watcher_tells_again_what_nobody_took_for_long(bench: Bench) -> None:
+def test_a_watcher_reannounces_unacknowledged_days(bench: Bench) -> None:
     """The DAG was paused and unpaused between two parses: the watcher lived on, its event was lost."""
     bench.deliver(FIRST, SECOND)
     bench.look()
@@ -326,7 +326,7 @@ def test_a_watcher_tells_again_what_nobody_took_for_long(bench: Bench) -> None:
     assert bench.look(timedelta(minutes=1)) == {}
 
 
-def test_the_run_of_one_event_takes_what_other_events_told_of_that_airflow_dropped(bench: Bench) -> None:
+def test_a_run_acknowledges_days_whose_events_airflow_dropped(bench: Bench) -> None:
     bench.deliver(FIRST)
     bench.look()
     first = bench.look()
@@ -343,7 +343,7 @@ def test_the_run_of_one_event_takes_what_other_events_told_of_that_airflow_dropp
     assert bench.settled() == []
 
 
-def test_what_is_taken_late_is_not_announced_again(bench: Bench) -> None:
+def test_a_late_acknowledgement_prevents_reannouncement(bench: Bench) -> None:
     bench.deliver(FIRST)
     bench.look()
     announced = bench.look()
@@ -353,7 +353,7 @@ def test_what_is_taken_late_is_not_announced_again(bench: Bench) -> None:
     assert bench.look(ANNOUNCEMENT_TIMEOUT) == {}
 
 
-def test_taking_old_files_late_does_not_untake_the_newer(bench: Bench) -> None:
+def test_a_late_acknowledgement_of_old_files_changes_nothing(bench: Bench) -> None:
     bench.deliver(FIRST)
     bench.look()
     old = bench.look()
@@ -366,7 +366,7 @@ def test_taking_old_files_late_does_not_untake_the_newer(bench: Bench) -> None:
     assert bench.look(2 * ANNOUNCEMENT_TIMEOUT) == {}
 
 
-def test_files_that_come_back_as_they_were_are_to_be_taken_anew(tmp_path: Path) -> None:
+def test_files_that_return_are_unacknowledged_again(tmp_path: Path) -> None:
     """As when the newest version of an object is deleted and the one before it shows again."""
     records, now = AnnouncementStore(tmp_path), datetime(2026, 1, 1, tzinfo=UTC)
     records.record_announcement({FIRST: "a" * 32}, now)
@@ -378,7 +378,7 @@ def test_files_that_come_back_as_they_were_are_to_be_taken_anew(tmp_path: Path) 
     assert records.read_announcements() == {FIRST: Announcement("a" * 32, now)}
 
 
-def test_a_clock_set_back_does_not_stop_the_watch(bench: Bench) -> None:
+def test_a_clock_set_back_does_not_stop_the_watcher(bench: Bench) -> None:
     bench.deliver(FIRST)
     bench.look()
     assert list(bench.look(-timedelta(days=1))) == [FIRST]
@@ -404,7 +404,7 @@ def test_many_watchers_write_the_record_at_once(tmp_path: Path) -> None:
     assert list(AnnouncementStore(tmp_path).read_announcements()) == days
 
 
-def test_very_many_days_come_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_days_are_announced_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "MAX_DAYS_PER_ANNOUNCEMENT", 2)
     bench.deliver(THIRD, SECOND, FIRST)
     assert bench.settled() == [FIRST, SECOND]
@@ -432,13 +432,13 @@ def test_the_record_is_one_readable_line_a_day(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("days", [{"../2013-01-01": "a" * 32}, {FIRST: "../a"}, {FIRST: ""}])
-def test_only_what_a_watcher_announces_can_be_taken(tmp_path: Path, days: dict[str, str]) -> None:
+def test_only_announced_days_can_be_acknowledged(tmp_path: Path, days: dict[str, str]) -> None:
     with pytest.raises(WindowError, match="is not an announced day"):
         AnnouncementStore(tmp_path / "records").acknowledge_with_pending(days)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_object_stores_tell_of_versions_makes_the_identity() -> None:
+def test_the_delivery_id_follows_versions_of_object_stores() -> None:
     def listing(**info: object) -> dict[str, watcher.RawFileInfo]:
         name = "bucket/raw/flights/day=2013-01-01/flights.parquet"
         store = SimpleNamespace(find=lambda *_, **__: {name: {"name": name, "type": "file", **info}})
@@ -464,7 +464,7 @@ def test_what_object_stores_tell_of_versions_makes_the_identity() -> None:
     st.booleans(),
     st.datetimes(timezones=st.just(UTC)),
 )
-def test_other_files_always_and_known_ones_only_when_lost(
+def test_decide_announcement_repeats_only_lost_ones(
     identity: str, announced: Announcement | None, taken: bool, now: datetime
 ) -> None:
     judged = watcher.decide_announcement(identity, announced, taken, now)
