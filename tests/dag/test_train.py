@@ -58,7 +58,7 @@ def missing(wanted: Any, found: Any, where: str = "pod") -> list[str]:
     return [] if wanted == found else [f"{where}: {found!r}, not {wanted!r}"]
 
 
-def test_the_operator_builds_the_pod_of_the_manifest(manifest: dict[str, Any]) -> None:
+def test_the_operator_makes_the_pod_that_was_asked_for(manifest: dict[str, Any]) -> None:
     from kubernetes.client import ApiClient
 
     from evergreen.orchestration.operators.pod import TrainerPod
@@ -73,7 +73,7 @@ def test_the_operator_builds_the_pod_of_the_manifest(manifest: dict[str, Any]) -
     assert missing(manifest, made) == []
 
 
-def test_the_trigger_survives_serialization() -> None:
+def test_the_trigger_is_made_again_from_what_it_says_of_itself() -> None:
     from evergreen.orchestration.operators.pod import TrainerPodTrigger
 
     trigger = TrainerPodTrigger(

@@ -166,7 +166,7 @@ def test_a_file_listed_while_incomplete_is_read_again(tmp_path: Path) -> None:
     bench.fs.store.clear()
 
 
-def test_an_unreadable_file_delays_its_day_and_other_errors_are_raised(tmp_path: Path) -> None:
+def test_an_unreadable_file_delays_its_day_other_errors_are_raised(tmp_path: Path) -> None:
     gone = watcher.RawFileInfo("flights", str(tmp_path / "gone"), 20, "")
     fs = fsspec.filesystem("file")
     assert watcher._find_unreadable(fs, [gone]) == {gone: f"{gone.path} cannot be read (FileNotFoundError)"}
