@@ -1,6 +1,6 @@
-"""What tasks hand to one another: frozen objects that travel through XCom as JSON.
+"""What tasks hand to one another through XCom.
 
-Light, because DAG files import it: methods import what they need.
+DAG files import this module, so methods import what they need themselves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Reference = dict[str, str]
 
 
 class Handover(BaseModel):
-    """Base of all hand-overs."""
+    """Base class: a frozen object that travels through XCom as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,10 +36,10 @@ class Handover(BaseModel):
 
     @classmethod
     def load(cls, xcom: XCom) -> Self:
-        """Validate what another task has dumped.
+        """Parse what another task has dumped.
 
         Raises:
-            HandoverError: it is not a complete hand-over of this type; unknown fields are refused.
+            HandoverError: a field is missing, invalid or unknown.
         """
         try:
             return cls.model_validate(xcom)
@@ -90,25 +90,17 @@ class RetrainPlan(Handover):
 
 
 class TrainedCandidate(Handover):
-    """Result of `train`: references of the training set and of the candidate."""
+    """Result of `train`. Methods raise InputsChangedError if another run has replaced what they resolve."""
 
     training_set_reference: Reference
     candidate_reference: Reference
 
     def training_set(self, model: ModelSpec) -> Manifest:
-        """
-        Raises:
-            InputsChangedError: another run has replaced it.
-        """
         from evergreen.feature_store import training_sets
 
         return training_sets.training_set_dataset(model).resolve(self.training_set_reference)
 
     def candidate(self, model: ModelSpec) -> Manifest:
-        """
-        Raises:
-            InputsChangedError: another run has replaced it.
-        """
         from evergreen.training import candidates
 
         return candidates.candidate_dataset(model).resolve(self.candidate_reference)
@@ -120,10 +112,6 @@ class EvaluatedCandidate(TrainedCandidate):
     evaluation_reference: Reference
 
     def evaluation(self, model: ModelSpec) -> Manifest:
-        """
-        Raises:
-            InputsChangedError: another run has replaced it.
-        """
         from evergreen.evaluation import evaluation_dataset
 
         return evaluation_dataset(model).resolve(self.evaluation_reference)

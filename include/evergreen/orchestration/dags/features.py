@@ -122,7 +122,7 @@ class PlanFeaturesOperator(BaseOperator):
         super().__init__(doc_md=PlanFeaturesOperator.__doc__, **kwargs)
         self.model = model
 
-    def execute(self, context: Any, event: Any = None) -> dict[str, Any]:
+    def execute(self, context: Any, **_: Any) -> dict[str, Any]:
         model, run = loader.load_spec(self.model), dag_run_info(context, excluded_conf_keys=(_ANNOUNCE,))
         spec = feature_spec(model)
         window = resolve_features_window(run, first_day=spec.first_day, last_day=spec.last_day, timezone=spec.timezone)

@@ -17,6 +17,16 @@ from evergreen.ingest.watcher import SETTLE_TIME, RawDataWatcher
 
 log = logging.getLogger(__name__)
 
+_ARGUMENTS = (
+    "prefix",
+    "sources",
+    "records_folder",
+    "timezone",
+    "first_day",
+    "last_day",
+    "poll_seconds",
+    "settle_seconds",
+)
 _MAX_RETRY_WAIT_S = 30.0  # between two polls while the store cannot be listed
 
 
@@ -58,16 +68,7 @@ class RawDataTrigger(BaseEventTrigger):
         self.settle_seconds = float(settle_seconds)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return "evergreen.orchestration.triggers.raw_days.RawDataTrigger", {
-            "prefix": self.prefix,
-            "sources": self.sources,
-            "records_folder": self.records_folder,
-            "timezone": self.timezone,
-            "first_day": self.first_day,
-            "last_day": self.last_day,
-            "poll_seconds": self.poll_seconds,
-            "settle_seconds": self.settle_seconds,
-        }
+        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in _ARGUMENTS}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         watcher = RawDataWatcher(
