@@ -295,7 +295,7 @@ class GateReportLink(BaseOperatorLink):
 
     name = "Gate report"
 
-    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow passes it by name
         judge_output = ti_key.xcom_pull(task_ids=ti_key.task_id)
         if not judge_output:
             return ""
