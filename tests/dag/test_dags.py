@@ -63,7 +63,7 @@ ENGINES = {
 
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What dags/ gives, in a process of its own, twice: the second reads compiled files, as Airflow's do."""
+    """The DAGs in dags/, parsed in processes of their own; all but the first read compiled files, as Airflow's do."""
     home = tmp_path_factory.mktemp("airflow")
     environment = {**os.environ, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)

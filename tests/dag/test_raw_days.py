@@ -50,7 +50,7 @@ def deliver(raw: Path, *days: str) -> None:
 
 @asynccontextmanager
 async def events(trigger: RawDataTrigger) -> AsyncIterator[asyncio.Queue[dict[str, str]]]:
-    """What the trigger fires while the block runs; it is cancelled at the end, as the triggerer does."""
+    """Events that the trigger fires inside the block; it is cancelled at the end, as by the triggerer."""
     fired: asyncio.Queue[dict[str, str]] = asyncio.Queue()
 
     async def listen() -> None:
@@ -137,14 +137,14 @@ def test_a_folder_that_cannot_be_listed_is_logged_once(
     (raw / "weather").write_text("a file where a folder belongs")
     with caplog.at_level(logging.INFO):
         asyncio.run(story())
-    told, works_again = messages(caplog)
-    assert f"Cannot look for arrivals in {raw}" in told
-    assert "NotADirectoryError" in told
+    failure, works_again = messages(caplog)
+    assert f"Cannot look for arrivals in {raw}" in failure
+    assert "NotADirectoryError" in failure
     assert "works again" in works_again
 
 
 class Unreliable(MemoryFileSystem):
-    """An object store that can be out of reach."""
+    """An object store that can be unreachable."""
 
     protocol = "unreliable"
     store: ClassVar[dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Every way a run can start, and the days it is about."""
+"""Every way a run can start, and the days that it is about."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ D = date
 
 
 @pytest.mark.parametrize(
-    ("given", "start", "end", "origin"),
+    ("given", "start", "end", "run_reason"),
     [
         (
             run("scheduled", (D(2013, 3, 9), D(2013, 3, 10))),
@@ -67,12 +67,12 @@ D = date
         ),
     ],
 )
-def test_features_window(given: DagRunInfo, start: date, end: date, origin: RunReason) -> None:
-    assert days(given) == (start, end, origin)
+def test_features_window(given: DagRunInfo, start: date, end: date, run_reason: RunReason) -> None:
+    assert days(given) == (start, end, run_reason)
 
 
 @pytest.mark.parametrize(
-    ("extras", "expected", "origin"),
+    ("extras", "expected", "run_reason"),
     [
         # What a watcher tells, what somebody posts, and both in one run.
         (
@@ -88,7 +88,7 @@ def test_features_window(given: DagRunInfo, start: date, end: date, origin: RunR
         ),
         ([{"days": ["2013-01-05"], "run_reason": "backfill"}], [5], RunReason.BACKFILL),
         ([{"days": ["2013-01-05"], "run_reason": "schedule"}], [5], RunReason.ARRIVAL),
-        # Something really new came along with what a backfill told.
+        # A new day, and one of a backfill.
         (
             [{"days": ["2013-01-05"], "run_reason": "backfill"}, {"days": ["2013-01-06"]}],
             [5, 6],
@@ -98,10 +98,10 @@ def test_features_window(given: DagRunInfo, start: date, end: date, origin: RunR
         ([{"days": ["2012-12-31", "2013-01-02"]}], [2], RunReason.ARRIVAL),
     ],
 )
-def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[int], origin: RunReason) -> None:
+def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[int], run_reason: RunReason) -> None:
     window = resolve_features_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE)
     assert window.days == tuple(D(2013, 1, day) for day in expected)
-    assert window.run_reason is origin
+    assert window.run_reason is run_reason
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_invalid_asset_events_are_refused(extra: dict[str, Any], complaint: str)
 
 
 @pytest.mark.parametrize(
-    ("extras", "end", "origin"),
+    ("extras", "end", "run_reason"),
     [
         ([{"days": ["2013-03-01"], "data_end": "2013-03-05"}], D(2013, 3, 5), RunReason.ARRIVAL),
         ([{"days": ["2013-03-01"]}, {"days": ["2013-02-01"]}], D(2013, 3, 2), RunReason.ARRIVAL),
@@ -131,10 +131,10 @@ def test_invalid_asset_events_are_refused(extra: dict[str, Any], complaint: str)
     ],
 )
 def test_a_retrain_started_by_features_is_as_of_their_data_end(
-    extras: list[dict[str, Any]], end: date, origin: RunReason
+    extras: list[dict[str, Any]], end: date, run_reason: RunReason
 ) -> None:
     window = resolve_retrain_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
-    assert (window.end, window.run_reason) == (end, origin)
+    assert (window.end, window.run_reason) == (end, run_reason)
 
 
 def test_a_day_of_23_hours_is_a_day() -> None:

@@ -34,9 +34,7 @@ def claim_days(
         claims: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
         active_runs = {holder for holder in set(claims.values()) - {run_id} if is_active(holder)}
         claims = {day: holder for day, holder in claims.items() if holder in active_runs}
-        unpublished = {
-            day for day, fingerprint in fingerprints.items() if not inputs.find_published_day(model, day, fingerprint)
-        }
+        unpublished = inputs.unpublished_days(model, fingerprints).keys()
         if blocking_runs := sorted({claims[day] for day in unpublished & claims.keys()}):
             return [], blocking_runs
         days = sorted(unpublished | (set(optional_days) - claims.keys() if unpublished else set()))

@@ -111,6 +111,11 @@ def find_published_day(model: ModelSpec, day: str, fingerprint: str) -> datasets
     return features_dataset(model).find(datasets.day_partition(day), fingerprint)
 
 
+def unpublished_days(model: ModelSpec, fingerprints: FingerprintsByDay) -> FingerprintsByDay:
+    """Those of `fingerprints` that are not published."""
+    return {day: value for day, value in fingerprints.items() if not find_published_day(model, day, value)}
+
+
 def newest_published_day(model: ModelSpec) -> date:
     """The newest published day.
 

@@ -12,7 +12,6 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from evergreen.features import claims, inputs
-from evergreen.features.inputs import FingerprintsByDay
 from evergreen.ingest import announcements
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
@@ -57,7 +56,7 @@ def claim_days_to_build(
         RawDataError: raw files are missing; the error names all of them.
     """
     fingerprints = inputs.compute_day_fingerprints(model, days)
-    unpublished = _unpublished_days(model, fingerprints)
+    unpublished = inputs.unpublished_days(model, fingerprints)
     for day in fingerprints.keys() - unpublished.keys():
         log.info("%s: published already with fingerprint %s", day, fingerprints[day][:12])
     if not unpublished:
@@ -65,7 +64,7 @@ def claim_days_to_build(
     awaited = days_awaited_by_other_runs(
         feature_spec(model), run, set(map(date.fromisoformat, unpublished)), count_active_runs
     )
-    optional = _unpublished_days(model, inputs.compute_day_fingerprints(model, awaited))
+    optional = inputs.unpublished_days(model, inputs.compute_day_fingerprints(model, awaited))
     claimed, blocking_runs = claims.claim_days(
         model, run.run_id, unpublished, optional, lambda run_id: bool(count_active_runs(run_ids=[run_id]))
     )
@@ -109,14 +108,6 @@ def days_with_runs(days: Sequence[date], count_runs: Callable[[Sequence[date]], 
         return list(days) if count else []
     half = len(days) // 2
     return days_with_runs(days[:half], count_runs) + days_with_runs(days[half:], count_runs)
-
-
-def _unpublished_days(model: ModelSpec, fingerprints: FingerprintsByDay) -> FingerprintsByDay:
-    return {
-        day: fingerprint
-        for day, fingerprint in fingerprints.items()
-        if not inputs.find_published_day(model, day, fingerprint)
-    }
 
 
 def _join(days: Iterable[date]) -> str:

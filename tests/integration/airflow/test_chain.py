@@ -26,8 +26,8 @@ AS_OF = date(2013, 1, 18)
 CONF = {"as_of": "2013-01-18"}
 
 
-def as_undisturbed(chain: Chain, *wanted: date) -> None:
-    for day, manifest in chain.published(*wanted).items():
+def as_undisturbed(chain: Chain, *requested: date) -> None:
+    for day, manifest in chain.published(*requested).items():
         expected = chain.undisturbed[f"day={day}"]
         assert manifest == expected, day
         for file in manifest.files.values():
@@ -35,19 +35,19 @@ def as_undisturbed(chain: Chain, *wanted: date) -> None:
 
 
 def test_a_backfill_publishes_what_one_process_publishes(chain: Chain) -> None:
-    wanted = days(1, 3)
-    chain.forget(*wanted)
-    chain.backfill(wanted[0], wanted[-1])
+    requested = days(1, 3)
+    chain.forget(*requested)
+    chain.backfill(requested[0], requested[-1])
     assert chain.wait(FEATURES, 3) == ["success"] * 3
-    as_undisturbed(chain, *wanted)
+    as_undisturbed(chain, *requested)
 
 
 def test_killed_tasks_end_in_the_same_bytes(chain: Chain) -> None:
-    wanted = days(4, 7)
-    chain.forget(*wanted)
+    requested = days(4, 7)
+    chain.forget(*requested)
     killer = Killer(chain.home, kills=6, seed=4)
     killer.start()
-    chain.backfill(wanted[0], wanted[-1])
+    chain.backfill(requested[0], requested[-1])
     chain.wait(FEATURES, 7)
     killer.done.set()
     killer.join()
@@ -56,7 +56,7 @@ def test_killed_tasks_end_in_the_same_bytes(chain: Chain) -> None:
     for run in chain.airflow.dag_runs(FEATURES, state=["failed"]):
         chain.airflow.clear_failed_tasks(FEATURES, run["dag_run_id"])
     assert set(chain.wait(FEATURES, 7)) == {"success"}
-    as_undisturbed(chain, *wanted)
+    as_undisturbed(chain, *requested)
 
 
 def test_a_bad_day_fails_at_check_raw_until_it_is_replaced(chain: Chain) -> None:

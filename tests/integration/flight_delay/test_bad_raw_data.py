@@ -1,4 +1,4 @@
-"""Raw days that must stop a run at its first step, with a sentence that names file, column, rule and count."""
+"""Bad raw days stop a run at its first step, with an error that names file, column, rule and count."""
 
 from __future__ import annotations
 
@@ -84,17 +84,17 @@ def test_bad_raw_data_stops_the_run_before_anything_changes(own_january: Path, k
     good = file.read_bytes()
 
     spoil(file)
-    with pytest.raises(RawDataError) as refused:
+    with pytest.raises(RawDataError) as raised:
         check_raw(model, [DAY])
-    message = str(refused.value)
+    message = str(raised.value)
     assert FILE in message
     for sentence in sentences:
         assert sentence in message, message
     assert published.manifests() == before
 
     file.write_bytes(good)
-    wanted = check_raw(model, [DAY])
-    assert wanted == {"2013-01-10": published.manifest("day=2013-01-10").fingerprint}
+    fingerprints = check_raw(model, [DAY])
+    assert fingerprints == {"2013-01-10": published.manifest("day=2013-01-10").fingerprint}
 
 
 def test_a_bad_day_stops_only_the_days_that_look_back_to_it(own_january: Path) -> None:
@@ -114,18 +114,18 @@ def test_a_bad_register_is_named(own_january: Path) -> None:
 
 def test_every_broken_rule_is_reported(own_january: Path) -> None:
     rewrite(lambda t: t.assign(distance=0, minute=75))(raw_files.raw_file("flights", DAY))
-    with pytest.raises(RawDataError) as refused:
+    with pytest.raises(RawDataError) as raised:
         check_raw(loader.load_spec("flight_delay"), [DAY])
-    assert len(refused.value.faults) == 2
+    assert len(raised.value.faults) == 2
 
 
 def test_raw_data_that_changes_during_a_run_is_not_published(own_january: Path) -> None:
     model = loader.load_spec("flight_delay")
     rewrite(lambda t: t.iloc[1:])(raw_files.raw_file("flights", DAY))
-    wanted = check_raw(model, [DAY])
+    fingerprints = check_raw(model, [DAY])
     before = features_dataset(model).manifests()
     rewrite(lambda t: t.iloc[1:])(raw_files.raw_file("flights", DAY))
-    assert publish_features(model, wanted, {"2013-01-10": "never read"}) == {}
+    assert publish_features(model, fingerprints, {"2013-01-10": "never read"}) == {}
     assert features_dataset(model).manifests() == before
 
 

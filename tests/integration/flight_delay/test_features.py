@@ -1,4 +1,4 @@
-"""The steps of a day of features, run again, run together, and left tidy."""
+"""The steps of a day of features, run again and at the same time."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ def test_a_published_day_is_not_computed_again(
     own_january: Path, model: ModelSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    wanted = inputs.compute_day_fingerprints(model, [DAY])
-    assert build_features(model, wanted) == {}
+    fingerprints = inputs.compute_day_fingerprints(model, [DAY])
+    assert build_features(model, fingerprints) == {}
     assert f"{DAY}: published already" in caplog.text
-    assert publish_features(model, wanted, {})[str(DAY)]
+    assert publish_features(model, fingerprints, {})[str(DAY)]
 
 
 def test_a_day_built_alone_or_twice_has_the_same_bytes(
     own_january: Path, model: ModelSpec, unpublish: Callable[[date], datasets.Manifest]
 ) -> None:
     before = unpublish(DAY)
-    wanted = inputs.compute_day_fingerprints(model, [DAY])
-    one = build_features(model, wanted)
+    fingerprints = inputs.compute_day_fingerprints(model, [DAY])
+    one = build_features(model, fingerprints)
     assert checks.validate_features(model, one) == one
-    publish_features(model, wanted, one)
+    publish_features(model, fingerprints, one)
     # The first to finish clears away what both have built: the other finds the day done.
     assert checks.validate_features(model, one) == one
-    publish_features(model, wanted, one)
+    publish_features(model, fingerprints, one)
     assert features_dataset(model).manifest(datasets.day_partition(DAY)) == before
     assert not list((features_dataset(model).root / "_staging").iterdir())
 
@@ -79,13 +79,13 @@ def test_built_and_unpublished_days_are_reused(
 ) -> None:
     caplog.set_level(logging.INFO)
     before = unpublish(DAY)
-    wanted = inputs.compute_day_fingerprints(model, [DAY])
-    left_behind = build_features(model, wanted)
+    fingerprints = inputs.compute_day_fingerprints(model, [DAY])
+    left_behind = build_features(model, fingerprints)
     assert "computing" in caplog.text
     caplog.clear()
-    assert build_features(model, wanted) == left_behind
+    assert build_features(model, fingerprints) == left_behind
     assert "computing" not in caplog.text
-    publish_features(model, wanted, left_behind)
+    publish_features(model, fingerprints, left_behind)
     assert features_dataset(model).manifest(datasets.day_partition(DAY)) == before
 
 
@@ -114,9 +114,7 @@ def test_a_changed_raw_row_changes_the_days_that_look_back_to_it(
         assert inputs.stale_days(model, [date(2013, 1, changed - 1)]) == []
 
 
-def test_corrections_end_in_the_features_of_correct_data(
-    own_january: Path, model: ModelSpec
-) -> None:
+def test_corrections_end_in_the_features_of_correct_data(own_january: Path, model: ModelSpec) -> None:
     right = {manifest.partition: manifest for manifest in features_dataset(model).manifests()}
     file = raw_files.raw_file("flights", date(2013, 1, 5))
     good = file.read_bytes()

@@ -1,4 +1,4 @@
-"""Checking many tables in one go finds what checking one after the other finds, table by table."""
+"""Validating many tables at once finds the same faults as validating one after the other."""
 
 from __future__ import annotations
 
@@ -116,14 +116,14 @@ def faults_of_the_good(kind: str, day: str) -> tuple[Fault, ...]:
 
 
 def assert_same(tables: Mapping[str, pd.DataFrame], kind: str) -> Mapping[str, quality.ValidationReport]:
-    wanted = {
+    expected = {
         day: faults_of_the_good(kind, day)
         if table is good(kind).get(day)
         else quality.validate_table(table, day, *stages(kind)(day)).faults
         for day, table in tables.items()
     }
     reports = quality.validate_tables(tables, stages(kind))
-    assert {day: report.faults for day, report in reports.items()} == wanted
+    assert {day: report.faults for day, report in reports.items()} == expected
     return reports
 
 
@@ -262,12 +262,12 @@ def test_the_same_rule_with_other_bounds_is_another_rule() -> None:
 
 
 def test_a_subclass_of_an_expectation_is_validated_per_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    sizes: list[int] = []
     validate = quality._run_expectations
 
-    def count(table: pd.DataFrame, wanted: list[Expectation]) -> object:
-        asked.append(len(table))
-        return validate(table, wanted)
+    def count(table: pd.DataFrame, expected: list[Expectation]) -> object:
+        sizes.append(len(table))
+        return validate(table, expected)
 
     class ExpectColumnValuesToBeSmall(gxe.ExpectColumnValuesToBeBetween):
         max_value: int = 5
@@ -275,10 +275,10 @@ def test_a_subclass_of_an_expectation_is_validated_per_table(monkeypatch: pytest
     monkeypatch.setattr(quality, "_run_expectations", count)
     tables = {"a": column(1), "b": column(2)}
     quality.validate_tables(tables, lambda _: [[gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)]])
-    assert asked == [2]
-    asked.clear()
+    assert sizes == [2]
+    sizes.clear()
     quality.validate_tables(tables, lambda _: [[ExpectColumnValuesToBeSmall(column="x")]])
-    assert asked == [1, 1]
+    assert sizes == [1, 1]
 
 
 def test_a_stage_is_validated_only_if_earlier_ones_pass() -> None:
@@ -300,11 +300,14 @@ def test_the_results_of_each_table_are_stored() -> None:
     reports = quality.validate_tables(good("flights"), stages("flights"))
     for day, report in reports.items():
         alone = quality.validate_table(good("flights")[day], day, *stages("flights")(day))
-        asked, together = (
-            {stage: sorted(json.dumps([a["expectation"], a["kwargs"]]) for a in answers) for stage, answers in e.items()}
+        separate, together = (
+            {
+                stage: sorted(json.dumps([a["expectation"], a["kwargs"]]) for a in answers)
+                for stage, answers in e.items()
+            }
             for e in (alone.results, report.results)
         )
-        assert asked == together
+        assert separate == together
         answers = report.results["stage 2"]
         own = {answer["expectation"]: answer for answer in answers if "table_count" not in answer}
         assert own["expect_table_row_count_to_be_between"]["observed_value"] == len(good("flights")[day])
@@ -337,8 +340,8 @@ def test_threads_do_not_see_each_others_table() -> None:
         return quality.validate_table(column(number), "x", [rule]).faults[0].problem
 
     with ThreadPoolExecutor(4) as threads:
-        told = list(threads.map(wrong, range(40)))
-    assert [what.rsplit(" ", 1)[1] for what in told] == [str(number) for number in range(40)]
+        messages = list(threads.map(wrong, range(40)))
+    assert [what.rsplit(" ", 1)[1] for what in messages] == [str(number) for number in range(40)]
 
 
 def test_a_validated_table_is_released() -> None:

@@ -1,4 +1,4 @@
-"""Claims: of several runs that want a day one makes it, none waits in a circle, the dead hold nothing."""
+"""Claims: one of several runs builds a day, no runs wait for each other, and dead runs hold no claims."""
 
 from __future__ import annotations
 
@@ -73,35 +73,35 @@ def test_days_published_meanwhile_are_not_claimed(model: ModelSpec) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_concurrent_runs_build_every_day_once(model: ModelSpec, seed: int) -> None:
-    """Runs that want random days, with random others along, some of which die: each day is made, and made once."""
+    """Runs need random days, may build random others, and some die: each day is built exactly once."""
     luck = random.Random(seed)
-    wants = {f"run {n}": marks(*luck.sample(range(1, 13), luck.randint(1, 4))) for n in range(luck.randint(2, 9))}
-    making: dict[str, list[str]] = {}
-    undone, made, dead = set(wants), [], set()
+    needs = {f"run {n}": marks(*luck.sample(range(1, 13), luck.randint(1, 4))) for n in range(luck.randint(2, 9))}
+    building: dict[str, list[str]] = {}
+    unfinished, built, dead = set(needs), [], set()
     for _ in range(1000):
-        if not undone:
+        if not unfinished:
             break
-        run = luck.choice(sorted(undone))
-        if run in making:
+        run = luck.choice(sorted(unfinished))
+        if run in building:
             if luck.random() < 0.2:
                 dead.add(run)
-                undone.discard(run)
+                unfinished.discard(run)
             else:
-                for name in making.pop(run):
-                    made.append(name)
+                for name in building.pop(run):
+                    built.append(name)
                     published(model, name)
-                undone.discard(run)
+                unfinished.discard(run)
             continue
         extra = luck.sample([day(n) for n in range(1, 13)], 3)
         extra = [d for d in extra if not features_dataset(model).manifest(f"day={d}")]
-        mine, waiting = claim_days(model, run, wants[run], extra, lambda other: other in undone)
-        assert not (mine and waiting)
-        if mine:
-            making[run] = mine
+        claimed, waiting = claim_days(model, run, needs[run], extra, lambda other: other in unfinished)
+        assert not (claimed and waiting)
+        if claimed:
+            building[run] = claimed
         elif not waiting:
-            undone.discard(run)
-    assert not undone, "nobody waits for ever"
-    assert len(made) == len(set(made)), "a day was made twice"
-    wanted = {name for run, days in wants.items() if run not in dead for name in days}
-    assert wanted <= set(made)
-    assert datasets.open_dataset("features/flight_delay").partitions() == sorted(f"day={name}" for name in made)
+            unfinished.discard(run)
+    assert not unfinished, "nobody waits for ever"
+    assert len(built) == len(set(built)), "a day was built twice"
+    required = {name for run, days in needs.items() if run not in dead for name in days}
+    assert required <= set(built)
+    assert datasets.open_dataset("features/flight_delay").partitions() == sorted(f"day={name}" for name in built)

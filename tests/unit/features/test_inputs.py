@@ -1,4 +1,4 @@
-"""What a fingerprint is made of: all that a day depends on, and nothing else."""
+"""A fingerprint covers everything that a day depends on, and nothing else."""
 
 from __future__ import annotations
 

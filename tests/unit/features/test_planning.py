@@ -49,7 +49,7 @@ def backfilled(day: date, run_id: str = "backfill", **facts: Any) -> DagRunInfo:
 
 
 def counter(days: Sequence[date], active: Sequence[str] = ()) -> Callable[..., int]:
-    """What a scheduler with an active run for each of `days` and the active runs `active` counts."""
+    """The counts of a scheduler with an active run for each of `days`, and the active runs `active`."""
 
     def count(logical_dates: Sequence[datetime] = (), run_ids: Sequence[str] = ()) -> int:
         dates = {instant.astimezone(ZoneInfo(ZONE)).date() for instant in logical_dates}

@@ -1,4 +1,4 @@
-"""Arrivals: a complete day is announced, whatever is killed when; and once, unless it got lost."""
+"""A complete day is announced, whatever is killed when; and once, unless the announcement is lost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def parquet(mark: str = "data") -> bytes:
 
 
 class Bench:
-    """A raw prefix, its records, a clock that is set by hand, and the watcher of the moment."""
+    """A raw prefix, its records, a clock that tests set, and the present watcher."""
 
     def __init__(self, prefix: str, records: Path, sources: tuple[str, ...] = SOURCES):
         self.prefix, self.records, self.sources = prefix, AnnouncementStore(records), sources
@@ -54,7 +54,7 @@ class Bench:
         self.watch = RawDataWatcher(self.prefix, self.sources, self.records, clock=lambda: self.now)
 
     def write(self, day: str, source: str, content: bytes, name: str = "") -> str:
-        """Put there as a store does it: the whole file at once, under its name."""
+        """Write a file as a store does: complete at once, under its name."""
         path = f"{self.root}/{source}/day={day}/{name or source + '.parquet'}"
         self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         if self.prefix.startswith("memory"):
@@ -74,7 +74,7 @@ class Bench:
         return self.watch.poll()
 
     def settled(self) -> list[str]:
-        """The days that are announced once what lies there has been seen twice."""
+        """The days that are announced after two polls have seen the same files."""
         assert self.look() == {}
         return list(self.look())
 
@@ -154,7 +154,7 @@ def test_a_broken_file_is_logged_once_and_read_again_later(tmp_path: Path, caplo
 
 
 def test_a_file_listed_while_incomplete_is_read_again(tmp_path: Path) -> None:
-    """As with stores whose listings run ahead of what they give to read."""
+    """As with stores whose listings are ahead of what can be read."""
     bench = Bench("memory://late/raw", tmp_path / "records", ("flights",))
     path = bench.write(FIRST, "flights", parquet()[:-1] + b"?")
     assert bench.settled() == []
@@ -276,7 +276,7 @@ def test_a_day_that_vanishes_and_returns_is_not_announced(tmp_path: Path) -> Non
 
 
 def test_a_day_that_is_not_over_is_still_arriving(bench: Bench) -> None:
-    """The bench's clock says 1 January 2026, 0:00 UTC: in New York the day before goes on for five hours."""
+    """The clock says 1 January 2026, 0:00 UTC: in New York the day before lasts five more hours."""
     bench.watch.timezone = "America/New_York"
     bench.deliver("2025-12-30", "2025-12-31")
     assert bench.look() == {}
@@ -316,7 +316,7 @@ def test_a_restart_reannounces_unacknowledged_days_after_a_while(bench: Bench) -
 
 
 def test_a_watcher_reannounces_unacknowledged_days(bench: Bench) -> None:
-    """The DAG was paused and unpaused between two parses: the watcher lived on, its event was lost."""
+    """The DAG was paused and unpaused between two parses: the watcher kept running, and its event was lost."""
     bench.deliver(FIRST, SECOND)
     bench.look()
     announced = bench.look()
@@ -367,7 +367,7 @@ def test_a_late_acknowledgement_of_old_files_changes_nothing(bench: Bench) -> No
 
 
 def test_files_that_return_are_unacknowledged_again(tmp_path: Path) -> None:
-    """As when the newest version of an object is deleted and the one before it shows again."""
+    """As when the newest version of an object is deleted and the earlier one is visible again."""
     records, now = AnnouncementStore(tmp_path), datetime(2026, 1, 1, tzinfo=UTC)
     records.record_announcement({FIRST: "a" * 32}, now)
     records.acknowledge({FIRST: "a" * 32})
@@ -478,7 +478,7 @@ def test_decide_announcement_repeats_only_lost_ones(
 
 
 class Story:
-    """Random deliveries, looks, kills and runs; remembers what lies there and what was told."""
+    """Random deliveries, polls, kills and runs; remembers which files exist and which days were announced."""
 
     DAYS = (FIRST, SECOND)
 
@@ -486,11 +486,11 @@ class Story:
         self.bench, self.dice = bench, dice
         self.number = 0
         self.lies: dict[tuple[str, str], int] = {}  # (day, source) → number of the delivery if it is whole
-        self.told: dict[tuple[str, str], tuple[int, ...]] = {}  # (day, identity) → numbers of the deliveries
-        self.open: dict[tuple[str, str], tuple[int, datetime]] = {}  # told, not taken → by which life, when
+        self.announced: dict[tuple[str, str], tuple[int, ...]] = {}  # (day, identity) → numbers of the deliveries
+        self.open: dict[tuple[str, str], tuple[int, datetime]] = {}  # announced, not taken → by which life, when
         self.taken: set[tuple[str, str]] = set()
         self.life = 0
-        self.told_again = 0
+        self.reannounced = 0
 
     def write(self, day: str, source: str) -> None:
         self.number += 1
@@ -517,13 +517,13 @@ class Story:
             return
         for version in events.items():
             deliveries = tuple(self.lies[version[0], source] for source in SOURCES)  # KeyError: not whole
-            assert self.told.setdefault(version, deliveries) == deliveries
+            assert self.announced.setdefault(version, deliveries) == deliveries
             assert version not in self.taken
             if version in self.open:
                 life, at = self.open[version]
                 patience = REANNOUNCE_AFTER if life == self.life else ANNOUNCEMENT_TIMEOUT
                 assert self.bench.now - at >= patience
-                self.told_again += 1
+                self.reannounced += 1
             self.open[version] = (self.life, self.bench.now)
 
     def look_and_be_killed(self) -> None:
@@ -544,15 +544,15 @@ class Story:
         for _ in range(3):
             self.bench.now += ANNOUNCEMENT_TIMEOUT
             self.look()
-        told = set(self.told.values())
+        announced = set(self.announced.values())
         for day in self.DAYS:
             deliveries = tuple(self.lies.get((day, source)) for source in SOURCES)
-            assert None in deliveries or deliveries in told, f"{day} was never announced"
+            assert None in deliveries or deliveries in announced, f"{day} was never announced"
 
 
 @pytest.fixture
 def fast_folder(tmp_path: Path) -> Iterator[Path]:
-    """In memory where there is such a thing: a disk takes most of the time of a thousand stories."""
+    """In memory where possible: a disk would take most of the time of a thousand stories."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else tmp_path) as folder:
         yield Path(folder)
 
@@ -561,14 +561,14 @@ def test_a_thousand_random_stories_end_well(fast_folder: Path) -> None:
     dice = random.Random(7)
     steps = [Story.deliver, Story.correct, Story.take, Story.restart, Story.look_and_be_killed]
     steps += [Story.look] * 3
-    told, told_again = 0, 0
+    announced, reannounced = 0, 0
     for number in range(1000):
         bench = Bench("memory://story/raw", fast_folder / str(number))
         story = Story(bench, dice)
         for _ in range(dice.randrange(5, 25)):
             dice.choice(steps)(story)
         story.end()
-        told, told_again = told + len(story.told), told_again + story.told_again
+        announced, reannounced = announced + len(story.announced), reannounced + story.reannounced
         bench.fs.store.clear()
-    assert told > 1000  # the stories were about something
-    assert told_again > 50
+    assert announced > 1000  # the stories were about something
+    assert reannounced > 50
