@@ -38,7 +38,8 @@ print("RESULT" + json.dumps({
         "watched": [w.name for a in getattr(getattr(dag.schedule, "asset_condition", None), "objects", ())
                     for w in a.watchers], "catchup": dag.catchup,
         "ends": dag.end_date is not None,
-        "timeouts": all(t.execution_timeout for t in dag.tasks), "params": sorted(dag.params),
+        "timeouts": all(t.execution_timeout for t in dag.tasks),
+        "several_xcoms": [t.task_id for t in dag.tasks if getattr(t, "multiple_outputs", False)], "params": sorted(dag.params),
     } for dag in found},
 }))
 """
@@ -117,6 +118,7 @@ def test_dags_have_docs_owners_timetables_and_timeouts(parsed: dict) -> None:
         assert dag["ends"] is not by_hand
         assert dag["catchup"] is False
         assert dag["timeouts"], f"{dag_id}: a hung task must end"
+        assert not dag["several_xcoms"], f"{dag_id}: one XCom per task, not one per day"
     assert parsed["dags"]["flight_delay.retrain"]["params"] == ["as_of", "promote"]
     assert parsed["dags"]["flight_delay.rollback"]["params"] == ["reason", "version"]
     assert parsed["dags"]["flight_delay.features"]["params"] == ["announce", "end", "start"]

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from evergreen.promotion.service import PromotionRequest
 
 XCom = Any
-"""A parameter of a task: an XComArg when the DAG is built, and the JSON of an earlier task's result when it runs."""
+"""A parameter of a task is an XComArg when the DAG is built, and the JSON of an earlier task's result when it runs.
+A task that is annotated to return a dict would also push every key of it, such as each day, as an XCom of its own."""
 Reference = dict[str, str]
 """`Manifest.reference` of a published partition."""
 

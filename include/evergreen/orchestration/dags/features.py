@@ -152,7 +152,7 @@ def _should_announce(context: Any, run_reason: RunReason) -> bool:
 
 
 @task
-def check_raw(name: str, plan: XCom) -> dict[str, str]:
+def check_raw(name: str, plan: XCom) -> XCom:
     """Validate the raw files that the days depend on (Great Expectations); return the days' fingerprints.
 
     Fails with every broken rule of the run's own days: file, column, rule, count. Faulty days of other runs are
@@ -166,7 +166,7 @@ def check_raw(name: str, plan: XCom) -> dict[str, str]:
 
 
 @task
-def build(name: str, fingerprints: XCom) -> dict[str, str]:
+def build(name: str, fingerprints: XCom) -> XCom:
     """Compute the features of the days in one job (Spark), in folders that no reader looks into."""
     from evergreen.features.build import build_features
 
@@ -174,7 +174,7 @@ def build(name: str, fingerprints: XCom) -> dict[str, str]:
 
 
 @task
-def check_features(name: str, plan: XCom, folders: XCom) -> dict[str, str]:
+def check_features(name: str, plan: XCom, folders: XCom) -> XCom:
     """Validate the computed features (Great Expectations); nothing is published before this succeeds."""
     from evergreen.features import checks
 
@@ -182,7 +182,7 @@ def check_features(name: str, plan: XCom, folders: XCom) -> dict[str, str]:
 
 
 @task
-def publish(name: str, plan: XCom, fingerprints: XCom, folders: XCom) -> dict[str, str]:
+def publish(name: str, plan: XCom, fingerprints: XCom, folders: XCom) -> XCom:
     """Publish each day in one atomic step, with its manifest: rows, schema, content hash, fingerprint."""
     from evergreen.features.pipeline import publish_features
 

@@ -126,7 +126,7 @@ def _request_approval(name: str, approval: ApprovalPolicy, judged: Any, version:
 
 
 @task
-def plan(name: str) -> dict[str, Any]:
+def plan(name: str) -> XCom:
     """Resolve the window, and the champion that the candidate is judged against, once for all tasks."""
     from evergreen.feature_store import training_sets
     from evergreen.registry import versions
@@ -170,7 +170,7 @@ def plan(name: str) -> dict[str, Any]:
 
 
 @task
-def materialize(name: str, plan: XCom) -> dict[str, str]:
+def materialize(name: str, plan: XCom) -> XCom:
     """Load the features of the window into the online store (Feast)."""
     from evergreen.feature_store import online_store
 
@@ -179,7 +179,7 @@ def materialize(name: str, plan: XCom) -> dict[str, str]:
 
 # Online readers need `materialize`, training does not: where it is skipped, training is not.
 @task(trigger_rule="none_failed")
-def training_set(name: str, plan: XCom) -> dict[str, str]:
+def training_set(name: str, plan: XCom) -> XCom:
     """Join every labelled example with the features known when it was predicted (Feast, point in time)."""
     from evergreen.feature_store import training_sets
 
@@ -203,7 +203,7 @@ def backtest(name: str, plan: XCom, train_output: XCom) -> str:
 
 
 @task
-def evaluate(name: str, plan: XCom, train_output: XCom) -> dict[str, Any]:
+def evaluate(name: str, plan: XCom, train_output: XCom) -> XCom:
     """Score candidate and champion on the same holdout, which neither was trained on."""
     from evergreen import evaluation
 
@@ -215,7 +215,7 @@ def evaluate(name: str, plan: XCom, train_output: XCom) -> dict[str, Any]:
 
 
 @task
-def judge(name: str, plan: XCom, evaluate_output: XCom) -> dict[str, Any]:
+def judge(name: str, plan: XCom, evaluate_output: XCom) -> XCom:
     """Evaluate the gates on the evidence, and record the verdict in the ledger before anything acts on it."""
     from evergreen.promotion import service
 

@@ -56,7 +56,7 @@ def plan(name: str) -> str | None:
 
 
 @task
-def rollback(name: str, expected_champion: XCom) -> dict[str, str]:
+def rollback(name: str, expected_champion: XCom) -> XCom:
     """Make an earlier version champion again, in the ledger and in MLflow."""
     from evergreen.promotion import service
 
