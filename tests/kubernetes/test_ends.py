@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 
+from evergreen.errors import EvergreenError
 from evergreen.training.outcome import RetryableTrainingError
 from support.training_tasks import Trial, template
 
 pytestmark = pytest.mark.kubernetes
 
-NEVER, LATER = AirflowFailException, RetryableTrainingError
+NEVER, LATER = EvergreenError, RetryableTrainingError
 
 
 @pytest.mark.parametrize(
