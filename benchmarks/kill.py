@@ -89,10 +89,10 @@ IMPATIENT = {
 UNDISTURBED = """
 import sys
 from datetime import date
-from evergreen import model
-from evergreen.features.make import make
+from evergreen.features.pipeline import run_feature_pipeline
+from evergreen.spec import loader
 
-make(model.load("flight_delay"), list(map(date.fromisoformat, sys.argv[1:])))
+run_feature_pipeline(loader.load_spec("flight_delay"), list(map(date.fromisoformat, sys.argv[1:])))
 """
 
 
