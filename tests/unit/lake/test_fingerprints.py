@@ -52,7 +52,7 @@ CHANGES = {
     "evergreen/registry/versions.py": set(),
     "evergreen/training/runner.py": set(),
     "evergreen/lake/datasets.py": set(),
-    "evergreen/storage/files.py": set(),
+    "evergreen/storage.py": set(),
     "evergreen/settings.py": set(),
     "evergreen/errors.py": set(),
     "evergreen/spec/model.py": set(),
