@@ -8,9 +8,10 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from evergreen.errors import HandoverError
+from evergreen.spec import Frozen
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
 
@@ -27,10 +28,8 @@ Reference = dict[str, str]
 """`Manifest.reference` of a published partition."""
 
 
-class Handover(BaseModel):
+class Handover(Frozen):
     """Base class: a frozen object that travels through XCom as JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     def dump(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

@@ -24,7 +24,7 @@ TREES = loader.load_spec("flight_delay")
 NETWORK = loader.load_spec("flight_delay_net").model_copy(
     update={"code_packages": ("shop",), "gates": (CustomGate(function="shop.checks:is_open"),)}
 )
-TEMPLATE = "evergreen/reports/templates/look.html.j2"
+TEMPLATE = "evergreen/reports/templates/base.html.j2"
 TABLE = "evergreen_models/flight_delay_net/tables/ports.csv"
 VERDICTS = {"verdict", "backtest measurements", "backtest report"}
 CHANGES = {
@@ -73,9 +73,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "shop" / name).touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     append(tmp_path / "evergreen_models/flight_delay_net/train.py", "def prices():\n    from shop.prices import ALL\n")
-    for name in (TEMPLATE, TABLE):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+    (tmp_path / TABLE).parent.mkdir()
+    (tmp_path / TABLE).touch()
     return tmp_path
 
 

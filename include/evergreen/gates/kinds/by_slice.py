@@ -50,18 +50,13 @@ def compute(gate: BySliceGate, evidence: Evidence) -> GateResult:
         return not_computed_result(gate, 0 if label is None else label.size, faults)
     try:
         if champion is None:
-            return _result_without_champion(gate, label, candidate)
+            if (value := compute_gate_metric(gate, label, candidate)) is not None:
+                return no_champion_result(gate, value, label.size)
+            return not_computed_result(gate, label.size, [f"{gate.metric} does not exist on these {label.size:,} rows"])
         slices = [_Slice(name, label[i], candidate[i], champion[i]) for name, i in groups.items()]
         return _judge_slices(gate, label.size, slices)
     except Exception as error:  # of any class: a custom metric is the user's code
         return not_computed_result(gate, label.size, [metric_error_message(gate, error)])
-
-
-def _result_without_champion(gate: BySliceGate, label: FloatArray, candidate: FloatArray) -> GateResult:
-    value = compute_gate_metric(gate, label, candidate)
-    if value is None:
-        return not_computed_result(gate, label.size, [f"{gate.metric} does not exist on these {label.size:,} rows"])
-    return no_champion_result(gate, value, label.size)
 
 
 @dataclass(frozen=True, eq=False)
