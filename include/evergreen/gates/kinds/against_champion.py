@@ -1,4 +1,4 @@
-"""Is the candidate better than the champion, or not much worse, at a confidence that holds for the model's life?"""
+"""The candidate is better than the champion, or not much worse, at a confidence that holds for the model's life."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the candidate better than a model that anybody could write down?"""
+"""The candidate is better than a trivial model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is there a part of the rows in which the candidate is worse than the champion?"""
+"""The candidate is in no part of the rows worse than the champion."""
 
 from __future__ import annotations
 

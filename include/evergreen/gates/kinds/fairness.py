@@ -1,4 +1,4 @@
-"""Does the candidate treat groups of rows alike?"""
+"""The candidate treats groups of rows alike."""
 
 from __future__ import annotations
 

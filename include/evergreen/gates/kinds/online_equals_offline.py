@@ -1,4 +1,4 @@
-"""Does the online store serve the features that the model was trained and judged on?"""
+"""The online store serves the features that the model was trained and judged on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the model cost more to serve than it may?"""
+"""The model costs at most its limit to serve."""
 
 from __future__ import annotations
 

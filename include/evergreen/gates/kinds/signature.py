@@ -1,4 +1,4 @@
-"""Does serving provide the columns that the model takes?"""
+"""Serving provides the columns that the model takes."""
 
 from __future__ import annotations
 

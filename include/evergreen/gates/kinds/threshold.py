@@ -1,4 +1,4 @@
-"""Is the candidate good enough, whatever the champion?"""
+"""The candidate is good enough, whatever the champion."""
 
 from __future__ import annotations
 
