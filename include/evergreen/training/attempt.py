@@ -15,10 +15,10 @@ from threading import Event, Thread
 from typing import Self
 
 from pydantic import Field
-from upath import UPath
 
 from evergreen import storage
 from evergreen.spec import Frozen
+from evergreen.storage import UPath
 from evergreen.training.job import ATTEMPTS_FOLDER
 from evergreen.training.outcome import Outcome
 

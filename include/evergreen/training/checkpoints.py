@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from threading import Event
 
 from pydantic import Field, ValidationError
-from upath import UPath
 
 from evergreen import storage
 from evergreen.errors import TrainingDataError
 from evergreen.spec import Frozen
+from evergreen.storage import UPath
 from evergreen.training.outcome import TrainingPreempted
 
 StateProvider = Callable[[], Mapping[str, bytes | Callable[[], bytes]]]

@@ -1,4 +1,4 @@
-"""The human step: a person sees the table of gates and says yes or no. Silence is no."""
+"""The approval step: a person sees the table of gates and approves or rejects. No response in time is a rejection."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
-from evergreen.orchestration.dag_run import fail_without_retry, requester
+from evergreen.orchestration.dag_run import requester
+from evergreen.orchestration.handover import JudgedCandidate
 from evergreen.spec import loader
-from evergreen.spec.model import ApprovalPolicy as AsksFor
+from evergreen.spec.model import ApprovalPolicy
 
 
 class PromotionApprovalOperator(ApprovalOperator):
-    """Asks whether a candidate that passed its gates may become champion; a no is recorded in the ledger.
+    """Asks whether a candidate that passed its gates may become champion; a rejection is recorded in the ledger.
 
-    `judged` is what the task `judge` gave, `version` what `register` gave.
+    `judge_output` and `version` are the results of the tasks `judge` and `register`.
     """
 
     template_fields: Sequence[str] = ("subject", "body", "judge_output", "version")
 
-    def __init__(self, *, model: str, judge_output: Any, version: Any, approval: AsksFor, **options: Any):
+    def __init__(self, *, model: str, judge_output: Any, version: Any, approval: ApprovalPolicy, **options: Any):
         super().__init__(
             subject=f"May this version of {model} become champion?",
             defaults=ApprovalOperator.REJECT,
@@ -32,18 +33,17 @@ class PromotionApprovalOperator(ApprovalOperator):
         self.model, self.judge_output, self.version = model, judge_output, version
 
     def execute(self, context: Any) -> Any:
-        from evergreen import ledger
         from evergreen.reports.gate_table import gate_markdown_table
 
-        with fail_without_retry():
-            asked = ledger.read_verdict_event(self.model, self.judge_output["entry"])
+        judged = JudgedCandidate.load(self.judge_output)
+        event = judged.verdict_event(self.model)
+        champion = event.champion_version
         self.subject = f"May version {self.version} of {self.model} become champion?"
-        champion = asked.champion_version
         self.body = "\n\n".join(
             [
                 f"Compared with champion version {champion}." if champion else "There is no champion yet.",
-                gate_markdown_table(asked.verdict, loader.load_spec(self.model).gates),
-                f"Full report: {self.judge_output['report']}",
+                gate_markdown_table(event.verdict, loader.load_spec(self.model).gates),
+                f"Full report: {judged.report}",
             ]
         )
         return super().execute(context)
@@ -51,22 +51,21 @@ class PromotionApprovalOperator(ApprovalOperator):
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         from evergreen.promotion import service
 
-        # First: the operator ends with skipping what comes after it.
+        # Recorded first: the operator ends by skipping its downstream tasks.
         if event.get("chosen_options") == [self.REJECT]:
-            who = responder(event)
-            with fail_without_retry():
-                service.reject_promotion(
-                    loader.load_spec(self.model),
-                    self.judge_output["entry"],
-                    self.version,
-                    actor=requester(context),
-                    rejected_by=who or "nobody",
-                    reason="rejected" if who else "nobody answered in time",
-                )
+            user = responder(event)
+            service.reject_promotion(
+                loader.load_spec(self.model),
+                JudgedCandidate.load(self.judge_output).entry,
+                self.version,
+                actor=requester(context),
+                rejected_by=user or "nobody",
+                reason="rejected" if user else "nobody responded in time",
+            )
         return super().execute_complete(context, event)
 
 
 def responder(approval_output: dict[str, Any]) -> str | None:
-    """Who answered; None if nobody did in time."""
+    """The user who responded; None if nobody did in time."""
     user = approval_output.get("responded_by_user")
     return (user.get("name") or user.get("id")) if user else None
