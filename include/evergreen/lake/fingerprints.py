@@ -9,7 +9,7 @@ A step passes the packages that compute its result to `code_of`. Their code is
 - all of a package that the spec names in `code_packages`, if one of these modules imports it;
 - the other files beside these modules: templates, lookup tables.
 
-Comments do not count. Of Evergreen's own packages `__init__.py` counts only where a name is imported from it: it
+Comments and blank lines do not count. Of Evergreen's own packages `__init__.py` counts only where a name is imported from it: it
 re-exports, and computes nothing. Nothing is imported to find out; what code imports by a computed name is not seen.
 """
 
@@ -115,11 +115,11 @@ def _imports(code: bytes, package: str) -> frozenset[str]:
 def _without_comments(code: bytes) -> bytes:
     lines: dict[int, bytes] = dict(enumerate(code.splitlines(), 1))
     for token in tokenize.tokenize(io.BytesIO(code).readline):
+        row, column = token.start
         if token.type == tokenize.COMMENT:
-            row, column = token.start
             lines[row] = lines[row].decode()[:column].rstrip().encode()
-            if not lines[row]:
-                del lines[row]
+        elif token.type == tokenize.NL and not lines.get(row, b"").strip():
+            lines.pop(row, None)
     return b"\n".join(lines.values())
 
 
