@@ -45,7 +45,7 @@ def format_percent(share: float | None) -> str:
     return NO_VALUE if share is None else f"{100 * share:.3g} %"
 
 
-def format_period(first: date, end: date) -> str:
+def format_date_range(first: date, end: date) -> str:
     """Return the days `first` ≤ day < `end` in words."""
     days = (end - first).days
     return f"{first} to {end - timedelta(1)}, {days} days" if days > 1 else f"{first}"

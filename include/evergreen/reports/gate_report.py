@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from evergreen.gates.evidence import Evidence
 from evergreen.gates.verdict import Verdict
-from evergreen.reports.formatting import format_period
+from evergreen.reports.formatting import format_date_range
 from evergreen.reports.gate_table import GATE_COLUMNS, describe_requirement, gate_rows, reference_value
 from evergreen.reports.page import jinja_environment
 from evergreen.spec.gates import AgainstChampionGate, BaselineGate, BySliceGate, FairnessGate, Gate
@@ -77,7 +77,7 @@ def render_gate_report(context: GateReportContext, gates: Sequence[Gate], verdic
             context=context,
             verdict=verdict,
             summary=summarize_verdict(context, verdict),
-            holdout_days=format_period(*context.holdout),
+            holdout_days=format_date_range(*context.holdout),
             columns=GATE_COLUMNS,
             gate_rows=[
                 (row, result, describe_requirement(gate), reference_value(result, gate))

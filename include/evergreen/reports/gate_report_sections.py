@@ -12,15 +12,8 @@ from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, 
 from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult
 from evergreen.reports import curves, plots
 from evergreen.reports.gate_table import describe_requirement, metric_label, quantity_label, reference_value
-from evergreen.spec.gates import (
-    AgainstChampionGate,
-    BaselineGate,
-    BySliceGate,
-    Gate,
-    MetricGate,
-    PairedComparisonGate,
-    ServingGate,
-)
+from evergreen.spec import gates as gate_specs
+from evergreen.spec.gates import Gate
 
 _GateResults = Sequence[tuple[GateResult, Gate | None]]
 
@@ -63,7 +56,9 @@ def _draw(draw: Callable[[], str], *problems: str) -> Drawing:
 
 def has_binary_labels(gates: Sequence[Gate], evidence: Evidence) -> bool:
     """Whether labels are 0 or 1: as the metrics say, where they agree, so that a stray label is shown as one."""
-    types = {gate.scale.label_type for gate in gates if isinstance(gate, MetricGate) and ":" not in gate.metric}
+    types = {
+        gate.scale.label_type for gate in gates if isinstance(gate, gate_specs.MetricGate) and ":" not in gate.metric
+    }
     if len(types) == 1:
         return types == {"binary"}
     label, _ = curves.select_finite(evidence.label, "labels")
@@ -90,7 +85,7 @@ def compare_models(evidence: Evidence, is_binary: bool) -> tuple[list[curves.Sco
 
 def _gain(gate: Gate | None, candidate: float | None, reference: float | None) -> float | None:
     """Return by how much the candidate is better; None if unknown."""
-    if not isinstance(gate, PairedComparisonGate) or candidate is None or reference is None:
+    if not isinstance(gate, gate_specs.PairedComparisonGate) or candidate is None or reference is None:
         return None
     return candidate - reference if gate.scale.higher_is_better else reference - candidate
 
@@ -99,11 +94,13 @@ def plot_gate_intervals(results: _GateResults) -> Drawing | None:
     """Return the plot of gates that hold the lower bound of an interval against a limit; None if there are none."""
     intervals = []
     for result, gate in results:
-        if result.interval is None or not isinstance(gate, AgainstChampionGate | BaselineGate | None):
+        if result.interval is None or not isinstance(
+            gate, gate_specs.AgainstChampionGate | gate_specs.BaselineGate | None
+        ):
             continue
         gain = _gain(gate, result.candidate, reference_value(result, gate))
         description = ""
-        if isinstance(gate, AgainstChampionGate):
+        if isinstance(gate, gate_specs.AgainstChampionGate):
             description = f"{metric_label(gate)}, {gate.must_be.replace('_', ' ')}"
         elif gate:
             description = f"{metric_label(gate)}, against {gate.baseline}"
@@ -116,9 +113,9 @@ def plot_gate_intervals(results: _GateResults) -> Drawing | None:
 def slice_section(result: GateResult, gate: Gate | None) -> SliceSection:
     """Return the slices of a gate: judged ones first, of these the worst first."""
     requirement = describe_requirement(gate)
-    if not result.slices or not isinstance(gate, MetricGate):
+    if not result.slices or not isinstance(gate, gate_specs.MetricGate):
         return SliceSection(result, requirement, None)
-    compares = isinstance(gate, BySliceGate)
+    compares = isinstance(gate, gate_specs.BySliceGate)
 
     def value(part: SliceResult) -> float | None:
         return _gain(gate, part.candidate, part.champion) if compares else part.candidate
@@ -154,7 +151,7 @@ def serving_rows(costs: object, results: _GateResults) -> list[ServingRow]:
     limited = {
         gate.quantity: ServingRow(quantity_label(gate.quantity), costs.get(gate.quantity), gate.at_most, result.outcome)
         for result, gate in results
-        if isinstance(gate, ServingGate)
+        if isinstance(gate, gate_specs.ServingGate)
     }
     measured = {name: ServingRow(quantity_label(name), value) for name, value in costs.items() if name not in limited}
     return [*limited.values(), *measured.values()]

@@ -7,21 +7,8 @@ from typing import NamedTuple
 
 from evergreen.gates.verdict import GateResult, Verdict
 from evergreen.reports.formatting import NO_VALUE, format_interval, format_limit, format_number, format_outcome
-from evergreen.spec.gates import (
-    AgainstChampionGate,
-    BaselineGate,
-    BySliceGate,
-    CustomGate,
-    FairnessGate,
-    Gate,
-    MetricGate,
-    OnlineEqualsOfflineGate,
-    PairedComparisonGate,
-    PredictionDriftGate,
-    ServingGate,
-    SignatureGate,
-    ThresholdGate,
-)
+from evergreen.spec import gates as gate_specs
+from evergreen.spec.gates import Gate
 
 GATE_COLUMNS = ("gate", "candidate", "champion, baseline", "interval", "threshold", "outcome", "reason")
 
@@ -69,19 +56,21 @@ def _gate_row(result: GateResult, gate: Gate | None) -> GateRow:
 
 
 def _threshold_sign(gate: Gate | None) -> str:
-    if isinstance(gate, PairedComparisonGate) or (isinstance(gate, ThresholdGate) and gate.at_least is not None):
+    if isinstance(gate, gate_specs.PairedComparisonGate) or (
+        isinstance(gate, gate_specs.ThresholdGate) and gate.at_least is not None
+    ):
         return "≥ "
-    return "" if isinstance(gate, SignatureGate | CustomGate | None) else "≤ "
+    return "" if isinstance(gate, gate_specs.SignatureGate | gate_specs.CustomGate | None) else "≤ "
 
 
 def reference_value(result: GateResult, gate: Gate | None) -> float | None:
     """Return what the candidate was compared with: the champion's value, or the baseline's."""
-    if isinstance(gate, BaselineGate) and len(result.slices) == 1:
+    if isinstance(gate, gate_specs.BaselineGate) and len(result.slices) == 1:
         return result.slices[0].candidate
     return result.champion
 
 
-def metric_label(gate: MetricGate) -> str:
+def metric_label(gate: gate_specs.MetricGate) -> str:
     """Return the metric with its cut or quantile."""
     detail = gate.quantile if gate.cut is None else gate.cut
     return gate.metric if detail is None else f"{gate.metric} at {detail:g}"
@@ -98,26 +87,26 @@ def describe_requirement(gate: Gate | None) -> str:
     match gate:
         case None:
             return "not in the spec"
-        case SignatureGate():
+        case gate_specs.SignatureGate():
             return "takes the columns that serving sends"
-        case CustomGate():
+        case gate_specs.CustomGate():
             return gate.function
-        case ServingGate():
+        case gate_specs.ServingGate():
             return f"{quantity_label(gate.quantity)} at most {gate.at_most:g}"
-        case OnlineEqualsOfflineGate():
+        case gate_specs.OnlineEqualsOfflineGate():
             return f"at most {100 * gate.at_most:g} % of values differ online"
-        case PredictionDriftGate():
+        case gate_specs.PredictionDriftGate():
             return f"{gate.statistic} of predictions at most {gate.at_most:g}"
-        case ThresholdGate():
+        case gate_specs.ThresholdGate():
             requirement = f"{'at most' if gate.at_least is None else 'at least'} {gate.limit:g}"
-        case FairnessGate():
+        case gate_specs.FairnessGate():
             requirement = f"differs by at most {gate.at_most:g} between groups of {gate.group_by}"
-        case BaselineGate():
+        case gate_specs.BaselineGate():
             requirement = f"better than {gate.baseline}, {100 * gate.confidence:g} % sure"
-        case BySliceGate():
+        case gate_specs.BySliceGate():
             margin = f" by more than {gate.margin:g}" if gate.margin else ""
             requirement = f"in no {gate.group_by} worse{margin}, {100 * gate.confidence:g} % sure"
-        case AgainstChampionGate():
+        case gate_specs.AgainstChampionGate():
             margin = f" by at least {gate.margin:g}" if gate.margin else ""
             comparison = f"better{margin}" if gate.must_be == "better" else f"not worse by more than {gate.margin:g}"
             sure = f"{100 * gate.confidence:g} % sure over the model's life"
