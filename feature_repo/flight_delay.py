@@ -38,10 +38,7 @@ delay_views = [
 ]
 
 origin_weather = _view(
-    "origin_weather",
-    ("origin",),
-    timedelta(hours=6),
-    [Field(name=column, dtype=Float64) for column in WEATHER_COLUMNS],
+    "origin_weather", ("origin",), timedelta(hours=6), [Field(name=column, dtype=Float64) for column in WEATHER_COLUMNS]
 )
 
 # One row at the start of a day, which may last 25 hours.

@@ -26,11 +26,7 @@ def attempt(folder: Path, train: Path, processes: int) -> subprocess.Popen[str]:
     job.write(UPath(folder / "job.json"))
     command = [sys.executable, "-m", "evergreen.training", str(folder / "job.json")]
     return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=process.trainer_environment(),
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=process.trainer_environment()
     )
 
 
@@ -68,11 +64,7 @@ def whole(train: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[in
 # Of several, only the one that started the others would die at once of SIGKILL; a pod dies as a whole.
 @pytest.mark.parametrize(("processes", "how"), [(1, signal.SIGTERM), (1, signal.SIGKILL), (2, signal.SIGTERM)])
 def test_one_that_is_ended_is_followed_by_one_that_ends_as_if_nothing_had_been(
-    train: Path,
-    whole: Callable[[int], tuple[Path, str]],
-    tmp_path: Path,
-    processes: int,
-    how: signal.Signals,
+    train: Path, whole: Callable[[int], tuple[Path, str]], tmp_path: Path, processes: int, how: signal.Signals
 ) -> None:
     first = attempt(tmp_path, train, processes)
     until_there_is_a_checkpoint(tmp_path, first)

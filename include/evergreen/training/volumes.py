@@ -1,4 +1,4 @@
-"""Names the volume that was full when a write failed: most such errors name no file, some not even the cause."""
+"""Finds the volume that was full when a write failed: most such errors name no file, some not even the cause."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MOUNTS = Path("/proc/self/mountinfo")
-_IN_POD = "KUBERNETES_SERVICE_HOST"  # Kubernetes sets it in every container; a process on this machine is not given it
+_POD_VARIABLE = "KUBERNETES_SERVICE_HOST"  # set by Kubernetes in every container; never inherited by local trainers
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a mount point
-_IN_MEMORY = ("tmpfs", "hugetlbfs")
-_LONGEST_NAME = 200  # of a file, so that the way out still fits into a container's last words
+_MEMORY_FILE_SYSTEMS = ("tmpfs", "hugetlbfs")
+_MAX_NAME_LENGTH = 200  # of a file, so that the fix still fits into a container's termination message
+_FREE_DISK_FIX = "make room; nothing is lost"
 
-# Of libraries whose errors carry no errno. Believed only where a volume is full: a disk that fails, or a server, may
-# say the same.
+# Messages of libraries whose errors carry no errno. They count only where a volume is full: a broken disk, or a
+# server, may report the same.
 _NO_SPACE = re.compile(
     r"no space left on device|disk quota exceeded"
     r"|\d+ requested and \d+ written"  # NumPy
@@ -36,7 +37,7 @@ _NO_SHARED_MEMORY = re.compile(
 
 @dataclass(frozen=True)
 class Volume:
-    """A mounted file system, with its size and what of it is free to this user, in bytes."""
+    """A mounted file system, with its size and the bytes that are free to this user."""
 
     path: str
     device: str
@@ -50,28 +51,28 @@ class Volume:
         return self.free < min(2**20, self.size / 100)
 
     @property
-    def is_own(self) -> bool:
-        """Whether this attempt alone fills it, and the next one would again."""
-        return self.in_memory and _IN_POD in os.environ
+    def is_private(self) -> bool:
+        """Whether only this attempt fills it, so that the next one would fill it again."""
+        return self.in_memory and _POD_VARIABLE in os.environ
 
     @property
-    def way_out(self) -> str:
-        if not self.is_own:
-            return "make room; nothing is lost"
+    def fix(self) -> str:
+        if not self.is_private:
+            return _FREE_DISK_FIX
         if self.path == _SHARED_MEMORY:
             return "raise resources.shm_gib"
         return "give that volume more in EVERGREEN_PODS__TEMPLATE"
 
     def __str__(self) -> str:
-        return f"{printable(self.path)} ({_amount(self.size)}{' of memory' if self.in_memory else ''})"
+        return f"{_printable(self.path)} ({_format_size(self.size)}{' of memory' if self.in_memory else ''})"
 
 
 class OutOfSpaceError(Exception):
     """A write found no space.
 
     Attributes:
-        volumes: where; several if more than one is full, none if it is not known.
-        file: that was to be written, if that is known.
+        volumes: the full volumes; empty if they are not known.
+        file: the file to be written, if that is known.
     """
 
     def __init__(self, volumes: Iterable[Volume], file: str | None = None):
@@ -80,80 +81,80 @@ class OutOfSpaceError(Exception):
 
     @property
     def may_pass(self) -> bool:
-        """Whether another attempt may find space: not if all there is belongs to the attempt itself."""
-        return not self.volumes or not all(volume.is_own for volume in self.volumes)
+        """Whether another attempt may find space: not if the full volumes all belong to the attempt itself."""
+        return not self.volumes or not all(volume.is_private for volume in self.volumes)
 
     def __str__(self) -> str:
-        file = f" for {printable(self.file)}" if self.file else "" if self.volumes else " for its files"
+        file = f" for {_printable(self.file)}" if self.file else "" if self.volumes else " for its files"
         where = f" on {', '.join(map(str, self.volumes))}" if self.volumes else ""
-        ways_out = dict.fromkeys(volume.way_out for volume in self.volumes) or ["make room; nothing is lost"]
-        return f"no space is left{file}{where}: {', or '.join(ways_out)}"
+        fixes = dict.fromkeys(volume.fix for volume in self.volumes) or [_FREE_DISK_FIX]
+        return f"no space is left{file}{where}: {', or '.join(fixes)}"
 
 
 @contextmanager
-def full_volume_named() -> Iterator[None]:
-    """Look which volume is full at once: on its way out, an error removes what filled it.
+def locate_full_volume() -> Iterator[None]:
+    """Find the full volume as soon as a write fails, before clean-up removes what filled it.
 
     Raises:
-        OutOfSpaceError: in place of an error that says so.
+        OutOfSpaceError: in place of an error that reports missing space.
     """
     try:
         yield
     except Exception as error:
-        if found := out_of_space(error):
-            raise found from error
+        if out_of_space := find_out_of_space(error):
+            raise out_of_space from error
         raise
 
 
-def out_of_space(error: BaseException) -> OutOfSpaceError | None:
-    """What `error`, or what it was raised from, says of a write that found no space; None: nothing."""
+def find_out_of_space(error: BaseException) -> OutOfSpaceError | None:
+    """Return what `error`, or one of its causes, reports about missing space, or None."""
     cause: BaseException | None = error
     while cause:
         if isinstance(cause, OutOfSpaceError):
             return cause
         is_certain = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
         if is_certain or _NO_SPACE.search(str(cause)) or _NO_SHARED_MEMORY.search(str(cause)):
-            found = _located(cause)
-            if is_certain or found.volumes:
-                return found
+            out_of_space = _locate(cause)
+            if is_certain or out_of_space.volumes:
+                return out_of_space
         cause = cause.__cause__
     return None
 
 
-def mounted() -> list[Volume]:
-    """The volumes that this process may write to, by path."""
-    found: dict[str, Volume] = {}
+def mounted_volumes() -> list[Volume]:
+    """Return the volumes that this process may write to, by path."""
+    volumes: dict[str, Volume] = {}
     with suppress(OSError):
         for line in _MOUNTS.read_bytes().splitlines():
-            device, path, file_system = _fields(line)
-            with suppress(OSError):  # mounted over, or nothing for this user
+            device, path, file_system = _parse_mount(line)
+            with suppress(OSError):  # mounted over, or not accessible to this user
                 status = os.statvfs(path)
                 size, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
                 if status.f_files and not status.f_favail:
-                    free = 0  # no file can be made any more
+                    free = 0  # no inode is left, so no file can be created
                 if size and os.path.isdir(path) and os.access(path, os.W_OK):
-                    found[path] = Volume(path, device, file_system in _IN_MEMORY, size, free)
-    return [found[path] for path in sorted(found)]
+                    volumes[path] = Volume(path, device, file_system in _MEMORY_FILE_SYSTEMS, size, free)
+    return [volumes[path] for path in sorted(volumes)]
 
 
-def printable(name: str) -> str:
-    """`name` in one line that every terminal and log takes, of bearable length."""
+def _printable(name: str) -> str:
+    """Return `name` in one line that every terminal and log can show, shortened at its start."""
     safe = name if name.isprintable() else ascii(name)
-    return safe if len(safe) <= _LONGEST_NAME else f"…{safe[-_LONGEST_NAME:]}"
+    return safe if len(safe) <= _MAX_NAME_LENGTH else f"…{safe[-_MAX_NAME_LENGTH:]}"
 
 
-def _located(error: BaseException) -> OutOfSpaceError:
-    volumes = mounted()
-    if file := _file(error):
-        return OutOfSpaceError(_holding(file, volumes), file)
+def _locate(error: BaseException) -> OutOfSpaceError:
+    volumes = mounted_volumes()
+    if file := _target_file(error):
+        return OutOfSpaceError(_containing_volume(file, volumes), file)
     if _NO_SHARED_MEMORY.search(str(error)):
-        return OutOfSpaceError(_holding(_SHARED_MEMORY, volumes))
+        return OutOfSpaceError(_containing_volume(_SHARED_MEMORY, volumes))
     full = {volume.device: volume for volume in reversed(volumes) if volume.is_full}  # each device once
     return OutOfSpaceError(reversed(full.values()))
 
 
-def _file(error: BaseException) -> str | None:
-    """The file that was written: of two, as in a copy, the second."""
+def _target_file(error: BaseException) -> str | None:
+    """Return the file that was written: of two, as in a copy, the second."""
     if isinstance(error, OSError):
         for name in (error.filename2, error.filename):
             if isinstance(name, str | bytes | os.PathLike):
@@ -161,23 +162,23 @@ def _file(error: BaseException) -> str | None:
     return None
 
 
-def _holding(file: str, volumes: list[Volume]) -> list[Volume]:
-    """The volume that holds `file`, if it is one of those."""
+def _containing_volume(file: str, volumes: list[Volume]) -> list[Volume]:
+    """Return the volume that contains `file`, or none."""
     real = Path(os.path.realpath(file))
-    holding = [volume for volume in volumes if real.is_relative_to(volume.path)]
-    return sorted(holding, key=lambda volume: len(Path(volume.path).parts))[-1:]
+    candidates = [volume for volume in volumes if real.is_relative_to(volume.path)]
+    return sorted(candidates, key=lambda volume: len(Path(volume.path).parts))[-1:]
 
 
-def _fields(line: bytes) -> tuple[str, str, str]:
-    """Device, mount point and file system of a line of mountinfo, which escapes bytes that would end a field."""
+def _parse_mount(line: bytes) -> tuple[str, str, str]:
+    """Return device, mount point and file system of a line of mountinfo, which escapes bytes that end a field."""
     mount, _, file_system = line.partition(b" - ")
     fields = mount.split(b" ")
     path = re.sub(rb"\\([0-7]{3})", lambda escaped: bytes([int(escaped[1], 8)]), fields[4])
     return fields[2].decode(), os.fsdecode(path), file_system.split(b" ")[0].decode()
 
 
-def _amount(size: int) -> str:
-    for unit, bytes_of_unit in (("GiB", 2**30), ("MiB", 2**20)):
-        if size >= bytes_of_unit:
-            return f"{size / bytes_of_unit:.4g} {unit}"
+def _format_size(size: int) -> str:
+    for unit, bytes_per_unit in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= bytes_per_unit:
+            return f"{size / bytes_per_unit:.4g} {unit}"
     return f"{size / 2**10:.4g} KiB"

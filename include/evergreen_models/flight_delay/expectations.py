@@ -129,10 +129,7 @@ def feature_expectations(table: str) -> list[Expectation]:
             *(_expect_range(column, 0, 100_000) for column in DELAY_COLUMNS if column.startswith("flights")),
         ]
     keys = {"origin_weather": ["origin"], "aircraft": ["tailnum"]}[table]
-    values = {
-        "origin_weather": _expect_range("wind_speed", 0, 200),
-        "aircraft": _expect_range("aircraft_age", 0, 90),
-    }
+    values = {"origin_weather": _expect_range("wind_speed", 0, 200), "aircraft": _expect_range("aircraft_age", 0, 90)}
     return [
         gxe.ExpectCompoundColumnsToBeUnique(column_list=[*keys, "event_timestamp"]),
         *_expect_not_null(*keys, "event_timestamp"),

@@ -66,8 +66,7 @@ def build(
             _trailing_delays(flights, hours, days, timezone),
         ),
         FeatureTables(
-            {"origin_weather": ("event_timestamp", "origin", *WEATHER_COLUMNS)},
-            _weather(raw["weather"], hours),
+            {"origin_weather": ("event_timestamp", "origin", *WEATHER_COLUMNS)}, _weather(raw["weather"], hours)
         ),
         FeatureTables(
             {"aircraft": ("event_timestamp", "tailnum", "aircraft_age")},
@@ -154,10 +153,7 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
                             for what in ("flights", "late")
                         ),
                     )
-                    for hours_later, sign, moving in [
-                        (0, 1, TRAILING_HOURS),
-                        *((n, -1, (n,)) for n in TRAILING_HOURS),
-                    ]
+                    for hours_later, sign, moving in [(0, 1, TRAILING_HOURS), *((n, -1, (n,)) for n in TRAILING_HOURS)]
                 )
             )
         ).alias("move"),

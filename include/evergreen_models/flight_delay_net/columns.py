@@ -105,9 +105,7 @@ class RowBatch:
         """Copies of the rows at `places`, in that order."""
         # Several times as fast as indexing.
         return RowBatch(
-            self.numbers.take(indices, axis=0),
-            self.categories.take(indices, axis=0),
-            self.labels.take(indices),
+            self.numbers.take(indices, axis=0), self.categories.take(indices, axis=0), self.labels.take(indices)
         )
 
 

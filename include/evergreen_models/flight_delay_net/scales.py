@@ -14,13 +14,7 @@ import pyarrow.parquet as pq
 
 from evergreen import storage
 from evergreen.errors import TrainingDataError
-from evergreen_models.flight_delay_net.columns import (
-    UNKNOWN_CODE,
-    CodeArray,
-    Float32Array,
-    InputColumns,
-    to_float32,
-)
+from evergreen_models.flight_delay_net.columns import UNKNOWN_CODE, CodeArray, Float32Array, InputColumns, to_float32
 
 _MAX_CATEGORIES = 100_000
 """Of a column. Its embedding would be most of the model, and each of them is seen too seldom to be learned."""
@@ -49,10 +43,7 @@ class ColumnStatistics:
     def from_json(cls, data: bytes) -> Self:
         about = json.loads(data)
         return cls(
-            about["rows"],
-            tuple(about["means"]),
-            tuple(about["deviations"]),
-            tuple(map(tuple, about["vocabularies"])),
+            about["rows"], tuple(about["means"]), tuple(about["deviations"]), tuple(map(tuple, about["vocabularies"]))
         )
 
     def encode(self, column: int, values: pa.ChunkedArray) -> CodeArray:

@@ -207,9 +207,7 @@ class _ReaderPool:
         metadata = None
         for _ in range(_READERS):
             file = open_parquet(
-                self._open_files.enter_context(storage.storage_path(uri).open("rb")),
-                columns,
-                metadata=metadata,
+                self._open_files.enter_context(storage.storage_path(uri).open("rb")), columns, metadata=metadata
             )
             metadata = file.metadata
             self._files.put(file)

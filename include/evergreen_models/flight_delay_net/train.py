@@ -62,12 +62,7 @@ def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]
 
 
 def _train(
-    learner: Learner,
-    stream: BatchStream,
-    epochs: int,
-    first_step: int,
-    checkpoints: Checkpoints,
-    ranks: Ranks,
+    learner: Learner, stream: BatchStream, epochs: int, first_step: int, checkpoints: Checkpoints, ranks: Ranks
 ) -> None:
     order, steps = stream.plan, epochs * stream.plan.steps_per_epoch
     progress = _Progress(epochs, first_step, order, quiet=ranks.rank > 0)

@@ -263,10 +263,7 @@ def test_entity_rows_that_are_equal_all_come_out(repo: Repo) -> None:
 
 
 def test_null_keys_and_null_timestamps_find_nothing(repo: Repo) -> None:
-    write(
-        repo.file,
-        [feature_row(1, None, "y", 0, 0), feature_row(2, "x", None, 0, 0), feature_row(4, "x", "y", 0, 0)],
-    )
+    write(repo.file, [feature_row(1, None, "y", 0, 0), feature_row(2, "x", None, 0, 0), feature_row(4, "x", "y", 0, 0)])
     asked = entities((None, "y", 1), ("x", None, 1), (None, None, 1), ("x", "y", None), ("x", "y", 1))
     assert values(repo, asked, "pair:v") == [None, None, None, None, 4]
     assert values(repo, asked, "brief:v") == [None, None, None, None, 4]
@@ -313,8 +310,7 @@ def test_no_feature_row_in_reach(repo: Repo) -> None:
         pytest.param(lambda s: s.dt.tz_localize(None), id="naive is UTC"),
         pytest.param(lambda s: s.dt.tz_convert("America/New_York"), id="another zone"),
         pytest.param(
-            lambda s: s.dt.tz_convert("Europe/Berlin").map(lambda t: t.isoformat(timespec="microseconds")),
-            id="text",
+            lambda s: s.dt.tz_convert("Europe/Berlin").map(lambda t: t.isoformat(timespec="microseconds")), id="text"
         ),
         pytest.param(lambda s: s.astype(object), id="objects"),
         pytest.param(lambda s: s.dt.as_unit("ns"), id="nanoseconds"),
@@ -330,8 +326,7 @@ def test_entity_timestamps(repo: Repo, written: Callable[[pd.Series], pd.Series]
 
 
 @pytest.mark.parametrize(
-    "dtype",
-    [pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.timestamp("us", "Asia/Tokyo")],
+    "dtype", [pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.timestamp("us", "Asia/Tokyo")]
 )
 def test_feature_timestamps(repo: Repo, dtype: pa.DataType) -> None:
     table = pa.Table.from_pylist([feature_row(1, "x", "y", 0, 0), feature_row(2, "x", "y", 5, 5)], schema=SCHEMA)
@@ -373,13 +368,7 @@ def test_entity_columns_come_out_as_they_went_in(repo: Repo) -> None:
 def test_keys_of_other_types(tmp_path: Path) -> None:
     file = tmp_path / "typed.parquet"
     pq.write_table(
-        pa.table(
-            {
-                "id": pa.array([1, 2], pa.int32()),
-                "ts": pa.array([at(0), at(0)], UTC_US),
-                "v": pa.array([10, 20]),
-            }
-        ),
+        pa.table({"id": pa.array([1, 2], pa.int32()), "ts": pa.array([at(0), at(0)], UTC_US), "v": pa.array([10, 20])}),
         file,
     )
     key = Entity(name="id", join_keys=["id"], value_type=ValueType.INT64)
@@ -457,12 +446,7 @@ def test_a_view_without_entities(tmp_path: Path) -> None:
     ours.apply([view])
     asked = entities((None, None, -1), (None, None, 4), (None, None, 15), (None, None, 16))
     for store in (ours, feast(tmp_path, STOCK)):
-        assert columns(retrieve(store, asked, ["world:price"]), ["price"]) == [
-            (None,),
-            (1.0,),
-            (2.0,),
-            (None,),
-        ]
+        assert columns(retrieve(store, asked, ["world:price"]), ["price"]) == [(None,), (1.0,), (2.0,), (None,)]
 
 
 def test_what_was_not_created_yet_is_not_known(repo: Repo) -> None:

@@ -246,10 +246,7 @@ def test_a_kill_leaves_neither_gap_nor_older_values(ponds: ModelSpec, kept: Kept
     publish(9, 10, 11)
     child = forked(lambda: dying_after(kept, writes, lambda: online_store.materialize_features(ponds, window(12))))
     assert ended(child) == -signal.SIGKILL
-    assert read() in (
-        8.23,
-        11.23,
-    )  # Feast's own state says that it is being written: it is served nevertheless
+    assert read() in (8.23, 11.23)  # Feast's own state says that it is being written: it is served nevertheless
     assert online_store.materialize_features(ponds, window(10)) == span(
         9, 12
     )  # the window is older than what was being written

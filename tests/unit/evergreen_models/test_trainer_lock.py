@@ -32,14 +32,7 @@ def test_the_lock_holds_what_was_asked_for_and_no_engine() -> None:
     trainers = pins(TRAINERS)
     asked = re.findall(r"^([a-z0-9-]+)", TRAINERS.with_suffix(".in").read_text(), re.MULTILINE)
     assert set(asked) <= trainers.keys()
-    assert not trainers.keys() & {
-        "apache-airflow",
-        "pyspark",
-        "feast",
-        "mlflow",
-        "great-expectations",
-        "pytest",
-    }
+    assert not trainers.keys() & {"apache-airflow", "pyspark", "feast", "mlflow", "great-expectations", "pytest"}
 
 
 def test_it_is_for_machines_without_a_gpu() -> None:

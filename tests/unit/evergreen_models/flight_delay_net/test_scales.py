@@ -52,15 +52,7 @@ def test_a_category_is_its_place_in_the_vocabulary_and_what_is_not_in_it_is_unkn
     scales = learned(rows, tmp_path, rare=2)
     assert scales.vocabularies[0] == CATEGORIES["carrier"]
     asked = pa.chunked_array([["UA", "AA"], ["XX", "", None, "B6", "ZZ"], []], pa.string())
-    assert scales.encode(0, asked).tolist() == [
-        3,
-        1,
-        UNKNOWN_CODE,
-        UNKNOWN_CODE,
-        UNKNOWN_CODE,
-        2,
-        UNKNOWN_CODE,
-    ]
+    assert scales.encode(0, asked).tolist() == [3, 1, UNKNOWN_CODE, UNKNOWN_CODE, UNKNOWN_CODE, 2, UNKNOWN_CODE]
     assert scales.encode(0, asked.dictionary_encode()).tolist() == scales.encode(0, asked).tolist()
 
 

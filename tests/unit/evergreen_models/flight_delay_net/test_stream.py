@@ -46,12 +46,7 @@ def order(process: int = 0, processes: int = 1, seed: int = 3, batch_rows: int =
 
 
 def batches(
-    train: Path,
-    columns: InputColumns,
-    scales: ColumnStatistics,
-    how: BatchPlan,
-    first: int = 0,
-    epochs: int = 1,
+    train: Path, columns: InputColumns, scales: ColumnStatistics, how: BatchPlan, first: int = 0, epochs: int = 1
 ) -> list[RowBatch]:
     return list(BatchStream(str(train), columns, scales, how).batches(first, epochs * how.steps_per_epoch))
 
