@@ -10,12 +10,16 @@ import pytest
 from evergreen.settings import settings
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-snapshots", action="store_true", help="write tests/**/snapshots again")
+
+
 def _forget() -> None:
     settings.cache_clear()
     import sys
 
     if repository := sys.modules.get("evergreen.feature_store.repository"):
-        repository.feature_store.cache_clear()
+        repository.open_feature_store.cache_clear()
 
 
 @pytest.fixture
