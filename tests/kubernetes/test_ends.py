@@ -28,6 +28,7 @@ NEVER, LATER = AirflowFailException, RetryableTrainingError
             NEVER,
             r"ended as out of memory: no space is left on /dev/shm \(64 MiB of memory\): raise .*shm_gib",
         ),
+        ("mapped", NEVER, r"ended as out of memory: it was killed \(SIGBUS\): .*raise resources.shm_gib"),
         ("crash", LATER, "ended as unknown: exit code 3: about to crash"),
     ],
 )

@@ -81,7 +81,7 @@ class AttemptResult:
         if isinstance(error, CodeMismatchError):
             return cls(Outcome.BAD_CODE, text)
         if full := find_out_of_space(error):
-            return cls(Outcome.UNKNOWN if full.may_pass else Outcome.OUT_OF_MEMORY, str(full))
+            return cls(Outcome.UNKNOWN if full.is_retryable else Outcome.OUT_OF_MEMORY, str(full))
         if isinstance(error, EvergreenError):
             return cls(Outcome.BAD_DATA, text)
         if isinstance(error, MemoryError) or name == "OutOfMemoryError" or _OUT_OF_MEMORY.search(text):

@@ -19,7 +19,7 @@ from evergreen.lake import fingerprints
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import OUTPUT_FOLDER, RESULT_FILE, Job, TrainingResult
 from evergreen.training.outcome import CodeMismatchError
-from evergreen.training.volumes import locate_full_volume
+from evergreen.training.volumes import identify_full_volume
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
     if is_training_complete(job.fingerprint, folder):
         log.info("this job is complete already")
         return
-    with tempfile.TemporaryDirectory() as scratch, locate_full_volume():
+    with tempfile.TemporaryDirectory() as scratch, identify_full_volume():
         output = Path(scratch)
         metrics = import_module(f"evergreen_models.{job.model}.train").fit(job, output, checkpoints)
         checkpoints.flush()

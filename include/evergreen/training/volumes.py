@@ -1,4 +1,4 @@
-"""Finds the volume that was full when a write failed: most such errors name no file, some not even the cause."""
+"""Names the volume that was full when a write failed: most such errors name no file, some not even the cause."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MOUNTS = Path("/proc/self/mountinfo")
-_POD_VARIABLE = "KUBERNETES_SERVICE_HOST"  # set by Kubernetes in every container; never inherited by local trainers
+_POD_VARIABLE = "KUBERNETES_SERVICE_HOST"  # set in every container of a pod
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a mount point
 _MEMORY_FILE_SYSTEMS = ("tmpfs", "hugetlbfs")
-_MAX_NAME_LENGTH = 200  # of a file, so that the fix still fits into a container's termination message
-_FREE_DISK_FIX = "make room; nothing is lost"
+_MAX_PATH_LENGTH = 200  # so that the fix still fits into the pod's status
+_MAKE_ROOM = "make room; nothing is lost"
 
-# Messages of libraries whose errors carry no errno. They count only where a volume is full: a broken disk, or a
-# server, may report the same.
+# Of libraries whose errors carry no errno. Believed only where a volume is full: a disk that fails, or a server, may
+# say the same.
 _NO_SPACE = re.compile(
     r"no space left on device|disk quota exceeded"
     r"|\d+ requested and \d+ written"  # NumPy
@@ -37,7 +37,7 @@ _NO_SHARED_MEMORY = re.compile(
 
 @dataclass(frozen=True)
 class Volume:
-    """A mounted file system, with its size and the bytes that are free to this user."""
+    """A mounted file system, with its size and the space that this user may still fill, in bytes."""
 
     path: str
     device: str
@@ -51,28 +51,29 @@ class Volume:
         return self.free < min(2**20, self.size / 100)
 
     @property
-    def is_private(self) -> bool:
-        """Whether only this attempt fills it, so that the next one would fill it again."""
+    def belongs_to_attempt(self) -> bool:
+        """Whether this attempt alone fills it, and the next one would again."""
         return self.in_memory and _POD_VARIABLE in os.environ
 
     @property
     def fix(self) -> str:
-        if not self.is_private:
-            return _FREE_DISK_FIX
+        """What a person has to do."""
+        if not self.belongs_to_attempt:
+            return _MAKE_ROOM
         if self.path == _SHARED_MEMORY:
             return "raise resources.shm_gib"
         return "give that volume more in EVERGREEN_PODS__TEMPLATE"
 
     def __str__(self) -> str:
-        return f"{_printable(self.path)} ({_format_size(self.size)}{' of memory' if self.in_memory else ''})"
+        return f"{format_path(self.path)} ({_format_size(self.size)}{' of memory' if self.in_memory else ''})"
 
 
 class OutOfSpaceError(Exception):
     """A write found no space.
 
     Attributes:
-        volumes: the full volumes; empty if they are not known.
-        file: the file to be written, if that is known.
+        volumes: those that were full, or that hold `file`; empty if unknown.
+        file: the file that was being written, if known.
     """
 
     def __init__(self, volumes: Iterable[Volume], file: str | None = None):
@@ -80,23 +81,25 @@ class OutOfSpaceError(Exception):
         super().__init__(self.volumes, file)
 
     @property
-    def may_pass(self) -> bool:
-        """Whether another attempt may find space: not if the full volumes all belong to the attempt itself."""
-        return not self.volumes or not all(volume.is_private for volume in self.volumes)
+    def is_retryable(self) -> bool:
+        """Whether another attempt may find space: not if the attempt itself fills every volume."""
+        return not self.volumes or not all(volume.belongs_to_attempt for volume in self.volumes)
 
     def __str__(self) -> str:
-        file = f" for {_printable(self.file)}" if self.file else "" if self.volumes else " for its files"
-        where = f" on {', '.join(map(str, self.volumes))}" if self.volumes else ""
-        fixes = dict.fromkeys(volume.fix for volume in self.volumes) or [_FREE_DISK_FIX]
-        return f"no space is left{file}{where}: {', or '.join(fixes)}"
+        file = format_path(self.file) if self.file else "its files"
+        if not self.volumes:
+            return f"no space is left for {file}: {_MAKE_ROOM}"
+        subject = f" for {file}" if self.file else ""
+        fixes = dict.fromkeys(volume.fix for volume in self.volumes)
+        return f"no space is left{subject} on {', '.join(map(str, self.volumes))}: {', or '.join(fixes)}"
 
 
 @contextmanager
-def locate_full_volume() -> Iterator[None]:
-    """Find the full volume as soon as a write fails, before clean-up removes what filled it.
+def identify_full_volume() -> Iterator[None]:
+    """Look at once which volume is full: handlers further out may remove what filled it.
 
     Raises:
-        OutOfSpaceError: in place of an error that reports missing space.
+        OutOfSpaceError: instead of any error that says that a write found no space.
     """
     try:
         yield
@@ -107,7 +110,7 @@ def locate_full_volume() -> Iterator[None]:
 
 
 def find_out_of_space(error: BaseException) -> OutOfSpaceError | None:
-    """Return what `error`, or one of its causes, reports about missing space, or None."""
+    """The write that found no space, if `error` or what it was raised from says so; None otherwise."""
     cause: BaseException | None = error
     while cause:
         if isinstance(cause, OutOfSpaceError):
@@ -121,40 +124,40 @@ def find_out_of_space(error: BaseException) -> OutOfSpaceError | None:
     return None
 
 
-def mounted_volumes() -> list[Volume]:
-    """Return the volumes that this process may write to, by path."""
+def writable_volumes() -> list[Volume]:
+    """The volumes that this process may write to, by path."""
     volumes: dict[str, Volume] = {}
     with suppress(OSError):
         for line in _MOUNTS.read_bytes().splitlines():
             device, path, file_system = _parse_mount(line)
-            with suppress(OSError):  # mounted over, or not accessible to this user
+            with suppress(OSError):  # another mount hides it, or this user may not see it
                 status = os.statvfs(path)
                 size, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
                 if status.f_files and not status.f_favail:
-                    free = 0  # no inode is left, so no file can be created
+                    free = 0  # no inode is left
                 if size and os.path.isdir(path) and os.access(path, os.W_OK):
                     volumes[path] = Volume(path, device, file_system in _MEMORY_FILE_SYSTEMS, size, free)
     return [volumes[path] for path in sorted(volumes)]
 
 
-def _printable(name: str) -> str:
-    """Return `name` in one line that every terminal and log can show, shortened at its start."""
-    safe = name if name.isprintable() else ascii(name)
-    return safe if len(safe) <= _MAX_NAME_LENGTH else f"…{safe[-_MAX_NAME_LENGTH:]}"
+def format_path(path: str) -> str:
+    """`path` on one line that every terminal and log can show, at most `_MAX_PATH_LENGTH` characters of it."""
+    text = path if path.isprintable() else ascii(path)
+    return text if len(text) <= _MAX_PATH_LENGTH else f"…{text[-_MAX_PATH_LENGTH:]}"
 
 
 def _locate(error: BaseException) -> OutOfSpaceError:
-    volumes = mounted_volumes()
+    volumes = writable_volumes()
     if file := _target_file(error):
-        return OutOfSpaceError(_containing_volume(file, volumes), file)
+        return OutOfSpaceError(_volume_holding(file, volumes), file)
     if _NO_SHARED_MEMORY.search(str(error)):
-        return OutOfSpaceError(_containing_volume(_SHARED_MEMORY, volumes))
-    full = {volume.device: volume for volume in reversed(volumes) if volume.is_full}  # each device once
-    return OutOfSpaceError(reversed(full.values()))
+        return OutOfSpaceError(_volume_holding(_SHARED_MEMORY, volumes))
+    full_by_device = {volume.device: volume for volume in reversed(volumes) if volume.is_full}
+    return OutOfSpaceError(reversed(full_by_device.values()))
 
 
 def _target_file(error: BaseException) -> str | None:
-    """Return the file that was written: of two, as in a copy, the second."""
+    """The file that was being written. A copy names two, its source first."""
     if isinstance(error, OSError):
         for name in (error.filename2, error.filename):
             if isinstance(name, str | bytes | os.PathLike):
@@ -162,23 +165,23 @@ def _target_file(error: BaseException) -> str | None:
     return None
 
 
-def _containing_volume(file: str, volumes: list[Volume]) -> list[Volume]:
-    """Return the volume that contains `file`, or none."""
-    real = Path(os.path.realpath(file))
-    candidates = [volume for volume in volumes if real.is_relative_to(volume.path)]
-    return sorted(candidates, key=lambda volume: len(Path(volume.path).parts))[-1:]
+def _volume_holding(file: str, volumes: list[Volume]) -> list[Volume]:
+    """The volume that `file` is on; empty if it is not among `volumes`."""
+    path = Path(os.path.realpath(file))
+    parents = [volume for volume in volumes if path.is_relative_to(volume.path)]
+    return sorted(parents, key=lambda volume: len(Path(volume.path).parts))[-1:]
 
 
 def _parse_mount(line: bytes) -> tuple[str, str, str]:
-    """Return device, mount point and file system of a line of mountinfo, which escapes bytes that end a field."""
+    """Device, mount point and file system of a line of mountinfo, which escapes bytes that would end a field."""
     mount, _, file_system = line.partition(b" - ")
     fields = mount.split(b" ")
-    path = re.sub(rb"\\([0-7]{3})", lambda escaped: bytes([int(escaped[1], 8)]), fields[4])
+    path = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
     return fields[2].decode(), os.fsdecode(path), file_system.split(b" ")[0].decode()
 
 
 def _format_size(size: int) -> str:
-    for unit, bytes_per_unit in (("GiB", 2**30), ("MiB", 2**20)):
-        if size >= bytes_per_unit:
-            return f"{size / bytes_per_unit:.4g} {unit}"
+    for unit, unit_bytes in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= unit_bytes:
+            return f"{size / unit_bytes:.4g} {unit}"
     return f"{size / 2**10:.4g} KiB"

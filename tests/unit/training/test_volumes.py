@@ -62,7 +62,7 @@ for path in {paths!r}:
     mount(os.path.join(root, path), {size!r})
 mount(b"/dev/shm", {shm!r})
 from evergreen.training.outcome import AttemptResult
-from evergreen.training.volumes import locate_full_volume
+from evergreen.training.volumes import identify_full_volume
 try:
 {"".join(f"    {line}{chr(10)}" for line in code.splitlines())}
 except Exception as error:
@@ -141,7 +141,7 @@ def test_target_file_determines_the_volume(fail: Any, tmp_path: Path) -> None:
 
 def test_volume_is_located_before_cleanup(fail: Any, tmp_path: Path) -> None:
     code = """
-with tempfile.TemporaryDirectory(dir=os.path.join(root, b'a')) as scratch, locate_full_volume():
+with tempfile.TemporaryDirectory(dir=os.path.join(root, b'a')) as scratch, identify_full_volume():
     fill(scratch)
 """
     outcome, message = fail(code, b"a")
@@ -203,9 +203,9 @@ def test_full_disk_beside_full_memory_is_retryable(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, value)
     shm = Volume("/dev/shm", "0:1", in_memory=True, size=2**26, free=0)
     disk = Volume("/data", "8:1", in_memory=False, size=3 * 2**29, free=0)
-    assert not OutOfSpaceError([shm]).may_pass
+    assert not OutOfSpaceError([shm]).is_retryable
     both = OutOfSpaceError([shm, disk])
-    assert both.may_pass
+    assert both.is_retryable
     assert str(both) == (
         "no space is left on /dev/shm (64 MiB of memory), /data (1.5 GiB): "
         "raise resources.shm_gib, or make room; nothing is lost"

@@ -25,6 +25,7 @@ _bad_config = partial(AttemptResult, Outcome.BAD_CONFIG)
 POD_GONE = _preempted("its pod is gone: somebody deleted it, or its node was taken away")
 
 _STALL_TIMEOUT = timedelta(seconds=60)
+_SIGKILL, _SIGBUS = 137, 135  # 128 and their numbers on Linux, where pods run
 _UNRECOVERABLE_REASONS = ("CreateContainerConfigError", "InvalidImageName", "ErrImageNeverPull")
 _IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _NODE_GONE_REASONS = ("NodeLost", "NodeShutdown", "Shutdown", "Terminated")
@@ -204,9 +205,14 @@ def _diagnose_exit_code(terminated: PodJson) -> AttemptResult:
     outcome = Outcome.from_exit_code(code)
     if outcome is Outcome.PREEMPTED:
         return _preempted(message or "it was asked to leave")
-    if code == 137:
+    if code == _SIGKILL:
         cause = "it was killed (SIGKILL), and Kubernetes does not report why: often the node was short of memory"
         return AttemptResult(outcome, f"{cause}; its last message: {message}" if message else cause)
+    if code == _SIGBUS:
+        return _out_of_memory(
+            "it was killed (SIGBUS): it used shared memory that /dev/shm has no room for: raise resources.shm_gib; "
+            "or a file that it had mapped was cut short"
+        )
     return AttemptResult(outcome, f"exit code {code}: {message or 'it wrote no message; see its log'}")
 
 

@@ -74,6 +74,8 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
         (terminated(65), Outcome.BAD_DATA, "exit code 65 and wrote no message"),
         (terminated(139), Outcome.UNKNOWN, "exit code 139: it wrote no message"),
         (terminated(137), Outcome.UNKNOWN, "SIGKILL"),
+        (terminated(135), Outcome.OUT_OF_MEMORY, "raise resources.shm_gib"),
+        (terminating(terminated(135)), Outcome.PREEMPTED, "its pod was deleted"),
         # The outcome of the trainer itself counts, whatever happened to the pod meanwhile.
         (terminating(terminated(65, "no rows")), Outcome.BAD_DATA, "no rows"),
         (terminating(terminated(0)), Outcome.SUCCEEDED, ""),
