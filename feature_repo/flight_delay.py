@@ -6,7 +6,7 @@ from feast import Entity, FeatureService, FeatureView, Field
 from feast.types import Float64, Int32
 from feast.value_type import ValueType
 
-from evergreen.feature_store.data_source import feature_source
+from evergreen.feature_store.repository import feature_source
 from evergreen_models.flight_delay.features import DELAY_COLUMNS, DELAY_VIEW_KEYS, WEATHER_COLUMNS
 
 carrier, origin, dest, tailnum = (

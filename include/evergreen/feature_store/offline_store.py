@@ -116,8 +116,7 @@ def _pull_rows(
     end_date: datetime | None = None,
     latest_only: bool = False,
 ) -> RetrievalJob:
-    """Return the rows with `start_date <= event timestamp <= end_date`: all in the order of the files, or the latest
-    of each key."""
+    """Return the rows with `start_date <= event timestamp <= end_date` in file order, or each key's latest."""
     instants = [name for name in dict.fromkeys((timestamp_field, created_timestamp_column)) if name]
     values = [name for name in dict.fromkeys((*join_key_columns, *feature_name_columns)) if name not in instants]
 
@@ -149,8 +148,8 @@ class AsofOfflineStore(OfflineStore):
         project: str,
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
-        start_date: datetime | None = None,
-        end_date: datetime | None = None,
+        start_date: datetime | None = None,  # noqa: ARG004 - for retrieval without entities, which is not supported
+        end_date: datetime | None = None,  # noqa: ARG004
     ) -> RetrievalJob:
         """Return the columns of `entity_df`, then the requested features: one row for each of its rows, in order.
 

@@ -27,6 +27,8 @@ class OnlineStoreResetError(Exception):
 
 
 class OnlineBackend(Protocol):
+    """An online store as Feast and the markers use it."""
+
     def feast_config(self) -> dict[str, Any]:
         """Return the section `online_store` of Feast's configuration."""
         ...

@@ -151,7 +151,7 @@ def _apply_definitions(fingerprint: str) -> FeatureStore:
 
 
 def _load_definitions() -> Iterator[Any]:
-    """Return what the repository's files define. (Feast's own parser works in one working directory only.)"""
+    """Return what the repository's files define; Feast's own parser needs them in the working directory."""
     for file in _definition_files():
         for value in runpy.run_path(str(file)).values():
             for item in value if isinstance(value, list | tuple) else [value]:
