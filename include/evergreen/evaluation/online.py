@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from evergreen.evaluation.difference import compare_feature_values
 from evergreen.feature_store import online_store
 from evergreen.feature_store.repository import feast_lock, open_feature_store
-from evergreen.feature_store.training_sets import historical_features
+from evergreen.feature_store.training_sets import ROW_NUMBER_COLUMN, historical_features
 from evergreen.features.inputs import features_dataset as features_dataset
 from evergreen.gates.evidence import MissingEvidence, OnlineSample
 from evergreen.lake import datasets
@@ -65,17 +65,14 @@ def compare_online_store(
         return MissingEvidence("no feature row was published in the days that the online store holds")
     instants = pa.array([moment] * entities.num_rows, pa.timestamp("us", "UTC"))
     numbers = pa.array(range(entities.num_rows), pa.int64())
-    asked = entities.append_column("event_timestamp", instants).append_column(_ROW_COLUMN, numbers)
-    offline = historical_features(model, asked).sort_by(_ROW_COLUMN)
+    asked = entities.append_column("event_timestamp", instants).append_column(ROW_NUMBER_COLUMN, numbers)
+    offline = historical_features(model, asked).sort_by(ROW_NUMBER_COLUMN)
     if problem := _staleness_problem(model, record):
         return MissingEvidence(problem)
     features = sorted(set(offline.column_names) - set(asked.column_names))
     return compare_feature_values(
         entities.to_pylist(), {name: offline[name].to_pylist() for name in features}, served, moment
     )
-
-
-_ROW_COLUMN = "evergreen_row"
 
 
 def _join_keys(model: ModelSpec) -> list[str]:
@@ -114,7 +111,7 @@ def _staleness_problem(model: ModelSpec, materialization: Mapping[str, Any]) -> 
         for manifest in features_dataset(model).manifests()
     }
     timezone = feature_spec(model).timezone
-    until, first = datetime.fromisoformat(materialization["until"]), min(materialization["days"])
+    until, first = datetime.fromisoformat(materialization["watermark"]), min(materialization["days"])
     now = {
         day: content
         for day, content in published.items()
@@ -136,7 +133,7 @@ def _newest_event_timestamp(model: ModelSpec, materialization: Mapping[str, Any]
     service = store.get_feature_service(model.feature_service)
     views = [store.get_feature_view(projection.name) for projection in service.feature_view_projections]
     sources = {(view.batch_source.name, view.batch_source.timestamp_field) for view in views if view.batch_source}
-    until = pa.scalar(datetime.fromisoformat(materialization["until"]), pa.timestamp("us", "UTC"))
+    until = pa.scalar(datetime.fromisoformat(materialization["watermark"]), pa.timestamp("us", "UTC"))
     for day in sorted(materialization["days"], reverse=True):
         manifest = published.manifest(datasets.day_partition(day))
         if manifest is None:
