@@ -1,4 +1,4 @@
-"""Entries of a ledger, each of which records one event. They are stored as JSON and are equal after a round trip."""
+"""What is written in a ledger: entries, each of which records one act. JSON, and the same after a trip through it."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ class _LedgerModel(BaseModel):
 
 
 class VerdictRecorded(_LedgerModel):
-    """The gates have judged a candidate. Nothing acts on a verdict before it is recorded."""
+    """The gates have judged a candidate. Nothing acts on a verdict that is not written here."""
 
     kind: Literal["judged"] = "judged"
     run: NonEmptyStr
     run_reason: RunReason
     as_of: date
     holdout: tuple[date, date] = Field(description="first ≤ day < end")
-    candidate_fingerprint: NonEmptyStr
-    champion_version: str | None = Field(description="version that the candidate was compared with, if any")
+    candidate_fingerprint: NonEmptyStr = Field(description="fingerprint")
+    champion_version: str | None = Field(description="the version it was judged against; None: there was none yet")
     verdict: Verdict
-    evidence: dict[str, str] = Field(default_factory=dict, description="URIs of the evaluation and the report")
-    fingerprints: dict[str, str] = Field(default_factory=dict, description="fingerprints of data, gates and code")
+    evidence: dict[str, str] = Field(default_factory=dict, description="name → URI")
+    fingerprints: dict[str, str] = Field(default_factory=dict, description="of data, code, environment")
 
 
 class VersionPromoted(_LedgerModel):
-    """A version became champion because its verdict and the promotion rules allowed it."""
+    """A version has become champion because its verdict, and the rules of promotion, allowed it."""
 
     kind: Literal["promoted"] = "promoted"
     version: NonEmptyStr
-    previous_champion: str | None
+    previous_champion: str | None = Field(description="the champion until now")
     as_of: date
-    verdict_entry: EntryNumber = Field(description="number of the entry that holds the verdict")
+    verdict_entry: EntryNumber = Field(description="number of the entry with the verdict")
     approved_by: str | None = None
 
 
 class PromotionDeferred(_LedgerModel):
-    """A version passed its gates, but a rule defers its promotion: it is the challenger."""
+    """A version passed its gates, but a rule held it back: it is the challenger."""
 
-    kind: Literal["deferred"] = "deferred"
+    kind: Literal["held"] = "held"
     version: NonEmptyStr
     as_of: date
     verdict_entry: EntryNumber
@@ -58,7 +58,7 @@ class PromotionDeferred(_LedgerModel):
 
 
 class ChampionRolledBack(_LedgerModel):
-    """An earlier champion is champion again. The replaced version is barred until it is released."""
+    """An earlier champion is champion again. The version that was left is barred until it is released."""
 
     kind: Literal["rolled_back"] = "rolled_back"
     restored_version: NonEmptyStr
@@ -67,7 +67,7 @@ class ChampionRolledBack(_LedgerModel):
 
 
 class VersionReleased(_LedgerModel):
-    """A barred version may be promoted again if its gates pass."""
+    """A barred version may be promoted again, if it passes."""
 
     kind: Literal["released"] = "released"
     version: NonEmptyStr
@@ -75,21 +75,21 @@ class VersionReleased(_LedgerModel):
 
 
 class PromotionsFrozen(_LedgerModel):
-    """No version is promoted until the model is unfrozen. Rollbacks stay possible."""
+    """No promotions until the model is unfrozen. Rolling back stays possible."""
 
     kind: Literal["frozen"] = "frozen"
     reason: NonEmptyStr
 
 
 class PromotionsUnfrozen(_LedgerModel):
-    """Versions can be promoted again."""
+    """Promotions are possible again."""
 
     kind: Literal["unfrozen"] = "unfrozen"
     reason: NonEmptyStr
 
 
 class PromotionRejected(_LedgerModel):
-    """A promotion was not approved: a person rejected it, or the approval timed out."""
+    """Nobody approved of a promotion: somebody refused, or the time ran out."""
 
     kind: Literal["rejected"] = "rejected"
     version: NonEmptyStr
@@ -99,12 +99,12 @@ class PromotionRejected(_LedgerModel):
 
 
 class BacktestRecorded(_LedgerModel):
-    """A backfill recorded what the gates would have decided as of a past day."""
+    """A backfill has left evidence of what the gates would have decided as of a day of the past."""
 
     kind: Literal["backtested"] = "backtested"
     as_of: date
-    candidate_fingerprint: NonEmptyStr
-    report_uri: NonEmptyStr
+    candidate_fingerprint: NonEmptyStr = Field(description="fingerprint")
+    report_uri: NonEmptyStr = Field(description="URI")
 
 
 LedgerEvent = (
@@ -121,22 +121,22 @@ LedgerEvent = (
 
 
 class LedgerEntry(_LedgerModel):
-    """One event, when it was recorded and by whom, and the hash of the entry before."""
+    """One act, when it was recorded, who or what asked for it, and the hash of the entry before."""
 
     number: EntryNumber
     model: Name
     previous_hash: str = Field(description="SHA-256 of the bytes of the entry before; empty for the first")
     recorded_at: UtcDatetime
-    actor: NonEmptyStr = Field(description="the run or the person")
+    actor: NonEmptyStr = Field(description="the run, or the person, that asked")
     event: LedgerEvent = Field(discriminator="kind")
 
     def to_bytes(self) -> bytes:
-        """Return the bytes that are stored and hashed."""
+        """As it is stored, and hashed."""
         return self.model_dump_json(indent=1).encode() + b"\n"
 
 
 def hash_entry(data: bytes) -> str:
-    """Return the `previous_hash` of the next entry."""
+    """What the next entry holds as `before`."""
     return sha256(data).hexdigest()
 
 
