@@ -20,9 +20,6 @@ from evergreen.lake import datasets, fingerprints
 from evergreen.spec.gates import MetricGate
 from evergreen.spec.model import ModelSpec
 
-# What of it makes evidence about the past.
-EVALUATION = tuple(f"evergreen.evaluation.{part}" for part in ("asked", "past", "predictors", "rows", "scoring"))
-
 
 @dataclass(frozen=True)
 class BacktestCandidate:
@@ -57,6 +54,18 @@ def first_metric_gate(model: ModelSpec) -> MetricGate:
             return gate
     fault = Fault("gates", "none is about a metric, so a backtest has nothing to measure", "add a threshold")
     raise SpecError(f"model {model.name}", [fault])
+
+
+def scoring_code() -> dict[str, str]:
+    """Return what scores depend on besides models and rows."""
+    return fingerprints.code_of(("evergreen.scoring",), ("numpy", "onnxruntime", "pyarrow", "xgboost-cpu"))
+
+
+def cache_code(model: ModelSpec) -> dict[str, str]:
+    """Return what verdicts and measurements depend on besides models, rows and the spec."""
+    from evergreen.evaluation.requirements import verdict_code
+
+    return scoring_code() | verdict_code(model) | fingerprints.code_of((__name__,), ("duckdb",))
 
 
 class BacktestCache:
@@ -149,15 +158,17 @@ class BacktestCache:
         champion: BacktestPoint | None,
         past_comparisons: Sequence[EarlierComparison],
     ) -> Verdict:
-        from evergreen import evaluation
+        from evergreen.evaluation.requirements import backtest_gates
+        from evergreen.evaluation.rows import historical_evidence
+        from evergreen.scoring.predictions import Champion
 
         theirs: Any = NoChampion()
         if champion:
-            named = evaluation.Champion(f"of {champion.as_of}", champion.holdout_start)
+            named = Champion(f"of {champion.as_of}", champion.holdout_start)
             problem = named.overlap_problem(candidate.holdout_start)
             theirs = MissingEvidence(problem) if problem else self._score_holdout(champion.as_of, candidate.as_of)
-        gates, _ = evaluation.backtest_gates(self._model)
-        shown = evaluation.historical_evidence(
+        gates, _ = backtest_gates(self._model)
+        shown = historical_evidence(
             self._model,
             self._load_holdout(candidate.as_of).table,
             self._training_sets.file_path(self._candidates[candidate.as_of].training_set, "train"),
@@ -184,14 +195,14 @@ class BacktestCache:
         """Scores (n,) of every row of a holdout."""
         import numpy as np
 
-        from evergreen import evaluation
+        from evergreen.scoring.predictions import score_candidate
 
         if (model, holdout) not in self._scores:
-            inputs = self._cache_inputs(model, holdout)
+            inputs = {**self._cache_inputs(model, holdout), "code": scoring_code()}
             file = self._folder / f"scores-{fingerprints.compute_fingerprint(inputs)[:32]}.npy"
             if not file.exists():
                 candidate = self._candidates[model].candidate
-                scores = evaluation.score_candidate(self._model, candidate, self._load_holdout(holdout).table)
+                scores = score_candidate(self._model, candidate, self._load_holdout(holdout).table)
                 with storage.atomic_write(file) as scratch, scratch.open("wb") as stream:
                     np.save(stream, scores, allow_pickle=False)
             self._scores[model, holdout] = np.load(file, allow_pickle=False)
@@ -226,15 +237,7 @@ class BacktestCache:
 
     @cached_property
     def _code_fingerprint(self) -> str:
-        from evergreen import evaluation
-
-        own = ("evergreen.backtest.cache", "evergreen.backtest.statistics", *EVALUATION)
-        return fingerprints.compute_fingerprint(
-            [
-                fingerprints.code_versions(own, ("onnxruntime", "xgboost-cpu")),
-                evaluation.judging_code(self._model.gates),
-            ]
-        )
+        return fingerprints.compute_fingerprint(cache_code(self._model))
 
     def _cached(self, kind: str, inputs: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """What `make` gives, JSON-like, from the first time it was asked with these inputs."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from evergreen import storage
 from evergreen.backtest import walk_forward
-from evergreen.backtest.cache import EVALUATION, BacktestCache, BacktestCandidate, first_metric_gate
+from evergreen.backtest.cache import BacktestCache, BacktestCandidate, cache_code, first_metric_gate
 from evergreen.backtest.simulated_ledger import SimulatedLedger
 from evergreen.backtest.walk_forward import BacktestPoint, Deployment, MeasurementPeriod
 from evergreen.errors import Fault, FaultsError
@@ -136,26 +136,26 @@ def _update_report(model: ModelSpec, spec_fingerprint: str) -> None:
 def _report_fingerprint(
     model: ModelSpec, spec_fingerprint: str, points: Sequence[datasets.Manifest], excluded_candidates: int
 ) -> str:
-    parts = ("findings", "ledger", "record", "report", "page", "results", "statistics", "walk_forward")
-    rules = ("evergreen.ledger.state", "evergreen.promotion.rules")
-    modules = (*EVALUATION, *rules, *(f"{__package__}.{part}" for part in parts))
     return fingerprints.compute_fingerprint(
         {
             "model": [model.name, model.description],
             "spec": spec_fingerprint,
             "points": [point.fingerprint for point in points],
             "left_out": excluded_candidates,
-            "code": fingerprints.code_versions(
-                modules, ("jinja2", "matplotlib", "numpy", "onnxruntime", "xgboost-cpu")
-            ),
+            "code": report_code(model),
         }
     )
+
+
+def report_code(model: ModelSpec) -> dict[str, str]:
+    """Return what the report depends on besides the candidates and the spec: all that is cached, rules and looks."""
+    return cache_code(model) | fingerprints.code_of((__package__, "evergreen.reports"), ("jinja2", "matplotlib"))
 
 
 def _is_report_current(root: Path, fingerprint: str) -> bool:
     try:
         return (root / REPORT_FILE).exists() and json.loads((root / RESULTS_FILE).read_text())[
-            "made_from"
+            "fingerprint"
         ] == fingerprint
     except (FileNotFoundError, ValueError, KeyError):
         return False

@@ -177,6 +177,6 @@ def _definitions_fingerprint() -> str:
             "configuration": storage.file_sha256(current.feature_repo / "feature_store.yaml"),
             "models": models,
             "sources": {"lake": str(current.lake), "offline_store": current.offline_store},
-            "code": fingerprints.code_versions((__name__,), ("feast",)),
+            "code": fingerprints.code_of((__name__,), ("feast",)),
         }
     )

@@ -19,11 +19,7 @@ from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.window import Window
 
-ROW_NUMBER_COLUMN = "evergreen_row"
-"""Numbers entity rows on their way through Feast, which may return them in any order."""
-
 _LABEL_COLUMNS = ["label", "label_known_at"]  # unknown at the time of a prediction
-_CODE = ("evergreen.feature_store.training_sets", "evergreen.feature_store.offline_store")
 _ROW_GROUP_ROWS = 65_536  # what a trainer reads at a time, and what several trainers share
 
 log = logging.getLogger(__name__)
@@ -128,6 +124,11 @@ def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
     return table
 
 
+def training_set_code() -> dict[str, str]:
+    """Return what training sets depend on besides features, the window and the definitions of views."""
+    return fingerprints.code_of((__name__, "evergreen.feature_store.offline_store"), ("feast", "duckdb", "pyarrow"))
+
+
 def _published_days(model: ModelSpec, window: Window) -> dict[str, str]:
     """Return the content hash of each published partition of features that is a day of the window."""
     days = {datasets.day_partition(day) for day in window.days}
@@ -150,7 +151,8 @@ def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
         "features": published,
         "definitions": _view_definitions(model),
         "offline_store": settings().offline_store,
-        "code": fingerprints.code_versions(_CODE, ("feast", "duckdb", "pyarrow")),
+        "known_before": window.as_of.isoformat(),
+        "code": training_set_code(),
     }
 
 
@@ -194,9 +196,9 @@ def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
     features are taken from Feast's result, by row number.
     """
     row_numbers = pa.array(range(spine.num_rows), pa.int64())
-    entities = spine.drop_columns(_LABEL_COLUMNS).append_column(ROW_NUMBER_COLUMN, row_numbers)
+    entities = spine.drop_columns(_LABEL_COLUMNS).append_column(datasets.ROW_COLUMN, row_numbers)
     table = historical_features(model, entities)
-    joined = spine.take(table[ROW_NUMBER_COLUMN])
+    joined = spine.take(table[datasets.ROW_COLUMN])
     for name in sorted(set(table.column_names) - set(entities.column_names)):
         joined = joined.append_column(name, table[name])
     keys = [field.name for field in spine.schema if pa.types.is_string(field.type)]

@@ -22,7 +22,7 @@ from evergreen.features import inputs
 from evergreen.features.inputs import RawFile
 from evergreen.ingest.expectations import ExpectationStages, schema_expectations, validate_tables
 from evergreen.lake import datasets, fingerprints
-from evergreen.spec.loader import feature_spec
+from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
 
 FaultsByDay = dict[date, list[Fault]]
@@ -83,8 +83,10 @@ def _distinct_faults(faults: FaultsByDay) -> list[Fault]:
 def _validate_raw_files(model: ModelSpec, raw_files: Sequence[RawFile]) -> dict[RawFile, Sequence[Fault]]:
     """The faults of each drop; what was checked before is read from its report."""
     expectations = import_module(f"evergreen_models.{model.feature_model}.expectations")
-    code = fingerprints.code_versions(
-        (expectations.__name__, "evergreen.ingest.expectations"), ("great-expectations", "pandas", "pyarrow")
+    code = fingerprints.code_of(
+        (expectations.__name__, "evergreen.ingest.expectations"),
+        ("great-expectations", "pandas", "pyarrow"),
+        load_spec(model.feature_model).code_packages,
     )
     reports = datasets.open_dataset(f"checks/{model.feature_model}")
     parts = {drop: {"file": storage.file_sha256(drop.path), "code": code} for drop in raw_files if drop.path.exists()}

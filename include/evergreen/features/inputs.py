@@ -15,10 +15,9 @@ from evergreen import storage
 from evergreen.errors import Fault, RawDataError
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
-from evergreen.lake.fingerprints import code_versions as code_of
-from evergreen.lake.fingerprints import compute_fingerprint
+from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.settings import settings
-from evergreen.spec.loader import feature_spec
+from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec
 from evergreen.window import days_between
 
@@ -76,10 +75,7 @@ def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str
     if faults := find_missing_raw_files(features, days):
         raise RawDataError(f"raw data for {format_days(days)} of {model.feature_model}", faults)
     raw = {drop: storage.file_sha256(drop.path) for drop in raw_files_for_days(features, days)}
-    code = code_of(
-        (f"evergreen_models.{model.feature_model}.features", "evergreen.features.build"),
-        ("pyspark", "pyarrow"),
-    )
+    code = feature_code(model)
     return {
         day.isoformat(): {
             "day": day.isoformat(),
@@ -89,6 +85,13 @@ def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str
         }
         for day in days
     }
+
+
+def feature_code(model: ModelSpec) -> dict[str, str]:
+    """Return what features depend on besides raw data: the `features.py` that builds them, and the build step."""
+    builder = model if model.builds_features else load_spec(model.feature_model)
+    packages = (f"evergreen_models.{builder.name}.features", "evergreen.features.build")
+    return code_of(packages, ("pyspark", "pyarrow"), builder.code_packages)
 
 
 def compute_day_fingerprints(model: ModelSpec, days: Iterable[date]) -> FingerprintsByDay:

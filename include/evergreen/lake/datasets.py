@@ -31,6 +31,9 @@ from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.settings import settings
 from evergreen.storage import atomic_write, file_sha256, fsync_path
 
+ROW_COLUMN = "evergreen_row"
+"""Numbers the rows of a table that passes through an engine which may reorder them."""
+
 _MANIFESTS = "_manifests"
 _STAGING = "_staging"
 _CACHE = "built"

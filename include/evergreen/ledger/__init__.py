@@ -33,7 +33,7 @@ from evergreen.ledger.entries import (
 from evergreen.ledger.journal import Journal, LedgerConflictError
 from evergreen.ledger.state import ChampionTenure, LedgerState, iter_states, replay, state_at
 from evergreen.settings import settings
-from evergreen.spec.model import Name
+from evergreen.spec import Name
 
 __all__ = [
     "BacktestRecorded",

@@ -6,22 +6,17 @@ from datetime import UTC, date, datetime
 from hashlib import sha256
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from evergreen.gates.verdict import Verdict
-from evergreen.spec.model import Name
+from evergreen.spec import Frozen, Name, NonEmptyStr
 from evergreen.window import RunReason
 
-NonEmptyStr = Annotated[str, StringConstraints(min_length=1)]
 EntryNumber = Annotated[int, Field(ge=1)]
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(lambda instant: instant.astimezone(UTC))]
 
 
-class _LedgerModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class VerdictRecorded(_LedgerModel):
+class VerdictRecorded(Frozen):
     """The gates have judged a candidate. Nothing acts on a verdict that is not written here."""
 
     kind: Literal["judged"] = "judged"
@@ -36,7 +31,7 @@ class VerdictRecorded(_LedgerModel):
     fingerprints: dict[str, str] = Field(default_factory=dict, description="of data, code, environment")
 
 
-class VersionPromoted(_LedgerModel):
+class VersionPromoted(Frozen):
     """A version has become champion because its verdict, and the rules of promotion, allowed it."""
 
     kind: Literal["promoted"] = "promoted"
@@ -47,7 +42,7 @@ class VersionPromoted(_LedgerModel):
     approved_by: str | None = None
 
 
-class PromotionDeferred(_LedgerModel):
+class PromotionDeferred(Frozen):
     """A version passed its gates, but a rule held it back: it is the challenger."""
 
     kind: Literal["held"] = "held"
@@ -57,7 +52,7 @@ class PromotionDeferred(_LedgerModel):
     reason: NonEmptyStr
 
 
-class ChampionRolledBack(_LedgerModel):
+class ChampionRolledBack(Frozen):
     """An earlier champion is champion again. The version that was left is barred until it is released."""
 
     kind: Literal["rolled_back"] = "rolled_back"
@@ -66,7 +61,7 @@ class ChampionRolledBack(_LedgerModel):
     reason: NonEmptyStr
 
 
-class VersionReleased(_LedgerModel):
+class VersionReleased(Frozen):
     """A barred version may be promoted again, if it passes."""
 
     kind: Literal["released"] = "released"
@@ -74,21 +69,21 @@ class VersionReleased(_LedgerModel):
     reason: NonEmptyStr
 
 
-class PromotionsFrozen(_LedgerModel):
+class PromotionsFrozen(Frozen):
     """No promotions until the model is unfrozen. Rolling back stays possible."""
 
     kind: Literal["frozen"] = "frozen"
     reason: NonEmptyStr
 
 
-class PromotionsUnfrozen(_LedgerModel):
+class PromotionsUnfrozen(Frozen):
     """Promotions are possible again."""
 
     kind: Literal["unfrozen"] = "unfrozen"
     reason: NonEmptyStr
 
 
-class PromotionRejected(_LedgerModel):
+class PromotionRejected(Frozen):
     """Nobody approved of a promotion: somebody refused, or the time ran out."""
 
     kind: Literal["rejected"] = "rejected"
@@ -98,7 +93,7 @@ class PromotionRejected(_LedgerModel):
     reason: NonEmptyStr
 
 
-class BacktestRecorded(_LedgerModel):
+class BacktestRecorded(Frozen):
     """A backfill has left evidence of what the gates would have decided as of a day of the past."""
 
     kind: Literal["backtested"] = "backtested"
@@ -120,7 +115,7 @@ LedgerEvent = (
 )
 
 
-class LedgerEntry(_LedgerModel):
+class LedgerEntry(Frozen):
     """One act, when it was recorded, who or what asked for it, and the hash of the entry before."""
 
     number: EntryNumber

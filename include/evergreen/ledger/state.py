@@ -13,7 +13,7 @@ from functools import reduce
 from typing import assert_never
 
 from evergreen.errors import LedgerError
-from evergreen.gates.alpha_spending import EarlierComparison
+from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison
 from evergreen.ledger.entries import (
     BacktestRecorded,
     ChampionRolledBack,
@@ -85,7 +85,7 @@ class LedgerState:
         for entry in self.entries:
             if isinstance(entry.event, VerdictRecorded):
                 gates = tuple(
-                    (record.gate, record.alpha, record.outcome == "passed")
+                    AlphaSpend(record.gate, record.alpha, record.outcome == "passed")
                     for record in entry.event.verdict.results
                     if record.alpha is not None
                 )

@@ -74,7 +74,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
         "gates": fingerprints.compute_fingerprint([gate.model_dump(mode="json") for gate in model.gates]),
         "training_set": context.training_set.content_hash,
         "candidate": context.candidate.fingerprint,
-        "judging": fingerprints.compute_fingerprint(evaluation.judging_code(model.gates)),
+        "judging": fingerprints.compute_fingerprint(evaluation.verdict_code(model)),
     }
 
     def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:

@@ -6,16 +6,13 @@ from datetime import date
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from evergreen.gates import Verdict
+from evergreen.spec import Frozen
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class BacktestStep(_Stored):
+class BacktestStep(Frozen, allow_inf_nan=False):
     """A candidate, and what the gates made of it."""
 
     as_of: date
@@ -28,7 +25,7 @@ class BacktestStep(_Stored):
     reason: str
 
 
-class PeriodSummary(_Stored):
+class PeriodSummary(Frozen, allow_inf_nan=False):
     """The days `start` ≤ day < `end` that the models live after the date `after` are measured on."""
 
     live_as_of: date
@@ -38,14 +35,14 @@ class PeriodSummary(_Stored):
     positive_share: float | None = Field(description="of rows with label 1")
 
 
-class DeploymentSummary(_Stored):
+class DeploymentSummary(Frozen, allow_inf_nan=False):
     as_of: date
     end: date | None = Field(description="None: to the end")
     live_days: int = Field(description="live until it was replaced, or until the last date")
     reason: str
 
 
-class GainEstimate(_Stored):
+class GainEstimate(Frozen, allow_inf_nan=False):
     """Mean over the compared periods, positive is better, with one-sided 95 % bounds."""
 
     mean: float
@@ -53,7 +50,7 @@ class GainEstimate(_Stored):
     high: float
 
 
-class PolicySummary(_Stored):
+class PolicySummary(Frozen, allow_inf_nan=False):
     name: str
     label: str
     rule: str
@@ -66,7 +63,7 @@ class PolicySummary(_Stored):
     gain_over_never: GainEstimate | None
 
 
-class BacktestResults(_Stored):
+class BacktestResults(Frozen, allow_inf_nan=False):
     model: str
     description: str
     fingerprint: str = Field(description="fingerprint of the candidates, the spec and the code")

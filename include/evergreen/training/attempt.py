@@ -16,10 +16,11 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from upath import UPath
 
 from evergreen import storage
+from evergreen.spec import Frozen
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import ATTEMPTS_FOLDER, JsonFile
 from evergreen.training.outcome import AttemptResult, Outcome
@@ -41,10 +42,8 @@ _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 log = logging.getLogger(__name__)
 
 
-class ResourceAllocation(BaseModel):
+class ResourceAllocation(Frozen):
     """The resources that one attempt occupies, and that are paid for. Passed to it in its environment."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cpu: float = 0
     memory_gib: float = 0

@@ -56,6 +56,7 @@ def prepare_job(
         gpu=model.resources.gpu,
         processes=model.resources.processes,
         checkpoint_seconds=model.resources.checkpoint_seconds,
+        code_packages=model.code_packages,
         modules=inputs["code"]["modules"],
         libraries=inputs["code"]["libraries"],
     )
@@ -96,7 +97,7 @@ def candidate_inputs(model: ModelSpec, training_set: datasets.Manifest, features
         "seed": model.seed,
         "resources": model.resources.model_dump(include={"cpu", "gpu", "gpu_type", "processes"}),
         "code": {
-            "modules": fingerprints.code_versions((f"evergreen_models.{model.name}.train",), ()),
+            "modules": runner.training_code(model.name, model.code_packages),
             "libraries": pinned_library_versions(model),
         },
     }

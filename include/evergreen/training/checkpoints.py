@@ -24,7 +24,7 @@ from pydantic import Field
 from upath import UPath
 
 from evergreen import storage
-from evergreen.errors import TrainingDataError
+from evergreen.errors import TrainingDataError, first_line
 from evergreen.training.job import JsonFile
 from evergreen.training.outcome import TrainingPreempted
 
@@ -83,7 +83,7 @@ class Checkpoints:
                 checkpoint = self._read(step)
             except (OSError, ValueError) as error:
                 # A second attempt that is further along may have removed it. The one before serves as well.
-                log.warning("checkpoint of step %s is skipped: %s", step, str(error).splitlines()[0])
+                log.warning("checkpoint of step %s is skipped: %s", step, first_line(error))
                 continue
             self.resumed_step = self.last_step = step
             log.info("resuming after step %s, from its checkpoint", step)

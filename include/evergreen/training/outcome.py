@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Self
 
-from evergreen.errors import EvergreenError, TrainingError
+from evergreen.errors import EvergreenError, TrainingError, first_line
 from evergreen.training.volumes import find_out_of_space
 
 _LANGUAGE_ERRORS = (AttributeError, ImportError, NameError, NotImplementedError, SyntaxError, TypeError)
@@ -75,7 +75,7 @@ class AttemptResult:
         same code would raise again for the same data are not.
         """
         name, text = type(error).__name__, str(error)
-        summary = f"{name}: {text.strip().splitlines()[0]}" if text.strip() else name
+        summary = f"{name}: {first_line(error)}" if text.strip() else name
         if isinstance(error, TrainingPreempted):
             return cls(Outcome.PREEMPTED, text)
         if isinstance(error, CodeMismatchError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,6 +41,11 @@ def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
         checkpoints.flush()
         if checkpoints.is_writer:
             _write_result(job, folder, output, metrics, versions)
+
+
+def training_code(model_name: str, code_packages: Iterable[str]) -> dict[str, str]:
+    """Return hashes of the code that trains the model, by module or file."""
+    return fingerprints.code_of((f"evergreen_models.{model_name}.train",), (), code_packages)
 
 
 def is_training_complete(fingerprint: str, folder: UPath) -> bool:
@@ -88,7 +93,7 @@ def _write_result(
 
 def _check_code_and_libraries(job: Job) -> dict[str, str]:
     """Return the versions of Python and the job's libraries, if code and libraries are those of the job."""
-    modules = fingerprints.code_versions((f"evergreen_models.{job.model}.train",), ())
+    modules = training_code(job.model, job.code_packages)
     differences = [name for name in {**modules, **job.modules} if modules.get(name) != job.modules.get(name)]
     for name, expected in job.libraries.items():
         installed = _installed_version(name)

@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def code() -> dict[str, str]:
-    return fingerprints.code_versions(["evergreen_models.tide.features"], ["pyarrow"])
+    return fingerprints.code_of(["evergreen_models.tide.features"], ["pyarrow"])
 
 
 def test_the_modules_of_a_model_folder_count_if_they_are_imported(folder: Path) -> None:
@@ -50,4 +50,4 @@ def test_the_modules_of_a_model_folder_count_if_they_are_imported(folder: Path) 
 
 def test_a_module_that_is_not_there_is_named(folder: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"models\.tide\.train"):
-        fingerprints.code_versions(["evergreen_models.tide.train"], [])
+        fingerprints.code_of(["evergreen_models.tide.train"], [])

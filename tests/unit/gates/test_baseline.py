@@ -135,7 +135,7 @@ def bad(label, candidate, prior):
         evidence(label, candidate, MissingEvidence("no training rows")),
         ["no baseline prior: no training rows"],
     )
-    yield evidence(label, candidate, prior, "last_value"), ["no baseline prior: nobody made its predictions"]
+    yield evidence(label, candidate, prior, "last_value"), ["no baseline prior: its predictions were not computed"]
     yield evidence(label * 0, candidate, prior), ["0 of 800 labels are 1"]
     yield evidence(label[:3], candidate[:3], prior[:3]), ["3 rows are too few"]
     yield (
