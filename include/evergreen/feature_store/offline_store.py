@@ -54,6 +54,7 @@ from evergreen.errors import Fault, FaultsError
 from evergreen.lake.datasets import published_files
 
 _RETRIEVAL = "Retrieval of historical features"
+_LIST, _AND = ",\n    ", " AND\n    "
 
 # Every name and literal that enters a statement goes through _quote_identifier or _quote_literal.
 
@@ -171,7 +172,10 @@ class AsofOfflineStore(OfflineStore):
         views = [_ViewRequest.from_feature_view(view, feature_refs, full_feature_names) for view in feature_views]
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         _check_request(entity_df, views, on_demand)
-        entities = _entity_table(entity_df, event_timestamp)
+        # Event timestamps become UTC microseconds; the other columns stay as they are.
+        timestamps = pd.to_datetime(entity_df[event_timestamp], utc=True).dt.floor("us").dt.as_unit("us")
+        entities = pa.Table.from_pandas(entity_df.assign(**{event_timestamp: timestamps}), preserve_index=False)
+        entities = entities.replace_schema_metadata(None)
         instants = entities[event_timestamp].drop_null()
 
         def retrieve() -> pa.Table:
@@ -222,24 +226,21 @@ class _ViewRequest:
 
     @classmethod
     def from_feature_view(cls, view: FeatureView, feature_refs: list[str], full_feature_names: bool) -> _ViewRequest:
+        if view.batch_source is None:
+            raise RetrievalError(f"View {view.name}", [Fault("source", "has no batch source", "give it one")])
         projection = view.projection
         prefix = f"{projection.name_to_use()}:"
         features = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
         # Not name_to_use(): the names of columns do not contain a pinned version.
-        shown_name = projection.name_alias or view.name
+        column_prefix = f"{projection.name_alias or view.name}__" if full_feature_names else ""
         value_types = {feature.name: feature.dtype.to_value_type() for feature in view.features}
-        if view.batch_source is None:
-            raise RetrievalError(f"View {view.name}", [Fault("source", "has no batch source", "give it one")])
+        keys = [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
         return cls(
             name=view.name,
             source=view.batch_source,
-            keys={
-                key.name: projection.join_key_map.get(key.name, key.name)
-                for key in view.entity_columns
-                if key.name != DUMMY_ENTITY_ID
-            },
+            keys={key: projection.join_key_map.get(key, key) for key in keys},
             features=features,
-            columns=[f"{shown_name}__{feature}" if full_feature_names else feature for feature in features],
+            columns=[column_prefix + feature for feature in features],
             types=[feast_value_type_to_pa(value_types[feature]) for feature in features],
             ttl=view.ttl,
         )
@@ -262,13 +263,6 @@ def _check_request(
             faults.append(Fault(f"on demand view {on_demand.name}", problem, fix))
     if faults:
         raise RetrievalError(_RETRIEVAL, faults)
-
-
-def _entity_table(entity_df: pd.DataFrame, event_timestamp: str) -> pa.Table:
-    """Convert `entity_df` to Arrow: its event timestamps to UTC microseconds, its other columns unchanged."""
-    instants = pd.to_datetime(entity_df[event_timestamp], utc=True).dt.floor("us").dt.as_unit("us")
-    table = pa.Table.from_pandas(entity_df.assign(**{event_timestamp: instants}), preserve_index=False)
-    return table.replace_schema_metadata(None)
 
 
 def _asof_join(
@@ -322,7 +316,7 @@ def _asof_join_query(
     columns += [f"{event_ts} AS event_ts", f"CAST({created_ts} AS TIMESTAMPTZ) AS created_ts", _FILE_POSITION]
     first, last = map(_timestamp_literal, span)
     reachable = [f"{event_ts} <= {last}", *([f"{event_ts} >= {first} - {ttl}"] if ttl else [])]
-    feature_rows = f"SELECT {_lines(columns)}\nFROM {relation}\nWHERE {_lines(reachable, ' AND')}"
+    feature_rows = f"SELECT {_LIST.join(columns)}\nFROM {relation}\nWHERE {_AND.join(reachable)}"
 
     if not created_name:
         match = f"(epoch_us(entity_ts) + 1) * {_MICROSECOND_STRIDE}::HUGEINT > {_PACKED_RANK}"
@@ -336,8 +330,8 @@ def _asof_join_query(
     features = [f"CASE WHEN {valid} THEN feature_{i} END AS feature_{i}" for i in range(len(view.features))]
     matches = [*(f"entities.{key} = feature_rows.{key}" for key in keys), match]
     return (
-        f"SELECT {_lines(['row_number', *features])}\nFROM entities\n"
-        f"ASOF LEFT JOIN ({_indent(feature_rows)}) AS feature_rows\nON {_lines(matches, ' AND')}\nORDER BY row_number"
+        f"SELECT {_LIST.join(['row_number', *features])}\nFROM entities\n"
+        f"ASOF LEFT JOIN ({_indent(feature_rows)}) AS feature_rows\nON {_AND.join(matches)}\nORDER BY row_number"
     )
 
 
@@ -373,14 +367,14 @@ def _pull_query(
     """Return the query for the rows of the `span` by the first of `instants`; with `latest_by`, the newest per key."""
     quoted = {name: _quote_identifier(name) for name in [*values, *instants, *(latest_by or ())]}
     timestamps = [f"CAST({quoted[name]} AS TIMESTAMPTZ) AS {quoted[name]}" for name in instants]
-    query = f"SELECT {_lines([*(quoted[name] for name in values), *timestamps])}\nFROM {relation}"
+    query = f"SELECT {_LIST.join([*(quoted[name] for name in values), *timestamps])}\nFROM {relation}"
     bounds = [
         f"CAST({quoted[instants[0]]} AS TIMESTAMPTZ) {operator} {_timestamp_literal(make_tzaware(bound))}"
         for operator, bound in zip((">=", "<="), span, strict=True)
         if bound
     ]
     if bounds:
-        query += f"\nWHERE {_lines(bounds, ' AND')}"
+        query += f"\nWHERE {_AND.join(bounds)}"
     if latest_by is not None:
         keys = ", ".join(quoted[key] for key in latest_by) or "NULL"
         newest_first = [f"{quoted[name]} DESC NULLS LAST" for name in instants] + [
@@ -433,10 +427,6 @@ def _check_key_types(view: str, key: str, source_type: str, column: str, entity_
         problem = f"is {entity_type}, but join key {key} of view {view} is {source_type}"
         fault = Fault(f"entity_df[{column!r}]", problem, "cast one of them")
         raise RetrievalError(_RETRIEVAL, [fault])
-
-
-def _lines(items: Sequence[str], separator: str = ",") -> str:
-    return f"{separator}\n    ".join(items)
 
 
 def _indent(query: str) -> str:

@@ -89,9 +89,6 @@ class _MaterializationState:
         return fingerprints.compute_fingerprint(self.as_dict())
 
 
-_EMPTY_STATE = _MaterializationState(datetime.min.replace(tzinfo=UTC))
-
-
 def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_state: bool = True) -> dict[str, str]:
     store = open_feature_store()
     name = _dataset_name(model)
@@ -127,9 +124,7 @@ def _dataset_name(model: ModelSpec) -> str:
 
 
 def _read_state(model: ModelSpec) -> _MaterializationState:
-    state = materialization_state(model)
-    if not state:
-        return _EMPTY_STATE
+    state = materialization_state(model) or _MaterializationState(datetime.min.replace(tzinfo=UTC)).as_dict()
     days = {date.fromisoformat(day): content for day, content in state["days"].items()}
     return _MaterializationState(datetime.fromisoformat(state["watermark"]), days, state["views"])
 

@@ -30,8 +30,6 @@ from evergreen.settings import settings
 
 _OFFLINE_STORE_TYPES = {"asof": "evergreen.feature_store.offline_store.AsofOfflineStore", "spark": "spark"}
 _DEFINITIONS_KEY = "evergreen_definitions"  # fingerprint of what is applied, in the registry and in the online store
-# Entities and data sources that nothing uses any more may stay: they mislead nobody.
-_PRUNED_TYPES = (FeatureService, BaseFeatureView)
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +77,7 @@ def has_online_marker(store: FeatureStore, name: str, marker: str) -> bool:
 
     An online store that was emptied, or restored from a backup, does not have the marker.
     """
-    return online_backend(settings().online_store).read_marker(_marker_key(store, name)) == marker
+    return online_backend(settings().online_store).read_marker(f"{store.project}:{name}") == marker
 
 
 def write_online_marker(store: FeatureStore, name: str, marker: str) -> None:
@@ -88,11 +86,7 @@ def write_online_marker(store: FeatureStore, name: str, marker: str) -> None:
     Raises:
         OnlineStoreResetError: no definitions were applied to this store, so it replaced the one that was written to.
     """
-    online_backend(settings().online_store).write_marker(_marker_key(store, name), marker)
-
-
-def _marker_key(store: FeatureStore, name: str) -> str:
-    return f"{store.project}:{name}"
+    online_backend(settings().online_store).write_marker(f"{store.project}:{name}", marker)
 
 
 def feast_variables() -> Mapping[str, str]:
@@ -134,13 +128,13 @@ def _apply_definitions(fingerprint: str) -> FeatureStore:
     store = _open_store()
     definitions = list(_load_definitions())
     store.apply(definitions)
-    names = {type_: {item.name for item in definitions if isinstance(item, type_)} for type_ in _PRUNED_TYPES}
-    for service in store.list_feature_services():
-        if service.name not in names[FeatureService]:
-            store.delete_feature_service(service.name)
-    for view in store.list_all_feature_views():
-        if view.name not in names[BaseFeatureView]:
-            store.delete_feature_view(view.name)
+    # Entities and data sources that nothing uses any more may stay: they mislead nobody.
+    services = {item.name for item in definitions if isinstance(item, FeatureService)}
+    views = {item.name for item in definitions if isinstance(item, BaseFeatureView)}
+    for name in {service.name for service in store.list_feature_services()} - services:
+        store.delete_feature_service(name)
+    for name in {view.name for view in store.list_all_feature_views()} - views:
+        store.delete_feature_view(name)
     online_backend(settings().online_store).prepare_markers()
     write_online_marker(store, _DEFINITIONS_KEY, fingerprint)
     registry: Any = store.registry

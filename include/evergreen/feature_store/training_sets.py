@@ -25,7 +25,7 @@ _ROW_GROUP_ROWS = 65_536  # what a trainer reads at a time, and what several tra
 log = logging.getLogger(__name__)
 
 
-def holdout_start(model: ModelSpec, window: Window) -> date:
+def first_holdout_day(model: ModelSpec, window: Window) -> date:
     """Return the first day of the holdout: the last `holdout_days` of the window, which the model is judged on.
 
     Raises:
@@ -66,7 +66,7 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
     if _training_set_inputs(model, window) != inputs:
         raise InputsChangedError("features were republished while the training set was read; clear this task")
     is_known = _is_label_known(table, window)
-    is_holdout = pc.greater_equal(table["day"], pa.scalar(holdout_start(model, window)))
+    is_holdout = pc.greater_equal(table["day"], pa.scalar(first_holdout_day(model, window)))
     is_recent = pc.equal(table["day"], recent_day).fill_null(False)
     tables = {
         "train": table.filter(pc.and_(is_known, pc.invert(is_holdout))),
@@ -145,7 +145,7 @@ def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
     return {
         "as_of": window.end.isoformat(),
         "start": window.start.isoformat(),
-        "holdout": holdout_start(model, window).isoformat(),
+        "holdout": first_holdout_day(model, window).isoformat(),
         "label": model.label,
         "service": model.feature_service,
         "features": published,

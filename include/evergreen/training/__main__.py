@@ -25,7 +25,7 @@ _TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows what a conta
 log = logging.getLogger("evergreen.training")
 
 
-def main(uri: str) -> Outcome:
+def make_attempt(uri: str) -> Outcome:
     """Make an attempt, log its result, and return the outcome."""
     file = storage.storage_path(uri)
     try:
@@ -80,6 +80,6 @@ def _report_result(result: AttemptResult) -> Outcome:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    code = main(sys.argv[1]).value
+    code = make_attempt(sys.argv[1]).value
     sys.stdout.flush()
     os._exit(code)  # threads of libraries that are still running must not delay the exit or change the code

@@ -30,7 +30,6 @@ from evergreen.spec import Frozen
 from evergreen.training.attempt import Attempt
 
 _SECONDS_PER_HOUR = 3600
-_DEFAULT_GPU_TYPE = "default"
 
 
 class HourlyRates(Frozen):
@@ -79,7 +78,8 @@ class TrainingCost:
     @property
     def summary(self) -> str:
         """One line for a model version."""
-        hours = f"{self.gpu_seconds / 3600:.2f} GPU hours, {self.cpu_seconds / 3600:.2f} CPU hours"
+        gpu_hours, cpu_hours = self.gpu_seconds / _SECONDS_PER_HOUR, self.cpu_seconds / _SECONDS_PER_HOUR
+        hours = f"{gpu_hours:.2f} GPU hours, {cpu_hours:.2f} CPU hours"
         price = "" if self.price is None else f", {self.price:.2f} {self.currency}"
         return f"{hours} in {self.attempts} attempt{'s' if self.attempts != 1 else ''}{price}"
 
@@ -108,12 +108,8 @@ def total_cost(attempts: Sequence[Attempt], prices: PriceTable | None) -> Traini
 def _attempt_price(attempt: Attempt, prices: PriceTable) -> float | None:
     allocation = attempt.allocation
     rates = prices.spot if allocation.spot else prices.on_demand
-    gpu_hour = rates.gpu_hour.get(allocation.gpu_type or _DEFAULT_GPU_TYPE, rates.gpu_hour.get(_DEFAULT_GPU_TYPE))
+    gpu_hour = rates.gpu_hour.get(allocation.gpu_type or "default", rates.gpu_hour.get("default"))
     if allocation.gpu and gpu_hour is None:
         return None
-    price_per_hour = (
-        allocation.cpu * rates.cpu_hour
-        + allocation.memory_gib * rates.memory_gib_hour
-        + allocation.gpu * (gpu_hour or 0)
-    )
-    return attempt.duration_seconds / _SECONDS_PER_HOUR * price_per_hour
+    per_hour = allocation.cpu * rates.cpu_hour + allocation.memory_gib * rates.memory_gib_hour
+    return attempt.duration_seconds / _SECONDS_PER_HOUR * (per_hour + allocation.gpu * (gpu_hour or 0))

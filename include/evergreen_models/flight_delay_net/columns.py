@@ -80,7 +80,7 @@ class RowBatch:
     labels: Float32Array
 
     @classmethod
-    def empty(cls, rows: int, columns: InputColumns) -> Self:
+    def allocate(cls, rows: int, columns: InputColumns) -> Self:
         return cls(
             np.empty((rows, len(columns.numbers)), np.float32),
             np.empty((rows, len(columns.categories)), np.int32),

@@ -221,7 +221,7 @@ class _ReaderPool:
         self._open_files.close()
 
     def submit(self, window: ShuffleWindow) -> _PendingWindow:
-        target = RowBatch.empty(len(window), self._columns)
+        target = RowBatch.allocate(len(window), self._columns)
         futures, start = [], 0
         for rows in window.slices:
             part = slice(start, start + len(rows))

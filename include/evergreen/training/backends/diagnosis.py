@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -168,7 +169,7 @@ def _diagnose_pod_status(pod: PodJson, terminated: PodJson | None) -> AttemptRes
     if reason.startswith("OutOf") or reason in ("UnexpectedAdmissionError", "NodeAffinity", "NodePorts"):
         return _unknown(f"the node that it was given had no room after all ({reason}): {message}")
     if cause := _disruption_message(pod, reason, message):
-        last_message = _termination_message(terminated) if terminated else ""
+        last_message = _termination_message(terminated or {})
         return _preempted(f"{cause} ({last_message})" if last_message else cause)
     if status.get("phase") == "Failed" and not terminated:
         return _unknown(f"its pod failed before it began: {reason or 'no reason is given'}: {message}")
@@ -289,20 +290,20 @@ def _diagnose_forbidden(message: str) -> AttemptResult:
         return _bad_config(f"{message}: set it in EVERGREEN_PODS__TEMPLATE, or change the model's resources")
     if match := _MISSING_PERMISSION.search(message):
         user, verb, resource, namespace = match.groups()
-        where = f" in namespace {namespace}" if namespace else ""
+        scope = f" in namespace {namespace}" if namespace else ""
         return _bad_config(
-            f"{user} may not {verb} {resource}{where}: give it a Role with get, list, watch, create and delete of "
+            f"{user} may not {verb} {resource}{scope}: give it a Role with get, list, watch, create and delete of "
             "pods, get of pods/log, and list and watch of events"
         )
     return _bad_config(f"the cluster forbids it: {message}")
 
 
 def _api_error_message(body: str) -> str:
-    try:
+    with suppress(ValueError):
         status = json.loads(body or "")
-    except ValueError:
-        return body.strip()
-    return str(status.get("message", "")) if isinstance(status, Mapping) else body.strip()
+        if isinstance(status, Mapping):
+            return str(status.get("message", ""))
+    return body.strip()
 
 
 def _status(pod: PodJson) -> PodJson:

@@ -89,8 +89,15 @@ def _trainer_pod(model: ModelSpec, job: Job, uri: str, dag_run: str, pods: PodSe
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "nodeSelector": _node_selector(resources, pods),
-        "tolerations": _tolerations(resources, pods),
+        "nodeSelector": {
+            **(pods.spot_node_selector if resources.spot else {}),
+            **({pods.gpu_type_label: resources.gpu_type} if resources.gpu_type else {}),
+            **resources.node_selector,
+        },
+        "tolerations": [
+            *([{"key": _GPU_RESOURCE, "operator": "Exists"}] if resources.gpu else []),  # the usual taint of GPU nodes
+            *map(dict, pods.spot_tolerations if resources.spot else ()),
+        ],
         "containers": [_container(model, uri, dag_run, pods)],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
@@ -171,19 +178,6 @@ def _resource_requirements(resources: Resources) -> dict[str, Any]:
     if resources.gpu:
         limits[_GPU_RESOURCE] = str(resources.gpu)
     return {"requests": {"cpu": str(resources.cpu), **limits}, "limits": limits}
-
-
-def _node_selector(resources: Resources, pods: PodSettings) -> dict[str, str]:
-    return {
-        **(pods.spot_node_selector if resources.spot else {}),
-        **({pods.gpu_type_label: resources.gpu_type} if resources.gpu_type else {}),
-        **resources.node_selector,
-    }
-
-
-def _tolerations(resources: Resources, pods: PodSettings) -> list[dict[str, Any]]:
-    gpu = [{"key": _GPU_RESOURCE, "operator": "Exists"}] if resources.gpu else []  # the usual taint of GPU nodes
-    return gpu + [dict(toleration) for toleration in (pods.spot_tolerations if resources.spot else ())]
 
 
 def _quantity(gib: float) -> str:

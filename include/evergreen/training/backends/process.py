@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+from contextlib import suppress
 from threading import Event, Timer
 
 from upath import UPath
@@ -83,8 +84,11 @@ def _run_attempt(command: list[str], environment: dict[str, str], timeout_minute
                 log.info("%s", line.rstrip("\n"))
                 last_line = line.strip() or last_line
             code = process.wait()
-        except BaseException:
-            _terminate(process)  # a task that is stopped must not leave its training running
+        except BaseException:  # a task that is stopped must not leave its training running
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_PERIOD_S)
+            process.kill()
             raise
         finally:
             timer.cancel()
@@ -95,11 +99,3 @@ def _run_attempt(command: list[str], environment: dict[str, str], timeout_minute
     if code < 0:
         return AttemptResult(outcome, f"it was ended by signal {-code}")
     return AttemptResult(outcome, last_line.removeprefix(f"{outcome.label}: "))  # as evergreen.training logs it
-
-
-def _terminate(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=_GRACE_PERIOD_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
