@@ -64,6 +64,10 @@ class InputsChangedError(EvergreenError):
     """Inputs changed while a step was reading them; what it made was thrown away."""
 
 
+class HandoverError(EvergreenError):
+    """A task cannot read what an earlier task of its run has returned."""
+
+
 class TrainingError(EvergreenError):
     """A training job did not leave a valid model."""
 

@@ -46,19 +46,14 @@ def collect_evidence(
     Raises:
         ScoringError: the candidate cannot be scored.
     """
-    requirements, dataset = EvidenceRequirements.from_gates(model.gates), evaluation_dataset(model)
-    columns: Any = ()
-    if requirements.input_signature:
-        from evergreen.evaluation.input_signature import serving_columns
-
-        columns = serving_columns(model)
-    inputs = _fingerprint_inputs(model, training_set, candidate, champion, requirements, columns)
+    measurement, dataset = _Measurement(model, training_set, candidate, champion), evaluation_dataset(model)
+    inputs = measurement.inputs()
     base = f"{candidate.partition}-against-{champion.version if champion else 'none'}"
     fingerprint = fingerprints.compute_fingerprint(inputs)
     # The name holds the fingerprint because the ledger refers to a partition for as long as it exists.
     if published := dataset.find(f"{base}-{fingerprint[:16]}", fingerprint):
         return published
-    evidence = _measure_evidence(model, training_set, candidate, champion, requirements, columns)
+    evidence = measurement.evidence()
     missing = {name: value.problem for name, value in evidence.items() if isinstance(value, MissingEvidence)}
     # A registry or an online store may be repaired without a change of any input. With its problem in the fingerprint
     # this evaluation stays as it is, and the next one does not find it.
@@ -114,81 +109,104 @@ def evaluation_dataset(model: ModelSpec) -> datasets.Dataset:
     return datasets.open_dataset(f"evaluations/{model.name}")
 
 
-def _fingerprint_inputs(
-    model: ModelSpec,
-    training_set: datasets.Manifest,
-    candidate: datasets.Manifest,
-    champion: Champion | None,
-    requirements: EvidenceRequirements,
-    columns: Any,
-) -> dict[str, Any]:
-    """Return what the evidence depends on; an input that only some gates need is left out if none does."""
-    inputs: dict[str, Any] = {
-        "holdout": training_set.files["holdout"].sha256,
-        "days": [training_set.inputs["holdout"], training_set.inputs["as_of"]],
-        "candidate": {"content": candidate.content_hash, "features": candidate.inputs["features"]},
-        "champion": champion and {"version": champion.version, "labels_until": champion.labels_until.isoformat()},
-        "requirements": asdict(requirements),
-        "code": evidence_code(),
-    }
-    if requirements.baselines:
-        inputs["train"] = training_set.files["train"].sha256
-    if requirements.recent_predictions and "recent" in training_set.files:
-        inputs["recent"] = training_set.files["recent"].sha256
-    if requirements.input_signature:
-        serving = columns.problem if isinstance(columns, MissingEvidence) else columns
-        inputs["signature"] = {"train": training_set.files["train"].schema, "serving": serving}
-    if requirements.online_sample_size:
-        from evergreen.feature_store import online_store
+class _Measurement:
+    """What the gates of a model need about one candidate."""
 
-        inputs["online"] = {
-            "service": model.feature_service,
-            "materialization": online_store.materialization_state(model),
+    def __init__(
+        self, model: ModelSpec, training_set: datasets.Manifest, candidate: datasets.Manifest, champion: Champion | None
+    ):
+        self._model, self._training_set, self._candidate, self._champion = model, training_set, candidate, champion
+        self._requirements = EvidenceRequirements.from_gates(model.gates)
+        self._serving_columns: Any = ()
+        if self._requirements.input_signature:
+            from evergreen.evaluation.input_signature import serving_columns
+
+            self._serving_columns = serving_columns(model)
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what the evidence depends on; an input that only some gates need is left out if none does."""
+        files, champion, requirements = self._training_set.files, self._champion, self._requirements
+        inputs: dict[str, Any] = {
+            "holdout": files["holdout"].sha256,
+            "days": [self._training_set.inputs["holdout"], self._training_set.inputs["as_of"]],
+            "candidate": {"content": self._candidate.content_hash, "features": self._candidate.inputs["features"]},
+            "champion": champion and {"version": champion.version, "labels_until": champion.labels_until.isoformat()},
+            "requirements": asdict(requirements),
+            "code": evidence_code(),
         }
-    return inputs
+        if requirements.baselines:
+            inputs["train"] = files["train"].sha256
+        if requirements.recent_predictions and "recent" in files:
+            inputs["recent"] = files["recent"].sha256
+        if requirements.input_signature:
+            columns = self._serving_columns
+            serving = columns.problem if isinstance(columns, MissingEvidence) else columns
+            inputs["signature"] = {"train": files["train"].schema, "serving": serving}
+        if requirements.online_sample_size:
+            from evergreen.feature_store.online_store import materialization_state
 
+            state = materialization_state(self._model)
+            inputs["online"] = {"service": self._model.feature_service, "materialization": state}
+        return inputs
 
-def _measure_evidence(
-    model: ModelSpec,
-    training_set: datasets.Manifest,
-    candidate: datasets.Manifest,
-    champion: Champion | None,
-    requirements: EvidenceRequirements,
-    columns: Any,
-) -> dict[str, Any]:
-    """Return the required evidence, or why it is missing, by name; row columns are named as in the file `scores`."""
-    from evergreen.feature_store import training_sets
+    def evidence(self) -> dict[str, Any]:
+        """Return what is required, or why it is missing, by name; row columns are named as in the file `scores`."""
+        from evergreen.feature_store.training_sets import training_set_dataset
 
-    source = training_sets.training_set_dataset(model)
-    holdout = pq.read_table(source.file_path(training_set, "holdout"))
-    log.info("Scoring %s holdout rows", holdout.num_rows)
-    evidence: dict[str, Any] = {name: holdout[name] for name in ("event_timestamp", "label")}
-    evidence["candidate"] = pa.array(score_candidate(model, candidate, holdout))
-    if champion:
-        evidence["champion"] = _score_champion(model, champion, training_set, holdout)
-    for expression, group in compute_groups(holdout, requirements.groups).items():
-        evidence[_GROUP_PREFIX + expression] = _to_array(group, pa.string())
-    baselines = compute_baselines(holdout, source.file_path(training_set, "train"), requirements.baselines)
-    for name, baseline in baselines.items():
-        evidence[_BASELINE_PREFIX + name] = _to_array(baseline, pa.float64())
-    if requirements.recent_predictions:
-        recent_file = source.file_path(training_set, "recent") if "recent" in training_set.files else None
-        evidence["recent_predictions"] = _score_recent_rows(model, candidate, recent_file)
-    if requirements.serving_costs:
-        from evergreen.evaluation.serving_costs import measure_serving_costs
+        model, training_set, candidate = self._model, self._training_set, self._candidate
+        requirements, source = self._requirements, training_set_dataset(model)
+        holdout = pq.read_table(source.file_path(training_set, "holdout"))
+        log.info("Scoring %s holdout rows", holdout.num_rows)
+        evidence: dict[str, Any] = {name: holdout[name] for name in ("event_timestamp", "label")}
+        evidence["candidate"] = pa.array(score_candidate(model, candidate, holdout))
+        if self._champion:
+            evidence["champion"] = self._score_champion(self._champion, holdout)
+        for expression, group in compute_groups(holdout, requirements.groups).items():
+            evidence[_GROUP_PREFIX + expression] = _to_array(group, pa.string())
+        baselines = compute_baselines(holdout, source.file_path(training_set, "train"), requirements.baselines)
+        for name, baseline in baselines.items():
+            evidence[_BASELINE_PREFIX + name] = _to_array(baseline, pa.float64())
+        if requirements.recent_predictions:
+            recent_file = source.file_path(training_set, "recent") if "recent" in training_set.files else None
+            evidence["recent_predictions"] = self._score_recent_rows(recent_file)
+        if requirements.serving_costs:
+            from evergreen.evaluation.serving_costs import measure_serving_costs
 
-        log.info("Measuring what the candidate costs to serve")
-        evidence["serving_costs"] = measure_serving_costs(model, candidate, holdout)
-    if requirements.input_signature:
-        from evergreen.evaluation.input_signature import collect_input_signature
+            log.info("Measuring what the candidate costs to serve")
+            evidence["serving_costs"] = measure_serving_costs(model, candidate, holdout)
+        if requirements.input_signature:
+            from evergreen.evaluation.input_signature import collect_input_signature
 
-        evidence["input_signature"] = collect_input_signature(model, training_set, candidate, columns)
-    if sample_size := requirements.online_sample_size:
-        from evergreen.evaluation.online_consistency import compare_online_store
+            columns = self._serving_columns
+            evidence["input_signature"] = collect_input_signature(model, training_set, candidate, columns)
+        if sample_size := requirements.online_sample_size:
+            from evergreen.evaluation.online_consistency import compare_online_store
 
-        log.info("Comparing the online store with the offline one for %s entities", sample_size)
-        evidence["online_sample"] = compare_online_store(model, training_set, holdout, sample_size)
-    return evidence
+            log.info("Comparing the online store with the offline one for %s entities", sample_size)
+            evidence["online_sample"] = compare_online_store(model, training_set, holdout, sample_size)
+        return evidence
+
+    def _score_champion(self, champion: Champion, holdout: pa.Table) -> pa.Array | MissingEvidence:
+        """Return the champion's scores (n,) of the holdout, or why there are none."""
+        if problem := champion.overlap_problem(date.fromisoformat(self._training_set.inputs["holdout"])):
+            return MissingEvidence(problem)
+        from evergreen.registry import versions
+
+        try:
+            with versions.open_artifact(self._model, champion.version) as folder:
+                return pa.array(score_table(folder, holdout, versions.read_input_columns(folder)))
+        except ScoringError as error:
+            return MissingEvidence(f"version {champion.version} cannot be scored: {error}")
+
+    def _score_recent_rows(self, file: Path | None) -> pa.Table | MissingEvidence:
+        """Return the candidate's predictions for the newest day that has a row whose label is not known."""
+        if not file:
+            return MissingEvidence("the training set has no file `recent`: build it again")
+        rows = pq.read_table(file)
+        if not rows.num_rows:
+            return MissingEvidence("no day of the window has rows without a known label")
+        scores = score_candidate(self._model, self._candidate, rows)
+        return pa.table({"event_timestamp": rows["event_timestamp"], "candidate": scores})
 
 
 def _to_array(values: Any, type_: pa.DataType) -> pa.Array | MissingEvidence:
@@ -209,30 +227,3 @@ def _write_files(folder: Path, evidence: Mapping[str, Any], metadata: Mapping[st
             content = value if isinstance(value, Mapping) else asdict(value)
             files[name].write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     return files
-
-
-def _score_champion(
-    model: ModelSpec, champion: Champion, training_set: datasets.Manifest, holdout: pa.Table
-) -> pa.Array | MissingEvidence:
-    """Return the champion's scores (n,) of the holdout, or why there are none."""
-    if problem := champion.overlap_problem(date.fromisoformat(training_set.inputs["holdout"])):
-        return MissingEvidence(problem)
-    from evergreen.registry import versions
-
-    try:
-        with versions.open_artifact(model, champion.version) as folder:
-            return pa.array(score_table(folder, holdout, versions.read_input_columns(folder)))
-    except ScoringError as error:
-        return MissingEvidence(f"version {champion.version} cannot be scored: {error}")
-
-
-def _score_recent_rows(
-    model: ModelSpec, candidate: datasets.Manifest, recent_file: Path | None
-) -> pa.Table | MissingEvidence:
-    """Return the candidate's predictions for the newest day that has a row whose label is not known."""
-    if not recent_file:
-        return MissingEvidence("the training set has no file `recent`: build it again")
-    rows = pq.read_table(recent_file)
-    if not rows.num_rows:
-        return MissingEvidence("no day of the window has rows without a known label")
-    return pa.table({"event_timestamp": rows["event_timestamp"], "candidate": score_candidate(model, candidate, rows)})

@@ -101,18 +101,18 @@ def compare_feature_values(
     if mismatches:
         name, entity, *values = mismatches[0]
         key = ", ".join(f"{column}={value}" for column, value in entity.items())
-        before, now = ("nothing" if _is_missing(value) else repr(value) for value in values)
-        example = f"{name} of {key} is {now} online, {before} offline as of {as_of}"
+        offline_text, online_text = ("nothing" if _is_missing(value) else repr(value) for value in values)
+        example = f"{name} of {key} is {online_text} online, {offline_text} offline as of {as_of}"
     return OnlineSample(sum(map(len, offline.values())), len(mismatches), example)
 
 
-def values_equal(left: Any, right: Any) -> bool:
+def values_equal(value: Any, reference: Any) -> bool:
     """Return whether both are missing (NaN is missing), equal, or numbers that are equal in single precision."""
-    if _is_missing(left) or _is_missing(right):
-        return _is_missing(left) and _is_missing(right)
-    if isinstance(left, float | int) and isinstance(right, float | int):
-        return math.isclose(left, right, rel_tol=_RELATIVE_TOLERANCE)
-    return bool(left == right)
+    if _is_missing(value) or _is_missing(reference):
+        return _is_missing(value) and _is_missing(reference)
+    if isinstance(value, float | int) and isinstance(reference, float | int):
+        return math.isclose(value, reference, rel_tol=_RELATIVE_TOLERANCE)
+    return bool(value == reference)
 
 
 def _is_missing(value: Any) -> bool:
@@ -137,11 +137,11 @@ def _staleness_problem(model: ModelSpec, materialization: Mapping[str, Any]) -> 
     days = materialization["days"]
     if not days:
         return "the online store was being written when the writer ended: materialize again"
-    timezone, until = feature_spec(model).timezone, datetime.fromisoformat(materialization["watermark"])
+    timezone, end = feature_spec(model).timezone, datetime.fromisoformat(materialization["watermark"])
     published = {}
     for manifest in features_dataset(model).manifests():
         day = manifest.partition.removeprefix("day=")
-        if day >= min(days) and midnight(date.fromisoformat(day), timezone) < until:
+        if day >= min(days) and midnight(date.fromisoformat(day), timezone) < end:
             published[day] = manifest.content_hash
     if changed := sorted(day for day in {*published, *days} if published.get(day) != days.get(day)):
         return (
@@ -156,7 +156,7 @@ def _newest_event_timestamp(
 ) -> datetime | None:
     """Return the newest event timestamp before the materialization's end, in tables by (name, timestamp column)."""
     published = features_dataset(model)
-    until = pa.scalar(datetime.fromisoformat(materialization["watermark"]), pa.timestamp("us", "UTC"))
+    end = pa.scalar(datetime.fromisoformat(materialization["watermark"]), pa.timestamp("us", "UTC"))
     for day in sorted(materialization["days"], reverse=True):
         manifest = published.manifest(datasets.day_partition(day))
         timestamps = []
@@ -165,7 +165,7 @@ def _newest_event_timestamp(
                 continue
             rows = pq.read_table(published.file_path(manifest, table), columns=[column], partitioning=None)
             times = rows[column].cast(pa.timestamp("us", "UTC"))
-            timestamps.append(pc.max(times.filter(pc.less(times, until))).as_py())
-        if known := [timestamp for timestamp in timestamps if timestamp]:
-            return max(known)
+            timestamps.append(pc.max(times.filter(pc.less(times, end))).as_py())
+        if newest := [timestamp for timestamp in timestamps if timestamp]:
+            return max(newest)
     return None

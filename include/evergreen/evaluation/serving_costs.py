@@ -90,18 +90,18 @@ def measure_loaded_model(folder: Path, rows: pa.Table) -> dict[str, float]:
     file = predictions.model_file(folder)
     import_module(predictors.PREDICTORS[file.name].library)  # its memory does not count
     memory = psutil.Process().memory_info
-    before, start = memory().rss, time.perf_counter()
+    rss, start = memory().rss, time.perf_counter()
     predictor = predictors.load_predictor(file, threads=1)
-    load_ms, load_growth = 1000 * (time.perf_counter() - start), memory().rss - before
+    load_ms, load_growth = 1000 * (time.perf_counter() - start), memory().rss - rss
     predictor.check_columns(rows.column_names)
     single = [predictor.prepare_request(_repeat_rows(rows, n, 1)) for n in range(SINGLE_REQUESTS)]
     batches = [
         predictor.prepare_request(_repeat_rows(rows, n, BATCH_ROWS)) for n in range(0, DISTINCT_ROWS, BATCH_ROWS)
     ]
-    before = memory().rss
+    rss = memory().rss
     single_ms = _measure_latencies_ms(single, SINGLE_REQUESTS)
     batch_ms = _measure_latencies_ms(batches, BATCH_REQUESTS)
-    predict_growth = memory().rss - before
+    predict_growth = memory().rss - rss
     return {
         "single_p50_ms": float(np.percentile(single_ms, 50)),
         "single_p99_ms": float(np.percentile(single_ms, 99)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,11 @@ from evergreen.gates.verdict import GateResult, SliceResult
 from evergreen.spec.gates import Gate, MetricGate
 
 RowIndices = NDArray[np.intp]
+
+
+def gate_result(gate: Gate, *, passed: bool, **fields: Any) -> GateResult:
+    """Return the result of a gate that was computed."""
+    return GateResult(gate=gate.name, outcome="passed" if passed else "failed", **{"threshold": gate.limit, **fields})
 
 
 def not_computed_result(gate: Gate, rows: int, faults: Sequence[str], slices: Sequence[SliceResult] = ()) -> GateResult:
@@ -31,14 +37,8 @@ def not_computed_result(gate: Gate, rows: int, faults: Sequence[str], slices: Se
 
 def no_champion_result(gate: Gate, candidate: float, rows: int) -> GateResult:
     """Return the result of a gate that compares with the champion, while there is none."""
-    return GateResult(
-        gate=gate.name,
-        outcome="passed",
-        candidate=candidate,
-        threshold=gate.limit,
-        rows=rows,
-        reason="no champion yet: nothing to compare with",
-    )
+    reason = "no champion yet: nothing to compare with"
+    return gate_result(gate, passed=True, candidate=candidate, rows=rows, reason=reason)
 
 
 def validate_label_and_scores(

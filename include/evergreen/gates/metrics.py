@@ -120,9 +120,11 @@ def recall(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: flo
     return _ratio(weight[:, (score >= cut) & (label == 1)].sum(axis=1), positives)
 
 
-def positive_rate(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
-    """Share of rows with a score of at least `cut`, whatever their labels: its difference between groups is that of
-    demographic parity (Calders, Kamiran and Pechenizkiy 2009, ICDM Workshops, 13-18).
+def positive_rate(_label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
+    """Share of rows with a score of at least `cut`, whatever their labels.
+
+    Its difference between groups is that of demographic parity (Calders, Kamiran and Pechenizkiy 2009, ICDM Workshops,
+    13-18).
     """
     return _weighted_mean(score >= cut, weight)
 

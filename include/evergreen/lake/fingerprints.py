@@ -53,7 +53,7 @@ def code_of(
         ModuleNotFoundError: a package or module has no source here.
     """
     hashes = {library: version(library) for library in libraries}
-    own = {package: _modules(package) for package in code_packages}
+    user_modules = {package: _modules(package) for package in code_packages}
     pending = [module for package in packages for module in _modules(package)]
     while pending:
         module = pending.pop()
@@ -65,15 +65,15 @@ def code_of(
         code = source.read_bytes()
         imports = _imports(code, package)
         hashes[module] = hashlib.sha256(_without_comments(code)).hexdigest()
-        if "." in package or package in own:
+        if "." in package or package in user_modules:
             hashes |= {
                 f"{package}/{file.relative_to(source.parent)}": file_sha256(file) for file in _data_files(source)
             }
         if "." in package and not package.startswith("evergreen.") and _source_file(package):
             pending.append(package)  # runs before its modules do
         for name in imports:
-            if home := next((root for root in own if f"{name}.".startswith(f"{root}.")), None):
-                pending += own[home]
+            if home := next((root for root in user_modules if f"{name}.".startswith(f"{root}.")), None):
+                pending += user_modules[home]
             elif target := _followed_module(name):
                 pending.append(target)
     return hashes

@@ -16,12 +16,16 @@ from typing import Any
 from evergreen.errors import Fault
 
 _TEXT_FILES = frozenset({"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"})  # what MLflow writes
-_PICKLE_SUFFIXES = frozenset(".bin .ckpt .dill .joblib .npy .npz .pickle .pkl .pt .pth .sav".split())
+_PICKLE_SUFFIXES = frozenset(
+    [".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".sav"]
+)
 _FIX_USE_KNOWN_FORMAT = "use XGBoost's UBJSON (.ubj), ONNX, JSON, or MLflow's own MLmodel, YAML and requirements.txt"
 _FIX_SAVE_IN_NATIVE_FORMAT = "save the model in its library's own format, such as .ubj for XGBoost or .onnx"
 
 # Opcodes by which unpickling imports or calls something; the others only build plain values.
-_CODE_OPCODES = frozenset("GLOBAL STACK_GLOBAL INST OBJ NEWOBJ NEWOBJ_EX REDUCE BUILD EXT1 EXT2 EXT4".split())
+_CODE_OPCODES = frozenset(
+    ["GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD", "EXT1", "EXT2", "EXT4"]
+)
 # Beginnings of the formats that joblib and NumPy may wrap a pickle in; the last line is zlib.
 _PICKLE_WRAPPER_MAGIC = (
     *(b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x04\x22M\x18", b"\x93NUMPY"),

@@ -119,7 +119,7 @@ class XGBoostPredictor(Predictor):
         rows = np.column_stack([_to_float32(column) for column in table.columns])
         return partial(self._booster.inplace_predict, rows)
 
-    def mlflow_type(self, name: str) -> str:
+    def mlflow_type(self, name: str) -> str:  # noqa: ARG002 - all are numbers
         return "double"
 
     def save_model_arguments(self) -> Mapping[str, Any]:
@@ -200,8 +200,8 @@ class OnnxPredictor(Predictor):
         }
 
     @classmethod
-    def pip_requirement(cls, environment: Mapping[str, str]) -> str:
-        return f"onnxruntime=={version('onnxruntime')}"  # of evaluation: training does not need it
+    def pip_requirement(cls, environment: Mapping[str, str]) -> str:  # noqa: ARG003 - training does not need it
+        return f"onnxruntime=={version('onnxruntime')}"
 
     def _input_feed(self, table: pa.Table) -> dict[str, NDArray[Any]]:
         """Return each column as the graph takes it."""

@@ -109,8 +109,8 @@ class MetricGate(_BaseGate):
     def _check_metric(self) -> Self:
         custom = re.match(_FUNCTION_PATTERN, self.metric) is not None
         if not custom and self.metric not in self.supported_metrics:
-            known = ", ".join(self.supported_metrics)
-            raise ValueError(f"metric {self.metric!r} is none of {known}, nor 'package.module:function'")
+            metrics = ", ".join(self.supported_metrics)
+            raise ValueError(f"metric {self.metric!r} is none of {metrics}, nor 'package.module:function'")
         if custom and self.higher_is_better is None:
             raise ValueError(f"{self.metric} is yours: set higher_is_better")
         if not custom and self.higher_is_better is not None:

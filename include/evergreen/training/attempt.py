@@ -17,10 +17,10 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
-from upath import UPath
 
 from evergreen import storage
 from evergreen.spec import Frozen
+from evergreen.storage import UPath
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import ATTEMPTS_FOLDER, JsonFile
 from evergreen.training.outcome import AttemptResult, Outcome

@@ -7,13 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from upath import UPath
-
 from evergreen import storage
 from evergreen.errors import Fault, SpecError
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import REPOSITORY, settings
 from evergreen.spec.model import ModelSpec
+from evergreen.storage import UPath
 from evergreen.training import runner
 from evergreen.training.job import CHECKPOINTS_FOLDER, JOB_FILE, RESULT_FILE, Job
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from threading import Event
 
 from pydantic import Field
-from upath import UPath
 
 from evergreen import storage
 from evergreen.errors import TrainingDataError, first_line
+from evergreen.storage import UPath
 from evergreen.training.job import JsonFile
 from evergreen.training.outcome import TrainingPreempted
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field
-from upath import UPath
 
 from evergreen import storage
 from evergreen.spec import Frozen
+from evergreen.storage import UPath
 
 JOB_FILE, RESULT_FILE = "job.json", "result.json"
 OUTPUT_FOLDER, CHECKPOINTS_FOLDER, ATTEMPTS_FOLDER = "output", "checkpoints", "attempts"

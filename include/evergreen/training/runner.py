@@ -11,11 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import ValidationError
-from upath import UPath
 
 from evergreen import storage
 from evergreen.errors import TrainingError
 from evergreen.lake import fingerprints
+from evergreen.storage import UPath
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import OUTPUT_FOLDER, RESULT_FILE, Job, TrainingResult
 from evergreen.training.outcome import CodeMismatchError

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import xgboost
-from evergreen.evaluation.online_consistency import compare_online_store
 from feast import FeatureService
 
 from evergreen import evaluation
+from evergreen.evaluation.online_consistency import compare_online_store
 from evergreen.feature_store import online_store, training_sets
 from evergreen.feature_store.repository import feast_lock, open_feature_store
 from evergreen.features.inputs import features_dataset as features_dataset
@@ -143,7 +143,7 @@ def table(manifest: datasets.Manifest, name: str) -> pa.Table:
     return pq.read_table(training_sets.training_set_dataset(MODEL).file_path(manifest, name))
 
 
-def test_all_that_is_asked_for_is_measured_published_and_read_back(
+def test_required_evidence_is_measured_published_and_read_back(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     published = evaluation.collect_evidence(MODEL, examples, candidate, None)
@@ -208,7 +208,7 @@ def test_a_network_that_takes_categories_is_measured_like_trees(home: Path, exam
     assert {record.outcome for record in verdict.results} <= {"passed", "failed"}, verdict.reason
 
 
-def test_nothing_is_measured_that_no_gate_asks_for(
+def test_evidence_that_no_gate_needs_is_not_measured(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     (home / "online.db").unlink()
@@ -260,7 +260,7 @@ def ask_online(examples: datasets.Manifest, candidate: datasets.Manifest) -> Any
     return shown(ONLINE, examples, candidate).online_sample
 
 
-def test_one_wrong_value_among_all_that_are_served_is_found_and_so_is_its_repair(
+def test_one_wrong_online_value_is_found_and_so_is_its_repair(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     asked = table(examples, "holdout").filter(pc.equal(table(examples, "holdout")["day"], date(2013, 1, 17)))
@@ -364,7 +364,7 @@ def serve_without(view: str) -> None:
     store.apply([FeatureService(name="flight_delay", features=views)])
 
 
-def test_a_column_that_was_added_to_the_service_after_training_is_seen(home: Path) -> None:
+def test_a_column_added_to_the_service_after_training_is_found(home: Path) -> None:
     model = judged_by(AUC, SignatureGate())
     before = open_feature_store().get_feature_service("flight_delay")
     serve_without("aircraft")

@@ -57,7 +57,7 @@ def test_the_bounds_of_a_mean_are_those_of_the_paired_t_test(gate):
     assert found.interval == pytest.approx((low, high), abs=0.11 * (high - low) / 2)
 
 
-def test_accuracy_passes_exactly_where_the_exact_test_of_mcnemar_rejects():
+def test_accuracy_passes_exactly_when_mcnemar_rejects():
     label = np.tile([0.0, 1.0], 100)
     for wins in range(20):
         trivial = np.where(np.arange(200) < 100, label, 1 - label)

@@ -1,4 +1,4 @@
-"""Is the candidate better than the champion, or not much worse, at a confidence that holds for the model's life?"""
+"""The candidate is better than the champion, or not much worse, at a confidence that holds for the model's life."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from evergreen.gates.comparisons import NotComparableError, check_differing_rows
 from evergreen.gates.computation import (
     compute_gate_metric,
     format_against_limit,
+    gate_result,
     no_champion_result,
     not_computed_result,
     validate_label_and_scores,
@@ -64,13 +65,12 @@ def compute(
         return blocked(f"the bounds of the gain in {gate.metric} are infinite")
     # An equal model is not better.
     passed = gain.low > 0 if gate.must_be == "better" and not gate.margin else gain.low >= gate.limit
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if passed else "failed",
+    return gate_result(
+        gate,
+        passed=passed,
         candidate=value,
         champion=champion_value,
         interval=(gain.low, gain.high),
-        threshold=gate.limit,
         alpha=alpha,
         rows=label.size,
         reason=f"{gate.metric} {value:.4g} against the champion's {champion_value:.4g} on {label.size:,} rows: "

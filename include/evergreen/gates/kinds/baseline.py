@@ -1,4 +1,4 @@
-"""Is the candidate better than a model that anybody could write down?"""
+"""The candidate is better than a trivial model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from evergreen.gates import validation
 from evergreen.gates.comparisons import NotComparableError, check_differing_rows, estimate_gain
 from evergreen.gates.computation import (
     compute_gate_metric,
+    gate_result,
     metric_error_message,
     not_computed_result,
     validate_label_and_scores,
@@ -56,12 +57,11 @@ def _compare_with_baseline(
     passed = gain.low > 0
     values = f"{gate.metric} {value:.4g} against {baseline_value:.4g} of {gate.baseline} on {label.size:,} rows"
     finding = f"it is at least {gain.low:.4g} better" if passed else "it is not shown to be better"
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if passed else "failed",
+    return gate_result(
+        gate,
+        passed=passed,
         candidate=value,
         interval=(gain.low, gain.high),
-        threshold=gate.limit,
         rows=label.size,
         slices=(SliceResult(name=gate.baseline, rows=label.size, candidate=baseline_value, is_judged=True),),
         reason=f"{values}: at {100 * gate.confidence:g} % confidence {finding}",

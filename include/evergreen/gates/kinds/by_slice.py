@@ -1,4 +1,4 @@
-"""Is there a part of the rows in which the candidate is worse than the champion?"""
+"""The candidate is in no part of the rows worse than the champion."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from evergreen.gates.computation import (
     compute_gate_metric,
     describe_unjudged_slices,
     format_against_limit,
+    gate_result,
     group_rows,
     has_enough_rows,
     metric_error_message,
@@ -94,13 +95,12 @@ def _judge_slices(gate: BySliceGate, rows: int, slices: list[_Slice]) -> GateRes
     failing = [name for name, gain in gains.items() if gain.high < gate.limit]
     worst = min(failing or gains, key=lambda name: (gains[name].value, name))
     result = next(part for part in results if part.name == worst)
-    return GateResult(
-        gate=gate.name,
-        outcome="failed" if failing else "passed",
+    return gate_result(
+        gate,
+        passed=not failing,
         candidate=result.candidate,
         champion=result.champion,
         interval=result.interval,
-        threshold=gate.limit,
         rows=rows,
         slices=tuple(results),
         reason=_reason(gate, result, failing, len(judged)) + describe_unjudged_slices(results),

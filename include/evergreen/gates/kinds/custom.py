@@ -8,7 +8,7 @@ from importlib import import_module
 import numpy as np
 
 from evergreen.gates import validation
-from evergreen.gates.computation import finite_or_none, not_computed_result
+from evergreen.gates.computation import finite_or_none, gate_result, not_computed_result
 from evergreen.gates.evidence import Evidence
 from evergreen.gates.verdict import CustomGateResult, GateResult
 from evergreen.spec.gates import CustomGate
@@ -44,11 +44,6 @@ def compute(gate: CustomGate, evidence: Evidence) -> GateResult:
     if faults or threshold is None:
         text = f"{gate.function} returned an invalid CustomGateResult: {', '.join(faults)}"
         return not_computed_result(gate, rows, [text])
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if result.passed else "failed",
-        candidate=value,
-        threshold=threshold,
-        rows=rows,
-        reason=result.reason.strip(),
+    return gate_result(
+        gate, passed=result.passed, candidate=value, threshold=threshold, rows=rows, reason=result.reason.strip()
     )

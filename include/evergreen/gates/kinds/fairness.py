@@ -1,4 +1,4 @@
-"""Does the candidate treat groups of rows alike?"""
+"""The candidate treats groups of rows alike."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from evergreen.gates.computation import (
     describe_unjudged_slices,
     finite_or_none,
     format_against_limit,
+    gate_result,
     group_rows,
     has_enough_rows,
     metric_error_message,
@@ -69,11 +70,10 @@ def _compare_groups(gate: FairnessGate, rows: int, results: list[SliceResult]) -
         high, low = (f"{name} ({values[name]:.4g} on {judged[name].rows:,} rows)" for name in (highest, lowest))
         size = format_against_limit(difference, gate.at_most)
         finding = f"{gate.metric} differs by {size} between {gate.group_by} {high} and {low}"
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if difference <= gate.at_most else "failed",
+    return gate_result(
+        gate,
+        passed=difference <= gate.at_most,
         candidate=difference,
-        threshold=gate.limit,
         rows=rows,
         slices=tuple(results),
         reason=f"{finding}, at most {gate.at_most:g} is allowed{describe_unjudged_slices(results)}",

@@ -1,8 +1,8 @@
-"""Does the online store serve the features that the model was trained and judged on?"""
+"""The online store serves the features that the model was trained and judged on."""
 
 from __future__ import annotations
 
-from evergreen.gates.computation import format_against_limit, not_computed_result
+from evergreen.gates.computation import format_against_limit, gate_result, not_computed_result
 from evergreen.gates.evidence import Evidence, MissingEvidence, OnlineSample
 from evergreen.gates.verdict import GateResult
 from evergreen.spec.gates import OnlineEqualsOfflineGate
@@ -30,14 +30,7 @@ def compute(gate: OnlineEqualsOfflineGate, evidence: Evidence) -> GateResult:
     reason += f" (at most {gate.at_most:g} is allowed)"
     if mismatches and sample.first_mismatch:
         reason += f"; the first: {sample.first_mismatch}"
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if share <= gate.at_most else "failed",
-        candidate=share,
-        threshold=gate.limit,
-        rows=values,
-        reason=reason,
-    )
+    return gate_result(gate, passed=share <= gate.at_most, candidate=share, rows=values, reason=reason)
 
 
 def _is_count(number: object) -> bool:

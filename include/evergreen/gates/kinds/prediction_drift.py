@@ -1,4 +1,4 @@
-"""Are the candidate's newest predictions distributed like those that it was judged on?"""
+"""The candidate's newest predictions are distributed like those that it was judged on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evergreen.gates import validation
-from evergreen.gates.computation import format_against_limit, not_computed_result
+from evergreen.gates.computation import format_against_limit, gate_result, not_computed_result
 from evergreen.gates.evidence import Evidence, MissingEvidence
 from evergreen.gates.metrics import FloatArray
 from evergreen.gates.verdict import GateResult
@@ -34,14 +34,13 @@ def compute(gate: PredictionDriftGate, evidence: Evidence) -> GateResult:
         return not_computed_result(gate, 0 if recent is None else recent.size, faults)
 
     drift, chance_limit = psi(holdout, recent) if gate.statistic == "psi" else ks(holdout, recent)
-    between = f"{holdout.size:,} predictions of the holdout and {recent.size:,} of the most recent day"
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if drift <= gate.at_most else "failed",
+    samples = f"{holdout.size:,} predictions of the holdout and {recent.size:,} of the most recent day"
+    return gate_result(
+        gate,
+        passed=drift <= gate.at_most,
         candidate=drift,
-        threshold=gate.limit,
         rows=recent.size,
-        reason=f"{gate.statistic} {format_against_limit(drift, gate.at_most)} between {between}, "
+        reason=f"{gate.statistic} {format_against_limit(drift, gate.at_most)} between {samples}, "
         f"at most {gate.at_most:g} is allowed; without drift it stays below {chance_limit:.2g} on 95 of 100 days",
     )
 
@@ -60,12 +59,12 @@ def psi(holdout: FloatArray, recent: FloatArray) -> tuple[float, float]:
     """
     cuts = np.unique(np.quantile(holdout, np.arange(1, DECILES) / DECILES, method="inverted_cdf"))
     cuts = cuts[cuts < holdout.max()]  # nothing of the holdout lies above its largest
-    before, now = (
+    holdout_counts, recent_counts = (
         np.bincount(np.searchsorted(cuts, predictions, side="left"), minlength=cuts.size + 1)
         for predictions in (holdout, recent)
     )
     chance = float(stats.chi2.ppf(0.95, cuts.size)) * (1 / holdout.size + 1 / recent.size)
-    return stability_index(before, now), chance
+    return stability_index(holdout_counts, recent_counts), chance
 
 
 def stability_index(holdout_counts: NDArray[np.integer], recent_counts: NDArray[np.integer]) -> float:

@@ -1,10 +1,10 @@
-"""Does the model cost more to serve than it may?"""
+"""The model costs at most its limit to serve."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evergreen.gates.computation import finite_or_none, format_against_limit, not_computed_result
+from evergreen.gates.computation import finite_or_none, format_against_limit, gate_result, not_computed_result
 from evergreen.gates.evidence import Evidence, MissingEvidence
 from evergreen.gates.verdict import GateResult
 from evergreen.spec.gates import ServingGate
@@ -23,11 +23,5 @@ def compute(gate: ServingGate, evidence: Evidence) -> GateResult:
     value = finite_or_none(costs[gate.quantity])
     if value is None or value < 0:
         return not_computed_result(gate, 0, [f"{gate.quantity} was measured as {costs[gate.quantity]!r}"])
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if value <= gate.at_most else "failed",
-        candidate=value,
-        threshold=gate.limit,
-        rows=0,
-        reason=f"{gate.quantity} is {format_against_limit(value, gate.at_most)}, at most {gate.at_most:g} is required",
-    )
+    reason = f"{gate.quantity} is {format_against_limit(value, gate.at_most)}, at most {gate.at_most:g} is required"
+    return gate_result(gate, passed=value <= gate.at_most, candidate=value, rows=0, reason=reason)

@@ -1,11 +1,11 @@
-"""Does serving provide the columns that the model takes?"""
+"""Serving provides the columns that the model takes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from difflib import SequenceMatcher
 
-from evergreen.gates.computation import not_computed_result
+from evergreen.gates.computation import gate_result, not_computed_result
 from evergreen.gates.evidence import ColumnTypes, Evidence, InputSignature, MissingEvidence
 from evergreen.gates.verdict import GateResult
 from evergreen.spec.gates import SignatureGate
@@ -29,15 +29,10 @@ def compute(gate: SignatureGate, evidence: Evidence) -> GateResult:
     if faults or model is None or serving is None:
         return not_computed_result(gate, len(model or ()), faults)
     differences = _column_differences(model, serving)
-    return GateResult(
-        gate=gate.name,
-        outcome="failed" if differences else "passed",
-        candidate=len(differences),
-        threshold=gate.limit,
-        rows=len(model),
-        reason="; ".join(differences.values())
-        or f"serving gives what the model takes, in order and type: {len(model)} columns",
+    reason = "; ".join(differences.values()) or (
+        f"serving gives what the model takes, in order and type: {len(model)} columns"
     )
+    return gate_result(gate, passed=not differences, candidate=len(differences), rows=len(model), reason=reason)
 
 
 def _column_differences(model: ColumnTypes, serving: ColumnTypes) -> dict[str, str]:

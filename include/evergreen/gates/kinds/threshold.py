@@ -1,10 +1,11 @@
-"""Is the candidate good enough, whatever the champion?"""
+"""The candidate is good enough, whatever the champion."""
 
 from __future__ import annotations
 
 from evergreen.gates.computation import (
     compute_gate_metric,
     format_against_limit,
+    gate_result,
     not_computed_result,
     validate_label_and_scores,
 )
@@ -21,14 +22,10 @@ def compute(gate: ThresholdGate, evidence: Evidence) -> GateResult:
     value = compute_gate_metric(gate, label, candidate)
     if value is None:
         return not_computed_result(gate, label.size, [f"the candidate has no {gate.metric} on {label.size:,} rows"])
-    passed = value >= gate.limit if gate.scale.higher_is_better else value <= gate.limit
-    bound = "at least" if gate.scale.higher_is_better else "at most"
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if passed else "failed",
-        candidate=value,
-        threshold=gate.limit,
-        rows=label.size,
-        reason=f"{gate.metric} {format_against_limit(value, gate.limit)} on {label.size:,} rows, "
-        f"{bound} {gate.limit} is required",
-    )
+    if gate.scale.higher_is_better:
+        passed, bound = value >= gate.limit, "at least"
+    else:
+        passed, bound = value <= gate.limit, "at most"
+    text = f"{gate.metric} {format_against_limit(value, gate.limit)} on {label.size:,} rows"
+    reason = f"{text}, {bound} {gate.limit} is required"
+    return gate_result(gate, passed=passed, candidate=value, rows=label.size, reason=reason)

@@ -8,12 +8,11 @@ import subprocess
 from contextlib import suppress
 from threading import Event, Timer
 
-from upath import UPath
-
 from evergreen import storage
 from evergreen.lake import datasets
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
+from evergreen.storage import UPath
 from evergreen.training import candidates
 from evergreen.training.attempt import ResourceAllocation, attempt_environment, trainer_environment
 from evergreen.training.outcome import AttemptResult, Outcome
