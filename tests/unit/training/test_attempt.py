@@ -122,3 +122,23 @@ def test_missing_or_invalid_job_is_bad_config(tmp_path: Path, text: str | None) 
     done = subprocess.run(command, env=trainer_environment(), capture_output=True, text=True, timeout=60, check=False)
     assert Outcome.from_exit_code(done.returncode) is Outcome.BAD_CONFIG
     assert "no training job can be read" in done.stdout
+
+
+def test_attempt_imports_only_what_it_needs() -> None:
+    code = "import sys, evergreen.training.__main__; print(*sorted(sys.modules))"
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=trainer_environment(), capture_output=True, text=True, timeout=60, check=True
+    )
+    modules = {name.split(".")[0] for name in process.stdout.split()}
+    assert not modules & {
+        "airflow",
+        "duckdb",
+        "feast",
+        "great_expectations",
+        "mlflow",
+        "pandas",
+        "pyspark",
+        "sqlalchemy",
+    }
+    rooms = {name.split(".")[1] for name in process.stdout.split() if name.startswith("evergreen.")}
+    assert rooms == {"errors", "lake", "spec", "storage", "training"}
