@@ -119,9 +119,11 @@ def test_missing_or_invalid_job_is_bad_config(tmp_path: Path, text: str | None) 
     if text:
         (tmp_path / "job.json").write_text(text)
     command = [sys.executable, "-m", "evergreen.training", str(tmp_path / "job.json")]
-    done = subprocess.run(command, env=trainer_environment(), capture_output=True, text=True, timeout=60, check=False)
-    assert Outcome.from_exit_code(done.returncode) is Outcome.BAD_CONFIG
-    assert "no training job can be read" in done.stdout
+    process = subprocess.run(
+        command, env=trainer_environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert Outcome.from_exit_code(process.returncode) is Outcome.BAD_CONFIG
+    assert "no training job can be read" in process.stdout
 
 
 def test_attempt_imports_only_what_it_needs() -> None:
