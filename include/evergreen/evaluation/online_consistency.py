@@ -137,7 +137,7 @@ def _staleness_problem(model: ModelSpec, materialization: Mapping[str, Any]) -> 
     days = materialization["days"]
     if not days:
         return "the online store was being written when the writer ended: materialize again"
-    timezone, end = feature_spec(model).timezone, datetime.fromisoformat(materialization["until"])
+    timezone, end = feature_spec(model).timezone, datetime.fromisoformat(materialization["watermark"])
     published = {}
     for manifest in features_dataset(model).manifests():
         day = manifest.partition.removeprefix("day=")
@@ -156,7 +156,7 @@ def _newest_event_timestamp(
 ) -> datetime | None:
     """Return the newest event timestamp before the materialization's end, in tables by (name, timestamp column)."""
     published = features_dataset(model)
-    end = pa.scalar(datetime.fromisoformat(materialization["until"]), pa.timestamp("us", "UTC"))
+    end = pa.scalar(datetime.fromisoformat(materialization["watermark"]), pa.timestamp("us", "UTC"))
     for day in sorted(materialization["days"], reverse=True):
         manifest = published.manifest(datasets.day_partition(day))
         timestamps = []

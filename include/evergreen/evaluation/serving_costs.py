@@ -24,7 +24,7 @@ from evergreen.gates.evidence import MissingEvidence
 from evergreen.lake import datasets
 from evergreen.scoring import predictions, predictors
 from evergreen.spec.model import ModelSpec
-from evergreen.training.backends import process
+from evergreen.training.attempt import trainer_environment
 from evergreen.training.job import RESULT_FILE
 
 SINGLE_REQUESTS, BATCH_REQUESTS, BATCH_ROWS = 1000, 50, 1000
@@ -65,7 +65,7 @@ def _run_measurement(job: Path) -> dict[str, float] | MissingEvidence:
             [sys.executable, "-m", __name__, str(job)],
             capture_output=True,
             text=True,
-            env=process.trainer_environment(),
+            env=trainer_environment(),
             timeout=MEASUREMENT_TIMEOUT_S,
             check=False,
         )

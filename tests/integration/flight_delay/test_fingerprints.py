@@ -31,11 +31,10 @@ WINDOW = Window.from_range(date(2013, 1, 1), date(2013, 1, 15), RunReason.MANUAL
 
 def marks(model: ModelSpec, examples: datasets.Manifest) -> dict[str, str]:
     """Fingerprints of a day's features, of the training set, and of the model, as they would be made now."""
-    parts = training_sets.split_window(model, WINDOW)
     columns = training_sets.model_input_columns(model)
     return {
         "features": inputs.compute_day_fingerprints(model, [DAY])[str(DAY)],
-        "training set": fingerprints.compute_fingerprint(training_sets._training_set_inputs(model, WINDOW, parts)),
+        "training set": fingerprints.compute_fingerprint(training_sets._training_set_inputs(model, WINDOW)),
         "model": fingerprints.compute_fingerprint(candidates.candidate_inputs(model, examples, columns)),
     }
 
