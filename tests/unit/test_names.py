@@ -152,7 +152,7 @@ def test_names_stand_on_their_own() -> None:
         f"{path}:{line}: {name}"
         for path, tree in sources("include", "dags", "plugins", "feature_repo")
         for line, name in bound_names(tree)
-        if name.strip("_") in BARE
+        if name.strip("_") in BARE and not name.startswith("__")
     ]
     assert not bare, "\n".join(bare)
 
