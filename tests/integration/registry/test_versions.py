@@ -241,7 +241,9 @@ def test_register_candidate_every_format_is_served(home: Path, keys, configure, 
 
 def test_register_candidate_refuses_other_columns(home: Path) -> None:
     manifest = published(network, FEATURES, {"torch": "2.9.1"})
-    with pytest.raises(ScoringError, match="model.onnx takes distance, temperature, carrier, hour, but"):
+    with pytest.raises(
+        ScoringError, match="model.onnx takes distance, temperature, carrier, hour, not distance, temperature"
+    ):
         versions.register_candidate(MODEL, *manifest, *verdict(home))
     assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
