@@ -62,9 +62,8 @@ def missing(wanted: Any, found: Any, where: str = "pod") -> list[str]:
 
 
 def test_the_operator_makes_the_pod_that_was_asked_for(manifest: dict[str, Any]) -> None:
-    from kubernetes.client import ApiClient
-
     from evergreen.orchestration.pod import TrainerPod
+    from kubernetes.client import ApiClient
 
     operator = TrainerPod(
         manifest=manifest,

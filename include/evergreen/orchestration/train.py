@@ -15,7 +15,7 @@ from evergreen.orchestration.run import refusals
 from evergreen.settings import settings
 
 if TYPE_CHECKING:
-    from evergreen.orchestration.pod import TrainerPod
+    from evergreen.orchestration.operators.pod import TrainerPod
 
 
 class Train(BaseOperator):
@@ -49,8 +49,8 @@ class Train(BaseOperator):
         with refusals():
             return self._trained(context)
 
-    def trigger_reentry(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Go on once the trigger of the pod has fired; the name is the one that the pod's operator defers with."""
+    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Continue once the trigger of the pod has fired; the name is `operators.pod.RESUME_METHOD`."""
         with refusals():
             return self._trained(context, event)
 
@@ -98,13 +98,12 @@ class Train(BaseOperator):
             TaskDeferred: an attempt goes on, and the trigger waits for it.
             TryAgain, TrainingError: as of `Ended.again_at_once`.
         """
-        from evergreen.orchestration.pod import STATE
         from evergreen.training import fitting, storage
         from evergreen.training.outcome import Outcome, TryAgain
 
         preemptions = 0
         if event:
-            state = event[STATE]
+            state = event["state"]
             preemptions = state["preemptions"]
             if state["job"] != job_file:
                 self._pod_of(context, model, state["job"], preemptions).remove()
@@ -114,7 +113,7 @@ class Train(BaseOperator):
         folder = storage.path(job_file).parent
         while True:
             self._pod = self._pod_of(context, model, job_file, preemptions)
-            ended = self._pod.attempt(context, event)
+            ended = self._pod.attempt(event)
             if ended.outcome is Outcome.SUCCEEDED or fitting.is_done(folder.name, folder):
                 return
             ended.again_at_once(model.name, preemptions, model.resources.preemptions)
@@ -129,7 +128,7 @@ class Train(BaseOperator):
             event = None
 
     def _pod_of(self, context: Any, model: Model, job_file: str, preemptions: int) -> TrainerPod:
-        from evergreen.orchestration.pod import TrainerPod
+        from evergreen.orchestration.operators.pod import TrainerPod
         from evergreen.training import pod, storage
         from evergreen.training.job import Job
 
@@ -138,7 +137,7 @@ class Train(BaseOperator):
         job = Job.read(storage.path(job_file))
         manifest = pod.manifest(model, job, job_file, _run(context), pods, template)
         state = {"job": job_file, "preemptions": preemptions}
-        return TrainerPod(manifest=manifest, pods=pods, longest=longest(model), state=state)
+        return TrainerPod(manifest=manifest, pods=pods, timeout=longest(model), state=state)
 
     def _abandon(self, context: Any) -> None:
         from evergreen.store import training_set as training_sets
@@ -158,9 +157,9 @@ def leave_no_pod(context: Mapping[str, Any]) -> None:
     triggerer, or was killed in its last try.
     """
     if settings().training == "pod":
-        from evergreen.orchestration import pod
+        from evergreen.orchestration.operators.pod import delete_pods_of_run
 
-        pod.remove_all_of(f"{context['dag'].dag_id} {context['run_id']}", settings().pods)
+        delete_pods_of_run(f"{context['dag'].dag_id} {context['run_id']}", settings().pods)
 
 
 def longest(model: Model) -> timedelta:

@@ -47,18 +47,22 @@ def is_over(pod: Json) -> bool:
     return _status(pod).get("phase") in ("Succeeded", "Failed")
 
 
-def is_running(pod: Json) -> bool:
-    """Whether its container was running when it was looked at last."""
-    return "running" in _state(pod)
-
-
-def says_how_it_ended(pod: Json) -> bool:
-    """Whether its container is known to have ended."""
-    return bool(_terminated(pod))
-
-
 def has_begun(pod: Json) -> bool:
-    return is_running(pod) or says_how_it_ended(pod)
+    """Whether its container is known to run, or to have run."""
+    return bool({"running", "terminated"} & _state(pod).keys())
+
+
+def is_settled(pod: Json, startup: timedelta, now: datetime) -> bool:
+    """Whether there is no reason to wait for this pod any longer: it ended, or does not begin within `startup`.
+
+    That time counts twice: for a node to be found, and then for the container to start.
+    """
+    if is_over(pod) or hopeless(pod, now):
+        return True
+    if terminated := _terminated(pod):
+        # The pod ends with its container, unless a sidecar was injected that does not.
+        return bool(terminated.get("finishedAt")) and now > _time(terminated["finishedAt"]) + _SIDECARS
+    return not has_begun(pod) and now > _waits_since(pod, now) + startup
 
 
 def is_leaving(pod: Json) -> bool:
@@ -115,6 +119,7 @@ def refused(status: int | None, body: str, reason: str = "") -> Ended:
 
 
 _PATIENCE = timedelta(seconds=60)
+_SIDECARS = timedelta(seconds=10)
 _NOT_BY_ITSELF = ("CreateContainerConfigError", "InvalidImageName", "ErrImageNeverPull")
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _PASSING = (
@@ -357,8 +362,8 @@ def _forbidden(message: str) -> Ended:
         where = f" in namespace {namespace}" if namespace else ""
         return Ended(
             Outcome.REFUSED,
-            f"{user} may not {verb} {resource}{where}: give it a Role with get, list, watch, create and delete of "
-            "pods, get of pods/log, and list and watch of events",
+            f"{user} may not {verb} {resource}{where}: give it a Role with get, list, create and delete of pods, "
+            "get of pods/log, and list of events",
         )
     return Ended(Outcome.REFUSED, f"the cluster forbids it: {message}")
 
@@ -403,6 +408,14 @@ def _scheduled(pod: Json, now: datetime) -> datetime:
     return (
         _time(condition["lastTransitionTime"]) if condition and condition.get("lastTransitionTime") else now
     )
+
+
+def _waits_since(pod: Json, now: datetime) -> datetime:
+    condition = _condition(pod, "PodScheduled")
+    if condition and condition.get("status") == "True" and condition.get("lastTransitionTime"):
+        return _time(condition["lastTransitionTime"])
+    created = pod["metadata"].get("creationTimestamp")
+    return _time(created) if created else now
 
 
 def _when(event: Json) -> str:

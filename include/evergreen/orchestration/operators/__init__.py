@@ -1,0 +1,1 @@
+"""Operators: the tasks that a function with `@task` is too small for."""

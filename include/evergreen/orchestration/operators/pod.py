@@ -1,0 +1,309 @@
+"""The pod of a training job as the task sees it: created or adopted, awaited, diagnosed and deleted.
+
+Only a task that trains in a pod imports this module: it brings the client of Kubernetes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import tenacity
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+from airflow.sdk.exceptions import AirflowNotFoundException, TaskDeferred
+from kubernetes.client import ApiException, CoreV1Api  # noqa: TID253
+from kubernetes.config import ConfigException  # noqa: TID253
+from urllib3.exceptions import HTTPError
+
+from evergreen.orchestration.triggers.pod import (
+    API_OUTAGE_S,
+    TrainerPodTrigger,
+    about,
+    is_transient,
+    summary,
+)
+from evergreen.settings import Pods
+from evergreen.training import diagnosis
+from evergreen.training.outcome import Ended, Outcome, TryAgain
+from evergreen.training.pod import GRACE_S, JOB, MADE_FROM, RUN, label
+
+log = logging.getLogger(__name__)
+
+RESUME_METHOD = "execute_complete"
+"""Method of the operator that is called with the trigger's `event`."""
+
+_DELETION_S = GRACE_S + 60  # a node may be slow to report
+_SYNC_LOGGING_S = 2  # a task that waits by itself shows the log as it is written
+
+_retry_briefly = tenacity.retry(
+    retry=tenacity.retry_if_exception(is_transient),
+    wait=tenacity.wait_exponential(multiplier=0.5, max=8),
+    stop=tenacity.stop_after_attempt(5),
+    reraise=True,
+)
+_retry_patiently = tenacity.retry(
+    retry=tenacity.retry_if_exception(is_transient),
+    wait=tenacity.wait_exponential(min=1, max=30),
+    stop=tenacity.stop_after_delay(API_OUTAGE_S),
+    reraise=True,
+)
+
+
+class TrainerPod:
+    """The only pod of a job.
+
+    The pod is named by the job, and the API server gives a name to one pod at a time: that, and not a list of
+    pods that looks right, keeps a second one away.
+    """
+
+    def __init__(
+        self,
+        *,
+        manifest: Mapping[str, Any],
+        pods: Pods,
+        timeout: timedelta,
+        state: Mapping[str, Any] | None = None,
+    ):
+        """
+        Args:
+            manifest: the pod, of `evergreen.training.pod.manifest`.
+            timeout: of a deferral.
+            state: handed to the trigger, and part of its event.
+        """
+        self.name = manifest["metadata"]["name"]
+        self._manifest, self._pods, self._timeout, self._state = manifest, pods, timeout, state
+        self._startup = timedelta(minutes=pods.startup_minutes)
+        # Of the pod of this attempt: another run of the same job may have created the next one by now.
+        self._uid = ""
+        self._is_killed = False
+
+    def attempt(self, event: Mapping[str, Any] | None = None) -> Ended:
+        """Make an attempt, or continue the one of the trigger's `event`; return how it ended. Its pod is deleted then.
+
+        Raises:
+            TaskDeferred: the attempt goes on, and the trigger waits for it.
+            TryAgain: this task was ended, and with it the attempt.
+        """
+        try:
+            if event is None:
+                self._create_or_adopt()
+            else:
+                self._uid = event["uid"]
+            return self._monitor(event)
+        except _NotStarted as refusal:
+            return refusal.ended
+        except ConfigException as error:
+            fix = "name a connection in EVERGREEN_PODS__CONNECTION, or a file in KUBECONFIG"
+            return Ended(Outcome.REFUSED, f"no cluster is known: {error}: {fix}")
+        except AirflowNotFoundException as error:
+            return Ended(Outcome.REFUSED, f"{error}: make it, or correct EVERGREEN_PODS__CONNECTION")
+        except ApiException as error:
+            return diagnosis.refused(error.status, error.body or "", str(error.reason))
+        except HTTPError as error:
+            return diagnosis.refused(None, "", str(error))
+
+    def on_kill(self) -> None:
+        """Delete the pod; `attempt`, in which the task is, raises TryAgain then."""
+        self._is_killed = True
+        if self._uid:
+            self._delete()
+
+    def remove(self) -> None:
+        """Delete the pod, if there is one."""
+        if (pod := self._read()) is not None:
+            self._uid = pod["metadata"]["uid"]
+            self._delete()
+
+    # Before the wait.
+
+    @_retry_briefly
+    def _create_or_adopt(self) -> None:
+        """Have a pod: the one that exists, or a new one once an old one is really gone.
+
+        Retried when the API server does not respond, for the pod may have been created nevertheless, and also when it
+        responds with a conflict: another task was faster, or the quota changed at that moment.
+        """
+        while (pod := self._read()) is not None:
+            self._raise_if_killed()
+            self._check_owner(pod)
+            if diagnosis.is_leaving(pod):
+                log.info("Pod %s is being deleted: waiting until it is gone", self.name)
+                self._await_deletion(pod)
+            elif self._is_reusable(pod):
+                log.info("Pod %s exists already: this task continues with it", self.name)
+                self._hold(pod["metadata"]["uid"])
+                return
+            else:
+                delete_pod(self._api, self._pods.namespace, self.name, pod["metadata"]["uid"])
+        self._raise_if_killed()
+        pod = self._api.create_namespaced_pod(self._pods.namespace, dict(self._manifest))
+        log.info("Pod %s is created", self.name)
+        self._hold(pod.metadata.uid)
+
+    def _check_owner(self, pod: diagnosis.Json) -> None:
+        job, other = _annotation(self._manifest, JOB), _annotation(pod, JOB)
+        if job != other:
+            raise _NotStarted(
+                Outcome.REFUSED,
+                f"pod {self.name} in namespace {self._pods.namespace} is at work for {other or 'something else'}, not "
+                f"for {job}: give each installation a namespace of its own (EVERGREEN_PODS__NAMESPACE)",
+            )
+
+    def _is_reusable(self, pod: diagnosis.Json) -> bool:
+        """Whether to continue with a pod that exists, rather than with a new one."""
+        is_current = _annotation(pod, MADE_FROM) == _annotation(self._manifest, MADE_FROM)
+        if diagnosis.is_over(pod):
+            ended = diagnosis.ended(pod)
+            if ended.outcome is Outcome.SUCCEEDED or (is_current and not ended.outcome.may_pass):
+                return True
+            log.warning("An attempt that nobody watched ended: %s", ended.sentence)
+            return False
+        if not is_current and not diagnosis.has_begun(pod):
+            log.info("Pod %s waits with outdated settings: it is replaced", self.name)
+            return False
+        return True
+
+    def _await_deletion(self, pod: diagnosis.Json) -> None:
+        deadline = time.monotonic() + _DELETION_S
+        while (current := self._read()) and current["metadata"]["uid"] == pod["metadata"]["uid"]:
+            self._raise_if_killed()
+            if time.monotonic() > deadline:
+                raise _NotStarted(Outcome.UNKNOWN, diagnosis.stuck(current))
+            time.sleep(1)
+
+    def _hold(self, uid: str) -> None:
+        """From now on `on_kill` deletes the pod; and this does, if the task was killed while it was being created."""
+        self._uid = uid
+        if self._is_killed:
+            self._delete()
+            self._raise_if_killed()
+
+    def _raise_if_killed(self) -> None:
+        if self._is_killed:
+            raise TryAgain("the task was ended from outside, and its pod with it: the next try goes on")
+
+    # The wait, and what follows.
+
+    def _monitor(self, event: Mapping[str, Any] | None) -> Ended:
+        while True:
+            event = event or self._await_event()
+            self._raise_if_killed()
+            pod = self._get_pod()
+            if pod is None:
+                return diagnosis.GONE
+            if event["problem"] or diagnosis.is_settled(pod, self._startup, datetime.now(UTC)):
+                return self._finish(pod, event["problem"])
+            # The API server was away for long, and the pod is at work.
+            event = self._await_event(event["log_position"])
+
+    def _await_event(self, log_position: str = "") -> Mapping[str, Any]:
+        is_deferrable = self._pods.deferrable
+        trigger = TrainerPodTrigger(
+            name=self.name,
+            namespace=self._pods.namespace,
+            uid=self._uid,
+            startup_seconds=self._startup.total_seconds(),
+            logging_seconds=self._pods.logging_seconds if is_deferrable else _SYNC_LOGGING_S,
+            connection=self._pods.connection,
+            # The triggerer's client does not find out by itself that it runs in the cluster.
+            in_cluster=self._hook.is_in_cluster,
+            log_position=log_position,
+            state=self._state,
+        )
+        if is_deferrable:
+            raise TaskDeferred(trigger=trigger, method_name=RESUME_METHOD, timeout=self._timeout)
+        return asyncio.run(_first_event(trigger))
+
+    def _finish(self, pod: diagnosis.Json, problem: str) -> Ended:
+        ended = diagnosis.hopeless(pod, datetime.now(UTC)) or diagnosis.ended(pod, self._events())
+        if problem and diagnosis.has_begun(pod) and not diagnosis.is_over(pod):
+            ended = Ended(ended.outcome, f"{ended.sentence}: {problem}")
+        # Whoever creates the next one waits until it is gone; a kubelet may take a minute for one that never began.
+        self._delete()
+        return ended
+
+    # The cluster.
+
+    @cached_property
+    def _hook(self) -> KubernetesHook:
+        return KubernetesHook(conn_id=self._pods.connection)
+
+    @property
+    def _api(self) -> CoreV1Api:
+        return self._hook.core_v1_client
+
+    @_retry_patiently
+    def _get_pod(self) -> diagnosis.Json | None:
+        """The pod of this attempt; None if it is gone."""
+        pod = self._read()
+        return pod if pod and pod["metadata"]["uid"] == self._uid else None
+
+    def _read(self) -> diagnosis.Json | None:
+        """The pod of the job, whichever that is; None if there is none."""
+        try:
+            return _json(self._api, self._api.read_namespaced_pod(self.name, self._pods.namespace))
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def _events(self) -> list[diagnosis.Json]:
+        try:
+            events = self._api.list_namespaced_event(self._pods.namespace, field_selector=about(self._uid))
+        except (ApiException, HTTPError):
+            return []  # they only make the sentence better
+        return [_json(self._api, event) for event in events.items]
+
+    def _delete(self) -> None:
+        """Delete the pod of this attempt."""
+        try:
+            delete_pod(self._api, self._pods.namespace, self.name, self._uid)
+        except (ApiException, HTTPError) as error:
+            log.warning(
+                "Pod %s is not deleted, the next try continues with it: %s", self.name, summary(error)
+            )
+
+
+def delete_pod(api: CoreV1Api, namespace: str, name: str, uid: str) -> None:
+    """Delete the pod with this uid, unless it is gone; never another one of its name."""
+    try:
+        api.delete_namespaced_pod(name, namespace, body={"preconditions": {"uid": uid}})
+    except ApiException as error:
+        if error.status not in (404, 409):
+            raise
+
+
+def delete_pods_of_run(run: str, pods: Pods) -> None:
+    """Delete all pods that Airflow's `run` has created."""
+    api = KubernetesHook(conn_id=pods.connection).core_v1_client
+    for pod in api.list_namespaced_pod(pods.namespace, label_selector=f"{RUN}={label(run)}").items:
+        log.info("Pod %s is left of %s: it is deleted", pod.metadata.name, run)
+        delete_pod(api, pods.namespace, pod.metadata.name, pod.metadata.uid)
+
+
+class _NotStarted(Exception):
+    """There is no pod to wait for, and why."""
+
+    def __init__(self, outcome: Outcome, sentence: str):
+        super().__init__(sentence)
+        self.ended = Ended(outcome, sentence)
+
+
+async def _first_event(trigger: TrainerPodTrigger) -> Mapping[str, Any]:
+    async for event in trigger.run():
+        return event.payload
+    raise AssertionError("the trigger fires once")
+
+
+def _annotation(pod: Mapping[str, Any], key: str) -> str:
+    return str((pod["metadata"].get("annotations") or {}).get(key, ""))
+
+
+def _json(api: CoreV1Api, resource: Any) -> diagnosis.Json:
+    """An object of the client as the JSON that the API server speaks."""
+    return api.api_client.sanitize_for_serialization(resource)
