@@ -280,6 +280,41 @@ class TestHopeless:
             assert diagnosis.hopeless(found, NOW) is None
 
 
+class TestIsSettled:
+    STARTUP = timedelta(minutes=4)
+
+    def settled(self, found: dict[str, Any], at: datetime = NOW) -> bool:
+        return diagnosis.is_settled(found, self.STARTUP, at)
+
+    def test_pod_that_is_over(self) -> None:
+        assert self.settled(ended_with(0))
+        assert self.settled(ended_with(1))
+
+    def test_pod_that_runs(self) -> None:
+        assert not self.settled(pod("Running", RUNNING), NOW + timedelta(days=1))
+
+    def test_container_that_ended_beside_a_sidecar(self) -> None:
+        finished = {"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:05:00Z"}}
+        assert not self.settled(pod("Running", finished), NOW)
+        assert self.settled(pod("Running", finished), NOW + timedelta(seconds=11))
+
+    def test_container_that_does_not_start(self) -> None:
+        waiting = waits("ContainerCreating")  # since 00:00, when it was scheduled
+        waiting["metadata"]["creationTimestamp"] = "2025-12-31T23:00:00Z"
+        assert self.settled(waiting)
+        assert not self.settled(waiting, NOW - timedelta(minutes=1))
+
+    def test_pod_that_no_node_takes(self) -> None:
+        waiting = unscheduled("0/1 nodes are available")
+        assert not self.settled(waiting)
+        waiting["metadata"]["creationTimestamp"] = "2026-01-01T00:00:30Z"
+        assert self.settled(waiting)
+        assert not self.settled(waiting, NOW - timedelta(minutes=1))
+
+    def test_pod_without_hope(self) -> None:
+        assert self.settled(waits("InvalidImageName"), NOW - timedelta(minutes=3))
+
+
 def status(code: int, message: str) -> tuple[int, str]:
     return code, json.dumps({"kind": "Status", "code": code, "message": message})
 
