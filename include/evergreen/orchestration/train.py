@@ -59,7 +59,7 @@ class Train(BaseOperator):
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralError, TaskDeferralTimeout):
             # The trigger is gone without an event. Were this the last try, nobody would end the pod.
-            self._abandon(context)
+            _delete_pods(_run(context))
             raise
 
     def on_kill(self) -> None:
@@ -106,7 +106,7 @@ class Train(BaseOperator):
             state = event["state"]
             preemptions = state["preemptions"]
             if state["job"] != job_file:
-                self._pod_of(context, model, state["job"], preemptions).remove()
+                _delete_pods(_run(context))
                 raise TryAgain(
                     f"{model.name}'s code, data or parameters changed while it was trained: the next try trains anew"
                 )
@@ -139,16 +139,6 @@ class Train(BaseOperator):
         state = {"job": job_file, "preemptions": preemptions}
         return TrainerPod(manifest=manifest, pods=pods, timeout=longest(model), state=state)
 
-    def _abandon(self, context: Any) -> None:
-        from evergreen.store import training_set as training_sets
-        from evergreen.training import candidates
-
-        model = models.load(self.model)
-        source = training_sets.dataset(model)
-        features = training_sets.feature_columns(model)
-        job_file = candidates.prepare(model, source.get(self.examples), source, features)
-        self._pod_of(context, model, str(job_file), 0).remove()
-
 
 def leave_no_pod(context: Mapping[str, Any]) -> None:
     """Delete what pods a run that has failed has left: a callback of its DAG.
@@ -157,9 +147,13 @@ def leave_no_pod(context: Mapping[str, Any]) -> None:
     triggerer, or was killed in its last try.
     """
     if settings().training == "pod":
-        from evergreen.orchestration.operators.pod import delete_pods_of_run
+        _delete_pods(f"{context['dag'].dag_id} {context['run_id']}")
 
-        delete_pods_of_run(f"{context['dag'].dag_id} {context['run_id']}", settings().pods)
+
+def _delete_pods(run: str) -> None:
+    from evergreen.orchestration.operators.pod import delete_pods_of_run
+
+    delete_pods_of_run(run, settings().pods)
 
 
 def longest(model: Model) -> timedelta:

@@ -21,9 +21,8 @@ from kubernetes.config import ConfigException  # noqa: TID253
 from urllib3.exceptions import HTTPError
 
 from evergreen.orchestration.triggers.pod import (
-    API_OUTAGE_S,
     TrainerPodTrigger,
-    about,
+    event_selector,
     is_transient,
     summary,
 )
@@ -40,16 +39,12 @@ RESUME_METHOD = "execute_complete"
 _DELETION_S = GRACE_S + 60  # a node may be slow to report
 _SYNC_LOGGING_S = 2  # a task that waits by itself shows the log as it is written
 
-_retry_briefly = tenacity.retry(
+_retry_transient = tenacity.retry(
     retry=tenacity.retry_if_exception(is_transient),
     wait=tenacity.wait_exponential(multiplier=0.5, max=8),
-    stop=tenacity.stop_after_attempt(5),
-    reraise=True,
-)
-_retry_patiently = tenacity.retry(
-    retry=tenacity.retry_if_exception(is_transient),
-    wait=tenacity.wait_exponential(min=1, max=30),
-    stop=tenacity.stop_after_delay(API_OUTAGE_S),
+    stop=tenacity.stop_after_delay(
+        30
+    ),  # longer outages are for Airflow's retries: a try adopts the pod again
     reraise=True,
 )
 
@@ -113,15 +108,9 @@ class TrainerPod:
         if self._uid:
             self._delete()
 
-    def remove(self) -> None:
-        """Delete the pod, if there is one."""
-        if (pod := self._read()) is not None:
-            self._uid = pod["metadata"]["uid"]
-            self._delete()
-
     # Before the wait.
 
-    @_retry_briefly
+    @_retry_transient
     def _create_or_adopt(self) -> None:
         """Have a pod: the one that exists, or a new one once an old one is really gone.
 
@@ -237,7 +226,7 @@ class TrainerPod:
     def _api(self) -> CoreV1Api:
         return self._hook.core_v1_client
 
-    @_retry_patiently
+    @_retry_transient
     def _get_pod(self) -> diagnosis.Json | None:
         """The pod of this attempt; None if it is gone."""
         pod = self._read()
@@ -246,7 +235,7 @@ class TrainerPod:
     def _read(self) -> diagnosis.Json | None:
         """The pod of the job, whichever that is; None if there is none."""
         try:
-            return _json(self._api, self._api.read_namespaced_pod(self.name, self._pods.namespace))
+            return _to_json(self._api, self._api.read_namespaced_pod(self.name, self._pods.namespace))
         except ApiException as error:
             if error.status == 404:
                 return None
@@ -254,10 +243,12 @@ class TrainerPod:
 
     def _events(self) -> list[diagnosis.Json]:
         try:
-            events = self._api.list_namespaced_event(self._pods.namespace, field_selector=about(self._uid))
+            events = self._api.list_namespaced_event(
+                self._pods.namespace, field_selector=event_selector(self._uid)
+            )
         except (ApiException, HTTPError):
             return []  # they only make the sentence better
-        return [_json(self._api, event) for event in events.items]
+        return [_to_json(self._api, event) for event in events.items]
 
     def _delete(self) -> None:
         """Delete the pod of this attempt."""
@@ -304,6 +295,6 @@ def _annotation(pod: Mapping[str, Any], key: str) -> str:
     return str((pod["metadata"].get("annotations") or {}).get(key, ""))
 
 
-def _json(api: CoreV1Api, resource: Any) -> diagnosis.Json:
+def _to_json(api: CoreV1Api, resource: Any) -> diagnosis.Json:
     """An object of the client as the JSON that the API server speaks."""
     return api.api_client.sanitize_for_serialization(resource)

@@ -19,9 +19,7 @@ from urllib3.exceptions import HTTPError
 from evergreen.training import diagnosis
 from evergreen.training.pod import CONTAINER
 
-API_OUTAGE_S = 600
-"""How long an API server may be away before the wait for a pod is given up; hours of training outlast an upgrade."""
-
+_API_OUTAGE_S = 600  # hours of training are not to end because the API server is upgraded meanwhile
 _POLL_S = 2
 _LOG_OVERLAP_S = 10  # one fetch of the log looks back beyond the last one, which took some time itself
 _TRANSIENT_STATUSES = frozenset({409, 429, 500, 502, 503, 504})
@@ -73,7 +71,7 @@ class TrainerPodTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         problem, hook, last_contact = "", self._hook(), time.monotonic()
-        while time.monotonic() < last_contact + API_OUTAGE_S:
+        while time.monotonic() < last_contact + _API_OUTAGE_S:
             try:
                 async with hook.get_conn() as connection:
                     if await self._poll(connection):
@@ -129,7 +127,7 @@ class TrainerPodTrigger(BaseTrigger):
     async def _show_events(self, api: CoreV1Api) -> None:
         """Log what Kubernetes reports of this pod before it runs: images pulled, nodes awaited."""
         try:
-            events = await api.list_namespaced_event(self.namespace, field_selector=about(self.uid))
+            events = await api.list_namespaced_event(self.namespace, field_selector=event_selector(self.uid))
         except (ApiException, ClientError, TimeoutError) as error:
             self._warn(f"The events of pod {self.name} cannot be listed: {summary(error)}")
             return
@@ -149,12 +147,7 @@ class TrainerPodTrigger(BaseTrigger):
         lines, self.log_position = new_lines(text, self.log_position, complete=complete)
         await asyncio.to_thread(self._log_lines, lines)
 
-    @tenacity.retry(
-        retry=tenacity.retry_if_exception(lambda error: is_transient(error)),
-        stop=tenacity.stop_after_attempt(3),
-        wait=tenacity.wait_fixed(1),
-        reraise=True,
-    )
+    @tenacity.retry(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(1), reraise=True)
     async def _fetch_log(self, api: CoreV1Api) -> str:
         now = time.monotonic()
         options: dict[str, Any] = {}
@@ -218,6 +211,6 @@ def summary(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def about(uid: str) -> str:
+def event_selector(uid: str) -> str:
     """The field selector of the events about the pod with this uid; its name may have had others before."""
     return f"involvedObject.uid={uid}"
