@@ -30,7 +30,7 @@ def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
     starts, ends = [], []
     with running(home, DAG) as airflow:
-        from models.flight_delay.raw import deliver
+        from evergreen_models.flight_delay.raw import deliver
 
         airflow.pause(DAG, False)
         for number in range(arguments.days + 1):

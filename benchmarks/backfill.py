@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-from evergreen.cli.airflow import Airflow
+from evergreen.client.airflow import Airflow
 from evergreen.window import midnight
 from measuring.stack import Meter, deliver, environment, metered, running
 
@@ -81,8 +81,8 @@ def by_spark_submit(home: Path, days: Sequence[date]) -> Cost:
     began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     for day in days:
         code = (
-            "from datetime import date; from evergreen import model; from evergreen.features.make import make;"
-            f"make(model.load({NAME!r}), [date.fromisoformat('{day}')])"
+            "from datetime import date; from evergreen.spec import loader; from evergreen.features.make import make;"
+            f"make(loader.load({NAME!r}), [date.fromisoformat('{day}')])"
         )
         command = [sys.executable, "-c", code]
         subprocess.run(command, env=environment(home), check=True, capture_output=True)

@@ -40,14 +40,16 @@ def plain(days: list[date]) -> None:
         seconds[name] += time.monotonic() - began
 
     with stage("imports"):
-        from evergreen import champion, evaluation, ledger, registry
-        from evergreen import model as models
+        from evergreen import evaluation, ledger
+        from evergreen.feature_store import online_store, training_sets
         from evergreen.features import build, checks, inputs, publish
-        from evergreen.store import online, training_set
-        from evergreen.training import process
+        from evergreen.promotion import service
+        from evergreen.registry import versions
+        from evergreen.spec import loader
+        from evergreen.training.backends import process
         from evergreen.window import Origin, Window
 
-    model = models.load(NAME)
+    model = loader.load(NAME)
     for day in days:
         with stage("check_raw"):
             wanted = inputs.fingerprints(model, [day])
@@ -60,25 +62,25 @@ def plain(days: list[date]) -> None:
             publish.publish(model, wanted, folders)
     window = Window.between(FIRST, days[-1] + timedelta(1), Origin.MANUAL, "America/New_York")
     with stage("plan"):
-        assert registry.champion(model) is None
+        assert versions.champion(model) is None
     with stage("materialize"):
-        online.materialize(model, window)
+        online_store.materialize(model, window)
     with stage("training_set"):
-        examples = training_set.build(model, window)
+        examples = training_sets.build(model, window)
     with stage("train"):
-        source = training_set.dataset(model)
-        candidate = process.train(model, examples, source, training_set.feature_columns(model))
+        source = training_sets.dataset(model)
+        candidate = process.train(model, examples, source, training_sets.feature_columns(model))
     with stage("evaluate"):
         scores = evaluation.evaluate(model, examples, candidate, None)
     with stage("judge"):
-        case = champion.Case("one process", window.origin, examples, candidate, scores, None)
-        judged = champion.judge(model, case)
+        case = service.Case("one process", window.origin, examples, candidate, scores, None)
+        judged = service.judge(model, case)
     with stage("register"):
-        version = registry.register(
-            model, examples, candidate, ledger.judged(NAME, judged).verdict, champion.report(model, judged)
+        version = versions.register(
+            model, examples, candidate, ledger.judged(NAME, judged).verdict, service.report(model, judged)
         )
     with stage("promote"):
-        held = champion.promote(model, champion.Claim(judged, version, window.origin), by="one process")
+        held = service.promote(model, service.Claim(judged, version, window.origin), by="one process")
         assert held is None
     print("RESULT" + json.dumps(seconds))
 
@@ -86,12 +88,12 @@ def plain(days: list[date]) -> None:
 def under_airflow(home: Path, days: list[date]) -> tuple[float, float, dict[str, float], int]:
     """Wall seconds, seconds until the stack was up, seconds per stage summed over its tasks, peak memory."""
     os.environ["EVERGREEN_HOME"] = str(home)
-    from evergreen import model as models
-    from evergreen.cli import retrain, stack
-    from evergreen.cli.airflow import Airflow
     from evergreen.cli.progress import Progress
+    from evergreen.client.airflow import Airflow
+    from evergreen.spec import loader
+    from evergreen_local import retrain, stack
 
-    model = models.load(NAME)
+    model = loader.load(NAME)
     features, retraining = f"{NAME}.features", f"{NAME}.retrain"
     with Progress() as progress, metered(home) as meter:
         try:

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from evergreen import lake
+from evergreen import storage
 from evergreen.training import Job
 from evergreen.training.outcome import Outcome
 from measuring.training import job_of, start, write_training_set
@@ -79,7 +79,7 @@ def train(job: Job, folder: Path) -> Trained:
     assert Outcome.of(training.returncode) is Outcome.SUCCEEDED, printed
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     written = sum(line.startswith("checkpoint of step") for line in printed.splitlines())
-    files = {file.name: lake.sha256(file) for file in folder.glob("output/*/*")}
+    files = {file.name: storage.sha256(file) for file in folder.glob("output/*/*")}
     return Trained(wall, cpu, written, files)
 
 

@@ -41,11 +41,11 @@ def days(first: int, last: int) -> list[date]:
 
 def measure(some: Sequence[date]) -> tuple[float, float]:
     """Median wall and CPU seconds of a day's run."""
-    from evergreen import model as models
     from evergreen.features import inputs
     from evergreen.features.make import make
+    from evergreen.spec import loader
 
-    model = models.load("flight_delay")
+    model = loader.load("flight_delay")
     walls, cpus = [], []
     for day in some:
         began, used = time.monotonic(), cpu_seconds()
@@ -57,11 +57,11 @@ def measure(some: Sequence[date]) -> tuple[float, float]:
 
 
 def by_history() -> Iterator[tuple[int, float, float]]:
-    from evergreen import model as models
     from evergreen.features.make import make
-    from models.flight_delay.raw import deliver
+    from evergreen.spec import loader
+    from evergreen_models.flight_delay.raw import deliver
 
-    model = models.load("flight_delay")
+    model = loader.load("flight_delay")
     deliver(days(0, 365))
     done = 0
     for history in HISTORY:
@@ -74,9 +74,10 @@ def by_history() -> Iterator[tuple[int, float, float]]:
 def by_rows(home: Path) -> Iterator[tuple[int, float, float]]:
     import great_expectations.expectations as gxe
 
-    from evergreen import lake
-    from models.flight_delay import expectations
-    from models.flight_delay.raw import deliver
+    from evergreen import storage
+    from evergreen.ingest import raw_files
+    from evergreen_models.flight_delay import expectations
+    from evergreen_models.flight_delay.raw import deliver
 
     asked = expectations.raw
     expectations.raw = lambda source, day: [
@@ -87,10 +88,10 @@ def by_rows(home: Path) -> Iterator[tuple[int, float, float]]:
         shutil.rmtree(home / "lake")
         deliver(some)
         for day in some:
-            file = lake.raw_file("flights", day)
+            file = raw_files.raw_file("flights", day)
             table = pd.read_parquet(file)
             many = pd.concat([table.assign(flight=table.flight + 10_000 * n) for n in range(times)])
-            with lake.replacing(file) as scratch:
+            with storage.replacing(file) as scratch:
                 many.to_parquet(scratch, index=False, coerce_timestamps="us")
         yield times, *measure(some[-RUNS:])
 

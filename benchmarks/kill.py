@@ -50,21 +50,23 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from evergreen import lake
-from evergreen import model as models
-from evergreen.cli import processes, services
-from evergreen.cli.airflow import Airflow, AirflowError
-from evergreen.cli.processes import Identity
+from evergreen import storage
+from evergreen.client.airflow import Airflow, AirflowError
 from evergreen.features import inputs
-from evergreen.model import feature_spec
+from evergreen.ingest import raw_files
+from evergreen.lake import datasets
 from evergreen.settings import settings
+from evergreen.spec import loader
+from evergreen.spec.loader import feature_spec
 from evergreen.window import midnight
+from evergreen_local import processes, services
+from evergreen_local.processes import Identity
 from measuring.stack import deliver, environment
 
 NAME, ZONE = "flight_delay", "America/New_York"
 DAG = f"{NAME}.features"
 FIRST = date(2013, 1, 1)
-TABLES = len(feature_spec(models.load(NAME)).tables)
+TABLES = len(feature_spec(loader.load(NAME)).tables)
 AT_ONCE = 8  # days per backfill
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 STUCK_AFTER = timedelta(seconds=80)
@@ -347,18 +349,18 @@ class World:
         self.counts: Counter[str] = Counter()
 
     def move(self, asked: Sequence[date]) -> None:
-        from models.flight_delay.raw import deliver
+        from evergreen_models.flight_delay.raw import deliver
 
         if self.before and self.chance.random() < 0.15:
             day = self.chance.choice(sorted(self.before))
-            with lake.replacing(lake.raw_file("flights", day)) as scratch:
+            with storage.replacing(raw_files.raw_file("flights", day)) as scratch:
                 scratch.write_bytes(self.before.pop(day))
             what = "put back"
         elif self.chance.random() < 0.2 and (there := sorted({*asked, *self.arrived} - self.before.keys())):
             day = self.chance.choice(there)
-            file = lake.raw_file("flights", day)
+            file = raw_files.raw_file("flights", day)
             self.before[day] = file.read_bytes()
-            with lake.replacing(file) as scratch:
+            with storage.replacing(file) as scratch:
                 pd.read_parquet(file).iloc[1:].to_parquet(scratch, index=False, coerce_timestamps="us")
             what = "corrected"
         elif self.arriving:
@@ -482,7 +484,7 @@ def tolerantly(act: Callable[[], None]) -> None:
 
 def unpublished(days: Sequence[date]) -> list[str]:
     """Days that are not published with what their raw data, and their code, are now."""
-    model = models.load(NAME)
+    model = loader.load(NAME)
     return [
         day
         for day, mark in inputs.fingerprints(model, days).items()
@@ -521,18 +523,18 @@ def faults(home: Path, clean: Path, days: Sequence[date], seen: Seen) -> list[st
     found = []
     for root in (home, clean):
         there = {path.stem for path in (root / f"lake/features/{NAME}/_manifests").glob("*.json")}
-        if missing := {lake.day_partition(day) for day in days} ^ there:
+        if missing := {datasets.day_partition(day) for day in days} ^ there:
             found.append(f"{root.name}: missing or not delivered: {sorted(missing)}")
     for day in days:
-        partition = lake.day_partition(day)
+        partition = datasets.day_partition(day)
         disturbed, plain = (
             (root / f"lake/features/{NAME}/_manifests/{partition}.json") for root in (home, clean)
         )
         if disturbed.read_bytes() != plain.read_bytes():
             found.append(f"{partition}: another manifest than the plain process has made")
-        for name, file in lake.Manifest.from_json(disturbed.read_text()).files.items():
+        for name, file in datasets.Manifest.from_json(disturbed.read_text()).files.items():
             path = home / f"lake/features/{NAME}" / file.path
-            if not path.exists() or lake.sha256(path) != file.sha256:
+            if not path.exists() or storage.sha256(path) != file.sha256:
                 found.append(f"{partition}: {name} is not what the manifest says")
     for partition, history in seen.published.items():
         marks = [mark for _, mark in history]
@@ -623,7 +625,9 @@ def main() -> None:
     print(
         f"{'tasks that succeeded at try 1, 2, …':<48}{', '.join(str(tries[n]) for n in range(1, max(tries) + 1))}"
     )
-    waited = sorted(seen.published[lake.day_partition(day)][0][0] - at for day, at in world.arrived.items())
+    waited = sorted(
+        seen.published[datasets.day_partition(day)][0][0] - at for day, at in world.arrived.items()
+    )
     print(
         f"{'s from arrival to published, median, longest':<48}{waited[len(waited) // 2]:.0f}, {waited[-1]:.0f}"
     )

@@ -232,7 +232,9 @@ def through_feast(offline_store: str, data: Path, entities: pd.DataFrame) -> Cal
 
 
 ENGINES: dict[str, Callable[[Path, pd.DataFrame], Callable[[], pa.Table]]] = {
-    "evergreen": lambda data, df: through_feast("evergreen.store.asof.AsofOfflineStore", data, df),
+    "evergreen": lambda data, df: through_feast(
+        "evergreen.feature_store.offline_store.AsofOfflineStore", data, df
+    ),
     "by hand": by_hand,
     "by hand, ties": lambda data, df: by_hand(data, df, ties=True),
     "by hand, ties, order": lambda data, df: by_hand(data, df, ties=True, order=True),

@@ -32,11 +32,12 @@ from typing import Any
 import numpy as np
 from kubernetes import client, config
 
-from evergreen import lake
-from evergreen import model as models
+from evergreen import storage
 from evergreen.settings import Pods
-from evergreen.training import Job, diagnosis, fitting, pod, storage
+from evergreen.spec import loader
+from evergreen.training import Job, runner
 from evergreen.training.attempt import attempts
+from evergreen.training.backends import diagnosis, pod
 from evergreen.training.outcome import Outcome
 from measuring.training import job_of, write_training_set
 
@@ -95,7 +96,7 @@ def train(job: Job, folder: Path, image: str, kills: Iterator[Kill]) -> Trained:
     file = storage.path(str(folder / "job.json"))
     job.write(file)
     paid = []
-    while not fitting.is_done(job.fingerprint, file.parent):
+    while not runner.is_done(job.fingerprint, file.parent):
         asked, kill = datetime.now(UTC), next(kills)
         outcome, gone = Made(job, folder, image).ended(kill)
         # None, if it was killed before its trainer had a word.
@@ -105,7 +106,7 @@ def train(job: Job, folder: Path, image: str, kills: Iterator[Kill]) -> Trained:
         how = "killed" if kill.sudden and outcome is Outcome.PREEMPTED else outcome.name.lower()
         steps = "".join(f", steps {record.resumed_at} to {record.step}" for record in new)
         print(f"  {folder.name}: {how} after {paid[-1]:.1f} s{steps}", flush=True)
-    files = {found.name: lake.sha256(found) for found in folder.glob("output/*/*")}
+    files = {found.name: storage.sha256(found) for found in folder.glob("output/*/*")}
     return Trained(paid, max(record.step for record in attempts(file.parent)), files)
 
 
@@ -122,7 +123,7 @@ class Made:
             }
         }
         wanted = pod.manifest(
-            models.load(job.model), job, str(folder / "job.json"), "benchmark", Pods(image=image), template
+            loader.load(job.model), job, str(folder / "job.json"), "benchmark", Pods(image=image), template
         )
         self.name = wanted["metadata"]["name"] = f"{wanted['metadata']['name']}-{uuid.uuid4().hex[:6]}"
         self.api.create_namespaced_pod("default", wanted)

@@ -30,18 +30,19 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from support import servers
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import servers
 from evergreen import ledger
-from integration.ledger import racing
-from integration.ledger.racing import CHAMPION, PREVIOUS, RACERS, Place, Way
+from support import promotion_races
+from support.promotion_races import CHAMPION, PREVIOUS, RACERS, Place, Way
 
 LIFE = 100
 WAYS: dict[str, Way] = {
-    "Evergreen": racing.evergreen,
-    "bare, by hand": racing.by_hand,
-    "bare, looking first": racing.looking_first,
+    "Evergreen": promotion_races.evergreen,
+    "bare, by hand": promotion_races.by_hand,
+    "bare, looking first": promotion_races.looking_first,
 }
 HEADER = ("database", "way", "racers", "rounds", "winners", "lost", "unseen", "ledger", "s/round")
 
@@ -72,7 +73,7 @@ def main() -> None:
 def measure(database: str, name: str, nowhere: Place, racers: int, rounds: int) -> None:
     winners = lost = unseen = wrong = 0
     seconds = 0.0
-    bare = WAYS[name] is not racing.evergreen
+    bare = WAYS[name] is not promotion_races.evergreen
     for first in range(0, rounds, LIFE):
         place = nowhere.another()
         place.enter()
@@ -83,7 +84,9 @@ def measure(database: str, name: str, nowhere: Place, racers: int, rounds: int) 
         started = time.monotonic()
         # One round more: in the first, the racers start.
         for number, was in enumerate(
-            racing.race(place, WAYS[name], versions[: 2 * racers], min(LIFE, rounds - first) + 1, racers)
+            promotion_races.race(
+                place, WAYS[name], versions[: 2 * racers], min(LIFE, rounds - first) + 1, racers
+            )
         ):
             if number == 0:
                 started = time.monotonic()
@@ -91,7 +94,7 @@ def measure(database: str, name: str, nowhere: Place, racers: int, rounds: int) 
             winners += len(was.promoted)
             lost += not was.serial
             unseen += was.unseen
-            wrong += not bare and was.aliases != racing.by_ledger(ledger.state(place.model))
+            wrong += not bare and was.aliases != promotion_races.by_ledger(ledger.state(place.model))
         seconds += time.monotonic() - started
     row(
         database,

@@ -30,7 +30,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from evergreen.cli.airflow import AirflowError
+from evergreen.client.airflow import AirflowError
 from measuring.compose import SERVICES, DockerError, Stack, docker, remove, unfit
 from measuring.stack import environment
 

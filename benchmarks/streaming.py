@@ -22,12 +22,12 @@ from statistics import median
 
 import pyarrow.parquet as pq
 
-from evergreen import model as models
+from evergreen.spec import loader
+from evergreen_models.flight_delay_net.columns import Columns
+from evergreen_models.flight_delay_net.parameters import Parameters
+from evergreen_models.flight_delay_net.scales import learn
+from evergreen_models.flight_delay_net.stream import Order, Stream
 from measuring.training import CATEGORIES, LABEL, NUMBERS, write_training_set
-from models.flight_delay_net.columns import Columns
-from models.flight_delay_net.parameters import Parameters
-from models.flight_delay_net.scales import learn
-from models.flight_delay_net.stream import Order, Stream
 
 SCAN, FIRST_PASS, STREAM = "plain scan", "first pass", "stream"
 
@@ -69,14 +69,14 @@ def of_made_up(file: Path) -> Columns:
 
 
 def of_real(file: Path) -> Columns:
-    model, schema = models.load("flight_delay_net"), pq.read_schema(file)
+    model, schema = loader.load("flight_delay_net"), pq.read_schema(file)
     features = [name for name in schema.names if "__" in name]
     return Columns.of(schema, (*model.request_columns, *features), "label", model.parameters["embedding"])
 
 
 def ways(file: Path, columns: Columns) -> dict[str, Callable[[], int]]:
     """Each reads all rows and gives their number."""
-    parameters = Parameters.model_validate(models.load("flight_delay_net").parameters)
+    parameters = Parameters.model_validate(loader.load("flight_delay_net").parameters)
     metadata = pq.read_metadata(file)
     scales = learn(str(file), columns, parameters.rare)
     groups = tuple(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))

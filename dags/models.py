@@ -1,15 +1,15 @@
-"""The DAG family of every model folder. Add a folder under include/models, and its DAGs are here.
+"""The DAG family of every model folder. Add a folder under include/evergreen_models, and its DAGs are here.
 
 (Airflow looks into a file only if it names both itself and a DAG; this sentence is load-bearing.)
 """
 
-from evergreen import model as models
-from evergreen.orchestration.features import features_dag
-from evergreen.orchestration.retrain import retrain_dag
-from evergreen.orchestration.rollback import rollback_dag
+from evergreen.orchestration.dags.features import features_dag
+from evergreen.orchestration.dags.retrain import retrain_dag
+from evergreen.orchestration.dags.rollback import rollback_dag
+from evergreen.spec import loader
 
-for _name in models.names():
-    _model = models.load(_name)
+for _name in loader.names():
+    _model = loader.load(_name)
     if _model.builds_features:
         globals()[f"{_name}_features"] = features_dag(_model)
     globals()[f"{_name}_retrain"] = retrain_dag(_model)

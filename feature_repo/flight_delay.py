@@ -6,8 +6,8 @@ from feast import Entity, FeatureService, FeatureView, Field
 from feast.types import Float64, Int32
 from feast.value_type import ValueType
 
-from evergreen.store.source import published
-from models.flight_delay.features import DELAYS, GROUPS, WEATHER
+from evergreen.feature_store.data_source import published
+from evergreen_models.flight_delay.features import DELAYS, GROUPS, WEATHER
 
 carrier, origin, dest, tailnum = (
     Entity(name=key, join_keys=[key], value_type=ValueType.STRING)

@@ -14,7 +14,7 @@ def _forget() -> None:
     settings.cache_clear()
     import sys
 
-    if repository := sys.modules.get("evergreen.store.repository"):
+    if repository := sys.modules.get("evergreen.feature_store.repository"):
         repository.feature_store.cache_clear()
 
 

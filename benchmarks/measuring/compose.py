@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evergreen.cli.airflow import Airflow, AirflowError
+from evergreen.client.airflow import Airflow, AirflowError
 from evergreen.settings import REPOSITORY
 
 SERVICES = (

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from evergreen.cli import stack
-from evergreen.cli.airflow import Airflow
 from evergreen.cli.progress import Progress
+from evergreen.client.airflow import Airflow
 from evergreen.settings import settings
+from evergreen_local import stack
 
 LOOK = 5.0  # seconds; a look costs half a second of a processor: the kernel adds up every page
 
@@ -72,9 +72,9 @@ _DELIVER = """
 import sys, time
 from datetime import date, timedelta
 from evergreen import lake
-from evergreen.arrivals import Records, Watch
+from evergreen.ingest.watcher import Records, Watch
 from evergreen.settings import settings
-from models.flight_delay.raw import deliver
+from evergreen_models.flight_delay.raw import deliver
 
 deliver([date(2013, 1, 1) + timedelta(n) for n in range(int(sys.argv[1]))])
 records = Records(settings().lake / "arrivals/flight_delay")

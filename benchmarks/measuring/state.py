@@ -10,9 +10,11 @@ import json
 
 from upath import UPath
 
-from evergreen import lake, ledger, registry
+from evergreen import ledger, storage
+from evergreen.lake import datasets
+from evergreen.registry import versions
 from evergreen.settings import settings
-from evergreen.training import fitting, storage
+from evergreen.training import runner
 
 MODEL = "flight_delay"
 # They hold names of runs, times, or latencies; and versions of what runs there.
@@ -25,7 +27,7 @@ def state() -> dict[str, object]:
     for folder in sorted(settings().lake.glob("**/_manifests")):
         name = str(folder.parent.relative_to(settings().lake))
         if not name.startswith(_OF_ONE_RUN):
-            for manifest in lake.dataset(name).manifests():
+            for manifest in datasets.dataset(name).manifests():
                 files = {file: held.sha256 for file, held in manifest.files.items()}
                 files.pop(_OF_ONE_MACHINE, None)
                 contents[f"{name}/{manifest.partition}"] = files
@@ -41,9 +43,9 @@ def state() -> dict[str, object]:
             promoted.append(str(entry.act.as_of))
         if isinstance(entry.act, ledger.RolledBack):
             promoted.append(f"back from {promoted[-1]}")
-    aliases = registry.repair(MODEL)
+    aliases = versions.repair(MODEL)
     predictions: dict[str, list[str]] = {}
-    for evaluation in lake.dataset(f"evaluations/{MODEL}").manifests():
+    for evaluation in datasets.dataset(f"evaluations/{MODEL}").manifests():
         as_of = evaluation.inputs["days"][1]
         predictions.setdefault(as_of, []).append(evaluation.files["scores"].sha256)
     return {
@@ -53,7 +55,7 @@ def state() -> dict[str, object]:
         "promoted": promoted,
         "aliases": "right" if aliases.was_right else list(aliases.sentences),
         "staged": len(list(settings().lake.glob("**/_staging/*/*"))),
-        "models": sorted(job.name for job in jobs() if fitting.is_done(job.name, job)),
+        "models": sorted(job.name for job in jobs() if runner.is_done(job.name, job)),
         "jobs": len(jobs()),
     }
 

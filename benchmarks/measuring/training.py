@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen import lake
-from evergreen import model as models
+from evergreen import storage
+from evergreen.lake import fingerprints
 from evergreen.settings import settings
-from evergreen.training import Job, candidates, process, storage
+from evergreen.spec import loader
+from evergreen.training import Job, candidates
+from evergreen.training.backends import process
 
 NUMBERS = tuple(f"view__number_{n:02}" for n in range(24))
 CATEGORIES = {"carrier": 16, "origin": 3, "dest": 105}
@@ -41,12 +43,12 @@ def write_training_set(file: Path, rows: int, *, seed: int = 2013, row_group: in
 
 def job_of(name: str, train: Path, *, checkpoint_seconds: float, **parameters: object) -> Job:
     """A job of the model `name` as it ships, but for the parameters given, on the data in `train`."""
-    model = models.load(name)
+    model = loader.load(name)
     categories = CATEGORIES if "torch" in model.training_libraries else {}  # trees are given numbers
     spoken_of = {**model.parameters, **parameters}
     return Job(
         model=name,
-        fingerprint=lake.fingerprint([name, lake.sha256(train), spoken_of]),
+        fingerprint=fingerprints.fingerprint([name, storage.sha256(train), spoken_of]),
         train=str(train),
         features=(*NUMBERS, *categories),
         label=LABEL,
@@ -56,7 +58,7 @@ def job_of(name: str, train: Path, *, checkpoint_seconds: float, **parameters: o
         gpu=0,
         processes=1,
         checkpoint_seconds=checkpoint_seconds,
-        modules=lake.code((f"models.{name}.train",), ()),
+        modules=fingerprints.code((f"evergreen_models.{name}.train",), ()),
         libraries=candidates.libraries(model),
     )
 

@@ -17,7 +17,7 @@ from kubernetes import client, config
 from compose.conftest import STATE, LiveStack, outward_address
 from evergreen.training.outcome import Outcome
 from measuring.compose import docker
-from relay import Address, Relay
+from support.relay import Address, Relay
 
 pytestmark = [
     pytest.mark.compose,

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from compose.conftest import STATE, LiveStack, outward_address
-from evergreen.cli.airflow import Airflow, AirflowError
+from evergreen.client.airflow import Airflow, AirflowError
 from measuring.compose import PORTS, SERVICES, DockerError, docker
 
 pytestmark = pytest.mark.compose
@@ -20,7 +20,7 @@ ONLINE = """
 import json
 from google.protobuf.timestamp_pb2 import Timestamp
 from evergreen.settings import settings
-from evergreen.store.backends import connected
+from evergreen.feature_store.online_backends import connected
 
 with connected(settings().online_store) as server:
     keys = [key for key in server.scan_iter() if key != b"_evergreen"]

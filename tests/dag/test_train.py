@@ -7,15 +7,15 @@ from datetime import timedelta
 import pytest
 from airflow.sdk import DAG
 
-from evergreen import model as models
-from evergreen.orchestration.train import Train, longest
+from evergreen.orchestration.operators.train import Train, longest
+from evergreen.spec import loader
 from evergreen.training.outcome import TryAgain
 
 pytestmark = pytest.mark.dag
 
 
 def test_one_try_has_time_for_all_its_attempts() -> None:
-    model = models.load("flight_delay")
+    model = loader.load("flight_delay")
     with DAG(
         "any", default_args={"execution_timeout": timedelta(minutes=1), "retry_delay": timedelta(seconds=7)}
     ):
@@ -29,4 +29,4 @@ def test_one_try_has_time_for_all_its_attempts() -> None:
 def test_a_training_process_is_ended_with_its_task() -> None:
     """The signal's handler calls `on_kill`; what it raises unwinds the wait for the process, which ends that."""
     with pytest.raises(TryAgain, match="ended from outside"):
-        Train(task_id="train", model=models.load("flight_delay"), examples={}).on_kill()
+        Train(task_id="train", model=loader.load("flight_delay"), examples={}).on_kill()

@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
-from evergreen import model as models
 from evergreen.orchestration.operators.pod import TrainerPod, delete_pods_of_run
 from evergreen.orchestration.triggers.pod import TrainerPodTrigger, new_lines
 from evergreen.settings import Pods
-from evergreen.training import Job, pod
+from evergreen.spec import loader
+from evergreen.training import Job
+from evergreen.training.backends import pod
 from evergreen.training.outcome import Outcome, TryAgain
 
 pytestmark = pytest.mark.dag
@@ -148,7 +149,7 @@ def manifest() -> dict[str, Any]:
         libraries={},
     )
     pods = Pods(image="trainer", secret="store", service_account="trainer", image_pull_secret="pull")
-    return pod.manifest(models.load("flight_delay"), job, "s3://bucket/jobs/job.json", RUN, pods)
+    return pod.manifest(loader.load("flight_delay"), job, "s3://bucket/jobs/job.json", RUN, pods)
 
 
 def trainer_pod(manifest: Mapping[str, Any], *, deferrable: bool = False, startup: float = 1) -> TrainerPod:

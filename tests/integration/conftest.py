@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import model as models
 from evergreen.features.make import make
 from evergreen.settings import settings
+from evergreen.spec import loader
 
 DAYS = [date(2013, 1, 1) + timedelta(n) for n in range(17)]
 
@@ -20,14 +20,14 @@ DAYS = [date(2013, 1, 1) + timedelta(n) for n in range(17)]
 @pytest.fixture(scope="session")
 def january(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home whose lake holds 17 raw days and their published features. Not to be changed."""
-    from models.flight_delay.raw import deliver
+    from evergreen_models.flight_delay.raw import deliver
 
     home = tmp_path_factory.mktemp("january") / "home"
     before = os.environ.get("EVERGREEN_HOME")
     os.environ["EVERGREEN_HOME"] = str(home)
     settings.cache_clear()
     deliver(DAYS)
-    make(models.load("flight_delay"), DAYS)
+    make(loader.load("flight_delay"), DAYS)
     yield home
     if before is None:
         del os.environ["EVERGREEN_HOME"]

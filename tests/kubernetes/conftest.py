@@ -14,9 +14,10 @@ from kubernetes import client, config
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from evergreen import model as models
-from pods.cluster import Cluster, Witness, eventually
-from pods.trial import Trial, template, training_set
+from evergreen.spec import loader
+from evergreen.spec import model as spec_model
+from support.cluster import Cluster, Witness, eventually
+from support.training_tasks import Trial, template, training_set
 
 IMAGE = os.environ.get("EVERGREEN_TEST_IMAGE", "evergreen-trainer:test")
 
@@ -150,10 +151,10 @@ def trial(
         for name, value in values.items():
             monkeypatch.setenv(f"EVERGREEN_PODS__{name.upper()}", str(value))
         use_home(shared)
-        spec = models.load("slow")
+        spec = loader.load("slow")
         if resources:
             spec = spec.model_copy(update={"resources": spec.resources.model_copy(update=dict(resources))})
-            monkeypatch.setattr(models, "load", lambda _name, spec=spec: spec)
+            monkeypatch.setattr(spec_model, "load", lambda _name, spec=spec: spec)
         started.append(Trial(spec, of.examples if of else training_set(spec, **told), watched))
         return started[-1]
 

@@ -14,21 +14,24 @@ import pyarrow.parquet as pq
 import pytest
 from kubernetes import client
 
-from evergreen import lake, ledger, registry
-from evergreen import model as models
-from evergreen.cli import stack
-from evergreen.cli.airflow import Airflow
+from evergreen import ledger, storage
 from evergreen.cli.progress import Progress
-from evergreen.evaluation import scoring
+from evergreen.client.airflow import Airflow
+from evergreen.feature_store import training_sets
+from evergreen.lake import fingerprints
+from evergreen.registry import versions
+from evergreen.scoring import predictions
 from evergreen.settings import settings
-from evergreen.store import training_set
-from evergreen.training import candidates, pod, process, storage
+from evergreen.spec import loader
+from evergreen.training import candidates
 from evergreen.training.attempt import attempts
+from evergreen.training.backends import pod, process
+from evergreen_local import stack
 from integration.airflow.conftest import Chain
-from integration.airflow.killing import kill_component, running_tasks
 from integration.conftest import january  # noqa: F401 - a fixture
-from pods.cluster import Cluster, eventually
-from pods.trial import STEP_S, expected, template
+from support.cluster import Cluster, eventually
+from support.kills import kill_component, running_tasks
+from support.training_tasks import STEP_S, expected, template
 
 pytestmark = pytest.mark.kubernetes
 
@@ -49,14 +52,14 @@ class Stack(Chain):
 
     def job(self, day: int) -> Path:
         """The folder of the run's job, once it is known."""
-        model = models.load("slow")
+        model = loader.load("slow")
 
         def found() -> Path | None:
-            examples = training_set.dataset(model).manifest(f"as_of=2013-01-{day}")
+            examples = training_sets.dataset(model).manifest(f"as_of=2013-01-{day}")
             if examples is None:
                 return None
-            features = training_set.feature_columns(model)
-            mark = lake.fingerprint(candidates.inputs_of(model, examples, features))
+            features = training_sets.feature_columns(model)
+            mark = fingerprints.fingerprint(candidates.inputs_of(model, examples, features))
             return Path(candidates.job_folder(model, mark))
 
         return eventually("its training set is there", found, 120)
@@ -74,7 +77,7 @@ class Stack(Chain):
     def ends_well(self, day: int, run: str) -> None:
         """Training succeeds, and has learned what it would have learned undisturbed."""
         eventually("training succeeds", lambda: self.train_task(run) == "success", 150)
-        model = models.load("slow")
+        model = loader.load("slow")
         made = candidates.dataset(model).manifest(f"as_of=2013-01-{day}")
         assert made is not None
         assert made.fingerprint == self.job(day).name
@@ -203,13 +206,13 @@ def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_
     dag_id = f"{name}.retrain"
     airflow.airflow.trigger(dag_id, "first", {"as_of": "2013-01-18"})
     assert airflow.wait(dag_id, run_id="first") == ["success"], airflow.states(dag_id, "first")
-    model = models.load(name)
+    model = loader.load(name)
     made = candidates.dataset(model).manifest("as_of=2013-01-18")
-    examples = training_set.dataset(model).manifest("as_of=2013-01-18")
+    examples = training_sets.dataset(model).manifest("as_of=2013-01-18")
     assert made is not None
     assert examples is not None
     if name == "flight_delay":
-        champion = registry.champion(model)
+        champion = versions.champion(model)
         assert champion is not None
         assert champion.tags["evergreen.fingerprint"] == made.fingerprint
         assert champion.tags["evergreen.team"] == model.owner
@@ -224,13 +227,13 @@ def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_
     own.mkdir()
     for file in tmp_path.glob("output/*/*"):
         shutil.copy(file, own)
-    holdout = pq.read_table(training_set.dataset(model).path(examples, "holdout"))
+    holdout = pq.read_table(training_sets.dataset(model).path(examples, "holdout"))
     inputs = tuple(made.inputs["features"])
-    with scoring.candidate_folder(model, made) as folder:
-        there = scoring.score(folder, holdout, inputs)
+    with predictions.candidate_folder(model, made) as folder:
+        there = predictions.score(folder, holdout, inputs)
         if name == "flight_delay":
             assert (own / "model.ubj").read_bytes() == (folder / "model.ubj").read_bytes()
-    np.testing.assert_allclose(scoring.score(own, holdout, inputs), there, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(predictions.score(own, holdout, inputs), there, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)

@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.training.outcome import TryAgain
-from pods.trial import Trial, template
+from support.training_tasks import Trial, template
 
 pytestmark = pytest.mark.kubernetes
 

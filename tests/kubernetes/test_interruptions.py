@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import pytest
 
-from evergreen.training import storage
-from pods.cluster import Cluster, eventually
-from pods.trial import STEP_S, Trial, expected
+from evergreen import storage
+from support.cluster import Cluster, eventually
+from support.training_tasks import STEP_S, Trial, expected
 
 pytestmark = pytest.mark.kubernetes
 
-INTERVAL_S = 1  # between checkpoints, in tests/models/slow
+INTERVAL_S = 1  # between checkpoints, in tests/evergreen_models/slow
 WRITE_S = INTERVAL_S / 2  # so that half of all moments are in the midst of writing one
 LOST_AT_MOST = (INTERVAL_S + WRITE_S) / STEP_S + 2
 

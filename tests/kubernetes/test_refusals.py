@@ -12,8 +12,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.training.outcome import TryAgain
-from pods.cluster import Cluster, eventually
-from pods.trial import Trial, expected
+from support.cluster import Cluster, eventually
+from support.training_tasks import Trial, expected
 
 pytestmark = pytest.mark.kubernetes
 

@@ -16,9 +16,9 @@ import yaml
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError
 
 from evergreen.training.outcome import TryAgain
-from pods.cluster import Cluster, eventually
-from pods.trial import Trial, context, expected
-from relay import Relay
+from support.cluster import Cluster, eventually
+from support.relay import Relay
+from support.training_tasks import Trial, context, expected
 
 pytestmark = pytest.mark.kubernetes
 

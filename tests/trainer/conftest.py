@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from departures import table, write
+from support.training_data import table, write
 
 if find_spec("torch") is None:
     collect_ignore_glob = ["test_*.py"]

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from departures import net_job, table, write
-from evergreen.training import Result, process
+from evergreen.training import Result
+from evergreen.training.backends import process
 from evergreen.training.outcome import Outcome
+from support.training_data import net_job, table, write
 
 pytestmark = pytest.mark.integration
 

@@ -10,13 +10,13 @@ import onnxruntime
 import pytest
 import torch
 
-from departures import CATEGORIES, INPUTS, NUMBERS, net_job, table, write
-from interrupted import LeavesAfter
-from models.flight_delay_net import export, scales
-from models.flight_delay_net.columns import UNKNOWN, Columns, floats
-from models.flight_delay_net.network import Network
-from models.flight_delay_net.parameters import Parameters
-from models.flight_delay_net.train import fit
+from evergreen_models.flight_delay_net import export, scales
+from evergreen_models.flight_delay_net.columns import UNKNOWN, Columns, floats
+from evergreen_models.flight_delay_net.network import Network
+from evergreen_models.flight_delay_net.parameters import Parameters
+from evergreen_models.flight_delay_net.train import fit
+from support.interruptions import LeavesAfter
+from support.training_data import CATEGORIES, INPUTS, NUMBERS, net_job, table, write
 
 pytestmark = pytest.mark.integration
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from departures import CATEGORIES, INPUTS, net_job, table
-from models.flight_delay_net import scales
-from models.flight_delay_net.columns import Columns, Rows
-from models.flight_delay_net.learner import Learner, schedule
-from models.flight_delay_net.parameters import Parameters
-from models.flight_delay_net.ranks import Ranks
-from models.flight_delay_net.stream import Order, Stream
+from evergreen_models.flight_delay_net import scales
+from evergreen_models.flight_delay_net.columns import Columns, Rows
+from evergreen_models.flight_delay_net.learner import Learner, schedule
+from evergreen_models.flight_delay_net.parameters import Parameters
+from evergreen_models.flight_delay_net.ranks import Ranks
+from evergreen_models.flight_delay_net.stream import Order, Stream
+from support.training_data import CATEGORIES, INPUTS, net_job, table
 
 pytestmark = pytest.mark.integration
 

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load
 from upath import UPath
 
-from departures import net_job
 from evergreen.training import Checkpoints
 from evergreen.training.outcome import Preempted
-from interrupted import LeavesAfter
-from models.flight_delay_net.train import fit
+from evergreen_models.flight_delay_net.train import fit
+from support.interruptions import LeavesAfter
+from support.training_data import net_job
 
 pytestmark = pytest.mark.integration
 

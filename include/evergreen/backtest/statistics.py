@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
-from evergreen.gates import metrics, usable
+from evergreen.gates import metrics, validation
 from evergreen.gates.bootstrap import resampled, seed
 from evergreen.gates.metrics import Floats
-from evergreen.gates.spec import Measured
+from evergreen.spec.gates import Measured
 
 CONFIDENCE = 0.95
 RESAMPLES = 500  # leaves 25 beyond the bound; a walk may ask for as many tests as it has dates
@@ -35,7 +35,7 @@ def measure(gate: Measured, label: Floats, score: Floats) -> float | None:
     """The metric that `gate` is about, or None where it does not exist: no rows, or rows of one class only."""
     if label.size == 0 or (gate.scale.of == "classes" and label.min() == label.max()):
         return None
-    found = metrics.value(metrics.measure(gate), *usable.in_canonical_order([label, score]))
+    found = metrics.value(metrics.measure(gate), *validation.in_canonical_order([label, score]))
     return found if isfinite(found) else None
 
 
@@ -66,7 +66,7 @@ def _drawn(gate: Measured, label: Floats, score: Floats) -> Floats:
     """The metric in each resample of the rows: (RESAMPLES,)."""
     import numpy as np
 
-    label, score = usable.in_canonical_order([label, score])
+    label, score = validation.in_canonical_order([label, score])
     weights = resampled(label.size, RESAMPLES, seed(label, score))
     metric = metrics.measure(gate)
     return np.concatenate([metric(label, score, weight) for weight in weights])

@@ -14,11 +14,12 @@ import httpx
 import typer
 from rich.console import Console
 
-from evergreen import model as models
-from evergreen.cli import costs, ledger, online, report, retrain, stack
+from evergreen.cli import costs, ledger, online
 from evergreen.cli.progress import Progress
 from evergreen.errors import EvergreenError
 from evergreen.settings import settings
+from evergreen.spec import loader
+from evergreen_local import report, retrain, stack
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,7 +80,7 @@ def migrate_command(
 def feast_command(arguments: Annotated[list[str], typer.Argument(help="as of the feast command")]) -> None:
     """Feast's own command, on this feature repository with these settings."""
     with _speaking():
-        from evergreen.store.repository import variables
+        from evergreen.feature_store.repository import variables
 
         command = [
             str(Path(sys.executable).parent / "feast"),
@@ -180,7 +181,7 @@ def rebuild_command(
 ) -> None:
     """Write all that can be served anew: the store was emptied, or something in it is wrong."""
     with _speaking() as progress:
-        online.rebuild([model] if model else models.names(), progress)
+        online.rebuild([model] if model else loader.names(), progress)
 
 
 _ledger = typer.Typer(no_args_is_help=True, help="The record of verdicts and champions.")
@@ -198,7 +199,7 @@ def repair_command(
 ) -> None:
     """Make MLflow's aliases say what the ledger says, and tell of any that was moved by hand."""
     with _speaking() as progress:
-        ledger.repair([model] if model else models.names(), progress)
+        ledger.repair([model] if model else loader.names(), progress)
 
 
 # Packages that speak to servers: what they raise is about those, and nobody is helped by where in them.

@@ -7,9 +7,9 @@ from collections import defaultdict
 from rich import box
 from rich.table import Table
 
+from evergreen import storage
 from evergreen.cli.progress import Progress
 from evergreen.settings import settings
-from evergreen.training import storage
 from evergreen.training.attempt import Attempt, attempts
 from evergreen.training.cost import Prices, total
 

@@ -12,17 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from evergreen import ledger
-from evergreen import model as models
-from evergreen.cli import stack
 from evergreen.cli.progress import Progress
-from evergreen.cli.stack import StackError
 from evergreen.ledger import Act, Held, Judged, Promoted, RolledBack, State
 from evergreen.settings import settings
+from evergreen.spec import loader
+from evergreen_local import stack
+from evergreen_local.stack import StackError
 
 
 def history(name: str, at: date | None, progress: Progress) -> None:
     """Which version was champion when, why, and on what evidence; of one day, if `at` names it."""
-    models.load(name)
+    loader.load(name)
     state = ledger.state(name)
     if not state.entries:
         progress.say(f"{name}: the ledger has no entry yet")
@@ -91,55 +91,55 @@ def _reach_registry() -> None:
 
 def rollback(name: str, to: str | None, reason: str, progress: Progress) -> None:
     _reach_registry()
-    from evergreen import champion  # which loads MLflow
+    from evergreen.promotion import service  # which loads MLflow
 
-    act = champion.rollback(models.load(name), to, reason, by=_me())
+    act = service.rollback(loader.load(name), to, reason, by=_me())
     progress.say(f"{name}: version {act.to} is champion again", style="green")
     progress.say(f"version {act.barred} is barred until `evergreen release {name} {act.barred} --reason …`")
 
 
 def release(name: str, version: str, reason: str, progress: Progress) -> None:
     _reach_registry()
-    from evergreen import champion
+    from evergreen.promotion import service
 
-    champion.release(models.load(name), version, reason, by=_me())
+    service.release(loader.load(name), version, reason, by=_me())
     progress.say(f"{name}: version {version} may be promoted again")
 
 
 def freeze(name: str, reason: str, progress: Progress) -> None:
     _reach_registry()
-    from evergreen import champion
+    from evergreen.promotion import service
 
-    champion.freeze(models.load(name), reason, by=_me())
+    service.freeze(loader.load(name), reason, by=_me())
     progress.say(f"{name} is frozen: candidates are trained and judged, none is promoted")
 
 
 def unfreeze(name: str, reason: str, progress: Progress) -> None:
     _reach_registry()
-    from evergreen import champion
+    from evergreen.promotion import service
 
-    champion.unfreeze(models.load(name), reason, by=_me())
+    service.unfreeze(loader.load(name), reason, by=_me())
     progress.say(f"{name} is promoted again when its gates pass")
 
 
 def repair(names: Sequence[str], progress: Progress) -> None:
     """Bring MLflow's aliases to what the ledger says, and tell what was wrong with them."""
     _reach_registry()
-    from evergreen import registry
+    from evergreen.registry import versions
 
     for name in names:
-        models.load(name)
-        for sentence in registry.repair(name).sentences:
+        loader.load(name)
+        for sentence in versions.repair(name).sentences:
             progress.say(f"{name}: {sentence}")
 
 
 def sign(name: str, version: str, progress: Progress) -> None:
     """Sign a registered version with the configured key."""
     _reach_registry()
-    from evergreen import registry
+    from evergreen.registry import versions
 
-    models.load(name)
-    registry.sign(name, version)
+    loader.load(name)
+    versions.sign(name, version)
     progress.say(f"{name}: version {version} is signed")
 
 

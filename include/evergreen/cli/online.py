@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evergreen import model as models
 from evergreen.cli.progress import Progress
+from evergreen.spec import loader
 
 
 def rebuild(names: Sequence[str], progress: Progress) -> None:
     """Write anew what the online store holds for these models; models of the same features share it."""
-    from evergreen.store import online
+    from evergreen.feature_store import online_store
 
-    known = {model.features_of: model for model in map(models.load, names)}
+    known = {model.features_of: model for model in map(loader.load, names)}
     for features, model in known.items():
-        written = online.rebuild(model)
+        written = online_store.rebuild(model)
         if written:
             progress.say(f"✓ {features}: online again, the days {written['start']} up to {written['end']}")
         else:

@@ -12,10 +12,10 @@ An evaluation is never replaced: its partition carries its fingerprint. What cou
 wrong outside of the lake, is in that fingerprint: a step that runs again looks again.
 """
 
+from evergreen.evaluation.collect import dataset, evaluate, evidence
+from evergreen.evaluation.historical import backtest_gates, past_evidence
 from evergreen.evaluation.judging import judging_code
-from evergreen.evaluation.past import backtest_gates, past_evidence
-from evergreen.evaluation.published import dataset, evaluate, evidence
-from evergreen.evaluation.scoring import Champion, score, score_candidate
+from evergreen.scoring.predictions import Champion, score, score_candidate
 
 __all__ = [
     "Champion",

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evergreen import gates, lake
-from evergreen.gates.spec import Gate
+from evergreen import gates
+from evergreen.lake import fingerprints
+from evergreen.spec.gates import Gate
 
 
 def judging_code(judged_by: Sequence[Gate] = ()) -> dict[str, Any]:
@@ -18,7 +19,9 @@ def judging_code(judged_by: Sequence[Gate] = ()) -> dict[str, Any]:
         for file in folder.rglob("*.py")
         if file.name != "__init__.py"
     )
-    return lake.code(modules, ("numpy", "scipy")) | {name: _code_of(name) for name in _functions(judged_by)}
+    return fingerprints.code(modules, ("numpy", "scipy")) | {
+        name: _code_of(name) for name in _functions(judged_by)
+    }
 
 
 def _functions(judged_by: Sequence[Gate]) -> list[str]:
@@ -29,6 +32,6 @@ def _functions(judged_by: Sequence[Gate]) -> list[str]:
 def _code_of(function: str) -> dict[str, str] | None:
     """None: there is no such module. That is for the gate to tell."""
     try:
-        return lake.code((function.partition(":")[0],), ())
+        return fingerprints.code((function.partition(":")[0],), ())
     except (ModuleNotFoundError, AttributeError):
         return None

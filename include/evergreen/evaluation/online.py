@@ -20,18 +20,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evergreen import lake
 from evergreen.evaluation.difference import compare
+from evergreen.feature_store import online_store
+from evergreen.feature_store.repository import feature_store, locked
+from evergreen.feature_store.training_sets import features_at
 from evergreen.features.inputs import dataset as features_dataset
 from evergreen.gates.evidence import Missing, OnlineSample
-from evergreen.model import Model, feature_spec
-from evergreen.store import online
-from evergreen.store.repository import feature_store, locked
-from evergreen.store.training_set import features_at
+from evergreen.lake import datasets
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import Model
 from evergreen.window import midnight
 
 
-def sample(model: Model, training_set: lake.Manifest, table: pa.Table, size: int) -> OnlineSample | Missing:
+def sample(
+    model: Model, training_set: datasets.Manifest, table: pa.Table, size: int
+) -> OnlineSample | Missing:
     """Compare all features of up to `size` entities of the last day of `table`, the holdout.
 
     An entity is a set of values of all join keys; rows that lack one of them are left out.
@@ -47,7 +50,7 @@ def sample(model: Model, training_set: lake.Manifest, table: pa.Table, size: int
     if not entities.num_rows:
         return Missing(f"no row of the holdout's last day has a value for all of {', '.join(keys)}")
     with locked():
-        record = online.record(model)
+        record = online_store.record(model)
         if problem := _behind(model, record):
             return Missing(problem)
         try:
@@ -135,7 +138,7 @@ def _newest_row(model: Model, record: Mapping[str, Any]) -> datetime | None:
     }
     until = pa.scalar(datetime.fromisoformat(record["until"]), pa.timestamp("us", "UTC"))
     for day in sorted(record["days"], reverse=True):
-        manifest = published.manifest(lake.day_partition(day))
+        manifest = published.manifest(datasets.day_partition(day))
         if manifest is None:
             continue
         newest = []

@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen import lake
 from evergreen.errors import ScoringError
-from evergreen.evaluation import predictors, scoring
 from evergreen.gates.evidence import Missing
-from evergreen.model import Model
-from evergreen.training import process
+from evergreen.lake import datasets
+from evergreen.scoring import predictions, predictors
+from evergreen.spec.model import Model
+from evergreen.training.backends import process
 from evergreen.training.job import RESULT
 
 SINGLE, BATCHES, BATCH_ROWS = 1000, 50, 1000
@@ -35,8 +35,8 @@ PATIENCE_S = 300
 _MIB = 2**20
 
 
-def measure(model: Model, candidate: lake.Manifest, table: pa.Table) -> dict[str, float] | Missing:
-    """Each `evergreen.gates.spec.Quantity` of the candidate, predicting rows of `table`.
+def measure(model: Model, candidate: datasets.Manifest, table: pa.Table) -> dict[str, float] | Missing:
+    """Each `evergreen.spec.gates.Quantity` of the candidate, predicting rows of `table`.
 
     Latencies, in ms, are of one prediction from a row (or batch of 1,000 rows) as the model's library takes it to
     a probability, on one thread, as a worker that serves requests has: the features are there already, nothing is
@@ -50,7 +50,7 @@ def measure(model: Model, candidate: lake.Manifest, table: pa.Table) -> dict[str
     if absent := sorted(set(features) - set(table.column_names)):
         return Missing(f"serving cannot be measured: the holdout lacks {', '.join(absent)}")
     size = sum(file.size for name, file in candidate.files.items() if name != RESULT)
-    with tempfile.TemporaryDirectory() as scratch, scoring.candidate_folder(model, candidate) as folder:
+    with tempfile.TemporaryDirectory() as scratch, predictions.candidate_folder(model, candidate) as folder:
         rows, job = Path(scratch) / "rows.parquet", Path(scratch) / "job.json"
         pq.write_table(table.select(features).slice(0, DIFFERENT_ROWS), rows)
         job.write_text(json.dumps({"folder": str(folder), "rows": str(rows)}))
@@ -87,7 +87,7 @@ def figures(folder: Path, rows: pa.Table) -> dict[str, float]:
     """
     import psutil
 
-    file = scoring.model_file(folder)
+    file = predictions.model_file(folder)
     import_module(predictors.BY_NAME[file.name].library)  # before memory is looked at
     memory = psutil.Process().memory_info
     before = memory().rss

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from evergreen import lake
 from evergreen.errors import ScoringError
-from evergreen.evaluation import scoring
 from evergreen.features.inputs import dataset as features_dataset
 from evergreen.gates.evidence import Missing, Signature
-from evergreen.model import Model, feature_spec
+from evergreen.lake import datasets
+from evergreen.scoring import predictions
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import Model
 
 Columns = tuple[tuple[str, str], ...]
 
 
 def signature(
-    model: Model, training_set: lake.Manifest, candidate: lake.Manifest, serving: Columns | Missing
+    model: Model, training_set: datasets.Manifest, candidate: datasets.Manifest, serving: Columns | Missing
 ) -> Signature | Missing:
     """The columns of the candidate, with the types they had when it learned them, and those of `serving`.
 
@@ -27,8 +28,8 @@ def signature(
         return serving
     names = tuple(candidate.inputs["features"])
     try:
-        with scoring.candidate_folder(model, candidate) as folder:
-            scoring.load(folder).expect(names)
+        with predictions.candidate_folder(model, candidate) as folder:
+            predictions.load(folder).expect(names)
     except ScoringError as error:
         return Missing(f"the candidate cannot be asked: {error}")
     learned = training_set.files["train"].schema or {}
@@ -39,7 +40,7 @@ def serving_columns(model: Model) -> Columns | Missing:
     """What serving gives, in order: the request's columns as the newest spine has them, then the service's features."""
     from feast.type_map import feast_value_type_to_pa
 
-    from evergreen.store.repository import feature_store
+    from evergreen.feature_store.repository import feature_store
 
     published = features_dataset(model).manifests()
     if not published:

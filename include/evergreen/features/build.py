@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from evergreen import lake, spark
-from evergreen.features import inputs
+from evergreen.features import inputs, spark
 from evergreen.features.inputs import Fingerprints
 from evergreen.features.tables import Tables
-from evergreen.model import Model, feature_spec
+from evergreen.lake import datasets
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import Model
 
 
 def build(model: Model, wanted: Fingerprints) -> dict[str, str]:
@@ -32,16 +33,16 @@ def build(model: Model, wanted: Fingerprints) -> dict[str, str]:
     for day, mark in wanted.items():
         if inputs.published(model, day, mark):
             print(f"{day}: published already with fingerprint {mark[:12]}, nothing to do")
-        elif found := target.built(lake.day_partition(day), mark):
+        elif found := target.built(datasets.day_partition(day), mark):
             print(f"{day}: built already with fingerprint {mark[:12]}, not yet published")
             folders[day] = str(found)
         else:
             todo.append(day)
     for some in inputs.at_once(todo):
-        staged = {day: target.stage(lake.day_partition(day), wanted[day]) for day in some}
+        staged = {day: target.stage(datasets.day_partition(day), wanted[day]) for day in some}
         _build(model, staged)
         for day, folder in staged.items():
-            folders[day] = str(target.keep(lake.day_partition(day), wanted[day], folder))
+            folders[day] = str(target.keep(datasets.day_partition(day), wanted[day], folder))
         if len(some) < len(todo):
             print(f"{len(folders.keys() & set(todo))} of {len(todo)} days are built", flush=True)
     return folders
@@ -57,7 +58,7 @@ def _build(model: Model, staged: Mapping[str, Path]) -> None:
             source.name: _read(session, [drop.path for drop in files if drop.source == source.name])
             for source in features.sources
         }
-        module = import_module(f"models.{model.features_of}.features")
+        module = import_module(f"evergreen_models.{model.features_of}.features")
         for number, tables in enumerate(module.build(session, raw, days, features.timezone)):
             print(f"{inputs.span(days)}: computing {', '.join(tables.columns)}", flush=True)
             _compute(tables, scratch / str(number), staged)

@@ -16,11 +16,14 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from evergreen import lake, quality
+from evergreen import storage
 from evergreen.errors import Fault, FeatureError, RawDataError
 from evergreen.features import inputs
 from evergreen.features.inputs import Drop
-from evergreen.model import Model, feature_spec
+from evergreen.ingest import expectations
+from evergreen.lake import datasets, fingerprints
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import Model
 
 Faults = dict[date, list[Fault]]
 """What is wrong with each day; days without a fault are left out."""
@@ -36,7 +39,7 @@ def raw(model: Model, days: Sequence[date]) -> Faults:
 
 def built(model: Model, folders: Mapping[str, str]) -> Faults:
     """Check the built features of each day; `folders` is what `build` gave."""
-    expectations = import_module(f"models.{model.features_of}.expectations")
+    expectations = import_module(f"evergreen_models.{model.features_of}.expectations")
     found: Faults = {}
     for name in feature_spec(model).tables:
         files = {day: Path(folder) / f"{name}.parquet" for day, folder in folders.items()}
@@ -44,7 +47,7 @@ def built(model: Model, folders: Mapping[str, str]) -> Faults:
         for some in inputs.at_once([day for day in files if files[day].exists()]):
             tables = {f"{day} {name}": pd.read_parquet(files[day]) for day in some}
             stages = {table: [expectations.features(name)] for table in tables}
-            reports = quality.check_each(tables, stages.__getitem__)
+            reports = expectations.check_each(tables, stages.__getitem__)
             faults |= {day: reports[f"{day} {name}"].faults for day in some}
         for day in files.keys() - faults.keys():
             if not _folder_is_gone(model, day, files[day].parent):
@@ -79,25 +82,25 @@ def _once(faults: Faults) -> list[Fault]:
 
 def _check_drops(model: Model, drops: Sequence[Drop]) -> dict[Drop, Sequence[Fault]]:
     """The faults of each drop; what was checked before is read from its report."""
-    expectations = import_module(f"models.{model.features_of}.expectations")
-    code = lake.code(
-        (expectations.__name__, "evergreen.quality"), ("great-expectations", "pandas", "pyarrow")
+    expectations = import_module(f"evergreen_models.{model.features_of}.expectations")
+    code = fingerprints.code(
+        (expectations.__name__, "evergreen.ingest.expectations"), ("great-expectations", "pandas", "pyarrow")
     )
-    reports = lake.dataset(f"checks/{model.features_of}")
-    parts = {drop: {"file": lake.sha256(drop.path), "code": code} for drop in drops if drop.path.exists()}
+    reports = datasets.dataset(f"checks/{model.features_of}")
+    parts = {drop: {"file": storage.sha256(drop.path), "code": code} for drop in drops if drop.path.exists()}
     found: dict[Drop, Sequence[Fault]] = {
         drop: [inputs.not_delivered(drop)] for drop in drops if drop not in parts
     }
     todo = []
     for drop in parts:
-        if done := reports.published(drop.name, lake.fingerprint(parts[drop])):
+        if done := reports.published(drop.name, fingerprints.fingerprint(parts[drop])):
             found[drop] = _faults_in(json.loads(reports.path(done, "report").read_text()))
         else:
             todo.append(drop)
     for source in dict.fromkeys(drop.source for drop in todo):
         for some in inputs.at_once([drop for drop in todo if drop.source == source]):
             for drop, report in _examine(some, expectations).items():
-                mark = lake.fingerprint(parts[drop])
+                mark = fingerprints.fingerprint(parts[drop])
                 folder = reports.stage(drop.name, mark)
                 (folder / "report.json").write_text(json.dumps(report, indent=1))
                 reports.publish(drop.name, mark, {"report": folder / "report.json"}, parts[drop])
@@ -119,12 +122,12 @@ def _examine(drops: Sequence[Drop], expectations: Any) -> dict[Drop, dict[str, A
             found[drop] = {"faults": [vars(fault)], "evidence": {}}
     by_path = {str(drop.path): drop for drop in drops}
 
-    def stages(path: str) -> quality.Stages:
+    def stages(path: str) -> expectations.Stages:
         drop = by_path[path]
-        columns = quality.columns(expectations.RAW_COLUMNS[drop.source])
+        columns = expectations.columns(expectations.RAW_COLUMNS[drop.source])
         return [*columns, expectations.raw(drop.source, drop.day)]
 
-    for path, report in quality.check_each(tables, stages).items():
+    for path, report in expectations.check_each(tables, stages).items():
         faults = [vars(fault) for fault in report.faults]
         found[by_path[path]] = {"faults": faults, "evidence": report.evidence}
     return found
@@ -136,4 +139,4 @@ def _faults_in(report: Mapping[str, Any]) -> list[Fault]:
 
 def _folder_is_gone(model: Model, day: str, folder: Path) -> bool:
     """A twin of this run has published the day and cleared it away: then there is nothing left to check."""
-    return not folder.exists() and inputs.dataset(model).manifest(lake.day_partition(day)) is not None
+    return not folder.exists() and inputs.dataset(model).manifest(datasets.day_partition(day)) is not None

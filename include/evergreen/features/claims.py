@@ -11,11 +11,11 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from evergreen import lake
+from evergreen import storage
 from evergreen.features import inputs
 from evergreen.features.inputs import Fingerprints
-from evergreen.model import Model
 from evergreen.settings import settings
+from evergreen.spec.model import Model
 
 
 def claim(
@@ -28,7 +28,7 @@ def claim(
     that has been published meanwhile is not given.
     """
     file = settings().lake / "claims" / f"{model.features_of}.json"
-    with lake.locked(file.with_suffix(".lock")):
+    with storage.locked(file.with_suffix(".lock")):
         holders = _read(file)
         alive = {holder: under_way(holder) for holder in set(holders.values()) - {run}}
         held = {day: holder for day, holder in holders.items() if alive.get(holder)}
@@ -36,7 +36,7 @@ def claim(
         if waiting := sorted({held[day] for day in todo & held.keys()}):
             return [], waiting
         mine = sorted(todo | (set(extra) - held.keys() if todo else set()))
-        with lake.replacing(file) as scratch:
+        with storage.replacing(file) as scratch:
             scratch.write_text(json.dumps(held | dict.fromkeys(mine, run), indent=1, sort_keys=True))
         return mine, []
 

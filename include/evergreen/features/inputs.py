@@ -11,10 +11,15 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evergreen import lake
+from evergreen import storage
 from evergreen.errors import Fault, RawDataError
-from evergreen.model import Features, Model, feature_spec
+from evergreen.ingest import raw_files
+from evergreen.lake import datasets
+from evergreen.lake.fingerprints import code as code_of
+from evergreen.lake.fingerprints import fingerprint
 from evergreen.settings import settings
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import Features, Model
 from evergreen.window import days_between
 
 T = TypeVar("T")
@@ -32,16 +37,16 @@ class Drop:
 
     @property
     def path(self) -> Path:
-        return lake.raw_file(self.source, self.day)
+        return raw_files.raw_file(self.source, self.day)
 
     @property
     def name(self) -> str:
         return f"{self.source}-{self.day}" if self.day else self.source
 
 
-def dataset(model: Model) -> lake.Dataset:
+def dataset(model: Model) -> datasets.Dataset:
     """The published features that `model` uses, its own or another's."""
-    return lake.dataset(f"features/{model.features_of}")
+    return datasets.dataset(f"features/{model.features_of}")
 
 
 def drops(features: Features, day: date) -> list[Drop]:
@@ -70,9 +75,9 @@ def of(model: Model, days: Iterable[date]) -> dict[str, dict[str, Any]]:
     features, days = feature_spec(model), list(days)
     if faults := missing(features, days):
         raise RawDataError(f"raw data for {span(days)} of {model.features_of}", faults)
-    raw = {drop: lake.sha256(drop.path) for drop in drops_of(features, days)}
-    code = lake.code(
-        (f"models.{model.features_of}.features", "evergreen.features.build"), ("pyspark", "pyarrow")
+    raw = {drop: storage.sha256(drop.path) for drop in drops_of(features, days)}
+    code = code_of(
+        (f"evergreen_models.{model.features_of}.features", "evergreen.features.build"), ("pyspark", "pyarrow")
     )
     return {
         day.isoformat(): {
@@ -90,7 +95,7 @@ def fingerprints(model: Model, days: Iterable[date]) -> Fingerprints:
     Raises:
         RawDataError: raw files are missing; all are named.
     """
-    return {day: lake.fingerprint(parts) for day, parts in of(model, days).items()}
+    return {day: fingerprint(parts) for day, parts in of(model, days).items()}
 
 
 def missing(features: Features, days: Iterable[date]) -> list[Fault]:
@@ -102,9 +107,9 @@ def not_delivered(drop: Drop) -> Fault:
     return Fault(str(drop.path), "missing", "deliver it, then clear the run")
 
 
-def published(model: Model, day: str, mark: str) -> lake.Manifest | None:
+def published(model: Model, day: str, mark: str) -> datasets.Manifest | None:
     """The manifest of `day` if it is published with this fingerprint."""
-    return dataset(model).published(lake.day_partition(day), mark)
+    return dataset(model).published(datasets.day_partition(day), mark)
 
 
 def newest(model: Model) -> date:
@@ -131,12 +136,12 @@ def outdated_by(model: Model, days: Sequence[date]) -> list[date]:
     now: dict[str, str] = {}
     found = []
     for day in sorted(later):
-        manifest = dataset(model).manifest(lake.day_partition(day))
+        manifest = dataset(model).manifest(datasets.day_partition(day))
         if manifest is None:
             continue
         for drop in drops(features, day):
             if drop.day in days and drop.path.exists():
-                now.setdefault(drop.name, lake.sha256(drop.path))
+                now.setdefault(drop.name, storage.sha256(drop.path))
                 if manifest.inputs["raw"].get(drop.name) != now[drop.name]:
                     found.append(day)
                     break

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from evergreen.features import build, checks, inputs, publish
-from evergreen.model import Model
+from evergreen.spec.model import Model
 
 
 def make(model: Model, days: Sequence[date]) -> dict[str, str]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
-from evergreen import lake
 from evergreen.features import inputs
 from evergreen.features.inputs import Fingerprints
-from evergreen.model import Model, feature_spec
+from evergreen.lake import datasets, fingerprints
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import Model
 
 
 def publish(model: Model, wanted: Fingerprints, folders: Mapping[str, str]) -> dict[str, str]:
@@ -22,10 +23,10 @@ def publish(model: Model, wanted: Fingerprints, folders: Mapping[str, str]) -> d
     now = inputs.of(model, map(date.fromisoformat, wanted))
     contents = {}
     for day, mark in wanted.items():
-        partition = lake.day_partition(day)
+        partition = datasets.day_partition(day)
         manifest = target.published(partition, mark)
         if manifest is None:
-            if lake.fingerprint(now[day]) != mark:
+            if fingerprints.fingerprint(now[day]) != mark:
                 print(
                     f"{day}: its raw data, or the code of its features, changed while it was made: left out"
                 )

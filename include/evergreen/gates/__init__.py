@@ -15,10 +15,11 @@ Importing this package loads pydantic only, so that a model's spec can list gate
 DAGs; numpy is loaded by the first call of `judge`.
 """
 
+from evergreen.gates.alpha_spending import Comparison
 from evergreen.gates.evidence import Evidence, Missing, NoChampion, OnlineSample, Signature
-from evergreen.gates.finding import Finding
-from evergreen.gates.judging import judge
-from evergreen.gates.spec import (
+from evergreen.gates.judge import judge
+from evergreen.gates.verdict import Finding, Part, Record, Verdict, decide
+from evergreen.spec.gates import (
     AgainstChampion,
     Baseline,
     BySlice,
@@ -31,8 +32,6 @@ from evergreen.gates.spec import (
     Serving,
     Threshold,
 )
-from evergreen.gates.spending import Comparison
-from evergreen.gates.verdict import Part, Record, Verdict, decide
 
 __all__ = [
     "AgainstChampion",

@@ -12,8 +12,8 @@ from scipy import special
 from evergreen.errors import EvergreenError
 from evergreen.gates.bootstrap import differences
 from evergreen.gates.metrics import Floats, measure, value
-from evergreen.gates.spec import Compared, Test
-from evergreen.gates.usable import in_canonical_order
+from evergreen.gates.validation import in_canonical_order
+from evergreen.spec.gates import Compared, Test
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Evidence:
         groups: per `by` of a gate, (n,) the group that each row belongs to, None for no group.
         baselines: per `against` of a baseline gate, (n,) its predictions for the same rows.
         recent: (m,) the candidate's predictions for the most recent day whose labels are not known.
-        serving: what `evergreen.gates.spec.Quantity` names, in the unit that the name tells.
+        serving: what `evergreen.spec.gates.Quantity` names, in the unit that the name tells.
         signature: the model's inputs, and what the feature service and the request give.
         online: a sample of the online store against the offline one.
     """

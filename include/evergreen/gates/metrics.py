@@ -15,7 +15,7 @@ from importlib import import_module
 import numpy as np
 from numpy.typing import NDArray
 
-from evergreen.gates.spec import Measured
+from evergreen.spec.gates import Measured
 
 Floats = NDArray[np.float64]
 Metric = Callable[[Floats, Floats, Floats], Floats]

@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Outcome = Literal["passed", "failed", "not_computed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one function of the model folder found out about a candidate.
+
+    Taken as it comes: a value or threshold that is not a number, or an empty reason, does not raise here. The gate
+    is then not computed, says which, and blocks.
+
+    Attributes:
+        passed: whether the candidate may be promoted, as far as this gate is concerned.
+        value: what was measured, in the function's own unit.
+        threshold: what it was held against.
+        reason: one sentence, with the numbers, for people.
+    """
+
+    passed: bool
+    value: float
+    threshold: float
+    reason: str
 
 
 class _Stored(BaseModel):

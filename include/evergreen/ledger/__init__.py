@@ -5,7 +5,7 @@
 >>> ledger.state("flight_delay").frozen
 True
 
-A decision is a pure function of the state (evergreen.promotion). `commit` records what it decides; of those who
+A decision is a pure function of the state (evergreen.promotion.rules). `commit` records what it decides; of those who
 race, one wins, and the others decide again on what the winner has made of it.
 """
 
@@ -17,7 +17,7 @@ from functools import cache
 from pydantic import TypeAdapter, ValidationError
 
 from evergreen.errors import LedgerError
-from evergreen.ledger.entry import (
+from evergreen.ledger.entries import (
     Act,
     Backtested,
     Entry,
@@ -32,8 +32,8 @@ from evergreen.ledger.entry import (
 )
 from evergreen.ledger.journal import Journal, Lost
 from evergreen.ledger.state import Reign, State, at, fold, history
-from evergreen.model import Name
 from evergreen.settings import settings
+from evergreen.spec.model import Name
 
 __all__ = [
     "Act",

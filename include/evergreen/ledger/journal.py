@@ -29,9 +29,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
-from evergreen import lake
+from evergreen import storage
 from evergreen.errors import LedgerError
-from evergreen.ledger.entry import Act, Entry, digest, now
+from evergreen.ledger.entries import Act, Entry, digest, now
 from evergreen.ledger.state import EMPTY, State, after
 
 _NAME = re.compile(r"(\d{6,})\.json")
@@ -173,18 +173,18 @@ class _Folder:
     def create(self, name: str, data: bytes) -> bool:
         if not self._folder.is_dir():
             self._folder.mkdir(parents=True, exist_ok=True)
-            lake.sync(self._folder.parent)
+            storage.sync(self._folder.parent)
         target, scratch = self._folder / name, self._folder / f".{name}.{uuid.uuid4().hex}"
         try:
             scratch.write_bytes(data)
-            lake.sync(scratch)
+            storage.sync(scratch)
             try:
                 os.link(scratch, target)
             except FileExistsError:
                 # A network file system may send a request again that was done, and report that it was.
                 if not target.samefile(scratch):
                     return False
-            lake.sync(self._folder)
+            storage.sync(self._folder)
             return True
         finally:
             scratch.unlink(missing_ok=True)

@@ -13,8 +13,8 @@ from functools import reduce
 from typing import assert_never
 
 from evergreen.errors import LedgerError
-from evergreen.gates.spending import Comparison
-from evergreen.ledger.entry import (
+from evergreen.gates.alpha_spending import Comparison
+from evergreen.ledger.entries import (
     Backtested,
     Entry,
     Frozen,

@@ -12,7 +12,8 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from evergreen.training import attempt, fitting, storage, torchrun
+from evergreen import storage
+from evergreen.training import attempt, runner, torchrun
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import CHECKPOINTS, Job
 from evergreen.training.outcome import Ended, Outcome, Preempted
@@ -47,7 +48,7 @@ def _attempted(job: Job, uri: str, checkpoints: Checkpoints) -> Ended:
         signal.signal(signal.SIGTERM, _leave(checkpoints))
         if job.processes > 1 and torchrun.rank() is None:
             return torchrun.run(uri, job.processes, checkpoints)
-        fitting.fit(job, storage.path(uri).parent, checkpoints)
+        runner.fit(job, storage.path(uri).parent, checkpoints)
     except (Exception, Preempted) as error:
         outcome, sentence = Outcome.of_error(error)
         if outcome is not Outcome.PREEMPTED:

@@ -17,7 +17,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
-from evergreen.training import storage
+from evergreen import storage
 from evergreen.training.job import ATTEMPTS
 from evergreen.training.outcome import Outcome
 

@@ -9,28 +9,31 @@ from typing import Any
 
 from upath import UPath
 
-from evergreen import lake
+from evergreen import storage
 from evergreen.errors import Fault, SpecError
-from evergreen.model import Model
+from evergreen.lake import datasets, fingerprints
 from evergreen.settings import REPOSITORY, settings
-from evergreen.training import fitting, storage
+from evergreen.spec.model import Model
+from evergreen.training import runner
 from evergreen.training.job import CHECKPOINTS, JOB, RESULT, Job
 
 LOCK = REPOSITORY / "trainer" / "requirements.txt"
 
 
-def dataset(model: Model) -> lake.Dataset:
-    return lake.dataset(f"models/{model.name}")
+def dataset(model: Model) -> datasets.Dataset:
+    return datasets.dataset(f"models/{model.name}")
 
 
-def published(model: Model, training_set: lake.Manifest, features: tuple[str, ...]) -> lake.Manifest | None:
+def published(
+    model: Model, training_set: datasets.Manifest, features: tuple[str, ...]
+) -> datasets.Manifest | None:
     """The model that was made from just this before, or None."""
-    mark = lake.fingerprint(inputs_of(model, training_set, features))
+    mark = fingerprints.fingerprint(inputs_of(model, training_set, features))
     return dataset(model).published(training_set.partition, mark)
 
 
 def prepare(
-    model: Model, training_set: lake.Manifest, source: lake.Dataset, features: tuple[str, ...]
+    model: Model, training_set: datasets.Manifest, source: datasets.Dataset, features: tuple[str, ...]
 ) -> UPath:
     """Write the job that trains on the file `train` of a training set, and give its file.
 
@@ -38,7 +41,7 @@ def prepare(
         SpecError: the model names a library that the trainer's environment has not.
     """
     inputs = inputs_of(model, training_set, features)
-    mark = lake.fingerprint(inputs)
+    mark = fingerprints.fingerprint(inputs)
     place = job_folder(model, mark)
     job = Job(
         model=model.name,
@@ -59,17 +62,17 @@ def prepare(
     return place / JOB
 
 
-def accept(model: Model, training_set: lake.Manifest, features: tuple[str, ...]) -> lake.Manifest:
+def accept(model: Model, training_set: datasets.Manifest, features: tuple[str, ...]) -> datasets.Manifest:
     """Publish the model that the job of this training set left, if it is whole and that job's; give it.
 
     Raises:
         TrainingError: it is not.
     """
     inputs = inputs_of(model, training_set, features)
-    mark = lake.fingerprint(inputs)
+    mark = fingerprints.fingerprint(inputs)
     target, partition, place = dataset(model), training_set.partition, job_folder(model, mark)
     staged = target.stage(partition, mark)
-    result = fitting.fetch(mark, place, staged)
+    result = runner.fetch(mark, place, staged)
     result.write(staged / RESULT)
     files = {name: staged / name for name in (*result.files, RESULT)}
     manifest = target.publish(partition, mark, files, inputs)
@@ -81,7 +84,7 @@ def job_folder(model: Model, fingerprint: str) -> UPath:
     return storage.path(settings().jobs) / model.name / fingerprint
 
 
-def inputs_of(model: Model, training_set: lake.Manifest, features: tuple[str, ...]) -> dict[str, Any]:
+def inputs_of(model: Model, training_set: datasets.Manifest, features: tuple[str, ...]) -> dict[str, Any]:
     """What a trained model depends on, and nothing else."""
     return {
         "training_set": training_set.files["train"].sha256,
@@ -90,7 +93,7 @@ def inputs_of(model: Model, training_set: lake.Manifest, features: tuple[str, ..
         "seed": model.seed,
         "resources": model.resources.model_dump(include={"cpu", "gpu", "gpu_type", "processes"}),
         "code": {
-            "modules": lake.code((f"models.{model.name}.train",), ()),
+            "modules": fingerprints.code((f"evergreen_models.{model.name}.train",), ()),
             "libraries": libraries(model),
         },
     }

@@ -22,8 +22,8 @@ from threading import Event
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from upath import UPath
 
+from evergreen import storage
 from evergreen.errors import TrainingDataError
-from evergreen.training import storage
 from evergreen.training.outcome import Preempted
 
 State = Callable[[], Mapping[str, bytes | Callable[[], bytes]]]

@@ -19,7 +19,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
-from evergreen.training import storage
+from evergreen import storage
 
 JOB, RESULT = "job.json", "result.json"
 OUTPUT, CHECKPOINTS, ATTEMPTS = "output", "checkpoints", "attempts"

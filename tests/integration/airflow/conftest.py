@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import features, lake
-from evergreen import model as models
-from evergreen.cli import stack
-from evergreen.cli.airflow import Airflow, ConflictError, Json
+from evergreen import features
 from evergreen.cli.progress import Progress
+from evergreen.client.airflow import Airflow, ConflictError, Json
+from evergreen.lake import datasets
 from evergreen.settings import settings
+from evergreen.spec import loader
 from evergreen.window import midnight
+from evergreen_local import stack
 
 TESTS = Path(__file__).parents[2]
 ZONE = "America/New_York"
@@ -56,7 +57,7 @@ class Chain:
 
     airflow: Airflow
     home: Path
-    undisturbed: dict[str, lake.Manifest]
+    undisturbed: dict[str, datasets.Manifest]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -65,9 +66,9 @@ class Chain:
 
     def forget(self, *days: date) -> None:
         """Make days as if they had never been published or checked."""
-        dataset = features.dataset(models.load("flight_delay"))
+        dataset = features.dataset(loader.load("flight_delay"))
         for day in days:
-            (dataset.root / "_manifests" / f"{lake.day_partition(day)}.json").unlink()
+            (dataset.root / "_manifests" / f"{datasets.day_partition(day)}.json").unlink()
             for source in ("flights", "weather"):
                 checked = self.home / f"lake/checks/flight_delay/_manifests/{source}-{day}.json"
                 checked.unlink(missing_ok=True)
@@ -179,9 +180,9 @@ class Chain:
         assert made.returncode == 0, made.stderr
         return made.stdout.strip().splitlines()[-1]
 
-    def published(self, *days: date) -> dict[str, lake.Manifest | None]:
-        dataset = features.dataset(models.load("flight_delay"))
-        return {str(day): dataset.manifest(lake.day_partition(day)) for day in days}
+    def published(self, *days: date) -> dict[str, datasets.Manifest | None]:
+        dataset = features.dataset(loader.load("flight_delay"))
+        return {str(day): dataset.manifest(datasets.day_partition(day)) for day in days}
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         return {i["task_id"]: i["state"] for i in self.airflow.task_instances(dag_id, run_id)}
@@ -207,7 +208,7 @@ def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
                 airflow.pause(dag_id, False)
             undisturbed = {
                 manifest.partition: manifest
-                for manifest in features.dataset(models.load("flight_delay")).manifests()
+                for manifest in features.dataset(loader.load("flight_delay")).manifests()
             }
             os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow
             settings.cache_clear()

@@ -8,13 +8,16 @@ from datetime import date
 import pandas as pd
 import pytest
 
-from evergreen import lake, ledger, registry
-from evergreen import model as models
-from evergreen.store import training_set
-from evergreen.training import candidates, process, storage
+from evergreen import ledger, storage
+from evergreen.feature_store import training_sets
+from evergreen.ingest import raw_files
+from evergreen.registry import versions
+from evergreen.spec import loader
+from evergreen.training import candidates
+from evergreen.training.backends import process
 from evergreen.window import Origin, Window
 from integration.airflow.conftest import FEATURES, RETRAIN, ZONE, Chain, days
-from integration.airflow.killing import Killer
+from support.kills import Killer
 
 pytestmark = pytest.mark.integration
 
@@ -27,7 +30,7 @@ def as_undisturbed(chain: Chain, *wanted: date) -> None:
         expected = chain.undisturbed[f"day={day}"]
         assert manifest == expected, day
         for file in manifest.files.values():
-            assert lake.sha256(chain.home / "lake/features/flight_delay" / file.path) == file.sha256
+            assert storage.sha256(chain.home / "lake/features/flight_delay" / file.path) == file.sha256
 
 
 def test_a_backfill_publishes_what_one_process_publishes(chain: Chain) -> None:
@@ -58,7 +61,7 @@ def test_killed_tasks_end_in_the_same_bytes(chain: Chain) -> None:
 def test_a_bad_day_fails_at_the_raw_check_and_completes_after_it_is_replaced(chain: Chain) -> None:
     day = date(2013, 1, 17)
     before = chain.published(*days(1, 17))
-    file = lake.raw_file("flights", day)
+    file = raw_files.raw_file("flights", day)
     good = file.read_bytes()
     table = pd.read_parquet(file)
     table.assign(arr_time=table.arr_time.mask(table.index < table.index[4], 2567)).to_parquet(
@@ -84,7 +87,7 @@ def test_a_bad_day_fails_at_the_raw_check_and_completes_after_it_is_replaced(cha
 
 
 def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain: Chain) -> None:
-    model = models.load("flight_delay")
+    model = loader.load("flight_delay")
     killer = Killer(chain.home, kills=4, seed=11, pause=(3.0, 8.0))
     killer.start()
     chain.airflow.trigger(RETRAIN, "first", CONF)
@@ -98,7 +101,7 @@ def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain
     states = chain.states(RETRAIN, "first")
     assert states.pop("backtest") == "skipped", "a run that decides is no backtest"
     assert set(states.values()) == {"success"}, states
-    champion = registry.champion(model)
+    champion = versions.champion(model)
     assert champion is not None
     judged = chain.airflow.xcom(RETRAIN, "first", "judge")
     verdict = ledger.judged("flight_delay", judged["entry"]).verdict
@@ -109,30 +112,30 @@ def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain
     assert kinds.count("promoted") == 1, "nothing is promoted twice"
 
     made = candidates.dataset(model).manifest("as_of=2013-01-18")
-    examples = training_set.dataset(model).manifest("as_of=2013-01-18")
+    examples = training_sets.dataset(model).manifest("as_of=2013-01-18")
     assert made is not None
     assert examples is not None
     assert champion.tags["evergreen.fingerprint"] == made.fingerprint
     assert champion.tags["evergreen.data"] == examples.content
     # Made once more, from nothing, in this process: the same bytes.
-    for dataset in (training_set.dataset(model), candidates.dataset(model)):
+    for dataset in (training_sets.dataset(model), candidates.dataset(model)):
         (dataset.root / "_manifests/as_of=2013-01-18.json").unlink()
     storage.remove(candidates.job_folder(model, made.fingerprint))
     window = Window.between(date(2013, 1, 1), AS_OF, Origin.MANUAL, ZONE)
-    again = training_set.build(model, window)
+    again = training_sets.build(model, window)
     assert again == examples
-    source = training_set.dataset(model)
-    assert process.train(model, again, source, training_set.feature_columns(model)) == made
+    source = training_sets.dataset(model)
+    assert process.train(model, again, source, training_sets.feature_columns(model)) == made
 
 
 def test_a_window_that_is_not_newer_never_promotes(chain: Chain) -> None:
-    model = models.load("flight_delay")
-    before = registry.champion(model)
+    model = loader.load("flight_delay")
+    before = versions.champion(model)
     chain.airflow.trigger(RETRAIN, "again", CONF)
     assert chain.wait(RETRAIN, run_id="again") == ["success"]
     assert chain.states(RETRAIN, "again")["promote"] == "skipped"
     assert before is not None
-    after = registry.champion(model)
+    after = versions.champion(model)
     assert after is not None
     assert after.version == before.version
 
@@ -143,9 +146,9 @@ def test_two_models_live_side_by_side_on_the_same_features(chain: Chain) -> None
     states = chain.states("coin.retrain", "coin")
     assert {states.pop("promote"), states.pop("backtest")} == {"skipped"}
     assert set(states.values()) == {"success"}
-    coin, flight_delay = models.load("coin"), models.load("flight_delay")
-    assert registry.champion(coin) is None
-    assert registry.champion(flight_delay) is not None
+    coin, flight_delay = loader.load("coin"), loader.load("flight_delay")
+    assert versions.champion(coin) is None
+    assert versions.champion(flight_delay) is not None
     assert chain.airflow.dag("coin.features") is None
     assert chain.airflow.xcom("coin.retrain", "coin", "register") == "1"
 

@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from evergreen import ledger, registry
-from evergreen import model as models
+from evergreen import ledger
 from evergreen.ledger import Judged, Promoted, Rejected, RolledBack
+from evergreen.registry import versions
+from evergreen.spec import loader
 from integration.airflow.conftest import Chain
 
 pytestmark = pytest.mark.integration
@@ -55,12 +56,12 @@ def last(kind: type) -> Any:
 
 
 def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
-    model = models.load(NAME)
+    model = loader.load(NAME)
     form = asked(chain, "one", "2013-01-12")
     assert "auc_threshold" in form["body"], "the table of gates is what one decides by"
     assert "There is no champion yet" in form["body"]
     assert form["defaults"] == ["Reject"]
-    assert registry.champion(model) is None, "nothing is promoted before the answer"
+    assert versions.champion(model) is None, "nothing is promoted before the answer"
     answer(chain, "one", "Approve")
     assert ledger.state(NAME).champion == "1"
     assert last(Promoted).approved_by
@@ -82,7 +83,7 @@ def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
     assert chain.wait(rollback, run_id="back") == ["success"]
     act = last(RolledBack)
     assert (act.to, act.barred, act.reason) == ("1", "2", "it was seen to be wrong")
-    champion = registry.champion(model)
+    champion = versions.champion(model)
     assert champion is not None
     assert str(champion.version) == "1"
     # Cleared and run again, it does not go back once more: there is no other version that is not barred.
@@ -109,7 +110,7 @@ def test_a_person_at_a_terminal_reaches_the_registry_that_is_up(chain: Chain) ->
     evergreen("release", NAME, "2", "--reason", "it was the weather")
     evergreen("rollback", NAME, "--to", "2", "--reason", "it was better after all")
     assert ledger.state(NAME).champion == "2"
-    champion = registry.champion(models.load(NAME))
+    champion = versions.champion(loader.load(NAME))
     assert champion is not None
     assert "champion" in champion.aliases
     assert "it was better after all" in " ".join(evergreen("history", NAME).split())

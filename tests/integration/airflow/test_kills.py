@@ -9,12 +9,13 @@ from datetime import date
 
 import pytest
 
-from evergreen import lake
-from evergreen.cli import processes, stack
+from evergreen import storage
 from evergreen.cli.progress import Progress
-from evergreen.cli.stack import Record
+from evergreen.ingest import raw_files
+from evergreen_local import processes, stack
+from evergreen_local.stack import Record
 from integration.airflow.conftest import FEATURES, RETRAIN, Chain, days
-from integration.airflow.killing import Killer, kill_component, kill_engine
+from support.kills import Killer, kill_component, kill_engine
 
 pytestmark = pytest.mark.integration
 
@@ -42,9 +43,9 @@ def eventually(what: str, holds: Callable[[], bool]) -> None:
 def arrive_again(chain: Chain, day: date) -> None:
     """Deliver a day as if it had never been there."""
     chain.forget(day)
-    file = lake.raw_file("flights", day)
+    file = raw_files.raw_file("flights", day)
     content = file.read_bytes()
-    with lake.replacing(file) as scratch:
+    with storage.replacing(file) as scratch:
         scratch.write_bytes(content)
 
 

@@ -10,11 +10,14 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from evergreen import lake, ledger, registry
-from evergreen import model as models
+from evergreen import ledger, storage
 from evergreen.features import inputs
+from evergreen.ingest import raw_files
+from evergreen.lake import datasets
 from evergreen.ledger import Backtested
+from evergreen.registry import versions
 from evergreen.settings import settings
+from evergreen.spec import loader
 from evergreen.window import midnight
 from integration.airflow.conftest import FEATURES, RETRAIN, ZONE, Chain, days
 
@@ -41,7 +44,7 @@ def as_undisturbed(chain: Chain, *wanted: date) -> None:
 
 def deliver(day: date) -> float:
     """Put the raw drops of `day` into the lake, whole; gives when the last byte was written."""
-    from models.flight_delay.raw import deliver
+    from evergreen_models.flight_delay.raw import deliver
 
     deliver([day])
     return time.time()
@@ -49,15 +52,15 @@ def deliver(day: date) -> float:
 
 def drop_first_row(day: date) -> bytes:
     """Correct a raw day; gives the file as it was."""
-    file = lake.raw_file("flights", day)
+    file = raw_files.raw_file("flights", day)
     before = file.read_bytes()
-    with lake.replacing(file) as scratch:
+    with storage.replacing(file) as scratch:
         pd.read_parquet(file).iloc[1:].to_parquet(scratch, index=False, coerce_timestamps="us")
     return before
 
 
 def restore(day: date, content: bytes) -> None:
-    with lake.replacing(lake.raw_file("flights", day)) as scratch:
+    with storage.replacing(raw_files.raw_file("flights", day)) as scratch:
         scratch.write_bytes(content)
 
 
@@ -160,9 +163,9 @@ def test_a_day_that_arrives_starts_its_run_once_within_seconds(chain: Chain) -> 
     known = chain.run_ids(FEATURES)
     delivered = deliver(day)
     # A second one comes half written: nobody may take it for a day.
-    half = lake.raw_file("flights", later)
+    half = raw_files.raw_file("flights", later)
     half.parent.mkdir(parents=True)
-    half.write_bytes(lake.raw_file("flights", day).read_bytes()[:9_000])
+    half.write_bytes(raw_files.raw_file("flights", day).read_bytes()[:9_000])
     [run] = chain.new_runs(FEATURES, known, "asset_triggered", patience=120)
     assert run["state"] == "success"
     assert f'"arrival: {day}"' in chain.log(FEATURES, run["dag_run_id"], "plan")
@@ -190,10 +193,10 @@ def test_a_corrected_day_is_made_again_with_the_days_that_look_back_to_it(chain:
 
 
 def test_a_backfill_of_retrain_is_a_backtest(chain: Chain) -> None:
-    model = models.load("flight_delay")
-    champion = registry.champion(model)
-    versions = model_versions()
-    online = lake.dataset("online/flight_delay").manifests()
+    model = loader.load("flight_delay")
+    champion = versions.champion(model)
+    before = model_versions()
+    online = datasets.dataset("online/flight_delay").manifests()
     chain.airflow.backfill(
         RETRAIN, midnight(date(2013, 1, 4), ZONE), midnight(date(2013, 1, 11), ZONE), "completed", 2
     )
@@ -208,9 +211,9 @@ def test_a_backfill_of_retrain_is_a_backtest(chain: Chain) -> None:
     assert (chain.home / "lake/backtests/flight_delay/report.html").exists()
     left = [entry.act for entry in ledger.entries("flight_delay") if isinstance(entry.act, Backtested)]
     assert {act.as_of for act in left} == {date(2013, 1, 11), date(2013, 1, 18)}, "evidence, in the ledger"
-    assert registry.champion(model) == champion
-    assert model_versions() == versions
-    assert lake.dataset("online/flight_delay").manifests() == online
+    assert versions.champion(model) == champion
+    assert model_versions() == before
+    assert datasets.dataset("online/flight_delay").manifests() == online
 
 
 def test_retrain_by_the_clock_knows_what_was_known_then(chain: Chain) -> None:
@@ -225,7 +228,7 @@ def test_retrain_on_arrival_of_enough_days_and_of_a_backfill_only_as_a_backtest(
     chain.airflow.trigger(FEATURES, "awakening", {"start": "2013-01-05"})
     assert chain.wait(FEATURES, run_id="awakening") == ["success"]
     [run] = chain.new_runs(COIN, known, "asset_triggered", patience=120)
-    newest = inputs.newest(models.load("coin")) + timedelta(1)
+    newest = inputs.newest(loader.load("coin")) + timedelta(1)
     assert f"until {newest}" in chain.log(COIN, run["dag_run_id"], "plan")
     assert run["state"] == "success"
 

@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from evergreen.cli import app, processes, report, services, stack
-from evergreen.cli.airflow import Airflow, AirflowError
+from evergreen.cli import app
 from evergreen.cli.progress import Progress
-from evergreen.cli.stack import Addresses, StackError
+from evergreen.client.airflow import Airflow, AirflowError
 from evergreen.settings import settings
+from evergreen_local import processes, report, services, stack
+from evergreen_local.stack import Addresses, StackError
 from integration.cli.doctor.conftest import Told
 from integration.cli.doctor.conftest import server as server
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import s3_server
 from evergreen.cli import migrate
 from evergreen.cli.doctor import NotWellError
 from evergreen.cli.migrate import MigrationError
 from evergreen.cli.progress import Progress
 from evergreen.settings import Settings, settings
-from s3_server import S3
+from support import s3_server
+from support.s3_server import S3
 
 pytestmark = pytest.mark.integration
 

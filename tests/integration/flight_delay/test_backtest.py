@@ -12,27 +12,29 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import backtest, evaluation, lake
-from evergreen import model as models
-from evergreen.backtest import report
+from evergreen import backtest, evaluation, storage
 from evergreen.errors import FaultsError
-from evergreen.model import Model
+from evergreen.feature_store import training_sets
+from evergreen.lake import datasets
+from evergreen.reports import backtest as backtest_report
 from evergreen.settings import settings
-from evergreen.store import training_set
-from evergreen.training import candidates, process
+from evergreen.spec import loader
+from evergreen.spec.model import Model
+from evergreen.training import candidates
+from evergreen.training.backends import process
 from evergreen.window import Origin, Window
 
 pytestmark = pytest.mark.integration
 
-SPEC = models.load("flight_delay")
+SPEC = loader.load("flight_delay")
 MODEL = SPEC.model_copy(
     update={"train_days": 6, "holdout_days": 2, "parameters": {**SPEC.parameters, "rounds": 12}}
 )
 CHANGED = MODEL.model_copy(update={"parameters": {**MODEL.parameters, "max_depth": 2}})
 DATES = [date(2013, 1, day) for day in (9, 11, 13, 15)]
 
-Examples = dict[date, lake.Manifest]
-Candidates = dict[tuple[str, date], lake.Manifest]
+Examples = dict[date, datasets.Manifest]
+Candidates = dict[tuple[str, date], datasets.Manifest]
 Made = tuple[Path, Examples, Candidates]
 
 
@@ -44,12 +46,12 @@ def made(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     before = os.environ["EVERGREEN_HOME"]
     os.environ["EVERGREEN_HOME"] = str(home)
     settings.cache_clear()
-    source = training_set.dataset(MODEL)
+    source = training_sets.dataset(MODEL)
     examples, trained = {}, {}
     for day in DATES:
         window = Window.between(day - timedelta(MODEL.history_days), day, Origin.BACKFILL, "America/New_York")
-        examples[day] = training_set.build(MODEL, window)
-        features = training_set.feature_columns(MODEL)
+        examples[day] = training_sets.build(MODEL, window)
+        features = training_sets.feature_columns(MODEL)
         trained["as it is", day] = process.train(MODEL, examples[day], source, features)
     trained["changed", DATES[-1]] = process.train(CHANGED, examples[DATES[-1]], source, features)
     os.environ["EVERGREEN_HOME"] = before
@@ -131,7 +133,7 @@ def test_what_is_reported_is_whole_and_touches_no_registry(
 def _others(home: Path) -> dict[str, str]:
     """What lies in a home outside of backtests, by content."""
     return {
-        str(file.relative_to(home)): lake.sha256(file)
+        str(file.relative_to(home)): storage.sha256(file)
         for file in home.rglob("*")
         if file.is_file() and "backtests" not in file.parts
     }
@@ -149,7 +151,7 @@ def test_scores_are_those_of_the_models_on_the_weeks_after_them(
     for policy, trained_on in (("never", DATES[0]), ("every_date", DATES[2])):
         candidate = trained["as it is", trained_on]
         booster = xgboost.Booster(model_file=candidates.dataset(MODEL).path(candidate, "model.ubj"))
-        week = pq.read_table(training_set.dataset(MODEL).path(examples[DATES[3]], "holdout"))
+        week = pq.read_table(training_sets.dataset(MODEL).path(examples[DATES[3]], "holdout"))
         scores = booster.predict(xgboost.DMatrix(week.select(list(candidate.inputs["features"])).to_pandas()))
         found = results.policy(policy).metric[2]
         assert found == pytest.approx(roc_auc_score(week["label"].to_numpy(), scores), abs=1e-9)
@@ -179,7 +181,9 @@ def test_what_a_killed_run_left_is_completed_by_the_next(
         add(made, day)
     with monkeypatch.context() as patch:
         where, what = (
-            (report, "html") if killed == "before the report" else (backtest.Results, "model_dump_json")
+            (backtest_report, "html")
+            if killed == "before the report"
+            else (backtest.Results, "model_dump_json")
         )
         patch.setattr(where, what, _die)
         with pytest.raises(KeyboardInterrupt):

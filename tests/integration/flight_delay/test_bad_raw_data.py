@@ -9,12 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from evergreen import lake
-from evergreen import model as models
 from evergreen.errors import RawDataError
 from evergreen.features import checks, dataset, inputs
 from evergreen.features.publish import publish
-from evergreen.model import Model
+from evergreen.ingest import raw_files
+from evergreen.lake import datasets
+from evergreen.spec import loader
+from evergreen.spec.model import Model
 
 pytestmark = pytest.mark.integration
 
@@ -78,10 +79,10 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_raw_data_stops_the_run_before_anything_changes(own_january: Path, kind: str) -> None:
     spoil, sentences = BAD[kind]
-    model = models.load("flight_delay")
+    model = loader.load("flight_delay")
     published = dataset(model)
     before = published.manifests()
-    file = lake.raw_file("flights", DAY)
+    file = raw_files.raw_file("flights", DAY)
     good = file.read_bytes()
 
     spoil(file)
@@ -99,8 +100,8 @@ def test_bad_raw_data_stops_the_run_before_anything_changes(own_january: Path, k
 
 
 def test_a_bad_day_stops_the_days_that_look_back_to_it_and_no_others(own_january: Path) -> None:
-    model = models.load("flight_delay")
-    lake.raw_file("flights", date(2013, 1, 5)).unlink()
+    model = loader.load("flight_delay")
+    raw_files.raw_file("flights", date(2013, 1, 5)).unlink()
     for day in (date(2013, 1, 5), date(2013, 1, 14)):
         with pytest.raises(RawDataError, match="day=2013-01-05"):
             check_raw(model, [day])
@@ -108,33 +109,33 @@ def test_a_bad_day_stops_the_days_that_look_back_to_it_and_no_others(own_january
 
 
 def test_a_bad_register_is_named(own_january: Path) -> None:
-    rewrite(lambda t: pd.concat([t, t.head(1)]))(lake.raw_file("planes"))
+    rewrite(lambda t: pd.concat([t, t.head(1)]))(raw_files.raw_file("planes"))
     with pytest.raises(RawDataError, match=r"planes.parquet: tailnum: column values to be unique: 2 of"):
-        check_raw(models.load("flight_delay"), [DAY])
+        check_raw(loader.load("flight_delay"), [DAY])
 
 
 def test_every_broken_rule_is_told_not_only_the_first(own_january: Path) -> None:
-    rewrite(lambda t: t.assign(distance=0, minute=75))(lake.raw_file("flights", DAY))
+    rewrite(lambda t: t.assign(distance=0, minute=75))(raw_files.raw_file("flights", DAY))
     with pytest.raises(RawDataError) as refused:
-        check_raw(models.load("flight_delay"), [DAY])
+        check_raw(loader.load("flight_delay"), [DAY])
     assert len(refused.value.faults) == 2
 
 
 def test_raw_data_that_changes_during_a_run_is_not_published(own_january: Path) -> None:
-    model = models.load("flight_delay")
-    rewrite(lambda t: t.iloc[1:])(lake.raw_file("flights", DAY))
+    model = loader.load("flight_delay")
+    rewrite(lambda t: t.iloc[1:])(raw_files.raw_file("flights", DAY))
     wanted = check_raw(model, [DAY])
     before = dataset(model).manifests()
-    rewrite(lambda t: t.iloc[1:])(lake.raw_file("flights", DAY))
+    rewrite(lambda t: t.iloc[1:])(raw_files.raw_file("flights", DAY))
     assert publish(model, wanted, {"2013-01-10": "never read"}) == {}
     assert dataset(model).manifests() == before
 
 
 def test_the_report_of_a_failed_check_is_kept(own_january: Path) -> None:
-    rewrite(lambda t: t.assign(minute=75))(lake.raw_file("flights", DAY))
+    rewrite(lambda t: t.assign(minute=75))(raw_files.raw_file("flights", DAY))
     with pytest.raises(RawDataError):
-        check_raw(models.load("flight_delay"), [DAY])
-    reports = lake.dataset("checks/flight_delay")
+        check_raw(loader.load("flight_delay"), [DAY])
+    reports = datasets.dataset("checks/flight_delay")
     manifest = reports.manifest("flights-2013-01-10")
     assert manifest is not None
     assert '"minute"' in reports.path(manifest, "report").read_text()

@@ -8,20 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import champion, evaluation, ledger, registry
-from evergreen import model as models
-from evergreen.champion import Case, Claim
+from evergreen import evaluation, ledger
 from evergreen.errors import EvergreenError, PromotionRefused, RegistryError
+from evergreen.feature_store import training_sets
 from evergreen.gates import AgainstChampion, Threshold
 from evergreen.ledger import Promoted, RolledBack
-from evergreen.model import Model
-from evergreen.store import training_set
-from evergreen.training import process
+from evergreen.promotion import service
+from evergreen.promotion.service import Case, Claim
+from evergreen.registry import versions
+from evergreen.spec import loader
+from evergreen.spec.model import Model
+from evergreen.training.backends import process
 from evergreen.window import Origin, Window
 
 pytestmark = pytest.mark.integration
 
-SPEC = models.load("flight_delay")
+SPEC = loader.load("flight_delay")
 MODEL = SPEC.model_copy(
     update={
         "gates": (
@@ -37,24 +39,24 @@ MODEL = SPEC.model_copy(
 def case(end: int, run: str = "a run", model: Model = MODEL, origin: Origin = Origin.MANUAL) -> Case:
     """A candidate that knows January until `end`, scored against the champion of now."""
     window = Window.between(date(2013, 1, 1), date(2013, 1, end), origin, "America/New_York")
-    examples = training_set.build(model, window)
-    source = training_set.dataset(model)
-    candidate = process.train(model, examples, source, training_set.feature_columns(model))
-    present = registry.champion(model)
-    against = present and evaluation.Champion(str(present.version), registry.holdout_start(present))
+    examples = training_sets.build(model, window)
+    source = training_sets.dataset(model)
+    candidate = process.train(model, examples, source, training_sets.feature_columns(model))
+    present = versions.champion(model)
+    against = present and evaluation.Champion(str(present.version), versions.holdout_start(present))
     scores = evaluation.evaluate(model, examples, candidate, against or None)
     return Case(run, origin, examples, candidate, scores, against.version if against else None)
 
 
 def registered(case: Case, model: Model = MODEL) -> tuple[int, str]:
-    number = champion.judge(model, case)
+    number = service.judge(model, case)
     verdict = ledger.judged(model.name, number).verdict
-    report = champion.report(model, number)
-    return number, registry.register(model, case.training_set, case.candidate, verdict, report)
+    report = service.report(model, number)
+    return number, versions.register(model, case.training_set, case.candidate, verdict, report)
 
 
 def ask(number: int, version: str) -> str | None:
-    return champion.promote(MODEL, Claim(number, version, Origin.MANUAL), by="a test")
+    return service.promote(MODEL, Claim(number, version, Origin.MANUAL), by="a test")
 
 
 def promoted(end: int, **options: Origin) -> tuple[int, str]:
@@ -67,13 +69,13 @@ def test_a_case_is_judged_once_however_often_and_at_once(own_january: Path) -> N
     promoted(11)
     one = case(15)
     with ThreadPoolExecutor(4) as pool:
-        numbers = set(pool.map(lambda _: champion.judge(MODEL, one), range(8)))
+        numbers = set(pool.map(lambda _: service.judge(MODEL, one), range(8)))
     assert len(numbers) == 1
     [number] = numbers
     assert len(ledger.state(MODEL.name).comparisons) == 1, "its confidence is spent once"
     judged = ledger.judged(MODEL.name, number)
     assert judged.champion == "1"
-    assert "auc_against_champion" in champion.report(MODEL, number).read_text()
+    assert "auc_against_champion" in service.report(MODEL, number).read_text()
 
 
 def test_each_change_is_recorded_and_shown_by_the_aliases(own_january: Path) -> None:
@@ -85,14 +87,14 @@ def test_each_change_is_recorded_and_shown_by_the_aliases(own_january: Path) -> 
     assert (state.champion, state.previous) == (second, first)
     assert sum(isinstance(entry.act, Promoted) for entry in state.entries) == 2
 
-    act = champion.rollback(MODEL, None, "it was wrong", by="a person", leaving=second)
+    act = service.rollback(MODEL, None, "it was wrong", by="a person", leaving=second)
     assert act == RolledBack(to=first, barred=second, reason="it was wrong")
-    again = champion.rollback(MODEL, None, "it was wrong", by="a person", leaving=second)
+    again = service.rollback(MODEL, None, "it was wrong", by="a person", leaving=second)
     assert again == act, "one who asks twice goes back once"
-    present = registry.champion(MODEL)
+    present = versions.champion(MODEL)
     assert present is not None
     assert str(present.version) == first
-    assert registry.repair(MODEL.name).was_right
+    assert versions.repair(MODEL.name).was_right
 
 
 def test_what_was_judged_against_another_champion_is_not_promoted(own_january: Path) -> None:
@@ -105,13 +107,13 @@ def test_what_was_judged_against_another_champion_is_not_promoted(own_january: P
 
 def test_a_frozen_model_keeps_its_champion_and_names_the_challenger(own_january: Path) -> None:
     promoted(11)
-    champion.freeze(MODEL, "an audit", by="a person")
+    service.freeze(MODEL, "an audit", by="a person")
     number, version = registered(case(15))
-    assert "an audit" in (champion.may_promote(MODEL, Claim(number, version, Origin.MANUAL)) or "")
+    assert "an audit" in (service.may_promote(MODEL, Claim(number, version, Origin.MANUAL)) or "")
     held = ask(number, version)
     assert held is not None
     assert ledger.state(MODEL.name).challenger == version
-    champion.unfreeze(MODEL, "it is over", by="a person")
+    service.unfreeze(MODEL, "it is over", by="a person")
     assert ask(number, version) is None
     assert ledger.state(MODEL.name).champion == version
 
@@ -119,9 +121,9 @@ def test_a_frozen_model_keeps_its_champion_and_names_the_challenger(own_january:
 def test_a_backfill_is_promoted_only_if_it_asks(own_january: Path) -> None:
     number, version = registered(case(11, origin=Origin.BACKFILL))
     with pytest.raises(PromotionRefused, match="a backfill leaves evidence"):
-        champion.promote(MODEL, Claim(number, version, Origin.BACKFILL), by="a test")
+        service.promote(MODEL, Claim(number, version, Origin.BACKFILL), by="a test")
     asking = Claim(number, version, Origin.BACKFILL, promote_backfill=True)
-    assert champion.promote(MODEL, asking, by="a test") is None
+    assert service.promote(MODEL, asking, by="a test") is None
 
 
 def test_a_verdict_of_a_backfill_serves_a_run_by_hand(own_january: Path) -> None:

@@ -13,48 +13,50 @@ import pytest
 import xgboost
 from feast import FeatureService
 
-from evergreen import evaluation, lake, registry
-from evergreen import model as models
+from evergreen import evaluation
 from evergreen.errors import RawDataError
+from evergreen.feature_store import training_sets
+from evergreen.feature_store.repository import feature_store
 from evergreen.gates import Record, Verdict, judge
+from evergreen.lake import datasets
+from evergreen.registry import versions
 from evergreen.settings import settings
-from evergreen.store import training_set
-from evergreen.store.repository import feature_store
-from evergreen.training import process
+from evergreen.spec import loader
+from evergreen.training.backends import process
 from evergreen.window import Origin, Window
 
 pytestmark = pytest.mark.integration
 
 ZONE = "America/New_York"
-MODEL = models.load("flight_delay")
+MODEL = loader.load("flight_delay")
 
 
 def window(end: int, start: int = 1) -> Window:
     return Window.between(date(2013, 1, start), date(2013, 1, end), Origin.MANUAL, ZONE)
 
 
-def retrain(end: int) -> tuple[lake.Manifest, lake.Manifest]:
-    examples = training_set.build(MODEL, window(end))
-    source = training_set.dataset(MODEL)
-    return examples, process.train(MODEL, examples, source, training_set.feature_columns(MODEL))
+def retrain(end: int) -> tuple[datasets.Manifest, datasets.Manifest]:
+    examples = training_sets.build(MODEL, window(end))
+    source = training_sets.dataset(MODEL)
+    return examples, process.train(MODEL, examples, source, training_sets.feature_columns(MODEL))
 
 
 @pytest.fixture
-def registered(own_january: Path) -> tuple[lake.Manifest, lake.Manifest, str]:
+def registered(own_january: Path) -> tuple[datasets.Manifest, datasets.Manifest, str]:
     """A candidate as of 11 January, registered."""
     examples, candidate = retrain(11)
     return examples, candidate, register(examples, candidate)
 
 
-def judged(scores: lake.Manifest) -> Verdict:
+def judged(scores: datasets.Manifest) -> Verdict:
     return judge(MODEL.gates, evaluation.evidence(MODEL, scores))
 
 
-def register(examples: lake.Manifest, candidate: lake.Manifest) -> str:
+def register(examples: datasets.Manifest, candidate: datasets.Manifest) -> str:
     verdict = judged(evaluation.evaluate(MODEL, examples, candidate, None))
     page = settings().home / "report.html"
     page.write_text("<p>all there is to say</p>")
-    return registry.register(MODEL, examples, candidate, verdict, page)
+    return versions.register(MODEL, examples, candidate, verdict, page)
 
 
 def compared(verdict: Verdict) -> Record:
@@ -77,11 +79,11 @@ def test_a_registered_version_tells_all_that_made_it(registered: tuple) -> None:
     assert known.tags["evergreen.data"] == examples.content
     assert known.tags["evergreen.fingerprint"] == candidate.fingerprint
     assert known.tags["evergreen.as_of"] == "2013-01-11"
-    assert registry.holdout_start(known) == date(2013, 1, 4)
+    assert versions.holdout_start(known) == date(2013, 1, 4)
     for tag in ("code", "environment", "verdict", "run"):
         assert known.tags[f"evergreen.{tag}"]
-    with registry.artifact(MODEL, version) as folder:
-        assert registry.inputs_of(folder) == tuple(candidate.inputs["features"])
+    with versions.artifact(MODEL, version) as folder:
+        assert versions.inputs_of(folder) == tuple(candidate.inputs["features"])
         assert not [file for file in folder.rglob("*") if file.suffix in (".pkl", ".pickle", ".joblib")]
 
 
@@ -97,9 +99,9 @@ def test_the_champion_is_scored_again_on_the_candidates_own_holdout(registered: 
     scores = evaluation.evaluate(MODEL, examples, candidate, champion)
     table = pq.read_table(evaluation.dataset(MODEL).path(scores, "scores"))
     assert table.num_rows == examples.files["holdout"].rows
-    with registry.artifact(MODEL, version) as folder:
+    with versions.artifact(MODEL, version) as folder:
         booster = xgboost.Booster(model_file=folder / "model.ubj")
-    holdout = pq.read_table(training_set.dataset(MODEL).path(examples, "holdout"))
+    holdout = pq.read_table(training_sets.dataset(MODEL).path(examples, "holdout"))
     features = list(candidate.inputs["features"])
     expected = booster.predict(xgboost.DMatrix(holdout.select(features).to_pandas()))
     assert table["champion"].to_numpy() == pytest.approx(expected.astype(float), abs=0)
@@ -149,27 +151,27 @@ def test_a_champion_with_another_schema_blocks(registered: tuple) -> None:
 
 def test_a_window_too_short_for_a_holdout_is_refused(own_january: Path) -> None:
     with pytest.raises(RawDataError, match="only 7 days of data"):
-        training_set.build(MODEL, window(8))
+        training_sets.build(MODEL, window(8))
 
 
 def test_days_without_features_are_named(own_january: Path) -> None:
     with pytest.raises(RawDataError, match="day=2013-01-18: has no published features") as refused:
-        training_set.build(MODEL, window(20))
+        training_sets.build(MODEL, window(20))
     assert len(refused.value.faults) == 2
 
 
 def test_online_features_never_go_back(own_january: Path, use_home: Callable[[Path], Path]) -> None:
-    from evergreen.store import online
-    from evergreen.store.repository import feature_store
+    from evergreen.feature_store import online_store
+    from evergreen.feature_store.repository import feature_store
 
     def temperature() -> float:
         rows = [{"origin": "JFK"}]
         response = feature_store().get_online_features(["origin_weather:temperature"], rows).to_dict()
         return response["temperature"][0]
 
-    assert online.materialize(MODEL, window(18)) == {"start": "2013-01-16", "end": "2013-01-18"}
+    assert online_store.materialize(MODEL, window(18)) == {"start": "2013-01-16", "end": "2013-01-18"}
     newest = temperature()
     assert newest is not None
-    assert online.materialize(MODEL, window(12)) == {}
+    assert online_store.materialize(MODEL, window(12)) == {}
     assert temperature() == newest
-    assert online.materialize(MODEL, window(18)) == {}
+    assert online_store.materialize(MODEL, window(18)) == {}

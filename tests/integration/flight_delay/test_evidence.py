@@ -20,10 +20,10 @@ import pytest
 import xgboost
 from feast import FeatureService
 
-import networks
-from evergreen import evaluation, lake
-from evergreen import model as models
+from evergreen import evaluation
 from evergreen.evaluation.online import sample
+from evergreen.feature_store import online_store, training_sets
+from evergreen.feature_store.repository import feature_store, locked
 from evergreen.features.inputs import dataset as features_dataset
 from evergreen.gates import (
     AgainstChampion,
@@ -43,18 +43,20 @@ from evergreen.gates import (
     Threshold,
     judge,
 )
-from evergreen.gates.spec import Quantity
-from evergreen.model import Model
+from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
-from evergreen.store import online, training_set
-from evergreen.store.repository import feature_store, locked
-from evergreen.training import candidates, process
+from evergreen.spec import loader
+from evergreen.spec.gates import Quantity
+from evergreen.spec.model import Model
+from evergreen.training import candidates
+from evergreen.training.backends import process
 from evergreen.window import Origin, Window, midnight
+from support import onnx_models
 
 pytestmark = pytest.mark.integration
 
 ZONE = "America/New_York"
-SPEC = models.load("flight_delay")
+SPEC = loader.load("flight_delay")
 FEW_ROUNDS = {**SPEC.parameters, "rounds": 12}
 AUC = Threshold(metric="auc", at_least=0.5)
 EVERYTHING: tuple[Gate, ...] = (
@@ -84,13 +86,13 @@ def judged_by(*gates: Gate) -> Model:
 MODEL = judged_by(*EVERYTHING)
 
 
-def retrain(end: int) -> tuple[lake.Manifest, lake.Manifest]:
-    examples = training_set.build(MODEL, window(end))
-    source = training_set.dataset(MODEL)
-    return examples, process.train(MODEL, examples, source, training_set.feature_columns(MODEL))
+def retrain(end: int) -> tuple[datasets.Manifest, datasets.Manifest]:
+    examples = training_sets.build(MODEL, window(end))
+    source = training_sets.dataset(MODEL)
+    return examples, process.train(MODEL, examples, source, training_sets.feature_columns(MODEL))
 
 
-Made = tuple[Path, lake.Manifest, lake.Manifest]
+Made = tuple[Path, datasets.Manifest, datasets.Manifest]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def made(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     os.environ["EVERGREEN_HOME"] = str(home)
     settings.cache_clear()
     feature_store.cache_clear()
-    online.materialize(MODEL, window(18))
+    online_store.materialize(MODEL, window(18))
     examples, candidate = retrain(18)
     os.environ["EVERGREEN_HOME"] = before
     settings.cache_clear()
@@ -111,12 +113,12 @@ def made(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 @pytest.fixture
-def examples(made: Made) -> lake.Manifest:
+def examples(made: Made) -> datasets.Manifest:
     return made[1]
 
 
 @pytest.fixture
-def candidate(made: Made) -> lake.Manifest:
+def candidate(made: Made) -> datasets.Manifest:
     return made[2]
 
 
@@ -127,7 +129,7 @@ def home(made: Made, use_home: Callable[[Path], Path], tmp_path: Path) -> Path:
     return use_home(tmp_path / "home")
 
 
-def shown(model: Model, examples: lake.Manifest, candidate: lake.Manifest) -> Evidence:
+def shown(model: Model, examples: datasets.Manifest, candidate: datasets.Manifest) -> Evidence:
     return evaluation.evidence(model, evaluation.evaluate(model, examples, candidate, None))
 
 
@@ -137,12 +139,12 @@ def problem(found: Any) -> str:
     return found.problem
 
 
-def table(manifest: lake.Manifest, name: str) -> pa.Table:
-    return pq.read_table(training_set.dataset(MODEL).path(manifest, name))
+def table(manifest: datasets.Manifest, name: str) -> pa.Table:
+    return pq.read_table(training_sets.dataset(MODEL).path(manifest, name))
 
 
 def test_all_that_is_asked_for_is_measured_published_and_read_back(
-    home: Path, examples: lake.Manifest, candidate: lake.Manifest
+    home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     published = evaluation.evaluate(MODEL, examples, candidate, None)
     found = evaluation.evidence(MODEL, published)
@@ -176,7 +178,9 @@ def test_all_that_is_asked_for_is_measured_published_and_read_back(
     assert {record.outcome for record in verdict.records} <= {"passed", "failed"}, verdict.reason
 
 
-def test_a_network_that_takes_categories_is_measured_like_trees(home: Path, examples: lake.Manifest) -> None:
+def test_a_network_that_takes_categories_is_measured_like_trees(
+    home: Path, examples: datasets.Manifest
+) -> None:
     gates = (
         AUC,
         Serving(quantity="single_p99_ms", at_most=1000),
@@ -188,16 +192,16 @@ def test_a_network_that_takes_categories_is_measured_like_trees(home: Path, exam
     learned = examples.files["train"].schema
     columns = {
         name: "string" if learned[name] == "string" else "float"
-        for name in training_set.feature_columns(model)
+        for name in training_sets.feature_columns(model)
     }
     target = candidates.dataset(model)
     folder = target.stage(examples.partition, "network")
-    files = {"model.onnx": networks.save(networks.network(columns), folder)}
+    files = {"model.onnx": onnx_models.save(onnx_models.network(columns), folder)}
     candidate = target.publish(examples.partition, "network", files, {"features": list(columns)})
     found = shown(model, examples, candidate)
     holdout, recent = table(examples, "holdout"), table(examples, "recent")
-    assert found.candidate == pytest.approx(networks.expected(holdout, columns), abs=1e-4)
-    assert found.recent == pytest.approx(networks.expected(recent, columns), abs=1e-4)
+    assert found.candidate == pytest.approx(onnx_models.expected(holdout, columns), abs=1e-4)
+    assert found.recent == pytest.approx(onnx_models.expected(recent, columns), abs=1e-4)
     assert np.unique(found.candidate.round(3)).size > 10
     assert isinstance(found.signature, Signature)
     assert found.signature.model == found.signature.serving
@@ -208,7 +212,7 @@ def test_a_network_that_takes_categories_is_measured_like_trees(home: Path, exam
 
 
 def test_nothing_is_measured_that_no_gate_asks_for(
-    home: Path, examples: lake.Manifest, candidate: lake.Manifest
+    home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     (home / "online.db").unlink()
     published = evaluation.evaluate(judged_by(AUC), examples, candidate, None)
@@ -221,7 +225,7 @@ def test_nothing_is_measured_that_no_gate_asks_for(
 
 
 def test_evaluations_by_other_gates_lie_beside_each_other(
-    home: Path, examples: lake.Manifest, candidate: lake.Manifest
+    home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     one = evaluation.evaluate(judged_by(AUC), examples, candidate, None)
     model = judged_by(AUC, Baseline(metric="log_loss"))
@@ -238,7 +242,7 @@ def test_evaluations_by_other_gates_lie_beside_each_other(
     ],
 )
 def test_a_slip_in_a_gate_is_named_and_blocks(
-    home: Path, examples: lake.Manifest, candidate: lake.Manifest, gate: Any, expected: str
+    home: Path, examples: datasets.Manifest, candidate: datasets.Manifest, gate: Any, expected: str
 ) -> None:
     model = judged_by(AUC, gate)
     published = evaluation.evaluate(model, examples, candidate, None)
@@ -252,12 +256,12 @@ def test_a_slip_in_a_gate_is_named_and_blocks(
 ONLINE = judged_by(AUC, OnlineEqualsOffline(entities=10_000))
 
 
-def ask_online(examples: lake.Manifest, candidate: lake.Manifest) -> Any:
+def ask_online(examples: datasets.Manifest, candidate: datasets.Manifest) -> Any:
     return shown(ONLINE, examples, candidate).online
 
 
 def test_one_wrong_value_among_all_that_are_served_is_found_and_so_is_its_repair(
-    home: Path, examples: lake.Manifest, candidate: lake.Manifest
+    home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     asked = table(examples, "holdout").filter(pc.equal(table(examples, "holdout")["day"], date(2013, 1, 17)))
     tail = asked["tailnum"].drop_null()[0].as_py()
@@ -284,7 +288,7 @@ def test_one_wrong_value_among_all_that_are_served_is_found_and_so_is_its_repair
 
 
 def test_an_online_store_that_was_emptied_is_found(
-    home: Path, examples: lake.Manifest, candidate: lake.Manifest
+    home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     (home / "online.db").unlink()
     feature_store.cache_clear()
@@ -294,12 +298,12 @@ def test_an_online_store_that_was_emptied_is_found(
 
 
 def test_an_online_store_of_another_moment_is_found(
-    home: Path, examples: lake.Manifest, candidate: lake.Manifest, tmp_path: Path
+    home: Path, examples: datasets.Manifest, candidate: datasets.Manifest, tmp_path: Path
 ) -> None:
     (home / "online.db").unlink()
     shutil.move(home / "lake/online", tmp_path / "online")
     feature_store.cache_clear()
-    online.materialize(MODEL, window(17))
+    online_store.materialize(MODEL, window(17))
     shutil.rmtree(home / "lake/online")
     shutil.move(tmp_path / "online", home / "lake/online")
     found = ask_online(examples, candidate)
@@ -308,40 +312,42 @@ def test_an_online_store_of_another_moment_is_found(
 
 def publish_again(day: date, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
     """Publish the features of a day with one of its tables changed."""
-    source, partition = features_dataset(MODEL), lake.day_partition(day)
+    source, partition = features_dataset(MODEL), datasets.day_partition(day)
     manifest = source.manifest(partition)
     assert manifest is not None
     files = {name: source.path(manifest, name) for name in manifest.files}
     rows = change(pq.read_table(files[table], partitioning=None))
     files[table] = source.stage(partition, "again") / f"{table}.parquet"
     pq.write_table(rows, files[table])
-    source.publish(partition, lake.fingerprint([manifest.fingerprint, "again"]), files, manifest.inputs)
+    source.publish(
+        partition, fingerprints.fingerprint([manifest.fingerprint, "again"]), files, manifest.inputs
+    )
 
 
 def test_features_corrected_since_they_were_materialized_are_named(
-    home: Path, examples: lake.Manifest, candidate: lake.Manifest
+    home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     publish_again(date(2013, 1, 16), "aircraft", lambda rows: rows.slice(1))
     said = problem(ask_online(examples, candidate))
     assert said.startswith("features of 2013-01-16 were published anew since the online store was written")
-    online.materialize(MODEL, window(18))
+    online_store.materialize(MODEL, window(18))
     assert isinstance(ask_online(examples, candidate), OnlineSample)
 
 
 def test_a_store_that_was_never_or_only_half_written_is_not_compared(
-    home: Path, examples: lake.Manifest, candidate: lake.Manifest
+    home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
-    record = lake.dataset("online/flight_delay")
+    record = datasets.dataset("online/flight_delay")
     inputs = dict(record.manifest("held").inputs)
     unsure = {"until": inputs["until"], "days": {}, "views": {}}  # as it stands while it is being written
-    record.publish("held", lake.fingerprint(unsure), {}, unsure)
+    record.publish("held", fingerprints.fingerprint(unsure), {}, unsure)
     assert "was being written when that was ended" in problem(ask_online(examples, candidate))
     shutil.rmtree(record.root)
     assert problem(ask_online(examples, candidate)) == "nothing was materialized for flight_delay yet"
 
 
 def test_the_online_store_is_not_read_while_it_is_written(
-    home: Path, examples: lake.Manifest, candidate: lake.Manifest
+    home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     feature_store()
     found: list[Any] = []
@@ -379,7 +385,7 @@ def test_a_column_that_was_added_to_the_service_after_training_is_seen(home: Pat
     assert set(found.serving) - set(found.model) == {("aircraft__aircraft_age", "number")}
 
 
-def test_the_most_recent_day_holds_all_its_rows_and_no_label(home: Path, examples: lake.Manifest) -> None:
+def test_the_most_recent_day_holds_all_its_rows_and_no_label(home: Path, examples: datasets.Manifest) -> None:
     recent, holdout = table(examples, "recent"), table(examples, "holdout")
     manifest = features_dataset(MODEL).manifest("day=2013-01-17")
     assert manifest is not None

@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from evergreen import lake
-from evergreen import model as models
 from evergreen.features import checks, dataset, inputs
 from evergreen.features.build import build
 from evergreen.features.make import make
 from evergreen.features.publish import publish
-from evergreen.model import Model
+from evergreen.ingest import raw_files
+from evergreen.lake import datasets
+from evergreen.spec import loader
+from evergreen.spec.model import Model
 
 pytestmark = pytest.mark.integration
 
@@ -26,22 +27,22 @@ DAYS = [date(2013, 1, n) for n in range(1, 18)]
 
 @pytest.fixture
 def model() -> Model:
-    return models.load("flight_delay")
+    return loader.load("flight_delay")
 
 
 @pytest.fixture
-def unpublish(model: Model) -> Callable[[date], lake.Manifest]:
-    def forget(day: date) -> lake.Manifest:
-        manifest = dataset(model).manifest(lake.day_partition(day))
+def unpublish(model: Model) -> Callable[[date], datasets.Manifest]:
+    def forget(day: date) -> datasets.Manifest:
+        manifest = dataset(model).manifest(datasets.day_partition(day))
         assert manifest is not None
-        (dataset(model).root / "_manifests" / f"{lake.day_partition(day)}.json").unlink()
+        (dataset(model).root / "_manifests" / f"{datasets.day_partition(day)}.json").unlink()
         return manifest
 
     return forget
 
 
 def rewrite(source: str, day: date | None, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-    file = lake.raw_file(source, day)
+    file = raw_files.raw_file(source, day)
     change(pd.read_parquet(file)).to_parquet(file, index=False, coerce_timestamps="us")
 
 
@@ -55,7 +56,7 @@ def test_a_published_day_is_not_computed_again(
 
 
 def test_a_day_by_itself_and_twice_at_once_has_the_bytes_of_a_day_among_others(
-    own_january: Path, model: Model, unpublish: Callable[[date], lake.Manifest]
+    own_january: Path, model: Model, unpublish: Callable[[date], datasets.Manifest]
 ) -> None:
     before = unpublish(DAY)
     wanted = inputs.fingerprints(model, [DAY])
@@ -65,14 +66,14 @@ def test_a_day_by_itself_and_twice_at_once_has_the_bytes_of_a_day_among_others(
     # The first to finish clears away what both have built: the other finds the day done.
     assert not checks.built(model, one)
     publish(model, wanted, one)
-    assert dataset(model).manifest(lake.day_partition(DAY)) == before
+    assert dataset(model).manifest(datasets.day_partition(DAY)) == before
     assert not list((dataset(model).root / "_staging").iterdir())
 
 
 def test_what_a_run_built_and_never_published_is_found_by_the_next(
     own_january: Path,
     model: Model,
-    unpublish: Callable[[date], lake.Manifest],
+    unpublish: Callable[[date], datasets.Manifest],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = unpublish(DAY)
@@ -82,7 +83,7 @@ def test_what_a_run_built_and_never_published_is_found_by_the_next(
     assert build(model, wanted) == left_behind
     assert "computing" not in capsys.readouterr().out
     publish(model, wanted, left_behind)
-    assert dataset(model).manifest(lake.day_partition(DAY)) == before
+    assert dataset(model).manifest(datasets.day_partition(DAY)) == before
 
 
 def test_nothing_stays_cached_in_spark(january: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_corrected_day_and_those_that_look_back_to_it_end_as_if_it_had_been_ri
     own_january: Path, model: Model
 ) -> None:
     right = {manifest.partition: manifest for manifest in dataset(model).manifests()}
-    file = lake.raw_file("flights", date(2013, 1, 5))
+    file = raw_files.raw_file("flights", date(2013, 1, 5))
     good = file.read_bytes()
     rewrite("flights", date(2013, 1, 5), lambda t: t.iloc[1:])
     make(model, [date(2013, 1, 5), *inputs.outdated_by(model, [date(2013, 1, 5)])])

@@ -11,14 +11,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from evergreen import lake
-from evergreen import model as models
+from evergreen.feature_store import training_sets
+from evergreen.feature_store.repository import feature_store
 from evergreen.features import inputs
 from evergreen.features.make import make
-from evergreen.model import Model, Resources
+from evergreen.ingest import raw_files
+from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
-from evergreen.store import training_set
-from evergreen.store.repository import feature_store
+from evergreen.spec import loader
+from evergreen.spec.model import Model, Resources
 from evergreen.training import candidates
 from evergreen.window import Origin, Window
 
@@ -28,19 +29,19 @@ DAY = date(2013, 1, 12)
 WINDOW = Window.between(date(2013, 1, 1), date(2013, 1, 15), Origin.MANUAL, "America/New_York")
 
 
-def marks(model: Model, examples: lake.Manifest) -> dict[str, str]:
+def marks(model: Model, examples: datasets.Manifest) -> dict[str, str]:
     """Fingerprints of a day's features, of the training set, and of the model, as they would be made now."""
-    parts = training_set.split(model, WINDOW)
-    columns = training_set.feature_columns(model)
+    parts = training_sets.split(model, WINDOW)
+    columns = training_sets.feature_columns(model)
     return {
         "features": inputs.fingerprints(model, [DAY])[str(DAY)],
-        "training set": lake.fingerprint(training_set._inputs(model, WINDOW, parts)),
-        "model": lake.fingerprint(candidates.inputs_of(model, examples, columns)),
+        "training set": fingerprints.fingerprint(training_sets._inputs(model, WINDOW, parts)),
+        "model": fingerprints.fingerprint(candidates.inputs_of(model, examples, columns)),
     }
 
 
 def raw_row(model: Model, _: pytest.MonkeyPatch) -> Model:
-    file = lake.raw_file("flights", DAY)
+    file = raw_files.raw_file("flights", DAY)
     pd.read_parquet(file).iloc[1:].to_parquet(file, index=False, coerce_timestamps="us")
     return model
 
@@ -53,7 +54,7 @@ def published_day(model: Model, patch: pytest.MonkeyPatch) -> Model:
 
 def library(name: str) -> Callable[[Model, pytest.MonkeyPatch], Model]:
     def update(model: Model, patch: pytest.MonkeyPatch) -> Model:
-        patch.setattr(lake, "version", lambda n: "99" if n == name else importlib.metadata.version(n))
+        patch.setattr(datasets, "version", lambda n: "99" if n == name else importlib.metadata.version(n))
         return model
 
     return update
@@ -109,8 +110,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_a_change_touches(own_january: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     apply, touched = CHANGES[change]
-    model = models.load("flight_delay")
-    examples = training_set.build(model, WINDOW)
+    model = loader.load("flight_delay")
+    examples = training_sets.build(model, WINDOW)
     before = marks(model, examples)
     changed = apply(model, monkeypatch)
     after = marks(changed, examples)

@@ -18,8 +18,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen import model as models
-from evergreen.store import training_set
+from evergreen.feature_store import training_sets
+from evergreen.spec import loader
 from evergreen.window import Origin, Window
 
 pytestmark = pytest.mark.integration
@@ -53,11 +53,11 @@ def arrivals() -> list[dict]:
 @pytest.fixture(scope="module")
 def examples(january: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """All training rows as of 18 January, features joined."""
-    model = models.load("flight_delay")
-    manifest = training_set.build(
+    model = loader.load("flight_delay")
+    manifest = training_sets.build(
         model, Window.between(date(2013, 1, 1), date(2013, 1, 18), Origin.MANUAL, "America/New_York")
     )
-    published = training_set.dataset(model)
+    published = training_sets.dataset(model)
     return pd.concat(
         pq.read_table(published.path(manifest, name)).to_pandas() for name in ("train", "holdout")
     )

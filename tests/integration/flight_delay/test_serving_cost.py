@@ -11,22 +11,22 @@ import pyarrow as pa
 import pytest
 import xgboost
 
-import networks
-from evergreen import lake
-from evergreen import model as models
 from evergreen.evaluation import serving
 from evergreen.gates.evidence import Missing
-from evergreen.gates.spec import Quantity
+from evergreen.lake import datasets
+from evergreen.spec import loader
+from evergreen.spec.gates import Quantity
 from evergreen.training import candidates
+from support import onnx_models
 
 pytestmark = pytest.mark.integration
 
-MODEL = models.load("flight_delay")
+MODEL = loader.load("flight_delay")
 NAMES = ("a", "b", "c")
 TABLE = pa.table({name: np.random.default_rng(n).random(700) for n, name in enumerate(NAMES)})
 
 
-def published(features: tuple[str, ...] = NAMES, rounds: int = 10, depth: int = 3) -> lake.Manifest:
+def published(features: tuple[str, ...] = NAMES, rounds: int = 10, depth: int = 3) -> datasets.Manifest:
     """A candidate that learned noise."""
     target, mark = candidates.dataset(MODEL), f"{features} {rounds} {depth}"
     folder = target.stage("as_of=2013-01-18", mark)
@@ -39,7 +39,7 @@ def published(features: tuple[str, ...] = NAMES, rounds: int = 10, depth: int = 
     return target.publish("as_of=2013-01-18", mark, files, {"features": features})
 
 
-def measured(candidate: lake.Manifest, table: pa.Table = TABLE) -> Mapping[str, float]:
+def measured(candidate: datasets.Manifest, table: pa.Table = TABLE) -> Mapping[str, float]:
     found = serving.measure(MODEL, candidate, table)
     assert not isinstance(found, Missing), found
     return found
@@ -58,13 +58,13 @@ def test_every_quantity_is_measured_and_grows_with_the_model(home: Path) -> None
 
 
 def test_a_network_is_measured_as_it_takes_its_columns(home: Path) -> None:
-    target, features = candidates.dataset(MODEL), tuple(networks.COLUMNS)
+    target, features = candidates.dataset(MODEL), tuple(onnx_models.COLUMNS)
     folder = target.stage("as_of=2013-01-18", "network")
-    size = networks.save(networks.network(), folder).stat().st_size
+    size = onnx_models.save(onnx_models.network(), folder).stat().st_size
     (folder / "result.json").write_text("{}")
     files = {file.name: file for file in folder.iterdir()}
     candidate = target.publish("as_of=2013-01-18", "network", files, {"features": features})
-    found = measured(candidate, networks.rows(70))
+    found = measured(candidate, onnx_models.rows(70))
     assert set(found) == set(get_args(Quantity))
     assert 0 < found["single_p50_ms"] <= found["single_p99_ms"]
     assert found["single_p50_ms"] < found["batch_p50_ms"]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import servers
 from evergreen.settings import settings
-from integration.ledger.racing import Place
+from support import servers
+from support.promotion_races import Place
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])

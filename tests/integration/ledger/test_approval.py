@@ -14,10 +14,10 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 from evergreen import ledger
 from evergreen.errors import PromotionRefused
 from evergreen.ledger import Rejected
-from evergreen.model import Approval as Asks
-from evergreen.orchestration.approval import Approval
-from evergreen.promotion import decide
-from unit.ledger.acts import MODEL, judged, request
+from evergreen.orchestration.operators.approval import Approval
+from evergreen.promotion.rules import decide
+from evergreen.spec.model import Approval as Asks
+from support.ledger_events import MODEL, judged, request
 
 pytestmark = pytest.mark.integration
 

@@ -10,10 +10,10 @@ import pytest
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
-import s3_server
 from evergreen.ledger import Frozen
 from evergreen.ledger.journal import Journal, Lost, created
-from s3_server import S3
+from support import s3_server
+from support.s3_server import S3
 
 pytestmark = pytest.mark.integration
 

@@ -19,11 +19,13 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from evergreen import ledger, promotion, registry
+from evergreen import ledger
 from evergreen.ledger import Act, Entry, Held, Promoted, RolledBack, State
 from evergreen.ledger.journal import Journal
-from integration.ledger import racing
-from integration.ledger.racing import CHALLENGER, CHAMPION, PREVIOUS, Place
+from evergreen.promotion import rules
+from evergreen.registry import versions
+from support import promotion_races
+from support.promotion_races import CHALLENGER, CHAMPION, PREVIOUS, Place
 
 pytestmark = pytest.mark.integration
 
@@ -41,7 +43,7 @@ class Operation:
 
     def run(self, model: str) -> Act:
         entry = ledger.commit(model, self.by, self.rule)
-        registry.follow(model)
+        versions.follow(model)
         return entry.act
 
 
@@ -55,13 +57,13 @@ class Book:
 
     def promotion(self, version: str, cooldown_days: int = 0) -> Operation:
         """Of a version that has just been judged against who is champion now."""
-        request = racing.judged(self.place.model, version, _FIRST + timedelta(weeks=self.week))
+        request = promotion_races.judged(self.place.model, version, _FIRST + timedelta(weeks=self.week))
         self.week += 1
-        return Operation(partial(promotion.decide, request=request, cooldown_days=cooldown_days))
+        return Operation(partial(rules.decide, request=request, cooldown_days=cooldown_days))
 
     def rollback(self, to: str | None = None) -> Operation:
         leaving = ledger.state(self.place.model).champion
-        return Operation(partial(promotion.rollback, to=to, reason="worse in the shop", leaving=leaving))
+        return Operation(partial(rules.rollback, to=to, reason="worse in the shop", leaving=leaving))
 
     def promote(self, *versions: str) -> None:
         for version in versions:
@@ -136,7 +138,8 @@ def test_whatever_write_it_dies_at_repair_gives_a_serial_state_and_a_retry_ends_
             break
     # Each write was a place to die at, those before the entry was there and those after it; in this order.
     changed = sum(
-        racing.by_ledger(before).get(name) != aliases.get(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)
+        promotion_races.by_ledger(before).get(name) != aliases.get(name)
+        for name in (CHAMPION, PREVIOUS, CHALLENGER)
     )
     written = died[:-1:2]
     assert written.count("link") == 1
@@ -172,7 +175,7 @@ def test_killed_at_any_moment_repair_gives_a_serial_state_and_a_retry_ends_it(pl
         left.append(explained(place, before, operation.rule(before)))
         operation.run(place.model)
         assert ledger.state(place.model).head == before.head + 1
-        assert place.aliases() == racing.by_ledger(ledger.state(place.model))
+        assert place.aliases() == promotion_races.by_ledger(ledger.state(place.model))
     Journal(place.model, str(place.ledger)).read()  # the whole chain, afresh
     assert Left(happened=False, behind=False) in left, "no kill came before the entry"
     assert Left(happened=True, behind=True) in left, "no kill came between the entry and the last alias"
@@ -192,11 +195,11 @@ def explained(place: Place, before: State, act: Act | Entry) -> Left:
     now = Journal(place.model, str(place.ledger)).read()
     assert now.entries[: before.head] == before.entries
     assert [entry.act for entry in now.entries[before.head :]] in ([], [act])
-    repair = registry.repair(place.model)
+    repair = versions.repair(place.model)
     # Nobody has moved an alias by hand, and repair does not say so.
     assert {alias.finding for alias in repair.aliases} <= {"right", "behind", "missing"}, repair.sentences
-    assert place.aliases() == racing.by_ledger(now)
-    assert registry.repair(place.model).was_right
+    assert place.aliases() == promotion_races.by_ledger(now)
+    assert versions.repair(place.model).was_right
     return Left(now.head > before.head, not repair.was_right)
 
 
@@ -242,8 +245,8 @@ class Child:
     """A process that does an operation when it is told to."""
 
     def __init__(self, place: Place, operation: Operation, fuse: Fuse | None = None):
-        self._line, theirs = racing.processes().Pipe()
-        self.process: BaseProcess = racing.processes().Process(
+        self._line, theirs = promotion_races.processes().Pipe()
+        self.process: BaseProcess = promotion_races.processes().Process(
             target=_child, args=(place, operation, fuse, theirs), daemon=True
         )
         self.process.start()

@@ -25,12 +25,14 @@ from hypothesis.stateful import (
 )
 from mlflow import MlflowClient
 
-from evergreen import ledger, promotion, registry
+from evergreen import ledger
 from evergreen.errors import PromotionRefused
 from evergreen.ledger import Entry, Promoted, Released, RolledBack
 from evergreen.ledger.journal import _Folder
-from integration.ledger.books import FOLLOWING, Book, Candidate
-from unit.ledger.acts import day
+from evergreen.promotion import rules
+from evergreen.registry import versions
+from support.ledger_events import day
+from support.ledgers import FOLLOWING, Book, Candidate
 
 pytestmark = pytest.mark.integration
 
@@ -110,7 +112,7 @@ class Ledger(RuleBasedStateMachine):
     def commit(self, kill: int | None, decide: Callable[[ledger.State], Any]) -> None:
         def change() -> None:
             ledger.commit(self.book.model, "somebody", decide)
-            registry.follow(self.book.model)
+            versions.follow(self.book.model)
 
         self.ask(kill, change)
 
@@ -145,7 +147,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(candidate=candidates, kill=KILLS)
     def reject(self, candidate: Candidate, kill: int | None) -> None:
         judged, version = candidate.judged, candidate.version
-        self.commit(kill, lambda state: promotion.reject(state, version, judged, "grace", "no"))
+        self.commit(kill, lambda state: rules.reject(state, version, judged, "grace", "no"))
 
     @precondition(lambda self: self.book.state.reigns)
     @rule(named=strategies.one_of(strategies.none(), strategies.integers(0, 9)), kill=KILLS)
@@ -154,23 +156,23 @@ class Ledger(RuleBasedStateMachine):
         reigns = self.book.state.reigns
         to = None if named is None else reigns[named % len(reigns)].version
         leaving = reigns[-1].version
-        self.commit(kill, lambda state: promotion.rollback(state, to, "late", leaving=leaving))
+        self.commit(kill, lambda state: rules.rollback(state, to, "late", leaving=leaving))
 
     @precondition(lambda self: self.book.state.barred)
     @rule(which=strategies.integers(0, 9), kill=KILLS)
     def release(self, which: int, kill: int | None) -> None:
         barred = sorted(self.book.state.barred)
-        self.commit(kill, lambda state: promotion.release(state, barred[which % len(barred)], "weather"))
+        self.commit(kill, lambda state: rules.release(state, barred[which % len(barred)], "weather"))
 
     @precondition(lambda self: self.book.state.reigns and not self.book.state.frozen)
     @rule(kill=KILLS)
     def freeze(self, kill: int | None) -> None:
-        self.commit(kill, lambda state: promotion.freeze(state, "cold"))
+        self.commit(kill, lambda state: rules.freeze(state, "cold"))
 
     @precondition(lambda self: self.book.state.frozen)
     @rule(kill=KILLS)
     def unfreeze(self, kill: int | None) -> None:
-        self.commit(kill, lambda state: promotion.unfreeze(state, "warm"))
+        self.commit(kill, lambda state: rules.unfreeze(state, "warm"))
 
     @rule(candidate=candidates, alias=strategies.sampled_from(FOLLOWING))
     def move_by_hand(self, candidate: Candidate, alias: str) -> None:
@@ -185,15 +187,15 @@ class Ledger(RuleBasedStateMachine):
     @rule(kill=KILLS)
     def repair(self, kill: int | None) -> None:
         found, by_hand = self.book.aliases, set(self.by_hand)
-        told: list[registry.Repair] = []
-        self.ask(kill, lambda: told.append(registry.repair(self.book.model)))
+        told: list[versions.Repair] = []
+        self.ask(kill, lambda: told.append(versions.repair(self.book.model)))
         for alias in told[0].aliases if told else ():
             assert (alias.found, alias.right) == (found.get(alias.alias), self.book.right.get(alias.alias))
             assert (alias.finding == "right") == (alias.found == alias.right)
             # Nobody is accused of what a crash has done.
             assert alias.finding != "moved by hand" or alias.alias in by_hand
         if told and self.book.state.reigns:
-            assert registry.repair(self.book.model).was_right
+            assert versions.repair(self.book.model).was_right
 
     @invariant()
     def history_is_only_added_to(self) -> None:
@@ -228,7 +230,7 @@ class Ledger(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """However it ended, one repair makes it whole."""
-        self.ask(None, lambda: registry.repair(self.book.model))
+        self.ask(None, lambda: versions.repair(self.book.model))
 
 
 def test_rules_and_repair(

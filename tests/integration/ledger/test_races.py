@@ -12,8 +12,8 @@ import pytest
 from evergreen import ledger
 from evergreen.ledger import Judged, Promoted
 from evergreen.ledger.journal import Journal
-from integration.ledger import racing
-from integration.ledger.racing import AGAINST_ANOTHER, NOT_NEWER, Place, Round, Told, race
+from support import promotion_races
+from support.promotion_races import AGAINST_ANOTHER, NOT_NEWER, Place, Round, Told, race
 
 pytestmark = pytest.mark.integration
 
@@ -22,10 +22,10 @@ ROUNDS_AGAIN = 10  # they take longer: every one who comes too late judges again
 
 
 def test_one_of_sixteen_wins_and_the_aliases_are_the_ledgers(place: Place) -> None:
-    versions = place.register(2 * racing.RACERS)
+    versions = place.register(2 * promotion_races.RACERS)
     history: list[str | None] = [None]
     decisions = 0
-    for was in race(place, racing.evergreen, versions, ROUNDS):
+    for was in race(place, promotion_races.evergreen, versions, ROUNDS):
         [winner] = was.promoted
         assert winner.replaced == was.before == history[-1]
         for loser in set(was.told) - {winner}:
@@ -35,24 +35,24 @@ def test_one_of_sixteen_wins_and_the_aliases_are_the_ledgers(place: Place) -> No
         history.append(winner.version)
         state = ledger.state(place.model)
         assert (state.champion, state.previous) == (history[-1], history[-2])
-        assert was.aliases == racing.by_ledger(state)
+        assert was.aliases == promotion_races.by_ledger(state)
         assert was.serial
         decisions += sum(told.decisions for told in was.told)
     # The proof that they raced: somebody had decided to promote, and was not the first to write it.
-    assert decisions > ROUNDS * racing.RACERS
+    assert decisions > ROUNDS * promotion_races.RACERS
     entries = Journal(place.model, str(place.ledger)).read().entries  # the whole chain, read afresh
     assert [e.act.version for e in entries if isinstance(e.act, Promoted)] == history[1:]
-    assert sum(isinstance(e.act, Judged) for e in entries) == ROUNDS * racing.RACERS
-    assert len(entries) == ROUNDS * (racing.RACERS + 1)
+    assert sum(isinstance(e.act, Judged) for e in entries) == ROUNDS * promotion_races.RACERS
+    assert len(entries) == ROUNDS * (promotion_races.RACERS + 1)
 
 
 def test_of_those_who_judge_again_the_newest_ends_as_champion(place: Place) -> None:
-    versions = place.register(2 * racing.RACERS)
+    versions = place.register(2 * promotion_races.RACERS)
     promotions = 0
-    for was in race(place, racing.judging_again, versions, ROUNDS_AGAIN):
+    for was in race(place, promotion_races.judging_again, versions, ROUNDS_AGAIN):
         assert was.told[-1].promoted
         assert was.aliases["champion"] == was.told[-1].version
-        assert was.aliases == racing.by_ledger(ledger.state(place.model))
+        assert was.aliases == promotion_races.by_ledger(ledger.state(place.model))
         assert was.serial
         promotions += len(was.promoted)
     assert promotions > ROUNDS_AGAIN, "in no round did the aliases change twice: nothing raced"

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import ledger, promotion, registry
+from evergreen import ledger
 from evergreen.errors import RegistryError
-from evergreen.model import Features, Model, Source
+from evergreen.promotion import rules
+from evergreen.registry import versions
 from evergreen.settings import settings
-from integration.ledger.books import Book
+from evergreen.spec.model import Features, Model, Source
+from support.ledgers import Book
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +36,7 @@ def book(mlflow: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Book:
     return Book(f"model_{next(_NUMBERS)}", home)
 
 
-def findings(repair: registry.Repair) -> dict[str, tuple[str, str | None, str | None]]:
+def findings(repair: versions.Repair) -> dict[str, tuple[str, str | None, str | None]]:
     return {alias.alias: (alias.finding, alias.found, alias.right) for alias in repair.aliases}
 
 
@@ -48,32 +50,32 @@ def test_aliases_follow_each_change_of_champion(book: Book) -> None:
     three = book.judge(21)
     book.promote(three, cooldown_days=7)
     assert book.aliases == {"champion": "2", "previous": "1", "challenger": "3"}
-    ledger.commit(book.model, "ada", lambda state: promotion.rollback(state, None, "late"))
-    registry.follow(book.model)
+    ledger.commit(book.model, "ada", lambda state: rules.rollback(state, None, "late"))
+    versions.follow(book.model)
     assert book.aliases == {"champion": "1", "previous": "2", "challenger": "3"}
     book.promote(book.judge(30))
     assert book.aliases == {"champion": "4", "previous": "1"}
-    assert registry.repair(book.model).was_right
+    assert versions.repair(book.model).was_right
 
 
 def test_the_champion_is_the_ledgers(book: Book, spec: Callable[[str], Model]) -> None:
     model = spec(book.model)
-    assert registry.champion(model) is None
+    assert versions.champion(model) is None
     book.promote(book.judge(10))
     book.client.set_registered_model_alias(book.model, "champion", book.register())
-    champion = registry.champion(model)
+    champion = versions.champion(model)
     assert champion is not None
     assert str(champion.version) == "1"
 
 
 def test_what_a_crash_left_is_finished(book: Book) -> None:
     book.record(book.judge(10))
-    repair = registry.repair(book.model)
+    repair = versions.repair(book.model)
     assert findings(repair)["champion"] == ("missing", None, "1")
     assert book.aliases == book.right == {"champion": "1"}
     book.record(book.judge(20))
     book.record(book.judge(30))
-    repair = registry.repair(book.model)
+    repair = versions.repair(book.model)
     assert findings(repair) == {
         "champion": ("behind", "1", "3"),
         "previous": ("missing", None, "2"),
@@ -85,7 +87,7 @@ def test_what_a_crash_left_is_finished(book: Book) -> None:
         "interrupted, or has moved it by hand"
     )
     assert book.aliases == book.right == {"champion": "3", "previous": "2"}
-    assert registry.repair(book.model).was_right
+    assert versions.repair(book.model).was_right
 
 
 def test_what_was_moved_by_hand_is_told_and_put_right(book: Book) -> None:
@@ -93,7 +95,7 @@ def test_what_was_moved_by_hand_is_told_and_put_right(book: Book) -> None:
     stranger = book.register()
     for alias in ("champion", "challenger"):
         book.client.set_registered_model_alias(book.model, alias, stranger)
-    repair = registry.repair(book.model)
+    repair = versions.repair(book.model)
     assert findings(repair) == {
         "champion": ("moved by hand", "2", "1"),
         "previous": ("right", None, None),
@@ -110,7 +112,7 @@ def test_what_was_deleted_by_hand_is_told_and_set_again(book: Book) -> None:
     book.promote(book.judge(10))
     book.promote(book.judge(20))
     book.client.delete_registered_model_alias(book.model, "champion")
-    repair = registry.repair(book.model)
+    repair = versions.repair(book.model)
     assert findings(repair)["champion"] == ("missing", None, "2")
     assert repair.sentences[0] == (
         "champion was missing, and is version 2 (entry 4) now: somebody was interrupted before it was set, or it was "
@@ -122,7 +124,7 @@ def test_what_was_deleted_by_hand_is_told_and_set_again(book: Book) -> None:
 def test_an_alias_from_before_the_ledger_is_told_and_left(book: Book) -> None:
     book.client.set_registered_model_alias(book.model, "champion", book.register())
     for _ in range(2):
-        repair = registry.repair(book.model)
+        repair = versions.repair(book.model)
         assert findings(repair)["champion"] == ("moved by hand", "1", None)
         assert "the ledger knows of no promotion: left as it is" in repair.sentences[0]
         assert book.aliases == {"champion": "1"}
@@ -134,14 +136,14 @@ def test_an_alias_from_before_the_ledger_is_told_and_left(book: Book) -> None:
 def test_other_aliases_are_nobodys_business(book: Book) -> None:
     book.promote(book.judge(10))
     book.client.set_registered_model_alias(book.model, "canary", "1")
-    registry.repair(book.model)
+    versions.repair(book.model)
     assert book.client.get_registered_model(book.model).aliases["canary"] is not None
 
 
 def test_a_champion_that_was_deleted_is_told(book: Book, spec: Callable[[str], Model]) -> None:
     book.record(book.judge(10))
     book.client.delete_model_version(book.model, "1")
-    for ask in (registry.follow, registry.repair, lambda name: registry.champion(spec(name))):
+    for ask in (versions.follow, versions.repair, lambda name: versions.champion(spec(name))):
         with pytest.raises(
             RegistryError, match=r"champion of \w+ is version 1 by the ledger, but MLflow has no"
         ):
@@ -152,7 +154,7 @@ def test_a_registry_that_never_heard_of_the_model_is_told(book: Book) -> None:
     book.record(book.judge(10))
     book.client.delete_registered_model(book.model)
     with pytest.raises(RegistryError, match="is not the registry that the ledger is about"):
-        registry.repair(book.model)
+        versions.repair(book.model)
 
 
 def test_several_that_set_a_new_alias_at_once(book: Book) -> None:
@@ -163,7 +165,7 @@ def test_several_that_set_a_new_alias_at_once(book: Book) -> None:
 
     def follow(_: int) -> int:
         together.wait()
-        return registry.follow(book.model).head
+        return versions.follow(book.model).head
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(follow, range(6))) == {4}
@@ -178,7 +180,7 @@ def test_repair_beside_promotions(book: Book) -> None:
     def repair() -> list[str]:
         told = []
         while not done.is_set():
-            told += [alias.finding for alias in registry.repair(book.model).aliases]
+            told += [alias.finding for alias in versions.repair(book.model).aliases]
         return told
 
     with ThreadPoolExecutor(2) as pool:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from evergreen import storage
 from evergreen.cli import costs
 from evergreen.cli.progress import Progress
 from evergreen.errors import SpecError
 from evergreen.settings import settings
-from evergreen.training import storage
 from evergreen.training.attempt import Allotted, Attempt
 
 pytestmark = pytest.mark.unit

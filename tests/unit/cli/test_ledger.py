@@ -10,7 +10,7 @@ from evergreen import ledger as records
 from evergreen.cli import ledger
 from evergreen.cli.progress import Progress
 from evergreen.ledger import Act
-from unit.ledger.acts import MODEL, held, judged, promoted, rolled_back
+from support.ledger_events import MODEL, held, judged, promoted, rolled_back
 
 pytestmark = pytest.mark.unit
 

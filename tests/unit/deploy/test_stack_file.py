@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from evergreen.cli.airflow_settings import shared
 from evergreen.settings import PREFIX, REPOSITORY, Settings, variable
+from evergreen_local.airflow_settings import shared
 
 pytestmark = pytest.mark.unit
 

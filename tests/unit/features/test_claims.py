@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import lake
-from evergreen import model as models
 from evergreen.features.claims import claim
 from evergreen.features.inputs import dataset
-from evergreen.model import Model
+from evergreen.lake import datasets
 from evergreen.settings import settings
+from evergreen.spec import loader
+from evergreen.spec.model import Model
 
 pytestmark = pytest.mark.unit
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
     settings.cache_clear()
-    yield models.load("flight_delay")
+    yield loader.load("flight_delay")
     settings.cache_clear()
 
 
@@ -106,4 +106,4 @@ def test_whatever_comes_together_every_day_is_made_once(model: Model, seed: int)
     assert len(made) == len(set(made)), "a day was made twice"
     wanted = {name for run, days in wants.items() if run not in dead for name in days}
     assert wanted <= set(made)
-    assert lake.dataset("features/flight_delay").partitions() == sorted(f"day={name}" for name in made)
+    assert datasets.dataset("features/flight_delay").partitions() == sorted(f"day={name}" for name in made)

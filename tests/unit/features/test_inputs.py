@@ -7,47 +7,49 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import lake
+from evergreen.lake import fingerprints
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    import models
+    import evergreen_models
 
     model = tmp_path / "tide"
     model.mkdir()
     (model / "__init__.py").touch()
     (model / "features.py").write_text(
-        "import json\nfrom models.tide import moon\ndef f():\n    from .sun import LIGHT, missing\n"
+        "import json\nfrom evergreen_models.tide import moon\ndef f():\n    from .sun import LIGHT, missing\n"
     )
-    (model / "moon.py").write_text("import models.tide.stars\n")
+    (model / "moon.py").write_text("import evergreen_models.tide.stars\n")
     (model / "sun.py").write_text("LIGHT = 1\n")
     (model / "stars.py").write_text("import pandas\n")
     (model / "weather.py").write_text("raise SystemExit('never imported')\n")
-    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    monkeypatch.setattr(evergreen_models, "__path__", [*evergreen_models.__path__, str(tmp_path)])
     return model
 
 
 def code() -> dict[str, str]:
-    return lake.code(["models.tide.features"], ["pyarrow"])
+    return fingerprints.code(["evergreen_models.tide.features"], ["pyarrow"])
 
 
 def test_the_modules_of_a_model_folder_count_if_they_are_imported(folder: Path) -> None:
     before = code()
     assert set(before) == {
         "pyarrow",
-        "models.tide",
-        *(f"models.tide.{m}" for m in ("features", "moon", "sun", "stars")),
+        "evergreen_models.tide",
+        *(f"evergreen_models.tide.{m}" for m in ("features", "moon", "sun", "stars")),
     }
-    assert not [name for name in sys.modules if name.startswith("models.tide")], "nothing was imported"
+    assert not [name for name in sys.modules if name.startswith("evergreen_models.tide")], (
+        "nothing was imported"
+    )
     (folder / "weather.py").write_text("changed")
     assert code() == before
     (folder / "stars.py").write_text("import numpy\n")
-    assert {name for name in before if before[name] != code()[name]} == {"models.tide.stars"}
+    assert {name for name in before if before[name] != code()[name]} == {"evergreen_models.tide.stars"}
 
 
 def test_a_module_that_is_not_there_is_named(folder: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"models\.tide\.train"):
-        lake.code(["models.tide.train"], [])
+        fingerprints.code(["evergreen_models.tide.train"], [])

@@ -10,7 +10,7 @@ from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error
 
 from evergreen.gates.evidence import Evidence, Missing, NoChampion
 from evergreen.gates.kinds.baseline import compute
-from evergreen.gates.spec import Baseline
+from evergreen.spec.gates import Baseline
 
 pytestmark = pytest.mark.unit
 

@@ -11,7 +11,7 @@ from sklearn.metrics import brier_score_loss, mean_absolute_error, roc_auc_score
 from evergreen.gates.comparisons import gain
 from evergreen.gates.evidence import Evidence, Missing, NoChampion
 from evergreen.gates.kinds.by_slice import compute
-from evergreen.gates.spec import BySlice
+from evergreen.spec.gates import BySlice
 
 pytestmark = pytest.mark.unit
 

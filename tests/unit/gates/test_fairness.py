@@ -9,7 +9,7 @@ from sklearn.metrics import recall_score, roc_auc_score
 
 from evergreen.gates.evidence import Evidence, Missing, NoChampion
 from evergreen.gates.kinds.fairness import compute
-from evergreen.gates.spec import Fairness
+from evergreen.spec.gates import Fairness
 
 pytestmark = pytest.mark.unit
 

@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 
 from evergreen.gates import AgainstChampion, Fairness, Threshold
 from evergreen.gates.metrics import METRICS, auc, brier, calibration_error, log_loss, measure, value
-from evergreen.gates.spec import SCALES
+from evergreen.spec.gates import SCALES
 
 pytestmark = pytest.mark.unit
 

@@ -4,7 +4,7 @@ import pytest
 
 from evergreen.gates.evidence import Evidence, Missing, NoChampion, OnlineSample
 from evergreen.gates.kinds.online_equals_offline import compute
-from evergreen.gates.spec import OnlineEqualsOffline
+from evergreen.spec.gates import OnlineEqualsOffline
 
 pytestmark = pytest.mark.unit
 

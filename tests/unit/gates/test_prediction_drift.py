@@ -6,7 +6,7 @@ from scipy import special, stats
 
 from evergreen.gates.evidence import Evidence, Missing, NoChampion
 from evergreen.gates.kinds.prediction_drift import compute, psi, stability_index
-from evergreen.gates.spec import PredictionDrift
+from evergreen.spec.gates import PredictionDrift
 
 pytestmark = pytest.mark.unit
 

@@ -5,7 +5,7 @@ import pytest
 
 from evergreen.gates.evidence import Evidence, Missing, NoChampion
 from evergreen.gates.kinds.serving import compute
-from evergreen.gates.spec import Serving
+from evergreen.spec.gates import Serving
 
 pytestmark = pytest.mark.unit
 

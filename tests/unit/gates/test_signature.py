@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from evergreen.gates.evidence import Evidence, Missing, NoChampion, Signature
 from evergreen.gates.kinds.signature import compute
-from evergreen.gates.spec import SameSignature
+from evergreen.spec.gates import SameSignature
 
 pytestmark = pytest.mark.unit
 

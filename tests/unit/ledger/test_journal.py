@@ -14,13 +14,14 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from evergreen import ledger, promotion
+from evergreen import ledger
 from evergreen.errors import LedgerError, PromotionRefused
 from evergreen.ledger import Act, Entry, Frozen, State, Unfrozen
-from evergreen.ledger.entry import digest
+from evergreen.ledger.entries import digest
 from evergreen.ledger.journal import Journal, Lost
+from evergreen.promotion import rules
 from evergreen.settings import settings
-from unit.ledger.acts import MODEL, REIGN, judged
+from support.ledger_events import MODEL, REIGN, judged
 
 pytestmark = pytest.mark.unit
 
@@ -230,7 +231,7 @@ def test_of_racing_wishes_one_is_granted(here: str) -> None:
 
     def leave(_: int) -> Entry:
         together.wait()
-        return ledger.commit(MODEL, "monitor", lambda s: promotion.rollback(s, None, "late", leaving="3"))
+        return ledger.commit(MODEL, "monitor", lambda s: rules.rollback(s, None, "late", leaving="3"))
 
     with ThreadPoolExecutor(8) as pool:
         assert {entry.number for entry in pool.map(leave, range(8))} == {7}
@@ -239,7 +240,7 @@ def test_of_racing_wishes_one_is_granted(here: str) -> None:
 
 def test_what_a_decision_raises_goes_up_and_nothing_is_written(here: str) -> None:
     with pytest.raises(PromotionRefused, match="nothing to unfreeze"):
-        ledger.commit(MODEL, "ada", lambda state: promotion.unfreeze(state, "warm"))
+        ledger.commit(MODEL, "ada", lambda state: rules.unfreeze(state, "warm"))
     assert ledger.entries(MODEL) == ()
 
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evergreen import promotion
 from evergreen.errors import LedgerError, PromotionRefused
-from evergreen.gates.spending import Comparison
+from evergreen.gates.alpha_spending import Comparison
 from evergreen.ledger import Act, Backtested, Entry, Frozen, Promoted, Rejected, RolledBack, State, Unfrozen
 from evergreen.ledger import at as state_at
 from evergreen.ledger.state import EMPTY, after, fold, history
-from unit.ledger.acts import (
+from evergreen.promotion import rules
+from support.ledger_events import (
     MODEL,
     REIGN,
     START,
@@ -171,20 +171,20 @@ def _granted(state: State, wish: tuple) -> Act | Entry | None:
             case "judge":
                 return judged(first, state.champion, passed=second)
             case "rollback":
-                return promotion.rollback(state, None if first is None else str(first), "late")
+                return rules.rollback(state, None if first is None else str(first), "late")
             case "release":
-                return promotion.release(state, str(first), "early")
+                return rules.release(state, str(first), "early")
             case "freeze":
-                return promotion.freeze(state, "cold")
+                return rules.freeze(state, "cold")
             case "unfreeze":
-                return promotion.unfreeze(state, "warm")
+                return rules.unfreeze(state, "warm")
         if len(verdicts) <= first:
             return None
         number = verdicts[-1 - first]  # the newest verdict, or one of the few before
         version = str(verdicts.index(number))
         if kind == "reject":
-            return promotion.reject(state, version, number, "grace", "no")
-        return promotion.decide(state, request(state, version, number), cooldown_days=second)
+            return rules.reject(state, version, number, "grace", "no")
+        return rules.decide(state, request(state, version, number), cooldown_days=second)
     except PromotionRefused:
         return None
 

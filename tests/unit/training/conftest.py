@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evergreen import lake
+from evergreen.lake import fingerprints
 from evergreen.training import Job
 
 TRAINER = """
@@ -37,12 +37,12 @@ Make = Callable[..., Job]
 def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Jobs of the model `hashing`, which other processes can import too."""
     sources = tmp_path / "sources"
-    folder = sources / "models" / "hashing"
+    folder = sources / "evergreen_models" / "hashing"
     folder.mkdir(parents=True)
     (folder / "__init__.py").touch()
     (folder / "train.py").write_text(TRAINER)
     monkeypatch.setenv("PYTHONPATH", str(sources))
-    models = import_module("models")
+    models = import_module("evergreen_models")
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(folder.parent)])
     invalidate_caches()
 
@@ -59,11 +59,11 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
             gpu=0,
             processes=1,
             checkpoint_seconds=60,
-            modules=lake.code(("models.hashing.train",), ()),
+            modules=fingerprints.code(("evergreen_models.hashing.train",), ()),
             libraries={},
         )
         return Job(**{**defaults, **fields})
 
     yield make
-    for name in [name for name in sys.modules if name.startswith("models.hashing")]:
+    for name in [name for name in sys.modules if name.startswith("evergreen_models.hashing")]:
         del sys.modules[name]

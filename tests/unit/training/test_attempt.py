@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from tests.unit.training.conftest import Make
 
-from evergreen.training import Job, fitting, process, storage
+from evergreen import storage
+from evergreen.training import Job, runner
 from evergreen.training.attempt import Allotted, attempts, environment
+from evergreen.training.backends import process
 from evergreen.training.outcome import Outcome
 
 pytestmark = pytest.mark.unit
@@ -39,7 +41,7 @@ def test_an_attempt_leaves_its_model_and_a_record(make_job: Make, tmp_path: Path
     attempt = start(make_job(), tmp_path)
     said, _ = attempt.communicate(timeout=60)
     assert attempt.returncode == 0, said
-    assert fitting.is_done("f" * 64, storage.path(str(tmp_path)))
+    assert runner.is_done("f" * 64, storage.path(str(tmp_path)))
     [record] = attempts(storage.path(str(tmp_path)))
     assert (record.outcome, record.step, record.resumed_at) == (Outcome.SUCCEEDED, 5, 0)
     assert (record.run, record.team, record.allotted.spot) == ("coin.retrain scheduled", "tests", True)
@@ -76,7 +78,7 @@ def test_who_is_killed_is_known_to_have_lived(make_job: Make, tmp_path: Path) ->
     [record] = attempts(storage.path(str(tmp_path)))
     assert record.outcome is None
     assert record.ended is None
-    assert not fitting.is_done("f" * 64, storage.path(str(tmp_path)))
+    assert not runner.is_done("f" * 64, storage.path(str(tmp_path)))
 
 
 def test_who_is_asked_to_leave_before_the_first_step_leaves_at_once(make_job: Make, tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_other_code_is_refused_before_anything_is_read(make_job: Make, tmp_path:
     attempt = start(make_job(modules={}), tmp_path)
     lines, _ = attempt.communicate(timeout=60)
     assert Outcome.of(attempt.returncode) is Outcome.BAD_CODE
-    assert "differs from what the job was planned with: models.hashing.train" in lines
+    assert "differs from what the job was planned with: evergreen_models.hashing.train" in lines
 
 
 @pytest.mark.parametrize("text", [None, "{"])

@@ -10,8 +10,9 @@ from threading import Event
 import pytest
 from upath import UPath
 
+from evergreen import storage
 from evergreen.errors import TrainingDataError
-from evergreen.training import Checkpoint, Checkpoints, storage
+from evergreen.training import Checkpoint, Checkpoints
 from evergreen.training.checkpoints import KEPT
 from evergreen.training.outcome import Preempted
 

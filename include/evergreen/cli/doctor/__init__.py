@@ -16,12 +16,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from evergreen.cli import stack
 from evergreen.cli.doctor import cluster, databases, environment, places, servers
 from evergreen.cli.doctor.seen import Seen, Wrong
 from evergreen.cli.progress import Progress, View
 from evergreen.errors import EvergreenError, Fault, FaultsError
 from evergreen.settings import Settings, settings, shown
+from evergreen_local import stack
 
 _WITHIN = 60.0  # seconds; each check has limits of its own, this is for what they do not reach
 _CLOCKS = 5.0  # seconds that two clocks may differ: what Airflow forgives its tokens is 10

@@ -49,7 +49,7 @@ def online_store(url: str) -> Seen:
         return folder(Path(url).parent)
     import redis
 
-    from evergreen.store.backends import connected as redis_at
+    from evergreen.feature_store.online_backends import connected as redis_at
 
     clock = Clock()
     try:

@@ -7,10 +7,10 @@ import subprocess
 from difflib import get_close_matches
 from pathlib import Path
 
-from evergreen.cli import java as runtime
 from evergreen.cli.doctor.seen import Seen, Wrong
-from evergreen.cli.processes import MARK
 from evergreen.settings import PREFIX, Settings, variable
+from evergreen_local.java import require as require_java
+from evergreen_local.processes import MARK
 
 # Variables of ours that are no settings: what the scheduler imports once, whose process this is.
 _OTHERS = {"EVERGREEN_PRELOAD", MARK}
@@ -32,7 +32,7 @@ def variables() -> Seen:
 
 
 def java() -> Seen:
-    runtime.require()
+    require_java()
     return Seen("fit for Spark")
 
 

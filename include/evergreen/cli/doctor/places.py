@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx
 
-from evergreen import lake, ledger
-from evergreen import model as models
+from evergreen import ledger, storage
 from evergreen.cli.doctor.seen import Clock, Seen, Silent, Wrong
 from evergreen.ledger.journal import created
 from evergreen.settings import shown
+from evergreen.spec import loader
 
 _WRITERS, _ROUNDS = 16, 5
 _WRITES = [b"writer %d" % number for number in range(_WRITERS)]
@@ -36,7 +36,7 @@ def folder(root: Path) -> Seen:
         probe.mkdir(parents=True)
         written, linked, renamed = probe / "written", probe / "linked", probe / "renamed"
         written.write_bytes(b"probe")
-        lake.sync(written)
+        storage.sync(written)
         try:
             os.link(written, linked)
         except OSError as error:
@@ -45,7 +45,7 @@ def folder(root: Path) -> Seen:
                 "use a local disk or NFS: publishing, and the ledger in a folder, are links",
             ) from None
         linked.replace(renamed)
-        lake.sync(probe)
+        storage.sync(probe)
     except PermissionError as error:
         raise Wrong(
             f"user id {os.geteuid()} may not write to {error.filename}",
@@ -147,7 +147,7 @@ def make_bucket(uri: str) -> None:
 
 def entries() -> Seen:
     """The chains of all models' entries are whole."""
-    counts = {name: len(ledger.entries(name)) for name in models.names()}
+    counts = {name: len(ledger.entries(name)) for name in loader.names()}
     return Seen(f"{sum(counts.values())} entries of {len(counts)} models, each chain whole")
 
 

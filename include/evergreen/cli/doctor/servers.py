@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from evergreen.cli.airflow import Airflow, AirflowError
 from evergreen.cli.doctor.seen import Clock, Seen, Silent, Wrong
-from evergreen.cli.services import host_of
+from evergreen.client.airflow import Airflow, AirflowError
 from evergreen.settings import shown
+from evergreen_local.services import host_of
 
 _PARTS = {
     "metadatabase": "its database",

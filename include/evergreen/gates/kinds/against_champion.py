@@ -7,14 +7,14 @@ from datetime import date
 
 import numpy as np
 
-from evergreen.gates import usable
+from evergreen.gates import validation
+from evergreen.gates.alpha_spending import Comparison, level
 from evergreen.gates.comparisons import Gain, NotComparable, gain
 from evergreen.gates.evidence import Evidence, Missing, NoChampion
 from evergreen.gates.kinds.shared import beside, differing, labelled, not_computed, shown, unopposed
 from evergreen.gates.metrics import Floats, Metric, measure, value
-from evergreen.gates.spec import AgainstChampion
-from evergreen.gates.spending import Comparison, level
 from evergreen.gates.verdict import Record
+from evergreen.spec.gates import AgainstChampion
 
 # With fewer the spread over resamples is no measure of the error: with no such row at all it is zero.
 TELLING_ROWS = 30
@@ -43,8 +43,8 @@ def compute(gate: AgainstChampion, evidence: Evidence, past: Sequence[Comparison
         return unopposed(gate, ours, label.size)
     if isinstance(evidence.champion, Missing):
         return blocked(f"the champion cannot be compared: {evidence.champion.problem}")
-    champion = usable.column(evidence.champion)
-    faults = usable.score_faults("champion", champion, label, gate.scale.of) + _days_faults(evidence.days)
+    champion = validation.column(evidence.champion)
+    faults = validation.score_faults("champion", champion, label, gate.scale.of) + _days_faults(evidence.days)
     if faults or champion is None or evidence.days is None:
         return blocked(*faults)
     theirs = _value(gate, metric, label, champion)
@@ -78,7 +78,7 @@ def compute(gate: AgainstChampion, evidence: Evidence, past: Sequence[Comparison
 def _value(gate: AgainstChampion, metric: Metric, label: Floats, score: Floats) -> float:
     if gate.metric == "auc":  # counts pairs, and so is exact in any order: no need to sort rows
         return value(metric, label, score)
-    return value(metric, *usable.in_canonical_order([label, score]))
+    return value(metric, *validation.in_canonical_order([label, score]))
 
 
 def _passes(gate: AgainstChampion, found: Gain) -> bool:

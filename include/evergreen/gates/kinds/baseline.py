@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evergreen.gates import usable
+from evergreen.gates import validation
 from evergreen.gates.comparisons import NotComparable, gain
 from evergreen.gates.evidence import Evidence, Missing
 from evergreen.gates.kinds.against_champion import TELLING_ROWS
 from evergreen.gates.kinds.shared import differing, labelled, measured, not_computed, raised
 from evergreen.gates.metrics import Floats
-from evergreen.gates.spec import Baseline
 from evergreen.gates.verdict import Part, Record
+from evergreen.spec.gates import Baseline
 
 
 def compute(gate: Baseline, evidence: Evidence) -> Record:
@@ -27,8 +27,8 @@ def compute(gate: Baseline, evidence: Evidence) -> Record:
     if isinstance(predictions, Missing):
         faults.append(f"there is no baseline {gate.against}: {predictions.problem}")
     else:
-        trivial = usable.column(predictions)
-        faults += usable.score_faults(
+        trivial = validation.column(predictions)
+        faults += validation.score_faults(
             f"baseline {gate.against}", trivial, label, gate.scale.of, may_be_constant=True
         )
     if faults or label is None or candidate is None or trivial is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evergreen.gates import usable
+from evergreen.gates import validation
 from evergreen.gates.comparisons import Gain, NotComparable, gain
 from evergreen.gates.evidence import Evidence, Missing, NoChampion
 from evergreen.gates.kinds.shared import (
@@ -22,8 +22,8 @@ from evergreen.gates.kinds.shared import (
     unopposed,
 )
 from evergreen.gates.metrics import Floats
-from evergreen.gates.spec import BySlice
 from evergreen.gates.verdict import Part, Record
+from evergreen.spec.gates import BySlice
 
 
 def compute(gate: BySlice, evidence: Evidence) -> Record:
@@ -41,8 +41,8 @@ def compute(gate: BySlice, evidence: Evidence) -> Record:
     if isinstance(evidence.champion, Missing):
         faults.append(f"the champion cannot be compared: {evidence.champion.problem}")
     elif not isinstance(evidence.champion, NoChampion):
-        champion = usable.column(evidence.champion)
-        faults += usable.score_faults("champion", champion, label, gate.scale.of)
+        champion = validation.column(evidence.champion)
+        faults += validation.score_faults("champion", champion, label, gate.scale.of)
     groups = {} if label is None else grouped(evidence, gate.by, label.size)
     if isinstance(groups, str):
         faults.append(groups)

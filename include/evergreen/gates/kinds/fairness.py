@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evergreen.gates import usable
+from evergreen.gates import validation
 from evergreen.gates.evidence import Evidence
 from evergreen.gates.kinds.shared import (
     beside,
@@ -16,8 +16,8 @@ from evergreen.gates.kinds.shared import (
     reported,
 )
 from evergreen.gates.metrics import Floats
-from evergreen.gates.spec import Fairness
 from evergreen.gates.verdict import Part, Record
+from evergreen.spec.gates import Fairness
 
 
 def compute(gate: Fairness, evidence: Evidence) -> Record:
@@ -28,11 +28,11 @@ def compute(gate: Fairness, evidence: Evidence) -> Record:
     with fewer than two rows of either class, is reported and not judged. The value is as measured: the largest
     difference of many small groups is large by chance, so set `min_rows` by what `at_most` needs.
     """
-    label, candidate = usable.column(evidence.label), usable.column(evidence.candidate)
+    label, candidate = validation.column(evidence.label), validation.column(evidence.candidate)
     rate = gate.metric == "positive_rate"
     # A rate of predictions asks for no labels of both classes.
-    faults = usable.label_faults(label, gate.min_rows, "amounts" if rate else gate.scale.of)
-    faults += usable.score_faults("candidate", candidate, label, gate.scale.of)
+    faults = validation.label_faults(label, gate.min_rows, "amounts" if rate else gate.scale.of)
+    faults += validation.score_faults("candidate", candidate, label, gate.scale.of)
     groups = {} if label is None else grouped(evidence, gate.by, label.size)
     if isinstance(groups, str):
         faults.append(groups)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from evergreen.gates.evidence import Evidence, Missing, OnlineSample
 from evergreen.gates.kinds.shared import beside, not_computed
-from evergreen.gates.spec import OnlineEqualsOffline
 from evergreen.gates.verdict import Record
+from evergreen.spec.gates import OnlineEqualsOffline
 
 
 def compute(gate: OnlineEqualsOffline, evidence: Evidence) -> Record:

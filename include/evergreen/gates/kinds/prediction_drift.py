@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from evergreen.gates import usable
+from evergreen.gates import validation
 from evergreen.gates.evidence import Evidence, Missing
 from evergreen.gates.kinds.shared import beside, not_computed
 from evergreen.gates.metrics import Floats
-from evergreen.gates.spec import PredictionDrift
 from evergreen.gates.verdict import Record
+from evergreen.spec.gates import PredictionDrift
 
 TENTHS = 10
 
@@ -22,13 +22,13 @@ def compute(gate: PredictionDrift, evidence: Evidence) -> Record:
     The reason also tells how much chance alone would show in 95 of 100 days without any drift: with few rows
     that may be more than `at_most`. It changes nothing about the outcome.
     """
-    holdout = usable.column(evidence.candidate)
+    holdout = validation.column(evidence.candidate)
     faults = _faults("predictions for the holdout", holdout, gate.min_rows)
     recent = None
     if isinstance(evidence.recent, Missing):
         faults.append(f"there are no predictions for the most recent day: {evidence.recent.problem}")
     else:
-        recent = usable.column(evidence.recent)
+        recent = validation.column(evidence.recent)
         faults += _faults("predictions for the most recent day", recent, gate.min_rows)
     if faults or holdout is None or recent is None:
         return not_computed(gate, 0 if recent is None else recent.size, faults)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from evergreen.gates.evidence import Evidence, Missing
 from evergreen.gates.kinds.shared import beside, finite, not_computed
-from evergreen.gates.spec import Serving
 from evergreen.gates.verdict import Record
+from evergreen.spec.gates import Serving
 
 
 def compute(gate: Serving, evidence: Evidence) -> Record:

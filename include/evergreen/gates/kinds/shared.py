@@ -8,11 +8,11 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from evergreen.gates import usable
+from evergreen.gates import validation
 from evergreen.gates.evidence import Evidence, Missing
 from evergreen.gates.metrics import Floats, measure, value
-from evergreen.gates.spec import Gate, Measured
 from evergreen.gates.verdict import Part, Record
+from evergreen.spec.gates import Gate, Measured
 
 Rows = NDArray[np.intp]
 
@@ -43,9 +43,9 @@ def unopposed(gate: Gate, candidate: float, rows: int) -> Record:
 
 def labelled(gate: Measured, evidence: Evidence) -> tuple[Floats | None, Floats | None, list[str]]:
     """Labels and the candidate's predictions, (n,) each, and all that is wrong with them."""
-    label, scores = usable.column(evidence.label), usable.column(evidence.candidate)
-    faults = usable.label_faults(label, gate.min_rows, gate.scale.of)
-    return label, scores, faults + usable.score_faults("candidate", scores, label, gate.scale.of)
+    label, scores = validation.column(evidence.label), validation.column(evidence.candidate)
+    faults = validation.label_faults(label, gate.min_rows, gate.scale.of)
+    return label, scores, faults + validation.score_faults("candidate", scores, label, gate.scale.of)
 
 
 def finite(number: object) -> float | None:
@@ -123,7 +123,7 @@ def differing(gate: Measured, one: Floats, other: Floats) -> int:
 
 def measured(gate: Measured, label: Floats, scores: Floats) -> float | None:
     """The gate's metric of these rows (n,), in whatever order they come; None where it does not exist."""
-    return finite(value(measure(gate), *usable.in_canonical_order([label, scores])))
+    return finite(value(measure(gate), *validation.in_canonical_order([label, scores])))
 
 
 def reported(gate: Measured, label: Floats, scores: Floats) -> float | None:

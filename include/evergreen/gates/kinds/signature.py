@@ -7,8 +7,8 @@ from difflib import SequenceMatcher
 
 from evergreen.gates.evidence import Evidence, Missing, Signature
 from evergreen.gates.kinds.shared import not_computed
-from evergreen.gates.spec import SameSignature
 from evergreen.gates.verdict import Record
+from evergreen.spec.gates import SameSignature
 
 Columns = tuple[tuple[str, str], ...]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from evergreen.gates import usable
+from evergreen.gates import validation
 from evergreen.gates.evidence import Evidence
 from evergreen.gates.kinds.shared import beside, labelled, not_computed
 from evergreen.gates.metrics import measure, value
-from evergreen.gates.spec import Threshold
 from evergreen.gates.verdict import Record
+from evergreen.spec.gates import Threshold
 
 
 def compute(gate: Threshold, evidence: Evidence) -> Record:
@@ -17,7 +17,7 @@ def compute(gate: Threshold, evidence: Evidence) -> Record:
     label, candidate, faults = labelled(gate, evidence)
     if faults or label is None or candidate is None:
         return not_computed(gate, 0 if label is None else label.size, faults)
-    measured = value(measure(gate), *usable.in_canonical_order([label, candidate]))
+    measured = value(measure(gate), *validation.in_canonical_order([label, candidate]))
     if not np.isfinite(measured):
         return not_computed(gate, label.size, [f"the candidate has no {gate.metric} on {label.size:,} rows"])
     passed = measured >= gate.limit if gate.scale.higher_is_better else measured <= gate.limit

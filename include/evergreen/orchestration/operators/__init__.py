@@ -1,1 +1,1 @@
-"""Operators: the tasks that a function with `@task` is too small for."""
+"""Operators: training, its pod, and the approval of a person."""

@@ -27,9 +27,9 @@ from evergreen.orchestration.triggers.pod import (
     summary,
 )
 from evergreen.settings import Pods
-from evergreen.training import diagnosis
+from evergreen.training.backends import diagnosis
+from evergreen.training.backends.pod import GRACE_S, JOB, MADE_FROM, RUN, label
 from evergreen.training.outcome import Ended, Outcome, TryAgain
-from evergreen.training.pod import GRACE_S, JOB, MADE_FROM, RUN, label
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class TrainerPod:
     ):
         """
         Args:
-            manifest: the pod, of `evergreen.training.pod.manifest`.
+            manifest: the pod, of `evergreen.training.backends.pod.manifest`.
             timeout: of a deferral.
             state: handed to the trigger, and part of its event.
         """

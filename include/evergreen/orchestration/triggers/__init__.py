@@ -1,1 +1,1 @@
-"""Triggers: what the triggerer waits for on behalf of a deferred task."""
+"""Triggers: raw days that arrive, DAG runs that finish, pods that end."""

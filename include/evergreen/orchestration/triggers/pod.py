@@ -16,8 +16,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kubernetes_asyncio.client import ApiClient, ApiException, CoreV1Api, V1DeleteOptions, V1Preconditions
 from urllib3.exceptions import HTTPError
 
-from evergreen.training import diagnosis
-from evergreen.training.pod import CONTAINER
+from evergreen.training.backends import diagnosis
+from evergreen.training.backends.pod import CONTAINER
 
 _API_OUTAGE_S = 600  # hours of training are not to end because the API server is upgraded meanwhile
 _POLL_S = 2

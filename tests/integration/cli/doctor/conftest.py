@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-import s3_server
-from s3_server import S3
+from support import s3_server
+from support.s3_server import S3
 
 Answer = tuple[int, Any] | Callable[[bytes], tuple[int, Any]]
 

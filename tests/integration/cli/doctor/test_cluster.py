@@ -11,7 +11,7 @@ import yaml
 from evergreen.cli.doctor import cluster
 from evergreen.settings import Pods
 from integration.cli.doctor.conftest import Told
-from unit.cli.doctor.saying import wrong
+from support.checks import wrong
 
 pytestmark = pytest.mark.integration
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import ledger, promotion
+from evergreen import ledger
 from evergreen.cli.doctor import places
 from evergreen.errors import LedgerError
+from evergreen.promotion import rules
 from evergreen.settings import settings
-from s3_server import S3
-from unit.cli.doctor.saying import wrong
+from support.checks import wrong
+from support.s3_server import S3
 
 pytestmark = pytest.mark.integration
 
@@ -129,7 +130,7 @@ def test_a_store_of_no_known_kind() -> None:
 
 
 def test_the_chains_of_all_models_are_read(home: Path) -> None:
-    ledger.commit("flight_delay", "tests", lambda state: promotion.freeze(state, "a test"))
+    ledger.commit("flight_delay", "tests", lambda state: rules.freeze(state, "a test"))
     assert places.entries().what.startswith("1 entries of")
     entry = Path(settings().ledger, "flight_delay/000001.json")
     entry.chmod(0o600)

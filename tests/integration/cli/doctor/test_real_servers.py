@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-import servers as running
 from evergreen.cli import migrate
 from evergreen.cli.doctor import databases, servers
 from evergreen.cli.migrate import MigrationError
 from evergreen.cli.progress import Progress
-from evergreen.store.backends import connected
-from unit.cli.doctor.saying import wrong
+from evergreen.feature_store.online_backends import connected
+from support import servers as running
+from support.checks import wrong
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ import pytest
 
 from evergreen.cli.doctor import servers
 from integration.cli.doctor.conftest import Told
-from unit.cli.doctor.saying import wrong
+from support.checks import wrong
 
 pytestmark = pytest.mark.integration
 

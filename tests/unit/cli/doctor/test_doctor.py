@@ -13,10 +13,10 @@ from evergreen.cli import doctor
 from evergreen.cli.doctor import Check, NotWellError, environment, examine
 from evergreen.cli.doctor.seen import Clock, Seen, Wrong
 from evergreen.cli.progress import Progress
-from evergreen.cli.stack import Addresses
 from evergreen.errors import LedgerError
 from evergreen.settings import Settings
-from unit.cli.doctor.saying import wrong
+from evergreen_local.stack import Addresses
+from support.checks import wrong
 
 pytestmark = pytest.mark.unit
 

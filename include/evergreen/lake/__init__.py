@@ -1,0 +1,1 @@
+"""The lake: datasets that are published partition by partition, and fingerprints of data and code."""

@@ -1,0 +1,170 @@
+"""The task that trains: in a process of its own, or in a pod of a cluster, as `EVERGREEN_TRAINING` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
+
+from evergreen.orchestration.dag_run import refusals
+from evergreen.settings import settings
+from evergreen.spec import loader
+from evergreen.spec.model import Model
+
+if TYPE_CHECKING:
+    from evergreen.orchestration.operators.pod import TrainerPod
+
+
+class Train(BaseOperator):
+    """Train a candidate from a job file, in a process of its own or in a pod (`EVERGREEN_TRAINING`).
+
+    **When it fails,** the last line of its log says why and what to do. Clearing it is always safe: it goes on
+    from the job's last checkpoint, and a pod that is still at work is taken up again.
+
+    **When it is deferred,** its pod is waited for without a worker; the pod's log is among the task's.
+    """
+
+    # `examples` is the reference of a training set; the task gives it, and the reference of the model.
+    template_fields: Sequence[str] = ("examples",)
+
+    def __init__(self, *, model: Model, examples: Any, **options: Any):
+        super().__init__(
+            **{
+                "doc_md": type(self).__doc__,
+                "execution_timeout": longest(model),
+                # For what may pass: 5 seconds after the first time, minutes after the last. Preemptions are apart.
+                "retries": 5,
+                "retry_exponential_backoff": 2.0,
+                "max_retry_delay": timedelta(minutes=10),
+                **options,
+            }
+        )
+        self.model, self.examples = model.name, examples
+        self._pod: TrainerPod | None = None
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        with refusals():
+            return self._trained(context)
+
+    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Continue once the trigger of the pod has fired; the name is `operators.pod.RESUME_METHOD`."""
+        with refusals():
+            return self._trained(context, event)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralError, TaskDeferralTimeout):
+            # The trigger is gone without an event. Were this the last try, nobody would end the pod.
+            _delete_pods(_run(context))
+            raise
+
+    def on_kill(self) -> None:
+        from evergreen.training.outcome import TryAgain
+
+        if self._pod:
+            self._pod.on_kill()
+        else:
+            # Called in a signal handler: unwinds whatever is going on, which ends a training process with it.
+            raise TryAgain("the task was ended from outside")
+
+    def _trained(self, context: Any, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        from evergreen import storage
+        from evergreen.feature_store import training_sets
+        from evergreen.training import candidates
+        from evergreen.training.backends import process
+
+        model = loader.load(self.model)
+        source = training_sets.dataset(model)
+        training_set, features = source.get(self.examples), training_sets.feature_columns(model)
+        done = None if event else candidates.published(model, training_set, features)
+        if done:
+            print(f"the model {done.partition} is published already with fingerprint {done.fingerprint[:12]}")
+        else:
+            job_file = str(candidates.prepare(model, training_set, source, features))
+            if event or settings().training == "pod":
+                self._in_pods(context, model, job_file, event)
+            else:
+                process.attempts(model, storage.path(job_file), _run(context))
+            # Whatever an attempt or Airflow says of itself: only a model that is there, and whole, is success.
+            done = candidates.accept(model, training_set, features)
+        return {"training_set": self.examples, "candidate": done.reference}
+
+    def _in_pods(self, context: Any, model: Model, job_file: str, event: Mapping[str, Any] | None) -> None:
+        """Attempt the job until there is a result; an attempt that is preempted is followed by another at once.
+
+        Raises:
+            TaskDeferred: an attempt goes on, and the trigger waits for it.
+            TryAgain, TrainingError: as of `Ended.again_at_once`.
+        """
+        from evergreen import storage
+        from evergreen.training import runner
+        from evergreen.training.outcome import Outcome, TryAgain
+
+        preemptions = 0
+        if event:
+            state = event["state"]
+            preemptions = state["preemptions"]
+            if state["job"] != job_file:
+                _delete_pods(_run(context))
+                raise TryAgain(
+                    f"{model.name}'s code, data or parameters changed while it was trained: the next try trains anew"
+                )
+        folder = storage.path(job_file).parent
+        while True:
+            self._pod = self._pod_of(context, model, job_file, preemptions)
+            ended = self._pod.attempt(event)
+            if ended.outcome is Outcome.SUCCEEDED or runner.is_done(folder.name, folder):
+                return
+            ended.again_at_once(model.name, preemptions, model.resources.preemptions)
+            preemptions += 1
+            self.log.warning(
+                "Attempt %s was preempted: %s. The next one begins at once (%s of %s)",
+                preemptions,
+                ended.sentence,
+                preemptions,
+                model.resources.preemptions,
+            )
+            event = None
+
+    def _pod_of(self, context: Any, model: Model, job_file: str, preemptions: int) -> TrainerPod:
+        from evergreen import storage
+        from evergreen.orchestration.operators.pod import TrainerPod
+        from evergreen.training.backends import pod
+        from evergreen.training.job import Job
+
+        pods = settings().pods
+        template = pod.template(pods.template) if pods.template else None
+        job = Job.read(storage.path(job_file))
+        manifest = pod.manifest(model, job, job_file, _run(context), pods, template)
+        state = {"job": job_file, "preemptions": preemptions}
+        return TrainerPod(manifest=manifest, pods=pods, timeout=longest(model), state=state)
+
+
+def leave_no_pod(context: Mapping[str, Any]) -> None:
+    """Delete what pods a run that has failed has left: a callback of its DAG.
+
+    There is one if its task was ended by hand in the second between making its pod and waiting for it in the
+    triggerer, or was killed in its last try.
+    """
+    if settings().training == "pod":
+        _delete_pods(f"{context['dag'].dag_id} {context['run_id']}")
+
+
+def _delete_pods(run: str) -> None:
+    from evergreen.orchestration.operators.pod import delete_pods_of_run
+
+    delete_pods_of_run(run, settings().pods)
+
+
+def longest(model: Model) -> timedelta:
+    """What all attempts of one try of the task may take: to get a node each, to start, to train, and to leave."""
+    resources, startup = model.resources, settings().pods.startup_minutes
+    return timedelta(minutes=(resources.preemptions + 1) * (2 * startup + resources.minutes + 5))
+
+
+def _run(context: Any) -> str:
+    return f"{context['dag_run'].dag_id} {context['dag_run'].run_id}"

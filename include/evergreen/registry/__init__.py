@@ -1,0 +1,1 @@
+"""The MLflow registry: versions, their files and signatures, and the aliases that follow the ledger."""

@@ -1,0 +1,1 @@
+"""Where a training attempt runs: a process of this machine, or a pod of a cluster."""

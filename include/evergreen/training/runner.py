@@ -1,0 +1,112 @@
+"""Runs the trainer of a model, and leaves what it made: files first, named by their content, the result last."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import ValidationError
+from upath import UPath
+
+from evergreen import storage
+from evergreen.errors import TrainingError
+from evergreen.lake import fingerprints
+from evergreen.training.checkpoints import Checkpoints
+from evergreen.training.job import OUTPUT, RESULT, Job, Result
+from evergreen.training.outcome import OtherCode
+
+
+def fit(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
+    """Train, unless that is done. Of several processes that train together, the one that `writes` leaves the model.
+
+    Raises:
+        OtherCode: what is here is not what the job is about.
+        Preempted, or whatever the trainer raises.
+    """
+    versions = _same_code(job)
+    if is_done(job.fingerprint, folder):
+        print("this job is done already")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch)
+        metrics = import_module(f"evergreen_models.{job.model}.train").fit(job, output, checkpoints)
+        checkpoints.wait()
+        if checkpoints.writes:
+            _leave(job, folder, output, metrics, versions)
+
+
+def is_done(fingerprint: str, folder: UPath) -> bool:
+    """Whether the model of the job in `folder` is there, whole."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            fetch(fingerprint, folder, Path(scratch))
+    except TrainingError:
+        return False
+    return True
+
+
+def fetch(fingerprint: str, folder: UPath, target: Path) -> Result:
+    """Copy the files of the model, if it is whole and of the job with this fingerprint, into `target`.
+
+    Raises:
+        TrainingError: it is missing, of another job, or a file differs from its hash.
+    """
+    where = folder / OUTPUT
+    try:
+        result = Result.read(where / RESULT)
+    except (OSError, ValidationError) as error:
+        raise TrainingError(f"{where}: no valid {RESULT}, so no model: {error}") from None
+    if result.fingerprint != fingerprint:
+        raise TrainingError(
+            f"{where}: holds the model of job {result.fingerprint[:12]}, not {fingerprint[:12]}"
+        )
+    for name, digest in result.files.items():
+        try:
+            storage.download(where / digest / name, target / name)
+        except OSError as error:
+            raise TrainingError(f"{where}: {name} cannot be read: {error}") from None
+        if storage.sha256(target / name) != digest:
+            raise TrainingError(f"{where}: {name} was changed after it was written")
+    return result
+
+
+def _leave(
+    job: Job, folder: UPath, output: Path, metrics: Mapping[str, float], versions: Mapping[str, str]
+) -> None:
+    files = {file.name: storage.sha256(file) for file in sorted(output.iterdir())}
+    for name, digest in files.items():
+        storage.upload(output / name, folder / OUTPUT / digest / name)
+    result = Result(fingerprint=job.fingerprint, files=files, metrics=metrics, environment=versions)
+    result.write(folder / OUTPUT / RESULT)
+
+
+def _same_code(job: Job) -> dict[str, str]:
+    """The versions of what is here, if they and the code are those of the job."""
+    here = fingerprints.code((f"evergreen_models.{job.model}.train",), ())
+    other = [name for name in {**here, **job.modules} if here.get(name) != job.modules.get(name)]
+    versions = {name: _version(name) for name in job.libraries}
+    other += [
+        f"{name} ({versions[name] or 'missing'} here, {wanted} wanted)"
+        for name, wanted in job.libraries.items()
+        if versions[name] != wanted
+    ]
+    if other:
+        raise OtherCode(
+            f"the trainer's environment differs from what the job was planned with: {', '.join(other)}; build its "
+            "image, or `make trainer`, from the sources that Airflow has"
+        )
+    return {"python": platform.python_version(), **job.libraries}
+
+
+def _version(package: str) -> str | None:
+    """Installed version, without the part that tells a build for CPUs from one for GPUs."""
+    for name in (package, package.removesuffix("-cpu")):  # xgboost-cpu is xgboost where there are GPUs
+        try:
+            return version(name).partition("+")[0]
+        except PackageNotFoundError:
+            continue
+    return None

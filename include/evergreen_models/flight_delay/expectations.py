@@ -1,0 +1,153 @@
+"""What must hold of the raw drops, and of the features made from them, for anything to be published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+
+import great_expectations.expectations as gxe
+from great_expectations.expectations.expectation import Expectation
+
+from evergreen_models.flight_delay.features import DELAYS, GROUPS
+
+ORIGINS = ["EWR", "JFK", "LGA"]
+
+_INSTANT = "Timestamp"  # with a time zone: how pandas calls it
+
+RAW_COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "flights": {
+        **dict.fromkeys(["year", "month", "day", "sched_dep_time", "sched_arr_time", "flight"], "int64"),
+        **dict.fromkeys(["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"], "float64"),
+        **dict.fromkeys(["carrier", "tailnum", "origin", "dest"], "object"),
+        **dict.fromkeys(["distance", "hour", "minute"], "int64"),
+        "time_hour": _INSTANT,
+    },
+    "weather": {
+        "origin": "object",
+        **dict.fromkeys(["year", "month", "day", "hour"], "int64"),
+        **dict.fromkeys(["temp", "dewp", "humid", "wind_dir", "wind_speed"], "float64"),
+        **dict.fromkeys(["wind_gust", "precip", "pressure", "visib"], "float64"),
+        "time_hour": _INSTANT,
+    },
+    "planes": {
+        **dict.fromkeys(["tailnum", "type", "manufacturer", "model", "engine"], "object"),
+        **dict.fromkeys(["engines", "seats"], "int64"),
+        **dict.fromkeys(["year", "speed"], "float64"),
+    },
+    "airports": {"faa": "object", "tzone": "object"},
+}
+
+
+def raw(source: str, day: date | None) -> list[Expectation]:
+    """What must hold of the values in the drop of `source` for `day` (None: a register, for all days)."""
+    return {"flights": _flights, "weather": _weather, "planes": _planes, "airports": _airports}[source](day)
+
+
+def _flights(day: date | None) -> list[Expectation]:
+    return [
+        # The thinnest day of 2013, Thanksgiving, had 634: far fewer means that part of the day is missing.
+        gxe.ExpectTableRowCountToBeBetween(min_value=300, max_value=5000),
+        gxe.ExpectColumnDistinctValuesToEqualSet(column="origin", value_set=ORIGINS),
+        gxe.ExpectCompoundColumnsToBeUnique(
+            column_list=["year", "month", "day", "carrier", "flight", "origin", "dest", "sched_dep_time"]
+        ),
+        *_of_the_day(day),
+        *_never_null("carrier", "flight", "origin", "dest", "distance", "sched_dep_time", "time_hour"),
+        *(_between(clock, 1, 2400) for clock in ("dep_time", "arr_time")),
+        *(_between(clock, 0, 2359) for clock in ("sched_dep_time", "sched_arr_time")),
+        _between("hour", 0, 23),
+        _between("minute", 0, 59),
+        _between("distance", 1, 6000),
+        _between("air_time", 1, 1200),
+        *(_between(delay, -180, 2880) for delay in ("dep_delay", "arr_delay")),
+        # An arrival without a departure, or a delay without an arrival, is no flight.
+        gxe.ExpectColumnValuesToNotBeNull(
+            column="dep_time", row_condition="arr_delay.notnull()", condition_parser="pandas"
+        ),
+        gxe.ExpectColumnValuesToNotBeNull(
+            column="air_time", row_condition="arr_delay.notnull()", condition_parser="pandas"
+        ),
+        # More than half of a day's flights cancelled happens (a blizzard did it); all of them does not.
+        gxe.ExpectColumnValuesToNotBeNull(column="arr_delay", mostly=0.02),
+    ]
+
+
+def _weather(day: date | None) -> list[Expectation]:
+    # Hours may be missing, even all of a day's: then there is no weather, which is what the features say.
+    return [
+        gxe.ExpectTableRowCountToBeBetween(max_value=3 * 25),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["origin", "time_hour"]),
+        gxe.ExpectColumnValuesToBeInSet(column="origin", value_set=ORIGINS),
+        *_of_the_day(day),
+        *_never_null("origin", "time_hour"),
+        _between("temp", -40, 130),
+        _between("humid", 0, 100),
+        _between("precip", 0, 20),
+        _between("visib", 0, 100),
+    ]
+
+
+def _planes(_: date | None) -> list[Expectation]:
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=1000),
+        gxe.ExpectColumnValuesToBeUnique(column="tailnum"),
+        *_never_null("tailnum"),
+        _between("year", 1930, 2013),
+    ]
+
+
+def _airports(_: date | None) -> list[Expectation]:
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=100),
+        gxe.ExpectColumnValuesToBeUnique(column="faa"),
+        *_never_null("faa", "tzone"),
+        gxe.ExpectColumnValuesToMatchRegex(column="tzone", regex=r"^\w+/\w+"),
+    ]
+
+
+def features(table: str) -> list[Expectation]:
+    """What must hold of one computed day of `table`, the spine or a view."""
+    if table == "departures":
+        return [
+            gxe.ExpectTableRowCountToBeBetween(min_value=300),
+            gxe.ExpectColumnValuesToBeUnique(column="flight_id"),
+            *_never_null("flight_id", "event_timestamp", "carrier", "origin", "dest"),
+            gxe.ExpectColumnValuesToBeInSet(column="late", value_set=[0, 1]),
+            _between("departure_minute", 0, 1439),
+            gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+                column_A="label_known_at", column_B="event_timestamp", ignore_row_if="either_value_is_missing"
+            ),
+        ]
+    if table in GROUPS:
+        keys = list(GROUPS[table])
+        return [
+            # On the very first day nothing has landed before the first departure: a few rows must do.
+            gxe.ExpectTableRowCountToBeBetween(min_value=1),
+            gxe.ExpectCompoundColumnsToBeUnique(column_list=[*keys, "event_timestamp"]),
+            *_never_null(*keys, "event_timestamp", *(c for c in DELAYS if c.startswith("flights"))),
+            *(_between(column, 0, 1) for column in DELAYS if column.startswith("late_rate")),
+            *(_between(column, 0, 100_000) for column in DELAYS if column.startswith("flights")),
+        ]
+    keys = {"origin_weather": ["origin"], "aircraft": ["tailnum"]}[table]
+    values = {"origin_weather": _between("wind_speed", 0, 200), "aircraft": _between("aircraft_age", 0, 90)}
+    return [
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=[*keys, "event_timestamp"]),
+        *_never_null(*keys, "event_timestamp"),
+        values[table],
+    ]
+
+
+def _of_the_day(day: date | None) -> list[Expectation]:
+    assert day is not None
+    return [
+        gxe.ExpectColumnValuesToBeInSet(column=part, value_set=[getattr(day, part)])
+        for part in ("year", "month", "day")
+    ]
+
+
+def _never_null(*columns: str) -> list[Expectation]:
+    return [gxe.ExpectColumnValuesToNotBeNull(column=column) for column in columns]
+
+
+def _between(column: str, low: float, high: float) -> Expectation:
+    return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high)

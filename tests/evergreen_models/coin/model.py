@@ -1,0 +1,17 @@
+from evergreen.spec.model import Model
+
+MODEL = Model(
+    name="coin",
+    owner="tests",
+    features="flight_delay",
+    feature_service="flight_delay",
+    request_columns=["departure_minute"],
+    label="late",
+    schedule="0 0 * * 1",
+    retrain_after_days=3,
+    train_days=10,
+    holdout_days=3,
+    parameters=dict(rounds=20, max_depth=2),
+    # Nobody guesses this well: its candidates are judged, registered, and never promoted.
+    gates=[dict(kind="threshold", metric="auc", at_least=0.99)],
+)

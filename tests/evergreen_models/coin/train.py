@@ -1,0 +1,3 @@
+from evergreen_models.flight_delay.train import fit
+
+__all__ = ["fit"]

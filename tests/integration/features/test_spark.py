@@ -1,0 +1,42 @@
+"""`EVERGREEN_OFFLINE_STORE=spark` gives the training set that the default gives, from the same published files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from evergreen.feature_store import training_sets
+from evergreen.spec import loader
+from evergreen.window import Origin, Window
+
+pytestmark = pytest.mark.integration
+
+
+def rows() -> pd.DataFrame:
+    """Training rows as of 12 January; few days, because Spark takes its time."""
+    model = loader.load("flight_delay")
+    window = Window.between(date(2013, 1, 3), date(2013, 1, 12), Origin.MANUAL, "America/New_York")
+    manifest = training_sets.build(model, window)
+    published = training_sets.dataset(model)
+    return (
+        pq.read_table(published.path(manifest, "train"))
+        .to_pandas()
+        .sort_values("flight_id")
+        .reset_index(drop=True)
+    )
+
+
+def test_the_spark_store_gives_the_same_training_set(
+    own_january: Path, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = rows()
+    monkeypatch.setenv("EVERGREEN_OFFLINE_STORE", "spark")
+    monkeypatch.setenv("EVERGREEN_FEAST_REGISTRY", f"sqlite:///{own_january}/spark-registry.db")
+    use_home(own_january)
+    (own_january / "lake/training_sets/flight_delay/_manifests/as_of=2013-01-12.json").unlink()
+    pd.testing.assert_frame_equal(rows(), expected, check_dtype=False, check_like=True)

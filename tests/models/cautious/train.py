@@ -1,3 +1,0 @@
-from models.flight_delay.train import fit
-
-__all__ = ["fit"]

@@ -1,0 +1,74 @@
+"""Kill -9 of parts of a stack: of an engine, of a component of Airflow, of tasks at random moments as a thread."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from evergreen_local.stack import Record
+
+
+def kill_engine(home: Path, name: str) -> None:
+    """Kill an engine's own process, such as Spark's JVM."""
+    psutil.Process(Record.read(home).engines[name].process.pid).kill()
+
+
+def kill_component(home: Path, name: str) -> None:
+    """Kill the scheduler or the triggerer, with all that it has started."""
+    standalone = psutil.Process(Record.read(home).engines["airflow"].process.pid)
+    [component] = [child for child in standalone.children() if name in " ".join(child.cmdline())]
+    for process in [component, *component.children(recursive=True)]:
+        process.kill()
+
+
+def running_tasks(home: Path) -> list[psutil.Process]:
+    """The processes of this stack's tasks.
+
+    A LocalExecutor worker names itself after the task that it supervises; the task is its child.
+    """
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if not title.startswith("airflow worker -- LocalExecutor:") or "<idle>" in title:
+            continue
+        try:
+            if process.environ().get("EVERGREEN_HOME") == str(home):
+                found += process.children()
+        except psutil.Error:
+            continue
+    return found
+
+
+class Killer(threading.Thread):
+    """Kills a task of this stack, with all that it has started, `kills` times, at seeded random moments."""
+
+    def __init__(self, home: Path, kills: int, seed: int, pause: tuple[float, float] = (0.5, 4.0)):
+        super().__init__(daemon=True)
+        self.home, self.kills, self.pause = home, kills, pause
+        self.random = random.Random(seed)
+        self.killed: list[str] = []
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while len(self.killed) < self.kills and not self.done.is_set():
+            time.sleep(self.random.uniform(*self.pause))
+            if tasks := running_tasks(self.home):
+                victim = self.random.choice(tasks)
+                started = victim.children(recursive=True)
+                name = self._kill(victim)
+                for process in started:
+                    self._kill(process)
+                if name:
+                    self.killed.append(name)
+
+    def _kill(self, process: psutil.Process) -> str:
+        try:
+            name = f"{process.pid} {process.name()}"
+            process.kill()
+            return name
+        except psutil.NoSuchProcess:
+            return ""

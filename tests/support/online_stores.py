@@ -1,0 +1,98 @@
+"""The kinds of online store, for tests that hold for each: where it is, what is in it, and how it is lost."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.infra.online_stores.sqlite import SqliteOnlineStore
+
+from evergreen.feature_store.online_backends import connected
+from evergreen.settings import settings
+
+_MARKS = "_evergreen"
+
+
+class Kept(Protocol):
+    writer: type[Any]
+    """Feast's class that writes to it."""
+
+    def use(self, home: Path) -> None:
+        """Point the settings at a home with an online store of its own."""
+        ...
+
+    def contents(self) -> object:
+        """Every value with its event time, to be compared."""
+        ...
+
+    def lose(self) -> None: ...
+
+    def copy(self) -> Any: ...
+
+    def restore(self, copy: Any) -> None: ...
+
+
+class InSqlite:
+    writer = SqliteOnlineStore
+
+    def __init__(self, use_home: Callable[[Path], Path]):
+        self.use = use_home
+
+    def contents(self) -> object:
+        found = {}
+        with closing(sqlite3.connect(settings().online_store)) as con:
+            for view in ("levels", "depths"):
+                query = f"SELECT entity_key, feature_name, value, event_ts FROM evergreen_{view}"
+                found |= {(view, key, name): (value, ts) for key, name, value, ts in con.execute(query)}
+        return found
+
+    def lose(self) -> None:
+        with suppress(FileNotFoundError):
+            Path(settings().online_store).unlink()
+
+    def copy(self) -> bytes:
+        return Path(settings().online_store).read_bytes()
+
+    def restore(self, copy: bytes) -> None:
+        Path(settings().online_store).write_bytes(copy)
+
+
+class InRedis:
+    """A database of the server for each home."""
+
+    writer = RedisOnlineStore
+
+    def __init__(self, use_home: Callable[[Path], Path], url: str, monkeypatch: pytest.MonkeyPatch):
+        self._use_home, self._url, self._monkeypatch = use_home, url, monkeypatch
+        self._homes: list[Path] = []
+        with connected(url) as server:
+            server.flushall()
+
+    def use(self, home: Path) -> None:
+        if home not in self._homes:
+            self._homes.append(home)
+        self._monkeypatch.setenv("EVERGREEN_ONLINE_STORE", f"{self._url}/{self._homes.index(home)}")
+        self._use_home(home)
+
+    def contents(self) -> object:
+        with connected(settings().online_store) as server:
+            return {key: server.hgetall(key) for key in server.scan_iter() if key != _MARKS.encode()}
+
+    def lose(self) -> None:
+        with connected(settings().online_store) as server:
+            server.flushdb()
+
+    def copy(self) -> dict[bytes, bytes]:
+        with connected(settings().online_store) as server:
+            return {key: server.dump(key) for key in server.scan_iter()}
+
+    def restore(self, copy: dict[bytes, bytes]) -> None:
+        with connected(settings().online_store) as server:
+            server.flushdb()
+            for key, value in copy.items():
+                server.restore(key, 0, value)

@@ -1,0 +1,136 @@
+"""From payloads of Airflow's API to what a person sees."""
+
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from evergreen.cli.progress import Step
+from evergreen_local import watching
+
+pytestmark = pytest.mark.unit
+
+NEW_YORK = ZoneInfo("America/New_York")
+NOW = datetime(2026, 11, 21, 12, 0, 10, tzinfo=UTC)
+
+
+def run(day, state, hour=5):
+    """A run about one day of New York, where midnight is 05:00 UTC in winter and 04:00 in summer."""
+    return {
+        "dag_run_id": f"backfill__{day}",
+        "dag_id": "flight_delay.features",
+        "state": state,
+        "data_interval_start": f"{day}T{hour:02d}:00:00Z",
+    }
+
+
+def task(task_id, state, day="2013-01-01", start=None, duration=None):
+    return {
+        "task_id": task_id,
+        "dag_run_id": f"backfill__{day}",
+        "state": state,
+        "start_date": start,
+        "duration": duration,
+    }
+
+
+def test_a_run_is_about_the_local_day_in_winter_and_in_summer():
+    assert watching.day_of(run("2013-01-01", "queued"), NEW_YORK) == date(2013, 1, 1)
+    assert watching.day_of(run("2013-07-01", "queued", hour=4), NEW_YORK) == date(2013, 7, 1)
+    assert watching.day_of({"data_interval_start": None}, NEW_YORK) is None
+
+
+def test_settled_means_that_every_day_has_a_run_that_is_over():
+    days = [date(2013, 1, 1), date(2013, 1, 2)]
+    runs = watching.by_day([run("2013-01-01", "success"), run("2013-01-02", "running")], NEW_YORK)
+    assert not watching.settled(runs, days)
+    assert watching.settled({**runs, days[1]: run("2013-01-02", "failed")}, days)
+    assert not watching.settled({days[0]: runs[days[0]]}, days)
+
+
+def test_a_backfill_shows_days_done_and_the_task_of_each_day_under_way():
+    days = [date(2013, 1, day) for day in range(1, 5)]
+    runs = [run("2013-01-01", "success"), run("2013-01-02", "running"), run("2013-01-03", "failed")]
+    instances = [
+        task("build", "running", "2013-01-02", start="2026-11-21T12:00:00Z"),
+        task("check_raw", "queued", "2013-01-02"),
+        task("build", "running", "2013-06-01"),  # of a run that is none of this backfill's
+    ]
+    view = watching.backfill_view(
+        "flight_delay.features", days, watching.by_day(runs, NEW_YORK), instances, NOW
+    )
+    assert str(view) == ("flight_delay.features  1/4 days  ▸ 2013-01-02 build 10 s  ✗ 2013-01-03 failed")
+    assert view.news == (1, 1)
+
+
+def test_a_run_shows_its_tasks_in_the_order_of_the_chain():
+    instances = [
+        task("judge", None),
+        task("train", "running", start="2026-11-21T12:00:03Z"),
+        task("plan", "success", start="2026-11-21T11:59:00Z", duration=1.4),
+        task("materialize", "skipped", duration=0.2),
+    ]
+    chain = ["plan", "materialize", "train", "judge", "promote"]
+    view = watching.run_view("flight_delay.retrain", chain, instances, NOW)
+    assert view.steps == (
+        Step("plan", "success", 1.4),
+        Step("materialize", "skipped", 0.2),
+        Step("train", "running", 7.0),
+        Step("judge", "waiting"),
+        Step("promote", "waiting"),
+    )
+    assert (view.done, view.total) == (2, 5)
+    assert str(view) == "flight_delay.retrain  2/5 tasks  ▸ train 7 s"
+    assert watching.chain(view).startswith("✓ plan 1 s  – materialize skipped 0 s  ▸ train 7 s")
+
+
+def test_news_of_a_run_are_changes_of_state_not_of_seconds():
+    first, second = (
+        watching.run_view("r", ["plan"], [task("plan", "running", start="2026-11-21T12:00:03Z")], now)
+        for now in (NOW, NOW.replace(second=40))
+    )
+    assert first != second
+    assert first.news == second.news
+
+
+def test_the_error_of_a_log_is_its_last_exception():
+    detail = [{"exc_type": "RawDataError", "exc_value": "raw data: 1 fault\n  - flights.parquet: missing"}]
+    log = [
+        {"event": "::group::Log message source details"},
+        {"event": "checking", "level": "info"},
+        {"event": "Task failed with exception", "level": "error", "error_detail": detail},
+        {"event": "Marking task as failed", "level": "info"},
+    ]
+    assert watching.error_lines(log) == ["RawDataError: raw data: 1 fault", "  - flights.parquet: missing"]
+
+
+def test_the_error_of_a_log_says_where_it_happened_and_what_it_came_of():
+    detail = [
+        {"exc_type": "PermissionError", "exc_value": "Access Denied.", "exc_notes": ["s3://jobs/a/job.json"]},
+        {"exc_type": "AccessDenied", "exc_value": "calling PutObject", "exc_notes": [], "is_cause": True},
+        {"exc_type": "KeyError", "exc_value": "'seen on the way'", "exc_notes": [], "is_cause": False},
+    ]
+    log = [{"event": "Task failed with exception", "error_detail": detail}]
+    assert watching.error_lines(log) == [
+        "PermissionError: Access Denied.",
+        "s3://jobs/a/job.json",
+        "Caused by: AccessDenied: calling PutObject",
+    ]
+
+
+def test_the_error_of_a_spark_job_is_told_without_the_stack_of_its_jvm():
+    stack = "\n".join(f"\tat org.apache.spark.Part{n}.work(Part{n}.scala:{n})" for n in range(40))
+    value = f"[TASK_WRITE_FAILED] lake/day\n\nJVM stacktrace:\norg.apache.spark.SparkException\n{stack}\n"
+    value += f"Caused by: java.io.IOException: No space left on device\n{stack}\n\t... 9 more"
+    log = [{"error_detail": [{"exc_type": "SparkException", "exc_value": value}]}]
+    assert watching.error_lines(log) == [
+        "SparkException: [TASK_WRITE_FAILED] lake/day",
+        "org.apache.spark.SparkException",
+        "Caused by: java.io.IOException: No space left on device",
+    ]
+
+
+def test_without_an_exception_the_end_of_the_log_has_to_do():
+    log = [{"event": "::group::x"}, *({"event": f"line {n}"} for n in range(30)), {"event": " "}]
+    assert watching.error_lines(log, most=3) == ["line 27", "line 28", "line 29"]
+    assert watching.error_lines([]) == []

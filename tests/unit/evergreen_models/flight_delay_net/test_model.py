@@ -1,0 +1,37 @@
+"""The spec is light, and what it says of the network can be used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from evergreen.spec import loader
+from evergreen_models.flight_delay.features import SPINE
+from evergreen_models.flight_delay_net.parameters import Parameters
+
+pytestmark = pytest.mark.unit
+
+HEAVY = ("torch", "numpy", "pyarrow", "pandas", "onnx", "xgboost", "safetensors")
+
+
+def test_a_dag_file_that_reads_the_spec_imports_no_engine() -> None:
+    code = (
+        "import sys; from evergreen.spec import loader; loader.load('flight_delay_net'); "
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[]"
+
+
+def test_it_shares_the_features_of_the_trees_and_adds_who_flies_where() -> None:
+    net, trees = loader.load("flight_delay_net"), loader.load("flight_delay")
+    assert net.features_of == trees.name
+    assert set(net.request_columns) - set(trees.request_columns) == {"carrier", "origin", "dest"}
+    assert set(net.request_columns) <= set(SPINE)
+
+
+def test_its_parameters_are_valid_and_embed_its_texts() -> None:
+    parameters = Parameters.model_validate(loader.load("flight_delay_net").parameters)
+    assert set(parameters.embedding) == {"carrier", "origin", "dest"}

@@ -1,0 +1,123 @@
+"""The lifetime budget: what each comparison may spend, and that no life spends more."""
+
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evergreen.gates import Comparison
+from evergreen.gates.alpha_spending import level
+
+pytestmark = pytest.mark.unit
+
+FIRST = date(2013, 1, 1)
+# ζ(1.6): ten thousand terms, the integral of the rest, and half a term (Euler and Maclaurin).
+ZETA = sum(k**-1.6 for k in range(1, 10_001)) + 10_000**-0.6 / 0.6 - 10_000**-1.6 / 2
+
+
+def week(number, days=7, step=7):
+    start = FIRST + timedelta(step * number)
+    return start, start + timedelta(days)
+
+
+def live(outcomes, *, error=0.05, days=None):
+    """The levels of a life: at each comparison whether it passed, and on which days it was."""
+    past, levels = [], []
+    for number, passed in enumerate(outcomes):
+        on = days[number] if days else week(number)
+        levels.append(level(error, "gate", on, past))
+        past.append(Comparison(on, (("gate", levels[-1], passed),)))
+    return levels
+
+
+def test_the_series_of_a_model_that_never_passes():
+    levels = live([False] * 100)
+    assert levels[0] == pytest.approx(0.05 / ZETA, rel=1e-9)
+    assert levels[0] == pytest.approx(0.0219, abs=5e-5)
+    assert levels[99] == pytest.approx(0.05 / ZETA * 100**-1.6, rel=1e-9)
+    assert sum(levels) < 0.05
+
+
+def test_a_pass_hands_its_level_on_and_a_failure_loses_it():
+    base = live([False] * 5)
+    assert live([True, True, False, False, True]) == pytest.approx(
+        [base[0], base[0] + base[1], base[0] + base[1] + base[2], base[3], base[4]]
+    )
+
+
+def test_days_used_before_halve_the_level_for_each_comparison_that_used_them():
+    base = live([False] * 4)
+    same = live([False] * 4, days=[week(0)] * 4)
+    assert same == pytest.approx([b / 2**j for j, b in enumerate(base)])
+    # A holdout of 14 days, each week: shares a day with the one before, not with the one before that.
+    rolling = live([False] * 4, days=[week(number, days=14) for number in range(4)])
+    assert rolling == pytest.approx([base[0], base[1] / 2, base[2] / 2, base[3] / 2])
+
+
+def test_one_day_is_enough_to_overlap_and_none_is_not():
+    start, end = week(0)
+    base = live([False] * 2)[1]
+    past = [Comparison((start, end), (("gate", 0.01, False),))]
+    one_shared = level(0.05, "gate", (end - timedelta(1), end + timedelta(6)), past)
+    before_it = level(0.05, "gate", (start - timedelta(7), start), past)
+    assert (one_shared, before_it) == (pytest.approx(base / 2), pytest.approx(base))
+
+
+def test_nothing_is_carried_into_or_out_of_a_comparison_on_used_days():
+    base = live([False] * 3)
+    # The second uses the first's days: gets half of its own; though it passes, the third gets its own only.
+    assert live([True, True, False], days=[week(0), week(0), week(9)]) == pytest.approx(
+        [base[0], base[1] / 2, base[2]]
+    )
+
+
+def test_each_gate_has_a_budget_of_its_own():
+    base = live([False] * 3)
+    past = [Comparison(week(0), (("other", 0.02, True), ("gate", 0.01, False)))]
+    assert level(0.05, "gate", week(1), past) == pytest.approx(base[1])
+    assert level(0.05, "other", week(1), past) == pytest.approx(base[1] + 0.02)
+    # A gate that is new, or could not be computed then: its share of that time is gone, nothing is carried.
+    past = [Comparison(week(0), (("gate", 0.01, True),)), Comparison(week(1), (("other", 0.01, True),))]
+    assert level(0.05, "gate", week(2), past) == pytest.approx(base[2])
+
+
+def test_a_confidence_that_was_raised_is_not_outspent_by_what_was_carried():
+    past = [Comparison(week(0), (("gate", 0.2, True),))]
+    assert level(0.01, "gate", week(1), past) == 0.01
+
+
+errors = st.floats(1e-6, 0.5)
+any_days = st.builds(week, st.integers(0, 30), st.integers(1, 30), st.integers(1, 7))
+
+
+@given(errors, st.lists(any_days, max_size=60))
+def test_comparisons_that_fail_never_spend_more_than_the_budget(error, days):
+    levels = live([False] * len(days), error=error, days=days)
+    assert all(0 < spent < 1 for spent in levels)
+    assert sum(levels) <= error * (1 + 1e-12)
+
+
+def test_not_even_thousands_of_times_on_the_same_days():
+    levels = live([False] * 3000, days=[week(0)] * 3000)
+    assert all(0 < spent < 1 for spent in levels)
+    assert sum(levels) <= 0.05
+
+
+@settings(max_examples=300)
+@given(errors, st.lists(st.tuples(any_days, st.booleans(), st.booleans()), max_size=60))
+def test_until_the_first_false_pass_the_null_comparisons_spend_at_most_the_budget(error, life):
+    """Bonferroni over the comparisons in which the candidate falls short: whatever the others do, and on whichever
+    days, the chance that one of those is the first to slip through is at most the sum of their levels."""
+    outcomes = [
+        truly_better and passes for _, truly_better, passes in life
+    ]  # none that falls short passes: not yet
+    levels = live(outcomes, error=error, days=[on for on, _, _ in life])
+    assert all(0 < spent <= error for spent in levels)
+    of_null = [spent for spent, (_, truly_better, _) in zip(levels, life, strict=True) if not truly_better]
+    assert sum(of_null) <= error * (1 + 1e-12)
+
+
+def test_a_model_that_improves_keeps_what_it_did_not_lose():
+    """The tenth comparison of a model whose nine before passed has nearly all of the budget."""
+    assert live([True] * 10)[9] > 0.8 * 0.05 > 10 * live([False] * 10)[9]

@@ -1,0 +1,523 @@
+"""Evidence to verdict: what passes, what fails, and that nothing unusable ever promotes or raises."""
+
+import doctest
+import json
+import sys
+import time
+from datetime import date, timedelta
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.stats import t
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+import evergreen.gates
+from evergreen.gates import (
+    AgainstChampion,
+    Comparison,
+    Missing,
+    NoChampion,
+    Own,
+    Threshold,
+    Verdict,
+    judge,
+)
+from evergreen.gates import Evidence as AnyEvidence
+from evergreen.gates.alpha_spending import level
+from evergreen.gates.metrics import METRICS
+
+pytestmark = pytest.mark.unit
+
+AUC = Threshold(metric="auc", at_least=0.6)
+BRIER = Threshold(metric="brier", at_most=0.2)
+NOT_WORSE = AgainstChampion(metric="auc", must_be="not_worse", margin=0.05)
+WEEK = (date(2013, 3, 1), date(2013, 3, 8))
+
+
+def Evidence(label, candidate, champion, days=WEEK):
+    return AnyEvidence(label, candidate, champion, days)
+
+
+def good(n=400, seed=0):
+    """Labels, a good candidate, and a champion about as good."""
+    random = np.random.default_rng(seed)
+    truth = random.beta(1, 2, size=n)
+    label = (random.random(n) < truth).astype(float)
+    return label, truth.copy(), np.clip(truth + random.normal(scale=0.02, size=n), 0, 1)
+
+
+def strict_json(verdict):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = verdict.model_dump_json()
+    assert Verdict.model_validate_json(text) == verdict
+    return json.loads(text, parse_constant=refuse)
+
+
+def only(gate, evidence, past=()):
+    (record,) = judge([gate], evidence, past).records
+    return record
+
+
+def test_a_good_candidate_is_promoted():
+    label, candidate, champion = good()
+    verdict = judge([AUC, BRIER, NOT_WORSE], Evidence(label, candidate, champion))
+    assert verdict.promote
+    auc, brier, not_worse = verdict.records
+    assert auc.candidate == pytest.approx(roc_auc_score(label, candidate))
+    assert brier.candidate == pytest.approx(brier_score_loss(label, candidate))
+    assert not_worse.champion == pytest.approx(roc_auc_score(label, champion))
+    low, high = not_worse.interval
+    assert -0.05 <= low < not_worse.candidate - not_worse.champion < high
+    assert not_worse.level == level(1 - 0.95, NOT_WORSE.name, WEEK, [])
+    assert [r.level for r in (auc, brier)] == [None, None]
+    assert [r.threshold for r in verdict.records] == [0.6, 0.2, -0.05]
+    assert {r.rows for r in verdict.records} == {400}
+
+
+def test_thresholds_hold_to_the_last_digit_and_say_so():
+    label, candidate, _ = good()
+    exact = only(AUC, Evidence(label, candidate, NoChampion())).candidate
+    at = Threshold(metric="auc", at_least=exact)
+    above = Threshold(metric="auc", at_least=float(np.nextafter(exact, 1)))
+    assert only(at, Evidence(label, candidate, NoChampion())).outcome == "passed"
+    missed = only(above, Evidence(label, candidate, NoChampion()))
+    assert missed.outcome == "failed"
+    shown = float(missed.reason.split()[1])
+    assert shown < above.limit  # not rounded onto the limit
+    assert f"at least {above.limit} is required" in missed.reason
+
+    brier = only(BRIER, Evidence(label, candidate, NoChampion())).candidate
+    for limit, outcome in [(brier, "passed"), (np.nextafter(brier, 0), "failed")]:
+        gate = Threshold(metric="brier", at_most=float(limit))
+        assert only(gate, Evidence(label, candidate, NoChampion())).outcome == outcome
+
+
+def amounts(n=600, seed=0):
+    """Labels, a good candidate, and a champion about as good, in minutes."""
+    random = np.random.default_rng(seed)
+    label = random.gamma(2, 20, size=n)
+    return label, label + random.normal(scale=5, size=n), label + random.normal(scale=5.2, size=n)
+
+
+@pytest.mark.parametrize(
+    ("metric", "margin", "fields"),
+    [
+        ("auc", 0.01, {}),
+        ("auc", 0.01, {"test": "bootstrap"}),
+        ("log_loss", 0.01, {}),
+        ("brier", 0.01, {}),
+        ("accuracy", 0.01, {"cut": 0.5}),
+        ("precision", 0.01, {"cut": 0.5}),
+        ("recall", 0.01, {"cut": 0.4}),
+        ("rmse", 0.2, {}),
+        ("mae", 0.2, {}),
+        ("quantile_loss", 0.1, {"quantile": 0.9}),
+        ("sklearn.metrics:max_error", 1.0, {"higher_is_better": False}),
+    ],
+)
+def test_worse_and_better_are_told_apart_on_every_scale(metric, margin, fields):
+    of_amounts = metric not in METRICS or metric in ("rmse", "mae", "quantile_loss")
+    label, candidate, _ = amounts(n=2000) if of_amounts else good(n=2000)
+    noise = np.random.default_rng(1).normal(scale=0.4, size=label.size)
+    blurred = candidate + 50 * noise if of_amounts else np.clip(candidate + noise, 0.01, 0.99)
+    about = {"metric": metric, "resamples": 200, **fields}
+    not_worse = AgainstChampion(must_be="not_worse", margin=margin, **about)
+    better = AgainstChampion(must_be="better", **about)
+
+    for gate in (not_worse, better):
+        found = only(gate, Evidence(label, candidate, blurred))
+        assert found.outcome == "passed"
+        assert found.interval[0] > 0
+        assert "it is at least" in found.reason
+        assert "better; spends 0.0219 of the lifetime budget 0.05" in found.reason
+
+    for gate, says in ((not_worse, "it may be up to"), (better, "it must be better, and may be up to")):
+        found = only(gate, Evidence(label, blurred, candidate))
+        assert found.outcome == "failed"
+        assert found.interval[1] < 0
+        assert says in found.reason
+
+    same = Evidence(label, candidate, candidate)
+    alike, not_better = only(not_worse, same), only(better, same)
+    assert (alike.outcome, alike.interval) == ("passed", (0.0, 0.0))
+    assert "it is no worse;" in alike.reason
+    assert (not_better.outcome, not_better.interval) == ("failed", (0.0, 0.0))
+    assert "it must be better, and may be no better;" in not_better.reason
+
+
+def test_better_by_a_margin_needs_the_margin():
+    label, candidate, _ = good(n=3000)
+    blurred = np.clip(candidate + np.random.default_rng(1).normal(scale=0.3, size=3000), 0, 1)
+    evidence = Evidence(label, candidate, blurred)
+    low, _ = only(AgainstChampion(metric="auc", must_be="better"), evidence).interval
+    for margin, outcome in ((low * 0.99, "passed"), (low, "passed"), (low * 1.01, "failed")):
+        gate = AgainstChampion(metric="auc", must_be="better", margin=margin)
+        found = only(gate, evidence)
+        assert (found.outcome, found.threshold) == (outcome, margin)
+    assert "it must be at least" in found.reason
+    assert "and may be only" in found.reason
+
+
+def test_as_good_is_not_enough_when_there_are_too_few_rows_to_show_it():
+    gate = AgainstChampion(metric="auc", must_be="not_worse", margin=0.01)
+
+    def evidence(n):
+        label, truth, _ = good(n=n)
+        blur = np.random.default_rng(1).normal(scale=0.1, size=(2, n))
+        return Evidence(label, *np.clip(truth + blur, 0, 1))
+
+    few, many = only(gate, evidence(120)), only(gate, evidence(20_000))
+    assert (few.outcome, many.outcome) == ("failed", "passed")
+    assert few.interval[1] > 0  # nor was it shown to be worse
+
+
+def test_the_bound_is_that_of_the_level_spent():
+    """Brier scores are means: their difference has the error of a mean, and the bound lies as many errors off as the
+    level says, at the first comparison and at the thirtieth."""
+    label, candidate, champion = good(n=900)
+    champion = np.clip(champion + np.random.default_rng(8).normal(scale=0.3, size=900), 0, 1)
+    gains = (label - champion) ** 2 - (label - candidate) ** 2
+    gate = AgainstChampion(metric="brier", must_be="better")
+    for past in ((), tuple(failures(29))):
+        record = only(gate, Evidence(label, candidate, champion), past)
+        assert record.level == level(1 - 0.95, gate.name, WEEK, past)
+        width = t.isf(record.level, 899) * gains.std() / 30
+        assert record.interval == pytest.approx((gains.mean() - width, gains.mean() + width), rel=0.1)
+
+
+def failures(count, *, until=WEEK[0]):
+    weeks = [until - timedelta(7 * number) for number in range(count, 0, -1)]
+    return [
+        Comparison((start, start + timedelta(7)), (("brier_against_champion", 0.001, False),))
+        for start in weeks
+    ]
+
+
+def test_every_comparison_costs_and_the_same_days_cost_more():
+    label, candidate, _ = good(n=900)
+    blurred = np.clip(candidate + np.random.default_rng(1).normal(scale=0.08, size=900), 0, 1)
+    gate = AgainstChampion(metric="brier", must_be="better")
+    on_new_days = only(gate, Evidence(label, candidate, blurred), failures(3))
+    on_used_days = only(gate, Evidence(label, candidate, blurred), failures(3, until=WEEK[1]))
+    first = only(gate, Evidence(label, candidate, blurred))
+    assert first.level > on_new_days.level == pytest.approx(2 * on_used_days.level)
+    assert first.interval[0] > on_new_days.interval[0] > on_used_days.interval[0]
+    assert "spends 0.00238 of the lifetime budget 0.05" in on_new_days.reason
+
+
+def test_what_passes_a_first_time_may_fail_when_the_budget_is_nearly_spent():
+    label, candidate, _ = good(n=900)
+    blurred = np.clip(candidate + np.random.default_rng(1).normal(scale=0.1, size=900), 0, 1)
+    gate = AgainstChampion(metric="brier", must_be="better")
+    outcomes = [
+        only(gate, Evidence(label, candidate, blurred), failures(n)).outcome for n in (0, 30, 10**3, 10**5)
+    ]
+    assert outcomes == sorted(outcomes, reverse=True)
+    assert {outcomes[0], outcomes[-1]} == {"passed", "failed"}
+
+
+def test_first_champion():
+    label, candidate, _ = good()
+    verdict = judge([AUC, NOT_WORSE], Evidence(label, candidate, NoChampion()))
+    assert verdict.promote
+    record = verdict.records[1]
+    assert record.reason == "no champion yet: nothing to compare with"
+    assert record.candidate == pytest.approx(roc_auc_score(label, candidate))
+    assert (record.champion, record.interval, record.level) == (None, None, None)
+    assert only(NOT_WORSE, Evidence(label, candidate, NoChampion(), days=None)).outcome == "passed"
+
+
+def test_a_champion_that_cannot_be_compared_blocks():
+    label, candidate, _ = good()
+    problem = "version 3 was trained on days up to 2013-02-25, the holdout starts 2013-02-22"
+    verdict = judge([AUC, NOT_WORSE], Evidence(label, candidate, Missing(problem)))
+    assert [r.outcome for r in verdict.records] == ["passed", "not_computed"]
+    assert problem in verdict.reason
+    assert not verdict.promote
+
+
+@pytest.mark.parametrize(
+    ("days", "says"),
+    [(None, "does not say of which days"), (WEEK[::-1], "of no day"), ((WEEK[0], WEEK[0]), "of no day")],
+)
+def test_a_comparison_on_unknown_days_is_not_made(days, says):
+    record = only(NOT_WORSE, Evidence(*good(), days=days))
+    assert (record.outcome, record.level) == ("not_computed", None)
+    assert says in record.reason
+
+
+def test_days_that_are_no_dates_block_too():
+    record = only(NOT_WORSE, Evidence(*good(), days=("2013-03-01", 7)))
+    assert record.outcome == "not_computed"
+    assert "the gate broke with TypeError" in record.reason
+
+
+def test_too_few_of_a_class_for_the_bootstrap_is_said():
+    label, candidate, champion = good()
+    label[:] = 0
+    label[:3] = 1
+    record = only(NOT_WORSE.model_copy(update={"test": "bootstrap"}), Evidence(label, candidate, champion))
+    assert record.outcome == "not_computed"
+    assert (
+        "resamples drew rows for which auc does not exist: 400 rows, 3 of them of the rarer" in record.reason
+    )
+    assert record.champion is not None
+    assert record.level is None
+
+
+def test_two_that_hardly_differ_are_not_bootstrapped():
+    """Of 400 rows three are told differently. The spread over resamples says that this is next to nothing, the rows
+    that are not there may say otherwise; McNemar's test knows, and the others block."""
+    label, candidate, _ = good()
+    champion = candidate.copy()
+    champion[:3] = 1 - champion[:3]
+    recall = AgainstChampion(metric="recall", cut=0.5, must_be="not_worse", margin=0.3)
+    record = only(recall, Evidence(label, candidate, champion))
+    assert record.outcome == "not_computed"
+    assert "the two differ in 3 of 400 rows: too few" in record.reason
+    accuracy = AgainstChampion(metric="accuracy", cut=0.5, must_be="not_worse", margin=0.3)
+    assert only(accuracy, Evidence(label, candidate, champion)).outcome == "passed"
+
+
+def test_no_value_is_named_and_blocks():
+    label, candidate, champion = good()
+    low = candidate / 10
+    gate = Threshold(metric="precision", cut=0.9, at_least=0.1)
+    assert only(gate, Evidence(label, low, champion)).reason == "the candidate has no precision on 400 rows"
+    against = AgainstChampion(metric="precision", cut=0.9, must_be="better")
+    assert "the candidate has no precision" in only(against, Evidence(label, low, champion)).reason
+    assert "the champion has no precision" in only(against, Evidence(label, candidate, low)).reason
+
+
+@pytest.fixture
+def folder():
+    """A model folder's module, with functions that are right and wrong."""
+    module = ModuleType("folder_of_a_model")
+
+    def broken(*_):
+        raise RuntimeError("no such\nluck")
+
+    module.broken = broken
+    module.nothing = lambda label, score: None
+    module.nan = lambda label, score: float("nan")
+    module.bias = lambda label, score: abs(float((score - label).mean()))
+    sys.modules[module.__name__] = module
+    yield module.__name__
+    del sys.modules[module.__name__]
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("broken", "the gate broke with RuntimeError: no such luck"),
+        ("nothing", "the gate broke with TypeError: float() argument"),
+        ("nan", "the candidate has no folder_of_a_model:nan on 400 rows"),
+        ("missing", "the gate broke with AttributeError"),
+    ],
+)
+def test_a_function_of_the_users_that_fails_blocks(folder, function, says):
+    about = {"metric": f"{folder}:{function}", "higher_is_better": False}
+    for gate in (Threshold(**about, at_most=1.0), AgainstChampion(**about, must_be="better")):
+        record = only(gate, Evidence(*good()))
+        assert record.outcome == "not_computed"
+        assert says in record.reason
+        assert record.rows == 400
+
+
+def test_a_function_of_the_users_that_is_right_is_judged_by(folder):
+    label, candidate, _ = good()
+    gate = Threshold(metric=f"{folder}:bias", higher_is_better=False, at_most=0.05)
+    assert only(gate, Evidence(label, candidate, NoChampion())).outcome == "passed"
+    assert only(gate, Evidence(label, candidate / 2, NoChampion())).outcome == "failed"
+
+
+def test_a_gate_of_a_module_that_is_not_there_blocks():
+    record = only(Own(function="no.such_module:gate"), Evidence(*good()))
+    assert record.outcome == "not_computed"
+    assert "ModuleNotFoundError" in record.reason
+
+
+def test_three_rows_are_said_to_be_too_few_by_every_metric():
+    for gate in (
+        AUC,
+        NOT_WORSE,
+        Threshold(metric="rmse", at_most=1.0),
+        AgainstChampion(metric="mae", must_be="better"),
+    ):
+        record = only(gate, Evidence([0, 1, 1], [0.2, 0.3, 0.9], [0.1, 0.4, 0.8]))
+        assert record.outcome == "not_computed"
+        assert "3 rows are too few, at least 100 are needed" in record.reason
+
+
+def test_amounts_may_be_anything_but_infinite_or_constant():
+    label, candidate, champion = amounts()
+    gates = [Threshold(metric="mae", at_most=9.0), AgainstChampion(metric="mae", must_be="better")]
+    shifted = Evidence(label - 1e3, candidate - 1e3, champion - 1e3)
+    assert [r.outcome != "not_computed" for r in judge(gates, shifted).records] == [True, True]
+    for spoiled, says in (
+        (np.where(np.arange(600) == 7, np.inf, label), "1 of 600 labels are NaN or infinite"),
+        (None, "the labels are not one row of numbers"),
+    ):
+        assert {r.reason for r in judge(gates, Evidence(spoiled, candidate, champion)).records} == {says}
+    constant = judge(gates, Evidence(label, np.full(600, 40.0), champion)).records
+    assert {r.reason for r in constant} == {"the candidate scores every row 40: a constant ranks nothing"}
+    with np.errstate(over="ignore"):
+        huge = only(gates[1], Evidence(label, candidate * 1e300, champion))
+    assert huge.outcome == "not_computed"
+    assert "infinite" in huge.reason
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        AUC,
+        NOT_WORSE,
+        NOT_WORSE.model_copy(update={"test": "bootstrap", "resamples": 200}),
+        AgainstChampion(metric="accuracy", cut=0.3, must_be="not_worse", margin=0.1),
+        AgainstChampion(metric="log_loss", must_be="better", resamples=200),
+    ],
+    ids=lambda gate: f"{gate.metric}-{getattr(gate, 'chosen_test', 'threshold')}",
+)
+def test_rows_are_a_set_and_types_do_not_matter(gate):
+    """The same bits from rows in another order and numbers in another type: a re-run finds what was found."""
+    label, candidate, champion = (column.astype(np.float32) for column in good())
+    candidate[:50] = -0.0
+    first = only(gate, Evidence(label, candidate, champion))
+    order = np.random.default_rng(1).permutation(label.size)
+    candidate[:50] = 0.0
+    shuffled = Evidence(
+        label[order].astype(bool), candidate[order].astype(np.float64), list(map(float, champion[order]))
+    )
+    assert only(gate, shuffled).model_dump_json() == first.model_dump_json()
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    record = only(AUC, Evidence([1, 1, 2], [0.5, float("nan")], NoChampion()))
+    assert record.reason == (
+        "3 rows are too few, at least 100 are needed; 1 of 3 labels are neither 0 nor 1; "
+        "0 of 3 labels are 0, at least 2 are needed; the candidate has 2 scores for 3 labels; "
+        "1 of the candidate's 2 scores are NaN or infinite"
+    )
+
+
+def test_min_rows_is_the_gates_own():
+    label, candidate, _ = good(n=60)
+    assert only(AUC, Evidence(label, candidate, NoChampion())).outcome == "not_computed"
+    assert only(AUC.model_copy(update={"min_rows": 60}), Evidence(label, candidate, NoChampion())).candidate
+
+
+def put(index, bad):
+    def spoil(column):
+        column = column.copy()
+        column[index % column.size] = bad
+        return column
+
+    return spoil
+
+
+spoiled_score = st.one_of(
+    st.builds(put, st.integers(0), st.sampled_from([np.nan, np.inf, -np.inf, -1e-9, 1 + 1e-9, 7.0])),
+    st.builds(lambda c: lambda column: np.full_like(column, c), st.sampled_from([0.0, 0.2, 0.5, 1.0])),
+    st.sampled_from(
+        [
+            lambda column: column[:-1],
+            lambda column: column[:0],
+            lambda column: np.r_[column, 0.5],
+            lambda column: column[:, None],
+            lambda column: np.float64(0.5),
+            lambda column: None,
+            lambda column: "scores",
+            lambda column: [*column[:-1], None],
+            lambda column: [*column[:-1], [0.5]],
+            lambda column: column.astype(str),
+            lambda column: column.astype(object),
+            lambda column: column.astype(complex),
+            lambda column: column.astype("datetime64[D]"),
+            lambda column: np.ma.masked_less(column, 0.1),
+        ]
+    ),
+)
+spoiled_label = st.one_of(
+    st.builds(put, st.integers(0), st.sampled_from([np.nan, np.inf, -1.0, 0.5, 2.0])),
+    st.sampled_from(
+        [
+            lambda column: np.zeros_like(column),
+            lambda column: np.ones_like(column),
+            lambda column: np.r_[1.0, np.zeros(column.size - 1)],
+            lambda column: column[:99],
+            lambda column: column[:, None],
+            lambda column: None,
+            lambda column: column.astype(str),
+        ]
+    ),
+)
+
+
+@given(where=st.sampled_from(["label", "candidate", "champion"]), data=st.data())
+def test_one_thing_wrong_is_never_promoted_and_never_raises(where, data):
+    columns = dict(zip(("label", "candidate", "champion"), good(), strict=True))
+    spoil = data.draw(spoiled_label if where == "label" else spoiled_score)
+    columns[where] = spoil(columns[where])
+    verdict = judge([AUC, BRIER, NOT_WORSE], Evidence(**columns))
+    assert not verdict.promote
+    touched = verdict.records if where != "champion" else verdict.records[2:]
+    assert {record.outcome for record in touched} == {"not_computed"}
+    assert all(r.interval is None for r in touched)
+    strict_json(verdict)
+    if where != "champion":  # nor as the first champion
+        first = judge([AUC, BRIER, NOT_WORSE], Evidence(columns["label"], columns["candidate"], NoChampion()))
+        assert {record.outcome for record in first.records} == {"not_computed"}
+
+
+anything = hnp.arrays(
+    dtype=hnp.scalar_dtypes(), shape=hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=6)
+)
+scores = hnp.arrays(
+    np.float64, st.integers(4, 12), elements=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0, 1.5, np.nan])
+)
+labels = hnp.arrays(np.int8, st.integers(4, 12), elements=st.sampled_from([0, 1, 1, 0, 2]))
+
+
+@given(
+    label=labels | anything,
+    candidate=scores | anything,
+    champion=scores | anything | st.builds(NoChampion) | st.builds(Missing, st.text(max_size=5)),
+)
+def test_whatever_comes_is_judged_and_a_pass_is_earned(label, candidate, champion):
+    not_worse = AgainstChampion(metric="brier", must_be="not_worse", margin=0.3, resamples=200)
+    amounts = AgainstChampion(metric="mae", must_be="not_worse", margin=0.5, resamples=200, name="amounts")
+    gates = [AUC, not_worse, amounts]
+    gates = [gate.model_copy(update={"min_rows": 4}) for gate in gates]
+    verdict = judge(gates, Evidence(label, candidate, champion))
+    strict_json(verdict)
+    assert len(verdict.records) == 3
+    if verdict.promote:
+        assert roc_auc_score(label, candidate) >= 0.6
+        if not isinstance(champion, NoChampion):
+            assert brier_score_loss(label, candidate) - brier_score_loss(label, champion) <= 0.3
+
+
+def test_no_gates_and_two_of_one_name_block():
+    evidence = Evidence(*good())
+    assert not judge([], evidence).promote
+    assert "two gates are named auc_threshold" in judge([AUC, AUC], evidence).reason
+
+
+def test_the_example_of_the_package_runs():
+    assert doctest.testmod(evergreen.gates).failed == 0
+
+
+def test_judging_is_quick():
+    """Three gates on a week of 6,000 rows take a blink; a slow machine may take ten."""
+    label, candidate, champion = good(n=6000)
+    gates = [AUC, NOT_WORSE, AgainstChampion(metric="log_loss", must_be="better")]
+    judge(gates, Evidence(label, candidate, champion))  # loads what is loaded once
+    started = time.process_time()
+    judge(gates, Evidence(label, candidate, champion))
+    assert time.process_time() - started < 2

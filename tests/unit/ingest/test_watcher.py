@@ -1,0 +1,569 @@
+"""Arrivals: a complete day is announced, whatever is killed when; and once, unless it got lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evergreen.errors import WindowError
+from evergreen.ingest import watcher
+from evergreen.ingest.watcher import LOST_AFTER, SETTLE, UNTAKEN_AFTER, Announced, Records, Verdict, Watch
+
+pytestmark = pytest.mark.unit
+
+SOURCES = ("flights", "weather")
+FIRST, SECOND, THIRD = "2013-01-01", "2013-01-02", "2013-01-03"
+
+
+def parquet(mark: str = "data") -> bytes:
+    return b"PAR1" + mark.encode() + b"\0\0\0\0PAR1"
+
+
+class Bench:
+    """A raw prefix, its records, a clock that is set by hand, and the watcher of the moment."""
+
+    def __init__(self, prefix: str, records: Path, sources: tuple[str, ...] = SOURCES):
+        self.prefix, self.records, self.sources = prefix, Records(records), sources
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.fs, self.root = fsspec.core.url_to_fs(prefix)
+        self.restart()
+
+    def restart(self) -> None:
+        self.watch = Watch(self.prefix, self.sources, self.records, clock=lambda: self.now)
+
+    def write(self, day: str, source: str, content: bytes, name: str = "") -> str:
+        """Put there as a store does it: the whole file at once, under its name."""
+        path = f"{self.root}/{source}/day={day}/{name or source + '.parquet'}"
+        self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        if self.prefix.startswith("memory"):
+            self.fs.pipe_file(path, content)
+        else:
+            Path(f"{path}.tmp").write_bytes(content)
+            os.replace(f"{path}.tmp", path)
+        return path
+
+    def deliver(self, *days: str, mark: str = "data") -> None:
+        for day in days:
+            for source in self.sources:
+                self.write(day, source, parquet(mark))
+
+    def look(self, after: timedelta = SETTLE) -> dict[str, str]:
+        self.now += after
+        return self.watch.look()
+
+    def settled(self) -> list[str]:
+        """The days that are announced once what lies there has been seen twice."""
+        assert self.look() == {}
+        return list(self.look())
+
+
+@pytest.fixture(params=["local", "memory"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    memory = request.param == "memory"
+    yield Bench("memory://lake/raw" if memory else str(tmp_path / "raw"), tmp_path / "records")
+    if memory:
+        fsspec.filesystem("memory").store.clear()
+
+
+def test_nothing_there_yet_is_nothing_to_announce(bench: Bench) -> None:
+    assert bench.settled() == []
+    assert not bench.records.folder.exists()
+
+
+def test_all_complete_days_are_announced_at_once_and_once(bench: Bench) -> None:
+    bench.deliver(SECOND, FIRST, THIRD)
+    assert bench.settled() == [FIRST, SECOND, THIRD]
+    assert bench.look() == {}
+    assert bench.look(10 * LOST_AFTER) == {}
+
+
+def test_new_changed_and_late_days_are_announced_alone(bench: Bench) -> None:
+    bench.deliver(FIRST, THIRD)
+    assert bench.settled() == [FIRST, THIRD]
+    bench.deliver(SECOND)
+    assert bench.settled() == [SECOND]
+    bench.write(FIRST, "weather", parquet("corrected"))
+    assert bench.settled() == [FIRST]
+
+
+def test_a_day_waits_for_all_of_its_sources(bench: Bench) -> None:
+    bench.write(FIRST, "flights", parquet())
+    bench.write(SECOND, "weather", parquet())
+    assert bench.settled() == []
+    bench.write(FIRST, "weather", parquet())
+    assert bench.settled() == [FIRST]
+
+
+def test_a_file_that_still_changes_is_not_announced(bench: Bench) -> None:
+    bench.deliver(FIRST)
+    for size in range(1, 5):
+        bench.write(FIRST, "flights", parquet("x" * size))
+        assert bench.look() == {}
+    assert list(bench.look()) == [FIRST]
+
+
+def test_two_looks_in_short_order_do_not_show_that_a_file_is_finished(bench: Bench) -> None:
+    bench.deliver(FIRST)
+    assert [bench.look(timedelta(seconds=1)) for _ in range(3)] == [{}] * 3
+    assert list(bench.look(timedelta(seconds=1))) == [FIRST]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PAR1", b"PAR1 half a file", b"no Parquet but it ends so PAR1", parquet()[:-1]]
+)
+def test_what_is_no_whole_parquet_file_waits(bench: Bench, content: bytes) -> None:
+    bench.deliver(FIRST, SECOND)
+    bench.write(FIRST, "flights", content)
+    assert bench.settled() == [SECOND]
+    bench.write(FIRST, "flights", parquet())
+    assert bench.settled() == [FIRST]
+
+
+def test_a_broken_file_is_told_once_and_read_again_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(str(tmp_path / "raw"), tmp_path / "records")
+    bench.deliver(FIRST)
+    path = bench.write(FIRST, "weather", b"PAR1 half a file")
+    with caplog.at_level(logging.WARNING):
+        assert bench.settled() == []
+        assert [bench.look() for _ in range(30)] == [{}] * 30
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is no whole Parquet file. The day is announced once every file of it can be read."
+    ]
+
+
+def test_a_file_that_was_not_all_there_when_it_was_listed_is_read_again(tmp_path: Path) -> None:
+    """As with stores whose listings run ahead of what they give to read."""
+    bench = Bench("memory://late/raw", tmp_path / "records", ("flights",))
+    path = bench.write(FIRST, "flights", parquet()[:-1] + b"?")
+    assert bench.settled() == []
+    content = bench.fs.store[path]
+    content.seek(-1, os.SEEK_END)
+    content.write(b"1")
+    assert bench.look() == {}
+    assert list(bench.look(LOST_AFTER)) == [FIRST]
+    bench.fs.store.clear()
+
+
+def test_one_file_that_cannot_be_read_holds_up_its_day_only_other_errors_everything(tmp_path: Path) -> None:
+    gone = watcher.RawFile("flights", str(tmp_path / "gone"), 20, "")
+    fs = fsspec.filesystem("file")
+    assert watcher._unreadable(fs, [gone]) == {gone: f"{gone.path} cannot be read (FileNotFoundError)"}
+    with pytest.raises(IsADirectoryError):
+        watcher._unreadable(fs, [gone, gone._replace(path=str(tmp_path))])
+
+
+class Caching(MemoryFileSystem):
+    """An object store that remembers its listings, as s3fs and gcsfs may."""
+
+    protocol = "caching"
+    listings: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return MemoryFileSystem._strip_protocol(path.replace("caching://", "memory://"))
+
+    def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        if path not in self.listings:
+            self.listings[path] = super().find(path, *args, **kwargs)
+        return self.listings[path]
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.listings.clear()
+
+
+def test_every_look_asks_the_store(tmp_path: Path) -> None:
+    fsspec.register_implementation("caching", Caching, clobber=True)
+    bench = Bench("caching://lake/raw", tmp_path / "records", ("flights",))
+    assert bench.settled() == []
+    bench.fs.pipe_file(f"/lake/raw/flights/day={FIRST}/flights.parquet", parquet())
+    assert bench.settled() == [FIRST]
+    bench.fs.store.clear()
+
+
+@pytest.mark.parametrize(
+    ("source", "day", "name"),
+    [
+        ("flights", FIRST, ".flights.parquet.Xy12"),
+        ("flights", FIRST, "_flights.parquet"),
+        ("flights", FIRST, "flights.parquet.tmp"),
+        ("flights", FIRST, "flights_2.parquet"),
+        ("flights", "2013-02-30", ""),
+        ("flights", "20130101", ""),
+        ("flights", "foo", ""),
+        ("flights", f"{FIRST}/old", ""),
+    ],
+)
+def test_other_names_are_not_seen(bench: Bench, source: str, day: str, name: str) -> None:
+    bench.sources = (source,)
+    bench.restart()
+    bench.write(day, source, parquet(), name)
+    bench.write(SECOND, source, parquet())
+    assert bench.settled() == [SECOND]
+
+
+def test_a_folder_that_does_not_say_day_is_not_seen(bench: Bench) -> None:
+    bench.deliver(FIRST, SECOND)
+    for source in SOURCES:
+        bench.fs.mv(f"{bench.root}/{source}/day={FIRST}", f"{bench.root}/{source}/{FIRST}", recursive=True)
+    assert bench.settled() == [SECOND]
+
+
+def test_links_and_strange_things_among_local_drops(tmp_path: Path) -> None:
+    bench = Bench(str(tmp_path / "raw"), tmp_path / "records", ("flights",))
+    bench.deliver(FIRST)
+    (tmp_path / "raw/flights/day=2013-01-02").write_text("a file")
+    (tmp_path / "raw/flights/day=2013-01-03/flights.parquet").mkdir(parents=True)
+    (tmp_path / "raw/flights/day=2013-01-04").mkdir()
+    (tmp_path / "raw/flights/day=2013-01-04/flights.parquet").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "raw/flights/day=2013-01-05").symlink_to(tmp_path / "raw/flights/day=2013-01-01")
+    assert bench.settled() == [FIRST, "2013-01-05"]
+
+
+def test_touched_files_are_announced_and_read_files_are_not(tmp_path: Path) -> None:
+    bench = Bench(str(tmp_path / "raw"), tmp_path / "records", ("flights",))
+    bench.deliver(FIRST, SECOND)
+    assert bench.settled() == [FIRST, SECOND]
+    first, second = (tmp_path / f"raw/flights/day={day}/flights.parquet" for day in (FIRST, SECOND))
+    os.utime(first)
+    kept = second.stat()
+    os.utime(second, ns=(0, kept.st_mtime_ns))  # the time of reading; and the change time tells of this
+    assert bench.settled() == [FIRST, SECOND]
+    first.read_bytes()
+    assert bench.settled() == []
+
+
+def test_a_file_exchanged_for_one_of_equal_size_and_time_is_announced(tmp_path: Path) -> None:
+    bench = Bench(str(tmp_path / "raw"), tmp_path / "records", ("flights",))
+    bench.deliver(FIRST, mark="one")
+    assert bench.settled() == [FIRST]
+    file = tmp_path / f"raw/flights/day={FIRST}/flights.parquet"
+    times = file.stat()
+    file.write_bytes(parquet("two"))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert bench.settled() == [FIRST]
+
+
+def test_a_day_that_vanishes_and_comes_back_as_it_was_is_no_news(tmp_path: Path) -> None:
+    bench = Bench(str(tmp_path / "raw"), tmp_path / "records")
+    bench.deliver(FIRST)
+    assert bench.settled() == [FIRST]
+    os.rename(tmp_path / "raw", tmp_path / "unmounted")
+    assert bench.settled() == []
+    os.rename(tmp_path / "unmounted", tmp_path / "raw")
+    assert bench.settled() == []
+
+
+def test_a_day_that_is_not_over_is_still_arriving(bench: Bench) -> None:
+    """The bench's clock says 1 January 2026, 0:00 UTC: in New York the day before goes on for five hours."""
+    bench.watch.timezone = "America/New_York"
+    bench.deliver("2025-12-30", "2025-12-31")
+    assert bench.look() == {}
+    bench.records.take(bench.look())
+    assert bench.records.announced().keys() == {"2025-12-30"}
+    assert bench.look(timedelta(hours=4)) == {}
+    assert list(bench.look(timedelta(hours=1))) == ["2025-12-31"]
+
+
+def test_days_that_the_model_is_not_about_are_not_told_of(bench: Bench) -> None:
+    bench.watch.first_day, bench.watch.last_day = date(2013, 1, 2), date(2013, 1, 3)
+    bench.deliver("2013-01-01", "2013-01-02", "2013-01-03", "2013-01-04")
+    assert bench.settled() == ["2013-01-02", "2013-01-03"]
+
+
+def test_a_restart_announces_nothing_again_that_was_taken(bench: Bench) -> None:
+    bench.deliver(FIRST, SECOND)
+    bench.look()
+    announced = bench.look()
+    watcher.take(bench.records.folder, announced)
+    watcher.take(str(bench.records.folder), announced)
+    bench.restart()
+    assert bench.settled() == []
+    assert bench.look(10 * LOST_AFTER) == {}
+
+
+def test_a_restart_announces_again_what_nobody_took_after_a_while(bench: Bench) -> None:
+    bench.deliver(FIRST, SECOND)
+    bench.look()
+    announced = bench.look()
+    bench.records.take({SECOND: announced[SECOND]})
+    bench.restart()
+    assert bench.look() == {}
+    assert bench.look(LOST_AFTER - SETTLE - timedelta(seconds=1)) == {}
+    assert bench.look(timedelta(seconds=1)) == {FIRST: announced[FIRST]}
+    assert bench.look(10 * LOST_AFTER) == {}
+
+
+def test_a_watcher_tells_again_what_nobody_took_for_long(bench: Bench) -> None:
+    """The DAG was paused and unpaused between two parses: the watcher lived on, its event was lost."""
+    bench.deliver(FIRST, SECOND)
+    bench.look()
+    announced = bench.look()
+    bench.records.take({SECOND: announced[SECOND]})
+    assert bench.look(UNTAKEN_AFTER - timedelta(seconds=1)) == {}
+    assert bench.look(timedelta(seconds=1)) == {FIRST: announced[FIRST]}
+    assert bench.look(timedelta(minutes=1)) == {}
+
+
+def test_the_run_of_one_event_takes_what_other_events_told_of_that_airflow_dropped(bench: Bench) -> None:
+    bench.deliver(FIRST)
+    bench.look()
+    first = bench.look()
+    bench.deliver(SECOND, THIRD)
+    bench.look()
+    dropped = bench.look()
+    folder = bench.records.folder
+    assert watcher.take(folder, first, "run 1") == first | dropped
+    # Killed and tried again, it finds them again; another run does not.
+    assert watcher.take(folder, first, "run 1") == first | dropped
+    assert watcher.take(folder, first, "run 2") == first
+    assert watcher.take(folder, {}, "run 2") == {}
+    bench.restart()
+    assert bench.settled() == []
+
+
+def test_what_is_taken_late_is_not_announced_again(bench: Bench) -> None:
+    bench.deliver(FIRST)
+    bench.look()
+    announced = bench.look()
+    bench.restart()
+    assert bench.settled() == []
+    bench.records.take(announced)
+    assert bench.look(LOST_AFTER) == {}
+
+
+def test_taking_old_files_late_does_not_untake_the_newer(bench: Bench) -> None:
+    bench.deliver(FIRST)
+    bench.look()
+    old = bench.look()
+    bench.deliver(FIRST, mark="corrected")
+    bench.look()
+    bench.records.take(bench.look())
+    bench.records.take(old)
+    bench.restart()
+    assert bench.settled() == []
+    assert bench.look(2 * LOST_AFTER) == {}
+
+
+def test_files_that_come_back_as_they_were_are_to_be_taken_anew(tmp_path: Path) -> None:
+    """As when the newest version of an object is deleted and the one before it shows again."""
+    records, now = Records(tmp_path), datetime(2026, 1, 1, tzinfo=UTC)
+    records.announce({FIRST: "a" * 32}, now)
+    records.take({FIRST: "a" * 32})
+    records.announce({FIRST: "b" * 32}, now)
+    records.take({FIRST: "b" * 32})
+    records.announce({FIRST: "a" * 32}, now)
+    assert not records.is_taken(FIRST, "a" * 32)
+    assert records.announced() == {FIRST: Announced("a" * 32, now)}
+
+
+def test_a_clock_set_back_does_not_stop_the_watch(bench: Bench) -> None:
+    bench.deliver(FIRST)
+    bench.look()
+    assert list(bench.look(-timedelta(days=1))) == [FIRST]
+    bench.restart()
+    bench.look()
+    assert list(bench.look(-timedelta(days=1))) == [FIRST]
+
+
+def test_two_watchers_at_once_lose_no_record(bench: Bench) -> None:
+    twin = Bench(bench.prefix, bench.records.folder)
+    bench.deliver(FIRST)
+    assert (bench.settled(), twin.settled()) == ([FIRST], [])
+    bench.deliver(SECOND)
+    assert (twin.settled(), bench.settled()) == ([SECOND], [])
+    assert list(bench.records.announced()) == [FIRST, SECOND]
+
+
+def test_many_watchers_write_the_record_at_once(tmp_path: Path) -> None:
+    days = [f"2013-01-{n:02}" for n in range(1, 29)]
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda day: Records(tmp_path).announce({day: "a" * 32}, now), days))
+    assert list(Records(tmp_path).announced()) == days
+
+
+def test_very_many_days_come_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "MOST_DAYS", 2)
+    bench.deliver(THIRD, SECOND, FIRST)
+    assert bench.settled() == [FIRST, SECOND]
+    assert list(bench.look()) == [THIRD]
+    assert bench.look() == {}
+
+
+def test_the_order_of_sources_does_not_matter(bench: Bench) -> None:
+    bench.deliver(FIRST)
+    bench.look()
+    announced = bench.look()
+    bench.sources = SOURCES[::-1]
+    bench.restart()
+    bench.look()
+    assert bench.look(LOST_AFTER) == announced
+
+
+def test_the_record_is_one_readable_line_a_day(bench: Bench) -> None:
+    bench.deliver(SECOND, FIRST)
+    bench.look()
+    announced = bench.look()
+    text = (bench.records.folder / "announced.json").read_text()
+    assert json.loads(text) == {day: [announced[day], bench.now.isoformat()] for day in (FIRST, SECOND)}
+    assert len(text.splitlines()) == 4
+
+
+@pytest.mark.parametrize("days", [{"../2013-01-01": "a" * 32}, {FIRST: "../a"}, {FIRST: ""}])
+def test_only_what_a_watcher_announces_can_be_taken(tmp_path: Path, days: dict[str, str]) -> None:
+    with pytest.raises(WindowError, match="is no announced day"):
+        watcher.take(tmp_path / "records", days)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_object_stores_tell_of_versions_makes_the_identity() -> None:
+    def listing(**info: object) -> dict[str, watcher.RawFile]:
+        name = "bucket/raw/flights/day=2013-01-01/flights.parquet"
+        store = SimpleNamespace(find=lambda *_, **__: {name: {"name": name, "type": "file", **info}})
+        return dict(watcher._list_remote(store, "bucket/raw", "flights"))
+
+    def identity(**info: object) -> str:
+        return watcher.identity_of([listing(**info)[FIRST]])
+
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    s3 = identity(size=20, ETag='"a"', LastModified=at, StorageClass="STANDARD")
+    assert s3 == identity(size=20, ETag='"a"', LastModified=at, StorageClass="GLACIER_IR", atime=7)
+    others = [
+        identity(size=21, ETag='"a"', LastModified=at),
+        identity(size=20, ETag='"b"', LastModified=at),
+        identity(size=20, ETag='"a"', LastModified=at + timedelta(seconds=1)),
+    ]
+    assert len({s3, *others}) == 4
+
+
+@given(
+    st.sampled_from("ab"),
+    st.none() | st.builds(Announced, st.sampled_from("ab"), st.datetimes(timezones=st.just(UTC))),
+    st.booleans(),
+    st.datetimes(timezones=st.just(UTC)),
+)
+def test_other_files_always_and_known_ones_only_when_lost(
+    identity: str, announced: Announced | None, taken: bool, now: datetime
+) -> None:
+    judged = watcher.verdict(identity, announced, taken, now)
+    if announced is None or announced.identity != identity:
+        assert judged is Verdict.ANNOUNCE
+    elif taken:
+        assert judged is Verdict.DONE
+    else:
+        old = abs(now - announced.at) >= timedelta(seconds=60)
+        assert judged is (Verdict.ANNOUNCE if old else Verdict.WAIT)
+
+
+class Story:
+    """Random deliveries, looks, kills and runs; remembers what lies there and what was told."""
+
+    DAYS = (FIRST, SECOND)
+
+    def __init__(self, bench: Bench, dice: random.Random):
+        self.bench, self.dice = bench, dice
+        self.number = 0
+        self.lies: dict[tuple[str, str], int] = {}  # (day, source) → number of the delivery if it is whole
+        self.told: dict[tuple[str, str], tuple[int, ...]] = {}  # (day, identity) → numbers of the deliveries
+        self.open: dict[tuple[str, str], tuple[int, datetime]] = {}  # told, not taken → by which life, when
+        self.taken: set[tuple[str, str]] = set()
+        self.life = 0
+        self.told_again = 0
+
+    def write(self, day: str, source: str) -> None:
+        self.number += 1
+        content = parquet("x" * self.number)  # every delivery has its own size
+        if self.dice.random() < 0.2:
+            self.bench.write(day, source, content[:-1])
+            self.lies.pop((day, source), None)
+        else:
+            self.bench.write(day, source, content)
+            self.lies[day, source] = self.number
+
+    def correct(self) -> None:
+        self.write(self.dice.choice(self.DAYS), self.dice.choice(SOURCES))
+
+    def deliver(self) -> None:
+        day = self.dice.choice(self.DAYS)
+        for source in SOURCES:
+            self.write(day, source)
+
+    def look(self, killed: bool = False) -> None:
+        events = self.bench.look(timedelta(seconds=self.dice.choice((0.5, 2, 4, 30, 70))))
+        if killed:  # after the record was written, before anybody heard
+            self.restart()
+            return
+        for version in events.items():
+            deliveries = tuple(self.lies[version[0], source] for source in SOURCES)  # KeyError: not whole
+            assert self.told.setdefault(version, deliveries) == deliveries
+            assert version not in self.taken
+            if version in self.open:
+                life, at = self.open[version]
+                patience = UNTAKEN_AFTER if life == self.life else LOST_AFTER
+                assert self.bench.now - at >= patience
+                self.told_again += 1
+            self.open[version] = (self.life, self.bench.now)
+
+    def look_and_be_killed(self) -> None:
+        self.look(killed=True)
+
+    def take(self) -> None:
+        if self.open:
+            version = self.dice.choice(sorted(self.open))
+            self.bench.records.take(dict([version]))
+            del self.open[version]
+            self.taken.add(version)
+
+    def restart(self) -> None:
+        self.bench.restart()
+        self.life += 1
+
+    def end(self) -> None:
+        for _ in range(3):
+            self.bench.now += LOST_AFTER
+            self.look()
+        told = set(self.told.values())
+        for day in self.DAYS:
+            deliveries = tuple(self.lies.get((day, source)) for source in SOURCES)
+            assert None in deliveries or deliveries in told, f"{day} was never announced"
+
+
+@pytest.fixture
+def fast_folder(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a thing: a disk takes most of the time of a thousand stories."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else tmp_path) as folder:
+        yield Path(folder)
+
+
+def test_a_thousand_random_stories_end_well(fast_folder: Path) -> None:
+    dice = random.Random(7)
+    steps = [Story.deliver, Story.correct, Story.take, Story.restart, Story.look_and_be_killed]
+    steps += [Story.look] * 3
+    told, told_again = 0, 0
+    for number in range(1000):
+        bench = Bench("memory://story/raw", fast_folder / str(number))
+        story = Story(bench, dice)
+        for _ in range(dice.randrange(5, 25)):
+            dice.choice(steps)(story)
+        story.end()
+        told, told_again = told + len(story.told), told_again + story.told_again
+        bench.fs.store.clear()
+    assert told > 1000  # the stories were about something
+    assert told_again > 50

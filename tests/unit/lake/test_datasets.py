@@ -1,0 +1,156 @@
+"""Publishing: whole or not at all, twice or at once the same bytes, whatever is killed when."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evergreen import errors, storage
+from evergreen.errors import InputsChangedError
+from evergreen.lake import datasets, fingerprints
+from evergreen.lake.datasets import Dataset
+
+pytestmark = pytest.mark.unit
+
+
+def stage(dataset: Dataset, mark: str, value: int, partition: str = "day=2013-01-01") -> dict[str, Path]:
+    folder = dataset.stage(partition, mark)
+    files = {}
+    for name in ("carriers", "origins"):
+        files[name] = folder / f"{name}.parquet"
+        pq.write_table(pa.table({"n": [value] * 3}), files[name])
+    return files
+
+
+def publish(dataset: Dataset, mark: str, value: int) -> datasets.Manifest:
+    return dataset.publish("day=2013-01-01", mark, stage(dataset, mark, value), {"value": value})
+
+
+def values(dataset: Dataset) -> list[int]:
+    """What a reader sees: the value in each file of the partition."""
+    manifest = dataset.manifest("day=2013-01-01")
+    if manifest is None:
+        return []
+    for file in manifest.files.values():
+        assert storage.sha256(dataset.root / file.path) == file.sha256
+    return [pq.read_table(dataset.path(manifest, name))["n"][0].as_py() for name in manifest.files]
+
+
+def test_a_manifest_tells_rows_schema_hashes_and_what_it_was_made_from(tmp_path: Path) -> None:
+    dataset = Dataset(tmp_path / "features")
+    manifest = publish(dataset, "a" * 64, 1)
+    assert dataset.manifest("day=2013-01-01") == manifest
+    file = manifest.files["carriers"]
+    assert (file.rows, file.schema, manifest.inputs) == (3, {"n": "int64"}, {"value": 1})
+    assert file.size == (dataset.root / file.path).stat().st_size
+    assert not list((dataset.root / "_staging").iterdir())
+
+
+def test_publishing_again_changes_nothing_and_needs_no_staged_files(tmp_path: Path) -> None:
+    dataset = Dataset(tmp_path / "features")
+    first = publish(dataset, "a" * 64, 1)
+    gone = {"carriers": tmp_path / "gone.parquet"}
+    assert dataset.publish("day=2013-01-01", "a" * 64, gone, {}) == first
+
+
+def test_a_new_publication_replaces_and_leaves_the_old_readable(tmp_path: Path) -> None:
+    dataset = Dataset(tmp_path / "features")
+    old = publish(dataset, "a" * 64, 1)
+    publish(dataset, "b" * 64, 2)
+    assert values(dataset) == [2, 2]
+    assert pq.read_table(dataset.path(old, "carriers"))["n"][0].as_py() == 1
+    with pytest.raises(InputsChangedError, match="clear this run"):
+        dataset.get(old.reference)
+
+
+def test_readers_of_a_path_get_published_files_only(tmp_path: Path) -> None:
+    dataset = Dataset(tmp_path / "features")
+    assert datasets.published_files(str(dataset.root / "carriers")) is None
+    publish(dataset, "a" * 64, 1)
+    publish(dataset, "b" * 64, 2)
+    stage(dataset, "c" * 64, 3)
+    (file,) = datasets.published_files(str(dataset.root / "carriers")) or []
+    assert pq.read_table(file)["n"][0].as_py() == 2
+    assert datasets.published_files(str(dataset.root / "unknown")) == []
+
+
+WRITER = """
+import sys
+sys.path[:0] = [{tests!r}, {include!r}]
+from pathlib import Path
+from unit.lake.test_datasets import publish
+from evergreen.lake.datasets import Dataset
+import pyarrow.parquet  # what publishing would import first
+dataset = Dataset(Path({root!r}))
+print("go", flush=True)
+for n in range(int(sys.argv[1]), 100_000, 2):
+    publish(dataset, f"{{n:064x}}", n)
+"""
+
+
+def test_two_writers_killed_at_random_never_leave_half_a_partition(tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    dataset = Dataset(tmp_path / "features")
+    code = WRITER.format(tests=str(root / "tests"), include=str(root / "include"), root=str(dataset.root))
+    dice = random.Random(9)
+    seen = set()
+    for _ in range(4):
+        writers = [
+            subprocess.Popen([sys.executable, "-c", code, str(n)], stdout=subprocess.PIPE) for n in (0, 1)
+        ]
+        for writer in writers:
+            assert writer.stdout
+            writer.stdout.readline()
+        # However slow the machine is: until some were seen, and then to a random moment.
+        before, deadline = len(seen), time.monotonic() + 30
+        while len(seen) < before + 3 and time.monotonic() < deadline:
+            seen.add(tuple(values(dataset)))
+        end = time.monotonic() + dice.uniform(0.0, 0.3)
+        while time.monotonic() < end:
+            seen.add(tuple(values(dataset)))
+        for writer in writers:
+            os.kill(writer.pid, signal.SIGKILL)
+            writer.wait()
+            assert writer.stdout
+            writer.stdout.close()
+        seen.add(tuple(values(dataset)))
+    whole = [pair for pair in seen if pair]
+    assert len(whole) > 5
+    assert all(len(pair) == 2 and pair[0] == pair[1] for pair in whole)
+
+
+def test_fingerprints_depend_on_values_not_on_their_order(tmp_path: Path) -> None:
+    assert fingerprints.fingerprint({"a": 1, "b": [1, 2]}) == fingerprints.fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprints.fingerprint({"a": 1}) != fingerprints.fingerprint({"a": 2})
+
+
+def test_code_is_the_source_of_modules_and_the_versions_of_libraries() -> None:
+    code = fingerprints.code(("evergreen.errors",), ("pydantic",))
+    assert set(code) == {"evergreen.errors", "pydantic"}
+    assert code["evergreen.errors"] == storage.sha256(Path(errors.__file__))
+    with pytest.raises(ModuleNotFoundError):
+        fingerprints.code(("evergreen.nothing",), ())
+
+
+def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("old")
+
+    def fail_half_way() -> None:
+        with storage.replacing(file) as scratch:
+            scratch.write_text("ne")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert file.read_text() == "old"

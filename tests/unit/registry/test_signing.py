@@ -1,0 +1,398 @@
+"""Files of a model are those that were sealed, or are refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import xgboost
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from onnx import helper, numpy_helper
+from pydantic import ValidationError
+
+from evergreen.errors import ScoringError, SignatureError
+from evergreen.registry import signing
+from evergreen.registry.signing import MANIFEST, SIGNATURE, Key, Subject
+from evergreen.scoring import formats
+from evergreen.settings import Settings
+from support.onnx_models import network
+
+pytestmark = pytest.mark.unit
+
+SUBJECT = Subject("flight_delay", "f" * 64)
+
+
+class Calls:
+    """Runs something when it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return os.getcwd, ()
+
+
+def key_pair(folder: Path, passphrase: str | None = None, private: object = None) -> tuple[Key, Path]:
+    """Private key and file with the public one, as the two lines of openssl in docs/operating.md make them."""
+    folder.mkdir()
+    private = private or ec.generate_private_key(ec.SECP256R1())
+    locked = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
+    (folder / "key.pem").write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (folder / "public.pem").write_bytes(public)
+    if passphrase:
+        (folder / "passphrase").write_text(passphrase + "\n")
+    return Key(folder / "key.pem", folder / "passphrase" if passphrase else None), folder / "public.pem"
+
+
+@pytest.fixture(scope="module")
+def booster() -> bytes:
+    """The bytes of a small model in XGBoost's own format."""
+    data = xgboost.DMatrix(np.arange(40.0).reshape(20, 2), label=np.arange(20) % 2)
+    return bytes(xgboost.train({"max_depth": 2}, data, 3).save_raw("ubj"))
+
+
+@pytest.fixture
+def make(booster: bytes, tmp_path: Path) -> Callable[[str], Path]:
+    """Folders with what MLflow writes for a model."""
+
+    def made(name: str = "model") -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model.ubj").write_bytes(booster)
+        (folder / "MLmodel").write_text("flavors:\n  xgboost:\n    data: model.ubj\n")
+        (folder / "conda.yaml").write_text("channels:\n- conda-forge\ndependencies:\n- python=3.11.9\n")
+        (folder / "python_env.yaml").write_text("python: 3.11.9\n")
+        (folder / "requirements.txt").write_text("mlflow==3.17.2\nxgboost==3.2.0\n")
+        return folder
+
+    return made
+
+
+@pytest.fixture
+def signed(make: Callable[..., Path], tmp_path: Path) -> tuple[Path, str, Path]:
+    """A signed folder, the hash of its manifest, the public key."""
+    folder = make()
+    key, public = key_pair(tmp_path / "keys")
+    return folder, signing.seal(folder, SUBJECT, key), public
+
+
+def refusal(folder: Path, manifest: str | None, trusted: Path | None, subject: Subject = SUBJECT) -> str:
+    with pytest.raises(SignatureError) as refused:
+        signing.verify(folder, subject, manifest, trusted)
+    return str(refused.value)
+
+
+def test_what_was_sealed_is_verified(signed: tuple[Path, str, Path]) -> None:
+    folder, manifest, public = signed
+    signing.verify(folder, SUBJECT, manifest, public)
+    signing.verify(folder, SUBJECT, manifest, None)
+    listed = json.loads((folder / MANIFEST).read_text())["files"]
+    assert set(listed) == {"model.ubj", "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
+
+
+def test_without_keys_the_manifest_alone_is_verified(make: Callable[..., Path]) -> None:
+    folder = make()
+    manifest = signing.seal(folder, SUBJECT, None)
+    assert signing.signer(folder) is None
+    signing.verify(folder, SUBJECT, manifest, None)
+    (folder / "conda.yaml").write_text("dependencies: [evil]\n")
+    assert "conda.yaml: was changed after registration" in refusal(folder, manifest, None)
+
+
+def test_sealing_again_gives_the_same_manifest(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
+    folder, manifest, _ = signed
+    other, public = key_pair(tmp_path / "newer")
+    assert signing.seal(folder, SUBJECT, other) == manifest
+    signing.verify(folder, SUBJECT, manifest, public)
+
+
+def flip_a_bit(folder: Path) -> None:
+    content = bytearray((folder / "model.ubj").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.ubj").write_bytes(content)
+
+
+@pytest.mark.parametrize("trusts", [True, False], ids=["signed", "manifest only"])
+@pytest.mark.parametrize(
+    ("tamper", "named"),
+    [
+        (flip_a_bit, "model.ubj: was changed"),
+        (lambda folder: (folder / "more.json").write_text("{}"), "more.json: was added"),
+        (lambda folder: (folder / ".hidden.json").write_text("{}"), ".hidden.json: was added"),
+        (lambda folder: (folder / "conda.yaml").unlink(), "conda.yaml: is missing"),
+        (lambda folder: (folder / MANIFEST).unlink(), f"{MANIFEST}: is missing"),
+        (lambda folder: (folder / MANIFEST).write_text("[]"), f"{MANIFEST}: cannot be read"),
+        (lambda folder: (folder / "start.py").write_text("pass"), "start.py: is of no known format"),
+        (
+            lambda folder: (folder / ".git").mkdir() or (folder / ".git" / "x").write_text(""),
+            ".git/x: is of no",
+        ),
+        (lambda folder: (folder / "m.json").symlink_to("/etc/hostname"), "m.json: is a link"),
+    ],
+)
+def test_each_tampering_is_refused_by_the_files_name(
+    signed: tuple[Path, str, Path], tamper: Callable[[Path], None], named: str, trusts: bool
+) -> None:
+    folder, manifest, public = signed
+    tamper(folder)
+    assert named in refusal(folder, manifest, public if trusts else None)
+
+
+def test_all_faults_are_told_at_once_in_one_line(signed: tuple[Path, str, Path]) -> None:
+    folder, manifest, public = signed
+    flip_a_bit(folder)
+    (folder / "conda.yaml").unlink()
+    said = refusal(folder, manifest, public)
+    assert "\n" not in said
+    for named in ("model.ubj: was changed", "conda.yaml: is missing", f"{SIGNATURE}: does not hold"):
+        assert named in said
+
+
+def test_a_manifest_made_to_fit_is_refused(signed: tuple[Path, str, Path]) -> None:
+    folder, manifest, public = signed
+    signature = (folder / SIGNATURE).read_bytes()
+    flip_a_bit(folder)
+    forged = signing.seal(folder, SUBJECT, None)
+    (folder / SIGNATURE).write_bytes(signature)
+    # Whoever writes to the artifact store only.
+    assert f"{MANIFEST}: is not the one that was registered" in refusal(folder, manifest, None)
+    # Whoever writes to the registry as well.
+    signing.verify(folder, SUBJECT, forged, None)
+    said = refusal(folder, forged, public)
+    assert f"{SIGNATURE}: does not hold" in said
+    assert "model.ubj" in said
+
+
+def test_files_of_another_version_cannot_stand_in(make: Callable[..., Path], tmp_path: Path) -> None:
+    key, public = key_pair(tmp_path / "keys")
+    one, other = make("one"), make("other")
+    (other / "requirements.txt").write_text("mlflow==3.17.2\nxgboost==3.1.0\n")
+    newer = Subject(SUBJECT.model, "e" * 64)
+    manifest, others = signing.seal(one, SUBJECT, key), signing.seal(other, newer, key)
+    signing.verify(other, newer, others, public)
+    # All of them, signature too.
+    assert f"{MANIFEST}: is that of flight_delay eeeeeeeeeeee" in refusal(other, others, public)
+    assert "is not the one that was registered" in refusal(other, manifest, public)
+    # The signature alone.
+    shutil.copy(other / SIGNATURE, one / SIGNATURE)
+    assert f"{SIGNATURE}: does not hold" in refusal(one, manifest, public)
+
+
+def test_another_key_is_refused(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
+    folder, manifest, _ = signed
+    _, stranger = key_pair(tmp_path / "stranger")
+    assert f"{SIGNATURE}: is by the key" in refusal(folder, manifest, stranger)
+    # A signature that only claims to be by the trusted key.
+    bundle = json.loads((folder / SIGNATURE).read_text())
+    hint = next(iter(signing._public_keys(stranger)))
+    bundle["verificationMaterial"]["publicKey"]["hint"] = hint
+    (folder / SIGNATURE).write_text(json.dumps(bundle))
+    assert f"{SIGNATURE}: does not hold: InvalidSignature" in refusal(folder, manifest, stranger)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"verificationMaterial": 1}'])
+def test_a_signature_that_is_none_is_refused(signed: tuple[Path, str, Path], content: str) -> None:
+    folder, manifest, public = signed
+    (folder / SIGNATURE).write_text(content)
+    assert f"{SIGNATURE}: is by the key (none named)" in refusal(folder, manifest, public)
+
+
+def test_an_empty_list_of_signatures_is_refused(signed: tuple[Path, str, Path]) -> None:
+    folder, manifest, public = signed
+    bundle = json.loads((folder / SIGNATURE).read_text())
+    bundle["dsseEnvelope"]["signatures"] = []
+    (folder / SIGNATURE).write_text(json.dumps(bundle))
+    assert f"{SIGNATURE}: does not hold" in refusal(folder, manifest, public)
+
+
+def test_unsigned_is_refused_where_signing_is_on(make: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make()
+    manifest = signing.seal(folder, SUBJECT, None)
+    _, public = key_pair(tmp_path / "keys")
+    assert f"{SIGNATURE}: is missing: the version is not signed" in refusal(folder, manifest, public)
+
+
+def test_keys_rotate_by_trusting_both_for_a_while(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
+    folder, manifest, old = signed
+    _, new = key_pair(tmp_path / "new")
+    both = tmp_path / "both.pem"
+    both.write_bytes(new.read_bytes() + old.read_bytes())
+    signing.verify(folder, SUBJECT, manifest, both)
+    assert "is by the key" in refusal(folder, manifest, new)
+
+
+def test_a_passphrase_is_read_from_its_file(make: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make()
+    key, public = key_pair(tmp_path / "keys", passphrase="open sesame")
+    signing.verify(folder, SUBJECT, signing.seal(folder, SUBJECT, key), public)
+    assert key.passphrase
+    key.passphrase.write_text("wrong")
+    for bad in (key, Key(key.private)):
+        with pytest.raises(SignatureError, match=r"key\.pem: cannot sign"):
+            signing.seal(folder, SUBJECT, bad)
+
+
+def test_keys_that_are_none_are_named(make: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make()
+    manifest = signing.seal(folder, SUBJECT, Key(key_pair(tmp_path / "keys")[0].private))
+    key, public = key_pair(tmp_path / "rsa", private=rsa.generate_private_key(65537, 2048))
+    assert "public.pem: a key in it is not of an elliptic curve" in refusal(folder, manifest, public)
+    assert "nothing.pem" in refusal(folder, manifest, tmp_path / "nothing.pem")
+    assert "there is no public key in it" in refusal(folder, manifest, folder / "MLmodel")
+    for bad in (key, Key(tmp_path / "nothing.pem"), Key(folder / "MLmodel")):
+        with pytest.raises(SignatureError, match="cannot sign"):
+            signing.seal(folder, SUBJECT, bad)
+
+
+def torch_archive(path: Path) -> None:
+    """As torch.save writes it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Calls()))
+        archive.writestr("archive/version", "3\n")
+
+
+def behind_something_harmless(path: Path) -> None:
+    harmless = path.read_bytes()
+    torch_archive(path)
+    path.write_bytes(harmless + path.read_bytes())
+
+
+def compressed(path: Path) -> None:
+    import joblib
+
+    joblib.dump(Calls(), path, compress=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("model.pkl", lambda path: path.write_bytes(b""), "can run code"),
+        ("model.JOBLIB", lambda path: path.write_bytes(b""), "can run code"),
+        ("model.pt", torch_archive, "can run code"),
+        *(
+            (
+                "model.ubj",
+                lambda path, p=p: path.write_bytes(pickle.dumps(Calls(), p)),
+                "is a pickle named .ubj",
+            )
+            for p in range(pickle.HIGHEST_PROTOCOL + 1)
+        ),
+        ("conda.yaml", lambda path: path.write_bytes(pickle.dumps(Calls(), 0)), "is a pickle named .yaml"),
+        ("MLmodel", lambda path: path.write_bytes(pickle.dumps(Calls())), "is a pickle named MLmodel"),
+        ("model.ubj", torch_archive, "a zip archive that holds archive/data.pkl, named .ubj"),
+        ("model.ubj", behind_something_harmless, "a zip archive that holds archive/data.pkl, named .ubj"),
+        ("model.ubj", compressed, "may hold a pickle"),
+        ("model.ubj", lambda path: path.write_bytes(b""), "is no UBJSON"),
+        ("model.onnx", lambda path: path.write_bytes(b"\x93NUMPY\x01\x00"), "may hold a pickle"),
+        ("model.onnx", lambda path: path.write_bytes(b"onnx?"), "is no ONNX"),
+        ("model.onnx", lambda path: path.write_bytes(b"\x08\x0aORTM"), "is no ONNX"),
+        ("data.json", lambda path: path.write_text("{"), "is no JSON"),
+        ("conda.yaml", lambda path: path.write_bytes(b"\xff\xfe"), "is no text"),
+        ("loader.so", lambda path: path.write_bytes(b"\x7fELF"), "is of no known format"),
+        ("notes.txt", lambda path: path.write_text("hello"), "is of no known format"),
+    ],
+)
+def test_what_can_run_code_or_is_unknown_is_refused(
+    make: Callable[..., Path], name: str, write: Callable[[Path], object], said: str
+) -> None:
+    folder = make()
+    write(folder / name)
+    faults = formats.faults(folder)
+    assert [fault.where for fault in faults] == [name]
+    assert said in faults[0].what
+    with pytest.raises(ScoringError, match=name):
+        signing.seal(folder, SUBJECT, None)
+    assert not (folder / MANIFEST).exists()
+
+
+def tensor(place: str | None) -> onnx.TensorProto:
+    """Numbers that are in the file, or at a place outside of it."""
+    found = numpy_helper.from_array(np.ones(4, np.float32), "numbers")
+    if place is not None:
+        found.ClearField("raw_data")
+        found.data_location = onnx.TensorProto.EXTERNAL
+        if place:
+            found.external_data.add(key="location", value=place)
+    return found
+
+
+def as_a_weight(model: onnx.ModelProto, place: str | None) -> None:
+    model.graph.initializer.append(tensor(place))
+
+
+def as_a_sparse_weight(model: onnx.ModelProto, place: str | None) -> None:
+    model.graph.sparse_initializer.add().values.CopyFrom(tensor(place))
+
+
+def as_a_constant(model: onnx.ModelProto, place: str | None) -> None:
+    model.graph.node.append(helper.make_node("Constant", [], ["one"], value=tensor(place)))
+
+
+def within_a_branch(model: onnx.ModelProto, place: str | None) -> None:
+    branch = helper.make_graph([], "branch", [], [], [tensor(place)])
+    model.graph.node.append(helper.make_node("If", ["c"], ["d"], then_branch=branch, else_branch=branch))
+
+
+def within_a_function(model: onnx.ModelProto, place: str | None) -> None:
+    constant = helper.make_node("Constant", [], ["one"], value=tensor(place))
+    model.functions.append(helper.make_function("own", "ones", [], ["one"], [constant], []))
+
+
+@pytest.mark.parametrize(
+    "place", ["weights.onnx", "/etc/passwd", "../../another/model.onnx", "*/_ORT_MEM_ADDR_/*", ""]
+)
+@pytest.mark.parametrize(
+    "put", [as_a_weight, as_a_sparse_weight, as_a_constant, within_a_branch, within_a_function]
+)
+def test_an_onnx_model_with_numbers_outside_of_its_file_is_refused(
+    make: Callable[..., Path], put: Callable[[onnx.ModelProto, str | None], None], place: str
+) -> None:
+    folder = make()
+    for where in (None, place):
+        model = network()
+        put(model, where)
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+        faults = formats.faults(folder)
+        assert [fault.where for fault in faults] == ([] if where is None else ["model.onnx"])
+    assert f"has numbers of the model outside of it, in {place or 'a place'}" in faults[0].what
+    with pytest.raises(SignatureError, match=r"model\.onnx"):
+        signing.seal(folder, SUBJECT, None)
+
+
+def test_a_pickle_that_somebody_signed_is_refused(make: Callable[..., Path], tmp_path: Path) -> None:
+    from model_signing import signing as openssf
+
+    folder = make()
+    manifest = signing.seal(folder, SUBJECT, None)
+    (folder / "model.ubj").write_bytes(pickle.dumps(Calls()))
+    key, public = key_pair(tmp_path / "keys")
+    openssf.Config().use_elliptic_key_signer(private_key=key.private).sign(folder, folder / SIGNATURE)
+    assert "model.ubj: is a pickle named .ubj" in refusal(folder, manifest, public)
+
+
+def test_known_formats_pass(make: Callable[..., Path]) -> None:
+    folder = make()
+    (folder / "model.onnx").write_bytes(network().SerializeToString())
+    (folder / "input_example.json").write_text('{"columns": ["a"], "data": [[1.0]]}')
+    assert formats.faults(folder) == []
+
+
+def test_keys_are_configured_together(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="set signing_public_key too"):
+        Settings(signing_key=tmp_path / "key.pem")
+    with pytest.raises(ValidationError, match="without signing_key"):
+        Settings(signing_passphrase=tmp_path / "passphrase")
+    assert Settings(signing_public_key=tmp_path / "public.pem").signing_key is None

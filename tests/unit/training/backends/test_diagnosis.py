@@ -1,0 +1,355 @@
+"""How pods end. What they say is as a kubelet of 1.20 said it, and, where that has changed, one of today."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from evergreen.training.backends import diagnosis
+from evergreen.training.outcome import Outcome
+
+pytestmark = pytest.mark.unit
+
+SCHEDULED = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+NOW = datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
+
+
+def pod(
+    phase: str = "Running",
+    state: dict[str, Any] | None = None,
+    conditions: tuple[Any, ...] = (SCHEDULED,),
+    **status: Any,
+) -> dict[str, Any]:
+    containers = {"containerStatuses": [{"name": "trainer", "state": state}]} if state else {}
+    return {
+        "metadata": {"name": "slow-0123"},
+        "spec": {
+            "nodeName": "node1",
+            "activeDeadlineSeconds": 5400,
+            "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100"},
+        },
+        "status": {"phase": phase, "conditions": list(conditions), **containers, **status},
+    }
+
+
+def leaving(found: dict[str, Any], at: datetime = NOW) -> dict[str, Any]:
+    found["metadata"]["deletionTimestamp"] = at.isoformat().replace("+00:00", "Z")
+    return found
+
+
+def ended_with(code: int, message: str | None = None, reason: str = "Error") -> dict[str, Any]:
+    said = {} if message is None else {"message": message}
+    return pod(
+        "Succeeded" if code == 0 else "Failed", {"terminated": {"exitCode": code, "reason": reason, **said}}
+    )
+
+
+def waits(reason: str, message: str = "") -> dict[str, Any]:
+    return pod("Pending", {"waiting": {"reason": reason, "message": message}})
+
+
+def unscheduled(message: str) -> dict[str, Any]:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    return pod("Pending", conditions=(condition,))
+
+
+RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <module>\nRuntimeError: boom\n'
+
+
+@pytest.mark.parametrize(
+    ("found", "outcome", "says"),
+    [
+        (None, Outcome.PREEMPTED, "its pod is gone"),
+        # What the trainer itself ended with.
+        (ended_with(0, reason="Completed"), Outcome.SUCCEEDED, ""),
+        (ended_with(65, "no rows"), Outcome.BAD_DATA, "no rows"),
+        (ended_with(70, "KeyError: 'a'"), Outcome.BAD_CODE, "KeyError: 'a'"),
+        (ended_with(71, "CUDA out of memory"), Outcome.OUT_OF_MEMORY, "CUDA out of memory"),
+        (ended_with(75, "asked to leave, after step 12"), Outcome.PREEMPTED, "after step 12"),
+        (ended_with(143), Outcome.PREEMPTED, "asked to leave"),
+        (ended_with(78, "no training job can be read"), Outcome.REFUSED, "no training job"),
+        (ended_with(1, TRACEBACK), Outcome.UNKNOWN, "exit code 1: RuntimeError: boom"),
+        (ended_with(65), Outcome.BAD_DATA, "exit code 65 and said nothing"),
+        (ended_with(139), Outcome.UNKNOWN, "exit code 139: it said nothing"),
+        (ended_with(137), Outcome.UNKNOWN, "SIGKILL"),
+        # Its own verdict holds, whatever happened to the pod meanwhile.
+        (leaving(ended_with(65, "no rows")), Outcome.BAD_DATA, "no rows"),
+        (leaving(ended_with(0)), Outcome.SUCCEEDED, ""),
+        # Memory.
+        (ended_with(137, reason="OOMKilled"), Outcome.OUT_OF_MEMORY, "raise resources.memory_gib"),
+        (
+            pod("Failed", reason="Evicted", message='Usage of EmptyDir volume "shm" exceeds the limit "20Mi". '),
+            Outcome.OUT_OF_MEMORY,
+            "raise resources.shm_gib",
+        ),
+        (
+            pod("Failed", reason="Evicted", message='Usage of EmptyDir volume "tmp" exceeds the limit "20Mi". '),
+            Outcome.OUT_OF_MEMORY,
+            "it filled its volume 'tmp' (20Mi) and was evicted: give volume 'tmp' more in the template",
+        ),
+        (
+            pod("Failed", reason="Evicted", message="Pod ephemeral local storage usage exceeds the total limit of "
+                "containers 1Gi. "),
+            Outcome.OUT_OF_MEMORY,
+            "raise that limit in EVERGREEN_PODS__TEMPLATE",
+        ),
+        # Taken away.
+        (
+            pod("Failed", reason="Evicted", message="The node was low on resource: memory. Container trainer was using "
+                "3Gi, which exceeds its request of 2Gi. "),
+            Outcome.PREEMPTED,
+            "its node ran out of memory",
+        ),
+        (
+            pod("Failed", reason="Evicted", message="The node was low on resource: [DiskPressure]. "),
+            Outcome.PREEMPTED,
+            "its node ran out of DiskPressure",
+        ),
+        (pod("Failed", reason="Evicted", message="Pod was evicted"), Outcome.PREEMPTED, "Pod was evicted"),
+        (
+            pod("Failed", reason="Terminated", message="Pod was terminated in response to imminent node shutdown."),
+            Outcome.PREEMPTED,
+            "its node was taken away (Terminated): Pod was terminated in response to imminent node shutdown.",
+        ),
+        (pod("Failed", reason="Shutdown", message="Node is shutting"), Outcome.PREEMPTED, "its node was taken away"),
+        (pod("Failed", reason="NodeLost", message="Node node1 lost"), Outcome.PREEMPTED, "its node was taken away"),
+        (pod("Failed", reason="Preempting", message="Preempted in order to admit critical pod"), Outcome.PREEMPTED,
+         "higher priority"),
+        (
+            pod("Failed", conditions=({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+                "message": "default-scheduler: preempting to accommodate a higher priority pod"},)),
+            Outcome.PREEMPTED,
+            "it made room for a pod of higher priority",
+        ),
+        (
+            pod("Failed", conditions=({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+                "message": "Eviction API: evicting"},)),
+            Outcome.PREEMPTED,
+            "its node is drained",
+        ),
+        (
+            pod("Failed", {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}}),
+            Outcome.PREEMPTED,
+            "lost sight of it",
+        ),
+        (leaving(pod("Running", RUNNING)), Outcome.PREEMPTED, "its pod was deleted, or its node drained"),
+        (leaving(waits("ContainerCreating")), Outcome.PREEMPTED, "its pod was deleted"),
+        (leaving(ended_with(75, "left after step 12")), Outcome.PREEMPTED, "(left after step 12)"),
+        (leaving(ended_with(137)), Outcome.PREEMPTED, "its pod was deleted"),
+        # Too long.
+        (
+            # A kubelet before 1.22 leaves the container running in what it says.
+            pod("Failed", RUNNING, reason="DeadlineExceeded", message="Pod was active on the node longer than the "
+                "specified deadline"),
+            Outcome.UNKNOWN,
+            "it took longer than resources.minutes, 90",
+        ),
+        (
+            pod("Failed", {"terminated": {"exitCode": 75, "reason": "Error"}}, reason="DeadlineExceeded"),
+            Outcome.UNKNOWN,
+            "it took longer than resources.minutes, 90",
+        ),
+        # The node would not have it.
+        (pod("Failed", reason="OutOfnvidia.com/gpu", message="Node didn't have enough resource"), Outcome.UNKNOWN,
+         "had no room after all"),
+        (pod("Failed", reason="UnexpectedAdmissionError", message="no healthy devices"), Outcome.UNKNOWN, "no healthy"),
+        (pod("Failed", reason="SomethingNew", message="of tomorrow"), Outcome.UNKNOWN, "SomethingNew: of tomorrow"),
+        # It never began.
+        (
+            ended_with(128, 'runc create failed: exec: "python": executable file not found in $PATH', "StartError"),
+            Outcome.REFUSED,
+            "the image cannot run a trainer",
+        ),
+        (waits("CreateContainerConfigError", 'secret "store" not found'), Outcome.REFUSED, 'secret "store" not found'),
+        (
+            waits("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"),
+            Outcome.UNKNOWN,
+            "timed out",
+        ),
+        (waits("CreateContainerError", "context deadline exceeded"), Outcome.UNKNOWN, "could not be made"),
+        (waits("InvalidImageName", "couldn't parse image reference"), Outcome.REFUSED, "EVERGREEN_PODS__IMAGE"),
+        (waits("ErrImagePull", 'manifest for trainer:1 not found: manifest unknown'), Outcome.REFUSED, "no such image"),
+        (waits("ErrImagePull", "pull access denied, repository does not exist"), Outcome.REFUSED, "IMAGE_PULL_SECRET"),
+        (waits("ErrImagePull", "toomanyrequests: You have reached your pull rate limit"), Outcome.UNKNOWN, "registry"),
+        (waits("ErrImagePull", "dial tcp: lookup registry: no such host"), Outcome.UNKNOWN, "tried again"),
+        (waits("ImagePullBackOff", 'Back-off pulling image "a"'), Outcome.REFUSED, "no such image"),
+        (waits("ContainerCreating"), Outcome.UNKNOWN, "raise EVERGREEN_PODS__STARTUP_MINUTES"),
+        (unscheduled("0/1 nodes are available: 1 Insufficient nvidia.com/gpu."), Outcome.UNKNOWN, "no GPU is free"),
+        (
+            unscheduled("0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient memory."),
+            Outcome.UNKNOWN,
+            "no node has resources.cpu free; no node has the memory free",
+        ),
+        (
+            unscheduled("0/1 nodes are available: 1 node(s) didn't match node selector."),
+            Outcome.UNKNOWN,
+            "no node is labelled nvidia.com/gpu.product=NVIDIA-H100",
+        ),
+        (
+            unscheduled("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: "
+                        "0/1 nodes are available: 1 Preemption is not helpful for scheduling."),
+            Outcome.UNKNOWN,
+            "no node is labelled nvidia.com/gpu.product=NVIDIA-H100",
+        ),
+        (
+            unscheduled("0/2 nodes are available: 2 node(s) had untolerated taint {spot: true}."),
+            Outcome.UNKNOWN,
+            "nodes are kept for pods that tolerate spot: true",
+        ),
+        (
+            unscheduled("0/1 nodes are available: 1 node(s) had taint {spot: true}, that the pod didn't tolerate."),
+            Outcome.UNKNOWN,
+            "nodes are kept for pods that tolerate spot: true",
+        ),
+        (unscheduled("0/1 nodes are available: 1 node(s) were unschedulable."), Outcome.UNKNOWN, "cordoned"),
+        (unscheduled("something new"), Outcome.UNKNOWN, "the scheduler says no more (something new)"),
+        (pod("Pending", conditions=()), Outcome.UNKNOWN, "it did not start in time"),
+        # Somebody stopped waiting.
+        (pod("Running", RUNNING), Outcome.UNKNOWN, "its pod was left Running"),
+    ],
+)  # fmt: skip
+def test_the_cause(found: dict[str, Any] | None, outcome: Outcome, says: str) -> None:
+    ended = diagnosis.ended(found)
+    assert ended.outcome is outcome
+    assert says in ended.sentence
+    assert "None" not in ended.sentence
+
+
+def event(reason: str, message: str, at: str, kind: str = "Warning") -> dict[str, Any]:
+    return {"type": kind, "reason": reason, "message": message, "lastTimestamp": f"2026-01-01T00:00:{at}Z"}
+
+
+def test_events_say_why_an_image_does_not_come() -> None:
+    events = [
+        event("BackOff", 'Back-off pulling image "a"', "03", "Normal"),
+        event("Failed", 'Failed to pull image "a": 503 Service Unavailable', "02"),
+        event("Failed", "Error: ImagePullBackOff", "04"),
+    ]
+    ended = diagnosis.ended(waits("ImagePullBackOff", 'Back-off pulling image "a"'), events)
+    assert ended.outcome is Outcome.UNKNOWN
+    assert "503 Service Unavailable" in ended.sentence
+
+
+def test_what_failed_is_told_before_standing_complaints() -> None:
+    events = [
+        event("FailedMount", 'MountVolume.SetUp failed for volume "data"', "01"),
+        event("MissingClusterDNS", "kubelet does not have ClusterDNS", "09"),
+    ]
+    assert "MountVolume.SetUp failed" in diagnosis.ended(waits("ContainerCreating"), events).sentence
+
+
+def test_an_image_that_takes_long() -> None:
+    pulling = [event("Pulling", 'Pulling image "a"', "01", "Normal")]
+    assert "still being pulled" in diagnosis.ended(waits("ContainerCreating"), pulling).sentence
+    pulled = [*pulling, event("Pulled", "Successfully pulled", "02", "Normal")]
+    assert "still being pulled" not in diagnosis.ended(waits("ContainerCreating"), pulled).sentence
+
+
+class TestHopeless:
+    """Kubernetes would wait for ever."""
+
+    def test_a_node_that_is_cut_off(self) -> None:
+        found = leaving(pod("Running", RUNNING), NOW - timedelta(minutes=2))
+        lost = diagnosis.hopeless(found, NOW)
+        assert lost is not None
+        assert lost.outcome is Outcome.UNKNOWN
+        assert "node node1 does not say that it is" in lost.sentence
+        assert "kubectl delete node node1" in lost.sentence
+
+    def test_a_container_that_cannot_be_made(self) -> None:
+        found = waits("CreateContainerConfigError", 'secret "store" not found')
+        lost = diagnosis.hopeless(found, NOW)
+        assert lost is not None
+        assert lost.outcome is Outcome.REFUSED
+        assert diagnosis.hopeless(found, NOW - timedelta(minutes=4, seconds=30)) is None, (
+            "it may come in a moment"
+        )
+
+    def test_nothing_else(self) -> None:
+        for found in (
+            pod("Running", RUNNING),
+            leaving(pod("Running", RUNNING), NOW),
+            waits("ContainerCreating"),
+            waits("ImagePullBackOff"),
+            unscheduled("0/1 nodes are available"),
+        ):
+            assert diagnosis.hopeless(found, NOW) is None
+
+
+class TestIsSettled:
+    STARTUP = timedelta(minutes=4)
+
+    def settled(self, found: dict[str, Any], at: datetime = NOW) -> bool:
+        return diagnosis.is_settled(found, self.STARTUP, at)
+
+    def test_pod_that_is_over(self) -> None:
+        assert self.settled(ended_with(0))
+        assert self.settled(ended_with(1))
+
+    def test_pod_that_runs(self) -> None:
+        assert not self.settled(pod("Running", RUNNING), NOW + timedelta(days=1))
+
+    def test_container_that_ended_beside_a_sidecar(self) -> None:
+        finished = {"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:05:00Z"}}
+        assert not self.settled(pod("Running", finished), NOW)
+        assert self.settled(pod("Running", finished), NOW + timedelta(seconds=11))
+
+    def test_container_that_does_not_start(self) -> None:
+        waiting = waits("ContainerCreating")  # since 00:00, when it was scheduled
+        waiting["metadata"]["creationTimestamp"] = "2025-12-31T23:00:00Z"
+        assert self.settled(waiting)
+        assert not self.settled(waiting, NOW - timedelta(minutes=1))
+
+    def test_pod_that_no_node_takes(self) -> None:
+        waiting = unscheduled("0/1 nodes are available")
+        assert not self.settled(waiting)
+        waiting["metadata"]["creationTimestamp"] = "2026-01-01T00:00:30Z"
+        assert self.settled(waiting)
+        assert not self.settled(waiting, NOW - timedelta(minutes=1))
+
+    def test_pod_without_hope(self) -> None:
+        assert self.settled(waits("InvalidImageName"), NOW - timedelta(minutes=3))
+
+
+def status(code: int, message: str) -> tuple[int, str]:
+    return code, json.dumps({"kind": "Status", "code": code, "message": message})
+
+
+NOBODY = (
+    'pods is forbidden: User "system:serviceaccount:ml:nobody" cannot create resource "pods" in API group ""'
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "says"),
+    [
+        (status(403, f'{NOBODY} in the namespace "ml"'), Outcome.REFUSED,
+         "system:serviceaccount:ml:nobody may not create pods in namespace ml: give it a Role"),
+        (status(403, 'pods "a" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: '
+                     "requests.nvidia.com/gpu=4, limited: requests.nvidia.com/gpu=4"), Outcome.UNKNOWN,
+         "the namespace's quota leaves no room: "),
+        (status(403, 'pods "a" is forbidden: failed quota: all: must specify limits.cpu'), Outcome.REFUSED,
+         "set it in EVERGREEN_PODS__TEMPLATE"),
+        (status(403, 'pods "a" is forbidden: maximum memory usage per Container is 1Gi, but limit is 4Gi'),
+         Outcome.REFUSED, "change the model's resources"),
+        (status(403, 'pods "a" is forbidden: violates PodSecurity "restricted:latest": hostPath volumes'),
+         Outcome.REFUSED, "what the template adds is not allowed"),
+        (status(403, "admission webhook denied the request"), Outcome.REFUSED, "forbids it"),
+        (status(401, "Unauthorized"), Outcome.REFUSED, "EVERGREEN_PODS__CONNECTION"),
+        (status(404, 'namespaces "ml" not found'), Outcome.REFUSED, "EVERGREEN_PODS__NAMESPACE"),
+        (status(422, 'Pod "a" is invalid: spec.containers[0].image: Required value'), Outcome.REFUSED,
+         "the cluster takes no such pod"),
+        (status(500, "etcd leader changed"), Outcome.UNKNOWN, "the cluster answered 500: etcd leader changed"),
+        (status(429, "too many requests"), Outcome.UNKNOWN, "429"),
+        ((503, "<html>no json</html>"), Outcome.UNKNOWN, "<html>no json</html>"),
+        ((None, ""), Outcome.UNKNOWN, "the cluster cannot be reached: Connection refused"),
+    ],
+)  # fmt: skip
+def test_the_api_server_refuses(answer: tuple[int | None, str], outcome: Outcome, says: str) -> None:
+    ended = diagnosis.refused(*answer, "Connection refused")
+    assert ended.outcome is outcome
+    assert says in ended.sentence
