@@ -19,6 +19,7 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
 from evergreen.orchestration.operators.pod import TrainerPod, delete_pods_of_run
+from evergreen.orchestration.triggers import pod as triggers
 from evergreen.orchestration.triggers.pod import TrainerPodTrigger, new_lines
 from evergreen.settings import Pods
 from evergreen.spec import loader
@@ -126,6 +127,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
     }
     connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(kube_config)}}
     monkeypatch.setenv("AIRFLOW_CONN_STUB", json.dumps(connection))
+    monkeypatch.setattr(triggers, "_POLL_S", 0.1)
     yield found
     server.shutdown()
     server.server_close()
@@ -224,7 +226,7 @@ def test_on_kill_deletes_the_pod_and_fails_the_task(
 ) -> None:
     api.phase = phase
     own = trainer_pod(manifest)
-    threading.Timer(1, own.on_kill).start()
+    threading.Timer(0.5, own.on_kill).start()
     with pytest.raises(TryAgain, match="ended from outside"):
         own.attempt()
     assert len(api.deleted) == 1
@@ -270,12 +272,12 @@ def test_trigger_shows_each_line_once(
 
     def end() -> None:
         api.log += "rd\n2026-01-01T00:00:03Z unfinished\xff"
-        time.sleep(2.5)
+        time.sleep(0.5)
         api.put(manifest, "Failed", exit_code=1)
         assert api.pod is not None
         api.pod["metadata"]["uid"] = uid
 
-    threading.Timer(1, end).start()
+    threading.Timer(0.5, end).start()
     event = asyncio.run(first_event(trigger(manifest, uid)))
     assert event == {"uid": uid, "log_position": "2026-01-01T00:00:03Z", "problem": "", "state": STATE}
     lines = re.findall(r"\[trainer\] (\S*)", capsys.readouterr().out)

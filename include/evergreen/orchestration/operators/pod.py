@@ -41,10 +41,10 @@ _SYNC_LOGGING_S = 2  # a task that waits by itself shows the log as it is writte
 
 _retry_transient = tenacity.retry(
     retry=tenacity.retry_if_exception(is_transient),
-    wait=tenacity.wait_exponential(multiplier=0.5, max=8),
-    stop=tenacity.stop_after_delay(
-        30
-    ),  # longer outages are for Airflow's retries: a try adopts the pod again
+    wait=tenacity.wait_exponential(multiplier=0.5),
+    stop=tenacity.stop_after_attempt(
+        6
+    ),  # 15 s; longer outages are for Airflow's retries, which adopt the pod
     reraise=True,
 )
 
@@ -179,8 +179,8 @@ class TrainerPod:
     # The wait, and what follows.
 
     def _monitor(self, event: Mapping[str, Any] | None) -> Ended:
+        event = event or self._await_event()
         while True:
-            event = event or self._await_event()
             self._raise_if_killed()
             pod = self._get_pod()
             if pod is None:
