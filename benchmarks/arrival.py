@@ -22,9 +22,7 @@ FIRST = date(2013, 1, 1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=8)
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
@@ -32,13 +30,13 @@ def main() -> None:
     with running(home, DAG) as airflow:
         from evergreen_models.flight_delay.raw import deliver
 
-        airflow.pause(DAG, False)
+        airflow.set_dag_paused(DAG, False)
         for number in range(arguments.days + 1):
-            known = {run["dag_run_id"] for run in airflow.runs(DAG)}
+            known = {run["dag_run_id"] for run in airflow.dag_runs(DAG)}
             deliver([FIRST + timedelta(number)])
             delivered = time.time()
             while True:
-                new = [run for run in airflow.runs(DAG) if run["dag_run_id"] not in known]
+                new = [run for run in airflow.dag_runs(DAG) if run["dag_run_id"] not in known]
                 if new and new[0]["end_date"]:
                     break
                 time.sleep(0.5)

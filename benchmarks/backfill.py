@@ -3,7 +3,7 @@
     python benchmarks/backfill.py [--days 90]
 
 Both through Airflow, scheduler and all, on engines that are up already; wall time and the CPU seconds of every
-process of the stack. The reference makes a day per run, as Airflow users do (EVERGREEN_DAYS_AT_ONCE=1), on fewer
+process of the stack. The reference makes a day per run, as Airflow users do (EVERGREEN_MAX_DAYS_PER_RUN=1), on fewer
 days, and is compared per day. Beside them, a process of its own with a Spark of its own per day: what a nightly
 spark-submit costs. Goal: ten times cheaper. Every partition must be computed once, by a second backfill none,
 and the peak memory must not grow with the days.
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-from evergreen.client.airflow import Airflow
+from evergreen.client.airflow import AirflowClient
 from evergreen.window import midnight
 from measuring.stack import Meter, deliver, environment, metered, running
 
@@ -49,7 +49,7 @@ class Cost:
 
 
 @contextmanager
-def stack_of(home: Path, days: int, **more: str) -> Iterator[tuple[Airflow, Meter]]:
+def stack_of(home: Path, days: int, **more: str) -> Iterator[tuple[AirflowClient, Meter]]:
     """Engines that are up over a home with raw days, whose arrival is dealt with."""
     deliver(home, days)
     with running(home, DAG, **more) as airflow, metered(home) as meter:
@@ -57,20 +57,18 @@ def stack_of(home: Path, days: int, **more: str) -> Iterator[tuple[Airflow, Mete
     shutil.rmtree(home)
 
 
-def backfill(airflow: Airflow, meter: Meter, days: Sequence[date]) -> Cost:
+def backfill(airflow: AirflowClient, meter: Meter, days: Sequence[date]) -> Cost:
     """From the call that the UI makes to the end of the last run."""
     meter.peak = 0
     began, cpu = time.monotonic(), meter.cpu_seconds()
     first, last = (midnight(day, ZONE) for day in (days[0], days[-1]))
-    airflow.backfill(DAG, first, last, "completed", 10)
+    airflow.create_backfill(DAG, first, last, "completed", 10)
     while airflow.active_backfill(DAG):
         time.sleep(1)
     wall, cpu = time.monotonic() - began, meter.cpu_seconds() - cpu
-    runs = airflow.runs(DAG, logical_date_gte=first.isoformat(), logical_date_lte=last.isoformat())
+    runs = airflow.dag_runs(DAG, logical_date_gte=first.isoformat(), logical_date_lte=last.isoformat())
     assert [run["state"] for run in runs] == ["success"] * len(days)
-    built = {
-        i["dag_run_id"] for i in airflow.task_instances(DAG, states=["success"]) if i["task_id"] == "build"
-    }
+    built = {i["dag_run_id"] for i in airflow.task_instances(DAG, states=["success"]) if i["task_id"] == "build"}
     computed = sum(len(airflow.xcom(DAG, r["dag_run_id"], "build")) for r in runs if r["dag_run_id"] in built)
     return Cost(len(days), wall, cpu, computed, meter.peak / 2**30)
 
@@ -81,8 +79,8 @@ def by_spark_submit(home: Path, days: Sequence[date]) -> Cost:
     began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     for day in days:
         code = (
-            "from datetime import date; from evergreen.spec import loader; from evergreen.features.make import make;"
-            f"make(loader.load({NAME!r}), [date.fromisoformat('{day}')])"
+            "from datetime import date; from evergreen.spec import loader; from evergreen.features.make import run_feature_pipeline;"
+            f"run_feature_pipeline(loader.load_spec({NAME!r}), [date.fromisoformat('{day}')])"
         )
         command = [sys.executable, "-c", code]
         subprocess.run(command, env=environment(home), check=True, capture_output=True)
@@ -94,9 +92,7 @@ def by_spark_submit(home: Path, days: Sequence[date]) -> Cost:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=90)
     parser.add_argument("--reference-days", type=int, default=12)
     arguments = parser.parse_args()
@@ -105,7 +101,7 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
 
     lines = [("a process with its Spark per day", by_spark_submit(scratch / "submit", few[:5]))]
-    with stack_of(scratch / "single", len(few), EVERGREEN_DAYS_AT_ONCE="1") as (airflow, meter):
+    with stack_of(scratch / "single", len(few), EVERGREEN_MAX_DAYS_PER_RUN="1") as (airflow, meter):
         lines.append(("Airflow, one day per Spark job", backfill(airflow, meter, few)))
     with stack_of(scratch / "many", len(days)) as (airflow, meter):
         lines.append((f"Airflow, many days per job, {len(third)} days", backfill(airflow, meter, third)))
@@ -120,9 +116,7 @@ def main() -> None:
     for name, cost in lines:
         print(cost.line(name))
     submit, single, some, many, again = (cost for _, cost in lines)
-    print(
-        f"\npartitions computed ÷ missing: {many.computed / many.days:.2f}; by the second backfill: {again.computed}"
-    )
+    print(f"\npartitions computed ÷ missing: {many.computed / many.days:.2f}; by the second backfill: {again.computed}")
     for name, reference in (("one day per Spark job", single), ("a process with its Spark per day", submit)):
         wall = (reference.wall / reference.days) / (many.wall / many.days)
         cpu = (reference.cpu / reference.days) / (many.cpu / many.days)

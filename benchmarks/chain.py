@@ -47,40 +47,46 @@ def plain(days: list[date]) -> None:
         from evergreen.registry import versions
         from evergreen.spec import loader
         from evergreen.training.backends import process
-        from evergreen.window import Origin, Window
+        from evergreen.window import RunReason, Window
 
-    model = loader.load(NAME)
+    model = loader.load_spec(NAME)
     for day in days:
         with stage("check_raw"):
-            wanted = inputs.fingerprints(model, [day])
-            checks.refuse_raw(model, checks.raw(model, [day]))
+            wanted = inputs.compute_day_fingerprints(model, [day])
+            checks.raise_raw_faults(model, checks.check_raw_files(model, [day]))
         with stage("build"):
-            folders = build.build(model, wanted)
+            folders = build.build_features(model, wanted)
         with stage("check_features"):
-            checks.refuse_built(model, checks.built(model, folders))
+            checks.raise_feature_faults(model, checks.check_built_features(model, folders))
         with stage("publish"):
-            publish.publish(model, wanted, folders)
-    window = Window.between(FIRST, days[-1] + timedelta(1), Origin.MANUAL, "America/New_York")
+            publish.publish_features(model, wanted, folders)
+    window = Window.from_range(FIRST, days[-1] + timedelta(1), RunReason.MANUAL, "America/New_York")
     with stage("plan"):
-        assert versions.champion(model) is None
+        assert versions.get_champion_version(model) is None
     with stage("materialize"):
-        online_store.materialize(model, window)
+        online_store.materialize_features(model, window)
     with stage("training_set"):
-        examples = training_sets.build(model, window)
+        examples = training_sets.build_training_set(model, window)
     with stage("train"):
-        source = training_sets.dataset(model)
-        candidate = process.train(model, examples, source, training_sets.feature_columns(model))
+        source = training_sets.training_set_dataset(model)
+        candidate = process.train_in_process(model, examples, source, training_sets.model_input_columns(model))
     with stage("evaluate"):
-        scores = evaluation.evaluate(model, examples, candidate, None)
+        scores = evaluation.collect_evidence(model, examples, candidate, None)
     with stage("judge"):
-        case = service.Case("one process", window.origin, examples, candidate, scores, None)
-        judged = service.judge(model, case)
+        case = service.EvaluationContext("one process", window.run_reason, examples, candidate, scores, None)
+        judged = service.judge_candidate(model, case)
     with stage("register"):
-        version = versions.register(
-            model, examples, candidate, ledger.judged(NAME, judged).verdict, service.report(model, judged)
+        version = versions.register_candidate(
+            model,
+            examples,
+            candidate,
+            ledger.read_verdict_event(NAME, judged).verdict,
+            service.verdict_report_path(model, judged),
         )
     with stage("promote"):
-        held = service.promote(model, service.Claim(judged, version, window.origin), by="one process")
+        held = service.promote_version(
+            model, service.PromotionRequest(judged, version, window.run_reason), actor="one process"
+        )
         assert held is None
     print("RESULT" + json.dumps(seconds))
 
@@ -89,29 +95,29 @@ def under_airflow(home: Path, days: list[date]) -> tuple[float, float, dict[str,
     """Wall seconds, seconds until the stack was up, seconds per stage summed over its tasks, peak memory."""
     os.environ["EVERGREEN_HOME"] = str(home)
     from evergreen.cli.progress import Progress
-    from evergreen.client.airflow import Airflow
+    from evergreen.client.airflow import AirflowClient
     from evergreen.spec import loader
     from evergreen_local import retrain, stack
 
-    model = loader.load(NAME)
+    model = loader.load_spec(NAME)
     features, retraining = f"{NAME}.features", f"{NAME}.retrain"
     with Progress() as progress, metered(home) as meter:
         try:
             began = time.monotonic()
-            addresses = stack.up(progress)
-            airflow = Airflow(addresses.airflow)
+            addresses = stack.bring_up_stack(progress)
+            airflow = AirflowClient(addresses.airflow)
             retrain._wait_until_parsed(airflow, [features, retraining], progress)
             up = time.monotonic() - began
             began = time.monotonic()
-            retrain._backfill(airflow, features, model, days, progress)
-            retrain._run(airflow, retraining, days[-1] + timedelta(1), progress)
+            retrain._backfill_features(airflow, features, model, days, progress)
+            retrain._run_retraining(airflow, retraining, days[-1] + timedelta(1), progress)
             wall = time.monotonic() - began
             seconds: dict[str, float] = defaultdict(float)
             for dag_id in (features, retraining):
                 for instance in airflow.task_instances(dag_id):
                     seconds[instance["task_id"]] += instance["duration"] or 0.0
         finally:
-            stack.stop(progress)
+            stack.stop_stack(progress)
     return wall, up, seconds, meter.peak
 
 
@@ -121,18 +127,14 @@ def same_bytes(one: Path, other: Path) -> int:
     Of what is made: reports of checks tell how many days were asked about at once, and evaluations hold latencies.
     """
     made = ("features", "training_sets", "models")
-    found = sorted(
-        path.relative_to(one) for name in made for path in (one / "lake" / name).rglob("_manifests/*.json")
-    )
+    found = sorted(path.relative_to(one) for name in made for path in (one / "lake" / name).rglob("_manifests/*.json"))
     for path in found:
         assert (one / path).read_bytes() == (other / path).read_bytes(), path
     return len(found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=59)
     parser.add_argument("--plain", action="store_true", help="only the plain process, in EVERGREEN_HOME")
     arguments = parser.parse_args()

@@ -76,10 +76,10 @@ def train(job: Job, folder: Path) -> Trained:
     training = start(job, folder)
     printed, _ = training.communicate()
     wall, after = time.perf_counter() - begun, os.times()
-    assert Outcome.of(training.returncode) is Outcome.SUCCEEDED, printed
+    assert Outcome.from_exit_code(training.returncode) is Outcome.SUCCEEDED, printed
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     written = sum(line.startswith("checkpoint of step") for line in printed.splitlines())
-    files = {file.name: storage.sha256(file) for file in folder.glob("output/*/*")}
+    files = {file.name: storage.file_sha256(file) for file in folder.glob("output/*/*")}
     return Trained(wall, cpu, written, files)
 
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import special, stats
 
-from evergreen.gates import AgainstChampion, Comparison, Evidence
+from evergreen.gates import AgainstChampionGate, EarlierComparison, Evidence
 from evergreen.gates.comparisons import delong
 from evergreen.gates.kinds.against_champion import compute
 
@@ -37,8 +37,8 @@ CHAMPION_AUC = 0.70
 SHARE = 0.20  # of class 1
 SHARED_NOISE = 0.90
 FIRST = date(2013, 1, 4)
-BETTER = AgainstChampion(metric="auc", must_be="better", name="gate")
-NOT_WORSE = AgainstChampion(metric="auc", must_be="not_worse", margin=0.01, name="gate")
+BETTER = AgainstChampionGate(metric="auc", must_be="better", name="gate")
+NOT_WORSE = AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.01, name="gate")
 RULES = ("Evergreen", "p < 0.05 in each run", "promote if higher")
 
 
@@ -47,7 +47,7 @@ class World:
     """What is true of every candidate, beside the champion of its day."""
 
     name: str
-    gate: AgainstChampion
+    gate: AgainstChampionGate
     least: float
     most: float  # true gains in AUC, drawn evenly between the two
 
@@ -91,12 +91,12 @@ def history(world: World, retrains: int, n: int, seed: int) -> list[int]:
         drawn = rows(random, n, random.uniform(world.least, world.most))
         shown = Evidence(drawn.label, drawn.candidate, drawn.champion, days=week(number))
         record = compute(world.gate, shown, past)
-        assert record.level, record.reason
+        assert record.alpha, record.reason
         passed = record.outcome == "passed"
-        past.append(Comparison(week(number), (("gate", record.level, passed),)))
+        past.append(EarlierComparison(week(number), (("gate", record.alpha, passed),)))
         found = delong(*map(np.asarray, (drawn.label, drawn.candidate, drawn.champion)))
         promoted[0] += passed
-        promoted[1] += (found.gain - limit) / found.error > stats.norm.ppf(0.95)
+        promoted[1] += (found.gain - limit) / found.standard_error > stats.norm.ppf(0.95)
         promoted[2] += found.gain > 0
     return promoted
 
@@ -110,9 +110,7 @@ def lives(world: World, histories: int, retrains: int, n: int) -> list[float]:
             ever += np.array(promoted) > 0
             if done % max(1, histories // 10) == 0:
                 left = (time.monotonic() - started) / done * (histories - done)
-                print(
-                    f"{world.name}: {done:,} of {histories:,} histories, {left:.0f} s left", file=sys.stderr
-                )
+                print(f"{world.name}: {done:,} of {histories:,} histories, {left:.0f} s left", file=sys.stderr)
     return [float(share) for share in ever / histories]
 
 
@@ -122,7 +120,7 @@ def chance(gain: float, n: int, before: int, draws: int, seed: int) -> list[floa
     `before` comparisons were made earlier, and none passed.
     """
     random = np.random.default_rng(seed)
-    past = [Comparison(week(number), (("gate", 0.001, False),)) for number in range(before)]
+    past = [EarlierComparison(week(number), (("gate", 0.001, False),)) for number in range(before)]
     promoted = np.zeros(3)
     for _ in range(draws):
         drawn = rows(random, n, gain)
@@ -130,7 +128,7 @@ def chance(gain: float, n: int, before: int, draws: int, seed: int) -> list[floa
         found = delong(*map(np.asarray, (drawn.label, drawn.candidate, drawn.champion)))
         promoted += [
             compute(BETTER, shown, past).outcome == "passed",
-            found.gain / found.error > stats.norm.ppf(0.95),
+            found.gain / found.standard_error > stats.norm.ppf(0.95),
             found.gain > 0,
         ]
     return [float(share) for share in promoted / draws]
@@ -142,9 +140,7 @@ def bounds(share: float, trials: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def show_lives(
-    found: dict[str, list[float]], histories: int, retrains: int, n: int, console: Console
-) -> None:
+def show_lives(found: dict[str, list[float]], histories: int, retrains: int, n: int, console: Console) -> None:
     table = Table(
         title=f"Histories of {retrains} retrains in which a candidate is ever promoted, "
         f"{histories:,} histories, {n:,} rows each"
@@ -173,9 +169,7 @@ def show_chances(found: Sequence[dict[str, object]], console: Console) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--histories", type=int, default=10_000)
     parser.add_argument("--retrains", type=int, default=100)
     parser.add_argument("--rows", type=int, default=1_000)
@@ -184,9 +178,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130)
 
-    false = {
-        world.name: lives(world, arguments.histories, arguments.retrains, arguments.rows) for world in WORLDS
-    }
+    false = {world.name: lives(world, arguments.histories, arguments.retrains, arguments.rows) for world in WORLDS}
     show_lives(false, arguments.histories, arguments.retrains, arguments.rows, console)
 
     power = []

@@ -73,7 +73,7 @@ def train(job: Job, folder: Path, samples: list[Sample]) -> float:
                     samples.clear()  # what came before was reading the data for its scales
                 speed = float(found[1].replace(",", ""))
         code = training.wait()
-    if Outcome.of(code) is not Outcome.SUCCEEDED:
+    if Outcome.from_exit_code(code) is not Outcome.SUCCEEDED:
         sys.exit(f"training ended with exit code {code}")
     return speed
 
@@ -84,10 +84,7 @@ def sampling(samples: list[Sample]) -> Iterator[None]:
 
     def look() -> None:
         while not over.wait(0.5):
-            seen = [
-                tuple(map(float, line.split(",")))
-                for line in query("utilization.gpu,memory.used").splitlines()
-            ]
+            seen = [tuple(map(float, line.split(","))) for line in query("utilization.gpu,memory.used").splitlines()]
             samples.append(Sample(*max(seen)))
 
     thread = Thread(target=look, daemon=True)
@@ -100,9 +97,7 @@ def sampling(samples: list[Sample]) -> Iterator[None]:
 
 
 def query(fields: str) -> str:
-    return subprocess.run(
-        [*QUERY, f"--query-gpu={fields}"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return subprocess.run([*QUERY, f"--query-gpu={fields}"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

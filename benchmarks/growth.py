@@ -42,31 +42,31 @@ def days(first: int, last: int) -> list[date]:
 def measure(some: Sequence[date]) -> tuple[float, float]:
     """Median wall and CPU seconds of a day's run."""
     from evergreen.features import inputs
-    from evergreen.features.make import make
+    from evergreen.features.make import run_feature_pipeline
     from evergreen.spec import loader
 
-    model = loader.load("flight_delay")
+    model = loader.load_spec("flight_delay")
     walls, cpus = [], []
     for day in some:
         began, used = time.monotonic(), cpu_seconds()
-        assert not inputs.outdated_by(model, [day])  # what `plan` asks first
-        make(model, [day])
+        assert not inputs.stale_days(model, [day])  # what `plan` asks first
+        run_feature_pipeline(model, [day])
         walls.append(time.monotonic() - began)
         cpus.append(cpu_seconds() - used)
     return median(walls), median(cpus)
 
 
 def by_history() -> Iterator[tuple[int, float, float]]:
-    from evergreen.features.make import make
+    from evergreen.features.make import run_feature_pipeline
     from evergreen.spec import loader
     from evergreen_models.flight_delay.raw import deliver
 
-    model = loader.load("flight_delay")
+    model = loader.load_spec("flight_delay")
     deliver(days(0, 365))
     done = 0
     for history in HISTORY:
         until = min(history, 365 - RUNS)
-        make(model, days(done, until))
+        run_feature_pipeline(model, days(done, until))
         yield until, *measure(days(until, until + RUNS))
         done = until + RUNS
 
@@ -79,8 +79,8 @@ def by_rows(home: Path) -> Iterator[tuple[int, float, float]]:
     from evergreen_models.flight_delay import expectations
     from evergreen_models.flight_delay.raw import deliver
 
-    asked = expectations.raw
-    expectations.raw = lambda source, day: [
+    asked = expectations.raw_expectations
+    expectations.raw_expectations = lambda source, day: [
         rule for rule in asked(source, day) if not isinstance(rule, gxe.ExpectTableRowCountToBeBetween)
     ]
     some = days(90, 105)
@@ -91,7 +91,7 @@ def by_rows(home: Path) -> Iterator[tuple[int, float, float]]:
             file = raw_files.raw_file("flights", day)
             table = pd.read_parquet(file)
             many = pd.concat([table.assign(flight=table.flight + 10_000 * n) for n in range(times)])
-            with storage.replacing(file) as scratch:
+            with storage.atomic_write(file) as scratch:
                 many.to_parquet(scratch, index=False, coerce_timestamps="us")
         yield times, *measure(some[-RUNS:])
 
@@ -118,9 +118,7 @@ def plot(history: list[tuple[int, float, float]], rows: list[tuple[int, float, f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", type=Path, help="draw the figure into this file too")
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))

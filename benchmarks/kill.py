@@ -51,7 +51,7 @@ import pandas as pd
 import psutil
 
 from evergreen import storage
-from evergreen.client.airflow import Airflow, AirflowError
+from evergreen.client.airflow import AirflowClient, AirflowError
 from evergreen.features import inputs
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
@@ -60,21 +60,19 @@ from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
 from evergreen.window import midnight
 from evergreen_local import processes, services
-from evergreen_local.processes import Identity
+from evergreen_local.processes import ProcessIdentity
 from measuring.stack import deliver, environment
 
 NAME, ZONE = "flight_delay", "America/New_York"
 DAG = f"{NAME}.features"
 FIRST = date(2013, 1, 1)
-TABLES = len(feature_spec(loader.load(NAME)).tables)
+TABLES = len(feature_spec(loader.load_spec(NAME)).tables)
 AT_ONCE = 8  # days per backfill
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 STUCK_AFTER = timedelta(seconds=80)
 MOST_CLEARS = 5  # of one run
 CALM = 40.0  # seconds in which days still arrive, after the last kill and the last backfill
-HANGS_AFTER = (
-    17 * 60.0
-)  # seconds without anything new: an arrival that got lost is told of again after 15 minutes
+HANGS_AFTER = 17 * 60.0  # seconds without anything new: an arrival that got lost is told of again after 15 minutes
 
 IMPATIENT = {
     "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
@@ -114,17 +112,17 @@ class Component:
     environment: Mapping[str, str]
     folder: Path
     logs: Path
-    identity: Identity | None = None
+    identity: ProcessIdentity | None = None
     starts: int = 0
 
     def start(self) -> None:
         self.starts += 1
         log = self.logs / f"{self.name}-{self.starts:03}.log"
-        self.identity = processes.start(self.command, self.environment, self.folder, log)
+        self.identity = processes.start_process(self.command, self.environment, self.folder, log)
 
     @property
     def alive(self) -> bool:
-        return self.identity is not None and processes.alive(self.identity)
+        return self.identity is not None and processes.is_alive(self.identity)
 
 
 class Machine(threading.Thread):
@@ -135,14 +133,14 @@ class Machine(threading.Thread):
         self.home, self.logs = home, home / "logs"
         self.ended, self.lock = threading.Event(), threading.Lock()
         # Ports that no other stack looks for: what has died does not hold its port until it is back.
-        spark = services.spark(home, services.free_port(25000 + os.getpid() % 5000))
+        spark = services.spark_service(home, services.free_port(25000 + os.getpid() % 5000))
         told = {
             "EVERGREEN_HOME": str(home),
             "EVERGREEN_SPARK": spark.url,
             "EVERGREEN_MLFLOW": f"sqlite:///{home}/mlflow.db",
-            **services.spark_client(home),
+            **services.spark_client_environment(home),
         }
-        self.airflow = services.airflow(home, services.free_port(31000 + os.getpid() % 1000), told)
+        self.airflow = services.airflow_service(home, services.free_port(31000 + os.getpid() % 1000), told)
         environment = {**self.airflow.environment, **IMPATIENT}
         self.airflow.folder.mkdir(parents=True)
         program = self.airflow.command[0]
@@ -166,7 +164,7 @@ class Machine(threading.Thread):
     def stop(self) -> None:
         self.ended.set()
         self.join()
-        processes.stop_marked(self.home, 5)
+        processes.stop_home_processes(self.home, 5)
 
     def kill(self, kind: str, chance: random.Random) -> str:
         """Kill one of this kind; says which, or nothing if there is none at this moment."""
@@ -179,9 +177,7 @@ class Machine(threading.Thread):
                 title = _title(worker)
                 task = worker.children()
                 victims = [worker] if kind == "worker" else [*task, *_below(task)]
-                return (
-                    title.removeprefix("airflow worker -- LocalExecutor: ").strip() if _kill(victims) else ""
-                )
+                return title.removeprefix("airflow worker -- LocalExecutor: ").strip() if _kill(victims) else ""
             component = self.components[kind.split()[0].lower()]
             if not component.alive:
                 return ""
@@ -199,9 +195,7 @@ class Machine(threading.Thread):
         found = []
         for process in psutil.process_iter():
             title = _title(process)
-            if title.startswith("airflow worker -- LocalExecutor:") and ("<idle>" in title) == (
-                state == "idle"
-            ):
+            if title.startswith("airflow worker -- LocalExecutor:") and ("<idle>" in title) == (state == "idle"):
                 with suppress(psutil.Error):
                     if process.environ().get("EVERGREEN_HOME") == str(self.home):
                         found.append(process)
@@ -353,14 +347,14 @@ class World:
 
         if self.before and self.chance.random() < 0.15:
             day = self.chance.choice(sorted(self.before))
-            with storage.replacing(raw_files.raw_file("flights", day)) as scratch:
+            with storage.atomic_write(raw_files.raw_file("flights", day)) as scratch:
                 scratch.write_bytes(self.before.pop(day))
             what = "put back"
         elif self.chance.random() < 0.2 and (there := sorted({*asked, *self.arrived} - self.before.keys())):
             day = self.chance.choice(there)
             file = raw_files.raw_file("flights", day)
             self.before[day] = file.read_bytes()
-            with storage.replacing(file) as scratch:
+            with storage.atomic_write(file) as scratch:
                 pd.read_parquet(file).iloc[1:].to_parquet(scratch, index=False, coerce_timestamps="us")
             what = "corrected"
         elif self.arriving:
@@ -377,7 +371,7 @@ class World:
 class Person:
     """Asks for backfills, one after the other, and clears what has failed."""
 
-    def __init__(self, airflow: Airflow, machine: Machine, days: Sequence[date]):
+    def __init__(self, airflow: AirflowClient, machine: Machine, days: Sequence[date]):
         self.airflow, self.machine = airflow, machine
         self.parts = [days[first : first + AT_ONCE] for first in range(0, len(days), AT_ONCE)]
         self.asked, self.backfilling = 0, False
@@ -391,9 +385,9 @@ class Person:
             part = self.parts[self.asked]
             said(f"backfill of {part[0]} – {part[-1]}")
             first, last = (midnight(day, ZONE) for day in (part[0], part[-1]))
-            self.airflow.backfill(DAG, first, last, "completed", AT_ONCE)
+            self.airflow.create_backfill(DAG, first, last, "completed", AT_ONCE)
             self.asked, self.backfilling = self.asked + 1, True
-        for run in self.airflow.runs(DAG, state=["failed"]):
+        for run in self.airflow.dag_runs(DAG, state=["failed"]):
             self._clear(run["dag_run_id"])
         for instance in self.airflow.task_instances(DAG, states=["queued"]):
             if pd.Timestamp.now(UTC) - pd.Timestamp(instance["queued_when"]) > STUCK_AFTER:
@@ -405,13 +399,11 @@ class Person:
 
     def _clear(self, run_id: str) -> None:
         failed = [i for i in self.airflow.task_instances(DAG, run_id) if i["state"] == "failed"]
-        refused = [
-            line for i in failed for line in map(str, self.airflow.log(i)) if "InputsChangedError" in line
-        ]
+        refused = [line for i in failed for line in map(str, self.airflow.log(i)) if "InputsChangedError" in line]
         why = "its raw data changed meanwhile" if refused else "a task was killed too often"
         assert self.clears[run_id] < MOST_CLEARS, f"{run_id} still fails: {why}"
         said(f"clearing {run_id}, {[i['task_id'] for i in failed]}: {why}")
-        self.airflow._ask(
+        self.airflow._request(
             "POST",
             f"/api/v2/dags/{DAG}/dagRuns/{run_id}/clear",
             json={"dry_run": False, "only_failed": False},
@@ -425,7 +417,7 @@ class Person:
         return [day for part in self.parts[: self.asked] for day in part]
 
     def is_idle(self) -> bool:
-        unfinished = self.airflow.runs(DAG, state=["queued", "running", "failed"])
+        unfinished = self.airflow.dag_runs(DAG, state=["queued", "running", "failed"])
         return not unfinished and not self.airflow.active_backfill(DAG)
 
 
@@ -484,11 +476,11 @@ def tolerantly(act: Callable[[], None]) -> None:
 
 def unpublished(days: Sequence[date]) -> list[str]:
     """Days that are not published with what their raw data, and their code, are now."""
-    model = loader.load(NAME)
+    model = loader.load_spec(NAME)
     return [
         day
-        for day, mark in inputs.fingerprints(model, days).items()
-        if not inputs.published(model, day, mark)
+        for day, mark in inputs.compute_day_fingerprints(model, days).items()
+        if not inputs.find_published_day(model, day, mark)
     ]
 
 
@@ -506,10 +498,8 @@ def settle(person: Person, witness: Witness, days: Sequence[date]) -> float:
             progress, since = now, time.monotonic()
             said(f"settling: {len(missing)} days are not published yet {missing[:3]}")
         if time.monotonic() - since > HANGS_AFTER:
-            for run in person.airflow.runs(DAG, state=["queued", "running"]):
-                states = {
-                    i["task_id"]: i["state"] for i in person.airflow.task_instances(DAG, run["dag_run_id"])
-                }
+            for run in person.airflow.dag_runs(DAG, state=["queued", "running"]):
+                states = {i["task_id"]: i["state"] for i in person.airflow.task_instances(DAG, run["dag_run_id"])}
                 said(f"{run['dag_run_id']} {run['state']}: {states}")
             raise TimeoutError(f"nothing happens any more; not published: {missing}")
         time.sleep(2)
@@ -527,14 +517,12 @@ def faults(home: Path, clean: Path, days: Sequence[date], seen: Seen) -> list[st
             found.append(f"{root.name}: missing or not delivered: {sorted(missing)}")
     for day in days:
         partition = datasets.day_partition(day)
-        disturbed, plain = (
-            (root / f"lake/features/{NAME}/_manifests/{partition}.json") for root in (home, clean)
-        )
+        disturbed, plain = ((root / f"lake/features/{NAME}/_manifests/{partition}.json") for root in (home, clean))
         if disturbed.read_bytes() != plain.read_bytes():
             found.append(f"{partition}: another manifest than the plain process has made")
         for name, file in datasets.Manifest.from_json(disturbed.read_text()).files.items():
             path = home / f"lake/features/{NAME}" / file.path
-            if not path.exists() or storage.sha256(path) != file.sha256:
+            if not path.exists() or storage.file_sha256(path) != file.sha256:
                 found.append(f"{partition}: {name} is not what the manifest says")
     for partition, history in seen.published.items():
         marks = [mark for _, mark in history]
@@ -564,9 +552,7 @@ def again(seen: Seen) -> Counter[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--days", type=int, default=180)
@@ -588,12 +574,12 @@ def main() -> None:
     began = time.monotonic()
     machine.start()
     try:
-        while not machine.airflow.ready():
+        while not machine.airflow.is_ready():
             time.sleep(1)
-        airflow = Airflow(machine.airflow.url)
+        airflow = AirflowClient(machine.airflow.url)
         while airflow.dag(DAG) is None:
             time.sleep(1)
-        airflow.pause(DAG, False)
+        airflow.set_dag_paused(DAG, False)
         said(f"the stack is up after {time.monotonic() - began:.0f} s")
         began = time.monotonic()
         person = Person(airflow, machine, asked)
@@ -601,7 +587,7 @@ def main() -> None:
         delivered = sorted([*world.arrived, *person.days])
         killing = time.monotonic() - began
         settling = settle(person, witness, delivered)
-        runs = airflow.runs(DAG)
+        runs = airflow.dag_runs(DAG)
         tries = Counter(max(i["try_number"], 1) for i in airflow.task_instances(DAG, states=["success"]))
     finally:
         machine.stop()
@@ -622,15 +608,9 @@ def main() -> None:
         print(f"{'days that ' + what if what == 'arrived' else 'days ' + what:<48}{count}")
     for kind, count in sorted(Counter(run["run_type"] for run in runs).items()):
         print(f"{'runs, ' + kind:<48}{count}")
-    print(
-        f"{'tasks that succeeded at try 1, 2, …':<48}{', '.join(str(tries[n]) for n in range(1, max(tries) + 1))}"
-    )
-    waited = sorted(
-        seen.published[datasets.day_partition(day)][0][0] - at for day, at in world.arrived.items()
-    )
-    print(
-        f"{'s from arrival to published, median, longest':<48}{waited[len(waited) // 2]:.0f}, {waited[-1]:.0f}"
-    )
+    print(f"{'tasks that succeeded at try 1, 2, …':<48}{', '.join(str(tries[n]) for n in range(1, max(tries) + 1))}")
+    waited = sorted(seen.published[datasets.day_partition(day)][0][0] - at for day, at in world.arrived.items())
+    print(f"{'s from arrival to published, median, longest':<48}{waited[len(waited) // 2]:.0f}, {waited[-1]:.0f}")
     print(f"{'clears needed':<48}{sum(person.clears.values())}")
     for why, count in person.reasons.items():
         print(f"  {why:<46}{count}")

@@ -110,9 +110,7 @@ def entity_rows(rows: int) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def by_hand(
-    data: Path, entities: pd.DataFrame, ties: bool = False, order: bool = False
-) -> Callable[[], pa.Table]:
+def by_hand(data: Path, entities: pd.DataFrame, ties: bool = False, order: bool = False) -> Callable[[], pa.Table]:
     """What one would write without Feast: one ASOF join per view, no check, no order.
 
     With `ties`, rows of the same instant are decided by their place in the files, as ours are; with `order`, rows
@@ -172,9 +170,7 @@ def through_feast(offline_store: str, data: Path, entities: pd.DataFrame) -> Cal
             return FileSource(path=folder, file_format=ParquetFormat(), timestamp_field="event_timestamp")
         from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-        return SparkSource(
-            name=view.name, path=folder, file_format="parquet", timestamp_field="event_timestamp"
-        )
+        return SparkSource(name=view.name, path=folder, file_format="parquet", timestamp_field="event_timestamp")
 
     settings: dict[str, Any] = {"type": offline_store}
     if offline_store == "spark":
@@ -232,9 +228,7 @@ def through_feast(offline_store: str, data: Path, entities: pd.DataFrame) -> Cal
 
 
 ENGINES: dict[str, Callable[[Path, pd.DataFrame], Callable[[], pa.Table]]] = {
-    "evergreen": lambda data, df: through_feast(
-        "evergreen.feature_store.offline_store.AsofOfflineStore", data, df
-    ),
+    "evergreen": lambda data, df: through_feast("evergreen.feature_store.offline_store.AsofOfflineStore", data, df),
     "by hand": by_hand,
     "by hand, ties": lambda data, df: by_hand(data, df, ties=True),
     "by hand, ties, order": lambda data, df: by_hand(data, df, ties=True, order=True),
@@ -266,8 +260,7 @@ def digest(table: pa.Table) -> dict[str, list[float]]:
     weight = pc.add(pc.cast(table["row"], pa.float64()), 1.0)
     numbers = {name: table[name] for name in FEATURES}
     numbers = {
-        name: pc.utf8_length(column) if pa.types.is_string(column.type) else column
-        for name, column in numbers.items()
+        name: pc.utf8_length(column) if pa.types.is_string(column.type) else column for name, column in numbers.items()
     }
     return {
         name: [len(column) - column.null_count, pc.sum(pc.multiply(column, weight)).as_py() or 0.0]

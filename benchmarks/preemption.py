@@ -33,10 +33,10 @@ import numpy as np
 from kubernetes import client, config
 
 from evergreen import storage
-from evergreen.settings import Pods
+from evergreen.settings import PodSettings
 from evergreen.spec import loader
 from evergreen.training import Job, runner
-from evergreen.training.attempt import attempts
+from evergreen.training.attempt import read_attempts
 from evergreen.training.backends import diagnosis, pod
 from evergreen.training.outcome import Outcome
 from measuring.training import job_of, write_training_set
@@ -93,21 +93,21 @@ def train(job: Job, folder: Path, image: str, kills: Iterator[Kill]) -> Trained:
     """Train in pods, each killed at its time, until the model is there."""
     folder.mkdir()
     folder.chmod(0o777)
-    file = storage.path(str(folder / "job.json"))
+    file = storage.storage_path(str(folder / "job.json"))
     job.write(file)
     paid = []
-    while not runner.is_done(job.fingerprint, file.parent):
+    while not runner.is_training_complete(job.fingerprint, file.parent):
         asked, kill = datetime.now(UTC), next(kills)
         outcome, gone = Made(job, folder, image).ended(kill)
         # None, if it was killed before its trainer had a word.
-        new = [record for record in attempts(file.parent) if record.started > asked]
-        over = (new and new[0].ended) or gone
+        new = [record for record in read_attempts(file.parent) if record.started_at > asked]
+        over = (new and new[0].ended_at) or gone
         paid.append((over - asked).total_seconds())
         how = "killed" if kill.sudden and outcome is Outcome.PREEMPTED else outcome.name.lower()
-        steps = "".join(f", steps {record.resumed_at} to {record.step}" for record in new)
+        steps = "".join(f", steps {record.resumed_step} to {record.step}" for record in new)
         print(f"  {folder.name}: {how} after {paid[-1]:.1f} s{steps}", flush=True)
-    files = {found.name: storage.sha256(found) for found in folder.glob("output/*/*")}
-    return Trained(paid, max(record.step for record in attempts(file.parent)), files)
+    files = {found.name: storage.file_sha256(found) for found in folder.glob("output/*/*")}
+    return Trained(paid, max(record.step for record in read_attempts(file.parent)), files)
 
 
 class Made:
@@ -118,12 +118,17 @@ class Made:
         mount = {"name": "here", "mountPath": str(folder.parent)}
         template = {
             "spec": {
-                "containers": [{"name": pod.CONTAINER, "volumeMounts": [mount]}],
+                "containers": [{"name": pod.TRAINER_CONTAINER, "volumeMounts": [mount]}],
                 "volumes": [{"name": "here", "hostPath": {"path": str(folder.parent)}}],
             }
         }
-        wanted = pod.manifest(
-            loader.load(job.model), job, str(folder / "job.json"), "benchmark", Pods(image=image), template
+        wanted = pod.pod_manifest(
+            loader.load_spec(job.model),
+            job,
+            str(folder / "job.json"),
+            "benchmark",
+            PodSettings(image=image),
+            template,
         )
         self.name = wanted["metadata"]["name"] = f"{wanted['metadata']['name']}-{uuid.uuid4().hex[:6]}"
         self.api.create_namespaced_pod("default", wanted)
@@ -133,16 +138,16 @@ class Made:
         begun, killed = None, False
         while (found := self.read()) is not None:
             now = time.monotonic()
-            if begun is None and diagnosis.has_begun(found):
+            if begun is None and diagnosis.has_trainer_started(found):
                 begun = now
             if begun and not killed and now - begun > kill.after:
                 self.delete(0 if kill.sudden else None)
                 killed = True
-            if not killed and diagnosis.says_how_it_ended(found):
-                ended = diagnosis.ended(found)
+            if not killed and diagnosis.is_trainer_terminated(found):
+                ended = diagnosis.diagnose_pod(found)
                 self.delete(0)
                 if ended.outcome is not Outcome.SUCCEEDED:
-                    raise SystemExit(f"{self.name}: {ended.sentence}")
+                    raise SystemExit(f"{self.name}: {ended.message}")
                 return ended.outcome, datetime.now(UTC)
             time.sleep(0.1)
         assert killed

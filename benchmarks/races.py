@@ -84,9 +84,7 @@ def measure(database: str, name: str, nowhere: Place, racers: int, rounds: int) 
         started = time.monotonic()
         # One round more: in the first, the racers start.
         for number, was in enumerate(
-            promotion_races.race(
-                place, WAYS[name], versions[: 2 * racers], min(LIFE, rounds - first) + 1, racers
-            )
+            promotion_races.race(place, WAYS[name], versions[: 2 * racers], min(LIFE, rounds - first) + 1, racers)
         ):
             if number == 0:
                 started = time.monotonic()
@@ -94,7 +92,7 @@ def measure(database: str, name: str, nowhere: Place, racers: int, rounds: int) 
             winners += len(was.promoted)
             lost += not was.serial
             unseen += was.unseen
-            wrong += not bare and was.aliases != promotion_races.by_ledger(ledger.state(place.model))
+            wrong += not bare and was.aliases != promotion_races.by_ledger(ledger.read_state(place.model))
         seconds += time.monotonic() - started
     row(
         database,

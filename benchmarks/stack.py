@@ -60,9 +60,7 @@ def silent(service: str, task: str, seconds: float = 60) -> Fault:
 
 def emptied() -> Fault:
     command = ("sh", "-c", "redis-cli flushall")
-    return Fault(
-        "redis", "emptied", "train", lambda stack: docker("exec", stack.container("redis"), *command) and None
-    )
+    return Fault("redis", "emptied", "train", lambda stack: docker("exec", stack.container("redis"), *command) and None)
 
 
 FAULTS = (
@@ -214,9 +212,7 @@ def compare(here: Any, there: Any) -> None:
     assert there["jobs"] == len(there["models"]), "a model is half there"
     for what in ("contents", "predictions", "verdicts"):
         differ = sorted(name for name, mine in here[what].items() if there[what].get(name) != mine)
-        print(
-            f"{what}: {len(here[what])} of the embedded engines, {len(differ)} differ in the stack {differ[:5]}"
-        )
+        print(f"{what}: {len(here[what])} of the embedded engines, {len(differ)} differ in the stack {differ[:5]}")
     count = len(here["promoted"])
     same = "the same" if here["promoted"] == there["promoted"][:count] else "others"
     print(f"champions: {count} of the embedded engines, a rollback among them; {same} in the stack")

@@ -23,10 +23,10 @@ from statistics import median
 import pyarrow.parquet as pq
 
 from evergreen.spec import loader
-from evergreen_models.flight_delay_net.columns import Columns
-from evergreen_models.flight_delay_net.parameters import Parameters
-from evergreen_models.flight_delay_net.scales import learn
-from evergreen_models.flight_delay_net.stream import Order, Stream
+from evergreen_models.flight_delay_net.columns import InputColumns
+from evergreen_models.flight_delay_net.parameters import NetworkParameters
+from evergreen_models.flight_delay_net.scales import compute_column_statistics
+from evergreen_models.flight_delay_net.stream import BatchPlan, BatchStream
 from measuring.training import CATEGORIES, LABEL, NUMBERS, write_training_set
 
 SCAN, FIRST_PASS, STREAM = "plain scan", "first pass", "stream"
@@ -44,9 +44,7 @@ class Line:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument(
-        "--train", type=Path, help="a training set of flight_delay's, instead of made-up data"
-    )
+    parser.add_argument("--train", type=Path, help="a training set of flight_delay's, instead of made-up data")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     asked = parser.parse_args()
@@ -64,32 +62,32 @@ def main() -> None:
         asked.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
 
 
-def of_made_up(file: Path) -> Columns:
-    return Columns.of(pq.read_schema(file), (*NUMBERS, *CATEGORIES), LABEL, CATEGORIES)
+def of_made_up(file: Path) -> InputColumns:
+    return InputColumns.from_schema(pq.read_schema(file), (*NUMBERS, *CATEGORIES), LABEL, CATEGORIES)
 
 
-def of_real(file: Path) -> Columns:
-    model, schema = loader.load("flight_delay_net"), pq.read_schema(file)
+def of_real(file: Path) -> InputColumns:
+    model, schema = loader.load_spec("flight_delay_net"), pq.read_schema(file)
     features = [name for name in schema.names if "__" in name]
-    return Columns.of(schema, (*model.request_columns, *features), "label", model.parameters["embedding"])
+    return InputColumns.from_schema(schema, (*model.request_columns, *features), "label", model.parameters["embedding"])
 
 
-def ways(file: Path, columns: Columns) -> dict[str, Callable[[], int]]:
+def ways(file: Path, columns: InputColumns) -> dict[str, Callable[[], int]]:
     """Each reads all rows and gives their number."""
-    parameters = Parameters.model_validate(loader.load("flight_delay_net").parameters)
+    parameters = NetworkParameters.model_validate(loader.load_spec("flight_delay_net").parameters)
     metadata = pq.read_metadata(file)
-    scales = learn(str(file), columns, parameters.rare)
+    scales = compute_column_statistics(str(file), columns, parameters.min_category_rows)
     groups = tuple(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
-    order = Order(groups, parameters.batch_rows, parameters.window_rows, seed=1)
+    order = BatchPlan(groups, parameters.batch_rows, parameters.shuffle_rows, seed=1)
 
     def scan() -> int:
         opened = pq.ParquetFile(file, pre_buffer=True)
-        return sum(opened.read_row_group(n, columns=columns.all).num_rows for n in range(len(groups)))
+        return sum(opened.read_row_group(n, columns=columns.names).num_rows for n in range(len(groups)))
 
     return {
         SCAN: scan,
-        FIRST_PASS: lambda: learn(str(file), columns, parameters.rare).rows,
-        STREAM: lambda: sum(map(len, Stream(str(file), columns, scales, order).batches(0, order.steps))),
+        FIRST_PASS: lambda: compute_column_statistics(str(file), columns, parameters.min_category_rows).rows,
+        STREAM: lambda: sum(map(len, BatchStream(str(file), columns, scales, order).batches(0, order.steps_per_epoch))),
     }
 
 

@@ -8,8 +8,8 @@ from evergreen.orchestration.dags.retrain import retrain_dag
 from evergreen.orchestration.dags.rollback import rollback_dag
 from evergreen.spec import loader
 
-for _name in loader.names():
-    _model = loader.load(_name)
+for _name in loader.model_names():
+    _model = loader.load_spec(_name)
     if _model.builds_features:
         globals()[f"{_name}_features"] = features_dag(_model)
     globals()[f"{_name}_retrain"] = retrain_dag(_model)

@@ -6,12 +6,11 @@ from feast import Entity, FeatureService, FeatureView, Field
 from feast.types import Float64, Int32
 from feast.value_type import ValueType
 
-from evergreen.feature_store.data_source import published
-from evergreen_models.flight_delay.features import DELAYS, GROUPS, WEATHER
+from evergreen.feature_store.data_source import feature_source
+from evergreen_models.flight_delay.features import DELAY_COLUMNS, DELAY_VIEW_KEYS, WEATHER_COLUMNS
 
 carrier, origin, dest, tailnum = (
-    Entity(name=key, join_keys=[key], value_type=ValueType.STRING)
-    for key in ("carrier", "origin", "dest", "tailnum")
+    Entity(name=key, join_keys=[key], value_type=ValueType.STRING) for key in ("carrier", "origin", "dest", "tailnum")
 )
 _entities = {entity.name: entity for entity in (carrier, origin, dest, tailnum)}
 
@@ -22,7 +21,7 @@ def _view(name: str, keys: tuple[str, ...], ttl: timedelta, schema: list[Field])
         entities=[_entities[key] for key in keys],
         ttl=ttl,
         schema=schema,
-        source=published("flight_delay", name),
+        source=feature_source("flight_delay", name),
     )
 
 
@@ -33,16 +32,16 @@ delay_views = [
         name,
         keys,
         timedelta(minutes=59),
-        [Field(name=column, dtype=Int32 if column.startswith("flights") else Float64) for column in DELAYS],
+        [Field(name=column, dtype=Int32 if column.startswith("flights") else Float64) for column in DELAY_COLUMNS],
     )
-    for name, keys in GROUPS.items()
+    for name, keys in DELAY_VIEW_KEYS.items()
 ]
 
 origin_weather = _view(
     "origin_weather",
     ("origin",),
     timedelta(hours=6),
-    [Field(name=column, dtype=Float64) for column in WEATHER],
+    [Field(name=column, dtype=Float64) for column in WEATHER_COLUMNS],
 )
 
 # One row at the start of a day, which may last 25 hours.

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evergreen.client.airflow import Airflow, AirflowError
+from evergreen.client.airflow import AirflowClient, AirflowError
 from evergreen.settings import REPOSITORY
 
 SERVICES = (
@@ -34,7 +34,7 @@ class Stack:
     """Its containers by the names of their services."""
 
     def __init__(self) -> None:
-        self._asked: Airflow | None = None
+        self._asked: AirflowClient | None = None
 
     def run(self, *words: str, log: Path) -> subprocess.Popen[str]:
         """`deploy/compose` with these words, in the background."""
@@ -51,10 +51,10 @@ class Stack:
         lines = ENV.read_text().splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
-    def airflow(self) -> Airflow:
+    def airflow(self) -> AirflowClient:
         """As its one user, from this machine."""
         password, port = self.secrets()["AIRFLOW_PASSWORD"], self.port("AIRFLOW_PORT")
-        return Airflow(f"http://admin:{password}@localhost:{port}")
+        return AirflowClient(f"http://admin:{password}@localhost:{port}")
 
     def port(self, variable: str) -> int:
         return int(os.environ.get(variable) or self.secrets().get(variable) or PORTS[variable])
@@ -100,9 +100,7 @@ class Stack:
 
     def python(self, program: str) -> Any:
         """What a Python program prints, as JSON, where the tasks run."""
-        return json.loads(
-            docker("exec", "--interactive", self.container("scheduler"), "python", "-", stdin=program)
-        )
+        return json.loads(docker("exec", "--interactive", self.container("scheduler"), "python", "-", stdin=program))
 
     def memory(self) -> Mapping[str, float]:
         """MiB, by service."""
@@ -119,10 +117,7 @@ class Stack:
 
 def unfit() -> str:
     """Why there should be no stack made and removed here; empty if there may."""
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "version"], capture_output=True).returncode
-    ):
+    if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
         return "there is no docker that answers"
     if volumes() or ENV.exists():
         return "there is a stack on this machine already, or its .env: it is left alone"

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from evergreen.cli.progress import Progress
-from evergreen.client.airflow import Airflow
+from evergreen.client.airflow import AirflowClient
 from evergreen.settings import settings
 from evergreen_local import stack
 
@@ -92,7 +92,7 @@ def deliver(home: Path, days: int) -> None:
 
 
 @contextmanager
-def running(home: Path, dag_id: str, **more: str) -> Iterator[Airflow]:
+def running(home: Path, dag_id: str, **more: str) -> Iterator[AirflowClient]:
     """A stack over `home` with more variables in its environment; its Airflow has parsed `dag_id`."""
     before = dict(os.environ)
     os.environ.update(environment(home, **more))
@@ -100,13 +100,13 @@ def running(home: Path, dag_id: str, **more: str) -> Iterator[Airflow]:
     settings.cache_clear()
     with Progress() as progress:
         try:
-            airflow = Airflow(stack.up(progress).airflow)
+            airflow = AirflowClient(stack.bring_up_stack(progress).airflow)
             while airflow.dag(dag_id) is None:
                 time.sleep(1)
             time.sleep(10)  # what starts along with the engines
             yield airflow
         finally:
-            stack.stop(progress)
+            stack.stop_stack(progress)
             os.environ.clear()
             os.environ.update(before)
             settings.cache_clear()

@@ -27,25 +27,25 @@ def state() -> dict[str, object]:
     for folder in sorted(settings().lake.glob("**/_manifests")):
         name = str(folder.parent.relative_to(settings().lake))
         if not name.startswith(_OF_ONE_RUN):
-            for manifest in datasets.dataset(name).manifests():
+            for manifest in datasets.open_dataset(name).manifests():
                 files = {file: held.sha256 for file, held in manifest.files.items()}
                 files.pop(_OF_ONE_MACHINE, None)
                 contents[f"{name}/{manifest.partition}"] = files
     verdicts: dict[str, object] = {}
     promoted = []
-    for entry in ledger.entries(MODEL):
-        if isinstance(entry.act, ledger.Judged):
-            records = {r.gate: r for r in entry.act.verdict.records if "serving" not in r.gate}
-            verdicts[str(entry.act.as_of)] = {
+    for entry in ledger.read_entries(MODEL):
+        if isinstance(entry.event, ledger.VerdictRecorded):
+            records = {r.gate: r for r in entry.event.verdict.results if "serving" not in r.gate}
+            verdicts[str(entry.event.as_of)] = {
                 name: (record.outcome, record.candidate, record.champion) for name, record in records.items()
             }
-        if isinstance(entry.act, ledger.Promoted):
-            promoted.append(str(entry.act.as_of))
-        if isinstance(entry.act, ledger.RolledBack):
+        if isinstance(entry.event, ledger.VersionPromoted):
+            promoted.append(str(entry.event.as_of))
+        if isinstance(entry.event, ledger.ChampionRolledBack):
             promoted.append(f"back from {promoted[-1]}")
-    aliases = versions.repair(MODEL)
+    aliases = versions.repair_aliases(MODEL)
     predictions: dict[str, list[str]] = {}
-    for evaluation in datasets.dataset(f"evaluations/{MODEL}").manifests():
+    for evaluation in datasets.open_dataset(f"evaluations/{MODEL}").manifests():
         as_of = evaluation.inputs["days"][1]
         predictions.setdefault(as_of, []).append(evaluation.files["scores"].sha256)
     return {
@@ -53,16 +53,16 @@ def state() -> dict[str, object]:
         "predictions": {as_of: sorted(set(found)) for as_of, found in predictions.items()},
         "verdicts": verdicts,
         "promoted": promoted,
-        "aliases": "right" if aliases.was_right else list(aliases.sentences),
+        "aliases": "right" if aliases.was_consistent else list(aliases.messages),
         "staged": len(list(settings().lake.glob("**/_staging/*/*"))),
-        "models": sorted(job.name for job in jobs() if runner.is_done(job.name, job)),
+        "models": sorted(job.name for job in jobs() if runner.is_training_complete(job.name, job)),
         "jobs": len(jobs()),
     }
 
 
 def jobs() -> list[UPath]:
     """Folders of all training jobs."""
-    folder = storage.path(f"{settings().jobs}/{MODEL}")
+    folder = storage.storage_path(f"{settings().jobs}/{MODEL}")
     return [path for path in folder.iterdir() if (path / "job.json").exists()]  # beside them lies their data
 
 

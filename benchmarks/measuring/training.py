@@ -33,9 +33,7 @@ def write_training_set(file: Path, rows: int, *, seed: int = 2013, row_group: in
     for name, kinds in CATEGORIES.items():
         codes = draw.integers(kinds, size=rows)
         signal += draw.normal(scale=0.3, size=kinds)[codes]
-        columns[name] = pa.DictionaryArray.from_arrays(
-            codes, [f"{name}{code}" for code in range(kinds)]
-        ).cast("string")
+        columns[name] = pa.DictionaryArray.from_arrays(codes, [f"{name}{code}" for code in range(kinds)]).cast("string")
     columns[LABEL] = pa.array((signal + draw.logistic(size=rows) > 1.2).astype(np.int32))
     pq.write_table(pa.table(columns), file, row_group_size=row_group)
     return file
@@ -43,13 +41,13 @@ def write_training_set(file: Path, rows: int, *, seed: int = 2013, row_group: in
 
 def job_of(name: str, train: Path, *, checkpoint_seconds: float, **parameters: object) -> Job:
     """A job of the model `name` as it ships, but for the parameters given, on the data in `train`."""
-    model = loader.load(name)
+    model = loader.load_spec(name)
     categories = CATEGORIES if "torch" in model.training_libraries else {}  # trees are given numbers
     spoken_of = {**model.parameters, **parameters}
     return Job(
         model=name,
-        fingerprint=fingerprints.fingerprint([name, storage.sha256(train), spoken_of]),
-        train=str(train),
+        fingerprint=fingerprints.compute_fingerprint([name, storage.file_sha256(train), spoken_of]),
+        training_data=str(train),
         features=(*NUMBERS, *categories),
         label=LABEL,
         parameters=spoken_of,
@@ -58,18 +56,18 @@ def job_of(name: str, train: Path, *, checkpoint_seconds: float, **parameters: o
         gpu=0,
         processes=1,
         checkpoint_seconds=checkpoint_seconds,
-        modules=fingerprints.code((f"evergreen_models.{name}.train",), ()),
-        libraries=candidates.libraries(model),
+        modules=fingerprints.code_versions((f"evergreen_models.{name}.train",), ()),
+        libraries=candidates.pinned_library_versions(model),
     )
 
 
 def start(job: Job, folder: Path) -> subprocess.Popen[str]:
     """An attempt at `job`, kept in `folder`, as the process backend starts it; what it prints is on its stdout."""
     file = folder / "job.json"
-    job.write(storage.path(str(file)))
+    job.write(storage.storage_path(str(file)))
     return subprocess.Popen(
         [str(settings().trainer), "-m", "evergreen.training", str(file)],
-        env=process.environment(),
+        env=process.trainer_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -14,12 +14,12 @@ class EvergreenError(Exception):
 class Fault:
     """One thing that is wrong: `where` it is (a path, a file, a field), `what` is wrong, `way_out`."""
 
-    where: str
-    what: str
-    way_out: str = ""
+    location: str
+    problem: str
+    fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f" → {self.way_out}" if self.way_out else "")
+        return f"{self.location}: {self.problem}" + (f" → {self.fix}" if self.fix else "")
 
 
 class FaultsError(EvergreenError):
@@ -83,7 +83,7 @@ class LedgerError(EvergreenError):
     """The record of a model's champions is damaged, or what should be added contradicts it."""
 
 
-class PromotionRefused(EvergreenError):
+class PromotionRefusedError(EvergreenError):
     """The rules forbid this change of champion; the sentence says which rule, and the way out."""
 
 

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from evergreen.errors import WindowError
 
 
-class Origin(StrEnum):
+class RunReason(StrEnum):
     """Why a run exists."""
 
     SCHEDULE = "schedule"
@@ -26,27 +26,27 @@ class Origin(StrEnum):
 
 
 # Airflow's run types. A backfill that re-runs an existing run keeps the old run id: the type tells, the id does not.
-_ORIGINS = {
-    "scheduled": Origin.SCHEDULE,
-    "backfill": Origin.BACKFILL,
-    "asset_triggered": Origin.ARRIVAL,
-    "manual": Origin.MANUAL,
+_RUN_REASONS = {
+    "scheduled": RunReason.SCHEDULE,
+    "backfill": RunReason.BACKFILL,
+    "asset_triggered": RunReason.ARRIVAL,
+    "manual": RunReason.MANUAL,
 }
 
 
 @dataclass(frozen=True)
-class Event:
+class AssetEvent:
     """One asset event that started a run: the days it is about and, if its sender knows, why they changed.
 
     `until` is the first day that the sender has nothing of yet, where days are published in order.
     """
 
     days: tuple[date, ...] = ()
-    until: date | None = None
-    origin: Origin | None = None
+    data_end: date | None = None
+    run_reason: RunReason | None = None
 
     @classmethod
-    def from_extra(cls, extra: Mapping[str, Any]) -> Event:
+    def from_extra(cls, extra: Mapping[str, Any]) -> AssetEvent:
         """From what comes with an asset event: a watcher's payload, or what somebody posted.
 
         Days are a list of dates or a mapping whose keys are dates; whatever else comes along is not ours.
@@ -56,24 +56,24 @@ class Event:
         """
         stated = extra.get("payload", extra) if extra.get("from_trigger") else extra
         if not isinstance(stated, Mapping):
-            raise WindowError(f"an asset event came with {stated!r}: post extra like {_EXTRA}")
-        days, until, origin = (stated.get(name) for name in ("days", "until", "origin"))
+            raise WindowError(f"an asset event came with {stated!r}: post extra like {_EXAMPLE_EXTRA}")
+        days, data_end, reason = (stated.get(name) for name in ("days", "data_end", "run_reason"))
         if days is not None and not isinstance(days, list | tuple | Mapping):
-            raise WindowError(f"an asset event came with days={days!r}: post extra like {_EXTRA}")
-        if origin is not None and origin not in set(Origin):
-            raise WindowError(f"an asset event came with origin={origin!r}: one of {', '.join(Origin)}")
+            raise WindowError(f"an asset event came with days={days!r}: post extra like {_EXAMPLE_EXTRA}")
+        if reason is not None and reason not in set(RunReason):
+            raise WindowError(f"an asset event came with run_reason={reason!r}: one of {', '.join(RunReason)}")
         return cls(
-            days=tuple(_date("days of an asset event", day) for day in days or ()),
-            until=_date("until of an asset event", until) if until else None,
-            origin=Origin(origin) if origin else None,
+            days=tuple(_parse_date("days of an asset event", day) for day in days or ()),
+            data_end=_parse_date("data_end of an asset event", data_end) if data_end else None,
+            run_reason=RunReason(reason) if reason else None,
         )
 
 
-_EXTRA = '{"days": ["2013-03-01"]}'
+_EXAMPLE_EXTRA = '{"days": ["2013-03-01"]}'
 
 
 @dataclass(frozen=True)
-class Run:
+class DagRunInfo:
     """The facts that the scheduler states about a run.
 
     `interval` is absent in runs that have no logical date. `asked_at` is when the run was asked for:
@@ -82,19 +82,19 @@ class Run:
     """
 
     run_type: str
-    asked_at: datetime
-    interval: tuple[datetime, datetime] | None = None
+    requested_at: datetime
+    data_interval: tuple[datetime, datetime] | None = None
     conf: Mapping[str, Any] = field(default_factory=dict)
-    events: tuple[Event, ...] = ()
+    asset_events: tuple[AssetEvent, ...] = ()
 
     @property
-    def origin(self) -> Origin:
+    def run_reason(self) -> RunReason:
         """A run that only a backfill's events started is part of that backfill: Airflow calls it asset-triggered."""
-        if self.run_type not in _ORIGINS:
-            raise WindowError(f"run type {self.run_type!r} is none of {', '.join(sorted(_ORIGINS))}")
-        if self.events and all(event.origin is Origin.BACKFILL for event in self.events):
-            return Origin.BACKFILL
-        return _ORIGINS[self.run_type]
+        if self.run_type not in _RUN_REASONS:
+            raise WindowError(f"run type {self.run_type!r} is none of {', '.join(sorted(_RUN_REASONS))}")
+        if self.asset_events and all(event.run_reason is RunReason.BACKFILL for event in self.asset_events):
+            return RunReason.BACKFILL
+        return _RUN_REASONS[self.run_type]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Window:
     """The days that a run is about, of the model's calendar, in order; known as of midnight after the last."""
 
     days: tuple[date, ...]
-    origin: Origin
+    run_reason: RunReason
     timezone: str
 
     def __post_init__(self) -> None:
@@ -112,11 +112,11 @@ class Window:
             raise WindowError(f"the days of a window must differ and be in order, got {self.days}")
 
     @classmethod
-    def between(cls, start: date, end: date, origin: Origin, timezone: str) -> Window:
+    def from_range(cls, start: date, end: date, run_reason: RunReason, timezone: str) -> Window:
         """The days `start` ≤ day < `end`."""
         if start >= end:
             raise WindowError(f"the window from {start} until before {end} holds no day")
-        return cls(days_between(start, end), origin, timezone)
+        return cls(days_between(start, end), run_reason, timezone)
 
     @property
     def start(self) -> date:
@@ -143,7 +143,7 @@ def midnight(day: date, timezone: str) -> datetime:
     return datetime.combine(day, time(), ZoneInfo(timezone))
 
 
-def features_window(run: Run, *, first_day: date, last_day: date | None, timezone: str) -> Window:
+def resolve_features_window(dag_run: DagRunInfo, *, first_day: date, last_day: date | None, timezone: str) -> Window:
     """The days whose features a run computes.
 
     A run with a data interval is about the days in it; one that asset events started, about their days;
@@ -153,9 +153,9 @@ def features_window(run: Run, *, first_day: date, last_day: date | None, timezon
     Raises:
         WindowError: unknown or malformed conf, reversed or future dates, days before the first day.
     """
-    conf = _dates(run.conf, allowed=("start", "end"))
-    today = _today(run, timezone, last_day)
-    arrived = sorted({day for event in run.events for day in event.days})
+    conf = _parse_dates(dag_run.conf, allowed=("start", "end"))
+    today = _first_unavailable_day(dag_run, timezone, last_day)
+    arrived = sorted({day for event in dag_run.asset_events for day in event.days})
     # Whoever delivers may deliver more than the model is about.
     arrived = [day for day in arrived if first_day <= day <= (last_day or day)] or arrived
     if conf:
@@ -164,25 +164,23 @@ def features_window(run: Run, *, first_day: date, last_day: date | None, timezon
         if start > end:
             raise WindowError(f"start {start} is after end {end}: swap them")
         days = days_between(start, end + timedelta(1))
-    elif run.interval:
-        days = days_between(*(_local_day(instant, timezone) for instant in run.interval))
+    elif dag_run.data_interval:
+        days = days_between(*(_local_day(instant, timezone) for instant in dag_run.data_interval))
         if not days:
             raise WindowError(
-                f"the data interval {run.interval[0]} – {run.interval[1]} spans no whole day in {timezone}: "
+                f"the data interval {dag_run.data_interval[0]} – {dag_run.data_interval[1]} spans no whole day in {timezone}: "
                 "the DAG needs a CronDataIntervalTimetable in the model's timezone"
             )
     else:
         days = tuple(arrived) or (today - timedelta(1),)
-    _only_past_days(days[-1] + timedelta(1), today, last_day)
+    _require_past_days(days[-1] + timedelta(1), today, last_day)
     if days[0] < first_day:
-        raise WindowError(
-            f"{days[0]} is before {first_day}, the first day of data of this model: start there"
-        )
-    return Window(days, run.origin, timezone)
+        raise WindowError(f"{days[0]} is before {first_day}, the first day of data of this model: start there")
+    return Window(days, dag_run.run_reason, timezone)
 
 
-def retrain_window(
-    run: Run, *, first_day: date, last_day: date | None, timezone: str, history_days: int
+def resolve_retrain_window(
+    dag_run: DagRunInfo, *, first_day: date, last_day: date | None, timezone: str, history_days: int
 ) -> Window:
     """The days whose labels a retrain may see: at most `history_days` of them, all before its `as_of`.
 
@@ -193,44 +191,46 @@ def retrain_window(
     Raises:
         WindowError: unknown or malformed conf, an `as_of` in the future or before any data.
     """
-    conf = _dates(run.conf, allowed=("as_of",))
-    today = _today(run, timezone, last_day)
+    conf = _parse_dates(dag_run.conf, allowed=("as_of",))
+    today = _first_unavailable_day(dag_run, timezone, last_day)
     known = [
-        event.until or max(event.days) + timedelta(1) for event in run.events if event.until or event.days
+        event.data_end or max(event.days) + timedelta(1)
+        for event in dag_run.asset_events
+        if event.data_end or event.days
     ]
     if conf:
         end = conf["as_of"]
-    elif run.interval:
-        end = _local_day(run.interval[1], timezone)
+    elif dag_run.data_interval:
+        end = _local_day(dag_run.data_interval[1], timezone)
     else:
         end = max(known, default=today)
-    _only_past_days(end, today, last_day)
+    _require_past_days(end, today, last_day)
     if end <= first_day:
         raise WindowError(f"as of {end} there is no data yet: the first day of this model is {first_day}")
-    return Window.between(max(first_day, end - timedelta(history_days)), end, run.origin, timezone)
+    return Window.from_range(max(first_day, end - timedelta(history_days)), end, dag_run.run_reason, timezone)
 
 
 def _local_day(instant: datetime, timezone: str) -> date:
     return instant.astimezone(ZoneInfo(timezone)).date()
 
 
-def _today(run: Run, timezone: str, last_day: date | None) -> date:
+def _first_unavailable_day(dag_run: DagRunInfo, timezone: str, last_day: date | None) -> date:
     """The first day that was not over, or for which there will never be data, when the run was asked for."""
-    today = _local_day(run.asked_at, timezone)
+    today = _local_day(dag_run.requested_at, timezone)
     return min(today, last_day + timedelta(1)) if last_day else today
 
 
-def _only_past_days(end: date, today: date, last_day: date | None) -> None:
+def _require_past_days(end: date, first_unavailable_day: date, last_day: date | None) -> None:
     newest = end - timedelta(1)
     if last_day and newest > last_day:
         raise WindowError(f"{newest} is after {last_day}, the last day of data of this model: end there")
-    if end > today:
+    if end > first_unavailable_day:
         raise WindowError(
-            f"{newest} was not over when the run was asked for; the newest day is {today - timedelta(1)}"
+            f"{newest} was not over when the run was asked for; the newest day is {first_unavailable_day - timedelta(1)}"
         )
 
 
-def _dates(conf: Mapping[str, Any], *, allowed: tuple[str, ...]) -> dict[str, date]:
+def _parse_dates(conf: Mapping[str, Any], *, allowed: tuple[str, ...]) -> dict[str, date]:
     """The dates that conf gives; a form field left empty counts as not given."""
     unknown = sorted(set(conf) - set(allowed))
     if unknown:
@@ -239,12 +239,12 @@ def _dates(conf: Mapping[str, Any], *, allowed: tuple[str, ...]) -> dict[str, da
     for name, value in conf.items():
         if value in (None, ""):
             continue
-        dates[name] = _date(f"conf {name}", value)
+        dates[name] = _parse_date(f"conf {name}", value)
     return dates
 
 
-def _date(what: str, value: Any) -> date:
+def _parse_date(label: str, value: Any) -> date:
     try:
         return date.fromisoformat(value)
     except (TypeError, ValueError):
-        raise WindowError(f"{what}={value!r} is not a date like 2013-03-01") from None
+        raise WindowError(f"{label}={value!r} is not a date like 2013-03-01") from None

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from evergreen.settings import REPOSITORY
 
-_SHARED = REPOSITORY / "deploy" / "airflow.env"
+_SHARED_ENV_FILE = REPOSITORY / "deploy" / "airflow.env"
 
 
-def environment(home: Path, url: str, port: int, log_port: int, trigger_log_port: int) -> Mapping[str, str]:
+def airflow_environment(home: Path, url: str, port: int, log_port: int, trigger_log_port: int) -> Mapping[str, str]:
     """Environment variables of all of Airflow's processes; nothing of it is read from anywhere else."""
     return {
-        **shared(),
+        **shared_airflow_environment(),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
@@ -31,7 +31,7 @@ def environment(home: Path, url: str, port: int, log_port: int, trigger_log_port
     }
 
 
-def shared() -> Mapping[str, str]:
+def shared_airflow_environment() -> Mapping[str, str]:
     """The settings that hold wherever Airflow runs on one machine: docker-compose.yaml reads the same file."""
-    lines = (line for line in _SHARED.read_text().splitlines() if line and not line.startswith("#"))
+    lines = (line for line in _SHARED_ENV_FILE.read_text().splitlines() if line and not line.startswith("#"))
     return dict(line.split("=", 1) for line in lines)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from evergreen.errors import EvergreenError
 
-OLDEST = 17
+MIN_JAVA_VERSION = 17
 
 
 class JavaError(EvergreenError):
     """No Java runtime that Spark can use."""
 
 
-def require() -> None:
+def require_java() -> None:
     """
     Raises:
         JavaError: there is none, or it is too old; says how to get one.
@@ -29,21 +29,19 @@ def require() -> None:
         told = done.stderr + done.stdout if done.returncode == 0 else ""
     except (OSError, subprocess.TimeoutExpired):
         told = ""
-    major = version(told)
+    major = parse_java_version(told)
     if major is None:
-        where = (
-            f"JAVA_HOME={os.environ['JAVA_HOME']} holds none"
-            if os.environ.get("JAVA_HOME")
-            else "none was found"
+        where = f"JAVA_HOME={os.environ['JAVA_HOME']} holds none" if os.environ.get("JAVA_HOME") else "none was found"
+        raise JavaError(f"Spark needs Java {MIN_JAVA_VERSION} or newer, and {where}: {_install_hint()}")
+    if major < MIN_JAVA_VERSION:
+        raise JavaError(
+            f"Spark needs Java {MIN_JAVA_VERSION} or newer, and {command} is Java {major}: {_install_hint()}"
         )
-        raise JavaError(f"Spark needs Java {OLDEST} or newer, and {where}: {_way_out()}")
-    if major < OLDEST:
-        raise JavaError(f"Spark needs Java {OLDEST} or newer, and {command} is Java {major}: {_way_out()}")
 
 
-def version(told: str) -> int | None:
+def parse_java_version(output: str) -> int | None:
     """The major version in what `java -version` prints; None if it prints none."""
-    if found := re.search(r'version "(\d+)(?:\.(\d+))?', told):
+    if found := re.search(r'version "(\d+)(?:\.(\d+))?', output):
         major, minor = int(found[1]), int(found[2] or 0)
         return minor if major == 1 else major  # 1.8 is what Java 8 calls itself
     return None
@@ -56,7 +54,7 @@ def _command() -> str:
     return shutil.which("java") or "java"
 
 
-def _way_out() -> str:
+def _install_hint() -> str:
     if sys.platform == "darwin":
         home = "$(brew --prefix openjdk@17)/libexec/openjdk.jdk/Contents/Home"
         return f'brew install openjdk@17, then export JAVA_HOME="{home}"'

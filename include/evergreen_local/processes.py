@@ -13,28 +13,28 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-MARK = "EVERGREEN_STACK"
+STACK_VARIABLE = "EVERGREEN_STACK"
 """Environment variable that every process we start hands down to its own: the home it works for."""
 
 # Start times come in hundredths of a second, counted from a boot time that may be corrected by a little.
-_SAME_START = 2.0
+_START_TIME_TOLERANCE_S = 2.0
 
 
-class Identity(BaseModel):
+class ProcessIdentity(BaseModel):
     """A process that we started as the leader of a session, told apart from a later one with its number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pid: int
-    started: float
+    start_time: float
 
     @property
-    def age(self) -> float:
+    def age_seconds(self) -> float:
         """Seconds since its start."""
-        return time.time() - self.started
+        return time.time() - self.start_time
 
 
-def start(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> Identity:
+def start_process(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> ProcessIdentity:
     """Start `command` detached, as leader of its own session, printing to `log`; an older log is kept."""
     folder.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -54,65 +54,67 @@ def start(command: Sequence[str], environment: Mapping[str, str], folder: Path, 
         started = psutil.Process(process.pid).create_time()
     except psutil.NoSuchProcess:
         started = 0.0
-    return Identity(pid=process.pid, started=started)
+    return ProcessIdentity(pid=process.pid, start_time=started)
 
 
-def alive(identity: Identity) -> bool:
+def is_alive(identity: ProcessIdentity) -> bool:
     """Whether that very process still runs; another one that has its number now does not count."""
     try:
         process = psutil.Process(identity.pid)
-        return abs(process.create_time() - identity.started) < _SAME_START and _runs(process)
+        return abs(process.create_time() - identity.start_time) < _START_TIME_TOLERANCE_S and _is_running(process)
     except psutil.NoSuchProcess:
         return False
 
 
-def missing(identity: Identity, parts: Sequence[str]) -> list[str]:
+def missing_children(identity: ProcessIdentity, child_names: Sequence[str]) -> list[str]:
     """Those of `parts` that no living child of that very process is: what has died and will not come back.
 
     A part is a word of its child's command line. `airflow standalone` lives on without its scheduler or its
     triggerer.
     """
     try:
-        children = [child for child in psutil.Process(identity.pid).children() if _runs(child)]
+        children = [child for child in psutil.Process(identity.pid).children() if _is_running(child)]
     except psutil.NoSuchProcess:
-        return list(parts)
+        return list(child_names)
     lines = []
     for child in children:
         with suppress(psutil.Error):
             lines.append(" ".join(child.cmdline()))
-    return [part for part in parts if not any(part in line for line in lines)]
+    return [part for part in child_names if not any(part in line for line in lines)]
 
 
-def stop(identity: Identity, home: Path, patience: float) -> int:
+def stop_session(identity: ProcessIdentity, home: Path, timeout: float) -> int:
     """End the whole session of `identity`, by force after `patience` seconds. Gives how many ended."""
-    return _end(lambda: _members(identity, home), patience)
+    return _terminate(lambda: _session_processes(identity, home), timeout)
 
 
-def stop_marked(home: Path, patience: float) -> int:
+def stop_home_processes(home: Path, timeout: float) -> int:
     """End every process that works for `home`, recorded or not. Gives how many ended."""
-    return _end(lambda: [p for p in psutil.process_iter() if _marked(p, home) and _runs(p)], patience)
+    return _terminate(
+        lambda: [p for p in psutil.process_iter() if _belongs_to_home(p, home) and _is_running(p)], timeout
+    )
 
 
-def _end(find: Callable[[], list[psutil.Process]], patience: float) -> int:
-    members = find()
+def _terminate(list_processes: Callable[[], list[psutil.Process]], timeout: float) -> int:
+    members = list_processes()
     _signal(members, signal.SIGTERM)
-    stubborn = _wait(members, patience)
+    stubborn = _wait_for_exit(members, timeout)
     # Whoever was forked while the others were being told.
-    late = [process for process in find() if process not in members]
+    late = [process for process in list_processes() if process not in members]
     _signal([*stubborn, *late], signal.SIGKILL)
-    _wait([*stubborn, *late], 5)
+    _wait_for_exit([*stubborn, *late], 5)
     return len(members) + len(late)
 
 
-def _wait(those: list[psutil.Process], patience: float) -> list[psutil.Process]:
+def _wait_for_exit(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
     """Those that still run after `patience` seconds."""
-    deadline = time.monotonic() + patience
-    while (left := [process for process in those if _runs(process)]) and time.monotonic() < deadline:
+    deadline = time.monotonic() + timeout
+    while (left := [process for process in processes if _is_running(process)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
 
 
-def _runs(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     """Whether it runs; one that has ended but was not laid to rest by its parent does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -120,28 +122,28 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _members(identity: Identity, home: Path) -> list[psutil.Process]:
+def _session_processes(identity: ProcessIdentity, home: Path) -> list[psutil.Process]:
     """The processes of the session that `identity` leads, also when its leader has died before them.
 
     While the leader lives, its number belongs to it. When it does not, the number may have gone to a
     stranger: then only processes that carry our mark count.
     """
-    session = [p for p in psutil.process_iter() if _session(p) == identity.pid and _runs(p)]
-    if alive(identity):
+    session = [p for p in psutil.process_iter() if _session_id(p) == identity.pid and _is_running(p)]
+    if is_alive(identity):
         return session
-    return [process for process in session if process.pid != identity.pid and _marked(process, home)]
+    return [process for process in session if process.pid != identity.pid and _belongs_to_home(process, home)]
 
 
-def _session(process: psutil.Process) -> int | None:
+def _session_id(process: psutil.Process) -> int | None:
     try:
         return os.getsid(process.pid)
     except (ProcessLookupError, PermissionError):
         return None
 
 
-def _marked(process: psutil.Process, home: Path) -> bool:
+def _belongs_to_home(process: psutil.Process, home: Path) -> bool:
     try:
-        return process.environ().get(MARK) == str(home)
+        return process.environ().get(STACK_VARIABLE) == str(home)
     except (psutil.Error, OSError):
         return False
 

@@ -13,34 +13,34 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from evergreen.settings import settings, shown
+from evergreen.settings import redact_url, settings
 from evergreen_local import airflow_settings
-from evergreen_local.processes import MARK
+from evergreen_local.processes import STACK_VARIABLE
 
-HOST = "127.0.0.1"
+LOOPBACK_HOST = "127.0.0.1"
 _BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
-class Engine:
+class ServiceEndpoint:
     """One engine at one address, and whether it answers there."""
 
     title: str
     url: str
-    ready: Callable[[], bool]
+    is_ready: Callable[[], bool]
 
 
 @dataclass(frozen=True)
-class Service(Engine):
+class LocalService(ServiceEndpoint):
     """An engine, and how to start it."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     folder: Path
-    parts: tuple[str, ...] = ()  # what it starts and does not start again: words of their command lines
+    child_names: tuple[str, ...] = ()  # what it starts and does not start again: words of their command lines
 
 
-def elsewhere() -> dict[str, Engine]:
+def external_services() -> dict[str, ServiceEndpoint]:
     """The engines that the settings name, and that we therefore do not start.
 
     An Airflow elsewhere knows its own: beside it we start nothing.
@@ -48,41 +48,41 @@ def elsewhere() -> dict[str, Engine]:
     now = settings()
     found = {}
     if "spark" in now.model_fields_set and now.spark.startswith("sc://"):
-        host, port = host_of(now.spark, 15002)
-        found["spark"] = Engine("Spark Connect", shown(now.spark), listens(port, host))
+        host, port = parse_host_and_port(now.spark, 15002)
+        found["spark"] = ServiceEndpoint("Spark Connect", redact_url(now.spark), port_check(port, host))
     if "mlflow" in now.model_fields_set and now.mlflow.startswith("http"):
-        found["mlflow"] = Engine(
-            "MLflow", now.mlflow_ui or shown(now.mlflow), _answers(f"{now.mlflow}/health")
+        found["mlflow"] = ServiceEndpoint(
+            "MLflow", now.mlflow_ui or redact_url(now.mlflow), _http_check(f"{now.mlflow}/health")
         )
     if now.airflow:
-        address = shown(now.airflow)
-        found["airflow"] = Engine("Airflow", now.airflow_ui or address, _airflow_is_healthy(address))
+        address = redact_url(now.airflow)
+        found["airflow"] = ServiceEndpoint("Airflow", now.airflow_ui or address, _airflow_health_check(address))
     return found
 
 
-def host_of(url: str, port: int) -> tuple[str, int]:
+def parse_host_and_port(url: str, default_port: int) -> tuple[str, int]:
     """Host and port of an address; `port` if it names none."""
     parts = urlsplit(url)
-    return parts.hostname or HOST, parts.port or port
+    return parts.hostname or LOOPBACK_HOST, parts.port or default_port
 
 
-def spark(home: Path, port: int) -> Service:
+def spark_service(home: Path, port: int) -> LocalService:
     """A Spark Connect server. It is the leader of its session: Spark's scripts replace themselves by Java."""
-    from evergreen.features.spark import server
+    from evergreen.features.spark import spark_connect_command
 
     folder = home / "spark"
-    command, variables = server(HOST, port, folder)
+    command, variables = spark_connect_command(LOOPBACK_HOST, port, folder)
     environment = {
-        **_inherited(home, without=("SPARK_", "PYSPARK_")),
+        **_inherited_environment(home, excluded_prefixes=("SPARK_", "PYSPARK_")),
         **variables,
-        **spark_client(home),
+        **spark_client_environment(home),
     }
-    return Service(
-        "Spark Connect", f"sc://localhost:{port}", listens(port), tuple(command), environment, folder
+    return LocalService(
+        "Spark Connect", f"sc://localhost:{port}", port_check(port), tuple(command), environment, folder
     )
 
 
-def spark_client(home: Path) -> Mapping[str, str]:
+def spark_client_environment(home: Path) -> Mapping[str, str]:
     """What a client of our Spark server needs: without it, anybody on this machine could run code as us."""
     file = home / "spark" / "token"
     if not file.exists():
@@ -92,81 +92,83 @@ def spark_client(home: Path) -> Mapping[str, str]:
     return {"SPARK_CONNECT_AUTHENTICATE_TOKEN": file.read_text()}
 
 
-def mlflow(home: Path, port: int) -> Service:
+def mlflow_service(home: Path, port: int) -> LocalService:
     """An MLflow server; clients send it the files of a model, it keeps them."""
-    url = f"http://{HOST}:{port}"
+    url = f"http://{LOOPBACK_HOST}:{port}"
     command = (
-        *(str(_BIN / "mlflow"), "server", "--host", HOST, "--port", str(port)),
+        *(str(_BIN / "mlflow"), "server", "--host", LOOPBACK_HOST, "--port", str(port)),
         *("--workers", "1"),  # four, the default, take 46 s and 1.4 GB to start
         *("--backend-store-uri", f"sqlite:///{home}/mlflow.db"),
         *("--artifacts-destination", str(home / "mlflow-artifacts")),
     )
     environment = {
-        **_inherited(home, without=("MLFLOW_",)),
+        **_inherited_environment(home, excluded_prefixes=("MLFLOW_",)),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # workers for jobs that nobody sends
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
-    return Service("MLflow", url, _answers(f"{url}/health"), command, environment, home / "mlflow")
+    return LocalService("MLflow", url, _http_check(f"{url}/health"), command, environment, home / "mlflow")
 
 
-def airflow(home: Path, port: int, engines: Mapping[str, str]) -> Service:
+def airflow_service(home: Path, port: int, service_environment: Mapping[str, str]) -> LocalService:
     """`airflow standalone`; its tasks find the other engines by `engines`, variables of the environment."""
-    url = f"http://{HOST}:{port}"
+    url = f"http://{LOOPBACK_HOST}:{port}"
     folder = home / "airflow"
     logs, trigger_logs = free_port(8793), free_port(8794)
     environment = {
         # Settings that stem from another Airflow, such as its database, are none of ours.
-        **_inherited(home, without=("AIRFLOW_",)),
-        **airflow_settings.environment(folder, url, port, logs, trigger_logs),
-        **engines,
+        **_inherited_environment(home, excluded_prefixes=("AIRFLOW_",)),
+        **airflow_settings.airflow_environment(folder, url, port, logs, trigger_logs),
+        **service_environment,
     }
-    return Service(
+    return LocalService(
         "Airflow",
         url,
-        _airflow_is_healthy(url),
+        _airflow_health_check(url),
         (str(_BIN / "airflow"), "standalone"),
         environment,
         folder,
-        parts=("schedule", "dag-proc", "trigger"),  # Airflow changes, and cuts short, how they are called
+        child_names=(
+            "schedule",
+            "dag-proc",
+            "trigger",
+        ),  # Airflow changes, and cuts short, how they are called
     )
 
 
-def free_port(wanted: int, taken: Iterable[int] = ()) -> int:
+def free_port(preferred: int, excluded: Iterable[int] = ()) -> int:
     """`wanted`, or the next port at which nobody listens."""
-    taken = set(taken)
-    return next(port for port in range(wanted, 65536) if port not in taken and _is_free(port))
+    excluded = set(excluded)
+    return next(port for port in range(preferred, 65536) if port not in excluded and _is_free(port))
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as attempt:
         attempt.settimeout(1)
-        if attempt.connect_ex((HOST, port)) == 0:
+        if attempt.connect_ex((LOOPBACK_HOST, port)) == 0:
             return False
     with socket.socket() as attempt:
         # Connections of a server that has just ended must not keep its port from its successor.
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            attempt.bind((HOST, port))
+            attempt.bind((LOOPBACK_HOST, port))
         except OSError:
             return False
     return True
 
 
-def _inherited(home: Path, without: tuple[str, ...]) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(without)}
-    environment["PATH"] = (
-        f"{_BIN}:{environment.get('PATH', os.defpath)}"  # `airflow standalone` looks for airflow
-    )
+def _inherited_environment(home: Path, excluded_prefixes: tuple[str, ...]) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(excluded_prefixes)}
+    environment["PATH"] = f"{_BIN}:{environment.get('PATH', os.defpath)}"  # `airflow standalone` looks for airflow
     # What happens between our own processes goes through no proxy.
     for name in ("no_proxy", "NO_PROXY"):
-        environment[name] = ",".join(filter(None, [environment.get(name), HOST, "localhost"]))
+        environment[name] = ",".join(filter(None, [environment.get(name), LOOPBACK_HOST, "localhost"]))
     environment["PYTHONUNBUFFERED"] = "1"
-    environment[MARK] = str(home)
+    environment[STACK_VARIABLE] = str(home)
     return environment
 
 
-def listens(port: int, host: str = HOST) -> Callable[[], bool]:
+def port_check(port: int, host: str = LOOPBACK_HOST) -> Callable[[], bool]:
     def ready() -> bool:
         try:
             with socket.create_connection((host, port), timeout=1):
@@ -177,20 +179,18 @@ def listens(port: int, host: str = HOST) -> Callable[[], bool]:
     return ready
 
 
-def _answers(url: str) -> Callable[[], bool]:
+def _http_check(url: str) -> Callable[[], bool]:
     def ready() -> bool:
         return _get(url) is not None
 
     return ready
 
 
-def _airflow_is_healthy(url: str) -> Callable[[], bool]:
+def _airflow_health_check(url: str) -> Callable[[], bool]:
     def ready() -> bool:
         health = _get(f"{url}/api/v2/monitor/health")
         parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
-        return health is not None and all(
-            (health.json().get(part) or {}).get("status") == "healthy" for part in parts
-        )
+        return health is not None and all((health.json().get(part) or {}).get("status") == "healthy" for part in parts)
 
     return ready
 
@@ -203,5 +203,5 @@ def _get(url: str) -> httpx.Response | None:
     return answer if answer.status_code == 200 else None
 
 
-def port_of(url: str) -> int:
+def parse_port(url: str) -> int:
     return int(url.rsplit(":", 1)[1])

@@ -16,18 +16,18 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evergreen import storage
-from evergreen.cli.progress import Progress, Step, View
+from evergreen.cli.progress import Progress, ProgressStep, ProgressView
 from evergreen.errors import EvergreenError
-from evergreen.settings import settings, shown
+from evergreen.settings import redact_url, settings
 from evergreen_local import java, processes, services
-from evergreen_local.processes import Identity
-from evergreen_local.services import Service
+from evergreen_local.processes import ProcessIdentity
+from evergreen_local.services import LocalService
 
-PATIENCE = 15.0
+STOP_TIMEOUT_S = 15.0
 """Seconds that a process gets to end by itself."""
 
-_READY_WITHIN = 300.0
-_WHOLE_WITHIN = 30.0  # by then an engine has started its parts
+_READY_TIMEOUT_S = 300.0
+_CHILDREN_TIMEOUT_S = 30.0  # by then an engine has started its parts
 _TAIL = 15
 
 
@@ -35,48 +35,48 @@ class StackError(EvergreenError):
     """An engine did not come up, or nobody knows what is up."""
 
 
-class Engine(BaseModel):
+class ServiceRecord(BaseModel):
     """An engine that was started: who it is, where it answers, and the addresses it was told."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    process: Identity
+    process: ProcessIdentity
     url: str
     log: Path
-    told: Mapping[str, str] = {}
+    environment: Mapping[str, str] = {}
 
 
-class Record(BaseModel):
+class StackRecord(BaseModel):
     """What `stack.json` holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engines: Mapping[str, Engine] = {}
+    services: Mapping[str, ServiceRecord] = {}
 
-    def with_engine(self, name: str, engine: Engine) -> Record:
-        return Record(engines={**self.engines, name: engine})
+    def with_service(self, name: str, service: ServiceRecord) -> StackRecord:
+        return StackRecord(services={**self.services, name: service})
 
     @classmethod
-    def read(cls, home: Path) -> Record:
+    def read(cls, home: Path) -> StackRecord:
         """What was recorded last; empty if nothing was.
 
         Raises:
             StackError: the file holds something else.
         """
         try:
-            return cls.model_validate_json(_file(home).read_text())
+            return cls.model_validate_json(_record_file(home).read_text())
         except FileNotFoundError:
             return cls()
         except ValidationError:
-            raise StackError(f"{_file(home)} is not readable: delete it, then run `evergreen down`") from None
+            raise StackError(f"{_record_file(home)} is not readable: delete it, then run `evergreen down`") from None
 
     def write(self, home: Path) -> None:
-        with storage.replacing(_file(home)) as scratch:
+        with storage.atomic_write(_record_file(home)) as scratch:
             scratch.write_text(self.model_dump_json(indent=1) + "\n")
 
 
 @dataclass(frozen=True)
-class Addresses:
+class ServiceAddresses:
     """Where the engines answer, with what they ask of us, and where people see their pages."""
 
     airflow: str
@@ -85,213 +85,212 @@ class Addresses:
 
     @property
     def airflow_ui(self) -> str:
-        return settings().airflow_ui or shown(self.airflow)
+        return settings().airflow_ui or redact_url(self.airflow)
 
     @property
     def mlflow_ui(self) -> str:
-        return settings().mlflow_ui or shown(self.mlflow)
+        return settings().mlflow_ui or redact_url(self.mlflow)
 
 
-def up(progress: Progress) -> Addresses:
+def bring_up_stack(progress: Progress) -> ServiceAddresses:
     """Start what is not up, all at once, and wait until everything answers.
 
     Raises:
         JavaError: there is no Java for Spark.
         StackError: an engine ended or stayed silent; with the last lines of its log.
     """
-    started = start(progress)
-    return wait(progress, started)
+    started = start_stack(progress)
+    return wait_for_stack(progress, started)
 
 
 @dataclass(frozen=True)
-class Started:
+class StackStartup:
     """Engines that were started, found running, or are elsewhere, on their way to answer."""
 
-    engines: Mapping[str, services.Engine]
-    record: Record
-    fresh: frozenset[str]
+    services: Mapping[str, services.ServiceEndpoint]
+    record: StackRecord
+    newly_started: frozenset[str]
 
 
-def start(progress: Progress) -> Started:
+def start_stack(progress: Progress) -> StackStartup:
     """Start what is not up; returns without waiting for it to answer."""
-    given = services.elsewhere()
+    given = services.external_services()
     if "airflow" in given:
-        return Started(given, Record(), frozenset())
+        return StackStartup(given, StackRecord(), frozenset())
     named = settings().model_fields_set
     if "spark" not in named:
-        java.require()
-    home = _home()
+        java.require_java()
+    home = _create_home()
     with _lock(home, progress):
-        record = Record.read(home)
-        found: dict[str, services.Engine] = dict(given)
+        record = StackRecord.read(home)
+        found: dict[str, services.ServiceEndpoint] = dict(given)
         fresh = set()
-        makers = {"spark": services.spark, "mlflow": services.mlflow}
+        makers = {"spark": services.spark_service, "mlflow": services.mlflow_service}
         told = {"EVERGREEN_HOME": str(home)}
         secret: Mapping[str, str] = {}
         for name, port in (("spark", 15002), ("mlflow", 5000)):
             if name in named:
                 continue
-            record, found[name], new = _ensure(home, record, name, port, makers[name], {})
+            record, found[name], new = _ensure_service(home, record, name, port, makers[name], {})
             fresh |= {name} if new else set()
             told[f"EVERGREEN_{name.upper()}"] = found[name].url
         if "spark" not in named:
-            secret = services.spark_client(home)
-        record, found["airflow"], new = _ensure(
+            secret = services.spark_client_environment(home)
+        record, found["airflow"], new = _ensure_service(
             home,
             record,
             "airflow",
             8080,
-            lambda home, port: services.airflow(home, port, {**told, **secret}),
+            lambda home, port: services.airflow_service(home, port, {**told, **secret}),
             told,
         )
         fresh |= {"airflow"} if new else set()
-    return Started(found, record, frozenset(fresh))
+    return StackStartup(found, record, frozenset(fresh))
 
 
-def wait(progress: Progress, started: Started) -> Addresses:
+def wait_for_stack(progress: Progress, startup: StackStartup) -> ServiceAddresses:
     """Wait until every engine answers."""
     began = time.monotonic()
     seconds: dict[str, float] = {}
     waited = False
-    while len(seconds) < len(started.engines):
-        for name, engine in started.engines.items():
-            if name not in seconds and engine.ready():
+    while len(seconds) < len(startup.services):
+        for name, engine in startup.services.items():
+            if name not in seconds and engine.is_ready():
                 seconds[name] = time.monotonic() - began
-                if name in started.fresh or waited:
-                    progress.say(f"✓ {engine.title} answers at {engine.url} after {seconds[name]:.0f} s")
-        _check_alive(started, set(seconds), time.monotonic() - began)
+                if name in startup.newly_started or waited:
+                    progress.print(f"✓ {engine.title} answers at {engine.url} after {seconds[name]:.0f} s")
+        _check_alive(startup, set(seconds), time.monotonic() - began)
         steps = tuple(
-            Step(
+            ProgressStep(
                 engine.title,
                 "success" if name in seconds else "running",
                 seconds.get(name, time.monotonic() - began),
             )
-            for name, engine in started.engines.items()
+            for name, engine in startup.services.items()
         )
         if len(seconds) < len(steps):
             waited = True
-            progress.show(
-                View("waiting for the engines", len(seconds), len(steps), "up", steps, news=len(seconds))
+            progress.update(
+                ProgressView("waiting for the engines", len(seconds), len(steps), "up", steps, change_key=len(seconds))
             )
             time.sleep(0.5)
-    progress.rest()
-    if not (started.fresh or waited):
-        progress.say("everything is up already")
-    return _addresses({name: engine.url for name, engine in started.engines.items()})
+    progress.clear()
+    if not (startup.newly_started or waited):
+        progress.print("everything is up already")
+    return _resolve_addresses({name: engine.url for name, engine in startup.services.items()})
 
 
-def addresses() -> Addresses | None:
+def service_addresses() -> ServiceAddresses | None:
     """Where the engines are that the settings name or that were started here; None if Airflow is neither."""
-    record = Record.read(settings().home.resolve())
-    alive = {name: engine.url for name, engine in record.engines.items() if processes.alive(engine.process)}
-    return _addresses(alive) if settings().airflow or "airflow" in alive else None
+    record = StackRecord.read(settings().home.resolve())
+    alive = {name: engine.url for name, engine in record.services.items() if processes.is_alive(engine.process)}
+    return _resolve_addresses(alive) if settings().airflow or "airflow" in alive else None
 
 
-def _addresses(urls: Mapping[str, str]) -> Addresses:
+def _resolve_addresses(urls: Mapping[str, str]) -> ServiceAddresses:
     now = settings()
     named = now.model_fields_set
-    return Addresses(
+    return ServiceAddresses(
         airflow=now.airflow or urls["airflow"],
         mlflow=now.mlflow if "mlflow" in named else urls.get("mlflow", now.mlflow),
         spark=now.spark if "spark" in named else urls.get("spark", now.spark),
     )
 
 
-def stop(progress: Progress) -> None:
+def stop_stack(progress: Progress) -> None:
     """End everything that was started, also what is left of an engine that has died."""
     home = settings().home.resolve()
     if not home.is_dir():
-        progress.say("nothing is up")
+        progress.print("nothing is up")
         return
     with _lock(home, progress):
-        record = Record.read(home) if _file(home).exists() else Record()
+        record = StackRecord.read(home) if _record_file(home).exists() else StackRecord()
         ended = 0
         # Airflow first: its tasks still talk to the others.
-        for name in sorted(record.engines, key=lambda name: name != "airflow"):
-            progress.show(View(f"stopping {name}", 0, 1, "stopped"))
-            ended += processes.stop(record.engines[name].process, home, PATIENCE)
-        progress.show(View("looking for what is left", 0, 1, "done"))
-        ended += processes.stop_marked(home, PATIENCE)
-        _file(home).unlink(missing_ok=True)
-    progress.rest()
-    progress.say(f"stopped: {ended} processes have ended" if ended else "nothing was up")
+        for name in sorted(record.services, key=lambda name: name != "airflow"):
+            progress.update(ProgressView(f"stopping {name}", 0, 1, "stopped"))
+            ended += processes.stop_session(record.services[name].process, home, STOP_TIMEOUT_S)
+        progress.update(ProgressView("looking for what is left", 0, 1, "done"))
+        ended += processes.stop_home_processes(home, STOP_TIMEOUT_S)
+        _record_file(home).unlink(missing_ok=True)
+    progress.clear()
+    progress.print(f"stopped: {ended} processes have ended" if ended else "nothing was up")
 
 
-def status(progress: Progress) -> None:
+def show_stack_status(progress: Progress) -> None:
     """Say which engines are up, and where."""
-    record = Record.read(settings().home.resolve())
-    for name, engine in record.engines.items():
-        progress.say(
-            f"{name:8} {'up' if processes.alive(engine.process) else 'dead':5} {engine.url}  log {engine.log}"
+    record = StackRecord.read(settings().home.resolve())
+    for name, engine in record.services.items():
+        progress.print(
+            f"{name:8} {'up' if processes.is_alive(engine.process) else 'dead':5} {engine.url}  log {engine.log}"
         )
-    given = services.elsewhere()
+    given = services.external_services()
     for name, known in given.items():
-        progress.say(f"{name:8} {'up' if known.ready() else 'gone':5} {known.url}  not started here")
-    if not record.engines and not given:
-        progress.say("nothing is up; `evergreen up` starts everything")
+        progress.print(f"{name:8} {'up' if known.is_ready() else 'gone':5} {known.url}  not started here")
+    if not record.services and not given:
+        progress.print("nothing is up; `evergreen up` starts everything")
 
 
-def mlflow() -> str | None:
+def local_mlflow_url() -> str | None:
     """Where the MLflow server answers that was started here; None if none is up."""
-    engine = Record.read(settings().home.resolve()).engines.get("mlflow")
-    return engine.url if engine and processes.alive(engine.process) else None
+    engine = StackRecord.read(settings().home.resolve()).services.get("mlflow")
+    return engine.url if engine and processes.is_alive(engine.process) else None
 
 
-def tail(log: Path, lines: int = _TAIL) -> str:
+def log_tail(log: Path, lines: int = _TAIL) -> str:
     """The last lines of a log that say something."""
     try:
         text = log.read_bytes()[-20_000:].decode(errors="replace")
     except FileNotFoundError:
         return "(no log)"
-    return (
-        "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-lines:])
-        or "(the log is empty)"
-    )
+    return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-lines:]) or "(the log is empty)"
 
 
-def _ensure(
+def _ensure_service(
     home: Path,
-    record: Record,
+    record: StackRecord,
     name: str,
     port: int,
-    make: Callable[[Path, int], Service],
-    told: Mapping[str, str],
-) -> tuple[Record, Service, bool]:
+    make: Callable[[Path, int], LocalService],
+    service_environment: Mapping[str, str],
+) -> tuple[StackRecord, LocalService, bool]:
     """The engine as recorded if it lives whole, answers, and was told what holds now; else a new one, and True."""
-    known = record.engines.get(name)
-    if known and processes.alive(known.process) and known.told == told:
-        service = make(home, services.port_of(known.url))
-        young = known.process.age < _READY_WITHIN
-        whole = known.process.age < _WHOLE_WITHIN or not processes.missing(known.process, service.parts)
-        if whole and (young or _answers(service)):
+    known = record.services.get(name)
+    if known and processes.is_alive(known.process) and known.environment == service_environment:
+        service = make(home, services.parse_port(known.url))
+        young = known.process.age_seconds < _READY_TIMEOUT_S
+        whole = known.process.age_seconds < _CHILDREN_TIMEOUT_S or not processes.missing_children(
+            known.process, service.child_names
+        )
+        if whole and (young or _responds(service)):
             return record, service, False
     if known:
-        processes.stop(
-            known.process, home, PATIENCE
+        processes.stop_session(
+            known.process, home, STOP_TIMEOUT_S
         )  # what its death has left, or what was told another address
-        port = services.port_of(known.url)
+        port = services.parse_port(known.url)
     service = make(home, services.free_port(port))
     log = home / "logs" / f"{name}.log"
-    identity = processes.start(service.command, service.environment, service.folder, log)
-    engine = Engine(process=identity, url=service.url, log=log, told=told)
-    record = record.with_engine(name, engine)
+    identity = processes.start_process(service.command, service.environment, service.folder, log)
+    engine = ServiceRecord(process=identity, url=service.url, log=log, environment=service_environment)
+    record = record.with_service(name, engine)
     record.write(home)
     return record, service, True
 
 
-def _answers(service: Service) -> bool:
+def _responds(service: LocalService) -> bool:
     """Whether an engine that should be ready is; one that is merely busy gets a few chances."""
     for _ in range(5):
-        if service.ready():
+        if service.is_ready():
             return True
         time.sleep(2)
     return False
 
 
-def _check_alive(started: Started, ready: set[str], seconds: float) -> None:
-    for name, engine in started.engines.items():
-        ours = started.record.engines.get(name) if isinstance(engine, Service) else None
-        silent = name not in ready and seconds > _READY_WITHIN
+def _check_alive(startup: StackStartup, ready: set[str], seconds: float) -> None:
+    for name, engine in startup.services.items():
+        ours = startup.record.services.get(name) if isinstance(engine, LocalService) else None
+        silent = name not in ready and seconds > _READY_TIMEOUT_S
         if ours is None:
             if silent:
                 raise StackError(
@@ -299,19 +298,19 @@ def _check_alive(started: Started, ready: set[str], seconds: float) -> None:
                     "`evergreen doctor` looks for the reason"
                 )
             continue
-        died = not processes.alive(ours.process)
+        died = not processes.is_alive(ours.process)
         if died or silent:
             what = "ended" if died else f"does not answer after {seconds:.0f} s"
-            raise StackError(f"{engine.title} {what}. The end of {ours.log}:\n{tail(ours.log)}")
+            raise StackError(f"{engine.title} {what}. The end of {ours.log}:\n{log_tail(ours.log)}")
 
 
-def _home() -> Path:
+def _create_home() -> Path:
     home = settings().home.resolve()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)  # logs, tokens and data are nobody else's business
     return home
 
 
-def _file(home: Path) -> Path:
+def _record_file(home: Path) -> Path:
     return home / "stack.json"
 
 
@@ -322,6 +321,6 @@ def _lock(home: Path, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.say("another evergreen command is starting or stopping the engines: waiting for it")
+            progress.print("another evergreen command is starting or stopping the engines: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

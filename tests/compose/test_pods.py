@@ -90,9 +90,7 @@ def reached(stack: LiveStack, kubeconfig: Path) -> Iterator[tuple[Path, str]]:
     api_server = (server.hostname, server.port or 443)
 
     def minio() -> Address:  # at each start of the stack another one
-        networks = docker(
-            "inspect", "--format", "{{json .NetworkSettings.Networks}}", stack.container("minio")
-        )
+        networks = docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", stack.container("minio"))
         return next(iter(json.loads(networks).values()))["IPAddress"], 9000
 
     outside = outward_address()

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from compose.conftest import STATE, LiveStack, outward_address
-from evergreen.client.airflow import Airflow, AirflowError
+from evergreen.client.airflow import AirflowClient, AirflowError
 from measuring.compose import PORTS, SERVICES, DockerError, docker
 
 pytestmark = pytest.mark.compose
@@ -80,9 +80,9 @@ def test_its_pages_are_on_loopback_only(stack: LiveStack) -> None:
 
 def test_one_login_and_no_other(stack: LiveStack) -> None:
     address = f"localhost:{stack.port('AIRFLOW_PORT')}"
-    assert stack.airflow().runs("flight_delay.retrain")
+    assert stack.airflow().dag_runs("flight_delay.retrain")
     with pytest.raises(AirflowError, match="does not let us in"):
-        Airflow(f"http://admin:wrong@{address}").runs("flight_delay.retrain")
+        AirflowClient(f"http://admin:wrong@{address}").dag_runs("flight_delay.retrain")
     assert httpx.get(f"http://{address}/auth/token", trust_env=False).status_code in (401, 403, 405)
 
 
@@ -115,13 +115,13 @@ def test_up_again_starts_nothing_anew(stack: LiveStack) -> None:
 
 def test_down_and_up_again_loses_nothing(stack: LiveStack) -> None:
     history, held = champions(stack), stack.python(ONLINE)
-    runs = [run["dag_run_id"] for run in stack.airflow().runs("flight_delay.retrain")]
+    runs = [run["dag_run_id"] for run in stack.airflow().dag_runs("flight_delay.retrain")]
     stack.does("down")
     assert docker("ps", "--quiet", "--filter", "label=com.docker.compose.project=evergreen") == ""
     stack.does("up")
     assert champions(stack) == history
     assert stack.python(ONLINE) == held
-    assert [run["dag_run_id"] for run in stack.airflow().runs("flight_delay.retrain")] == runs
+    assert [run["dag_run_id"] for run in stack.airflow().dag_runs("flight_delay.retrain")] == runs
 
 
 def test_an_online_store_that_was_emptied_is_rebuilt_by_one_command(stack: LiveStack) -> None:
@@ -177,13 +177,9 @@ def test_a_full_disk_fails_a_retrain_that_goes_on_once_there_is_room(stack: Live
     went_on(stack, before)
 
 
-@pytest.mark.skipif(
-    "S3_IMAGE" not in os.environ, reason="the S3 server of the stack cannot be told to refuse"
-)
+@pytest.mark.skipif("S3_IMAGE" not in os.environ, reason="the S3 server of the stack cannot be told to refuse")
 @pytest.mark.parametrize("task", ["train", "promote"])
-def test_an_s3_that_refuses_writes_fails_a_retrain_that_goes_on_once_it_takes_them(
-    stack: LiveStack, task: str
-) -> None:
+def test_an_s3_that_refuses_writes_fails_a_retrain_that_goes_on_once_it_takes_them(stack: LiveStack, task: str) -> None:
     before = stack.python(STATE.read_text())
     said = stack.retrain_during(stack.read_only_s3(), task)
     assert "AccessDenied" in said or "Forbidden" in said

@@ -133,7 +133,5 @@ def test_plugins_import_no_engine() -> None:
         "runpy.run_path('plugins/evergreen_plugins.py'); "
         "print(*{n.partition('.')[0] for n in set(sys.modules) - before})"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not ENGINES & set(out.split())

@@ -19,13 +19,13 @@ DAYS = days_between(date(2013, 1, 1), date(2013, 2, 1))
 @settings(deadline=None)  # the first imports Airflow
 @given(st.sets(st.sampled_from(DAYS)))
 def test_all_and_only_those_that_are_there(there: set[date]) -> None:
-    from evergreen.orchestration.dags.features import asked_for
+    from evergreen.orchestration.dags.features import days_with_runs
 
-    assert asked_for(DAYS, lambda some: len(there & set(some))) == sorted(there)
+    assert days_with_runs(DAYS, lambda some: len(there & set(some))) == sorted(there)
 
 
 def test_a_backfill_of_all_or_none_takes_one_question() -> None:
-    from evergreen.orchestration.dags.features import asked_for
+    from evergreen.orchestration.dags.features import days_with_runs
 
     for there in (set(DAYS), set[date]()):
         asked: list[Sequence[date]] = []
@@ -34,5 +34,5 @@ def test_a_backfill_of_all_or_none_takes_one_question() -> None:
             asked.append(some)
             return len(there & set(some))
 
-        assert asked_for(DAYS, count) == sorted(there)
+        assert days_with_runs(DAYS, count) == sorted(there)
         assert len(asked) == 1

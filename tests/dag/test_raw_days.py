@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from evergreen.errors import SpecError
 from evergreen.ingest import watcher
-from evergreen.orchestration.triggers.raw_days import RawDays
+from evergreen.orchestration.triggers.raw_days import RawDataTrigger
 
 pytestmark = pytest.mark.dag
 
@@ -34,8 +34,8 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
-def trigger(raw: Path | str, tmp_path: Path) -> RawDays:
-    return RawDays(
+def trigger(raw: Path | str, tmp_path: Path) -> RawDataTrigger:
+    return RawDataTrigger(
         str(raw), ["flights", "weather"], str(tmp_path / "records"), poll_seconds=POLL, settle_seconds=SETTLE
     )
 
@@ -49,7 +49,7 @@ def deliver(raw: Path, *days: str) -> None:
 
 
 @asynccontextmanager
-async def events(trigger: RawDays) -> AsyncIterator[asyncio.Queue[dict[str, str]]]:
+async def events(trigger: RawDataTrigger) -> AsyncIterator[asyncio.Queue[dict[str, str]]]:
     """What the trigger fires while the block runs; it is cancelled at the end, as the triggerer does."""
     fired: asyncio.Queue[dict[str, str]] = asyncio.Queue()
 
@@ -90,7 +90,7 @@ def test_an_event_follows_the_last_byte_within_the_bound(raw: Path, tmp_path: Pa
 def test_the_next_watcher_does_not_fire_what_was_taken(raw: Path, tmp_path: Path) -> None:
     async def first() -> None:
         async with events(trigger(raw, tmp_path)) as fired:
-            watcher.take(tmp_path / "records", await fired.get())
+            watcher.acknowledge_announcements(tmp_path / "records", await fired.get())
 
     async def second() -> None:
         async with events(trigger(raw, tmp_path)) as fired:
@@ -107,8 +107,8 @@ def test_the_next_watcher_does_not_fire_what_was_taken(raw: Path, tmp_path: Path
 def test_an_event_is_on_record_before_it_is_fired(raw: Path, tmp_path: Path) -> None:
     async def story() -> None:
         async for event in trigger(raw, tmp_path).run():
-            announced = watcher.Records(tmp_path / "records").announced()
-            assert {day: was.identity for day, was in announced.items()} == event.payload["days"]
+            announced = watcher.AnnouncementStore(tmp_path / "records").read_announcements()
+            assert {day: was.delivery_id for day, was in announced.items()} == event.payload["days"]
             break
 
     deliver(raw, FIRST)
@@ -116,7 +116,7 @@ def test_an_event_is_on_record_before_it_is_fired(raw: Path, tmp_path: Path) -> 
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == RawDays.__module__]
+    return [record.getMessage() for record in caplog.records if record.name == RawDataTrigger.__module__]
 
 
 def test_a_folder_that_cannot_be_listed_is_told_once_and_survived(
@@ -190,23 +190,21 @@ def test_a_store_out_of_reach_is_survived(
 
 
 def test_airflow_knows_the_trigger_again_after_a_round_trip(tmp_path: Path) -> None:
-    path, kwargs = RawDays("raw", ["flights"], "records", poll_seconds=2).serialize()
+    path, kwargs = RawDataTrigger("raw", ["flights"], "records", poll_seconds=2).serialize()
     stored = json.loads(json.dumps(kwargs))
     assert stored == kwargs
     module, _, name = path.rpartition(".")
-    assert (RawDays.__module__, RawDays.__name__) == (module, name)
-    again = RawDays(**stored).serialize()
-    same = RawDays("raw", ("flights",), "records", poll_seconds=2.0).serialize()
-    assert (
-        BaseEventTrigger.hash(*again) == BaseEventTrigger.hash(*same) == BaseEventTrigger.hash(path, kwargs)
-    )
+    assert (RawDataTrigger.__module__, RawDataTrigger.__name__) == (module, name)
+    again = RawDataTrigger(**stored).serialize()
+    same = RawDataTrigger("raw", ("flights",), "records", poll_seconds=2.0).serialize()
+    assert BaseEventTrigger.hash(*again) == BaseEventTrigger.hash(*same) == BaseEventTrigger.hash(path, kwargs)
 
 
 def test_the_bound_holds_at_default_settings() -> None:
-    trigger = RawDays("raw", ["flights"], "records")
+    trigger = RawDataTrigger("raw", ["flights"], "records")
     assert trigger.settle_seconds + 2 * trigger.poll_seconds <= 8
 
 
 def test_a_watcher_of_nothing_is_refused() -> None:
     with pytest.raises(SpecError, match="none is daily"):
-        RawDays("raw", [], "records")
+        RawDataTrigger("raw", [], "records")

@@ -21,11 +21,11 @@ from airflow.sdk.exceptions import TaskDeferred
 from evergreen.orchestration.operators.pod import TrainerPod, delete_pods_of_run
 from evergreen.orchestration.triggers import pod as triggers
 from evergreen.orchestration.triggers.pod import TrainerPodTrigger, new_lines
-from evergreen.settings import Pods
+from evergreen.settings import PodSettings
 from evergreen.spec import loader
 from evergreen.training import Job
 from evergreen.training.backends import pod
-from evergreen.training.outcome import Outcome, TryAgain
+from evergreen.training.outcome import Outcome, RetryableTrainingError
 
 pytestmark = pytest.mark.dag
 
@@ -138,7 +138,7 @@ def manifest() -> dict[str, Any]:
     job = Job(
         model="flight_delay",
         fingerprint="f" * 64,
-        train="s3://bucket/jobs/data.parquet",
+        training_data="s3://bucket/jobs/data.parquet",
         features=("a",),
         label="label",
         parameters={},
@@ -150,12 +150,12 @@ def manifest() -> dict[str, Any]:
         modules={},
         libraries={},
     )
-    pods = Pods(image="trainer", secret="store", service_account="trainer", image_pull_secret="pull")
-    return pod.manifest(loader.load("flight_delay"), job, "s3://bucket/jobs/job.json", RUN, pods)
+    pods = PodSettings(image="trainer", secret="store", service_account="trainer", image_pull_secret="pull")
+    return pod.pod_manifest(loader.load_spec("flight_delay"), job, "s3://bucket/jobs/job.json", RUN, pods)
 
 
 def trainer_pod(manifest: Mapping[str, Any], *, deferrable: bool = False, startup: float = 1) -> TrainerPod:
-    pods = Pods(image="trainer", connection="stub", deferrable=deferrable, startup_minutes=startup)
+    pods = PodSettings(image="trainer", connection="stub", deferrable=deferrable, startup_timeout_minutes=startup)
     return TrainerPod(manifest=manifest, pods=pods, timeout=timedelta(hours=1), state=STATE)
 
 
@@ -181,8 +181,8 @@ def test_attempt_reports_a_missing_right(api: ApiServer, manifest: dict[str, Any
     api.put(manifest, "Failed", exit_code=1)  # to be replaced
     api.failures[method] = [403]
     ended = trainer_pod(manifest).attempt()
-    assert ended.outcome is Outcome.REFUSED
-    assert "forbids it: injected" in ended.sentence
+    assert ended.outcome is Outcome.BAD_CONFIG
+    assert "forbids it: injected" in ended.message
 
 
 def test_attempt_defers_with_the_pod_in_the_trigger(api: ApiServer, manifest: dict[str, Any]) -> None:
@@ -201,7 +201,7 @@ def test_attempt_defers_with_the_pod_in_the_trigger(api: ApiServer, manifest: di
 
     ended = trainer_pod(manifest, deferrable=True).attempt({**event, "problem": "no right to watch"})
     assert ended.outcome is Outcome.UNKNOWN
-    assert ended.sentence.endswith("no right to watch")
+    assert ended.message.endswith("no right to watch")
     assert api.pod is None
 
 
@@ -216,18 +216,16 @@ def test_attempt_ends_a_pod_that_does_not_begin(api: ApiServer, manifest: dict[s
     api.phase = "Pending"
     ended = trainer_pod(manifest, startup=0.02).attempt()
     assert ended.outcome is Outcome.UNKNOWN
-    assert "it did not start in time" in ended.sentence
+    assert "it did not start in time" in ended.message
     assert api.pod is None
 
 
 @pytest.mark.parametrize("phase", ["Pending", "Running"])
-def test_on_kill_deletes_the_pod_and_fails_the_task(
-    api: ApiServer, manifest: dict[str, Any], phase: str
-) -> None:
+def test_on_kill_deletes_the_pod_and_fails_the_task(api: ApiServer, manifest: dict[str, Any], phase: str) -> None:
     api.phase = phase
     own = trainer_pod(manifest)
     threading.Timer(0.5, own.on_kill).start()
-    with pytest.raises(TryAgain, match="ended from outside"):
+    with pytest.raises(RetryableTrainingError, match="ended from outside"):
         own.attempt()
     assert len(api.deleted) == 1
 
@@ -235,14 +233,14 @@ def test_on_kill_deletes_the_pod_and_fails_the_task(
 def test_on_kill_before_the_pod_is_created(api: ApiServer, manifest: dict[str, Any]) -> None:
     own = trainer_pod(manifest)
     own.on_kill()
-    with pytest.raises(TryAgain, match="ended from outside"):
+    with pytest.raises(RetryableTrainingError, match="ended from outside"):
         own.attempt()
     assert api.created == []
 
 
 def test_delete_pods_of_run(api: ApiServer, manifest: dict[str, Any]) -> None:
     uid = api.put(manifest, "Running")
-    delete_pods_of_run(RUN, Pods(connection="stub"))
+    delete_pods_of_run(RUN, PodSettings(connection="stub"))
     assert api.deleted == [uid]
 
 
@@ -293,9 +291,7 @@ def test_trigger_fires_when_it_may_not_watch(api: ApiServer, manifest: dict[str,
 
 
 @pytest.mark.parametrize("other", [None, "another"])
-def test_trigger_fires_when_its_pod_is_gone(
-    api: ApiServer, manifest: dict[str, Any], other: str | None
-) -> None:
+def test_trigger_fires_when_its_pod_is_gone(api: ApiServer, manifest: dict[str, Any], other: str | None) -> None:
     if other:
         api.put(manifest, "Running")
     assert asyncio.run(first_event(trigger(manifest, "gone")))["problem"] == ""

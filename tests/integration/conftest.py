@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evergreen.features.make import make
+from evergreen.features.make import run_feature_pipeline
 from evergreen.settings import settings
 from evergreen.spec import loader
 
@@ -27,7 +27,7 @@ def january(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["EVERGREEN_HOME"] = str(home)
     settings.cache_clear()
     deliver(DAYS)
-    make(loader.load("flight_delay"), DAYS)
+    run_feature_pipeline(loader.load_spec("flight_delay"), DAYS)
     yield home
     if before is None:
         del os.environ["EVERGREEN_HOME"]

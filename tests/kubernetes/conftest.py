@@ -15,7 +15,6 @@ from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
 from evergreen.spec import loader
-from evergreen.spec import model as spec_model
 from support.cluster import Cluster, Witness, eventually
 from support.training_tasks import Trial, template, training_set
 
@@ -104,9 +103,7 @@ def _one_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
     witness: Witness = request.getfixturevalue("witness")
     cluster = witness.cluster
     yield
-    eventually(
-        "every pod is gone, or going", lambda: all(p.metadata.deletion_timestamp for p in cluster.pods())
-    )
+    eventually("every pod is gone, or going", lambda: all(p.metadata.deletion_timestamp for p in cluster.pods()))
     for pod in cluster.pods():
         if not pod.status.container_statuses or not pod.status.container_statuses[0].state.running:
             cluster.delete(pod, grace=0)  # kubelets take their time with what never began
@@ -147,14 +144,14 @@ def trial(
             "logging_seconds": 1,
             **(pods or {}),
         }
-        monkeypatch.setenv("EVERGREEN_TRAINING", "pod")
+        monkeypatch.setenv("EVERGREEN_TRAINING_BACKEND", "pod")
         for name, value in values.items():
             monkeypatch.setenv(f"EVERGREEN_PODS__{name.upper()}", str(value))
         use_home(shared)
-        spec = loader.load("slow")
+        spec = loader.load_spec("slow")
         if resources:
             spec = spec.model_copy(update={"resources": spec.resources.model_copy(update=dict(resources))})
-            monkeypatch.setattr(spec_model, "load", lambda _name, spec=spec: spec)
+            monkeypatch.setattr(loader, "load_spec", lambda _name, spec=spec: spec)
         started.append(Trial(spec, of.examples if of else training_set(spec, **told), watched))
         return started[-1]
 

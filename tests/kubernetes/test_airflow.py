@@ -16,7 +16,7 @@ from kubernetes import client
 
 from evergreen import ledger, storage
 from evergreen.cli.progress import Progress
-from evergreen.client.airflow import Airflow
+from evergreen.client.airflow import AirflowClient
 from evergreen.feature_store import training_sets
 from evergreen.lake import fingerprints
 from evergreen.registry import versions
@@ -24,7 +24,7 @@ from evergreen.scoring import predictions
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.training import candidates
-from evergreen.training.attempt import attempts
+from evergreen.training.attempt import read_attempts
 from evergreen.training.backends import pod, process
 from evergreen_local import stack
 from integration.airflow.conftest import Chain
@@ -47,26 +47,26 @@ class Stack(Chain):
 
     def begin(self, day: int) -> str:
         run = f"as-of-{day}"
-        self.airflow.trigger(SLOW, run, {"as_of": f"2013-01-{day}"})
+        self.airflow.trigger_dag_run(SLOW, run, {"as_of": f"2013-01-{day}"})
         return run
 
     def job(self, day: int) -> Path:
         """The folder of the run's job, once it is known."""
-        model = loader.load("slow")
+        model = loader.load_spec("slow")
 
         def found() -> Path | None:
-            examples = training_sets.dataset(model).manifest(f"as_of=2013-01-{day}")
+            examples = training_sets.training_set_dataset(model).manifest(f"as_of=2013-01-{day}")
             if examples is None:
                 return None
-            features = training_sets.feature_columns(model)
-            mark = fingerprints.fingerprint(candidates.inputs_of(model, examples, features))
+            features = training_sets.model_input_columns(model)
+            mark = fingerprints.compute_fingerprint(candidates.candidate_inputs(model, examples, features))
             return Path(candidates.job_folder(model, mark))
 
         return eventually("its training set is there", found, 120)
 
     def pod_of(self, day: int, after: client.V1Pod | None = None, step: int = 0) -> tuple[client.V1Pod, int]:
         """The pod of the run's job that comes `after`, once it has done `step`; and the step that it has done."""
-        name = pod.name("slow", self.job(day).name)
+        name = pod.pod_name("slow", self.job(day).name)
         if not step:
             return self.cluster.made(name, after), 0
         return self.cluster.at_work(name, after, step)
@@ -77,20 +77,20 @@ class Stack(Chain):
     def ends_well(self, day: int, run: str) -> None:
         """Training succeeds, and has learned what it would have learned undisturbed."""
         eventually("training succeeds", lambda: self.train_task(run) == "success", 150)
-        model = loader.load("slow")
-        made = candidates.dataset(model).manifest(f"as_of=2013-01-{day}")
+        model = loader.load_spec("slow")
+        made = candidates.candidate_dataset(model).manifest(f"as_of=2013-01-{day}")
         assert made is not None
         assert made.fingerprint == self.job(day).name
-        assert float(candidates.dataset(model).path(made, "value.json").read_text()) == expected(STEPS)
+        assert float(candidates.candidate_dataset(model).file_path(made, "value.json").read_text()) == expected(STEPS)
 
     def mark_failed(self, run: str) -> None:
         """What a person does with the button Mark as failed."""
         where = f"/api/v2/dags/{SLOW}/dagRuns/{run}/taskInstances/train"
-        self.airflow._ask("PATCH", where, json={"new_state": "failed"})
+        self.airflow._request("PATCH", where, json={"new_state": "failed"})
 
     def clear_task(self, run: str) -> None:
         body = {"dry_run": False, "dag_run_id": run, "task_ids": ["train"], "only_failed": False}
-        self.airflow._ask("POST", f"/api/v2/dags/{SLOW}/clearTaskInstances", json=body)
+        self.airflow._request("POST", f"/api/v2/dags/{SLOW}/clearTaskInstances", json=body)
 
     def kill_task(self) -> None:
         """Kill -9 the process of a running task, and what watches over it lives on."""
@@ -111,29 +111,29 @@ def airflow(
     os.environ |= {
         "EVERGREEN_HOME": str(home),
         "PYTHONPATH": str(TESTS),
-        "EVERGREEN_TRAINING": "pod",
+        "EVERGREEN_TRAINING_BACKEND": "pod",
         "EVERGREEN_PODS__IMAGE": cluster.image,
         "EVERGREEN_PODS__NAMESPACE": cluster.namespace,
         "EVERGREEN_PODS__TEMPLATE": str(template(shared / "airflow.yaml", shared, baked=True)),
         "EVERGREEN_PODS__DEFERRABLE": str(request.param == "deferrable"),
-        "EVERGREEN_PODS__STARTUP_MINUTES": "1",
-        "EVERGREEN_PODS__LOGGING_SECONDS": "2",
+        "EVERGREEN_PODS__STARTUP_TIMEOUT_MINUTES": "1",
+        "EVERGREEN_PODS__LOGGING_INTERVAL_SECONDS": "2",
     }
     settings.cache_clear()
     try:
         with Progress() as progress:
-            addresses = stack.up(progress)
-        found = Stack(Airflow(addresses.airflow), home, {})
+            addresses = stack.bring_up_stack(progress)
+        found = Stack(AirflowClient(addresses.airflow), home, {})
         found.cluster = cluster
         for dag_id in (SLOW, "flight_delay.retrain", "flight_delay_net.retrain"):
             eventually(f"{dag_id} is parsed", lambda dag_id=dag_id: found.airflow.dag(dag_id), 120)
-            found.airflow.pause(dag_id, False)
+            found.airflow.set_dag_paused(dag_id, False)
         os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow
         settings.cache_clear()
         yield found
     finally:
         with Progress() as progress:
-            stack.stop(progress)
+            stack.stop_stack(progress)
         os.environ.clear()
         os.environ.update(before)
         settings.cache_clear()
@@ -141,7 +141,7 @@ def airflow(
 
 def bring_back() -> None:
     with Progress() as progress:
-        stack.up(progress)
+        stack.bring_up_stack(progress)
 
 
 def test_killed_parts_are_brought_back_and_the_pod_was_at_work_all_the_time(airflow: Stack) -> None:
@@ -158,7 +158,7 @@ def test_killed_parts_are_brought_back_and_the_pod_was_at_work_all_the_time(airf
     bring_back()
 
     airflow.ends_well(13, run)
-    assert [attempt.id for attempt in attempts(storage.path(str(airflow.job(13))))] == [made.metadata.uid]
+    assert [attempt.id for attempt in read_attempts(storage.storage_path(str(airflow.job(13))))] == [made.metadata.uid]
 
 
 @pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)  # the test above kills it otherwise
@@ -169,8 +169,10 @@ def test_a_killed_scheduler_is_brought_back_while_a_pod_is_waited_for(airflow: S
     time.sleep(3)
     bring_back()
     airflow.ends_well(14, run)
-    for before, after in zip(found := attempts(storage.path(str(airflow.job(14)))), found[1:], strict=False):
-        assert after.resumed_at >= before.step - LOST_AT_MOST
+    for before, after in zip(
+        found := read_attempts(storage.storage_path(str(airflow.job(14)))), found[1:], strict=False
+    ):
+        assert after.resumed_step >= before.step - LOST_AT_MOST
 
 
 @pytest.mark.parametrize(("day", "moment"), [(15, 0), (16, 30)], ids=["at start-up", "in the midst"])
@@ -181,12 +183,12 @@ def test_a_task_that_is_failed_by_hand_leaves_no_pod_and_goes_on_when_it_is_clea
     first, done = airflow.pod_of(day, step=moment)
     airflow.mark_failed(run)
     eventually("its pod is gone", lambda: airflow.cluster.pod(first.metadata.name) is None)
-    eventually("the run has failed", lambda: (airflow.airflow.run(SLOW, run) or {})["state"] == "failed")
+    eventually("the run has failed", lambda: (airflow.airflow.dag_run(SLOW, run) or {})["state"] == "failed")
 
     airflow.clear_task(run)
     airflow.pod_of(day, after=first, step=1)
     airflow.ends_well(day, run)
-    assert attempts(storage.path(str(airflow.job(day))))[-1].resumed_at >= done - LOST_AT_MOST
+    assert read_attempts(storage.storage_path(str(airflow.job(day))))[-1].resumed_step >= done - LOST_AT_MOST
 
 
 def test_a_task_that_is_cleared_by_hand_gives_its_pod_up_for_one_that_goes_on(airflow: Stack) -> None:
@@ -195,45 +197,45 @@ def test_a_task_that_is_cleared_by_hand_gives_its_pod_up_for_one_that_goes_on(ai
     airflow.clear_task(run)
     airflow.pod_of(17, after=first, step=1)
     airflow.ends_well(17, run)
-    last = attempts(storage.path(str(airflow.job(17))))[-1]
+    last = read_attempts(storage.storage_path(str(airflow.job(17))))[-1]
     assert last.id != first.metadata.uid
-    assert last.resumed_at >= done - LOST_AT_MOST
+    assert last.resumed_step >= done - LOST_AT_MOST
 
 
 @pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)
 @pytest.mark.parametrize("name", ["flight_delay", "flight_delay_net"])
 def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_path: Path) -> None:
     dag_id = f"{name}.retrain"
-    airflow.airflow.trigger(dag_id, "first", {"as_of": "2013-01-18"})
+    airflow.airflow.trigger_dag_run(dag_id, "first", {"as_of": "2013-01-18"})
     assert airflow.wait(dag_id, run_id="first") == ["success"], airflow.states(dag_id, "first")
-    model = loader.load(name)
-    made = candidates.dataset(model).manifest("as_of=2013-01-18")
-    examples = training_sets.dataset(model).manifest("as_of=2013-01-18")
+    model = loader.load_spec(name)
+    made = candidates.candidate_dataset(model).manifest("as_of=2013-01-18")
+    examples = training_sets.training_set_dataset(model).manifest("as_of=2013-01-18")
     assert made is not None
     assert examples is not None
     if name == "flight_delay":
-        champion = versions.champion(model)
+        champion = versions.get_champion_version(model)
         assert champion is not None
         assert champion.tags["evergreen.fingerprint"] == made.fingerprint
         assert champion.tags["evergreen.team"] == model.owner
         assert champion.tags["evergreen.cost"].startswith("0.00 GPU hours, 0.0")
-        assert [entry.act.kind for entry in ledger.entries(name)].count("promoted") == 1
+        assert [entry.event.kind for entry in ledger.read_entries(name)].count("promoted") == 1
 
     # The same job, by the other backend.
-    here = storage.path(str(tmp_path / "job.json"))
+    here = storage.storage_path(str(tmp_path / "job.json"))
     storage.put(here, (candidates.job_folder(model, made.fingerprint) / "job.json").read_bytes())
-    process.attempts(model, here, "here")
+    process.run_attempts(model, here, "here")
     own = tmp_path / "own"
     own.mkdir()
     for file in tmp_path.glob("output/*/*"):
         shutil.copy(file, own)
-    holdout = pq.read_table(training_sets.dataset(model).path(examples, "holdout"))
+    holdout = pq.read_table(training_sets.training_set_dataset(model).file_path(examples, "holdout"))
     inputs = tuple(made.inputs["features"])
     with predictions.candidate_folder(model, made) as folder:
-        there = predictions.score(folder, holdout, inputs)
+        there = predictions.score_table(folder, holdout, inputs)
         if name == "flight_delay":
             assert (own / "model.ubj").read_bytes() == (folder / "model.ubj").read_bytes()
-    np.testing.assert_allclose(predictions.score(own, holdout, inputs), there, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(predictions.score_table(own, holdout, inputs), there, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)

@@ -48,7 +48,7 @@ def interruptions(cluster: Cluster, trial: Trial, steps: int) -> Iterator[tuple[
 
 def half_a_checkpoint(trial: Trial) -> bool:
     """Whether there are files of a checkpoint that is none yet."""
-    names = storage.names(trial.folder / "checkpoints")
+    names = storage.list_names(trial.folder / "checkpoints")
     return any("." not in name and f"{name}.json" not in names for name in names)
 
 
@@ -62,9 +62,9 @@ def test_a_job_that_is_interrupted_in_every_way_ends_in_the_same_model(
     assert job.value() == expected(steps)
     started = job.attempts  # those that were ended before their first word have no record
     for before, after in pairwise(started):
-        assert before.seen <= after.started, "two attempts at once"
+        assert before.last_heartbeat <= after.started_at, "two attempts at once"
     assert len(started) in (len(told), len(told) - 1)
-    resumed = [attempt.resumed_at for attempt in started[-4:]]
+    resumed = [attempt.resumed_step for attempt in started[-4:]]
     for done, at in zip([told["delete"], told["evict"], told["drained"]], resumed, strict=False):
         assert at >= done, "who is asked to leave leaves nothing behind"
     assert resumed[3] >= told["at short notice"] - LOST_AT_MOST
@@ -80,10 +80,10 @@ def test_preemptions_beyond_the_limit_end_the_task_and_the_next_one_goes_on(
     pod, done = cluster.at_work(job.pod, pod, done + 5)
     cluster.delete(pod)
     error = job.error()
-    assert "was preempted 2 times, and resources.preemptions allows 1" in str(error)
+    assert "was preempted 2 times, and resources.max_preemptions allows 1" in str(error)
     assert "clear the task, and it goes on from its last checkpoint" in str(error)
     eventually("its pod is gone", lambda: cluster.pod(job.pod) is None)
 
     again = job.again()
     assert again.value() == expected(250)
-    assert again.attempts[-1].resumed_at >= done
+    assert again.attempts[-1].resumed_step >= done

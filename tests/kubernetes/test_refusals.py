@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from evergreen.training.outcome import TryAgain
+from evergreen.training.outcome import RetryableTrainingError
 from support.cluster import Cluster, eventually
 from support.training_tasks import Trial, expected
 
 pytestmark = pytest.mark.kubernetes
 
-NEVER, LATER = AirflowFailException, TryAgain
+NEVER, LATER = AirflowFailException, RetryableTrainingError
 STARTUP_S = 8
 
 
@@ -92,9 +92,7 @@ def nobody(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     kube_config = {
         "current-context": "it",
         "contexts": [{"name": "it", "context": {"cluster": "it", "user": "nobody"}}],
-        "clusters": [
-            {"name": "it", "cluster": {"server": here.host, "certificate-authority": here.ssl_ca_cert}}
-        ],
+        "clusters": [{"name": "it", "cluster": {"server": here.host, "certificate-authority": here.ssl_ca_cert}}],
         "users": [{"name": "nobody", "user": {"token": token}}],
     }
     connection = {"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(kube_config)}}

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError
 
-from evergreen.training.outcome import TryAgain
+from evergreen.training.outcome import RetryableTrainingError
 from support.cluster import Cluster, eventually
 from support.relay import Relay
 from support.training_tasks import Trial, context, expected
@@ -50,18 +50,14 @@ def test_a_pod_that_is_at_work(trial: Begin, left: Begin, cluster: Cluster, defe
     assert len(job.attempts) == 1
 
 
-def test_a_pod_that_has_succeeded_meanwhile(
-    trial: Begin, left: Begin, cluster: Cluster, deferrable: bool
-) -> None:
+def test_a_pod_that_has_succeeded_meanwhile(trial: Begin, left: Begin, cluster: Cluster, deferrable: bool) -> None:
     job = left(steps=5)
     eventually("it succeeds", lambda: phase(cluster, job) == "Succeeded")
     assert trial(of=job, deferrable=deferrable).value() == expected(5)
     assert len(job.attempts) == 1
 
 
-def test_a_pod_that_has_failed_for_good_is_not_made_again(
-    trial: Begin, left: Begin, cluster: Cluster
-) -> None:
+def test_a_pod_that_has_failed_for_good_is_not_made_again(trial: Begin, left: Begin, cluster: Cluster) -> None:
     job = left(misbehaves="data")
     eventually("it fails", lambda: phase(cluster, job) == "Failed")
     error = trial(of=job).error()
@@ -76,21 +72,17 @@ def test_a_pod_that_has_failed_is_made_again_with_what_was_corrected(
     job = left(misbehaves="memory", resources={"memory_gib": 0.1})
     eventually("it fails", lambda: phase(cluster, job) == "Failed")
     trial(of=job, resources={"memory_gib": 0.2}).error()
-    assert [attempt.allotted.memory_gib for attempt in job.attempts] == [0.1, 0.2]
+    assert [attempt.allocation.memory_gib for attempt in job.attempts] == [0.1, 0.2]
 
 
-def test_a_pod_that_has_failed_for_what_may_pass_is_made_again(
-    trial: Begin, left: Begin, cluster: Cluster
-) -> None:
+def test_a_pod_that_has_failed_for_what_may_pass_is_made_again(trial: Begin, left: Begin, cluster: Cluster) -> None:
     job = left(misbehaves="crash")
     eventually("it fails", lambda: phase(cluster, job) == "Failed")
-    assert isinstance(trial(of=job).error(), TryAgain)
+    assert isinstance(trial(of=job).error(), RetryableTrainingError)
     assert len(job.attempts) == 2
 
 
-def test_a_pod_that_waits_for_what_was_corrected_is_made_anew(
-    trial: Begin, left: Begin, cluster: Cluster
-) -> None:
+def test_a_pod_that_waits_for_what_was_corrected_is_made_anew(trial: Begin, left: Begin, cluster: Cluster) -> None:
     job = left(steps=5, pods={"image": "nowhere.invalid/trainer:1"})
     waiting = cluster.made(job.pod)
     corrected = trial(of=job)
@@ -114,12 +106,12 @@ def test_a_task_that_is_ended_takes_its_pod_along_and_is_no_success(trial: Begin
     _, done = cluster.at_work(job.pod, None, 15)
     job.task.on_kill()
     error = job.error()
-    assert isinstance(error, TryAgain)
+    assert isinstance(error, RetryableTrainingError)
     assert "ended from outside" in str(error)
     eventually("its pod is gone", lambda: cluster.pod(job.pod) is None)
 
     assert trial(of=job).value() == expected(200)
-    assert job.attempts[-1].resumed_at >= done
+    assert job.attempts[-1].resumed_step >= done
 
 
 def test_a_trigger_that_breaks_leaves_no_pod(trial: Begin, left: Begin, cluster: Cluster) -> None:
@@ -130,7 +122,7 @@ def test_a_trigger_that_breaks_leaves_no_pod(trial: Begin, left: Begin, cluster:
     eventually("its pod is gone", lambda: cluster.pod(job.pod) is None)
 
     assert trial(of=job).value() == expected(200)
-    assert job.attempts[-1].resumed_at >= done
+    assert job.attempts[-1].resumed_step >= done
 
 
 def test_training_goes_on_while_the_api_server_is_away(

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from evergreen.cli.doctor.seen import Wrong
+from evergreen.cli.doctor.seen import CheckFailedError
 
 
 def wrong(look: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[str, str]:
     """What a check says is wrong, and the way out."""
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(CheckFailedError) as caught:
         look(*arguments, **named)
-    return caught.value.what, caught.value.way_out
+    return caught.value.problem, caught.value.fix

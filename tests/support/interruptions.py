@@ -7,7 +7,7 @@ from pathlib import Path
 from upath import UPath
 
 from evergreen.training import Checkpoints
-from evergreen.training.checkpoints import State
+from evergreen.training.checkpoints import StateProvider
 
 
 class LeavesAfter(Checkpoints):
@@ -17,7 +17,7 @@ class LeavesAfter(Checkpoints):
         super().__init__(UPath(folder / "checkpoints"), "f" * 64, 3600)
         self._last = step
 
-    def after(self, step: int, state: State) -> None:
+    def record_step(self, step: int, state: StateProvider) -> None:
         if step == self._last:
-            self.stop()
-        super().after(step, state)
+            self.request_stop()
+        super().record_step(step, state)

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import psutil
 
-from evergreen_local.stack import Record
+from evergreen_local.stack import StackRecord
 
 
 def kill_engine(home: Path, name: str) -> None:
     """Kill an engine's own process, such as Spark's JVM."""
-    psutil.Process(Record.read(home).engines[name].process.pid).kill()
+    psutil.Process(StackRecord.read(home).services[name].process.pid).kill()
 
 
 def kill_component(home: Path, name: str) -> None:
     """Kill the scheduler or the triggerer, with all that it has started."""
-    standalone = psutil.Process(Record.read(home).engines["airflow"].process.pid)
+    standalone = psutil.Process(StackRecord.read(home).services["airflow"].process.pid)
     [component] = [child for child in standalone.children() if name in " ".join(child.cmdline())]
     for process in [component, *component.children(recursive=True)]:
         process.kill()

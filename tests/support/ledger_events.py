@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 
-from evergreen.gates.verdict import Record, Verdict, decide
-from evergreen.ledger import Act, Entry, Held, Judged, Promoted, Released, RolledBack, State, fold
-from evergreen.ledger.entries import digest
-from evergreen.promotion.rules import Request
-from evergreen.window import Origin
+from evergreen.gates.verdict import GateResult, Verdict, decide_verdict
+from evergreen.ledger import (
+    ChampionRolledBack,
+    LedgerEntry,
+    LedgerEvent,
+    LedgerState,
+    PromotionDeferred,
+    VerdictRecorded,
+    VersionPromoted,
+    VersionReleased,
+    replay,
+)
+from evergreen.ledger.entries import hash_entry
+from evergreen.promotion.rules import ResolvedPromotionRequest
+from evergreen.window import RunReason
 
 START = datetime(2013, 3, 1, tzinfo=UTC)
 MODEL = "flight_delay"
@@ -21,14 +31,14 @@ def day(number: int) -> date:
 
 def verdict(passed: bool = True, level: float | None = None) -> Verdict:
     """Of one gate that compared the candidate with a champion, if it spent a level."""
-    return decide(
+    return decide_verdict(
         [
-            Record(
+            GateResult(
                 gate="auc",
                 outcome="passed" if passed else "failed",
                 candidate=0.7,
                 threshold=0.6,
-                level=level,
+                alpha=level,
                 rows=1000,
                 reason="auc 0.7",
             )
@@ -42,70 +52,72 @@ def judged(
     *,
     passed: bool = True,
     level: float | None = None,
-    origin: Origin = Origin.SCHEDULE,
-) -> Judged:
-    return Judged(
+    run_reason: RunReason = RunReason.SCHEDULE,
+) -> VerdictRecorded:
+    return VerdictRecorded(
         run="flight_delay.retrain manual__1",
-        origin=origin,
+        run_reason=run_reason,
         as_of=day(as_of),
         holdout=(day(as_of - 7), day(as_of)),
-        candidate=f"candidate of day {as_of}",
-        champion=champion,
+        candidate_fingerprint=f"candidate of day {as_of}",
+        champion_version=champion,
         verdict=verdict(passed, level),
     )
 
 
-def promoted(version: str, as_of: int, judged: int, replaced: str | None = None) -> Promoted:
-    return Promoted(version=version, replaced=replaced, as_of=day(as_of), judged=judged)
+def promoted(version: str, as_of: int, judged: int, replaced: str | None = None) -> VersionPromoted:
+    return VersionPromoted(version=version, previous_champion=replaced, as_of=day(as_of), verdict_entry=judged)
 
 
-def held(version: str, as_of: int, judged: int) -> Held:
-    return Held(version=version, as_of=day(as_of), judged=judged, reason="frozen")
+def held(version: str, as_of: int, judged: int) -> PromotionDeferred:
+    return PromotionDeferred(version=version, as_of=day(as_of), verdict_entry=judged, reason="frozen")
 
 
-def rolled_back(to: str, barred: str) -> RolledBack:
-    return RolledBack(to=to, barred=barred, reason="late flights")
+def rolled_back(to: str, barred: str) -> ChampionRolledBack:
+    return ChampionRolledBack(restored_version=to, barred_version=barred, reason="late flights")
 
 
-def released(version: str) -> Released:
-    return Released(version=version, reason="it was the weather")
+def released(version: str) -> VersionReleased:
+    return VersionReleased(version=version, reason="it was the weather")
 
 
-def written(acts: Sequence[Act], model: str = MODEL) -> list[Entry]:
-    entries: list[Entry] = []
+def written(acts: Sequence[LedgerEvent], model: str = MODEL) -> list[LedgerEntry]:
+    entries: list[LedgerEntry] = []
     before = ""
     for number, act in enumerate(acts, 1):
         at = START + timedelta(minutes=number)
-        entries.append(Entry(number=number, model=model, before=before, at=at, by="ada", act=act))
-        before = digest(entries[-1].to_bytes())
+        entries.append(
+            LedgerEntry(number=number, model=model, previous_hash=before, recorded_at=at, actor="ada", event=act)
+        )
+        before = hash_entry(entries[-1].to_bytes())
     return entries
 
 
-def state_of(*acts: Act) -> State:
-    return fold(written(acts))
+def state_of(*acts: LedgerEvent) -> LedgerState:
+    return replay(written(acts))
 
 
-def grown(state: State, act: Act) -> State:
+def grown(state: LedgerState, act: LedgerEvent) -> LedgerState:
     """The state with one more act."""
-    return fold(written([*(entry.act for entry in state.entries), act]))
+    return replay(written([*(entry.event for entry in state.entries), act]))
 
 
-def request(state: State, version: str, number: int, **changed: object) -> Request:
+def request(state: LedgerState, version: str, number: int, **changed: object) -> ResolvedPromotionRequest:
     """To promote `version` by the verdict in entry `number`, as a run does."""
-    act = state.entries[number - 1].act
-    assert isinstance(act, Judged)
+    act = state.entries[number - 1].event
+    assert isinstance(act, VerdictRecorded)
     fields: dict[str, object] = dict(
         version=version,
         as_of=act.as_of,
-        origin=act.origin,
+        run_reason=act.run_reason,
         verdict=act.verdict,
-        judged=number,
-        judged_against=act.champion,
+        verdict_entry=number,
+        champion_version=act.champion_version,
     )
-    return Request(**{**fields, **changed})  # type: ignore[arg-type]
+    return ResolvedPromotionRequest(**{**fields, **changed})  # type: ignore[arg-type]
 
 
-REIGN: tuple[Act, ...] = (
+REIGN: tuple[LedgerEvent, ...] = (
     judged(10),
     promoted("1", 10, 1),
     judged(20, "1"),
@@ -115,4 +127,4 @@ REIGN: tuple[Act, ...] = (
 )
 """Versions 1, 2 and 3, one after the other."""
 
-Decision = Callable[[State], Act | Entry]
+Decision = Callable[[LedgerState], LedgerEvent | LedgerEntry]

@@ -10,7 +10,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from evergreen import ledger
-from evergreen.ledger import Entry, State
+from evergreen.ledger import LedgerEntry, LedgerState
 from evergreen.promotion import rules
 from evergreen.registry import versions
 from evergreen.settings import settings
@@ -40,8 +40,8 @@ class Book:
         self.client.create_registered_model(self.model)
 
     @property
-    def state(self) -> State:
-        return ledger.state(self.model)
+    def state(self) -> LedgerState:
+        return ledger.read_state(self.model)
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -53,7 +53,7 @@ class Book:
     def right(self) -> Mapping[str, str]:
         """What they should be."""
         state = self.state
-        shown = zip(FOLLOWING, (state.champion, state.previous, state.challenger), strict=True)
+        shown = zip(FOLLOWING, (state.champion, state.previous_champion, state.challenger), strict=True)
         return {alias: version for alias, version in shown if version is not None}
 
     def register(self) -> str:
@@ -62,22 +62,22 @@ class Book:
 
     def judge(self, as_of: int, *, passed: bool = True) -> Candidate:
         """Register a version that knows the data before a day, and judge it against the champion."""
-        entry = ledger.commit(
+        entry = ledger.append_decision(
             self.model, "retrain", lambda state: judged(as_of, state.champion, passed=passed)
         )
         return Candidate(self.register(), entry.number, judged(as_of).as_of)
 
-    def promote(self, candidate: Candidate, cooldown_days: int = 0) -> Entry:
+    def promote(self, candidate: Candidate, cooldown_days: int = 0) -> LedgerEntry:
         """As a run does it: the entry, and then the aliases."""
         entry = self.record(candidate, cooldown_days)
-        versions.follow(self.model)
+        versions.sync_aliases(self.model)
         return entry
 
-    def record(self, candidate: Candidate, cooldown_days: int = 0) -> Entry:
+    def record(self, candidate: Candidate, cooldown_days: int = 0) -> LedgerEntry:
         """As far as a run comes that is killed before it has touched the aliases."""
         asked = request(self.state, candidate.version, candidate.judged)
-        return ledger.commit(
+        return ledger.append_decision(
             self.model,
             "retrain",
-            lambda state: rules.decide(state, asked, cooldown_days=cooldown_days),
+            lambda state: rules.decide_promotion(state, asked, cooldown_days=cooldown_days),
         )

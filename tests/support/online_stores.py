@@ -12,7 +12,7 @@ import pytest
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 
-from evergreen.feature_store.online_backends import connected
+from evergreen.feature_store.online_backends import connect_redis
 from evergreen.settings import settings
 
 _MARKS = "_evergreen"
@@ -70,7 +70,7 @@ class InRedis:
     def __init__(self, use_home: Callable[[Path], Path], url: str, monkeypatch: pytest.MonkeyPatch):
         self._use_home, self._url, self._monkeypatch = use_home, url, monkeypatch
         self._homes: list[Path] = []
-        with connected(url) as server:
+        with connect_redis(url) as server:
             server.flushall()
 
     def use(self, home: Path) -> None:
@@ -80,19 +80,19 @@ class InRedis:
         self._use_home(home)
 
     def contents(self) -> object:
-        with connected(settings().online_store) as server:
+        with connect_redis(settings().online_store) as server:
             return {key: server.hgetall(key) for key in server.scan_iter() if key != _MARKS.encode()}
 
     def lose(self) -> None:
-        with connected(settings().online_store) as server:
+        with connect_redis(settings().online_store) as server:
             server.flushdb()
 
     def copy(self) -> dict[bytes, bytes]:
-        with connected(settings().online_store) as server:
+        with connect_redis(settings().online_store) as server:
             return {key: server.dump(key) for key in server.scan_iter()}
 
     def restore(self, copy: dict[bytes, bytes]) -> None:
-        with connected(settings().online_store) as server:
+        with connect_redis(settings().online_store) as server:
             server.flushdb()
             for key, value in copy.items():
                 server.restore(key, 0, value)

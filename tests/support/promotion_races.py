@@ -23,14 +23,14 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from evergreen import ledger
-from evergreen.errors import PromotionRefused
-from evergreen.gates import Record
-from evergreen.gates import decide as verdict
-from evergreen.ledger import Act, Entry, Judged, Promoted, State
+from evergreen.errors import PromotionRefusedError
+from evergreen.gates import GateResult
+from evergreen.gates import decide_verdict as verdict
+from evergreen.ledger import LedgerEntry, LedgerEvent, LedgerState, VerdictRecorded, VersionPromoted
 from evergreen.promotion import rules
 from evergreen.registry import versions
 from evergreen.settings import settings
-from evergreen.window import Origin
+from evergreen.window import RunReason
 
 RACERS = 16
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
@@ -46,11 +46,7 @@ _IMPORTED = [
 ]
 
 VERDICT = verdict(
-    [
-        Record(
-            gate="auc", outcome="passed", candidate=0.7, threshold=0.6, rows=1000, reason="0.7, at least 0.6"
-        )
-    ]
+    [GateResult(gate="auc", outcome="passed", candidate=0.7, threshold=0.6, rows=1000, reason="0.7, at least 0.6")]
 )
 
 
@@ -144,9 +140,9 @@ class Round:
         return len(history) == len(self.promoted) + 1 and not self.contradicts
 
 
-def by_ledger(state: State) -> Mapping[str, str]:
+def by_ledger(state: LedgerState) -> Mapping[str, str]:
     """The aliases that follow from the ledger."""
-    aliases = {CHAMPION: state.champion, PREVIOUS: state.previous, CHALLENGER: state.challenger}
+    aliases = {CHAMPION: state.champion, PREVIOUS: state.previous_champion, CHALLENGER: state.challenger}
     return {alias: version for alias, version in aliases.items() if version}
 
 
@@ -171,18 +167,18 @@ def evergreen(place: Place, version: str, as_of: date) -> Callable[[], Told]:
     def promote() -> Told:
         decisions = 0
 
-        def decide(state: State) -> Act | Entry:
+        def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:
             nonlocal decisions
             decisions += 1
-            return rules.decide(state, request, cooldown_days=0)
+            return rules.decide_promotion(state, request, cooldown_days=0)
 
         try:
-            entry = ledger.commit(place.model, version, decide)
-        except PromotionRefused as refused:
-            return Told(version, request.judged_against, False, str(refused), decisions)
-        assert isinstance(entry.act, Promoted), entry.act
-        versions.follow(place.model)
-        return Told(version, entry.act.replaced, True, decisions=decisions)
+            entry = ledger.append_decision(place.model, version, decide)
+        except PromotionRefusedError as refused:
+            return Told(version, request.champion_version, False, str(refused), decisions)
+        assert isinstance(entry.event, VersionPromoted), entry.event
+        versions.sync_aliases(place.model)
+        return Told(version, entry.event.previous_champion, True, decisions=decisions)
 
     return promote
 
@@ -226,39 +222,37 @@ def looking_first(place: Place, version: str, as_of: date) -> Callable[[], Told]
     return promote
 
 
-def judged(model: str, version: str, as_of: date) -> rules.Request:
+def judged(model: str, version: str, as_of: date) -> rules.ResolvedPromotionRequest:
     """A verdict for `version` in the ledger, against who is champion now, and the request that rests on it."""
-    champion = ledger.state(model).champion
-    entry = ledger.commit(
+    champion = ledger.read_state(model).champion
+    entry = ledger.append_decision(
         model,
         version,
-        lambda state: Judged(
+        lambda state: VerdictRecorded(
             run=f"retrain {as_of}",
-            origin=Origin.SCHEDULE.value,
+            run_reason=RunReason.SCHEDULE.value,
             as_of=as_of,
             holdout=(as_of - timedelta(days=7), as_of),
-            candidate=f"candidate {version}",
-            champion=champion,
+            candidate_fingerprint=f"candidate {version}",
+            champion_version=champion,
             verdict=VERDICT,
             evidence={},
             fingerprints={},
         ),
     )
-    return rules.Request(
+    return rules.ResolvedPromotionRequest(
         version=version,
         as_of=as_of,
-        origin=Origin.SCHEDULE,
+        run_reason=RunReason.SCHEDULE,
         verdict=VERDICT,
-        judged=entry.number,
-        judged_against=champion,
+        verdict_entry=entry.number,
+        champion_version=champion,
         approved_by=None,
         promote_backfill=False,
     )
 
 
-def race(
-    place: Place, way: Way, versions: Sequence[str], rounds: int, racers: int = RACERS
-) -> Iterator[Round]:
+def race(place: Place, way: Way, versions: Sequence[str], rounds: int, racers: int = RACERS) -> Iterator[Round]:
     """The rounds, one by one. The racers are processes that live through all of them.
 
     In each round the versions know newer data than in the one before, and the last racer's is the newest.

@@ -158,9 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._allowed(bucket):
             return None
         if self.store.full:
-            return self._fault(
-                507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold"
-            )
+            return self._fault(507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold")
         conditional = self.headers.get("If-None-Match") == "*" and self.store.conditions != "ignored"
         with self.store.lock:
             there = conditional and key in self.store.buckets[bucket]
@@ -204,9 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
             f"<Contents><Key>{escape(name)}</Key><Size>{len(held[name])}</Size><ETag>e</ETag>"
             "<LastModified>2013-01-01T00:00:00.000Z</LastModified></Contents>"
             for name in files
-        ) + "".join(
-            f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in sorted(folders)
-        )
+        ) + "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in sorted(folders))
         return self._answer(
             200,
             f"<ListBucketResult><Name>{bucket}</Name><KeyCount>{len(files)}</KeyCount>"

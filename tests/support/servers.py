@@ -37,9 +37,9 @@ def mlflow_on(database: Literal["sqlite", "postgres"], folder: Path) -> Iterator
 @contextmanager
 def _mlflow(folder: Path, store: str | None = None) -> Iterator[str]:
     """A server that keeps its records in `store`, SQLAlchemy's URL; or else in SQLite."""
-    service = services.mlflow(folder, free_port())
+    service = services.mlflow_service(folder, free_port())
     command = [store if store and part.startswith("sqlite:") else part for part in service.command]
-    with _running(command, service.environment, folder, folder / "mlflow.log", service.ready):
+    with _running(command, service.environment, folder, folder / "mlflow.log", service.is_ready):
         yield service.url
 
 
@@ -62,26 +62,26 @@ def redis(folder: Path, password: str, *options: str) -> Iterator[str]:
     """The address of an empty Redis that keeps nothing when it ends; `options` are its own, as on its command line."""
     port = free_port()
     command = [
-        *("redis-server", "--bind", services.HOST, "--port", str(port), "--dir", str(folder)),
+        *("redis-server", "--bind", services.LOOPBACK_HOST, "--port", str(port), "--dir", str(folder)),
         *("--save", "", "--requirepass", password, *options),
     ]
-    ready = services.listens(port)
+    ready = services.port_check(port)
     with _running(command, os.environ, folder, folder / "redis.log", ready):
-        yield f"redis://:{quote(password, safe='')}@{services.HOST}:{port}"
+        yield f"redis://:{quote(password, safe='')}@{services.LOOPBACK_HOST}:{port}"
 
 
 @contextmanager
 def spark(folder: Path) -> Iterator[tuple[str, str]]:
     """A Spark Connect server as `evergreen up` starts it: its address, and the token that it asks for."""
-    service = services.spark(folder, free_port())
+    service = services.spark_service(folder, free_port())
     log = folder / "spark.log"
-    with _running(list(service.command), service.environment, service.folder, log, service.ready):
-        yield service.url, services.spark_client(folder)["SPARK_CONNECT_AUTHENTICATE_TOKEN"]
+    with _running(list(service.command), service.environment, service.folder, log, service.is_ready):
+        yield service.url, services.spark_client_environment(folder)["SPARK_CONNECT_AUTHENTICATE_TOKEN"]
 
 
 def free_port() -> int:
     with socket.socket() as free:
-        free.bind((services.HOST, 0))
+        free.bind((services.LOOPBACK_HOST, 0))
         port: int = free.getsockname()[1]
     return port
 
@@ -132,16 +132,16 @@ def _running(
     log: Path,
     ready: Callable[[], bool],
 ) -> Iterator[None]:
-    identity = processes.start(command, environment, folder, log)
+    identity = processes.start_process(command, environment, folder, log)
     try:
         deadline = time.monotonic() + _PATIENCE
         while not ready():
-            if not processes.alive(identity) or time.monotonic() > deadline:
+            if not processes.is_alive(identity) or time.monotonic() > deadline:
                 raise AssertionError(f"{command[0]} did not start:\n{log.read_text()[-4000:]}")
             time.sleep(0.2)
         yield
     finally:
-        processes.stop(identity, folder, patience=20)
+        processes.stop_session(identity, folder, timeout=20)
 
 
 def _postgres_programs() -> Path | None:

@@ -25,9 +25,7 @@ def table(rows: int, seed: int = 7) -> pa.Table:
     codes = {name: draw.integers(0, len(kinds), rows) for name, kinds in CATEGORIES.items()}
     logit = minute / 720 + rain + 2 * rate - 4 + codes["carrier"] - (codes["dest"] == 2)
     texts = {
-        name: pa.DictionaryArray.from_arrays(
-            pa.array(codes[name], mask=draw.random(rows) < 0.02), [*CATEGORIES[name]]
-        )
+        name: pa.DictionaryArray.from_arrays(pa.array(codes[name], mask=draw.random(rows) < 0.02), [*CATEGORIES[name]])
         for name in CATEGORIES
     }
     return pa.table(
@@ -77,13 +75,11 @@ def trees_job(train: Path, **parameters: object) -> Job:
     return _job("flight_delay", train, NUMBERS, 1, {"rounds": 12, "max_depth": 3, **drawn, **parameters})
 
 
-def _job(
-    model: str, train: Path, features: tuple[str, ...], processes: int, parameters: dict[str, object]
-) -> Job:
+def _job(model: str, train: Path, features: tuple[str, ...], processes: int, parameters: dict[str, object]) -> Job:
     return Job(
         model=model,
         fingerprint="f" * 64,
-        train=str(train),
+        training_data=str(train),
         features=features,
         label="label",
         parameters=parameters,
@@ -92,6 +88,6 @@ def _job(
         gpu=0,
         processes=processes,
         checkpoint_seconds=3600,
-        modules=fingerprints.code((f"evergreen_models.{model}.train",), ()),
+        modules=fingerprints.code_versions((f"evergreen_models.{model}.train",), ()),
         libraries={},
     )

@@ -19,11 +19,11 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from evergreen.feature_store import training_sets
 from evergreen.lake import fingerprints
-from evergreen.orchestration.operators.train import Train
+from evergreen.orchestration.operators.train import TrainOperator
 from evergreen.settings import REPOSITORY
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 from evergreen.training import candidates
-from evergreen.training.attempt import Attempt, attempts
+from evergreen.training.attempt import Attempt, read_attempts
 from evergreen.training.backends import pod
 
 STEP_S = 0.1
@@ -35,13 +35,15 @@ class Trial(threading.Thread):
     One that is not `watched` ends when it is deferred, as if the triggerer were dead.
     """
 
-    def __init__(self, model: Model, examples: dict[str, str], watched: bool = True):
+    def __init__(self, model: ModelSpec, examples: dict[str, str], watched: bool = True):
         super().__init__(daemon=True)
         self.model, self.examples, self.watched = model, examples, watched
-        source = training_sets.dataset(model)
-        inputs = (model, source.get(examples), training_sets.feature_columns(model))
+        source = training_sets.training_set_dataset(model)
+        inputs = (model, source.resolve(examples), training_sets.model_input_columns(model))
         # Before the thread starts: parsing sources in two threads at once trips Python 3.11.
-        self.folder = candidates.job_folder(model, fingerprints.fingerprint(candidates.inputs_of(*inputs)))
+        self.folder = candidates.job_folder(
+            model, fingerprints.compute_fingerprint(candidates.candidate_inputs(*inputs))
+        )
         self.result: Any = None
         self.problem: BaseException | None = None
         self.start()
@@ -52,17 +54,17 @@ class Trial(threading.Thread):
 
     @property
     def pod(self) -> str:
-        return pod.name("slow", self.folder.name)
+        return pod.pod_name("slow", self.folder.name)
 
     @property
     def attempts(self) -> list[Attempt]:
-        return attempts(self.folder)
+        return read_attempts(self.folder)
 
     def value(self, patience: float = 240) -> float:
         """What the published model has learned, once the task has succeeded."""
         reference = self._end(patience)
-        dataset = candidates.dataset(self.model)
-        return json.loads(dataset.path(dataset.get(reference["candidate"]), "value.json").read_text())
+        dataset = candidates.candidate_dataset(self.model)
+        return json.loads(dataset.file_path(dataset.resolve(reference["candidate"]), "value.json").read_text())
 
     def error(self, patience: float = 240) -> Exception:
         """What the task has failed with."""
@@ -89,9 +91,9 @@ class Trial(threading.Thread):
         except BaseException as error:
             self.problem = error
 
-    def in_a_new_process(self) -> Train:
+    def in_a_new_process(self) -> TrainOperator:
         """The operator as a worker finds it."""
-        return Train(task_id="train", model=self.model, examples=self.examples)
+        return TrainOperator(task_id="train", model=self.model, training_set_reference=self.examples)
 
     def _end(self, patience: float) -> Any:
         self.join(patience)
@@ -126,11 +128,11 @@ async def _first_event(path: str, arguments: dict[str, Any]) -> Any:
         return event.payload
 
 
-def training_set(spec: Model, **told: Any) -> dict[str, str]:
+def training_set(spec: ModelSpec, **told: Any) -> dict[str, str]:
     """Publish a training set of one row, which tells the trainer how to behave; each is another one."""
     row = {"steps": 30, "step_seconds": STEP_S, "write_seconds": 0.0, "misbehaves": "", **told}
     row["nonce"] = uuid.uuid4().hex
-    target, mark = training_sets.dataset(spec), fingerprints.fingerprint(row)
+    target, mark = training_sets.training_set_dataset(spec), fingerprints.compute_fingerprint(row)
     partition = f"as_of={row['nonce']}"
     file = target.stage(partition, mark) / "train.parquet"
     pq.write_table(pa.Table.from_pylist([row]), file)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from evergreen.training import Result
+from evergreen.training import TrainingResult
 from evergreen.training.backends import process
 from evergreen.training.outcome import Outcome
 from support.training_data import net_job, table, write
@@ -26,17 +26,21 @@ def attempt(folder: Path, train: Path, processes: int) -> subprocess.Popen[str]:
     job.write(UPath(folder / "job.json"))
     command = [sys.executable, "-m", "evergreen.training", str(folder / "job.json")]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=process.environment()
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=process.trainer_environment(),
     )
 
 
 def end(running: subprocess.Popen[str]) -> tuple[Outcome, str]:
     said, _ = running.communicate(timeout=120)
-    return Outcome.of(running.returncode), said
+    return Outcome.from_exit_code(running.returncode), said
 
 
-def result(folder: Path) -> Result:
-    return Result.read(UPath(folder / "output" / "result.json"))
+def result(folder: Path) -> TrainingResult:
+    return TrainingResult.read(UPath(folder / "output" / "result.json"))
 
 
 def until_there_is_a_checkpoint(folder: Path, running: subprocess.Popen[str]) -> None:
@@ -62,9 +66,7 @@ def whole(train: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[in
 
 
 # Of several, only the one that started the others would die at once of SIGKILL; a pod dies as a whole.
-@pytest.mark.parametrize(
-    ("processes", "how"), [(1, signal.SIGTERM), (1, signal.SIGKILL), (2, signal.SIGTERM)]
-)
+@pytest.mark.parametrize(("processes", "how"), [(1, signal.SIGTERM), (1, signal.SIGKILL), (2, signal.SIGTERM)])
 def test_one_that_is_ended_is_followed_by_one_that_ends_as_if_nothing_had_been(
     train: Path,
     whole: Callable[[int], tuple[Path, str]],

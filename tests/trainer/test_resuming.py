@@ -10,7 +10,7 @@ from safetensors.torch import load
 from upath import UPath
 
 from evergreen.training import Checkpoints
-from evergreen.training.outcome import Preempted
+from evergreen.training.outcome import TrainingPreempted
 from evergreen_models.flight_delay_net.train import fit
 from support.interruptions import LeavesAfter
 from support.training_data import net_job
@@ -33,7 +33,7 @@ def test_whatever_interrupts_it_the_model_and_its_loss_are_the_same(
     train: Path, undisturbed: tuple[bytes, dict[str, float]], tmp_path: Path, steps: list[int]
 ) -> None:
     for step in steps:
-        with pytest.raises(Preempted):
+        with pytest.raises(TrainingPreempted):
             fit(net_job(train), tmp_path, LeavesAfter(tmp_path, step))
         assert not (tmp_path / "model.onnx").exists()
     metrics = fit(net_job(train), tmp_path, LeavesAfter(tmp_path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evergreen.errors import SettingsError
-from evergreen.settings import settings, shown
+from evergreen.settings import redact_url, settings
 
 pytestmark = pytest.mark.unit
 
@@ -22,14 +22,14 @@ def told() -> list[str]:
 
 
 def test_all_that_is_wrong_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVERGREEN_TRAINING", "pods")
+    monkeypatch.setenv("EVERGREEN_TRAINING_BACKEND", "pods")
     monkeypatch.setenv("EVERGREEN_LAKE", "s3://bucket/lake")
     monkeypatch.setenv("EVERGREEN_PODS__IMAG", "trainer")
     monkeypatch.setenv("EVERGREEN_ONLINE_STORE", "dynamo://:secret@there")
     assert told() == [
         "EVERGREEN_LAKE: is no folder: the lake publishes by links and renames, which object stores lack",
         "EVERGREEN_ONLINE_STORE: is of kind dynamo: give redis://, rediss://, or the path of a SQLite file",
-        "EVERGREEN_TRAINING: Input should be 'process' or 'pod'",
+        "EVERGREEN_TRAINING_BACKEND: Input should be 'process' or 'pod'",
         "EVERGREEN_PODS__IMAG: Extra inputs are not permitted",
     ]
 
@@ -58,7 +58,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TRAINING", "AIRFLOW", "LEDGER", "PODS__IMAGE"):
         monkeypatch.setenv(f"EVERGREEN_{name}", "")
     now = settings()
-    assert (now.training, now.airflow, now.pods.image) == ("process", None, None)
+    assert (now.training_backend, now.airflow, now.pods.image) == ("process", None, None)
     assert now.ledger == f"{now.home}/ledger"
     assert "airflow" not in now.model_fields_set
 
@@ -74,4 +74,4 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_addresses_are_shown_without_who_may_use_them(url: str, without: str) -> None:
-    assert shown(url) == without
+    assert redact_url(url) == without

@@ -9,14 +9,14 @@ import pytest
 
 from evergreen.errors import WindowError
 from evergreen.window import (
-    Event,
-    Origin,
-    Run,
+    AssetEvent,
+    DagRunInfo,
+    RunReason,
     Window,
     days_between,
-    features_window,
     midnight,
-    retrain_window,
+    resolve_features_window,
+    resolve_retrain_window,
 )
 
 pytestmark = pytest.mark.unit
@@ -26,18 +26,18 @@ FIRST = date(2013, 1, 1)
 ASKED = datetime(2013, 3, 10, 15, tzinfo=UTC)
 
 
-def run(run_type: str = "manual", interval: tuple[date, date] | None = None, **conf: str | None) -> Run:
+def run(run_type: str = "manual", interval: tuple[date, date] | None = None, **conf: str | None) -> DagRunInfo:
     instants = interval and (midnight(interval[0], ZONE), midnight(interval[1], ZONE))
-    return Run(run_type, ASKED, instants, conf)
+    return DagRunInfo(run_type, ASKED, instants, conf)
 
 
-def arrived(*extras: dict[str, Any]) -> Run:
-    return Run("asset_triggered", ASKED, events=tuple(map(Event.from_extra, extras)))
+def arrived(*extras: dict[str, Any]) -> DagRunInfo:
+    return DagRunInfo("asset_triggered", ASKED, asset_events=tuple(map(AssetEvent.from_extra, extras)))
 
 
-def days(run: Run) -> tuple[date, date, Origin]:
-    window = features_window(run, first_day=FIRST, last_day=None, timezone=ZONE)
-    return window.start, window.end, window.origin
+def days(run: DagRunInfo) -> tuple[date, date, RunReason]:
+    window = resolve_features_window(run, first_day=FIRST, last_day=None, timezone=ZONE)
+    return window.start, window.end, window.run_reason
 
 
 D = date
@@ -46,23 +46,28 @@ D = date
 @pytest.mark.parametrize(
     ("given", "start", "end", "origin"),
     [
-        (run("scheduled", (D(2013, 3, 9), D(2013, 3, 10))), D(2013, 3, 9), D(2013, 3, 10), Origin.SCHEDULE),
-        (run("backfill", (D(2013, 1, 5), D(2013, 1, 6))), D(2013, 1, 5), D(2013, 1, 6), Origin.BACKFILL),
-        (run(start="2013-01-05", end="2013-01-07"), D(2013, 1, 5), D(2013, 1, 8), Origin.MANUAL),
-        (run(start="2013-01-05"), D(2013, 1, 5), D(2013, 1, 6), Origin.MANUAL),
-        (run(end="2013-01-05", start=None), D(2013, 1, 5), D(2013, 1, 6), Origin.MANUAL),
-        (run(), D(2013, 3, 9), D(2013, 3, 10), Origin.MANUAL),
-        (run("asset_triggered"), D(2013, 3, 9), D(2013, 3, 10), Origin.ARRIVAL),
+        (
+            run("scheduled", (D(2013, 3, 9), D(2013, 3, 10))),
+            D(2013, 3, 9),
+            D(2013, 3, 10),
+            RunReason.SCHEDULE,
+        ),
+        (run("backfill", (D(2013, 1, 5), D(2013, 1, 6))), D(2013, 1, 5), D(2013, 1, 6), RunReason.BACKFILL),
+        (run(start="2013-01-05", end="2013-01-07"), D(2013, 1, 5), D(2013, 1, 8), RunReason.MANUAL),
+        (run(start="2013-01-05"), D(2013, 1, 5), D(2013, 1, 6), RunReason.MANUAL),
+        (run(end="2013-01-05", start=None), D(2013, 1, 5), D(2013, 1, 6), RunReason.MANUAL),
+        (run(), D(2013, 3, 9), D(2013, 3, 10), RunReason.MANUAL),
+        (run("asset_triggered"), D(2013, 3, 9), D(2013, 3, 10), RunReason.ARRIVAL),
         # A form that was left empty does not hide the interval of a scheduled run.
         (
             run("scheduled", (D(2013, 3, 8), D(2013, 3, 9)), start=None),
             D(2013, 3, 8),
             D(2013, 3, 9),
-            Origin.SCHEDULE,
+            RunReason.SCHEDULE,
         ),
     ],
 )
-def test_features_window(given: Run, start: date, end: date, origin: Origin) -> None:
+def test_features_window(given: DagRunInfo, start: date, end: date, origin: RunReason) -> None:
     assert days(given) == (start, end, origin)
 
 
@@ -73,22 +78,30 @@ def test_features_window(given: Run, start: date, end: date, origin: Origin) -> 
         (
             [{"from_trigger": True, "payload": {"days": {"2013-01-05": "a1", "2013-01-03": "b2"}}}],
             [3, 5],
-            Origin.ARRIVAL,
+            RunReason.ARRIVAL,
         ),
-        ([{"days": ["2013-01-05"], "from_rest_api": True}], [5], Origin.ARRIVAL),
-        ([{"days": ["2013-01-05", "2013-01-07"]}, {"days": {"2013-01-06": "c3"}}], [5, 6, 7], Origin.ARRIVAL),
-        ([{"days": ["2013-01-05"], "origin": "backfill"}], [5], Origin.BACKFILL),
-        ([{"days": ["2013-01-05"], "origin": "schedule"}], [5], Origin.ARRIVAL),
+        ([{"days": ["2013-01-05"], "from_rest_api": True}], [5], RunReason.ARRIVAL),
+        (
+            [{"days": ["2013-01-05", "2013-01-07"]}, {"days": {"2013-01-06": "c3"}}],
+            [5, 6, 7],
+            RunReason.ARRIVAL,
+        ),
+        ([{"days": ["2013-01-05"], "run_reason": "backfill"}], [5], RunReason.BACKFILL),
+        ([{"days": ["2013-01-05"], "run_reason": "schedule"}], [5], RunReason.ARRIVAL),
         # Something really new came along with what a backfill told.
-        ([{"days": ["2013-01-05"], "origin": "backfill"}, {"days": ["2013-01-06"]}], [5, 6], Origin.ARRIVAL),
+        (
+            [{"days": ["2013-01-05"], "run_reason": "backfill"}, {"days": ["2013-01-06"]}],
+            [5, 6],
+            RunReason.ARRIVAL,
+        ),
         # More was delivered than the model is about.
-        ([{"days": ["2012-12-31", "2013-01-02"]}], [2], Origin.ARRIVAL),
+        ([{"days": ["2012-12-31", "2013-01-02"]}], [2], RunReason.ARRIVAL),
     ],
 )
-def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[int], origin: Origin) -> None:
-    window = features_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE)
+def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[int], origin: RunReason) -> None:
+    window = resolve_features_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE)
     assert window.days == tuple(D(2013, 1, day) for day in expected)
-    assert window.origin is origin
+    assert window.run_reason is origin
 
 
 @pytest.mark.parametrize(
@@ -98,35 +111,35 @@ def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[i
         ({"days": ["soon"]}, "not a date"),
         ({"days": [20130105]}, "not a date"),
         ({"from_trigger": True, "payload": "soon"}, "post extra like"),
-        ({"days": [], "origin": "fate"}, "origin='fate'"),
+        ({"days": [], "run_reason": "fate"}, "run_reason='fate'"),
         ({"days": ["2012-12-31"]}, "first day of data"),
         ({"days": ["2013-03-10"]}, "was not over"),
     ],
 )
 def test_asset_events_that_make_no_sense_are_refused(extra: dict[str, Any], complaint: str) -> None:
     with pytest.raises(WindowError, match=complaint):
-        features_window(arrived(extra), first_day=FIRST, last_day=None, timezone=ZONE)
+        resolve_features_window(arrived(extra), first_day=FIRST, last_day=None, timezone=ZONE)
 
 
 @pytest.mark.parametrize(
     ("extras", "end", "origin"),
     [
-        ([{"days": ["2013-03-01"], "until": "2013-03-05"}], D(2013, 3, 5), Origin.ARRIVAL),
-        ([{"days": ["2013-03-01"]}, {"days": ["2013-02-01"]}], D(2013, 3, 2), Origin.ARRIVAL),
-        ([{"days": ["2013-03-01"], "origin": "backfill"}], D(2013, 3, 2), Origin.BACKFILL),
-        ([{}], D(2013, 3, 10), Origin.ARRIVAL),
+        ([{"days": ["2013-03-01"], "data_end": "2013-03-05"}], D(2013, 3, 5), RunReason.ARRIVAL),
+        ([{"days": ["2013-03-01"]}, {"days": ["2013-02-01"]}], D(2013, 3, 2), RunReason.ARRIVAL),
+        ([{"days": ["2013-03-01"], "run_reason": "backfill"}], D(2013, 3, 2), RunReason.BACKFILL),
+        ([{}], D(2013, 3, 10), RunReason.ARRIVAL),
     ],
 )
 def test_a_retrain_that_features_started_is_as_of_what_they_told(
-    extras: list[dict[str, Any]], end: date, origin: Origin
+    extras: list[dict[str, Any]], end: date, origin: RunReason
 ) -> None:
-    window = retrain_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
-    assert (window.end, window.origin) == (end, origin)
+    window = resolve_retrain_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
+    assert (window.end, window.run_reason) == (end, origin)
 
 
 def test_a_day_of_23_hours_is_a_day() -> None:
     spring = run("backfill", (D(2013, 3, 10), D(2013, 3, 11)))
-    late = Run("backfill", datetime(2013, 3, 12, tzinfo=UTC), spring.interval)
+    late = DagRunInfo("backfill", datetime(2013, 3, 12, tzinfo=UTC), spring.data_interval)
     assert days(late)[:2] == (D(2013, 3, 10), D(2013, 3, 11))
 
 
@@ -138,12 +151,12 @@ def test_a_day_of_23_hours_is_a_day() -> None:
         (run(start="2012-12-31"), "first day of data"),
         (run(start="soon"), "not a date"),
         (run(day="2013-01-05"), "unknown conf: day"),
-        (Run("manual", ASKED, None, {"start": 20130105}), "not a date"),
-        (Run("cron", ASKED), "run type"),
-        (Run("scheduled", ASKED, (ASKED, ASKED)), "CronDataIntervalTimetable"),
+        (DagRunInfo("manual", ASKED, None, {"start": 20130105}), "not a date"),
+        (DagRunInfo("cron", ASKED), "run type"),
+        (DagRunInfo("scheduled", ASKED, (ASKED, ASKED)), "CronDataIntervalTimetable"),
     ],
 )
-def test_features_window_refuses(given: Run, complaint: str) -> None:
+def test_features_window_refuses(given: DagRunInfo, complaint: str) -> None:
     with pytest.raises(WindowError, match=complaint):
         days(given)
 
@@ -157,8 +170,8 @@ def test_features_window_refuses(given: Run, complaint: str) -> None:
         (run(), D(2013, 2, 8), D(2013, 3, 10)),
     ],
 )
-def test_retrain_window(given: Run, start: date, end: date) -> None:
-    window = retrain_window(given, first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
+def test_retrain_window(given: DagRunInfo, start: date, end: date) -> None:
+    window = resolve_retrain_window(given, first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
     assert (window.start, window.end) == (start, end)
     assert window.as_of == midnight(end, ZONE)
 
@@ -171,9 +184,9 @@ def test_retrain_window(given: Run, start: date, end: date) -> None:
         (run(until="2013-01-01"), "unknown conf: until"),
     ],
 )
-def test_retrain_window_refuses(given: Run, complaint: str) -> None:
+def test_retrain_window_refuses(given: DagRunInfo, complaint: str) -> None:
     with pytest.raises(WindowError, match=complaint):
-        retrain_window(given, first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
+        resolve_retrain_window(given, first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
 
 
 def test_days_leave_out_their_end() -> None:
@@ -183,19 +196,19 @@ def test_days_leave_out_their_end() -> None:
 
 def test_a_window_holds_at_least_a_day() -> None:
     with pytest.raises(WindowError, match="no day"):
-        Window.between(FIRST, FIRST, Origin.MANUAL, ZONE)
-    assert Window.between(FIRST, D(2013, 1, 3), Origin.MANUAL, ZONE).days == (FIRST, D(2013, 1, 2))
+        Window.from_range(FIRST, FIRST, RunReason.MANUAL, ZONE)
+    assert Window.from_range(FIRST, D(2013, 1, 3), RunReason.MANUAL, ZONE).days == (FIRST, D(2013, 1, 2))
     with pytest.raises(WindowError, match="no day"):
-        Window((), Origin.MANUAL, ZONE)
+        Window((), RunReason.MANUAL, ZONE)
     with pytest.raises(WindowError, match="in order"):
-        Window((D(2013, 1, 3), D(2013, 1, 2)), Origin.MANUAL, ZONE)
+        Window((D(2013, 1, 3), D(2013, 1, 2)), RunReason.MANUAL, ZONE)
 
 
 def test_data_that_has_ended_bounds_every_window() -> None:
     ended = {"first_day": FIRST, "last_day": D(2013, 2, 1), "timezone": ZONE}
-    assert features_window(run(), **ended).days == (D(2013, 2, 1),)
-    assert retrain_window(run(), **ended, history_days=9).end == D(2013, 2, 2)
+    assert resolve_features_window(run(), **ended).days == (D(2013, 2, 1),)
+    assert resolve_retrain_window(run(), **ended, history_days=9).end == D(2013, 2, 2)
     with pytest.raises(WindowError, match="last day of data"):
-        features_window(run(start="2013-02-02"), **ended)
+        resolve_features_window(run(start="2013-02-02"), **ended)
     with pytest.raises(WindowError, match="last day of data"):
-        retrain_window(run(as_of="2013-02-03"), **ended, history_days=9)
+        resolve_retrain_window(run(as_of="2013-02-03"), **ended, history_days=9)

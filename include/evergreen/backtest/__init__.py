@@ -9,8 +9,8 @@ Nothing here reads or changes the registry, an alias or online features.
         findings/                                scores and verdicts by fingerprint; may be deleted at any time
 """
 
-from evergreen.backtest.service import add
-from evergreen.reports.backtest import lines
-from evergreen.reports.backtest_results import Results
+from evergreen.backtest.service import add_candidate
+from evergreen.reports.backtest import summary_lines
+from evergreen.reports.backtest_results import BacktestResults
 
-__all__ = ["Results", "add", "lines"]
+__all__ = ["BacktestResults", "add_candidate", "summary_lines"]

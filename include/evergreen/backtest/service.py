@@ -10,19 +10,26 @@ from typing import Any
 
 from evergreen import storage
 from evergreen.backtest import walk_forward
-from evergreen.backtest.cache import EVALUATION, Candidate, Findings, measured_by
-from evergreen.backtest.simulated_ledger import PastLedger
-from evergreen.backtest.walk_forward import Deployment, Period, Point
+from evergreen.backtest.cache import EVALUATION, BacktestCache, BacktestCandidate, first_metric_gate
+from evergreen.backtest.simulated_ledger import SimulatedLedger
+from evergreen.backtest.walk_forward import BacktestPoint, Deployment, MeasurementPeriod
 from evergreen.errors import Fault, FaultsError
 from evergreen.lake import datasets, fingerprints
 from evergreen.reports import backtest
-from evergreen.reports.backtest_results import Date, Deployed, Gain, Measured, Policy, Results
-from evergreen.spec.model import Model
+from evergreen.reports.backtest_results import (
+    BacktestResults,
+    BacktestStep,
+    DeploymentSummary,
+    GainEstimate,
+    PeriodSummary,
+    PolicySummary,
+)
+from evergreen.spec.model import ModelSpec
 
-RESULTS, REPORT = "results.json", "report.html"
+RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
 
 
-def add(model: Model, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest) -> Path:
+def add_candidate(model: ModelSpec, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest) -> Path:
     """Record the candidate, then bring results and report up to date; gives the path of the report.
 
     The report shows all candidates of this one's spec. Runs that come at once wait for each other, and one
@@ -32,20 +39,20 @@ def add(model: Model, as_of: date, training_set: datasets.Manifest, candidate: d
         FaultsError: the three do not belong together.
         ScoringError: a model cannot be scored.
     """
-    _belong_together(model, as_of, training_set, candidate)
-    spec = fingerprints.fingerprint(spec_of(model, candidate))
-    _record(model, as_of, training_set, candidate, spec)
-    root = dataset(model).root
-    with storage.locked(root / ".lock"):
-        _bring_up_to_date(model, spec)
-    return root / REPORT
+    _validate_inputs(model, as_of, training_set, candidate)
+    spec = fingerprints.compute_fingerprint(backtest_spec(model, candidate))
+    _publish_candidate(model, as_of, training_set, candidate, spec)
+    root = backtest_dataset(model).root
+    with storage.file_lock(root / ".lock"):
+        _update_report(model, spec)
+    return root / REPORT_FILE
 
 
-def dataset(model: Model) -> datasets.Dataset:
-    return datasets.dataset(f"backtests/{model.name}")
+def backtest_dataset(model: ModelSpec) -> datasets.Dataset:
+    return datasets.open_dataset(f"backtests/{model.name}")
 
 
-def spec_of(model: Model, candidate: datasets.Manifest) -> dict[str, Any]:
+def backtest_spec(model: ModelSpec, candidate: datasets.Manifest) -> dict[str, Any]:
     """What must be the same for candidates to be comparable: how they were trained and are judged."""
     trained = {part: candidate.inputs[part] for part in ("features", "parameters", "seed", "code")}
     return {
@@ -57,14 +64,12 @@ def spec_of(model: Model, candidate: datasets.Manifest) -> dict[str, Any]:
     }
 
 
-def _belong_together(
-    model: Model, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest
+def _validate_inputs(
+    model: ModelSpec, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     faults = []
     if training_set.inputs["as_of"] != as_of.isoformat():
-        faults.append(
-            Fault("training set", f"is as of {training_set.inputs['as_of']}", f"give that of {as_of}")
-        )
+        faults.append(Fault("training set", f"is as of {training_set.inputs['as_of']}", f"give that of {as_of}"))
     days = (as_of - date.fromisoformat(training_set.inputs["holdout"])).days
     if days != model.holdout_days:
         what = f"has a holdout of {days} days, the spec says {model.holdout_days}"
@@ -75,20 +80,24 @@ def _belong_together(
         raise FaultsError(f"backtest of {model.name} as of {as_of}", faults)
 
 
-def _record(
-    model: Model, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest, spec: str
+def _publish_candidate(
+    model: ModelSpec,
+    as_of: date,
+    training_set: datasets.Manifest,
+    candidate: datasets.Manifest,
+    spec_fingerprint: str,
 ) -> None:
     """Publish the point. It holds both manifests whole: the files they name stay, whatever is published later."""
     inputs = {
         "as_of": as_of.isoformat(),
-        "spec": spec,
+        "spec": spec_fingerprint,
         "training_set": training_set.reference,
         "candidate": candidate.reference,
-        "content": [training_set.content, candidate.content],
+        "content": [training_set.content_hash, candidate.content_hash],
     }
-    mark = fingerprints.fingerprint(inputs)
-    target, partition = dataset(model), f"as_of={as_of}"
-    if target.published(partition, mark):
+    mark = fingerprints.compute_fingerprint(inputs)
+    target, partition = backtest_dataset(model), f"as_of={as_of}"
+    if target.find(partition, mark):
         return
     folder = target.stage(partition, mark)
     files = {}
@@ -98,76 +107,83 @@ def _record(
     target.publish(partition, mark, files, inputs)
 
 
-def _bring_up_to_date(model: Model, spec: str) -> None:
-    source = dataset(model)
+def _update_report(model: ModelSpec, spec_fingerprint: str) -> None:
+    source = backtest_dataset(model)
     recorded = source.manifests()
-    points = [manifest for manifest in recorded if manifest.inputs["spec"] == spec]
+    points = [manifest for manifest in recorded if manifest.inputs["spec"] == spec_fingerprint]
     left_out = len(recorded) - len(points)
-    mark = _mark(model, spec, points, left_out)
-    if _is_reported(source.root, mark):
+    mark = _report_fingerprint(model, spec_fingerprint, points, left_out)
+    if _is_report_current(source.root, mark):
         return
     candidates = {}
     for manifest in points:
         held = {
-            name: datasets.Manifest.from_json(source.path(manifest, name).read_text())
+            name: datasets.Manifest.from_json(source.file_path(manifest, name).read_text())
             for name in ("training_set", "candidate")
         }
-        candidates[date.fromisoformat(manifest.inputs["as_of"])] = Candidate(**held)
-    findings = Findings(model, candidates, source.root / "findings")
-    results = _results(model, candidates, findings, mark, spec, left_out)
+        candidates[date.fromisoformat(manifest.inputs["as_of"])] = BacktestCandidate(**held)
+    findings = BacktestCache(model, candidates, source.root / "findings")
+    results = _build_results(model, candidates, findings, mark, spec_fingerprint, left_out)
     # The results last: they tell that the report is of the same candidates.
-    for name, text in ((REPORT, backtest.html(results)), (RESULTS, results.model_dump_json(indent=1) + "\n")):
-        with storage.replacing(source.root / name) as scratch:
+    for name, text in (
+        (REPORT_FILE, backtest.render_backtest_report(results)),
+        (RESULTS_FILE, results.model_dump_json(indent=1) + "\n"),
+    ):
+        with storage.atomic_write(source.root / name) as scratch:
             scratch.write_text(text)
 
 
-def _mark(model: Model, spec: str, points: Sequence[datasets.Manifest], left_out: int) -> str:
+def _report_fingerprint(
+    model: ModelSpec, spec_fingerprint: str, points: Sequence[datasets.Manifest], excluded_candidates: int
+) -> str:
     parts = ("findings", "ledger", "record", "report", "page", "results", "statistics", "walk_forward")
     rules = ("evergreen.ledger.state", "evergreen.promotion.rules")
     modules = (*EVALUATION, *rules, *(f"{__package__}.{part}" for part in parts))
-    return fingerprints.fingerprint(
+    return fingerprints.compute_fingerprint(
         {
             "model": [model.name, model.description],
-            "spec": spec,
+            "spec": spec_fingerprint,
             "points": [point.fingerprint for point in points],
-            "left_out": left_out,
-            "code": fingerprints.code(
+            "left_out": excluded_candidates,
+            "code": fingerprints.code_versions(
                 modules, ("jinja2", "matplotlib", "numpy", "onnxruntime", "xgboost-cpu")
             ),
         }
     )
 
 
-def _is_reported(root: Path, mark: str) -> bool:
+def _is_report_current(root: Path, fingerprint: str) -> bool:
     try:
-        return (root / REPORT).exists() and json.loads((root / RESULTS).read_text())["made_from"] == mark
+        return (root / REPORT_FILE).exists() and json.loads((root / RESULTS_FILE).read_text())[
+            "made_from"
+        ] == fingerprint
     except (FileNotFoundError, ValueError, KeyError):
         return False
 
 
-def _results(
-    model: Model,
-    candidates: Mapping[date, Candidate],
-    findings: Findings,
-    mark: str,
-    spec: str,
-    left_out: int,
-) -> Results:
-    points = walk_forward.in_order([candidate.point for candidate in candidates.values()])
-    dates: list[Date] = []
-    ledger = PastLedger(model)
+def _build_results(
+    model: ModelSpec,
+    candidates: Mapping[date, BacktestCandidate],
+    cache: BacktestCache,
+    fingerprint: str,
+    spec_fingerprint: str,
+    excluded_candidates: int,
+) -> BacktestResults:
+    points = walk_forward.sort_points([candidate.point for candidate in candidates.values()])
+    dates: list[BacktestStep] = []
+    ledger = SimulatedLedger(model)
 
-    def by_gates(candidate: Point, champion: Point | None) -> str | None:
-        verdict = findings.verdict(candidate, champion, ledger.comparisons)
+    def by_gates(candidate: BacktestPoint, champion: BacktestPoint | None) -> str | None:
+        verdict = cache.judge(candidate, champion, ledger.comparisons)
         held = candidates[candidate.as_of]
         promoted, reason = ledger.propose(candidate, held.candidate.fingerprint, verdict)
         dates.append(
-            Date(
+            BacktestStep(
                 as_of=candidate.as_of,
-                holdout=candidate.holdout,
-                candidate=held.candidate.fingerprint,
+                holdout_start=candidate.holdout_start,
+                candidate_fingerprint=held.candidate.fingerprint,
                 train_rows=held.training_set.files["train"].rows or 0,
-                champion=champion.as_of if champion else None,
+                champion_as_of=champion.as_of if champion else None,
                 verdict=verdict,
                 promoted=promoted,
                 reason=reason,
@@ -175,28 +191,28 @@ def _results(
         )
         return reason if promoted else None
 
-    gate = measured_by(model)
+    gate = first_metric_gate(model)
 
-    def fell(live: Point, latest: Period) -> str | None:
-        found = findings.fall(live, latest)
-        if found is None or not found.significant:
+    def fell(live: BacktestPoint, latest: MeasurementPeriod) -> str | None:
+        found = cache.drift_test(live, latest)
+        if found is None or not found.is_significant:
             return None
         return (
-            f"{gate.metric} was {found.then:.4g} on its own holdout and {found.now:.4g} from {latest.start} until "
-            f"{latest.end}: at 95 % confidence at least {-(found.at_most or 0):.4g} worse"
+            f"{gate.metric} was {found.holdout_value:.4g} on its own holdout and {found.recent_value:.4g} from {latest.start} until "
+            f"{latest.end}: at 95 % confidence at least {-(found.upper_bound or 0):.4g} worse"
         )
 
     deployed = {
-        "gates": walk_forward.follow(points, by_gates),
-        "every_date": walk_forward.follow(points, walk_forward.every_date),
-        "monthly": walk_forward.follow(points, walk_forward.monthly),
-        "on_drift": walk_forward.follow(points, walk_forward.on_drift(points, fell)),
-        "never": walk_forward.follow(points, walk_forward.never),
+        "gates": walk_forward.simulate_policy(points, by_gates),
+        "every_date": walk_forward.simulate_policy(points, walk_forward.deploy_every_date),
+        "monthly": walk_forward.simulate_policy(points, walk_forward.deploy_monthly),
+        "on_drift": walk_forward.simulate_policy(points, walk_forward.deploy_on_drift(points, fell)),
+        "never": walk_forward.simulate_policy(points, walk_forward.deploy_first_only),
     }
-    periods = walk_forward.periods(points)
+    periods = walk_forward.measurement_periods(points)
     metrics = {
         name: [
-            findings.measured(live, period) if (live := walk_forward.live_in(those, period)) else None
+            cache.period_metric(live, period) if (live := walk_forward.find_live_point(those, period)) else None
             for period in periods
         ]
         for name, those in deployed.items()
@@ -205,48 +221,50 @@ def _results(
     compared = tuple(
         number for number in range(len(periods)) if all(metrics[name][number] is not None for name in ever)
     )
-    return Results(
+    return BacktestResults(
         model=model.name,
         description=model.description,
-        made_from=mark,
-        spec=spec,
-        left_out=left_out,
+        fingerprint=fingerprint,
+        spec_fingerprint=spec_fingerprint,
+        excluded_candidates=excluded_candidates,
         metric=gate.metric,
         higher_is_better=gate.scale.higher_is_better,
         label=model.label,
         train_days=model.train_days,
         holdout_days=model.holdout_days,
-        dates=tuple(dates),
-        periods=tuple(_measured(period, findings) for period in periods),
-        compared=compared,
+        steps=tuple(dates),
+        periods=tuple(_summarize_period(period, cache) for period in periods),
+        compared_periods=compared,
         policies=tuple(
-            _policy(name, model, points, periods, those, metrics, compared)
+            _summarize_policy(name, model, points, periods, those, metrics, compared)
             for name, those in deployed.items()
         ),
     )
 
 
-def _measured(period: Period, findings: Findings) -> Measured:
-    rows, share = findings.rows(period)
-    return Measured(after=period.after, start=period.start, end=period.end, rows=rows, share=share)
+def _summarize_period(period: MeasurementPeriod, cache: BacktestCache) -> PeriodSummary:
+    rows, share = cache.count_rows(period)
+    return PeriodSummary(
+        live_as_of=period.live_as_of, start=period.start, end=period.end, rows=rows, positive_share=share
+    )
 
 
-def _policy(
+def _summarize_policy(
     name: str,
-    model: Model,
-    points: Sequence[Point],
-    periods: Sequence[Period],
-    deployed: Sequence[Deployment],
-    metrics: Mapping[str, Sequence[float | None]],
-    compared: Sequence[int],
-) -> Policy:
+    model: ModelSpec,
+    points: Sequence[BacktestPoint],
+    periods: Sequence[MeasurementPeriod],
+    deployments: Sequence[Deployment],
+    metric_values: Mapping[str, Sequence[float | None]],
+    compared_periods: Sequence[int],
+) -> PolicySummary:
     import numpy as np
 
     from evergreen.backtest.statistics import mean_with_bounds
 
-    scale = measured_by(model).scale
-    label, rule = _described(name, periods)
-    own = {number: metrics[name][number] for number in compared} if deployed else {}
+    scale = first_metric_gate(model).scale
+    label, rule = _describe_policy(name, periods)
+    own = {number: metric_values[name][number] for number in compared_periods} if deployments else {}
     values = {number: value for number, value in own.items() if value is not None}
     worst = None
     if values:
@@ -254,32 +272,35 @@ def _policy(
     gain = None
     if values and name != "never":
         sign = 1 if scale.higher_is_better else -1
-        base = np.array([metrics["never"][number] for number in values], dtype=np.float64)
+        base = np.array([metric_values["never"][number] for number in values], dtype=np.float64)
         mean, low, high = mean_with_bounds(sign * (np.array(list(values.values())) - base))
-        gain = Gain(mean=mean, low=low, high=high)
+        gain = GainEstimate(mean=mean, low=low, high=high)
     last = points[-1].as_of
-    return Policy(
+    return PolicySummary(
         name=name,
         label=label,
         rule=rule,
-        trainings=len(points) if name in ("gates", "every_date") else len(deployed),
+        training_count=len(points) if name in ("gates", "every_date") else len(deployments),
         deployments=tuple(
-            Deployed(
-                as_of=d.point.as_of, until=d.until, days=((d.until or last) - d.point.as_of).days, why=d.why
+            DeploymentSummary(
+                as_of=d.point.as_of,
+                end=d.end,
+                live_days=((d.end or last) - d.point.as_of).days,
+                reason=d.reason,
             )
-            for d in deployed
+            for d in deployments
         ),
-        metric=tuple(metrics[name]),
+        metric_values=tuple(metric_values[name]),
         mean=float(np.mean(list(values.values()))) if values else None,
-        worst=None if worst is None else values[worst],
-        worst_start=None if worst is None else periods[worst].start,
-        over_never=gain,
+        worst_value=None if worst is None else values[worst],
+        worst_period_start=None if worst is None else periods[worst].start,
+        gain_over_never=gain,
     )
 
 
-def _described(name: str, periods: Sequence[Period]) -> tuple[str, str]:
+def _describe_policy(name: str, periods: Sequence[MeasurementPeriod]) -> tuple[str, str]:
     """What people call the policy, and its rule."""
-    weekly = bool(periods) and all((period.end - period.after).days == 7 for period in periods)
+    weekly = bool(periods) and all((period.end - period.live_as_of).days == 7 for period in periods)
     return {
         "gates": (
             "Evergreen's gates",

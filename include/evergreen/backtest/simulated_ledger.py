@@ -4,63 +4,63 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, time
 
-from evergreen.backtest.walk_forward import Point
-from evergreen.errors import PromotionRefused
-from evergreen.gates import Comparison, Verdict
-from evergreen.ledger.entries import Act, Entry, Held, Judged, digest
-from evergreen.ledger.state import EMPTY, after
+from evergreen.backtest.walk_forward import BacktestPoint
+from evergreen.errors import PromotionRefusedError
+from evergreen.gates import EarlierComparison, Verdict
+from evergreen.ledger.entries import LedgerEntry, LedgerEvent, PromotionDeferred, VerdictRecorded, hash_entry
+from evergreen.ledger.state import EMPTY_STATE, apply_entry
 from evergreen.promotion import rules
-from evergreen.spec.model import Model
-from evergreen.window import Origin
+from evergreen.spec.model import ModelSpec
+from evergreen.window import RunReason
 
 
-class PastLedger:
+class SimulatedLedger:
     """A walk through the dates of one model, oldest first. A version is named by its date."""
 
-    def __init__(self, model: Model):
-        self._model, self._state = model, EMPTY
+    def __init__(self, model: ModelSpec):
+        self._model, self._state = model, EMPTY_STATE
 
     @property
-    def comparisons(self) -> tuple[Comparison, ...]:
+    def comparisons(self) -> tuple[EarlierComparison, ...]:
         """What has been spent so far."""
         return self._state.comparisons
 
-    def propose(self, candidate: Point, fingerprint: str, verdict: Verdict) -> tuple[bool, str]:
+    def propose(self, candidate: BacktestPoint, fingerprint: str, verdict: Verdict) -> tuple[bool, str]:
         """Whether the candidate becomes champion, and why or why not. Where approval is asked for, it is given."""
         version, against = f"of {candidate.as_of}", self._state.champion
-        judged = Judged(
+        judged = VerdictRecorded(
             run=version,
-            origin=Origin.SCHEDULE,
+            run_reason=RunReason.SCHEDULE,
             as_of=candidate.as_of,
-            holdout=(candidate.holdout, candidate.as_of),
-            candidate=fingerprint,
-            champion=against,
+            holdout=(candidate.holdout_start, candidate.as_of),
+            candidate_fingerprint=fingerprint,
+            champion_version=against,
             verdict=verdict,
         )
-        self._record(candidate, judged)
-        request = rules.Request(
+        self._append(candidate, judged)
+        request = rules.ResolvedPromotionRequest(
             version=version,
             as_of=candidate.as_of,
-            origin=Origin.SCHEDULE,
+            run_reason=RunReason.SCHEDULE,
             verdict=verdict,
-            judged=self._state.head,
-            judged_against=against,
+            verdict_entry=self._state.head_number,
+            champion_version=against,
         )
         try:
-            act = rules.decide(self._state, request, cooldown_days=self._model.cooldown_days)
-        except PromotionRefused as refused:
+            act = rules.decide_promotion(self._state, request, cooldown_days=self._model.cooldown_days)
+        except PromotionRefusedError as refused:
             return False, str(refused) if verdict.promote else verdict.reason
-        assert not isinstance(act, Entry)  # nothing was recorded twice
-        self._record(candidate, act)
-        return (False, act.reason) if isinstance(act, Held) else (True, verdict.reason)
+        assert not isinstance(act, LedgerEntry)  # nothing was recorded twice
+        self._append(candidate, act)
+        return (False, act.reason) if isinstance(act, PromotionDeferred) else (True, verdict.reason)
 
-    def _record(self, candidate: Point, act: Act) -> None:
-        entry = Entry(
-            number=self._state.head + 1,
+    def _append(self, candidate: BacktestPoint, act: LedgerEvent) -> None:
+        entry = LedgerEntry(
+            number=self._state.head_number + 1,
             model=self._model.name,
-            before=self._state.head_hash,
-            at=datetime.combine(candidate.as_of, time(), UTC),
-            by="backtest",
-            act=act,
+            previous_hash=self._state.head_hash,
+            recorded_at=datetime.combine(candidate.as_of, time(), UTC),
+            actor="backtest",
+            event=act,
         )
-        self._state = after(self._state, entry, digest(entry.to_bytes()))
+        self._state = apply_entry(self._state, entry, hash_entry(entry.to_bytes()))

@@ -6,40 +6,44 @@ from dataclasses import dataclass
 from math import isfinite
 
 from evergreen.gates import metrics, validation
-from evergreen.gates.bootstrap import resampled, seed
-from evergreen.gates.metrics import Floats
-from evergreen.spec.gates import Measured
+from evergreen.gates.bootstrap import draw_resample_counts, resampling_seed
+from evergreen.gates.metrics import FloatArray
+from evergreen.spec.gates import MetricGate
 
 CONFIDENCE = 0.95
 RESAMPLES = 500  # leaves 25 beyond the bound; a walk may ask for as many tests as it has dates
 
 
 @dataclass(frozen=True)
-class Fall:
+class DriftTest:
     """A model's metric on its own holdout (`then`) and now; `change` is positive where it got better.
 
     `at_most` is the upper bound of the change at 95 % confidence, None where it was not needed or does not exist.
     """
 
-    then: float
-    now: float
+    holdout_value: float
+    recent_value: float
     change: float
-    at_most: float | None
+    upper_bound: float | None
 
     @property
-    def significant(self) -> bool:
-        return self.at_most is not None and self.at_most < 0
+    def is_significant(self) -> bool:
+        return self.upper_bound is not None and self.upper_bound < 0
 
 
-def measure(gate: Measured, label: Floats, score: Floats) -> float | None:
+def backtest_metric(gate: MetricGate, label: FloatArray, score: FloatArray) -> float | None:
     """The metric that `gate` is about, or None where it does not exist: no rows, or rows of one class only."""
-    if label.size == 0 or (gate.scale.of == "classes" and label.min() == label.max()):
+    if label.size == 0 or (gate.scale.label_type == "binary" and label.min() == label.max()):
         return None
-    found = metrics.value(metrics.measure(gate), *validation.in_canonical_order([label, score]))
+    found = metrics.compute_metric(metrics.resolve_metric(gate), *validation.sort_rows([label, score]))
     return found if isfinite(found) else None
 
 
-def fall(gate: Measured, then: tuple[Floats, Floats], now: tuple[Floats, Floats]) -> Fall | None:
+def run_drift_test(
+    gate: MetricGate,
+    holdout_sample: tuple[FloatArray, FloatArray],
+    recent_sample: tuple[FloatArray, FloatArray],
+) -> DriftTest | None:
     """Compare a model with itself, by the metric of `gate`: labels and scores (n,) at deployment, (m,) of late.
 
     The two-sample bootstrap (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 8): rows of
@@ -50,35 +54,38 @@ def fall(gate: Measured, then: tuple[Floats, Floats], now: tuple[Floats, Floats]
     """
     import numpy as np
 
-    before, after = measure(gate, *then), measure(gate, *now)
+    before, after = backtest_metric(gate, *holdout_sample), backtest_metric(gate, *recent_sample)
     if before is None or after is None:
         return None
     sign = 1 if gate.scale.higher_is_better else -1
     change = sign * (after - before)
     if change >= 0:
-        return Fall(before, after, change, None)
-    draws = _drawn(gate, *then), _drawn(gate, *now)
+        return DriftTest(before, after, change, None)
+    draws = _resample_metric(gate, *holdout_sample), _resample_metric(gate, *recent_sample)
     bound = float(np.quantile(sign * (draws[1] - draws[0]), CONFIDENCE))
-    return Fall(before, after, change, None if np.isnan(bound) else bound)
+    return DriftTest(before, after, change, None if np.isnan(bound) else bound)
 
 
-def _drawn(gate: Measured, label: Floats, score: Floats) -> Floats:
+def _resample_metric(gate: MetricGate, label: FloatArray, score: FloatArray) -> FloatArray:
     """The metric in each resample of the rows: (RESAMPLES,)."""
     import numpy as np
 
-    label, score = validation.in_canonical_order([label, score])
-    weights = resampled(label.size, RESAMPLES, seed(label, score))
-    metric = metrics.measure(gate)
+    label, score = validation.sort_rows([label, score])
+    weights = draw_resample_counts(label.size, RESAMPLES, resampling_seed(label, score))
+    metric = metrics.resolve_metric(gate)
     return np.concatenate([metric(label, score, weight) for weight in weights])
 
 
-def mean_with_bounds(values: Floats) -> tuple[float, float, float]:
+def mean_with_bounds(values: FloatArray) -> tuple[float, float, float]:
     """The mean of (n,), and its one-sided 95 % lower and upper bounds: periods drawn with replacement.
 
     Takes periods as independent; where they are alike in a row, the bounds are too narrow.
     """
     import numpy as np
 
-    draws = [(counts * values).sum(axis=1) for counts in resampled(values.size, RESAMPLES, seed(values))]
+    draws = [
+        (counts * values).sum(axis=1)
+        for counts in draw_resample_counts(values.size, RESAMPLES, resampling_seed(values))
+    ]
     low, high = np.quantile(np.concatenate(draws) / values.size, [1 - CONFIDENCE, CONFIDENCE])
     return float(values.mean()), float(low), float(high)

@@ -13,27 +13,27 @@ from itertools import pairwise
 
 
 @dataclass(frozen=True, order=True)
-class Point:
+class BacktestPoint:
     """A candidate: it knows no data of the day `as_of` or later, and has learned no label from `holdout` on."""
 
     as_of: date
-    holdout: date
+    holdout_start: date
 
     def __post_init__(self) -> None:
-        if self.holdout >= self.as_of:
-            raise ValueError(f"the holdout from {self.holdout} until before {self.as_of} holds no day")
+        if self.holdout_start >= self.as_of:
+            raise ValueError(f"the holdout from {self.holdout_start} until before {self.as_of} holds no day")
 
 
 @dataclass(frozen=True, order=True)
-class Period:
+class MeasurementPeriod:
     """The days `start` ≤ day < `end` on which the models that were live after the date `after` are measured."""
 
     start: date
     end: date
-    after: date
+    live_as_of: date
 
 
-Rule = Callable[[Point, Point | None], str | None]
+DeploymentPolicy = Callable[[BacktestPoint, BacktestPoint | None], str | None]
 """Candidate, and the live model if there is one, to why the candidate is deployed; None if it is not."""
 
 
@@ -41,12 +41,12 @@ Rule = Callable[[Point, Point | None], str | None]
 class Deployment:
     """`point` was live from its own date until before `until`; None if it still is."""
 
-    point: Point
-    until: date | None
-    why: str
+    point: BacktestPoint
+    end: date | None
+    reason: str
 
 
-def in_order(points: Sequence[Point]) -> tuple[Point, ...]:
+def sort_points(points: Sequence[BacktestPoint]) -> tuple[BacktestPoint, ...]:
     """The dates of the walk, oldest first.
 
     Raises:
@@ -59,7 +59,7 @@ def in_order(points: Sequence[Point]) -> tuple[Point, ...]:
     return ordered
 
 
-def periods(points: Sequence[Point]) -> tuple[Period, ...]:
+def measurement_periods(points: Sequence[BacktestPoint]) -> tuple[MeasurementPeriod, ...]:
     """One per date but the last: its labelled rows are those of the next date's holdout, from the date on.
 
     When dates are a holdout apart, that is the whole holdout. When they are closer, holdouts overlap, and days
@@ -67,29 +67,29 @@ def periods(points: Sequence[Point]) -> tuple[Period, ...]:
     for a comparison: they are not measured, for no policy. (A later holdout reaches no further back.)
     """
     return tuple(
-        Period(max(this.as_of, following.holdout), following.as_of, this.as_of)
-        for this, following in pairwise(in_order(points))
+        MeasurementPeriod(max(this.as_of, following.holdout_start), following.as_of, this.as_of)
+        for this, following in pairwise(sort_points(points))
     )
 
 
-def follow(points: Sequence[Point], rule: Rule) -> tuple[Deployment, ...]:
+def simulate_policy(points: Sequence[BacktestPoint], policy: DeploymentPolicy) -> tuple[Deployment, ...]:
     """What `rule` deploys, asked at each date about that date's candidate."""
     deployed: list[Deployment] = []
-    for point in in_order(points):
+    for point in sort_points(points):
         live = deployed[-1] if deployed else None
-        if why := rule(point, live.point if live else None):
+        if why := policy(point, live.point if live else None):
             if live:
-                deployed[-1] = Deployment(live.point, point.as_of, live.why)
+                deployed[-1] = Deployment(live.point, point.as_of, live.reason)
             deployed.append(Deployment(point, None, why))
     return tuple(deployed)
 
 
-def live_in(deployed: Sequence[Deployment], period: Period) -> Point | None:
+def find_live_point(deployments: Sequence[Deployment], period: MeasurementPeriod) -> BacktestPoint | None:
     """The model that was live in `period`; None if none was deployed yet.
 
     No future: it knows nothing of the period's days.
     """
-    live = [d.point for d in deployed if d.point.as_of <= period.after]
+    live = [d.point for d in deployments if d.point.as_of <= period.live_as_of]
     if not live:
         return None
     newest = max(live)
@@ -97,11 +97,11 @@ def live_in(deployed: Sequence[Deployment], period: Period) -> Point | None:
     return newest
 
 
-def every_date(candidate: Point, live: Point | None) -> str | None:
+def deploy_every_date(candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
     return "the newest candidate"
 
 
-def monthly(candidate: Point, live: Point | None) -> str | None:
+def deploy_monthly(candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
     """28 days, not a calendar month: four of the weeks that dates are usually apart."""
     if live is None:
         return "the first candidate"
@@ -109,19 +109,21 @@ def monthly(candidate: Point, live: Point | None) -> str | None:
     return f"{days} days after the one before" if days >= 28 else None
 
 
-def never(candidate: Point, live: Point | None) -> str | None:
+def deploy_first_only(candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
     return "the first candidate" if live is None else None
 
 
-def on_drift(points: Sequence[Point], fell: Callable[[Point, Period], str | None]) -> Rule:
+def deploy_on_drift(
+    points: Sequence[BacktestPoint], describe_drift: Callable[[BacktestPoint, MeasurementPeriod], str | None]
+) -> DeploymentPolicy:
     """Deploy the newest candidate when the live model `fell` (says how) in the period that ends at its date."""
-    ending = {period.end: period for period in periods(points)}
+    ending = {period.end: period for period in measurement_periods(points)}
 
-    def rule(candidate: Point, live: Point | None) -> str | None:
+    def rule(candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
         if live is None:
             return "the first candidate"
         latest = ending[candidate.as_of]
         assert live.as_of <= latest.start, f"{live} would be tested on {latest}, which it may have seen"
-        return fell(live, latest)
+        return describe_drift(live, latest)
 
     return rule

@@ -33,45 +33,43 @@ app = typer.Typer(
 @app.command("up")
 def up_command() -> None:
     """Start Airflow, MLflow and Spark, or what of them is not up."""
-    with _speaking() as progress:
-        report.where(progress, stack.up(progress))
+    with _handle_errors() as progress:
+        report.show_addresses(progress, stack.bring_up_stack(progress))
 
 
 @app.command("down")
 def down_command() -> None:
     """Stop everything that `up` started, whatever state it is in."""
-    with _speaking() as progress:
-        stack.stop(progress)
+    with _handle_errors() as progress:
+        stack.stop_stack(progress)
 
 
 @app.command("status")
 def status_command() -> None:
     """Say what is up, and where."""
-    with _speaking() as progress:
-        stack.status(progress)
+    with _handle_errors() as progress:
+        stack.show_stack_status(progress)
 
 
 @app.command("doctor")
 def doctor_command() -> None:
     """Look at every server, right, bucket, version and clock, and say what is wrong and how to mend it."""
-    with _speaking() as progress:
+    with _handle_errors() as progress:
         from evergreen.cli import doctor
 
-        doctor.doctor(progress)
+        doctor.run_doctor(progress)
 
 
 @app.command("migrate")
 def migrate_command(
-    wait: Annotated[
-        bool, typer.Option("--wait", help="change nothing: wait until somebody else has done it")
-    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="change nothing: wait until somebody else has done it")] = False,
 ) -> None:
     """Bring databases and buckets to what this version needs; before it starts, and at any time."""
-    with _speaking() as progress:
+    with _handle_errors() as progress:
         from evergreen.cli import migrate
 
         if wait:
-            migrate.wait()
+            migrate.wait_for_migration()
         else:
             migrate.migrate(progress)
 
@@ -79,8 +77,8 @@ def migrate_command(
 @app.command("feast", context_settings={"ignore_unknown_options": True, "help_option_names": []})
 def feast_command(arguments: Annotated[list[str], typer.Argument(help="as of the feast command")]) -> None:
     """Feast's own command, on this feature repository with these settings."""
-    with _speaking():
-        from evergreen.feature_store.repository import variables
+    with _handle_errors():
+        from evergreen.feature_store.repository import feast_variables
 
         command = [
             str(Path(sys.executable).parent / "feast"),
@@ -88,7 +86,7 @@ def feast_command(arguments: Annotated[list[str], typer.Argument(help="as of the
             str(settings().feature_repo),
             *arguments,
         ]
-        os.execve(command[0], command, os.environ | variables())  # noqa: S606 - no shell is wanted
+        os.execve(command[0], command, os.environ | feast_variables())  # noqa: S606 - no shell is wanted
 
 
 @app.command("retrain")
@@ -96,114 +94,114 @@ def retrain_command(
     model: Annotated[str, typer.Argument(help="name of the model's folder")] = "flight_delay",
 ) -> None:
     """Go a week further: features, candidate, verdict, champion."""
-    with _speaking() as progress:
-        retrain.retrain(model, progress)
+    with _handle_errors() as progress:
+        retrain.advance_demo(model, progress)
 
 
-_Model = Annotated[str, typer.Argument(help="name of the model's folder")]
-_Reason = Annotated[str, typer.Option(help="why: it is kept in the ledger for whoever asks later")]
+_ModelArgument = Annotated[str, typer.Argument(help="name of the model's folder")]
+_ReasonOption = Annotated[str, typer.Option(help="why: it is kept in the ledger for whoever asks later")]
 
 
 @app.command("history")
 def history_command(
-    model: _Model,
-    at: Annotated[
+    model: _ModelArgument,
+    date: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="the champion of that day")
     ] = None,
 ) -> None:
     """Which version was champion when, why, on what evidence."""
-    with _speaking() as progress:
-        ledger.history(model, at.date() if at else None, progress)
+    with _handle_errors() as progress:
+        ledger.show_history(model, date.date() if date else None, progress)
 
 
 @app.command("rollback")
 def rollback_command(
-    model: _Model,
-    reason: _Reason,
-    to: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="not the one before, but this one")
-    ] = None,
+    model: _ModelArgument,
+    reason: _ReasonOption,
+    to_version: Annotated[str | None, typer.Option(metavar="VERSION", help="not the one before, but this one")] = None,
 ) -> None:
     """Make the champion before champion again; the version that is left is barred."""
-    with _speaking() as progress:
-        ledger.rollback(model, to, reason, progress)
+    with _handle_errors() as progress:
+        ledger.run_rollback(model, to_version, reason, progress)
 
 
 @app.command("release")
 def release_command(
-    model: _Model, version: Annotated[str, typer.Argument(help="the barred version")], reason: _Reason
+    model: _ModelArgument,
+    version: Annotated[str, typer.Argument(help="the barred version")],
+    reason: _ReasonOption,
 ) -> None:
     """Let a version that was rolled back from be promoted again."""
-    with _speaking() as progress:
-        ledger.release(model, version, reason, progress)
+    with _handle_errors() as progress:
+        ledger.run_release(model, version, reason, progress)
 
 
 @app.command("freeze")
-def freeze_command(model: _Model, reason: _Reason) -> None:
+def freeze_command(model: _ModelArgument, reason: _ReasonOption) -> None:
     """Keep the champion, whatever the gates say."""
-    with _speaking() as progress:
-        ledger.freeze(model, reason, progress)
+    with _handle_errors() as progress:
+        ledger.run_freeze(model, reason, progress)
 
 
 @app.command("unfreeze")
-def unfreeze_command(model: _Model, reason: _Reason) -> None:
+def unfreeze_command(model: _ModelArgument, reason: _ReasonOption) -> None:
     """End a freeze."""
-    with _speaking() as progress:
-        ledger.unfreeze(model, reason, progress)
+    with _handle_errors() as progress:
+        ledger.run_unfreeze(model, reason, progress)
 
 
 @app.command("sign")
-def sign_command(model: _Model, version: Annotated[str, typer.Argument(help="a registered version")]) -> None:
+def sign_command(model: _ModelArgument, version: Annotated[str, typer.Argument(help="a registered version")]) -> None:
     """Sign a version from before signing was on, or with a new key: you vouch for its files."""
-    with _speaking() as progress:
-        ledger.sign(model, version, progress)
+    with _handle_errors() as progress:
+        ledger.run_signing(model, version, progress)
 
 
 @app.command("costs")
 def costs_command() -> None:
     """What training has cost, by team and model."""
-    with _speaking() as progress:
-        costs.costs(progress)
+    with _handle_errors() as progress:
+        costs.show_training_costs(progress)
 
 
-_online = typer.Typer(no_args_is_help=True, help="The store that serves features.")
-app.add_typer(_online, name="online")
+_online_app = typer.Typer(no_args_is_help=True, help="The store that serves features.")
+app.add_typer(_online_app, name="online")
 
 
-@_online.callback()
+@_online_app.callback()
 def _online_group() -> None:
     pass
 
 
-@_online.command("rebuild")
+@_online_app.command("rebuild")
 def rebuild_command(
     model: Annotated[str | None, typer.Argument(help="name of the model's folder; all, if left out")] = None,
 ) -> None:
     """Write all that can be served anew: the store was emptied, or something in it is wrong."""
-    with _speaking() as progress:
-        online.rebuild([model] if model else loader.names(), progress)
+    with _handle_errors() as progress:
+        online.run_online_rebuild([model] if model else loader.model_names(), progress)
 
 
-_ledger = typer.Typer(no_args_is_help=True, help="The record of verdicts and champions.")
-app.add_typer(_ledger, name="ledger")
+_ledger_app = typer.Typer(no_args_is_help=True, help="The record of verdicts and champions.")
+app.add_typer(_ledger_app, name="ledger")
 
 
-@_ledger.callback()
+@_ledger_app.callback()
 def _ledger_group() -> None:
     pass
 
 
-@_ledger.command("repair")
+@_ledger_app.command("repair")
 def repair_command(
     model: Annotated[str | None, typer.Argument(help="name of the model's folder; all, if left out")] = None,
 ) -> None:
     """Make MLflow's aliases say what the ledger says, and tell of any that was moved by hand."""
-    with _speaking() as progress:
-        ledger.repair([model] if model else loader.names(), progress)
+    with _handle_errors() as progress:
+        ledger.run_alias_repair([model] if model else loader.model_names(), progress)
 
 
 # Packages that speak to servers: what they raise is about those, and nobody is helped by where in them.
-_CLIENTS = {"aiohttp", "botocore", "grpc", "mlflow", "pyspark", "redis", "sqlalchemy"}
+_CLIENT_PACKAGES = {"aiohttp", "botocore", "grpc", "mlflow", "pyspark", "redis", "sqlalchemy"}
 
 
 def main() -> None:
@@ -211,7 +209,7 @@ def main() -> None:
 
 
 @contextmanager
-def _speaking() -> Iterator[Progress]:
+def _handle_errors() -> Iterator[Progress]:
     """What goes wrong is said in words, on the error stream, after the terminal was put in order."""
     problem, code = "", 1
     try:
@@ -222,7 +220,7 @@ def _speaking() -> Iterator[Progress]:
     except httpx.HTTPError as error:
         problem = f"an engine does not answer as it should: {error}. `evergreen status` tells what is up"
     except Exception as error:
-        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _CLIENTS:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _CLIENT_PACKAGES:
             raise
         first = (str(error).strip().splitlines() or [""])[0]
         problem = f"{type(error).__name__}: {first}: `evergreen doctor` looks for the reason"

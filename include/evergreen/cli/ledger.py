@@ -13,143 +13,156 @@ from rich.text import Text
 
 from evergreen import ledger
 from evergreen.cli.progress import Progress
-from evergreen.ledger import Act, Held, Judged, Promoted, RolledBack, State
+from evergreen.ledger import (
+    ChampionRolledBack,
+    LedgerEvent,
+    LedgerState,
+    PromotionDeferred,
+    VerdictRecorded,
+    VersionPromoted,
+)
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen_local import stack
 from evergreen_local.stack import StackError
 
 
-def history(name: str, at: date | None, progress: Progress) -> None:
+def show_history(name: str, day: date | None, progress: Progress) -> None:
     """Which version was champion when, why, and on what evidence; of one day, if `at` names it."""
-    loader.load(name)
-    state = ledger.state(name)
+    loader.load_spec(name)
+    state = ledger.read_state(name)
     if not state.entries:
-        progress.say(f"{name}: the ledger has no entry yet")
+        progress.print(f"{name}: the ledger has no entry yet")
         return
-    if at:
-        _on_day(name, state, at, progress)
+    if day:
+        _show_champion_on_day(name, state, day, progress)
         return
     table = Table(title=f"{name}: champions", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for column in ("since", "champion", "data until", "why", "asked by", "entry"):
         table.add_column(column, overflow="fold", no_wrap=column in ("since", "champion", "data until"))
-    for reign in state.reigns:
-        entry = state.entries[reign.number - 1]
-        why, by = Text(_why(entry.act, state)), Text(entry.by)
-        table.add_row(_moment(entry.at), reign.version, str(reign.as_of), why, by, str(entry.number))
-    progress.say(table)
-    judged = sum(isinstance(entry.act, Judged) for entry in state.entries)
-    progress.say(f"champion: {_version(state.champion)}; {judged} verdicts in {len(state.entries)} entries")
+    for reign in state.tenures:
+        entry = state.entries[reign.entry_number - 1]
+        why, by = Text(_change_reason(entry.event, state)), Text(entry.actor)
+        table.add_row(_format_time(entry.recorded_at), reign.version, str(reign.as_of), why, by, str(entry.number))
+    progress.print(table)
+    judged = sum(isinstance(entry.event, VerdictRecorded) for entry in state.entries)
+    progress.print(f"champion: {_format_version(state.champion)}; {judged} verdicts in {len(state.entries)} entries")
     if state.challenger:
-        progress.say(f"challenger: version {state.challenger}, held back: {_held(state)}")
-    if state.barred:
-        progress.say(f"barred: version {', '.join(sorted(state.barred))}; `evergreen release` ends that")
-    if state.frozen:
-        progress.say("frozen: nothing is promoted until `evergreen unfreeze`")
+        progress.print(f"challenger: version {state.challenger}, held back: {_deferral_reason(state)}")
+    if state.barred_versions:
+        progress.print(f"barred: version {', '.join(sorted(state.barred_versions))}; `evergreen release` ends that")
+    if state.is_frozen:
+        progress.print("frozen: nothing is promoted until `evergreen unfreeze`")
 
 
-def _on_day(name: str, now: State, day: date, progress: Progress) -> None:
+def _show_champion_on_day(name: str, current_state: LedgerState, day: date, progress: Progress) -> None:
     """The champion at the end of `day` (UTC), and the entry that made it so."""
-    state = ledger.at(now.entries, datetime.combine(day, time.max, UTC))
-    progress.say(f"{name} at the end of {day} (UTC): {_version(state.champion)}")
-    for reign in state.reigns[-1:]:
-        entry = state.entries[reign.number - 1]
-        progress.say(f"since {_moment(entry.at)}, data until {reign.as_of}: {_why(entry.act, state)}")
-        progress.say(f"asked by {entry.by}, entry {entry.number}")
-        judged = state.judged(entry.act.judged) if isinstance(entry.act, Promoted) else None
+    state = ledger.state_at(current_state.entries, datetime.combine(day, time.max, UTC))
+    progress.print(f"{name} at the end of {day} (UTC): {_format_version(state.champion)}")
+    for reign in state.tenures[-1:]:
+        entry = state.entries[reign.entry_number - 1]
+        progress.print(
+            f"since {_format_time(entry.recorded_at)}, data until {reign.as_of}: {_change_reason(entry.event, state)}"
+        )
+        progress.print(f"asked by {entry.actor}, entry {entry.number}")
+        judged = (
+            state.find_verdict_event(entry.event.verdict_entry) if isinstance(entry.event, VersionPromoted) else None
+        )
         for kind, where in (judged.evidence if judged else {}).items():
-            progress.say(f"{kind}: {where}")
+            progress.print(f"{kind}: {where}")
 
 
-def _why(act: Act, state: State) -> str:
+def _change_reason(act: LedgerEvent, state: LedgerState) -> str:
     """Why the champion changed with this act."""
-    if isinstance(act, RolledBack):
-        return f"rolled back from version {act.barred}: {act.reason}"
-    assert isinstance(act, Promoted)  # nothing else begins a reign
-    judged = state.judged(act.judged)
+    if isinstance(act, ChampionRolledBack):
+        return f"rolled back from version {act.barred_version}: {act.reason}"
+    assert isinstance(act, VersionPromoted)  # nothing else begins a reign
+    judged = state.find_verdict_event(act.verdict_entry)
     assert judged  # or the ledger would have refused the entry
     who = f", approved by {act.approved_by}" if act.approved_by else ""
     return judged.verdict.reason.partition(":")[0] + who
 
 
-def _held(state: State) -> str:
+def _deferral_reason(state: LedgerState) -> str:
     """Why the challenger is not champion."""
-    acts = [entry.act for entry in state.entries]
-    return next(a.reason for a in reversed(acts) if isinstance(a, Held) and a.version == state.challenger)
+    acts = [entry.event for entry in state.entries]
+    return next(a.reason for a in reversed(acts) if isinstance(a, PromotionDeferred) and a.version == state.challenger)
 
 
-def _reach_registry() -> None:
+def _use_local_mlflow() -> None:
     """Files that tasks have registered lie behind the MLflow server of `evergreen up`: that one must be asked."""
     if "mlflow" in settings().model_fields_set:
         return
-    url = stack.mlflow()
+    url = stack.local_mlflow_url()
     if url is None:
         raise StackError("MLflow is not up, and its aliases have to follow: `evergreen up` starts it")
     os.environ["EVERGREEN_MLFLOW"] = url
     settings.cache_clear()
 
 
-def rollback(name: str, to: str | None, reason: str, progress: Progress) -> None:
-    _reach_registry()
+def run_rollback(name: str, to_version: str | None, reason: str, progress: Progress) -> None:
+    _use_local_mlflow()
     from evergreen.promotion import service  # which loads MLflow
 
-    act = service.rollback(loader.load(name), to, reason, by=_me())
-    progress.say(f"{name}: version {act.to} is champion again", style="green")
-    progress.say(f"version {act.barred} is barred until `evergreen release {name} {act.barred} --reason …`")
+    act = service.roll_back_champion(loader.load_spec(name), to_version, reason, actor=_terminal_user())
+    progress.print(f"{name}: version {act.restored_version} is champion again", style="green")
+    progress.print(
+        f"version {act.barred_version} is barred until `evergreen release {name} {act.barred_version} --reason …`"
+    )
 
 
-def release(name: str, version: str, reason: str, progress: Progress) -> None:
-    _reach_registry()
+def run_release(name: str, version: str, reason: str, progress: Progress) -> None:
+    _use_local_mlflow()
     from evergreen.promotion import service
 
-    service.release(loader.load(name), version, reason, by=_me())
-    progress.say(f"{name}: version {version} may be promoted again")
+    service.release_version(loader.load_spec(name), version, reason, actor=_terminal_user())
+    progress.print(f"{name}: version {version} may be promoted again")
 
 
-def freeze(name: str, reason: str, progress: Progress) -> None:
-    _reach_registry()
+def run_freeze(name: str, reason: str, progress: Progress) -> None:
+    _use_local_mlflow()
     from evergreen.promotion import service
 
-    service.freeze(loader.load(name), reason, by=_me())
-    progress.say(f"{name} is frozen: candidates are trained and judged, none is promoted")
+    service.freeze_promotions(loader.load_spec(name), reason, actor=_terminal_user())
+    progress.print(f"{name} is frozen: candidates are trained and judged, none is promoted")
 
 
-def unfreeze(name: str, reason: str, progress: Progress) -> None:
-    _reach_registry()
+def run_unfreeze(name: str, reason: str, progress: Progress) -> None:
+    _use_local_mlflow()
     from evergreen.promotion import service
 
-    service.unfreeze(loader.load(name), reason, by=_me())
-    progress.say(f"{name} is promoted again when its gates pass")
+    service.unfreeze_promotions(loader.load_spec(name), reason, actor=_terminal_user())
+    progress.print(f"{name} is promoted again when its gates pass")
 
 
-def repair(names: Sequence[str], progress: Progress) -> None:
+def run_alias_repair(names: Sequence[str], progress: Progress) -> None:
     """Bring MLflow's aliases to what the ledger says, and tell what was wrong with them."""
-    _reach_registry()
+    _use_local_mlflow()
     from evergreen.registry import versions
 
     for name in names:
-        loader.load(name)
-        for sentence in versions.repair(name).sentences:
-            progress.say(f"{name}: {sentence}")
+        loader.load_spec(name)
+        for sentence in versions.repair_aliases(name).messages:
+            progress.print(f"{name}: {sentence}")
 
 
-def sign(name: str, version: str, progress: Progress) -> None:
+def run_signing(name: str, version: str, progress: Progress) -> None:
     """Sign a registered version with the configured key."""
-    _reach_registry()
+    _use_local_mlflow()
     from evergreen.registry import versions
 
-    loader.load(name)
-    versions.sign(name, version)
-    progress.say(f"{name}: version {version} is signed")
+    loader.load_spec(name)
+    versions.sign_version(name, version)
+    progress.print(f"{name}: version {version} is signed")
 
 
-def _me() -> str:
+def _terminal_user() -> str:
     return f"{getpass.getuser()}, at a terminal"
 
 
-def _version(version: str | None) -> str:
+def _format_version(version: str | None) -> str:
     return f"version {version}" if version else "no champion"
 
 
-def _moment(at: datetime) -> str:
+def _format_time(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

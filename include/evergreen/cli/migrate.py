@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from evergreen.cli.doctor import NotWellError, databases, places
-from evergreen.cli.doctor.seen import Silent, Wrong
-from evergreen.cli.progress import Progress, View, duration
+from evergreen.cli.doctor import ChecksFailedError, databases, places
+from evergreen.cli.doctor.seen import CheckFailedError, UnreachableError
+from evergreen.cli.progress import Progress, ProgressView, format_duration
 from evergreen.errors import EvergreenError, Fault
-from evergreen.settings import Settings, settings, shown
+from evergreen.settings import Settings, redact_url, settings
 
-_PATIENCE = 120.0  # seconds until a server must answer that was started along with this
-_DONE_WITHIN = 600.0  # seconds that somebody else has to migrate
+_CONNECT_TIMEOUT_S = 120.0  # seconds until a server must answer that was started along with this
+_MIGRATION_TIMEOUT_S = 600.0  # seconds that somebody else has to migrate
 _TAIL = 5
 
 
@@ -40,127 +40,127 @@ def migrate(progress: Progress) -> None:
         MigrationError: a schema cannot be brought to this version.
     """
     began = time.monotonic()
-    schemas, buckets = databases_in(os.environ), buckets_in(os.environ, settings())
-    servers = list(_servers(schemas, buckets, settings()))
-    deadline = time.monotonic() + _PATIENCE
-    progress.show(View("waiting for databases and buckets", 0, len(servers), "there"))
+    schemas, buckets = configured_databases(os.environ), configured_buckets(os.environ, settings())
+    servers = list(_server_checks(schemas, buckets, settings()))
+    deadline = time.monotonic() + _CONNECT_TIMEOUT_S
+    progress.update(ProgressView("waiting for databases and buckets", 0, len(servers), "there"))
     with ThreadPoolExecutor(len(servers) or 1) as pool:
-        if faults := list(filter(None, pool.map(partial(_reach, deadline), servers))):
-            raise NotWellError("nothing was migrated", faults)
-        progress.show(View("migrating", 0, len(schemas), "databases"))
-        for said in pool.map(_migrate, schemas, schemas.values()):
-            progress.say(said)
+        if faults := list(filter(None, pool.map(partial(_check_server, deadline), servers))):
+            raise ChecksFailedError("nothing was migrated", faults)
+        progress.update(ProgressView("migrating", 0, len(schemas), "databases"))
+        for said in pool.map(_migrate_database, schemas, schemas.values()):
+            progress.print(said)
     for name, uri in buckets.items():
-        progress.say(f"✓ {name}: {uri}")
-    progress.rest()
-    progress.say(f"all is ready, after {duration(time.monotonic() - began)}")
+        progress.print(f"✓ {name}: {uri}")
+    progress.clear()
+    progress.print(f"all is ready, after {format_duration(time.monotonic() - began)}")
 
 
-def wait() -> None:
+def wait_for_migration() -> None:
     """Wait until somebody else has brought the databases that the environment names to this version.
 
     Raises:
         MigrationError: nobody has, within ten minutes.
     """
-    deadline = time.monotonic() + _DONE_WITHIN
-    for name, url in databases_in(os.environ).items():
+    deadline = time.monotonic() + _MIGRATION_TIMEOUT_S
+    for name, url in configured_databases(os.environ).items():
         told = ""
-        while problem := _unready(url) or ("" if _CURRENT[name](url) else "is of another version"):
+        while problem := _schema_problem(url) or ("" if _VERSION_CHECKS[name](url) else "is of another version"):
             if problem != told:
-                print(f"waiting: {name}'s database {shown(url)}: {problem}", flush=True)
+                print(f"waiting: {name}'s database {redact_url(url)}: {problem}", flush=True)
                 told = problem
             if time.monotonic() > deadline:
                 raise MigrationError(
-                    f"{name}'s database {shown(url)} is not of this version: `evergreen migrate` brings it there"
+                    f"{name}'s database {redact_url(url)} is not of this version: `evergreen migrate` brings it there"
                 )
             time.sleep(1)
 
 
-def databases_in(environment: Mapping[str, str]) -> dict[str, str]:
+def configured_databases(environment: Mapping[str, str]) -> dict[str, str]:
     """The databases whose schema is Airflow's or MLflow's, by their own variables: name → SQLAlchemy's URL."""
     variables = {"Airflow": "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "MLflow": "MLFLOW_BACKEND_STORE_URI"}
     return {name: environment[variable] for name, variable in variables.items() if environment.get(variable)}
 
 
-def buckets_in(environment: Mapping[str, str], now: Settings) -> dict[str, str]:
+def configured_buckets(environment: Mapping[str, str], config: Settings) -> dict[str, str]:
     """What lies in an object store: name → URI."""
     uris = {
-        "ledger": now.ledger,
-        "jobs": now.jobs,
+        "ledger": config.ledger,
+        "jobs": config.jobs,
         "artifacts": environment.get("MLFLOW_ARTIFACTS_DESTINATION", ""),
     }
     return {name: uri for name, uri in uris.items() if "://" in uri and not uri.startswith("file:")}
 
 
-_Server = tuple[str, str, Callable[[], object]]  # what it is, where, and how to see that it lets us in
+_ServerCheck = tuple[str, str, Callable[[], object]]  # what it is, where, and how to see that it lets us in
 
 
-def _servers(schemas: Mapping[str, str], buckets: Mapping[str, str], now: Settings) -> Iterator[_Server]:
-    for name, url in {**schemas, "Feast": now.feast_registry}.items():
+def _server_checks(schemas: Mapping[str, str], buckets: Mapping[str, str], config: Settings) -> Iterator[_ServerCheck]:
+    for name, url in {**schemas, "Feast": config.feast_registry}.items():
         yield f"{name}'s database", url, partial(_connect, url)
-    if "://" in now.online_store:
-        yield "online store", now.online_store, partial(databases.online_store, now.online_store)
+    if "://" in config.online_store:
+        yield "online store", config.online_store, partial(databases.check_online_store, config.online_store)
     for name, uri in buckets.items():
-        yield name, uri, partial(_make, uri, append_only=name == "ledger")
+        yield name, uri, partial(_prepare_bucket, uri, append_only=name == "ledger")
 
 
 def _connect(url: str) -> None:
-    with databases.connected(url):
+    with databases.connect_database(url):
         pass
 
 
-def _make(uri: str, append_only: bool) -> None:
-    places.make_bucket(uri)
-    places.bucket(uri, append_only)
+def _prepare_bucket(uri: str, append_only: bool) -> None:
+    places.ensure_bucket(uri)
+    places.check_bucket(uri, append_only)
 
 
-def _reach(deadline: float, server: _Server) -> Fault | None:
+def _check_server(deadline: float, server: _ServerCheck) -> Fault | None:
     """What is wrong with it; one that does not answer may have been started along with this, and is waited for."""
     what, where, look = server
     while True:
         try:
             look()
             return None
-        except Wrong as wrong:
-            if not isinstance(wrong, Silent) or time.monotonic() > deadline:
-                return Fault(f"{what}, {shown(where)}", wrong.what, wrong.way_out)
+        except CheckFailedError as wrong:
+            if not isinstance(wrong, UnreachableError) or time.monotonic() > deadline:
+                return Fault(f"{what}, {redact_url(where)}", wrong.problem, wrong.fix)
         time.sleep(0.5)
 
 
-def _unready(url: str) -> str:
+def _schema_problem(url: str) -> str:
     """What is wrong with a database in which there should be a schema; empty if there is one."""
     try:
-        with databases.connected(url) as (connection, _):
+        with databases.connect_database(url) as (connection, _):
             return "" if connection.dialect.has_table(connection, "alembic_version") else "is empty"
-    except Wrong as wrong:
-        return wrong.what
+    except CheckFailedError as wrong:
+        return wrong.problem
 
 
 def _airflow_is_current(_: str) -> bool:
-    return subprocess.run(_CHECK, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    return subprocess.run(_AIRFLOW_CHECK_COMMAND, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def _mlflow_is_current(url: str) -> bool:
     try:
-        databases.mlflow(url)
-    except Wrong:
+        databases.check_mlflow_database(url)
+    except CheckFailedError:
         return False
     return True
 
 
-def _migrate(name: str, url: str) -> str:
+def _migrate_database(name: str, url: str) -> str:
     """Let the engine's own command migrate its database; gives what to say of it."""
     began = time.monotonic()
     done = subprocess.run(_COMMANDS[name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode == 0:
-        return f"✓ {name}'s database: of this version, after {duration(time.monotonic() - began)}"
+        return f"✓ {name}'s database: of this version, after {format_duration(time.monotonic() - began)}"
     if "Can't locate revision" in done.stdout:
         raise MigrationError(
-            f"{name}'s database {shown(url)} is of a newer version than this one: start that version, or restore the "
+            f"{name}'s database {redact_url(url)} is of a newer version than this one: start that version, or restore the "
             "backup from before it"
         )
-    told = [line.replace(url, shown(url)) for line in done.stdout.splitlines() if line.strip()]
-    raise MigrationError("\n  ".join([f"{name}'s database {shown(url)} was not migrated:", *told[-_TAIL:]]))
+    told = [line.replace(url, redact_url(url)) for line in done.stdout.splitlines() if line.strip()]
+    raise MigrationError("\n  ".join([f"{name}'s database {redact_url(url)} was not migrated:", *told[-_TAIL:]]))
 
 
 _COMMANDS = {
@@ -172,6 +172,14 @@ _COMMANDS = {
     ),
 }
 
-_CURRENT = {"Airflow": _airflow_is_current, "MLflow": _mlflow_is_current}
+_VERSION_CHECKS = {"Airflow": _airflow_is_current, "MLflow": _mlflow_is_current}
 # It looks once a second for so long: Airflow takes seconds to be imported.
-_CHECK = (sys.executable, "-m", "airflow", "db", "check-migrations", "--migration-wait-timeout", "60")
+_AIRFLOW_CHECK_COMMAND = (
+    sys.executable,
+    "-m",
+    "airflow",
+    "db",
+    "check-migrations",
+    "--migration-wait-timeout",
+    "60",
+)

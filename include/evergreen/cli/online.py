@@ -8,14 +8,14 @@ from evergreen.cli.progress import Progress
 from evergreen.spec import loader
 
 
-def rebuild(names: Sequence[str], progress: Progress) -> None:
+def run_online_rebuild(names: Sequence[str], progress: Progress) -> None:
     """Write anew what the online store holds for these models; models of the same features share it."""
     from evergreen.feature_store import online_store
 
-    known = {model.features_of: model for model in map(loader.load, names)}
+    known = {model.feature_model: model for model in map(loader.load_spec, names)}
     for features, model in known.items():
-        written = online_store.rebuild(model)
+        written = online_store.rebuild_online_store(model)
         if written:
-            progress.say(f"✓ {features}: online again, the days {written['start']} up to {written['end']}")
+            progress.print(f"✓ {features}: online again, the days {written['start']} up to {written['end']}")
         else:
-            progress.say(f"{features}: nothing was ever online; a run of {model.name}.retrain writes it")
+            progress.print(f"{features}: nothing was ever online; a run of {model.name}.retrain writes it")

@@ -6,25 +6,26 @@ the spec needs, and nothing that none needs. `evidence` reads it back, today or 
     evaluations/flight_delay/                    under the lake's root: a dataset
         scores                                   a row per holdout row: label, predictions, groups, baselines
         about.json                               days, champion, and what is missing, with the reason
-        recent, serving, signature, online       where a gate asks for them
+        recent_predictions, serving_costs,
+        input_signature, online_sample           where a gate asks for them
 
 An evaluation is never replaced: its partition carries its fingerprint. What could not be measured, or was found
 wrong outside of the lake, is in that fingerprint: a step that runs again looks again.
 """
 
-from evergreen.evaluation.collect import dataset, evaluate, evidence
-from evergreen.evaluation.historical import backtest_gates, past_evidence
+from evergreen.evaluation.collect import collect_evidence, evaluation_dataset, load_evidence
+from evergreen.evaluation.historical import backtest_gates, historical_evidence
 from evergreen.evaluation.judging import judging_code
-from evergreen.scoring.predictions import Champion, score, score_candidate
+from evergreen.scoring.predictions import Champion, score_candidate, score_table
 
 __all__ = [
     "Champion",
     "backtest_gates",
-    "dataset",
-    "evaluate",
-    "evidence",
+    "collect_evidence",
+    "evaluation_dataset",
+    "historical_evidence",
     "judging_code",
-    "past_evidence",
-    "score",
+    "load_evidence",
     "score_candidate",
+    "score_table",
 ]

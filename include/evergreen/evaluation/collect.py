@@ -14,28 +14,28 @@ import pyarrow.parquet as pq
 
 from evergreen.errors import ScoringError
 from evergreen.evaluation import rows
-from evergreen.evaluation.requirements import Asked
-from evergreen.gates.evidence import Evidence, Missing, NoChampion, OnlineSample, Signature
+from evergreen.evaluation.requirements import EvidenceRequirements
+from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
 from evergreen.lake import datasets, fingerprints
-from evergreen.scoring.predictions import Champion, score, score_candidate
-from evergreen.spec.model import Model
+from evergreen.scoring.predictions import Champion, score_candidate, score_table
+from evergreen.spec.model import ModelSpec
 
 _MODULES = (
-    "asked",
-    "difference",
-    "online",
-    "predictors",
-    "published",
-    "rows",
-    "scoring",
-    "serving",
-    "signature",
+    "evergreen.evaluation.collect",
+    "evergreen.evaluation.difference",
+    "evergreen.evaluation.online",
+    "evergreen.evaluation.requirements",
+    "evergreen.evaluation.rows",
+    "evergreen.evaluation.serving",
+    "evergreen.evaluation.signature",
+    "evergreen.scoring.predictions",
+    "evergreen.scoring.predictors",
 )
 _LIBRARIES = ("duckdb", "feast", "numpy", "onnxruntime", "pyarrow", "xgboost-cpu")
 
 
-def evaluate(
-    model: Model,
+def collect_evidence(
+    model: ModelSpec,
     training_set: datasets.Manifest,
     candidate: datasets.Manifest,
     champion: Champion | None,
@@ -48,55 +48,56 @@ def evaluate(
     Raises:
         ScoringError: the candidate cannot be scored.
     """
-    asked, target = Asked.by(model.gates), dataset(model)
-    serving = _serving_columns(model) if asked.signature else ()
-    base = _inputs(model, training_set, candidate, champion, asked, serving)
+    asked, target = EvidenceRequirements.from_gates(model.gates), evaluation_dataset(model)
+    serving = _serving_columns(model) if asked.input_signature else ()
+    base = _fingerprint_inputs(model, training_set, candidate, champion, asked, serving)
     partition = f"{candidate.partition}-against-{champion.version if champion else 'none'}"
-    mark = fingerprints.fingerprint(base)
-    if done := target.published(_own(partition, mark), mark):
+    mark = fingerprints.compute_fingerprint(base)
+    if done := target.find(_partition_name(partition, mark), mark):
         return done
-    found = _found(model, training_set, candidate, champion, asked, serving)
-    missing = {name: what.problem for name, what in found.items() if isinstance(what, Missing)}
+    found = _measure_evidence(model, training_set, candidate, champion, asked, serving)
+    missing = {name: what.problem for name, what in found.items() if isinstance(what, MissingEvidence)}
     # A registry or an online store may be mended without any input having changed: what was amiss there is part
     # of the fingerprint, so that this is kept as it is, and not found by the next who evaluates.
     amiss = {"missing": missing} if missing else {}
-    if isinstance(online := found.get("online"), OnlineSample) and online.different:
+    if isinstance(online := found.get("online_sample"), OnlineSample) and online.mismatch_count:
         amiss["online"] = asdict(online)
     inputs = base | ({"amiss": amiss} if amiss else {})
-    mark = fingerprints.fingerprint(inputs)
+    mark = fingerprints.compute_fingerprint(inputs)
     about = {
         "days": [training_set.inputs["holdout"], training_set.inputs["as_of"]],
         "champion": champion.version if champion else None,
         "missing": missing,
     }
-    staged = target.stage(_own(partition, mark), mark)
-    files = _write(staged, {name: what for name, what in found.items() if name not in missing}, about)
-    return target.publish(_own(partition, mark), mark, files, inputs)
+    staged = target.stage(_partition_name(partition, mark), mark)
+    files = _write_files(staged, {name: what for name, what in found.items() if name not in missing}, about)
+    return target.publish(_partition_name(partition, mark), mark, files, inputs)
 
 
-def evidence(model: Model, evaluation: datasets.Manifest) -> Evidence:
+def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
     """What `evaluate` published, as the gates are shown it."""
-    source = dataset(model)
-    about = json.loads(source.path(evaluation, "about").read_text())
-    missing = {name: Missing(problem) for name, problem in about["missing"].items()}
-    scores = pq.read_table(source.path(evaluation, "scores"))
+    source = evaluation_dataset(model)
+    about = json.loads(source.file_path(evaluation, "about").read_text())
+    missing = {name: MissingEvidence(problem) for name, problem in about["missing"].items()}
+    scores = pq.read_table(source.file_path(evaluation, "scores"))
 
     groups: dict[str, Any] = {}
     baselines: dict[str, Any] = {}
     for name in (*scores.column_names, *missing):
-        if name.startswith(_GROUP):
-            groups[name.removeprefix(_GROUP)] = missing.get(name) or scores[name].to_pylist()
-        elif name.startswith(_BASELINE):
-            baselines[name.removeprefix(_BASELINE)] = missing.get(name) or scores[name].to_numpy()
+        if name.startswith(_GROUP_PREFIX):
+            groups[name.removeprefix(_GROUP_PREFIX)] = missing.get(name) or scores[name].to_pylist()
+        elif name.startswith(_BASELINE_PREFIX):
+            baselines[name.removeprefix(_BASELINE_PREFIX)] = missing.get(name) or scores[name].to_numpy()
     champion: Any = NoChampion()
     if about["champion"]:
         champion = missing.get("champion") or scores["champion"].to_numpy()
-    others: dict[str, Any] = {name: what for name, what in missing.items() if name in ("recent", *_READ)}
-    if "recent" in evaluation.files:
-        others["recent"] = pq.read_table(source.path(evaluation, "recent"))["candidate"].to_numpy()
-    for name, made in _READ.items():
+    others: dict[str, Any] = {name: what for name, what in missing.items() if name in ("recent_predictions", *_READERS)}
+    if "recent_predictions" in evaluation.files:
+        recent = pq.read_table(source.file_path(evaluation, "recent_predictions"))
+        others["recent_predictions"] = recent["candidate"].to_numpy()
+    for name, made in _READERS.items():
         if name in evaluation.files:
-            others[name] = made(json.loads(source.path(evaluation, name).read_text()))
+            others[name] = made(json.loads(source.file_path(evaluation, name).read_text()))
     first, end = (date.fromisoformat(day) for day in about["days"])
     return Evidence(
         label=scores["label"].to_numpy(),
@@ -109,115 +110,125 @@ def evidence(model: Model, evaluation: datasets.Manifest) -> Evidence:
     )
 
 
-_GROUP, _BASELINE = "group:", "baseline:"
-_READ: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "serving": dict,
-    "signature": lambda found: Signature(
-        *(tuple((name, type_) for name, type_ in found[side]) for side in ("model", "serving"))
+_GROUP_PREFIX, _BASELINE_PREFIX = "group:", "baseline:"
+_READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "serving_costs": dict,
+    "input_signature": lambda found: InputSignature(
+        *(tuple((name, type_) for name, type_ in found[side]) for side in ("model_columns", "serving_columns"))
     ),
-    "online": lambda found: OnlineSample(**found),
+    "online_sample": lambda found: OnlineSample(**found),
 }
 
 
-def measuring_code() -> dict[str, str]:
+def evidence_code() -> dict[str, str]:
     """What evidence, scores among it, depends on besides data and models."""
-    return fingerprints.code((f"{__package__}.{part}" for part in _MODULES), _LIBRARIES)
+    return fingerprints.code_versions(_MODULES, _LIBRARIES)
 
 
-def dataset(model: Model) -> datasets.Dataset:
-    return datasets.dataset(f"evaluations/{model.name}")
+def evaluation_dataset(model: ModelSpec) -> datasets.Dataset:
+    return datasets.open_dataset(f"evaluations/{model.name}")
 
 
-def _own(partition: str, mark: str) -> str:
+def _partition_name(partition: str, fingerprint: str) -> str:
     """The name of a partition that is never replaced: the ledger refers to it for as long as there is one."""
-    return f"{partition}-{mark[:16]}"
+    return f"{partition}-{fingerprint[:16]}"
 
 
-def _inputs(
-    model: Model,
+def _fingerprint_inputs(
+    model: ModelSpec,
     training_set: datasets.Manifest,
     candidate: datasets.Manifest,
     champion: Champion | None,
-    asked: Asked,
+    requirements: EvidenceRequirements,
     serving_columns: Any,
 ) -> dict[str, Any]:
     """What the evidence depends on; of what only some gates ask for, only if one does."""
     inputs: dict[str, Any] = {
         "holdout": training_set.files["holdout"].sha256,
         "days": [training_set.inputs["holdout"], training_set.inputs["as_of"]],
-        "candidate": {"content": candidate.content, "features": candidate.inputs["features"]},
-        "champion": champion and {"version": champion.version, "seen_until": champion.seen_until.isoformat()},
-        "asked": asdict(asked),
-        "code": measuring_code(),
+        "candidate": {"content": candidate.content_hash, "features": candidate.inputs["features"]},
+        "champion": champion and {"version": champion.version, "labels_until": champion.labels_until.isoformat()},
+        "asked": asdict(requirements),
+        "code": evidence_code(),
     }
-    if asked.baselines:
+    if requirements.baselines:
         inputs["train"] = training_set.files["train"].sha256
-    if asked.recent and "recent" in training_set.files:
+    if requirements.recent_predictions and "recent" in training_set.files:
         inputs["recent"] = training_set.files["recent"].sha256
-    if asked.signature:
+    if requirements.input_signature:
         learned = training_set.files["train"].schema
-        told = serving_columns.problem if isinstance(serving_columns, Missing) else serving_columns
+        told = serving_columns.problem if isinstance(serving_columns, MissingEvidence) else serving_columns
         inputs["signature"] = {"learned": learned, "serving": told}
-    if asked.online:
+    if requirements.online_sample_size:
         from evergreen.feature_store import online_store
 
-        inputs["online"] = {"service": model.feature_service, "held": online_store.record(model)}
+        inputs["online"] = {
+            "service": model.feature_service,
+            "held": online_store.materialization_state(model),
+        }
     return inputs
 
 
-def _serving_columns(model: Model) -> Any:
+def _serving_columns(model: ModelSpec) -> Any:
     from evergreen.evaluation.signature import serving_columns
 
     return serving_columns(model)
 
 
-def _found(
-    model: Model,
+def _measure_evidence(
+    model: ModelSpec,
     training_set: datasets.Manifest,
     candidate: datasets.Manifest,
     champion: Champion | None,
-    asked: Asked,
+    requirements: EvidenceRequirements,
     serving_columns: Any,
 ) -> dict[str, Any]:
     """All that is asked for, by name, or why it is `Missing`; columns of rows are named as in the file `scores`."""
     from evergreen.feature_store import training_sets
 
-    source = training_sets.dataset(model)
-    holdout = pq.read_table(source.path(training_set, "holdout"))
+    source = training_sets.training_set_dataset(model)
+    holdout = pq.read_table(source.file_path(training_set, "holdout"))
     print(f"scoring {holdout.num_rows} holdout rows", flush=True)
     found: dict[str, Any] = {name: holdout[name] for name in ("event_timestamp", "label")}
     found["candidate"] = pa.array(score_candidate(model, candidate, holdout))
     if champion:
         found["champion"] = _score_champion(model, champion, training_set, holdout)
-    for expression, group in rows.groups(holdout, asked.groups).items():
-        found[_GROUP + expression] = group if isinstance(group, Missing) else pa.array(group, pa.string())
-    train = source.path(training_set, "train")
-    for name, baseline in rows.baselines(holdout, train, asked.baselines).items():
-        found[_BASELINE + name] = baseline if isinstance(baseline, Missing) else pa.array(baseline)
-    if asked.recent:
-        found["recent"] = _recent(model, training_set, candidate)
-    if asked.serving:
+    for expression, group in rows.compute_groups(holdout, requirements.groups).items():
+        found[_GROUP_PREFIX + expression] = (
+            group if isinstance(group, MissingEvidence) else pa.array(group, pa.string())
+        )
+    train = source.file_path(training_set, "train")
+    for name, baseline in rows.compute_baselines(holdout, train, requirements.baselines).items():
+        found[_BASELINE_PREFIX + name] = baseline if isinstance(baseline, MissingEvidence) else pa.array(baseline)
+    if requirements.recent_predictions:
+        found["recent_predictions"] = _score_recent_rows(model, training_set, candidate)
+    if requirements.serving_costs:
         from evergreen.evaluation import serving
 
         print("measuring what the candidate costs to serve", flush=True)
-        found["serving"] = serving.measure(model, candidate, holdout)
-    if asked.signature:
-        from evergreen.evaluation.signature import signature
+        found["serving_costs"] = serving.measure_serving_costs(model, candidate, holdout)
+    if requirements.input_signature:
+        from evergreen.evaluation.signature import collect_input_signature
 
-        found["signature"] = signature(model, training_set, candidate, serving_columns)
-    if asked.online:
+        found["input_signature"] = collect_input_signature(model, training_set, candidate, serving_columns)
+    if requirements.online_sample_size:
         from evergreen.evaluation import online
 
-        print(f"comparing the online store with the offline one for {asked.online} entities", flush=True)
-        found["online"] = online.sample(model, training_set, holdout, asked.online)
+        print(
+            f"comparing the online store with the offline one for {requirements.online_sample_size} entities",
+            flush=True,
+        )
+        found["online_sample"] = online.compare_online_store(
+            model, training_set, holdout, requirements.online_sample_size
+        )
     return found
 
 
-def _write(folder: Path, found: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Path]:
+def _write_files(folder: Path, measurements: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Path]:
     """The files of a partition: columns of rows together, a table by itself, the rest as JSON."""
-    columns = {name: what for name, what in found.items() if isinstance(what, pa.Array | pa.ChunkedArray)}
+    columns = {name: what for name, what in measurements.items() if isinstance(what, pa.Array | pa.ChunkedArray)}
     files: dict[str, Path] = {}
-    for name, what in {"scores": pa.table(columns), "about": about, **found}.items():
+    for name, what in {"scores": pa.table(columns), "about": metadata, **measurements}.items():
         if name in columns:
             continue
         if isinstance(what, pa.Table):
@@ -231,31 +242,31 @@ def _write(folder: Path, found: Mapping[str, Any], about: Mapping[str, Any]) -> 
 
 
 def _score_champion(
-    model: Model, champion: Champion, training_set: datasets.Manifest, holdout: pa.Table
-) -> pa.Array | Missing:
+    model: ModelSpec, champion: Champion, training_set: datasets.Manifest, holdout: pa.Table
+) -> pa.Array | MissingEvidence:
     """The champion's scores (n,) of the holdout's rows, or why there are none."""
-    if problem := champion.has_seen(date.fromisoformat(training_set.inputs["holdout"])):
-        return Missing(problem)
+    if problem := champion.overlap_problem(date.fromisoformat(training_set.inputs["holdout"])):
+        return MissingEvidence(problem)
     from evergreen.registry import versions
 
     try:
-        with versions.artifact(model, champion.version) as folder:
-            return pa.array(score(folder, holdout, versions.inputs_of(folder)))
+        with versions.open_artifact(model, champion.version) as folder:
+            return pa.array(score_table(folder, holdout, versions.read_input_columns(folder)))
     except ScoringError as error:
-        return Missing(f"version {champion.version} cannot be scored: {error}")
+        return MissingEvidence(f"version {champion.version} cannot be scored: {error}")
 
 
-def _recent(
-    model: Model, training_set: datasets.Manifest, candidate: datasets.Manifest
-) -> pa.Table | Missing:
+def _score_recent_rows(
+    model: ModelSpec, training_set: datasets.Manifest, candidate: datasets.Manifest
+) -> pa.Table | MissingEvidence:
     """The candidate's predictions for the rows of the newest day that has one whose label is not known."""
     from evergreen.feature_store import training_sets
 
     if "recent" not in training_set.files:
-        return Missing("the training set has no file `recent`: build it again")
-    table = pq.read_table(training_sets.dataset(model).path(training_set, "recent"))
+        return MissingEvidence("the training set has no file `recent`: build it again")
+    table = pq.read_table(training_sets.training_set_dataset(model).file_path(training_set, "recent"))
     if not table.num_rows:
-        return Missing("no day of the window has rows without a known label")
+        return MissingEvidence("no day of the window has rows without a known label")
     return pa.table(
         {
             "event_timestamp": table["event_timestamp"],

@@ -12,40 +12,46 @@ import pyarrow as pa
 from numpy.typing import ArrayLike
 
 from evergreen.evaluation import rows
-from evergreen.evaluation.requirements import Asked
-from evergreen.gates.evidence import Evidence, Missing, NoChampion
-from evergreen.spec.gates import Gate, OnlineEqualsOffline, PredictionDrift, SameSignature, Serving
-from evergreen.spec.model import Model
+from evergreen.evaluation.requirements import EvidenceRequirements
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
+from evergreen.spec.gates import (
+    Gate,
+    OnlineEqualsOfflineGate,
+    PredictionDriftGate,
+    ServingGate,
+    SignatureGate,
+)
+from evergreen.spec.model import ModelSpec
 
 
-def backtest_gates(model: Model) -> tuple[tuple[Gate, ...], tuple[Gate, ...]]:
+def backtest_gates(model: ModelSpec) -> tuple[tuple[Gate, ...], tuple[Gate, ...]]:
     """The gates of `model` that can be held against past dates, and those that are left out of a backtest.
 
     A gate of one's own is held against them: it is shown labels, scores, groups and baselines.
     """
-    present = (Serving, SameSignature, OnlineEqualsOffline, PredictionDrift)
+    present = (ServingGate, SignatureGate, OnlineEqualsOfflineGate, PredictionDriftGate)
     left_out = tuple(gate for gate in model.gates if isinstance(gate, present))
     return tuple(gate for gate in model.gates if gate not in left_out), left_out
 
 
-def past_evidence(
-    model: Model,
+def historical_evidence(
+    model: ModelSpec,
     holdout: pa.Table,
-    train: Path,
+    train_file: Path,
     candidate: ArrayLike,
-    champion: ArrayLike | NoChampion | Missing,
+    champion: ArrayLike | NoChampion | MissingEvidence,
     days: tuple[date, date],
 ) -> Evidence:
     """What `backtest_gates` ask for: scores (n,) of the rows of `holdout`, of the days first ≤ day < end.
 
     `train` is the Parquet file that the candidate learned from.
     """
-    asked = Asked.by(model.gates)
+    asked = EvidenceRequirements.from_gates(model.gates)
     return Evidence(
         label=holdout["label"].to_numpy(),
         candidate=candidate,
         champion=champion,
         days=days,
-        groups=rows.groups(holdout, asked.groups),
-        baselines=rows.baselines(holdout, train, asked.baselines),
+        groups=rows.compute_groups(holdout, asked.groups),
+        baselines=rows.compute_baselines(holdout, train_file, asked.baselines),
     )

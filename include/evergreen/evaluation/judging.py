@@ -11,7 +11,7 @@ from evergreen.lake import fingerprints
 from evergreen.spec.gates import Gate
 
 
-def judging_code(judged_by: Sequence[Gate] = ()) -> dict[str, Any]:
+def judging_code(model_gates: Sequence[Gate] = ()) -> dict[str, Any]:
     """What a verdict depends on besides evidence and gates: the gates' code, and that of functions they name."""
     folder = Path(next(iter(gates.__path__)))
     modules = sorted(
@@ -19,19 +19,19 @@ def judging_code(judged_by: Sequence[Gate] = ()) -> dict[str, Any]:
         for file in folder.rglob("*.py")
         if file.name != "__init__.py"
     )
-    return fingerprints.code(modules, ("numpy", "scipy")) | {
-        name: _code_of(name) for name in _functions(judged_by)
+    return fingerprints.code_versions(modules, ("numpy", "scipy")) | {
+        name: _function_code(name) for name in _custom_functions(model_gates)
     }
 
 
-def _functions(judged_by: Sequence[Gate]) -> list[str]:
-    named = {getattr(gate, field, None) for gate in judged_by for field in ("metric", "function")}
+def _custom_functions(model_gates: Sequence[Gate]) -> list[str]:
+    named = {getattr(gate, field, None) for gate in model_gates for field in ("metric", "function")}
     return sorted(name for name in named if name and ":" in name)
 
 
-def _code_of(function: str) -> dict[str, str] | None:
+def _function_code(function: str) -> dict[str, str] | None:
     """None: there is no such module. That is for the gate to tell."""
     try:
-        return fingerprints.code((function.partition(":")[0],), ())
+        return fingerprints.code_versions((function.partition(":")[0],), ())
     except (ModuleNotFoundError, AttributeError):
         return None

@@ -20,67 +20,67 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evergreen.evaluation.difference import compare
+from evergreen.evaluation.difference import compare_feature_values
 from evergreen.feature_store import online_store
-from evergreen.feature_store.repository import feature_store, locked
-from evergreen.feature_store.training_sets import features_at
-from evergreen.features.inputs import dataset as features_dataset
-from evergreen.gates.evidence import Missing, OnlineSample
+from evergreen.feature_store.repository import feast_lock, open_feature_store
+from evergreen.feature_store.training_sets import historical_features
+from evergreen.features.inputs import features_dataset as features_dataset
+from evergreen.gates.evidence import MissingEvidence, OnlineSample
 from evergreen.lake import datasets
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 from evergreen.window import midnight
 
 
-def sample(
-    model: Model, training_set: datasets.Manifest, table: pa.Table, size: int
-) -> OnlineSample | Missing:
+def compare_online_store(
+    model: ModelSpec, training_set: datasets.Manifest, holdout: pa.Table, sample_size: int
+) -> OnlineSample | MissingEvidence:
     """Compare all features of up to `size` entities of the last day of `table`, the holdout.
 
     An entity is a set of values of all join keys; rows that lack one of them are left out.
 
     The online store is read while nobody writes it: this waits for a materialization to end.
     """
-    store = feature_store()
+    store = open_feature_store()
     service = store.get_feature_service(model.feature_service)
-    keys = _keys(model)
-    if absent := [key for key in keys if key not in table.column_names]:
-        return Missing(f"the holdout lacks {', '.join(absent)}, by which the online store is asked")
-    entities = _sampled(table, keys, size, training_set.files["holdout"].sha256)
+    keys = _join_keys(model)
+    if absent := [key for key in keys if key not in holdout.column_names]:
+        return MissingEvidence(f"the holdout lacks {', '.join(absent)}, by which the online store is asked")
+    entities = _sample_entities(holdout, keys, sample_size, training_set.files["holdout"].sha256)
     if not entities.num_rows:
-        return Missing(f"no row of the holdout's last day has a value for all of {', '.join(keys)}")
-    with locked():
-        record = online_store.record(model)
-        if problem := _behind(model, record):
-            return Missing(problem)
+        return MissingEvidence(f"no row of the holdout's last day has a value for all of {', '.join(keys)}")
+    with feast_lock():
+        record = online_store.materialization_state(model)
+        if problem := _staleness_problem(model, record):
+            return MissingEvidence(problem)
         try:
             served = store.get_online_features(
                 features=service, entity_rows=entities.to_pylist(), full_feature_names=True
             ).to_dict()
         except Exception as error:  # whatever the store in use raises
             first = (str(error).splitlines() or [""])[0]
-            return Missing(f"the online store cannot be read: {type(error).__name__}: {first}")
-    moment = _newest_row(model, record)
+            return MissingEvidence(f"the online store cannot be read: {type(error).__name__}: {first}")
+    moment = _newest_event_timestamp(model, record)
     if moment is None:
-        return Missing("no feature row was published in the days that the online store holds")
+        return MissingEvidence("no feature row was published in the days that the online store holds")
     instants = pa.array([moment] * entities.num_rows, pa.timestamp("us", "UTC"))
     numbers = pa.array(range(entities.num_rows), pa.int64())
-    asked = entities.append_column("event_timestamp", instants).append_column(_ROW, numbers)
-    offline = features_at(model, asked).sort_by(_ROW)
-    if problem := _behind(model, record):
-        return Missing(problem)
+    asked = entities.append_column("event_timestamp", instants).append_column(_ROW_COLUMN, numbers)
+    offline = historical_features(model, asked).sort_by(_ROW_COLUMN)
+    if problem := _staleness_problem(model, record):
+        return MissingEvidence(problem)
     features = sorted(set(offline.column_names) - set(asked.column_names))
-    return compare(
+    return compare_feature_values(
         entities.to_pylist(), {name: offline[name].to_pylist() for name in features}, served, moment
     )
 
 
-_ROW = "evergreen_row"
+_ROW_COLUMN = "evergreen_row"
 
 
-def _keys(model: Model) -> list[str]:
+def _join_keys(model: ModelSpec) -> list[str]:
     """The columns by which the model's features are asked for."""
-    store = feature_store()
+    store = open_feature_store()
     service = store.get_feature_service(model.feature_service)
     return sorted(
         {
@@ -92,35 +92,37 @@ def _keys(model: Model) -> list[str]:
     )
 
 
-def _sampled(table: pa.Table, keys: list[str], size: int, seed: str) -> pa.Table:
+def _sample_entities(holdout: pa.Table, keys: list[str], sample_size: int, seed: str) -> pa.Table:
     """Different key sets of the last day; which ones depends on the holdout's content alone."""
-    last = pc.max(table["day"])
-    rows = table.filter(pc.equal(table["day"], last)).select(keys).drop_null()
+    last = pc.max(holdout["day"])
+    rows = holdout.filter(pc.equal(holdout["day"], last)).select(keys).drop_null()
     rows = rows.group_by(keys).aggregate([]).sort_by([(key, "ascending") for key in keys])
-    if rows.num_rows <= size:
+    if rows.num_rows <= sample_size:
         return rows
-    chosen = np.random.default_rng(int(seed[:16], 16)).choice(rows.num_rows, size, replace=False)
+    chosen = np.random.default_rng(int(seed[:16], 16)).choice(rows.num_rows, sample_size, replace=False)
     return rows.take(np.sort(chosen))
 
 
-def _behind(model: Model, record: Mapping[str, Any]) -> str | None:
+def _staleness_problem(model: ModelSpec, materialization: Mapping[str, Any]) -> str | None:
     """Why the online store cannot be compared with what is published now; None if it can."""
-    if not record:
-        return f"nothing was materialized for {model.features_of} yet"
-    if not record["days"]:
+    if not materialization:
+        return f"nothing was materialized for {model.feature_model} yet"
+    if not materialization["days"]:
         return "the online store was being written when that was ended: materialize again"
     published = {
-        manifest.partition.removeprefix("day="): manifest.content
+        manifest.partition.removeprefix("day="): manifest.content_hash
         for manifest in features_dataset(model).manifests()
     }
     timezone = feature_spec(model).timezone
-    until, first = datetime.fromisoformat(record["until"]), min(record["days"])
+    until, first = datetime.fromisoformat(materialization["until"]), min(materialization["days"])
     now = {
         day: content
         for day, content in published.items()
         if day >= first and midnight(date.fromisoformat(day), timezone) < until
     }
-    if changed := sorted(day for day in {*now, *record["days"]} if now.get(day) != record["days"].get(day)):
+    if changed := sorted(
+        day for day in {*now, *materialization["days"]} if now.get(day) != materialization["days"].get(day)
+    ):
         return (
             f"features of {', '.join(changed)} were published anew since the online store was written: "
             "materialize, then evaluate again"
@@ -128,16 +130,14 @@ def _behind(model: Model, record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _newest_row(model: Model, record: Mapping[str, Any]) -> datetime | None:
+def _newest_event_timestamp(model: ModelSpec, materialization: Mapping[str, Any]) -> datetime | None:
     """The event timestamp of the newest feature row, of any of the service's views, before the record's `until`."""
-    store, published = feature_store(), features_dataset(model)
+    store, published = open_feature_store(), features_dataset(model)
     service = store.get_feature_service(model.feature_service)
     views = [store.get_feature_view(projection.name) for projection in service.feature_view_projections]
-    sources = {
-        (view.batch_source.name, view.batch_source.timestamp_field) for view in views if view.batch_source
-    }
-    until = pa.scalar(datetime.fromisoformat(record["until"]), pa.timestamp("us", "UTC"))
-    for day in sorted(record["days"], reverse=True):
+    sources = {(view.batch_source.name, view.batch_source.timestamp_field) for view in views if view.batch_source}
+    until = pa.scalar(datetime.fromisoformat(materialization["until"]), pa.timestamp("us", "UTC"))
+    for day in sorted(materialization["days"], reverse=True):
         manifest = published.manifest(datasets.day_partition(day))
         if manifest is None:
             continue
@@ -145,7 +145,7 @@ def _newest_row(model: Model, record: Mapping[str, Any]) -> datetime | None:
         for table, column in sorted(sources):
             if table not in manifest.files:
                 continue
-            rows = pq.read_table(published.path(manifest, table), columns=[column], partitioning=None)
+            rows = pq.read_table(published.file_path(manifest, table), columns=[column], partitioning=None)
             times = rows[column].cast(pa.timestamp("us", "UTC"))
             newest.append(pc.max(times.filter(pc.less(times, until))).as_py())
         if found := [instant for instant in newest if instant]:

@@ -20,22 +20,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evergreen.errors import ScoringError
-from evergreen.gates.evidence import Missing
+from evergreen.gates.evidence import MissingEvidence
 from evergreen.lake import datasets
 from evergreen.scoring import predictions, predictors
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
-from evergreen.training.job import RESULT
+from evergreen.training.job import RESULT_FILE
 
-SINGLE, BATCHES, BATCH_ROWS = 1000, 50, 1000
-DIFFERENT_ROWS = 5 * BATCH_ROWS
-WARM_UP = 20
-PATIENCE_S = 300
+SINGLE_REQUESTS, BATCH_REQUESTS, BATCH_ROWS = 1000, 50, 1000
+DISTINCT_ROWS = 5 * BATCH_ROWS
+WARM_UP_REQUESTS = 20
+MEASUREMENT_TIMEOUT_S = 300
 
 _MIB = 2**20
 
 
-def measure(model: Model, candidate: datasets.Manifest, table: pa.Table) -> dict[str, float] | Missing:
+def measure_serving_costs(
+    model: ModelSpec, candidate: datasets.Manifest, holdout: pa.Table
+) -> dict[str, float] | MissingEvidence:
     """Each `evergreen.spec.gates.Quantity` of the candidate, predicting rows of `table`.
 
     Latencies, in ms, are of one prediction from a row (or batch of 1,000 rows) as the model's library takes it to
@@ -44,42 +46,44 @@ def measure(model: Model, candidate: datasets.Manifest, table: pa.Table) -> dict
     `memory_mib` is the growth of the process's resident memory by loading and predicting, its libraries loaded
     before.
     """
-    if not table.num_rows:
-        return Missing("serving cannot be measured: the holdout has no rows to predict")
+    if not holdout.num_rows:
+        return MissingEvidence("serving cannot be measured: the holdout has no rows to predict")
     features = list(candidate.inputs["features"])
-    if absent := sorted(set(features) - set(table.column_names)):
-        return Missing(f"serving cannot be measured: the holdout lacks {', '.join(absent)}")
-    size = sum(file.size for name, file in candidate.files.items() if name != RESULT)
+    if absent := sorted(set(features) - set(holdout.column_names)):
+        return MissingEvidence(f"serving cannot be measured: the holdout lacks {', '.join(absent)}")
+    size = sum(file.size for name, file in candidate.files.items() if name != RESULT_FILE)
     with tempfile.TemporaryDirectory() as scratch, predictions.candidate_folder(model, candidate) as folder:
         rows, job = Path(scratch) / "rows.parquet", Path(scratch) / "job.json"
-        pq.write_table(table.select(features).slice(0, DIFFERENT_ROWS), rows)
+        pq.write_table(holdout.select(features).slice(0, DISTINCT_ROWS), rows)
         job.write_text(json.dumps({"folder": str(folder), "rows": str(rows)}))
-        found = _in_a_process(job)
-    return found if isinstance(found, Missing) else {**found, "size_mib": size / _MIB}
+        found = _run_measurement(job)
+    return found if isinstance(found, MissingEvidence) else {**found, "size_mib": size / _MIB}
 
 
-def _in_a_process(job: Path) -> dict[str, float] | Missing:
+def _run_measurement(job: Path) -> dict[str, float] | MissingEvidence:
     command = [sys.executable, "-m", "evergreen.evaluation.serving", str(job)]
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
-            env=process.environment(),
-            timeout=PATIENCE_S,
+            env=process.trainer_environment(),
+            timeout=MEASUREMENT_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Missing(f"serving could not be measured: the process was not done after {PATIENCE_S} s")
+        return MissingEvidence(
+            f"serving could not be measured: the process was not done after {MEASUREMENT_TIMEOUT_S} s"
+        )
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        return Missing(
+        return MissingEvidence(
             f"serving could not be measured: the process ended with exit code {done.returncode}: {''.join(last)}"
         )
     return {name: float(value) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
-def figures(folder: Path, rows: pa.Table) -> dict[str, float]:
+def measure_loaded_model(folder: Path, rows: pa.Table) -> dict[str, float]:
     """Load the model in `folder` and predict `rows`, its inputs, in this process; all quantities but the size.
 
     Raises:
@@ -88,19 +92,21 @@ def figures(folder: Path, rows: pa.Table) -> dict[str, float]:
     import psutil
 
     file = predictions.model_file(folder)
-    import_module(predictors.BY_NAME[file.name].library)  # before memory is looked at
+    import_module(predictors.PREDICTORS[file.name].library)  # before memory is looked at
     memory = psutil.Process().memory_info
     before = memory().rss
     start = time.perf_counter()
-    predictor = predictors.load(file, threads=1)
+    predictor = predictors.load_predictor(file, threads=1)
     loaded = time.perf_counter()
     by_loading = memory().rss - before
-    predictor.expect(rows.column_names)
-    single = [predictor.request(_part(rows, n, 1)) for n in range(SINGLE)]
-    batches = [predictor.request(_part(rows, n, BATCH_ROWS)) for n in range(0, DIFFERENT_ROWS, BATCH_ROWS)]
+    predictor.check_columns(rows.column_names)
+    single = [predictor.prepare_request(_repeat_rows(rows, n, 1)) for n in range(SINGLE_REQUESTS)]
+    batches = [
+        predictor.prepare_request(_repeat_rows(rows, n, BATCH_ROWS)) for n in range(0, DISTINCT_ROWS, BATCH_ROWS)
+    ]
     before = memory().rss
-    one = _latencies(single, SINGLE)
-    many = _latencies(batches, BATCHES)
+    one = _measure_latencies_ms(single, SINGLE_REQUESTS)
+    many = _measure_latencies_ms(batches, BATCH_REQUESTS)
     by_predicting = memory().rss - before
     return {
         "single_p50_ms": float(np.percentile(one, 50)),
@@ -112,17 +118,17 @@ def figures(folder: Path, rows: pa.Table) -> dict[str, float]:
     }
 
 
-def _part(rows: pa.Table, first: int, count: int) -> pa.Table:
+def _repeat_rows(rows: pa.Table, first: int, count: int) -> pa.Table:
     """So many rows, from the start again where there are no more."""
     return rows.take(np.arange(first, first + count) % rows.num_rows)
 
 
-def _latencies(requests: Sequence[Callable[[], object]], times: int) -> list[float]:
+def _measure_latencies_ms(requests: Sequence[Callable[[], object]], count: int) -> list[float]:
     """Milliseconds of each of so many predictions, which take turns on `requests`."""
-    for n in range(WARM_UP):
+    for n in range(WARM_UP_REQUESTS):
         requests[n % len(requests)]()
     found = []
-    for n in range(times):
+    for n in range(count):
         request = requests[n % len(requests)]
         start = time.perf_counter_ns()
         request()
@@ -130,14 +136,14 @@ def _latencies(requests: Sequence[Callable[[], object]], times: int) -> list[flo
     return found
 
 
-def main(job: Path) -> None:
-    about = json.loads(job.read_text())
+def run_serving_job(job_file: Path) -> None:
+    about = json.loads(job_file.read_text())
     try:
-        found = figures(Path(about["folder"]), pq.read_table(about["rows"]))
+        found = measure_loaded_model(Path(about["folder"]), pq.read_table(about["rows"]))
     except ScoringError as error:
         sys.exit(str(error))
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_serving_job(Path(sys.argv[1]))

@@ -7,63 +7,66 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from evergreen.errors import ScoringError
-from evergreen.features.inputs import dataset as features_dataset
-from evergreen.gates.evidence import Missing, Signature
+from evergreen.features.inputs import features_dataset as features_dataset
+from evergreen.gates.evidence import InputSignature, MissingEvidence
 from evergreen.lake import datasets
 from evergreen.scoring import predictions
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
 Columns = tuple[tuple[str, str], ...]
 
 
-def signature(
-    model: Model, training_set: datasets.Manifest, candidate: datasets.Manifest, serving: Columns | Missing
-) -> Signature | Missing:
+def collect_input_signature(
+    model: ModelSpec,
+    training_set: datasets.Manifest,
+    candidate: datasets.Manifest,
+    columns: Columns | MissingEvidence,
+) -> InputSignature | MissingEvidence:
     """The columns of the candidate, with the types they had when it learned them, and those of `serving`.
 
     Types are as coarse as what a model can tell apart: see `type_of`.
     """
-    if isinstance(serving, Missing):
-        return serving
+    if isinstance(columns, MissingEvidence):
+        return columns
     names = tuple(candidate.inputs["features"])
     try:
         with predictions.candidate_folder(model, candidate) as folder:
-            predictions.load(folder).expect(names)
+            predictions.load_model(folder).check_columns(names)
     except ScoringError as error:
-        return Missing(f"the candidate cannot be asked: {error}")
+        return MissingEvidence(f"the candidate cannot be asked: {error}")
     learned = training_set.files["train"].schema or {}
-    return Signature(tuple((name, type_of(learned.get(name, "none"))) for name in names), serving)
+    return InputSignature(tuple((name, coarse_type(learned.get(name, "none"))) for name in names), columns)
 
 
-def serving_columns(model: Model) -> Columns | Missing:
+def serving_columns(model: ModelSpec) -> Columns | MissingEvidence:
     """What serving gives, in order: the request's columns as the newest spine has them, then the service's features."""
     from feast.type_map import feast_value_type_to_pa
 
-    from evergreen.feature_store.repository import feature_store
+    from evergreen.feature_store.repository import open_feature_store
 
     published = features_dataset(model).manifests()
     if not published:
-        return Missing(f"{model.features_of} has no published features: what a request holds is not known")
+        return MissingEvidence(f"{model.feature_model} has no published features: what a request holds is not known")
     spine: Mapping[str, str] = published[-1].files[feature_spec(model).spine].schema or {}
     if unknown := [name for name in model.request_columns if name not in spine]:
-        return Missing(
+        return MissingEvidence(
             f"{', '.join(unknown)} of request_columns is no column of {feature_spec(model).spine}, "
             f"as published for {published[-1].partition}"
         )
-    service = feature_store().get_feature_service(model.feature_service)
+    service = open_feature_store().get_feature_service(model.feature_service)
     features = tuple(
         (
             f"{view.name_to_use()}__{feature.name}",
-            type_of(str(feast_value_type_to_pa(feature.dtype.to_value_type()))),
+            coarse_type(str(feast_value_type_to_pa(feature.dtype.to_value_type()))),
         )
         for view in service.feature_view_projections
         for feature in view.features
     )
-    return (*((name, type_of(spine[name])) for name in model.request_columns), *features)
+    return (*((name, coarse_type(spine[name])) for name in model.request_columns), *features)
 
 
-def type_of(arrow_type: str) -> str:
+def coarse_type(arrow_type: str) -> str:
     """`number`, `boolean`, `text`, `time`, or the type itself, of a type as Arrow writes it.
 
     All numbers are one: a column of integers becomes floating when one of its values is missing, and models take
@@ -73,6 +76,4 @@ def type_of(arrow_type: str) -> str:
         return "number"
     if arrow_type.startswith(("timestamp", "date")):
         return "time"
-    return {"bool": "boolean", str(pa.string()): "text", str(pa.large_string()): "text"}.get(
-        arrow_type, arrow_type
-    )
+    return {"bool": "boolean", str(pa.string()): "text", str(pa.large_string()): "text"}.get(arrow_type, arrow_type)

@@ -9,7 +9,7 @@ from feast.data_source import DataSource
 from evergreen.settings import settings
 
 
-def published(features_of: str, view: str) -> DataSource:
+def feature_source(features_of: str, view: str) -> DataSource:
     """The source of `view` as the model `features_of` publishes it, for the configured offline store.
 
     Evergreen's own store reads the lake's manifests. Spark is given a temporary view of the same name,
@@ -20,6 +20,4 @@ def published(features_of: str, view: str) -> DataSource:
 
         return SparkSource(name=view, table=view, timestamp_field="event_timestamp")
     path = settings().lake / "features" / features_of / view
-    return FileSource(
-        name=view, path=str(path), file_format=ParquetFormat(), timestamp_field="event_timestamp"
-    )
+    return FileSource(name=view, path=str(path), file_format=ParquetFormat(), timestamp_field="event_timestamp")

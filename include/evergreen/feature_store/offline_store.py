@@ -53,11 +53,11 @@ from evergreen.lake.datasets import published_files
 
 # Of rows with the same event timestamp the greatest wins: the latest created, then the last in the files.
 # The last two are virtual columns of DuckDB's, so no two rows are equal and the answer is always the same.
-_PLACE = "file_index, file_row_number"
-_RANK = f"row(ts, coalesce(created, '-infinity'), {_PLACE})"
+_FILE_POSITION = "file_index, file_row_number"
+_ROW_RANK = f"row(ts, coalesce(created, '-infinity'), {_FILE_POSITION})"
 # The same order as one number, where no row has a created timestamp: it is compared in half the time.
-_INSTANT = 2**64
-_PACKED_RANK = f"epoch_us(ts) * {_INSTANT}::HUGEINT + file_index * {2**40}::HUGEINT + file_row_number"
+_MICROSECOND_STRIDE = 2**64
+_PACKED_RANK = f"epoch_us(ts) * {_MICROSECOND_STRIDE}::HUGEINT + file_index * {2**40}::HUGEINT + file_row_number"
 
 
 class RetrievalError(FaultsError):
@@ -111,9 +111,7 @@ class AsofRetrievalJob(RetrievalJob):
     def metadata(self) -> RetrievalMetadata | None:
         return self._metadata
 
-    def persist(
-        self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None
-    ) -> None:
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
         raise NotImplementedError("AsofOfflineStore saves no datasets: write to_arrow() where you want it.")
 
     def to_sql(self) -> str:
@@ -155,18 +153,18 @@ class AsofOfflineStore(OfflineStore):
         event_timestamp = infer_event_timestamp_from_entity_df(
             dict(zip(entity_df.columns, entity_df.dtypes, strict=True))
         )
-        views = [_View.of(view, feature_refs, full_feature_names) for view in feature_views]
+        views = [_ViewRequest.from_feature_view(view, feature_refs, full_feature_names) for view in feature_views]
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        _check(entity_df, views, on_demand)
-        entities = _entities(entity_df, event_timestamp)
+        _check_request(entity_df, views, on_demand)
+        entities = _entity_table(entity_df, event_timestamp)
         seen = entities[event_timestamp].drop_null()
 
         def retrieve() -> pa.Table:
             table = entities
-            with _duckdb(config) as con:
+            with _connect_duckdb(config) as con:
                 for view in views:
-                    relation = _relation(view.source, config)
-                    found = _join(con, relation, entities, event_timestamp, view, filter_by_created_timestamp)
+                    relation = _source_relation(view.source, config)
+                    found = _asof_join(con, relation, entities, event_timestamp, view, filter_by_created_timestamp)
                     for name, column in zip(view.columns, found, strict=True):
                         table = table.append_column(name, column)
             return table
@@ -195,17 +193,17 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime,
     ) -> RetrievalJob:
         """The latest row of each key with `start_date <= event timestamp <= end_date`."""
-        keys = ", ".join(map(_name, join_key_columns)) or "NULL"
-        created = f"{_name(created_timestamp_column)} DESC NULLS LAST, " if created_timestamp_column else ""
-        newest_first = f"{_name(timestamp_field)} DESC, {created}file_index DESC, file_row_number DESC"
-        return _pull(
+        keys = ", ".join(map(_quote_identifier, join_key_columns)) or "NULL"
+        created = f"{_quote_identifier(created_timestamp_column)} DESC NULLS LAST, " if created_timestamp_column else ""
+        newest_first = f"{_quote_identifier(timestamp_field)} DESC, {created}file_index DESC, file_row_number DESC"
+        return _pull_rows(
             data_source,
             config,
             columns=[*join_key_columns, *feature_name_columns],
             timestamps=[timestamp_field, created_timestamp_column],
             start=start_date,
             end=end_date,
-            only=f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {newest_first}) = 1",
+            qualify_clause=f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {newest_first}) = 1",
         )
 
     @staticmethod
@@ -220,7 +218,7 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime | None = None,
     ) -> RetrievalJob:
         """All rows with `start_date <= event timestamp <= end_date`, in the order of the files."""
-        return _pull(
+        return _pull_rows(
             data_source,
             config,
             columns=[*join_key_columns, *feature_name_columns],
@@ -239,7 +237,7 @@ class AsofOfflineStore(OfflineStore):
 
 
 @dataclass(frozen=True)
-class _View:
+class _ViewRequest:
     """A feature view as one retrieval asks for it. Names on the left are the source's, after its mapping."""
 
     name: str
@@ -251,7 +249,7 @@ class _View:
     ttl: timedelta | None  # none or zero: for ever
 
     @classmethod
-    def of(cls, view: FeatureView, feature_refs: list[str], full_names: bool) -> _View:
+    def from_feature_view(cls, view: FeatureView, feature_refs: list[str], full_feature_names: bool) -> _ViewRequest:
         projection = view.projection
         prefix = f"{projection.name_to_use()}:"
         features = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
@@ -269,13 +267,15 @@ class _View:
                 if key.name != DUMMY_ENTITY_ID
             },
             features=features,
-            columns=[f"{shown}__{feature}" if full_names else feature for feature in features],
+            columns=[f"{shown}__{feature}" if full_feature_names else feature for feature in features],
             types=[feast_value_type_to_pa(declared[feature]) for feature in features],
             ttl=view.ttl,
         )
 
 
-def _check(entity_df: pd.DataFrame, views: Sequence[_View], on_demand: Sequence[OnDemandFeatureView]) -> None:
+def _check_request(
+    entity_df: pd.DataFrame, views: Sequence[_ViewRequest], on_demand_views: Sequence[OnDemandFeatureView]
+) -> None:
     have = set(entity_df.columns)
     faults = [
         Fault(f"entity_df[{column!r}]", f"missing, view {view.name} joins on it", "add the column")
@@ -291,27 +291,27 @@ def _check(entity_df: pd.DataFrame, views: Sequence[_View], on_demand: Sequence[
     ]
     faults += [
         Fault(f"on demand view {view.name}", "mode substrait is not supported", "use mode pandas or python")
-        for view in on_demand
+        for view in on_demand_views
         if view.mode == "substrait"
     ]
     if faults:
         raise RetrievalError("Retrieval of historical features", faults)
 
 
-def _entities(entity_df: pd.DataFrame, event_timestamp: str) -> pa.Table:
+def _entity_table(entity_df: pd.DataFrame, event_timestamp: str) -> pa.Table:
     """`entity_df` as Arrow: its event timestamps in UTC microseconds, its other columns as they are."""
     instants = pd.to_datetime(entity_df[event_timestamp], utc=True).dt.floor("us").dt.as_unit("us")
     table = pa.Table.from_pandas(entity_df.assign(**{event_timestamp: instants}), preserve_index=False)
     return table.replace_schema_metadata(None)
 
 
-def _join(
+def _asof_join(
     con: duckdb.DuckDBPyConnection,
     relation: str | None,
     entities: pa.Table,
     event_timestamp: str,
-    view: _View,
-    known_only: bool,
+    view: _ViewRequest,
+    filter_by_created_timestamp: bool,
 ) -> list[pa.ChunkedArray]:
     """The columns of `view.features`, as long as `entities` and in its order."""
     if relation is None:
@@ -319,28 +319,28 @@ def _join(
     instants = entities[event_timestamp]
     keys = {f"k{i}": entities[column] for i, column in enumerate(view.keys.values())}
     con.register("entities", pa.table({"row": np.arange(entities.num_rows), "asked": instants, **keys}))
-    rows = _feature_rows(con, relation, view, instants)
+    rows = _feature_rows_query(con, relation, view, instants)
     if not view.source.created_timestamp_column:
-        reached = f"(epoch_us(asked) + 1) * {_INSTANT}::HUGEINT > {_PACKED_RANK}"
-    elif known_only:
-        rows, reached = _as_known(rows, list(keys)), "asked >= known"
+        reached = f"(epoch_us(asked) + 1) * {_MICROSECOND_STRIDE}::HUGEINT > {_PACKED_RANK}"
+    elif filter_by_created_timestamp:
+        rows, reached = _known_rows_query(rows, list(keys)), "asked >= known"
     else:
         # Inside a row, NULL is above everything: the upper end of all that happened at this instant.
-        reached = f"row(asked, NULL, NULL, NULL) >= {_RANK}"
+        reached = f"row(asked, NULL, NULL, NULL) >= {_ROW_RANK}"
     matches = [*(f"entities.{key} = found.{key}" for key in keys), reached]
     # Without a TTL this repeats the join, but for entity rows without a timestamp, which reach everything.
-    holds = f"asked <= ts + {_interval(view.ttl)}" if view.ttl else "asked >= ts"
+    holds = f"asked <= ts + {_interval_literal(view.ttl)}" if view.ttl else "asked >= ts"
     features = [f"CASE WHEN {holds} THEN f{i} END AS f{i}" for i in range(len(view.features))]
     joined = con.sql(
         f"SELECT row, {', '.join(features)} FROM entities "
         f"ASOF LEFT JOIN ({rows}) AS found ON {' AND '.join(matches)} ORDER BY row"
     ).to_arrow_table()
-    _assert_whole(view.name, joined["row"].to_numpy(), entities.num_rows)
+    _check_row_numbers(view.name, joined["row"].to_numpy(), entities.num_rows)
     return joined.columns[1:]
 
 
-def _feature_rows(
-    con: duckdb.DuckDBPyConnection, relation: str, view: _View, instants: pa.ChunkedArray
+def _feature_rows_query(
+    con: duckdb.DuckDBPyConnection, relation: str, view: _ViewRequest, instants: pa.ChunkedArray
 ) -> str:
     """A query for the source's rows: k0… (join keys), f0… (features), ts, created, and their place.
 
@@ -351,24 +351,24 @@ def _feature_rows(
     raw_names = {mapped: raw for raw, mapped in source.field_mapping.items() if raw in types}
     timestamps = [name for name in (source.timestamp_field, source.created_timestamp_column) if name]
     raw = {name: raw_names.get(name, name) for name in [*view.keys, *view.features, *timestamps]}
-    _check_source(view.name, types, list(raw.values()))
+    _check_source_columns(view.name, types, list(raw.values()))
     entity_types = _column_types(con, "entities")
     for i, (key, column) in enumerate(view.keys.items()):
-        _check_comparable(view.name, key, types[raw[key]], column, entity_types[f"k{i}"])
+        _check_key_types(view.name, key, types[raw[key]], column, entity_types[f"k{i}"])
 
-    ts = f"CAST({_name(raw[source.timestamp_field])} AS TIMESTAMPTZ)"
-    created = _name(raw[source.created_timestamp_column]) if source.created_timestamp_column else "NULL"
+    ts = f"CAST({_quote_identifier(raw[source.timestamp_field])} AS TIMESTAMPTZ)"
+    created = _quote_identifier(raw[source.created_timestamp_column]) if source.created_timestamp_column else "NULL"
     first, last = pc.min(instants).as_py(), pc.max(instants).as_py()
-    reachable = f"{ts} <= {_instant(last)}"
+    reachable = f"{ts} <= {_timestamp_literal(last)}"
     if view.ttl:
-        reachable += f" AND {ts} >= {_instant(first)} - {_interval(view.ttl)}"
-    columns = [f"{_name(raw[key])} AS k{i}" for i, key in enumerate(view.keys)]
-    columns += [f"{_name(raw[feature])} AS f{i}" for i, feature in enumerate(view.features)]
+        reachable += f" AND {ts} >= {_timestamp_literal(first)} - {_interval_literal(view.ttl)}"
+    columns = [f"{_quote_identifier(raw[key])} AS k{i}" for i, key in enumerate(view.keys)]
+    columns += [f"{_quote_identifier(raw[feature])} AS f{i}" for i, feature in enumerate(view.features)]
     columns += [f"{ts} AS ts", f"CAST({created} AS TIMESTAMPTZ) AS created"]
-    return f"SELECT {', '.join(columns)}, {_PLACE} FROM {relation} WHERE {reachable}"
+    return f"SELECT {', '.join(columns)}, {_FILE_POSITION} FROM {relation} WHERE {reachable}"
 
 
-def _as_known(rows: str, keys: list[str]) -> str:
+def _known_rows_query(rows: str, keys: list[str]) -> str:
     """A query for those of `rows` that ever were the best known, with the instant `known` of that.
 
     A row is known once it has happened and was created. It is dropped when a better one was known by then,
@@ -377,11 +377,11 @@ def _as_known(rows: str, keys: list[str]) -> str:
     partition = f"PARTITION BY {', '.join(keys)} " if keys else ""
     return (
         f"SELECT *, greatest(ts, created) AS known FROM ({rows}) WHERE created IS NOT NULL "
-        f"QUALIFY {_RANK} >= max({_RANK}) OVER ({partition}ORDER BY known)"
+        f"QUALIFY {_ROW_RANK} >= max({_ROW_RANK}) OVER ({partition}ORDER BY known)"
     )
 
 
-def _assert_whole(view: str, rows: np.ndarray[Any, Any], expected: int) -> None:
+def _check_row_numbers(view: str, rows: np.ndarray[Any, Any], expected: int) -> None:
     """Raise unless `rows`, the row numbers that came out of the join, are 0 … expected - 1."""
     if not np.array_equal(rows, np.arange(expected)):
         what = f"{expected} entity rows in, {len(rows)} rows out ({len(np.unique(rows))} of them different)"
@@ -390,39 +390,41 @@ def _assert_whole(view: str, rows: np.ndarray[Any, Any], expected: int) -> None:
         )
 
 
-def _pull(
+def _pull_rows(
     source: DataSource,
     config: RepoConfig,
     columns: list[str],
     timestamps: list[str | None],
     start: datetime | None,
     end: datetime | None,
-    only: str = "",
+    qualify_clause: str = "",
 ) -> AsofRetrievalJob:
     """Rows of `source` between `start` and `end` by the first of `timestamps`; names are the source's own."""
     instants = [name for name in dict.fromkeys(timestamps) if name]
     others = [name for name in dict.fromkeys(columns) if name not in instants]
-    ts = f"CAST({_name(instants[0])} AS TIMESTAMPTZ)"
-    bounds = [f"{ts} >= {_instant(make_tzaware(start))}"] if start else []
-    bounds += [f"{ts} <= {_instant(make_tzaware(end))}"] if end else []
+    ts = f"CAST({_quote_identifier(instants[0])} AS TIMESTAMPTZ)"
+    bounds = [f"{ts} >= {_timestamp_literal(make_tzaware(start))}"] if start else []
+    bounds += [f"{ts} <= {_timestamp_literal(make_tzaware(end))}"] if end else []
 
     def retrieve() -> pa.Table:
-        relation = _relation(source, config)
+        relation = _source_relation(source, config)
         if relation is None:
             fields = [(name, pa.null()) for name in others]
             fields += [(name, pa.timestamp("us", "UTC")) for name in instants]
             return pa.schema(fields).empty_table()
-        with _duckdb(config) as con:
-            _check_source(source.name, _column_types(con, relation), [*others, *instants])
-            shown = [*map(_name, others)]
-            shown += [f"CAST({_name(name)} AS TIMESTAMPTZ) AS {_name(name)}" for name in instants]
+        with _connect_duckdb(config) as con:
+            _check_source_columns(source.name, _column_types(con, relation), [*others, *instants])
+            shown = [*map(_quote_identifier, others)]
+            shown += [
+                f"CAST({_quote_identifier(name)} AS TIMESTAMPTZ) AS {_quote_identifier(name)}" for name in instants
+            ]
             where = f"WHERE {' AND '.join(bounds)}" if bounds else ""
-            return con.sql(f"SELECT {', '.join(shown)} FROM {relation} {where} {only}").to_arrow_table()
+            return con.sql(f"SELECT {', '.join(shown)} FROM {relation} {where} {qualify_clause}").to_arrow_table()
 
     return AsofRetrievalJob(retrieve)
 
 
-def _relation(source: DataSource, config: RepoConfig) -> str | None:
+def _source_relation(source: DataSource, config: RepoConfig) -> str | None:
     """What to select from to read `source`, or None if it is a dataset of the lake with nothing published."""
     if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
         fault = Fault(f"source {source.name}", "not supported", "use a FileSource of Parquet")
@@ -430,13 +432,13 @@ def _relation(source: DataSource, config: RepoConfig) -> str | None:
     path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
     files = published_files(path)
     if files is None:
-        return f"read_parquet({_text(path)})"
+        return f"read_parquet({_quote_literal(path)})"
     # What the folders of a published file are called says nothing: day=… must not replace a column `day`.
-    return f"read_parquet([{', '.join(map(_text, files))}], hive_partitioning = false)" if files else None
+    return f"read_parquet([{', '.join(map(_quote_literal, files))}], hive_partitioning = false)" if files else None
 
 
 @contextmanager
-def _duckdb(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnection]:
+def _connect_duckdb(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory, with the limits of the configuration, that lives as long as one question."""
     limits = config.offline_store.model_dump(include={"memory_limit", "threads", "temp_directory"})
     with duckdb.connect(config={name: value for name, value in limits.items() if value is not None}) as con:
@@ -449,37 +451,37 @@ def _column_types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, st
     return {name: dtype.id for name, dtype in zip(columns.columns, columns.types, strict=True)}
 
 
-def _check_source(name: str, have: dict[str, str], wanted: Sequence[str]) -> None:
+def _check_source_columns(name: str, column_types: dict[str, str], required_columns: Sequence[str]) -> None:
     """Raise if a column is missing. DuckDB would take `Delay` for `delay`."""
-    if missing := [column for column in wanted if column not in have]:
-        there = f"there are {', '.join(have)}"
+    if missing := [column for column in required_columns if column not in column_types]:
+        there = f"there are {', '.join(column_types)}"
         faults = [Fault(column, "no such column in its files", there) for column in missing]
         raise RetrievalError(f"Source of {name}", faults)
 
 
-def _check_comparable(view: str, key: str, type_: str, column: str, entity_type: str) -> None:
+def _check_key_types(view: str, key: str, source_type: str, column: str, entity_type: str) -> None:
     """Raise for text against anything else, which DuckDB would cast: "01" must not find 1."""
     text = {"varchar", "enum"}
-    if entity_type != "null" and (type_ in text) != (entity_type in text):
+    if entity_type != "null" and (source_type in text) != (entity_type in text):
         fault = Fault(
             f"entity_df[{column!r}]",
-            f"is {entity_type}, but join key {key} of view {view} is {type_}",
+            f"is {entity_type}, but join key {key} of view {view} is {source_type}",
             "cast one of them",
         )
         raise RetrievalError("Retrieval of historical features", [fault])
 
 
-def _name(identifier: str) -> str:
+def _quote_identifier(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
-def _text(literal: str) -> str:
+def _quote_literal(literal: str) -> str:
     return "'" + literal.replace("'", "''") + "'"
 
 
-def _instant(value: datetime | None) -> str:
-    return f"TIMESTAMPTZ {_text(value.isoformat())}" if value else "NULL::TIMESTAMPTZ"
+def _timestamp_literal(value: datetime | None) -> str:
+    return f"TIMESTAMPTZ {_quote_literal(value.isoformat())}" if value else "NULL::TIMESTAMPTZ"
 
 
-def _interval(value: timedelta) -> str:
+def _interval_literal(value: timedelta) -> str:
     return f"to_microseconds({value // timedelta(microseconds=1)})"

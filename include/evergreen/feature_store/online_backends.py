@@ -13,29 +13,29 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from evergreen.settings import shown
+from evergreen.settings import redact_url
 
-_MARKS = "_evergreen"  # SQLite's table, Redis' hash
+_MARKER_TABLE = "_evergreen"  # SQLite's table, Redis' hash
 
 
-class Emptied(Exception):
+class OnlineStoreResetError(Exception):
     """The online store lost what was in it while it was written. No refusal: the next try writes it anew."""
 
 
-class OnlineStore(Protocol):
-    def for_feast(self) -> dict[str, Any]:
+class OnlineBackend(Protocol):
+    def feast_config(self) -> dict[str, Any]:
         """What stands under `online_store` in Feast's configuration."""
         ...
 
-    def prepare(self) -> None:
+    def prepare_markers(self) -> None:
         """Let it take marks, from now until it is emptied."""
         ...
 
-    def mark(self, name: str) -> str | None:
+    def read_marker(self, name: str) -> str | None:
         """The mark left last under `name`; None if there is none, also because the store was emptied."""
         ...
 
-    def set_mark(self, name: str, mark: str) -> None:
+    def write_marker(self, name: str, marker: str) -> None:
         """
         Raises:
             Emptied: it was emptied since `prepare`: what the mark would say was written may be gone.
@@ -43,57 +43,57 @@ class OnlineStore(Protocol):
         ...
 
 
-def online_store(url: str) -> OnlineStore:
+def online_backend(url: str) -> OnlineBackend:
     """The store at `url`, a value of the setting `online_store`."""
-    return Redis(url) if url.startswith(("redis://", "rediss://")) else Sqlite(Path(url))
+    return RedisBackend(url) if url.startswith(("redis://", "rediss://")) else SqliteBackend(Path(url))
 
 
-class Sqlite:
+class SqliteBackend:
     """A file on this machine."""
 
-    _PATIENCE = 60  # seconds to wait for another writer
+    _BUSY_TIMEOUT_S = 60  # seconds to wait for another writer
 
     def __init__(self, file: Path):
         self._file = file
 
-    def for_feast(self) -> dict[str, Any]:
+    def feast_config(self) -> dict[str, Any]:
         return {"type": "sqlite", "path": str(self._file)}
 
-    def prepare(self) -> None:
-        with self._open() as con:
-            con.execute(f"CREATE TABLE IF NOT EXISTS {_MARKS} (name TEXT PRIMARY KEY, mark TEXT)")
+    def prepare_markers(self) -> None:
+        with self._connect() as con:
+            con.execute(f"CREATE TABLE IF NOT EXISTS {_MARKER_TABLE} (name TEXT PRIMARY KEY, mark TEXT)")
 
-    def mark(self, name: str) -> str | None:
+    def read_marker(self, name: str) -> str | None:
         if not self._file.exists():  # connecting would create it
             return None
-        with self._open() as con:
-            if not con.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [_MARKS]).fetchone():
+        with self._connect() as con:
+            if not con.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [_MARKER_TABLE]).fetchone():
                 return None
-            row = con.execute(f"SELECT mark FROM {_MARKS} WHERE name = ?", [name]).fetchone()  # noqa: S608
+            row = con.execute(f"SELECT mark FROM {_MARKER_TABLE} WHERE name = ?", [name]).fetchone()  # noqa: S608
         return row[0] if row else None
 
-    def set_mark(self, name: str, mark: str) -> None:
+    def write_marker(self, name: str, marker: str) -> None:
         try:
-            with self._open() as con:
-                con.execute(f"INSERT OR REPLACE INTO {_MARKS} VALUES (?, ?)", [name, mark])  # noqa: S608
+            with self._connect() as con:
+                con.execute(f"INSERT OR REPLACE INTO {_MARKER_TABLE} VALUES (?, ?)", [name, marker])  # noqa: S608
         except sqlite3.OperationalError as error:
             if "no such table" not in str(error):
                 raise
-            raise Emptied(_EMPTIED.format(self._file)) from None
+            raise OnlineStoreResetError(_RESET_MESSAGE.format(self._file)) from None
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._file, timeout=self._PATIENCE)) as con, con:
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self._file, timeout=self._BUSY_TIMEOUT_S)) as con, con:
             yield con
 
 
-class Redis:
+class RedisBackend:
     """A server that may be emptied, restarted without its data, or replaced at any moment."""
 
     def __init__(self, url: str):
         self._url = url
 
-    def for_feast(self) -> dict[str, Any]:
+    def feast_config(self) -> dict[str, Any]:
         return {
             "type": "redis",
             "connection_string": self._connection_string(),
@@ -102,24 +102,24 @@ class Redis:
             "skip_dedup": True,
         }
 
-    def prepare(self) -> None:
-        with connected(self._url) as server:
-            server.hset(_MARKS, "", "")
+    def prepare_markers(self) -> None:
+        with connect_redis(self._url) as server:
+            server.hset(_MARKER_TABLE, "", "")
 
-    def mark(self, name: str) -> str | None:
-        with connected(self._url) as server:
-            found: bytes | None = server.hget(_MARKS, name)
+    def read_marker(self, name: str) -> str | None:
+        with connect_redis(self._url) as server:
+            found: bytes | None = server.hget(_MARKER_TABLE, name)
         return found.decode() if found is not None else None
 
-    def set_mark(self, name: str, mark: str) -> None:
+    def write_marker(self, name: str, marker: str) -> None:
         def act(pipeline: Any) -> None:
-            if not pipeline.hexists(_MARKS, ""):
-                raise Emptied(_EMPTIED.format(shown(self._url)))
+            if not pipeline.hexists(_MARKER_TABLE, ""):
+                raise OnlineStoreResetError(_RESET_MESSAGE.format(redact_url(self._url)))
             pipeline.multi()
-            pipeline.hset(_MARKS, name, mark)
+            pipeline.hset(_MARKER_TABLE, name, marker)
 
-        with connected(self._url) as server:
-            server.transaction(act, _MARKS)  # done again if somebody has touched the marks in between
+        with connect_redis(self._url) as server:
+            server.transaction(act, _MARKER_TABLE)  # done again if somebody has touched the marks in between
 
     def _connection_string(self) -> str:
         """`host:port,key=value,…`: each value is read as JSON, and a comma ends it, so none may stand in it."""
@@ -133,17 +133,17 @@ class Redis:
             if value
         }
         texts = {name: json.dumps(value).replace(",", "\\u002c") for name, value in options.items()}
-        texts |= {name: str(seconds) for name, seconds in _PATIENCE.items()} | dict(parse_qsl(parts.query))
+        texts |= {name: str(seconds) for name, seconds in _TIMEOUTS.items()} | dict(parse_qsl(parts.query))
         pairs = [f"{name}={text}" for name, text in texts.items()]
         return ",".join([f"{parts.hostname}:{parts.port or 6379}", *pairs])
 
 
 @contextmanager
-def connected(url: str, **options: Any) -> Iterator[Any]:
+def connect_redis(url: str, **options: Any) -> Iterator[Any]:
     """A client of the Redis at `url`; its own annotations leave open whether what it gives must be awaited."""
     import redis  # only where it is the online store
 
-    server = redis.Redis.from_url(url, **(_PATIENCE | options))
+    server = redis.Redis.from_url(url, **(_TIMEOUTS | options))
     try:
         yield server
     finally:
@@ -151,5 +151,5 @@ def connected(url: str, **options: Any) -> Iterator[Any]:
 
 
 # A server that is gone without a word must not hold a task for ever.
-_PATIENCE = {"socket_connect_timeout": 10.0, "socket_timeout": 60.0}
-_EMPTIED = "the online store {} was emptied while it was written: the next try writes it anew"
+_TIMEOUTS = {"socket_connect_timeout": 10.0, "socket_timeout": 60.0}
+_RESET_MESSAGE = "the online store {} was emptied while it was written: the next try writes it anew"

@@ -24,18 +24,23 @@ from zoneinfo import ZoneInfo
 from feast import FeatureStore, FeatureView
 
 from evergreen.errors import Fault, SpecError
-from evergreen.feature_store.repository import feature_store, locked, mark_online, online_holds
-from evergreen.features.inputs import dataset as features_dataset
+from evergreen.feature_store.repository import (
+    feast_lock,
+    has_online_marker,
+    open_feature_store,
+    write_online_marker,
+)
+from evergreen.features.inputs import features_dataset as features_dataset
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 from evergreen.window import Window, midnight
 
-_RECORD = "held"
-_MOMENT = timedelta(microseconds=1)
+_STATE_PARTITION = "held"
+_MICROSECOND = timedelta(microseconds=1)
 
 
-def materialize(model: Model, window: Window) -> dict[str, str]:
+def materialize_features(model: ModelSpec, window: Window) -> dict[str, str]:
     """Bring the online store up to `window.as_of`, or as far as it came before; gives the days written.
 
     Due are published days that the store does not hold as they are: new, late, or corrected. From the first
@@ -51,10 +56,10 @@ def materialize(model: Model, window: Window) -> dict[str, str]:
     Raises:
         SpecError: the model's service lists views of other features, which this would leave to others.
     """
-    return _bring_up(model, window.timezone, window.as_of)
+    return _materialize_until(model, window.timezone, window.as_of)
 
 
-def rebuild(model: Model) -> dict[str, str]:
+def rebuild_online_store(model: ModelSpec) -> dict[str, str]:
     """Write all that the online store should hold, up to where it came before; gives the days written.
 
     Empty if nothing was ever written to it: then `materialize` is for it.
@@ -62,83 +67,87 @@ def rebuild(model: Model) -> dict[str, str]:
     Raises:
         SpecError: as `materialize`.
     """
-    if not record(model):
+    if not materialization_state(model):
         return {}
-    return _bring_up(model, feature_spec(model).timezone, _read(model).until, trusting=False)
+    return _materialize_until(model, feature_spec(model).timezone, _read_state(model).watermark, trust_state=False)
 
 
-def _bring_up(model: Model, timezone: str, as_of: datetime, trusting: bool = True) -> dict[str, str]:
-    store = feature_store()
-    name = _name(model)
-    dataset = datasets.dataset(name)
-    with locked():
-        views = _views(store, model)
-        held = _read(model)
-        until = max(as_of.astimezone(UTC), held.until)
-        now = _Held(until, _published(model, timezone, until, _horizon(views)), _definitions(views))
-        trusted = trusting and _is_sure(held, now) and online_holds(store, name, held.fingerprint)
-        start = _first_to_write(held.days if trusted else {}, now.days)
+def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_state: bool = True) -> dict[str, str]:
+    store = open_feature_store()
+    name = _dataset_name(model)
+    dataset = datasets.open_dataset(name)
+    with feast_lock():
+        views = _online_views(store, model)
+        held = _read_state(model)
+        until = max(as_of.astimezone(UTC), held.watermark)
+        now = _MaterializationState(
+            until,
+            _servable_days(model, timezone, until, _ttl_horizon(views)),
+            _definition_fingerprints(views),
+        )
+        trusted = trust_state and _is_current(held, now) and has_online_marker(store, name, held.fingerprint)
+        start = _first_day_to_write(held.days if trusted else {}, now.days)
         if start is None:
             print(f"online features are those published before {until}: nothing to do as of {as_of}")
             return {}
         names = [view.name for view in views]
         print(f"materializing {', '.join(names)}: from {start} until {until}", flush=True)
-        _write(dataset, _Held(until))
+        _write_state(dataset, _MaterializationState(until))
         store.materialize(
             # Feast includes both ends. The first moment of `until` belongs to a day that is not in the record.
             start_date=midnight(start, timezone).astimezone(UTC),
-            end_date=until - _MOMENT,
+            end_date=until - _MICROSECOND,
             feature_views=names,
         )
-        mark_online(store, name, now.fingerprint)
-        _write(dataset, now)
-    return {"start": start.isoformat(), "end": _day_after(until, timezone).isoformat()}
+        write_online_marker(store, name, now.fingerprint)
+        _write_state(dataset, now)
+    return {"start": start.isoformat(), "end": _ceil_to_day(until, timezone).isoformat()}
 
 
 @dataclass(frozen=True)
-class _Held:
+class _MaterializationState:
     """What the online store holds of one model's features."""
 
-    until: datetime
+    watermark: datetime
     days: Mapping[date, str] = field(default_factory=dict)  # content of each
     views: Mapping[str, str] = field(default_factory=dict)  # definition of each
 
     @property
-    def record(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         days = {day.isoformat(): content for day, content in self.days.items()}
-        return {"until": self.until.isoformat(), "days": days, "views": self.views}
+        return {"until": self.watermark.isoformat(), "days": days, "views": self.views}
 
     @property
     def fingerprint(self) -> str:
-        return fingerprints.fingerprint(self.record)
+        return fingerprints.compute_fingerprint(self.as_dict)
 
 
-_NOTHING = _Held(datetime.min.replace(tzinfo=UTC))
+_EMPTY_STATE = _MaterializationState(datetime.min.replace(tzinfo=UTC))
 
 
-def record(model: Model) -> Mapping[str, Any]:
+def materialization_state(model: ModelSpec) -> Mapping[str, Any]:
     """What the online store holds of the model's features, as above; empty if nothing was ever written to it."""
-    manifest = datasets.dataset(_name(model)).manifest(_RECORD)
+    manifest = datasets.open_dataset(_dataset_name(model)).manifest(_STATE_PARTITION)
     return manifest.inputs if manifest else {}
 
 
-def _name(model: Model) -> str:
-    return f"online/{model.features_of}"
+def _dataset_name(model: ModelSpec) -> str:
+    return f"online/{model.feature_model}"
 
 
-def _read(model: Model) -> _Held:
-    told = record(model)
+def _read_state(model: ModelSpec) -> _MaterializationState:
+    told = materialization_state(model)
     if not told:
-        return _NOTHING
+        return _EMPTY_STATE
     days = {date.fromisoformat(day): content for day, content in told["days"].items()}
-    return _Held(datetime.fromisoformat(told["until"]), days, told["views"])
+    return _MaterializationState(datetime.fromisoformat(told["until"]), days, told["views"])
 
 
-def _write(dataset: datasets.Dataset, held: _Held) -> None:
-    dataset.publish(_RECORD, held.fingerprint, {}, held.record)
+def _write_state(dataset: datasets.Dataset, state: _MaterializationState) -> None:
+    dataset.publish(_STATE_PARTITION, state.fingerprint, {}, state.as_dict)
 
 
-def _views(store: FeatureStore, model: Model) -> list[FeatureView]:
+def _online_views(store: FeatureStore, model: ModelSpec) -> list[FeatureView]:
     """The views whose data the model's features dataset holds, in the registry's order."""
     tables = feature_spec(model).views
     every = store.list_feature_views()
@@ -147,58 +156,56 @@ def _views(store: FeatureStore, model: Model) -> list[FeatureView]:
     if others := sorted(listed & {view.name for view in every} - {view.name for view in views}):
         where = f"feature service {model.feature_service}"
         way_out = f"use a view over one of {', '.join(tables)}"
-        what = f"is not over the features of {model.features_of}"
-        raise SpecError(
-            f"model {model.name}", [Fault(where, f"view {name} {what}", way_out) for name in others]
-        )
+        what = f"is not over the features of {model.feature_model}"
+        raise SpecError(f"model {model.name}", [Fault(where, f"view {name} {what}", way_out) for name in others])
     return [view for view in views if view.online]
 
 
-def _definitions(views: Sequence[FeatureView]) -> dict[str, str]:
+def _definition_fingerprints(views: Sequence[FeatureView]) -> dict[str, str]:
     return {
-        view.name: fingerprints.fingerprint(view.to_proto().spec.SerializeToString(deterministic=True).hex())
+        view.name: fingerprints.compute_fingerprint(view.to_proto().spec.SerializeToString(deterministic=True).hex())
         for view in views
     }
 
 
-def _horizon(views: Sequence[FeatureView]) -> timedelta | None:
+def _ttl_horizon(views: Sequence[FeatureView]) -> timedelta | None:
     """How long the values of the views hold at most; None: for ever."""
     ttls = [view.ttl for view in views]
     return max((ttl for ttl in ttls if ttl), default=None) if all(ttls) else None
 
 
-def _published(model: Model, timezone: str, until: datetime, horizon: timedelta | None) -> dict[date, str]:
+def _servable_days(model: ModelSpec, timezone: str, watermark: datetime, horizon: timedelta | None) -> dict[date, str]:
     """Content of the published days with values that can be served at `until`, in order."""
     published = {
-        date.fromisoformat(manifest.partition.removeprefix("day=")): manifest.content
+        date.fromisoformat(manifest.partition.removeprefix("day=")): manifest.content_hash
         for manifest in features_dataset(model).manifests()
     }
     return {
         day: content
         for day, content in published.items()
-        if midnight(day, timezone) < until
-        and (horizon is None or midnight(day + timedelta(1), timezone) > until - horizon)
+        if midnight(day, timezone) < watermark
+        and (horizon is None or midnight(day + timedelta(1), timezone) > watermark - horizon)
     }
 
 
-def _is_sure(held: _Held, now: _Held) -> bool:
+def _is_current(state: _MaterializationState, target: _MaterializationState) -> bool:
     """Whether the days of the record are in the store for every view as it is defined now."""
-    return all(held.views.get(view) == definition for view, definition in now.views.items())
+    return all(state.views.get(view) == definition for view, definition in target.views.items())
 
 
-def _first_to_write(sure: Mapping[date, str], published: Mapping[date, str]) -> date | None:
+def _first_day_to_write(written_days: Mapping[date, str], servable_days: Mapping[date, str]) -> date | None:
     """The day from which the store must be written, or None if it holds all that is published.
 
     Days of the record that are older than all published ones have left the horizon.
     """
-    horizon = min(published, default=date.max)
-    rewritten = [day for day in sure if day >= horizon and published.get(day) != sure[day]]
+    horizon = min(servable_days, default=date.max)
+    rewritten = [day for day in written_days if day >= horizon and servable_days.get(day) != written_days[day]]
     if rewritten:
-        return min(published)
-    return min((day for day in published if day not in sure), default=None)
+        return min(servable_days)
+    return min((day for day in servable_days if day not in written_days), default=None)
 
 
-def _day_after(until: datetime, timezone: str) -> date:
+def _ceil_to_day(instant: datetime, timezone: str) -> date:
     """The first day that begins at `until` or later."""
-    local = until.astimezone(ZoneInfo(timezone))
+    local = instant.astimezone(ZoneInfo(timezone))
     return local.date() if local.time() == time() else local.date() + timedelta(1)

@@ -11,7 +11,7 @@ at once: what is published or built already is found by its fingerprint and not 
     make        all of them, one after the other
 """
 
-from evergreen.features.inputs import dataset
-from evergreen.features.tables import Tables
+from evergreen.features.inputs import features_dataset
+from evergreen.features.tables import FeatureTables
 
-__all__ = ["Tables", "dataset"]
+__all__ = ["FeatureTables", "features_dataset"]

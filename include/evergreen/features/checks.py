@@ -19,38 +19,38 @@ import pyarrow as pa
 from evergreen import storage
 from evergreen.errors import Fault, FeatureError, RawDataError
 from evergreen.features import inputs
-from evergreen.features.inputs import Drop
+from evergreen.features.inputs import RawFile
 from evergreen.ingest import expectations
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
-Faults = dict[date, list[Fault]]
+FaultsByDay = dict[date, list[Fault]]
 """What is wrong with each day; days without a fault are left out."""
 
 
-def raw(model: Model, days: Sequence[date]) -> Faults:
+def check_raw_files(model: ModelSpec, days: Sequence[date]) -> FaultsByDay:
     """Check every raw file that `days` are made from. A fault of a file is one of each day that needs it."""
     features = feature_spec(model)
-    faults = _check_drops(model, inputs.drops_of(features, days))
-    found = {day: [fault for drop in inputs.drops(features, day) for fault in faults[drop]] for day in days}
+    faults = _validate_raw_files(model, inputs.raw_files_for_days(features, days))
+    found = {day: [fault for drop in inputs.raw_files_for_day(features, day) for fault in faults[drop]] for day in days}
     return {day: wrong for day, wrong in found.items() if wrong}
 
 
-def built(model: Model, folders: Mapping[str, str]) -> Faults:
+def check_built_features(model: ModelSpec, folders: Mapping[str, str]) -> FaultsByDay:
     """Check the built features of each day; `folders` is what `build` gave."""
-    expectations = import_module(f"evergreen_models.{model.features_of}.expectations")
-    found: Faults = {}
+    expectations = import_module(f"evergreen_models.{model.feature_model}.expectations")
+    found: FaultsByDay = {}
     for name in feature_spec(model).tables:
         files = {day: Path(folder) / f"{name}.parquet" for day, folder in folders.items()}
         faults: dict[str, Sequence[Fault]] = {}
-        for some in inputs.at_once([day for day in files if files[day].exists()]):
+        for some in inputs.split_into_batches([day for day in files if files[day].exists()]):
             tables = {f"{day} {name}": pd.read_parquet(files[day]) for day in some}
             stages = {table: [expectations.features(name)] for table in tables}
             reports = expectations.check_each(tables, stages.__getitem__)
             faults |= {day: reports[f"{day} {name}"].faults for day in some}
         for day in files.keys() - faults.keys():
-            if not _folder_is_gone(model, day, files[day].parent):
+            if not _is_published_elsewhere(model, day, files[day].parent):
                 way_out = f"let features.build return {name!r}"
                 faults[day] = [Fault(f"{day} {name}", "was not built", way_out)]
         for day in sorted(day for day in faults if faults[day]):
@@ -58,71 +58,73 @@ def built(model: Model, folders: Mapping[str, str]) -> Faults:
     return found
 
 
-def refuse_raw(model: Model, faults: Faults) -> None:
+def raise_raw_faults(model: ModelSpec, faults: FaultsByDay) -> None:
     """
     Raises:
         RawDataError: there are faults; each is told once, with file, column, rule and count.
     """
     if faults:
-        raise RawDataError(f"raw data for {inputs.span(faults)} of {model.features_of}", _once(faults))
+        raise RawDataError(
+            f"raw data for {inputs.format_days(faults)} of {model.feature_model}", _distinct_faults(faults)
+        )
 
 
-def refuse_built(model: Model, faults: Faults) -> None:
+def raise_feature_faults(model: ModelSpec, faults: FaultsByDay) -> None:
     """
     Raises:
         FeatureError: there are faults; each is told with table, column, rule and count.
     """
     if faults:
-        raise FeatureError(f"features of {model.features_of}", _once(faults))
+        raise FeatureError(f"features of {model.feature_model}", _distinct_faults(faults))
 
 
-def _once(faults: Faults) -> list[Fault]:
+def _distinct_faults(faults: FaultsByDay) -> list[Fault]:
     return list(dict.fromkeys(fault for wrong in faults.values() for fault in wrong))
 
 
-def _check_drops(model: Model, drops: Sequence[Drop]) -> dict[Drop, Sequence[Fault]]:
+def _validate_raw_files(model: ModelSpec, raw_files: Sequence[RawFile]) -> dict[RawFile, Sequence[Fault]]:
     """The faults of each drop; what was checked before is read from its report."""
-    expectations = import_module(f"evergreen_models.{model.features_of}.expectations")
-    code = fingerprints.code(
+    expectations = import_module(f"evergreen_models.{model.feature_model}.expectations")
+    code = fingerprints.code_versions(
         (expectations.__name__, "evergreen.ingest.expectations"), ("great-expectations", "pandas", "pyarrow")
     )
-    reports = datasets.dataset(f"checks/{model.features_of}")
-    parts = {drop: {"file": storage.sha256(drop.path), "code": code} for drop in drops if drop.path.exists()}
-    found: dict[Drop, Sequence[Fault]] = {
-        drop: [inputs.not_delivered(drop)] for drop in drops if drop not in parts
+    reports = datasets.open_dataset(f"checks/{model.feature_model}")
+    parts = {drop: {"file": storage.file_sha256(drop.path), "code": code} for drop in raw_files if drop.path.exists()}
+    found: dict[RawFile, Sequence[Fault]] = {
+        drop: [inputs.missing_raw_file_fault(drop)] for drop in raw_files if drop not in parts
     }
     todo = []
     for drop in parts:
-        if done := reports.published(drop.name, fingerprints.fingerprint(parts[drop])):
-            found[drop] = _faults_in(json.loads(reports.path(done, "report").read_text()))
+        if done := reports.find(drop.name, fingerprints.compute_fingerprint(parts[drop])):
+            found[drop] = _parse_faults(json.loads(reports.file_path(done, "report").read_text()))
         else:
             todo.append(drop)
     for source in dict.fromkeys(drop.source for drop in todo):
-        for some in inputs.at_once([drop for drop in todo if drop.source == source]):
-            for drop, report in _examine(some, expectations).items():
-                mark = fingerprints.fingerprint(parts[drop])
+        for some in inputs.split_into_batches([drop for drop in todo if drop.source == source]):
+            for drop, report in _validate_source(some, expectations).items():
+                mark = fingerprints.compute_fingerprint(parts[drop])
                 folder = reports.stage(drop.name, mark)
                 (folder / "report.json").write_text(json.dumps(report, indent=1))
                 reports.publish(drop.name, mark, {"report": folder / "report.json"}, parts[drop])
-                found[drop] = _faults_in(report)
+                found[drop] = _parse_faults(report)
             print(f"checked {len(some)} raw files of {source}", flush=True)
     return found
 
 
-def _examine(drops: Sequence[Drop], expectations: Any) -> dict[Drop, dict[str, Any]]:
+def _validate_source(raw_files: Sequence[RawFile], expectations: Any) -> dict[RawFile, dict[str, Any]]:
     """The report of each of some drops of one source."""
-    found: dict[Drop, dict[str, Any]] = {}
+    found: dict[RawFile, dict[str, Any]] = {}
     tables = {}
-    for drop in drops:
+    for drop in raw_files:
         try:
             tables[str(drop.path)] = pd.read_parquet(drop.path)
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             fault = Fault(str(drop.path), f"is not a readable Parquet file: {reason}", "deliver it again")
             found[drop] = {"faults": [vars(fault)], "evidence": {}}
-    by_path = {str(drop.path): drop for drop in drops}
+    by_path = {str(drop.path): drop for drop in raw_files}
 
-    def stages(path: str) -> expectations.Stages:
+    def stages(path: str) -> expectations.ExpectationStages:
         drop = by_path[path]
         columns = expectations.columns(expectations.RAW_COLUMNS[drop.source])
         return [*columns, expectations.raw(drop.source, drop.day)]
@@ -133,10 +135,10 @@ def _examine(drops: Sequence[Drop], expectations: Any) -> dict[Drop, dict[str, A
     return found
 
 
-def _faults_in(report: Mapping[str, Any]) -> list[Fault]:
+def _parse_faults(report: Mapping[str, Any]) -> list[Fault]:
     return [Fault(**fault) for fault in report["faults"]]
 
 
-def _folder_is_gone(model: Model, day: str, folder: Path) -> bool:
+def _is_published_elsewhere(model: ModelSpec, day: str, folder: Path) -> bool:
     """A twin of this run has published the day and cleared it away: then there is nothing left to check."""
-    return not folder.exists() and inputs.dataset(model).manifest(datasets.day_partition(day)) is not None
+    return not folder.exists() and inputs.features_dataset(model).manifest(datasets.day_partition(day)) is not None

@@ -13,13 +13,17 @@ from pathlib import Path
 
 from evergreen import storage
 from evergreen.features import inputs
-from evergreen.features.inputs import Fingerprints
+from evergreen.features.inputs import FingerprintsByDay
 from evergreen.settings import settings
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
 
-def claim(
-    model: Model, run: str, wanted: Fingerprints, extra: Iterable[str], under_way: Callable[[str], bool]
+def claim_days(
+    model: ModelSpec,
+    run_id: str,
+    fingerprints: FingerprintsByDay,
+    optional_days: Iterable[str],
+    is_active: Callable[[str], bool],
 ) -> tuple[list[str], list[str]]:
     """Claim the days `wanted` for `run`; gives the days it has now, and the runs that it has to wait for.
 
@@ -27,21 +31,21 @@ def claim(
     `extra` are days that it would make along with them; those that others have are left to them. A day
     that has been published meanwhile is not given.
     """
-    file = settings().lake / "claims" / f"{model.features_of}.json"
-    with storage.locked(file.with_suffix(".lock")):
-        holders = _read(file)
-        alive = {holder: under_way(holder) for holder in set(holders.values()) - {run}}
+    file = settings().lake / "claims" / f"{model.feature_model}.json"
+    with storage.file_lock(file.with_suffix(".lock")):
+        holders = _read_claims(file)
+        alive = {holder: is_active(holder) for holder in set(holders.values()) - {run_id}}
         held = {day: holder for day, holder in holders.items() if alive.get(holder)}
-        todo = {day for day, mark in wanted.items() if not inputs.published(model, day, mark)}
+        todo = {day for day, mark in fingerprints.items() if not inputs.find_published_day(model, day, mark)}
         if waiting := sorted({held[day] for day in todo & held.keys()}):
             return [], waiting
-        mine = sorted(todo | (set(extra) - held.keys() if todo else set()))
-        with storage.replacing(file) as scratch:
-            scratch.write_text(json.dumps(held | dict.fromkeys(mine, run), indent=1, sort_keys=True))
+        mine = sorted(todo | (set(optional_days) - held.keys() if todo else set()))
+        with storage.atomic_write(file) as scratch:
+            scratch.write_text(json.dumps(held | dict.fromkeys(mine, run_id), indent=1, sort_keys=True))
         return mine, []
 
 
-def _read(file: Path) -> dict[str, str]:
+def _read_claims(file: Path) -> dict[str, str]:
     try:
         found: dict[str, str] = json.loads(file.read_text())
     except FileNotFoundError:

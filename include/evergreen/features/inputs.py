@@ -15,21 +15,21 @@ from evergreen import storage
 from evergreen.errors import Fault, RawDataError
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
-from evergreen.lake.fingerprints import code as code_of
-from evergreen.lake.fingerprints import fingerprint
+from evergreen.lake.fingerprints import code_versions as code_of
+from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import Features, Model
+from evergreen.spec.model import FeatureSpec, ModelSpec
 from evergreen.window import days_between
 
 T = TypeVar("T")
 
-Fingerprints = dict[str, str]
+FingerprintsByDay = dict[str, str]
 """Fingerprint of the features of each day, by ISO date: what they are made from, and how."""
 
 
 @dataclass(frozen=True)
-class Drop:
+class RawFile:
     """One raw file that a day of features is made from."""
 
     source: str
@@ -44,45 +44,46 @@ class Drop:
         return f"{self.source}-{self.day}" if self.day else self.source
 
 
-def dataset(model: Model) -> datasets.Dataset:
+def features_dataset(model: ModelSpec) -> datasets.Dataset:
     """The published features that `model` uses, its own or another's."""
-    return datasets.dataset(f"features/{model.features_of}")
+    return datasets.open_dataset(f"features/{model.feature_model}")
 
 
-def drops(features: Features, day: date) -> list[Drop]:
+def raw_files_for_day(features: FeatureSpec, day: date) -> list[RawFile]:
     """Every raw file that the features of `day` are made from, oldest first."""
     found = []
     for source in features.sources:
         if not source.daily:
-            found.append(Drop(source.name, None))
+            found.append(RawFile(source.name, None))
             continue
         first = max(features.first_day, day - timedelta(source.trailing_days))
-        found += [Drop(source.name, drop) for drop in days_between(first, day + timedelta(1))]
+        found += [RawFile(source.name, drop) for drop in days_between(first, day + timedelta(1))]
     return found
 
 
-def drops_of(features: Features, days: Iterable[date]) -> list[Drop]:
+def raw_files_for_days(features: FeatureSpec, days: Iterable[date]) -> list[RawFile]:
     """Every raw file that any of `days` is made from, each once."""
-    return list({drop: None for day in days for drop in drops(features, day)})
+    return list({drop: None for day in days for drop in raw_files_for_day(features, day)})
 
 
-def of(model: Model, days: Iterable[date]) -> dict[str, dict[str, Any]]:
+def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str, Any]]:
     """What the features of each of `days` depend on, and nothing else.
 
     Raises:
         RawDataError: raw files are missing; all are named.
     """
     features, days = feature_spec(model), list(days)
-    if faults := missing(features, days):
-        raise RawDataError(f"raw data for {span(days)} of {model.features_of}", faults)
-    raw = {drop: storage.sha256(drop.path) for drop in drops_of(features, days)}
+    if faults := find_missing_raw_files(features, days):
+        raise RawDataError(f"raw data for {format_days(days)} of {model.feature_model}", faults)
+    raw = {drop: storage.file_sha256(drop.path) for drop in raw_files_for_days(features, days)}
     code = code_of(
-        (f"evergreen_models.{model.features_of}.features", "evergreen.features.build"), ("pyspark", "pyarrow")
+        (f"evergreen_models.{model.feature_model}.features", "evergreen.features.build"),
+        ("pyspark", "pyarrow"),
     )
     return {
         day.isoformat(): {
             "day": day.isoformat(),
-            "raw": {drop.name: raw[drop] for drop in drops(features, day)},
+            "raw": {drop.name: raw[drop] for drop in raw_files_for_day(features, day)},
             "parameters": {"timezone": features.timezone, "tables": features.tables},
             "code": code,
         }
@@ -90,70 +91,70 @@ def of(model: Model, days: Iterable[date]) -> dict[str, dict[str, Any]]:
     }
 
 
-def fingerprints(model: Model, days: Iterable[date]) -> Fingerprints:
+def compute_day_fingerprints(model: ModelSpec, days: Iterable[date]) -> FingerprintsByDay:
     """
     Raises:
         RawDataError: raw files are missing; all are named.
     """
-    return {day: fingerprint(parts) for day, parts in of(model, days).items()}
+    return {day: compute_fingerprint(parts) for day, parts in feature_inputs(model, days).items()}
 
 
-def missing(features: Features, days: Iterable[date]) -> list[Fault]:
+def find_missing_raw_files(features: FeatureSpec, days: Iterable[date]) -> list[Fault]:
     """The raw files that `days` need and nobody has delivered."""
-    return [not_delivered(drop) for drop in drops_of(features, days) if not drop.path.exists()]
+    return [missing_raw_file_fault(drop) for drop in raw_files_for_days(features, days) if not drop.path.exists()]
 
 
-def not_delivered(drop: Drop) -> Fault:
-    return Fault(str(drop.path), "missing", "deliver it, then clear the run")
+def missing_raw_file_fault(raw_file: RawFile) -> Fault:
+    return Fault(str(raw_file.path), "missing", "deliver it, then clear the run")
 
 
-def published(model: Model, day: str, mark: str) -> datasets.Manifest | None:
+def find_published_day(model: ModelSpec, day: str, fingerprint: str) -> datasets.Manifest | None:
     """The manifest of `day` if it is published with this fingerprint."""
-    return dataset(model).published(datasets.day_partition(day), mark)
+    return features_dataset(model).find(datasets.day_partition(day), fingerprint)
 
 
-def newest(model: Model) -> date:
+def newest_published_day(model: ModelSpec) -> date:
     """The newest published day.
 
     Raises:
         RawDataError: nothing is published yet.
     """
-    days = dataset(model).partitions()
+    days = features_dataset(model).partitions()
     if not days:
-        way_out = f"run {model.features_of}.features first"
-        raise RawDataError(f"features of {model.features_of}", [Fault("lake", "none are published", way_out)])
+        way_out = f"run {model.feature_model}.features first"
+        raise RawDataError(f"features of {model.feature_model}", [Fault("lake", "none are published", way_out)])
     return date.fromisoformat(days[-1].removeprefix("day="))
 
 
-def outdated_by(model: Model, days: Sequence[date]) -> list[date]:
+def stale_days(model: ModelSpec, changed_days: Sequence[date]) -> list[date]:
     """The published days after `days` that were made from raw files of `days` which have changed since.
 
     A corrected or late day changes exactly those later days whose trailing windows reach back to it.
     """
     features = feature_spec(model)
     reach = max((source.trailing_days for source in features.sources), default=0)
-    later = {day + timedelta(n) for day in days for n in range(1, reach + 1)} - set(days)
+    later = {day + timedelta(n) for day in changed_days for n in range(1, reach + 1)} - set(changed_days)
     now: dict[str, str] = {}
     found = []
     for day in sorted(later):
-        manifest = dataset(model).manifest(datasets.day_partition(day))
+        manifest = features_dataset(model).manifest(datasets.day_partition(day))
         if manifest is None:
             continue
-        for drop in drops(features, day):
-            if drop.day in days and drop.path.exists():
-                now.setdefault(drop.name, storage.sha256(drop.path))
+        for drop in raw_files_for_day(features, day):
+            if drop.day in changed_days and drop.path.exists():
+                now.setdefault(drop.name, storage.file_sha256(drop.path))
                 if manifest.inputs["raw"].get(drop.name) != now[drop.name]:
                     found.append(day)
                     break
     return found
 
 
-def at_once(things: Sequence[T]) -> Iterator[Sequence[T]]:
+def split_into_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """In parts, so that memory does not grow with the days that are asked for."""
-    size = settings().days_at_once
-    return (things[first : first + size] for first in range(0, len(things), size))
+    size = settings().max_days_per_run
+    return (items[first : first + size] for first in range(0, len(items), size))
 
 
-def span(days: Collection[date]) -> str:
+def format_days(days: Collection[date]) -> str:
     """`days` in a few words."""
     return f"{len(days)} days, {min(days)} – {max(days)}" if len(days) > 1 else str(*days)

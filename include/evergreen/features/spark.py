@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 from evergreen.settings import settings
 
 # What Evergreen's results depend on: set on every session, wherever it runs.
-SEMANTICS = {
+REQUIRED_CONF = {
     "spark.sql.session.timeZone": "UTC",
     # Spark's default, INT96, is read as something else or not at all by other engines.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
@@ -29,7 +29,7 @@ SEMANTICS = {
 # A day of features is small, so what costs is planning and compiling, not computing: the second
 # compiler of the JVM and parallel garbage collection cost twice the CPU that they save
 # (docs/performance.md), and 200 shuffle partitions would be 200 empty tasks.
-EMBEDDED = {
+LOCAL_CONF = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.memory": "1g",
@@ -41,7 +41,7 @@ EMBEDDED = {
 
 
 @contextmanager
-def session() -> Iterator[SparkSession]:
+def spark_session() -> Iterator[SparkSession]:
     """A session with the settings that Evergreen's steps rely on.
 
     A local one is shared by the steps of this process and ends with it: its JVM takes seconds to start.
@@ -50,7 +50,7 @@ def session() -> Iterator[SparkSession]:
     target = settings().spark
     if target.startswith("sc://"):
         spark = SparkSession.builder.remote(target).create()
-        for key, value in SEMANTICS.items():
+        for key, value in REQUIRED_CONF.items():
             spark.conf.set(key, value)
         try:
             yield spark
@@ -58,24 +58,24 @@ def session() -> Iterator[SparkSession]:
             spark.stop()
     else:
         builder = SparkSession.builder.master(target).appName("evergreen")
-        for key, value in (SEMANTICS | EMBEDDED).items():
+        for key, value in (REQUIRED_CONF | LOCAL_CONF).items():
             builder = builder.config(key, value)
         spark = builder.getOrCreate()
         atexit.register(spark.stop)
         yield spark
 
 
-def server(address: str, port: int, scratch: Path) -> tuple[list[str], Mapping[str, str]]:
+def spark_connect_command(address: str, port: int, scratch: Path) -> tuple[list[str], Mapping[str, str]]:
     """The command of a Spark Connect server, and the variables that it needs besides those there are.
 
     Whoever reaches it can run code as its user, unless SPARK_CONNECT_AUTHENTICATE_TOKEN is set for both.
     """
     root = Path(pyspark.__file__).parent
     conf = {
-        **EMBEDDED,
-        **SEMANTICS,
+        **LOCAL_CONF,
+        **REQUIRED_CONF,
         # Without memory it would live on and answer nobody.
-        "spark.driver.extraJavaOptions": f"{EMBEDDED['spark.driver.extraJavaOptions']} -XX:+ExitOnOutOfMemoryError",
+        "spark.driver.extraJavaOptions": f"{LOCAL_CONF['spark.driver.extraJavaOptions']} -XX:+ExitOnOutOfMemoryError",
         "spark.connect.grpc.binding.address": address,
         "spark.connect.grpc.binding.port": str(port),
         "spark.connect.grpc.port.maxRetries": "0",
@@ -93,5 +93,5 @@ def server(address: str, port: int, scratch: Path) -> tuple[list[str], Mapping[s
 
 
 if __name__ == "__main__":
-    _command, _variables = server("0.0.0.0", 15002, Path(tempfile.gettempdir()))  # noqa: S104 - a container's own
+    _command, _variables = spark_connect_command("0.0.0.0", 15002, Path(tempfile.gettempdir()))  # noqa: S104 - a container's own
     os.execve(_command[0], _command, {**os.environ, **_variables})  # noqa: S606 - no shell is wanted

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tables:
+class FeatureTables:
     """One or more tables that Spark computes in one pass.
 
     `columns` names each table and its columns. `frame` has those columns and `day`; if there is more than

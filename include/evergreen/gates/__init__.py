@@ -1,60 +1,60 @@
 """Gates: what a candidate must show on held-out rows before it may replace the champion.
 
 >>> from datetime import date
->>> from evergreen.gates import AgainstChampion, Evidence, Threshold, judge
->>> gates = (Threshold(metric="auc", at_least=0.6), AgainstChampion(metric="log_loss", must_be="better"))
+>>> from evergreen.gates import AgainstChampionGate, Evidence, ThresholdGate, judge_evidence
+>>> gates = (ThresholdGate(metric="auc", at_least=0.6), AgainstChampionGate(metric="log_loss", must_be="better"))
 >>> week = (date(2013, 3, 1), date(2013, 3, 8))
 >>> evidence = Evidence(
 ...     label=[0, 1] * 100, candidate=[0.2, 0.7, 0.6, 0.9] * 50, champion=[0.5, 0.6] * 100, days=week
 ... )
->>> verdict = judge(gates, evidence)
+>>> verdict = judge_evidence(gates, evidence)
 >>> verdict.promote, verdict.reason
 (True, 'all 2 gates passed: auc_threshold, log_loss_against_champion')
 
 Importing this package loads pydantic only, so that a model's spec can list gates while Airflow parses
-DAGs; numpy is loaded by the first call of `judge`.
+DAGs; numpy is loaded by the first call of `judge_evidence`.
 """
 
-from evergreen.gates.alpha_spending import Comparison
-from evergreen.gates.evidence import Evidence, Missing, NoChampion, OnlineSample, Signature
-from evergreen.gates.judge import judge
-from evergreen.gates.verdict import Finding, Part, Record, Verdict, decide
+from evergreen.gates.alpha_spending import EarlierComparison
+from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
+from evergreen.gates.judge import judge_evidence
+from evergreen.gates.verdict import CustomGateResult, GateResult, SliceResult, Verdict, decide_verdict
 from evergreen.spec.gates import (
-    AgainstChampion,
-    Baseline,
-    BySlice,
-    Fairness,
+    AgainstChampionGate,
+    BaselineGate,
+    BySliceGate,
+    CustomGate,
+    FairnessGate,
     Gate,
-    OnlineEqualsOffline,
-    Own,
-    PredictionDrift,
-    SameSignature,
-    Serving,
-    Threshold,
+    OnlineEqualsOfflineGate,
+    PredictionDriftGate,
+    ServingGate,
+    SignatureGate,
+    ThresholdGate,
 )
 
 __all__ = [
-    "AgainstChampion",
-    "Baseline",
-    "BySlice",
-    "Comparison",
+    "AgainstChampionGate",
+    "BaselineGate",
+    "BySliceGate",
+    "CustomGate",
+    "CustomGateResult",
+    "EarlierComparison",
     "Evidence",
-    "Fairness",
-    "Finding",
+    "FairnessGate",
     "Gate",
-    "Missing",
+    "GateResult",
+    "InputSignature",
+    "MissingEvidence",
     "NoChampion",
-    "OnlineEqualsOffline",
+    "OnlineEqualsOfflineGate",
     "OnlineSample",
-    "Own",
-    "Part",
-    "PredictionDrift",
-    "Record",
-    "SameSignature",
-    "Serving",
-    "Signature",
-    "Threshold",
+    "PredictionDriftGate",
+    "ServingGate",
+    "SignatureGate",
+    "SliceResult",
+    "ThresholdGate",
     "Verdict",
-    "decide",
-    "judge",
+    "decide_verdict",
+    "judge_evidence",
 ]

@@ -25,16 +25,21 @@ _DECAY = 1.6
 
 
 @dataclass(frozen=True)
-class Comparison:
+class EarlierComparison:
     """One earlier verdict that spent confidence: on which days, and by gate the level spent and whether it passed."""
 
     days: tuple[date, date]
     """first ≤ day < end"""
-    gates: tuple[tuple[str, float, bool], ...]
+    spending: tuple[tuple[str, float, bool], ...]
     """name, level, passed"""
 
 
-def level(error: float, gate_name: str, days: tuple[date, date], past: Sequence[Comparison]) -> float:
+def next_alpha(
+    error_budget: float,
+    gate_name: str,
+    days: tuple[date, date],
+    earlier_comparisons: Sequence[EarlierComparison],
+) -> float:
     """What the gate may spend on its next comparison, in (0, 1): the chance that a false promotion slips through it.
 
     `error` is the gate's budget for life, 1 - confidence; `days` those of the holdout, first ≤ day < end; `past` all
@@ -42,22 +47,25 @@ def level(error: float, gate_name: str, days: tuple[date, date], past: Sequence[
     """
     from scipy.special import zeta  # here, because specs and states are read without scipy
 
-    base = error * (1 + len(past)) ** -_DECAY / float(zeta(_DECAY))
-    if used := _uses(days, past):
+    base = error_budget * (1 + len(earlier_comparisons)) ** -_DECAY / float(zeta(_DECAY))
+    if used := _count_overlaps(days, earlier_comparisons):
         # Not 0, however often: a level is a chance, and the least there is changes no sum.
         return max(base * 2.0 ** -min(used, 1000), float_info.min)
     # Never more than the budget itself, which may have been larger when the comparison before had its share.
-    return min(base + _carried(gate_name, past), error)
+    return min(base + _carried_over_alpha(gate_name, earlier_comparisons), error_budget)
 
 
-def _uses(days: tuple[date, date], past: Sequence[Comparison]) -> int:
+def _count_overlaps(days: tuple[date, date], earlier_comparisons: Sequence[EarlierComparison]) -> int:
     """How many earlier comparisons looked at one of these days."""
-    return sum(earlier.days[0] < days[1] and days[0] < earlier.days[1] for earlier in past)
+    return sum(earlier.days[0] < days[1] and days[0] < earlier.days[1] for earlier in earlier_comparisons)
 
 
-def _carried(gate_name: str, past: Sequence[Comparison]) -> float:
+def _carried_over_alpha(gate_name: str, earlier_comparisons: Sequence[EarlierComparison]) -> float:
     """What the comparison before had, if the gate passed there on days that were new then."""
-    if not past:
+    if not earlier_comparisons:
         return 0.0
-    had = next((spent for name, spent, passed in past[-1].gates if name == gate_name and passed), 0.0)
-    return 0.0 if had and _uses(past[-1].days, past[:-1]) else had
+    had = next(
+        (spent for name, spent, passed in earlier_comparisons[-1].spending if name == gate_name and passed),
+        0.0,
+    )
+    return 0.0 if had and _count_overlaps(earlier_comparisons[-1].days, earlier_comparisons[:-1]) else had

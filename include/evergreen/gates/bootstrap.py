@@ -7,13 +7,15 @@ from hashlib import sha256
 
 import numpy as np
 
-from evergreen.gates.metrics import Floats, Metric
+from evergreen.gates.metrics import FloatArray, Metric
 
 # Numbers held per array while resampling: 4 MiB each, whatever the number of rows (up to half a million).
-_CHUNK = 2**19
+_CHUNK_SIZE = 2**19
 
 
-def differences(metric: Metric, label: Floats, one: Floats, other: Floats, resamples: int) -> Floats:
+def bootstrap_differences(
+    metric: Metric, label: FloatArray, candidate: FloatArray, reference: FloatArray, resamples: int
+) -> FloatArray:
     """The metric of `one` minus that of `other` in each resample: (resamples,), from rows (n,).
 
     The paired bootstrap (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapters 8 and 13):
@@ -21,16 +23,16 @@ def differences(metric: Metric, label: Floats, one: Floats, other: Floats, resam
     """
     return np.concatenate(
         [
-            metric(label, one, counts) - metric(label, other, counts)
-            for counts in resampled(label.size, resamples, seed(label, one, other))
+            metric(label, candidate, counts) - metric(label, reference, counts)
+            for counts in draw_resample_counts(label.size, resamples, resampling_seed(label, candidate, reference))
         ]
     )
 
 
-def resampled(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
+def draw_resample_counts(rows: int, resamples: int, seed: int) -> Iterator[FloatArray]:
     """How often each row is drawn in each resample, in chunks (k, rows) that add up to `resamples`."""
     random = np.random.default_rng(seed)
-    most = max(1, _CHUNK // rows)
+    most = max(1, _CHUNK_SIZE // rows)
     for start in range(0, resamples, most):
         k = min(most, resamples - start)
         drawn = random.integers(rows, size=(k, rows))
@@ -38,7 +40,7 @@ def resampled(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
         yield np.bincount(drawn.ravel(), minlength=k * rows).reshape(k, rows).astype(np.float64)
 
 
-def seed(*columns: Floats) -> int:
+def resampling_seed(*columns: FloatArray) -> int:
     """A number that depends on the evidence alone: judging again draws the same resamples."""
     digest = sha256()
     for column in columns:

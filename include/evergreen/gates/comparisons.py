@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from scipy import special
 
 from evergreen.errors import EvergreenError
-from evergreen.gates.bootstrap import differences
-from evergreen.gates.metrics import Floats, measure, value
-from evergreen.gates.validation import in_canonical_order
-from evergreen.spec.gates import Compared, Test
+from evergreen.gates.bootstrap import bootstrap_differences
+from evergreen.gates.metrics import FloatArray, compute_metric, resolve_metric
+from evergreen.gates.validation import sort_rows
+from evergreen.spec.gates import PairedComparisonGate, SignificanceTest
 
 
 @dataclass(frozen=True)
-class Gain:
+class MetricGain:
     """Of one scorer over another, in the metric's own unit; positive is better.
 
     `low` and `high` are one-sided confidence bounds of the gain: each is wrong with a chance of at most the level.
@@ -28,11 +28,18 @@ class Gain:
     high: float
 
 
-class NotComparable(EvergreenError):
+class NotComparableError(EvergreenError):
     """These rows cannot tell how the two compare; the message is a sentence for people."""
 
 
-def gain(gate: Compared, label: Floats, one: Floats, other: Floats, level: float, test: Test) -> Gain:
+def estimate_gain(
+    gate: PairedComparisonGate,
+    label: FloatArray,
+    candidate: FloatArray,
+    reference: FloatArray,
+    alpha: float,
+    test: SignificanceTest,
+) -> MetricGain:
     """The gain of `one` over `other`, (n,) each, by the metric of `gate`; independent of the order of rows.
 
     - `delong`, of auc: the error of DeLong et al. (see `delong`) times the quantile of Student's t.
@@ -49,49 +56,52 @@ def gain(gate: Compared, label: Floats, one: Floats, other: Floats, level: float
         NotComparable: the metric does not exist for these rows or for some resamples, or nothing can be said about
             the error.
     """
-    if np.array_equal(one, other):
-        return Gain(0.0, 0.0, 0.0)
+    if np.array_equal(candidate, reference):
+        return MetricGain(0.0, 0.0, 0.0)
     if test == "delong":
-        found = delong(label, one, other)
-        return _around(found.gain, found.error, found.freedom, level, gate.scale.largest)
+        found = delong(label, candidate, reference)
+        return _student_t_bounds(found.gain, found.standard_error, found.degrees_of_freedom, alpha, gate.scale.maximum)
     if test == "mcnemar":
         assert gate.cut is not None
         right = label == 1
         return mcnemar(
-            (one >= gate.cut) == right, (other >= gate.cut) == right, level, margin=gate.limit != 0
+            (candidate >= gate.cut) == right,
+            (reference >= gate.cut) == right,
+            alpha,
+            has_margin=gate.limit != 0,
         )
-    label, one, other = in_canonical_order([label, one, other])
-    metric = measure(gate)
+    label, candidate, reference = sort_rows([label, candidate, reference])
+    metric = resolve_metric(gate)
     sign = 1 if gate.scale.higher_is_better else -1
-    difference = sign * (value(metric, label, one) - value(metric, label, other))
+    difference = sign * (compute_metric(metric, label, candidate) - compute_metric(metric, label, reference))
     if not np.isfinite(difference):
-        raise NotComparable(f"{gate.metric} does not exist for both on these {label.size:,} rows")
-    resampled = differences(metric, label, one, other, gate.resamples)
+        raise NotComparableError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
+    resampled = bootstrap_differences(metric, label, candidate, reference, gate.resamples)
     if lost := int(np.count_nonzero(~np.isfinite(resampled))):
         text = f"{lost:,} of {gate.resamples:,} resamples drew rows for which {gate.metric} does not exist"
-        raise NotComparable(f"{text}: {label.size:,} rows, {_rarer(gate, label)}, are too few")
+        raise NotComparableError(f"{text}: {label.size:,} rows, {_describe_rarer_class(gate, label)}, are too few")
     error = float(resampled.std(ddof=1))
     if difference and not error:
-        raise NotComparable(f"every resample shows the same gain of {difference:g}: its error cannot be told")
-    return _around(difference, error, label.size - 1, level, gate.scale.largest)
+        raise NotComparableError(f"every resample shows the same gain of {difference:g}: its error cannot be told")
+    return _student_t_bounds(difference, error, label.size - 1, alpha, gate.scale.maximum)
 
 
-def _rarer(gate: Compared, label: Floats) -> str:
-    if gate.scale.of == "amounts":
+def _describe_rarer_class(gate: PairedComparisonGate, label: FloatArray) -> str:
+    if gate.scale.label_type == "continuous":
         return "as they are"
     return f"{int(min(label.sum(), label.size - label.sum())):,} of them of the rarer class"
 
 
 @dataclass(frozen=True)
-class DeLong:
+class DeLongEstimate:
     """The gain in AUC, its standard error, and the degrees of freedom of that error."""
 
     gain: float
-    error: float
-    freedom: float
+    standard_error: float
+    degrees_of_freedom: float
 
 
-def delong(label: Floats, one: Floats, other: Floats) -> DeLong:
+def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray) -> DeLongEstimate:
     """The AUC of `one` minus that of `other`, (n,) each, with the error of a difference between paired AUCs.
 
     A row's placement is the share of rows of the other class that it is rightly ordered with, ties half. The AUC is
@@ -112,10 +122,8 @@ def delong(label: Floats, one: Floats, other: Floats) -> DeLong:
     positives = int(np.count_nonzero(positive))
     negatives = label.size - positives
     if min(positives, negatives) < 2:
-        raise NotComparable(
-            f"{positives:,} rows of class 1 and {negatives:,} of class 0: AUC needs 2 of each"
-        )
-    ahead = _twice_ahead(positive, one) - _twice_ahead(positive, other)
+        raise NotComparableError(f"{positives:,} rows of class 1 and {negatives:,} of class 0: AUC needs 2 of each")
+    ahead = _doubled_placements(positive, candidate) - _doubled_placements(positive, reference)
     won, spread_positive = _total_and_spread(ahead[positive])
     _, spread_negative = _total_and_spread(ahead[~positive])
     pairs = positives * negatives
@@ -127,15 +135,21 @@ def delong(label: Floats, one: Floats, other: Floats) -> DeLong:
     variance = sum(variances)
     if not variance:
         if won:
-            raise NotComparable(
+            raise NotComparableError(
                 f"all {positives:,} rows of class 1 gain the same: the error cannot be told from them"
             )
-        return DeLong(0.0, 0.0, float(label.size - 2))
+        return DeLongEstimate(0.0, 0.0, float(label.size - 2))
     freedom = variance**2 / (variances[0] ** 2 / (positives - 1) + variances[1] ** 2 / (negatives - 1))
-    return DeLong(won / (2 * pairs), sqrt(variance), freedom)
+    return DeLongEstimate(won / (2 * pairs), sqrt(variance), freedom)
 
 
-def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_], level: float, *, margin: bool) -> Gain:
+def mcnemar(
+    candidate_correct: NDArray[np.bool_],
+    reference_correct: NDArray[np.bool_],
+    alpha: float,
+    *,
+    has_margin: bool,
+) -> MetricGain:
     """The share of rows that `one` has right minus that of `other`, (n,) each of whether it was right; exact.
 
     Only rows that one has right and the other wrong tell the two apart; were they equally good, each would be
@@ -147,38 +161,46 @@ def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_], level: float, *, m
     margin that part matters too, and it is known from these rows only: a tenth of the level goes to its own bound of
     Clopper and Pearson, and both together are wrong with a chance of at most `level` (Bonferroni).
     """
-    rows = one.size
-    wins, losses = int(np.count_nonzero(one & ~other)), int(np.count_nonzero(other & ~one))
+    rows = candidate_correct.size
+    wins, losses = (
+        int(np.count_nonzero(candidate_correct & ~reference_correct)),
+        int(np.count_nonzero(reference_correct & ~candidate_correct)),
+    )
     telling = wins + losses
-    if not telling and not margin:
-        return Gain(0.0, 0.0, 0.0)
+    if not telling and not has_margin:
+        return MetricGain(0.0, 0.0, 0.0)
     # With a margin, how large the telling part may be widens a bound below 0, how small it may be one above.
-    for_share, for_part = (0.9 * level, 0.1 * level) if margin else (level, None)
-    least = 2 * _at_least(wins, telling, for_share) - 1
-    most = 1 - 2 * _at_least(losses, telling, for_share)
+    for_share, for_part = (0.9 * alpha, 0.1 * alpha) if has_margin else (alpha, None)
+    least = 2 * _clopper_pearson_lower_bound(wins, telling, for_share) - 1
+    most = 1 - 2 * _clopper_pearson_lower_bound(losses, telling, for_share)
     if for_part is None:
         smallest = largest = telling / rows
     else:
-        smallest, largest = _at_least(telling, rows, for_part), 1 - _at_least(rows - telling, rows, for_part)
-    return Gain(
+        smallest, largest = (
+            _clopper_pearson_lower_bound(telling, rows, for_part),
+            1 - _clopper_pearson_lower_bound(rows - telling, rows, for_part),
+        )
+    return MetricGain(
         (wins - losses) / rows,
         least * (smallest if least > 0 else largest),
         most * (largest if most > 0 else smallest),
     )
 
 
-def _at_least(hits: int, trials: int, level: float) -> float:
+def _clopper_pearson_lower_bound(hits: int, trials: int, alpha: float) -> float:
     """The lower bound of Clopper and Pearson for a chance that hit so often. The upper one is 1 - that of misses."""
-    return float(special.betaincinv(hits, trials - hits + 1, level)) if hits else 0.0
+    return float(special.betaincinv(hits, trials - hits + 1, alpha)) if hits else 0.0
 
 
-def _around(difference: float, error: float, freedom: float, level: float, largest: float) -> Gain:
+def _student_t_bounds(
+    difference: float, standard_error: float, degrees_of_freedom: float, alpha: float, maximum: float
+) -> MetricGain:
     """The bounds, not beyond what a difference between values from 0 to `largest` can be."""
-    width = -float(special.stdtrit(freedom, level)) * error if error else 0.0
-    return Gain(difference, max(difference - width, -largest), min(difference + width, largest))
+    width = -float(special.stdtrit(degrees_of_freedom, alpha)) * standard_error if standard_error else 0.0
+    return MetricGain(difference, max(difference - width, -maximum), min(difference + width, maximum))
 
 
-def _twice_ahead(positive: NDArray[np.bool_], score: Floats) -> NDArray[np.int64]:
+def _doubled_placements(positive: NDArray[np.bool_], score: FloatArray) -> NDArray[np.int64]:
     """For each row, twice the number of rows of the other class that it is rightly ordered with; ties count one.
 
     Rows of class 1 should lie above those of class 0.
@@ -207,9 +229,9 @@ def _total_and_spread(numbers: NDArray[np.int64]) -> tuple[int, int]:
     peak = max(int(numbers.max()), -int(numbers.min()), 1)
     # So many squares are sure to add up within 64 bits; Python adds up the rest.
     at_once = (2**63 - 1) // peak**2
-    squares = sum(int(np.dot(part, part)) for part in _parts(numbers, at_once))
+    squares = sum(int(np.dot(part, part)) for part in _chunks(numbers, at_once))
     return total, numbers.size * squares - total**2
 
 
-def _parts(numbers: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+def _chunks(numbers: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return [numbers[start : start + size] for start in range(0, numbers.size, size)]

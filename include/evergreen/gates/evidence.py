@@ -17,7 +17,7 @@ class NoChampion:
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingEvidence:
     """There should be evidence, there is none, and `problem` says why. The gates that need it block.
 
     For example "version 3 has seen labels until 2013-02-25, the holdout starts 2013-02-22".
@@ -36,20 +36,20 @@ class OnlineSample:
         example: the first that differs, in words; empty when none does.
     """
 
-    compared: int
-    different: int
-    example: str = ""
+    value_count: int
+    mismatch_count: int
+    first_mismatch: str = ""
 
 
 @dataclass(frozen=True)
-class Signature:
+class InputSignature:
     """Input columns, in order, with their types: what the model takes, and what serving will give it."""
 
-    model: tuple[tuple[str, str], ...]
-    serving: tuple[tuple[str, str], ...]
+    model_columns: tuple[tuple[str, str], ...]
+    serving_columns: tuple[tuple[str, str], ...]
 
 
-_NOT_MEASURED = Missing("it was not measured")
+_NOT_MEASURED = MissingEvidence("it was not measured")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +75,11 @@ class Evidence:
 
     label: ArrayLike
     candidate: ArrayLike
-    champion: ArrayLike | NoChampion | Missing
+    champion: ArrayLike | NoChampion | MissingEvidence
     days: tuple[date, date] | None = None
-    groups: Mapping[str, Sequence[str | None] | Missing] = field(default_factory=dict)
-    baselines: Mapping[str, ArrayLike | Missing] = field(default_factory=dict)
-    recent: ArrayLike | Missing = _NOT_MEASURED
-    serving: Mapping[str, float] | Missing = _NOT_MEASURED
-    signature: Signature | Missing = _NOT_MEASURED
-    online: OnlineSample | Missing = _NOT_MEASURED
+    groups: Mapping[str, Sequence[str | None] | MissingEvidence] = field(default_factory=dict)
+    baselines: Mapping[str, ArrayLike | MissingEvidence] = field(default_factory=dict)
+    recent_predictions: ArrayLike | MissingEvidence = _NOT_MEASURED
+    serving_costs: Mapping[str, float] | MissingEvidence = _NOT_MEASURED
+    input_signature: InputSignature | MissingEvidence = _NOT_MEASURED
+    online_sample: OnlineSample | MissingEvidence = _NOT_MEASURED

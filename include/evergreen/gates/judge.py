@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 
-from evergreen.gates.alpha_spending import Comparison
+from evergreen.gates.alpha_spending import EarlierComparison
 from evergreen.gates.evidence import Evidence
-from evergreen.gates.verdict import Record, Verdict, decide
-from evergreen.spec.gates import AgainstChampion, Gate
+from evergreen.gates.verdict import GateResult, Verdict, decide_verdict
+from evergreen.spec.gates import AgainstChampionGate, Gate
 
 
-def judge(gates: Sequence[Gate], evidence: Evidence, past: Sequence[Comparison] = ()) -> Verdict:
+def judge_evidence(
+    gates: Sequence[Gate], evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()
+) -> Verdict:
     """Hold the evidence against every gate, then decide on the records.
 
     `past` are the model's earlier comparisons with a champion, oldest first: what they spent of its lifetime budget
@@ -21,29 +23,27 @@ def judge(gates: Sequence[Gate], evidence: Evidence, past: Sequence[Comparison] 
     The same gates, the same rows in whatever order and the same past give the same verdict. Evidence that cannot be
     used does not raise: its gates come back `not_computed`, with the reason, and block.
     """
-    return decide([evaluate(gate, evidence, past) for gate in gates])
+    return decide_verdict([evaluate_gate(gate, evidence, earlier_comparisons) for gate in gates])
 
 
-def evaluate(gate: Gate, evidence: Evidence, past: Sequence[Comparison] = ()) -> Record:
+def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()) -> GateResult:
     """The record of `gate`: passed, failed, or not_computed with all that is wrong; never an exception.
 
     A gate may run code of the model's folder, and evidence may be wrong in ways that nobody thought of: whatever a gate
     raises blocks, and is named.
     """
     from evergreen.gates import validation
-    from evergreen.gates.comparisons import NotComparable
-    from evergreen.gates.kinds.shared import not_computed
+    from evergreen.gates.comparisons import NotComparableError
+    from evergreen.gates.kinds.shared import not_computed_result
 
     try:
-        compute: Callable[..., Record] = import_module(f"evergreen.gates.kinds.{gate.kind}").compute
-        if isinstance(gate, AgainstChampion):  # the only kind with a budget for the model's whole life
-            compute = partial(compute, past=past)
+        compute: Callable[..., GateResult] = import_module(f"evergreen.gates.kinds.{gate.kind}").compute
+        if isinstance(gate, AgainstChampionGate):  # the only kind with a budget for the model's whole life
+            compute = partial(compute, earlier_comparisons=earlier_comparisons)
         return compute(gate, evidence)
-    except NotComparable as error:
+    except NotComparableError as error:
         problem = str(error)
     except Exception as error:
-        problem = (
-            f"the gate broke with {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
-        )
-    label = validation.column(evidence.label)
-    return not_computed(gate, 0 if label is None else label.size, [problem])
+        problem = f"the gate broke with {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+    label = validation.to_float_array(evidence.label)
+    return not_computed_result(gate, 0 if label is None else label.size, [problem])

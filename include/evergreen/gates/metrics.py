@@ -15,15 +15,15 @@ from importlib import import_module
 import numpy as np
 from numpy.typing import NDArray
 
-from evergreen.spec.gates import Measured
+from evergreen.spec.gates import MetricGate
 
-Floats = NDArray[np.float64]
-Metric = Callable[[Floats, Floats, Floats], Floats]
+FloatArray = NDArray[np.float64]
+Metric = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 
 CALIBRATION_BINS = 10
 
 
-def measure(gate: Measured) -> Metric:
+def resolve_metric(gate: MetricGate) -> Metric:
     """The metric that `gate` names, with its `cut` or `quantile` filled in.
 
     Raises:
@@ -31,7 +31,7 @@ def measure(gate: Measured) -> Metric:
     """
     if ":" in gate.metric:
         module, _, name = gate.metric.partition(":")
-        return partial(_own, getattr(import_module(module), name))
+        return partial(_custom_metric, getattr(import_module(module), name))
     metric = METRICS[gate.metric]
     if gate.cut is not None:
         return partial(metric, cut=gate.cut)
@@ -40,12 +40,12 @@ def measure(gate: Measured) -> Metric:
     return metric
 
 
-def value(metric: Metric, label: Floats, score: Floats) -> float:
+def compute_metric(metric: Metric, label: FloatArray, score: FloatArray) -> float:
     """The metric with every row counting once."""
     return float(metric(label, score, np.ones((1, label.size)))[0])
 
 
-def auc(label: Floats, score: Floats, weight: Floats) -> Floats:
+def auc(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
     """Area under the ROC curve: the chance that a row of class 1 scores above one of class 0, ties half.
 
     The Mann-Whitney form (Hanley and McNeil 1982, Radiology 143:29-36), exact for whole weights.
@@ -60,25 +60,25 @@ def auc(label: Floats, score: Floats, weight: Floats) -> Floats:
     beaten = np.zeros((len(weight), negative.size + 1))
     np.cumsum(weight[:, negative], axis=1, out=beaten[:, 1:])
     wins = ((beaten[:, below] + beaten[:, up_to]) * weight_positive).sum(axis=1) / 2
-    return _share(wins, weight_positive.sum(axis=1) * beaten[:, -1])
+    return _ratio(wins, weight_positive.sum(axis=1) * beaten[:, -1])
 
 
-def log_loss(label: Floats, score: Floats, weight: Floats) -> Floats:
+def log_loss(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
     """Mean of -log(probability given to what happened), in nats (Good 1952, J. Royal Statistical Society B 14:107-114).
 
     Scores are kept the machine epsilon away from 0 and 1, so one row costs at most 36 nats, not infinity.
     """
     epsilon = np.finfo(np.float64).eps
     given = np.where(label == 1, score, 1 - score).clip(epsilon, 1 - epsilon)
-    return _mean(-np.log(given), weight)
+    return _weighted_mean(-np.log(given), weight)
 
 
-def brier(label: Floats, score: Floats, weight: Floats) -> Floats:
+def brier(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
     """Mean of (score - label)² (Brier 1950, Monthly Weather Review 78:1-3)."""
-    return _mean((score - label) ** 2, weight)
+    return _weighted_mean((score - label) ** 2, weight)
 
 
-def calibration_error(label: Floats, score: Floats, weight: Floats) -> Floats:
+def calibration_error(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
     """Expected calibration error: over bins, the mean of |share of label 1 - mean score|, by rows in a bin.
 
     As in Naeini et al. 2015 (AAAI, "Obtaining well calibrated probabilities using Bayesian binning"), but
@@ -88,65 +88,70 @@ def calibration_error(label: Floats, score: Floats, weight: Floats) -> Floats:
     chance alone: a perfectly calibrated scorer shows about 0.8 √(10 · p(1 - p)/n), which is 0.03 for 1,000
     rows at p = 0.2.
     """
-    bins = by_rank(score, CALIBRATION_BINS)
+    bins = equal_mass_bins(score, CALIBRATION_BINS)
     gap = (label - score) * weight
     gaps = [np.abs(gap[:, bins == number].sum(axis=1)) for number in range(CALIBRATION_BINS)]
-    return _share(np.sum(gaps, axis=0), weight.sum(axis=1))
+    return _ratio(np.sum(gaps, axis=0), weight.sum(axis=1))
 
 
-def by_rank(score: Floats, bins: int) -> NDArray[np.intp]:
+def equal_mass_bins(score: FloatArray, bins: int) -> NDArray[np.intp]:
     """The bin (n,) of each row: equally many rows in each, but equal scores together, so that some may be empty."""
     rank = np.searchsorted(np.sort(score), score, side="left")
     return rank * bins // score.size
 
 
-def accuracy(label: Floats, score: Floats, weight: Floats, *, cut: float) -> Floats:
+def accuracy(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
     """Share of rows whose class was told right; class 1 is a score of at least `cut`."""
-    return _mean((score >= cut) == (label == 1), weight)
+    return _weighted_mean((score >= cut) == (label == 1), weight)
 
 
-def precision(label: Floats, score: Floats, weight: Floats, *, cut: float) -> Floats:
+def precision(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
     """Of the rows told to be of class 1 (score at least `cut`), the share that are. NaN if none is told to be.
 
     As recall, of Cleverdon, Mills and Keen 1966, "Factors determining the performance of indexing systems".
     """
     told = weight[:, score >= cut].sum(axis=1)
-    return _share(weight[:, (score >= cut) & (label == 1)].sum(axis=1), told)
+    return _ratio(weight[:, (score >= cut) & (label == 1)].sum(axis=1), told)
 
 
-def recall(label: Floats, score: Floats, weight: Floats, *, cut: float) -> Floats:
+def recall(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
     """Of the rows of class 1, the share with a score of at least `cut`. NaN if there are none."""
     there = weight[:, label == 1].sum(axis=1)
-    return _share(weight[:, (score >= cut) & (label == 1)].sum(axis=1), there)
+    return _ratio(weight[:, (score >= cut) & (label == 1)].sum(axis=1), there)
 
 
-def positive_rate(label: Floats, score: Floats, weight: Floats, *, cut: float) -> Floats:
+def positive_rate(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
     """Share of rows with a score of at least `cut`, whatever their labels: its difference between groups is that of
     demographic parity (Calders, Kamiran and Pechenizkiy 2009, ICDM Workshops, 13-18)."""
-    return _mean(score >= cut, weight)
+    return _weighted_mean(score >= cut, weight)
 
 
-def rmse(label: Floats, score: Floats, weight: Floats) -> Floats:
+def rmse(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
     """Root of the mean of (score - label)², in the label's unit."""
-    return np.sqrt(_mean((score - label) ** 2, weight))
+    return np.sqrt(_weighted_mean((score - label) ** 2, weight))
 
 
-def mae(label: Floats, score: Floats, weight: Floats) -> Floats:
+def mae(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
     """Mean of |score - label|, in the label's unit."""
-    return _mean(np.abs(score - label), weight)
+    return _weighted_mean(np.abs(score - label), weight)
 
 
-def quantile_loss(label: Floats, score: Floats, weight: Floats, *, quantile: float) -> Floats:
+def quantile_loss(label: FloatArray, score: FloatArray, weight: FloatArray, *, quantile: float) -> FloatArray:
     """Mean of `quantile` · (label - score) where the label lies above, (1 - `quantile`) · (score - label) below.
 
     In the label's unit. The check function of Koenker and Bassett 1978, Econometrica 46:33-50; least, in the long
     run, for the true quantile.
     """
     above = label - score
-    return _mean(np.maximum(quantile * above, (quantile - 1) * above), weight)
+    return _weighted_mean(np.maximum(quantile * above, (quantile - 1) * above), weight)
 
 
-def _own(function: Callable[[Floats, Floats], float], label: Floats, score: Floats, weight: Floats) -> Floats:
+def _custom_metric(
+    function: Callable[[FloatArray, FloatArray], float],
+    label: FloatArray,
+    score: FloatArray,
+    weight: FloatArray,
+) -> FloatArray:
     """A function that knows nothing of weights: it is given each row as often as the row counts."""
     repeated = (times.astype(np.intp) for times in weight)
     return np.array(
@@ -155,18 +160,18 @@ def _own(function: Callable[[Floats, Floats], float], label: Floats, score: Floa
     )
 
 
-def _mean(loss: NDArray[np.float64] | NDArray[np.bool_], weight: Floats) -> Floats:
+def _weighted_mean(loss: NDArray[np.float64] | NDArray[np.bool_], weight: FloatArray) -> FloatArray:
     # Not `weight @ loss`: BLAS adds in an order that depends on its number of threads.
-    return _share((weight * loss).sum(axis=1), weight.sum(axis=1))
+    return _ratio((weight * loss).sum(axis=1), weight.sum(axis=1))
 
 
-def _share(part: Floats, whole: Floats) -> Floats:
+def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
     with np.errstate(invalid="ignore", divide="ignore"):
-        share: Floats = part / whole
+        share: FloatArray = part / whole
     return share
 
 
-METRICS: Mapping[str, Callable[..., Floats]] = {
+METRICS: Mapping[str, Callable[..., FloatArray]] = {
     "auc": auc,
     "log_loss": log_loss,
     "brier": brier,

@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from evergreen.gates.metrics import Floats
+from evergreen.gates.metrics import FloatArray
 
-Of = Literal["classes", "amounts"]
+LabelType = Literal["binary", "continuous"]
 
 
-def column(values: object) -> Floats | None:
+def to_float_array(values: object) -> FloatArray | None:
     """The values as (n,) float64, or None when they are not one plain row of numbers."""
     if isinstance(values, np.ma.MaskedArray):
         return None  # numpy would quietly uncover what is masked
@@ -26,14 +26,14 @@ def column(values: object) -> Floats | None:
         return array.astype(np.float64) + 0.0  # + 0.0 turns -0.0 into 0.0: equal scores, equal bytes
 
 
-def label_faults(label: Floats | None, min_rows: int, of: Of = "classes") -> list[str]:
+def label_faults(label: FloatArray | None, min_rows: int, label_type: LabelType = "binary") -> list[str]:
     """What is wrong with the labels (n,), in sentences; `of` is that of the metric's scale."""
     if label is None:
         return ["the labels are not one row of numbers"]
     faults = []
     if label.size < min_rows:
         faults.append(f"{label.size:,} rows are too few, at least {min_rows:,} are needed")
-    if of == "amounts":
+    if label_type == "continuous":
         if lost := int(np.count_nonzero(~np.isfinite(label))):
             faults.append(f"{lost:,} of {label.size:,} labels are NaN or infinite")
         return faults
@@ -46,12 +46,12 @@ def label_faults(label: Floats | None, min_rows: int, of: Of = "classes") -> lis
 
 
 def score_faults(
-    whose: str,
-    score: Floats | None,
-    label: Floats | None,
-    of: Of = "classes",
+    scorer: str,
+    score: FloatArray | None,
+    label: FloatArray | None,
+    label_type: LabelType = "binary",
     *,
-    may_be_constant: bool = False,
+    allow_constant: bool = False,
 ) -> list[str]:
     """What is wrong with the scores (n,), in sentences; `whose` as in "the candidate".
 
@@ -59,21 +59,21 @@ def score_faults(
     of a dull one, and at the base rate it would even count as perfectly calibrated. It is none of a trivial model.
     """
     if score is None:
-        return [f"the {whose}'s scores are not one row of numbers"]
+        return [f"the {scorer}'s scores are not one row of numbers"]
     faults = []
     if label is not None and score.size != label.size:
-        faults.append(f"the {whose} has {score.size:,} scores for {label.size:,} labels")
+        faults.append(f"the {scorer} has {score.size:,} scores for {label.size:,} labels")
     if lost := int(np.count_nonzero(~np.isfinite(score))):
-        faults.append(f"{lost:,} of the {whose}'s {score.size:,} scores are NaN or infinite")
-    elif of == "classes" and (outside := int(np.count_nonzero((score < 0) | (score > 1)))):
-        text = f"{outside:,} of the {whose}'s {score.size:,} scores are outside [0, 1]"
+        faults.append(f"{lost:,} of the {scorer}'s {score.size:,} scores are NaN or infinite")
+    elif label_type == "binary" and (outside := int(np.count_nonzero((score < 0) | (score > 1)))):
+        text = f"{outside:,} of the {scorer}'s {score.size:,} scores are outside [0, 1]"
         faults.append(f"{text}: they go from {score.min():g} to {score.max():g}")
-    elif not may_be_constant and score.size and score.min() == score.max():
-        faults.append(f"the {whose} scores every row {score[0]:g}: a constant ranks nothing")
+    elif not allow_constant and score.size and score.min() == score.max():
+        faults.append(f"the {scorer} scores every row {score[0]:g}: a constant ranks nothing")
     return faults
 
 
-def in_canonical_order(columns: Sequence[Floats]) -> list[Floats]:
+def sort_rows(columns: Sequence[FloatArray]) -> list[FloatArray]:
     """The same rows, sorted: whoever reads the evidence in another order gets the same bits."""
     order = np.lexsort(columns[::-1])
     return [values[order] for values in columns]

@@ -24,12 +24,12 @@ from great_expectations.expectations.expectation import Expectation
 
 from evergreen.errors import Fault
 
-EXAMPLES = 3
+MAX_EXAMPLES = 3
 
-Stages = Sequence[Sequence[Expectation]]
+ExpectationStages = Sequence[Sequence[Expectation]]
 """A stage is only asked when the ones before it hold."""
 
-_HOLDS_OF_EACH_IF_OF_ALL = frozenset(
+_BATCHABLE_EXPECTATIONS = frozenset(
     {
         # What is said of each row by itself, or of any two rows, or of the columns alone. Subclasses and other
         # kinds are not in: a new kind is looked up in Great Expectations' metrics before it is added here.
@@ -45,22 +45,22 @@ _HOLDS_OF_EACH_IF_OF_ALL = frozenset(
     }
 )
 # Any other condition may look beyond its row: at a mean, or at the row's number.
-_CONDITION_ON_ONE_ROW = re.compile(r"[A-Za-z_]\w*\.(notnull|isnull|notna|isna)\(\)")
+_ROW_LOCAL_CONDITION = re.compile(r"[A-Za-z_]\w*\.(notnull|isnull|notna|isna)\(\)")
 # Bounds the copy that is made; and beyond a million rows pandas' `isin` compares in another way.
-_ROWS_TOGETHER = 500_000
+_MAX_BATCH_ROWS = 500_000
 
-_one_at_a_time = threading.Lock()  # all threads share one batch, and would read each other's table
+_validation_lock = threading.Lock()  # all threads share one batch, and would read each other's table
 
 
 @dataclass(frozen=True)
-class Report:
+class ValidationReport:
     """The outcome of one check: its faults, and Great Expectations' own result as JSON, the evidence."""
 
     faults: tuple[Fault, ...]
-    evidence: Mapping[str, Any]
+    results: Mapping[str, Any]
 
 
-def columns(schema: Mapping[str, str]) -> tuple[list[Expectation], list[Expectation]]:
+def schema_expectations(schema: Mapping[str, str]) -> tuple[list[Expectation], list[Expectation]]:
     """Two stages of expectations: a table has exactly these columns, and they have these pandas types."""
     return (
         [gxe.ExpectTableColumnsToMatchSet(column_set=list(schema), exact_match=True)],
@@ -68,24 +68,26 @@ def columns(schema: Mapping[str, str]) -> tuple[list[Expectation], list[Expectat
     )
 
 
-def check(table: pd.DataFrame, where: str, *stages: Sequence[Expectation]) -> Report:
+def validate_table(table: pd.DataFrame, table_name: str, *stages: Sequence[Expectation]) -> ValidationReport:
     """Check `table`, stage by stage: a stage is only asked when the ones before it hold.
 
     So a renamed column is reported once, as a renamed column, and not again by each rule about its values.
     An expectation that cannot be evaluated is a fault. `where` names the table in the faults.
     """
-    _refuse_nothing(where, stages)
+    _require_expectations(table_name, stages)
     evidence: dict[str, Any] = {}
     for number, stage in enumerate(stages):
-        results = _validate(table, stage)
-        evidence[f"stage {number}"] = [_summary(result) for result in results]
+        results = _run_expectations(table, stage)
+        evidence[f"stage {number}"] = [_summarize_result(result) for result in results]
         failed = [result for result in results if not result.success]
         if failed:
-            return Report(tuple(_fault(result, where) for result in failed), evidence)
-    return Report((), evidence)
+            return ValidationReport(tuple(_to_fault(result, table_name) for result in failed), evidence)
+    return ValidationReport((), evidence)
 
 
-def check_each(tables: Mapping[str, pd.DataFrame], stages: Callable[[str], Stages]) -> dict[str, Report]:
+def validate_tables(
+    tables: Mapping[str, pd.DataFrame], stages: Callable[[str], ExpectationStages]
+) -> dict[str, ValidationReport]:
     """Check many tables of one kind: the faults that `check` finds in each, in a fraction of its time.
 
     Great Expectations takes milliseconds for each expectation, however few the rows. So what holds of each
@@ -95,17 +97,17 @@ def check_each(tables: Mapping[str, pd.DataFrame], stages: Callable[[str], Stage
     """
     expected = {name: stages(name) for name in tables}
     for name, its_stages in expected.items():
-        _refuse_nothing(name, its_stages)
-    found: dict[_Place, dict[str, Any]] = {}
-    for names in _alike(tables):
-        found |= _found_together(tables, {name: expected[name] for name in names})
-    return {name: _report(table, name, expected[name], found) for name, table in tables.items()}
+        _require_expectations(name, its_stages)
+    found: dict[_ExpectationKey, dict[str, Any]] = {}
+    for names in _group_batches(tables):
+        found |= _validate_batch(tables, {name: expected[name] for name in names})
+    return {name: _build_report(table, name, expected[name], found) for name, table in tables.items()}
 
 
-_Place = tuple[str, int, int]  # of an expectation: the table, the stage, and the position in the stage
+_ExpectationKey = tuple[str, int, int]  # of an expectation: the table, the stage, and the position in the stage
 
 
-def _alike(tables: Mapping[str, pd.DataFrame]) -> Iterable[list[str]]:
+def _group_batches(tables: Mapping[str, pd.DataFrame]) -> Iterable[list[str]]:
     """Names of tables whose concatenation has nothing that they have not, and hides nothing that they have."""
     groups: dict[Any, list[str]] = {}
     for name, table in tables.items():
@@ -116,7 +118,7 @@ def _alike(tables: Mapping[str, pd.DataFrame]) -> Iterable[list[str]]:
         group: list[str] = []
         rows = 0
         for name in names:
-            if group and rows + len(tables[name]) > _ROWS_TOGETHER:
+            if group and rows + len(tables[name]) > _MAX_BATCH_ROWS:
                 yield group
                 group, rows = [], 0
             group.append(name)
@@ -124,108 +126,110 @@ def _alike(tables: Mapping[str, pd.DataFrame]) -> Iterable[list[str]]:
         yield group
 
 
-def _found_together(
-    tables: Mapping[str, pd.DataFrame], expected: Mapping[str, Stages]
-) -> dict[_Place, dict[str, Any]]:
+def _validate_batch(
+    tables: Mapping[str, pd.DataFrame], stages_by_table: Mapping[str, ExpectationStages]
+) -> dict[_ExpectationKey, dict[str, Any]]:
     """What was found to hold of several tables at once, at each place where it is expected."""
-    wanted = _by_place(expected)
-    places: dict[str, list[_Place]] = {}
+    wanted = _index_expectations(stages_by_table)
+    places: dict[str, list[_ExpectationKey]] = {}
     for place, expectation in wanted.items():
-        if identity := _identity_if_holds_of_each(expectation):
+        if identity := _batch_key(expectation):
             places.setdefault(identity, []).append(place)
-    questions: dict[tuple[str, ...], list[list[_Place]]] = {}
+    questions: dict[tuple[str, ...], list[list[_ExpectationKey]]] = {}
     for same in places.values():
         names = tuple(dict.fromkeys(name for name, _, _ in same))
         if len(names) > 1:
             questions.setdefault(names, []).append(same)
-    found: dict[_Place, dict[str, Any]] = {}
+    found: dict[_ExpectationKey, dict[str, Any]] = {}
     for names, asked in questions.items():
         together = pd.concat([tables[name] for name in names], ignore_index=True)
         if not together.dtypes.equals(tables[names[0]].dtypes):
             continue
-        for same, answer in zip(asked, _holding(together, [wanted[same[0]] for same in asked]), strict=True):
+        for same, answer in zip(asked, _passing_results(together, [wanted[same[0]] for same in asked]), strict=True):
             if answer:
                 answer["asked_of_tables"] = len(names)
                 found |= dict.fromkeys(same, answer)
     return found
 
 
-def _report(
-    table: pd.DataFrame, name: str, stages: Stages, found: Mapping[_Place, Mapping[str, Any]]
-) -> Report:
-    wanted = _by_place({name: stages})
-    left = {place: expectation for place, expectation in wanted.items() if place not in found}
-    answers = dict(zip(left, _holding(table, list(left.values())), strict=True))
+def _build_report(
+    table: pd.DataFrame,
+    name: str,
+    stages: ExpectationStages,
+    batch_results: Mapping[_ExpectationKey, Mapping[str, Any]],
+) -> ValidationReport:
+    wanted = _index_expectations({name: stages})
+    left = {place: expectation for place, expectation in wanted.items() if place not in batch_results}
+    answers = dict(zip(left, _passing_results(table, list(left.values())), strict=True))
     if not all(answers.values()):
-        return check(table, name, *stages)
+        return validate_table(table, name, *stages)
     evidence: dict[str, list[Any]] = {f"stage {number}": [] for number in range(len(stages))}
     for place in wanted:
-        evidence[f"stage {place[1]}"].append(found.get(place) or answers[place])
-    return Report((), evidence)
+        evidence[f"stage {place[1]}"].append(batch_results.get(place) or answers[place])
+    return ValidationReport((), evidence)
 
 
-def _by_place(expected: Mapping[str, Stages]) -> dict[_Place, Expectation]:
+def _index_expectations(
+    stages_by_table: Mapping[str, ExpectationStages],
+) -> dict[_ExpectationKey, Expectation]:
     return {
         (name, number, position): expectation
-        for name, stages in expected.items()
+        for name, stages in stages_by_table.items()
         for number, stage in enumerate(stages)
         for position, expectation in enumerate(stage)
     }
 
 
-def _identity_if_holds_of_each(expectation: Expectation) -> str | None:
+def _batch_key(expectation: Expectation) -> str | None:
     """What is asked, exactly, if it holds of every table whenever it holds of all their rows together."""
-    if type(expectation) not in _HOLDS_OF_EACH_IF_OF_ALL:
+    if type(expectation) not in _BATCHABLE_EXPECTATIONS:
         return None
     kwargs = expectation.configuration.kwargs
-    if kwargs.get("mostly", 1) != 1 or not _is_of_one_row(kwargs.get("row_condition")):
+    if kwargs.get("mostly", 1) != 1 or not _is_row_local(kwargs.get("row_condition")):
         return None
     try:
-        return json.dumps([type(expectation).__name__, kwargs], sort_keys=True, default=_exactly)
+        return json.dumps([type(expectation).__name__, kwargs], sort_keys=True, default=_encode_exactly)
     except TypeError:
         return None
 
 
-def _is_of_one_row(condition: Any) -> bool:
+def _is_row_local(condition: Any) -> bool:
     if isinstance(condition, Mapping):  # what Great Expectations makes of a string
         condition = condition.get("pass_through_filter", condition)
-    return not condition or (isinstance(condition, str) and bool(_CONDITION_ON_ONE_ROW.fullmatch(condition)))
+    return not condition or (isinstance(condition, str) and bool(_ROW_LOCAL_CONDITION.fullmatch(condition)))
 
 
-def _exactly(value: Any) -> str:
+def _encode_exactly(value: Any) -> str:
     if isinstance(value, date):  # datetimes too
         return repr(value)
     raise TypeError(f"{type(value)} may be shortened when written")
 
 
-def _holding(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[dict[str, Any] | None]:
+def _passing_results(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[dict[str, Any] | None]:
     """For each of `expectations`, what was found if it holds; None if it does not or cannot be evaluated."""
     if not expectations:
         return []
     # Great Expectations sorts by column, and puts first what it could not evaluate.
     numbered = [
-        expectation.copy(update={"meta": {"number": number}})
-        for number, expectation in enumerate(expectations)
+        expectation.copy(update={"meta": {"number": number}}) for number, expectation in enumerate(expectations)
     ]
     try:
-        results = _validate(table, numbered)
+        results = _run_expectations(table, numbered)
         found = {
-            result.expectation_config.meta["number"]: _summary(result) for result in results if result.success
+            result.expectation_config.meta["number"]: _summarize_result(result) for result in results if result.success
         }
     except Exception:  # `check` meets it again, at the stage and the table that it belongs to
         return [None] * len(expectations)
     return [found.get(number) for number in range(len(expectations))]
 
 
-def _refuse_nothing(where: str, stages: Stages) -> None:
+def _require_expectations(table_name: str, stages: ExpectationStages) -> None:
     if not any(stages):
-        raise ValueError(
-            f"{where}: nothing is expected of it, and a check that asks nothing passes everything"
-        )
+        raise ValueError(f"{table_name}: nothing is expected of it, and a check that asks nothing passes everything")
 
 
 @cache
-def _any_table() -> BatchDefinition:
+def _batch_definition() -> BatchDefinition:
     """One for the process: making a context and its store of settings takes longer than a few expectations."""
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
@@ -233,9 +237,9 @@ def _any_table() -> BatchDefinition:
     return asset.add_batch_definition_whole_dataframe("whole")
 
 
-def _validate(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[ExpectationValidationResult]:
-    with _one_at_a_time:
-        batch = _any_table().get_batch({"dataframe": table})
+def _run_expectations(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[ExpectationValidationResult]:
+    with _validation_lock:
+        batch = _batch_definition().get_batch({"dataframe": table})
         try:
             return batch.validate(gx.ExpectationSuite("suite", expectations=list(expectations))).results
         finally:  # or the table stays in memory until the next one
@@ -244,7 +248,7 @@ def _validate(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[
             kept.reset_batch_cache()
 
 
-def _summary(result: ExpectationValidationResult) -> dict[str, Any]:
+def _summarize_result(result: ExpectationValidationResult) -> dict[str, Any]:
     """What is worth keeping of a result; Great Expectations' own JSON adds tracebacks and run times."""
     summary = result.to_json_dict()
     details: dict[str, Any] = summary["result"]
@@ -252,7 +256,7 @@ def _summary(result: ExpectationValidationResult) -> dict[str, Any]:
         "expectation": summary["expectation_config"]["type"],
         "of": {k: v for k, v in summary["expectation_config"]["kwargs"].items() if k != "batch_id"},
         "success": summary["success"],
-        "error": _error(result),
+        "error": _exception_message(result),
         **{
             key: details[key]
             for key in ("observed_value", "element_count", "unexpected_count", "partial_unexpected_list")
@@ -263,31 +267,27 @@ def _summary(result: ExpectationValidationResult) -> dict[str, Any]:
     return plain
 
 
-def _fault(result: ExpectationValidationResult, where: str) -> Fault:
+def _to_fault(result: ExpectationValidationResult, table_name: str) -> Fault:
     kind = result.expectation_config.type.removeprefix("expect_").replace("_", " ")
     of = {k: v for k, v in result.expectation_config.kwargs.items() if k != "batch_id" and v is not None}
     subject = of.pop("column", None) or ", ".join(of.pop("column_list", [])) or "table"
     mismatch = result.result.get("details", {}).get("mismatched")
-    if error := _error(result):
+    if error := _exception_message(result):
         found = f"cannot be evaluated: {error}"
     elif mismatch:
         of.clear()
-        found = "; ".join(
-            f"{len(names)} {what}: {', '.join(names)}" for what, names in sorted(mismatch.items())
-        )
+        found = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in sorted(mismatch.items()))
     elif "unexpected_count" in result.result:
-        examples = ", ".join(map(str, result.result.get("partial_unexpected_list", [])[:EXAMPLES]))
-        found = (
-            f"{result.result['unexpected_count']} of {result.result.get('element_count', 0)} rows break it"
-        )
+        examples = ", ".join(map(str, result.result.get("partial_unexpected_list", [])[:MAX_EXAMPLES]))
+        found = f"{result.result['unexpected_count']} of {result.result.get('element_count', 0)} rows break it"
         found += f", such as {examples}" if examples else ""
     else:
         found = f"found {result.result.get('observed_value')}"
     bounds = ", ".join(f"{name}={value}" for name, value in of.items())
-    return Fault(f"{where}: {subject}", f"{kind}{f' ({bounds})' if bounds else ''}: {found}")
+    return Fault(f"{table_name}: {subject}", f"{kind}{f' ({bounds})' if bounds else ''}: {found}")
 
 
-def _error(result: ExpectationValidationResult) -> str | None:
+def _exception_message(result: ExpectationValidationResult) -> str | None:
     """The message of the exception that an expectation raised instead of answering, if it did."""
     info = result.exception_info or {}
     for entry in (info, *(value for value in info.values() if isinstance(value, dict))):

@@ -40,21 +40,21 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from evergreen.errors import WindowError
-from evergreen.lake.fingerprints import fingerprint
-from evergreen.storage import locked, replacing
+from evergreen.lake.fingerprints import compute_fingerprint
+from evergreen.storage import atomic_write, file_lock
 
-SETTLE = timedelta(seconds=3)
+SETTLE_TIME = timedelta(seconds=3)
 """A file that has not changed for so long is taken for finished, until it changes again."""
-LOST_AFTER = timedelta(seconds=60)
+ANNOUNCEMENT_TIMEOUT = timedelta(seconds=60)
 """An announcement by an earlier watcher that nobody took for so long is taken for lost."""
-UNTAKEN_AFTER = timedelta(minutes=15)
+REANNOUNCE_AFTER = timedelta(minutes=15)
 """One of its own that nobody took for so long: perhaps the DAG was paused. A run that only queues takes it later."""
-MOST_DAYS = 400
+MAX_DAYS_PER_ANNOUNCEMENT = 400
 """Days in one announcement at most: it travels through a database. The next look announces the others."""
 
 _MAGIC = b"PAR1"
-_SMALLEST = 12  # magic, length of the footer, magic
-_IDENTITY = re.compile(r"[0-9a-f]{32}")
+_MIN_FILE_SIZE = 12  # magic, length of the footer, magic
+_DELIVERY_ID = re.compile(r"[0-9a-f]{32}")
 # What the stores that fsspec knows tell about the version of a file. Never when it was read.
 _VERSION_KEYS = (
     *("ETag", "LastModified", "VersionId"),  # S3
@@ -65,7 +65,7 @@ _VERSION_KEYS = (
 log = logging.getLogger(__name__)
 
 
-class RawFile(NamedTuple):
+class RawFileInfo(NamedTuple):
     """What a listing tells about one file; `version` is all that changes when the file is written anew."""
 
     source: str
@@ -75,36 +75,36 @@ class RawFile(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sighting:
+class DayObservation:
     """The files of a day, which look the same `since` then."""
 
-    files: tuple[RawFile, ...]
-    identity: str
-    since: datetime
+    files: tuple[RawFileInfo, ...]
+    delivery_id: str
+    unchanged_since: datetime
 
 
 @dataclass(frozen=True)
-class Announced:
+class Announcement:
     """Which files of a day were announced last, and when."""
 
-    identity: str
-    at: datetime
+    delivery_id: str
+    announced_at: datetime
 
 
-class Verdict(Enum):
+class AnnounceAction(Enum):
     """What to do about a complete day."""
 
     ANNOUNCE = auto()
     WAIT = auto()  # announced by an earlier watcher: may still be taken
-    DONE = auto()
+    SKIP = auto()
 
 
-def identity_of(files: Sequence[RawFile]) -> str:
+def compute_delivery_id(files: Sequence[RawFileInfo]) -> str:
     """Tells one delivery of a day from the next without reading it."""
-    return fingerprint(sorted([file.source, file.size, file.version] for file in files))[:32]
+    return compute_fingerprint(sorted([file.source, file.size, file.version] for file in files))[:32]
 
 
-def complete_days(listings: Sequence[Mapping[str, RawFile]]) -> dict[str, tuple[RawFile, ...]]:
+def complete_days(listings: Sequence[Mapping[str, RawFileInfo]]) -> dict[str, tuple[RawFileInfo, ...]]:
     """The days of which every source (one listing each) has its file."""
     if not listings:
         return {}
@@ -116,90 +116,98 @@ def complete_days(listings: Sequence[Mapping[str, RawFile]]) -> dict[str, tuple[
     return days
 
 
-def sightings(
-    before: Mapping[str, Sighting], days: Mapping[str, tuple[RawFile, ...]], now: datetime
-) -> dict[str, Sighting]:
+def update_observations(
+    previous: Mapping[str, DayObservation], files_by_day: Mapping[str, tuple[RawFileInfo, ...]], now: datetime
+) -> dict[str, DayObservation]:
     """What this look saw. A day whose files are as they were keeps the time since when they are."""
     seen = {}
-    for day, files in days.items():
-        known = before.get(day)
-        seen[day] = known if known and known.files == files else Sighting(files, identity_of(files), now)
+    for day, files in files_by_day.items():
+        known = previous.get(day)
+        seen[day] = known if known and known.files == files else DayObservation(files, compute_delivery_id(files), now)
     return seen
 
 
-def verdict(identity: str, announced: Announced | None, taken: bool, now: datetime) -> Verdict:
+def decide_announcement(
+    delivery_id: str, last_announcement: Announcement | None, is_acknowledged: bool, now: datetime
+) -> AnnounceAction:
     """Judge a complete day that this watcher has not announced, by what was `announced` before."""
-    if announced is None or announced.identity != identity:
-        return Verdict.ANNOUNCE
-    if taken:
-        return Verdict.DONE
-    return Verdict.ANNOUNCE if _apart(now, announced.at) >= LOST_AFTER else Verdict.WAIT
+    if last_announcement is None or last_announcement.delivery_id != delivery_id:
+        return AnnounceAction.ANNOUNCE
+    if is_acknowledged:
+        return AnnounceAction.SKIP
+    return (
+        AnnounceAction.ANNOUNCE
+        if _time_between(now, last_announcement.announced_at) >= ANNOUNCEMENT_TIMEOUT
+        else AnnounceAction.WAIT
+    )
 
 
 @dataclass(frozen=True)
-class Records:
+class AnnouncementStore:
     """What outlives a watcher, in one local folder. Any number of watchers and runs may use it at once."""
 
     folder: Path
 
-    def announced(self) -> dict[str, Announced]:
+    def read_announcements(self) -> dict[str, Announcement]:
         """The last announcement of each day."""
         try:
-            lines = json.loads(self._announced.read_text())
+            lines = json.loads(self._announcements_file.read_text())
         except FileNotFoundError:
             return {}
-        return {day: Announced(files, datetime.fromisoformat(at)) for day, (files, at) in lines.items()}
+        return {day: Announcement(files, datetime.fromisoformat(at)) for day, (files, at) in lines.items()}
 
-    def announce(self, days: Mapping[str, str], now: datetime) -> None:
+    def record_announcement(self, days: Mapping[str, str], now: datetime) -> None:
         """Record that `days` (ISO day → identity) are about to be announced."""
-        with locked(self.folder / ".lock"):
+        with file_lock(self.folder / ".lock"):
             for day, files in days.items():  # files that came back: they are to be taken anew
-                self._taken(day, files).unlink(missing_ok=True)
-            lines = {day: [was.identity, was.at.isoformat()] for day, was in self.announced().items()}
+                self._acknowledgement_file(day, files).unlink(missing_ok=True)
+            lines = {
+                day: [was.delivery_id, was.announced_at.isoformat()] for day, was in self.read_announcements().items()
+            }
             lines |= {day: [files, now.isoformat()] for day, files in days.items()}
             entries = [f"{json.dumps(day)}: {json.dumps(line)}" for day, line in sorted(lines.items())]
-            with replacing(self._announced) as scratch:
+            with atomic_write(self._announcements_file) as scratch:
                 scratch.write_text("{\n" + ",\n".join(entries) + "\n}\n")
 
-    def take(self, days: Mapping[str, str], run: str = "") -> None:
+    def acknowledge(self, days: Mapping[str, str], run_id: str = "") -> None:
         """Record that a run works on `days` (ISO day → identity) from now on. Again changes nothing."""
-        marks = [self._taken(day, files) for day, files in days.items()]
+        marks = [self._acknowledgement_file(day, files) for day, files in days.items()]
         for mark in marks:
             if not mark.exists():
-                with replacing(mark) as scratch:
-                    scratch.write_text(run)
+                with atomic_write(mark) as scratch:
+                    scratch.write_text(run_id)
 
-    def left_to(self, run: str) -> dict[str, str]:
+    def pending_days(self, run_id: str) -> dict[str, str]:
         """Announced days (ISO day → identity) that nobody has taken, and those that `run` took when it last tried.
 
         Airflow drops an event when another one before it still waits for its run; the run that comes of that
         one finds the days of all here.
         """
         left = {}
-        for day, was in self.announced().items():
+        for day, was in self.read_announcements().items():
             with suppress(FileNotFoundError):
-                if self._taken(day, was.identity).read_text() != run:
+                if self._acknowledgement_file(day, was.delivery_id).read_text() != run_id:
                     continue
-            left[day] = was.identity
+            left[day] = was.delivery_id
         return left
 
-    def is_taken(self, day: str, identity: str) -> bool:
-        return self._taken(day, identity).exists()
+    def is_acknowledged(self, day: str, delivery_id: str) -> bool:
+        return self._acknowledgement_file(day, delivery_id).exists()
 
     @property
-    def _announced(self) -> Path:
+    def _announcements_file(self) -> Path:
         return self.folder / "announced.json"
 
-    def _taken(self, day: str, identity: str) -> Path:
-        if not _is_day(day) or not _IDENTITY.fullmatch(identity):
+    def _acknowledgement_file(self, day: str, delivery_id: str) -> Path:
+        if not _is_day(day) or not _DELIVERY_ID.fullmatch(delivery_id):
             raise WindowError(
-                f"{day!r}: {identity!r} is no announced day: an announcement maps days like 2013-01-01 to 32 "
+                f"{day!r}: {delivery_id!r} is no announced day: an announcement maps days like 2013-01-01 to 32 "
                 "hexadecimal digits; start the run by hand with `start` and `end` instead"
             )
-        return self.folder / "taken" / f"{day}.{identity}"
+        return self.folder / "taken" / f"{day}.{delivery_id}"
 
 
-def take(records: Path | str, days: Mapping[str, str], run: str = "") -> dict[str, str]:
+def acknowledge_announcements(folder: Path | str, days: Mapping[str, str], run_id: str = "") -> dict[str, str]:
     """Record that `run` works on the announced `days` from now on, so that they are not announced again.
 
     Call it first thing in the run: what is announced and not taken counts as lost. Gives these days and those
@@ -208,118 +216,120 @@ def take(records: Path | str, days: Mapping[str, str], run: str = "") -> dict[st
     Raises:
         WindowError: `days` is not what a watcher announces.
     """
-    found = Records(Path(records))
-    found.take(days, run)
-    left = found.left_to(run)
-    found.take(left, run)
+    found = AnnouncementStore(Path(folder))
+    found.acknowledge(days, run_id)
+    left = found.pending_days(run_id)
+    found.acknowledge(left, run_id)
     return {**left, **days}
 
 
-def _now() -> datetime:
+def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
 @dataclass
-class Watch:
+class RawDataWatcher:
     """One watcher, from its start until it is killed."""
 
     prefix: str
     sources: Sequence[str]
-    records: Records
-    settle: timedelta = SETTLE
+    announcements: AnnouncementStore
+    settle_time: timedelta = SETTLE_TIME
     timezone: str = "UTC"  # of the days: one that is not over there is still arriving
     first_day: date | None = None
     last_day: date | None = None
-    clock: Callable[[], datetime] = _now
-    _seen: dict[str, Sighting] = field(default_factory=dict)
-    _told: dict[str, tuple[str, datetime]] = field(default_factory=dict)
-    _done: dict[str, str] = field(default_factory=dict)
-    _broken: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    clock: Callable[[], datetime] = _utc_now
+    _observations: dict[str, DayObservation] = field(default_factory=dict)
+    _announced: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    _acknowledged: dict[str, str] = field(default_factory=dict)
+    _unreadable: dict[str, tuple[str, datetime]] = field(default_factory=dict)
 
-    def look(self) -> dict[str, str]:
+    def poll(self) -> dict[str, str]:
         """The days to announce now (ISO day → identity), which are on record as announced from here on."""
         now = self.clock()
-        self._seen = sightings(self._seen, complete_days(self._listings()), now)
+        self._observations = update_observations(self._observations, complete_days(self._list_sources()), now)
         settled = {
             day: sighting
-            for day, sighting in self._seen.items()
-            if _apart(now, sighting.since) >= self.settle
-            and self._is_awaited(date.fromisoformat(day), now)
-            and not self._is_in_hand(day, sighting.identity, now)
+            for day, sighting in self._observations.items()
+            if _time_between(now, sighting.unchanged_since) >= self.settle_time
+            and self._is_expected(date.fromisoformat(day), now)
+            and not self._is_handled(day, sighting.delivery_id, now)
         }
-        due = self._whole(self._due(settled, now), now)
-        days = {day: due[day].identity for day in sorted(due)[:MOST_DAYS]}
+        due = self._filter_readable(self._select_due(settled, now), now)
+        days = {day: due[day].delivery_id for day in sorted(due)[:MAX_DAYS_PER_ANNOUNCEMENT]}
         if days:
-            self.records.announce(days, now)
-            self._told |= {day: (identity, now) for day, identity in days.items()}
+            self.announcements.record_announcement(days, now)
+            self._announced |= {day: (identity, now) for day, identity in days.items()}
         return days
 
-    def _is_awaited(self, day: date, now: datetime) -> bool:
+    def _is_expected(self, day: date, now: datetime) -> bool:
         first, last = self.first_day or day, self.last_day or day
         return first <= day <= last and day < now.astimezone(ZoneInfo(self.timezone)).date()
 
-    def _is_in_hand(self, day: str, identity: str, now: datetime) -> bool:
+    def _is_handled(self, day: str, delivery_id: str, now: datetime) -> bool:
         """A run has taken it, or this watcher has told of it and may expect that one will."""
-        told, at = self._told.get(day, ("", now))
-        return self._done.get(day) == identity or (told == identity and _apart(now, at) < UNTAKEN_AFTER)
+        told, at = self._announced.get(day, ("", now))
+        return self._acknowledged.get(day) == delivery_id or (
+            told == delivery_id and _time_between(now, at) < REANNOUNCE_AFTER
+        )
 
-    def _due(self, settled: Mapping[str, Sighting], now: datetime) -> dict[str, Sighting]:
-        if not settled:
+    def _select_due(self, observations: Mapping[str, DayObservation], now: datetime) -> dict[str, DayObservation]:
+        if not observations:
             return {}
-        announced = self.records.announced()
+        announced = self.announcements.read_announcements()
         due = {}
-        for day, sighting in settled.items():
-            taken = self.records.is_taken(day, sighting.identity)
-            judged = verdict(sighting.identity, announced.get(day), taken, now)
-            if judged is Verdict.ANNOUNCE:
+        for day, sighting in observations.items():
+            taken = self.announcements.is_acknowledged(day, sighting.delivery_id)
+            judged = decide_announcement(sighting.delivery_id, announced.get(day), taken, now)
+            if judged is AnnounceAction.ANNOUNCE:
                 due[day] = sighting
-            elif judged is Verdict.DONE:
-                self._done[day] = sighting.identity
+            elif judged is AnnounceAction.SKIP:
+                self._acknowledged[day] = sighting.delivery_id
         return due
 
-    def _whole(self, due: Mapping[str, Sighting], now: datetime) -> dict[str, Sighting]:
+    def _filter_readable(self, observations: Mapping[str, DayObservation], now: datetime) -> dict[str, DayObservation]:
         """Those whose files are whole Parquet. The others are told once and read again after a while only."""
         unread = {
             day: sighting
-            for day, sighting in due.items()
-            if day not in self._broken
-            or self._broken[day][0] != sighting.identity
-            or _apart(now, self._broken[day][1]) >= LOST_AFTER
+            for day, sighting in observations.items()
+            if day not in self._unreadable
+            or self._unreadable[day][0] != sighting.delivery_id
+            or _time_between(now, self._unreadable[day][1]) >= ANNOUNCEMENT_TIMEOUT
         }
         whole, complaints = {}, []
-        broken = _unreadable(self._fs, [file for sighting in unread.values() for file in sighting.files])
+        broken = _find_unreadable(self._fs, [file for sighting in unread.values() for file in sighting.files])
         for day, sighting in unread.items():
             faults = [broken[file] for file in sighting.files if file in broken]
             if not faults:
                 whole[day] = sighting
                 continue
-            if self._broken.get(day, ("",))[0] != sighting.identity:
+            if self._unreadable.get(day, ("",))[0] != sighting.delivery_id:
                 complaints += faults
-            self._broken[day] = (sighting.identity, now)
+            self._unreadable[day] = (sighting.delivery_id, now)
         if complaints:
             log.warning("%s. The day is announced once every file of it can be read.", ", ".join(complaints))
         return whole
 
-    def _listings(self) -> list[dict[str, RawFile]]:
+    def _list_sources(self) -> list[dict[str, RawFileInfo]]:
         list_source = _list_local if isinstance(self._fs, LocalFileSystem) else _list_remote
         self._fs.invalidate_cache()
         return [dict(list_source(self._fs, self._root, source)) for source in self.sources]
 
     @cached_property
-    def _store(self) -> tuple[AbstractFileSystem, str]:
+    def _filesystem(self) -> tuple[AbstractFileSystem, str]:
         fs, root = url_to_fs(self.prefix)
         return fs, root.rstrip("/")
 
     @property
     def _fs(self) -> AbstractFileSystem:
-        return self._store[0]
+        return self._filesystem[0]
 
     @property
     def _root(self) -> str:
-        return self._store[1]
+        return self._filesystem[1]
 
 
-def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFile]]:
+def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:
     # Asks for the one name that counts in each folder: a tenth of what fsspec's walk costs, and an error
     # is an error, where the walk takes a folder that it cannot read for an empty one.
     try:
@@ -337,10 +347,10 @@ def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple
         if stat.S_ISREG(status.st_mode) and _is_day(day):
             # The change time tells apart what a copy with kept times does not.
             version = f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-            yield day, RawFile(source, path, status.st_size, version)
+            yield day, RawFileInfo(source, path, status.st_size, version)
 
 
-def _list_remote(fs: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFile]]:
+def _list_remote(fs: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:
     try:
         found: dict[str, dict[str, Any]] = fs.find(f"{root}/{source}", detail=True)
     except FileNotFoundError:
@@ -350,12 +360,12 @@ def _list_remote(fs: AbstractFileSystem, root: str, source: str) -> Iterator[tup
         day = folder.removeprefix("day=")
         if name == f"{source}.parquet" and folder == f"day={day}" and _is_day(day):
             version = " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if key in info)
-            yield day, RawFile(source, path, int(info["size"] or 0), version)
+            yield day, RawFileInfo(source, path, int(info["size"] or 0), version)
 
 
-def _unreadable(fs: AbstractFileSystem, files: Sequence[RawFile]) -> dict[RawFile, str]:
+def _find_unreadable(fs: AbstractFileSystem, files: Sequence[RawFileInfo]) -> dict[RawFileInfo, str]:
     """Those of `files` that do not begin and end as Parquet does, and a few words on each."""
-    faults = {file: f"{file.path} is no whole Parquet file" for file in files if file.size < _SMALLEST}
+    faults = {file: f"{file.path} is no whole Parquet file" for file in files if file.size < _MIN_FILE_SIZE}
     large = [file for file in files if file not in faults]
     paths = [file.path for file in large for _ in range(2)]
     starts = [start for file in large for start in (0, file.size - len(_MAGIC))]
@@ -379,6 +389,6 @@ def _is_day(text: str) -> bool:
         return False
 
 
-def _apart(one: datetime, other: datetime) -> timedelta:
+def _time_between(first: datetime, second: datetime) -> timedelta:
     """Time between both, whichever is later: a clock that was set back must not stop the watch for long."""
-    return abs(one - other)
+    return abs(first - second)

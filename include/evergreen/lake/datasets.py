@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from evergreen.errors import InputsChangedError
-from evergreen.lake.fingerprints import fingerprint
+from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.settings import settings
-from evergreen.storage import replacing, sha256, sync
+from evergreen.storage import atomic_write, file_sha256, fsync_path
 
 _MANIFESTS = "_manifests"
 _STAGING = "_staging"
-_KEPT = "built"
+_CACHE = "built"
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Manifest:
     files: Mapping[str, PublishedFile]
 
     @property
-    def content(self) -> str:
+    def content_hash(self) -> str:
         """Hash of the bytes of all files: equal content means equal data, whatever made it."""
-        return fingerprint({name: file.sha256 for name, file in self.files.items()})
+        return compute_fingerprint({name: file.sha256 for name, file in self.files.items()})
 
     @property
     def reference(self) -> dict[str, str]:
@@ -89,18 +89,18 @@ class Dataset:
         except FileNotFoundError:
             return None
 
-    def published(self, partition: str, fingerprint: str) -> Manifest | None:
+    def find(self, partition: str, fingerprint: str) -> Manifest | None:
         """The manifest of `partition` if it was made from exactly this `fingerprint`, or None."""
         manifest = self.manifest(partition)
         return manifest if manifest and manifest.fingerprint == fingerprint else None
 
-    def get(self, reference: Mapping[str, str]) -> Manifest:
+    def resolve(self, reference: Mapping[str, str]) -> Manifest:
         """What an earlier step of the run published, by the reference that it handed on.
 
         Raises:
             InputsChangedError: something else has been published there since.
         """
-        manifest = self.published(reference["partition"], reference["fingerprint"])
+        manifest = self.find(reference["partition"], reference["fingerprint"])
         if manifest is None:
             raise InputsChangedError(
                 f"{self.root.name} {reference['partition']}: what this run published was replaced by another run "
@@ -119,30 +119,30 @@ class Dataset:
             for path in sorted((self.root / _MANIFESTS).glob("*.json"), key=lambda path: path.name)
         ]
 
-    def path(self, manifest: Manifest, name: str) -> Path:
+    def file_path(self, manifest: Manifest, name: str) -> Path:
         """Where the file `name` of a published partition lies."""
         return self.root / manifest.files[name].path
 
     def stage(self, partition: str, fingerprint: str) -> Path:
         """A new, empty, private folder to prepare a partition in. Two attempts never share one."""
-        folder = self._staging(partition, fingerprint) / uuid.uuid4().hex
+        folder = self._staging_folder(partition, fingerprint) / uuid.uuid4().hex
         folder.mkdir(parents=True)
         return folder
 
-    def built(self, partition: str, fingerprint: str) -> Path | None:
+    def find_cached(self, partition: str, fingerprint: str) -> Path | None:
         """The folder that `keep` has kept for this fingerprint, whole, or None."""
-        folder = self._staging(partition, fingerprint) / _KEPT
+        folder = self._staging_folder(partition, fingerprint) / _CACHE
         return folder if folder.is_dir() else None
 
-    def keep(self, partition: str, fingerprint: str, staged: Path) -> Path:
+    def cache_staged(self, partition: str, fingerprint: str, staged: Path) -> Path:
         """Let the files in a folder from `stage`, all of them written, be found by `built` until published.
 
         Of two that keep the same, the first wins; their bytes are the same.
         """
-        kept = self._staging(partition, fingerprint) / _KEPT
+        kept = self._staging_folder(partition, fingerprint) / _CACHE
         for file in staged.iterdir():
-            sync(file)
-        sync(staged)
+            fsync_path(file)
+        fsync_path(staged)
         try:
             staged.rename(kept)
         except OSError:
@@ -159,28 +159,28 @@ class Dataset:
         Does nothing when this fingerprint is already published, so a twin or a re-run may find its staged
         files gone and still be done.
         """
-        if done := self.published(partition, fingerprint):
+        if done := self.find(partition, fingerprint):
             return done
         try:
-            entries = {name: self._place(name, partition, file) for name, file in sorted(files.items())}
+            entries = {name: self._publish_file(name, partition, file) for name, file in sorted(files.items())}
         except FileNotFoundError:
-            if done := self.published(partition, fingerprint):  # a twin was faster, and has cleared up
+            if done := self.find(partition, fingerprint):  # a twin was faster, and has cleared up
                 return done
             raise
         text = Manifest(partition, fingerprint, inputs, entries).to_json()
-        with replacing(self._manifest_path(partition)) as scratch:
+        with atomic_write(self._manifest_path(partition)) as scratch:
             scratch.write_text(text)
-        shutil.rmtree(self._staging(partition, fingerprint), ignore_errors=True)
+        shutil.rmtree(self._staging_folder(partition, fingerprint), ignore_errors=True)
         return Manifest.from_json(text)  # what everybody will read, tuples turned into lists and all
 
-    def _place(self, name: str, partition: str, file: Path) -> PublishedFile:
-        sync(file)
-        digest = sha256(file)
+    def _publish_file(self, name: str, partition: str, file: Path) -> PublishedFile:
+        fsync_path(file)
+        digest = file_sha256(file)
         placed = self.root / name / partition / f"{digest[:32]}{file.suffix}"
         placed.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):  # the same bytes, placed by an earlier attempt
             os.link(file, placed)
-        sync(placed.parent)
+        fsync_path(placed.parent)
         rows, schema = None, None
         if file.suffix == ".parquet":
             import pyarrow.parquet as pq  # here, so that looking at manifests stays light
@@ -195,11 +195,11 @@ class Dataset:
     def _manifest_path(self, partition: str) -> Path:
         return self.root / _MANIFESTS / f"{partition}.json"
 
-    def _staging(self, partition: str, fingerprint: str) -> Path:
+    def _staging_folder(self, partition: str, fingerprint: str) -> Path:
         return self.root / _STAGING / f"{partition}-{fingerprint[:16]}"
 
 
-def dataset(name: str) -> Dataset:
+def open_dataset(name: str) -> Dataset:
     """The dataset `name`, such as `features/flight_delay`, of the configured lake."""
     return Dataset(settings().lake / name)
 
@@ -219,7 +219,7 @@ def published_files(path: str) -> list[str] | None:
         return None
     published = Dataset(folder.parent)
     return [
-        str(published.path(manifest, folder.name))
+        str(published.file_path(manifest, folder.name))
         for manifest in published.manifests()
         if folder.name in manifest.files
     ]

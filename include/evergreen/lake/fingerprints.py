@@ -11,18 +11,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from evergreen.storage import sha256
+from evergreen.storage import file_sha256
 
 _MODELS = "evergreen_models"  # the package of the model folders
 
 
-def fingerprint(parts: Any) -> str:
+def compute_fingerprint(value: Any) -> str:
     """Hash of a JSON-like value; equal values give equal fingerprints in any process."""
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def code(modules: Iterable[str], libraries: Iterable[str]) -> dict[str, str]:
+def code_versions(modules: Iterable[str], libraries: Iterable[str]) -> dict[str, str]:
     """What a step's result depends on besides data: source of `modules`, versions of `libraries`.
 
     Of a model's modules, those of the models' folders that they import count too, wherever the import stands.
@@ -33,17 +33,17 @@ def code(modules: Iterable[str], libraries: Iterable[str]) -> dict[str, str]:
         module = todo.pop()
         if module in parts:
             continue
-        source = _source(module)
+        source = _source_file(module)
         if source is None:
             raise ModuleNotFoundError(f"no source found for module {module}")
-        parts[module] = sha256(source)
+        parts[module] = file_sha256(source)
         if module.startswith(f"{_MODELS}."):
             package = module if source.name == "__init__.py" else module.rpartition(".")[0]
-            todo += _imported(ast.parse(source.read_bytes()), package)
+            todo += _imported_modules(ast.parse(source.read_bytes()), package)
     return parts
 
 
-def _imported(tree: ast.AST, package: str) -> list[str]:
+def _imported_modules(tree: ast.AST, package: str) -> list[str]:
     """The modules in the models' folders that a module of `package` imports; nothing is imported to find out."""
     found = []
     for node in ast.walk(tree):
@@ -52,10 +52,10 @@ def _imported(tree: ast.AST, package: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             base = util.resolve_name("." * node.level + (node.module or ""), package)
             found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [name for name in found if name.startswith(f"{_MODELS}.") and _source(name)]
+    return [name for name in found if name.startswith(f"{_MODELS}.") and _source_file(name)]
 
 
-def _source(module: str) -> Path | None:
+def _source_file(module: str) -> Path | None:
     """The file of a module, found without importing anything below its top package; None if there is none."""
     top, *names = module.split(".")
     for folder in import_module(top).__path__:

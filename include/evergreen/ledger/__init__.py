@@ -18,78 +18,80 @@ from pydantic import TypeAdapter, ValidationError
 
 from evergreen.errors import LedgerError
 from evergreen.ledger.entries import (
-    Act,
-    Backtested,
-    Entry,
-    Frozen,
-    Held,
-    Judged,
-    Promoted,
-    Rejected,
-    Released,
-    RolledBack,
-    Unfrozen,
+    BacktestRecorded,
+    ChampionRolledBack,
+    LedgerEntry,
+    LedgerEvent,
+    PromotionDeferred,
+    PromotionRejected,
+    PromotionsFrozen,
+    PromotionsUnfrozen,
+    VerdictRecorded,
+    VersionPromoted,
+    VersionReleased,
 )
-from evergreen.ledger.journal import Journal, Lost
-from evergreen.ledger.state import Reign, State, at, fold, history
+from evergreen.ledger.journal import Journal, LedgerConflictError
+from evergreen.ledger.state import ChampionTenure, LedgerState, iter_states, replay, state_at
 from evergreen.settings import settings
 from evergreen.spec.model import Name
 
 __all__ = [
-    "Act",
-    "Backtested",
-    "Entry",
-    "Frozen",
-    "Held",
-    "Judged",
-    "Promoted",
-    "Reign",
-    "Rejected",
-    "Released",
-    "RolledBack",
-    "State",
-    "Unfrozen",
-    "at",
-    "commit",
-    "entries",
-    "fold",
-    "history",
-    "judged",
-    "state",
+    "BacktestRecorded",
+    "ChampionRolledBack",
+    "ChampionTenure",
+    "LedgerEntry",
+    "LedgerEvent",
+    "LedgerState",
+    "PromotionDeferred",
+    "PromotionRejected",
+    "PromotionsFrozen",
+    "PromotionsUnfrozen",
+    "VerdictRecorded",
+    "VersionPromoted",
+    "VersionReleased",
+    "append_decision",
+    "iter_states",
+    "read_entries",
+    "read_state",
+    "read_verdict_event",
+    "replay",
+    "state_at",
 ]
 
 
-def entries(model_name: str) -> tuple[Entry, ...]:
+def read_entries(model_name: str) -> tuple[LedgerEntry, ...]:
     """All that is recorded of the model, oldest first.
 
     Raises:
         LedgerError: the ledger is damaged.
     """
-    return state(model_name).entries
+    return read_state(model_name).entries
 
 
-def judged(model_name: str, number: int) -> Judged:
+def read_verdict_event(model_name: str, entry_number: int) -> VerdictRecorded:
     """The verdict that entry `number` holds.
 
     Raises:
         LedgerError: it holds none, or the ledger is damaged.
     """
-    act = state(model_name).judged(number)
+    act = read_state(model_name).find_verdict_event(entry_number)
     if act is None:
-        raise LedgerError(f"entry {number} in the ledger of {model_name} holds no verdict")
+        raise LedgerError(f"entry {entry_number} in the ledger of {model_name} holds no verdict")
     return act
 
 
-def state(model_name: str) -> State:
+def read_state(model_name: str) -> LedgerState:
     """What the entries come to.
 
     Raises:
         LedgerError: the ledger is damaged.
     """
-    return _journal(model_name, settings().ledger).read()
+    return _open_journal(model_name, settings().ledger).read()
 
 
-def commit(model_name: str, by: str, decide: Callable[[State], Act | Entry]) -> Entry:
+def append_decision(
+    model_name: str, actor: str, decide: Callable[[LedgerState], LedgerEvent | LedgerEntry]
+) -> LedgerEntry:
     """Record what `decide` makes of the present state; gives the entry, which is durable.
 
     `decide` is asked again each time that somebody else recorded something in between, so it must be pure but
@@ -102,20 +104,20 @@ def commit(model_name: str, by: str, decide: Callable[[State], Act | Entry]) -> 
     Raises:
         LedgerError: the ledger is damaged, or the act cannot follow from its entries.
     """
-    journal = _journal(model_name, settings().ledger)
+    journal = _open_journal(model_name, settings().ledger)
     while True:
         present = journal.read()
         act = decide(present)
-        if isinstance(act, Entry):
+        if isinstance(act, LedgerEntry):
             return act
         try:
-            return journal.append(present, by, act)
-        except Lost:
+            return journal.append(present, actor, act)
+        except LedgerConflictError:
             continue
 
 
 @cache
-def _journal(model_name: str, ledger: str) -> Journal:
+def _open_journal(model_name: str, ledger: str) -> Journal:
     try:
         TypeAdapter(Name).validate_python(model_name)
     except ValidationError:

@@ -10,125 +10,135 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from evergreen.gates.verdict import Verdict
 from evergreen.spec.model import Name
-from evergreen.window import Origin
+from evergreen.window import RunReason
 
-Text = Annotated[str, StringConstraints(min_length=1)]
-Number = Annotated[int, Field(ge=1)]
-Instant = Annotated[AwareDatetime, AfterValidator(lambda instant: instant.astimezone(UTC))]
+NonEmptyStr = Annotated[str, StringConstraints(min_length=1)]
+EntryNumber = Annotated[int, Field(ge=1)]
+UtcDatetime = Annotated[AwareDatetime, AfterValidator(lambda instant: instant.astimezone(UTC))]
 
 
-class _Stored(BaseModel):
+class _LedgerModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Judged(_Stored):
+class VerdictRecorded(_LedgerModel):
     """The gates have judged a candidate. Nothing acts on a verdict that is not written here."""
 
     kind: Literal["judged"] = "judged"
-    run: Text
-    origin: Origin
+    run: NonEmptyStr
+    run_reason: RunReason
     as_of: date
     holdout: tuple[date, date] = Field(description="first ≤ day < end")
-    candidate: Text = Field(description="fingerprint")
-    champion: str | None = Field(description="the version it was judged against; None: there was none yet")
+    candidate_fingerprint: NonEmptyStr = Field(description="fingerprint")
+    champion_version: str | None = Field(description="the version it was judged against; None: there was none yet")
     verdict: Verdict
     evidence: dict[str, str] = Field(default_factory=dict, description="name → URI")
     fingerprints: dict[str, str] = Field(default_factory=dict, description="of data, code, environment")
 
 
-class Promoted(_Stored):
+class VersionPromoted(_LedgerModel):
     """A version has become champion because its verdict, and the rules of promotion, allowed it."""
 
     kind: Literal["promoted"] = "promoted"
-    version: Text
-    replaced: str | None = Field(description="the champion until now")
+    version: NonEmptyStr
+    previous_champion: str | None = Field(description="the champion until now")
     as_of: date
-    judged: Number = Field(description="number of the entry with the verdict")
+    verdict_entry: EntryNumber = Field(description="number of the entry with the verdict")
     approved_by: str | None = None
 
 
-class Held(_Stored):
+class PromotionDeferred(_LedgerModel):
     """A version passed its gates, but a rule held it back: it is the challenger."""
 
     kind: Literal["held"] = "held"
-    version: Text
+    version: NonEmptyStr
     as_of: date
-    judged: Number
-    reason: Text
+    verdict_entry: EntryNumber
+    reason: NonEmptyStr
 
 
-class RolledBack(_Stored):
+class ChampionRolledBack(_LedgerModel):
     """An earlier champion is champion again. The version that was left is barred until it is released."""
 
     kind: Literal["rolled_back"] = "rolled_back"
-    to: Text
-    barred: Text
-    reason: Text
+    restored_version: NonEmptyStr
+    barred_version: NonEmptyStr
+    reason: NonEmptyStr
 
 
-class Released(_Stored):
+class VersionReleased(_LedgerModel):
     """A barred version may be promoted again, if it passes."""
 
     kind: Literal["released"] = "released"
-    version: Text
-    reason: Text
+    version: NonEmptyStr
+    reason: NonEmptyStr
 
 
-class Frozen(_Stored):
+class PromotionsFrozen(_LedgerModel):
     """No promotions until the model is unfrozen. Rolling back stays possible."""
 
     kind: Literal["frozen"] = "frozen"
-    reason: Text
+    reason: NonEmptyStr
 
 
-class Unfrozen(_Stored):
+class PromotionsUnfrozen(_LedgerModel):
     """Promotions are possible again."""
 
     kind: Literal["unfrozen"] = "unfrozen"
-    reason: Text
+    reason: NonEmptyStr
 
 
-class Rejected(_Stored):
+class PromotionRejected(_LedgerModel):
     """Nobody approved of a promotion: somebody refused, or the time ran out."""
 
     kind: Literal["rejected"] = "rejected"
-    version: Text
-    judged: Number
-    by_whom: Text
-    reason: Text
+    version: NonEmptyStr
+    verdict_entry: EntryNumber
+    rejected_by: NonEmptyStr
+    reason: NonEmptyStr
 
 
-class Backtested(_Stored):
+class BacktestRecorded(_LedgerModel):
     """A backfill has left evidence of what the gates would have decided as of a day of the past."""
 
     kind: Literal["backtested"] = "backtested"
     as_of: date
-    candidate: Text = Field(description="fingerprint")
-    report: Text = Field(description="URI")
+    candidate_fingerprint: NonEmptyStr = Field(description="fingerprint")
+    report_uri: NonEmptyStr = Field(description="URI")
 
 
-Act = Judged | Promoted | Held | RolledBack | Released | Frozen | Unfrozen | Rejected | Backtested
+LedgerEvent = (
+    VerdictRecorded
+    | VersionPromoted
+    | PromotionDeferred
+    | ChampionRolledBack
+    | VersionReleased
+    | PromotionsFrozen
+    | PromotionsUnfrozen
+    | PromotionRejected
+    | BacktestRecorded
+)
 
 
-class Entry(_Stored):
+class LedgerEntry(_LedgerModel):
     """One act, when it was recorded, who or what asked for it, and the hash of the entry before."""
 
-    number: Number
+    number: EntryNumber
     model: Name
-    before: str = Field(description="SHA-256 of the bytes of the entry before; empty for the first")
-    at: Instant
-    by: Text = Field(description="the run, or the person, that asked")
-    act: Act = Field(discriminator="kind")
+    previous_hash: str = Field(description="SHA-256 of the bytes of the entry before; empty for the first")
+    recorded_at: UtcDatetime
+    actor: NonEmptyStr = Field(description="the run, or the person, that asked")
+    event: LedgerEvent = Field(discriminator="kind")
 
     def to_bytes(self) -> bytes:
         """As it is stored, and hashed."""
         return self.model_dump_json(indent=1).encode() + b"\n"
 
 
-def digest(stored: bytes) -> str:
+def hash_entry(data: bytes) -> str:
     """What the next entry holds as `before`."""
-    return sha256(stored).hexdigest()
+    return sha256(data).hexdigest()
 
 
-def now() -> datetime:
+def utc_now() -> datetime:
     return datetime.now(UTC)

@@ -31,13 +31,13 @@ from pydantic import ValidationError
 
 from evergreen import storage
 from evergreen.errors import LedgerError
-from evergreen.ledger.entries import Act, Entry, digest, now
-from evergreen.ledger.state import EMPTY, State, after
+from evergreen.ledger.entries import LedgerEntry, LedgerEvent, hash_entry, utc_now
+from evergreen.ledger.state import EMPTY_STATE, LedgerState, apply_entry
 
-_NAME = re.compile(r"(\d{6,})\.json")
+_ENTRY_FILE_PATTERN = re.compile(r"(\d{6,})\.json")
 
 
-class Lost(Exception):
+class LedgerConflictError(Exception):
     """Somebody else has written the entry with this number: read what it says, and decide again."""
 
 
@@ -54,114 +54,115 @@ class Journal:
             LedgerError: the store cannot create a file only if there is none, so writers would lose entries.
         """
         self._model = model
-        self._where = f"{ledger.rstrip('/')}/{model}"
-        self._store = _store(self._where)
-        self._known = EMPTY
+        self._uri = f"{ledger.rstrip('/')}/{model}"
+        self._store = _open_store(self._uri)
+        self._cached_state = EMPTY_STATE
 
-    def read(self) -> State:
+    def read(self) -> LedgerState:
         """What all entries come to. Entries that this process knows are not read again, but for the last.
 
         Raises:
             LedgerError: an entry is missing, damaged, or not the one that the next was written after.
         """
-        known = self._known  # before looking: what is known now can only have grown when it is listed
-        listed = {int(match[1]) for match in map(_NAME.fullmatch, self._store.names()) if match}
+        known = self._cached_state  # before looking: what is known now can only have grown when it is listed
+        listed = {int(match[1]) for match in map(_ENTRY_FILE_PATTERN.fullmatch, self._store.list_names()) if match}
         last = max(listed, default=0)
-        if last < known.head:
-            raise LedgerError(f"{self._where}: ends with entry {last}, and had {known.head}: {_WAY_OUT}")
+        if last < known.head_number:
+            raise LedgerError(f"{self._uri}: ends with entry {last}, and had {known.head_number}: {_FIX}")
         # By number, not by what was listed: a listing may miss what is written while it is made.
-        first = max(known.head, 1)
+        first = max(known.head_number, 1)
         state = known
         try:
-            stored = self._store.read([_name(number) for number in range(first, last + 1)])
+            stored = self._store.read([_entry_file_name(number) for number in range(first, last + 1)])
         except FileNotFoundError:
             missing = min(set(range(first, last + 1)) - listed, default=last)
-            raise LedgerError(
-                f"{self._path(missing)}: is missing, and later entries are not: {_WAY_OUT}"
-            ) from None
+            raise LedgerError(f"{self._entry_path(missing)}: is missing, and later entries are not: {_FIX}") from None
         for number, data in enumerate(stored, first):
-            if number > known.head:
-                state = after(state, self._entry(number, data), digest(data))
-            elif digest(data) != known.head_hash:
-                raise LedgerError(f"{self._path(number)}: was changed after it was written: {_WAY_OUT}")
-        self._known = state
+            if number > known.head_number:
+                state = apply_entry(state, self._parse_entry(number, data), hash_entry(data))
+            elif hash_entry(data) != known.head_hash:
+                raise LedgerError(f"{self._entry_path(number)}: was changed after it was written: {_FIX}")
+        self._cached_state = state
         return state
 
-    def append(self, state: State, by: str, act: Act) -> Entry:
+    def append(self, state: LedgerState, actor: str, event: LedgerEvent) -> LedgerEntry:
         """Record `act`, decided on `state`, as the next entry.
 
         Raises:
             Lost: somebody else has written an entry since.
             LedgerError: the act cannot follow from the entries; nothing is written.
         """
-        instant = now()
+        instant = utc_now()
         if state.entries:
-            instant = max(instant, state.entries[-1].at)  # clocks of several machines differ
-        entry = Entry(
-            number=state.head + 1, model=self._model, before=state.head_hash, at=instant, by=by, act=act
+            instant = max(instant, state.entries[-1].recorded_at)  # clocks of several machines differ
+        entry = LedgerEntry(
+            number=state.head_number + 1,
+            model=self._model,
+            previous_hash=state.head_hash,
+            recorded_at=instant,
+            actor=actor,
+            event=event,
         )
         data = entry.to_bytes()
-        grown = after(state, entry, digest(data))
-        if not self._store.create(_name(entry.number), data):
-            raise Lost(entry.number)
-        self._known = grown
+        grown = apply_entry(state, entry, hash_entry(data))
+        if not self._store.create_if_absent(_entry_file_name(entry.number), data):
+            raise LedgerConflictError(entry.number)
+        self._cached_state = grown
         return entry
 
-    def _entry(self, number: int, data: bytes) -> Entry:
+    def _parse_entry(self, number: int, data: bytes) -> LedgerEntry:
         try:
-            entry = Entry.model_validate_json(data)
+            entry = LedgerEntry.model_validate_json(data)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             what = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise LedgerError(
-                f"{self._path(number)}: cannot be read: {what}: {first['msg']}: {_WAY_OUT}"
-            ) from None
+            raise LedgerError(f"{self._entry_path(number)}: cannot be read: {what}: {first['msg']}: {_FIX}") from None
         if entry.model != self._model:
-            raise LedgerError(f"{self._path(number)}: is about {entry.model}: {_WAY_OUT}")
+            raise LedgerError(f"{self._entry_path(number)}: is about {entry.model}: {_FIX}")
         return entry
 
-    def _path(self, number: int) -> str:
-        return f"{self._where}/{_name(number)}"
+    def _entry_path(self, number: int) -> str:
+        return f"{self._uri}/{_entry_file_name(number)}"
 
 
-_WAY_OUT = "restore it from a copy; until then nothing is promoted"
+_FIX = "restore it from a copy; until then nothing is promoted"
 
 
-def _name(number: int) -> str:
+def _entry_file_name(number: int) -> str:
     return f"{number:06d}.json"
 
 
-class _Store(Protocol):
-    def names(self) -> Sequence[str]: ...
+class _EntryStore(Protocol):
+    def list_names(self) -> Sequence[str]: ...
 
     def read(self, names: Sequence[str]) -> list[bytes]: ...
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create_if_absent(self, name: str, data: bytes) -> bool:
         """Whether this call has made the file, all of it. Never changes one that is there."""
         ...
 
 
-def _store(uri: str) -> _Store:
+def _open_store(uri: str) -> _EntryStore:
     # Stores remember what they listed, and deny what others have written since.
     files, path = url_to_fs(uri, use_listings_cache=False)
     if isinstance(files, LocalFileSystem):
-        return _Folder(Path(path))
+        return _FolderStore(Path(path))
     write = getattr(type(files), "_pipe_file", None) or type(files).pipe_file
     if write is AbstractFileSystem.pipe_file or "mode" not in signature(write).parameters:
         raise LedgerError(
             f"{uri}: {type(files).__name__} cannot create a file on condition that there is none, so racing "
             "promotions would overwrite each other: use a folder, or an object store with conditional writes"
         )
-    return _Bucket(files, path)
+    return _ObjectStore(files, path)
 
 
-class _Folder:
+class _FolderStore:
     """A file system with hard links."""
 
     def __init__(self, folder: Path):
         self._folder = folder
 
-    def names(self) -> Sequence[str]:
+    def list_names(self) -> Sequence[str]:
         try:
             return os.listdir(self._folder)
         except FileNotFoundError:
@@ -170,38 +171,38 @@ class _Folder:
     def read(self, names: Sequence[str]) -> list[bytes]:
         return [(self._folder / name).read_bytes() for name in names]
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create_if_absent(self, name: str, data: bytes) -> bool:
         if not self._folder.is_dir():
             self._folder.mkdir(parents=True, exist_ok=True)
-            storage.sync(self._folder.parent)
+            storage.fsync_path(self._folder.parent)
         target, scratch = self._folder / name, self._folder / f".{name}.{uuid.uuid4().hex}"
         try:
             scratch.write_bytes(data)
-            storage.sync(scratch)
+            storage.fsync_path(scratch)
             try:
                 os.link(scratch, target)
             except FileExistsError:
                 # A network file system may send a request again that was done, and report that it was.
                 if not target.samefile(scratch):
                     return False
-            storage.sync(self._folder)
+            storage.fsync_path(self._folder)
             return True
         finally:
             scratch.unlink(missing_ok=True)
 
 
-_TURNS = Lock()
+_CREATE_LOCK = Lock()
 
 
-class _Bucket:
+class _ObjectStore:
     """An object store with conditional puts."""
 
-    def __init__(self, files: AbstractFileSystem, folder: str):
-        self._files, self._folder = files, folder
+    def __init__(self, filesystem: AbstractFileSystem, folder: str):
+        self._filesystem, self._folder = filesystem, folder
 
-    def names(self) -> Sequence[str]:
+    def list_names(self) -> Sequence[str]:
         try:
-            return [name.rpartition("/")[2] for name in self._files.ls(self._folder, detail=False)]
+            return [name.rpartition("/")[2] for name in self._filesystem.ls(self._folder, detail=False)]
         except FileNotFoundError:
             return ()
 
@@ -209,15 +210,15 @@ class _Bucket:
         if not names:
             return []
         paths = [f"{self._folder}/{name}" for name in names]
-        contents = self._files.cat(paths)  # many at once, where the store can
+        contents = self._filesystem.cat(paths)  # many at once, where the store can
         return [contents[path] for path in paths]
 
-    def create(self, name: str, data: bytes) -> bool:
-        with _TURNS:  # fsspec's memory:// looks first and writes then: its threads must take turns
-            return created(self._files, f"{self._folder}/{name}", data)
+    def create_if_absent(self, name: str, data: bytes) -> bool:
+        with _CREATE_LOCK:  # fsspec's memory:// looks first and writes then: its threads must take turns
+            return create_object_if_absent(self._filesystem, f"{self._folder}/{name}", data)
 
 
-def created(files: AbstractFileSystem, path: str, data: bytes) -> bool:
+def create_object_if_absent(filesystem: AbstractFileSystem, path: str, data: bytes) -> bool:
     """Whether this call has put `data` at `path` of an object store, where there was nothing.
 
     What lies there decides, not how the store says no: S3 says that the object exists, MinIO only that a condition does
@@ -225,10 +226,10 @@ def created(files: AbstractFileSystem, path: str, data: bytes) -> bool:
     again, and found itself.
     """
     try:
-        files.pipe_file(path, data, mode="create")
+        filesystem.pipe_file(path, data, mode="create")
     except Exception:
         try:
-            there = files.cat_file(path)
+            there = filesystem.cat_file(path)
         except FileNotFoundError:
             there = None
         if there is None:

@@ -14,19 +14,19 @@ from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 from evergreen import window
 from evergreen.errors import EvergreenError
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import Model
-from evergreen.window import Event, Origin, Run, Window
+from evergreen.spec.model import ModelSpec
+from evergreen.window import AssetEvent, DagRunInfo, RunReason, Window
 
 # Enough for a server that is started anew, or is away for a minute: 5, 10, 20 and 40 seconds. A refusal is never
 # retried.
-TRIES: Mapping[str, Any] = {
+RETRY_ARGS: Mapping[str, Any] = {
     "retries": 4,
     "retry_delay": timedelta(seconds=5),
     "retry_exponential_backoff": 2.0,
 }
 
 
-def facts(context: Any, *, not_dates: tuple[str, ...] = ()) -> Run:
+def dag_run_info(context: Any, *, excluded_conf_keys: tuple[str, ...] = ()) -> DagRunInfo:
     """The facts of the run that a task's context belongs to; `not_dates` are conf keys about something else.
 
     The type of a run, not its name, tells a backfill: one that re-runs an existing run keeps its name. A
@@ -36,33 +36,33 @@ def facts(context: Any, *, not_dates: tuple[str, ...] = ()) -> Run:
     run = context["dag_run"]
     by_hand = run.run_type.value == "manual"
     interval = (run.data_interval_start, run.data_interval_end)
-    return Run(
+    return DagRunInfo(
         run_type=run.run_type.value,
-        asked_at=(by_hand and run.logical_date) or run.run_after,
-        interval=interval if all(interval) and not by_hand else None,
-        conf={key: value for key, value in context["params"].items() if key not in not_dates},
-        events=tuple(_event(event) for event in run.consumed_asset_events),
+        requested_at=(by_hand and run.logical_date) or run.run_after,
+        data_interval=interval if all(interval) and not by_hand else None,
+        conf={key: value for key, value in context["params"].items() if key not in excluded_conf_keys},
+        asset_events=tuple(_asset_event(event) for event in run.consumed_asset_events),
     )
 
 
-def _event(event: Any) -> Event:
+def _asset_event(event: Any) -> AssetEvent:
     """An event that a backfilled run of any DAG sent belongs to that backfill, if it does not say otherwise."""
     from_backfill = (event.source_run_id or "").startswith("backfill__")
-    return Event.from_extra(({"origin": Origin.BACKFILL.value} if from_backfill else {}) | event.extra)
+    return AssetEvent.from_extra(({"origin": RunReason.BACKFILL.value} if from_backfill else {}) | event.extra)
 
 
-def of_family(model: Model, kind: str, what: str, doc: str) -> dict[str, Any]:
+def dag_kwargs(model: ModelSpec, kind: str, summary: str, doc: str) -> dict[str, Any]:
     """The arguments that the DAGs of a model's family share: names and texts."""
     return {
         "dag_id": f"{model.name}.{kind}",
-        "description": f"{what} of {model.name}",
+        "description": f"{summary} of {model.name}",
         "doc_md": f"{model.description}\n\n{doc}",
         "catchup": False,
         "tags": ["evergreen", model.name, kind],
     }
 
 
-def days_of_data(model: Model) -> dict[str, Any]:
+def data_range_kwargs(model: ModelSpec) -> dict[str, Any]:
     """The days that DAGs about data run for. One that is not must not end with them: Airflow would never run it."""
     spec = feature_spec(model)
     return {
@@ -71,23 +71,21 @@ def days_of_data(model: Model) -> dict[str, Any]:
     }
 
 
-def asked_by(context: Any) -> str:
+def requester(context: Any) -> str:
     """Who or what asked for the run: a person where there is one, and the run itself."""
     run = context["dag_run"]
     who = run.triggering_user_name
     return f"{who}, {run.dag_id} {run.run_id}" if who else f"{run.dag_id} {run.run_id}"
 
 
-def features_window(model: Model, run: Run) -> Window:
+def model_features_window(model: ModelSpec, run: DagRunInfo) -> Window:
     spec = feature_spec(model)
-    return window.features_window(
-        run, first_day=spec.first_day, last_day=spec.last_day, timezone=spec.timezone
-    )
+    return window.resolve_features_window(run, first_day=spec.first_day, last_day=spec.last_day, timezone=spec.timezone)
 
 
-def retrain_window(model: Model, run: Run) -> Window:
+def model_retrain_window(model: ModelSpec, run: DagRunInfo) -> Window:
     spec = feature_spec(model)
-    return window.retrain_window(
+    return window.resolve_retrain_window(
         run,
         first_day=spec.first_day,
         last_day=spec.last_day,
@@ -96,14 +94,14 @@ def retrain_window(model: Model, run: Run) -> Window:
     )
 
 
-def skip(context: Any, result: Any, tasks: Sequence[str]) -> NoReturn:
+def skip_tasks(context: Any, result: Any, task_ids: Sequence[str]) -> NoReturn:
     """End the task well, with `result`, and leave out `tasks` of those that come after it."""
     context["ti"].xcom_push("return_value", result)
-    raise DownstreamTasksSkipped(tasks=list(tasks))  # type: ignore[no-untyped-call]
+    raise DownstreamTasksSkipped(tasks=list(task_ids))  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def fail_without_retry() -> Iterator[None]:
     """A refusal (`EvergreenError`) fails the task at once; everything else is retried.
 
     The same input would be refused again, and retries would only hide the sentence that says what to do.
@@ -120,7 +118,7 @@ def step(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with refusals():
+            with fail_without_retry():
                 return function(*args, **kwargs)
 
         return task(**options)(call)

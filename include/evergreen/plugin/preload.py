@@ -31,10 +31,10 @@ from airflow.plugins_manager import AirflowPlugin
 
 log = logging.getLogger(__name__)
 
-VARIABLE = "EVERGREEN_PRELOAD"
+PRELOAD_VARIABLE = "EVERGREEN_PRELOAD"
 
 
-def modules_from(value: str | None) -> list[str]:
+def parse_module_names(value: str | None) -> list[str]:
     """The module names in a comma separated list, in order, without blanks and repetitions."""
     return list(dict.fromkeys(name for part in (value or "").split(",") if (name := part.strip())))
 
@@ -55,7 +55,7 @@ def is_forking_scheduler(component: object) -> bool:
     return any(ExecutorLoader.import_executor_cls(name)[0].is_local for name in names)
 
 
-def preload(names: list[str]) -> list[str]:
+def preload_modules(names: list[str]) -> list[str]:
     """Import the modules and return those that came; one that fails is logged and left to the tasks."""
     loaded = []
     for name in names:
@@ -73,11 +73,11 @@ class PreloadListener:
 
     @hookimpl
     def on_starting(self, component: object) -> None:
-        names = modules_from(os.environ.get(VARIABLE))
+        names = parse_module_names(os.environ.get(PRELOAD_VARIABLE))
         if not names or not is_forking_scheduler(component):
             return
         began = time.monotonic()
-        loaded = preload(names)
+        loaded = preload_modules(names)
         threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
         log.info("Preloaded %s in %.1f s; threads: %s", loaded, time.monotonic() - began, threads or "none")
 

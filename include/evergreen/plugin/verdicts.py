@@ -14,7 +14,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 
-def app() -> Any:
+def create_report_app() -> Any:
     """The pages as an application of their own, made only in the web server: others need not load FastAPI."""
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
     from airflow.api_fastapi.core_api.security import requires_access_dag
@@ -25,16 +25,16 @@ def app() -> Any:
     may_see = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.RUN))
 
     @pages.get("/{dag_id}/verdicts/{number}", dependencies=[may_see])
-    def verdict(dag_id: str, number: int) -> HTMLResponse:
+    def show_gate_report(dag_id: str, number: int) -> HTMLResponse:
         from evergreen import ledger
         from evergreen.errors import EvergreenError
         from evergreen.spec import loader
 
         name = dag_id.partition(".")[0]
-        if name not in loader.names():
+        if name not in loader.model_names():
             raise HTTPException(404, f"no model is named {name}")
         try:
-            page = Path(ledger.judged(name, number).evidence["report"])
+            page = Path(ledger.read_verdict_event(name, number).evidence["report"])
         except EvergreenError as error:
             raise HTTPException(404, str(error)) from None
         if not page.is_file():
@@ -49,7 +49,7 @@ def app() -> Any:
 class VerdictsPlugin(AirflowPlugin):
     name = "evergreen_verdicts"
     fastapi_apps = (
-        [{"app": app(), "url_prefix": "/evergreen", "name": "Evergreen"}]
+        [{"app": create_report_app(), "url_prefix": "/evergreen", "name": "Evergreen"}]
         if any(word in ("api-server", "api_server") for word in sys.argv)
         else []
     )

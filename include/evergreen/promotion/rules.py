@@ -10,25 +10,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from evergreen.errors import PromotionRefused
+from evergreen.errors import PromotionRefusedError
 from evergreen.gates.verdict import Verdict
 from evergreen.ledger.entries import (
-    Act,
-    Entry,
-    Frozen,
-    Held,
-    Promoted,
-    Rejected,
-    Released,
-    RolledBack,
-    Unfrozen,
+    ChampionRolledBack,
+    LedgerEntry,
+    LedgerEvent,
+    PromotionDeferred,
+    PromotionRejected,
+    PromotionsFrozen,
+    PromotionsUnfrozen,
+    VersionPromoted,
+    VersionReleased,
 )
-from evergreen.ledger.state import State
-from evergreen.window import Origin
+from evergreen.ledger.state import LedgerState
+from evergreen.window import RunReason
 
 
 @dataclass(frozen=True)
-class Request:
+class ResolvedPromotionRequest:
     """A registered version asks to become champion.
 
     Attributes:
@@ -41,17 +41,17 @@ class Request:
 
     version: str
     as_of: date
-    origin: Origin
+    run_reason: RunReason
     verdict: Verdict
-    judged: int
-    judged_against: str | None
+    verdict_entry: int
+    champion_version: str | None
     approved_by: str | None = None
     promote_backfill: bool = False
 
 
-def decide(
-    state: State, request: Request, *, cooldown_days: int, needs_approval: bool = False
-) -> Promoted | Held | Entry:
+def decide_promotion(
+    state: LedgerState, request: ResolvedPromotionRequest, *, cooldown_days: int, needs_approval: bool = False
+) -> VersionPromoted | PromotionDeferred | LedgerEntry:
     """Promote, or hold back what passed its gates while the model is frozen or its champion too new.
 
     Raises:
@@ -59,27 +59,34 @@ def decide(
             the champion's, it comes from a backfill that did not ask to promote, nobody approved of it, or the
             champion that it was judged against has been replaced.
     """
-    if done := _promoted(state, request):
+    if done := _find_promotion(state, request):
         return done
-    if problem := _refusal(state, request, needs_approval):
-        raise PromotionRefused(f"version {request.version} is not promoted: {problem}")
-    if reason := _hold(state, request, cooldown_days):
-        held = _last(
-            state, lambda act: isinstance(act, Held) and act.judged == request.judged and act.reason == reason
+    if problem := _refusal_reason(state, request, needs_approval):
+        raise PromotionRefusedError(f"version {request.version} is not promoted: {problem}")
+    if reason := _deferral_reason(state, request, cooldown_days):
+        held = _last_entry(
+            state,
+            lambda act: (
+                isinstance(act, PromotionDeferred)
+                and act.verdict_entry == request.verdict_entry
+                and act.reason == reason
+            ),
         )
-        return held or Held(
-            version=request.version, as_of=request.as_of, judged=request.judged, reason=reason
+        return held or PromotionDeferred(
+            version=request.version, as_of=request.as_of, verdict_entry=request.verdict_entry, reason=reason
         )
-    return Promoted(
+    return VersionPromoted(
         version=request.version,
-        replaced=state.champion,
+        previous_champion=state.champion,
         as_of=request.as_of,
-        judged=request.judged,
+        verdict_entry=request.verdict_entry,
         approved_by=request.approved_by,
     )
 
 
-def rollback(state: State, to: str | None, reason: str, *, leaving: str | None = None) -> RolledBack | Entry:
+def decide_rollback(
+    state: LedgerState, target_version: str | None, reason: str, *, expected_champion: str | None = None
+) -> ChampionRolledBack | LedgerEntry:
     """Go back to `to`, or else to the last champion before this one that is not barred.
 
     Args:
@@ -91,124 +98,140 @@ def rollback(state: State, to: str | None, reason: str, *, leaving: str | None =
             the champion is not `leaving` any more.
     """
     champion = state.champion
-    if leaving is not None and champion != leaving:
-        left = _rolled_back_from(state, leaving)
-        if left and isinstance(left.act, RolledBack) and to in (None, left.act.to):
+    if expected_champion is not None and champion != expected_champion:
+        left = _find_rollback(state, expected_champion)
+        if (
+            left
+            and isinstance(left.event, ChampionRolledBack)
+            and target_version in (None, left.event.restored_version)
+        ):
             return left
-        raise PromotionRefused(
-            f"version {leaving} is not champion any more, {_named(champion)} is: look at it first, then ask again"
+        raise PromotionRefusedError(
+            f"version {expected_champion} is not champion any more, {_version_label(champion)} is: look at it first, then ask again"
         )
     if champion is None:
-        raise PromotionRefused("there is no champion to go back from: promote a version first")
-    if to is None:
-        to = next(
+        raise PromotionRefusedError("there is no champion to go back from: promote a version first")
+    if target_version is None:
+        target_version = next(
             (
                 reign.version
-                for reign in reversed(state.reigns)
-                if reign.version != champion and reign.version not in state.barred
+                for reign in reversed(state.tenures)
+                if reign.version != champion and reign.version not in state.barred_versions
             ),
             None,
         )
-        if to is None:
-            raise PromotionRefused(
+        if target_version is None:
+            raise PromotionRefusedError(
                 f"there is nothing to go back to from version {champion}: no other version has been champion that "
-                f"is not barred{_list(state)}; release one of those, or retrain"
+                f"is not barred{_barred_versions_suffix(state)}; release one of those, or retrain"
             )
-    if to == champion:
-        raise PromotionRefused(f"version {to} is champion already: name another one, or none")
-    if state.reign_of(to) is None:
-        raise PromotionRefused(
-            f"version {to} has never been champion: only a version that has been promoted through its gates can be "
+    if target_version == champion:
+        raise PromotionRefusedError(f"version {target_version} is champion already: name another one, or none")
+    if state.last_tenure(target_version) is None:
+        raise PromotionRefusedError(
+            f"version {target_version} has never been champion: only a version that has been promoted through its gates can be "
             "gone back to"
         )
-    if to in state.barred:
-        raise PromotionRefused(
-            f"version {to} is barred, it was rolled back from: release it first, or name another"
+    if target_version in state.barred_versions:
+        raise PromotionRefusedError(
+            f"version {target_version} is barred, it was rolled back from: release it first, or name another"
         )
-    return RolledBack(to=to, barred=champion, reason=_given(reason))
+    return ChampionRolledBack(restored_version=target_version, barred_version=champion, reason=_require_reason(reason))
 
 
-def release(state: State, version: str, reason: str) -> Released | Entry:
+def decide_release(state: LedgerState, version: str, reason: str) -> VersionReleased | LedgerEntry:
     """Let a barred version be promoted, or gone back to, again.
 
     Raises:
         PromotionRefused: it is not barred, and never was.
     """
-    if version in state.barred:
-        return Released(version=version, reason=_given(reason))
-    if done := _last(state, lambda act: isinstance(act, Released) and act.version == version):
+    if version in state.barred_versions:
+        return VersionReleased(version=version, reason=_require_reason(reason))
+    if done := _last_entry(state, lambda act: isinstance(act, VersionReleased) and act.version == version):
         return done
-    raise PromotionRefused(f"version {version} is not barred{_list(state)}: there is nothing to release")
+    raise PromotionRefusedError(
+        f"version {version} is not barred{_barred_versions_suffix(state)}: there is nothing to release"
+    )
 
 
-def freeze(state: State, reason: str) -> Frozen | Entry:
+def decide_freeze(state: LedgerState, reason: str) -> PromotionsFrozen | LedgerEntry:
     """Let nothing be promoted until it is unfrozen."""
-    frozen = state.frozen and _last(state, lambda act: isinstance(act, Frozen))
-    return frozen or Frozen(reason=_given(reason))
+    frozen = state.is_frozen and _last_entry(state, lambda act: isinstance(act, PromotionsFrozen))
+    return frozen or PromotionsFrozen(reason=_require_reason(reason))
 
 
-def unfreeze(state: State, reason: str) -> Unfrozen | Entry:
+def decide_unfreeze(state: LedgerState, reason: str) -> PromotionsUnfrozen | LedgerEntry:
     """Let versions be promoted again.
 
     Raises:
         PromotionRefused: it has never been frozen.
     """
-    if state.frozen:
-        return Unfrozen(reason=_given(reason))
-    if done := _last(state, lambda act: isinstance(act, Unfrozen)):
+    if state.is_frozen:
+        return PromotionsUnfrozen(reason=_require_reason(reason))
+    if done := _last_entry(state, lambda act: isinstance(act, PromotionsUnfrozen)):
         return done
-    raise PromotionRefused("the model is not frozen: there is nothing to unfreeze")
+    raise PromotionRefusedError("the model is not frozen: there is nothing to unfreeze")
 
 
-def reject(state: State, version: str, judged: int, by_whom: str, reason: str) -> Rejected | Entry:
+def decide_rejection(
+    state: LedgerState, version: str, verdict_entry: int, rejected_by: str, reason: str
+) -> PromotionRejected | LedgerEntry:
     """Record that a promotion was not approved: this verdict can no longer promote.
 
     Raises:
         PromotionRefused: it has been promoted already.
     """
-    if done := _last(state, lambda act: isinstance(act, Rejected) and act.judged == judged):
+    if done := _last_entry(
+        state, lambda act: isinstance(act, PromotionRejected) and act.verdict_entry == verdict_entry
+    ):
         return done
-    if done := _last(state, lambda act: isinstance(act, Promoted) and act.judged == judged):
-        raise PromotionRefused(f"version {version} was promoted by {done.by} already: roll back instead")
-    return Rejected(version=version, judged=judged, by_whom=by_whom, reason=_given(reason))
+    if done := _last_entry(state, lambda act: isinstance(act, VersionPromoted) and act.verdict_entry == verdict_entry):
+        raise PromotionRefusedError(f"version {version} was promoted by {done.actor} already: roll back instead")
+    return PromotionRejected(
+        version=version, verdict_entry=verdict_entry, rejected_by=rejected_by, reason=_require_reason(reason)
+    )
 
 
-def _promoted(state: State, request: Request) -> Entry | None:
+def _find_promotion(state: LedgerState, request: ResolvedPromotionRequest) -> LedgerEntry | None:
     """The entry by which this very verdict has promoted the version, unless that was rolled back."""
-    this = request.version, request.judged
-    done = _last(state, lambda act: isinstance(act, Promoted) and (act.version, act.judged) == this)
+    this = request.version, request.verdict_entry
+    done = _last_entry(state, lambda act: isinstance(act, VersionPromoted) and (act.version, act.verdict_entry) == this)
     if done is None:
         return None
-    undone = _last(state, lambda act: isinstance(act, RolledBack) and act.barred == request.version)
+    undone = _last_entry(
+        state, lambda act: isinstance(act, ChampionRolledBack) and act.barred_version == request.version
+    )
     return None if undone and undone.number > done.number else done
 
 
-def _rolled_back_from(state: State, version: str) -> Entry | None:
+def _find_rollback(state: LedgerState, version: str) -> LedgerEntry | None:
     """The entry that ended the last reign of `version`, if it was a rollback."""
-    numbers = [reign.number for reign in state.reigns]
-    reign = state.reign_of(version)
-    if reign is None or reign.number == numbers[-1]:
+    numbers = [reign.entry_number for reign in state.tenures]
+    reign = state.last_tenure(version)
+    if reign is None or reign.entry_number == numbers[-1]:
         return None
-    ended = state.entries[numbers[numbers.index(reign.number) + 1] - 1]
-    return ended if isinstance(ended.act, RolledBack) else None
+    ended = state.entries[numbers[numbers.index(reign.entry_number) + 1] - 1]
+    return ended if isinstance(ended.event, ChampionRolledBack) else None
 
 
-def _refusal(state: State, request: Request, needs_approval: bool) -> str | None:
-    judged = state.judged(request.judged)
-    if judged is None or (judged.as_of, judged.champion, judged.verdict) != (
+def _refusal_reason(state: LedgerState, request: ResolvedPromotionRequest, needs_approval: bool) -> str | None:
+    judged = state.find_verdict_event(request.verdict_entry)
+    if judged is None or (judged.as_of, judged.champion_version, judged.verdict) != (
         request.as_of,
-        request.judged_against,
+        request.champion_version,
         request.verdict,
     ):
-        return f"entry {request.judged} of the ledger does not hold its verdict: judge it, then ask again"
+        return f"entry {request.verdict_entry} of the ledger does not hold its verdict: judge it, then ask again"
     if not request.verdict.promote:
         return request.verdict.reason
-    if request.version in state.barred:
+    if request.version in state.barred_versions:
         return "it is barred, it was rolled back from; release it if that was not its fault"
-    if rejected := _last(state, lambda act: isinstance(act, Rejected) and act.judged == request.judged):
-        assert isinstance(rejected.act, Rejected)
-        return f"{rejected.act.by_whom} did not approve: {rejected.act.reason}; retrain for another verdict"
-    if request.origin == Origin.BACKFILL and not request.promote_backfill:
+    if rejected := _last_entry(
+        state, lambda act: isinstance(act, PromotionRejected) and act.verdict_entry == request.verdict_entry
+    ):
+        assert isinstance(rejected.event, PromotionRejected)
+        return f"{rejected.event.rejected_by} did not approve: {rejected.event.reason}; retrain for another verdict"
+    if request.run_reason == RunReason.BACKFILL and not request.promote_backfill:
         return "a backfill leaves evidence, it does not promote; set promote in the run's conf if it should"
     if request.version == state.champion:
         return "it is champion already, by an earlier verdict"
@@ -217,9 +240,9 @@ def _refusal(state: State, request: Request, needs_approval: bool) -> str | None
             f"not newer: the champion, version {state.champion}, knows data until {state.champion_as_of}, "
             f"this one until {request.as_of}; retrain as of a later day"
         )
-    if request.judged_against != state.champion:
+    if request.champion_version != state.champion:
         return (
-            f"it was judged against {_named(request.judged_against)}, but {_named(state.champion)} is champion now; "
+            f"it was judged against {_version_label(request.champion_version)}, but {_version_label(state.champion)} is champion now; "
             "clear the run from its plan on, so that it is judged again"
         )
     if needs_approval and not request.approved_by:
@@ -227,12 +250,12 @@ def _refusal(state: State, request: Request, needs_approval: bool) -> str | None
     return None
 
 
-def _hold(state: State, request: Request, cooldown_days: int) -> str | None:
-    if state.frozen:
-        frozen = _last(state, lambda act: isinstance(act, Frozen))
+def _deferral_reason(state: LedgerState, request: ResolvedPromotionRequest, cooldown_days: int) -> str | None:
+    if state.is_frozen:
+        frozen = _last_entry(state, lambda act: isinstance(act, PromotionsFrozen))
         assert frozen
-        assert isinstance(frozen.act, Frozen)
-        return f"the model was frozen by {frozen.by}: {frozen.act.reason}; unfreeze it, then clear this task"
+        assert isinstance(frozen.event, PromotionsFrozen)
+        return f"the model was frozen by {frozen.actor}: {frozen.event.reason}; unfreeze it, then clear this task"
     if cooldown_days and state.last_promoted_as_of:
         free = state.last_promoted_as_of + timedelta(cooldown_days)
         if request.as_of < free:
@@ -243,19 +266,19 @@ def _hold(state: State, request: Request, cooldown_days: int) -> str | None:
     return None
 
 
-def _last(state: State, wanted: Callable[[Act], bool]) -> Entry | None:
-    return next((entry for entry in reversed(state.entries) if wanted(entry.act)), None)
+def _last_entry(state: LedgerState, predicate: Callable[[LedgerEvent], bool]) -> LedgerEntry | None:
+    return next((entry for entry in reversed(state.entries) if predicate(entry.event)), None)
 
 
-def _given(reason: str) -> str:
+def _require_reason(reason: str) -> str:
     if not reason.strip():
-        raise PromotionRefused("no reason is given, and the ledger wants one: say why")
+        raise PromotionRefusedError("no reason is given, and the ledger wants one: say why")
     return reason.strip()
 
 
-def _named(version: str | None) -> str:
+def _version_label(version: str | None) -> str:
     return f"version {version}" if version else "no version"
 
 
-def _list(state: State) -> str:
-    return f" (barred: {', '.join(sorted(state.barred))})" if state.barred else ""
+def _barred_versions_suffix(state: LedgerState) -> str:
+    return f" (barred: {', '.join(sorted(state.barred_versions))})" if state.barred_versions else ""

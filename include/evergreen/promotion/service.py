@@ -14,28 +14,37 @@ from datetime import date
 from pathlib import Path
 
 from evergreen import evaluation, gates, ledger, reports
-from evergreen.errors import PromotionRefused
-from evergreen.gates import AgainstChampion, Evidence, Verdict
+from evergreen.errors import PromotionRefusedError
+from evergreen.gates import AgainstChampionGate, Evidence, Verdict
 from evergreen.lake import datasets, fingerprints
-from evergreen.ledger import Act, Backtested, Entry, Held, Judged, Promoted, RolledBack, State
+from evergreen.ledger import (
+    BacktestRecorded,
+    ChampionRolledBack,
+    LedgerEntry,
+    LedgerEvent,
+    LedgerState,
+    PromotionDeferred,
+    VerdictRecorded,
+    VersionPromoted,
+)
 from evergreen.promotion import rules
-from evergreen.promotion.rules import Request
+from evergreen.promotion.rules import ResolvedPromotionRequest
 from evergreen.registry import versions
-from evergreen.spec.model import Model
-from evergreen.window import Origin
+from evergreen.spec.model import ModelSpec
+from evergreen.window import RunReason
 
 
 @dataclass(frozen=True)
-class Case:
+class EvaluationContext:
     """What is judged: the evaluation of a candidate, in a run."""
 
     run: str
     """DAG and run id"""
-    origin: Origin
+    run_reason: RunReason
     training_set: datasets.Manifest
     candidate: datasets.Manifest
     evaluation: datasets.Manifest
-    champion: str | None
+    champion_version: str | None
     """the version that it was scored against"""
 
     @property
@@ -43,7 +52,7 @@ class Case:
         return date.fromisoformat(self.training_set.inputs["as_of"])
 
     @property
-    def rows(self) -> int:
+    def holdout_rows(self) -> int:
         """of the holdout"""
         return self.training_set.files["holdout"].rows or 0
 
@@ -53,83 +62,83 @@ class Case:
         return date.fromisoformat(self.training_set.inputs["holdout"]), self.as_of
 
 
-def judge(model: Model, case: Case) -> int:
+def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     """The number of the entry with the verdict on `case`: of the one that there is, or a new one.
 
     The confidence that a comparison may spend depends on what was spent before. So of several that judge at
     once one is written first, and the others judge again after it.
     """
-    shown = evaluation.evidence(model, case.evaluation)
+    shown = evaluation.load_evidence(model, context.evaluation)
     about = {
-        "evaluation": case.evaluation.content,
-        "gates": fingerprints.fingerprint([gate.model_dump(mode="json") for gate in model.gates]),
-        "training_set": case.training_set.content,
-        "candidate": case.candidate.fingerprint,
-        "judging": fingerprints.fingerprint(evaluation.judging_code(model.gates)),
+        "evaluation": context.evaluation.content_hash,
+        "gates": fingerprints.compute_fingerprint([gate.model_dump(mode="json") for gate in model.gates]),
+        "training_set": context.training_set.content_hash,
+        "candidate": context.candidate.fingerprint,
+        "judging": fingerprints.compute_fingerprint(evaluation.judging_code(model.gates)),
     }
 
-    def decide(state: State) -> Act | Entry:
+    def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:
         for entry in state.entries:
-            if isinstance(entry.act, Judged) and entry.act.fingerprints == about:
+            if isinstance(entry.event, VerdictRecorded) and entry.event.fingerprints == about:
                 return entry
-        verdict = gates.judge(model.gates, shown, state.comparisons)
-        report = _report(model, case, verdict, shown, state)
-        return Judged(
-            run=case.run,
-            origin=case.origin,
-            as_of=case.as_of,
-            holdout=case.holdout,
-            candidate=case.candidate.fingerprint,
-            champion=case.champion,
+        verdict = gates.judge_evidence(model.gates, shown, state.comparisons)
+        report = _publish_report(model, context, verdict, shown, state)
+        return VerdictRecorded(
+            run=context.run,
+            run_reason=context.run_reason,
+            as_of=context.as_of,
+            holdout=context.holdout,
+            candidate_fingerprint=context.candidate.fingerprint,
+            champion_version=context.champion_version,
             verdict=verdict,
             evidence={
-                "evaluation": f"{evaluation.dataset(model).root}/{case.evaluation.partition}",
+                "evaluation": f"{evaluation.evaluation_dataset(model).root}/{context.evaluation.partition}",
                 "report": str(report),
             },
             fingerprints=about,
         )
 
-    return ledger.commit(model.name, case.run, decide).number
+    return ledger.append_decision(model.name, context.run, decide).number
 
 
-def backtested(model: Model, as_of: date, candidate: datasets.Manifest, report: Path, *, by: str) -> None:
+def record_backtest(model: ModelSpec, as_of: date, candidate: datasets.Manifest, report: Path, *, actor: str) -> None:
     """Record that a backfill has left evidence, which nothing acts on."""
-    act = Backtested(as_of=as_of, candidate=candidate.fingerprint, report=str(report))
+    act = BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report_uri=str(report))
 
-    def decide(state: State) -> Act | Entry:
-        return next((entry for entry in state.entries if entry.act == act), act)
+    def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:
+        return next((entry for entry in state.entries if entry.event == act), act)
 
-    ledger.commit(model.name, by, decide)
+    ledger.append_decision(model.name, actor, decide)
 
 
 @dataclass(frozen=True)
-class Claim:
+class PromotionRequest:
     """A registered version asks to be champion on the strength of a verdict."""
 
-    judged: int
+    verdict_entry: int
     """number of the ledger's entry"""
     version: str
-    origin: Origin
+    run_reason: RunReason
     """of the run that asks"""
     promote_backfill: bool = False
     """the run's conf says that a backfill may promote"""
     approved_by: str | None = None
 
 
-def may_promote(model: Model, claim: Claim) -> str | None:
+def promotion_blocker(model: ModelSpec, request: PromotionRequest) -> str | None:
     """Why `promote` would not make the version champion, or None if it would, given approval.
 
     To be asked before a person is.
     """
-    request = _request(model, replace(claim, approved_by="whoever is asked"))
+    resolved = _resolve_request(model, replace(request, approved_by="whoever is asked"))
     try:
-        act = rules.decide(ledger.state(model.name), request, cooldown_days=model.cooldown_days)
-    except PromotionRefused as refusal:
+        act = rules.decide_promotion(ledger.read_state(model.name), resolved, cooldown_days=model.cooldown_days)
+    except PromotionRefusedError as refusal:
         return str(refusal)
-    return act.reason if isinstance(act, Held) else None
+    return act.reason if isinstance(act, PromotionDeferred) else None
 
 
-def promote(model: Model, claim: Claim, *, by: str) -> str | None:
+def promote_version(model: ModelSpec, request: PromotionRequest, *, actor: str) -> str | None:
     """Make the version champion.
 
     Gives None, or why it is the challenger instead: its gates passed, and a rule holds it back for now.
@@ -139,24 +148,39 @@ def promote(model: Model, claim: Claim, *, by: str) -> str | None:
         RegistryError: the registered version is not the candidate that was judged.
         SignatureError: its files are not those that were registered and signed.
     """
-    versions.verify(model.name, claim.version, ledger.judged(model.name, claim.judged).candidate)
-    request = _request(model, claim)
-    act = _change(
+    versions.verify_version(
+        model.name,
+        request.version,
+        ledger.read_verdict_event(model.name, request.verdict_entry).candidate_fingerprint,
+    )
+    resolved = _resolve_request(model, request)
+    act = _append_and_sync(
         model,
-        by,
-        lambda state: rules.decide(
-            state, request, cooldown_days=model.cooldown_days, needs_approval=model.approval is not None
+        actor,
+        lambda state: rules.decide_promotion(
+            state, resolved, cooldown_days=model.cooldown_days, needs_approval=model.approval is not None
         ),
     )
-    return act.reason if isinstance(act, Held) else None
+    return act.reason if isinstance(act, PromotionDeferred) else None
 
 
-def reject(model: Model, judged: int, version: str, *, by: str, by_whom: str, reason: str) -> None:
+def reject_promotion(
+    model: ModelSpec, verdict_entry: int, version: str, *, actor: str, rejected_by: str, reason: str
+) -> None:
     """Record that a person, or a time-out, said no to the verdict in entry `judged`."""
-    _change(model, by, lambda state: rules.reject(state, version, judged, by_whom, reason))
+    _append_and_sync(
+        model, actor, lambda state: rules.decide_rejection(state, version, verdict_entry, rejected_by, reason)
+    )
 
 
-def rollback(model: Model, to: str | None, reason: str, *, by: str, leaving: str | None = None) -> RolledBack:
+def roll_back_champion(
+    model: ModelSpec,
+    target_version: str | None,
+    reason: str,
+    *,
+    actor: str,
+    expected_champion: str | None = None,
+) -> ChampionRolledBack:
     """Back to the champion before, or to the one that is named; the version that is left is barred until released.
 
     Raises:
@@ -164,105 +188,114 @@ def rollback(model: Model, to: str | None, reason: str, *, by: str, leaving: str
         SignatureError: the files of the version to go back to are not those that were registered and signed.
     """
 
-    def decide(state: State) -> Act | Entry:
-        act = rules.rollback(state, to, reason, leaving=leaving)
-        if isinstance(act, RolledBack):
-            versions.verify(model.name, act.to, _candidate(state, act.to))
+    def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:
+        act = rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion)
+        if isinstance(act, ChampionRolledBack):
+            versions.verify_version(
+                model.name, act.restored_version, _candidate_fingerprint(state, act.restored_version)
+            )
         return act
 
-    act = _change(model, by, decide)
-    assert isinstance(act, RolledBack)
+    act = _append_and_sync(model, actor, decide)
+    assert isinstance(act, ChampionRolledBack)
     return act
 
 
-def release(model: Model, version: str, reason: str, *, by: str) -> None:
+def release_version(model: ModelSpec, version: str, reason: str, *, actor: str) -> None:
     """Let a version that was rolled back from be promoted again."""
-    _change(model, by, lambda state: rules.release(state, version, reason))
+    _append_and_sync(model, actor, lambda state: rules.decide_release(state, version, reason))
 
 
-def freeze(model: Model, reason: str, *, by: str) -> None:
+def freeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
     """Keep the champion, whatever the gates say."""
-    _change(model, by, lambda state: rules.freeze(state, reason))
+    _append_and_sync(model, actor, lambda state: rules.decide_freeze(state, reason))
 
 
-def unfreeze(model: Model, reason: str, *, by: str) -> None:
+def unfreeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
     """End a freeze."""
-    _change(model, by, lambda state: rules.unfreeze(state, reason))
+    _append_and_sync(model, actor, lambda state: rules.decide_unfreeze(state, reason))
 
 
-def report(model: Model, judged: int) -> Path:
+def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
     """The page about the verdict in entry `judged`."""
-    return Path(ledger.judged(model.name, judged).evidence["report"])
+    return Path(ledger.read_verdict_event(model.name, verdict_entry).evidence["report"])
 
 
-def _change(model: Model, by: str, decide: Callable[[State], Act | Entry]) -> Act:
-    entry = ledger.commit(model.name, by, decide)
-    versions.follow(model.name)  # also when there is nothing new: an earlier attempt may have died before it
-    return entry.act
+def _append_and_sync(
+    model: ModelSpec, actor: str, decide: Callable[[LedgerState], LedgerEvent | LedgerEntry]
+) -> LedgerEvent:
+    entry = ledger.append_decision(model.name, actor, decide)
+    versions.sync_aliases(model.name)  # also when there is nothing new: an earlier attempt may have died before it
+    return entry.event
 
 
-def _request(model: Model, claim: Claim) -> Request:
-    act = ledger.judged(model.name, claim.judged)
-    return Request(
-        version=claim.version,
+def _resolve_request(model: ModelSpec, request: PromotionRequest) -> ResolvedPromotionRequest:
+    act = ledger.read_verdict_event(model.name, request.verdict_entry)
+    return ResolvedPromotionRequest(
+        version=request.version,
         as_of=act.as_of,
-        origin=claim.origin,
+        run_reason=request.run_reason,
         verdict=act.verdict,
-        judged=claim.judged,
-        judged_against=act.champion,
-        approved_by=claim.approved_by,
-        promote_backfill=claim.promote_backfill,
+        verdict_entry=request.verdict_entry,
+        champion_version=act.champion_version,
+        approved_by=request.approved_by,
+        promote_backfill=request.promote_backfill,
     )
 
 
-def _candidate(state: State, version: str) -> str:
+def _candidate_fingerprint(state: LedgerState, version: str) -> str:
     """The fingerprint that `version` was judged by when it was promoted."""
     promoted = next(
-        entry.act
+        entry.event
         for entry in reversed(state.entries)
-        if isinstance(entry.act, Promoted) and entry.act.version == version
+        if isinstance(entry.event, VersionPromoted) and entry.event.version == version
     )
-    judged = state.judged(promoted.judged)
+    judged = state.find_verdict_event(promoted.verdict_entry)
     assert judged
-    return judged.candidate
+    return judged.candidate_fingerprint
 
 
-def _report(model: Model, case: Case, verdict: Verdict, shown: Evidence, state: State) -> Path:
+def _publish_report(
+    model: ModelSpec, context: EvaluationContext, verdict: Verdict, evidence: Evidence, state: LedgerState
+) -> Path:
     """Publish the page about `verdict`; gives its file."""
-    about = reports.About(
+    about = reports.GateReportContext(
         model=model.name,
         description=model.description,
         owner=model.owner,
-        candidate=case.candidate.fingerprint,
-        version=None,
-        champion=case.champion,
-        as_of=case.as_of,
-        holdout=case.holdout,
-        rows=case.rows,
-        run=case.run,
-        origin=case.origin.value,
-        made_from={"training set": case.training_set.content, "evaluation": case.evaluation.content},
-        budgets=_budgets(model, verdict, state),
+        candidate_fingerprint=context.candidate.fingerprint,
+        candidate_version=None,
+        champion_version=context.champion_version,
+        as_of=context.as_of,
+        holdout=context.holdout,
+        holdout_rows=context.holdout_rows,
+        run_id=context.run,
+        run_reason=context.run_reason.value,
+        input_fingerprints={
+            "training set": context.training_set.content_hash,
+            "evaluation": context.evaluation.content_hash,
+        },
+        alpha_budgets=_alpha_budgets(model, verdict, state),
     )
-    page = reports.render(about, model.gates, verdict, shown)
-    inputs = {"page": fingerprints.fingerprint(page)}
-    mark = fingerprints.fingerprint(inputs)
-    target = datasets.dataset(f"verdicts/{model.name}")
-    staged = target.stage(case.evaluation.partition, mark) / "report.html"
+    page = reports.render_gate_report(about, model.gates, verdict, evidence)
+    inputs = {"page": fingerprints.compute_fingerprint(page)}
+    mark = fingerprints.compute_fingerprint(inputs)
+    target = datasets.open_dataset(f"verdicts/{model.name}")
+    staged = target.stage(context.evaluation.partition, mark) / "report.html"
     staged.write_text(page)
-    manifest = target.publish(case.evaluation.partition, mark, {"report": staged}, inputs)
-    return target.path(manifest, "report")
+    manifest = target.publish(context.evaluation.partition, mark, {"report": staged}, inputs)
+    return target.file_path(manifest, "report")
 
 
-def _budgets(model: Model, verdict: Verdict, state: State) -> list[reports.Spent]:
+def _alpha_budgets(model: ModelSpec, verdict: Verdict, state: LedgerState) -> list[reports.AlphaBudget]:
     """What each comparison has used up for good: what passed is carried over, what failed is gone."""
-    levels = {record.gate: record.level for record in verdict.records if record.level is not None}
+    levels = {record.gate: record.alpha for record in verdict.results if record.alpha is not None}
     gone: dict[str, float] = defaultdict(float)
     for comparison in state.comparisons:
-        for gate, level, passed in comparison.gates:
+        for gate, level, passed in comparison.spending:
             gone[gate] += 0.0 if passed else level
     return [
-        reports.Spent(gate.name, gone[gate.name] + levels[gate.name], 1 - gate.confidence)
+        reports.AlphaBudget(gate.name, gone[gate.name] + levels[gate.name], 1 - gate.confidence)
         for gate in model.gates
-        if isinstance(gate, AgainstChampion) and gate.name in levels
+        if isinstance(gate, AgainstChampionGate) and gate.name in levels
     ]

@@ -7,6 +7,6 @@ drift, serving, and whatever is missing with the problem that made it so. Bad ev
 Equal inputs give equal bytes.
 """
 
-from evergreen.reports.gate_report import About, Spent, render
+from evergreen.reports.gate_report import AlphaBudget, GateReportContext, render_gate_report
 
-__all__ = ["About", "Spent", "render"]
+__all__ = ["AlphaBudget", "GateReportContext", "render_gate_report"]

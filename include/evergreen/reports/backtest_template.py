@@ -1,6 +1,6 @@
 """The page of the report, as a Jinja template: one file, no script, nothing fetched."""
 
-PAGE = """\
+BACKTEST_TEMPLATE = """\
 <!doctype html>
 <html lang="en">
 <head>
@@ -20,17 +20,17 @@ tr.ours td { background: #eef6f2; }
 <main>
 <h1>{{ r.model }}: walk-forward backtest</h1>
 <p class="soft">{{ r.description }}</p>
-<p class="soft">{{ r.dates|length }} candidate{{ "s" if r.dates|length != 1 }},
-{{ r.dates[0].as_of }}{% if r.dates|length > 1 %} to {{ r.dates[-1].as_of }}{% endif %}, each trained on at most
+<p class="soft">{{ r.steps|length }} candidate{{ "s" if r.steps|length != 1 }},
+{{ r.steps[0].as_of }}{% if r.steps|length > 1 %} to {{ r.steps[-1].as_of }}{% endif %}, each trained on at most
 {{ r.train_days }} days and judged on the {{ r.holdout_days }} days after them, with only what was known on its date.
-{% if r.left_out %}{{ r.left_out }} candidate{{ "s" if r.left_out != 1 }} of another spec
-{{ "are" if r.left_out != 1 else "is" }} left out.{% endif %}</p>
+{% if r.excluded_candidates %}{{ r.excluded_candidates }} candidate{{ "s" if r.excluded_candidates != 1 }} of another spec
+{{ "are" if r.excluded_candidates != 1 else "is" }} left out.{% endif %}</p>
 <p class="finding">{{ finding }}</p>
 
 <section>
 <h2>What each policy would have delivered</h2>
 <p class="note">{{ r.metric }}, {{ "higher" if r.higher_is_better else "lower" }} is better, on the same labelled rows
-for all: {{ r.compared|length }} of {{ r.periods|length }} periods, those in which every policy had a model. Gain: mean
+for all: {{ r.compared_periods|length }} of {{ r.periods|length }} periods, those in which every policy had a model. Gain: mean
 per period over never retraining, positive is better, with one-sided 95 % bounds.</p>
 <div class="scroll"><table>
 <tr><th>policy</th><th class="number">mean {{ r.metric }}</th><th class="number">worst {{ period }}</th>
@@ -41,12 +41,12 @@ per period over never retraining, positive is better, with one-sided 95 % bounds
 <td class="policy"><i style="background: {{ colours[p.name] }}"></i>{{ p.label }}
 <span class="rule">{{ p.rule }}</span></td>
 <td class="number">{{ p.mean|figure }}</td>
-<td class="number">{{ p.worst|figure }}{% if p.worst_start %}
-<span class="rule">from {{ p.worst_start }}</span>{% endif %}</td>
-<td class="number">{% if p.over_never %}{{ "%+.4f"|format(p.over_never.mean) }}{% else %}–{% endif %}</td>
-<td class="number">{% if p.over_never %}{{ "%+.4f"|format(p.over_never.low) }} …
-{{ "%+.4f"|format(p.over_never.high) }}{% else %}–{% endif %}</td>
-<td class="number">{{ p.deployments|length }}</td><td class="number">{{ p.trainings }}</td></tr>
+<td class="number">{{ p.worst_value|figure }}{% if p.worst_period_start %}
+<span class="rule">from {{ p.worst_period_start }}</span>{% endif %}</td>
+<td class="number">{% if p.gain_over_never %}{{ "%+.4f"|format(p.gain_over_never.mean) }}{% else %}–{% endif %}</td>
+<td class="number">{% if p.gain_over_never %}{{ "%+.4f"|format(p.gain_over_never.low) }} …
+{{ "%+.4f"|format(p.gain_over_never.high) }}{% else %}–{% endif %}</td>
+<td class="number">{{ p.deployments|length }}</td><td class="number">{{ p.training_count }}</td></tr>
 {% endfor %}
 </table></div>
 </section>
@@ -66,7 +66,7 @@ Below: how long each deployed model lived; a new shade is a new model.</p>
 <div class="scroll"><table class="gates">
 <tr><th>deployed as of</th><th class="number">days live</th><th>because the model before fell</th></tr>
 {% for d in drifts %}
-<tr><td>{{ d.as_of }}</td><td class="number">{{ d.days }}</td><td>{{ d.why }}</td></tr>
+<tr><td>{{ d.as_of }}</td><td class="number">{{ d.live_days }}</td><td>{{ d.reason }}</td></tr>
 {% endfor %}
 </table></div>
 </section>
@@ -84,18 +84,18 @@ in full.</p>
 {% endfor %}
 <th>decision</th>
 <th class="number">days champion</th><th class="number">mean {{ r.metric }} then</th></tr>
-{% for d in r.dates %}
-<tr><td title="candidate {{ d.candidate[:12] }}, judged from {{ d.holdout }}">{{ d.as_of }}</td>
-<td class="number">{{ "{:,}".format(d.train_rows) }}</td><td>{{ d.champion or "no champion" }}</td>
-{% for record in d.verdict.records %}
+{% for d in r.steps %}
+<tr><td title="candidate {{ d.candidate_fingerprint[:12] }}, judged from {{ d.holdout_start }}">{{ d.as_of }}</td>
+<td class="number">{{ "{:,}".format(d.train_rows) }}</td><td>{{ d.champion_as_of or "no champion" }}</td>
+{% for record in d.verdict.results %}
 <td><span class="mark {{ record.outcome }}" title="{{ record.reason }} (limit {{ record.threshold }})">
 {{- marks[record.outcome] }} {{ record.candidate|figure }}
-{%- if record.champion is not none %} / {{ record.champion|figure }}{% endif %}</span></td>
+{%- if record.champion_as_of is not none %} / {{ record.champion_as_of|figure }}{% endif %}</span></td>
 {% endfor %}
 <td title="{{ d.reason }}">{% if d.promoted %}<span class="promoted">promoted</span>
-{% else %}{{ "champion stays" if d.champion else "no champion yet" }}{% endif %}</td>
+{% else %}{{ "champion stays" if d.champion_as_of else "no champion yet" }}{% endif %}</td>
 {% set life = champions.get(d.as_of) %}
-<td class="number">{% if life %}{{ life[0].days }}{{ "" if life[0].until else "+" }}{% endif %}</td>
+<td class="number">{% if life %}{{ life[0].live_days }}{{ "" if life[0].end else "+" }}{% endif %}</td>
 <td class="number">{% if life %}{{ life[1]|figure }}{% endif %}</td></tr>
 {% endfor %}
 </table></div>
@@ -120,7 +120,7 @@ upper bound of the change is below zero. It counts the luck of drawing rows, not
 <dt>Bounds of the gain</dt><dd>Periods drawn with replacement, taken as independent: with neighbours alike they are
 somewhat too narrow. A choice among policies made by this page is fitted to this stretch of time.</dd>
 </dl>
-<p class="note">Spec <code>{{ r.spec[:12] }}</code>, made from <code>{{ r.made_from[:12] }}</code>. The same
+<p class="note">Spec <code>{{ r.spec_fingerprint[:12] }}</code>, made from <code>{{ r.fingerprint[:12] }}</code>. The same
 candidates give the same bytes.</p>
 </section>
 </main>

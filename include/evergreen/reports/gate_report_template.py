@@ -1,12 +1,12 @@
 """The page as a Jinja template: one file, no script, nothing fetched."""
 
-PAGE = """\
+GATE_REPORT_TEMPLATE = """\
 {% macro plot(of) %}
 {% for problem in of.problems %}
 <p class="problem">{{ problem }}</p>
 {% endfor %}
-{% if of.drawn %}
-<div class="scroll"><div class="plot">{{ of.drawn|drawn }}</div></div>
+{% if of.svg %}
+<div class="scroll"><div class="plot">{{ of.svg|drawn }}</div></div>
 {% endif %}
 {% endmacro %}
 {% macro mark(outcome) %}
@@ -17,7 +17,7 @@ PAGE = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ a.model }}: gates for candidate {{ a.candidate[:12] }}</title>
+<title>{{ a.model }}: gates for candidate {{ a.candidate_fingerprint[:12] }}</title>
 <style>
 {{ style }}.finding { font-weight: 600; margin-bottom: 0; }
 .finding.yes { border-color: var(--passed); background: #e8f3ee; color: #084a36; }
@@ -72,15 +72,15 @@ h3 { font-size: 15px; margin: 18px 0 0; overflow-wrap: anywhere; }
 </ul>
 {% endif %}
 <dl class="facts">
-<div><dt>candidate</dt><dd>{{ a.candidate[:12] }}{% if a.version %}, version {{ a.version }}{% endif %}</dd></div>
-<div><dt>champion</dt><dd>{{ "version " ~ a.champion if a.champion else "none yet" }}</dd></div>
+<div><dt>candidate</dt><dd>{{ a.candidate_fingerprint[:12] }}{% if a.candidate_version %}, version {{ a.candidate_version }}{% endif %}</dd></div>
+<div><dt>champion</dt><dd>{{ "version " ~ a.champion_version if a.champion_version else "none yet" }}</dd></div>
 <div><dt>as of</dt><dd>{{ a.as_of }}</dd></div>
-<div><dt>holdout</dt><dd>{{ days }}; {{ "{:,}".format(a.rows) }} rows</dd></div>
+<div><dt>holdout</dt><dd>{{ days }}; {{ "{:,}".format(a.holdout_rows) }} rows</dd></div>
 <div><dt>owner</dt><dd>{{ a.owner }}</dd></div>
-<div><dt>run</dt><dd>{{ a.run }}</dd></div>
-<div><dt>origin</dt><dd>{{ a.origin }}</dd></div>
+<div><dt>run</dt><dd>{{ a.run_id }}</dd></div>
+<div><dt>origin</dt><dd>{{ a.run_reason }}</dd></div>
 <div><dt>made from</dt><dd>
-{%- for name, mark in a.made_from.items() %}{{ ", " if not loop.first }}{{ name }} <code title="{{ mark }}">
+{%- for name, mark in a.input_fingerprints.items() %}{{ ", " if not loop.first }}{{ name }} <code title="{{ mark }}">
 {{- mark[:12] }}</code>{% else %}–{% endfor %}</dd></div>
 </dl>
 
@@ -94,16 +94,16 @@ champion or the baseline, positive is better.</p>
 <th scope="col" class="number">threshold</th><th scope="col" class="number">level spent</th>
 <th scope="col" class="number">rows</th><th scope="col">reason</th></tr>
 {% for row in rows %}
-{% set r = row.record %}
+{% set r = row.result %}
 <tr><td><b>{% for part in r.gate.split("_") %}{{ "_" if not loop.first }}<wbr>{{ part }}{% endfor %}</b>
-<span class="rule">{{ row.asks }}</span></td>
+<span class="rule">{{ row.requirement }}</span></td>
 <td>{{ mark(r.outcome) }}</td>
 <td class="number" title="{{ r.candidate }}">{{ r.candidate|figure }}</td>
-<td class="number" title="{{ row.other }}">{{ row.other|figure }}</td>
+<td class="number" title="{{ row.reference_value }}">{{ row.reference_value|figure }}</td>
 <td class="number">{% if r.interval %}{{ r.interval[0]|signed }} …<br>{{ r.interval[1]|signed }}
 {%- else %}–{% endif %}</td>
 <td class="number" title="{{ r.threshold }}">{{ row.limit }}</td>
-<td class="number">{{ r.level|share }}</td>
+<td class="number">{{ r.alpha|share }}</td>
 <td class="number">{{ "{:,}".format(r.rows) }}</td>
 <td>{{ r.reason }}</td></tr>
 {% else %}
@@ -125,7 +125,7 @@ of its own.</p>
 </section>
 {% endif %}
 
-{% if a.budgets %}
+{% if a.alpha_budgets %}
 <section>
 <h2>Chance of a false promotion, over the model's life</h2>
 <p class="note">Each comparison spends of a budget that must last for all retrains there will ever be. A comparison that
@@ -134,7 +134,7 @@ passed gives back what it had to the next one.</p>
 <tr><th scope="col">gate</th><th scope="col" class="number">this comparison</th>
 <th scope="col" class="number">spent so far</th>
 <th scope="col" class="number">budget</th><th scope="col">share of the budget spent</th></tr>
-{% for gate, level, budget in a.budgets %}
+{% for gate, level, budget in a.alpha_budgets %}
 {% set part = 100 * level / budget if budget > 0 else 0 %}
 <tr><td>{{ gate }}</td><td class="number">{{ levels.get(gate)|share }}</td>
 <td class="number">{{ level|share }}</td><td class="number">{{ budget|share }}</td>
@@ -146,7 +146,7 @@ passed gives back what it had to the next one.</p>
 {% endif %}
 
 <section>
-<h2>{{ "Both models on the same rows" if a.champion else "The candidate on the holdout" }}</h2>
+<h2>{{ "Both models on the same rows" if a.champion_version else "The candidate on the holdout" }}</h2>
 {% if classes %}
 <p class="note">Calibration: ten bins of about equally many rows by prediction, with 95 % bounds; on the dotted line,
 what is predicted happens.</p>
@@ -167,13 +167,13 @@ what is predicted happens.</p>
 
 {% for s in slices %}
 <section>
-<h2>Slices: {{ s.record.gate }} {{ mark(s.record.outcome) }}</h2>
-<p>{{ s.record.reason }}</p>
+<h2>Slices: {{ s.result.gate }} {{ mark(s.result.outcome) }}</h2>
+<p>{{ s.result.reason }}</p>
 {% if s.plot %}
-<p class="note">{{ s.asks }}. {{ "A slice fails when all of its interval lies in the shaded part, beyond the limit."
-if s.record.champion is not none else "The shaded part is as wide as the values may lie apart." }}
+<p class="note">{{ s.requirement }}. {{ "A slice fails when all of its interval lies in the shaded part, beyond the limit."
+if s.result.champion is not none else "The shaded part is as wide as the values may lie apart." }}
 Grey and hollow: too few rows, reported and not judged.
-{% if s.cut %}{{ s.cut }} more are not shown.{% endif %}</p>
+{% if s.hidden_count %}{{ s.hidden_count }} more are not shown.{% endif %}</p>
 {{ plot(s.plot) }}
 {% endif %}
 </section>
@@ -230,7 +230,7 @@ Grey and hollow: too few rows, reported and not judged.
 </dl>
 </section>
 {% endif %}
-<p class="note">Candidate <code>{{ a.candidate }}</code>. The same evidence gives the same bytes.</p>
+<p class="note">Candidate <code>{{ a.candidate_fingerprint }}</code>. The same evidence gives the same bytes.</p>
 </main>
 </body>
 </html>

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
 
-MARKS = {"passed": "✓", "failed": "✗", "not_computed": "?"}
+OUTCOME_SYMBOLS = {"passed": "✓", "failed": "✗", "not_computed": "?"}
 
-STYLE = """\
+PAGE_CSS = """\
 :root { --ink: #1b2420; --soft: #5d6a64; --line: #dfe5e1; --paper: #fff; --wash: #f5f8f6; --green: #0b6e4f;
   --passed: #0b6e4f; --failed: #b3361e; --blocked: #8a5c00; }
 * { box-sizing: border-box; }
@@ -60,20 +60,18 @@ code { font-size: 12px; color: var(--soft); }
 """
 
 
-def environment() -> Environment:
+def jinja_environment() -> Environment:
     """Templates of pages, with `style` and `marks`: text is escaped, and a name that is not there is an error."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    made = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    made.globals |= {"style": Markup(STYLE), "marks": MARKS}  # noqa: S704 - written above
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    made.globals |= {"style": Markup(PAGE_CSS), "marks": OUTCOME_SYMBOLS}  # noqa: S704 - written above
     return made
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
+def plot_style() -> Iterator[None]:
     """Figures made in here look alike, whatever matplotlibrc their maker has."""
     import matplotlib
 
@@ -100,7 +98,7 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def svg(figure: Figure, title: str) -> str:
+def render_svg(figure: Figure, title: str) -> str:
     """The figure as an element of a page; `title` is what is read aloud in its place. Only inside `drawing`."""
     text = StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})

@@ -15,15 +15,17 @@ from typing import Any
 
 from evergreen.errors import Fault
 
-_TEXTS = frozenset({"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"})  # what MLflow writes
-_PICKLED = frozenset(
+_TEXT_FILES = frozenset({"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"})  # what MLflow writes
+_PICKLE_SUFFIXES = frozenset(
     {".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".sav"}
 )
-_KNOWN = "known are XGBoost's UBJSON (.ubj), ONNX, JSON, and MLflow's own MLmodel, YAML and requirements.txt"
-_SAVE_AGAIN = "save the model in its library's own format, such as .ubj for XGBoost or .onnx"
+_FIX_USE_KNOWN_FORMAT = (
+    "known are XGBoost's UBJSON (.ubj), ONNX, JSON, and MLflow's own MLmodel, YAML and requirements.txt"
+)
+_FIX_SAVE_IN_NATIVE_FORMAT = "save the model in its library's own format, such as .ubj for XGBoost or .onnx"
 
 # Opcodes by which unpickling imports or calls something; the others only build plain values.
-_CODE = frozenset(
+_CODE_OPCODES = frozenset(
     {
         "GLOBAL",
         "STACK_GLOBAL",
@@ -39,49 +41,49 @@ _CODE = frozenset(
     }
 )
 # What joblib and NumPy may wrap a pickle in.
-_WRAPPED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x04\x22M\x18", b"\x93NUMPY")
-_ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+_PICKLE_WRAPPER_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x04\x22M\x18", b"\x93NUMPY")
+_ZLIB_MAGIC = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 
 
-def files(folder: Path) -> Iterator[tuple[str, Path]]:
+def iter_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Everything in `folder` that is no folder: its path relative to `folder`, with slashes, and where it lies."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_dir():
             yield path.relative_to(folder).as_posix(), path
 
 
-def faults(folder: Path) -> list[Fault]:
+def format_faults(folder: Path) -> list[Fault]:
     """What in `folder` may not be in a model: one fault per file, empty if all are known formats."""
-    found = ((name, problem(path)) for name, path in files(folder))
+    found = ((name, format_problem(path)) for name, path in iter_files(folder))
     return [Fault(name, *wrong) for name, wrong in found if wrong]
 
 
-def problem(path: Path) -> tuple[str, str] | None:
+def format_problem(path: Path) -> tuple[str, str] | None:
     """What is wrong with a file, and the way out; None if it may be in a model."""
     if path.is_symlink() or not path.is_file():
         return "is a link or a device, not a file", "log the file itself"
-    if path.suffix.lower() in _PICKLED:
-        return "is of a format that can run code when it is loaded", _SAVE_AGAIN
-    check = _read_as_text if path.name in _TEXTS else _CHECKS.get(path.suffix)
+    if path.suffix.lower() in _PICKLE_SUFFIXES:
+        return "is of a format that can run code when it is loaded", _FIX_SAVE_IN_NATIVE_FORMAT
+    check = _text_problem if path.name in _TEXT_FILES else _CONTENT_CHECKS.get(path.suffix)
     if check is None:
-        return "is of no known format", _KNOWN
-    if disguised := _pickle_in(path):
-        return disguised, _SAVE_AGAIN
+        return "is of no known format", _FIX_USE_KNOWN_FORMAT
+    if disguised := _pickle_problem(path):
+        return disguised, _FIX_SAVE_IN_NATIVE_FORMAT
     if not_so := check(path):
         return not_so, "log the model again from one file that loads by itself"
     return None
 
 
-def _pickle_in(path: Path) -> str | None:
+def _pickle_problem(path: Path) -> str | None:
     """How the file bears a pickle, whatever its name."""
     with path.open("rb") as stream:
         head = stream.read(16)
         if head[:1] == b"\x80" and head[1:2] <= b"\x05":
             return f"is a pickle named {path.suffix or path.name}: it can run code when it is loaded"
-        if head.startswith((*_WRAPPED, *_ZLIB)):
+        if head.startswith((*_PICKLE_WRAPPER_MAGIC, *_ZLIB_MAGIC)):
             return f"is a compressed or NumPy file named {path.suffix or path.name}: it may hold a pickle"
         stream.seek(0)
-        if _unpickles(stream.read(_LONGEST_TEXT_PICKLE)):
+        if _is_code_pickle(stream.read(_MAX_TEXT_PICKLE_BYTES)):
             return f"is a pickle named {path.suffix or path.name}: it can run code when it is loaded"
     try:
         # Found from the end of the file, so also behind something harmless.
@@ -91,15 +93,15 @@ def _pickle_in(path: Path) -> str | None:
         return None
     if not inside:
         return None  # the end mark of an archive, which numbers of a model may look like
-    pickles = [name for name in inside if Path(name).suffix in _PICKLED]
+    pickles = [name for name in inside if Path(name).suffix in _PICKLE_SUFFIXES]
     holds = f" that holds {pickles[0]}" if pickles else ""
     return f"is a zip archive{holds}, named {path.suffix or path.name}: it can run code when it is loaded"
 
 
-_LONGEST_TEXT_PICKLE = 1 << 20
+_MAX_TEXT_PICKLE_BYTES = 1 << 20
 
 
-def _unpickles(content: bytes) -> bool:
+def _is_code_pickle(content: bytes) -> bool:
     """Whether it is a pickle of the protocols without a first byte of their own (0 and 1) that calls something."""
     seen = set()
     try:
@@ -107,15 +109,15 @@ def _unpickles(content: bytes) -> bool:
             seen.add(opcode.name)
     except Exception:  # whatever bytes make it stumble: it is no pickle
         return False
-    return bool(seen & _CODE)
+    return bool(seen & _CODE_OPCODES)
 
 
-def _read_as_ubjson(path: Path) -> str | None:
+def _ubjson_problem(path: Path) -> str | None:
     with path.open("rb") as stream:
         return None if stream.read(1) == b"{" else "is no UBJSON object"
 
 
-def _read_as_onnx(path: Path) -> str | None:
+def _onnx_problem(path: Path) -> str | None:
     content = path.read_bytes()
     # A protobuf whose first field, number 1 and a varint, is the version of the format.
     if not content.startswith(b"\x08"):
@@ -128,12 +130,12 @@ def _read_as_onnx(path: Path) -> str | None:
     except DecodeError:
         return "is no ONNX model"
     # What lies outside is neither hashed nor signed, and may be any file that the reader can read.
-    if outside := next(_outside(model), None):
+    if outside := next(_external_data_locations(model), None):
         return f"has numbers of the model outside of it, in {outside}"
     return None
 
 
-def _outside(message: Any) -> Iterator[str]:
+def _external_data_locations(message: Any) -> Iterator[str]:
     """Where tensors lie that are not in the file, wherever in the message the tensor is."""
     import onnx
 
@@ -145,10 +147,10 @@ def _outside(message: Any) -> Iterator[str]:
     for field, value in message.ListFields():
         if field.message_type:
             for part in value if field.is_repeated else [value]:
-                yield from _outside(part)
+                yield from _external_data_locations(part)
 
 
-def _read_as_json(path: Path) -> str | None:
+def _json_problem(path: Path) -> str | None:
     try:
         json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -156,18 +158,18 @@ def _read_as_json(path: Path) -> str | None:
     return None
 
 
-def _read_as_text(path: Path) -> str | None:
+def _text_problem(path: Path) -> str | None:
     try:
         return "is no text" if "\0" in path.read_text(encoding="utf-8") else None
     except UnicodeDecodeError:
         return "is no text"
 
 
-_CHECKS: dict[str, Callable[[Path], str | None]] = {
-    ".ubj": _read_as_ubjson,
-    ".onnx": _read_as_onnx,
-    ".json": _read_as_json,
-    ".sig": _read_as_json,  # a signature is a JSON document too
-    ".yaml": _read_as_text,
-    ".yml": _read_as_text,
+_CONTENT_CHECKS: dict[str, Callable[[Path], str | None]] = {
+    ".ubj": _ubjson_problem,
+    ".onnx": _onnx_problem,
+    ".json": _json_problem,
+    ".sig": _json_problem,  # a signature is a JSON document too
+    ".yaml": _text_problem,
+    ".yml": _text_problem,
 }

@@ -17,9 +17,9 @@ from evergreen.errors import ScoringError
 from evergreen.lake import datasets
 from evergreen.scoring import formats, predictors
 from evergreen.scoring.predictors import Predictor
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
-ROWS_AT_ONCE = 65_536
+SCORING_BATCH_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -27,59 +27,57 @@ class Champion:
     """The version that held the alias when the run was planned; the run judges against it and no other."""
 
     version: str
-    seen_until: date
+    labels_until: date
     """It has seen no label of this day or later."""
 
-    def has_seen(self, holdout_starts: date) -> str | None:
+    def overlap_problem(self, holdout_start: date) -> str | None:
         """Why it cannot be judged on a holdout that starts on this day; None if it can."""
-        if self.seen_until <= holdout_starts:
+        if self.labels_until <= holdout_start:
             return None
         return (
-            f"version {self.version} has seen labels until {self.seen_until}, "
-            f"the holdout starts {holdout_starts}: it would be judged on what it learned"
+            f"version {self.version} has seen labels until {self.labels_until}, "
+            f"the holdout starts {holdout_start}: it would be judged on what it learned"
         )
 
 
-def score(folder: Path, table: pa.Table, features: tuple[str, ...]) -> NDArray[np.float64]:
+def score_table(folder: Path, table: pa.Table, feature_names: tuple[str, ...]) -> NDArray[np.float64]:
     """Probability of the label for each row of `table`, shape (n,), by the model in `folder`.
 
     Raises:
         ScoringError: no model that `load` gives, `table` lacks one of its columns or has one that it cannot take,
             or it does not give one number per row.
     """
-    predictor = load(folder)
-    if missing := sorted(set(features) - set(table.column_names)):
+    predictor = load_model(folder)
+    if missing := sorted(set(feature_names) - set(table.column_names)):
         raise ScoringError(f"the holdout lacks {', '.join(missing)}, inputs of the model")
-    predictor.expect(features)
-    inputs = table.select(list(features))
+    predictor.check_columns(feature_names)
+    inputs = table.select(list(feature_names))
     # In parts: a network needs many times its input while it computes.
     parts = [
-        _probabilities(predictor, inputs.slice(start, ROWS_AT_ONCE))
-        for start in range(0, inputs.num_rows, ROWS_AT_ONCE)
+        _predict_batch(predictor, inputs.slice(start, SCORING_BATCH_ROWS))
+        for start in range(0, inputs.num_rows, SCORING_BATCH_ROWS)
     ]
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def _probabilities(predictor: Predictor, inputs: pa.Table) -> NDArray[np.float64]:
+def _predict_batch(predictor: Predictor, inputs: pa.Table) -> NDArray[np.float64]:
     found = predictor.predict(inputs)
     if found.shape not in ((inputs.num_rows,), (inputs.num_rows, 1)):
-        raise ScoringError(
-            f"the model gives {list(found.shape)} numbers for {inputs.num_rows} rows, not one for each"
-        )
+        raise ScoringError(f"the model gives {list(found.shape)} numbers for {inputs.num_rows} rows, not one for each")
     scores = found.reshape(-1).astype(np.float64)
     if lost := int(np.count_nonzero(~np.isfinite(scores))):
         raise ScoringError(f"the model gives NaN or infinity for {lost:,} of {scores.size:,} rows")
     return scores
 
 
-def score_candidate(model: Model, candidate: datasets.Manifest, table: pa.Table) -> NDArray[np.float64]:
+def score_candidate(model: ModelSpec, candidate: datasets.Manifest, table: pa.Table) -> NDArray[np.float64]:
     """Scores (n,) of `table` by a published candidate.
 
     Raises:
         ScoringError: as `score`.
     """
     with candidate_folder(model, candidate) as folder:
-        return score(folder, table, tuple(candidate.inputs["features"]))
+        return score_table(folder, table, tuple(candidate.inputs["features"]))
 
 
 def model_file(folder: Path) -> Path:
@@ -88,35 +86,33 @@ def model_file(folder: Path) -> Path:
     Raises:
         ScoringError: it holds none of a known format, or several, or one that may not be loaded.
     """
-    found = [folder / name for name in predictors.BY_NAME if (folder / name).exists()]
+    found = [folder / name for name in predictors.PREDICTORS if (folder / name).exists()]
     if not found:
-        raise ScoringError(
-            f"its folder holds no {' or '.join(predictors.BY_NAME)}: nothing that can be scored"
-        )
+        raise ScoringError(f"its folder holds no {' or '.join(predictors.PREDICTORS)}: nothing that can be scored")
     if len(found) > 1:
         names = " and ".join(file.name for file in found)
         raise ScoringError(f"its folder holds {names}, not one model: train it so that it leaves one")
-    if problem := formats.problem(found[0].resolve()):
+    if problem := formats.format_problem(found[0].resolve()):
         raise ScoringError(f"{found[0].name} {problem[0]} → {problem[1]}")
     return found[0]
 
 
-def load(folder: Path) -> Predictor:
+def load_model(folder: Path) -> Predictor:
     """The model in `folder`.
 
     Raises:
         ScoringError: as `model_file`, or it cannot be read.
     """
-    return predictors.load(model_file(folder))
+    return predictors.load_predictor(model_file(folder))
 
 
 @contextmanager
-def candidate_folder(model: Model, candidate: datasets.Manifest) -> Iterator[Path]:
+def candidate_folder(model: ModelSpec, candidate: datasets.Manifest) -> Iterator[Path]:
     """The candidate's files under their own names: a published file is named by its content."""
     from evergreen.training import candidates
 
-    source = candidates.dataset(model)
+    source = candidates.candidate_dataset(model)
     with tempfile.TemporaryDirectory() as scratch:
         for name in candidate.files:
-            (Path(scratch) / name).symlink_to(source.path(candidate, name).resolve())
+            (Path(scratch) / name).symlink_to(source.file_path(candidate, name).resolve())
         yield Path(scratch)

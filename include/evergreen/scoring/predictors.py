@@ -30,11 +30,11 @@ class Predictor(ABC):
 
     library: ClassVar[str]
     """The module that runs it. Imported only where a model is: it may take a second."""
-    flavour: ClassVar[str]
+    mlflow_flavor: ClassVar[str]
     """The module of `mlflow` that writes such a model."""
-    in_order: ClassVar[bool]
+    is_positional: ClassVar[bool]
     """Whether it knows its inputs by their order, not by their names."""
-    inputs: tuple[str, ...]
+    input_columns: tuple[str, ...]
     """The columns it takes, as its file tells; empty if that does not."""
 
     @abstractmethod
@@ -46,16 +46,16 @@ class Predictor(ABC):
         """
         self._file = file
 
-    def expect(self, columns: Sequence[str]) -> None:
+    def check_columns(self, columns: Sequence[str]) -> None:
         """Refuse to be given other columns than those that its file tells.
 
         Raises:
             ScoringError: they are others, or in an order that it would take for others.
         """
-        same = list if self.in_order else sorted
-        if self.inputs and same(self.inputs) != same(columns):
+        same = list if self.is_positional else sorted
+        if self.input_columns and same(self.input_columns) != same(columns):
             raise ScoringError(
-                f"{self._file.name} takes {', '.join(self.inputs)}, but was to be given {', '.join(columns)}"
+                f"{self._file.name} takes {', '.join(self.input_columns)}, but was to be given {', '.join(columns)}"
             )
 
     @abstractmethod
@@ -67,7 +67,7 @@ class Predictor(ABC):
         """
 
     @abstractmethod
-    def request(self, table: pa.Table) -> Callable[[], object]:
+    def prepare_request(self, table: pa.Table) -> Callable[[], object]:
         """A prediction of these rows, which a server has in hand as its library takes them: all that is timed.
 
         Raises:
@@ -75,25 +75,25 @@ class Predictor(ABC):
         """
 
     @abstractmethod
-    def column_type(self, name: str) -> str:
+    def mlflow_type(self, name: str) -> str:
         """What MLflow calls the type of the input `name`."""
 
     @abstractmethod
-    def saving(self) -> Mapping[str, Any]:
+    def save_model_arguments(self) -> Mapping[str, Any]:
         """What `save_model` of its flavour takes, the model among it, to write the same file again."""
 
     @classmethod
     @abstractmethod
-    def requirement(cls, environment: Mapping[str, str]) -> str:
+    def pip_requirement(cls, environment: Mapping[str, str]) -> str:
         """What pip must install to run it; `environment` is that of its training."""
 
 
-class XGBoost(Predictor):
+class XGBoostPredictor(Predictor):
     """Trees, or a linear model, in UBJSON. All inputs are numbers; a missing one is NaN."""
 
     library = "xgboost"
-    flavour = "xgboost"
-    in_order = True
+    mlflow_flavor = "xgboost"
+    is_positional = True
 
     def __init__(self, file: Path, threads: int | None):
         import xgboost
@@ -102,33 +102,31 @@ class XGBoost(Predictor):
         try:
             self._booster = xgboost.Booster({"nthread": threads} if threads else None, model_file=file)
         except (xgboost.core.XGBoostError, ValueError) as error:
-            raise ScoringError(f"{file.name} cannot be read: {_said(error, file)}") from None
-        self.inputs = tuple(self._booster.feature_names or ())
+            raise ScoringError(f"{file.name} cannot be read: {_first_line(error, file)}") from None
+        self.input_columns = tuple(self._booster.feature_names or ())
 
     def predict(self, table: pa.Table) -> NDArray[Any]:
         import xgboost
 
-        self._check(table)
+        self._check_types(table)
         try:
             return self._booster.predict(xgboost.DMatrix(table.to_pandas()))
         except (xgboost.core.XGBoostError, ValueError) as error:
-            raise ScoringError(
-                f"{self._file.name} cannot score the rows: {_said(error, self._file)}"
-            ) from None
+            raise ScoringError(f"{self._file.name} cannot score the rows: {_first_line(error, self._file)}") from None
 
-    def request(self, table: pa.Table) -> Callable[[], object]:
-        self._check(table)
-        rows = np.column_stack([_floats(column) for column in table.columns])
+    def prepare_request(self, table: pa.Table) -> Callable[[], object]:
+        self._check_types(table)
+        rows = np.column_stack([_to_float32(column) for column in table.columns])
         return partial(self._booster.inplace_predict, rows)
 
-    def column_type(self, name: str) -> str:
+    def mlflow_type(self, name: str) -> str:
         return "double"
 
-    def saving(self) -> Mapping[str, Any]:
+    def save_model_arguments(self) -> Mapping[str, Any]:
         return {"xgb_model": self._booster, "model_format": "ubj"}
 
     @classmethod
-    def requirement(cls, environment: Mapping[str, str]) -> str:
+    def pip_requirement(cls, environment: Mapping[str, str]) -> str:
         # Wheels with and without CUDA have two names; whoever serves it chooses one.
         for name in ("xgboost-cpu", "xgboost"):
             if name in environment:
@@ -137,14 +135,12 @@ class XGBoost(Predictor):
 
         return f"xgboost=={xgboost.__version__}"
 
-    def _check(self, table: pa.Table) -> None:
-        wrong = [
-            f"{field.name} is {field.type}, not a number" for field in table.schema if not _number(field.type)
-        ]
-        _refuse(self._file, wrong)
+    def _check_types(self, table: pa.Table) -> None:
+        wrong = [f"{field.name} is {field.type}, not a number" for field in table.schema if not _is_numeric(field.type)]
+        _raise_problems(self._file, wrong)
 
 
-class Onnx(Predictor):
+class OnnxPredictor(Predictor):
     """A graph with one input per column, of shape [rows] or [rows, 1], and one output, the probabilities.
 
     An input is a float (a missing one is NaN), a string (a missing one is empty) or an int64 (none may be missing).
@@ -152,8 +148,8 @@ class Onnx(Predictor):
     """
 
     library = "onnxruntime"
-    flavour = "onnx"
-    in_order = False
+    mlflow_flavor = "onnx"
+    is_positional = False
 
     def __init__(self, file: Path, threads: int | None):
         import onnxruntime
@@ -166,11 +162,11 @@ class Onnx(Predictor):
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no other class in common
-            raise ScoringError(f"{file.name} cannot be read: {_said(error, file)}") from None
-        self._inputs = self._session.get_inputs()
-        self.inputs = tuple(found.name for found in self._inputs)
+            raise ScoringError(f"{file.name} cannot be read: {_first_line(error, file)}") from None
+        self._graph_inputs = self._session.get_inputs()
+        self.input_columns = tuple(found.name for found in self._graph_inputs)
         outputs = self._session.get_outputs()
-        problems = [problem for found in self._inputs for problem in _input_problems(found)]
+        problems = [problem for found in self._graph_inputs for problem in _input_problems(found)]
         if [found.type for found in outputs] not in (["tensor(float)"], ["tensor(double)"]):
             given = ", ".join(f"{found.name} ({found.type})" for found in outputs)
             problems.append(f"it gives {given}, not one output of probabilities")
@@ -178,22 +174,20 @@ class Onnx(Predictor):
             raise ScoringError(f"{file.name} cannot be asked: {'; '.join(problems)}")
 
     def predict(self, table: pa.Table) -> NDArray[Any]:
-        feeds = self._feeds(table)
+        feeds = self._input_feed(table)
         try:
             (found,) = self._session.run(None, feeds)
         except Exception as error:  # as above
-            raise ScoringError(
-                f"{self._file.name} cannot score the rows: {_said(error, self._file)}"
-            ) from None
+            raise ScoringError(f"{self._file.name} cannot score the rows: {_first_line(error, self._file)}") from None
         return np.asarray(found)
 
-    def request(self, table: pa.Table) -> Callable[[], object]:
-        return partial(self._session.run, None, self._feeds(table))
+    def prepare_request(self, table: pa.Table) -> Callable[[], object]:
+        return partial(self._session.run, None, self._input_feed(table))
 
-    def column_type(self, name: str) -> str:
-        return next(_ELEMENTS[found.type].mlflow for found in self._inputs if found.name == name)
+    def mlflow_type(self, name: str) -> str:
+        return next(_TENSOR_TYPES[found.type].mlflow_type for found in self._graph_inputs if found.name == name)
 
-    def saving(self) -> Mapping[str, Any]:
+    def save_model_arguments(self) -> Mapping[str, Any]:
         import onnx
 
         return {
@@ -204,51 +198,51 @@ class Onnx(Predictor):
         }
 
     @classmethod
-    def requirement(cls, environment: Mapping[str, str]) -> str:
+    def pip_requirement(cls, environment: Mapping[str, str]) -> str:
         return f"onnxruntime=={version('onnxruntime')}"  # it was trained without; this one has scored it
 
-    def _feeds(self, table: pa.Table) -> dict[str, NDArray[Any]]:
+    def _input_feed(self, table: pa.Table) -> dict[str, NDArray[Any]]:
         """Each column as the graph takes it."""
         feeds, problems = {}, []
-        for found in self._inputs:
+        for found in self._graph_inputs:
             try:
-                values = _ELEMENTS[found.type].array(table[found.name])
+                values = _TENSOR_TYPES[found.type].convert(table[found.name])
             except (pa.ArrowException, ValueError) as error:
                 problems.append(f"{found.name} {error}")
             else:
                 feeds[found.name] = values.reshape(-1, 1) if len(found.shape) == 2 else values
-        _refuse(self._file, problems)
+        _raise_problems(self._file, problems)
         return feeds
 
 
-BY_NAME: Mapping[str, type[Predictor]] = {"model.ubj": XGBoost, "model.onnx": Onnx}
+PREDICTORS: Mapping[str, type[Predictor]] = {"model.ubj": XGBoostPredictor, "model.onnx": OnnxPredictor}
 
 
-def load(file: Path, threads: int | None = None) -> Predictor:
+def load_predictor(file: Path, threads: int | None = None) -> Predictor:
     """The model in `file`, which has one of the names in `BY_NAME`.
 
     Raises:
         ScoringError: it cannot be read, or is no model that can be asked.
     """
-    return BY_NAME[file.name](file, threads)
+    return PREDICTORS[file.name](file, threads)
 
 
 @dataclass(frozen=True)
-class _Element:
+class _TensorType:
     """What an ONNX input holds; `array` gives a column so, or raises ValueError or Arrow's, with what is wrong."""
 
-    mlflow: str
-    array: Callable[[pa.ChunkedArray], NDArray[Any]]
+    mlflow_type: str
+    convert: Callable[[pa.ChunkedArray], NDArray[Any]]
 
 
-def _floats(column: pa.ChunkedArray) -> NDArray[Any]:
-    if not (_number(column.type) or types.is_null(column.type)):
+def _to_float32(column: pa.ChunkedArray) -> NDArray[Any]:
+    if not (_is_numeric(column.type) or types.is_null(column.type)):
         raise ValueError(f"is {column.type}, not a number")
     return column.cast(pa.float32(), safe=False).to_numpy()
 
 
-def _integers(column: pa.ChunkedArray) -> NDArray[Any]:
-    if not _number(column.type):
+def _to_int64(column: pa.ChunkedArray) -> NDArray[Any]:
+    if not _is_numeric(column.type):
         raise ValueError(f"is {column.type}, not a number")
     if column.null_count:
         raise ValueError("has missing values, which an int64 input cannot show")
@@ -258,46 +252,45 @@ def _integers(column: pa.ChunkedArray) -> NDArray[Any]:
         raise ValueError(f"is {column.type} and not whole numbers, as an int64 input takes") from None
 
 
-def _texts(column: pa.ChunkedArray) -> NDArray[Any]:
+def _to_strings(column: pa.ChunkedArray) -> NDArray[Any]:
     values = column.type.value_type if types.is_dictionary(column.type) else column.type
     if not (types.is_string(values) or types.is_large_string(values) or types.is_null(values)):
         raise ValueError(f"is {column.type}, not text")
     return column.cast(pa.string()).fill_null("").to_numpy()
 
 
-_ELEMENTS: Mapping[str, _Element] = {
-    "tensor(float)": _Element("double", _floats),
-    "tensor(int64)": _Element("long", _integers),
-    "tensor(string)": _Element("string", _texts),
+_TENSOR_TYPES: Mapping[str, _TensorType] = {
+    "tensor(float)": _TensorType("double", _to_float32),
+    "tensor(int64)": _TensorType("long", _to_int64),
+    "tensor(string)": _TensorType("string", _to_strings),
 }
 
 
-def _input_problems(found: Any) -> list[str]:
+def _input_problems(graph_input: Any) -> list[str]:
     """What is wrong with an input of an ONNX graph, as ONNX Runtime describes it."""
     problems = []
-    if found.type not in _ELEMENTS:
-        problems.append(f"{found.name} is {found.type}, known are {', '.join(_ELEMENTS)}")
-    rows, *rest = found.shape or [0]
+    if graph_input.type not in _TENSOR_TYPES:
+        problems.append(f"{graph_input.name} is {graph_input.type}, known are {', '.join(_TENSOR_TYPES)}")
+    rows, *rest = graph_input.shape or [0]
     if isinstance(rows, int) or rest not in ([], [1]):
-        problems.append(f"{found.name} has the shape {found.shape}, not [rows] or [rows, 1]: one column each")
+        problems.append(
+            f"{graph_input.name} has the shape {graph_input.shape}, not [rows] or [rows, 1]: one column each"
+        )
     return problems
 
 
-def _number(type_: pa.DataType) -> bool:
+def _is_numeric(type_: pa.DataType) -> bool:
     return bool(
-        types.is_integer(type_)
-        or types.is_floating(type_)
-        or types.is_boolean(type_)
-        or types.is_decimal(type_)
+        types.is_integer(type_) or types.is_floating(type_) or types.is_boolean(type_) or types.is_decimal(type_)
     )
 
 
-def _refuse(file: Path, problems: list[str]) -> None:
+def _raise_problems(file: Path, problems: list[str]) -> None:
     if problems:
         raise ScoringError(f"{file.name} cannot score the rows: {'; '.join(problems)}")
 
 
-def _said(error: Exception, file: Path) -> str:
+def _first_line(error: Exception, file: Path) -> str:
     """The error's first line, without time of day and scratch folder: as evidence it must be the same each time."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", line.replace(str(file), file.name))

@@ -23,7 +23,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Source(_Part):
+class RawSource(_Part):
     """One kind of raw data. A day of features needs its drop of that day and of `trailing_days` before."""
 
     name: Name
@@ -31,13 +31,13 @@ class Source(_Part):
     trailing_days: int = Field(0, ge=0, le=366)
 
     @model_validator(mode="after")
-    def _trailing_needs_days(self) -> Self:
+    def _check_trailing_days(self) -> Self:
         if self.trailing_days and not self.daily:
             raise ValueError("trailing_days needs daily drops: leave one of them out")
         return self
 
 
-class Features(_Part):
+class FeatureSpec(_Part):
     """A family of feature views that one model folder builds and any number of models use.
 
     `spine` names the dataset of examples: one row per thing to predict, with its keys, `event_timestamp`
@@ -48,12 +48,12 @@ class Features(_Part):
     first_day: date = Field(description="no raw data exists before this day")
     last_day: date | None = Field(None, description="nor after this one: for data that has ended")
     schedule: Cron = Field("0 0 * * *", description="cron, in `timezone`; one run per day")
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: tuple[RawSource, ...] = Field(min_length=1)
     views: tuple[Name, ...] = Field(min_length=1)
     spine: Name
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.last_day and self.last_day < self.first_day:
             raise ValueError(f"last_day {self.last_day} is before first_day {self.first_day}: swap them")
         if self.timezone not in available_timezones():
@@ -80,56 +80,44 @@ class Resources(_Part):
     gpu: int = Field(0, ge=0)
     gpu_type: str | None = Field(None, description="the kind of GPU, as nodes are labelled with it")
     processes: int = Field(1, ge=1, description="started by torchrun; with GPUs one each at most")
-    shm_gib: float = Field(
-        1, gt=0, description="shared memory, which data loaders and NCCL use; part of memory_gib"
-    )
-    minutes: int = Field(60, ge=1, description="an attempt that takes longer is ended")
+    shm_gib: float = Field(1, gt=0, description="shared memory, which data loaders and NCCL use; part of memory_gib")
+    timeout_minutes: int = Field(60, ge=1, description="an attempt that takes longer is ended")
     checkpoint_seconds: float = Field(60, gt=0, description="so much work is lost at most")
     spot: bool = Field(True, description="may run on nodes that are cheaper and may be taken away")
-    preemptions: int = Field(
-        20, ge=0, description="attempts that are begun again at once, of one try of the task"
-    )
-    node_selector: Mapping[str, str] = Field(
-        default_factory=dict, description="labels of nodes it may run on"
-    )
+    max_preemptions: int = Field(20, ge=0, description="attempts that are begun again at once, of one try of the task")
+    node_selector: Mapping[str, str] = Field(default_factory=dict, description="labels of nodes it may run on")
     priority_class: str | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.gpu and self.processes > self.gpu:
             raise ValueError(f"processes is {self.processes} with {self.gpu} GPUs: give each process one")
         if self.gpu_type and not self.gpu:
             raise ValueError(f"gpu_type is {self.gpu_type!r} and gpu is 0: say how many")
         if self.shm_gib > self.memory_gib:
-            raise ValueError(
-                f"shm_gib {self.shm_gib:g} is part of memory_gib {self.memory_gib:g}: raise that"
-            )
+            raise ValueError(f"shm_gib {self.shm_gib:g} is part of memory_gib {self.memory_gib:g}: raise that")
         return self
 
 
-class Approval(_Part):
+class ApprovalPolicy(_Part):
     """A person has to agree before a candidate that passed its gates is promoted. Silence is a no."""
 
-    hours: int = Field(24, ge=1, description="not answered for so long: rejected")
+    timeout_hours: int = Field(24, ge=1, description="not answered for so long: rejected")
     approvers: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
         (), description="Airflow users who may answer; empty: whoever may work with the DAG"
     )
 
 
-class Model(_Part):
+class ModelSpec(_Part):
     """Everything Evergreen needs to keep one model fresh. See docs/add-a-model.md for a tour."""
 
     name: Name
     owner: Annotated[str, StringConstraints(min_length=1)] = Field(description="the team")
     description: str = ""
 
-    features: Features | Name = Field(
-        description="its own features, or the name of the model that builds them"
-    )
+    features: FeatureSpec | Name = Field(description="its own features, or the name of the model that builds them")
     feature_service: Name = Field(description="the Feast feature service that lists its inputs")
-    request_columns: tuple[Name, ...] = Field(
-        (), description="inputs that come with the request: spine columns"
-    )
+    request_columns: tuple[Name, ...] = Field((), description="inputs that come with the request: spine columns")
     label: Name = "label"
 
     schedule: Cron = Field(description="when to retrain: cron, in the features' time zone")
@@ -147,21 +135,17 @@ class Model(_Part):
     resources: Resources = Resources()
 
     gates: tuple[Gate, ...] = Field(min_length=1, description="all must pass, or the champion stays")
-    cooldown_days: int = Field(
-        0, ge=0, description="days of data that a new champion is left alone, at least"
-    )
-    approval: Approval | None = Field(
-        None, description="who must agree to a promotion; None: the gates suffice"
-    )
+    cooldown_days: int = Field(0, ge=0, description="days of data that a new champion is left alone, at least")
+    approval: ApprovalPolicy | None = Field(None, description="who must agree to a promotion; None: the gates suffice")
 
     def __init__(self, **fields: Any):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise SpecError(f"model {fields.get('name', '?')}", _faults(error)) from None
+            raise SpecError(f"model {fields.get('name', '?')}", _validation_faults(error)) from None
 
     @model_validator(mode="after")
-    def _gates_are_told_apart(self) -> Self:
+    def _check_gate_names(self) -> Self:
         names = [gate.name for gate in self.gates]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -175,21 +159,21 @@ class Model(_Part):
 
     @property
     def builds_features(self) -> bool:
-        return isinstance(self.features, Features)
+        return isinstance(self.features, FeatureSpec)
 
     @property
-    def features_of(self) -> str:
+    def feature_model(self) -> str:
         """Name of the model folder that builds this model's features."""
-        return self.name if isinstance(self.features, Features) else self.features
+        return self.name if isinstance(self.features, FeatureSpec) else self.features
 
 
-_WAYS_OUT = {
+_FIXES = {
     "extra_forbidden": "remove it, or correct its spelling",
     "missing": "add it",
 }
 
 
-def _faults(error: ValidationError) -> list[Fault]:
+def _validation_faults(error: ValidationError) -> list[Fault]:
     """One fault per field, with its path. A union reports each of its members: the one that was meant is kept."""
     faults = []
     details = error.errors(include_url=False)
@@ -209,5 +193,5 @@ def _faults(error: ValidationError) -> list[Fault]:
         what = what[0].lower() + what[1:]
         if detail["type"] not in ("missing", "value_error"):
             what += f", got {detail['input']!r}"
-        faults.append(Fault(".".join(path) or "MODEL", what, _WAYS_OUT.get(detail["type"], "")))
+        faults.append(Fault(".".join(path) or "MODEL", what, _FIXES.get(detail["type"], "")))
     return faults

@@ -9,19 +9,19 @@ from pathlib import Path
 
 from upath import UPath
 
-from evergreen.storage.local import replacing
+from evergreen.storage.local import atomic_write
 
 
-def path(uri: str) -> UPath:
+def storage_path(uri: str) -> UPath:
     """The file or folder at `uri`: a local path, or whatever fsspec knows, such as `s3://bucket/key`."""
-    if _is_local(uri):
+    if _is_local_uri(uri):
         return UPath(uri.removeprefix("file://"))
     # Stores remember what they listed, and deny what others have written since.
     return UPath(uri, use_listings_cache=False)
 
 
-def is_local(where: UPath) -> bool:
-    return isinstance(where, Path)
+def is_local(path: UPath) -> bool:
+    return isinstance(path, Path)
 
 
 def put(file: UPath | Path, data: bytes) -> None:
@@ -31,20 +31,20 @@ def put(file: UPath | Path, data: bytes) -> None:
         OSError: it could not be written.
     """
     if isinstance(file, Path):
-        with replacing(file) as scratch:
+        with atomic_write(file) as scratch:
             scratch.write_bytes(data)
     else:
-        with _as_os_error(file):
+        with _translate_to_os_error(file):
             file.fs.pipe_file(file.path, data)
 
 
 def upload(source: Path, file: UPath) -> None:
     """`put` what the local file `source` holds, however much it is."""
     if isinstance(file, Path):
-        with replacing(file) as scratch:
+        with atomic_write(file) as scratch:
             shutil.copyfile(source, scratch)
     else:
-        with _as_os_error(file):
+        with _translate_to_os_error(file):
             file.fs.put_file(str(source), file.path)
 
 
@@ -57,14 +57,14 @@ def download(file: UPath, target: Path) -> None:
     if isinstance(file, Path):
         shutil.copyfile(file, target)
     else:
-        with _as_os_error(file):
+        with _translate_to_os_error(file):
             file.fs.get_file(file.path, str(target))
 
 
-def names(folder: UPath) -> list[str]:
+def list_names(folder: UPath) -> list[str]:
     """What lies in `folder`, in order; nothing if there is no such folder."""
     try:
-        with _as_os_error(folder):
+        with _translate_to_os_error(folder):
             return sorted(entry.name for entry in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -72,22 +72,22 @@ def names(folder: UPath) -> list[str]:
 
 def remove(folder: UPath) -> None:
     """Remove `folder` and all in it; others may be at it too."""
-    with suppress(FileNotFoundError), _as_os_error(folder):
+    with suppress(FileNotFoundError), _translate_to_os_error(folder):
         folder.fs.rm(folder.path, recursive=True)
 
 
 @contextmanager
-def _as_os_error(where: UPath) -> Iterator[None]:
+def _translate_to_os_error(path: UPath) -> Iterator[None]:
     """Clients of object stores have errors of their own, one kind for each; here a file is a file."""
     try:
         yield
     except OSError as error:
-        if str(where) not in str(error):
-            error.add_note(str(where))
+        if str(path) not in str(error):
+            error.add_note(str(path))
         raise
     except Exception as error:
-        raise OSError(f"{where}: {type(error).__name__}: {error}") from error
+        raise OSError(f"{path}: {type(error).__name__}: {error}") from error
 
 
-def _is_local(uri: str) -> bool:
+def _is_local_uri(uri: str) -> bool:
     return "://" not in uri or uri.startswith("file://")

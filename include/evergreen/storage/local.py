@@ -12,21 +12,21 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a scratch path to write; on success it replaces `path` durably in one step, else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield scratch
-        sync(scratch)
+        fsync_path(scratch)
         os.replace(scratch, path)
-        sync(path.parent)
+        fsync_path(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """Hold the lock named `path`; whoever else wants it waits. The kernel frees it when its process dies.
 
     For short work on small files: a holder that hangs keeps everybody waiting.
@@ -37,7 +37,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Flush a file, or the names in a folder, to the disk: a rename must not survive its own content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -46,6 +46,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -4,6 +4,6 @@ python -m evergreen.training <URI of job.json>
 """
 
 from evergreen.training.checkpoints import Checkpoint, Checkpoints
-from evergreen.training.job import Job, Result
+from evergreen.training.job import Job, TrainingResult
 
-__all__ = ["Checkpoint", "Checkpoints", "Job", "Result"]
+__all__ = ["Checkpoint", "Checkpoints", "Job", "TrainingResult"]

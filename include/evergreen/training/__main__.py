@@ -15,66 +15,66 @@ from pydantic import ValidationError
 from evergreen import storage
 from evergreen.training import attempt, runner, torchrun
 from evergreen.training.checkpoints import Checkpoints
-from evergreen.training.job import CHECKPOINTS, Job
-from evergreen.training.outcome import Ended, Outcome, Preempted
+from evergreen.training.job import CHECKPOINTS_FOLDER, Job
+from evergreen.training.outcome import AttemptResult, Outcome, TrainingPreempted
 
-_TERMINATION_MESSAGE = Path("/dev/termination-log")  # where Kubernetes reads a container's last words
+_TERMINATION_LOG = Path("/dev/termination-log")  # where Kubernetes reads a container's last words
 
 
 def main(uri: str) -> Outcome:
     """Make an attempt, tell how it ended, and give that."""
-    file = storage.path(uri)
+    file = storage.storage_path(uri)
     try:
         job = Job.read(file)
     except (OSError, ValidationError) as error:
-        return _told(Ended(Outcome.REFUSED, f"{uri}: no training job can be read: {error}"))
-    rank = torchrun.rank()
+        return _report_result(AttemptResult(Outcome.BAD_CONFIG, f"{uri}: no training job can be read: {error}"))
+    rank = torchrun.get_rank()
     checkpoints = Checkpoints(
-        file.parent / CHECKPOINTS, job.fingerprint, job.checkpoint_seconds, writes=not rank
+        file.parent / CHECKPOINTS_FOLDER, job.fingerprint, job.checkpoint_seconds, is_writer=not rank
     )
     if rank is not None:  # one of several; whoever started it keeps the record
-        ended = _attempted(job, uri, checkpoints)
-        torchrun.report(rank, ended, checkpoints)
+        ended = _run_attempt(job, uri, checkpoints)
+        torchrun.write_rank_report(rank, ended, checkpoints)
         return ended.outcome
     about = attempt.Attempt.from_environment(job.model)
-    with attempt.recorded(about, file.parent, lambda: _steps(checkpoints)) as end:
-        ended = _attempted(job, uri, checkpoints)
-        end(ended.outcome, ended.sentence)
-    return _told(ended)
+    with attempt.record_attempt(about, file.parent, lambda: _progress(checkpoints)) as end:
+        ended = _run_attempt(job, uri, checkpoints)
+        end(ended.outcome, ended.message)
+    return _report_result(ended)
 
 
-def _attempted(job: Job, uri: str, checkpoints: Checkpoints) -> Ended:
+def _run_attempt(job: Job, uri: str, checkpoints: Checkpoints) -> AttemptResult:
     try:
-        signal.signal(signal.SIGTERM, _leave(checkpoints))
-        if job.processes > 1 and torchrun.rank() is None:
-            return torchrun.run(uri, job.processes, checkpoints)
-        runner.fit(job, storage.path(uri).parent, checkpoints)
-    except (Exception, Preempted) as error:
-        outcome, sentence = Outcome.of_error(error)
+        signal.signal(signal.SIGTERM, _stop_handler(checkpoints))
+        if job.processes > 1 and torchrun.get_rank() is None:
+            return torchrun.run_ranks(uri, job.processes, checkpoints)
+        runner.run_training(job, storage.storage_path(uri).parent, checkpoints)
+    except (Exception, TrainingPreempted) as error:
+        outcome, sentence = Outcome.from_error(error)
         if outcome is not Outcome.PREEMPTED:
             traceback.print_exc()
-        return Ended(outcome, sentence)
-    return Ended(Outcome.SUCCEEDED, "")
+        return AttemptResult(outcome, sentence)
+    return AttemptResult(Outcome.SUCCEEDED, "")
 
 
-def _leave(checkpoints: Checkpoints) -> Callable[[int, FrameType | None], None]:
+def _stop_handler(checkpoints: Checkpoints) -> Callable[[int, FrameType | None], None]:
     def handle(_signal: int, _frame: FrameType | None) -> None:
-        checkpoints.stop()
-        if checkpoints.step == checkpoints.resumed_at:
-            raise Preempted("asked to leave before its first step")  # which may be long in coming
+        checkpoints.request_stop()
+        if checkpoints.last_step == checkpoints.resumed_step:
+            raise TrainingPreempted("asked to leave before its first step")  # which may be long in coming
 
     return handle
 
 
-def _steps(checkpoints: Checkpoints) -> dict[str, int]:
-    return {"resumed_at": checkpoints.resumed_at, "step": checkpoints.step}
+def _progress(checkpoints: Checkpoints) -> dict[str, int]:
+    return {"resumed_step": checkpoints.resumed_step, "step": checkpoints.last_step}
 
 
-def _told(ended: Ended) -> Outcome:
-    if ended.sentence:
-        print(f"{ended.outcome.words}: {ended.sentence}", flush=True)
-        if _TERMINATION_MESSAGE.exists():
-            _TERMINATION_MESSAGE.write_text(ended.sentence[:2000])
+def _report_result(ended: AttemptResult) -> Outcome:
+    if ended.message:
+        print(f"{ended.outcome.label}: {ended.message}", flush=True)
+        if _TERMINATION_LOG.exists():
+            _TERMINATION_LOG.write_text(ended.message[:2000])
     return ended.outcome
 
 

@@ -18,17 +18,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
 from evergreen import storage
-from evergreen.training.job import ATTEMPTS
+from evergreen.training.job import ATTEMPTS_FOLDER
 from evergreen.training.outcome import Outcome
 
-BEAT_S = 5.0
+HEARTBEAT_S = 5.0
 
-ID = "EVERGREEN_ATTEMPT"
+ATTEMPT_ID_VARIABLE = "EVERGREEN_ATTEMPT_ID"
 """Variable that names an attempt; without it, one finds a name of its own."""
-_RUN, _TEAM, _ALLOTTED = (f"{ID}_{part}" for part in ("RUN", "TEAM", "ALLOTTED"))
+_RUN_VARIABLE = "EVERGREEN_ATTEMPT_RUN"
+_TEAM_VARIABLE = "EVERGREEN_ATTEMPT_TEAM"
+_ALLOCATION_VARIABLE = "EVERGREEN_ATTEMPT_ALLOCATION"
 
 
-class Allotted(BaseModel):
+class ResourceAllocation(BaseModel):
     """What one attempt has to itself, and so is paid for. Handed to it in its environment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,77 +48,77 @@ class Attempt(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
-    run: str = Field(description="of Airflow's, that asked for it")
+    dag_run: str = Field(description="of Airflow's, that asked for it")
     model: str
     team: str
-    allotted: Allotted
-    started: datetime
-    seen: datetime
-    resumed_at: int = Field(0, description="step of the checkpoint it went on from")
+    allocation: ResourceAllocation
+    started_at: datetime
+    last_heartbeat: datetime
+    resumed_step: int = Field(0, description="step of the checkpoint it went on from")
     step: int = Field(0, description="the last step it is known to have done")
-    ended: datetime | None = None
+    ended_at: datetime | None = None
     outcome: Outcome | None = None
-    sentence: str = ""
+    message: str = ""
 
     @property
-    def seconds(self) -> float:
-        return ((self.ended or self.seen) - self.started).total_seconds()
+    def duration_seconds(self) -> float:
+        return ((self.ended_at or self.last_heartbeat) - self.started_at).total_seconds()
 
-    def put(self, job_folder: UPath) -> None:
-        storage.put(job_folder / ATTEMPTS / f"{self.id}.json", self.model_dump_json(indent=1).encode())
+    def write(self, job_folder: UPath) -> None:
+        storage.put(job_folder / ATTEMPTS_FOLDER / f"{self.id}.json", self.model_dump_json(indent=1).encode())
 
     @classmethod
     def from_environment(cls, model: str) -> Self:
         """What whoever started this process says of it; see `environment`."""
         now = datetime.now(UTC)
         return cls(
-            id=os.environ.get(ID) or uuid.uuid4().hex,
-            run=os.environ.get(_RUN, ""),
+            id=os.environ.get(ATTEMPT_ID_VARIABLE) or uuid.uuid4().hex,
+            dag_run=os.environ.get(_RUN_VARIABLE, ""),
             model=model,
-            team=os.environ.get(_TEAM, ""),
-            allotted=Allotted.model_validate_json(os.environ.get(_ALLOTTED, "{}")),
-            started=now,
-            seen=now,
+            team=os.environ.get(_TEAM_VARIABLE, ""),
+            allocation=ResourceAllocation.model_validate_json(os.environ.get(_ALLOCATION_VARIABLE, "{}")),
+            started_at=now,
+            last_heartbeat=now,
         )
 
 
-def environment(run: str, team: str, allotted: Allotted) -> dict[str, str]:
+def attempt_environment(dag_run: str, team: str, allocation: ResourceAllocation) -> dict[str, str]:
     """Variables that tell an attempt what it is."""
-    return {_RUN: run, _TEAM: team, _ALLOTTED: allotted.model_dump_json()}
+    return {_RUN_VARIABLE: dag_run, _TEAM_VARIABLE: team, _ALLOCATION_VARIABLE: allocation.model_dump_json()}
 
 
-def attempts(job_folder: UPath) -> list[Attempt]:
+def read_attempts(job_folder: UPath) -> list[Attempt]:
     """All attempts at a job, in the order they began."""
-    folder = job_folder / ATTEMPTS
-    found = [Attempt.model_validate_json((folder / name).read_bytes()) for name in storage.names(folder)]
-    return sorted(found, key=lambda attempt: attempt.started)
+    folder = job_folder / ATTEMPTS_FOLDER
+    found = [Attempt.model_validate_json((folder / name).read_bytes()) for name in storage.list_names(folder)]
+    return sorted(found, key=lambda attempt: attempt.started_at)
 
 
 @contextmanager
-def recorded(
-    attempt: Attempt, job_folder: UPath, now: Callable[[], Mapping[str, int]]
+def record_attempt(
+    attempt: Attempt, job_folder: UPath, read_progress: Callable[[], Mapping[str, int]]
 ) -> Iterator[Callable[..., None]]:
     """Keep the record of `attempt` up to date until the context ends; `now` gives its steps.
 
-    Gives a function that says how it ended: `end(outcome, sentence)`. A record that cannot be written is told
+    Gives a function that says how it ended: `end(outcome, message)`. A record that cannot be written is told
     about, and stops nothing.
     """
     over = Event()
     last: dict[str, object] = {}
 
     def write(**more: object) -> None:
-        fields = {"seen": datetime.now(UTC), **now(), **last, **more}
+        fields = {"last_heartbeat": datetime.now(UTC), **read_progress(), **last, **more}
         try:
-            attempt.model_copy(update=fields).put(job_folder)
+            attempt.model_copy(update=fields).write(job_folder)
         except OSError as error:
             print(f"the record of this attempt was not written: {error}", flush=True)
 
     def beat() -> None:
-        while not over.wait(BEAT_S):
+        while not over.wait(HEARTBEAT_S):
             write()
 
-    def end(outcome: Outcome, sentence: str) -> None:
-        last.update(ended=datetime.now(UTC), outcome=outcome, sentence=sentence)
+    def end(outcome: Outcome, message: str) -> None:
+        last.update(ended_at=datetime.now(UTC), outcome=outcome, message=message)
 
     write()
     thread = Thread(target=beat, name="attempt", daemon=True)

@@ -24,15 +24,15 @@ from upath import UPath
 
 from evergreen import storage
 from evergreen.errors import TrainingDataError
-from evergreen.training.outcome import Preempted
+from evergreen.training.outcome import TrainingPreempted
 
-State = Callable[[], Mapping[str, bytes | Callable[[], bytes]]]
+StateProvider = Callable[[], Mapping[str, bytes | Callable[[], bytes]]]
 """Gives what a checkpoint holds, by file name. It is called between two steps; a part that is a function is called
 later, in another thread, so that what takes long, such as serialising a copy, holds up no step."""
 
-KEPT = 2
+MAX_CHECKPOINTS = 2
 
-_NAME = re.compile(r"step-(\d{9,})\.json")
+_MANIFEST_NAME = re.compile(r"step-(\d{9,})\.json")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Checkpoint:
     files: Mapping[str, bytes]
 
 
-class _Manifest(BaseModel):
+class _CheckpointManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fingerprint: str
@@ -60,16 +60,16 @@ class Checkpoints:
         writes: whether this process writes them; of several that train together one does.
     """
 
-    def __init__(self, folder: UPath, fingerprint: str, seconds: float, *, writes: bool = True):
-        self._folder, self._fingerprint, self._seconds = folder, fingerprint, seconds
-        self.writes = writes
-        self.resumed_at = self.step = 0
-        self._stop = Event()
-        self._begun = time.monotonic()
+    def __init__(self, folder: UPath, fingerprint: str, interval_seconds: float, *, is_writer: bool = True):
+        self._folder, self._fingerprint, self._interval_seconds = folder, fingerprint, interval_seconds
+        self.is_writer = is_writer
+        self.resumed_step = self.last_step = 0
+        self._stop_requested = Event()
+        self._last_write_started = time.monotonic()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[None] | None = None
+        self._pending_write: Future[None] | None = None
 
-    def newest(self) -> Checkpoint | None:
+    def load_latest(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None. One that is damaged is told about, and the one before is taken.
 
         Raises:
@@ -78,49 +78,49 @@ class Checkpoints:
         for step in reversed(self._steps()):
             try:
                 found = self._read(step)
-            except (OSError, ValidationError, _Damaged) as error:
+            except (OSError, ValidationError, _CorruptCheckpointError) as error:
                 # A twin that is further may have removed it; whatever it is, the one before does as well.
                 print(f"checkpoint of step {step} is passed over: {str(error).splitlines()[0]}", flush=True)
                 continue
-            self.resumed_at = self.step = step
+            self.resumed_step = self.last_step = step
             print(f"going on after step {step}, from its checkpoint", flush=True)
             return found
         return None
 
-    def after(self, step: int, state: State) -> None:
+    def record_step(self, step: int, state_provider: StateProvider) -> None:
         """To be called after each step. Writes a checkpoint in the background if it is time for one.
 
         Raises:
             Preempted: the attempt was asked to stop; a checkpoint of this step is written.
         """
-        self.step = step
-        if self._stop.is_set():
-            self.wait()
-            if self.writes:
-                self._write(step, state())
-            raise Preempted(f"asked to leave, and left after step {step}, of which there is a checkpoint")
-        if not self.writes or time.monotonic() - self._begun < self._seconds:
+        self.last_step = step
+        if self._stop_requested.is_set():
+            self.flush()
+            if self.is_writer:
+                self._write(step, state_provider())
+            raise TrainingPreempted(f"asked to leave, and left after step {step}, of which there is a checkpoint")
+        if not self.is_writer or time.monotonic() - self._last_write_started < self._interval_seconds:
             return
-        if self._writing and not self._writing.done():
+        if self._pending_write and not self._pending_write.done():
             return
-        self.wait()  # what `state` gave may have failed
-        self._begun = time.monotonic()
-        self._writing = self._writer.submit(self._try, step, state())
+        self.flush()  # what `state` gave may have failed
+        self._last_write_started = time.monotonic()
+        self._pending_write = self._writer.submit(self._write_in_background, step, state_provider())
 
-    def stop(self) -> None:
+    def request_stop(self) -> None:
         """Ask the attempt to leave after the step that it is at. Safe in a signal handler."""
-        self._stop.set()
+        self._stop_requested.set()
 
-    def wait(self) -> None:
+    def flush(self) -> None:
         """Until nothing is being written.
 
         Raises:
             Exception: what a function of the last state's raised.
         """
-        if self._writing:
-            self._writing.result()
+        if self._pending_write:
+            self._pending_write.result()
 
-    def _try(self, step: int, parts: Mapping[str, bytes | Callable[[], bytes]]) -> None:
+    def _write_in_background(self, step: int, parts: Mapping[str, bytes | Callable[[], bytes]]) -> None:
         begun = time.monotonic()
         try:
             size = self._write(step, parts)
@@ -135,37 +135,41 @@ class Checkpoints:
         hashes, size = {}, 0
         for name, part in parts.items():
             data = part() if callable(part) else part
-            storage.put(self._folder / _stem(step) / name, data)
+            storage.put(self._folder / _checkpoint_name(step) / name, data)
             hashes[name] = hashlib.sha256(data).hexdigest()
             size += len(data)
-        manifest = _Manifest(fingerprint=self._fingerprint, step=step, files=hashes)
-        storage.put(self._folder / f"{_stem(step)}.json", manifest.model_dump_json().encode())
-        for old in self._steps()[:-KEPT]:
-            (self._folder / f"{_stem(old)}.json").unlink(missing_ok=True)  # first: half a checkpoint is none
-            storage.remove(self._folder / _stem(old))
+        manifest = _CheckpointManifest(fingerprint=self._fingerprint, step=step, files=hashes)
+        storage.put(self._folder / f"{_checkpoint_name(step)}.json", manifest.model_dump_json().encode())
+        for old in self._steps()[:-MAX_CHECKPOINTS]:
+            (self._folder / f"{_checkpoint_name(old)}.json").unlink(missing_ok=True)  # first: half a checkpoint is none
+            storage.remove(self._folder / _checkpoint_name(old))
         return size
 
     def _read(self, step: int) -> Checkpoint:
-        manifest = _Manifest.model_validate_json((self._folder / f"{_stem(step)}.json").read_bytes())
+        manifest = _CheckpointManifest.model_validate_json(
+            (self._folder / f"{_checkpoint_name(step)}.json").read_bytes()
+        )
         if manifest.fingerprint != self._fingerprint or manifest.step != step:
             raise TrainingDataError(
-                f"{self._folder / _stem(step)}.json is a checkpoint of step {manifest.step} of job "
+                f"{self._folder / _checkpoint_name(step)}.json is a checkpoint of step {manifest.step} of job "
                 f"{manifest.fingerprint[:12]}, and this is {self._fingerprint[:12]}: other data or code; "
                 "somebody has put it there: remove it"
             )
-        files = {name: (self._folder / _stem(step) / name).read_bytes() for name in manifest.files}
+        files = {name: (self._folder / _checkpoint_name(step) / name).read_bytes() for name in manifest.files}
         for name, data in files.items():
             if hashlib.sha256(data).hexdigest() != manifest.files[name]:
-                raise _Damaged(f"its file {name} is not what was written")
+                raise _CorruptCheckpointError(f"its file {name} is not what was written")
         return Checkpoint(step, files)
 
     def _steps(self) -> list[int]:
-        return sorted(int(match[1]) for match in map(_NAME.fullmatch, storage.names(self._folder)) if match)
+        return sorted(
+            int(match[1]) for match in map(_MANIFEST_NAME.fullmatch, storage.list_names(self._folder)) if match
+        )
 
 
-class _Damaged(Exception):
+class _CorruptCheckpointError(Exception):
     pass
 
 
-def _stem(step: int) -> str:
+def _checkpoint_name(step: int) -> str:
     return f"step-{step:09d}"

@@ -28,11 +28,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evergreen.errors import Fault, SpecError
 from evergreen.training.attempt import Attempt
 
-_HOUR = 3600
-_DEFAULT = "default"
+_SECONDS_PER_HOUR = 3600
+_DEFAULT_GPU_TYPE = "default"
 
 
-class Rates(BaseModel):
+class HourlyRates(BaseModel):
     """Prices of an hour."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,17 +42,17 @@ class Rates(BaseModel):
     gpu_hour: Mapping[str, float] = Field(default_factory=dict, description="by kind; `default`: any other")
 
 
-class Prices(BaseModel):
+class PriceTable(BaseModel):
     """The table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     currency: str = Field(min_length=1)
-    on_demand: Rates
-    spot: Rates
+    on_demand: HourlyRates
+    spot: HourlyRates
 
     @classmethod
-    def read(cls, file: Path) -> Prices:
+    def read(cls, file: Path) -> PriceTable:
         """
         Raises:
             SpecError: it is missing or wrong; all faults are listed.
@@ -70,7 +70,7 @@ class Prices(BaseModel):
 
 
 @dataclass(frozen=True)
-class Cost:
+class TrainingCost:
     """A sum over attempts. `price` is None without a table, or if it has no price for a GPU that was used."""
 
     attempts: int
@@ -81,7 +81,7 @@ class Cost:
     currency: str = ""
 
     @property
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """For a person who looks at one version."""
         hours = f"{self.gpu_seconds / 3600:.2f} GPU hours, {self.cpu_seconds / 3600:.2f} CPU hours"
         paid = "" if self.price is None else f", {self.price:.2f} {self.currency}"
@@ -94,27 +94,27 @@ class Cost:
         return {f"cost.{name}": float(value) for name, value in values.items() if value is not None}
 
 
-def total(attempts: Iterable[Attempt], prices: Prices | None) -> Cost:
+def total_cost(attempts: Iterable[Attempt], prices: PriceTable | None) -> TrainingCost:
     """What all of `attempts` cost together."""
     known = list(attempts)
-    each = [_price(attempt, prices) for attempt in known]
-    return Cost(
+    each = [_attempt_price(attempt, prices) for attempt in known]
+    return TrainingCost(
         attempts=len(known),
-        cpu_seconds=sum(attempt.seconds * attempt.allotted.cpu for attempt in known),
-        memory_gib_seconds=sum(attempt.seconds * attempt.allotted.memory_gib for attempt in known),
-        gpu_seconds=sum(attempt.seconds * attempt.allotted.gpu for attempt in known),
+        cpu_seconds=sum(attempt.duration_seconds * attempt.allocation.cpu for attempt in known),
+        memory_gib_seconds=sum(attempt.duration_seconds * attempt.allocation.memory_gib for attempt in known),
+        gpu_seconds=sum(attempt.duration_seconds * attempt.allocation.gpu for attempt in known),
         price=None if prices is None or None in each else sum(price for price in each if price is not None),
         currency=prices.currency if prices else "",
     )
 
 
-def _price(attempt: Attempt, prices: Prices | None) -> float | None:
+def _attempt_price(attempt: Attempt, prices: PriceTable | None) -> float | None:
     if prices is None:
         return None
-    held = attempt.allotted
+    held = attempt.allocation
     rates = prices.spot if held.spot else prices.on_demand
-    gpu_hour = rates.gpu_hour.get(held.gpu_type or _DEFAULT, rates.gpu_hour.get(_DEFAULT))
+    gpu_hour = rates.gpu_hour.get(held.gpu_type or _DEFAULT_GPU_TYPE, rates.gpu_hour.get(_DEFAULT_GPU_TYPE))
     if held.gpu and gpu_hour is None:
         return None
     an_hour = held.cpu * rates.cpu_hour + held.memory_gib * rates.memory_gib_hour + held.gpu * (gpu_hour or 0)
-    return attempt.seconds / _HOUR * an_hour
+    return attempt.duration_seconds / _SECONDS_PER_HOUR * an_hour

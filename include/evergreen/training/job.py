@@ -21,11 +21,11 @@ from upath import UPath
 
 from evergreen import storage
 
-JOB, RESULT = "job.json", "result.json"
-OUTPUT, CHECKPOINTS, ATTEMPTS = "output", "checkpoints", "attempts"
+JOB_FILE, RESULT_FILE = "job.json", "result.json"
+OUTPUT_FOLDER, CHECKPOINTS_FOLDER, ATTEMPTS_FOLDER = "output", "checkpoints", "attempts"
 
 
-class _File(BaseModel):
+class _JsonFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def write(self, file: UPath | Path) -> None:
@@ -36,12 +36,12 @@ class _File(BaseModel):
         return cls.model_validate_json(file.read_bytes())
 
 
-class Job(_File):
+class Job(_JsonFile):
     """One training job. Holds no credential, and nothing that differs between attempts."""
 
     model: str = Field(description="folder under models/ whose train.fit runs")
     fingerprint: str = Field(description="of the data, code and parameters: what this job is the only one of")
-    train: str = Field(description="URI of the Parquet file to learn from")
+    training_data: str = Field(description="URI of the Parquet file to learn from")
     features: tuple[str, ...] = Field(min_length=1, description="input columns, in the model's order")
     label: str
     parameters: Mapping[str, Any]
@@ -54,7 +54,7 @@ class Job(_File):
     libraries: Mapping[str, str] = Field(description="version of each package that the model depends on")
 
 
-class Result(_File):
+class TrainingResult(_JsonFile):
     """Left last, when every file of the model is complete: without it there is no model."""
 
     fingerprint: str

@@ -16,93 +16,91 @@ from evergreen import storage
 from evergreen.errors import TrainingError
 from evergreen.lake import fingerprints
 from evergreen.training.checkpoints import Checkpoints
-from evergreen.training.job import OUTPUT, RESULT, Job, Result
-from evergreen.training.outcome import OtherCode
+from evergreen.training.job import OUTPUT_FOLDER, RESULT_FILE, Job, TrainingResult
+from evergreen.training.outcome import CodeMismatchError
 
 
-def fit(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
+def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
     """Train, unless that is done. Of several processes that train together, the one that `writes` leaves the model.
 
     Raises:
         OtherCode: what is here is not what the job is about.
         Preempted, or whatever the trainer raises.
     """
-    versions = _same_code(job)
-    if is_done(job.fingerprint, folder):
+    versions = _check_code_and_libraries(job)
+    if is_training_complete(job.fingerprint, folder):
         print("this job is done already")
         return
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch)
         metrics = import_module(f"evergreen_models.{job.model}.train").fit(job, output, checkpoints)
-        checkpoints.wait()
-        if checkpoints.writes:
-            _leave(job, folder, output, metrics, versions)
+        checkpoints.flush()
+        if checkpoints.is_writer:
+            _write_result(job, folder, output, metrics, versions)
 
 
-def is_done(fingerprint: str, folder: UPath) -> bool:
+def is_training_complete(fingerprint: str, folder: UPath) -> bool:
     """Whether the model of the job in `folder` is there, whole."""
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            fetch(fingerprint, folder, Path(scratch))
+            fetch_model_files(fingerprint, folder, Path(scratch))
     except TrainingError:
         return False
     return True
 
 
-def fetch(fingerprint: str, folder: UPath, target: Path) -> Result:
+def fetch_model_files(fingerprint: str, folder: UPath, target: Path) -> TrainingResult:
     """Copy the files of the model, if it is whole and of the job with this fingerprint, into `target`.
 
     Raises:
         TrainingError: it is missing, of another job, or a file differs from its hash.
     """
-    where = folder / OUTPUT
+    where = folder / OUTPUT_FOLDER
     try:
-        result = Result.read(where / RESULT)
+        result = TrainingResult.read(where / RESULT_FILE)
     except (OSError, ValidationError) as error:
-        raise TrainingError(f"{where}: no valid {RESULT}, so no model: {error}") from None
+        raise TrainingError(f"{where}: no valid {RESULT_FILE}, so no model: {error}") from None
     if result.fingerprint != fingerprint:
-        raise TrainingError(
-            f"{where}: holds the model of job {result.fingerprint[:12]}, not {fingerprint[:12]}"
-        )
+        raise TrainingError(f"{where}: holds the model of job {result.fingerprint[:12]}, not {fingerprint[:12]}")
     for name, digest in result.files.items():
         try:
             storage.download(where / digest / name, target / name)
         except OSError as error:
             raise TrainingError(f"{where}: {name} cannot be read: {error}") from None
-        if storage.sha256(target / name) != digest:
+        if storage.file_sha256(target / name) != digest:
             raise TrainingError(f"{where}: {name} was changed after it was written")
     return result
 
 
-def _leave(
-    job: Job, folder: UPath, output: Path, metrics: Mapping[str, float], versions: Mapping[str, str]
+def _write_result(
+    job: Job, folder: UPath, output: Path, metrics: Mapping[str, float], environment: Mapping[str, str]
 ) -> None:
-    files = {file.name: storage.sha256(file) for file in sorted(output.iterdir())}
+    files = {file.name: storage.file_sha256(file) for file in sorted(output.iterdir())}
     for name, digest in files.items():
-        storage.upload(output / name, folder / OUTPUT / digest / name)
-    result = Result(fingerprint=job.fingerprint, files=files, metrics=metrics, environment=versions)
-    result.write(folder / OUTPUT / RESULT)
+        storage.upload(output / name, folder / OUTPUT_FOLDER / digest / name)
+    result = TrainingResult(fingerprint=job.fingerprint, files=files, metrics=metrics, environment=environment)
+    result.write(folder / OUTPUT_FOLDER / RESULT_FILE)
 
 
-def _same_code(job: Job) -> dict[str, str]:
+def _check_code_and_libraries(job: Job) -> dict[str, str]:
     """The versions of what is here, if they and the code are those of the job."""
-    here = fingerprints.code((f"evergreen_models.{job.model}.train",), ())
+    here = fingerprints.code_versions((f"evergreen_models.{job.model}.train",), ())
     other = [name for name in {**here, **job.modules} if here.get(name) != job.modules.get(name)]
-    versions = {name: _version(name) for name in job.libraries}
+    versions = {name: _installed_version(name) for name in job.libraries}
     other += [
         f"{name} ({versions[name] or 'missing'} here, {wanted} wanted)"
         for name, wanted in job.libraries.items()
         if versions[name] != wanted
     ]
     if other:
-        raise OtherCode(
+        raise CodeMismatchError(
             f"the trainer's environment differs from what the job was planned with: {', '.join(other)}; build its "
             "image, or `make trainer`, from the sources that Airflow has"
         )
     return {"python": platform.python_version(), **job.libraries}
 
 
-def _version(package: str) -> str | None:
+def _installed_version(package: str) -> str | None:
     """Installed version, without the part that tells a build for CPUs from one for GPUs."""
     for name in (package, package.removesuffix("-cpu")):  # xgboost-cpu is xgboost where there are GPUs
         try:

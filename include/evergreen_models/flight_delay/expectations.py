@@ -8,11 +8,11 @@ from datetime import date
 import great_expectations.expectations as gxe
 from great_expectations.expectations.expectation import Expectation
 
-from evergreen_models.flight_delay.features import DELAYS, GROUPS
+from evergreen_models.flight_delay.features import DELAY_COLUMNS, DELAY_VIEW_KEYS
 
 ORIGINS = ["EWR", "JFK", "LGA"]
 
-_INSTANT = "Timestamp"  # with a time zone: how pandas calls it
+_TIMESTAMP = "Timestamp"  # with a time zone: how pandas calls it
 
 RAW_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "flights": {
@@ -20,14 +20,14 @@ RAW_COLUMNS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"], "float64"),
         **dict.fromkeys(["carrier", "tailnum", "origin", "dest"], "object"),
         **dict.fromkeys(["distance", "hour", "minute"], "int64"),
-        "time_hour": _INSTANT,
+        "time_hour": _TIMESTAMP,
     },
     "weather": {
         "origin": "object",
         **dict.fromkeys(["year", "month", "day", "hour"], "int64"),
         **dict.fromkeys(["temp", "dewp", "humid", "wind_dir", "wind_speed"], "float64"),
         **dict.fromkeys(["wind_gust", "precip", "pressure", "visib"], "float64"),
-        "time_hour": _INSTANT,
+        "time_hour": _TIMESTAMP,
     },
     "planes": {
         **dict.fromkeys(["tailnum", "type", "manufacturer", "model", "engine"], "object"),
@@ -38,7 +38,7 @@ RAW_COLUMNS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def raw(source: str, day: date | None) -> list[Expectation]:
+def raw_expectations(source: str, day: date | None) -> list[Expectation]:
     """What must hold of the values in the drop of `source` for `day` (None: a register, for all days)."""
     return {"flights": _flights, "weather": _weather, "planes": _planes, "airports": _airports}[source](day)
 
@@ -51,15 +51,15 @@ def _flights(day: date | None) -> list[Expectation]:
         gxe.ExpectCompoundColumnsToBeUnique(
             column_list=["year", "month", "day", "carrier", "flight", "origin", "dest", "sched_dep_time"]
         ),
-        *_of_the_day(day),
-        *_never_null("carrier", "flight", "origin", "dest", "distance", "sched_dep_time", "time_hour"),
-        *(_between(clock, 1, 2400) for clock in ("dep_time", "arr_time")),
-        *(_between(clock, 0, 2359) for clock in ("sched_dep_time", "sched_arr_time")),
-        _between("hour", 0, 23),
-        _between("minute", 0, 59),
-        _between("distance", 1, 6000),
-        _between("air_time", 1, 1200),
-        *(_between(delay, -180, 2880) for delay in ("dep_delay", "arr_delay")),
+        *_expect_day(day),
+        *_expect_not_null("carrier", "flight", "origin", "dest", "distance", "sched_dep_time", "time_hour"),
+        *(_expect_range(clock, 1, 2400) for clock in ("dep_time", "arr_time")),
+        *(_expect_range(clock, 0, 2359) for clock in ("sched_dep_time", "sched_arr_time")),
+        _expect_range("hour", 0, 23),
+        _expect_range("minute", 0, 59),
+        _expect_range("distance", 1, 6000),
+        _expect_range("air_time", 1, 1200),
+        *(_expect_range(delay, -180, 2880) for delay in ("dep_delay", "arr_delay")),
         # An arrival without a departure, or a delay without an arrival, is no flight.
         gxe.ExpectColumnValuesToNotBeNull(
             column="dep_time", row_condition="arr_delay.notnull()", condition_parser="pandas"
@@ -78,12 +78,12 @@ def _weather(day: date | None) -> list[Expectation]:
         gxe.ExpectTableRowCountToBeBetween(max_value=3 * 25),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["origin", "time_hour"]),
         gxe.ExpectColumnValuesToBeInSet(column="origin", value_set=ORIGINS),
-        *_of_the_day(day),
-        *_never_null("origin", "time_hour"),
-        _between("temp", -40, 130),
-        _between("humid", 0, 100),
-        _between("precip", 0, 20),
-        _between("visib", 0, 100),
+        *_expect_day(day),
+        *_expect_not_null("origin", "time_hour"),
+        _expect_range("temp", -40, 130),
+        _expect_range("humid", 0, 100),
+        _expect_range("precip", 0, 20),
+        _expect_range("visib", 0, 100),
     ]
 
 
@@ -91,8 +91,8 @@ def _planes(_: date | None) -> list[Expectation]:
     return [
         gxe.ExpectTableRowCountToBeBetween(min_value=1000),
         gxe.ExpectColumnValuesToBeUnique(column="tailnum"),
-        *_never_null("tailnum"),
-        _between("year", 1930, 2013),
+        *_expect_not_null("tailnum"),
+        _expect_range("year", 1930, 2013),
     ]
 
 
@@ -100,44 +100,47 @@ def _airports(_: date | None) -> list[Expectation]:
     return [
         gxe.ExpectTableRowCountToBeBetween(min_value=100),
         gxe.ExpectColumnValuesToBeUnique(column="faa"),
-        *_never_null("faa", "tzone"),
+        *_expect_not_null("faa", "tzone"),
         gxe.ExpectColumnValuesToMatchRegex(column="tzone", regex=r"^\w+/\w+"),
     ]
 
 
-def features(table: str) -> list[Expectation]:
+def feature_expectations(table: str) -> list[Expectation]:
     """What must hold of one computed day of `table`, the spine or a view."""
     if table == "departures":
         return [
             gxe.ExpectTableRowCountToBeBetween(min_value=300),
             gxe.ExpectColumnValuesToBeUnique(column="flight_id"),
-            *_never_null("flight_id", "event_timestamp", "carrier", "origin", "dest"),
+            *_expect_not_null("flight_id", "event_timestamp", "carrier", "origin", "dest"),
             gxe.ExpectColumnValuesToBeInSet(column="late", value_set=[0, 1]),
-            _between("departure_minute", 0, 1439),
+            _expect_range("departure_minute", 0, 1439),
             gxe.ExpectColumnPairValuesAToBeGreaterThanB(
                 column_A="label_known_at", column_B="event_timestamp", ignore_row_if="either_value_is_missing"
             ),
         ]
-    if table in GROUPS:
-        keys = list(GROUPS[table])
+    if table in DELAY_VIEW_KEYS:
+        keys = list(DELAY_VIEW_KEYS[table])
         return [
             # On the very first day nothing has landed before the first departure: a few rows must do.
             gxe.ExpectTableRowCountToBeBetween(min_value=1),
             gxe.ExpectCompoundColumnsToBeUnique(column_list=[*keys, "event_timestamp"]),
-            *_never_null(*keys, "event_timestamp", *(c for c in DELAYS if c.startswith("flights"))),
-            *(_between(column, 0, 1) for column in DELAYS if column.startswith("late_rate")),
-            *(_between(column, 0, 100_000) for column in DELAYS if column.startswith("flights")),
+            *_expect_not_null(*keys, "event_timestamp", *(c for c in DELAY_COLUMNS if c.startswith("flights"))),
+            *(_expect_range(column, 0, 1) for column in DELAY_COLUMNS if column.startswith("late_rate")),
+            *(_expect_range(column, 0, 100_000) for column in DELAY_COLUMNS if column.startswith("flights")),
         ]
     keys = {"origin_weather": ["origin"], "aircraft": ["tailnum"]}[table]
-    values = {"origin_weather": _between("wind_speed", 0, 200), "aircraft": _between("aircraft_age", 0, 90)}
+    values = {
+        "origin_weather": _expect_range("wind_speed", 0, 200),
+        "aircraft": _expect_range("aircraft_age", 0, 90),
+    }
     return [
         gxe.ExpectCompoundColumnsToBeUnique(column_list=[*keys, "event_timestamp"]),
-        *_never_null(*keys, "event_timestamp"),
+        *_expect_not_null(*keys, "event_timestamp"),
         values[table],
     ]
 
 
-def _of_the_day(day: date | None) -> list[Expectation]:
+def _expect_day(day: date | None) -> list[Expectation]:
     assert day is not None
     return [
         gxe.ExpectColumnValuesToBeInSet(column=part, value_set=[getattr(day, part)])
@@ -145,9 +148,9 @@ def _of_the_day(day: date | None) -> list[Expectation]:
     ]
 
 
-def _never_null(*columns: str) -> list[Expectation]:
+def _expect_not_null(*columns: str) -> list[Expectation]:
     return [gxe.ExpectColumnValuesToNotBeNull(column=column) for column in columns]
 
 
-def _between(column: str, low: float, high: float) -> Expectation:
+def _expect_range(column: str, low: float, high: float) -> Expectation:
     return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high)

@@ -18,20 +18,20 @@ from zoneinfo import ZoneInfo
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from evergreen.features import Tables
+from evergreen.features import FeatureTables
 
 LATE_MINUTES = 15
 TRAILING_HOURS = (6, 24, 168)
-LEAD = "1 hour"  # a prediction is made this long before the scheduled departure
+PREDICTION_LEAD = "1 hour"  # a prediction is made this long before the scheduled departure
 
-GROUPS = {
+DELAY_VIEW_KEYS = {
     "carrier_delays": ("carrier",),
     "origin_delays": ("origin",),
     "destination_delays": ("dest",),
     "route_delays": ("origin", "dest"),
 }
 # Columns, named once for the feature repository and the expectations too.
-SPINE = (
+SPINE_COLUMNS = (
     "flight_id",
     "event_timestamp",
     "carrier",
@@ -44,36 +44,39 @@ SPINE = (
     "late",
     "label_known_at",
 )
-DELAYS = tuple(name for n in TRAILING_HOURS for name in (f"flights_{n}h", f"late_rate_{n}h"))
-WEATHER = ("temperature", "humidity", "wind_speed", "precipitation", "visibility", "pressure")
+DELAY_COLUMNS = tuple(name for n in TRAILING_HOURS for name in (f"flights_{n}h", f"late_rate_{n}h"))
+WEATHER_COLUMNS = ("temperature", "humidity", "wind_speed", "precipitation", "visibility", "pressure")
 
-_HIGHEST_WIND = 200  # mph at the ground; the 2013 record holds one reading of 1,048
+_MAX_WIND_MPH = 200  # mph at the ground; the 2013 record holds one reading of 1,048
 
 
 def build(
     spark: SparkSession, raw: Mapping[str, DataFrame], days: Sequence[date], timezone: str
-) -> list[Tables]:
+) -> list[FeatureTables]:
     """The spine and all views for `days`; every table has the columns `day` and `event_timestamp` (UTC).
 
     `raw` holds the rows of each source: those of `days` and of the days they look back to.
     """
-    flights = _with_instants(raw["flights"], raw["airports"])
+    flights = _add_timestamps(raw["flights"], raw["airports"])
     hours = _hours(spark, days, timezone)
     return [
-        Tables({"departures": SPINE}, _departures(flights, days)),
-        Tables(
-            {view: ("event_timestamp", *keys, *DELAYS) for view, keys in GROUPS.items()},
+        FeatureTables({"departures": SPINE_COLUMNS}, _departures(flights, days)),
+        FeatureTables(
+            {view: ("event_timestamp", *keys, *DELAY_COLUMNS) for view, keys in DELAY_VIEW_KEYS.items()},
             _trailing_delays(flights, hours, days, timezone),
         ),
-        Tables({"origin_weather": ("event_timestamp", "origin", *WEATHER)}, _weather(raw["weather"], hours)),
-        Tables(
+        FeatureTables(
+            {"origin_weather": ("event_timestamp", "origin", *WEATHER_COLUMNS)},
+            _weather(raw["weather"], hours),
+        ),
+        FeatureTables(
             {"aircraft": ("event_timestamp", "tailnum", "aircraft_age")},
             _aircraft(raw["planes"], spark, days, timezone),
         ),
     ]
 
 
-def _with_instants(flights: DataFrame, airports: DataFrame) -> DataFrame:
+def _add_timestamps(flights: DataFrame, airports: DataFrame) -> DataFrame:
     """Add `day`, `departs_at` (scheduled), `arrived_at` and `late`; the last two are null without an arrival."""
     minute = F.expr("interval 1 minute")
     departs_at = F.col("time_hour") + F.col("minute") * minute
@@ -101,10 +104,8 @@ def _departures(flights: DataFrame, days: Sequence[date]) -> DataFrame:
     """The spine: one row per scheduled flight of `days`."""
     return flights.where(F.col("day").isin(list(days))).select(
         "day",
-        F.concat_ws("-", F.col("day").cast("string"), "carrier", "flight", "origin", "dest").alias(
-            "flight_id"
-        ),
-        (F.col("departs_at") - F.expr(f"interval {LEAD}")).alias("event_timestamp"),
+        F.concat_ws("-", F.col("day").cast("string"), "carrier", "flight", "origin", "dest").alias("flight_id"),
+        (F.col("departs_at") - F.expr(f"interval {PREDICTION_LEAD}")).alias("event_timestamp"),
         "carrier",
         "origin",
         "dest",
@@ -130,13 +131,11 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
         flights.where(F.col("late").isNotNull())
         .withColumn("arrival_hour", F.ceil(F.unix_seconds("arrived_at") / 3600))
         .groupingSets(
-            [[*(F.col(key) for key in group), F.col("arrival_hour")] for group in GROUPS.values()],
+            [[*(F.col(key) for key in group), F.col("arrival_hour")] for group in DELAY_VIEW_KEYS.values()],
             *keys,
             "arrival_hour",
         )
-        .agg(
-            F.grouping_id().alias("grouping"), F.count(F.lit(1)).alias("flights"), F.sum("late").alias("late")
-        )
+        .agg(F.grouping_id().alias("grouping"), F.count(F.lit(1)).alias("flights"), F.sum("late").alias("late"))
     )
     counts = [f"{what}_{n}h" for n in TRAILING_HOURS for what in ("flights", "late")]
     moves = per_hour.select(
@@ -177,11 +176,7 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
             *(F.sum(count).over(by_hour).alias(count) for count in counts),
         )
         # The last step of a group is the one with which everything has left.
-        .where(
-            (F.col(f"flights_{max(TRAILING_HOURS)}h") > 0)
-            & (F.col("until") >= first)
-            & (F.col("hour") <= last)
-        )
+        .where((F.col(f"flights_{max(TRAILING_HOURS)}h") > 0) & (F.col("until") >= first) & (F.col("hour") <= last))
     )
     features = [
         column
@@ -206,13 +201,13 @@ def _views_by_grouping() -> list[tuple[int, str]]:
     """Spark's grouping id of each view: a bit for carrier, origin, dest and hour, set where it is not grouped by."""
     return [
         (int("".join("0" if key in keys else "1" for key in ("carrier", "origin", "dest")) + "0", 2), view)
-        for view, keys in GROUPS.items()
+        for view, keys in DELAY_VIEW_KEYS.items()
     ]
 
 
 def _weather(weather: DataFrame, hours: DataFrame) -> DataFrame:
     known_at = (F.col("time_hour") + F.expr("interval 1 hour")).alias("event_timestamp")
-    wind = F.when(F.col("wind_speed") <= _HIGHEST_WIND, F.col("wind_speed"))
+    wind = F.when(F.col("wind_speed") <= _MAX_WIND_MPH, F.col("wind_speed"))
     return (
         weather.select(
             known_at,
@@ -225,7 +220,7 @@ def _weather(weather: DataFrame, hours: DataFrame) -> DataFrame:
             "pressure",
         )
         .join(F.broadcast(hours.select("day", "event_timestamp")), "event_timestamp")
-        .select("day", "event_timestamp", "origin", *WEATHER)
+        .select("day", "event_timestamp", "origin", *WEATHER_COLUMNS)
     )
 
 

@@ -1,8 +1,8 @@
 """The spec of `flight_delay`: what it is made from, how it is judged, how often it is renewed."""
 
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
-MODEL = Model(
+MODEL = ModelSpec(
     name="flight_delay",
     owner="flight-operations",
     description="Probability that a flight out of New York arrives more than 15 minutes late.",
@@ -46,12 +46,12 @@ MODEL = Model(
     gates=[
         dict(kind="threshold", metric="auc", at_least=0.60),
         dict(kind="threshold", metric="calibration_error", at_most=0.10),
-        dict(kind="baseline", metric="log_loss", against="prior"),
+        dict(kind="baseline", metric="log_loss", baseline="prior"),
         # Over the model's whole life: see docs/gates.md.
         dict(kind="against_champion", metric="auc", must_be="not_worse", margin=0.02, confidence=0.95),
-        dict(kind="by_slice", metric="auc", by="origin", margin=0.05),
+        dict(kind="by_slice", metric="auc", group_by="origin", margin=0.05),
         # A day of storms is unlike its week, and may be: this is for features that broke.
-        dict(kind="prediction_drift", measure="ks", at_most=0.6),
+        dict(kind="prediction_drift", statistic="ks", at_most=0.6),
         dict(kind="signature"),
         dict(kind="online_equals_offline"),
         dict(kind="serving", quantity="single_p99_ms", at_most=20.0),

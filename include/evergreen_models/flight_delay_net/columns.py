@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from evergreen.errors import TrainingDataError
 
-Floats = NDArray[np.float32]
-Codes = NDArray[np.int32]
+Float32Array = NDArray[np.float32]
+CodeArray = NDArray[np.int32]
 
-UNKNOWN = 0
+UNKNOWN_CODE = 0
 """Code of a category that is missing, rare, or was never seen; those of the vocabulary count from 1."""
 
-_IN_CACHE = (
+_INTERLEAVE_ROWS = (
     4096  # rows: so many of some dozens of columns stay in the processor's cache while they are interleaved
 )
 
 
 @dataclass(frozen=True)
-class Columns:
+class InputColumns:
     """The inputs, in the model's order, all of them and by what they hold."""
 
     inputs: tuple[str, ...]
@@ -33,7 +33,9 @@ class Columns:
     label: str
 
     @classmethod
-    def of(cls, schema: pa.Schema, features: Sequence[str], label: str, embedded: Collection[str]) -> Self:
+    def from_schema(
+        cls, schema: pa.Schema, features: Sequence[str], label: str, embedded_columns: Collection[str]
+    ) -> Self:
         """Those of a file with this schema: texts are categories, the others numbers.
 
         Raises:
@@ -49,12 +51,10 @@ class Columns:
             for name in types
             if name not in (*numbers, *categories)
         ]
-        faults += [
-            f"{name} holds texts: add it to `embedding`" for name in categories if name not in embedded
-        ]
+        faults += [f"{name} holds texts: add it to `embedding`" for name in categories if name not in embedded_columns]
         faults += [
             f"`embedding` names {name}, which is no input that holds texts"
-            for name in embedded
+            for name in embedded_columns
             if name not in categories
         ]
         if faults:
@@ -62,12 +62,12 @@ class Columns:
         return cls(tuple(features), numbers, categories, label)
 
     @property
-    def all(self) -> list[str]:
+    def names(self) -> list[str]:
         return [*self.inputs, self.label]
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowBatch:
     """Rows as a network takes them.
 
     Attributes:
@@ -76,12 +76,12 @@ class Rows:
         labels: (rows,), 0 or 1.
     """
 
-    numbers: Floats
-    categories: Codes
-    labels: Floats
+    numbers: Float32Array
+    categories: CodeArray
+    labels: Float32Array
 
     @classmethod
-    def empty(cls, rows: int, columns: Columns) -> Self:
+    def empty(cls, rows: int, columns: InputColumns) -> Self:
         return cls(
             np.empty((rows, len(columns.numbers)), np.float32),
             np.empty((rows, len(columns.categories)), np.int32),
@@ -89,7 +89,7 @@ class Rows:
         )
 
     @classmethod
-    def together(cls, parts: Sequence[Rows]) -> Rows:
+    def concatenate(cls, parts: Sequence[RowBatch]) -> RowBatch:
         if len(parts) == 1:
             return parts[0]
         return cls(
@@ -101,15 +101,17 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, places: NDArray[np.int64]) -> Rows:
+    def take(self, indices: NDArray[np.int64]) -> RowBatch:
         """Copies of the rows at `places`, in that order."""
         # Several times as fast as indexing.
-        return Rows(
-            self.numbers.take(places, axis=0), self.categories.take(places, axis=0), self.labels.take(places)
+        return RowBatch(
+            self.numbers.take(indices, axis=0),
+            self.categories.take(indices, axis=0),
+            self.labels.take(indices),
         )
 
 
-def floats(column: pa.ChunkedArray) -> Floats:
+def to_float32(column: pa.ChunkedArray) -> Float32Array:
     """Its values, (rows,), NaN where there is none."""
     column = column.cast(pa.float32(), safe=False)
     if column.null_count:
@@ -117,12 +119,12 @@ def floats(column: pa.ChunkedArray) -> Floats:
     return column.to_numpy()
 
 
-def interleave(columns: Sequence[Floats] | Sequence[Codes], into: Floats | Codes) -> None:
+def interleave(columns: Sequence[Float32Array] | Sequence[CodeArray], target: Float32Array | CodeArray) -> None:
     """Write columns, each (rows,), side by side into `into`, (rows, columns)."""
     if columns:
-        for start in range(0, len(into), _IN_CACHE):
-            part = slice(start, start + _IN_CACHE)
-            np.stack([column[part] for column in columns], axis=1, out=into[part])
+        for start in range(0, len(target), _INTERLEAVE_ROWS):
+            part = slice(start, start + _INTERLEAVE_ROWS)
+            np.stack([column[part] for column in columns], axis=1, out=target[part])
 
 
 def _is_number(kind: pa.DataType) -> bool:

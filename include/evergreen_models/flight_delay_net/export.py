@@ -11,21 +11,21 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from evergreen_models.flight_delay_net.columns import UNKNOWN, Columns
-from evergreen_models.flight_delay_net.network import FARTHEST, Network
-from evergreen_models.flight_delay_net.scales import Scales
+from evergreen_models.flight_delay_net.columns import UNKNOWN_CODE, InputColumns
+from evergreen_models.flight_delay_net.network import CLIP_DEVIATIONS, Network
+from evergreen_models.flight_delay_net.scales import ColumnStatistics
 
-PROBABILITY = "probability"
-CLOSE = 1e-6
+OUTPUT_NAME = "probability"
+MAX_EXPORT_ERROR = 1e-6
 
 # Neither the newest: whatever serves it may be some years old.
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 _IR_VERSION = 8
 
-_PROBES = 1024
+_PROBE_ROWS = 1024
 
 
-def to_onnx(name: str, network: Network, columns: Columns, scales: Scales) -> bytes:
+def export_onnx(name: str, network: Network, columns: InputColumns, statistics: ColumnStatistics) -> bytes:
     """A graph with an input for each column, in their order, by its name and of shape (N,), and an output,
     `probability`, (N,).
 
@@ -35,24 +35,24 @@ def to_onnx(name: str, network: Network, columns: Columns, scales: Scales) -> by
     Raises:
         AssertionError: the graph does not give what the network gives.
     """
-    graph = _Graph(network, columns, scales)
+    graph = _GraphBuilder(network, columns, statistics)
     data = graph.model(name).SerializeToString(deterministic=True)
-    _check(data, network, columns, scales)
+    _check_parity(data, network, columns, statistics)
     return data
 
 
-class _Graph:
+class _GraphBuilder:
     """Built node by node: an exporter that traces adds what changes from version to version, and takes no strings."""
 
-    def __init__(self, network: Network, columns: Columns, scales: Scales):
+    def __init__(self, network: Network, columns: InputColumns, statistics: ColumnStatistics):
         self._nodes: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []
         self._columns = columns
-        x = self._concat("x", [*self._numbers(network), *self._categories(network, scales)])
-        for number, layer in enumerate(network.hidden):
-            x = self._node("Relu", [self._linear(f"layer_{number}", x, layer)], f"hidden_{number}")
-        logit = self._linear("last", x, network.last)
-        self._add("Sigmoid", [self._node("Squeeze", [logit, self._axis()], "logit")], PROBABILITY)
+        x = self._concat("x", [*self._numbers(network), *self._categories(network, statistics)])
+        for number, layer in enumerate(network.hidden_layers):
+            x = self._add_node("Relu", [self._linear(f"layer_{number}", x, layer)], f"hidden_{number}")
+        logit = self._linear("last", x, network.output_layer)
+        self._append_node("Sigmoid", [self._add_node("Squeeze", [logit, self._axis()], "logit")], OUTPUT_NAME)
 
     def model(self, name: str) -> onnx.ModelProto:
         types = {
@@ -63,7 +63,7 @@ class _Graph:
             self._nodes,
             name,
             [helper.make_tensor_value_info(column, kind, ["N"]) for column, kind in types.items()],
-            [helper.make_tensor_value_info(PROBABILITY, TensorProto.FLOAT, ["N"])],
+            [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["N"])],
             self._weights,
         )
         model = helper.make_model(
@@ -80,45 +80,45 @@ class _Graph:
             return []
         numbers = self._concat(
             "numbers",
-            [self._node("Unsqueeze", [name, self._axis()], f"{name}/n") for name in self._columns.numbers],
+            [self._add_node("Unsqueeze", [name, self._axis()], f"{name}/n") for name in self._columns.numbers],
         )
         means = self._weight("means", network.means)
-        missing = self._node("IsNaN", [numbers], "is_missing")
-        known = self._node("Where", [missing, means, numbers], "known")
-        apart = self._node("Sub", [known, means], "apart")
-        scaled = self._node("Mul", [apart, self._weight("factors", network.factors)], "scaled")
+        missing = self._add_node("IsNaN", [numbers], "is_missing")
+        known = self._add_node("Where", [missing, means, numbers], "known")
+        apart = self._add_node("Sub", [known, means], "apart")
+        scaled = self._add_node("Mul", [apart, self._weight("factors", network.scale_factors)], "scaled")
         limits = [
             self._weight(side, torch.tensor(limit))
-            for side, limit in (("low", -FARTHEST), ("high", FARTHEST))
+            for side, limit in (("low", -CLIP_DEVIATIONS), ("high", CLIP_DEVIATIONS))
         ]
         return [
-            self._node("Clip", [scaled, *limits], "clipped"),
-            self._node("Cast", [missing], "missing", to=TensorProto.FLOAT),
+            self._add_node("Clip", [scaled, *limits], "clipped"),
+            self._add_node("Cast", [missing], "missing", to=TensorProto.FLOAT),
         ]
 
-    def _categories(self, network: Network, scales: Scales) -> list[str]:
+    def _categories(self, network: Network, statistics: ColumnStatistics) -> list[str]:
         found = []
-        names = zip(self._columns.categories, scales.vocabularies, network.embeddings, strict=True)
+        names = zip(self._columns.categories, statistics.vocabularies, network.embeddings, strict=True)
         for name, words, embedding in names:
-            code = self._node(
+            code = self._add_node(
                 "LabelEncoder",
                 [name],
                 f"{name}/code",
                 domain="ai.onnx.ml",
                 keys_strings=["", *words],
-                values_int64s=[UNKNOWN, *range(1, len(words) + 1)],
-                default_int64=UNKNOWN,
+                values_int64s=[UNKNOWN_CODE, *range(1, len(words) + 1)],
+                default_int64=UNKNOWN_CODE,
             )
             table = self._weight(f"{name}/table", embedding.weight)
-            found.append(self._node("Gather", [table, code], f"{name}/embedded"))
+            found.append(self._add_node("Gather", [table, code], f"{name}/embedded"))
         return found
 
     def _linear(self, name: str, x: str, layer: torch.nn.Linear) -> str:
         parts = [x, self._weight(f"{name}/weight", layer.weight), self._weight(f"{name}/bias", layer.bias)]
-        return self._node("Gemm", parts, f"{name}/out", transB=1)
+        return self._add_node("Gemm", parts, f"{name}/out", transB=1)
 
     def _concat(self, name: str, parts: list[str]) -> str:
-        return self._node("Concat", parts, name, axis=1)
+        return self._add_node("Concat", parts, name, axis=1)
 
     def _axis(self) -> str:
         """That of the columns, as the operators that add and drop it want it: as a tensor."""
@@ -126,12 +126,12 @@ class _Graph:
             self._weight("axis", torch.tensor([1]))
         return "/axis"
 
-    def _node(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
+    def _add_node(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
         # No column begins with a slash, so none is called like one of these.
-        self._add(operator, inputs, f"/{name}", **attributes)
+        self._append_node(operator, inputs, f"/{name}", **attributes)
         return f"/{name}"
 
-    def _add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+    def _append_node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self._nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
 
     def _weight(self, name: str, tensor: torch.Tensor) -> str:
@@ -139,28 +139,26 @@ class _Graph:
         return f"/{name}"
 
 
-def _check(data: bytes, network: Network, columns: Columns, scales: Scales) -> None:
+def _check_parity(data: bytes, network: Network, columns: InputColumns, statistics: ColumnStatistics) -> None:
     """Hold the graph against the network, on rows made up to hold what may come: gaps, outliers, unknown words."""
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     random = np.random.default_rng(0)
-    shape = (_PROBES, len(columns.numbers))
-    numbers = (np.array(scales.means) + random.standard_cauchy(shape) * np.array(scales.deviations)).astype(
+    shape = (_PROBE_ROWS, len(columns.numbers))
+    numbers = (np.array(statistics.means) + random.standard_cauchy(shape) * np.array(statistics.deviations)).astype(
         np.float32
     )
     numbers[random.random(shape) < 0.1] = np.nan
-    codes = np.zeros((_PROBES, len(columns.categories)), np.int32)
-    for n, words in enumerate(scales.vocabularies):
-        codes[:, n] = random.integers(0, len(words) + 1, _PROBES)
+    codes = np.zeros((_PROBE_ROWS, len(columns.categories)), np.int32)
+    for n, words in enumerate(statistics.vocabularies):
+        codes[:, n] = random.integers(0, len(words) + 1, _PROBE_ROWS)
     given: dict[str, NDArray[np.float32] | NDArray[np.object_]] = {
         name: numbers[:, n] for n, name in enumerate(columns.numbers)
     }
-    for n, (name, words) in enumerate(zip(columns.categories, scales.vocabularies, strict=True)):
+    for n, (name, words) in enumerate(zip(columns.categories, statistics.vocabularies, strict=True)):
         given[name] = np.array(["", *words], dtype=object)[codes[:, n]]
     with torch.inference_mode():
         own = torch.sigmoid(network(torch.from_numpy(numbers), torch.from_numpy(codes))).numpy()
-    (graphs,) = session.run([PROBABILITY], given)
+    (graphs,) = session.run([OUTPUT_NAME], given)
     worst = float(np.abs(graphs - own).max())
-    if not worst <= CLOSE:
-        raise AssertionError(
-            f"the ONNX graph gives probabilities that differ from the network's by up to {worst:g}"
-        )
+    if not worst <= MAX_EXPORT_ERROR:
+        raise AssertionError(f"the ONNX graph gives probabilities that differ from the network's by up to {worst:g}")

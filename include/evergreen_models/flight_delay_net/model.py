@@ -1,8 +1,8 @@
 """The spec of `flight_delay_net`: the features of `flight_delay`, and besides them who flies from where to where."""
 
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
-MODEL = Model(
+MODEL = ModelSpec(
     name="flight_delay_net",
     owner="flight-operations",
     description="Probability that a flight out of New York arrives more than 15 minutes late, by a neural network.",
@@ -14,20 +14,20 @@ MODEL = Model(
     train_days=180,
     holdout_days=7,
     parameters=dict(
-        embedding=dict(carrier=4, origin=2, dest=8),
-        rare=50,
-        hidden=[128, 64],
+        embedding_sizes=dict(carrier=4, origin=2, dest=8),
+        min_category_rows=50,
+        hidden_sizes=[128, 64],
         dropout=0.1,
-        masked=0.02,
+        mask_rate=0.02,
         epochs=8,
         batch_rows=1024,
         learning_rate=0.003,
         weight_decay=0.1,
-        window_rows=131_072,
+        shuffle_rows=131_072,
     ),
     seed=2013,
     training_libraries=["torch", "numpy", "pyarrow", "safetensors", "onnx"],
-    resources=dict(cpu=2, memory_gib=4, minutes=60, checkpoint_seconds=30),
+    resources=dict(cpu=2, memory_gib=4, timeout_minutes=60, checkpoint_seconds=30),
     gates=[
         dict(kind="threshold", metric="auc", at_least=0.60),
         dict(kind="threshold", metric="calibration_error", at_most=0.10),

@@ -21,27 +21,27 @@ class Ranks:
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
-    def any(self, here: bool) -> bool:
+    def any_rank(self, value: bool) -> bool:
         """Whether it is so in any of them. Waits for all."""
-        if self.count == 1:
-            return here
-        found = torch.tensor(int(here))
+        if self.world_size == 1:
+            return value
+        found = torch.tensor(int(value))
         distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return bool(found)
 
-    def sum(self, here: float) -> float:
+    def sum_ranks(self, value: float) -> float:
         """Over all of them."""
-        if self.count == 1:
-            return here
-        found = torch.tensor(here, dtype=torch.float64)
+        if self.world_size == 1:
+            return value
+        found = torch.tensor(value, dtype=torch.float64)
         distributed.all_reduce(found)
         return float(found)
 
-    def of_first(self, data: bytes | None) -> bytes | None:
+    def broadcast_first(self, data: bytes | None) -> bytes | None:
         """What the first of them has; what the others have is passed over."""
-        if self.count == 1:
+        if self.world_size == 1:
             return data
         size = torch.tensor(-1 if data is None else len(data))
         distributed.broadcast(size, 0)
@@ -55,7 +55,7 @@ class Ranks:
 
 
 @contextmanager
-def together(gpu: bool) -> Iterator[Ranks]:
+def join_ranks(gpu: bool) -> Iterator[Ranks]:
     """Meet the others, if there are any. They part when all is well; an error in one ends them all."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()

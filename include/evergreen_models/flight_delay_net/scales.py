@@ -14,14 +14,20 @@ import pyarrow.parquet as pq
 
 from evergreen import storage
 from evergreen.errors import TrainingDataError
-from evergreen_models.flight_delay_net.columns import UNKNOWN, Codes, Columns, Floats, floats
+from evergreen_models.flight_delay_net.columns import (
+    UNKNOWN_CODE,
+    CodeArray,
+    Float32Array,
+    InputColumns,
+    to_float32,
+)
 
-_MOST_CATEGORIES = 100_000
+_MAX_CATEGORIES = 100_000
 """Of a column. Its embedding would be most of the model, and each of them is seen too seldom to be learned."""
 
 
 @dataclass(frozen=True)
-class Scales:
+class ColumnStatistics:
     """Of a file's columns, in their order.
 
     Attributes:
@@ -49,93 +55,91 @@ class Scales:
             tuple(map(tuple, about["vocabularies"])),
         )
 
-    def codes(self, column: int, values: pa.ChunkedArray) -> Codes:
+    def encode(self, column: int, values: pa.ChunkedArray) -> CodeArray:
         """The codes, (rows,), of the values of a column of categories."""
         known = {word: code for code, word in enumerate(self.vocabularies[column], start=1)}
         found = []
-        for chunk in _encoded(values).chunks:
+        for chunk in _dictionary_encode(values).chunks:
             words = chunk.dictionary.to_pylist()
-            table = np.array([*(known.get(word, UNKNOWN) for word in words), UNKNOWN], np.int32)
+            table = np.array([*(known.get(word, UNKNOWN_CODE) for word in words), UNKNOWN_CODE], np.int32)
             found.append(table.take(chunk.indices.fill_null(len(words)).to_numpy()))
         return np.concatenate(found) if found else np.empty(0, np.int32)
 
 
-def learn(uri: str, columns: Columns, rare: int) -> Scales:
+def compute_column_statistics(uri: str, columns: InputColumns, min_category_rows: int) -> ColumnStatistics:
     """Read the Parquet file at `uri` once, row group by row group; the same file gives the same scales to the last bit.
 
     Raises:
         TrainingDataError: there are no rows, labels that are not 0 or 1, only one of them, or a column of texts that
             are no categories.
     """
-    spreads = [_Spread() for _ in columns.numbers]
+    spreads = [_RunningVariance() for _ in columns.numbers]
     counts: list[Counter[str]] = [Counter() for _ in columns.categories]
     labels: Counter[float] = Counter()
-    with storage.path(uri).open("rb") as stream:
+    with storage.storage_path(uri).open("rb") as stream:
         file = open_parquet(stream, columns)
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=columns.all)
+            table = file.read_row_group(group, columns=columns.names)
             for name, spread in zip(columns.numbers, spreads, strict=True):
-                spread.add(floats(table[name]))
+                spread.add(to_float32(table[name]))
             for name, count in zip(columns.categories, counts, strict=True):
-                _count(name, table[name], count)
-            values, times = np.unique(floats(table[columns.label]), return_counts=True)
+                _count_categories(name, table[name], count)
+            values, times = np.unique(to_float32(table[columns.label]), return_counts=True)
             labels.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
-    _check(uri, columns.label, labels)
-    return Scales(
+    _check_labels(uri, columns.label, labels)
+    return ColumnStatistics(
         rows=labels.total(),
         means=tuple(spread.mean for spread in spreads),
         deviations=tuple(spread.deviation for spread in spreads),
         vocabularies=tuple(
-            tuple(sorted(word for word, times in count.items() if times >= rare)) for count in counts
+            tuple(sorted(word for word, times in count.items() if times >= min_category_rows)) for count in counts
         ),
     )
 
 
-def open_parquet(stream: object, columns: Columns, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+def open_parquet(stream: object, columns: InputColumns, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
     """A file whose texts come as the codes and the dictionary that they are stored as."""
     # Buffered: the columns of a row group come in few, large reads, which an object store needs.
-    return pq.ParquetFile(
-        stream, metadata=metadata, read_dictionary=list(columns.categories), pre_buffer=True
-    )
+    return pq.ParquetFile(stream, metadata=metadata, read_dictionary=list(columns.categories), pre_buffer=True)
 
 
-class _Spread:
+class _RunningVariance:
     """Mean and variance of values that come in parts (Chan, Golub and LeVeque, 1979)."""
 
     def __init__(self) -> None:
-        self.values, self.mean, self.squares = 0, 0.0, 0.0
+        self.count, self.mean, self.squared_deviations = 0, 0.0, 0.0
 
-    def add(self, part: Floats) -> None:
+    def add(self, part: Float32Array) -> None:
         part = part[np.isfinite(part)]
         if not len(part):
             return
         values, mean = len(part), float(part.mean(dtype=np.float64))
         squares = float(np.square(part - np.float64(mean)).sum())
-        apart, total = mean - self.mean, self.values + values
+        apart, total = mean - self.mean, self.count + values
         self.mean += apart * values / total
-        self.squares += squares + apart**2 * self.values * values / total
-        self.values = total
+        self.squared_deviations += squares + apart**2 * self.count * values / total
+        self.count = total
 
     @property
     def deviation(self) -> float:
-        return sqrt(self.squares / self.values) if self.squares else 1.0
+        return sqrt(self.squared_deviations / self.count) if self.squared_deviations else 1.0
 
 
-def _encoded(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def _dictionary_encode(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
 
 
-def _count(name: str, values: pa.ChunkedArray, count: Counter[str]) -> None:
-    for entry in _encoded(values).value_counts().to_pylist():
+def _count_categories(name: str, values: pa.ChunkedArray, counts: Counter[str]) -> None:
+    for entry in _dictionary_encode(values).value_counts().to_pylist():
         if entry["values"]:  # no text, or an empty one, is no category
-            count[entry["values"]] += entry["counts"]
-    if len(count) > _MOST_CATEGORIES:
+            counts[entry["values"]] += entry["counts"]
+    if len(counts) > _MAX_CATEGORIES:
         raise TrainingDataError(
-            f"{name} has more than {_MOST_CATEGORIES:,} different texts: they are no categories; leave it out"
+            f"{name} has more than {_MAX_CATEGORIES:,} different texts: they are no categories; leave it out"
         )
 
 
-def _check(uri: str, label: str, labels: Counter[float]) -> None:
+def _check_labels(uri: str, label: str, labels: Counter[float]) -> None:
     rows = labels.total()
     if not rows:
         raise TrainingDataError(f"{uri} has no rows: no label of its days was known; train as of a later day")

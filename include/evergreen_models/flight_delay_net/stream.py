@@ -27,74 +27,74 @@ from numpy.typing import NDArray
 
 from evergreen import storage
 from evergreen.errors import TrainingDataError
-from evergreen_models.flight_delay_net.columns import Columns, Rows, floats, interleave
-from evergreen_models.flight_delay_net.scales import Scales, open_parquet
+from evergreen_models.flight_delay_net.columns import InputColumns, RowBatch, interleave, to_float32
+from evergreen_models.flight_delay_net.scales import ColumnStatistics, open_parquet
 
 _READERS = 2  # of row groups: one waits for the store or the disk while another decodes
-_OF_GROUPS, _OF_ROWS = 1, 2  # orders that have nothing to do with each other, though the seed is the same
+_GROUP_ORDER, _ROW_ORDER = 1, 2  # orders that have nothing to do with each other, though the seed is the same
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchPlan:
     """How the rows of a file, by the sizes of its row groups, are divided into steps, processes and windows."""
 
-    groups: tuple[int, ...]
+    row_group_sizes: tuple[int, ...]
     batch_rows: int
-    window_rows: int
+    shuffle_rows: int
     seed: int
-    process: int = 0
-    processes: int = 1
+    rank: int = 0
+    world_size: int = 1
 
     @property
     def rows(self) -> int:
-        return sum(self.groups)
+        return sum(self.row_group_sizes)
 
     @property
-    def steps(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Of an epoch."""
         return -(-self.rows // self.batch_rows)
 
-    def share(self, process: int) -> tuple[int, int]:
+    def rank_range(self, rank: int) -> tuple[int, int]:
         """The rows of an epoch that are this process's: from, until."""
-        return self.rows * process // self.processes, self.rows * (process + 1) // self.processes
+        return self.rows * rank // self.world_size, self.rows * (rank + 1) // self.world_size
 
-    def batch(self, step: int, process: int) -> tuple[int, int]:
+    def batch_range(self, step: int, rank: int) -> tuple[int, int]:
         """The rows of a process's share that are its batch of the step: from, until."""
-        start, stop = self.share(process)
-        turn, rows = step % self.steps, stop - start
-        return rows * turn // self.steps, rows * (turn + 1) // self.steps
+        start, stop = self.rank_range(rank)
+        turn, rows = step % self.steps_per_epoch, stop - start
+        return rows * turn // self.steps_per_epoch, rows * (turn + 1) // self.steps_per_epoch
 
-    def rows_of(self, step: int) -> int:
+    def rows_in_step(self, step: int) -> int:
         """Over all processes."""
-        return sum(stop - start for start, stop in (self.batch(step, p) for p in range(self.processes)))
+        return sum(stop - start for start, stop in (self.batch_range(step, p) for p in range(self.world_size)))
 
-    def windows(self, epoch: int) -> Iterator[Window]:
+    def windows(self, epoch: int) -> Iterator[ShuffleWindow]:
         """Those of this process's share."""
-        start, stop = self.share(self.process)
-        pieces: list[Piece] = []
+        start, stop = self.rank_range(self.rank)
+        pieces: list[RowGroupSlice] = []
         begun = at = 0
-        for group in _random(_OF_GROUPS, self.seed, epoch).permutation(len(self.groups)).tolist():
-            size = self.groups[group]
-            piece = Piece(group, max(start - at, 0), min(stop - at, size))
+        for group in _generator(_GROUP_ORDER, self.seed, epoch).permutation(len(self.row_group_sizes)).tolist():
+            size = self.row_group_sizes[group]
+            piece = RowGroupSlice(group, max(start - at, 0), min(stop - at, size))
             at += size
             if not piece:
                 continue
             held = sum(map(len, pieces))
-            if pieces and held + len(piece) > self.window_rows:
-                yield Window(epoch, begun, tuple(pieces))
+            if pieces and held + len(piece) > self.shuffle_rows:
+                yield ShuffleWindow(epoch, begun, tuple(pieces))
                 pieces, begun = [], begun + held
             pieces.append(piece)
         if pieces:
-            yield Window(epoch, begun, tuple(pieces))
+            yield ShuffleWindow(epoch, begun, tuple(pieces))
 
-    def shuffled(self, window: Window) -> NDArray[np.int64]:
+    def permutation(self, window: ShuffleWindow) -> NDArray[np.int64]:
         """The order in which the rows of the window are taken."""
-        about = (self.seed, window.epoch, self.process, window.start)
-        return _random(_OF_ROWS, *about).permutation(len(window))
+        about = (self.seed, window.epoch, self.rank, window.start)
+        return _generator(_ROW_ORDER, *about).permutation(len(window))
 
 
 @dataclass(frozen=True)
-class Piece:
+class RowGroupSlice:
     """Rows of a row group: from, until."""
 
     group: int
@@ -106,142 +106,144 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Window:
+class ShuffleWindow:
     """Rows that are in memory together; `start` is the place of its first in the process's share of the epoch."""
 
     epoch: int
     start: int
-    pieces: tuple[Piece, ...]
+    slices: tuple[RowGroupSlice, ...]
 
     def __len__(self) -> int:
-        return sum(map(len, self.pieces))
+        return sum(map(len, self.slices))
 
     @property
     def stop(self) -> int:
         return self.start + len(self)
 
 
-class Stream:
+class BatchStream:
     """The batches of one process.
 
     Raises:
         TrainingDataError: there are fewer rows than processes could share.
     """
 
-    def __init__(self, uri: str, columns: Columns, scales: Scales, order: Order):
-        self.uri, self.columns, self.scales, self.order = uri, columns, scales, order
-        if order.rows // order.processes < order.steps:
+    def __init__(self, uri: str, columns: InputColumns, statistics: ColumnStatistics, plan: BatchPlan):
+        self.uri, self.columns, self.statistics, self.plan = uri, columns, statistics, plan
+        if plan.rows // plan.world_size < plan.steps_per_epoch:
             raise TrainingDataError(
-                f"{uri}: {order.rows} rows in batches of {order.batch_rows} are too few for {order.processes} "
+                f"{uri}: {plan.rows} rows in batches of {plan.batch_rows} are too few for {plan.world_size} "
                 "processes: raise batch_rows, or train with fewer"
             )
 
-    def batches(self, first: int, last: int) -> Iterator[Rows]:
+    def batches(self, first: int, last: int) -> Iterator[RowBatch]:
         """Those of the steps `first` ≤ step < `last`, counted over all epochs, one after the other."""
         with ExitStack() as held:
-            readers = held.enter_context(_Readers(self.uri, self.columns, self.scales))
-            windows = self._ahead(readers, self._windows(first, last))
+            readers = held.enter_context(_ReaderPool(self.uri, self.columns, self.statistics))
+            windows = self._prefetch(readers, self._windows_between(first, last))
             held.callback(windows.close)
-            window: _Shuffled | None = None
+            window: _ShuffledWindow | None = None
             for step in range(first, last):
-                at, stop = self.order.batch(step, self.order.process)
+                at, stop = self.plan.batch_range(step, self.plan.rank)
                 parts = []
                 while at < stop:
-                    if window is None or not window.holds(step // self.order.steps, at):
+                    if window is None or not window.contains(step // self.plan.steps_per_epoch, at):
                         window = None  # let go of before the next is asked for
                         window = next(windows)
                     parts.append(window.take(at, stop))
                     at += len(parts[-1])
-                yield Rows.together(parts)
+                yield RowBatch.concatenate(parts)
 
-    def _windows(self, first: int, last: int) -> Iterator[Window]:
-        for epoch in range(first // self.order.steps, -(-last // self.order.steps)):
+    def _windows_between(self, first: int, last: int) -> Iterator[ShuffleWindow]:
+        for epoch in range(first // self.plan.steps_per_epoch, -(-last // self.plan.steps_per_epoch)):
             passed = 0
-            if epoch == first // self.order.steps:
-                passed, _ = self.order.batch(first, self.order.process)
-            yield from (window for window in self.order.windows(epoch) if window.stop > passed)
+            if epoch == first // self.plan.steps_per_epoch:
+                passed, _ = self.plan.batch_range(first, self.plan.rank)
+            yield from (window for window in self.plan.windows(epoch) if window.stop > passed)
 
-    def _ahead(self, readers: _Readers, windows: Iterator[Window]) -> Generator[_Shuffled]:
+    def _prefetch(self, readers: _ReaderPool, windows: Iterator[ShuffleWindow]) -> Generator[_ShuffledWindow]:
         """Each window when it is asked for; the one after it is decoded meanwhile."""
-        following = next(((window, readers.begin(window)) for window in windows), None)
+        following = next(((window, readers.submit(window)) for window in windows), None)
         while following:
             window, decoding = following
-            rows = decoding.rows()
-            following = next(((window, readers.begin(window)) for window in windows), None)
-            yield _Shuffled(window, rows, self.order.shuffled(window))
+            rows = decoding.wait()
+            following = next(((window, readers.submit(window)) for window in windows), None)
+            yield _ShuffledWindow(window, rows, self.plan.permutation(window))
 
 
 @dataclass(frozen=True)
-class _Shuffled:
-    window: Window
-    rows: Rows
-    order: NDArray[np.int64]
+class _ShuffledWindow:
+    window: ShuffleWindow
+    rows: RowBatch
+    permutation: NDArray[np.int64]
 
-    def holds(self, epoch: int, at: int) -> bool:
-        return self.window.epoch == epoch and self.window.start <= at < self.window.stop
+    def contains(self, epoch: int, position: int) -> bool:
+        return self.window.epoch == epoch and self.window.start <= position < self.window.stop
 
-    def take(self, at: int, stop: int) -> Rows:
+    def take(self, position: int, stop: int) -> RowBatch:
         """Its rows from the place `at` of the share on, until `stop` or its end."""
         start = self.window.start
-        return self.rows.take(self.order[at - start : min(stop, self.window.stop) - start])
+        return self.rows.take(self.permutation[position - start : min(stop, self.window.stop) - start])
 
 
 @dataclass(frozen=True)
-class _Decoding:
-    target: Rows
-    pieces: list[Future[None]]
+class _PendingWindow:
+    target: RowBatch
+    futures: list[Future[None]]
 
-    def rows(self) -> Rows:
-        for piece in self.pieces:
+    def wait(self) -> RowBatch:
+        for piece in self.futures:
             piece.result()
         return self.target
 
 
-class _Readers:
+class _ReaderPool:
     """Threads that decode row groups, each with the file open for itself: an open one serves one reader at a time."""
 
-    def __init__(self, uri: str, columns: Columns, scales: Scales):
-        self._columns, self._scales = columns, scales
+    def __init__(self, uri: str, columns: InputColumns, statistics: ColumnStatistics):
+        self._columns, self._statistics = columns, statistics
         self._files: SimpleQueue[pq.ParquetFile] = SimpleQueue()
-        self._held = ExitStack()
+        self._open_files = ExitStack()
         metadata = None
         for _ in range(_READERS):
             file = open_parquet(
-                self._held.enter_context(storage.path(uri).open("rb")), columns, metadata=metadata
+                self._open_files.enter_context(storage.storage_path(uri).open("rb")),
+                columns,
+                metadata=metadata,
             )
             metadata = file.metadata
             self._files.put(file)
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="decode")
 
-    def __enter__(self) -> _Readers:
+    def __enter__(self) -> _ReaderPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
-        self._held.close()
+        self._open_files.close()
 
-    def begin(self, window: Window) -> _Decoding:
-        target = Rows.empty(len(window), self._columns)
+    def submit(self, window: ShuffleWindow) -> _PendingWindow:
+        target = RowBatch.empty(len(window), self._columns)
         pieces, at = [], 0
-        for piece in window.pieces:
+        for piece in window.slices:
             part = slice(at, at + len(piece))
-            into = Rows(target.numbers[part], target.categories[part], target.labels[part])
+            into = RowBatch(target.numbers[part], target.categories[part], target.labels[part])
             pieces.append(self._threads.submit(self._decode, piece, into))
             at = part.stop
-        return _Decoding(target, pieces)
+        return _PendingWindow(target, pieces)
 
-    def _decode(self, piece: Piece, into: Rows) -> None:
+    def _decode(self, piece: RowGroupSlice, target: RowBatch) -> None:
         file = self._files.get()
         try:
-            table = file.read_row_group(piece.group, columns=self._columns.all)
+            table = file.read_row_group(piece.group, columns=self._columns.names)
         finally:
             self._files.put(file)
         table = table.slice(piece.start, len(piece))
-        interleave([floats(table[name]) for name in self._columns.numbers], into.numbers)
-        codes = [self._scales.codes(n, table[name]) for n, name in enumerate(self._columns.categories)]
-        interleave(codes, into.categories)
-        into.labels[:] = floats(table[self._columns.label])
+        interleave([to_float32(table[name]) for name in self._columns.numbers], target.numbers)
+        codes = [self._statistics.encode(n, table[name]) for n, name in enumerate(self._columns.categories)]
+        interleave(codes, target.categories)
+        target.labels[:] = to_float32(table[self._columns.label])
 
 
-def _random(*parts: int) -> np.random.Generator:
+def _generator(*parts: int) -> np.random.Generator:
     return np.random.default_rng(parts)

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from evergreen import storage
-from evergreen.training.checkpoints import Checkpoint, Checkpoints, State
+from evergreen.training.checkpoints import Checkpoint, Checkpoints, StateProvider
 from evergreen.training.job import Job
-from evergreen.training.outcome import Preempted
+from evergreen.training.outcome import TrainingPreempted
 from evergreen_models.flight_delay_net import export, scales
-from evergreen_models.flight_delay_net.columns import Columns
-from evergreen_models.flight_delay_net.learner import FILES, Learner
-from evergreen_models.flight_delay_net.parameters import Parameters
-from evergreen_models.flight_delay_net.ranks import Ranks, together
-from evergreen_models.flight_delay_net.stream import Order, Stream
+from evergreen_models.flight_delay_net.columns import InputColumns
+from evergreen_models.flight_delay_net.learner import CHECKPOINT_FILES, Learner
+from evergreen_models.flight_delay_net.parameters import NetworkParameters
+from evergreen_models.flight_delay_net.ranks import Ranks, join_ranks
+from evergreen_models.flight_delay_net.stream import BatchPlan, BatchStream
 
 
 def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]:
@@ -27,99 +27,112 @@ def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]
 
     On CPUs an attempt that goes on from a checkpoint ends with the bytes that it would have ended with undisturbed.
     """
-    parameters = Parameters.model_validate(job.parameters)
+    parameters = NetworkParameters.model_validate(job.parameters)
     if not job.gpu:
         torch.use_deterministic_algorithms(True)
-    with together(gpu=job.gpu > 0) as ranks:
+    with join_ranks(gpu=job.gpu > 0) as ranks:
         # One of them decodes what comes next: steps this small wait longer for a thread that shares its core than they
         # gain from it.
-        torch.set_num_threads(max(1, job.threads // ranks.count - 1))
-        with storage.path(job.train).open("rb") as file:
+        torch.set_num_threads(max(1, job.threads // ranks.world_size - 1))
+        with storage.storage_path(job.training_data).open("rb") as file:
             about = pq.ParquetFile(file).metadata
-        columns = Columns.of(about.schema.to_arrow_schema(), job.features, job.label, parameters.embedding)
-        done = _newest(checkpoints, ranks)
-        known = Learner.scales_of(done) if done else _learn_scales(job, columns, parameters, ranks)
+        columns = InputColumns.from_schema(
+            about.schema.to_arrow_schema(), job.features, job.label, parameters.embedding_sizes
+        )
+        done = _resume_checkpoint(checkpoints, ranks)
+        known = Learner.load_statistics(done) if done else _share_statistics(job, columns, parameters, ranks)
         learner = Learner(columns, known, parameters, seed=job.seed, gpu=job.gpu > 0, ranks=ranks)
         if done:
             learner.restore(done)
-        order = Order(
+        order = BatchPlan(
             tuple(about.row_group(n).num_rows for n in range(about.num_row_groups)),
             parameters.batch_rows,
-            parameters.window_rows,
+            parameters.shuffle_rows,
             job.seed,
             ranks.rank,
-            ranks.count,
+            ranks.world_size,
         )
-        stream = Stream(job.train, columns, known, order)
+        stream = BatchStream(job.training_data, columns, known, order)
         _train(learner, stream, parameters.epochs, done.step if done else 0, checkpoints, ranks)
-        loss = learner.loss(stream.batches(0, order.steps))
+        loss = learner.mean_loss(stream.batches(0, order.steps_per_epoch))
         if ranks.rank == 0:
             network = learner.network.cpu().eval()
-            (output / "model.onnx").write_bytes(export.to_onnx(job.model, network, columns, known))
+            (output / "model.onnx").write_bytes(export.export_onnx(job.model, network, columns, known))
         return {"train_log_loss": loss, "train_rows": float(order.rows)}
 
 
 def _train(
-    learner: Learner, stream: Stream, epochs: int, first: int, checkpoints: Checkpoints, ranks: Ranks
+    learner: Learner,
+    stream: BatchStream,
+    epochs: int,
+    first_step: int,
+    checkpoints: Checkpoints,
+    ranks: Ranks,
 ) -> None:
-    order, steps = stream.order, epochs * stream.order.steps
-    progress = _Progress(epochs, first, order, quiet=ranks.rank > 0)
-    for step, batch in enumerate(stream.batches(first, steps), first):
-        loss = learner.step(step, steps, batch, order.rows_of(step))
-        progress.after(step + 1, loss)
-        _after(checkpoints, ranks, step + 1, learner.state)
+    order, steps = stream.plan, epochs * stream.plan.steps_per_epoch
+    progress = _Progress(epochs, first_step, order, quiet=ranks.rank > 0)
+    for step, batch in enumerate(stream.batches(first_step, steps), first_step):
+        loss = learner.step(step, steps, batch, order.rows_in_step(step))
+        progress.report(step + 1, loss)
+        _checkpoint_step(checkpoints, ranks, step + 1, learner.checkpoint_state)
 
 
-def _after(checkpoints: Checkpoints, ranks: Ranks, step: int, state: State) -> None:
+def _checkpoint_step(checkpoints: Checkpoints, ranks: Ranks, step: int, state: StateProvider) -> None:
     """As `checkpoints.after`; but when one is asked to leave, which each hears at another moment, all leave.
 
     One that left a step earlier than the others would leave them waiting for its gradients.
     """
     try:
-        checkpoints.after(step, state)
-    except Preempted:
-        ranks.any(True)
+        checkpoints.record_step(step, state)
+    except TrainingPreempted:
+        ranks.any_rank(True)
         raise
-    if ranks.any(False):
-        checkpoints.stop()
-        checkpoints.after(step, state)
+    if ranks.any_rank(False):
+        checkpoints.request_stop()
+        checkpoints.record_step(step, state)
 
 
-def _newest(checkpoints: Checkpoints, ranks: Ranks) -> Checkpoint | None:
+def _resume_checkpoint(checkpoints: Checkpoints, ranks: Ranks) -> Checkpoint | None:
     """The checkpoint that all go on from: the first tells the others, who might find another one by now."""
-    found = checkpoints.newest() if ranks.rank == 0 else None
-    step = ranks.of_first(str(found.step).encode() if found else None)
+    found = checkpoints.load_latest() if ranks.rank == 0 else None
+    step = ranks.broadcast_first(str(found.step).encode() if found else None)
     if step is None:
         return None
-    files = {name: ranks.of_first(found.files[name] if found else None) or b"" for name in FILES}
-    checkpoints.step = checkpoints.resumed_at = int(step)
+    files = {name: ranks.broadcast_first(found.files[name] if found else None) or b"" for name in CHECKPOINT_FILES}
+    checkpoints.last_step = checkpoints.resumed_step = int(step)
     return Checkpoint(int(step), files)
 
 
-def _learn_scales(job: Job, columns: Columns, parameters: Parameters, ranks: Ranks) -> scales.Scales:
+def _share_statistics(
+    job: Job, columns: InputColumns, parameters: NetworkParameters, ranks: Ranks
+) -> scales.ColumnStatistics:
     """One reads the data for it, and tells the others."""
-    found = scales.learn(job.train, columns, parameters.rare).to_json() if ranks.rank == 0 else None
-    told = ranks.of_first(found)
+    found = (
+        scales.compute_column_statistics(job.training_data, columns, parameters.min_category_rows).to_json()
+        if ranks.rank == 0
+        else None
+    )
+    told = ranks.broadcast_first(found)
     assert told is not None
-    return scales.Scales.from_json(told)
+    return scales.ColumnStatistics.from_json(told)
 
 
 class _Progress:
     """A line for who watches, at most every two seconds."""
 
-    def __init__(self, epochs: int, first: int, order: Order, *, quiet: bool):
-        self._epochs, self._first, self._order, self._quiet = epochs, first, order, quiet
-        self._start = self._said = time.monotonic()
+    def __init__(self, epochs: int, first_step: int, plan: BatchPlan, *, quiet: bool):
+        self._epochs, self._first_step, self._plan, self._quiet = epochs, first_step, plan, quiet
+        self._start = self._last_report = time.monotonic()
 
-    def after(self, step: int, loss: Tensor) -> None:
-        now, order = time.monotonic(), self._order
-        last = self._epochs * order.steps
-        if self._quiet or (now - self._said < 2 and step < last):
+    def report(self, step: int, loss: Tensor) -> None:
+        now, order = time.monotonic(), self._plan
+        last = self._epochs * order.steps_per_epoch
+        if self._quiet or (now - self._last_report < 2 and step < last):
             return
-        self._said = now
-        speed = (step - self._first) / (now - self._start)
+        self._last_report = now
+        speed = (step - self._first_step) / (now - self._start)
         print(
-            f"epoch {(step - 1) // order.steps + 1}/{self._epochs}  log loss {float(loss):.4f}  "
-            f"{speed * order.rows / order.steps:,.0f} rows/s  {(last - step) / speed:.0f} s left",
+            f"epoch {(step - 1) // order.steps_per_epoch + 1}/{self._epochs}  log loss {float(loss):.4f}  "
+            f"{speed * order.rows / order.steps_per_epoch:,.0f} rows/s  {(last - step) / speed:.0f} s left",
             flush=True,
         )

@@ -1,6 +1,6 @@
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
-MODEL = Model(
+MODEL = ModelSpec(
     name="cautious",
     owner="tests",
     features="flight_delay",
@@ -16,5 +16,5 @@ MODEL = Model(
         dict(kind="threshold", metric="auc", at_least=0.5),
         dict(kind="against_champion", metric="auc", must_be="not_worse", margin=0.3),
     ],
-    approval=dict(hours=1),
+    approval=dict(timeout_hours=1),
 )

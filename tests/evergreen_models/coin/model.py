@@ -1,6 +1,6 @@
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
-MODEL = Model(
+MODEL = ModelSpec(
     name="coin",
     owner="tests",
     features="flight_delay",

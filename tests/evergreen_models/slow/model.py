@@ -1,8 +1,8 @@
 """A model that learns slowly and without a library, for what happens to trainers: its data say how it behaves."""
 
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
-MODEL = Model(
+MODEL = ModelSpec(
     name="slow",
     owner="tests",
     features="flight_delay",
@@ -12,7 +12,7 @@ MODEL = Model(
     schedule="0 0 * * 1",
     train_days=10,
     holdout_days=3,
-    resources=dict(cpu=1, memory_gib=0.25, shm_gib=0.0625, minutes=5, checkpoint_seconds=1, preemptions=3),
+    resources=dict(cpu=1, memory_gib=0.25, shm_gib=0.0625, timeout_minutes=5, checkpoint_seconds=1, max_preemptions=3),
     # Where the data say nothing else.
     parameters=dict(steps=80, step_seconds=0.1, write_seconds=0.5, misbehaves=""),
     gates=[dict(kind="threshold", metric="auc", at_least=0.99)],

@@ -17,11 +17,11 @@ from evergreen.training.checkpoints import Checkpoints
 
 
 def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]:
-    with storage.path(job.train).open("rb") as file:
+    with storage.storage_path(job.training_data).open("rb") as file:
         rows = pq.ParquetFile(file).read_row_group(0).slice(0, 1).to_pylist()
     told = job.parameters | {name: rows[0][name] for name in job.parameters if name in rows[0]}
     misbehave(told["misbehaves"])
-    found = checkpoints.newest()
+    found = checkpoints.load_latest()
     value, done = (json.loads(found.files["value.json"]), found.step) if found else (0.5, 0)
 
     def state() -> dict[str, object]:
@@ -37,7 +37,7 @@ def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]
         time.sleep(told["step_seconds"])
         value = 3.9 * value * (1 - value)  # chaotic: one step more or less, and it is another number
         print(f"step {step} of {told['steps']}", flush=True)
-        checkpoints.after(step, state)
+        checkpoints.record_step(step, state)
     (output / "value.json").write_text(json.dumps(value))
     return {"value": value}
 

@@ -17,7 +17,7 @@ import pytest
 
 from evergreen import features
 from evergreen.cli.progress import Progress
-from evergreen.client.airflow import Airflow, ConflictError, Json
+from evergreen.client.airflow import AirflowClient, AirflowConflictError, Json
 from evergreen.lake import datasets
 from evergreen.settings import settings
 from evergreen.spec import loader
@@ -55,7 +55,7 @@ print(run_id)
 class Chain:
     """A running stack, the home that it works on, and the undisturbed results that it must equal."""
 
-    airflow: Airflow
+    airflow: AirflowClient
     home: Path
     undisturbed: dict[str, datasets.Manifest]
 
@@ -66,7 +66,7 @@ class Chain:
 
     def forget(self, *days: date) -> None:
         """Make days as if they had never been published or checked."""
-        dataset = features.dataset(loader.load("flight_delay"))
+        dataset = features.features_dataset(loader.load_spec("flight_delay"))
         for day in days:
             (dataset.root / "_manifests" / f"{datasets.day_partition(day)}.json").unlink()
             for source in ("flights", "weather"):
@@ -78,9 +78,9 @@ class Chain:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                self.airflow.backfill(FEATURES, midnight(first, ZONE), midnight(last, ZONE), "completed", 4)
+                self.airflow.create_backfill(FEATURES, midnight(first, ZONE), midnight(last, ZONE), "completed", 4)
                 return
-            except ConflictError:
+            except AirflowConflictError:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(1)  # as often as all that waits here looks
@@ -95,15 +95,15 @@ class Chain:
             "max_active_runs": 1,
             "dag_run_conf": {"announce": True},
         }
-        self.airflow.pause(FEATURES, True)  # as the CLI does: SQLite and a busy scheduler do not go together
+        self.airflow.set_dag_paused(FEATURES, True)  # as the CLI does: SQLite and a busy scheduler do not go together
         try:
-            self.airflow._ask("POST", "/api/v2/backfills", json=body)
+            self.airflow._request("POST", "/api/v2/backfills", json=body)
         finally:
-            self.airflow.pause(FEATURES, False)
+            self.airflow.set_dag_paused(FEATURES, False)
 
     def clear(self, dag_id: str, run_id: str) -> None:
         """What the button Clear of a run does."""
-        self.airflow._ask(
+        self.airflow._request(
             "POST",
             f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/clear",
             json={"dry_run": False, "only_failed": False},
@@ -113,19 +113,19 @@ class Chain:
         """What an external system posts when it has delivered days."""
         [found] = [
             a
-            for a in self.airflow._ask("GET", "/api/v2/assets", params={"name_pattern": asset})["assets"]
+            for a in self.airflow._request("GET", "/api/v2/assets", params={"name_pattern": asset})["assets"]
             if a["name"] == asset
         ]
-        self.airflow._ask("POST", "/api/v2/assets/events", json={"asset_id": found["id"], "extra": extra})
+        self.airflow._request("POST", "/api/v2/assets/events", json={"asset_id": found["id"], "extra": extra})
 
     def wait(self, dag_id: str, runs: int = 1, run_id: str | None = None) -> list[str]:
         """States of the run, or of all backfilled ones, once none is under way."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if run_id:
-                found = [self.airflow.run(dag_id, run_id)]
+                found = [self.airflow.dag_run(dag_id, run_id)]
             else:
-                all_runs = [] if self.airflow.active_backfill(dag_id) else self.airflow.runs(dag_id)
+                all_runs = [] if self.airflow.active_backfill(dag_id) else self.airflow.dag_runs(dag_id)
                 found = [run for run in all_runs if run["run_type"] == "backfill"]
             states = [run["state"] for run in found if run]
             if len(states) >= runs and not {"queued", "running"} & set(states):
@@ -136,7 +136,7 @@ class Chain:
     def quiet(self, dag_id: str) -> None:
         """Wait until no run of any kind is under way."""
         deadline = time.monotonic() + PATIENCE
-        while any(run["state"] in ("queued", "running") for run in self.airflow.runs(dag_id)):
+        while any(run["state"] in ("queued", "running") for run in self.airflow.dag_runs(dag_id)):
             assert time.monotonic() < deadline, f"{dag_id} is still busy"
             time.sleep(1)
 
@@ -144,7 +144,7 @@ class Chain:
         """Runs of this type that are not `known`, once there is one and none of them is under way."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            found = [r for r in self.airflow.runs(dag_id) if r["dag_run_id"] not in known]
+            found = [r for r in self.airflow.dag_runs(dag_id) if r["dag_run_id"] not in known]
             found = [r for r in found if r["run_type"] == run_type]
             if found and not {"queued", "running"} & {r["state"] for r in found}:
                 return found
@@ -153,7 +153,7 @@ class Chain:
 
     def backfilled(self, dag_id: str, day: date) -> Json:
         """The backfilled run whose data interval begins with `day`. (Its name tells when that interval ends.)"""
-        [run] = self.airflow.runs(
+        [run] = self.airflow.dag_runs(
             dag_id,
             logical_date_gte=midnight(day, ZONE).isoformat(),
             logical_date_lte=midnight(day, ZONE).isoformat(),
@@ -162,7 +162,7 @@ class Chain:
         return run
 
     def run_ids(self, dag_id: str) -> set[str]:
-        return {run["dag_run_id"] for run in self.airflow.runs(dag_id)}
+        return {run["dag_run_id"] for run in self.airflow.dag_runs(dag_id)}
 
     def log(self, dag_id: str, run_id: str, task_id: str) -> str:
         """What the task said in its newest try."""
@@ -181,7 +181,7 @@ class Chain:
         return made.stdout.strip().splitlines()[-1]
 
     def published(self, *days: date) -> dict[str, datasets.Manifest | None]:
-        dataset = features.dataset(loader.load("flight_delay"))
+        dataset = features.features_dataset(loader.load_spec("flight_delay"))
         return {str(day): dataset.manifest(datasets.day_partition(day)) for day in days}
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
@@ -198,24 +198,24 @@ def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     settings.cache_clear()
     try:
         with Progress() as progress:
-            addresses = stack.up(progress)
-            airflow = Airflow(addresses.airflow)
+            addresses = stack.bring_up_stack(progress)
+            airflow = AirflowClient(addresses.airflow)
             deadline = time.monotonic() + 120
             for dag_id in (FEATURES, RETRAIN, "coin.retrain"):
                 while airflow.dag(dag_id) is None:
                     assert time.monotonic() < deadline, airflow.import_errors()
                     time.sleep(1)
-                airflow.pause(dag_id, False)
+                airflow.set_dag_paused(dag_id, False)
             undisturbed = {
                 manifest.partition: manifest
-                for manifest in features.dataset(loader.load("flight_delay")).manifests()
+                for manifest in features.features_dataset(loader.load_spec("flight_delay")).manifests()
             }
             os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow
             settings.cache_clear()
             yield Chain(airflow, home, undisturbed)
     finally:
         with Progress() as progress:
-            stack.stop(progress)
+            stack.stop_stack(progress)
         os.environ.clear()
         os.environ.update(before)
         settings.cache_clear()

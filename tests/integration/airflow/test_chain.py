@@ -15,7 +15,7 @@ from evergreen.registry import versions
 from evergreen.spec import loader
 from evergreen.training import candidates
 from evergreen.training.backends import process
-from evergreen.window import Origin, Window
+from evergreen.window import RunReason, Window
 from integration.airflow.conftest import FEATURES, RETRAIN, ZONE, Chain, days
 from support.kills import Killer
 
@@ -30,7 +30,7 @@ def as_undisturbed(chain: Chain, *wanted: date) -> None:
         expected = chain.undisturbed[f"day={day}"]
         assert manifest == expected, day
         for file in manifest.files.values():
-            assert storage.sha256(chain.home / "lake/features/flight_delay" / file.path) == file.sha256
+            assert storage.file_sha256(chain.home / "lake/features/flight_delay" / file.path) == file.sha256
 
 
 def test_a_backfill_publishes_what_one_process_publishes(chain: Chain) -> None:
@@ -52,8 +52,8 @@ def test_killed_tasks_end_in_the_same_bytes(chain: Chain) -> None:
     killer.join()
     assert killer.killed, "nothing was killed"
     # A run in which one task was killed more often than it may retry is cleared, as a person would.
-    for run in chain.airflow.runs(FEATURES, state=["failed"]):
-        chain.airflow.clear_failed(FEATURES, run["dag_run_id"])
+    for run in chain.airflow.dag_runs(FEATURES, state=["failed"]):
+        chain.airflow.clear_failed_tasks(FEATURES, run["dag_run_id"])
     assert set(chain.wait(FEATURES, 7)) == {"success"}
     as_undisturbed(chain, *wanted)
 
@@ -67,33 +67,31 @@ def test_a_bad_day_fails_at_the_raw_check_and_completes_after_it_is_replaced(cha
     table.assign(arr_time=table.arr_time.mask(table.index < table.index[4], 2567)).to_parquet(
         file, index=False, coerce_timestamps="us"
     )
-    chain.airflow.trigger(FEATURES, "bad", {"start": str(day)})
+    chain.airflow.trigger_dag_run(FEATURES, "bad", {"start": str(day)})
     assert chain.wait(FEATURES, run_id="bad") == ["failed"]
     instances = {i["task_id"]: i for i in chain.airflow.task_instances(FEATURES, "bad")}
     assert instances["check_raw"]["state"] == "failed"
     assert instances["check_raw"]["try_number"] == 1, "a refusal is not retried"
-    assert {instances[task]["state"] for task in ("build", "check_features", "publish")} == {
-        "upstream_failed"
-    }
+    assert {instances[task]["state"] for task in ("build", "check_features", "publish")} == {"upstream_failed"}
     log = json.dumps(chain.airflow.log(instances["check_raw"]))
     for part in ("day=2013-01-17/flights.parquet", "arr_time", "max_value=2400.0", "4 of"):
         assert part in log
     assert chain.published(*days(1, 17)) == before
 
     file.write_bytes(good)
-    chain.airflow.clear_failed(FEATURES, "bad")
+    chain.airflow.clear_failed_tasks(FEATURES, "bad")
     assert chain.wait(FEATURES, run_id="bad") == ["success"]
     as_undisturbed(chain, day)
 
 
 def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain: Chain) -> None:
-    model = loader.load("flight_delay")
+    model = loader.load_spec("flight_delay")
     killer = Killer(chain.home, kills=4, seed=11, pause=(3.0, 8.0))
     killer.start()
-    chain.airflow.trigger(RETRAIN, "first", CONF)
+    chain.airflow.trigger_dag_run(RETRAIN, "first", CONF)
     while chain.wait(RETRAIN, run_id="first") == ["failed"]:
         killer.done.set()
-        chain.airflow.clear_failed(RETRAIN, "first")
+        chain.airflow.clear_failed_tasks(RETRAIN, "first")
     killer.done.set()
     killer.join()
     assert killer.killed, "nothing was killed"
@@ -101,60 +99,60 @@ def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain
     states = chain.states(RETRAIN, "first")
     assert states.pop("backtest") == "skipped", "a run that decides is no backtest"
     assert set(states.values()) == {"success"}, states
-    champion = versions.champion(model)
+    champion = versions.get_champion_version(model)
     assert champion is not None
     judged = chain.airflow.xcom(RETRAIN, "first", "judge")
-    verdict = ledger.judged("flight_delay", judged["entry"]).verdict
+    verdict = ledger.read_verdict_event("flight_delay", judged["entry"]).verdict
     assert verdict.promote
-    assert {record.outcome for record in verdict.records} == {"passed"}
-    assert [record.gate for record in verdict.records] == [gate.name for gate in model.gates]
-    kinds = [entry.act.kind for entry in ledger.entries("flight_delay")]
+    assert {record.outcome for record in verdict.results} == {"passed"}
+    assert [record.gate for record in verdict.results] == [gate.name for gate in model.gates]
+    kinds = [entry.event.kind for entry in ledger.read_entries("flight_delay")]
     assert kinds.count("promoted") == 1, "nothing is promoted twice"
 
-    made = candidates.dataset(model).manifest("as_of=2013-01-18")
-    examples = training_sets.dataset(model).manifest("as_of=2013-01-18")
+    made = candidates.candidate_dataset(model).manifest("as_of=2013-01-18")
+    examples = training_sets.training_set_dataset(model).manifest("as_of=2013-01-18")
     assert made is not None
     assert examples is not None
     assert champion.tags["evergreen.fingerprint"] == made.fingerprint
-    assert champion.tags["evergreen.data"] == examples.content
+    assert champion.tags["evergreen.data"] == examples.content_hash
     # Made once more, from nothing, in this process: the same bytes.
-    for dataset in (training_sets.dataset(model), candidates.dataset(model)):
+    for dataset in (training_sets.training_set_dataset(model), candidates.candidate_dataset(model)):
         (dataset.root / "_manifests/as_of=2013-01-18.json").unlink()
     storage.remove(candidates.job_folder(model, made.fingerprint))
-    window = Window.between(date(2013, 1, 1), AS_OF, Origin.MANUAL, ZONE)
-    again = training_sets.build(model, window)
+    window = Window.from_range(date(2013, 1, 1), AS_OF, RunReason.MANUAL, ZONE)
+    again = training_sets.build_training_set(model, window)
     assert again == examples
-    source = training_sets.dataset(model)
-    assert process.train(model, again, source, training_sets.feature_columns(model)) == made
+    source = training_sets.training_set_dataset(model)
+    assert process.train_in_process(model, again, source, training_sets.model_input_columns(model)) == made
 
 
 def test_a_window_that_is_not_newer_never_promotes(chain: Chain) -> None:
-    model = loader.load("flight_delay")
-    before = versions.champion(model)
-    chain.airflow.trigger(RETRAIN, "again", CONF)
+    model = loader.load_spec("flight_delay")
+    before = versions.get_champion_version(model)
+    chain.airflow.trigger_dag_run(RETRAIN, "again", CONF)
     assert chain.wait(RETRAIN, run_id="again") == ["success"]
     assert chain.states(RETRAIN, "again")["promote"] == "skipped"
     assert before is not None
-    after = versions.champion(model)
+    after = versions.get_champion_version(model)
     assert after is not None
     assert after.version == before.version
 
 
 def test_two_models_live_side_by_side_on_the_same_features(chain: Chain) -> None:
-    chain.airflow.trigger("coin.retrain", "coin", CONF)
+    chain.airflow.trigger_dag_run("coin.retrain", "coin", CONF)
     assert chain.wait("coin.retrain", run_id="coin") == ["success"]
     states = chain.states("coin.retrain", "coin")
     assert {states.pop("promote"), states.pop("backtest")} == {"skipped"}
     assert set(states.values()) == {"success"}
-    coin, flight_delay = loader.load("coin"), loader.load("flight_delay")
-    assert versions.champion(coin) is None
-    assert versions.champion(flight_delay) is not None
+    coin, flight_delay = loader.load_spec("coin"), loader.load_spec("flight_delay")
+    assert versions.get_champion_version(coin) is None
+    assert versions.get_champion_version(flight_delay) is not None
     assert chain.airflow.dag("coin.features") is None
     assert chain.airflow.xcom("coin.retrain", "coin", "register") == "1"
 
 
 def test_a_run_about_days_without_data_says_which_before_any_work(chain: Chain) -> None:
-    chain.airflow.trigger(RETRAIN, "too-new", {"as_of": "2013-02-01"})
+    chain.airflow.trigger_dag_run(RETRAIN, "too-new", {"as_of": "2013-02-01"})
     assert chain.wait(RETRAIN, run_id="too-new") == ["failed"]
     instances = {i["task_id"]: i for i in chain.airflow.task_instances(RETRAIN, "too-new")}
     failed = next(i for i in instances.values() if i["state"] == "failed")

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from evergreen import ledger
-from evergreen.ledger import Judged, Promoted, Rejected, RolledBack
+from evergreen.ledger import ChampionRolledBack, PromotionRejected, VerdictRecorded, VersionPromoted
 from evergreen.registry import versions
 from evergreen.spec import loader
 from integration.airflow.conftest import Chain
@@ -27,8 +27,8 @@ DAG = f"{NAME}.retrain"
 
 def asked(chain: Chain, run_id: str, as_of: str) -> dict[str, Any]:
     """Start a run, and give what a person is asked."""
-    chain.airflow.pause(DAG, False)
-    chain.airflow.trigger(DAG, run_id, {"as_of": as_of})
+    chain.airflow.set_dag_paused(DAG, False)
+    chain.airflow.trigger_dag_run(DAG, run_id, {"as_of": as_of})
     deadline = time.monotonic() + 180
     while chain.states(DAG, run_id).get("approve") not in ("awaiting_input", "deferred"):
         assert time.monotonic() < deadline, chain.states(DAG, run_id)
@@ -36,14 +36,12 @@ def asked(chain: Chain, run_id: str, as_of: str) -> dict[str, Any]:
     # Nobody is as quick as a test: an answer in the first tenth of a second finds Airflow still busy with pausing
     # the task, and it asks once more.
     time.sleep(3)
-    return chain.airflow._ask(
-        "GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
-    )
+    return chain.airflow._request("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails")
 
 
 def answer(chain: Chain, run_id: str, option: str) -> None:
     """What the buttons under Required actions do."""
-    chain.airflow._ask(
+    chain.airflow._request(
         "PATCH",
         f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails",
         json={"chosen_options": [option], "params_input": {}},
@@ -52,50 +50,50 @@ def answer(chain: Chain, run_id: str, option: str) -> None:
 
 
 def last(kind: type) -> Any:
-    return next(entry.act for entry in reversed(ledger.entries(NAME)) if isinstance(entry.act, kind))
+    return next(entry.event for entry in reversed(ledger.read_entries(NAME)) if isinstance(entry.event, kind))
 
 
 def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
-    model = loader.load(NAME)
+    model = loader.load_spec(NAME)
     form = asked(chain, "one", "2013-01-12")
     assert "auc_threshold" in form["body"], "the table of gates is what one decides by"
     assert "There is no champion yet" in form["body"]
     assert form["defaults"] == ["Reject"]
-    assert versions.champion(model) is None, "nothing is promoted before the answer"
+    assert versions.get_champion_version(model) is None, "nothing is promoted before the answer"
     answer(chain, "one", "Approve")
-    assert ledger.state(NAME).champion == "1"
-    assert last(Promoted).approved_by
+    assert ledger.read_state(NAME).champion == "1"
+    assert last(VersionPromoted).approved_by
 
     asked(chain, "two", "2013-01-15")
     answer(chain, "two", "Approve")
-    assert ledger.state(NAME).champion == "2"
-    assert last(Judged).champion == "1"
+    assert ledger.read_state(NAME).champion == "2"
+    assert last(VerdictRecorded).champion == "1"
 
     rollback = f"{NAME}.rollback"
-    chain.airflow.pause(rollback, False)
+    chain.airflow.set_dag_paused(rollback, False)
     with pytest.raises(Exception, match="reason"):
-        chain.airflow.trigger(rollback, "without", {})
+        chain.airflow.trigger_dag_run(rollback, "without", {})
     # As the form asks for it: today, long after the last day of this model's data.
     asked_at = datetime.now(UTC).isoformat()
     conf = {"reason": "it was seen to be wrong"}
     body = {"dag_run_id": "back", "logical_date": asked_at, "conf": conf}
-    chain.airflow._ask("POST", f"/api/v2/dags/{rollback}/dagRuns", json=body)
+    chain.airflow._request("POST", f"/api/v2/dags/{rollback}/dagRuns", json=body)
     assert chain.wait(rollback, run_id="back") == ["success"]
-    act = last(RolledBack)
+    act = last(ChampionRolledBack)
     assert (act.to, act.barred, act.reason) == ("1", "2", "it was seen to be wrong")
-    champion = versions.champion(model)
+    champion = versions.get_champion_version(model)
     assert champion is not None
     assert str(champion.version) == "1"
     # Cleared and run again, it does not go back once more: there is no other version that is not barred.
     chain.clear(rollback, "back")
     assert chain.wait(rollback, run_id="back") == ["failed"]
-    assert ledger.state(NAME).champion == "1"
+    assert ledger.read_state(NAME).champion == "1"
 
     asked(chain, "three", "2013-01-18")
     answer(chain, "three", "Reject")
     assert chain.states(DAG, "three")["promote"] == "skipped"
-    assert last(Rejected).reason == "rejected"
-    assert ledger.state(NAME).champion == "1"
+    assert last(PromotionRejected).reason == "rejected"
+    assert ledger.read_state(NAME).champion == "1"
 
 
 def test_a_person_at_a_terminal_reaches_the_registry_that_is_up(chain: Chain) -> None:
@@ -109,8 +107,8 @@ def test_a_person_at_a_terminal_reaches_the_registry_that_is_up(chain: Chain) ->
 
     evergreen("release", NAME, "2", "--reason", "it was the weather")
     evergreen("rollback", NAME, "--to", "2", "--reason", "it was better after all")
-    assert ledger.state(NAME).champion == "2"
-    champion = versions.champion(loader.load(NAME))
+    assert ledger.read_state(NAME).champion == "2"
+    champion = versions.get_champion_version(loader.load_spec(NAME))
     assert champion is not None
     assert "champion" in champion.aliases
     assert "it was better after all" in " ".join(evergreen("history", NAME).split())
@@ -118,7 +116,7 @@ def test_a_person_at_a_terminal_reaches_the_registry_that_is_up(chain: Chain) ->
 
 
 def test_nobody_is_asked_about_what_cannot_be_promoted(chain: Chain) -> None:
-    chain.airflow.trigger(DAG, "old", {"as_of": "2013-01-11"})
+    chain.airflow.trigger_dag_run(DAG, "old", {"as_of": "2013-01-11"})
     assert chain.wait(DAG, run_id="old") == ["success"]
     states = chain.states(DAG, "old")
     assert states["approve"] == states["promote"] == "skipped"
@@ -126,7 +124,7 @@ def test_nobody_is_asked_about_what_cannot_be_promoted(chain: Chain) -> None:
 
 
 def test_the_gate_report_is_one_click_from_the_task_and_not_open_to_all(chain: Chain) -> None:
-    links = chain.airflow._ask("GET", f"/api/v2/dags/{DAG}/dagRuns/one/taskInstances/judge/links")
+    links = chain.airflow._request("GET", f"/api/v2/dags/{DAG}/dagRuns/one/taskInstances/judge/links")
     path = links["extra_links"]["Gate report"]
     page = httpx.get(chain.airflow.url + path, headers=chain.airflow._headers(), trust_env=False)
     assert page.status_code == 200

@@ -13,7 +13,7 @@ from evergreen import storage
 from evergreen.cli.progress import Progress
 from evergreen.ingest import raw_files
 from evergreen_local import processes, stack
-from evergreen_local.stack import Record
+from evergreen_local.stack import StackRecord
 from integration.airflow.conftest import FEATURES, RETRAIN, Chain, days
 from support.kills import Killer, kill_component, kill_engine
 
@@ -45,7 +45,7 @@ def arrive_again(chain: Chain, day: date) -> None:
     chain.forget(day)
     file = raw_files.raw_file("flights", day)
     content = file.read_bytes()
-    with storage.replacing(file) as scratch:
+    with storage.atomic_write(file) as scratch:
         scratch.write_bytes(content)
 
 
@@ -53,9 +53,9 @@ def test_spark_a_task_and_the_triggerer_are_killed_while_runs_wait_and_a_day_arr
     chance = random.Random(SEED)
     wanted, arriving = days(4, 11), date(2013, 1, 15)
     chain.forget(*wanted)
-    chain.airflow.trigger(FEATURES, "killed", {"start": "2013-01-04", "end": "2013-01-09"})
+    chain.airflow.trigger_dag_run(FEATURES, "killed", {"start": "2013-01-04", "end": "2013-01-09"})
     eventually("it makes its days", lambda: chain.states(FEATURES, "killed").get("plan") == "success")
-    chain.airflow.trigger(FEATURES, "waiting", {"start": "2013-01-08", "end": "2013-01-11"})
+    chain.airflow.trigger_dag_run(FEATURES, "waiting", {"start": "2013-01-08", "end": "2013-01-11"})
     killer = Killer(chain.home, kills=2, seed=SEED, pause=(0.2, 1.5))
     killer.start()
     eventually("it waits for the other", lambda: chain.states(FEATURES, "waiting").get("plan") == "deferred")
@@ -67,13 +67,13 @@ def test_spark_a_task_and_the_triggerer_are_killed_while_runs_wait_and_a_day_arr
     time.sleep(chance.uniform(0, 2))
     arrive_again(chain, arriving)
     second()
-    airflow, spark = (Record.read(chain.home).engines[name].process for name in ("airflow", "spark"))
+    airflow, spark = (StackRecord.read(chain.home).services[name].process for name in ("airflow", "spark"))
     parts = ["trigger", "schedule", "dag-proc"]
-    eventually("the triggerer is gone", lambda: processes.missing(airflow, parts) == ["trigger"])
-    eventually("Spark is gone", lambda: not processes.alive(spark))
+    eventually("the triggerer is gone", lambda: processes.missing_children(airflow, parts) == ["trigger"])
+    eventually("Spark is gone", lambda: not processes.is_alive(spark))
     with Progress() as progress:
-        stack.up(progress)
-    now = Record.read(chain.home).engines
+        stack.bring_up_stack(progress)
+    now = StackRecord.read(chain.home).services
     assert now["airflow"].process != airflow
     assert now["spark"].process != spark
     killer.done.set()

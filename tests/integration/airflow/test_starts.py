@@ -14,7 +14,7 @@ from evergreen import ledger, storage
 from evergreen.features import inputs
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
-from evergreen.ledger import Backtested
+from evergreen.ledger import BacktestRecorded
 from evergreen.registry import versions
 from evergreen.settings import settings
 from evergreen.spec import loader
@@ -54,13 +54,13 @@ def drop_first_row(day: date) -> bytes:
     """Correct a raw day; gives the file as it was."""
     file = raw_files.raw_file("flights", day)
     before = file.read_bytes()
-    with storage.replacing(file) as scratch:
+    with storage.atomic_write(file) as scratch:
         pd.read_parquet(file).iloc[1:].to_parquet(scratch, index=False, coerce_timestamps="us")
     return before
 
 
 def restore(day: date, content: bytes) -> None:
-    with storage.replacing(raw_files.raw_file("flights", day)) as scratch:
+    with storage.atomic_write(raw_files.raw_file("flights", day)) as scratch:
         scratch.write_bytes(content)
 
 
@@ -127,7 +127,7 @@ def test_dates_that_make_no_sense_are_refused_before_any_work(
     chain: Chain, conf: dict[str, str], complaint: str
 ) -> None:
     run_id = "senseless-" + "-".join(conf.values())
-    chain.airflow.trigger(FEATURES, run_id, conf)
+    chain.airflow.trigger_dag_run(FEATURES, run_id, conf)
     assert chain.wait(FEATURES, run_id=run_id) == ["failed"]
     assert complaint in chain.log(FEATURES, run_id, "plan")
     assert {chain.states(FEATURES, run_id)[task] for task in AFTER_PLAN} == {"upstream_failed"}
@@ -136,7 +136,7 @@ def test_dates_that_make_no_sense_are_refused_before_any_work(
 def test_features_by_hand_cleared_and_run_again(chain: Chain) -> None:
     wanted = days(10, 11)
     chain.forget(*wanted)
-    chain.airflow.trigger(FEATURES, "by-hand", {"start": "2013-01-10", "end": "2013-01-11"})
+    chain.airflow.trigger_dag_run(FEATURES, "by-hand", {"start": "2013-01-10", "end": "2013-01-11"})
     assert chain.wait(FEATURES, run_id="by-hand") == ["success"]
     assert "manual: 2013-01-10, 2013-01-11" in chain.log(FEATURES, "by-hand", "plan")
     as_undisturbed(chain, *wanted)
@@ -193,15 +193,15 @@ def test_a_corrected_day_is_made_again_with_the_days_that_look_back_to_it(chain:
 
 
 def test_a_backfill_of_retrain_is_a_backtest(chain: Chain) -> None:
-    model = loader.load("flight_delay")
-    champion = versions.champion(model)
+    model = loader.load_spec("flight_delay")
+    champion = versions.get_champion_version(model)
     before = model_versions()
-    online = datasets.dataset("online/flight_delay").manifests()
-    chain.airflow.backfill(
+    online = datasets.open_dataset("online/flight_delay").manifests()
+    chain.airflow.create_backfill(
         RETRAIN, midnight(date(2013, 1, 4), ZONE), midnight(date(2013, 1, 11), ZONE), "completed", 2
     )
     assert set(chain.wait(RETRAIN, 2)) == {"success"}
-    runs = [run["dag_run_id"] for run in chain.airflow.runs(RETRAIN) if run["run_type"] == "backfill"]
+    runs = [run["dag_run_id"] for run in chain.airflow.dag_runs(RETRAIN) if run["run_type"] == "backfill"]
     for run_id in runs:
         states = chain.states(RETRAIN, run_id)
         assert [task for task in states if states[task] == "success"] == [
@@ -209,11 +209,11 @@ def test_a_backfill_of_retrain_is_a_backtest(chain: Chain) -> None:
         ]
         assert states["promote"] == states["materialize"] == "skipped"
     assert (chain.home / "lake/backtests/flight_delay/report.html").exists()
-    left = [entry.act for entry in ledger.entries("flight_delay") if isinstance(entry.act, Backtested)]
+    left = [entry.event for entry in ledger.read_entries("flight_delay") if isinstance(entry.event, BacktestRecorded)]
     assert {act.as_of for act in left} == {date(2013, 1, 11), date(2013, 1, 18)}, "evidence, in the ledger"
-    assert versions.champion(model) == champion
+    assert versions.get_champion_version(model) == champion
     assert model_versions() == before
-    assert datasets.dataset("online/flight_delay").manifests() == online
+    assert datasets.open_dataset("online/flight_delay").manifests() == online
 
 
 def test_retrain_by_the_clock_knows_what_was_known_then(chain: Chain) -> None:
@@ -225,16 +225,16 @@ def test_retrain_by_the_clock_knows_what_was_known_then(chain: Chain) -> None:
 def test_retrain_on_arrival_of_enough_days_and_of_a_backfill_only_as_a_backtest(chain: Chain) -> None:
     # The first features that it hears of are all new to it.
     known = chain.run_ids(COIN)
-    chain.airflow.trigger(FEATURES, "awakening", {"start": "2013-01-05"})
+    chain.airflow.trigger_dag_run(FEATURES, "awakening", {"start": "2013-01-05"})
     assert chain.wait(FEATURES, run_id="awakening") == ["success"]
     [run] = chain.new_runs(COIN, known, "asset_triggered", patience=120)
-    newest = inputs.newest(loader.load("coin")) + timedelta(1)
+    newest = inputs.newest_published_day(loader.load_spec("coin")) + timedelta(1)
     assert f"until {newest}" in chain.log(COIN, run["dag_run_id"], "plan")
     assert run["state"] == "success"
 
     # Nothing has changed since: not enough.
     known = chain.run_ids(COIN)
-    chain.airflow.trigger(FEATURES, "nothing-new", {"start": "2013-01-05"})
+    chain.airflow.trigger_dag_run(FEATURES, "nothing-new", {"start": "2013-01-05"})
     [run] = chain.new_runs(COIN, known, "asset_triggered", patience=120)
     assert "0 days are new or corrected" in chain.log(COIN, run["dag_run_id"], "plan")
     assert set(chain.states(COIN, run["dag_run_id"]).values()) == {"success", "skipped"}

@@ -12,18 +12,16 @@ from typer.testing import CliRunner
 
 from evergreen.cli import app
 from evergreen.cli.progress import Progress
-from evergreen.client.airflow import Airflow, AirflowError
+from evergreen.client.airflow import AirflowClient, AirflowError
 from evergreen.settings import settings
 from evergreen_local import processes, report, services, stack
-from evergreen_local.stack import Addresses, StackError
+from evergreen_local.stack import ServiceAddresses, StackError
 from integration.cli.doctor.conftest import Told
 from integration.cli.doctor.conftest import server as server
 
 pytestmark = pytest.mark.integration
 
-HEALTHY = {
-    part: {"status": "healthy"} for part in ("metadatabase", "scheduler", "dag_processor", "triggerer")
-}
+HEALTHY = {part: {"status": "healthy"} for part in ("metadatabase", "scheduler", "dag_processor", "triggerer")}
 
 
 @pytest.fixture
@@ -52,8 +50,8 @@ def elsewhere(home: Path, server: Told, monkeypatch: pytest.MonkeyPatch) -> Told
 
 def test_up_waits_and_starts_nothing(elsewhere: Told) -> None:
     with Progress() as progress:
-        found = stack.up(progress)
-    assert found == Addresses(settings().airflow or "", elsewhere.url, settings().spark)
+        found = stack.bring_up_stack(progress)
+    assert found == ServiceAddresses(settings().airflow or "", elsewhere.url, settings().spark)
     assert found.airflow_ui == elsewhere.url
     assert not (settings().home / "stack.json").exists()
 
@@ -62,44 +60,40 @@ def test_up_waits_for_one_that_is_late(elsewhere: Told) -> None:
     elsewhere.answers["GET /health"] = (503, "not yet")
     threading.Timer(1.2, lambda: elsewhere.answers.update({"GET /health": (200, "OK")})).start()
     with Progress() as progress:
-        stack.up(progress)
+        stack.bring_up_stack(progress)
 
 
 def test_one_that_never_answers_is_named(elsewhere: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere.answers["GET /health"] = (503, "not yet")
-    monkeypatch.setattr(stack, "_READY_WITHIN", 0.5)
+    monkeypatch.setattr(stack, "_READY_TIMEOUT_S", 0.5)
     with (
         Progress() as progress,
         pytest.raises(StackError, match=r"MLflow at .* does not answer .* `evergreen doctor`"),
     ):
-        stack.up(progress)
+        stack.bring_up_stack(progress)
 
 
 def test_people_see_the_address_that_is_theirs(elsewhere: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_AIRFLOW_UI", "https://airflow.example.com")
     settings.cache_clear()
     with Progress() as progress:
-        found = stack.up(progress)
-    assert services.elsewhere()["airflow"].url == "https://airflow.example.com"
-    client = Airflow(found.airflow, found.airflow_ui)
-    assert client.page("d", "r") == "https://airflow.example.com/dags/d/runs/r"
+        found = stack.bring_up_stack(progress)
+    assert services.external_services()["airflow"].url == "https://airflow.example.com"
+    client = AirflowClient(found.airflow, found.airflow_ui)
+    assert client.run_page_url("d", "r") == "https://airflow.example.com/dags/d/runs/r"
 
 
 def test_user_and_password_are_those_of_the_address(elsewhere: Told) -> None:
-    assert Airflow(settings().airflow or "").import_errors() == []
-    with pytest.raises(
-        AirflowError, match=r"does not let us in: Invalid credentials\. EVERGREEN_AIRFLOW has"
-    ):
-        Airflow((settings().airflow or "").replace("pa%20ss", "other")).import_errors()
+    assert AirflowClient(settings().airflow or "").import_errors() == []
+    with pytest.raises(AirflowError, match=r"does not let us in: Invalid credentials\. EVERGREEN_AIRFLOW has"):
+        AirflowClient((settings().airflow or "").replace("pa%20ss", "other")).import_errors()
 
 
-@pytest.mark.parametrize(
-    ("terminal", "said"), [(True, "password pa ss"), (False, "(the one in EVERGREEN_AIRFLOW)")]
-)
+@pytest.mark.parametrize(("terminal", "said"), [(True, "password pa ss"), (False, "(the one in EVERGREEN_AIRFLOW)")])
 def test_a_password_is_for_eyes_and_for_no_log(elsewhere: Told, terminal: bool, said: str) -> None:
     with Progress() as progress:
         progress.console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
-        report.where(progress, Addresses(settings().airflow or "", "http://m", "sc://s"))
+        report.show_addresses(progress, ServiceAddresses(settings().airflow or "", "http://m", "sc://s"))
         printed = progress.console.file.getvalue()  # type: ignore[attr-defined]
     assert said in printed
     assert terminal or "pa ss" not in printed

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evergreen.cli import migrate
-from evergreen.cli.doctor import NotWellError
+from evergreen.cli.doctor import ChecksFailedError
 from evergreen.cli.migrate import MigrationError
 from evergreen.cli.progress import Progress
 from evergreen.settings import Settings, settings
@@ -35,22 +35,22 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def told() -> str:
     settings.cache_clear()
-    with Progress() as progress, pytest.raises(NotWellError) as caught:
+    with Progress() as progress, pytest.raises(ChecksFailedError) as caught:
         migrate.migrate(progress)
     return str(caught.value)
 
 
 def test_what_the_environment_names_is_migrated_and_nothing_else() -> None:
-    assert migrate.databases_in({"MLFLOW_BACKEND_STORE_URI": "", "OTHER": "x"}) == {}
-    assert migrate.databases_in({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://x"}) == {
+    assert migrate.configured_databases({"MLFLOW_BACKEND_STORE_URI": "", "OTHER": "x"}) == {}
+    assert migrate.configured_databases({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://x"}) == {
         "Airflow": "postgresql://x"
     }
 
 
 def test_folders_are_no_buckets(home: Path) -> None:
-    assert migrate.buckets_in({"MLFLOW_ARTIFACTS_DESTINATION": "/srv/mlflow"}, Settings()) == {}
+    assert migrate.configured_buckets({"MLFLOW_ARTIFACTS_DESTINATION": "/srv/mlflow"}, Settings()) == {}
     given = Settings(ledger="s3://a/ledger", jobs="file:///srv/jobs")
-    assert migrate.buckets_in({"MLFLOW_ARTIFACTS_DESTINATION": "s3://b/mlflow"}, given) == {
+    assert migrate.configured_buckets({"MLFLOW_ARTIFACTS_DESTINATION": "s3://b/mlflow"}, given) == {
         "ledger": "s3://a/ledger",
         "artifacts": "s3://b/mlflow",
     }
@@ -66,9 +66,7 @@ def test_buckets_are_made(home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -
     assert s3.buckets == {"evergreen": {}, "other": {}}
 
 
-def test_a_store_that_loses_promotions_is_refused(
-    home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_loses_promotions_is_refused(home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     s3.conditions = "ignored"
     monkeypatch.setenv("EVERGREEN_LEDGER", "s3://evergreen/ledger")
     assert "ledger, s3://evergreen/ledger: 16 of 16 writers were told" in told()
@@ -82,9 +80,7 @@ def test_all_that_does_not_answer_is_named_and_nothing_is_touched(
         con.execute("CREATE TABLE mine (i INT)")
     before = database.read_bytes()
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{database}")
-    monkeypatch.setenv(
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://airflow:secret@127.0.0.1:9/airflow"
-    )
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://airflow:secret@127.0.0.1:9/airflow")
     said = told()
     assert said.splitlines()[0] == "nothing was migrated: 1 fault"
     assert "Airflow's database, postgresql://127.0.0.1:9/airflow: does not answer: " in said
@@ -97,19 +93,19 @@ def test_who_waits_goes_on_when_somebody_else_has_migrated(
 ) -> None:
     url = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", url)
-    monkeypatch.setattr(migrate, "_DONE_WITHIN", 1.0)
+    monkeypatch.setattr(migrate, "_MIGRATION_TIMEOUT_S", 1.0)
     with pytest.raises(MigrationError, match="MLflow's database .* `evergreen migrate` brings it there"):
-        migrate.wait()
+        migrate.wait_for_migration()
     assert "waiting: MLflow's database" in capsys.readouterr().out
 
-    monkeypatch.setattr(migrate, "_DONE_WITHIN", 120.0)
+    monkeypatch.setattr(migrate, "_MIGRATION_TIMEOUT_S", 120.0)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(migrate.wait)
-        migrate._migrate("MLflow", url)
+        waiting = pool.submit(migrate.wait_for_migration)
+        migrate._migrate_database("MLflow", url)
         waiting.result()
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as con, con:
         con.execute("UPDATE alembic_version SET version_num = 'another'")
-    monkeypatch.setattr(migrate, "_DONE_WITHIN", 1.0)
+    monkeypatch.setattr(migrate, "_MIGRATION_TIMEOUT_S", 1.0)
     with pytest.raises(MigrationError):
-        migrate.wait()
+        migrate.wait_for_migration()
     assert "is of another version" in capsys.readouterr().out

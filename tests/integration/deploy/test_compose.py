@@ -167,9 +167,7 @@ def test_no_number_is_no_port(run: Run) -> None:
 
 
 def test_a_kubeconfig_that_is_not_there_is_named(run: Run) -> None:
-    assert "TRAINING_KUBECONFIG is /nowhere, which is not there" in refused(
-        run("up", TRAINING_KUBECONFIG="/nowhere")
-    )
+    assert "TRAINING_KUBECONFIG is /nowhere, which is not there" in refused(run("up", TRAINING_KUBECONFIG="/nowhere"))
 
 
 def test_a_silent_engine_is_named(folder: Path, run: Run) -> None:

@@ -21,9 +21,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def kept(
-    request: pytest.FixtureRequest, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
-) -> Kept:
+def kept(request: pytest.FixtureRequest, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Kept:
     if request.param == "sqlite":
         return InSqlite(use_home)
     return InRedis(use_home, request.getfixturevalue("redis_server"), monkeypatch)

@@ -26,7 +26,7 @@ from feast.types import Array, Float64, Int64, String, UnixTimestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evergreen.feature_store.offline_store import RetrievalError, _assert_whole
+from evergreen.feature_store.offline_store import RetrievalError, _check_row_numbers
 from evergreen.lake.datasets import Dataset
 
 pytestmark = pytest.mark.integration
@@ -169,9 +169,7 @@ def columns(table: pa.Table, names: Sequence[str]) -> list[tuple[Any, ...]]:
     return list(zip(*(ordered[name].to_pylist() for name in names), strict=True))
 
 
-def assert_same(
-    repo: Repo, entity_df: pd.DataFrame, features: list[str], **options: Any
-) -> list[tuple[Any, ...]]:
+def assert_same(repo: Repo, entity_df: pd.DataFrame, features: list[str], **options: Any) -> list[tuple[Any, ...]]:
     """Both stores give the same columns, types and values; ours in the order of `entity_df`."""
     found, expected = (retrieve(store, entity_df, features, **options) for store in (repo.ours, repo.stock))
     assert found.column_names == expected.column_names
@@ -336,9 +334,7 @@ def test_entity_timestamps(repo: Repo, written: Callable[[pd.Series], pd.Series]
     [pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.timestamp("us", "Asia/Tokyo")],
 )
 def test_feature_timestamps(repo: Repo, dtype: pa.DataType) -> None:
-    table = pa.Table.from_pylist(
-        [feature_row(1, "x", "y", 0, 0), feature_row(2, "x", "y", 5, 5)], schema=SCHEMA
-    )
+    table = pa.Table.from_pylist([feature_row(1, "x", "y", 0, 0), feature_row(2, "x", "y", 5, 5)], schema=SCHEMA)
     for name in ("ts", "created"):
         instants = table[name].cast(pa.timestamp("us"))  # the same wall clock in UTC
         typed = instants.cast(dtype) if dtype.tz is None else table[name].cast(dtype)
@@ -585,8 +581,7 @@ def test_many_ties_over_many_files_give_the_same_bytes_every_time(tmp_path: Path
     repo = Repo(tmp_path, path=f"{files}/*.parquet")
     asked = [(f"k{i % 60}", i % 55) for i in range(3_000)]
     expected = [
-        next((last[key, at(ts - age)] for age in range(11) if (key, at(ts - age)) in last), None)
-        for key, ts in asked
+        next((last[key, at(ts - age)] for age in range(11) if (key, at(ts - age)) in last), None) for key, ts in asked
     ]
     entity_df = entities(*((key, "y", ts) for key, ts in asked))
     for _ in range(4):
@@ -604,7 +599,7 @@ def test_rows_in_are_rows_out_in_their_order(repo: Repo) -> None:
 @pytest.mark.parametrize("rows", [[0, 1], [0, 1, 2, 2], [0, 2, 1]])
 def test_rows_that_are_lost_doubled_or_moved_are_an_error(rows: list[int]) -> None:
     with pytest.raises(RetrievalError, match=f"3 entity rows in, {len(rows)} rows out"):
-        _assert_whole("one", np.array(rows), 3)
+        _check_row_numbers("one", np.array(rows), 3)
 
 
 # Sources.
@@ -703,9 +698,7 @@ def test_materialize_and_online_reads(tmp_path: Path, pull_latest: bool) -> None
     for store in (repo.ours, repo.stock):
         store.config.materialization_config.pull_latest_features = pull_latest
         store.materialize(at(0), at(10), feature_views=["one", "pair"])
-        read = store.get_online_features(
-            [*REFS[:2], "pair:kind", "pair:when"], asked, full_feature_names=True
-        )
+        read = store.get_online_features([*REFS[:2], "pair:kind", "pair:when"], asked, full_feature_names=True)
         answers.append(read.to_dict())
     assert answers[0] == answers[1]
     assert answers[0]["one__v"] == [7, 7, None, None, 11, 11]
@@ -754,9 +747,7 @@ def test_all_faults_of_an_entity_df_are_named_at_once(repo: Repo) -> None:
     asked = entities(("x", "y", 1)).drop(columns=["a", "b"]).assign(kind="mine")
     with pytest.raises(RetrievalError) as refused:
         retrieve(repo.ours, asked, ["pair:v", "pair:kind"])
-    assert [fault.where for fault in refused.value.faults] == [
-        f"entity_df[{c!r}]" for c in ("a", "b", "kind")
-    ]
+    assert [fault.location for fault in refused.value.faults] == [f"entity_df[{c!r}]" for c in ("a", "b", "kind")]
 
 
 def test_missing_source_columns_are_named(repo: Repo) -> None:
@@ -765,7 +756,7 @@ def test_missing_source_columns_are_named(repo: Repo) -> None:
     pq.write_table(table.rename_columns({"kind": "Kind", "share": "sharing"}), repo.file)
     with pytest.raises(RetrievalError) as refused:
         retrieve(repo.ours, entities(("x", "y", 1)), ["one:v", "one:kind", "one:share"])
-    assert {fault.where for fault in refused.value.faults} == {"kind", "share"}
+    assert {fault.location for fault in refused.value.faults} == {"kind", "share"}
 
 
 def test_what_is_not_supported_says_so(repo: Repo, tmp_path: Path) -> None:

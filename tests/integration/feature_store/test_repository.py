@@ -70,8 +70,8 @@ def applications(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[]
 
 def opened() -> FeatureStore:
     """As a new process gets it."""
-    repository.feature_store.cache_clear()
-    return repository.feature_store()
+    repository.open_feature_store.cache_clear()
+    return repository.open_feature_store()
 
 
 def names(store: FeatureStore) -> list[str]:
@@ -150,9 +150,7 @@ def test_what_was_lost_is_applied_again(repo: Path, applications: Callable[[], i
 
 
 @pytest.mark.parametrize("moment", ["delete_feature_service", "delete_feature_view", "mark_online"])
-def test_an_application_that_was_killed_is_repeated(
-    repo: Path, applications: Callable[[], int], moment: str
-) -> None:
+def test_an_application_that_was_killed_is_repeated(repo: Path, applications: Callable[[], int], moment: str) -> None:
     opened()
     (repo / "ponds.py").write_text(DEFINITIONS)
 
@@ -187,6 +185,6 @@ def test_what_is_no_longer_defined_is_taken_out_of_this_project_only(
 
 def test_opening_waits_for_nobody_who_materializes(repo: Path) -> None:
     opened()
-    with repository.locked():
+    with repository.feast_lock():
         child = forked(opened)
         assert ended([child]) == [0]

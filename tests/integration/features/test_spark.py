@@ -12,19 +12,19 @@ import pytest
 
 from evergreen.feature_store import training_sets
 from evergreen.spec import loader
-from evergreen.window import Origin, Window
+from evergreen.window import RunReason, Window
 
 pytestmark = pytest.mark.integration
 
 
 def rows() -> pd.DataFrame:
     """Training rows as of 12 January; few days, because Spark takes its time."""
-    model = loader.load("flight_delay")
-    window = Window.between(date(2013, 1, 3), date(2013, 1, 12), Origin.MANUAL, "America/New_York")
-    manifest = training_sets.build(model, window)
-    published = training_sets.dataset(model)
+    model = loader.load_spec("flight_delay")
+    window = Window.from_range(date(2013, 1, 3), date(2013, 1, 12), RunReason.MANUAL, "America/New_York")
+    manifest = training_sets.build_training_set(model, window)
+    published = training_sets.training_set_dataset(model)
     return (
-        pq.read_table(published.path(manifest, "train"))
+        pq.read_table(published.file_path(manifest, "train"))
         .to_pandas()
         .sort_values("flight_id")
         .reset_index(drop=True)

@@ -19,17 +19,15 @@ from evergreen.lake import datasets
 from evergreen.reports import backtest as backtest_report
 from evergreen.settings import settings
 from evergreen.spec import loader
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 from evergreen.training import candidates
 from evergreen.training.backends import process
-from evergreen.window import Origin, Window
+from evergreen.window import RunReason, Window
 
 pytestmark = pytest.mark.integration
 
-SPEC = loader.load("flight_delay")
-MODEL = SPEC.model_copy(
-    update={"train_days": 6, "holdout_days": 2, "parameters": {**SPEC.parameters, "rounds": 12}}
-)
+SPEC = loader.load_spec("flight_delay")
+MODEL = SPEC.model_copy(update={"train_days": 6, "holdout_days": 2, "parameters": {**SPEC.parameters, "rounds": 12}})
 CHANGED = MODEL.model_copy(update={"parameters": {**MODEL.parameters, "max_depth": 2}})
 DATES = [date(2013, 1, day) for day in (9, 11, 13, 15)]
 
@@ -46,14 +44,14 @@ def made(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     before = os.environ["EVERGREEN_HOME"]
     os.environ["EVERGREEN_HOME"] = str(home)
     settings.cache_clear()
-    source = training_sets.dataset(MODEL)
+    source = training_sets.training_set_dataset(MODEL)
     examples, trained = {}, {}
     for day in DATES:
-        window = Window.between(day - timedelta(MODEL.history_days), day, Origin.BACKFILL, "America/New_York")
-        examples[day] = training_sets.build(MODEL, window)
-        features = training_sets.feature_columns(MODEL)
-        trained["as it is", day] = process.train(MODEL, examples[day], source, features)
-    trained["changed", DATES[-1]] = process.train(CHANGED, examples[DATES[-1]], source, features)
+        window = Window.from_range(day - timedelta(MODEL.history_days), day, RunReason.BACKFILL, "America/New_York")
+        examples[day] = training_sets.build_training_set(MODEL, window)
+        features = training_sets.model_input_columns(MODEL)
+        trained["as it is", day] = process.train_in_process(MODEL, examples[day], source, features)
+    trained["changed", DATES[-1]] = process.train_in_process(CHANGED, examples[DATES[-1]], source, features)
     os.environ["EVERGREEN_HOME"] = before
     settings.cache_clear()
     return home, examples, trained
@@ -70,10 +68,10 @@ def lake_of(made: Made, use_home: Callable[[Path], Path], tmp_path: Path) -> Cal
     return copy
 
 
-def add(made: Made, day: date, model: Model = MODEL) -> Path:
+def add(made: Made, day: date, model: ModelSpec = MODEL) -> Path:
     _, examples, trained = made
     kind = "as it is" if model is MODEL else "changed"
-    return backtest.add(model, day, examples[day], trained[kind, day])
+    return backtest.add_candidate(model, day, examples[day], trained[kind, day])
 
 
 def outcome(folder: Path) -> tuple[bytes, bytes]:
@@ -109,23 +107,23 @@ def test_newest_first_all_at_once_and_twice_come_to_the_same_bytes(
 def test_what_is_reported_is_whole_and_touches_no_registry(
     made: Made, lake_of: Callable[[str], Path], in_order: tuple[bytes, bytes]
 ) -> None:
-    results = backtest.Results.model_validate_json(in_order[0])
+    results = backtest.BacktestResults.model_validate_json(in_order[0])
     page = in_order[1].decode()
-    assert [day.as_of for day in results.dates] == DATES
-    assert results.dates[0].champion is None
+    assert [day.as_of for day in results.steps] == DATES
+    assert results.steps[0].champion_as_of is None
     assert [period.start for period in results.periods] == DATES[:-1]
-    assert results.policy("every_date").trainings == 4
+    assert results.policy("every_date").training_count == 4
     for one, other in combinations(results.policies, 2):  # the first candidate is the same for all
-        assert one.metric[0] == other.metric[0]
-    for day in results.dates:
-        assert [record.gate for record in day.verdict.records] == [
+        assert one.metric_values[0] == other.metric_values[0]
+    for day in results.steps:
+        assert [record.gate for record in day.verdict.results] == [
             gate.name for gate in evaluation.backtest_gates(MODEL)[0]
         ]
         assert f">{day.as_of}</td>" in page
     assert "<script" not in page
     assert 'src="http' not in page
     assert "<svg" in page
-    assert "mean auc" in "\n".join(backtest.lines(results))
+    assert "mean auc" in "\n".join(backtest.summary_lines(results))
     # All else in the home is as it was: no registry, no online features, no candidate.
     assert _others(settings().home) == _others(made[0])
 
@@ -133,27 +131,25 @@ def test_what_is_reported_is_whole_and_touches_no_registry(
 def _others(home: Path) -> dict[str, str]:
     """What lies in a home outside of backtests, by content."""
     return {
-        str(file.relative_to(home)): storage.sha256(file)
+        str(file.relative_to(home)): storage.file_sha256(file)
         for file in home.rglob("*")
         if file.is_file() and "backtests" not in file.parts
     }
 
 
-def test_scores_are_those_of_the_models_on_the_weeks_after_them(
-    made: Made, in_order: tuple[bytes, bytes]
-) -> None:
+def test_scores_are_those_of_the_models_on_the_weeks_after_them(made: Made, in_order: tuple[bytes, bytes]) -> None:
     import pyarrow.parquet as pq
     import xgboost
     from sklearn.metrics import roc_auc_score
 
-    results = backtest.Results.model_validate_json(in_order[0])
+    results = backtest.BacktestResults.model_validate_json(in_order[0])
     _, examples, trained = made
     for policy, trained_on in (("never", DATES[0]), ("every_date", DATES[2])):
         candidate = trained["as it is", trained_on]
-        booster = xgboost.Booster(model_file=candidates.dataset(MODEL).path(candidate, "model.ubj"))
-        week = pq.read_table(training_sets.dataset(MODEL).path(examples[DATES[3]], "holdout"))
+        booster = xgboost.Booster(model_file=candidates.candidate_dataset(MODEL).file_path(candidate, "model.ubj"))
+        week = pq.read_table(training_sets.training_set_dataset(MODEL).file_path(examples[DATES[3]], "holdout"))
         scores = booster.predict(xgboost.DMatrix(week.select(list(candidate.inputs["features"])).to_pandas()))
-        found = results.policy(policy).metric[2]
+        found = results.policy(policy).metric_values[2]
         assert found == pytest.approx(roc_auc_score(week["label"].to_numpy(), scores), abs=1e-9)
 
 
@@ -162,9 +158,9 @@ def test_a_changed_parameter_starts_anew(made: Made, lake_of: Callable[[str], Pa
     for day in DATES[:3]:
         add(made, day)
     add(made, DATES[3], CHANGED)
-    results = backtest.Results.read(folder / "results.json")
-    assert [day.as_of for day in results.dates] == DATES[3:]
-    assert results.left_out == 3
+    results = backtest.BacktestResults.read(folder / "results.json")
+    assert [day.as_of for day in results.steps] == DATES[3:]
+    assert results.excluded_candidates == 3
     assert "3 candidates of another spec" in " ".join((folder / "report.html").read_text().split())
 
 
@@ -183,13 +179,13 @@ def test_what_a_killed_run_left_is_completed_by_the_next(
         where, what = (
             (backtest_report, "html")
             if killed == "before the report"
-            else (backtest.Results, "model_dump_json")
+            else (backtest.BacktestResults, "model_dump_json")
         )
         patch.setattr(where, what, _die)
         with pytest.raises(KeyboardInterrupt):
             add(made, DATES[2])
-    before = backtest.Results.read(folder / "results.json")
-    assert len(before.dates) == 2
+    before = backtest.BacktestResults.read(folder / "results.json")
+    assert len(before.steps) == 2
     add(made, DATES[3])
     assert outcome(folder) == in_order
 
@@ -202,6 +198,6 @@ def test_what_does_not_belong_together_is_refused(made: Made, lake_of: Callable[
     folder = lake_of("refused")
     _, examples, trained = made
     with pytest.raises(FaultsError) as refused:
-        backtest.add(SPEC, DATES[0], examples[DATES[1]], trained["as it is", DATES[2]])
+        backtest.add_candidate(SPEC, DATES[0], examples[DATES[1]], trained["as it is", DATES[2]])
     assert len(refused.value.faults) == 3
     assert not folder.exists()

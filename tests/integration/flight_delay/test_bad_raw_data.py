@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from evergreen.errors import RawDataError
-from evergreen.features import checks, dataset, inputs
-from evergreen.features.publish import publish
+from evergreen.features import checks, features_dataset, inputs
+from evergreen.features.publish import publish_features
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.spec import loader
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
 pytestmark = pytest.mark.integration
 
@@ -23,9 +23,9 @@ DAY = date(2013, 1, 10)
 FILE = "day=2013-01-10/flights.parquet"
 
 
-def check_raw(model: Model, days: list[date]) -> inputs.Fingerprints:
-    wanted = inputs.fingerprints(model, days)
-    checks.refuse_raw(model, checks.raw(model, days))
+def check_raw(model: ModelSpec, days: list[date]) -> inputs.FingerprintsByDay:
+    wanted = inputs.compute_day_fingerprints(model, days)
+    checks.raise_raw_faults(model, checks.check_raw_files(model, days))
     return wanted
 
 
@@ -79,8 +79,8 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_raw_data_stops_the_run_before_anything_changes(own_january: Path, kind: str) -> None:
     spoil, sentences = BAD[kind]
-    model = loader.load("flight_delay")
-    published = dataset(model)
+    model = loader.load_spec("flight_delay")
+    published = features_dataset(model)
     before = published.manifests()
     file = raw_files.raw_file("flights", DAY)
     good = file.read_bytes()
@@ -100,7 +100,7 @@ def test_bad_raw_data_stops_the_run_before_anything_changes(own_january: Path, k
 
 
 def test_a_bad_day_stops_the_days_that_look_back_to_it_and_no_others(own_january: Path) -> None:
-    model = loader.load("flight_delay")
+    model = loader.load_spec("flight_delay")
     raw_files.raw_file("flights", date(2013, 1, 5)).unlink()
     for day in (date(2013, 1, 5), date(2013, 1, 14)):
         with pytest.raises(RawDataError, match="day=2013-01-05"):
@@ -111,31 +111,31 @@ def test_a_bad_day_stops_the_days_that_look_back_to_it_and_no_others(own_january
 def test_a_bad_register_is_named(own_january: Path) -> None:
     rewrite(lambda t: pd.concat([t, t.head(1)]))(raw_files.raw_file("planes"))
     with pytest.raises(RawDataError, match=r"planes.parquet: tailnum: column values to be unique: 2 of"):
-        check_raw(loader.load("flight_delay"), [DAY])
+        check_raw(loader.load_spec("flight_delay"), [DAY])
 
 
 def test_every_broken_rule_is_told_not_only_the_first(own_january: Path) -> None:
     rewrite(lambda t: t.assign(distance=0, minute=75))(raw_files.raw_file("flights", DAY))
     with pytest.raises(RawDataError) as refused:
-        check_raw(loader.load("flight_delay"), [DAY])
+        check_raw(loader.load_spec("flight_delay"), [DAY])
     assert len(refused.value.faults) == 2
 
 
 def test_raw_data_that_changes_during_a_run_is_not_published(own_january: Path) -> None:
-    model = loader.load("flight_delay")
+    model = loader.load_spec("flight_delay")
     rewrite(lambda t: t.iloc[1:])(raw_files.raw_file("flights", DAY))
     wanted = check_raw(model, [DAY])
-    before = dataset(model).manifests()
+    before = features_dataset(model).manifests()
     rewrite(lambda t: t.iloc[1:])(raw_files.raw_file("flights", DAY))
-    assert publish(model, wanted, {"2013-01-10": "never read"}) == {}
-    assert dataset(model).manifests() == before
+    assert publish_features(model, wanted, {"2013-01-10": "never read"}) == {}
+    assert features_dataset(model).manifests() == before
 
 
 def test_the_report_of_a_failed_check_is_kept(own_january: Path) -> None:
     rewrite(lambda t: t.assign(minute=75))(raw_files.raw_file("flights", DAY))
     with pytest.raises(RawDataError):
-        check_raw(loader.load("flight_delay"), [DAY])
-    reports = datasets.dataset("checks/flight_delay")
+        check_raw(loader.load_spec("flight_delay"), [DAY])
+    reports = datasets.open_dataset("checks/flight_delay")
     manifest = reports.manifest("flights-2013-01-10")
     assert manifest is not None
-    assert '"minute"' in reports.path(manifest, "report").read_text()
+    assert '"minute"' in reports.file_path(manifest, "report").read_text()

@@ -16,29 +16,29 @@ from feast import FeatureService
 from evergreen import evaluation
 from evergreen.errors import RawDataError
 from evergreen.feature_store import training_sets
-from evergreen.feature_store.repository import feature_store
-from evergreen.gates import Record, Verdict, judge
+from evergreen.feature_store.repository import open_feature_store
+from evergreen.gates import GateResult, Verdict, judge_evidence
 from evergreen.lake import datasets
 from evergreen.registry import versions
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.training.backends import process
-from evergreen.window import Origin, Window
+from evergreen.window import RunReason, Window
 
 pytestmark = pytest.mark.integration
 
 ZONE = "America/New_York"
-MODEL = loader.load("flight_delay")
+MODEL = loader.load_spec("flight_delay")
 
 
 def window(end: int, start: int = 1) -> Window:
-    return Window.between(date(2013, 1, start), date(2013, 1, end), Origin.MANUAL, ZONE)
+    return Window.from_range(date(2013, 1, start), date(2013, 1, end), RunReason.MANUAL, ZONE)
 
 
 def retrain(end: int) -> tuple[datasets.Manifest, datasets.Manifest]:
-    examples = training_sets.build(MODEL, window(end))
-    source = training_sets.dataset(MODEL)
-    return examples, process.train(MODEL, examples, source, training_sets.feature_columns(MODEL))
+    examples = training_sets.build_training_set(MODEL, window(end))
+    source = training_sets.training_set_dataset(MODEL)
+    return examples, process.train_in_process(MODEL, examples, source, training_sets.model_input_columns(MODEL))
 
 
 @pytest.fixture
@@ -49,26 +49,26 @@ def registered(own_january: Path) -> tuple[datasets.Manifest, datasets.Manifest,
 
 
 def judged(scores: datasets.Manifest) -> Verdict:
-    return judge(MODEL.gates, evaluation.evidence(MODEL, scores))
+    return judge_evidence(MODEL.gates, evaluation.load_evidence(MODEL, scores))
 
 
 def register(examples: datasets.Manifest, candidate: datasets.Manifest) -> str:
-    verdict = judged(evaluation.evaluate(MODEL, examples, candidate, None))
+    verdict = judged(evaluation.collect_evidence(MODEL, examples, candidate, None))
     page = settings().home / "report.html"
     page.write_text("<p>all there is to say</p>")
-    return versions.register(MODEL, examples, candidate, verdict, page)
+    return versions.register_candidate(MODEL, examples, candidate, verdict, page)
 
 
-def compared(verdict: Verdict) -> Record:
-    return next(record for record in verdict.records if record.gate == "auc_against_champion")
+def compared(verdict: Verdict) -> GateResult:
+    return next(record for record in verdict.results if record.gate == "auc_against_champion")
 
 
-def against(version: str, end: int = 18) -> Record:
+def against(version: str, end: int = 18) -> GateResult:
     """What the gate says of a candidate as of `end`, judged against a version that has seen labels until 4 January."""
     examples, candidate = retrain(end)
     champion = evaluation.Champion(version, date(2013, 1, 4))
-    verdict = judged(evaluation.evaluate(MODEL, examples, candidate, champion))
-    assert verdict.promote == (not [r for r in verdict.records if r.outcome != "passed"])
+    verdict = judged(evaluation.collect_evidence(MODEL, examples, candidate, champion))
+    assert verdict.promote == (not [r for r in verdict.results if r.outcome != "passed"])
     return compared(verdict)
 
 
@@ -82,8 +82,8 @@ def test_a_registered_version_tells_all_that_made_it(registered: tuple) -> None:
     assert versions.holdout_start(known) == date(2013, 1, 4)
     for tag in ("code", "environment", "verdict", "run"):
         assert known.tags[f"evergreen.{tag}"]
-    with versions.artifact(MODEL, version) as folder:
-        assert versions.inputs_of(folder) == tuple(candidate.inputs["features"])
+    with versions.open_artifact(MODEL, version) as folder:
+        assert versions.read_input_columns(folder) == tuple(candidate.inputs["features"])
         assert not [file for file in folder.rglob("*") if file.suffix in (".pkl", ".pickle", ".joblib")]
 
 
@@ -96,12 +96,12 @@ def test_the_champion_is_scored_again_on_the_candidates_own_holdout(registered: 
     _, _, version = registered
     examples, candidate = retrain(18)
     champion = evaluation.Champion(version, date(2013, 1, 4))
-    scores = evaluation.evaluate(MODEL, examples, candidate, champion)
-    table = pq.read_table(evaluation.dataset(MODEL).path(scores, "scores"))
+    scores = evaluation.collect_evidence(MODEL, examples, candidate, champion)
+    table = pq.read_table(evaluation.evaluation_dataset(MODEL).file_path(scores, "scores"))
     assert table.num_rows == examples.files["holdout"].rows
-    with versions.artifact(MODEL, version) as folder:
+    with versions.open_artifact(MODEL, version) as folder:
         booster = xgboost.Booster(model_file=folder / "model.ubj")
-    holdout = pq.read_table(training_sets.dataset(MODEL).path(examples, "holdout"))
+    holdout = pq.read_table(training_sets.training_set_dataset(MODEL).file_path(examples, "holdout"))
     features = list(candidate.inputs["features"])
     expected = booster.predict(xgboost.DMatrix(holdout.select(features).to_pandas()))
     assert table["champion"].to_numpy() == pytest.approx(expected.astype(float), abs=0)
@@ -114,15 +114,13 @@ def test_a_champion_that_has_seen_the_holdout_blocks(registered: tuple) -> None:
     _, _, version = registered
     examples, candidate = retrain(18)
     seen = evaluation.Champion(version, date(2013, 1, 15))
-    verdict = judged(evaluation.evaluate(MODEL, examples, candidate, seen))
+    verdict = judged(evaluation.collect_evidence(MODEL, examples, candidate, seen))
     assert not verdict.promote
     assert compared(verdict).outcome == "not_computed"
     assert "has seen labels until 2013-01-15, the holdout starts 2013-01-11" in compared(verdict).reason
 
 
-def test_a_champion_whose_artifact_is_gone_blocks_until_it_is_back(
-    registered: tuple, own_january: Path
-) -> None:
+def test_a_champion_whose_artifact_is_gone_blocks_until_it_is_back(registered: tuple, own_january: Path) -> None:
     _, _, version = registered
     shutil.move(own_january / "mlflow-artifacts", own_january / "lost")
     found = against(version)
@@ -140,7 +138,7 @@ def test_a_champion_that_was_never_registered_blocks(registered: tuple) -> None:
 
 def test_a_champion_with_another_schema_blocks(registered: tuple) -> None:
     _, _, version = registered
-    store = feature_store()
+    store = open_feature_store()
     views = [view for view in store.list_feature_views() if view.name != "aircraft"]
     store.delete_feature_service(MODEL.feature_service)
     store.apply([FeatureService(name=MODEL.feature_service, features=views)])
@@ -151,27 +149,30 @@ def test_a_champion_with_another_schema_blocks(registered: tuple) -> None:
 
 def test_a_window_too_short_for_a_holdout_is_refused(own_january: Path) -> None:
     with pytest.raises(RawDataError, match="only 7 days of data"):
-        training_sets.build(MODEL, window(8))
+        training_sets.build_training_set(MODEL, window(8))
 
 
 def test_days_without_features_are_named(own_january: Path) -> None:
     with pytest.raises(RawDataError, match="day=2013-01-18: has no published features") as refused:
-        training_sets.build(MODEL, window(20))
+        training_sets.build_training_set(MODEL, window(20))
     assert len(refused.value.faults) == 2
 
 
 def test_online_features_never_go_back(own_january: Path, use_home: Callable[[Path], Path]) -> None:
     from evergreen.feature_store import online_store
-    from evergreen.feature_store.repository import feature_store
+    from evergreen.feature_store.repository import open_feature_store
 
     def temperature() -> float:
         rows = [{"origin": "JFK"}]
-        response = feature_store().get_online_features(["origin_weather:temperature"], rows).to_dict()
+        response = open_feature_store().get_online_features(["origin_weather:temperature"], rows).to_dict()
         return response["temperature"][0]
 
-    assert online_store.materialize(MODEL, window(18)) == {"start": "2013-01-16", "end": "2013-01-18"}
+    assert online_store.materialize_features(MODEL, window(18)) == {
+        "start": "2013-01-16",
+        "end": "2013-01-18",
+    }
     newest = temperature()
     assert newest is not None
-    assert online_store.materialize(MODEL, window(12)) == {}
+    assert online_store.materialize_features(MODEL, window(12)) == {}
     assert temperature() == newest
-    assert online_store.materialize(MODEL, window(18)) == {}
+    assert online_store.materialize_features(MODEL, window(18)) == {}

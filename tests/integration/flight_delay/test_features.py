@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from evergreen.features import checks, dataset, inputs
-from evergreen.features.build import build
-from evergreen.features.make import make
-from evergreen.features.publish import publish
+from evergreen.features import checks, features_dataset, inputs
+from evergreen.features.build import build_features
+from evergreen.features.make import run_feature_pipeline
+from evergreen.features.publish import publish_features
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.spec import loader
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
 pytestmark = pytest.mark.integration
 
@@ -26,16 +26,16 @@ DAYS = [date(2013, 1, n) for n in range(1, 18)]
 
 
 @pytest.fixture
-def model() -> Model:
-    return loader.load("flight_delay")
+def model() -> ModelSpec:
+    return loader.load_spec("flight_delay")
 
 
 @pytest.fixture
-def unpublish(model: Model) -> Callable[[date], datasets.Manifest]:
+def unpublish(model: ModelSpec) -> Callable[[date], datasets.Manifest]:
     def forget(day: date) -> datasets.Manifest:
-        manifest = dataset(model).manifest(datasets.day_partition(day))
+        manifest = features_dataset(model).manifest(datasets.day_partition(day))
         assert manifest is not None
-        (dataset(model).root / "_manifests" / f"{datasets.day_partition(day)}.json").unlink()
+        (features_dataset(model).root / "_manifests" / f"{datasets.day_partition(day)}.json").unlink()
         return manifest
 
     return forget
@@ -47,43 +47,43 @@ def rewrite(source: str, day: date | None, change: Callable[[pd.DataFrame], pd.D
 
 
 def test_a_published_day_is_not_computed_again(
-    own_january: Path, model: Model, capsys: pytest.CaptureFixture[str]
+    own_january: Path, model: ModelSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wanted = inputs.fingerprints(model, [DAY])
-    assert build(model, wanted) == {}
+    wanted = inputs.compute_day_fingerprints(model, [DAY])
+    assert build_features(model, wanted) == {}
     assert f"{DAY}: published already" in capsys.readouterr().out
-    assert publish(model, wanted, {})[str(DAY)]
+    assert publish_features(model, wanted, {})[str(DAY)]
 
 
 def test_a_day_by_itself_and_twice_at_once_has_the_bytes_of_a_day_among_others(
-    own_january: Path, model: Model, unpublish: Callable[[date], datasets.Manifest]
+    own_january: Path, model: ModelSpec, unpublish: Callable[[date], datasets.Manifest]
 ) -> None:
     before = unpublish(DAY)
-    wanted = inputs.fingerprints(model, [DAY])
-    one = build(model, wanted)
-    assert not checks.built(model, one)
-    publish(model, wanted, one)
+    wanted = inputs.compute_day_fingerprints(model, [DAY])
+    one = build_features(model, wanted)
+    assert not checks.check_built_features(model, one)
+    publish_features(model, wanted, one)
     # The first to finish clears away what both have built: the other finds the day done.
-    assert not checks.built(model, one)
-    publish(model, wanted, one)
-    assert dataset(model).manifest(datasets.day_partition(DAY)) == before
-    assert not list((dataset(model).root / "_staging").iterdir())
+    assert not checks.check_built_features(model, one)
+    publish_features(model, wanted, one)
+    assert features_dataset(model).manifest(datasets.day_partition(DAY)) == before
+    assert not list((features_dataset(model).root / "_staging").iterdir())
 
 
 def test_what_a_run_built_and_never_published_is_found_by_the_next(
     own_january: Path,
-    model: Model,
+    model: ModelSpec,
     unpublish: Callable[[date], datasets.Manifest],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = unpublish(DAY)
-    wanted = inputs.fingerprints(model, [DAY])
-    left_behind = build(model, wanted)
+    wanted = inputs.compute_day_fingerprints(model, [DAY])
+    left_behind = build_features(model, wanted)
     capsys.readouterr()
-    assert build(model, wanted) == left_behind
+    assert build_features(model, wanted) == left_behind
     assert "computing" not in capsys.readouterr().out
-    publish(model, wanted, left_behind)
-    assert dataset(model).manifest(datasets.day_partition(DAY)) == before
+    publish_features(model, wanted, left_behind)
+    assert features_dataset(model).manifest(datasets.day_partition(DAY)) == before
 
 
 def test_nothing_stays_cached_in_spark(january: Path) -> None:
@@ -98,30 +98,30 @@ def test_nothing_stays_cached_in_spark(january: Path) -> None:
     [("flights", 5, range(5, 15)), ("weather", 5, range(5, 7)), ("planes", None, range(1, 18))],
 )
 def test_a_changed_raw_row_changes_the_days_that_look_back_to_it_and_no_others(
-    own_january: Path, model: Model, source: str, changed: int | None, expected: range
+    own_january: Path, model: ModelSpec, source: str, changed: int | None, expected: range
 ) -> None:
-    before = inputs.fingerprints(model, DAYS)
+    before = inputs.compute_day_fingerprints(model, DAYS)
     day = changed and date(2013, 1, changed)
     rewrite(source, day or None, lambda t: t.iloc[1:])
-    after = inputs.fingerprints(model, DAYS)
+    after = inputs.compute_day_fingerprints(model, DAYS)
     assert [day for day in before if before[day] != after[day]] == [f"2013-01-{n:02}" for n in expected]
     if changed:
         later = [date(2013, 1, n) for n in expected if n != changed]
-        assert inputs.outdated_by(model, [date(2013, 1, changed)]) == later
-        assert inputs.outdated_by(model, [date(2013, 1, changed - 1)]) == []
+        assert inputs.stale_days(model, [date(2013, 1, changed)]) == later
+        assert inputs.stale_days(model, [date(2013, 1, changed - 1)]) == []
 
 
 def test_a_corrected_day_and_those_that_look_back_to_it_end_as_if_it_had_been_right_at_once(
-    own_january: Path, model: Model
+    own_january: Path, model: ModelSpec
 ) -> None:
-    right = {manifest.partition: manifest for manifest in dataset(model).manifests()}
+    right = {manifest.partition: manifest for manifest in features_dataset(model).manifests()}
     file = raw_files.raw_file("flights", date(2013, 1, 5))
     good = file.read_bytes()
     rewrite("flights", date(2013, 1, 5), lambda t: t.iloc[1:])
-    make(model, [date(2013, 1, 5), *inputs.outdated_by(model, [date(2013, 1, 5)])])
-    wrong = {manifest.partition: manifest for manifest in dataset(model).manifests()}
+    run_feature_pipeline(model, [date(2013, 1, 5), *inputs.stale_days(model, [date(2013, 1, 5)])])
+    wrong = {manifest.partition: manifest for manifest in features_dataset(model).manifests()}
     assert {p for p in right if right[p] != wrong[p]} == {f"day=2013-01-{n:02}" for n in range(5, 15)}
 
     file.write_bytes(good)
-    make(model, [date(2013, 1, 5), *inputs.outdated_by(model, [date(2013, 1, 5)])])
-    assert {manifest.partition: manifest for manifest in dataset(model).manifests()} == right
+    run_feature_pipeline(model, [date(2013, 1, 5), *inputs.stale_days(model, [date(2013, 1, 5)])])
+    assert {manifest.partition: manifest for manifest in features_dataset(model).manifests()} == right

@@ -12,75 +12,75 @@ import pandas as pd
 import pytest
 
 from evergreen.feature_store import training_sets
-from evergreen.feature_store.repository import feature_store
+from evergreen.feature_store.repository import open_feature_store
 from evergreen.features import inputs
-from evergreen.features.make import make
+from evergreen.features.make import run_feature_pipeline
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
 from evergreen.spec import loader
-from evergreen.spec.model import Model, Resources
+from evergreen.spec.model import ModelSpec, Resources
 from evergreen.training import candidates
-from evergreen.window import Origin, Window
+from evergreen.window import RunReason, Window
 
 pytestmark = pytest.mark.integration
 
 DAY = date(2013, 1, 12)
-WINDOW = Window.between(date(2013, 1, 1), date(2013, 1, 15), Origin.MANUAL, "America/New_York")
+WINDOW = Window.from_range(date(2013, 1, 1), date(2013, 1, 15), RunReason.MANUAL, "America/New_York")
 
 
-def marks(model: Model, examples: datasets.Manifest) -> dict[str, str]:
+def marks(model: ModelSpec, examples: datasets.Manifest) -> dict[str, str]:
     """Fingerprints of a day's features, of the training set, and of the model, as they would be made now."""
-    parts = training_sets.split(model, WINDOW)
-    columns = training_sets.feature_columns(model)
+    parts = training_sets.split_window(model, WINDOW)
+    columns = training_sets.model_input_columns(model)
     return {
-        "features": inputs.fingerprints(model, [DAY])[str(DAY)],
-        "training set": fingerprints.fingerprint(training_sets._inputs(model, WINDOW, parts)),
-        "model": fingerprints.fingerprint(candidates.inputs_of(model, examples, columns)),
+        "features": inputs.compute_day_fingerprints(model, [DAY])[str(DAY)],
+        "training set": fingerprints.compute_fingerprint(training_sets._training_set_inputs(model, WINDOW, parts)),
+        "model": fingerprints.compute_fingerprint(candidates.candidate_inputs(model, examples, columns)),
     }
 
 
-def raw_row(model: Model, _: pytest.MonkeyPatch) -> Model:
+def raw_row(model: ModelSpec, _: pytest.MonkeyPatch) -> ModelSpec:
     file = raw_files.raw_file("flights", DAY)
     pd.read_parquet(file).iloc[1:].to_parquet(file, index=False, coerce_timestamps="us")
     return model
 
 
-def published_day(model: Model, patch: pytest.MonkeyPatch) -> Model:
+def published_day(model: ModelSpec, patch: pytest.MonkeyPatch) -> ModelSpec:
     raw_row(model, patch)
-    make(model, [DAY])
+    run_feature_pipeline(model, [DAY])
     return model
 
 
-def library(name: str) -> Callable[[Model, pytest.MonkeyPatch], Model]:
-    def update(model: Model, patch: pytest.MonkeyPatch) -> Model:
+def library(name: str) -> Callable[[ModelSpec, pytest.MonkeyPatch], ModelSpec]:
+    def update(model: ModelSpec, patch: pytest.MonkeyPatch) -> ModelSpec:
         patch.setattr(datasets, "version", lambda n: "99" if n == name else importlib.metadata.version(n))
         return model
 
     return update
 
 
-def trainers(name: str) -> Callable[[Model, pytest.MonkeyPatch], Model]:
+def trainers(name: str) -> Callable[[ModelSpec, pytest.MonkeyPatch], ModelSpec]:
     """A library of the trainer's environment, which has a lock of its own."""
 
-    def update(model: Model, patch: pytest.MonkeyPatch) -> Model:
-        lock = re.sub(rf"^{name}==.*$", f"{name}==99", candidates.LOCK.read_text(), flags=re.MULTILINE)
+    def update(model: ModelSpec, patch: pytest.MonkeyPatch) -> ModelSpec:
+        lock = re.sub(rf"^{name}==.*$", f"{name}==99", candidates.TRAINER_REQUIREMENTS.read_text(), flags=re.MULTILINE)
         changed = settings().home / "changed-requirements.txt"
         changed.write_text(lock)
-        patch.setattr(candidates, "LOCK", changed)
+        patch.setattr(candidates, "TRAINER_REQUIREMENTS", changed)
         return model
 
     return update
 
 
-def field(**fields: object) -> Callable[[Model, pytest.MonkeyPatch], Model]:
+def field(**fields: object) -> Callable[[ModelSpec, pytest.MonkeyPatch], ModelSpec]:
     return lambda model, _: model.model_copy(update=fields)
 
 
-def definition(model: Model, _: pytest.MonkeyPatch) -> Model:
+def definition(model: ModelSpec, _: pytest.MonkeyPatch) -> ModelSpec:
     from datetime import timedelta
 
-    store = feature_store()
+    store = open_feature_store()
     view = store.get_feature_view("origin_weather")
     view.ttl = timedelta(hours=5)
     store.apply([view])
@@ -110,8 +110,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_a_change_touches(own_january: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     apply, touched = CHANGES[change]
-    model = loader.load("flight_delay")
-    examples = training_sets.build(model, WINDOW)
+    model = loader.load_spec("flight_delay")
+    examples = training_sets.build_training_set(model, WINDOW)
     before = marks(model, examples)
     changed = apply(model, monkeypatch)
     after = marks(changed, examples)

@@ -20,7 +20,7 @@ import pytest
 
 from evergreen.feature_store import training_sets
 from evergreen.spec import loader
-from evergreen.window import Origin, Window
+from evergreen.window import RunReason, Window
 
 pytestmark = pytest.mark.integration
 
@@ -53,14 +53,12 @@ def arrivals() -> list[dict]:
 @pytest.fixture(scope="module")
 def examples(january: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """All training rows as of 18 January, features joined."""
-    model = loader.load("flight_delay")
-    manifest = training_sets.build(
-        model, Window.between(date(2013, 1, 1), date(2013, 1, 18), Origin.MANUAL, "America/New_York")
+    model = loader.load_spec("flight_delay")
+    manifest = training_sets.build_training_set(
+        model, Window.from_range(date(2013, 1, 1), date(2013, 1, 18), RunReason.MANUAL, "America/New_York")
     )
-    published = training_sets.dataset(model)
-    return pd.concat(
-        pq.read_table(published.path(manifest, name)).to_pandas() for name in ("train", "holdout")
-    )
+    published = training_sets.training_set_dataset(model)
+    return pd.concat(pq.read_table(published.file_path(manifest, name)).to_pandas() for name in ("train", "holdout"))
 
 
 def test_trailing_delays_equal_those_of_an_oracle_that_knows_only_the_past(
@@ -76,9 +74,7 @@ def test_trailing_delays_equal_those_of_an_oracle_that_knows_only_the_past(
         for view, keys in GROUPS.items():
             mine = [f for f in known if all(f[key] == example[key] for key in keys)]
             for hours in (6, 24, 168):
-                recent = [
-                    f["late"] for f in mine if full_hour - timedelta(hours=hours) < f["at_gate"] <= full_hour
-                ]
+                recent = [f["late"] for f in mine if full_hour - timedelta(hours=hours) < f["at_gate"] <= full_hour]
                 week = [f for f in mine if full_hour - timedelta(hours=168) < f["at_gate"] <= full_hour]
                 count, rate = example[f"{view}__flights_{hours}h"], example[f"{view}__late_rate_{hours}h"]
                 where = f"{example['flight_id']} {view} {hours}h"

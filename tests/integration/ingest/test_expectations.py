@@ -20,22 +20,22 @@ from great_expectations.expectations.expectation import Expectation
 from evergreen.errors import Fault
 from evergreen.ingest import expectations as quality
 from evergreen_models.flight_delay import expectations
-from evergreen_models.flight_delay.features import DELAYS, GROUPS, WEATHER
+from evergreen_models.flight_delay.features import DELAY_COLUMNS, DELAY_VIEW_KEYS, WEATHER_COLUMNS
 
 pytestmark = pytest.mark.integration
 
 DAYS = [str(date(2013, 1, 30) + timedelta(n)) for n in range(3)]  # over the end of a month
-FEATURES = ["departures", *GROUPS, "origin_weather", "aircraft"]
+FEATURES = ["departures", *DELAY_VIEW_KEYS, "origin_weather", "aircraft"]
 KINDS = ["flights", "weather", *FEATURES]
 
 Spoil = Callable[[pd.DataFrame, random.Random], pd.DataFrame]
 
 
-def stages(kind: str) -> Callable[[str], quality.Stages]:
+def stages(kind: str) -> Callable[[str], quality.ExpectationStages]:
     if kind in FEATURES:
-        return lambda _: [expectations.features(kind)]
-    columns = quality.columns(expectations.RAW_COLUMNS[kind])
-    return lambda day: [*columns, expectations.raw(kind, date.fromisoformat(day))]
+        return lambda _: [expectations.feature_expectations(kind)]
+    columns = quality.schema_expectations(expectations.RAW_COLUMNS[kind])
+    return lambda day: [*columns, expectations.raw_expectations(kind, date.fromisoformat(day))]
 
 
 @cache
@@ -61,13 +61,13 @@ def _features(kind: str, day: str) -> pd.DataFrame:
             late=pd.Series(rows.index % 2).astype("float64").mask(rows.index % 7 == 0),
             label_known_at=(rows.event_timestamp + pd.Timedelta("5h")).mask(rows.index % 7 == 0),
         )
-    if kind in GROUPS:
+    if kind in DELAY_VIEW_KEYS:
         rows = pd.DataFrame(
-            {"event_timestamp": hours.repeat(2), **dict.fromkeys(GROUPS[kind], ["A", "B"] * 24)}
+            {"event_timestamp": hours.repeat(2), **dict.fromkeys(DELAY_VIEW_KEYS[kind], ["A", "B"] * 24)}
         )
-        return rows.assign(**{c: 0.5 if c.startswith("late_rate") else 3 for c in DELAYS})
+        return rows.assign(**{c: 0.5 if c.startswith("late_rate") else 3 for c in DELAY_COLUMNS})
     if kind == "origin_weather":
-        return pd.DataFrame({"event_timestamp": hours, "origin": "EWR", **dict.fromkeys(WEATHER, 12.5)})
+        return pd.DataFrame({"event_timestamp": hours, "origin": "EWR", **dict.fromkeys(WEATHER_COLUMNS, 12.5)})
     tails = [f"N{n}" for n in range(50)]
     return pd.DataFrame({"event_timestamp": hours[0], "tailnum": tails, "aircraft_age": 9.0})
 
@@ -98,9 +98,7 @@ SPOILS: dict[str, Spoil] = {
     "a column of nulls": lambda t, chance: t.assign(**{_any_column(t, chance): None}),
     "out of range": _out_of_range,
     "another type": _other_type,
-    "duplicates": lambda t, chance: pd.concat(
-        [t, t.sample(5, random_state=chance.randint(0, 9))], ignore_index=True
-    ),
+    "duplicates": lambda t, chance: pd.concat([t, t.sample(5, random_state=chance.randint(0, 9))], ignore_index=True),
     "missing column": lambda t, chance: t.drop(columns=_any_column(t, chance)),
     "added column": lambda t, _: t.assign(gate="B7"),
     "columns shuffled": lambda t, _: t[list(t.columns)[::-1]],
@@ -114,17 +112,17 @@ SPOILS: dict[str, Spoil] = {
 
 @cache
 def faults_of_the_good(kind: str, day: str) -> tuple[Fault, ...]:
-    return quality.check(good(kind)[day], day, *stages(kind)(day)).faults
+    return quality.validate_table(good(kind)[day], day, *stages(kind)(day)).faults
 
 
-def assert_same(tables: Mapping[str, pd.DataFrame], kind: str) -> Mapping[str, quality.Report]:
+def assert_same(tables: Mapping[str, pd.DataFrame], kind: str) -> Mapping[str, quality.ValidationReport]:
     wanted = {
         day: faults_of_the_good(kind, day)
         if table is good(kind).get(day)
-        else quality.check(table, day, *stages(kind)(day)).faults
+        else quality.validate_table(table, day, *stages(kind)(day)).faults
         for day, table in tables.items()
     }
-    reports = quality.check_each(tables, stages(kind))
+    reports = quality.validate_tables(tables, stages(kind))
     assert {day: report.faults for day, report in reports.items()} == wanted
     return reports
 
@@ -154,7 +152,7 @@ def test_a_day_without_arrivals_among_days_with_many() -> None:
 
 def test_the_same_rows_in_two_tables_are_no_fault_of_either() -> None:
     tables = {"a": good("aircraft")[DAYS[0]], "b": good("aircraft")[DAYS[0]]}
-    assert all(not report.faults for report in quality.check_each(tables, stages("aircraft")).values())
+    assert all(not report.faults for report in quality.validate_tables(tables, stages("aircraft")).values())
 
 
 def column(*values: object, dtype: str | None = None) -> pd.DataFrame:
@@ -234,9 +232,9 @@ HIDDEN_BY_OTHER_ROWS: dict[str, tuple[Expectation, pd.DataFrame, pd.DataFrame]] 
 @pytest.mark.parametrize("kind", HIDDEN_BY_OTHER_ROWS)
 def test_a_fault_that_the_rows_of_other_tables_would_hide(kind: str) -> None:
     expectation, right, wrong = HIDDEN_BY_OTHER_ROWS[kind]
-    reports = quality.check_each({"right": right, "wrong": wrong, "too": right}, lambda _: [[expectation]])
+    reports = quality.validate_tables({"right": right, "wrong": wrong, "too": right}, lambda _: [[expectation]])
     assert reports["right"].faults == reports["too"].faults == ()
-    assert reports["wrong"].faults == quality.check(wrong, "wrong", [expectation]).faults != ()
+    assert reports["wrong"].faults == quality.validate_table(wrong, "wrong", [expectation]).faults != ()
 
 
 INVENTED_BY_OTHER_ROWS: dict[str, tuple[Expectation, pd.DataFrame, pd.DataFrame]] = {
@@ -250,13 +248,13 @@ INVENTED_BY_OTHER_ROWS: dict[str, tuple[Expectation, pd.DataFrame, pd.DataFrame]
 @pytest.mark.parametrize("kind", INVENTED_BY_OTHER_ROWS)
 def test_no_fault_is_made_of_rows_of_several_tables(kind: str) -> None:
     expectation, one, other = INVENTED_BY_OTHER_ROWS[kind]
-    reports = quality.check_each({"one": one, "other": other}, lambda _: [[expectation]])
+    reports = quality.validate_tables({"one": one, "other": other}, lambda _: [[expectation]])
     assert all(not report.faults for report in reports.values())
 
 
 def test_the_same_rule_with_other_bounds_is_another_rule() -> None:
     bounds = {"wide": 9, "narrow": 1, "wide too": 9}
-    reports = quality.check_each(
+    reports = quality.validate_tables(
         dict.fromkeys(bounds, column(5)),
         lambda name: [[gxe.ExpectColumnValuesToBeBetween(column="x", max_value=bounds[name])]],
     )
@@ -265,7 +263,7 @@ def test_the_same_rule_with_other_bounds_is_another_rule() -> None:
 
 def test_a_kind_derived_from_a_known_one_is_asked_of_each_table(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    validate = quality._validate
+    validate = quality._run_expectations
 
     def count(table: pd.DataFrame, wanted: list[Expectation]) -> object:
         asked.append(len(table))
@@ -274,12 +272,12 @@ def test_a_kind_derived_from_a_known_one_is_asked_of_each_table(monkeypatch: pyt
     class ExpectColumnValuesToBeSmall(gxe.ExpectColumnValuesToBeBetween):
         max_value: int = 5
 
-    monkeypatch.setattr(quality, "_validate", count)
+    monkeypatch.setattr(quality, "_run_expectations", count)
     tables = {"a": column(1), "b": column(2)}
-    quality.check_each(tables, lambda _: [[gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)]])
+    quality.validate_tables(tables, lambda _: [[gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)]])
     assert asked == [2]
     asked.clear()
-    quality.check_each(tables, lambda _: [[ExpectColumnValuesToBeSmall(column="x")]])
+    quality.validate_tables(tables, lambda _: [[ExpectColumnValuesToBeSmall(column="x")]])
     assert asked == [1, 1]
 
 
@@ -288,12 +286,10 @@ def test_a_stage_is_only_asked_when_the_ones_before_it_hold() -> None:
         [gxe.ExpectTableRowCountToEqual(value=1)],
         [gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)],
     ]
-    reports = quality.check_each(
-        {"both": column(9, 9), "late": column(9), "none": column(1)}, lambda _: either
-    )
+    reports = quality.validate_tables({"both": column(9, 9), "late": column(9), "none": column(1)}, lambda _: either)
     assert {name: len(report.faults) for name, report in reports.items()} == {"both": 1, "late": 1, "none": 0}
-    assert "row count" in reports["both"].faults[0].what
-    assert {name: len(report.evidence) for name, report in reports.items()} == {
+    assert "row count" in reports["both"].faults[0].problem
+    assert {name: len(report.results) for name, report in reports.items()} == {
         "both": 1,
         "late": 2,
         "none": 2,
@@ -301,18 +297,15 @@ def test_a_stage_is_only_asked_when_the_ones_before_it_hold() -> None:
 
 
 def test_what_was_asked_and_found_is_kept_for_each_table() -> None:
-    reports = quality.check_each(good("flights"), stages("flights"))
+    reports = quality.validate_tables(good("flights"), stages("flights"))
     for day, report in reports.items():
-        alone = quality.check(good("flights")[day], day, *stages("flights")(day))
+        alone = quality.validate_table(good("flights")[day], day, *stages("flights")(day))
         asked, together = (
-            {
-                stage: sorted(json.dumps([a["expectation"], a["of"]]) for a in answers)
-                for stage, answers in e.items()
-            }
-            for e in (alone.evidence, report.evidence)
+            {stage: sorted(json.dumps([a["expectation"], a["of"]]) for a in answers) for stage, answers in e.items()}
+            for e in (alone.results, report.results)
         )
         assert asked == together
-        answers = report.evidence["stage 2"]
+        answers = report.results["stage 2"]
         own = {answer["expectation"]: answer for answer in answers if "asked_of_tables" not in answer}
         assert own["expect_table_row_count_to_be_between"]["observed_value"] == len(good("flights")[day])
         shared = [answer for answer in answers if answer.get("asked_of_tables") == len(DAYS)]
@@ -324,24 +317,24 @@ def test_what_was_asked_and_found_is_kept_for_each_table() -> None:
 
 def test_no_more_rows_than_the_limit_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {name: column(1, 2, 3) for name in "abc"}
-    monkeypatch.setattr(quality, "_ROWS_TOGETHER", 6)
+    monkeypatch.setattr(quality, "_MAX_BATCH_ROWS", 6)
     rule = gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)
-    reports = quality.check_each(tables, lambda _: [[rule]])
-    counts = {name: report.evidence["stage 0"][0]["element_count"] for name, report in reports.items()}
+    reports = quality.validate_tables(tables, lambda _: [[rule]])
+    counts = {name: report.results["stage 0"][0]["element_count"] for name, report in reports.items()}
     assert counts == {"a": 6, "b": 6, "c": 3}
 
 
 def test_a_check_that_asks_nothing_is_refused() -> None:
     rule = gxe.ExpectTableRowCountToEqual(value=1)
     with pytest.raises(ValueError, match="b: nothing is expected"):
-        quality.check_each({"a": column(1), "b": column(1)}, lambda name: [[rule]] if name == "a" else [[]])
-    assert quality.check_each({}, lambda _: []) == {}
+        quality.validate_tables({"a": column(1), "b": column(1)}, lambda name: [[rule]] if name == "a" else [[]])
+    assert quality.validate_tables({}, lambda _: []) == {}
 
 
 def test_threads_do_not_see_each_others_table() -> None:
     def wrong(number: int) -> str:
         rule = gxe.ExpectColumnValuesToBeBetween(column="x", max_value=-1)
-        return quality.check(column(number), "x", [rule]).faults[0].what
+        return quality.validate_table(column(number), "x", [rule]).faults[0].problem
 
     with ThreadPoolExecutor(4) as threads:
         told = list(threads.map(wrong, range(40)))
@@ -351,7 +344,7 @@ def test_threads_do_not_see_each_others_table() -> None:
 def test_a_checked_table_does_not_stay_in_memory() -> None:
     table = column(1, 2)
     gone = weakref.ref(table)
-    quality.check(table, "x", [gxe.ExpectTableRowCountToEqual(value=2)])
+    quality.validate_table(table, "x", [gxe.ExpectTableRowCountToEqual(value=2)])
     del table
     gc.collect()
     assert gone() is None

@@ -12,21 +12,25 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from evergreen import ledger
-from evergreen.errors import PromotionRefused
-from evergreen.ledger import Rejected
-from evergreen.orchestration.operators.approval import Approval
-from evergreen.promotion.rules import decide
-from evergreen.spec.model import Approval as Asks
+from evergreen.errors import PromotionRefusedError
+from evergreen.ledger import PromotionRejected
+from evergreen.orchestration.operators.approval import PromotionApprovalOperator
+from evergreen.promotion.rules import decide_promotion
+from evergreen.spec.model import ApprovalPolicy as Asks
 from support.ledger_events import MODEL, judged, request
 
 pytestmark = pytest.mark.integration
 
 
 def test_silence_is_a_no_that_is_recorded(home: Path) -> None:
-    number = ledger.commit(MODEL, "a run", lambda _: judged(10)).number
+    number = ledger.append_decision(MODEL, "a run", lambda _: judged(10)).number
     with DAG("a_dag", schedule=None):
-        approve = Approval(
-            task_id="approve", model=MODEL, judged={"entry": number}, version="1", asks=Asks(hours=1)
+        approve = PromotionApprovalOperator(
+            task_id="approve",
+            model=MODEL,
+            judge_output={"entry": number},
+            version="1",
+            approval=Asks(timeout_hours=1),
         )
     assert approve.defaults == ["Reject"]
     run = SimpleNamespace(dag_id="a_dag", run_id="a_run", triggering_user_name=None)
@@ -35,17 +39,19 @@ def test_silence_is_a_no_that_is_recorded(home: Path) -> None:
     event = {
         "chosen_options": ["Reject"],
         "params_input": {},
-        "responded_at": ledger.entries(MODEL)[0].at,
+        "responded_at": ledger.read_entries(MODEL)[0].recorded_at,
         "responded_by_user": None,
         "timedout": True,
     }
     with suppress(DownstreamTasksSkipped):  # how the operator ends where something comes after it
         approve.execute_complete(context, event)
 
-    act = ledger.entries(MODEL)[-1].act
-    assert isinstance(act, Rejected)
-    assert (act.by_whom, act.reason) == ("nobody", "nobody answered in time")
-    with pytest.raises(PromotionRefused, match="nobody did not approve: nobody answered in time"):
-        decide(
-            ledger.state(MODEL), request(ledger.state(MODEL), "1", number, approved_by="ada"), cooldown_days=0
+    act = ledger.read_entries(MODEL)[-1].event
+    assert isinstance(act, PromotionRejected)
+    assert (act.rejected_by, act.reason) == ("nobody", "nobody answered in time")
+    with pytest.raises(PromotionRefusedError, match="nobody did not approve: nobody answered in time"):
+        decide_promotion(
+            ledger.read_state(MODEL),
+            request(ledger.read_state(MODEL), "1", number, approved_by="ada"),
+            cooldown_days=0,
         )

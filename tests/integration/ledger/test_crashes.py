@@ -20,7 +20,14 @@ import pytest
 from mlflow import MlflowClient
 
 from evergreen import ledger
-from evergreen.ledger import Act, Entry, Held, Promoted, RolledBack, State
+from evergreen.ledger import (
+    ChampionRolledBack,
+    LedgerEntry,
+    LedgerEvent,
+    LedgerState,
+    PromotionDeferred,
+    VersionPromoted,
+)
 from evergreen.ledger.journal import Journal
 from evergreen.promotion import rules
 from evergreen.registry import versions
@@ -38,13 +45,13 @@ _FIRST = date(2013, 1, 6)
 class Operation:
     """What a task or a command does: record what a rule decides, and let the aliases follow."""
 
-    rule: Callable[[State], Act | Entry]
+    rule: Callable[[LedgerState], LedgerEvent | LedgerEntry]
     by: str = "test"
 
-    def run(self, model: str) -> Act:
-        entry = ledger.commit(model, self.by, self.rule)
-        versions.follow(model)
-        return entry.act
+    def run(self, model: str) -> LedgerEvent:
+        entry = ledger.append_decision(model, self.by, self.rule)
+        versions.sync_aliases(model)
+        return entry.event
 
 
 @dataclass
@@ -59,11 +66,18 @@ class Book:
         """Of a version that has just been judged against who is champion now."""
         request = promotion_races.judged(self.place.model, version, _FIRST + timedelta(weeks=self.week))
         self.week += 1
-        return Operation(partial(rules.decide, request=request, cooldown_days=cooldown_days))
+        return Operation(partial(rules.decide_promotion, request=request, cooldown_days=cooldown_days))
 
     def rollback(self, to: str | None = None) -> Operation:
-        leaving = ledger.state(self.place.model).champion
-        return Operation(partial(rules.rollback, to=to, reason="worse in the shop", leaving=leaving))
+        leaving = ledger.read_state(self.place.model).champion
+        return Operation(
+            partial(
+                rules.decide_rollback,
+                target_version=to,
+                reason="worse in the shop",
+                expected_champion=leaving,
+            )
+        )
 
     def promote(self, *versions: str) -> None:
         for version in versions:
@@ -107,17 +121,21 @@ def rollback_to_one_that_is_named(book: Book) -> Operation:
 @pytest.mark.parametrize(
     ("prepared", "act", "aliases"),
     [
-        (first_promotion, Promoted, {"champion": "1"}),
-        (second_promotion, Promoted, {"champion": "2", "previous": "1"}),
-        (promotion_past_a_challenger, Promoted, {"champion": "4", "previous": "2"}),
-        (promotion_that_is_held_back, Held, {"champion": "2", "previous": "1", "challenger": "3"}),
-        (rollback_to_the_one_before, RolledBack, {"champion": "2", "previous": "3"}),
-        (rollback_to_one_that_is_named, RolledBack, {"champion": "1", "previous": "4"}),
+        (first_promotion, VersionPromoted, {"champion": "1"}),
+        (second_promotion, VersionPromoted, {"champion": "2", "previous": "1"}),
+        (promotion_past_a_challenger, VersionPromoted, {"champion": "4", "previous": "2"}),
+        (
+            promotion_that_is_held_back,
+            PromotionDeferred,
+            {"champion": "2", "previous": "1", "challenger": "3"},
+        ),
+        (rollback_to_the_one_before, ChampionRolledBack, {"champion": "2", "previous": "3"}),
+        (rollback_to_one_that_is_named, ChampionRolledBack, {"champion": "1", "previous": "4"}),
     ],
     ids=lambda value: getattr(value, "__name__", None) if callable(value) else "",
 )
 def test_whatever_write_it_dies_at_repair_gives_a_serial_state_and_a_retry_ends_it(
-    place: Place, prepared: Callable[[Book], Operation], act: type[Act], aliases: dict[str, str]
+    place: Place, prepared: Callable[[Book], Operation], act: type[LedgerEvent], aliases: dict[str, str]
 ) -> None:
     died: list[str] = []
     happened: list[bool] = []
@@ -125,21 +143,20 @@ def test_whatever_write_it_dies_at_repair_gives_a_serial_state_and_a_retry_ends_
         book = Book(place.another(), [])
         book.place.register(4)
         operation = prepared(book)
-        before = ledger.state(book.place.model)
+        before = ledger.read_state(book.place.model)
         code, write = in_a_child(book.place, operation, fuse)
         survived = code == 0
         assert survived or code == CRASHED
         died.append(write)
         happened.append(explained(book.place, before, operation.rule(before)).happened)
         assert isinstance(operation.run(book.place.model), act)
-        assert ledger.state(book.place.model).head == before.head + 1, "a retry did it a second time"
+        assert ledger.read_state(book.place.model).head_number == before.head_number + 1, "a retry did it a second time"
         assert book.place.aliases() == aliases
         if survived:
             break
     # Each write was a place to die at, those before the entry was there and those after it; in this order.
     changed = sum(
-        promotion_races.by_ledger(before).get(name) != aliases.get(name)
-        for name in (CHAMPION, PREVIOUS, CHALLENGER)
+        promotion_races.by_ledger(before).get(name) != aliases.get(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)
     )
     written = died[:-1:2]
     assert written.count("link") == 1
@@ -159,7 +176,7 @@ def test_killed_at_any_moment_repair_gives_a_serial_state_and_a_retry_ends_it(pl
     for number in range(KILLS + 1):
         rollback = number % 3 == 2
         operation = book.rollback() if rollback else book.promotion(book.versions[number + 2])
-        before = ledger.state(place.model)
+        before = ledger.read_state(place.model)
         child = Child(place, operation)
         began = child.go()
         if number == 0:  # how long it takes when it is left alone
@@ -174,8 +191,8 @@ def test_killed_at_any_moment_repair_gives_a_serial_state_and_a_retry_ends_it(pl
         assert child.process.exitcode in (0, -signal.SIGKILL)
         left.append(explained(place, before, operation.rule(before)))
         operation.run(place.model)
-        assert ledger.state(place.model).head == before.head + 1
-        assert place.aliases() == promotion_races.by_ledger(ledger.state(place.model))
+        assert ledger.read_state(place.model).head_number == before.head_number + 1
+        assert place.aliases() == promotion_races.by_ledger(ledger.read_state(place.model))
     Journal(place.model, str(place.ledger)).read()  # the whole chain, afresh
     assert Left(happened=False, behind=False) in left, "no kill came before the entry"
     assert Left(happened=True, behind=True) in left, "no kill came between the entry and the last alias"
@@ -190,17 +207,17 @@ class Left:
     """whether an alias was not the ledger's"""
 
 
-def explained(place: Place, before: State, act: Act | Entry) -> Left:
+def explained(place: Place, before: LedgerState, act: LedgerEvent | LedgerEntry) -> Left:
     """Checks that the act happened, or nothing did, and what repair says of it and makes of it."""
     now = Journal(place.model, str(place.ledger)).read()
-    assert now.entries[: before.head] == before.entries
-    assert [entry.act for entry in now.entries[before.head :]] in ([], [act])
-    repair = versions.repair(place.model)
+    assert now.entries[: before.head_number] == before.entries
+    assert [entry.event for entry in now.entries[before.head_number :]] in ([], [act])
+    repair = versions.repair_aliases(place.model)
     # Nobody has moved an alias by hand, and repair does not say so.
-    assert {alias.finding for alias in repair.aliases} <= {"right", "behind", "missing"}, repair.sentences
+    assert {alias.status for alias in repair.aliases} <= {"right", "behind", "missing"}, repair.messages
     assert place.aliases() == promotion_races.by_ledger(now)
-    assert versions.repair(place.model).was_right
-    return Left(now.head > before.head, not repair.was_right)
+    assert versions.repair_aliases(place.model).was_consistent
+    return Left(now.head_number > before.head_number, not repair.was_consistent)
 
 
 @dataclass

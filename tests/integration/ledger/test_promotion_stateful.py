@@ -26,9 +26,9 @@ from hypothesis.stateful import (
 from mlflow import MlflowClient
 
 from evergreen import ledger
-from evergreen.errors import PromotionRefused
-from evergreen.ledger import Entry, Promoted, Released, RolledBack
-from evergreen.ledger.journal import _Folder
+from evergreen.errors import PromotionRefusedError
+from evergreen.ledger import ChampionRolledBack, LedgerEntry, VersionPromoted, VersionReleased
+from evergreen.ledger.journal import _FolderStore
 from evergreen.promotion import rules
 from evergreen.registry import versions
 from support.ledger_events import day
@@ -86,7 +86,7 @@ class Ledger(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.book = Book(f"model_{next(_NUMBERS)}", self.folder)
-        self.known: tuple[Entry, ...] = ()
+        self.known: tuple[LedgerEntry, ...] = ()
         self.by_hand: set[str] = set()
 
     def ask(self, kill: int | None, change: Callable[[], object]) -> None:
@@ -96,7 +96,7 @@ class Ledger(RuleBasedStateMachine):
                 change()
         except Killed:
             return
-        except PromotionRefused:
+        except PromotionRefusedError:
             assert self.book.state.entries == self.known  # nothing was recorded
             return
         self.are_right()
@@ -104,15 +104,15 @@ class Ledger(RuleBasedStateMachine):
     def are_right(self) -> None:
         state = self.book.state
         # Until the first promotion nothing is deleted.
-        left = {} if state.reigns else self.book.aliases
+        left = {} if state.tenures else self.book.aliases
         assert self.book.aliases == {**left, **self.book.right}
-        if state.reigns:
+        if state.tenures:
             self.by_hand.clear()
 
-    def commit(self, kill: int | None, decide: Callable[[ledger.State], Any]) -> None:
+    def commit(self, kill: int | None, decide: Callable[[ledger.LedgerState], Any]) -> None:
         def change() -> None:
-            ledger.commit(self.book.model, "somebody", decide)
-            versions.follow(self.book.model)
+            ledger.append_decision(self.book.model, "somebody", decide)
+            versions.sync_aliases(self.book.model)
 
         self.ask(kill, change)
 
@@ -127,7 +127,7 @@ class Ledger(RuleBasedStateMachine):
     )
     def judge(self, days: int, passed: bool) -> Candidate:
         state = self.book.state
-        newest = max((e.act.as_of for e in state.entries if e.act.kind == "judged"), default=None)
+        newest = max((e.event.as_of for e in state.entries if e.event.kind == "judged"), default=None)
         start = (newest - day(0)).days if newest else 10
         return self.book.judge(max(start + days, 8), passed=passed)
 
@@ -147,32 +147,32 @@ class Ledger(RuleBasedStateMachine):
     @rule(candidate=candidates, kill=KILLS)
     def reject(self, candidate: Candidate, kill: int | None) -> None:
         judged, version = candidate.judged, candidate.version
-        self.commit(kill, lambda state: rules.reject(state, version, judged, "grace", "no"))
+        self.commit(kill, lambda state: rules.decide_rejection(state, version, judged, "grace", "no"))
 
     @precondition(lambda self: self.book.state.reigns)
     @rule(named=strategies.one_of(strategies.none(), strategies.integers(0, 9)), kill=KILLS)
     def rollback(self, named: int | None, kill: int | None) -> None:
         """To the version before, or one of the champions that there have been."""
-        reigns = self.book.state.reigns
+        reigns = self.book.state.tenures
         to = None if named is None else reigns[named % len(reigns)].version
         leaving = reigns[-1].version
-        self.commit(kill, lambda state: rules.rollback(state, to, "late", leaving=leaving))
+        self.commit(kill, lambda state: rules.decide_rollback(state, to, "late", expected_champion=leaving))
 
     @precondition(lambda self: self.book.state.barred)
     @rule(which=strategies.integers(0, 9), kill=KILLS)
     def release(self, which: int, kill: int | None) -> None:
-        barred = sorted(self.book.state.barred)
-        self.commit(kill, lambda state: rules.release(state, barred[which % len(barred)], "weather"))
+        barred = sorted(self.book.state.barred_versions)
+        self.commit(kill, lambda state: rules.decide_release(state, barred[which % len(barred)], "weather"))
 
     @precondition(lambda self: self.book.state.reigns and not self.book.state.frozen)
     @rule(kill=KILLS)
     def freeze(self, kill: int | None) -> None:
-        self.commit(kill, lambda state: rules.freeze(state, "cold"))
+        self.commit(kill, lambda state: rules.decide_freeze(state, "cold"))
 
     @precondition(lambda self: self.book.state.frozen)
     @rule(kill=KILLS)
     def unfreeze(self, kill: int | None) -> None:
-        self.commit(kill, lambda state: rules.unfreeze(state, "warm"))
+        self.commit(kill, lambda state: rules.decide_unfreeze(state, "warm"))
 
     @rule(candidate=candidates, alias=strategies.sampled_from(FOLLOWING))
     def move_by_hand(self, candidate: Candidate, alias: str) -> None:
@@ -187,15 +187,18 @@ class Ledger(RuleBasedStateMachine):
     @rule(kill=KILLS)
     def repair(self, kill: int | None) -> None:
         found, by_hand = self.book.aliases, set(self.by_hand)
-        told: list[versions.Repair] = []
-        self.ask(kill, lambda: told.append(versions.repair(self.book.model)))
+        told: list[versions.AliasRepair] = []
+        self.ask(kill, lambda: told.append(versions.repair_aliases(self.book.model)))
         for alias in told[0].aliases if told else ():
-            assert (alias.found, alias.right) == (found.get(alias.alias), self.book.right.get(alias.alias))
-            assert (alias.finding == "right") == (alias.found == alias.right)
+            assert (alias.actual_version, alias.expected_version) == (
+                found.get(alias.alias),
+                self.book.right.get(alias.alias),
+            )
+            assert (alias.status == "right") == (alias.actual_version == alias.expected_version)
             # Nobody is accused of what a crash has done.
-            assert alias.finding != "moved by hand" or alias.alias in by_hand
-        if told and self.book.state.reigns:
-            assert versions.repair(self.book.model).was_right
+            assert alias.status != "moved by hand" or alias.alias in by_hand
+        if told and self.book.state.tenures:
+            assert versions.repair_aliases(self.book.model).was_consistent
 
     @invariant()
     def history_is_only_added_to(self) -> None:
@@ -208,29 +211,29 @@ class Ledger(RuleBasedStateMachine):
         """Told from the entries alone, not by the fold that is under test."""
         champion, known, barred = None, {}, set()
         for entry in self.known:
-            match entry.act:
-                case Promoted() as act:
+            match entry.event:
+                case VersionPromoted() as act:
                     assert act.version not in barred
-                    assert act.replaced == champion
+                    assert act.previous_champion == champion
                     assert champion is None or known[champion] < act.as_of
                     champion = act.version
                     known[champion] = act.as_of
-                case RolledBack() as act:
-                    assert act.barred == champion
-                    assert act.to in known
-                    assert act.to not in barred
+                case ChampionRolledBack() as act:
+                    assert act.barred_version == champion
+                    assert act.restored_version in known
+                    assert act.restored_version not in barred
                     barred.add(champion)
-                    champion = act.to
-                case Released() as act:
+                    champion = act.restored_version
+                case VersionReleased() as act:
                     barred.remove(act.version)
         state = self.book.state
-        assert (state.champion, state.barred) == (champion, barred)
+        assert (state.champion, state.barred_versions) == (champion, barred)
         assert state.champion_as_of == (known[champion] if champion else None)
-        assert all(one.at <= other.at for one, other in pairwise(self.known))
+        assert all(one.recorded_at <= other.recorded_at for one, other in pairwise(self.known))
 
     def teardown(self) -> None:
         """However it ended, one repair makes it whole."""
-        self.ask(None, lambda: versions.repair(self.book.model))
+        self.ask(None, lambda: versions.repair_aliases(self.book.model))
 
 
 def test_rules_and_repair(
@@ -239,7 +242,7 @@ def test_rules_and_repair(
     use_home: Callable[[Path], Path],
 ) -> None:
     home = use_home(tmp_path_factory.mktemp("home"))
-    monkeypatch.setattr(_Folder, "create", FUSE.around(_Folder.create))
+    monkeypatch.setattr(_FolderStore, "create_if_absent", FUSE.around(_FolderStore.create_if_absent))
     for name in ("set_registered_model_alias", "delete_registered_model_alias"):
         monkeypatch.setattr(MlflowClient, name, FUSE.around(getattr(MlflowClient, name)))
     Ledger.folder = home

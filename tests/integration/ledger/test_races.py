@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from evergreen import ledger
-from evergreen.ledger import Judged, Promoted
+from evergreen.ledger import VerdictRecorded, VersionPromoted
 from evergreen.ledger.journal import Journal
 from support import promotion_races
 from support.promotion_races import AGAINST_ANOTHER, NOT_NEWER, Place, Round, Told, race
@@ -33,16 +33,16 @@ def test_one_of_sixteen_wins_and_the_aliases_are_the_ledgers(place: Place) -> No
             older = was.told.index(loser) < was.told.index(winner)
             assert (NOT_NEWER if older else AGAINST_ANOTHER) in loser.reason
         history.append(winner.version)
-        state = ledger.state(place.model)
-        assert (state.champion, state.previous) == (history[-1], history[-2])
+        state = ledger.read_state(place.model)
+        assert (state.champion, state.previous_champion) == (history[-1], history[-2])
         assert was.aliases == promotion_races.by_ledger(state)
         assert was.serial
         decisions += sum(told.decisions for told in was.told)
     # The proof that they raced: somebody had decided to promote, and was not the first to write it.
     assert decisions > ROUNDS * promotion_races.RACERS
     entries = Journal(place.model, str(place.ledger)).read().entries  # the whole chain, read afresh
-    assert [e.act.version for e in entries if isinstance(e.act, Promoted)] == history[1:]
-    assert sum(isinstance(e.act, Judged) for e in entries) == ROUNDS * promotion_races.RACERS
+    assert [e.event.version for e in entries if isinstance(e.event, VersionPromoted)] == history[1:]
+    assert sum(isinstance(e.event, VerdictRecorded) for e in entries) == ROUNDS * promotion_races.RACERS
     assert len(entries) == ROUNDS * (promotion_races.RACERS + 1)
 
 
@@ -52,12 +52,12 @@ def test_of_those_who_judge_again_the_newest_ends_as_champion(place: Place) -> N
     for was in race(place, promotion_races.judging_again, versions, ROUNDS_AGAIN):
         assert was.told[-1].promoted
         assert was.aliases["champion"] == was.told[-1].version
-        assert was.aliases == promotion_races.by_ledger(ledger.state(place.model))
+        assert was.aliases == promotion_races.by_ledger(ledger.read_state(place.model))
         assert was.serial
         promotions += len(was.promoted)
     assert promotions > ROUNDS_AGAIN, "in no round did the aliases change twice: nothing raced"
     entries = Journal(place.model, str(place.ledger)).read().entries
-    assert sum(isinstance(entry.act, Promoted) for entry in entries) == promotions
+    assert sum(isinstance(entry.event, VersionPromoted) for entry in entries) == promotions
 
 
 # What tells a lost update must be able to tell one.

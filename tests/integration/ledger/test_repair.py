@@ -15,7 +15,7 @@ from evergreen.errors import RegistryError
 from evergreen.promotion import rules
 from evergreen.registry import versions
 from evergreen.settings import settings
-from evergreen.spec.model import Features, Model, Source
+from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
 from support.ledgers import Book
 
 pytestmark = pytest.mark.integration
@@ -36,8 +36,8 @@ def book(mlflow: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Book:
     return Book(f"model_{next(_NUMBERS)}", home)
 
 
-def findings(repair: versions.Repair) -> dict[str, tuple[str, str | None, str | None]]:
-    return {alias.alias: (alias.finding, alias.found, alias.right) for alias in repair.aliases}
+def findings(repair: versions.AliasRepair) -> dict[str, tuple[str, str | None, str | None]]:
+    return {alias.alias: (alias.status, alias.actual_version, alias.expected_version) for alias in repair.aliases}
 
 
 def test_aliases_follow_each_change_of_champion(book: Book) -> None:
@@ -50,44 +50,44 @@ def test_aliases_follow_each_change_of_champion(book: Book) -> None:
     three = book.judge(21)
     book.promote(three, cooldown_days=7)
     assert book.aliases == {"champion": "2", "previous": "1", "challenger": "3"}
-    ledger.commit(book.model, "ada", lambda state: rules.rollback(state, None, "late"))
-    versions.follow(book.model)
+    ledger.append_decision(book.model, "ada", lambda state: rules.decide_rollback(state, None, "late"))
+    versions.sync_aliases(book.model)
     assert book.aliases == {"champion": "1", "previous": "2", "challenger": "3"}
     book.promote(book.judge(30))
     assert book.aliases == {"champion": "4", "previous": "1"}
-    assert versions.repair(book.model).was_right
+    assert versions.repair_aliases(book.model).was_consistent
 
 
-def test_the_champion_is_the_ledgers(book: Book, spec: Callable[[str], Model]) -> None:
+def test_the_champion_is_the_ledgers(book: Book, spec: Callable[[str], ModelSpec]) -> None:
     model = spec(book.model)
-    assert versions.champion(model) is None
+    assert versions.get_champion_version(model) is None
     book.promote(book.judge(10))
     book.client.set_registered_model_alias(book.model, "champion", book.register())
-    champion = versions.champion(model)
+    champion = versions.get_champion_version(model)
     assert champion is not None
     assert str(champion.version) == "1"
 
 
 def test_what_a_crash_left_is_finished(book: Book) -> None:
     book.record(book.judge(10))
-    repair = versions.repair(book.model)
+    repair = versions.repair_aliases(book.model)
     assert findings(repair)["champion"] == ("missing", None, "1")
     assert book.aliases == book.right == {"champion": "1"}
     book.record(book.judge(20))
     book.record(book.judge(30))
-    repair = versions.repair(book.model)
+    repair = versions.repair_aliases(book.model)
     assert findings(repair) == {
         "champion": ("behind", "1", "3"),
         "previous": ("missing", None, "2"),
         "challenger": ("right", None, None),
     }
-    assert not repair.was_right
-    assert repair.sentences[0] == (
+    assert not repair.was_consistent
+    assert repair.messages[0] == (
         "champion was version 1, which was right until entry 4, and is version 3 (entry 6) now: somebody was "
         "interrupted, or has moved it by hand"
     )
     assert book.aliases == book.right == {"champion": "3", "previous": "2"}
-    assert versions.repair(book.model).was_right
+    assert versions.repair_aliases(book.model).was_consistent
 
 
 def test_what_was_moved_by_hand_is_told_and_put_right(book: Book) -> None:
@@ -95,7 +95,7 @@ def test_what_was_moved_by_hand_is_told_and_put_right(book: Book) -> None:
     stranger = book.register()
     for alias in ("champion", "challenger"):
         book.client.set_registered_model_alias(book.model, alias, stranger)
-    repair = versions.repair(book.model)
+    repair = versions.repair_aliases(book.model)
     assert findings(repair) == {
         "champion": ("moved by hand", "2", "1"),
         "previous": ("right", None, None),
@@ -103,7 +103,7 @@ def test_what_was_moved_by_hand_is_told_and_put_right(book: Book) -> None:
     }
     assert (
         "champion was version 2, moved by hand outside the ledger, which says version 1 (entry 2)"
-        in (repair.sentences[0])
+        in (repair.messages[0])
     )
     assert book.aliases == {"champion": "1"}
 
@@ -112,9 +112,9 @@ def test_what_was_deleted_by_hand_is_told_and_set_again(book: Book) -> None:
     book.promote(book.judge(10))
     book.promote(book.judge(20))
     book.client.delete_registered_model_alias(book.model, "champion")
-    repair = versions.repair(book.model)
+    repair = versions.repair_aliases(book.model)
     assert findings(repair)["champion"] == ("missing", None, "2")
-    assert repair.sentences[0] == (
+    assert repair.messages[0] == (
         "champion was missing, and is version 2 (entry 4) now: somebody was interrupted before it was set, or it was "
         "deleted by hand"
     )
@@ -124,9 +124,9 @@ def test_what_was_deleted_by_hand_is_told_and_set_again(book: Book) -> None:
 def test_an_alias_from_before_the_ledger_is_told_and_left(book: Book) -> None:
     book.client.set_registered_model_alias(book.model, "champion", book.register())
     for _ in range(2):
-        repair = versions.repair(book.model)
+        repair = versions.repair_aliases(book.model)
         assert findings(repair)["champion"] == ("moved by hand", "1", None)
-        assert "the ledger knows of no promotion: left as it is" in repair.sentences[0]
+        assert "the ledger knows of no promotion: left as it is" in repair.messages[0]
         assert book.aliases == {"champion": "1"}
         book.judge(10, passed=False)  # nor is it touched when all that the ledger knows is a verdict
     book.promote(book.judge(10))
@@ -136,17 +136,19 @@ def test_an_alias_from_before_the_ledger_is_told_and_left(book: Book) -> None:
 def test_other_aliases_are_nobodys_business(book: Book) -> None:
     book.promote(book.judge(10))
     book.client.set_registered_model_alias(book.model, "canary", "1")
-    versions.repair(book.model)
+    versions.repair_aliases(book.model)
     assert book.client.get_registered_model(book.model).aliases["canary"] is not None
 
 
-def test_a_champion_that_was_deleted_is_told(book: Book, spec: Callable[[str], Model]) -> None:
+def test_a_champion_that_was_deleted_is_told(book: Book, spec: Callable[[str], ModelSpec]) -> None:
     book.record(book.judge(10))
     book.client.delete_model_version(book.model, "1")
-    for ask in (versions.follow, versions.repair, lambda name: versions.champion(spec(name))):
-        with pytest.raises(
-            RegistryError, match=r"champion of \w+ is version 1 by the ledger, but MLflow has no"
-        ):
+    for ask in (
+        versions.sync_aliases,
+        versions.repair_aliases,
+        lambda name: versions.get_champion_version(spec(name)),
+    ):
+        with pytest.raises(RegistryError, match=r"champion of \w+ is version 1 by the ledger, but MLflow has no"):
             ask(book.model)
 
 
@@ -154,7 +156,7 @@ def test_a_registry_that_never_heard_of_the_model_is_told(book: Book) -> None:
     book.record(book.judge(10))
     book.client.delete_registered_model(book.model)
     with pytest.raises(RegistryError, match="is not the registry that the ledger is about"):
-        versions.repair(book.model)
+        versions.repair_aliases(book.model)
 
 
 def test_several_that_set_a_new_alias_at_once(book: Book) -> None:
@@ -165,7 +167,7 @@ def test_several_that_set_a_new_alias_at_once(book: Book) -> None:
 
     def follow(_: int) -> int:
         together.wait()
-        return versions.follow(book.model).head
+        return versions.sync_aliases(book.model).head_number
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(follow, range(6))) == {4}
@@ -180,7 +182,7 @@ def test_repair_beside_promotions(book: Book) -> None:
     def repair() -> list[str]:
         told = []
         while not done.is_set():
-            told += [alias.finding for alias in versions.repair(book.model).aliases]
+            told += [alias.status for alias in versions.repair_aliases(book.model).aliases]
         return told
 
     with ThreadPoolExecutor(2) as pool:
@@ -197,17 +199,17 @@ def test_repair_beside_promotions(book: Book) -> None:
 
 
 @pytest.fixture
-def spec() -> Callable[[str], Model]:
-    def named(name: str) -> Model:
-        features = Features(
+def spec() -> Callable[[str], ModelSpec]:
+    def named(name: str) -> ModelSpec:
+        features = FeatureSpec(
             timezone="UTC",
             first_day="2013-01-01",
-            sources=(Source(name="flights"),),
+            sources=(RawSource(name="flights"),),
             views=("delays",),
             spine="examples",
         )
         gate = {"kind": "threshold", "metric": "auc", "at_least": 0.6}
-        return Model(
+        return ModelSpec(
             name=name,
             owner="ada",
             features=features,

@@ -23,18 +23,18 @@ import xgboost
 
 from evergreen import evaluation, storage
 from evergreen.errors import EvergreenError, ScoringError, SignatureError
-from evergreen.gates import Record, Verdict, decide
+from evergreen.gates import GateResult, Verdict, decide_verdict
 from evergreen.lake import datasets, fingerprints
 from evergreen.registry import signing, versions
 from evergreen.settings import settings
-from evergreen.spec.model import Model
-from evergreen.training.job import Result
+from evergreen.spec.model import ModelSpec
+from evergreen.training.job import TrainingResult
 from evergreen_local import services
 from support import onnx_models
 
 pytestmark = pytest.mark.integration
 
-MODEL = Model(
+MODEL = ModelSpec(
     name="sealed",
     owner="tests",
     features="flight_delay",
@@ -77,15 +77,15 @@ def published(
     rounds: int = 3,
 ) -> tuple[datasets.Manifest, datasets.Manifest]:
     """As `candidate`, with the model that `write` leaves in a folder, trained with these libraries."""
-    target = datasets.dataset(f"models/{MODEL.name}")
+    target = datasets.open_dataset(f"models/{MODEL.name}")
     inputs = {"features": features, "code": {"train": "1"}, "rounds": rounds}
-    mark = fingerprints.fingerprint(inputs)
+    mark = fingerprints.compute_fingerprint(inputs)
     folder = target.stage(f"until={day}", mark)
     write(folder)
     (file,) = folder.iterdir()
-    Result(
+    TrainingResult(
         fingerprint=mark,
-        files={file.name: storage.sha256(file)},
+        files={file.name: storage.file_sha256(file)},
         metrics={"train_auc": 0.7},
         environment={"python": "3.11.9", **libraries},
     ).write(folder / "result.json")
@@ -96,14 +96,14 @@ def published(
 
 
 def verdict(home: Path) -> tuple[Verdict, Path]:
-    record = Record(gate="auc", outcome="passed", candidate=0.7, threshold=0.6, rows=200, reason="auc 0.7")
-    result = decide([record])
+    record = GateResult(gate="auc", outcome="passed", candidate=0.7, threshold=0.6, rows=200, reason="auc 0.7")
+    result = decide_verdict([record])
     (home / "verdict.json").write_text(result.model_dump_json())
     return result, home / "verdict.json"
 
 
 def register(home: Path, day: str = "2013-01-11", rounds: int = 3) -> str:
-    return versions.register(MODEL, *candidate(day, rounds), *verdict(home))
+    return versions.register_candidate(MODEL, *candidate(day, rounds), *verdict(home))
 
 
 def stored(home: Path, name: str, number: int = 0) -> Path:
@@ -135,9 +135,7 @@ def keys(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
         private, public = tmp_path / f"{name}.pem", tmp_path / f"{name}.pub.pem"
         lines = (Path(__file__).parents[3] / "docs/operating.md").read_text().splitlines()
         for line in (line for line in lines if line.startswith("openssl ")):
-            command = line.replace("evergreen-key.pem", str(private)).replace(
-                "evergreen-key.pub.pem", str(public)
-            )
+            command = line.replace("evergreen-key.pem", str(private)).replace("evergreen-key.pub.pem", str(public))
             subprocess.run(command.split(), check=True, capture_output=True)
         return private, public
 
@@ -161,14 +159,14 @@ def configure(monkeypatch: pytest.MonkeyPatch, home: Path) -> Callable[..., None
 @pytest.fixture
 def server(home: Path, configure: Callable[..., None]) -> Iterator[str]:
     """The MLflow server that `evergreen up` starts; the settings point at it."""
-    service = services.mlflow(home, services.free_port(5200))
+    service = services.mlflow_service(home, services.free_port(5200))
     with (home / "server.log").open("w") as log:
         process = subprocess.Popen(
             service.command, env=dict(service.environment), stdout=log, stderr=log, start_new_session=True
         )
     try:
         until = time.monotonic() + 180
-        while not service.ready():
+        while not service.is_ready():
             assert process.poll() is None, (home / "server.log").read_text()
             assert time.monotonic() < until, "the server does not answer"
             time.sleep(0.5)
@@ -182,13 +180,13 @@ def server(home: Path, configure: Callable[..., None]) -> Iterator[str]:
 def test_registered_verified_scored(home: Path) -> None:
     version = register(home)
     assert version == "1"
-    versions.verify(MODEL.name, version)
-    with versions.artifact(MODEL, version) as folder:
+    versions.verify_version(MODEL.name, version)
+    with versions.open_artifact(MODEL, version) as folder:
         assert {file.name for file in folder.iterdir()} == {
-            "MLmodel", "model.ubj", "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST,
+            "MLmodel", "model.ubj", "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST_FILE,
         }  # fmt: skip
-        assert versions.inputs_of(folder) == FEATURES
-        scores = evaluation.score(folder, TABLE, FEATURES)
+        assert versions.read_input_columns(folder) == FEATURES
+        scores = evaluation.score_table(folder, TABLE, FEATURES)
     _, made = candidate("2013-01-11", 3)
     assert scores == pytest.approx(evaluation.score_candidate(MODEL, made, TABLE), abs=0)
 
@@ -224,15 +222,15 @@ def test_every_format_is_registered_as_it_was_published_and_served_by_mlflow(
     format_ = FORMATS[name]
     features = tuple(format_.table.column_names)
     training_set, made = published(format_.write, features, format_.libraries)
-    version = versions.register(MODEL, training_set, made, *verdict(home))
-    with versions.artifact(MODEL, version) as folder:
+    version = versions.register_candidate(MODEL, training_set, made, *verdict(home))
+    with versions.open_artifact(MODEL, version) as folder:
         assert {file.name for file in folder.iterdir()} == {
-            "MLmodel", name, "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST, signing.SIGNATURE,
+            "MLmodel", name, "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST_FILE, signing.SIGNATURE_FILE,
         }  # fmt: skip
-        assert storage.sha256(folder / name) == made.files[name].sha256
-        assert versions.inputs_of(folder) == features
+        assert storage.file_sha256(folder / name) == made.files[name].sha256
+        assert versions.read_input_columns(folder) == features
         assert format_.requirement in (folder / "requirements.txt").read_text().splitlines()
-        scores = evaluation.score(folder, format_.table, features)
+        scores = evaluation.score_table(folder, format_.table, features)
     assert np.array_equal(scores, evaluation.score_candidate(MODEL, made, format_.table))
     served = mlflow.pyfunc.load_model(f"models:/{MODEL.name}/{version}")
     schema = served.metadata.signature.inputs
@@ -245,7 +243,7 @@ def test_every_format_is_registered_as_it_was_published_and_served_by_mlflow(
 def test_a_candidate_whose_file_takes_other_columns_is_not_registered(home: Path) -> None:
     made = published(network, FEATURES, {"torch": "2.9.1"})
     with pytest.raises(ScoringError, match="model.onnx takes distance, temperature, carrier, hour, but"):
-        versions.register(MODEL, *made, *verdict(home))
+        versions.register_candidate(MODEL, *made, *verdict(home))
     assert not versions._client().search_model_versions(f"name = '{MODEL.name}'")
 
 
@@ -261,10 +259,10 @@ def test_a_version_tells_all_that_made_it(home: Path) -> None:
     tags = versions._client().get_model_version(MODEL.name, version).tags
     training_set, made = candidate("2013-01-11", 3)
     assert tags["evergreen.fingerprint"] == made.fingerprint
-    assert tags["evergreen.data"] == training_set.content
+    assert tags["evergreen.data"] == training_set.content_hash
     assert tags["evergreen.as_of"] == "2013-01-11"
     assert tags["evergreen.holdout"] == "2013-01-04"
-    assert tags["evergreen.manifest"] == storage.sha256(stored(home, signing.MANIFEST))
+    assert tags["evergreen.manifest"] == storage.file_sha256(stored(home, signing.MANIFEST_FILE))
     assert "evergreen.signed_by" not in tags
     for tag in ("code", "environment", "verdict", "run"):
         assert tags[f"evergreen.{tag}"]
@@ -278,15 +276,15 @@ def test_a_candidate_keeps_its_version(home: Path) -> None:
 
 def test_a_candidate_that_changed_after_training_is_not_registered(home: Path) -> None:
     training_set, made = candidate("2013-01-11", 3)
-    file = datasets.dataset(f"models/{MODEL.name}").path(made, "model.ubj")
+    file = datasets.open_dataset(f"models/{MODEL.name}").file_path(made, "model.ubj")
     file.chmod(0o644)
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(ScoringError, match="was changed after it was published"):
-        versions.register(MODEL, training_set, made, *verdict(home))
+        versions.register_candidate(MODEL, training_set, made, *verdict(home))
     assert not versions._client().search_model_versions(f"name = '{MODEL.name}'")
 
 
-@pytest.mark.parametrize("file", ["model.ubj", "MLmodel", "conda.yaml", signing.MANIFEST])
+@pytest.mark.parametrize("file", ["model.ubj", "MLmodel", "conda.yaml", signing.MANIFEST_FILE])
 def test_what_was_changed_in_the_store_is_refused(home: Path, file: str) -> None:
     version = register(home)
     place = stored(home, file)
@@ -294,15 +292,15 @@ def test_what_was_changed_in_the_store_is_refused(home: Path, file: str) -> None
     content[-2] ^= 1
     place.write_bytes(content)
     with pytest.raises(SignatureError, match=file):
-        versions.verify(MODEL.name, version)
+        versions.verify_version(MODEL.name, version)
 
 
 def test_what_was_removed_or_added_is_refused(home: Path) -> None:
     version = register(home)
     stored(home, "requirements.txt").rename(stored(home, "MLmodel").with_name("more.yaml"))
-    with pytest.raises(SignatureError) as refused, versions.artifact(MODEL, version):
+    with pytest.raises(SignatureError) as refused, versions.open_artifact(MODEL, version):
         pass
-    assert [fault.where for fault in refused.value.faults] == ["more.yaml", "requirements.txt"]
+    assert [fault.location for fault in refused.value.faults] == ["more.yaml", "requirements.txt"]
 
 
 def test_files_of_one_version_do_not_pass_as_anothers(home: Path, keys, configure) -> None:
@@ -313,15 +311,15 @@ def test_files_of_one_version_do_not_pass_as_anothers(home: Path, keys, configur
     newer = stored(home, "MLmodel", 1).parent
     for file in older.iterdir():
         (newer / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(SignatureError, match=f"{signing.MANIFEST}: is that of"):
-        versions.verify(MODEL.name, version)
+    with pytest.raises(SignatureError, match=f"{signing.MANIFEST_FILE}: is that of"):
+        versions.verify_version(MODEL.name, version)
 
 
 def test_a_pickle_in_the_place_of_a_model_is_named(home: Path) -> None:
     version = register(home)
     stored(home, "model.ubj").write_bytes(pickle.dumps(os.getcwd))
     with pytest.raises(SignatureError, match=r"model\.ubj: is a pickle named \.ubj"):
-        versions.verify(MODEL.name, version)
+        versions.verify_version(MODEL.name, version)
 
 
 def test_a_pickled_model_that_somebody_registered_is_refused(home: Path) -> None:
@@ -332,22 +330,22 @@ def test_a_pickled_model_that_somebody_registered_is_refused(home: Path) -> None
             registered_model_name=MODEL.name,
         )  # fmt: skip
     with pytest.raises(SignatureError, match=r"\.pkl: is of a format that can run code"):
-        versions.verify(MODEL.name, "2")
+        versions.verify_version(MODEL.name, "2")
 
 
 def test_where_signing_is_on_only_trusted_signatures_pass(home: Path, keys, configure) -> None:
     one, other = keys("one"), keys("other")
     unsigned = register(home)
     configure(*one)
-    with pytest.raises(SignatureError, match=rf"{signing.SIGNATURE}: is missing: the version is not signed"):
-        versions.verify(MODEL.name, unsigned)
+    with pytest.raises(SignatureError, match=rf"{signing.SIGNATURE_FILE}: is missing: the version is not signed"):
+        versions.verify_version(MODEL.name, unsigned)
     signed = register(home, "2013-01-18", 4)
-    versions.verify(MODEL.name, signed)
+    versions.verify_version(MODEL.name, signed)
     tags = versions._client().get_model_version(MODEL.name, signed).tags
     assert tags["evergreen.signed_by"] == next(iter(signing._public_keys(one[1])))
     configure(None, other[1])
-    with pytest.raises(SignatureError, match=rf"{signing.SIGNATURE}: is by the key"):
-        versions.verify(MODEL.name, signed)
+    with pytest.raises(SignatureError, match=rf"{signing.SIGNATURE_FILE}: is by the key"):
+        versions.verify_version(MODEL.name, signed)
 
 
 def test_a_key_that_nobody_trusts_registers_nothing(home: Path, keys, configure) -> None:
@@ -360,21 +358,19 @@ def test_a_key_that_nobody_trusts_registers_nothing(home: Path, keys, configure)
 def test_an_older_version_can_be_signed_by_hand(home: Path, keys, configure) -> None:
     version = register(home)
     configure(*keys("one"))
-    versions.sign(MODEL.name, version)
-    versions.verify(MODEL.name, version)
+    versions.sign_version(MODEL.name, version)
+    versions.verify_version(MODEL.name, version)
     configure(*keys("other"))
     with pytest.raises(SignatureError, match="is by the key"):
-        versions.verify(MODEL.name, version)
-    versions.sign(MODEL.name, version)
-    versions.verify(MODEL.name, version)
+        versions.verify_version(MODEL.name, version)
+    versions.sign_version(MODEL.name, version)
+    versions.verify_version(MODEL.name, version)
     stored(home, "conda.yaml").write_text("dependencies: [evil]\n")
     with pytest.raises(SignatureError, match="conda.yaml: was changed"):
-        versions.sign(MODEL.name, version)
+        versions.sign_version(MODEL.name, version)
 
 
-def test_a_version_from_before_manifests_is_refused_until_somebody_signs_it(
-    home: Path, keys, configure
-) -> None:
+def test_a_version_from_before_manifests_is_refused_until_somebody_signs_it(home: Path, keys, configure) -> None:
     register(home)
     with mlflow.start_run(experiment_id=versions._client().get_experiment_by_name(MODEL.name).experiment_id):
         data = xgboost.DMatrix(ROWS, label=LABELS)
@@ -382,32 +378,32 @@ def test_a_version_from_before_manifests_is_refused_until_somebody_signs_it(
             xgboost.train({}, data, 2), name="model", model_format="ubj", pip_requirements=["xgboost"],
             registered_model_name=MODEL.name,
         )  # fmt: skip
-    with pytest.raises(SignatureError, match=f"{signing.MANIFEST}: is missing"):
-        versions.verify(MODEL.name, "2")
+    with pytest.raises(SignatureError, match=f"{signing.MANIFEST_FILE}: is missing"):
+        versions.verify_version(MODEL.name, "2")
     configure(*keys("one"))
-    versions.sign(MODEL.name, "2")
-    versions.verify(MODEL.name, "2")
+    versions.sign_version(MODEL.name, "2")
+    versions.verify_version(MODEL.name, "2")
 
 
 def test_what_cannot_be_had_is_an_error_of_ours(home: Path) -> None:
     with pytest.raises(ScoringError, match="its artifact cannot be loaded"):
-        versions.verify(MODEL.name, "1")
+        versions.verify_version(MODEL.name, "1")
     version = register(home)
     for place in stored(home, "MLmodel").parent.iterdir():
         place.unlink()
     with pytest.raises(EvergreenError):
-        versions.verify(MODEL.name, version)
+        versions.verify_version(MODEL.name, version)
 
 
 def test_behind_a_server_it_is_an_ordinary_model_of_mlflows(server: str, home: Path, keys, configure) -> None:
     private, public = keys("one")
     configure(private, public, MLFLOW=server)
     version = register(home)
-    versions.verify(MODEL.name, version)
+    versions.verify_version(MODEL.name, version)
     client = versions._client()
     known = client.get_model_version(MODEL.name, version)
     model_id = known.source.removeprefix("models:/")
-    assert {signing.SIGNATURE, signing.MANIFEST} <= {
+    assert {signing.SIGNATURE_FILE, signing.MANIFEST_FILE} <= {
         file.path for file in client.list_logged_model_artifacts(model_id)
     }  # what the UI lists
     logged = client.get_logged_model(model_id)
@@ -416,17 +412,15 @@ def test_behind_a_server_it_is_an_ordinary_model_of_mlflows(server: str, home: P
     client.set_registered_model_alias(MODEL.name, "champion", version)
     loaded = mlflow.xgboost.load_model(f"models:/{MODEL.name}@champion")
     assert loaded.num_boosted_rounds() == 3
-    assert mlflow.models.get_model_info(f"models:/{MODEL.name}/{version}").signature.inputs.input_names() == [
-        *FEATURES
-    ]
+    assert mlflow.models.get_model_info(f"models:/{MODEL.name}/{version}").signature.inputs.input_names() == [*FEATURES]
     newer = keys("newer")
     configure(*newer, MLFLOW=server)
-    versions.sign(MODEL.name, version)
-    versions.verify(MODEL.name, version)
+    versions.sign_version(MODEL.name, version)
+    versions.verify_version(MODEL.name, version)
     with stored(home, "model.ubj").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(SignatureError, match="model.ubj: was changed"):
-        versions.verify(MODEL.name, version)
+        versions.verify_version(MODEL.name, version)
 
 
 def test_a_stranger_can_check_it_with_openssfs_own_command(home: Path, keys, configure) -> None:
@@ -435,8 +429,8 @@ def test_a_stranger_can_check_it_with_openssfs_own_command(home: Path, keys, con
     register(home)
     folder = stored(home, "MLmodel").parent
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(folder)]
-    command += ["--signature", str(folder / signing.SIGNATURE), "--public_key", str(public)]
+    command += ["--signature", str(folder / signing.SIGNATURE_FILE), "--public_key", str(public)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    about = json.loads((folder / signing.MANIFEST).read_text())
-    (folder / signing.MANIFEST).write_text(json.dumps(about))
+    about = json.loads((folder / signing.MANIFEST_FILE).read_text())
+    (folder / signing.MANIFEST_FILE).write_text(json.dumps(about))
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0

@@ -25,5 +25,5 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 def test_a_refusal_says_which_file_it_is_about(s3: S3) -> None:
     s3.refuses = {"PUT"}
     with pytest.raises(PermissionError) as told:
-        storage.put(storage.path(FILE), b"{}")
+        storage.put(storage.storage_path(FILE), b"{}")
     assert told.value.__notes__ == [FILE]

@@ -4,29 +4,29 @@ from datetime import date, timedelta
 
 import pytest
 
-from evergreen.backtest.simulated_ledger import PastLedger
-from evergreen.backtest.walk_forward import Point
-from evergreen.gates import Comparison, Record, decide
+from evergreen.backtest.simulated_ledger import SimulatedLedger
+from evergreen.backtest.walk_forward import BacktestPoint
+from evergreen.gates import EarlierComparison, GateResult, decide_verdict
 from evergreen.spec import loader
 
 pytestmark = pytest.mark.unit
 
-MODEL = loader.load("flight_delay").model_copy(update={"cooldown_days": 10})
+MODEL = loader.load_spec("flight_delay").model_copy(update={"cooldown_days": 10})
 
 
 def verdict(outcome, level=None):
-    return decide(
-        [Record(gate="g", outcome=outcome, candidate=0.7, threshold=0.6, level=level, rows=9, reason="so")]
+    return decide_verdict(
+        [GateResult(gate="g", outcome=outcome, candidate=0.7, threshold=0.6, alpha=level, rows=9, reason="so")]
     )
 
 
 def point(week):
     as_of = date(2013, 3, 1) + timedelta(7 * week)
-    return Point(as_of, as_of - timedelta(7))
+    return BacktestPoint(as_of, as_of - timedelta(7))
 
 
 def test_promotes_holds_and_spends_as_real_runs_do():
-    ledger = PastLedger(MODEL)
+    ledger = SimulatedLedger(MODEL)
     assert ledger.propose(point(0), "a", verdict("passed")) == (True, "the only gate passed: g")
     assert ledger.comparisons == ()  # the first champion was compared with nobody
 
@@ -37,6 +37,6 @@ def test_promotes_holds_and_spends_as_real_runs_do():
     assert ledger.propose(point(2), "c", verdict("failed", 0.01)) == (False, "g: so")
     assert ledger.propose(point(3), "d", verdict("passed", 0.005))[0]
     assert ledger.comparisons == tuple(
-        Comparison((point(week).holdout, point(week).as_of), (("g", level, passed),))
+        EarlierComparison((point(week).holdout_start, point(week).as_of), (("g", level, passed),))
         for week, level, passed in ((1, 0.02, True), (2, 0.01, False), (3, 0.005, True))
     )

@@ -14,7 +14,7 @@ from evergreen.cli import costs
 from evergreen.cli.progress import Progress
 from evergreen.errors import SpecError
 from evergreen.settings import settings
-from evergreen.training.attempt import Allotted, Attempt
+from evergreen.training.attempt import Attempt, ResourceAllocation
 
 pytestmark = pytest.mark.unit
 
@@ -25,19 +25,19 @@ def record(model: str, job: str, name: str, team: str = "flights", hours: float 
     end = START + timedelta(hours=hours)
     Attempt(
         id=name,
-        run="r",
+        dag_run="r",
         model=model,
         team=team,
-        allotted=Allotted(cpu=4, memory_gib=8, gpu=1),
-        started=START,
-        seen=end,
-        ended=end,
-    ).put(storage.path(settings().jobs) / model / job)
+        allocation=ResourceAllocation(cpu=4, memory_gib=8, gpu=1),
+        started_at=START,
+        last_heartbeat=end,
+        ended_at=end,
+    ).write(storage.storage_path(settings().jobs) / model / job)
 
 
 def told() -> str:
     text = StringIO()
-    costs.costs(Progress(Console(file=text, width=200)))
+    costs.show_training_costs(Progress(Console(file=text, width=200)))
     return " ".join(text.getvalue().split())
 
 

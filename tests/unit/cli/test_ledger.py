@@ -9,15 +9,15 @@ from rich.console import Console
 from evergreen import ledger as records
 from evergreen.cli import ledger
 from evergreen.cli.progress import Progress
-from evergreen.ledger import Act
+from evergreen.ledger import LedgerEvent
 from support.ledger_events import MODEL, held, judged, promoted, rolled_back
 
 pytestmark = pytest.mark.unit
 
 
-def recorded(*acts: Act) -> None:
+def recorded(*acts: LedgerEvent) -> None:
     for act in acts:
-        records.commit(MODEL, "ada", lambda _, act=act: act)
+        records.append_decision(MODEL, "ada", lambda _, act=act: act)
 
 
 def told(tell, *arguments) -> str:
@@ -27,14 +27,12 @@ def told(tell, *arguments) -> str:
 
 
 def test_an_empty_ledger_is_told_as_that(home: Path) -> None:
-    assert told(ledger.history, None) == "flight_delay: the ledger has no entry yet"
+    assert told(ledger.show_history, None) == "flight_delay: the ledger has no entry yet"
 
 
 def test_every_champion_is_told_with_its_reason(home: Path) -> None:
-    recorded(
-        judged(10), promoted("1", 10, 1), judged(17, "1"), promoted("2", 17, 3, "1"), rolled_back("1", "2")
-    )
-    text = told(ledger.history, None)
+    recorded(judged(10), promoted("1", 10, 1), judged(17, "1"), promoted("2", 17, 3, "1"), rolled_back("1", "2"))
+    text = told(ledger.show_history, None)
     assert "1 2013-01-11 the only gate passed" in text
     assert "2 2013-01-18 the only gate passed" in text
     assert "1 2013-01-11 rolled back from version 2: late flights" in text
@@ -44,16 +42,16 @@ def test_every_champion_is_told_with_its_reason(home: Path) -> None:
 
 def test_what_stands_ready_is_told(home: Path) -> None:
     recorded(judged(10), promoted("1", 10, 1), judged(17, "1"), held("2", 17, 3))
-    assert "challenger: version 2, held back: frozen" in told(ledger.history, None)
+    assert "challenger: version 2, held back: frozen" in told(ledger.show_history, None)
 
 
 def test_of_a_day_the_champion_of_its_end_is_told_with_its_evidence(home: Path) -> None:
     case = judged(10).model_copy(update={"evidence": {"report": "s3://evidence/report.html"}})
     recorded(case, promoted("1", 10, 1))
-    today = records.entries(MODEL)[-1].at.date()
-    text = told(ledger.history, today)
+    today = records.read_entries(MODEL)[-1].recorded_at.date()
+    text = told(ledger.show_history, today)
     assert f"at the end of {today} (UTC): version 1" in text
     assert "report: s3://evidence/report.html" in text
     assert "asked by ada, entry 2" in text
     before = today.replace(year=today.year - 1)
-    assert f"at the end of {before} (UTC): no champion" in told(ledger.history, before)
+    assert f"at the end of {before} (UTC): no champion" in told(ledger.show_history, before)

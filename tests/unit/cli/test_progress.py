@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from evergreen.cli.progress import Progress, Step, View, duration
+from evergreen.cli.progress import Progress, ProgressStep, ProgressView, format_duration
 
 pytestmark = pytest.mark.unit
 
@@ -23,14 +23,14 @@ class Watched:
 
 
 def view(done, *steps, title="features"):
-    return View(title, done, 3, "days", steps, news=done)
+    return ProgressView(title, done, 3, "days", steps, change_key=done)
 
 
 def test_news_is_said_and_no_news_is_not():
     watched = Watched()
     for second, done in [(0, 0), (2, 0), (4, 1), (6, 1), (8, 2)]:
         watched.now = second
-        watched.progress.show(view(done))
+        watched.progress.update(view(done))
     assert [line.split() for line in watched.lines()] == [
         ["0", "s", "features", "0/3", "days"],
         ["4", "s", "features", "1/3", "days"],
@@ -40,10 +40,10 @@ def test_news_is_said_and_no_news_is_not():
 
 def test_silence_is_broken_every_fifteen_seconds_though_nobody_shows_anything():
     watched = Watched()
-    watched.progress.show(view(0))
+    watched.progress.update(view(0))
     for second in range(1, 61):
         watched.now = second
-        watched.progress.tick()
+        watched.progress.refresh()
     assert [line.split()[0] for line in watched.lines()] == ["0", "15", "30", "45", "1"]  # 1 min 00 s
 
 
@@ -51,16 +51,16 @@ def test_a_flood_of_news_is_thinned():
     watched = Watched()
     for n in range(100):
         watched.now = n / 10
-        watched.progress.show(view(n))
+        watched.progress.update(view(n))
     assert len(watched.lines()) <= 6
 
 
 def test_nothing_is_said_about_what_is_over():
     watched = Watched()
-    watched.progress.show(view(0))
-    watched.progress.rest()
+    watched.progress.update(view(0))
+    watched.progress.clear()
     watched.now = 100
-    watched.progress.tick()
+    watched.progress.refresh()
     assert len(watched.lines()) == 1
 
 
@@ -68,30 +68,30 @@ def test_time_counts_from_the_first_look_at_each_thing():
     watched = Watched()
     for second, title in [(0, "one"), (20, "one"), (40, "two")]:
         watched.now = second
-        watched.progress.show(view(0, title=title))
+        watched.progress.update(view(0, title=title))
     assert [line.split()[0] for line in watched.lines()] == ["0", "20", "0"]
 
 
 def test_a_line_names_what_is_under_way_and_leaves_out_what_is_not():
     steps = (
-        Step("plan", "success", 1.0),
-        Step("train", "running", 75.4),
-        Step("judge", "waiting"),
-        Step("build", "up_for_retry"),
+        ProgressStep("plan", "success", 1.0),
+        ProgressStep("train", "running", 75.4),
+        ProgressStep("judge", "waiting"),
+        ProgressStep("build", "up_for_retry"),
     )
     assert str(view(1, *steps)) == "features  1/3 days  ▸ train 1 min 15 s  ↻ build up_for_retry"
 
 
 def test_what_people_said_is_not_taken_for_markup():
     watched = Watched()
-    watched.progress.say("[red]a path like [/tmp][/red]")
+    watched.progress.print("[red]a path like [/tmp][/red]")
     assert watched.lines() == ["[red]a path like [/tmp][/red]"]
 
 
 def test_on_a_terminal_everything_fits_the_screen():
-    steps = tuple(Step(f"2013-01-{day:02d} build", "running", 3.0) for day in range(1, 32))
+    steps = tuple(ProgressStep(f"2013-01-{day:02d} build", "running", 3.0) for day in range(1, 32))
     console = Console(file=StringIO(), width=100)
-    console.print(view(1, *steps).drawn("-", 65))
+    console.print(view(1, *steps).render("-", 65))
     lines = console.file.getvalue().splitlines()
     assert "1/3 days" in lines[0]
     assert "1 min 05 s" in lines[0]
@@ -104,4 +104,4 @@ def test_on_a_terminal_everything_fits_the_screen():
     [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (60, "1 min 00 s"), (3599.9, "60 min 00 s")],
 )
 def test_duration(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text

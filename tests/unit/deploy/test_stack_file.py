@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from evergreen.settings import PREFIX, REPOSITORY, Settings, variable
-from evergreen_local.airflow_settings import shared
+from evergreen.settings import ENV_PREFIX, REPOSITORY, Settings, variable_name
+from evergreen_local.airflow_settings import shared_airflow_environment
 
 pytestmark = pytest.mark.unit
 
@@ -80,15 +80,15 @@ def test_passwords_are_given_to_those_who_need_them_only() -> None:
 
 
 def test_every_variable_of_ours_is_a_setting() -> None:
-    known = {variable(name) for name in Settings.model_fields} | {"EVERGREEN_PRELOAD"}
+    known = {variable_name(name) for name in Settings.model_fields} | {"EVERGREEN_PRELOAD"}
     given = {
         name.partition("__")[0]
         for service in SERVICES.values()
         for name in (service.get("environment") or {})
-        if name.startswith(PREFIX)
+        if name.startswith(ENV_PREFIX)
     }
     assert given <= known
-    assert {name for name in shared() if name.startswith(PREFIX)} <= known
+    assert {name for name in shared_airflow_environment() if name.startswith(ENV_PREFIX)} <= known
 
 
 def test_spark_is_reached_by_those_only_who_send_it_work() -> None:

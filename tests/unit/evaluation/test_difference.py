@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from evergreen.evaluation.difference import compare, same
+from evergreen.evaluation.difference import compare_feature_values, values_equal
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +27,7 @@ NAN = float("nan")
     ],
 )
 def test_the_same(one: object, other: object) -> None:
-    assert same(one, other)
+    assert values_equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def test_the_same(one: object, other: object) -> None:
     ],
 )
 def test_not_the_same(one: object, other: object) -> None:
-    assert not same(one, other)
-    assert not same(other, one)
+    assert not values_equal(one, other)
+    assert not values_equal(other, one)
 
 
 def test_differences_are_counted_and_the_first_is_told() -> None:
     entities = [{"dest": "ATL", "origin": "JFK"}, {"dest": "BOS", "origin": "LGA"}]
     offline = {"flights": [1, 2], "rate": [None, 0.5], "gone": [None, 3]}
     online = {"rate": [0.25, 0.5], "flights": [1, 2]}
-    found = compare(entities, offline, online, datetime(2013, 1, 18, 4, tzinfo=UTC))
-    assert (found.compared, found.different) == (6, 2)
-    assert found.example == (
+    found = compare_feature_values(entities, offline, online, datetime(2013, 1, 18, 4, tzinfo=UTC))
+    assert (found.value_count, found.mismatch_count) == (6, 2)
+    assert found.first_mismatch == (
         "rate of dest=ATL, origin=JFK is 0.25 online, nothing offline as of 2013-01-18 04:00:00+00:00"
     )

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from evergreen.evaluation.requirements import Asked
-from evergreen.evaluation.signature import type_of
+from evergreen.evaluation.requirements import EvidenceRequirements
+from evergreen.evaluation.signature import coarse_type
 from evergreen.gates import (
-    AgainstChampion,
-    Baseline,
-    BySlice,
-    Fairness,
-    OnlineEqualsOffline,
-    Own,
-    PredictionDrift,
-    SameSignature,
-    Serving,
-    Threshold,
+    AgainstChampionGate,
+    BaselineGate,
+    BySliceGate,
+    CustomGate,
+    FairnessGate,
+    OnlineEqualsOfflineGate,
+    PredictionDriftGate,
+    ServingGate,
+    SignatureGate,
+    ThresholdGate,
 )
 
 pytestmark = pytest.mark.unit
@@ -25,31 +25,33 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize(
     ("gate", "asked"),
     [
-        (Threshold(metric="auc", at_least=0.6), Asked()),
-        (AgainstChampion(metric="auc", must_be="better"), Asked()),
-        (Own(function="evergreen_models.flight_delay.gate:check"), Asked()),
-        (BySlice(metric="auc", by="carrier"), Asked(groups=("carrier",))),
-        (Fairness(by="origin", cut=0.5, at_most=0.1), Asked(groups=("origin",))),
-        (Baseline(metric="brier", against="last"), Asked(baselines=("last",))),
-        (Serving(quantity="size_mib", at_most=5), Asked(serving=True)),
-        (SameSignature(), Asked(signature=True)),
-        (OnlineEqualsOffline(entities=7), Asked(online=7)),
-        (PredictionDrift(at_most=0.2), Asked(recent=True)),
+        (ThresholdGate(metric="auc", at_least=0.6), EvidenceRequirements()),
+        (AgainstChampionGate(metric="auc", must_be="better"), EvidenceRequirements()),
+        (CustomGate(function="evergreen_models.flight_delay.gate:check"), EvidenceRequirements()),
+        (BySliceGate(metric="auc", group_by="carrier"), EvidenceRequirements(groups=("carrier",))),
+        (FairnessGate(group_by="origin", cut=0.5, at_most=0.1), EvidenceRequirements(groups=("origin",))),
+        (BaselineGate(metric="brier", baseline="last"), EvidenceRequirements(baselines=("last",))),
+        (ServingGate(quantity="size_mib", at_most=5), EvidenceRequirements(serving_costs=True)),
+        (SignatureGate(), EvidenceRequirements(input_signature=True)),
+        (OnlineEqualsOfflineGate(sample_size=7), EvidenceRequirements(online_sample_size=7)),
+        (PredictionDriftGate(at_most=0.2), EvidenceRequirements(recent_predictions=True)),
     ],
 )
-def test_what_a_gate_asks_for(gate: object, asked: Asked) -> None:
-    assert Asked.by([gate]) == asked
+def test_what_a_gate_asks_for(gate: object, asked: EvidenceRequirements) -> None:
+    assert EvidenceRequirements.from_gates([gate]) == asked
 
 
 def test_several_gates_share_their_evidence() -> None:
     gates = [
-        BySlice(metric="auc", by="origin"),
-        BySlice(metric="brier", by="origin"),
-        Fairness(by="carrier", cut=0.5, at_most=0.1),
-        OnlineEqualsOffline(entities=7, name="few"),
-        OnlineEqualsOffline(entities=70, name="many"),
+        BySliceGate(metric="auc", group_by="origin"),
+        BySliceGate(metric="brier", group_by="origin"),
+        FairnessGate(group_by="carrier", cut=0.5, at_most=0.1),
+        OnlineEqualsOfflineGate(sample_size=7, name="few"),
+        OnlineEqualsOfflineGate(sample_size=70, name="many"),
     ]
-    assert Asked.by(gates) == Asked(groups=("carrier", "origin"), online=70)
+    assert EvidenceRequirements.from_gates(gates) == EvidenceRequirements(
+        groups=("carrier", "origin"), online_sample_size=70
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,4 +65,4 @@ def test_several_gates_share_their_evidence() -> None:
     ],
 )
 def test_types_that_a_model_cannot_tell_apart_are_one(types: tuple[str, ...], kind: str) -> None:
-    assert {type_of(name) for name in types} == {kind}
+    assert {coarse_type(name) for name in types} == {kind}

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen.evaluation.rows import baselines, groups
-from evergreen.gates.evidence import Missing
+from evergreen.evaluation.rows import compute_baselines, compute_groups
+from evergreen.gates.evidence import MissingEvidence
 
 pytestmark = pytest.mark.unit
 
@@ -40,16 +40,19 @@ TABLE = pa.table(
     ],
 )
 def test_a_group_for_each_row_in_the_rows_order(expression: str, expected: list[str | None]) -> None:
-    assert groups(TABLE, [expression]) == {expression: expected}
+    assert compute_groups(TABLE, [expression]) == {expression: expected}
 
 
 def test_no_rows_have_no_groups() -> None:
-    assert groups(TABLE.slice(0, 0), ["carrier", "hour(left_at)"]) == {"carrier": [], "hour(left_at)": []}
+    assert compute_groups(TABLE.slice(0, 0), ["carrier", "hour(left_at)"]) == {
+        "carrier": [],
+        "hour(left_at)": [],
+    }
 
 
 def test_many_rows_keep_their_order() -> None:
     numbers = np.random.default_rng(1).permutation(300_000)
-    found = groups(pa.table({"n": numbers}), ["n % 1000"])["n % 1000"]
+    found = compute_groups(pa.table({"n": numbers}), ["n % 1000"])["n % 1000"]
     assert found == [str(number) for number in numbers % 1000]
 
 
@@ -67,10 +70,10 @@ def test_many_rows_keep_their_order() -> None:
     ],
 )
 def test_what_cannot_be_computed_is_named_with_the_columns_there_are(expression: str) -> None:
-    found = groups(TABLE, ["carrier", expression])
+    found = compute_groups(TABLE, ["carrier", expression])
     assert found["carrier"] == ["UA", "AA", None, "UA"]
     problem = found[expression]
-    assert isinstance(problem, Missing)
+    assert isinstance(problem, MissingEvidence)
     assert repr(expression) in problem.problem
     assert "its columns are carrier, distance, left_at, last seen, group" in problem.problem
     assert "\n" not in problem.problem
@@ -83,7 +86,7 @@ def train(tmp_path: Path) -> Path:
 
 
 def test_the_prior_is_learned_from_the_training_rows_and_fills_what_a_column_lacks(train: Path) -> None:
-    found = baselines(TABLE, train, ["prior", "last seen", "distance"])
+    found = compute_baselines(TABLE, train, ["prior", "last seen", "distance"])
     assert list(found["prior"]) == [0.25] * 4
     assert list(found["last seen"]) == [0.25, 0.25, 0.25, 0.75]
     assert list(found["distance"]) == [300, 100, 200, 0.25]
@@ -98,11 +101,11 @@ def test_the_prior_is_learned_from_the_training_rows_and_fills_what_a_column_lac
     ],
 )
 def test_a_column_that_predicts_nothing_is_named(train: Path, name: str, problem: str) -> None:
-    found = baselines(TABLE, train, [name])[name]
-    assert isinstance(found, Missing)
+    found = compute_baselines(TABLE, train, [name])[name]
+    assert isinstance(found, MissingEvidence)
     assert problem in found.problem
 
 
 def test_without_training_rows_there_is_no_prior(tmp_path: Path) -> None:
     pq.write_table(pa.table({"label": pa.array([], pa.int32())}), tmp_path / "train.parquet")
-    assert isinstance(baselines(TABLE, tmp_path / "train.parquet", ["prior"])["prior"], Missing)
+    assert isinstance(compute_baselines(TABLE, tmp_path / "train.parquet", ["prior"])["prior"], MissingEvidence)

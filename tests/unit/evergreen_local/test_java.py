@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_version(told, major):
-    assert java.version(told) == major
+    assert java.parse_java_version(told) == major
 
 
 def fake_java(folder, version):
@@ -34,25 +34,25 @@ def fake_java(folder, version):
 def test_a_java_that_is_new_enough_is_fine(tmp_path, monkeypatch):
     fake_java(tmp_path, "17.0.1")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    java.require()
+    java.require_java()
 
 
 def test_an_old_one_is_named(tmp_path, monkeypatch):
     fake_java(tmp_path, "11.0.1")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(java.JavaError, match=rf"{tmp_path}/bin/java is Java 11: .*openjdk"):
-        java.require()
+        java.require_java()
 
 
 def test_java_home_is_believed_even_if_it_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(java.JavaError, match=f"JAVA_HOME={tmp_path} holds none"):
-        java.require()
+        java.require_java()
 
 
 def test_none_at_all_is_said_in_one_line_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(java.JavaError, match=r"none was found: .*openjdk.*17") as error:
-        java.require()
+        java.require_java()
     assert "\n" not in str(error.value)

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from evergreen_local import processes
-from evergreen_local.processes import MARK, Identity
+from evergreen_local.processes import STACK_VARIABLE, ProcessIdentity
 
 pytestmark = pytest.mark.unit
 
@@ -20,14 +20,14 @@ def launch(tmp_path):
     launched = []
 
     def start(script):
-        environment = {"PATH": os.environ["PATH"], MARK: str(tmp_path)}
-        identity = processes.start(["sh", "-c", script], environment, tmp_path / "work", tmp_path / "log")
+        environment = {"PATH": os.environ["PATH"], STACK_VARIABLE: str(tmp_path)}
+        identity = processes.start_process(["sh", "-c", script], environment, tmp_path / "work", tmp_path / "log")
         launched.append(identity)
         return identity
 
     yield start
     for identity in launched:
-        processes.stop(identity, tmp_path, patience=0)
+        processes.stop_session(identity, tmp_path, timeout=0)
 
 
 def eventually(condition):
@@ -59,9 +59,9 @@ def test_what_it_prints_goes_to_the_log_and_the_older_log_is_kept(launch, tmp_pa
 def test_lives_until_it_is_stopped_with_all_that_it_started(launch, tmp_path):
     identity = launch("sleep 60 & echo $! >> pids; sleep 60 & echo $! >> pids; wait")
     children = pids(tmp_path / "work" / "pids", 2)
-    assert processes.alive(identity)
-    assert processes.stop(identity, tmp_path, patience=5) == 3
-    assert not processes.alive(identity)
+    assert processes.is_alive(identity)
+    assert processes.stop_session(identity, tmp_path, timeout=5) == 3
+    assert not processes.is_alive(identity)
     assert all(map(gone, children))
 
 
@@ -69,8 +69,8 @@ def test_one_that_ignores_being_asked_is_forced(launch, tmp_path):
     identity = launch("trap '' TERM; echo $$ > pids; while :; do sleep 0.05; done")
     pids(tmp_path / "work" / "pids", 1)
     began = time.monotonic()
-    processes.stop(identity, tmp_path, patience=0.3)
-    assert not processes.alive(identity)
+    processes.stop_session(identity, tmp_path, timeout=0.3)
+    assert not processes.is_alive(identity)
     assert time.monotonic() - began < 5
 
 
@@ -79,28 +79,28 @@ def test_one_whose_part_has_died_is_told_from_a_whole_one(launch, tmp_path):
     whole = launch("sleep 60 & sleep 61 & wait")
     maimed = launch("sleep 60 & sleep 61 & echo $! > pids; wait")
     [pid] = pids(tmp_path / "work" / "pids", 1)
-    eventually(lambda: not processes.missing(whole, parts) and not processes.missing(maimed, parts))
+    eventually(lambda: not processes.missing_children(whole, parts) and not processes.missing_children(maimed, parts))
     psutil.Process(pid).kill()
-    eventually(lambda: processes.missing(maimed, parts) == ["sleep 61"])
-    assert processes.alive(maimed)
-    assert processes.missing(whole, parts) == []
+    eventually(lambda: processes.missing_children(maimed, parts) == ["sleep 61"])
+    assert processes.is_alive(maimed)
+    assert processes.missing_children(whole, parts) == []
 
 
 def test_children_of_a_leader_that_died_are_ended_too(launch, tmp_path):
     identity = launch("sleep 60 & echo $! > pids; exit 0")
     (child,) = pids(tmp_path / "work" / "pids", 1)
-    eventually(lambda: not processes.alive(identity))
+    eventually(lambda: not processes.is_alive(identity))
     assert not gone(child)
-    processes.stop(identity, tmp_path, patience=5)
+    processes.stop_session(identity, tmp_path, timeout=5)
     assert gone(child)
 
 
 def test_a_process_that_has_the_number_of_a_dead_one_is_left_alone(tmp_path):
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     try:
-        recorded = Identity(pid=stranger.pid, started=psutil.Process(stranger.pid).create_time() - 1000)
-        assert not processes.alive(recorded)
-        assert processes.stop(recorded, tmp_path, patience=0.1) == 0
+        recorded = ProcessIdentity(pid=stranger.pid, start_time=psutil.Process(stranger.pid).create_time() - 1000)
+        assert not processes.is_alive(recorded)
+        assert processes.stop_session(recorded, tmp_path, timeout=0.1) == 0
         assert stranger.poll() is None
     finally:
         stranger.kill()
@@ -114,7 +114,7 @@ def test_strangers_in_a_session_without_its_leader_are_left_alone(tmp_path):
     (child,) = pids(tmp_path / "pids", 1)
     leader.wait()
     try:
-        assert processes.stop(Identity(pid=leader.pid, started=1.0), tmp_path, patience=0.1) == 0
+        assert processes.stop_session(ProcessIdentity(pid=leader.pid, start_time=1.0), tmp_path, timeout=0.1) == 0
         assert not gone(child)
     finally:
         psutil.Process(child).kill()
@@ -123,6 +123,6 @@ def test_strangers_in_a_session_without_its_leader_are_left_alone(tmp_path):
 def test_what_nobody_recorded_is_found_by_its_mark(launch, tmp_path):
     identity = launch("sleep 60 & wait")
     eventually(lambda: psutil.Process(identity.pid).children())
-    assert processes.stop_marked(tmp_path / "another home", patience=0.1) == 0
-    assert processes.stop_marked(tmp_path, patience=5) == 2
-    assert not processes.alive(identity)
+    assert processes.stop_home_processes(tmp_path / "another home", timeout=0.1) == 0
+    assert processes.stop_home_processes(tmp_path, timeout=5) == 2
+    assert not processes.is_alive(identity)

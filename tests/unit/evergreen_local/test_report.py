@@ -6,15 +6,15 @@ import pytest
 from rich.console import Console
 
 from evergreen.cli.progress import Progress
-from evergreen.gates import Record, decide
+from evergreen.gates import GateResult, decide_verdict
 from evergreen_local import report
 
 pytestmark = pytest.mark.unit
 
-PASSED = Record(
+PASSED = GateResult(
     gate="auc_threshold", outcome="passed", candidate=0.7123, threshold=0.6, rows=5000, reason="0.7123 ≥ 0.6"
 )
-FAILED = Record(
+FAILED = GateResult(
     gate="auc_against_champion",
     outcome="failed",
     candidate=0.7,
@@ -24,7 +24,7 @@ FAILED = Record(
     rows=5000,
     reason="may be 0.061 worse [sic], at most 0.02 is allowed",
 )
-NOT_COMPUTED = Record(
+NOT_COMPUTED = GateResult(
     gate="brier_threshold", outcome="not_computed", threshold=0.2, rows=3, reason="3 rows are too few"
 )
 
@@ -36,8 +36,8 @@ def printed(tell, width=160):
 
 
 def test_every_gate_has_its_numbers_and_its_reason():
-    verdict = decide([PASSED, FAILED, NOT_COMPUTED])
-    text = printed(lambda progress: report.gates(progress, "flight_delay as of 2013-03-08", verdict))
+    verdict = decide_verdict([PASSED, FAILED, NOT_COMPUTED])
+    text = printed(lambda progress: report.show_gate_table(progress, "flight_delay as of 2013-03-08", verdict))
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
     for told in ("0.7123", "0.6", "passed", "0.7123 ≥ 0.6"):
         assert told in rows["auc_threshold"]
@@ -49,8 +49,8 @@ def test_every_gate_has_its_numbers_and_its_reason():
 
 
 def test_a_narrow_terminal_loses_no_number_and_no_reason():
-    verdict = decide([PASSED, FAILED, NOT_COMPUTED])
-    text = printed(lambda progress: report.gates(progress, "flight_delay", verdict), width=80)
+    verdict = decide_verdict([PASSED, FAILED, NOT_COMPUTED])
+    text = printed(lambda progress: report.show_gate_table(progress, "flight_delay", verdict), width=80)
     for told in ("0.7123", "0.7500", "-0.0610 … -0.0430", "not_computed", FAILED.reason, NOT_COMPUTED.reason):
         assert told in text
     assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith(("auc_", "brier_")))
@@ -65,11 +65,11 @@ def test_a_narrow_terminal_loses_no_number_and_no_reason():
     ],
 )
 def test_the_outcome_says_what_followed(records, promoted, says):
-    text = printed(lambda progress: report.outcome(progress, decide(records), promoted, "3"))
+    text = printed(lambda progress: report.show_promotion_outcome(progress, decide_verdict(records), promoted, "3"))
     assert says in text
     assert "champion: version 3" in text
 
 
 def test_no_champion_is_said():
-    text = printed(lambda progress: report.outcome(progress, decide([FAILED]), False, None))
+    text = printed(lambda progress: report.show_promotion_outcome(progress, decide_verdict([FAILED]), False, None))
     assert "champion: none yet" in text

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from evergreen.cli.progress import Step
+from evergreen.cli.progress import ProgressStep
 from evergreen_local import watching
 
 pytestmark = pytest.mark.unit
@@ -35,17 +35,17 @@ def task(task_id, state, day="2013-01-01", start=None, duration=None):
 
 
 def test_a_run_is_about_the_local_day_in_winter_and_in_summer():
-    assert watching.day_of(run("2013-01-01", "queued"), NEW_YORK) == date(2013, 1, 1)
-    assert watching.day_of(run("2013-07-01", "queued", hour=4), NEW_YORK) == date(2013, 7, 1)
-    assert watching.day_of({"data_interval_start": None}, NEW_YORK) is None
+    assert watching.run_day(run("2013-01-01", "queued"), NEW_YORK) == date(2013, 1, 1)
+    assert watching.run_day(run("2013-07-01", "queued", hour=4), NEW_YORK) == date(2013, 7, 1)
+    assert watching.run_day({"data_interval_start": None}, NEW_YORK) is None
 
 
 def test_settled_means_that_every_day_has_a_run_that_is_over():
     days = [date(2013, 1, 1), date(2013, 1, 2)]
-    runs = watching.by_day([run("2013-01-01", "success"), run("2013-01-02", "running")], NEW_YORK)
-    assert not watching.settled(runs, days)
-    assert watching.settled({**runs, days[1]: run("2013-01-02", "failed")}, days)
-    assert not watching.settled({days[0]: runs[days[0]]}, days)
+    runs = watching.runs_by_day([run("2013-01-01", "success"), run("2013-01-02", "running")], NEW_YORK)
+    assert not watching.all_runs_finished(runs, days)
+    assert watching.all_runs_finished({**runs, days[1]: run("2013-01-02", "failed")}, days)
+    assert not watching.all_runs_finished({days[0]: runs[days[0]]}, days)
 
 
 def test_a_backfill_shows_days_done_and_the_task_of_each_day_under_way():
@@ -56,11 +56,9 @@ def test_a_backfill_shows_days_done_and_the_task_of_each_day_under_way():
         task("check_raw", "queued", "2013-01-02"),
         task("build", "running", "2013-06-01"),  # of a run that is none of this backfill's
     ]
-    view = watching.backfill_view(
-        "flight_delay.features", days, watching.by_day(runs, NEW_YORK), instances, NOW
-    )
+    view = watching.backfill_view("flight_delay.features", days, watching.runs_by_day(runs, NEW_YORK), instances, NOW)
     assert str(view) == ("flight_delay.features  1/4 days  ▸ 2013-01-02 build 10 s  ✗ 2013-01-03 failed")
-    assert view.news == (1, 1)
+    assert view.change_key == (1, 1)
 
 
 def test_a_run_shows_its_tasks_in_the_order_of_the_chain():
@@ -71,26 +69,26 @@ def test_a_run_shows_its_tasks_in_the_order_of_the_chain():
         task("materialize", "skipped", duration=0.2),
     ]
     chain = ["plan", "materialize", "train", "judge", "promote"]
-    view = watching.run_view("flight_delay.retrain", chain, instances, NOW)
+    view = watching.dag_run_view("flight_delay.retrain", chain, instances, NOW)
     assert view.steps == (
-        Step("plan", "success", 1.4),
-        Step("materialize", "skipped", 0.2),
-        Step("train", "running", 7.0),
-        Step("judge", "waiting"),
-        Step("promote", "waiting"),
+        ProgressStep("plan", "success", 1.4),
+        ProgressStep("materialize", "skipped", 0.2),
+        ProgressStep("train", "running", 7.0),
+        ProgressStep("judge", "waiting"),
+        ProgressStep("promote", "waiting"),
     )
-    assert (view.done, view.total) == (2, 5)
+    assert (view.completed, view.total) == (2, 5)
     assert str(view) == "flight_delay.retrain  2/5 tasks  ▸ train 7 s"
-    assert watching.chain(view).startswith("✓ plan 1 s  – materialize skipped 0 s  ▸ train 7 s")
+    assert watching.format_steps(view).startswith("✓ plan 1 s  – materialize skipped 0 s  ▸ train 7 s")
 
 
 def test_news_of_a_run_are_changes_of_state_not_of_seconds():
     first, second = (
-        watching.run_view("r", ["plan"], [task("plan", "running", start="2026-11-21T12:00:03Z")], now)
+        watching.dag_run_view("r", ["plan"], [task("plan", "running", start="2026-11-21T12:00:03Z")], now)
         for now in (NOW, NOW.replace(second=40))
     )
     assert first != second
-    assert first.news == second.news
+    assert first.change_key == second.change_key
 
 
 def test_the_error_of_a_log_is_its_last_exception():
@@ -132,5 +130,5 @@ def test_the_error_of_a_spark_job_is_told_without_the_stack_of_its_jvm():
 
 def test_without_an_exception_the_end_of_the_log_has_to_do():
     log = [{"event": "::group::x"}, *({"event": f"line {n}"} for n in range(30)), {"event": " "}]
-    assert watching.error_lines(log, most=3) == ["line 27", "line 28", "line 29"]
+    assert watching.error_lines(log, limit=3) == ["line 27", "line 28", "line 29"]
     assert watching.error_lines([]) == []

@@ -24,9 +24,7 @@ def pins(lock: Path) -> dict[str, str]:
 
 def test_both_name_the_same_versions() -> None:
     ours, trainers = pins(OURS), pins(TRAINERS)
-    other = {
-        name: (ours[name], trainers[name]) for name in ours.keys() & trainers if ours[name] != trainers[name]
-    }
+    other = {name: (ours[name], trainers[name]) for name in ours.keys() & trainers if ours[name] != trainers[name]}
     assert not other, "make lock resolves both"
 
 
@@ -54,4 +52,4 @@ def test_it_is_for_machines_without_a_gpu() -> None:
 
 @pytest.mark.parametrize("name", ["flight_delay", "flight_delay_net"])
 def test_it_has_the_libraries_of_each_model(name: str) -> None:
-    assert set(loader.load(name).training_libraries) <= pins(TRAINERS).keys()
+    assert set(loader.load_spec(name).training_libraries) <= pins(TRAINERS).keys()

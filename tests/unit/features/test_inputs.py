@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def code() -> dict[str, str]:
-    return fingerprints.code(["evergreen_models.tide.features"], ["pyarrow"])
+    return fingerprints.code_versions(["evergreen_models.tide.features"], ["pyarrow"])
 
 
 def test_the_modules_of_a_model_folder_count_if_they_are_imported(folder: Path) -> None:
@@ -41,9 +41,7 @@ def test_the_modules_of_a_model_folder_count_if_they_are_imported(folder: Path) 
         "evergreen_models.tide",
         *(f"evergreen_models.tide.{m}" for m in ("features", "moon", "sun", "stars")),
     }
-    assert not [name for name in sys.modules if name.startswith("evergreen_models.tide")], (
-        "nothing was imported"
-    )
+    assert not [name for name in sys.modules if name.startswith("evergreen_models.tide")], "nothing was imported"
     (folder / "weather.py").write_text("changed")
     assert code() == before
     (folder / "stars.py").write_text("import numpy\n")
@@ -52,4 +50,4 @@ def test_the_modules_of_a_model_folder_count_if_they_are_imported(folder: Path) 
 
 def test_a_module_that_is_not_there_is_named(folder: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"models\.tide\.train"):
-        fingerprints.code(["evergreen_models.tide.train"], [])
+        fingerprints.code_versions(["evergreen_models.tide.train"], [])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evergreen.gates import Comparison
-from evergreen.gates.alpha_spending import level
+from evergreen.gates import EarlierComparison
+from evergreen.gates.alpha_spending import next_alpha
 
 pytestmark = pytest.mark.unit
 
@@ -26,8 +26,8 @@ def live(outcomes, *, error=0.05, days=None):
     past, levels = [], []
     for number, passed in enumerate(outcomes):
         on = days[number] if days else week(number)
-        levels.append(level(error, "gate", on, past))
-        past.append(Comparison(on, (("gate", levels[-1], passed),)))
+        levels.append(next_alpha(error, "gate", on, past))
+        past.append(EarlierComparison(on, (("gate", levels[-1], passed),)))
     return levels
 
 
@@ -58,33 +58,34 @@ def test_days_used_before_halve_the_level_for_each_comparison_that_used_them():
 def test_one_day_is_enough_to_overlap_and_none_is_not():
     start, end = week(0)
     base = live([False] * 2)[1]
-    past = [Comparison((start, end), (("gate", 0.01, False),))]
-    one_shared = level(0.05, "gate", (end - timedelta(1), end + timedelta(6)), past)
-    before_it = level(0.05, "gate", (start - timedelta(7), start), past)
+    past = [EarlierComparison((start, end), (("gate", 0.01, False),))]
+    one_shared = next_alpha(0.05, "gate", (end - timedelta(1), end + timedelta(6)), past)
+    before_it = next_alpha(0.05, "gate", (start - timedelta(7), start), past)
     assert (one_shared, before_it) == (pytest.approx(base / 2), pytest.approx(base))
 
 
 def test_nothing_is_carried_into_or_out_of_a_comparison_on_used_days():
     base = live([False] * 3)
     # The second uses the first's days: gets half of its own; though it passes, the third gets its own only.
-    assert live([True, True, False], days=[week(0), week(0), week(9)]) == pytest.approx(
-        [base[0], base[1] / 2, base[2]]
-    )
+    assert live([True, True, False], days=[week(0), week(0), week(9)]) == pytest.approx([base[0], base[1] / 2, base[2]])
 
 
 def test_each_gate_has_a_budget_of_its_own():
     base = live([False] * 3)
-    past = [Comparison(week(0), (("other", 0.02, True), ("gate", 0.01, False)))]
-    assert level(0.05, "gate", week(1), past) == pytest.approx(base[1])
-    assert level(0.05, "other", week(1), past) == pytest.approx(base[1] + 0.02)
+    past = [EarlierComparison(week(0), (("other", 0.02, True), ("gate", 0.01, False)))]
+    assert next_alpha(0.05, "gate", week(1), past) == pytest.approx(base[1])
+    assert next_alpha(0.05, "other", week(1), past) == pytest.approx(base[1] + 0.02)
     # A gate that is new, or could not be computed then: its share of that time is gone, nothing is carried.
-    past = [Comparison(week(0), (("gate", 0.01, True),)), Comparison(week(1), (("other", 0.01, True),))]
-    assert level(0.05, "gate", week(2), past) == pytest.approx(base[2])
+    past = [
+        EarlierComparison(week(0), (("gate", 0.01, True),)),
+        EarlierComparison(week(1), (("other", 0.01, True),)),
+    ]
+    assert next_alpha(0.05, "gate", week(2), past) == pytest.approx(base[2])
 
 
 def test_a_confidence_that_was_raised_is_not_outspent_by_what_was_carried():
-    past = [Comparison(week(0), (("gate", 0.2, True),))]
-    assert level(0.01, "gate", week(1), past) == 0.01
+    past = [EarlierComparison(week(0), (("gate", 0.2, True),))]
+    assert next_alpha(0.01, "gate", week(1), past) == 0.01
 
 
 errors = st.floats(1e-6, 0.5)
@@ -109,9 +110,7 @@ def test_not_even_thousands_of_times_on_the_same_days():
 def test_until_the_first_false_pass_the_null_comparisons_spend_at_most_the_budget(error, life):
     """Bonferroni over the comparisons in which the candidate falls short: whatever the others do, and on whichever
     days, the chance that one of those is the first to slip through is at most the sum of their levels."""
-    outcomes = [
-        truly_better and passes for _, truly_better, passes in life
-    ]  # none that falls short passes: not yet
+    outcomes = [truly_better and passes for _, truly_better, passes in life]  # none that falls short passes: not yet
     levels = live(outcomes, error=error, days=[on for on, _, _ in life])
     assert all(0 < spent <= error for spent in levels)
     of_null = [spent for spent, (_, truly_better, _) in zip(levels, life, strict=True) if not truly_better]

@@ -8,16 +8,16 @@ import pytest
 from scipy import stats
 from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error
 
-from evergreen.gates.evidence import Evidence, Missing, NoChampion
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.kinds.baseline import compute
-from evergreen.spec.gates import Baseline
+from evergreen.spec.gates import BaselineGate
 
 pytestmark = pytest.mark.unit
 
-LOG_LOSS = Baseline(metric="log_loss", resamples=400)
-BRIER = Baseline(metric="brier", resamples=400)
-ACCURACY = Baseline(metric="accuracy", cut=0.5)
-LAST = Baseline(metric="mae", against="last_value", resamples=400)
+LOG_LOSS = BaselineGate(metric="log_loss", resamples=400)
+BRIER = BaselineGate(metric="brier", resamples=400)
+ACCURACY = BaselineGate(metric="accuracy", cut=0.5)
+LAST = BaselineGate(metric="mae", baseline="last_value", resamples=400)
 
 
 def rows(n=800, seed=0):
@@ -38,7 +38,7 @@ def test_a_model_that_knows_something_beats_the_prior(gate, by_sklearn):
     assert (found.outcome, found.threshold, found.rows, found.champion) == ("passed", 0.0, 800, None)
     assert found.candidate == pytest.approx(by_sklearn(label, candidate))
     theirs = by_sklearn(label, prior)
-    assert [(part.name, part.candidate) for part in found.parts] == [("prior", pytest.approx(theirs))]
+    assert [(part.name, part.candidate) for part in found.slices] == [("prior", pytest.approx(theirs))]
     assert 0 < found.interval[0] < theirs - found.candidate < found.interval[1]
     assert f"{gate.metric} {found.candidate:.4g} against {theirs:.4g} of prior on 800 rows" in found.reason
     assert "at 95 % confidence it is at least" in found.reason
@@ -131,7 +131,10 @@ def bad(label, candidate, prior):
     )  # a constant candidate is a fault
     yield evidence(label, candidate, prior[1:]), ["the baseline prior has 799 scores for 800 labels"]
     yield evidence(label, candidate, prior + 1), ["outside [0, 1]"]
-    yield evidence(label, candidate, Missing("no training rows")), ["no baseline prior: no training rows"]
+    yield (
+        evidence(label, candidate, MissingEvidence("no training rows")),
+        ["no baseline prior: no training rows"],
+    )
     yield evidence(label, candidate, prior, "last_value"), ["no baseline prior: nobody made its predictions"]
     yield evidence(label * 0, candidate, prior), ["0 of 800 labels are 1"]
     yield evidence(label[:3], candidate[:3], prior[:3]), ["3 rows are too few"]
@@ -140,7 +143,7 @@ def bad(label, candidate, prior):
         ["labels are not", "candidate's scores are not", "prior's scores are not"],
     )
     yield Evidence(label, candidate, NoChampion(), baselines=None), ["no baseline prior"]
-    yield evidence(label, nan, Missing("gone")), ["candidate's 800 scores are NaN", "gone"]
+    yield evidence(label, nan, MissingEvidence("gone")), ["candidate's 800 scores are NaN", "gone"]
 
 
 def test_bad_evidence_blocks_and_all_that_is_wrong_is_named():
@@ -154,7 +157,7 @@ def test_bad_evidence_blocks_and_all_that_is_wrong_is_named():
 
 def test_rows_for_which_the_metric_does_not_exist_block():
     label, candidate, prior = rows()
-    found = compute(Baseline(metric="precision", cut=0.5), evidence(label, candidate, prior))
+    found = compute(BaselineGate(metric="precision", cut=0.5), evidence(label, candidate, prior))
     assert found.outcome == "not_computed"  # the prior tells no row to be of class 1
     assert "precision does not exist for both" in found.reason
 
@@ -177,7 +180,7 @@ def test_a_metric_of_ones_own(monkeypatch):
 
     def by(name):
         metric = f"metrics_of_a_baseline_test:{name}"
-        gate = Baseline(metric=metric, higher_is_better=False, resamples=400)
+        gate = BaselineGate(metric=metric, higher_is_better=False, resamples=400)
         return compute(gate, evidence(*rows()))
 
     brier = compute(BRIER, evidence(*rows()))

@@ -7,7 +7,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from evergreen.gates import bootstrap
-from evergreen.gates.bootstrap import differences, resampled, seed
+from evergreen.gates.bootstrap import bootstrap_differences, draw_resample_counts, resampling_seed
 from evergreen.gates.metrics import METRICS, auc
 
 pytestmark = pytest.mark.unit
@@ -29,10 +29,10 @@ def test_equals_a_plain_loop_over_the_same_draws(decimals):
     label, one, other = scorers(np.random.default_rng(0), 150)
     one, other = one.round(decimals), other.round(decimals)
     expected = []
-    for counts in np.concatenate(list(resampled(150, 40, seed(label, one, other)))):
+    for counts in np.concatenate(list(draw_resample_counts(150, 40, resampling_seed(label, one, other)))):
         drawn = np.repeat(np.arange(150), counts.astype(int))
         expected.append(roc_auc_score(label[drawn], one[drawn]) - roc_auc_score(label[drawn], other[drawn]))
-    assert differences(auc, label, one, other, 40) == pytest.approx(expected, abs=1e-12)
+    assert bootstrap_differences(auc, label, one, other, 40) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["auc", "brier", "log_loss"])
@@ -54,12 +54,12 @@ def test_interval_agrees_with_scipy(name):
         method="percentile",
         rng=np.random.default_rng(2),
     ).confidence_interval
-    ours = np.quantile(differences(metric, label, one, other, 2000), [0.05, 0.95])
+    ours = np.quantile(bootstrap_differences(metric, label, one, other, 2000), [0.05, 0.95])
     assert ours == pytest.approx(theirs, abs=0.06 * (theirs.high - theirs.low))
 
 
 def test_draws_are_with_replacement_and_uniform():
-    counts = np.concatenate(list(resampled(20, 5000, 7)))
+    counts = np.concatenate(list(draw_resample_counts(20, 5000, 7)))
     assert counts.shape == (5000, 20)
     assert (counts.sum(axis=1) == 20).all()
     # A multinomial: mean 1, variance 1 - 1/n, covariance -1/n.
@@ -70,21 +70,30 @@ def test_draws_are_with_replacement_and_uniform():
 
 
 def test_chunks_bound_memory_and_change_nothing(monkeypatch):
-    whole = np.concatenate(list(resampled(30, 101, 7)))
-    monkeypatch.setattr(bootstrap, "_CHUNK", 100)
-    chunks = list(resampled(30, 101, 7))
+    whole = np.concatenate(list(draw_resample_counts(30, 101, 7)))
+    monkeypatch.setattr(bootstrap, "_CHUNK_SIZE", 100)
+    chunks = list(draw_resample_counts(30, 101, 7))
     assert max(chunk.size for chunk in chunks) <= 100
     assert np.array_equal(np.concatenate(chunks), whole)
-    monkeypatch.setattr(bootstrap, "_CHUNK", 1)  # more rows than fit: one resample at a time
-    assert np.array_equal(np.concatenate(list(resampled(30, 101, 7))), whole)
+    monkeypatch.setattr(bootstrap, "_CHUNK_SIZE", 1)  # more rows than fit: one resample at a time
+    assert np.array_equal(np.concatenate(list(draw_resample_counts(30, 101, 7))), whole)
 
 
 def test_the_seed_is_the_evidence():
     label, one, other = scorers(np.random.default_rng(3), 50)
-    assert seed(label, one, other) == seed(label.copy(), one.copy(), other.copy())
+    assert resampling_seed(label, one, other) == resampling_seed(label.copy(), one.copy(), other.copy())
     nudged = one.copy()
     nudged[17] = np.nextafter(nudged[17], 1)
-    assert len({seed(label, one, other), seed(label, nudged, other), seed(label, other, one)}) == 3
+    assert (
+        len(
+            {
+                resampling_seed(label, one, other),
+                resampling_seed(label, nudged, other),
+                resampling_seed(label, other, one),
+            }
+        )
+        == 3
+    )
 
 
 def test_a_lower_bound_is_too_high_as_rarely_as_it_promises():
@@ -95,7 +104,7 @@ def test_a_lower_bound_is_too_high_as_rarely_as_it_promises():
     bounds = []
     for _ in range(600):
         label, one, other = scorers(random, 200, d_one=1.0, d_other=1.3)
-        bounds.append(np.quantile(differences(auc, label, one, other, 200), [0.05, 0.95]))
+        bounds.append(np.quantile(bootstrap_differences(auc, label, one, other, 200), [0.05, 0.95]))
     low, high = np.transpose(bounds)
     assert 0.025 <= np.mean(low > true) <= 0.085
     assert 0.025 <= np.mean(high < true) <= 0.085

@@ -8,17 +8,17 @@ import pytest
 from scipy import stats
 from sklearn.metrics import brier_score_loss, mean_absolute_error, roc_auc_score
 
-from evergreen.gates.comparisons import gain
-from evergreen.gates.evidence import Evidence, Missing, NoChampion
+from evergreen.gates.comparisons import estimate_gain
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.kinds.by_slice import compute
-from evergreen.spec.gates import BySlice
+from evergreen.spec.gates import BySliceGate
 
 pytestmark = pytest.mark.unit
 
-AUC = BySlice(metric="auc", by="carrier")
-ACCURACY = BySlice(metric="accuracy", cut=0.5, by="carrier")
-BRIER = BySlice(metric="brier", by="carrier", resamples=200)
-MAE = BySlice(metric="mae", by="carrier", resamples=200)
+AUC = BySliceGate(metric="auc", group_by="carrier")
+ACCURACY = BySliceGate(metric="accuracy", cut=0.5, group_by="carrier")
+BRIER = BySliceGate(metric="brier", group_by="carrier", resamples=200)
+MAE = BySliceGate(metric="mae", group_by="carrier", resamples=200)
 
 
 def rows(sizes, seed=0, noise=0.05):
@@ -44,7 +44,7 @@ def spoilt(seed=0, **changes):
 
 
 def named(record):
-    return {part.name: part for part in record.parts}
+    return {part.name: part for part in record.slices}
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_a_slice_that_falls_blocks_and_is_named_with_its_values(gate, by_sklearn
     assert found.interval[1] < 0
     assert "95 % confidence for all 3 slices judged by carrier UA falls by at least" in found.reason
     assert "on 400 rows" in found.reason
-    assert [part.name for part in found.parts] == ["AA", "B6", "UA"]
-    assert [part.rows for part in found.parts] == [500, 300, 400]
+    assert [part.name for part in found.slices] == ["AA", "B6", "UA"]
+    assert [part.rows for part in found.slices] == [500, 300, 400]
     assert named(found)["AA"].candidate == pytest.approx(
         by_sklearn(label[np.array(groups) == "AA"], candidate[np.array(groups) == "AA"])
     )
-    assert all(part.judged and part.interval[0] < part.interval[1] for part in found.parts)
+    assert all(part.is_judged and part.interval[0] < part.interval[1] for part in found.slices)
     assert found.interval == named(found)["UA"].interval
 
 
@@ -80,7 +80,7 @@ def test_equally_good_models_pass_with_the_largest_fall_told(gate):
     found = compute(gate, evidence(*rows({"UA": 400, "AA": 500, "B6": 300})))
     assert found.outcome == "passed"
     sign = 1 if gate.scale.higher_is_better else -1
-    falls = {part.name: sign * (part.candidate - part.champion) for part in found.parts}
+    falls = {part.name: sign * (part.candidate - part.champion) for part in found.slices}
     worst = min(falls, key=falls.get)
     assert (found.candidate, found.champion) == (named(found)[worst].candidate, named(found)[worst].champion)
     assert f"none is shown to fall by more than 0; the largest fall is in {worst}" in found.reason
@@ -94,11 +94,7 @@ def test_each_slice_spends_its_part_of_the_error():
         at = np.array(groups) == name
         ours, theirs = ((scores[at] >= 0.5) == label[at] for scores in (candidate, champion))
         wins, losses = np.sum(ours & ~theirs), np.sum(theirs & ~ours)
-        bound = (
-            stats.binomtest(int(wins), int(wins + losses))
-            .proportion_ci(1 - 2 * 0.05 / 3, method="exact")
-            .high
-        )
+        bound = stats.binomtest(int(wins), int(wins + losses)).proportion_ci(1 - 2 * 0.05 / 3, method="exact").high
         expected = (2 * bound - 1) * (wins + losses) / at.sum()
         assert named(found)[name].interval[1] == pytest.approx(expected, rel=1e-6)
 
@@ -111,7 +107,7 @@ def test_small_slices_and_those_of_one_class_are_reported_and_neither_judged_nor
     candidate[groups == "HA"] = 1 - label[groups == "HA"]  # as wrong as can be
     found = compute(AUC, evidence(label, candidate, champion, groups.tolist()))
     parts = named(found)
-    assert [name for name, part in parts.items() if not part.judged] == ["HA", "YV"]
+    assert [name for name, part in parts.items() if not part.is_judged] == ["HA", "YV"]
     assert parts["HA"].candidate == 0.0
     assert parts["HA"].interval is None
     assert (parts["HA"].rows, parts["YV"].rows) == (99, 120)
@@ -134,7 +130,7 @@ def test_a_metric_that_does_not_exist_in_a_small_slice_is_left_out():
 def test_amounts_need_no_classes():
     _, candidate, champion, groups = rows({"UA": 400, "AA": 300})
     found = compute(MAE, evidence(np.zeros(700), candidate * 100, champion * 100, groups))
-    assert all(part.judged for part in found.parts)
+    assert all(part.is_judged for part in found.slices)
 
 
 def test_rows_without_a_group_are_no_slice():
@@ -148,16 +144,12 @@ def test_rows_without_a_group_are_no_slice():
 def test_a_fall_within_the_margin_is_allowed():
     data = spoilt()
     high = compute(AUC, evidence(*data)).interval[1]
-    fits, misses = (
-        AUC.model_copy(update={"margin": margin}) for margin in (-high, float(np.nextafter(-high, 0)))
-    )
+    fits, misses = (AUC.model_copy(update={"margin": margin}) for margin in (-high, float(np.nextafter(-high, 0))))
     assert compute(fits, evidence(*data)).outcome == "passed"
     assert compute(fits, evidence(*data)).threshold == high
     failed = compute(misses, evidence(*data))
     assert failed.outcome == "failed"
-    assert (
-        float(failed.reason.split("at least ")[1].split()[0]) > misses.margin
-    )  # not rounded onto the margin
+    assert float(failed.reason.split("at least ")[1].split()[0]) > misses.margin  # not rounded onto the margin
 
 
 def test_what_fails_is_named_before_a_larger_fall_that_may_be_noise():
@@ -169,7 +161,7 @@ def test_what_fails_is_named_before_a_larger_fall_that_may_be_noise():
     candidate[ha[:8]] = 1 - label[ha[:8]]
     gate = AUC.model_copy(update={"confidence": 0.999999})
     found = compute(gate, evidence(label, candidate, champion, groups.tolist()))
-    falls = {part.name: part.candidate - part.champion for part in found.parts}
+    falls = {part.name: part.candidate - part.champion for part in found.slices}
     assert min(falls, key=falls.get) == "HA"  # else this test shows nothing
     assert found.outcome == "failed"
     assert found.candidate == named(found)["UA"].candidate
@@ -218,10 +210,10 @@ def bad(label, candidate, champion, groups):
     yield evidence(label, candidate * 0, champion, groups), ["the candidate scores every row 0"]
     yield evidence(label * 0, candidate, champion, groups), ["0 of 700 labels are 1"]
     yield (
-        evidence(label, candidate, Missing("version 3 has seen the holdout"), groups),
+        evidence(label, candidate, MissingEvidence("version 3 has seen the holdout"), groups),
         ["version 3 has seen"],
     )
-    yield evidence(label, candidate, champion, Missing("no column carrier")), ["no column carrier"]
+    yield evidence(label, candidate, champion, MissingEvidence("no column carrier")), ["no column carrier"]
     yield evidence(label, candidate, champion, groups[1:]), ["there are 699 groups by carrier for 700 labels"]
     yield evidence(label, candidate, champion, [None] * 700), ["no row has a group by carrier"]
     yield evidence(label, candidate, champion, [float("nan"), 3, *groups[2:]]), ["names or None, not 3, nan"]
@@ -248,7 +240,7 @@ def bad(label, candidate, champion, groups):
         evidence(None, None, None, None),
         ["labels are not", "candidate's scores are not", "champion's scores are not"],
     )
-    everything = evidence(label, nan, Missing("gone"), Missing("no such column"))
+    everything = evidence(label, nan, MissingEvidence("gone"), MissingEvidence("no such column"))
     yield everything, ["candidate's 700 scores are NaN", "gone", "no such column"]
 
 
@@ -265,12 +257,12 @@ def test_a_large_slice_that_cannot_be_compared_blocks_by_its_name():
     label, candidate, champion, groups = rows({"UA": 400, "AA": 300})
     candidate[400:] = candidate[400:].clip(0, 0.89)  # no row of AA is told to be of class 1
     champion[400:] = 0.95
-    gate = BySlice(metric="precision", cut=0.9, by="carrier", resamples=200)
+    gate = BySliceGate(metric="precision", cut=0.9, group_by="carrier", resamples=200)
     found = compute(gate, evidence(label, candidate, champion, groups))
     assert found.outcome == "not_computed"
     assert "carrier AA: " in found.reason
     assert named(found)["AA"].candidate is None
-    assert len(found.parts) == 2
+    assert len(found.slices) == 2
 
 
 def test_a_metric_of_ones_own_is_computed_and_when_it_raises_blocks(monkeypatch):
@@ -283,7 +275,7 @@ def test_a_metric_of_ones_own_is_computed_and_when_it_raises_blocks(monkeypatch)
 
     def by(name):
         metric = f"metrics_of_a_test:{name}"
-        return BySlice(metric=metric, higher_is_better=False, by="carrier", resamples=200)
+        return BySliceGate(metric=metric, higher_is_better=False, group_by="carrier", resamples=200)
 
     found, same = (compute(gate, evidence(*data)) for gate in (by("mean_error"), MAE))
     assert found.outcome == same.outcome == "failed"
@@ -325,6 +317,6 @@ def test_a_slice_truly_worse_is_found():
 def test_the_bound_is_that_of_the_slices_rows_alone():
     label, candidate, champion, groups = spoilt()
     at = np.array(groups) == "B6"
-    alone = gain(AUC, label[at], candidate[at], champion[at], 0.05 / 3, "delong")
+    alone = estimate_gain(AUC, label[at], candidate[at], champion[at], 0.05 / 3, "delong")
     found = named(compute(AUC, evidence(label, candidate, champion, groups)))["B6"]
     assert found.interval == pytest.approx((alone.low, alone.high), abs=1e-12)

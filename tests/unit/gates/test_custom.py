@@ -8,8 +8,8 @@ import pytest
 
 from evergreen.gates.evidence import Evidence, NoChampion
 from evergreen.gates.kinds.custom import compute
-from evergreen.gates.verdict import Finding
-from evergreen.spec.gates import Own
+from evergreen.gates.verdict import CustomGateResult
+from evergreen.spec.gates import CustomGate
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +22,7 @@ def record(monkeypatch):
         module = ModuleType("models_of_a_test")
         module.check = function
         monkeypatch.setitem(sys.modules, "models_of_a_test", module)
-        return compute(Own(function="models_of_a_test:check"), Evidence(LABEL, SCORE, NoChampion()))
+        return compute(CustomGate(function="models_of_a_test:check"), Evidence(LABEL, SCORE, NoChampion()))
 
     return given
 
@@ -31,20 +31,20 @@ def record(monkeypatch):
 def test_what_it_finds_is_the_record(record, threshold, outcome):
     def check(evidence):
         mean = np.mean(evidence.candidate)  # 0.4333…
-        return Finding(mean >= threshold, mean, threshold, f" mean {mean:.2f} ")
+        return CustomGateResult(mean >= threshold, mean, threshold, f" mean {mean:.2f} ")
 
     found = record(check)
     assert (found.outcome, found.threshold, found.rows) == (outcome, threshold, 3)
     assert found.candidate == pytest.approx(1.3 / 3)
     assert found.reason == "mean 0.43"
-    assert found.gate == Own(function="models_of_a_test:check").name
+    assert found.gate == CustomGate(function="models_of_a_test:check").name
 
 
 def test_what_it_changes_in_the_evidence_nobody_else_sees(record):
     def check(evidence):
         evidence.candidate.sort()
         evidence.groups["mine"] = ["a"] * 3
-        return Finding(True, 1, 0, "sorted")
+        return CustomGateResult(True, 1, 0, "sorted")
 
     before = SCORE.copy()
     assert record(check).outcome == "passed"
@@ -63,13 +63,13 @@ def fail(evidence):
         ("not a function", ["raised TypeError"]),
         (lambda evidence: None, ["returned NoneType, not an evergreen.gates.Finding"]),
         (lambda evidence: True, ["returned bool"]),
-        (lambda evidence: Finding(True, np.nan, 0.0, "x"), ["value is nan"]),
-        (lambda evidence: Finding(True, 1.0, np.inf, "x"), ["threshold is inf"]),
+        (lambda evidence: CustomGateResult(True, np.nan, 0.0, "x"), ["value is nan"]),
+        (lambda evidence: CustomGateResult(True, 1.0, np.inf, "x"), ["threshold is inf"]),
         (
-            lambda evidence: Finding(1, "1.0", None, " "),
+            lambda evidence: CustomGateResult(1, "1.0", None, " "),
             ["passed is 1", "value is '1.0'", "threshold is None", "no reason"],
         ),
-        (lambda evidence: Finding("no", 1.0, 0.0, "x"), ["passed is 'no'"]),
+        (lambda evidence: CustomGateResult("no", 1.0, 0.0, "x"), ["passed is 'no'"]),
     ],
 )
 def test_what_it_does_wrong_blocks_and_is_named(record, function, reasons):
@@ -87,6 +87,6 @@ def test_what_it_does_wrong_blocks_and_is_named(record, function, reasons):
     ],
 )
 def test_a_function_that_is_not_there_blocks(function, reason):
-    found = compute(Own(function=function), Evidence(None, None, NoChampion()))
+    found = compute(CustomGate(function=function), Evidence(None, None, NoChampion()))
     assert (found.outcome, found.rows) == ("not_computed", 0)
     assert f"{function} raised {reason}" in found.reason

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import recall_score, roc_auc_score
 
-from evergreen.gates.evidence import Evidence, Missing, NoChampion
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.kinds.fairness import compute
-from evergreen.spec.gates import Fairness
+from evergreen.spec.gates import FairnessGate
 
 pytestmark = pytest.mark.unit
 
-RATE = Fairness(by="sex", cut=0.5, at_most=0.1, min_rows=4)
-RECALL = Fairness(metric="recall", by="sex", cut=0.5, at_most=0.1, min_rows=4)
-AUC = Fairness(metric="auc", by="sex", at_most=0.1, min_rows=4)
+RATE = FairnessGate(group_by="sex", cut=0.5, at_most=0.1, min_rows=4)
+RECALL = FairnessGate(metric="recall", group_by="sex", cut=0.5, at_most=0.1, min_rows=4)
+AUC = FairnessGate(metric="auc", group_by="sex", at_most=0.1, min_rows=4)
 
 # By hand. Rate of positives at 0.5: a 3/5, b 1/4, c 2/4. Recall: a 2/3, b 1/2, c 2/2.
 GROUPS = [*"aaaaabbbbcccc", "d", None]
@@ -36,7 +36,7 @@ def test_the_rate_of_positives_by_hand():
         "positive_rate differs by 0.35 between sex a (0.6 on 5 rows) and b (0.25 on 4 rows), at most 0.1 is allowed; "
         "1 with too few rows is reported only"
     )
-    assert [(part.name, part.rows, part.candidate, part.judged) for part in found.parts] == [
+    assert [(part.name, part.rows, part.candidate, part.is_judged) for part in found.slices] == [
         ("a", 5, 0.6, True),
         ("b", 4, 0.25, True),
         ("c", 4, 0.5, True),
@@ -52,7 +52,7 @@ def test_metrics_are_those_of_scikit_learn(gate, reference):
     groups = np.array(GROUPS, dtype=object)
     by_hand = {name: reference(LABEL[groups == name], SCORE[groups == name]) for name in "abc"}
     assert found.candidate == pytest.approx(max(by_hand.values()) - min(by_hand.values()))
-    assert {part.name: part.candidate for part in found.parts if part.judged} == pytest.approx(by_hand)
+    assert {part.name: part.candidate for part in found.slices if part.is_judged} == pytest.approx(by_hand)
 
 
 def test_the_limit_itself_passes():
@@ -76,18 +76,16 @@ def test_a_rate_needs_no_labels_of_both_classes_and_a_metric_of_classes_does():
     assert compute(RECALL, evidence(label)).outcome == "not_computed"
     label = np.where(np.array(GROUPS) == "c", 0, LABEL)
     found = compute(RECALL, evidence(label))
-    assert [part.judged for part in found.parts] == [True, True, False, False]
+    assert [part.is_judged for part in found.slices] == [True, True, False, False]
     assert found.candidate == pytest.approx(2 / 3 - 1 / 2)
 
 
 def test_a_metric_that_the_candidate_leaves_undefined_blocks():
-    score = np.where(
-        np.array(GROUPS) == "b", SCORE.clip(0, 0.4), SCORE
-    )  # nobody of b is told to be of class 1
-    precision = Fairness(metric="precision", by="sex", cut=0.5, at_most=0.9, min_rows=4)
+    score = np.where(np.array(GROUPS) == "b", SCORE.clip(0, 0.4), SCORE)  # nobody of b is told to be of class 1
+    precision = FairnessGate(metric="precision", group_by="sex", cut=0.5, at_most=0.9, min_rows=4)
     found = compute(precision, evidence(score=score))
     assert (found.outcome, found.reason) == ("not_computed", "precision does not exist for sex b")
-    assert len(found.parts) == 4
+    assert len(found.slices) == 4
 
 
 def test_the_order_of_rows_does_not_matter():
@@ -95,7 +93,7 @@ def test_the_order_of_rows_does_not_matter():
     label, score = random.integers(0, 2, 500), random.random(500).round(2)
     groups = [f"g{i}" for i in random.integers(0, 5, 500)]
     order = random.permutation(500)
-    for gate in (RATE, AUC, Fairness(metric="log_loss", by="sex", at_most=0.1)):
+    for gate in (RATE, AUC, FairnessGate(metric="log_loss", group_by="sex", at_most=0.1)):
         shuffled = compute(gate, evidence(label[order], score[order], [groups[row] for row in order]))
         assert compute(gate, evidence(label, score, groups)) == shuffled
 
@@ -107,7 +105,7 @@ def test_the_order_of_rows_does_not_matter():
         (evidence(groups=[str(row) for row in range(15)]), ["0 of 15 groups by sex have enough rows"]),
         (evidence(groups=GROUPS[1:]), ["there are 14 groups by sex for 15 labels"]),
         (evidence(groups=[None] * 15), ["no row has a group by sex"]),
-        (evidence(groups=Missing("the column is gone")), ["the column is gone"]),
+        (evidence(groups=MissingEvidence("the column is gone")), ["the column is gone"]),
         (evidence(groups=[1, *GROUPS[1:]]), ["groups by sex are names or None, not 1"]),
         (Evidence(LABEL, SCORE, NoChampion()), ["the groups by sex are not known"]),
         (evidence(score=np.full(15, np.nan)), ["15 of the candidate's 15 scores are NaN"]),
@@ -115,7 +113,7 @@ def test_the_order_of_rows_does_not_matter():
         (evidence(score=SCORE * 2), ["outside [0, 1]"]),
         (evidence(LABEL[:3], SCORE[:3], GROUPS[:3]), ["3 rows are too few, at least 4 are needed"]),
         (evidence(None, None, None), ["labels are not", "scores are not"]),
-        (evidence(score=SCORE[1:], groups=Missing("gone")), ["14 scores for 15 labels", "gone"]),
+        (evidence(score=SCORE[1:], groups=MissingEvidence("gone")), ["14 scores for 15 labels", "gone"]),
     ],
 )
 def test_bad_evidence_blocks_and_all_that_is_wrong_is_named(data, reasons):
@@ -137,7 +135,8 @@ def test_a_metric_of_ones_own(monkeypatch):
     def by(name):
         metric = f"metrics_of_a_fairness_test:{name}"
         return compute(
-            Fairness(metric=metric, higher_is_better=True, by="sex", at_most=0.1, min_rows=4), evidence()
+            FairnessGate(metric=metric, higher_is_better=True, group_by="sex", at_most=0.1, min_rows=4),
+            evidence(),
         )
 
     assert by("mean_score").candidate == pytest.approx(2.7 / 5 - 1.4 / 4)

@@ -17,24 +17,24 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 import evergreen.gates
 from evergreen.gates import (
-    AgainstChampion,
-    Comparison,
-    Missing,
+    AgainstChampionGate,
+    CustomGate,
+    EarlierComparison,
+    MissingEvidence,
     NoChampion,
-    Own,
-    Threshold,
+    ThresholdGate,
     Verdict,
-    judge,
+    judge_evidence,
 )
 from evergreen.gates import Evidence as AnyEvidence
-from evergreen.gates.alpha_spending import level
+from evergreen.gates.alpha_spending import next_alpha
 from evergreen.gates.metrics import METRICS
 
 pytestmark = pytest.mark.unit
 
-AUC = Threshold(metric="auc", at_least=0.6)
-BRIER = Threshold(metric="brier", at_most=0.2)
-NOT_WORSE = AgainstChampion(metric="auc", must_be="not_worse", margin=0.05)
+AUC = ThresholdGate(metric="auc", at_least=0.6)
+BRIER = ThresholdGate(metric="brier", at_most=0.2)
+NOT_WORSE = AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.05)
 WEEK = (date(2013, 3, 1), date(2013, 3, 8))
 
 
@@ -60,31 +60,31 @@ def strict_json(verdict):
 
 
 def only(gate, evidence, past=()):
-    (record,) = judge([gate], evidence, past).records
+    (record,) = judge_evidence([gate], evidence, past).results
     return record
 
 
 def test_a_good_candidate_is_promoted():
     label, candidate, champion = good()
-    verdict = judge([AUC, BRIER, NOT_WORSE], Evidence(label, candidate, champion))
+    verdict = judge_evidence([AUC, BRIER, NOT_WORSE], Evidence(label, candidate, champion))
     assert verdict.promote
-    auc, brier, not_worse = verdict.records
+    auc, brier, not_worse = verdict.results
     assert auc.candidate == pytest.approx(roc_auc_score(label, candidate))
     assert brier.candidate == pytest.approx(brier_score_loss(label, candidate))
     assert not_worse.champion == pytest.approx(roc_auc_score(label, champion))
     low, high = not_worse.interval
     assert -0.05 <= low < not_worse.candidate - not_worse.champion < high
-    assert not_worse.level == level(1 - 0.95, NOT_WORSE.name, WEEK, [])
-    assert [r.level for r in (auc, brier)] == [None, None]
-    assert [r.threshold for r in verdict.records] == [0.6, 0.2, -0.05]
-    assert {r.rows for r in verdict.records} == {400}
+    assert not_worse.alpha == next_alpha(1 - 0.95, NOT_WORSE.name, WEEK, [])
+    assert [r.alpha for r in (auc, brier)] == [None, None]
+    assert [r.threshold for r in verdict.results] == [0.6, 0.2, -0.05]
+    assert {r.rows for r in verdict.results} == {400}
 
 
 def test_thresholds_hold_to_the_last_digit_and_say_so():
     label, candidate, _ = good()
     exact = only(AUC, Evidence(label, candidate, NoChampion())).candidate
-    at = Threshold(metric="auc", at_least=exact)
-    above = Threshold(metric="auc", at_least=float(np.nextafter(exact, 1)))
+    at = ThresholdGate(metric="auc", at_least=exact)
+    above = ThresholdGate(metric="auc", at_least=float(np.nextafter(exact, 1)))
     assert only(at, Evidence(label, candidate, NoChampion())).outcome == "passed"
     missed = only(above, Evidence(label, candidate, NoChampion()))
     assert missed.outcome == "failed"
@@ -94,7 +94,7 @@ def test_thresholds_hold_to_the_last_digit_and_say_so():
 
     brier = only(BRIER, Evidence(label, candidate, NoChampion())).candidate
     for limit, outcome in [(brier, "passed"), (np.nextafter(brier, 0), "failed")]:
-        gate = Threshold(metric="brier", at_most=float(limit))
+        gate = ThresholdGate(metric="brier", at_most=float(limit))
         assert only(gate, Evidence(label, candidate, NoChampion())).outcome == outcome
 
 
@@ -127,8 +127,8 @@ def test_worse_and_better_are_told_apart_on_every_scale(metric, margin, fields):
     noise = np.random.default_rng(1).normal(scale=0.4, size=label.size)
     blurred = candidate + 50 * noise if of_amounts else np.clip(candidate + noise, 0.01, 0.99)
     about = {"metric": metric, "resamples": 200, **fields}
-    not_worse = AgainstChampion(must_be="not_worse", margin=margin, **about)
-    better = AgainstChampion(must_be="better", **about)
+    not_worse = AgainstChampionGate(must_be="not_worse", margin=margin, **about)
+    better = AgainstChampionGate(must_be="better", **about)
 
     for gate in (not_worse, better):
         found = only(gate, Evidence(label, candidate, blurred))
@@ -155,9 +155,9 @@ def test_better_by_a_margin_needs_the_margin():
     label, candidate, _ = good(n=3000)
     blurred = np.clip(candidate + np.random.default_rng(1).normal(scale=0.3, size=3000), 0, 1)
     evidence = Evidence(label, candidate, blurred)
-    low, _ = only(AgainstChampion(metric="auc", must_be="better"), evidence).interval
+    low, _ = only(AgainstChampionGate(metric="auc", must_be="better"), evidence).interval
     for margin, outcome in ((low * 0.99, "passed"), (low, "passed"), (low * 1.01, "failed")):
-        gate = AgainstChampion(metric="auc", must_be="better", margin=margin)
+        gate = AgainstChampionGate(metric="auc", must_be="better", margin=margin)
         found = only(gate, evidence)
         assert (found.outcome, found.threshold) == (outcome, margin)
     assert "it must be at least" in found.reason
@@ -165,7 +165,7 @@ def test_better_by_a_margin_needs_the_margin():
 
 
 def test_as_good_is_not_enough_when_there_are_too_few_rows_to_show_it():
-    gate = AgainstChampion(metric="auc", must_be="not_worse", margin=0.01)
+    gate = AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.01)
 
     def evidence(n):
         label, truth, _ = good(n=n)
@@ -183,30 +183,29 @@ def test_the_bound_is_that_of_the_level_spent():
     label, candidate, champion = good(n=900)
     champion = np.clip(champion + np.random.default_rng(8).normal(scale=0.3, size=900), 0, 1)
     gains = (label - champion) ** 2 - (label - candidate) ** 2
-    gate = AgainstChampion(metric="brier", must_be="better")
+    gate = AgainstChampionGate(metric="brier", must_be="better")
     for past in ((), tuple(failures(29))):
         record = only(gate, Evidence(label, candidate, champion), past)
-        assert record.level == level(1 - 0.95, gate.name, WEEK, past)
-        width = t.isf(record.level, 899) * gains.std() / 30
+        assert record.alpha == next_alpha(1 - 0.95, gate.name, WEEK, past)
+        width = t.isf(record.alpha, 899) * gains.std() / 30
         assert record.interval == pytest.approx((gains.mean() - width, gains.mean() + width), rel=0.1)
 
 
 def failures(count, *, until=WEEK[0]):
     weeks = [until - timedelta(7 * number) for number in range(count, 0, -1)]
     return [
-        Comparison((start, start + timedelta(7)), (("brier_against_champion", 0.001, False),))
-        for start in weeks
+        EarlierComparison((start, start + timedelta(7)), (("brier_against_champion", 0.001, False),)) for start in weeks
     ]
 
 
 def test_every_comparison_costs_and_the_same_days_cost_more():
     label, candidate, _ = good(n=900)
     blurred = np.clip(candidate + np.random.default_rng(1).normal(scale=0.08, size=900), 0, 1)
-    gate = AgainstChampion(metric="brier", must_be="better")
+    gate = AgainstChampionGate(metric="brier", must_be="better")
     on_new_days = only(gate, Evidence(label, candidate, blurred), failures(3))
     on_used_days = only(gate, Evidence(label, candidate, blurred), failures(3, until=WEEK[1]))
     first = only(gate, Evidence(label, candidate, blurred))
-    assert first.level > on_new_days.level == pytest.approx(2 * on_used_days.level)
+    assert first.alpha > on_new_days.alpha == pytest.approx(2 * on_used_days.alpha)
     assert first.interval[0] > on_new_days.interval[0] > on_used_days.interval[0]
     assert "spends 0.00238 of the lifetime budget 0.05" in on_new_days.reason
 
@@ -214,30 +213,28 @@ def test_every_comparison_costs_and_the_same_days_cost_more():
 def test_what_passes_a_first_time_may_fail_when_the_budget_is_nearly_spent():
     label, candidate, _ = good(n=900)
     blurred = np.clip(candidate + np.random.default_rng(1).normal(scale=0.1, size=900), 0, 1)
-    gate = AgainstChampion(metric="brier", must_be="better")
-    outcomes = [
-        only(gate, Evidence(label, candidate, blurred), failures(n)).outcome for n in (0, 30, 10**3, 10**5)
-    ]
+    gate = AgainstChampionGate(metric="brier", must_be="better")
+    outcomes = [only(gate, Evidence(label, candidate, blurred), failures(n)).outcome for n in (0, 30, 10**3, 10**5)]
     assert outcomes == sorted(outcomes, reverse=True)
     assert {outcomes[0], outcomes[-1]} == {"passed", "failed"}
 
 
 def test_first_champion():
     label, candidate, _ = good()
-    verdict = judge([AUC, NOT_WORSE], Evidence(label, candidate, NoChampion()))
+    verdict = judge_evidence([AUC, NOT_WORSE], Evidence(label, candidate, NoChampion()))
     assert verdict.promote
-    record = verdict.records[1]
+    record = verdict.results[1]
     assert record.reason == "no champion yet: nothing to compare with"
     assert record.candidate == pytest.approx(roc_auc_score(label, candidate))
-    assert (record.champion, record.interval, record.level) == (None, None, None)
+    assert (record.champion, record.interval, record.alpha) == (None, None, None)
     assert only(NOT_WORSE, Evidence(label, candidate, NoChampion(), days=None)).outcome == "passed"
 
 
 def test_a_champion_that_cannot_be_compared_blocks():
     label, candidate, _ = good()
     problem = "version 3 was trained on days up to 2013-02-25, the holdout starts 2013-02-22"
-    verdict = judge([AUC, NOT_WORSE], Evidence(label, candidate, Missing(problem)))
-    assert [r.outcome for r in verdict.records] == ["passed", "not_computed"]
+    verdict = judge_evidence([AUC, NOT_WORSE], Evidence(label, candidate, MissingEvidence(problem)))
+    assert [r.outcome for r in verdict.results] == ["passed", "not_computed"]
     assert problem in verdict.reason
     assert not verdict.promote
 
@@ -248,7 +245,7 @@ def test_a_champion_that_cannot_be_compared_blocks():
 )
 def test_a_comparison_on_unknown_days_is_not_made(days, says):
     record = only(NOT_WORSE, Evidence(*good(), days=days))
-    assert (record.outcome, record.level) == ("not_computed", None)
+    assert (record.outcome, record.alpha) == ("not_computed", None)
     assert says in record.reason
 
 
@@ -264,11 +261,9 @@ def test_too_few_of_a_class_for_the_bootstrap_is_said():
     label[:3] = 1
     record = only(NOT_WORSE.model_copy(update={"test": "bootstrap"}), Evidence(label, candidate, champion))
     assert record.outcome == "not_computed"
-    assert (
-        "resamples drew rows for which auc does not exist: 400 rows, 3 of them of the rarer" in record.reason
-    )
+    assert "resamples drew rows for which auc does not exist: 400 rows, 3 of them of the rarer" in record.reason
     assert record.champion is not None
-    assert record.level is None
+    assert record.alpha is None
 
 
 def test_two_that_hardly_differ_are_not_bootstrapped():
@@ -277,20 +272,20 @@ def test_two_that_hardly_differ_are_not_bootstrapped():
     label, candidate, _ = good()
     champion = candidate.copy()
     champion[:3] = 1 - champion[:3]
-    recall = AgainstChampion(metric="recall", cut=0.5, must_be="not_worse", margin=0.3)
+    recall = AgainstChampionGate(metric="recall", cut=0.5, must_be="not_worse", margin=0.3)
     record = only(recall, Evidence(label, candidate, champion))
     assert record.outcome == "not_computed"
     assert "the two differ in 3 of 400 rows: too few" in record.reason
-    accuracy = AgainstChampion(metric="accuracy", cut=0.5, must_be="not_worse", margin=0.3)
+    accuracy = AgainstChampionGate(metric="accuracy", cut=0.5, must_be="not_worse", margin=0.3)
     assert only(accuracy, Evidence(label, candidate, champion)).outcome == "passed"
 
 
 def test_no_value_is_named_and_blocks():
     label, candidate, champion = good()
     low = candidate / 10
-    gate = Threshold(metric="precision", cut=0.9, at_least=0.1)
+    gate = ThresholdGate(metric="precision", cut=0.9, at_least=0.1)
     assert only(gate, Evidence(label, low, champion)).reason == "the candidate has no precision on 400 rows"
-    against = AgainstChampion(metric="precision", cut=0.9, must_be="better")
+    against = AgainstChampionGate(metric="precision", cut=0.9, must_be="better")
     assert "the candidate has no precision" in only(against, Evidence(label, low, champion)).reason
     assert "the champion has no precision" in only(against, Evidence(label, candidate, low)).reason
 
@@ -323,7 +318,7 @@ def folder():
 )
 def test_a_function_of_the_users_that_fails_blocks(folder, function, says):
     about = {"metric": f"{folder}:{function}", "higher_is_better": False}
-    for gate in (Threshold(**about, at_most=1.0), AgainstChampion(**about, must_be="better")):
+    for gate in (ThresholdGate(**about, at_most=1.0), AgainstChampionGate(**about, must_be="better")):
         record = only(gate, Evidence(*good()))
         assert record.outcome == "not_computed"
         assert says in record.reason
@@ -332,13 +327,13 @@ def test_a_function_of_the_users_that_fails_blocks(folder, function, says):
 
 def test_a_function_of_the_users_that_is_right_is_judged_by(folder):
     label, candidate, _ = good()
-    gate = Threshold(metric=f"{folder}:bias", higher_is_better=False, at_most=0.05)
+    gate = ThresholdGate(metric=f"{folder}:bias", higher_is_better=False, at_most=0.05)
     assert only(gate, Evidence(label, candidate, NoChampion())).outcome == "passed"
     assert only(gate, Evidence(label, candidate / 2, NoChampion())).outcome == "failed"
 
 
 def test_a_gate_of_a_module_that_is_not_there_blocks():
-    record = only(Own(function="no.such_module:gate"), Evidence(*good()))
+    record = only(CustomGate(function="no.such_module:gate"), Evidence(*good()))
     assert record.outcome == "not_computed"
     assert "ModuleNotFoundError" in record.reason
 
@@ -347,8 +342,8 @@ def test_three_rows_are_said_to_be_too_few_by_every_metric():
     for gate in (
         AUC,
         NOT_WORSE,
-        Threshold(metric="rmse", at_most=1.0),
-        AgainstChampion(metric="mae", must_be="better"),
+        ThresholdGate(metric="rmse", at_most=1.0),
+        AgainstChampionGate(metric="mae", must_be="better"),
     ):
         record = only(gate, Evidence([0, 1, 1], [0.2, 0.3, 0.9], [0.1, 0.4, 0.8]))
         assert record.outcome == "not_computed"
@@ -357,15 +352,15 @@ def test_three_rows_are_said_to_be_too_few_by_every_metric():
 
 def test_amounts_may_be_anything_but_infinite_or_constant():
     label, candidate, champion = amounts()
-    gates = [Threshold(metric="mae", at_most=9.0), AgainstChampion(metric="mae", must_be="better")]
+    gates = [ThresholdGate(metric="mae", at_most=9.0), AgainstChampionGate(metric="mae", must_be="better")]
     shifted = Evidence(label - 1e3, candidate - 1e3, champion - 1e3)
-    assert [r.outcome != "not_computed" for r in judge(gates, shifted).records] == [True, True]
+    assert [r.outcome != "not_computed" for r in judge_evidence(gates, shifted).results] == [True, True]
     for spoiled, says in (
         (np.where(np.arange(600) == 7, np.inf, label), "1 of 600 labels are NaN or infinite"),
         (None, "the labels are not one row of numbers"),
     ):
-        assert {r.reason for r in judge(gates, Evidence(spoiled, candidate, champion)).records} == {says}
-    constant = judge(gates, Evidence(label, np.full(600, 40.0), champion)).records
+        assert {r.reason for r in judge_evidence(gates, Evidence(spoiled, candidate, champion)).results} == {says}
+    constant = judge_evidence(gates, Evidence(label, np.full(600, 40.0), champion)).results
     assert {r.reason for r in constant} == {"the candidate scores every row 40: a constant ranks nothing"}
     with np.errstate(over="ignore"):
         huge = only(gates[1], Evidence(label, candidate * 1e300, champion))
@@ -379,8 +374,8 @@ def test_amounts_may_be_anything_but_infinite_or_constant():
         AUC,
         NOT_WORSE,
         NOT_WORSE.model_copy(update={"test": "bootstrap", "resamples": 200}),
-        AgainstChampion(metric="accuracy", cut=0.3, must_be="not_worse", margin=0.1),
-        AgainstChampion(metric="log_loss", must_be="better", resamples=200),
+        AgainstChampionGate(metric="accuracy", cut=0.3, must_be="not_worse", margin=0.1),
+        AgainstChampionGate(metric="log_loss", must_be="better", resamples=200),
     ],
     ids=lambda gate: f"{gate.metric}-{getattr(gate, 'chosen_test', 'threshold')}",
 )
@@ -464,39 +459,35 @@ def test_one_thing_wrong_is_never_promoted_and_never_raises(where, data):
     columns = dict(zip(("label", "candidate", "champion"), good(), strict=True))
     spoil = data.draw(spoiled_label if where == "label" else spoiled_score)
     columns[where] = spoil(columns[where])
-    verdict = judge([AUC, BRIER, NOT_WORSE], Evidence(**columns))
+    verdict = judge_evidence([AUC, BRIER, NOT_WORSE], Evidence(**columns))
     assert not verdict.promote
-    touched = verdict.records if where != "champion" else verdict.records[2:]
+    touched = verdict.results if where != "champion" else verdict.results[2:]
     assert {record.outcome for record in touched} == {"not_computed"}
     assert all(r.interval is None for r in touched)
     strict_json(verdict)
     if where != "champion":  # nor as the first champion
-        first = judge([AUC, BRIER, NOT_WORSE], Evidence(columns["label"], columns["candidate"], NoChampion()))
-        assert {record.outcome for record in first.records} == {"not_computed"}
+        first = judge_evidence([AUC, BRIER, NOT_WORSE], Evidence(columns["label"], columns["candidate"], NoChampion()))
+        assert {record.outcome for record in first.results} == {"not_computed"}
 
 
-anything = hnp.arrays(
-    dtype=hnp.scalar_dtypes(), shape=hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=6)
-)
-scores = hnp.arrays(
-    np.float64, st.integers(4, 12), elements=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0, 1.5, np.nan])
-)
+anything = hnp.arrays(dtype=hnp.scalar_dtypes(), shape=hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=6))
+scores = hnp.arrays(np.float64, st.integers(4, 12), elements=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0, 1.5, np.nan]))
 labels = hnp.arrays(np.int8, st.integers(4, 12), elements=st.sampled_from([0, 1, 1, 0, 2]))
 
 
 @given(
     label=labels | anything,
     candidate=scores | anything,
-    champion=scores | anything | st.builds(NoChampion) | st.builds(Missing, st.text(max_size=5)),
+    champion=scores | anything | st.builds(NoChampion) | st.builds(MissingEvidence, st.text(max_size=5)),
 )
 def test_whatever_comes_is_judged_and_a_pass_is_earned(label, candidate, champion):
-    not_worse = AgainstChampion(metric="brier", must_be="not_worse", margin=0.3, resamples=200)
-    amounts = AgainstChampion(metric="mae", must_be="not_worse", margin=0.5, resamples=200, name="amounts")
+    not_worse = AgainstChampionGate(metric="brier", must_be="not_worse", margin=0.3, resamples=200)
+    amounts = AgainstChampionGate(metric="mae", must_be="not_worse", margin=0.5, resamples=200, name="continuous")
     gates = [AUC, not_worse, amounts]
     gates = [gate.model_copy(update={"min_rows": 4}) for gate in gates]
-    verdict = judge(gates, Evidence(label, candidate, champion))
+    verdict = judge_evidence(gates, Evidence(label, candidate, champion))
     strict_json(verdict)
-    assert len(verdict.records) == 3
+    assert len(verdict.results) == 3
     if verdict.promote:
         assert roc_auc_score(label, candidate) >= 0.6
         if not isinstance(champion, NoChampion):
@@ -505,8 +496,8 @@ def test_whatever_comes_is_judged_and_a_pass_is_earned(label, candidate, champio
 
 def test_no_gates_and_two_of_one_name_block():
     evidence = Evidence(*good())
-    assert not judge([], evidence).promote
-    assert "two gates are named auc_threshold" in judge([AUC, AUC], evidence).reason
+    assert not judge_evidence([], evidence).promote
+    assert "two gates are named auc_threshold" in judge_evidence([AUC, AUC], evidence).reason
 
 
 def test_the_example_of_the_package_runs():
@@ -516,8 +507,8 @@ def test_the_example_of_the_package_runs():
 def test_judging_is_quick():
     """Three gates on a week of 6,000 rows take a blink; a slow machine may take ten."""
     label, candidate, champion = good(n=6000)
-    gates = [AUC, NOT_WORSE, AgainstChampion(metric="log_loss", must_be="better")]
-    judge(gates, Evidence(label, candidate, champion))  # loads what is loaded once
+    gates = [AUC, NOT_WORSE, AgainstChampionGate(metric="log_loss", must_be="better")]
+    judge_evidence(gates, Evidence(label, candidate, champion))  # loads what is loaded once
     started = time.process_time()
-    judge(gates, Evidence(label, candidate, champion))
+    judge_evidence(gates, Evidence(label, candidate, champion))
     assert time.process_time() - started < 2

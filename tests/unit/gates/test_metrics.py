@@ -8,9 +8,17 @@ from scipy.stats import mannwhitneyu
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
-from evergreen.gates import AgainstChampion, Fairness, Threshold
-from evergreen.gates.metrics import METRICS, auc, brier, calibration_error, log_loss, measure, value
-from evergreen.spec.gates import SCALES
+from evergreen.gates import AgainstChampionGate, FairnessGate, ThresholdGate
+from evergreen.gates.metrics import (
+    METRICS,
+    auc,
+    brier,
+    calibration_error,
+    compute_metric,
+    log_loss,
+    resolve_metric,
+)
+from evergreen.spec.gates import METRIC_SCALES
 
 pytestmark = pytest.mark.unit
 
@@ -37,13 +45,13 @@ def asked(name, **fields):
     if name == "quantile_loss":
         fields["quantile"] = 0.8
     if name == "positive_rate":
-        return Fairness(by="group", at_most=0.1, cut=0.3)
-    limit = "at_least" if SCALES[name].higher_is_better else "at_most"
-    return Threshold(metric=name, **{limit: 0.5}, **fields)
+        return FairnessGate(group_by="group", at_most=0.1, cut=0.3)
+    limit = "at_least" if METRIC_SCALES[name].higher_is_better else "at_most"
+    return ThresholdGate(metric=name, **{limit: 0.5}, **fields)
 
 
 def data(name, **options):
-    return amounts() if name != "positive_rate" and SCALES[name].of == "amounts" else rows(**options)
+    return amounts() if name != "positive_rate" and METRIC_SCALES[name].label_type == "continuous" else rows(**options)
 
 
 REFERENCES = {
@@ -66,10 +74,10 @@ def test_equals_scikit_learn_for_every_weighting(name, tied):
     label, score, weight = data(name, tied=tied)
     if tied:
         score = score.round(1)  # 0.3, the cut, is among them
-    metric, reference = measure(asked(name)), REFERENCES[name]
+    metric, reference = resolve_metric(asked(name)), REFERENCES[name]
     expected = [reference(label, score, sample_weight=w) for w in weight]
     assert metric(label, score, weight) == pytest.approx(expected, rel=1e-12)
-    assert value(metric, label, score) == pytest.approx(reference(label, score), rel=1e-12)
+    assert compute_metric(metric, label, score) == pytest.approx(reference(label, score), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -79,8 +87,8 @@ def test_a_weight_is_a_count(name):
     times = weight[0].astype(int)
     if name == "calibration_error":
         times[:] = 3  # its bins are those of the unweighted rows
-    metric = measure(asked(name))
-    repeated = value(metric, np.repeat(label, times), np.repeat(score, times))
+    metric = resolve_metric(asked(name))
+    repeated = compute_metric(metric, np.repeat(label, times), np.repeat(score, times))
     assert metric(label, score, times[None].astype(float))[0] == pytest.approx(repeated, rel=1e-12)
 
 
@@ -89,35 +97,33 @@ def test_a_share_of_nothing_is_nan(name):
     """Precision where no row reaches the cut, recall where no row is of class 1; scikit-learn says 0."""
     label = np.array([0.0, 0, 1, 1]) if name == "precision" else np.zeros(4)
     score = np.array([0.1, 0.2, 0.1, 0.2]) if name == "precision" else np.array([0.1, 0.9, 0.4, 0.5])
-    assert np.isnan(value(measure(asked(name)), label, score))
+    assert np.isnan(compute_metric(resolve_metric(asked(name)), label, score))
 
 
 def test_the_cut_and_the_quantile_are_the_gates_own():
     label, score = np.array([0.0, 0, 1, 1]), np.array([0.2, 0.4, 0.4, 0.6])
     for cut, expected in ((0.2, 0.5), (0.4, 0.75), (0.5, 0.75), (0.7, 0.5)):
-        gate = AgainstChampion(metric="accuracy", cut=cut, must_be="better")
-        assert value(measure(gate), label, score) == expected
+        gate = AgainstChampionGate(metric="accuracy", cut=cut, must_be="better")
+        assert compute_metric(resolve_metric(gate), label, score) == expected
     for quantile, expected in ((0.5, 5.0), (0.9, 9.0), (0.1, 1.0)):
-        gate = Threshold(metric="quantile_loss", quantile=quantile, at_most=1.0)
-        assert value(measure(gate), np.full(3, 30.0), np.full(3, 20.0)) == pytest.approx(expected)
+        gate = ThresholdGate(metric="quantile_loss", quantile=quantile, at_most=1.0)
+        assert compute_metric(resolve_metric(gate), np.full(3, 30.0), np.full(3, 20.0)) == pytest.approx(expected)
 
 
 def test_a_function_of_the_users_gets_the_rows_as_often_as_they_count():
-    gate = Threshold(metric="sklearn.metrics:max_error", higher_is_better=False, at_most=9.0)
+    gate = ThresholdGate(metric="sklearn.metrics:max_error", higher_is_better=False, at_most=9.0)
     label, score, weight = amounts()
     expected = [np.abs(label - score)[w > 0].max() for w in weight]
-    assert measure(gate)(label, score, weight) == pytest.approx(expected)
+    assert resolve_metric(gate)(label, score, weight) == pytest.approx(expected)
 
-    mean = Threshold(metric="sklearn.metrics:mean_absolute_error", higher_is_better=False, at_most=9.0)
-    assert measure(mean)(label, score, weight) == pytest.approx(METRICS["mae"](label, score, weight))
+    mean = ThresholdGate(metric="sklearn.metrics:mean_absolute_error", higher_is_better=False, at_most=9.0)
+    assert resolve_metric(mean)(label, score, weight) == pytest.approx(METRICS["mae"](label, score, weight))
 
 
-@pytest.mark.parametrize(
-    ("name", "error"), [("no.such:thing", ImportError), ("sklearn.metrics:vibes", AttributeError)]
-)
+@pytest.mark.parametrize(("name", "error"), [("no.such:thing", ImportError), ("sklearn.metrics:vibes", AttributeError)])
 def test_a_function_that_is_not_there_is_an_error_at_once(name, error):
     with pytest.raises(error):
-        measure(Threshold(metric=name, higher_is_better=False, at_most=9.0))
+        resolve_metric(ThresholdGate(metric=name, higher_is_better=False, at_most=9.0))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40))
@@ -126,11 +132,11 @@ def test_auc_counts_the_pairs_won_with_ties_half(pairs):
     score = np.array([s / 5 for _, s in pairs])
     ones, zeros = score[label == 1], score[label == 0]
     if not (ones.size and zeros.size):
-        assert np.isnan(value(auc, label, score))
+        assert np.isnan(compute_metric(auc, label, score))
         return
     won = (ones[:, None] > zeros).sum() + (ones[:, None] == zeros).sum() / 2
-    assert value(auc, label, score) == won / (ones.size * zeros.size)  # to the last bit
-    assert value(auc, label, score) == mannwhitneyu(ones, zeros).statistic / (ones.size * zeros.size)
+    assert compute_metric(auc, label, score) == won / (ones.size * zeros.size)  # to the last bit
+    assert compute_metric(auc, label, score) == mannwhitneyu(ones, zeros).statistic / (ones.size * zeros.size)
 
 
 def test_auc_is_nan_only_for_weightings_without_a_class():
@@ -140,8 +146,8 @@ def test_auc_is_nan_only_for_weightings_without_a_class():
 
 
 def test_log_loss_of_certain_and_wrong_is_large_not_infinite():
-    certain = value(log_loss, np.array([1.0, 0.0]), np.array([0.0, 1.0]))
-    assert certain == pytest.approx(SCALES["log_loss"].largest)
+    certain = compute_metric(log_loss, np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+    assert certain == pytest.approx(METRIC_SCALES["log_loss"].maximum)
     assert certain == pytest.approx(sklearn_metrics.log_loss([1, 0], [0.0, 1.0]))
 
 
@@ -150,7 +156,7 @@ def test_calibration_error_equals_scikit_learns_curve(seed):
     """Without ties and with a multiple of ten rows its quantile bins are ours, each a tenth of the rows."""
     label, score, _ = rows(n=1000, seed=seed)
     share, mean = calibration_curve(label, score, n_bins=10, strategy="quantile")
-    assert value(calibration_error, label, score) == pytest.approx(np.abs(share - mean).mean(), rel=1e-12)
+    assert compute_metric(calibration_error, label, score) == pytest.approx(np.abs(share - mean).mean(), rel=1e-12)
 
 
 def test_calibration_error_with_ties_and_weights_by_definition():
@@ -173,24 +179,24 @@ def test_calibration_error_of_a_calibrated_scorer_is_its_stated_noise():
     errors = []
     for _ in range(200):
         score = p + random.uniform(-1e-6, 1e-6, size=n)
-        errors.append(value(calibration_error, (random.random(n) < score).astype(float), score))
+        errors.append(compute_metric(calibration_error, (random.random(n) < score).astype(float), score))
     assert np.mean(errors) == pytest.approx(0.8 * np.sqrt(10 * p * (1 - p) / n), rel=0.05)
 
 
 def test_brier_of_a_coin_is_a_quarter():
-    assert value(brier, np.array([0.0, 1, 1]), np.full(3, 0.5)) == 0.25
+    assert compute_metric(brier, np.array([0.0, 1, 1]), np.full(3, 0.5)) == 0.25
 
 
 def test_every_metric_of_the_spec_has_a_function():
-    assert set(METRICS) == {*SCALES, "positive_rate"}
+    assert set(METRICS) == {*METRIC_SCALES, "positive_rate"}
     assert set(REFERENCES) | {"calibration_error"} == set(METRICS)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(list(SCALES)))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(list(METRIC_SCALES)))
 def test_values_stay_on_their_scale(seed, name):
     random = np.random.default_rng(seed)
     label = np.r_[0.0, 1.0, random.integers(0, 2, size=20)]
     score = random.choice([0.0, 1e-300, 0.3, 0.5, 1.0], size=22)
-    measured = value(measure(asked(name)), label, score)
+    measured = compute_metric(resolve_metric(asked(name)), label, score)
     if not (name == "precision" and (score < 0.3).all()):
-        assert 0 <= measured <= SCALES[name].largest * (1 + 1e-12)
+        assert 0 <= measured <= METRIC_SCALES[name].maximum * (1 + 1e-12)

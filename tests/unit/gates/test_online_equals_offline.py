@@ -2,18 +2,18 @@
 
 import pytest
 
-from evergreen.gates.evidence import Evidence, Missing, NoChampion, OnlineSample
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion, OnlineSample
 from evergreen.gates.kinds.online_equals_offline import compute
-from evergreen.spec.gates import OnlineEqualsOffline
+from evergreen.spec.gates import OnlineEqualsOfflineGate
 
 pytestmark = pytest.mark.unit
 
-NONE = OnlineEqualsOffline()
-FEW = OnlineEqualsOffline(at_most=0.01)
+NONE = OnlineEqualsOfflineGate()
+FEW = OnlineEqualsOfflineGate(at_most=0.01)
 
 
 def record(gate, online):
-    return compute(gate, Evidence([], [], NoChampion(), online=online))
+    return compute(gate, Evidence([], [], NoChampion(), online_sample=online))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,10 @@ def test_the_reason_has_the_counts_and_the_first_that_differs():
 @pytest.mark.parametrize(
     ("online", "reason"),
     [
-        (Missing("no online store is configured"), "not compared with the offline one: no online store"),
+        (
+            MissingEvidence("no online store is configured"),
+            "not compared with the offline one: no online store",
+        ),
         (OnlineSample(0, 0), "no feature value was compared"),
         (OnlineSample(10, 11), "more than were compared"),
         (OnlineSample(-1, 0), "no counts"),

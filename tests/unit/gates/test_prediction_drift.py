@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from evergreen.gates.evidence import Evidence, Missing, NoChampion
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.kinds.prediction_drift import compute, psi, stability_index
-from evergreen.spec.gates import PredictionDrift
+from evergreen.spec.gates import PredictionDriftGate
 
 pytestmark = pytest.mark.unit
 
-PSI = PredictionDrift(measure="psi", at_most=0.2)
-KS = PredictionDrift(measure="ks", at_most=0.1)
+PSI = PredictionDriftGate(statistic="psi", at_most=0.2)
+KS = PredictionDriftGate(statistic="ks", at_most=0.1)
 
 
 def record(gate, holdout, recent):
-    return compute(gate, Evidence([], holdout, NoChampion(), recent=recent))
+    return compute(gate, Evidence([], holdout, NoChampion(), recent_predictions=recent))
 
 
 def test_the_index_of_a_published_example():
@@ -31,9 +31,7 @@ def test_the_index_of_a_published_example():
 def test_the_index_is_the_divergence_of_jeffreys():
     random = np.random.default_rng(1)
     holdout, recent = random.random(1000), random.beta(2, 2, 700)
-    edges = np.concatenate(
-        [[-np.inf], np.sort(holdout)[99:900:100], [np.inf]]
-    )  # 100 rows up to and with each
+    edges = np.concatenate([[-np.inf], np.sort(holdout)[99:900:100], [np.inf]])  # 100 rows up to and with each
     p, q = (
         np.histogram(-values, bins=-edges[::-1])[0] / values.size for values in (recent, holdout)
     )  # mirrored, because numpy's bins hold their lower edge and ours their upper one
@@ -115,7 +113,7 @@ FINE = np.linspace(0, 1, 200)
     [
         (
             FINE,
-            Missing("no day is unlabelled"),
+            MissingEvidence("no day is unlabelled"),
             ["no predictions for the most recent day: no day is unlabelled"],
         ),
         (FINE, FINE[:3], ["3 predictions for the most recent day are too few, at least 100 are needed"]),

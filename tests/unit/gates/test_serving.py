@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from evergreen.gates.evidence import Evidence, Missing, NoChampion
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.kinds.serving import compute
-from evergreen.spec.gates import Serving
+from evergreen.spec.gates import ServingGate
 
 pytestmark = pytest.mark.unit
 
-P99 = Serving(quantity="single_p99_ms", at_most=5.0)
+P99 = ServingGate(quantity="single_p99_ms", at_most=5.0)
 
 
 def record(serving, gate=P99):
-    return compute(gate, Evidence([], [], NoChampion(), serving=serving))
+    return compute(gate, Evidence([], [], NoChampion(), serving_costs=serving))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_reason_has_unit_value_and_limit_and_does_not_round_onto_the_limit()
 @pytest.mark.parametrize(
     ("serving", "reason"),
     [
-        (Missing("the model did not load"), "not known: the model did not load"),
+        (MissingEvidence("the model did not load"), "not known: the model did not load"),
         ({}, "single_p99_ms was not measured, but nothing"),
         ({"size_mib": 3.0, "load_ms": 1.0}, "not measured, but load_ms, size_mib"),
         ({"single_p99_ms": float("nan")}, "measured as nan"),

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evergreen.gates.evidence import Evidence, Missing, NoChampion, Signature
+from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion
 from evergreen.gates.kinds.signature import compute
-from evergreen.spec.gates import SameSignature
+from evergreen.spec.gates import SignatureGate
 
 pytestmark = pytest.mark.unit
 
@@ -14,11 +14,11 @@ MODEL = (("carrier", "string"), ("distance", "double"), ("hour", "long"), ("wind
 
 
 def record(signature):
-    return compute(SameSignature(), Evidence([], [], NoChampion(), signature=signature))
+    return compute(SignatureGate(), Evidence([], [], NoChampion(), input_signature=signature))
 
 
 def against(*serving):
-    return record(Signature(MODEL, serving))
+    return record(InputSignature(MODEL, serving))
 
 
 def test_the_same_columns_pass():
@@ -59,7 +59,7 @@ columns = st.lists(
 
 @given(columns, columns)
 def test_it_passes_only_what_is_equal(model, serving):
-    found = record(Signature(model, serving))
+    found = record(InputSignature(model, serving))
     assert (found.outcome == "passed") == (model == serving)
     assert (found.candidate == 0) == (model == serving)
 
@@ -67,12 +67,12 @@ def test_it_passes_only_what_is_equal(model, serving):
 @pytest.mark.parametrize(
     ("signature", "reasons"),
     [
-        (Missing("the feature service is gone"), ["not known: the feature service is gone"]),
-        (Signature((), ()), ["the model lists no columns", "serving lists no columns"]),
-        (Signature(MODEL + MODEL[:1], MODEL), ["the model lists carrier 2 times"]),
-        (Signature(("carrier",), MODEL), ["the inputs of the model are not names and types"]),
-        (Signature(MODEL, (("carrier", None),)), ["the inputs of serving are not names and types"]),
-        (Signature(None, MODEL), ["the inputs of the model are not names and types"]),
+        (MissingEvidence("the feature service is gone"), ["not known: the feature service is gone"]),
+        (InputSignature((), ()), ["the model lists no columns", "serving lists no columns"]),
+        (InputSignature(MODEL + MODEL[:1], MODEL), ["the model lists carrier 2 times"]),
+        (InputSignature(("carrier",), MODEL), ["the inputs of the model are not names and types"]),
+        (InputSignature(MODEL, (("carrier", None),)), ["the inputs of serving are not names and types"]),
+        (InputSignature(None, MODEL), ["the inputs of the model are not names and types"]),
         (MODEL, ["are not a signature"]),
     ],
 )

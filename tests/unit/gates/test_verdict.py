@@ -7,38 +7,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from evergreen.gates import Record, Verdict, decide
+from evergreen.gates import GateResult, Verdict, decide_verdict
 
 pytestmark = pytest.mark.unit
 
 
 def record(gate="auc_threshold", outcome="passed", **fields):
     defaults = {"candidate": 0.7, "threshold": 0.6, "rows": 500, "reason": f"{gate} was {outcome}"}
-    return Record(gate=gate, outcome=outcome, **defaults | fields)
+    return GateResult(gate=gate, outcome=outcome, **defaults | fields)
 
 
 def test_all_passed_promotes():
-    verdict = decide([record("a"), record("b")])
+    verdict = decide_verdict([record("a"), record("b")])
     assert verdict.promote
     assert verdict.reason == "all 2 gates passed: a, b"
-    assert decide([record("a")]).reason == "the only gate passed: a"
+    assert decide_verdict([record("a")]).reason == "the only gate passed: a"
 
 
 @pytest.mark.parametrize("outcome", ["failed", "not_computed"])
 def test_one_that_did_not_pass_blocks_and_is_named(outcome):
-    verdict = decide([record("a"), record("b", outcome, reason="b is bad"), record("c", outcome)])
+    verdict = decide_verdict([record("a"), record("b", outcome, reason="b is bad"), record("c", outcome)])
     assert not verdict.promote
     assert verdict.reason == f"b: b is bad; c: c was {outcome}"
 
 
 def test_no_gates_block():
-    assert decide([]) == Verdict(
-        records=(), promote=False, reason="no gates: nothing speaks for the candidate"
-    )
+    assert decide_verdict([]) == Verdict(results=(), promote=False, reason="no gates: nothing speaks for the candidate")
 
 
 def test_two_of_one_name_block():
-    verdict = decide([record("a"), record("a")])
+    verdict = decide_verdict([record("a"), record("a")])
     assert not verdict.promote
     assert verdict.reason == "two gates are named a: give each its own name"
 
@@ -70,15 +68,15 @@ def test_impossible_records_are_refused(fields):
 )
 def test_a_verdict_cannot_be_forged(records):
     with pytest.raises(ValidationError, match="cannot promote"):
-        Verdict(records=tuple(records), promote=True, reason="trust me")
-    stored = json.loads(decide(records).model_dump_json()) | {"promote": True}
+        Verdict(results=tuple(records), promote=True, reason="trust me")
+    stored = json.loads(decide_verdict(records).model_dump_json()) | {"promote": True}
     with pytest.raises(ValidationError, match="cannot promote"):
         Verdict.model_validate(stored)
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 records = st.builds(
-    Record,
+    GateResult,
     gate=st.text(min_size=1, max_size=8),
     outcome=st.sampled_from(["passed", "passed", "passed", "failed", "not_computed"]),
     candidate=finite,
@@ -92,10 +90,10 @@ records = st.builds(
 
 @given(st.lists(records, max_size=4))
 def test_promotes_exactly_when_it_may_and_survives_json(some):
-    verdict = decide(some)
+    verdict = decide_verdict(some)
     names = [r.gate for r in some]
     may = bool(some) and len(set(names)) == len(names) and all(r.outcome == "passed" for r in some)
     assert verdict.promote is may
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
     assert Verdict.model_validate(json.loads(verdict.model_dump_json())) == verdict
-    assert decide(verdict.records) == verdict  # again, from what was stored
+    assert decide_verdict(verdict.results) == verdict  # again, from what was stored

@@ -22,7 +22,15 @@ from hypothesis import strategies as st
 
 from evergreen.errors import WindowError
 from evergreen.ingest import watcher
-from evergreen.ingest.watcher import LOST_AFTER, SETTLE, UNTAKEN_AFTER, Announced, Records, Verdict, Watch
+from evergreen.ingest.watcher import (
+    ANNOUNCEMENT_TIMEOUT,
+    REANNOUNCE_AFTER,
+    SETTLE_TIME,
+    AnnounceAction,
+    Announcement,
+    AnnouncementStore,
+    RawDataWatcher,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -38,13 +46,13 @@ class Bench:
     """A raw prefix, its records, a clock that is set by hand, and the watcher of the moment."""
 
     def __init__(self, prefix: str, records: Path, sources: tuple[str, ...] = SOURCES):
-        self.prefix, self.records, self.sources = prefix, Records(records), sources
+        self.prefix, self.records, self.sources = prefix, AnnouncementStore(records), sources
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.fs, self.root = fsspec.core.url_to_fs(prefix)
         self.restart()
 
     def restart(self) -> None:
-        self.watch = Watch(self.prefix, self.sources, self.records, clock=lambda: self.now)
+        self.watch = RawDataWatcher(self.prefix, self.sources, self.records, clock=lambda: self.now)
 
     def write(self, day: str, source: str, content: bytes, name: str = "") -> str:
         """Put there as a store does it: the whole file at once, under its name."""
@@ -62,9 +70,9 @@ class Bench:
             for source in self.sources:
                 self.write(day, source, parquet(mark))
 
-    def look(self, after: timedelta = SETTLE) -> dict[str, str]:
+    def look(self, after: timedelta = SETTLE_TIME) -> dict[str, str]:
         self.now += after
-        return self.watch.look()
+        return self.watch.poll()
 
     def settled(self) -> list[str]:
         """The days that are announced once what lies there has been seen twice."""
@@ -89,7 +97,7 @@ def test_all_complete_days_are_announced_at_once_and_once(bench: Bench) -> None:
     bench.deliver(SECOND, FIRST, THIRD)
     assert bench.settled() == [FIRST, SECOND, THIRD]
     assert bench.look() == {}
-    assert bench.look(10 * LOST_AFTER) == {}
+    assert bench.look(10 * ANNOUNCEMENT_TIMEOUT) == {}
 
 
 def test_new_changed_and_late_days_are_announced_alone(bench: Bench) -> None:
@@ -134,9 +142,7 @@ def test_what_is_no_whole_parquet_file_waits(bench: Bench, content: bytes) -> No
     assert bench.settled() == [FIRST]
 
 
-def test_a_broken_file_is_told_once_and_read_again_later(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_broken_file_is_told_once_and_read_again_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(str(tmp_path / "raw"), tmp_path / "records")
     bench.deliver(FIRST)
     path = bench.write(FIRST, "weather", b"PAR1 half a file")
@@ -157,16 +163,16 @@ def test_a_file_that_was_not_all_there_when_it_was_listed_is_read_again(tmp_path
     content.seek(-1, os.SEEK_END)
     content.write(b"1")
     assert bench.look() == {}
-    assert list(bench.look(LOST_AFTER)) == [FIRST]
+    assert list(bench.look(ANNOUNCEMENT_TIMEOUT)) == [FIRST]
     bench.fs.store.clear()
 
 
 def test_one_file_that_cannot_be_read_holds_up_its_day_only_other_errors_everything(tmp_path: Path) -> None:
-    gone = watcher.RawFile("flights", str(tmp_path / "gone"), 20, "")
+    gone = watcher.RawFileInfo("flights", str(tmp_path / "gone"), 20, "")
     fs = fsspec.filesystem("file")
-    assert watcher._unreadable(fs, [gone]) == {gone: f"{gone.path} cannot be read (FileNotFoundError)"}
+    assert watcher._find_unreadable(fs, [gone]) == {gone: f"{gone.path} cannot be read (FileNotFoundError)"}
     with pytest.raises(IsADirectoryError):
-        watcher._unreadable(fs, [gone, gone._replace(path=str(tmp_path))])
+        watcher._find_unreadable(fs, [gone, gone._replace(path=str(tmp_path))])
 
 
 class Caching(MemoryFileSystem):
@@ -275,8 +281,8 @@ def test_a_day_that_is_not_over_is_still_arriving(bench: Bench) -> None:
     bench.watch.timezone = "America/New_York"
     bench.deliver("2025-12-30", "2025-12-31")
     assert bench.look() == {}
-    bench.records.take(bench.look())
-    assert bench.records.announced().keys() == {"2025-12-30"}
+    bench.records.acknowledge(bench.look())
+    assert bench.records.read_announcements().keys() == {"2025-12-30"}
     assert bench.look(timedelta(hours=4)) == {}
     assert list(bench.look(timedelta(hours=1))) == ["2025-12-31"]
 
@@ -291,23 +297,23 @@ def test_a_restart_announces_nothing_again_that_was_taken(bench: Bench) -> None:
     bench.deliver(FIRST, SECOND)
     bench.look()
     announced = bench.look()
-    watcher.take(bench.records.folder, announced)
-    watcher.take(str(bench.records.folder), announced)
+    watcher.acknowledge_announcements(bench.records.folder, announced)
+    watcher.acknowledge_announcements(str(bench.records.folder), announced)
     bench.restart()
     assert bench.settled() == []
-    assert bench.look(10 * LOST_AFTER) == {}
+    assert bench.look(10 * ANNOUNCEMENT_TIMEOUT) == {}
 
 
 def test_a_restart_announces_again_what_nobody_took_after_a_while(bench: Bench) -> None:
     bench.deliver(FIRST, SECOND)
     bench.look()
     announced = bench.look()
-    bench.records.take({SECOND: announced[SECOND]})
+    bench.records.acknowledge({SECOND: announced[SECOND]})
     bench.restart()
     assert bench.look() == {}
-    assert bench.look(LOST_AFTER - SETTLE - timedelta(seconds=1)) == {}
+    assert bench.look(ANNOUNCEMENT_TIMEOUT - SETTLE_TIME - timedelta(seconds=1)) == {}
     assert bench.look(timedelta(seconds=1)) == {FIRST: announced[FIRST]}
-    assert bench.look(10 * LOST_AFTER) == {}
+    assert bench.look(10 * ANNOUNCEMENT_TIMEOUT) == {}
 
 
 def test_a_watcher_tells_again_what_nobody_took_for_long(bench: Bench) -> None:
@@ -315,8 +321,8 @@ def test_a_watcher_tells_again_what_nobody_took_for_long(bench: Bench) -> None:
     bench.deliver(FIRST, SECOND)
     bench.look()
     announced = bench.look()
-    bench.records.take({SECOND: announced[SECOND]})
-    assert bench.look(UNTAKEN_AFTER - timedelta(seconds=1)) == {}
+    bench.records.acknowledge({SECOND: announced[SECOND]})
+    assert bench.look(REANNOUNCE_AFTER - timedelta(seconds=1)) == {}
     assert bench.look(timedelta(seconds=1)) == {FIRST: announced[FIRST]}
     assert bench.look(timedelta(minutes=1)) == {}
 
@@ -329,11 +335,11 @@ def test_the_run_of_one_event_takes_what_other_events_told_of_that_airflow_dropp
     bench.look()
     dropped = bench.look()
     folder = bench.records.folder
-    assert watcher.take(folder, first, "run 1") == first | dropped
+    assert watcher.acknowledge_announcements(folder, first, "run 1") == first | dropped
     # Killed and tried again, it finds them again; another run does not.
-    assert watcher.take(folder, first, "run 1") == first | dropped
-    assert watcher.take(folder, first, "run 2") == first
-    assert watcher.take(folder, {}, "run 2") == {}
+    assert watcher.acknowledge_announcements(folder, first, "run 1") == first | dropped
+    assert watcher.acknowledge_announcements(folder, first, "run 2") == first
+    assert watcher.acknowledge_announcements(folder, {}, "run 2") == {}
     bench.restart()
     assert bench.settled() == []
 
@@ -344,8 +350,8 @@ def test_what_is_taken_late_is_not_announced_again(bench: Bench) -> None:
     announced = bench.look()
     bench.restart()
     assert bench.settled() == []
-    bench.records.take(announced)
-    assert bench.look(LOST_AFTER) == {}
+    bench.records.acknowledge(announced)
+    assert bench.look(ANNOUNCEMENT_TIMEOUT) == {}
 
 
 def test_taking_old_files_late_does_not_untake_the_newer(bench: Bench) -> None:
@@ -354,23 +360,23 @@ def test_taking_old_files_late_does_not_untake_the_newer(bench: Bench) -> None:
     old = bench.look()
     bench.deliver(FIRST, mark="corrected")
     bench.look()
-    bench.records.take(bench.look())
-    bench.records.take(old)
+    bench.records.acknowledge(bench.look())
+    bench.records.acknowledge(old)
     bench.restart()
     assert bench.settled() == []
-    assert bench.look(2 * LOST_AFTER) == {}
+    assert bench.look(2 * ANNOUNCEMENT_TIMEOUT) == {}
 
 
 def test_files_that_come_back_as_they_were_are_to_be_taken_anew(tmp_path: Path) -> None:
     """As when the newest version of an object is deleted and the one before it shows again."""
-    records, now = Records(tmp_path), datetime(2026, 1, 1, tzinfo=UTC)
-    records.announce({FIRST: "a" * 32}, now)
-    records.take({FIRST: "a" * 32})
-    records.announce({FIRST: "b" * 32}, now)
-    records.take({FIRST: "b" * 32})
-    records.announce({FIRST: "a" * 32}, now)
-    assert not records.is_taken(FIRST, "a" * 32)
-    assert records.announced() == {FIRST: Announced("a" * 32, now)}
+    records, now = AnnouncementStore(tmp_path), datetime(2026, 1, 1, tzinfo=UTC)
+    records.record_announcement({FIRST: "a" * 32}, now)
+    records.acknowledge({FIRST: "a" * 32})
+    records.record_announcement({FIRST: "b" * 32}, now)
+    records.acknowledge({FIRST: "b" * 32})
+    records.record_announcement({FIRST: "a" * 32}, now)
+    assert not records.is_acknowledged(FIRST, "a" * 32)
+    assert records.read_announcements() == {FIRST: Announcement("a" * 32, now)}
 
 
 def test_a_clock_set_back_does_not_stop_the_watch(bench: Bench) -> None:
@@ -388,19 +394,19 @@ def test_two_watchers_at_once_lose_no_record(bench: Bench) -> None:
     assert (bench.settled(), twin.settled()) == ([FIRST], [])
     bench.deliver(SECOND)
     assert (twin.settled(), bench.settled()) == ([SECOND], [])
-    assert list(bench.records.announced()) == [FIRST, SECOND]
+    assert list(bench.records.read_announcements()) == [FIRST, SECOND]
 
 
 def test_many_watchers_write_the_record_at_once(tmp_path: Path) -> None:
     days = [f"2013-01-{n:02}" for n in range(1, 29)]
     now = datetime(2026, 1, 1, tzinfo=UTC)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda day: Records(tmp_path).announce({day: "a" * 32}, now), days))
-    assert list(Records(tmp_path).announced()) == days
+        list(pool.map(lambda day: AnnouncementStore(tmp_path).record_announcement({day: "a" * 32}, now), days))
+    assert list(AnnouncementStore(tmp_path).read_announcements()) == days
 
 
 def test_very_many_days_come_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "MOST_DAYS", 2)
+    monkeypatch.setattr(watcher, "MAX_DAYS_PER_ANNOUNCEMENT", 2)
     bench.deliver(THIRD, SECOND, FIRST)
     assert bench.settled() == [FIRST, SECOND]
     assert list(bench.look()) == [THIRD]
@@ -414,7 +420,7 @@ def test_the_order_of_sources_does_not_matter(bench: Bench) -> None:
     bench.sources = SOURCES[::-1]
     bench.restart()
     bench.look()
-    assert bench.look(LOST_AFTER) == announced
+    assert bench.look(ANNOUNCEMENT_TIMEOUT) == announced
 
 
 def test_the_record_is_one_readable_line_a_day(bench: Bench) -> None:
@@ -429,18 +435,18 @@ def test_the_record_is_one_readable_line_a_day(bench: Bench) -> None:
 @pytest.mark.parametrize("days", [{"../2013-01-01": "a" * 32}, {FIRST: "../a"}, {FIRST: ""}])
 def test_only_what_a_watcher_announces_can_be_taken(tmp_path: Path, days: dict[str, str]) -> None:
     with pytest.raises(WindowError, match="is no announced day"):
-        watcher.take(tmp_path / "records", days)
+        watcher.acknowledge_announcements(tmp_path / "records", days)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_object_stores_tell_of_versions_makes_the_identity() -> None:
-    def listing(**info: object) -> dict[str, watcher.RawFile]:
+    def listing(**info: object) -> dict[str, watcher.RawFileInfo]:
         name = "bucket/raw/flights/day=2013-01-01/flights.parquet"
         store = SimpleNamespace(find=lambda *_, **__: {name: {"name": name, "type": "file", **info}})
         return dict(watcher._list_remote(store, "bucket/raw", "flights"))
 
     def identity(**info: object) -> str:
-        return watcher.identity_of([listing(**info)[FIRST]])
+        return watcher.compute_delivery_id([listing(**info)[FIRST]])
 
     at = datetime(2026, 1, 1, tzinfo=UTC)
     s3 = identity(size=20, ETag='"a"', LastModified=at, StorageClass="STANDARD")
@@ -455,21 +461,21 @@ def test_what_object_stores_tell_of_versions_makes_the_identity() -> None:
 
 @given(
     st.sampled_from("ab"),
-    st.none() | st.builds(Announced, st.sampled_from("ab"), st.datetimes(timezones=st.just(UTC))),
+    st.none() | st.builds(Announcement, st.sampled_from("ab"), st.datetimes(timezones=st.just(UTC))),
     st.booleans(),
     st.datetimes(timezones=st.just(UTC)),
 )
 def test_other_files_always_and_known_ones_only_when_lost(
-    identity: str, announced: Announced | None, taken: bool, now: datetime
+    identity: str, announced: Announcement | None, taken: bool, now: datetime
 ) -> None:
-    judged = watcher.verdict(identity, announced, taken, now)
-    if announced is None or announced.identity != identity:
-        assert judged is Verdict.ANNOUNCE
+    judged = watcher.decide_announcement(identity, announced, taken, now)
+    if announced is None or announced.delivery_id != identity:
+        assert judged is AnnounceAction.ANNOUNCE
     elif taken:
-        assert judged is Verdict.DONE
+        assert judged is AnnounceAction.SKIP
     else:
-        old = abs(now - announced.at) >= timedelta(seconds=60)
-        assert judged is (Verdict.ANNOUNCE if old else Verdict.WAIT)
+        old = abs(now - announced.announced_at) >= timedelta(seconds=60)
+        assert judged is (AnnounceAction.ANNOUNCE if old else AnnounceAction.WAIT)
 
 
 class Story:
@@ -516,7 +522,7 @@ class Story:
             assert version not in self.taken
             if version in self.open:
                 life, at = self.open[version]
-                patience = UNTAKEN_AFTER if life == self.life else LOST_AFTER
+                patience = REANNOUNCE_AFTER if life == self.life else ANNOUNCEMENT_TIMEOUT
                 assert self.bench.now - at >= patience
                 self.told_again += 1
             self.open[version] = (self.life, self.bench.now)
@@ -527,7 +533,7 @@ class Story:
     def take(self) -> None:
         if self.open:
             version = self.dice.choice(sorted(self.open))
-            self.bench.records.take(dict([version]))
+            self.bench.records.acknowledge(dict([version]))
             del self.open[version]
             self.taken.add(version)
 
@@ -537,7 +543,7 @@ class Story:
 
     def end(self) -> None:
         for _ in range(3):
-            self.bench.now += LOST_AFTER
+            self.bench.now += ANNOUNCEMENT_TIMEOUT
             self.look()
         told = set(self.told.values())
         for day in self.DAYS:

@@ -41,8 +41,8 @@ def values(dataset: Dataset) -> list[int]:
     if manifest is None:
         return []
     for file in manifest.files.values():
-        assert storage.sha256(dataset.root / file.path) == file.sha256
-    return [pq.read_table(dataset.path(manifest, name))["n"][0].as_py() for name in manifest.files]
+        assert storage.file_sha256(dataset.root / file.path) == file.sha256
+    return [pq.read_table(dataset.file_path(manifest, name))["n"][0].as_py() for name in manifest.files]
 
 
 def test_a_manifest_tells_rows_schema_hashes_and_what_it_was_made_from(tmp_path: Path) -> None:
@@ -67,9 +67,9 @@ def test_a_new_publication_replaces_and_leaves_the_old_readable(tmp_path: Path) 
     old = publish(dataset, "a" * 64, 1)
     publish(dataset, "b" * 64, 2)
     assert values(dataset) == [2, 2]
-    assert pq.read_table(dataset.path(old, "carriers"))["n"][0].as_py() == 1
+    assert pq.read_table(dataset.file_path(old, "carriers"))["n"][0].as_py() == 1
     with pytest.raises(InputsChangedError, match="clear this run"):
-        dataset.get(old.reference)
+        dataset.resolve(old.reference)
 
 
 def test_readers_of_a_path_get_published_files_only(tmp_path: Path) -> None:
@@ -104,9 +104,7 @@ def test_two_writers_killed_at_random_never_leave_half_a_partition(tmp_path: Pat
     dice = random.Random(9)
     seen = set()
     for _ in range(4):
-        writers = [
-            subprocess.Popen([sys.executable, "-c", code, str(n)], stdout=subprocess.PIPE) for n in (0, 1)
-        ]
+        writers = [subprocess.Popen([sys.executable, "-c", code, str(n)], stdout=subprocess.PIPE) for n in (0, 1)]
         for writer in writers:
             assert writer.stdout
             writer.stdout.readline()
@@ -129,16 +127,18 @@ def test_two_writers_killed_at_random_never_leave_half_a_partition(tmp_path: Pat
 
 
 def test_fingerprints_depend_on_values_not_on_their_order(tmp_path: Path) -> None:
-    assert fingerprints.fingerprint({"a": 1, "b": [1, 2]}) == fingerprints.fingerprint({"b": [1, 2], "a": 1})
-    assert fingerprints.fingerprint({"a": 1}) != fingerprints.fingerprint({"a": 2})
+    assert fingerprints.compute_fingerprint({"a": 1, "b": [1, 2]}) == fingerprints.compute_fingerprint(
+        {"b": [1, 2], "a": 1}
+    )
+    assert fingerprints.compute_fingerprint({"a": 1}) != fingerprints.compute_fingerprint({"a": 2})
 
 
 def test_code_is_the_source_of_modules_and_the_versions_of_libraries() -> None:
-    code = fingerprints.code(("evergreen.errors",), ("pydantic",))
+    code = fingerprints.code_versions(("evergreen.errors",), ("pydantic",))
     assert set(code) == {"evergreen.errors", "pydantic"}
-    assert code["evergreen.errors"] == storage.sha256(Path(errors.__file__))
+    assert code["evergreen.errors"] == storage.file_sha256(Path(errors.__file__))
     with pytest.raises(ModuleNotFoundError):
-        fingerprints.code(("evergreen.nothing",), ())
+        fingerprints.code_versions(("evergreen.nothing",), ())
 
 
 def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> Non
     file.write_text("old")
 
     def fail_half_way() -> None:
-        with storage.replacing(file) as scratch:
+        with storage.atomic_write(file) as scratch:
             scratch.write_text("ne")
             raise RuntimeError("half way")
 

@@ -15,17 +15,17 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from evergreen import ledger
-from evergreen.errors import LedgerError, PromotionRefused
-from evergreen.ledger import Act, Entry, Frozen, State, Unfrozen
-from evergreen.ledger.entries import digest
-from evergreen.ledger.journal import Journal, Lost
+from evergreen.errors import LedgerError, PromotionRefusedError
+from evergreen.ledger import LedgerEntry, LedgerEvent, LedgerState, PromotionsFrozen, PromotionsUnfrozen
+from evergreen.ledger.entries import hash_entry
+from evergreen.ledger.journal import Journal, LedgerConflictError
 from evergreen.promotion import rules
 from evergreen.settings import settings
 from support.ledger_events import MODEL, REIGN, judged
 
 pytestmark = pytest.mark.unit
 
-FROZEN = Frozen(reason="stocktaking")
+FROZEN = PromotionsFrozen(reason="stocktaking")
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -34,7 +34,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "ledger") if request.param == "folder" else f"memory://{uuid.uuid4().hex}/ledger"
 
 
-def write(place: str, *acts: Act) -> Journal:
+def write(place: str, *acts: LedgerEvent) -> Journal:
     journal = Journal(MODEL, place)
     for act in acts:
         journal.append(journal.read(), "ada", act)
@@ -54,13 +54,13 @@ def test_what_is_written_is_read(place: str) -> None:
     assert Journal(MODEL, place).read().entries == ()
     write(place, *REIGN)
     state = Journal(MODEL, place).read()
-    assert [entry.act for entry in state.entries] == list(REIGN)
+    assert [entry.event for entry in state.entries] == list(REIGN)
     assert [entry.number for entry in state.entries] == [1, 2, 3, 4, 5, 6]
     assert state.champion == "3"
     before = ""
     for entry in state.entries:
-        assert entry.before == before
-        before = digest(fsspec.open(stored(place, entry.number)).open().read())
+        assert entry.previous_hash == before
+        before = hash_entry(fsspec.open(stored(place, entry.number)).open().read())
     assert state.head_hash == before
 
 
@@ -68,7 +68,7 @@ def test_a_number_is_given_once(place: str) -> None:
     one, other = Journal(MODEL, place), Journal(MODEL, place)
     seen = other.read()
     first = one.append(one.read(), "ada", FROZEN)
-    with pytest.raises(Lost):
+    with pytest.raises(LedgerConflictError):
         other.append(seen, "grace", FROZEN)
     assert other.read().entries == (first,)
 
@@ -76,15 +76,15 @@ def test_a_number_is_given_once(place: str) -> None:
 def test_what_cannot_follow_is_not_written(place: str) -> None:
     journal = write(place, judged(10, passed=False))
     with pytest.raises(LedgerError, match="was not barred"):
-        journal.append(journal.read(), "ada", ledger.Released(version="1", reason="why not"))
-    assert Journal(MODEL, place).read().head == 1
+        journal.append(journal.read(), "ada", ledger.VersionReleased(version="1", reason="why not"))
+    assert Journal(MODEL, place).read().head_number == 1
 
 
 def test_time_does_not_run_backwards(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = write(place, FROZEN)
-    ahead = journal.read().entries[0].at
-    monkeypatch.setattr("evergreen.ledger.journal.now", lambda: ahead.replace(year=2001))
-    assert journal.append(journal.read(), "grace", Unfrozen(reason="done")).at == ahead
+    ahead = journal.read().entries[0].recorded_at
+    monkeypatch.setattr("evergreen.ledger.journal.utc_now", lambda: ahead.replace(year=2001))
+    assert journal.append(journal.read(), "grace", PromotionsUnfrozen(reason="done")).recorded_at == ahead
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_time_does_not_run_backwards(place: str, monkeypatch: pytest.MonkeyPatch
         (lambda data: data.replace(b'"promoted"', b'"crowned"'), "000002.json: cannot be read"),
         (lambda data: data.replace(b'"flight_delay"', b'"coin"'), "000002.json: is about coin"),
         (lambda data: data.replace(b'"number": 2', b'"number": 7'), "entry 7 .*: it stands where entry 2"),
-        (lambda data: data.replace(b'"judged": 1', b'"judged": 2'), "entry 2 .*: .*holds none"),
+        (lambda data: data.replace(b'"verdict_entry": 1', b'"verdict_entry": 2'), "entry 2 .*: .*holds none"),
         (lambda data: json.dumps(json.loads(data) | {"eve": 1}).encode(), "000002.json: cannot be read: eve"),
     ],
 )
@@ -150,22 +150,20 @@ def test_what_a_crash_left_is_not_an_entry(tmp_path: Path) -> None:
     write(place, FROZEN)
     (tmp_path / MODEL / ".000002.json.0123").write_text("{half")
     (tmp_path / MODEL / "notes.txt").write_text("mine")
-    assert Journal(MODEL, place).read().head == 1
-    write(place, Unfrozen(reason="done"))
-    assert Journal(MODEL, place).read().head == 2
+    assert Journal(MODEL, place).read().head_number == 1
+    write(place, PromotionsUnfrozen(reason="done"))
+    assert Journal(MODEL, place).read().head_number == 2
 
 
 def test_nothing_is_left_beside_the_entries(tmp_path: Path) -> None:
     journal = write(str(tmp_path), FROZEN)
-    stale = State()
-    with pytest.raises(Lost):
+    stale = LedgerState()
+    with pytest.raises(LedgerConflictError):
         journal.append(stale, "grace", FROZEN)
     assert os.listdir(tmp_path / MODEL) == ["000001.json"]
 
 
-def test_a_link_that_was_made_and_reported_as_taken_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_that_was_made_and_reported_as_taken_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a network file system does when the answer to the first request got lost."""
     link = os.link
 
@@ -174,7 +172,7 @@ def test_a_link_that_was_made_and_reported_as_taken_counts(
         link(source, target)
 
     monkeypatch.setattr(os, "link", twice)
-    assert write(str(tmp_path), FROZEN).read().head == 1
+    assert write(str(tmp_path), FROZEN).read().head_number == 1
 
 
 def test_a_put_that_was_done_and_reported_as_taken_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +183,7 @@ def test_a_put_that_was_done_and_reported_as_taken_counts(monkeypatch: pytest.Mo
         pipe(self, path, value, mode=mode)
 
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", twice)
-    assert write(f"memory://{uuid.uuid4().hex}", FROZEN).read().head == 1
+    assert write(f"memory://{uuid.uuid4().hex}", FROZEN).read().head_number == 1
 
 
 def test_a_store_without_conditional_writes_is_refused() -> None:
@@ -207,53 +205,55 @@ def test_of_racing_writers_each_is_recorded_once(here: str) -> None:
     threads, each = 8, 5
     together = threading.Barrier(threads)
 
-    def ask(thread: int) -> list[Entry]:
+    def ask(thread: int) -> list[LedgerEntry]:
         together.wait()
         return [
-            ledger.commit(MODEL, f"thread {thread}.{turn}", lambda state: judged(state.head + 1))
+            ledger.append_decision(MODEL, f"thread {thread}.{turn}", lambda state: judged(state.head_number + 1))
             for turn in range(each)
         ]
 
     with ThreadPoolExecutor(threads) as pool:
         told = [entry for entries in pool.map(ask, range(threads)) for entry in entries]
-    entries = ledger.entries(MODEL)
+    entries = ledger.read_entries(MODEL)
     assert sorted(told, key=lambda entry: entry.number) == list(entries)
     # Each was decided on the entry right before it.
-    assert [entry.act for entry in entries] == [judged(number) for number in range(1, threads * each + 1)]
+    assert [entry.event for entry in entries] == [judged(number) for number in range(1, threads * each + 1)]
     assert Journal(MODEL, here).read().entries == entries
 
 
 def test_of_racing_wishes_one_is_granted(here: str) -> None:
     """Eight go back at once from the champion that each has seen: it is left once."""
     for act in REIGN:
-        ledger.commit(MODEL, "ada", lambda _, act=act: act)
+        ledger.append_decision(MODEL, "ada", lambda _, act=act: act)
     together = threading.Barrier(8)
 
-    def leave(_: int) -> Entry:
+    def leave(_: int) -> LedgerEntry:
         together.wait()
-        return ledger.commit(MODEL, "monitor", lambda s: rules.rollback(s, None, "late", leaving="3"))
+        return ledger.append_decision(
+            MODEL, "monitor", lambda s: rules.decide_rollback(s, None, "late", expected_champion="3")
+        )
 
     with ThreadPoolExecutor(8) as pool:
         assert {entry.number for entry in pool.map(leave, range(8))} == {7}
-    assert ledger.state(MODEL).champion == "2"
+    assert ledger.read_state(MODEL).champion == "2"
 
 
 def test_what_a_decision_raises_goes_up_and_nothing_is_written(here: str) -> None:
-    with pytest.raises(PromotionRefused, match="nothing to unfreeze"):
-        ledger.commit(MODEL, "ada", lambda state: rules.unfreeze(state, "warm"))
-    assert ledger.entries(MODEL) == ()
+    with pytest.raises(PromotionRefusedError, match="nothing to unfreeze"):
+        ledger.append_decision(MODEL, "ada", lambda state: rules.decide_unfreeze(state, "warm"))
+    assert ledger.read_entries(MODEL) == ()
 
 
 def test_a_verdict_by_its_number(here: str) -> None:
     verdict = judged(10)
     for act in (verdict, FROZEN):
-        ledger.commit(MODEL, "ada", lambda state, act=act: act)
-    assert ledger.judged(MODEL, 1) == verdict
+        ledger.append_decision(MODEL, "ada", lambda state, act=act: act)
+    assert ledger.read_verdict_event(MODEL, 1) == verdict
     for number in (0, 2, 3):
         with pytest.raises(LedgerError, match=f"entry {number} in the ledger of {MODEL} holds no verdict"):
-            ledger.judged(MODEL, number)
+            ledger.read_verdict_event(MODEL, number)
 
 
 def test_a_name_that_is_no_models_is_refused(here: str) -> None:
     with pytest.raises(LedgerError, match="'../coin' is no name of a model"):
-        ledger.entries("../coin")
+        ledger.read_entries("../coin")

@@ -10,11 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evergreen.errors import LedgerError, PromotionRefused
-from evergreen.gates.alpha_spending import Comparison
-from evergreen.ledger import Act, Backtested, Entry, Frozen, Promoted, Rejected, RolledBack, State, Unfrozen
-from evergreen.ledger import at as state_at
-from evergreen.ledger.state import EMPTY, after, fold, history
+from evergreen.errors import LedgerError, PromotionRefusedError
+from evergreen.gates.alpha_spending import EarlierComparison
+from evergreen.ledger import (
+    BacktestRecorded,
+    ChampionRolledBack,
+    LedgerEntry,
+    LedgerEvent,
+    LedgerState,
+    PromotionRejected,
+    PromotionsFrozen,
+    PromotionsUnfrozen,
+    VersionPromoted,
+)
+from evergreen.ledger import state_at as state_at
+from evergreen.ledger.state import EMPTY_STATE, apply_entry, iter_states, replay
 from evergreen.promotion import rules
 from support.ledger_events import (
     MODEL,
@@ -34,8 +44,8 @@ from support.ledger_events import (
 
 pytestmark = pytest.mark.unit
 
-FROZEN, UNFROZEN = Frozen(reason="stocktaking"), Unfrozen(reason="done")
-REJECTED = Rejected(version="4", judged=7, by_whom="grace", reason="not before the holidays")
+FROZEN, UNFROZEN = PromotionsFrozen(reason="stocktaking"), PromotionsUnfrozen(reason="done")
+REJECTED = PromotionRejected(version="4", verdict_entry=7, rejected_by="grace", reason="not before the holidays")
 
 
 @pytest.mark.parametrize(
@@ -64,12 +74,16 @@ REJECTED = Rejected(version="4", judged=7, by_whom="grace", reason="not before t
     ],
 )
 def test_fold(
-    acts: Sequence[Act], champion: str | None, previous: str | None, challenger: str | None, barred: str
+    acts: Sequence[LedgerEvent],
+    champion: str | None,
+    previous: str | None,
+    challenger: str | None,
+    barred: str,
 ) -> None:
     state = state_of(*acts)
-    assert (state.champion, state.previous, state.challenger) == (champion, previous, challenger)
-    assert state.barred == set(barred)
-    assert state.head == len(acts)
+    assert (state.champion, state.previous_champion, state.challenger) == (champion, previous, challenger)
+    assert state.barred_versions == set(barred)
+    assert state.head_number == len(acts)
 
 
 def test_after_a_rollback_the_champion_knows_as_much_as_when_it_was_promoted() -> None:
@@ -79,19 +93,23 @@ def test_after_a_rollback_the_champion_knows_as_much_as_when_it_was_promoted() -
 
 
 def test_a_backtest_changes_nothing() -> None:
-    backtested = Backtested(as_of=day(5), candidate="abc", report="file:///report.html")
+    backtested = BacktestRecorded(as_of=day(5), candidate_fingerprint="abc", report_uri="file:///report.html")
     before, now = state_of(*REIGN), state_of(*REIGN, backtested)
-    assert (now.reigns, now.barred, now.challenger) == (before.reigns, before.barred, before.challenger)
+    assert (now.tenures, now.barred_versions, now.challenger) == (
+        before.tenures,
+        before.barred_versions,
+        before.challenger,
+    )
 
 
 def test_frozen_and_unfrozen() -> None:
-    assert state_of(FROZEN).frozen
-    assert not state_of(FROZEN, UNFROZEN).frozen
+    assert state_of(FROZEN).is_frozen
+    assert not state_of(FROZEN, UNFROZEN).is_frozen
 
 
 def test_comparisons_are_the_verdicts_that_spent_confidence() -> None:
     state = state_of(judged(10), promoted("1", 10, 1), judged(20, "1", level=0.02, passed=False))
-    assert state.comparisons == (Comparison(days=(day(13), day(20)), gates=(("auc", 0.02, False),)),)
+    assert state.comparisons == (EarlierComparison(days=(day(13), day(20)), spending=(("auc", 0.02, False),)),)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +130,7 @@ def test_comparisons_are_the_verdicts_that_spent_confidence() -> None:
         (released("3"), "was not barred"),
     ],
 )
-def test_what_cannot_follow(act: Act, because: str) -> None:
+def test_what_cannot_follow(act: LedgerEvent, because: str) -> None:
     acts = [*REIGN, judged(40, "3"), judged(40, "3", passed=False)]
     with pytest.raises(LedgerError, match=rf"entry 9 \({act.kind}, by ada\): .*{because}"):
         state_of(*acts, act)
@@ -132,15 +150,15 @@ def test_neither_a_barred_version_nor_any_of_a_frozen_model_is_promoted() -> Non
     ("changed", "because"),
     [
         (dict(number=3), "stands where entry 2 should"),
-        (dict(before="0" * 64), "entry 1 is not the one"),
+        (dict(previous_hash="0" * 64), "entry 1 is not the one"),
         (dict(model="coin"), "are about flight_delay"),
-        (dict(at=START), "older than entry 1"),
+        (dict(recorded_at=START), "older than entry 1"),
     ],
 )
 def test_an_entry_in_the_wrong_place(changed: dict, because: str) -> None:
     first, second = written([FROZEN, UNFROZEN])
     with pytest.raises(LedgerError, match=because):
-        after(fold([first]), second.model_copy(update=changed), "")
+        apply_entry(replay([first]), second.model_copy(update=changed), "")
 
 
 def test_at_a_moment() -> None:
@@ -163,56 +181,56 @@ _WISHES = st.one_of(
 )
 
 
-def _granted(state: State, wish: tuple) -> Act | Entry | None:
+def _granted(state: LedgerState, wish: tuple) -> LedgerEvent | LedgerEntry | None:
     kind, first, second = wish
-    verdicts = [entry.number for entry in state.entries if entry.act.kind == "judged"]
+    verdicts = [entry.number for entry in state.entries if entry.event.kind == "judged"]
     try:
         match kind:
             case "judge":
                 return judged(first, state.champion, passed=second)
             case "rollback":
-                return rules.rollback(state, None if first is None else str(first), "late")
+                return rules.decide_rollback(state, None if first is None else str(first), "late")
             case "release":
-                return rules.release(state, str(first), "early")
+                return rules.decide_release(state, str(first), "early")
             case "freeze":
-                return rules.freeze(state, "cold")
+                return rules.decide_freeze(state, "cold")
             case "unfreeze":
-                return rules.unfreeze(state, "warm")
+                return rules.decide_unfreeze(state, "warm")
         if len(verdicts) <= first:
             return None
         number = verdicts[-1 - first]  # the newest verdict, or one of the few before
         version = str(verdicts.index(number))
         if kind == "reject":
-            return rules.reject(state, version, number, "grace", "no")
-        return rules.decide(state, request(state, version, number), cooldown_days=second)
-    except PromotionRefused:
+            return rules.decide_rejection(state, version, number, "grace", "no")
+        return rules.decide_promotion(state, request(state, version, number), cooldown_days=second)
+    except PromotionRefusedError:
         return None
 
 
 @given(st.lists(_WISHES, max_size=40))
 def test_whatever_is_asked_for_the_rules_hold(wishes: list[tuple]) -> None:
-    state = EMPTY
+    state = EMPTY_STATE
     for wish in wishes:
         before, act = state, _granted(state, wish)
         if act is None:
             continue
-        if isinstance(act, Entry):
+        if isinstance(act, LedgerEntry):
             assert act in state.entries
             continue
         state = grown(state, act)  # which would raise if a rule granted what cannot follow
-        assert state.champion not in state.barred
+        assert state.champion not in state.barred_versions
         if state.champion != before.champion:
-            assert isinstance(act, Promoted | RolledBack)
-            if isinstance(act, Promoted):
+            assert isinstance(act, VersionPromoted | ChampionRolledBack)
+            if isinstance(act, VersionPromoted):
                 assert before.champion_as_of is None or act.as_of > before.champion_as_of
-                assert not before.frozen
+                assert not before.is_frozen
         if state.challenger_as_of and state.champion_as_of:
             assert state.challenger_as_of > state.champion_as_of
             assert state.challenger != state.champion
-    assert all(one.version != other.version for one, other in pairwise(state.reigns))
+    assert all(one.version != other.version for one, other in pairwise(state.tenures))
     # Entries are the same after a trip through JSON, and each moment is the fold of what was written by then.
-    again = [Entry.model_validate_json(entry.to_bytes()) for entry in state.entries]
-    assert fold(again) == state
-    for entry, known in zip(state.entries, history(state.entries), strict=True):
-        assert state_at(state.entries, entry.at).reigns == known.reigns
+    again = [LedgerEntry.model_validate_json(entry.to_bytes()) for entry in state.entries]
+    assert replay(again) == state
+    for entry, known in zip(state.entries, iter_states(state.entries), strict=True):
+        assert state_at(state.entries, entry.recorded_at).tenures == known.tenures
     assert all(entry.model == MODEL for entry in again)

@@ -27,14 +27,14 @@ from pydantic import ValidationError
 
 from evergreen.errors import ScoringError, SignatureError
 from evergreen.registry import signing
-from evergreen.registry.signing import MANIFEST, SIGNATURE, Key, Subject
+from evergreen.registry.signing import MANIFEST_FILE, SIGNATURE_FILE, ModelIdentity, SigningKey
 from evergreen.scoring import formats
 from evergreen.settings import Settings
 from support.onnx_models import network
 
 pytestmark = pytest.mark.unit
 
-SUBJECT = Subject("flight_delay", "f" * 64)
+SUBJECT = ModelIdentity("flight_delay", "f" * 64)
 
 
 class Calls:
@@ -44,7 +44,7 @@ class Calls:
         return os.getcwd, ()
 
 
-def key_pair(folder: Path, passphrase: str | None = None, private: object = None) -> tuple[Key, Path]:
+def key_pair(folder: Path, passphrase: str | None = None, private: object = None) -> tuple[SigningKey, Path]:
     """Private key and file with the public one, as the two lines of openssl in docs/operating.md make them."""
     folder.mkdir()
     private = private or ec.generate_private_key(ec.SECP256R1())
@@ -54,7 +54,7 @@ def key_pair(folder: Path, passphrase: str | None = None, private: object = None
     (folder / "public.pem").write_bytes(public)
     if passphrase:
         (folder / "passphrase").write_text(passphrase + "\n")
-    return Key(folder / "key.pem", folder / "passphrase" if passphrase else None), folder / "public.pem"
+    return SigningKey(folder / "key.pem", folder / "passphrase" if passphrase else None), folder / "public.pem"
 
 
 @pytest.fixture(scope="module")
@@ -86,28 +86,28 @@ def signed(make: Callable[..., Path], tmp_path: Path) -> tuple[Path, str, Path]:
     """A signed folder, the hash of its manifest, the public key."""
     folder = make()
     key, public = key_pair(tmp_path / "keys")
-    return folder, signing.seal(folder, SUBJECT, key), public
+    return folder, signing.write_model_manifest(folder, SUBJECT, key), public
 
 
-def refusal(folder: Path, manifest: str | None, trusted: Path | None, subject: Subject = SUBJECT) -> str:
+def refusal(folder: Path, manifest: str | None, trusted: Path | None, subject: ModelIdentity = SUBJECT) -> str:
     with pytest.raises(SignatureError) as refused:
-        signing.verify(folder, subject, manifest, trusted)
+        signing.verify_files(folder, subject, manifest, trusted)
     return str(refused.value)
 
 
 def test_what_was_sealed_is_verified(signed: tuple[Path, str, Path]) -> None:
     folder, manifest, public = signed
-    signing.verify(folder, SUBJECT, manifest, public)
-    signing.verify(folder, SUBJECT, manifest, None)
-    listed = json.loads((folder / MANIFEST).read_text())["files"]
+    signing.verify_files(folder, SUBJECT, manifest, public)
+    signing.verify_files(folder, SUBJECT, manifest, None)
+    listed = json.loads((folder / MANIFEST_FILE).read_text())["files"]
     assert set(listed) == {"model.ubj", "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
 
 
 def test_without_keys_the_manifest_alone_is_verified(make: Callable[..., Path]) -> None:
     folder = make()
-    manifest = signing.seal(folder, SUBJECT, None)
-    assert signing.signer(folder) is None
-    signing.verify(folder, SUBJECT, manifest, None)
+    manifest = signing.write_model_manifest(folder, SUBJECT, None)
+    assert signing.claimed_key_hash(folder) is None
+    signing.verify_files(folder, SUBJECT, manifest, None)
     (folder / "conda.yaml").write_text("dependencies: [evil]\n")
     assert "conda.yaml: was changed after registration" in refusal(folder, manifest, None)
 
@@ -115,8 +115,8 @@ def test_without_keys_the_manifest_alone_is_verified(make: Callable[..., Path]) 
 def test_sealing_again_gives_the_same_manifest(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
     folder, manifest, _ = signed
     other, public = key_pair(tmp_path / "newer")
-    assert signing.seal(folder, SUBJECT, other) == manifest
-    signing.verify(folder, SUBJECT, manifest, public)
+    assert signing.write_model_manifest(folder, SUBJECT, other) == manifest
+    signing.verify_files(folder, SUBJECT, manifest, public)
 
 
 def flip_a_bit(folder: Path) -> None:
@@ -133,8 +133,8 @@ def flip_a_bit(folder: Path) -> None:
         (lambda folder: (folder / "more.json").write_text("{}"), "more.json: was added"),
         (lambda folder: (folder / ".hidden.json").write_text("{}"), ".hidden.json: was added"),
         (lambda folder: (folder / "conda.yaml").unlink(), "conda.yaml: is missing"),
-        (lambda folder: (folder / MANIFEST).unlink(), f"{MANIFEST}: is missing"),
-        (lambda folder: (folder / MANIFEST).write_text("[]"), f"{MANIFEST}: cannot be read"),
+        (lambda folder: (folder / MANIFEST_FILE).unlink(), f"{MANIFEST_FILE}: is missing"),
+        (lambda folder: (folder / MANIFEST_FILE).write_text("[]"), f"{MANIFEST_FILE}: cannot be read"),
         (lambda folder: (folder / "start.py").write_text("pass"), "start.py: is of no known format"),
         (
             lambda folder: (folder / ".git").mkdir() or (folder / ".git" / "x").write_text(""),
@@ -157,22 +157,22 @@ def test_all_faults_are_told_at_once_in_one_line(signed: tuple[Path, str, Path])
     (folder / "conda.yaml").unlink()
     said = refusal(folder, manifest, public)
     assert "\n" not in said
-    for named in ("model.ubj: was changed", "conda.yaml: is missing", f"{SIGNATURE}: does not hold"):
+    for named in ("model.ubj: was changed", "conda.yaml: is missing", f"{SIGNATURE_FILE}: does not hold"):
         assert named in said
 
 
 def test_a_manifest_made_to_fit_is_refused(signed: tuple[Path, str, Path]) -> None:
     folder, manifest, public = signed
-    signature = (folder / SIGNATURE).read_bytes()
+    signature = (folder / SIGNATURE_FILE).read_bytes()
     flip_a_bit(folder)
-    forged = signing.seal(folder, SUBJECT, None)
-    (folder / SIGNATURE).write_bytes(signature)
+    forged = signing.write_model_manifest(folder, SUBJECT, None)
+    (folder / SIGNATURE_FILE).write_bytes(signature)
     # Whoever writes to the artifact store only.
-    assert f"{MANIFEST}: is not the one that was registered" in refusal(folder, manifest, None)
+    assert f"{MANIFEST_FILE}: is not the one that was registered" in refusal(folder, manifest, None)
     # Whoever writes to the registry as well.
-    signing.verify(folder, SUBJECT, forged, None)
+    signing.verify_files(folder, SUBJECT, forged, None)
     said = refusal(folder, forged, public)
-    assert f"{SIGNATURE}: does not hold" in said
+    assert f"{SIGNATURE_FILE}: does not hold" in said
     assert "model.ubj" in said
 
 
@@ -180,49 +180,52 @@ def test_files_of_another_version_cannot_stand_in(make: Callable[..., Path], tmp
     key, public = key_pair(tmp_path / "keys")
     one, other = make("one"), make("other")
     (other / "requirements.txt").write_text("mlflow==3.17.2\nxgboost==3.1.0\n")
-    newer = Subject(SUBJECT.model, "e" * 64)
-    manifest, others = signing.seal(one, SUBJECT, key), signing.seal(other, newer, key)
-    signing.verify(other, newer, others, public)
+    newer = ModelIdentity(SUBJECT.model, "e" * 64)
+    manifest, others = (
+        signing.write_model_manifest(one, SUBJECT, key),
+        signing.write_model_manifest(other, newer, key),
+    )
+    signing.verify_files(other, newer, others, public)
     # All of them, signature too.
-    assert f"{MANIFEST}: is that of flight_delay eeeeeeeeeeee" in refusal(other, others, public)
+    assert f"{MANIFEST_FILE}: is that of flight_delay eeeeeeeeeeee" in refusal(other, others, public)
     assert "is not the one that was registered" in refusal(other, manifest, public)
     # The signature alone.
-    shutil.copy(other / SIGNATURE, one / SIGNATURE)
-    assert f"{SIGNATURE}: does not hold" in refusal(one, manifest, public)
+    shutil.copy(other / SIGNATURE_FILE, one / SIGNATURE_FILE)
+    assert f"{SIGNATURE_FILE}: does not hold" in refusal(one, manifest, public)
 
 
 def test_another_key_is_refused(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
     folder, manifest, _ = signed
     _, stranger = key_pair(tmp_path / "stranger")
-    assert f"{SIGNATURE}: is by the key" in refusal(folder, manifest, stranger)
+    assert f"{SIGNATURE_FILE}: is by the key" in refusal(folder, manifest, stranger)
     # A signature that only claims to be by the trusted key.
-    bundle = json.loads((folder / SIGNATURE).read_text())
+    bundle = json.loads((folder / SIGNATURE_FILE).read_text())
     hint = next(iter(signing._public_keys(stranger)))
     bundle["verificationMaterial"]["publicKey"]["hint"] = hint
-    (folder / SIGNATURE).write_text(json.dumps(bundle))
-    assert f"{SIGNATURE}: does not hold: InvalidSignature" in refusal(folder, manifest, stranger)
+    (folder / SIGNATURE_FILE).write_text(json.dumps(bundle))
+    assert f"{SIGNATURE_FILE}: does not hold: InvalidSignature" in refusal(folder, manifest, stranger)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", '{"verificationMaterial": 1}'])
 def test_a_signature_that_is_none_is_refused(signed: tuple[Path, str, Path], content: str) -> None:
     folder, manifest, public = signed
-    (folder / SIGNATURE).write_text(content)
-    assert f"{SIGNATURE}: is by the key (none named)" in refusal(folder, manifest, public)
+    (folder / SIGNATURE_FILE).write_text(content)
+    assert f"{SIGNATURE_FILE}: is by the key (none named)" in refusal(folder, manifest, public)
 
 
 def test_an_empty_list_of_signatures_is_refused(signed: tuple[Path, str, Path]) -> None:
     folder, manifest, public = signed
-    bundle = json.loads((folder / SIGNATURE).read_text())
+    bundle = json.loads((folder / SIGNATURE_FILE).read_text())
     bundle["dsseEnvelope"]["signatures"] = []
-    (folder / SIGNATURE).write_text(json.dumps(bundle))
-    assert f"{SIGNATURE}: does not hold" in refusal(folder, manifest, public)
+    (folder / SIGNATURE_FILE).write_text(json.dumps(bundle))
+    assert f"{SIGNATURE_FILE}: does not hold" in refusal(folder, manifest, public)
 
 
 def test_unsigned_is_refused_where_signing_is_on(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make()
-    manifest = signing.seal(folder, SUBJECT, None)
+    manifest = signing.write_model_manifest(folder, SUBJECT, None)
     _, public = key_pair(tmp_path / "keys")
-    assert f"{SIGNATURE}: is missing: the version is not signed" in refusal(folder, manifest, public)
+    assert f"{SIGNATURE_FILE}: is missing: the version is not signed" in refusal(folder, manifest, public)
 
 
 def test_keys_rotate_by_trusting_both_for_a_while(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
@@ -230,31 +233,31 @@ def test_keys_rotate_by_trusting_both_for_a_while(signed: tuple[Path, str, Path]
     _, new = key_pair(tmp_path / "new")
     both = tmp_path / "both.pem"
     both.write_bytes(new.read_bytes() + old.read_bytes())
-    signing.verify(folder, SUBJECT, manifest, both)
+    signing.verify_files(folder, SUBJECT, manifest, both)
     assert "is by the key" in refusal(folder, manifest, new)
 
 
 def test_a_passphrase_is_read_from_its_file(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make()
     key, public = key_pair(tmp_path / "keys", passphrase="open sesame")
-    signing.verify(folder, SUBJECT, signing.seal(folder, SUBJECT, key), public)
+    signing.verify_files(folder, SUBJECT, signing.write_model_manifest(folder, SUBJECT, key), public)
     assert key.passphrase
     key.passphrase.write_text("wrong")
-    for bad in (key, Key(key.private)):
+    for bad in (key, SigningKey(key.private_key)):
         with pytest.raises(SignatureError, match=r"key\.pem: cannot sign"):
-            signing.seal(folder, SUBJECT, bad)
+            signing.write_model_manifest(folder, SUBJECT, bad)
 
 
 def test_keys_that_are_none_are_named(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make()
-    manifest = signing.seal(folder, SUBJECT, Key(key_pair(tmp_path / "keys")[0].private))
+    manifest = signing.write_model_manifest(folder, SUBJECT, SigningKey(key_pair(tmp_path / "keys")[0].private_key))
     key, public = key_pair(tmp_path / "rsa", private=rsa.generate_private_key(65537, 2048))
     assert "public.pem: a key in it is not of an elliptic curve" in refusal(folder, manifest, public)
     assert "nothing.pem" in refusal(folder, manifest, tmp_path / "nothing.pem")
     assert "there is no public key in it" in refusal(folder, manifest, folder / "MLmodel")
-    for bad in (key, Key(tmp_path / "nothing.pem"), Key(folder / "MLmodel")):
+    for bad in (key, SigningKey(tmp_path / "nothing.pem"), SigningKey(folder / "MLmodel")):
         with pytest.raises(SignatureError, match="cannot sign"):
-            signing.seal(folder, SUBJECT, bad)
+            signing.write_model_manifest(folder, SUBJECT, bad)
 
 
 def torch_archive(path: Path) -> None:
@@ -310,12 +313,12 @@ def test_what_can_run_code_or_is_unknown_is_refused(
 ) -> None:
     folder = make()
     write(folder / name)
-    faults = formats.faults(folder)
-    assert [fault.where for fault in faults] == [name]
-    assert said in faults[0].what
+    faults = formats.format_faults(folder)
+    assert [fault.location for fault in faults] == [name]
+    assert said in faults[0].problem
     with pytest.raises(ScoringError, match=name):
-        signing.seal(folder, SUBJECT, None)
-    assert not (folder / MANIFEST).exists()
+        signing.write_model_manifest(folder, SUBJECT, None)
+    assert not (folder / MANIFEST_FILE).exists()
 
 
 def tensor(place: str | None) -> onnx.TensorProto:
@@ -351,12 +354,8 @@ def within_a_function(model: onnx.ModelProto, place: str | None) -> None:
     model.functions.append(helper.make_function("own", "ones", [], ["one"], [constant], []))
 
 
-@pytest.mark.parametrize(
-    "place", ["weights.onnx", "/etc/passwd", "../../another/model.onnx", "*/_ORT_MEM_ADDR_/*", ""]
-)
-@pytest.mark.parametrize(
-    "put", [as_a_weight, as_a_sparse_weight, as_a_constant, within_a_branch, within_a_function]
-)
+@pytest.mark.parametrize("place", ["weights.onnx", "/etc/passwd", "../../another/model.onnx", "*/_ORT_MEM_ADDR_/*", ""])
+@pytest.mark.parametrize("put", [as_a_weight, as_a_sparse_weight, as_a_constant, within_a_branch, within_a_function])
 def test_an_onnx_model_with_numbers_outside_of_its_file_is_refused(
     make: Callable[..., Path], put: Callable[[onnx.ModelProto, str | None], None], place: str
 ) -> None:
@@ -365,21 +364,21 @@ def test_an_onnx_model_with_numbers_outside_of_its_file_is_refused(
         model = network()
         put(model, where)
         (folder / "model.onnx").write_bytes(model.SerializeToString())
-        faults = formats.faults(folder)
-        assert [fault.where for fault in faults] == ([] if where is None else ["model.onnx"])
-    assert f"has numbers of the model outside of it, in {place or 'a place'}" in faults[0].what
+        faults = formats.format_faults(folder)
+        assert [fault.location for fault in faults] == ([] if where is None else ["model.onnx"])
+    assert f"has numbers of the model outside of it, in {place or 'a place'}" in faults[0].problem
     with pytest.raises(SignatureError, match=r"model\.onnx"):
-        signing.seal(folder, SUBJECT, None)
+        signing.write_model_manifest(folder, SUBJECT, None)
 
 
 def test_a_pickle_that_somebody_signed_is_refused(make: Callable[..., Path], tmp_path: Path) -> None:
     from model_signing import signing as openssf
 
     folder = make()
-    manifest = signing.seal(folder, SUBJECT, None)
+    manifest = signing.write_model_manifest(folder, SUBJECT, None)
     (folder / "model.ubj").write_bytes(pickle.dumps(Calls()))
     key, public = key_pair(tmp_path / "keys")
-    openssf.Config().use_elliptic_key_signer(private_key=key.private).sign(folder, folder / SIGNATURE)
+    openssf.Config().use_elliptic_key_signer(private_key=key.private_key).sign(folder, folder / SIGNATURE_FILE)
     assert "model.ubj: is a pickle named .ubj" in refusal(folder, manifest, public)
 
 
@@ -387,7 +386,7 @@ def test_known_formats_pass(make: Callable[..., Path]) -> None:
     folder = make()
     (folder / "model.onnx").write_bytes(network().SerializeToString())
     (folder / "input_example.json").write_text('{"columns": ["a"], "data": [[1.0]]}')
-    assert formats.faults(folder) == []
+    assert formats.format_faults(folder) == []
 
 
 def test_keys_are_configured_together(tmp_path: Path) -> None:

@@ -8,35 +8,35 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_auc_score
 
 from evergreen.reports import curves
-from evergreen.reports.curves import Scored
+from evergreen.reports.curves import ScoredRows
 
 pytestmark = pytest.mark.unit
 
 
-def _rows(n: int, *, digits: int | None = None) -> Scored:
+def _rows(n: int, *, digits: int | None = None) -> ScoredRows:
     random = np.random.default_rng(n)
     label = (random.random(n) < 0.3).astype(float)
     score = 1 / (1 + np.exp(-random.normal(1.2 * label, 1)))
-    return Scored("candidate", label, score if digits is None else score.round(digits))
+    return ScoredRows("candidate", label, score if digits is None else score.round(digits))
 
 
 @pytest.mark.parametrize("rows", [_rows(50), _rows(3_000), _rows(50_000), _rows(50_000, digits=1)])
-def test_thinning_keeps_the_area(rows: Scored) -> None:
-    curve = curves.roc(rows)
+def test_thinning_keeps_the_area(rows: ScoredRows) -> None:
+    curve = curves.roc_curve(rows)
     assert curve is not None
-    assert curve.x.size <= 1024
-    assert curve.area == pytest.approx(roc_auc_score(rows.label, rows.score), abs=1e-12)
-    assert np.trapezoid(curve.y, curve.x) == pytest.approx(curve.area, abs=1e-3)
+    assert curve.false_positive_rate.size <= 1024
+    assert curve.auc == pytest.approx(roc_auc_score(rows.label, rows.score), abs=1e-12)
+    assert np.trapezoid(curve.true_positive_rate, curve.false_positive_rate) == pytest.approx(curve.auc, abs=1e-3)
 
 
 def test_thinning_keeps_the_area_of_stairs_that_all_err_to_one_side() -> None:
     # Steps a little shorter than those of the thinning, every one first up and then right.
     blocks = 530
     label = np.tile(np.repeat([1.0, 0.0], 50), blocks)
-    curve = curves.roc(Scored("candidate", label, -np.arange(label.size, dtype=float)))
+    curve = curves.roc_curve(ScoredRows("candidate", label, -np.arange(label.size, dtype=float)))
     assert curve is not None
-    assert curve.x.size <= 1024
-    assert np.trapezoid(curve.y, curve.x) == pytest.approx(curve.area, abs=1e-3)
+    assert curve.false_positive_rate.size <= 1024
+    assert np.trapezoid(curve.true_positive_rate, curve.false_positive_rate) == pytest.approx(curve.auc, abs=1e-3)
 
 
 def test_thinning_keeps_corners_before_long_steps() -> None:
@@ -46,54 +46,56 @@ def test_thinning_keeps_corners_before_long_steps() -> None:
         score = np.concatenate(
             [np.linspace(0.6, 0.9, above), np.full(1_000, 0.5), np.linspace(0.1, 0.4, 1_000 - above)]
         )
-        curve = curves.roc(Scored("candidate", label, score))
+        curve = curves.roc_curve(ScoredRows("candidate", label, score))
         assert curve is not None
-        assert np.trapezoid(curve.y, curve.x) == pytest.approx(above / 1_000, abs=1e-4)
+        assert np.trapezoid(curve.true_positive_rate, curve.false_positive_rate) == pytest.approx(
+            above / 1_000, abs=1e-4
+        )
 
 
 def test_one_class_has_no_curve() -> None:
-    assert curves.roc(Scored("candidate", np.ones(5), np.arange(5.0))) is None
+    assert curves.roc_curve(ScoredRows("candidate", np.ones(5), np.arange(5.0))) is None
 
 
 def test_bins_are_those_of_scikit_learn() -> None:
     rows = _rows(5_000)
     share, predicted = calibration_curve(rows.label, rows.score, n_bins=10, strategy="quantile")
-    found = curves.bins(rows)
+    found = curves.calibration_bins(rows)
     assert [part.rows for part in found] == [500] * 10
-    assert [part.predicted for part in found] == pytest.approx(predicted)
-    assert [part.middle for part in found] == pytest.approx(share)
-    assert all(part.low < part.middle < part.high for part in found)
+    assert [part.mean_prediction for part in found] == pytest.approx(predicted)
+    assert [part.mean_label for part in found] == pytest.approx(share)
+    assert all(part.low < part.mean_label < part.high for part in found)
 
 
 def test_equal_scores_share_a_bin() -> None:
-    found = curves.bins(_rows(5_000, digits=1))
-    assert len({part.predicted for part in found}) == len(found) < 10
+    found = curves.calibration_bins(_rows(5_000, digits=1))
+    assert len({part.mean_prediction for part in found}) == len(found) < 10
     assert sum(part.rows for part in found) == 5_000
 
 
 def test_bins_of_amounts_cover_the_labels() -> None:
     random = np.random.default_rng(3)
     score = random.normal(size=4_000)
-    found = curves.amount_bins(Scored("candidate", score + random.normal(size=4_000), score))
+    found = curves.continuous_bins(ScoredRows("candidate", score + random.normal(size=4_000), score))
     assert len(found) == 20
     # 10 % and 90 % of a normal distribution lie 1.28 apart from its middle.
-    assert np.mean([part.high - part.middle for part in found[5:15]]) == pytest.approx(1.28, abs=0.1)
+    assert np.mean([part.high - part.mean_label for part in found[5:15]]) == pytest.approx(1.28, abs=0.1)
 
 
 def test_what_is_drawn_does_not_depend_on_the_order_of_rows() -> None:
     rows = _rows(2_000)
     order = np.random.default_rng(0).permutation(2_000)
-    other = Scored("candidate", rows.label[order], rows.score[order])
-    for one, two in zip(curves.sample(rows), curves.sample(other), strict=True):
+    other = ScoredRows("candidate", rows.label[order], rows.score[order])
+    for one, two in zip(curves.sample_evenly(rows), curves.sample_evenly(other), strict=True):
         np.testing.assert_array_equal(one, two)
-    one, two = curves.roc(rows), curves.roc(other)
+    one, two = curves.roc_curve(rows), curves.roc_curve(other)
     assert one is not None
     assert two is not None
-    np.testing.assert_array_equal(one.x, two.x)
+    np.testing.assert_array_equal(one.false_positive_rate, two.false_positive_rate)
 
 
 def test_distribution_ends_at_all_rows() -> None:
-    values, share = curves.distribution(np.random.default_rng(1).random(10_000))
+    values, share = curves.empirical_distribution(np.random.default_rng(1).random(10_000))
     assert values.size == 300
     assert share[-1] == 100
     assert np.abs(share / 100 - values).max() < 0.02  # of the uniform distribution
@@ -117,5 +119,5 @@ def test_distribution_ends_at_all_rows() -> None:
     ],
 )
 def test_rows_left_out_are_named(label: object, score: object, problem: str) -> None:
-    _, found = curves.scored("candidate", label, score, classes=True)
+    _, found = curves.select_scored_rows("candidate", label, score, is_binary=True)
     assert found.startswith(problem)

@@ -14,62 +14,62 @@ import numpy as np
 import pytest
 
 from evergreen.gates import (
-    AgainstChampion,
-    Baseline,
-    BySlice,
+    AgainstChampionGate,
+    BaselineGate,
+    BySliceGate,
+    CustomGate,
     Evidence,
-    Fairness,
+    FairnessGate,
     Gate,
-    Missing,
+    GateResult,
+    InputSignature,
+    MissingEvidence,
     NoChampion,
-    OnlineEqualsOffline,
+    OnlineEqualsOfflineGate,
     OnlineSample,
-    Own,
-    Part,
-    PredictionDrift,
-    Record,
-    SameSignature,
-    Serving,
-    Signature,
-    Threshold,
-    decide,
-    judge,
+    PredictionDriftGate,
+    ServingGate,
+    SignatureGate,
+    SliceResult,
+    ThresholdGate,
+    decide_verdict,
+    judge_evidence,
 )
-from evergreen.reports import About, Spent, render
+from evergreen.reports import AlphaBudget, GateReportContext, render_gate_report
 
 pytestmark = pytest.mark.unit
 
-ABOUT = About(
+ABOUT = GateReportContext(
     model="flight_delay",
     description="Probability that a flight arrives late.",
     owner="somebody@example.org",
-    candidate="3f9c2b71aa90c4e2" * 4,
-    version=None,
-    champion="7",
+    candidate_fingerprint="3f9c2b71aa90c4e2" * 4,
+    candidate_version=None,
+    champion_version="7",
     as_of=date(2013, 3, 1),
     holdout=(date(2013, 2, 22), date(2013, 3, 1)),
-    rows=1_500,
-    run="scheduled__2013-03-01",
-    origin="scheduled",
-    made_from={"training set": "aa11" * 16},
-    budgets=[Spent("auc_against_champion", 0.01, 0.05)],
+    holdout_rows=1_500,
+    run_id="scheduled__2013-03-01",
+    run_reason="scheduled",
+    input_fingerprints={"training set": "aa11" * 16},
+    alpha_budgets=[AlphaBudget("auc_against_champion", 0.01, 0.05)],
 )
 CLASSES: tuple[Gate, ...] = (
-    Threshold(metric="auc", at_least=0.6),
-    AgainstChampion(metric="auc", must_be="better"),
-    BySlice(metric="auc", by="carrier", margin=0.05),
-    Fairness(by="carrier", cut=0.5, at_most=0.2),
-    Baseline(metric="log_loss", resamples=200),
-    Serving(quantity="single_p99_ms", at_most=20),
-    SameSignature(),
-    OnlineEqualsOffline(),
-    PredictionDrift(at_most=0.5),
-    Own(function="evergreen_models.flight_delay.gates:night_flights"),
+    ThresholdGate(metric="auc", at_least=0.6),
+    AgainstChampionGate(metric="auc", must_be="better"),
+    BySliceGate(metric="auc", group_by="carrier", margin=0.05),
+    FairnessGate(group_by="carrier", cut=0.5, at_most=0.2),
+    BaselineGate(metric="log_loss", resamples=200),
+    ServingGate(quantity="single_p99_ms", at_most=20),
+    SignatureGate(),
+    OnlineEqualsOfflineGate(),
+    PredictionDriftGate(at_most=0.5),
+    CustomGate(function="evergreen_models.flight_delay.gates:night_flights"),
 )
 AMOUNTS: tuple[Gate, ...] = (
-    Threshold(metric="rmse", at_most=20),
-    AgainstChampion(metric="mae", must_be="not_worse", margin=1, resamples=200),
-    BySlice(metric="mae", by="carrier", margin=2, resamples=200),
+    ThresholdGate(metric="rmse", at_most=20),
+    AgainstChampionGate(metric="mae", must_be="not_worse", margin=1, resamples=200),
+    BySliceGate(metric="mae", group_by="carrier", margin=2, resamples=200),
 )
 
 
@@ -128,10 +128,10 @@ def evidence(n: int = 1_500, **changes: Any) -> Evidence:
         days=ABOUT.holdout,
         groups={"carrier": list(carrier)},
         baselines={"prior": np.full(n, 0.3)},
-        recent=scores(1.0)[:300],
-        serving={"single_p99_ms": 12.5, "size_mib": 3.1},
-        signature=Signature((("hour", "long"),), (("hour", "long"),)),
-        online=OnlineSample(600, 0),
+        recent_predictions=scores(1.0)[:300],
+        serving_costs={"single_p99_ms": 12.5, "size_mib": 3.1},
+        input_signature=InputSignature((("hour", "long"),), (("hour", "long"),)),
+        online_sample=OnlineSample(600, 0),
     )
     return replace(made, **changes)
 
@@ -144,13 +144,13 @@ def amounts(n: int = 1_500, **changes: Any) -> Evidence:
     return Evidence(label, candidate, champion, ABOUT.holdout, {"carrier": carrier}, **changes)
 
 
-def page(of: Evidence, gates: tuple[Gate, ...] = CLASSES, about: About = ABOUT) -> Page:
-    return Page(render(about, gates, judge(gates, of), of))
+def page(of: Evidence, gates: tuple[Gate, ...] = CLASSES, about: GateReportContext = ABOUT) -> Page:
+    return Page(render_gate_report(about, gates, judge_evidence(gates, of), of))
 
 
 @cache
 def good() -> str:
-    return render(ABOUT, CLASSES, judge(CLASSES, evidence()), evidence())
+    return render_gate_report(ABOUT, CLASSES, judge_evidence(CLASSES, evidence()), evidence())
 
 
 def test_good_evidence_shows_everything() -> None:
@@ -172,7 +172,7 @@ def test_a_verdict_to_promote_says_so() -> None:
 
 
 def test_the_first_champion() -> None:
-    shown = page(evidence(champion=NoChampion()), CLASSES[:-1], replace(ABOUT, champion=None, budgets=()))
+    shown = page(evidence(champion=NoChampion()), CLASSES[:-1], replace(ABOUT, champion_version=None, alpha_budgets=()))
     assert "may become the first champion" in shown.said
     assert "there is no champion yet" in shown.said
     assert "champion AUC" not in shown.said
@@ -181,10 +181,13 @@ def test_the_first_champion() -> None:
 
 def test_what_is_missing_is_named_with_its_problem() -> None:
     gone: dict[str, Any] = {
-        "champion": Missing("champion <b>is gone</b>"),
-        "groups": {"carrier": Missing("groups <b>is gone</b>")},
-        "baselines": {"prior": Missing("baselines <b>is gone</b>")},
-        **{name: Missing(f"{name} <b>is gone</b>") for name in ("recent", "serving", "signature", "online")},
+        "champion": MissingEvidence("champion <b>is gone</b>"),
+        "groups": {"carrier": MissingEvidence("groups <b>is gone</b>")},
+        "baselines": {"prior": MissingEvidence("baselines <b>is gone</b>")},
+        **{
+            name: MissingEvidence(f"{name} <b>is gone</b>")
+            for name in ("recent_predictions", "serving_costs", "input_signature", "online_sample")
+        },
     }
     shown = page(evidence(**gone))
     for name in gone:
@@ -209,17 +212,38 @@ BAD: dict[str, dict[str, Any]] = {
     "labels of amounts": {"label": np.arange(1_500.0)},
     "text": {"label": ["late"] * 1_500},
     "another length": {"candidate": [0.2, 0.3]},
-    "empty": {"label": [], "candidate": [], "champion": [], "groups": {"carrier": []}, "recent": []},
+    "empty": {
+        "label": [],
+        "candidate": [],
+        "champion": [],
+        "groups": {"carrier": []},
+        "recent_predictions": [],
+    },
     "scores beyond all bounds": {
         "candidate": np.full(1_500, 1e308),
         "champion": np.linspace(-1e9, 1e9, 1_500),
     },
-    "scores that hardly differ": {"candidate": 0.5 + np.arange(1_500) * 1e-17, "recent": [0.5] * 300},
-    "NaN in what was measured": {"serving": {"single_p99_ms": float("nan")}, "recent": [float("nan")] * 300},
-    "nothing compared online": {"online": OnlineSample(0, 0)},
-    "another type": {"groups": None, "baselines": None, "serving": [1], "signature": "hour", "online": 3},
-    "a text measured": {"serving": {"single_p99_ms": "<b>fast</b>"}, "signature": Signature((), None)},  # type: ignore[arg-type]
-    "None": {"label": None, "candidate": None, "champion": None, "recent": None},
+    "scores that hardly differ": {
+        "candidate": 0.5 + np.arange(1_500) * 1e-17,
+        "recent_predictions": [0.5] * 300,
+    },
+    "NaN in what was measured": {
+        "serving_costs": {"single_p99_ms": float("nan")},
+        "recent_predictions": [float("nan")] * 300,
+    },
+    "nothing compared online": {"online_sample": OnlineSample(0, 0)},
+    "another type": {
+        "groups": None,
+        "baselines": None,
+        "serving_costs": [1],
+        "input_signature": "hour",
+        "online_sample": 3,
+    },
+    "a text measured": {
+        "serving_costs": {"single_p99_ms": "<b>fast</b>"},
+        "input_signature": InputSignature((), None),
+    },  # type: ignore[arg-type]
+    "None": {"label": None, "candidate": None, "champion": None, "recent_predictions": None},
 }
 OF_AMOUNTS = ("some NaN scores", "constant scores", "one class", "empty", "scores beyond all bounds")
 
@@ -232,11 +256,11 @@ OF_AMOUNTS = ("some NaN scores", "constant scores", "one class", "empty", "score
     ],
 )
 def test_bad_evidence_is_shown_as_what_it_is(gates: tuple[Gate, ...], changes: Mapping[str, Any]) -> None:
-    of = evidence(**({"recent": Missing("made later")} | dict(changes)))
-    verdict = judge(gates, of)
-    shown = Page(render(ABOUT, gates, verdict, of))
+    of = evidence(**({"recent_predictions": MissingEvidence("made later")} | dict(changes)))
+    verdict = judge_evidence(gates, of)
+    shown = Page(render_gate_report(ABOUT, gates, verdict, of))
     assert "could not be drawn" not in shown.said
-    for record in verdict.records:
+    for record in verdict.results:
         assert record.outcome == "passed" or shown.said.count(" ".join(record.reason.split())) >= 2
 
 
@@ -255,18 +279,18 @@ def test_a_drawing_that_fails_leaves_the_page(monkeypatch: pytest.MonkeyPatch) -
     def fails(*_: object) -> str:
         raise OverflowError("too wide")
 
-    monkeypatch.setattr(plots, "classes", fails)
+    monkeypatch.setattr(plots, "plot_binary_predictions", fails)
     assert "this could not be drawn: OverflowError: too wide" in page(evidence()).said
 
 
 def test_a_verdict_without_gates_and_gates_without_a_record() -> None:
     of = evidence()
-    shown = Page(render(ABOUT, CLASSES, decide([]), of))
+    shown = Page(render_gate_report(ABOUT, CLASSES, decide_verdict([]), of))
     assert "no gates: nothing speaks for the candidate" in shown.said
-    stray = Record(
+    stray = GateResult(
         gate="gone", outcome="failed", candidate=1, threshold=2, rows=3, interval=(0, 1), reason="it is so"
     )
-    shown = Page(render(ABOUT, (), decide([stray]), of))
+    shown = Page(render_gate_report(ABOUT, (), decide_verdict([stray]), of))
     assert "of the only gate for candidate 3f9c2b71aa90, 1 failed" in shown.said
     assert "not in the spec" in shown.said
 
@@ -284,20 +308,20 @@ def test_the_page_is_whole_in_itself() -> None:
 def test_names_are_text() -> None:
     names = ["<script>alert(1)</script>", '$x$ & "y"', "línea\nnueva\x00", "長い" * 40]
     parts = tuple(
-        Part(name=name, rows=200, candidate=0.5 + 0.1 * n, judged=True) for n, name in enumerate(names)
+        SliceResult(name=name, rows=200, candidate=0.5 + 0.1 * n, is_judged=True) for n, name in enumerate(names)
     )
-    gate = Fairness(metric="auc", by="carrier", at_most=0.1)
-    record = Record(
+    gate = FairnessGate(metric="auc", group_by="carrier", at_most=0.1)
+    record = GateResult(
         gate=gate.name,
         outcome="failed",
         candidate=0.2,
         threshold=0.1,
         rows=400,
-        parts=parts,
+        slices=parts,
         reason="<b>much</b>",
     )
-    about = replace(ABOUT, description="a <i>model</i>", owner='"><script>', run="</title>")
-    html = render(about, (gate,), decide([record]), evidence())
+    about = replace(ABOUT, description="a <i>model</i>", owner='"><script>', run_id="</title>")
+    html = render_gate_report(about, (gate,), decide_verdict([record]), evidence())
     assert "<script" not in html
     shown = Page(html)
     assert "<b>much</b>" in shown.said
@@ -307,20 +331,27 @@ def test_names_are_text() -> None:
 
 def test_many_slices_are_cut_to_the_worst() -> None:
     parts = tuple(
-        Part(name=f"s{n:03}", rows=200, candidate=0.5, champion=0.5 + n / 1000, interval=(-1, 1), judged=True)
+        SliceResult(
+            name=f"s{n:03}",
+            rows=200,
+            candidate=0.5,
+            champion=0.5 + n / 1000,
+            interval=(-1, 1),
+            is_judged=True,
+        )
         for n in range(100)
     )
-    gate = BySlice(metric="auc", by="airport", margin=0.2)
-    record = Record(
+    gate = BySliceGate(metric="auc", group_by="airport", margin=0.2)
+    record = GateResult(
         gate=gate.name,
         outcome="passed",
         candidate=0.5,
         threshold=-0.2,
         rows=20_000,
-        parts=parts,
+        slices=parts,
         reason="fine",
     )
-    shown = Page(render(ABOUT, (gate,), decide([record]), evidence()))
+    shown = Page(render_gate_report(ABOUT, (gate,), decide_verdict([record]), evidence()))
     assert "s099 (200 rows)" in shown.said
     assert "s001 (200 rows)" not in shown.said
     assert "60 more are not shown" in shown.said
@@ -329,8 +360,8 @@ def test_many_slices_are_cut_to_the_worst() -> None:
 def test_the_signatures_differences_and_the_first_online_one_are_shown() -> None:
     shown = page(
         evidence(
-            signature=Signature((("hour", "long"), ("miles", "double")), (("hour", "string"),)),
-            online=OnlineSample(600, 3, "origin EWR: wind 3.1 offline, 2.9 online"),
+            input_signature=InputSignature((("hour", "long"), ("miles", "double")), (("hour", "string"),)),
+            online_sample=OnlineSample(600, 3, "origin EWR: wind 3.1 offline, 2.9 online"),
         )
     )
     assert "hour long hour string miles double –" in shown.said
@@ -338,14 +369,14 @@ def test_the_signatures_differences_and_the_first_online_one_are_shown() -> None
 
 
 def test_equal_inputs_give_equal_bytes() -> None:
-    assert render(ABOUT, CLASSES, judge(CLASSES, evidence()), evidence()) == good()
+    assert render_gate_report(ABOUT, CLASSES, judge_evidence(CLASSES, evidence()), evidence()) == good()
 
 
 def test_a_large_holdout_makes_a_small_page_soon() -> None:
-    of = evidence(100_000, recent=np.random.default_rng(5).random(50_000))
-    verdict = judge(CLASSES[:1], of)
+    of = evidence(100_000, recent_predictions=np.random.default_rng(5).random(50_000))
+    verdict = judge_evidence(CLASSES[:1], of)
     good()  # what is loaded once is not counted
     start = time.process_time()
-    html = render(ABOUT, CLASSES, verdict, of)
+    html = render_gate_report(ABOUT, CLASSES, verdict, of)
     assert time.process_time() - start < 3
     assert len(html.encode()) < 1_000_000

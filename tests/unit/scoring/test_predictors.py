@@ -15,7 +15,7 @@ import xgboost
 from onnx import TensorProto, helper
 
 from evergreen.errors import ScoringError
-from evergreen.evaluation import score
+from evergreen.evaluation import score_table
 from evergreen.scoring import predictions, predictors
 from support.onnx_models import COLUMNS, expected, network, rows, save
 
@@ -39,14 +39,14 @@ def trees(folder: Path, **settings: object) -> xgboost.Booster:
 @pytest.mark.parametrize("rank", [1, 2])
 def test_a_network_gives_what_its_arithmetic_says(tmp_path: Path, rank: int) -> None:
     save(network(rank=rank), tmp_path)
-    scores = score(tmp_path, TABLE, FEATURES)
+    scores = score_table(tmp_path, TABLE, FEATURES)
     assert scores.dtype == np.float64
     assert scores == pytest.approx(expected(TABLE), abs=1e-6)
 
 
 def test_trees_give_what_their_library_gives(tmp_path: Path) -> None:
     booster = trees(tmp_path)
-    scores = score(tmp_path, TABLE, NUMBERS)
+    scores = score_table(tmp_path, TABLE, NUMBERS)
     assert scores.dtype == np.float64
     assert np.array_equal(scores, booster.predict(xgboost.DMatrix(TABLE.select(NUMBERS).to_pandas())))
 
@@ -56,22 +56,22 @@ def test_scores_do_not_depend_on_parts_threads_or_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object]
 ) -> None:
     write(tmp_path)
-    features = predictors.load(predictions.model_file(tmp_path)).inputs
-    whole = score(tmp_path, TABLE, features)
-    assert np.array_equal(whole, score(tmp_path, TABLE, features))
-    one = predictors.load(predictions.model_file(tmp_path), threads=1).predict(TABLE.select(list(features)))
+    features = predictors.load_predictor(predictions.model_file(tmp_path)).input_columns
+    whole = score_table(tmp_path, TABLE, features)
+    assert np.array_equal(whole, score_table(tmp_path, TABLE, features))
+    one = predictors.load_predictor(predictions.model_file(tmp_path), threads=1).predict(TABLE.select(list(features)))
     assert np.array_equal(whole, one.reshape(-1))
-    monkeypatch.setattr(predictions, "ROWS_AT_ONCE", 300)
-    assert score(tmp_path, TABLE, features) == pytest.approx(whole, abs=1e-7)
-    assert score(tmp_path, TABLE.slice(0, 0), features).shape == (0,)
+    monkeypatch.setattr(predictions, "SCORING_BATCH_ROWS", 300)
+    assert score_table(tmp_path, TABLE, features) == pytest.approx(whole, abs=1e-7)
+    assert score_table(tmp_path, TABLE.slice(0, 0), features).shape == (0,)
 
 
 @pytest.mark.parametrize("write", [lambda folder: save(network(rank=2), folder), trees])
 def test_what_serving_times_are_the_predictions(tmp_path: Path, write: Callable[[Path], object]) -> None:
     write(tmp_path)
-    predictor = predictors.load(predictions.model_file(tmp_path), threads=1)
-    inputs = TABLE.select(list(predictor.inputs)).slice(0, 50)
-    answered = np.concatenate([np.ravel(predictor.request(inputs.slice(n, 1))()) for n in range(50)])
+    predictor = predictors.load_predictor(predictions.model_file(tmp_path), threads=1)
+    inputs = TABLE.select(list(predictor.input_columns)).slice(0, 50)
+    answered = np.concatenate([np.ravel(predictor.prepare_request(inputs.slice(n, 1))()) for n in range(50)])
     assert answered == pytest.approx(predictor.predict(inputs).reshape(-1), abs=1e-7)
 
 
@@ -85,12 +85,10 @@ def test_what_serving_times_are_the_predictions(tmp_path: Path, write: Callable[
         ("distance", TABLE["distance"].cast(pa.float32())),
     ],
 )
-def test_a_network_takes_a_column_however_it_is_written_down(
-    tmp_path: Path, name: str, column: pa.Array
-) -> None:
+def test_a_network_takes_a_column_however_it_is_written_down(tmp_path: Path, name: str, column: pa.Array) -> None:
     save(network(), tmp_path)
     table = TABLE.set_column(FEATURES.index(name), name, column)
-    assert np.array_equal(score(tmp_path, table, FEATURES), score(tmp_path, TABLE, FEATURES))
+    assert np.array_equal(score_table(tmp_path, table, FEATURES), score_table(tmp_path, TABLE, FEATURES))
 
 
 def test_a_column_without_any_value_is_missing_everywhere(tmp_path: Path) -> None:
@@ -98,7 +96,7 @@ def test_a_column_without_any_value_is_missing_everywhere(tmp_path: Path) -> Non
     table = TABLE
     for name in ("distance", "carrier"):
         table = table.set_column(FEATURES.index(name), name, pa.nulls(TABLE.num_rows))
-    assert score(tmp_path, table, FEATURES) == pytest.approx(expected(table), abs=1e-6)
+    assert score_table(tmp_path, table, FEATURES) == pytest.approx(expected(table), abs=1e-6)
 
 
 def replaced(**columns: object) -> pa.Table:
@@ -125,31 +123,27 @@ def replaced(**columns: object) -> pa.Table:
 def test_columns_that_a_network_cannot_take_are_named(tmp_path: Path, table: pa.Table, said: str) -> None:
     save(network(), tmp_path)
     with pytest.raises(ScoringError, match=said):
-        score(tmp_path, table, FEATURES)
+        score_table(tmp_path, table, FEATURES)
 
 
 def test_text_is_no_number_to_trees_even_if_it_looks_like_one(tmp_path: Path) -> None:
     trees(tmp_path)
-    with pytest.raises(
-        ScoringError, match="model.ubj cannot score the rows: distance is string, not a number"
-    ):
-        score(tmp_path, replaced(distance="12"), NUMBERS)
+    with pytest.raises(ScoringError, match="model.ubj cannot score the rows: distance is string, not a number"):
+        score_table(tmp_path, replaced(distance="12"), NUMBERS)
 
 
 def test_trees_know_their_columns_by_their_order(tmp_path: Path) -> None:
     trees(tmp_path)
     said = "model.ubj takes distance, temperature, hour, but was to be given hour, temperature, distance"
     with pytest.raises(ScoringError, match=said):
-        score(tmp_path, TABLE, NUMBERS[::-1])
+        score_table(tmp_path, TABLE, NUMBERS[::-1])
 
 
 def test_a_network_knows_its_columns_by_their_names(tmp_path: Path) -> None:
     save(network(), tmp_path)
-    assert np.array_equal(score(tmp_path, TABLE, FEATURES[::-1]), score(tmp_path, TABLE, FEATURES))
-    with pytest.raises(
-        ScoringError, match="model.onnx takes .*, but was to be given distance, temperature, hour"
-    ):
-        score(tmp_path, TABLE, NUMBERS)
+    assert np.array_equal(score_table(tmp_path, TABLE, FEATURES[::-1]), score_table(tmp_path, TABLE, FEATURES))
+    with pytest.raises(ScoringError, match="model.onnx takes .*, but was to be given distance, temperature, hour"):
+        score_table(tmp_path, TABLE, NUMBERS)
 
 
 def graph(
@@ -193,27 +187,25 @@ def graph(
         (graph(nodes=(("Log", "distance", "probability"),)), r"gives NaN or infinity for \d+ of 1,000 rows"),
     ],
 )
-def test_a_network_that_gives_no_probabilities_is_refused(
-    tmp_path: Path, model: onnx.ModelProto, said: str
-) -> None:
+def test_a_network_that_gives_no_probabilities_is_refused(tmp_path: Path, model: onnx.ModelProto, said: str) -> None:
     save(model, tmp_path)
     with pytest.raises(ScoringError, match=said):
-        score(tmp_path, TABLE, ("distance",))
+        score_table(tmp_path, TABLE, ("distance",))
 
 
 def test_trees_that_give_several_numbers_per_row_are_refused(tmp_path: Path) -> None:
     trees(tmp_path, objective="multi:softprob", num_class=3)
     with pytest.raises(ScoringError, match=r"gives \[1000, 3\] numbers for 1000 rows, not one for each"):
-        score(tmp_path, TABLE, NUMBERS)
+        score_table(tmp_path, TABLE, NUMBERS)
 
 
 def test_a_folder_holds_one_model(tmp_path: Path) -> None:
     with pytest.raises(ScoringError, match=r"holds no model.ubj or model.onnx"):
-        predictions.load(tmp_path)
+        predictions.load_model(tmp_path)
     trees(tmp_path)
     save(network(), tmp_path)
     with pytest.raises(ScoringError, match=r"holds model.ubj and model.onnx, not one model"):
-        predictions.load(tmp_path)
+        predictions.load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -232,18 +224,16 @@ def test_what_cannot_be_read_is_told_in_the_same_words_each_time(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ScoringError, match=said) as refused:
-        predictions.load(tmp_path)
+        predictions.load_model(tmp_path)
     assert str(tmp_path) not in str(refused.value)
 
 
 def test_a_network_with_numbers_outside_of_its_file_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    onnx.save(
-        network(), folder / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0
-    )
+    onnx.save(network(), folder / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
     with pytest.raises(ScoringError, match=r"model.onnx has numbers of the model outside of it, in weights"):
-        score(folder, TABLE, FEATURES)
+        score_table(folder, TABLE, FEATURES)
 
 
 def test_no_format_is_imported_before_a_model_of_it_is_loaded() -> None:

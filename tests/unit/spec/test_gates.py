@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from evergreen.gates import (
-    AgainstChampion,
-    Baseline,
-    BySlice,
-    Fairness,
+    AgainstChampionGate,
+    BaselineGate,
+    BySliceGate,
+    CustomGate,
+    FairnessGate,
     Gate,
-    OnlineEqualsOffline,
-    Own,
-    PredictionDrift,
-    SameSignature,
-    Serving,
-    Threshold,
+    OnlineEqualsOfflineGate,
+    PredictionDriftGate,
+    ServingGate,
+    SignatureGate,
+    ThresholdGate,
 )
 
 pytestmark = pytest.mark.unit
@@ -32,65 +32,69 @@ BETTER = {"metric": "auc", "must_be": "better"}
 @pytest.mark.parametrize(
     ("kind", "fields", "says"),
     [
-        (Threshold, {"metric": "auc"}, "give at_least"),
-        (Threshold, {"metric": "auc", "at_most": 0.6}, "give at_least"),
-        (Threshold, {"metric": "auc", "at_least": 0.6, "at_most": 0.9}, "give at_least"),
-        (Threshold, {"metric": "brier"}, "give at_most"),
-        (Threshold, {"metric": "brier", "at_least": 0.1}, "give at_most"),
-        (Threshold, {"metric": "auc", "at_least": 0.0}, "leaves nothing to decide"),
-        (Threshold, {"metric": "auc", "at_least": 1.1}, "auc goes from 0 to 1"),
-        (Threshold, {"metric": "auc", "at_least": -0.1}, "leaves nothing to decide"),
-        (Threshold, {"metric": "brier", "at_most": 1.0}, "leaves nothing to decide"),
-        (Threshold, {"metric": "brier", "at_most": -0.1}, "leaves nothing to decide"),
-        (Threshold, {"metric": "log_loss", "at_most": 40.0}, "log_loss goes from 0 to 36.0437"),
-        (Threshold, {"metric": "auc", "at_least": float("nan")}, "finite"),
-        (Threshold, {"metric": "log_loss", "at_most": float("inf")}, "finite"),
-        (Threshold, {"metric": "auc", "at_least": "0.6"}, "valid number"),
-        (Threshold, {"metric": "auc", "at_least": True}, "valid number"),
-        (Threshold, {"metric": "gini", "at_least": 0.6}, "'gini' is none of auc, log_loss"),
-        (Threshold, {"metric": "positive_rate", "at_least": 0.6}, "is none of auc"),
-        (Threshold, {"metric": "a:b:c", "at_least": 0.6}, "nor 'package.module:function'"),
-        (Threshold, {"metric": "shop.metrics:profit", "at_least": 9.0}, "say whether higher_is_better"),
-        (Threshold, {"metric": "auc", "at_least": 0.6, "higher_is_better": True}, "is known: leave"),
-        (Threshold, {"metric": "accuracy", "at_least": 0.6}, "accuracy needs a cut"),
-        (Threshold, {"metric": "accuracy", "at_least": 0.6, "cut": 0.0}, "greater than 0"),
-        (Threshold, {"metric": "auc", "at_least": 0.6, "cut": 0.5}, "auc has no cut"),
-        (Threshold, {"metric": "quantile_loss", "at_most": 2.0}, "needs the quantile"),
-        (Threshold, {"metric": "quantile_loss", "at_most": 2.0, "quantile": 1.0}, "less than 1"),
-        (Threshold, {"metric": "rmse", "at_most": 2.0, "quantile": 0.5}, "rmse has no quantile"),
-        (Threshold, {"metric": "rmse", "at_most": -2.0}, "leaves nothing to decide"),
-        (Threshold, {"at_least": 0.6}, "required"),
-        (Threshold, {"metric": "auc", "at_least": 0.6, "minimum": 3}, "not permitted"),
-        (Threshold, {"metric": "auc", "at_least": 0.6, "min_rows": 3}, "greater than or equal to 4"),
-        (Threshold, {"metric": "auc", "at_least": 0.6, "name": "two words"}, "pattern"),
-        (Threshold, {"metric": "auc", "at_least": 0.6, "kind": "against_champion"}, "'threshold'"),
-        (AgainstChampion, {"metric": "auc"}, "must_be"),
-        (AgainstChampion, {"metric": "auc", "must_be": "not_worse"}, "needs a margin that is still fine"),
-        (AgainstChampion, BETTER | {"margin": -0.01}, "greater than or equal to 0"),
-        (AgainstChampion, BETTER | {"margin": 1.0}, "leaves nothing to decide"),
-        (AgainstChampion, BETTER | {"margin": float("nan")}, "finite"),
-        (AgainstChampion, BETTER | {"confidence": 1.0}, "less than 1"),
-        (AgainstChampion, BETTER | {"confidence": 0.4}, "greater than or equal to 0.5"),
-        (AgainstChampion, BETTER | {"resamples": 199}, "greater than or equal to 200"),
-        (AgainstChampion, BETTER | {"resamples": 10**6}, "less than or equal to 100000"),
-        (AgainstChampion, BETTER | {"resamples": 2000.5}, "valid integer"),
-        (AgainstChampion, BETTER | {"metric": "calibration_error"}, "cannot be compared fairly"),
-        (AgainstChampion, BETTER | {"metric": "brier", "test": "delong"}, "delong is a test of auc"),
-        (AgainstChampion, BETTER | {"test": "mcnemar"}, "mcnemar is a test of accuracy, not of auc"),
-        (BySlice, {"metric": "auc"}, "by"),
-        (BySlice, {"metric": "auc", "by": ""}, "at least 1 character"),
-        (BySlice, {"metric": "auc", "by": "carrier", "margin": 1.0}, "leaves nothing to decide"),
-        (BySlice, {"metric": "calibration_error", "by": "carrier"}, "cannot be compared fairly"),
-        (Fairness, {"by": "carrier", "at_most": 0.1}, "positive_rate needs a cut"),
-        (Fairness, {"by": "carrier", "at_most": 1.0, "cut": 0.5}, "leaves nothing to decide"),
-        (Fairness, {"by": "carrier", "at_most": 0.1, "metric": "gini"}, "quantile_loss, positive_rate, nor"),
-        (Baseline, {"metric": "auc"}, "says nothing of a constant"),
-        (Baseline, {"metric": "calibration_error"}, "cannot be compared fairly"),
-        (Serving, {"quantity": "single_p50_ms", "at_most": 0.0}, "greater than 0"),
-        (Serving, {"quantity": "joy", "at_most": 1.0}, "'single_p50_ms'"),
-        (OnlineEqualsOffline, {"at_most": 1.0}, "less than 1"),
-        (PredictionDrift, {"at_most": 0.0}, "greater than 0"),
-        (Own, {"function": "no_module"}, "pattern"),
+        (ThresholdGate, {"metric": "auc"}, "give at_least"),
+        (ThresholdGate, {"metric": "auc", "at_most": 0.6}, "give at_least"),
+        (ThresholdGate, {"metric": "auc", "at_least": 0.6, "at_most": 0.9}, "give at_least"),
+        (ThresholdGate, {"metric": "brier"}, "give at_most"),
+        (ThresholdGate, {"metric": "brier", "at_least": 0.1}, "give at_most"),
+        (ThresholdGate, {"metric": "auc", "at_least": 0.0}, "leaves nothing to decide"),
+        (ThresholdGate, {"metric": "auc", "at_least": 1.1}, "auc goes from 0 to 1"),
+        (ThresholdGate, {"metric": "auc", "at_least": -0.1}, "leaves nothing to decide"),
+        (ThresholdGate, {"metric": "brier", "at_most": 1.0}, "leaves nothing to decide"),
+        (ThresholdGate, {"metric": "brier", "at_most": -0.1}, "leaves nothing to decide"),
+        (ThresholdGate, {"metric": "log_loss", "at_most": 40.0}, "log_loss goes from 0 to 36.0437"),
+        (ThresholdGate, {"metric": "auc", "at_least": float("nan")}, "finite"),
+        (ThresholdGate, {"metric": "log_loss", "at_most": float("inf")}, "finite"),
+        (ThresholdGate, {"metric": "auc", "at_least": "0.6"}, "valid number"),
+        (ThresholdGate, {"metric": "auc", "at_least": True}, "valid number"),
+        (ThresholdGate, {"metric": "gini", "at_least": 0.6}, "'gini' is none of auc, log_loss"),
+        (ThresholdGate, {"metric": "positive_rate", "at_least": 0.6}, "is none of auc"),
+        (ThresholdGate, {"metric": "a:b:c", "at_least": 0.6}, "nor 'package.module:function'"),
+        (ThresholdGate, {"metric": "shop.metrics:profit", "at_least": 9.0}, "say whether higher_is_better"),
+        (ThresholdGate, {"metric": "auc", "at_least": 0.6, "higher_is_better": True}, "is known: leave"),
+        (ThresholdGate, {"metric": "accuracy", "at_least": 0.6}, "accuracy needs a cut"),
+        (ThresholdGate, {"metric": "accuracy", "at_least": 0.6, "cut": 0.0}, "greater than 0"),
+        (ThresholdGate, {"metric": "auc", "at_least": 0.6, "cut": 0.5}, "auc has no cut"),
+        (ThresholdGate, {"metric": "quantile_loss", "at_most": 2.0}, "needs the quantile"),
+        (ThresholdGate, {"metric": "quantile_loss", "at_most": 2.0, "quantile": 1.0}, "less than 1"),
+        (ThresholdGate, {"metric": "rmse", "at_most": 2.0, "quantile": 0.5}, "rmse has no quantile"),
+        (ThresholdGate, {"metric": "rmse", "at_most": -2.0}, "leaves nothing to decide"),
+        (ThresholdGate, {"at_least": 0.6}, "required"),
+        (ThresholdGate, {"metric": "auc", "at_least": 0.6, "minimum": 3}, "not permitted"),
+        (ThresholdGate, {"metric": "auc", "at_least": 0.6, "min_rows": 3}, "greater than or equal to 4"),
+        (ThresholdGate, {"metric": "auc", "at_least": 0.6, "name": "two words"}, "pattern"),
+        (ThresholdGate, {"metric": "auc", "at_least": 0.6, "kind": "against_champion"}, "'threshold'"),
+        (AgainstChampionGate, {"metric": "auc"}, "must_be"),
+        (AgainstChampionGate, {"metric": "auc", "must_be": "not_worse"}, "needs a margin that is still fine"),
+        (AgainstChampionGate, BETTER | {"margin": -0.01}, "greater than or equal to 0"),
+        (AgainstChampionGate, BETTER | {"margin": 1.0}, "leaves nothing to decide"),
+        (AgainstChampionGate, BETTER | {"margin": float("nan")}, "finite"),
+        (AgainstChampionGate, BETTER | {"confidence": 1.0}, "less than 1"),
+        (AgainstChampionGate, BETTER | {"confidence": 0.4}, "greater than or equal to 0.5"),
+        (AgainstChampionGate, BETTER | {"resamples": 199}, "greater than or equal to 200"),
+        (AgainstChampionGate, BETTER | {"resamples": 10**6}, "less than or equal to 100000"),
+        (AgainstChampionGate, BETTER | {"resamples": 2000.5}, "valid integer"),
+        (AgainstChampionGate, BETTER | {"metric": "calibration_error"}, "cannot be compared fairly"),
+        (AgainstChampionGate, BETTER | {"metric": "brier", "test": "delong"}, "delong is a test of auc"),
+        (AgainstChampionGate, BETTER | {"test": "mcnemar"}, "mcnemar is a test of accuracy, not of auc"),
+        (BySliceGate, {"metric": "auc"}, "by"),
+        (BySliceGate, {"metric": "auc", "group_by": ""}, "at least 1 character"),
+        (BySliceGate, {"metric": "auc", "group_by": "carrier", "margin": 1.0}, "leaves nothing to decide"),
+        (BySliceGate, {"metric": "calibration_error", "group_by": "carrier"}, "cannot be compared fairly"),
+        (FairnessGate, {"group_by": "carrier", "at_most": 0.1}, "positive_rate needs a cut"),
+        (FairnessGate, {"group_by": "carrier", "at_most": 1.0, "cut": 0.5}, "leaves nothing to decide"),
+        (
+            FairnessGate,
+            {"group_by": "carrier", "at_most": 0.1, "metric": "gini"},
+            "quantile_loss, positive_rate, nor",
+        ),
+        (BaselineGate, {"metric": "auc"}, "says nothing of a constant"),
+        (BaselineGate, {"metric": "calibration_error"}, "cannot be compared fairly"),
+        (ServingGate, {"quantity": "single_p50_ms", "at_most": 0.0}, "greater than 0"),
+        (ServingGate, {"quantity": "joy", "at_most": 1.0}, "'single_p50_ms'"),
+        (OnlineEqualsOfflineGate, {"at_most": 1.0}, "less than 1"),
+        (PredictionDriftGate, {"at_most": 0.0}, "greater than 0"),
+        (CustomGate, {"function": "no_module"}, "pattern"),
     ],
 )
 def test_refused(kind, fields, says):
@@ -99,50 +103,51 @@ def test_refused(kind, fields, says):
 
 
 def test_edges_that_are_fine():
-    assert Threshold(metric="auc", at_least=1).limit == 1.0
-    assert Threshold(metric="calibration_error", at_most=0.0).limit == 0.0
-    assert Threshold(metric="rmse", at_most=1e9).limit == 1e9
-    assert Threshold(metric="shop.metrics:profit", higher_is_better=True, at_least=-5.0).limit == -5.0
-    assert AgainstChampion(**BETTER).limit == 0.0
-    assert AgainstChampion(**BETTER, margin=0.01, resamples=200).limit == 0.01
-    assert AgainstChampion(metric="auc", must_be="not_worse", margin=0.01).limit == -0.01
-    assert AgainstChampion(metric="rmse", must_be="not_worse", margin=70.0).limit == -70.0
-    assert str(BySlice(metric="auc", by="carrier").limit) == "0.0"  # not -0.0
-    assert Fairness(by="carrier", metric="rmse", at_most=3.0).scale.of == "amounts"
-    assert Fairness(by="carrier", at_most=0.1, cut=0.5).scale.of == "classes"
+    assert ThresholdGate(metric="auc", at_least=1).limit == 1.0
+    assert ThresholdGate(metric="calibration_error", at_most=0.0).limit == 0.0
+    assert ThresholdGate(metric="rmse", at_most=1e9).limit == 1e9
+    assert ThresholdGate(metric="shop.metrics:profit", higher_is_better=True, at_least=-5.0).limit == -5.0
+    assert AgainstChampionGate(**BETTER).limit == 0.0
+    assert AgainstChampionGate(**BETTER, margin=0.01, resamples=200).limit == 0.01
+    assert AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.01).limit == -0.01
+    assert AgainstChampionGate(metric="rmse", must_be="not_worse", margin=70.0).limit == -70.0
+    assert str(BySliceGate(metric="auc", group_by="carrier").limit) == "0.0"  # not -0.0
+    assert FairnessGate(group_by="carrier", metric="rmse", at_most=3.0).scale.label_type == "continuous"
+    assert FairnessGate(group_by="carrier", at_most=0.1, cut=0.5).scale.label_type == "binary"
 
 
 def test_the_test_follows_from_the_metric_unless_it_is_named():
-    assert AgainstChampion(**BETTER).chosen_test == "delong"
-    assert AgainstChampion(**BETTER, test="bootstrap").chosen_test == "bootstrap"
-    assert AgainstChampion(metric="accuracy", cut=0.5, must_be="better").chosen_test == "mcnemar"
-    assert AgainstChampion(metric="brier", must_be="better").chosen_test == "bootstrap"
+    assert AgainstChampionGate(**BETTER).chosen_test == "delong"
+    assert AgainstChampionGate(**BETTER, test="bootstrap").chosen_test == "bootstrap"
+    assert AgainstChampionGate(metric="accuracy", cut=0.5, must_be="better").chosen_test == "mcnemar"
+    assert AgainstChampionGate(metric="brier", must_be="better").chosen_test == "bootstrap"
 
 
 @pytest.mark.parametrize(
     ("gate", "name"),
     [
-        (Threshold(metric="auc", at_least=0.6), "auc_threshold"),
-        (AgainstChampion(metric="auc", must_be="better"), "auc_against_champion"),
-        (Threshold(metric="auc", at_least=0.6, name="ranks_at_all"), "ranks_at_all"),
+        (ThresholdGate(metric="auc", at_least=0.6), "auc_threshold"),
+        (AgainstChampionGate(metric="auc", must_be="better"), "auc_against_champion"),
+        (ThresholdGate(metric="auc", at_least=0.6, name="ranks_at_all"), "ranks_at_all"),
         (
-            Threshold(metric="shop.metrics:Profit", higher_is_better=True, at_least=1.0),
+            ThresholdGate(metric="shop.metrics:Profit", higher_is_better=True, at_least=1.0),
             "profit_threshold",
         ),
-        (BySlice(metric="auc", by="carrier"), "auc_carrier_by_slice"),
+        (BySliceGate(metric="auc", group_by="carrier"), "auc_carrier_by_slice"),
         (
-            BySlice(
-                metric="auc", by="case when extract(hour from event_timestamp) < 12 then 'am' else 'pm' end"
+            BySliceGate(
+                metric="auc",
+                group_by="case when extract(hour from event_timestamp) < 12 then 'am' else 'pm' end",
             ),
             "auc_case_when_extract_hour_from_event_timest_by_slice",
         ),
-        (Fairness(by="origin", at_most=0.1, cut=0.5), "positive_rate_origin_fairness"),
-        (Baseline(metric="brier"), "brier_prior_baseline"),
-        (Serving(quantity="single_p99_ms", at_most=5.0), "single_p99_ms_serving"),
-        (SameSignature(), "signature"),
-        (OnlineEqualsOffline(), "online_equals_offline"),
-        (PredictionDrift(at_most=0.2), "psi_prediction_drift"),
-        (Own(function="evergreen_models.flight_delay.gates:_hubs_are_fine"), "hubs_are_fine_own"),
+        (FairnessGate(group_by="origin", at_most=0.1, cut=0.5), "positive_rate_origin_fairness"),
+        (BaselineGate(metric="brier"), "brier_prior_baseline"),
+        (ServingGate(quantity="single_p99_ms", at_most=5.0), "single_p99_ms_serving"),
+        (SignatureGate(), "signature"),
+        (OnlineEqualsOfflineGate(), "online_equals_offline"),
+        (PredictionDriftGate(at_most=0.2), "psi_prediction_drift"),
+        (CustomGate(function="evergreen_models.flight_delay.gates:_hubs_are_fine"), "hubs_are_fine_custom"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -153,16 +158,16 @@ def test_names_come_from_what_the_gate_is_about_unless_given(gate, name):
 
 def test_frozen():
     with pytest.raises(ValidationError, match="frozen"):
-        Threshold(metric="auc", at_least=0.6).at_least = 0.1
+        ThresholdGate(metric="auc", at_least=0.6).at_least = 0.1
 
 
 lower_is_better = st.sampled_from(["log_loss", "brier", "calibration_error"])
 names = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
 gates = st.one_of(
-    st.builds(Threshold, metric=st.just("auc"), at_least=st.floats(0, 1, exclude_min=True), name=names),
-    st.builds(Threshold, metric=lower_is_better, at_most=st.floats(0, 1, exclude_max=True)),
+    st.builds(ThresholdGate, metric=st.just("auc"), at_least=st.floats(0, 1, exclude_min=True), name=names),
+    st.builds(ThresholdGate, metric=lower_is_better, at_most=st.floats(0, 1, exclude_max=True)),
     st.builds(
-        AgainstChampion,
+        AgainstChampionGate,
         metric=st.sampled_from(["auc", "log_loss", "brier"]),
         must_be=st.just("not_worse"),
         margin=st.floats(0, 1, exclude_min=True, exclude_max=True),
@@ -171,12 +176,12 @@ gates = st.one_of(
         min_rows=st.integers(4, 10**6),
     ),
     st.builds(
-        Fairness,
-        by=st.text(min_size=1, max_size=90),
+        FairnessGate,
+        group_by=st.text(min_size=1, max_size=90),
         at_most=st.floats(0, 1, exclude_min=True, exclude_max=True),
         cut=st.floats(0, 1, exclude_min=True),
     ),
-    st.builds(PredictionDrift, measure=st.sampled_from(["psi", "ks"]), at_most=st.floats(0.01, 9.0)),
+    st.builds(PredictionDriftGate, statistic=st.sampled_from(["psi", "ks"]), at_most=st.floats(0.01, 9.0)),
 )
 
 

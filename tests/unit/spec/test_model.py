@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from evergreen.errors import SpecError
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
 pytestmark = pytest.mark.unit
 
@@ -34,7 +34,7 @@ def spec(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_right_spec() -> None:
-    model = Model(**spec())
+    model = ModelSpec(**spec())
     assert model.history_days == 372
     assert feature_spec(model).tables == ("departures", "carriers")
     with pytest.raises(ValidationError, match="frozen"):
@@ -51,8 +51,8 @@ def test_all_faults_at_once_each_with_its_path() -> None:
     wrong["features"] = {**wrong["features"], "timezone": "Mars/Olympus", "sources": [{"name": "Flights"}]}
     del wrong["owner"]
     with pytest.raises(SpecError) as refused:
-        Model(**wrong)
-    where = [fault.where for fault in refused.value.faults]
+        ModelSpec(**wrong)
+    where = [fault.location for fault in refused.value.faults]
     assert where == [
         "owner",
         "features.sources.0.name",
@@ -95,18 +95,18 @@ def test_all_faults_at_once_each_with_its_path() -> None:
 )
 def test_impossible_combinations_are_refused(change: dict[str, Any], where: str, what: str) -> None:
     with pytest.raises(SpecError) as refused:
-        Model(**spec(**change))
+        ModelSpec(**spec(**change))
     (fault,) = refused.value.faults
-    assert fault.where == where
+    assert fault.location == where
     assert what in str(fault)
 
 
 def test_the_models_that_ship_load() -> None:
-    assert "flight_delay" in loader.names()
-    for name in loader.names():
-        assert feature_spec(loader.load(name)).tables
+    assert "flight_delay" in loader.model_names()
+    for name in loader.model_names():
+        assert feature_spec(loader.load_spec(name)).tables
 
 
 def test_an_unknown_model_names_the_known_ones() -> None:
     with pytest.raises(SpecError, match="known models: .*coin, flight_delay"):
-        loader.load("flight_dealy")
+        loader.load_spec("flight_dealy")

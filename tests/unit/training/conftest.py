@@ -17,7 +17,7 @@ TRAINER = """
 import hashlib, json, time
 
 def fit(job, output, checkpoints):
-    found = checkpoints.newest()
+    found = checkpoints.load_latest()
     step, value = (found.step, found.files["value"]) if found else (0, b"")
     if problem := job.parameters.get("problem"):
         exec(problem)
@@ -25,7 +25,7 @@ def fit(job, output, checkpoints):
         step, value = step + 1, hashlib.sha256(value).digest()
         print(f"step {step}", flush=True)
         time.sleep(job.parameters.get("pause", 0))
-        checkpoints.after(step, lambda: {"value": value})
+        checkpoints.record_step(step, lambda: {"value": value})
     (output / "model.json").write_text(json.dumps(value.hex()))
     return {"steps": float(step)}
 """
@@ -50,7 +50,7 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         defaults: dict[str, Any] = dict(
             model="hashing",
             fingerprint="f" * 64,
-            train="none.parquet",
+            training_data="none.parquet",
             features=("a",),
             label="label",
             parameters={"steps": 5},
@@ -59,7 +59,7 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
             gpu=0,
             processes=1,
             checkpoint_seconds=60,
-            modules=fingerprints.code(("evergreen_models.hashing.train",), ()),
+            modules=fingerprints.code_versions(("evergreen_models.hashing.train",), ()),
             libraries={},
         )
         return Job(**{**defaults, **fields})

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from evergreen.errors import SpecError
-from evergreen.training.attempt import Allotted, Attempt
-from evergreen.training.cost import Prices, total
+from evergreen.training.attempt import Attempt, ResourceAllocation
+from evergreen.training.cost import PriceTable, total_cost
 
 pytestmark = pytest.mark.unit
 
@@ -29,27 +29,27 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def prices(tmp_path: Path) -> Prices:
+def prices(tmp_path: Path) -> PriceTable:
     (tmp_path / "prices.toml").write_text(TABLE)
-    return Prices.read(tmp_path / "prices.toml")
+    return PriceTable.read(tmp_path / "prices.toml")
 
 
 def attempt(hours: float, *, ended: bool = True, **held: Any) -> Attempt:
     end = START + timedelta(hours=hours)
     return Attempt(
         id="a",
-        run="r",
+        dag_run="r",
         model="m",
         team="t",
-        allotted=Allotted(**held),
-        started=START,
-        seen=end,
-        ended=end if ended else None,
+        allocation=ResourceAllocation(**held),
+        started_at=START,
+        last_heartbeat=end,
+        ended_at=end if ended else None,
     )
 
 
-def test_each_attempt_is_priced_by_what_it_held(prices: Prices) -> None:
-    cost = total(
+def test_each_attempt_is_priced_by_what_it_held(prices: PriceTable) -> None:
+    cost = total_cost(
         [
             attempt(2, cpu=4, memory_gib=10),
             attempt(1, cpu=2, memory_gib=8, gpu=2, gpu_type="big"),
@@ -63,15 +63,15 @@ def test_each_attempt_is_priced_by_what_it_held(prices: Prices) -> None:
     assert cost.gpu_seconds == 3 * 3600
     expected = 2 * (0.4 + 0.1) + (0.2 + 0.08 + 8.0) + (0.1 + 0.04 + 0.5)
     assert cost.price == pytest.approx(expected)
-    assert cost.sentence == "3.00 GPU hours, 12.00 CPU hours in 3 attempts, 9.92 EUR"
+    assert cost.summary == "3.00 GPU hours, 12.00 CPU hours in 3 attempts, 9.92 EUR"
 
 
-def test_one_that_was_killed_counts_until_it_was_last_seen(prices: Prices) -> None:
-    assert total([attempt(0.5, ended=False, cpu=2)], prices).cpu_seconds == 3600
+def test_one_that_was_killed_counts_until_it_was_last_seen(prices: PriceTable) -> None:
+    assert total_cost([attempt(0.5, ended=False, cpu=2)], prices).cpu_seconds == 3600
 
 
-def test_without_prices_the_seconds_are_known(prices: Prices) -> None:
-    cost = total([attempt(1, cpu=1)], None)
+def test_without_prices_the_seconds_are_known(prices: PriceTable) -> None:
+    cost = total_cost([attempt(1, cpu=1)], None)
     assert cost.price is None
     assert cost.metrics == {
         "cost.attempts": 1.0,
@@ -83,8 +83,8 @@ def test_without_prices_the_seconds_are_known(prices: Prices) -> None:
 
 def test_a_gpu_without_a_price_makes_the_sum_unknown_not_smaller(tmp_path: Path) -> None:
     (tmp_path / "prices.toml").write_text(TABLE.replace("default = 0.5", "other = 0.5"))
-    prices = Prices.read(tmp_path / "prices.toml")
-    assert total([attempt(1, cpu=1), attempt(1, gpu=1, gpu_type="big", spot=True)], prices).price is None
+    prices = PriceTable.read(tmp_path / "prices.toml")
+    assert total_cost([attempt(1, cpu=1), attempt(1, gpu=1, gpu_type="big", spot=True)], prices).price is None
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_a_gpu_without_a_price_makes_the_sum_unknown_not_smaller(tmp_path: Path)
 def test_a_wrong_table_is_refused(tmp_path: Path, change: tuple[str, str], said: str) -> None:
     (tmp_path / "prices.toml").write_text(TABLE.replace(*change))
     with pytest.raises(SpecError, match=said):
-        Prices.read(tmp_path / "prices.toml")
+        PriceTable.read(tmp_path / "prices.toml")
 
 
 def test_a_table_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="No such file"):
-        Prices.read(tmp_path / "prices.toml")
+        PriceTable.read(tmp_path / "prices.toml")

@@ -8,7 +8,13 @@ import pyarrow as pa
 import pytest
 
 from evergreen.errors import TrainingDataError, TrainingError
-from evergreen.training.outcome import Ended, OtherCode, Outcome, Preempted, TryAgain
+from evergreen.training.outcome import (
+    AttemptResult,
+    CodeMismatchError,
+    Outcome,
+    RetryableTrainingError,
+    TrainingPreempted,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -34,19 +40,19 @@ class OutOfMemoryError(RuntimeError):
     ],
 )
 def test_an_exit_code_tells_the_outcome(code: int, outcome: Outcome) -> None:
-    assert Outcome.of(code) is outcome
+    assert Outcome.from_exit_code(code) is outcome
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_an_outcome_and_its_exit_code_are_one_to_one(outcome: Outcome) -> None:
-    assert Outcome.of(outcome.exit_code) is outcome
+    assert Outcome.from_exit_code(outcome.exit_code) is outcome
 
 
 @pytest.mark.parametrize(
     ("error", "outcome", "said"),
     [
-        (Preempted("left after step 3"), Outcome.PREEMPTED, "left after step 3"),
-        (OtherCode("other code"), Outcome.BAD_CODE, "other code"),
+        (TrainingPreempted("left after step 3"), Outcome.PREEMPTED, "left after step 3"),
+        (CodeMismatchError("other code"), Outcome.BAD_CODE, "other code"),
         (TrainingDataError("no rows"), Outcome.BAD_DATA, "no rows"),
         (pa.ArrowInvalid("not a Parquet file"), Outcome.BAD_DATA, "training data cannot be read"),
         (MemoryError(), Outcome.OUT_OF_MEMORY, "raise resources.memory_gib"),
@@ -67,34 +73,34 @@ def test_an_outcome_and_its_exit_code_are_one_to_one(outcome: Outcome) -> None:
     ],
 )
 def test_an_error_tells_the_outcome(error: BaseException, outcome: Outcome, said: str) -> None:
-    found, sentence = Outcome.of_error(error)
+    found, sentence = Outcome.from_error(error)
     assert found is outcome
     assert said in sentence
     assert "\n" not in sentence
 
 
 def test_no_trainer_takes_a_preemption_for_an_error() -> None:
-    assert not issubclass(Preempted, Exception)
+    assert not issubclass(TrainingPreempted, Exception)
 
 
 def test_a_preempted_attempt_is_followed_by_another_until_there_were_too_many() -> None:
-    ended = Ended(Outcome.PREEMPTED, "the node was drained")
-    ended.again_at_once("m", 0, allowed=2)
-    ended.again_at_once("m", 1, allowed=2)
+    ended = AttemptResult(Outcome.PREEMPTED, "the node was drained")
+    ended.raise_unless_resumable("m", 0, max_preemptions=2)
+    ended.raise_unless_resumable("m", 1, max_preemptions=2)
     with pytest.raises(TrainingError, match="preempted 3 times, .* allows 2; lately: the node was drained"):
-        ended.again_at_once("m", 2, allowed=2)
+        ended.raise_unless_resumable("m", 2, max_preemptions=2)
 
 
 @pytest.mark.parametrize(
     ("outcome", "error"),
     [
-        (Outcome.UNKNOWN, TryAgain),
+        (Outcome.UNKNOWN, RetryableTrainingError),
         (Outcome.BAD_DATA, TrainingError),
         (Outcome.BAD_CODE, TrainingError),
         (Outcome.OUT_OF_MEMORY, TrainingError),
-        (Outcome.REFUSED, TrainingError),
+        (Outcome.BAD_CONFIG, TrainingError),
     ],
 )
 def test_what_will_happen_again_is_not_tried_again(outcome: Outcome, error: type[Exception]) -> None:
     with pytest.raises(error, match=rf"ended as {outcome.name.lower().replace('_', ' ')}: why"):
-        Ended(outcome, "why").again_at_once("m", 0, allowed=9)
+        AttemptResult(outcome, "why").raise_unless_resumable("m", 0, max_preemptions=9)

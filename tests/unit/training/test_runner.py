@@ -12,20 +12,18 @@ from upath import UPath
 from evergreen import storage
 from evergreen.errors import TrainingError
 from evergreen.training import Checkpoints, Job, runner
-from evergreen.training.outcome import OtherCode
+from evergreen.training.outcome import CodeMismatchError
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(params=["folder", "object store"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> UPath:
-    return storage.path(
-        str(tmp_path / "job") if request.param == "folder" else f"memory://{tmp_path.name}/job"
-    )
+    return storage.storage_path(str(tmp_path / "job") if request.param == "folder" else f"memory://{tmp_path.name}/job")
 
 
 def fit(job: Job, folder: UPath) -> None:
-    runner.fit(job, folder, Checkpoints(folder / "checkpoints", job.fingerprint, job.checkpoint_seconds))
+    runner.run_training(job, folder, Checkpoints(folder / "checkpoints", job.fingerprint, job.checkpoint_seconds))
 
 
 def result_file(folder: UPath) -> UPath:
@@ -35,8 +33,8 @@ def result_file(folder: UPath) -> UPath:
 def test_a_whole_model_is_believed(make_job: Make, folder: UPath, tmp_path: Path) -> None:
     job = make_job()
     fit(job, folder)
-    assert runner.is_done(job.fingerprint, folder)
-    result = runner.fetch(job.fingerprint, folder, tmp_path)
+    assert runner.is_training_complete(job.fingerprint, folder)
+    result = runner.fetch_model_files(job.fingerprint, folder, tmp_path)
     assert result.metrics == {"steps": 5.0}
     assert (tmp_path / "model.json").is_file()
 
@@ -56,7 +54,7 @@ def test_a_job_that_is_done_is_not_done_again(make_job: Make, folder: UPath) -> 
 
 def test_no_result_is_no_model(folder: UPath, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no valid result.json, so no model"):
-        runner.fetch("f" * 64, folder, tmp_path)
+        runner.fetch_model_files("f" * 64, folder, tmp_path)
 
 
 def test_half_a_result_is_no_model(make_job: Make, folder: UPath, tmp_path: Path) -> None:
@@ -64,13 +62,13 @@ def test_half_a_result_is_no_model(make_job: Make, folder: UPath, tmp_path: Path
     whole = result_file(folder).read_bytes()
     storage.put(result_file(folder), whole[: len(whole) // 2])
     with pytest.raises(TrainingError, match=r"no valid result.json"):
-        runner.fetch("f" * 64, folder, tmp_path)
+        runner.fetch_model_files("f" * 64, folder, tmp_path)
 
 
 def test_the_model_of_another_job_is_refused(make_job: Make, folder: UPath, tmp_path: Path) -> None:
     fit(make_job(fingerprint="e" * 64), folder)
     with pytest.raises(TrainingError, match="holds the model of job eeee"):
-        runner.fetch("f" * 64, folder, tmp_path)
+        runner.fetch_model_files("f" * 64, folder, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"other", None])
@@ -84,26 +82,24 @@ def test_a_file_that_is_not_the_one_that_was_written_is_refused(
     if content is not None:
         storage.put(file, content)
     with pytest.raises(TrainingError, match=r"model.json (cannot be read|was changed)"):
-        runner.fetch(job.fingerprint, folder, tmp_path)
-    assert not runner.is_done(job.fingerprint, folder)
+        runner.fetch_model_files(job.fingerprint, folder, tmp_path)
+    assert not runner.is_training_complete(job.fingerprint, folder)
 
 
 def test_other_code_than_the_job_was_planned_with_is_refused(make_job: Make, folder: UPath) -> None:
-    with pytest.raises(OtherCode, match=r"evergreen_models.hashing.train"):
+    with pytest.raises(CodeMismatchError, match=r"evergreen_models.hashing.train"):
         fit(make_job(modules={"evergreen_models.hashing.train": "0" * 64}), folder)
 
 
 def test_other_libraries_than_the_job_was_planned_with_are_refused(make_job: Make, folder: UPath) -> None:
     wanted = {"numpy": "0.1", "nothing-of-that-name": "1.0"}
     with pytest.raises(
-        OtherCode, match=r"numpy \(.* here, 0.1 wanted\), nothing.* \(missing here, 1.0 wanted\)"
+        CodeMismatchError, match=r"numpy \(.* here, 0.1 wanted\), nothing.* \(missing here, 1.0 wanted\)"
     ):
         fit(make_job(libraries=wanted), folder)
 
 
-def test_a_job_is_read_as_it_was_written_and_refuses_what_it_does_not_know(
-    make_job: Make, folder: UPath
-) -> None:
+def test_a_job_is_read_as_it_was_written_and_refuses_what_it_does_not_know(make_job: Make, folder: UPath) -> None:
     job = make_job()
     job.write(folder / "job.json")
     assert Job.read(folder / "job.json") == job

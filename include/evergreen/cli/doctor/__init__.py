@@ -17,144 +17,150 @@ from rich.table import Table
 from rich.text import Text
 
 from evergreen.cli.doctor import cluster, databases, environment, places, servers
-from evergreen.cli.doctor.seen import Seen, Wrong
-from evergreen.cli.progress import Progress, View
+from evergreen.cli.doctor.seen import CheckFailedError, CheckPassed
+from evergreen.cli.progress import Progress, ProgressView
 from evergreen.errors import EvergreenError, Fault, FaultsError
-from evergreen.settings import Settings, settings, shown
+from evergreen.settings import Settings, redact_url, settings
 from evergreen_local import stack
 
-_WITHIN = 60.0  # seconds; each check has limits of its own, this is for what they do not reach
-_CLOCKS = 5.0  # seconds that two clocks may differ: what Airflow forgives its tokens is 10
+_CHECK_TIMEOUT_S = 60.0  # seconds; each check has limits of its own, this is for what they do not reach
+_MAX_CLOCK_SKEW_S = 5.0  # seconds that two clocks may differ: what Airflow forgives its tokens is 10
 
 
-class NotWellError(FaultsError):
+class ChecksFailedError(FaultsError):
     """Something is wrong with what Evergreen stands on."""
 
 
 @dataclass(frozen=True)
-class Check:
+class DoctorCheck:
     """Something to look at: what it is, where it is, and how."""
 
     subject: str
-    where: str
-    look: Callable[[], Seen]
+    location: str
+    run: Callable[[], CheckPassed]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What a check came to; right if it needs no way out."""
 
     subject: str
-    where: str
-    what: str
-    way_out: str = ""
+    location: str
+    message: str
+    fix: str = ""
 
     @property
-    def right(self) -> bool:
-        return not self.way_out
+    def passed(self) -> bool:
+        return not self.fix
 
 
-def checks(now: Settings, addresses: stack.Addresses | None) -> Iterator[Check]:
+def doctor_checks(config: Settings, addresses: stack.ServiceAddresses | None) -> Iterator[DoctorCheck]:
     """All checks for these settings; engines that were started on this machine are at `addresses`."""
-    yield Check("settings", "the environment", environment.variables)
-    yield Check("lake", str(now.lake), partial(places.folder, now.lake))
-    yield Check("ledger", now.ledger, partial(places.place, now.ledger, append_only=True))
-    yield Check("jobs", now.jobs, partial(places.place, now.jobs))
-    yield Check("entries", now.ledger, places.entries)
-    yield Check(
-        "Feast's registry", shown(now.feast_registry), partial(databases.registry, now.feast_registry)
+    yield DoctorCheck("settings", "the environment", environment.check_environment_variables)
+    yield DoctorCheck("lake", str(config.lake), partial(places.check_folder, config.lake))
+    yield DoctorCheck("ledger", config.ledger, partial(places.check_storage, config.ledger, append_only=True))
+    yield DoctorCheck("jobs", config.jobs, partial(places.check_storage, config.jobs))
+    yield DoctorCheck("entries", config.ledger, places.check_ledger_entries)
+    yield DoctorCheck(
+        "Feast's registry",
+        redact_url(config.feast_registry),
+        partial(databases.check_feast_registry, config.feast_registry),
     )
-    yield Check("online store", shown(now.online_store), partial(databases.online_store, now.online_store))
+    yield DoctorCheck(
+        "online store",
+        redact_url(config.online_store),
+        partial(databases.check_online_store, config.online_store),
+    )
     if addresses:
-        yield Check("Airflow", shown(addresses.airflow), partial(servers.airflow, addresses.airflow))
+        yield DoctorCheck("Airflow", redact_url(addresses.airflow), partial(servers.check_airflow, addresses.airflow))
     else:
-        yield Check("Airflow", "this machine", servers.not_up)
-    mlflow = addresses.mlflow if addresses else now.mlflow
+        yield DoctorCheck("Airflow", "this machine", servers.report_airflow_down)
+    mlflow = addresses.mlflow if addresses else config.mlflow
     if mlflow.startswith("http"):
-        yield Check("MLflow", shown(mlflow), partial(servers.mlflow, mlflow))
+        yield DoctorCheck("MLflow", redact_url(mlflow), partial(servers.check_mlflow, mlflow))
     else:
-        yield Check("MLflow's database", shown(mlflow), partial(databases.mlflow, mlflow))
-    spark = addresses.spark if addresses else now.spark
+        yield DoctorCheck("MLflow's database", redact_url(mlflow), partial(databases.check_mlflow_database, mlflow))
+    spark = addresses.spark if addresses else config.spark
     if spark.startswith("sc://"):
-        yield Check("Spark Connect", shown(spark), partial(servers.spark, spark, now.lake))
+        yield DoctorCheck("Spark Connect", redact_url(spark), partial(servers.check_spark_connect, spark, config.lake))
     else:
-        yield Check("Java", "this machine, for Spark", environment.java)
-    if now.training == "pod":
-        yield Check("Kubernetes", f"namespace {now.pods.namespace}", partial(cluster.kubernetes, now.pods))
+        yield DoctorCheck("Java", "this machine, for Spark", environment.check_java)
+    if config.training_backend == "pod":
+        yield DoctorCheck(
+            "Kubernetes", f"namespace {config.pods.namespace}", partial(cluster.check_kubernetes, config.pods)
+        )
     else:
-        yield Check("trainer", str(now.trainer), partial(environment.trainer, now.trainer))
+        yield DoctorCheck("trainer", str(config.trainer), partial(environment.check_trainer, config.trainer))
     for name in ("signing_key", "signing_passphrase", "signing_public_key", "prices"):
-        if file := getattr(now, name):
-            yield Check(name, str(file), partial(environment.readable, Path(file)))
+        if file := getattr(config, name):
+            yield DoctorCheck(name, str(file), partial(environment.check_file_readable, Path(file)))
 
 
-def examine(todo: Sequence[Check]) -> Iterator[Finding]:
+def run_checks(checks: Sequence[DoctorCheck]) -> Iterator[CheckResult]:
     """Make all checks at once; gives their findings in order, each as soon as those before it are there."""
-    found: list[Finding | None] = [None] * len(todo)
+    found: list[CheckResult | None] = [None] * len(checks)
 
-    def make(number: int, check: Check) -> None:
-        found[number] = _finding(check)
+    def make(number: int, check: DoctorCheck) -> None:
+        found[number] = _run_check(check)
 
     # Not a pool: a check that hangs must not keep the command from ending.
-    threads = [
-        threading.Thread(target=make, args=(number, check), daemon=True) for number, check in enumerate(todo)
-    ]
+    threads = [threading.Thread(target=make, args=(number, check), daemon=True) for number, check in enumerate(checks)]
     for thread in threads:
         thread.start()
-    for number, (check, thread) in enumerate(zip(todo, threads, strict=True)):
-        thread.join(_WITHIN)
-        yield found[number] or Finding(
+    for number, (check, thread) in enumerate(zip(checks, threads, strict=True)):
+        thread.join(_CHECK_TIMEOUT_S)
+        yield found[number] or CheckResult(
             check.subject,
-            check.where,
-            f"gives no answer within {_WITHIN:.0f} s",
+            check.location,
+            f"gives no answer within {_CHECK_TIMEOUT_S:.0f} s",
             "look at its log, or start it anew",
         )
 
 
-def doctor(progress: Progress) -> None:
+def run_doctor(progress: Progress) -> None:
     """Make all checks that the settings call for, and tell of each.
 
     Raises:
         NotWellError: something is wrong; names all of it.
     """
-    todo = list(checks(settings(), stack.addresses()))
-    progress.show(View("looking at everything", 0, len(todo), "checks"))
-    findings = list(examine(todo))
-    progress.rest()
+    todo = list(doctor_checks(settings(), stack.service_addresses()))
+    progress.update(ProgressView("looking at everything", 0, len(todo), "checks"))
+    findings = list(run_checks(todo))
+    progress.clear()
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "what", "where", "seen"):
         table.add_column(column, overflow="fold", no_wrap=column in ("", "what"))
     for finding in findings:
-        sign = Text("✓", style="green") if finding.right else Text("✗", style="red")
-        table.add_row(sign, finding.subject, Text(finding.where), Text(finding.what))
-    progress.say(table)
-    faults = [Fault(f"{f.subject}, {f.where}", f.what, f.way_out) for f in findings if not f.right]
+        sign = Text("✓", style="green") if finding.passed else Text("✗", style="red")
+        table.add_row(sign, finding.subject, Text(finding.location), Text(finding.message))
+    progress.print(table)
+    faults = [Fault(f"{f.subject}, {f.location}", f.message, f.fix) for f in findings if not f.passed]
     if faults:
-        raise NotWellError("not all is well", faults)
-    progress.say(f"all {len(findings)} checks are passed", style="green")
+        raise ChecksFailedError("not all is well", faults)
+    progress.print(f"all {len(findings)} checks are passed", style="green")
 
 
-def _finding(check: Check) -> Finding:
+def _run_check(check: DoctorCheck) -> CheckResult:
     try:
-        seen = check.look()
-    except Wrong as wrong:
-        return Finding(check.subject, check.where, wrong.what, wrong.way_out)
+        seen = check.run()
+    except CheckFailedError as wrong:
+        return CheckResult(check.subject, check.location, wrong.problem, wrong.fix)
     except EvergreenError as error:
-        return Finding(check.subject, check.where, str(error), "as it says")
+        return CheckResult(check.subject, check.location, str(error), "as it says")
     except Exception as error:  # a check that stumbles has not seen that all is well
         first = (str(error).splitlines() or [""])[0]
-        return Finding(
+        return CheckResult(
             check.subject,
-            check.where,
+            check.location,
             f"cannot be checked: {type(error).__name__}: {first}",
             "this was not foreseen: mend what it names, then look again",
         )
-    if seen.ahead is not None and abs(seen.ahead) > _CLOCKS:
-        how = "ahead of" if seen.ahead > 0 else "behind"
-        return Finding(
+    if seen.clock_skew is not None and abs(seen.clock_skew) > _MAX_CLOCK_SKEW_S:
+        how = "ahead of" if seen.clock_skew > 0 else "behind"
+        return CheckResult(
             check.subject,
-            check.where,
-            f"its clock is {abs(seen.ahead):.0f} s {how} this machine's",
+            check.location,
+            f"its clock is {abs(seen.clock_skew):.0f} s {how} this machine's",
             "keep both right by NTP (chrony or systemd-timesyncd): tokens and signatures expire by the clock",
         )
-    return Finding(check.subject, check.where, seen.what)
+    return CheckResult(check.subject, check.location, seen.message)

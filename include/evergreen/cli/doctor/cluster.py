@@ -5,53 +5,53 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from evergreen.cli.doctor.seen import Clock, Seen, Wrong
-from evergreen.settings import Pods
+from evergreen.cli.doctor.seen import CheckFailedError, CheckPassed, ClockProbe
+from evergreen.settings import PodSettings
 
-_NEEDED = {
+_REQUIRED_PERMISSIONS = {
     "pods": ("get", "list", "create", "delete"),
     "pods/log": ("get",),
     "events": ("list",),
 }
 
 
-def kubernetes(pods: Pods) -> Seen:
+def check_kubernetes(pods: PodSettings) -> CheckPassed:
     """The cluster answers, the namespace is there, and all rights of docs/kubernetes.md are given."""
     from kubernetes.client import ApiException, CoreV1Api, VersionApi
     from kubernetes.config import ConfigException
     from urllib3.exceptions import HTTPError
 
     if not pods.image:
-        raise Wrong(
+        raise CheckFailedError(
             "EVERGREEN_PODS__IMAGE is not set", "give the trainer's image, built from trainer/Dockerfile"
         )
-    clock = Clock()
+    clock = ClockProbe()
     try:
         client = _client(pods)
         known, _, headers = VersionApi(client).get_code_with_http_info(_request_timeout=10)
-        ahead = clock.ahead_by_header(headers.get("Date"))
-        if missing := [right for right in _rights() if not _may(client, pods.namespace, *right)]:
+        ahead = clock.skew_from_header(headers.get("Date"))
+        if missing := [right for right in _permissions() if not _is_allowed(client, pods.namespace, *right)]:
             names = ", ".join(f"{verb} {resource}" for resource, verb in missing)
-            raise Wrong(f"may not {names}", "give its account the Role of docs/kubernetes.md")
-        if pods.secret and pods.secret not in _secrets(CoreV1Api(client), pods):
-            raise Wrong(
+            raise CheckFailedError(f"may not {names}", "give its account the Role of docs/kubernetes.md")
+        if pods.secret and pods.secret not in _has_secret(CoreV1Api(client), pods):
+            raise CheckFailedError(
                 f"has no secret {pods.secret}", f"kubectl --namespace {pods.namespace} create secret generic"
             )
     except ConfigException as error:
-        raise Wrong(
+        raise CheckFailedError(
             f"no cluster is known: {error}",
             "name a connection in EVERGREEN_PODS__CONNECTION, or a file in KUBECONFIG",
         ) from None
     except ApiException as error:
-        raise Wrong(
+        raise CheckFailedError(
             f"answers {error.status}: {_message(error)}", "renew the account's token or certificate"
         ) from None
     except (HTTPError, OSError) as error:
-        raise Wrong(f"does not answer: {error}", "check the address of the cluster in KUBECONFIG") from None
-    return Seen(f"Kubernetes {known.git_version}, all rights are given", ahead)
+        raise CheckFailedError(f"does not answer: {error}", "check the address of the cluster in KUBECONFIG") from None
+    return CheckPassed(f"Kubernetes {known.git_version}, all rights are given", ahead)
 
 
-def _client(pods: Pods) -> Any:
+def _client(pods: PodSettings) -> Any:
     """As Airflow's operator finds its cluster."""
     if pods.connection:
         from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
@@ -67,11 +67,11 @@ def _client(pods: Pods) -> Any:
     return ApiClient()
 
 
-def _rights() -> list[tuple[str, str]]:
-    return [(resource, verb) for resource, verbs in _NEEDED.items() for verb in verbs]
+def _permissions() -> list[tuple[str, str]]:
+    return [(resource, verb) for resource, verbs in _REQUIRED_PERMISSIONS.items() for verb in verbs]
 
 
-def _may(client: Any, namespace: str, resource: str, verb: str) -> bool:
+def _is_allowed(client: Any, namespace: str, resource: str, verb: str) -> bool:
     from kubernetes.client import AuthorizationV1Api
 
     name, _, sub = resource.partition("/")
@@ -82,7 +82,7 @@ def _may(client: Any, namespace: str, resource: str, verb: str) -> bool:
     return bool(review.status.allowed)
 
 
-def _secrets(core: Any, pods: Pods) -> tuple[str | None, ...]:
+def _has_secret(core: Any, pods: PodSettings) -> tuple[str | None, ...]:
     """The secret's name if it is there, or if this account may not know: it need not."""
     from kubernetes.client import ApiException
 

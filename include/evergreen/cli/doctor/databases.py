@@ -8,78 +8,78 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evergreen.cli.doctor.places import folder
-from evergreen.cli.doctor.seen import Clock, Seen, Silent, Wrong
+from evergreen.cli.doctor.places import check_folder
+from evergreen.cli.doctor.seen import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
-def registry(url: str) -> Seen:
+def check_feast_registry(url: str) -> CheckPassed:
     """Feast's registry: reachable, and with its tables, or without any: the first task makes them."""
     from feast.infra.registry.sql import metadata
 
-    with connected(url) as (connection, seen):
-        if missing := _missing(connection, set(metadata.tables)):
-            raise Wrong(
+    with connect_database(url) as (connection, seen):
+        if missing := _missing_tables(connection, set(metadata.tables)):
+            raise CheckFailedError(
                 f"lacks the tables {', '.join(sorted(missing))}: it is of another version of Feast",
                 "restore its backup for the version before, or `evergreen feast registry create-schema` for this one",
             )
         return seen
 
 
-def mlflow(url: str) -> Seen:
+def check_mlflow_database(url: str) -> CheckPassed:
     """MLflow's database: reachable, and of this version."""
-    with connected(url) as (connection, seen):
+    with connect_database(url) as (connection, seen):
         from mlflow.store.db import utils
 
         if connection.dialect.has_table(connection, "alembic_version"):
             found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
             if found != utils._get_latest_schema_revision():  # noqa: SLF001 - nothing public tells it
-                raise Wrong(
+                raise CheckFailedError(
                     f"its schema is {found}, of another version of MLflow",
                     "back it up, then `evergreen migrate`",
                 )
         return seen
 
 
-def online_store(url: str) -> Seen:
+def check_online_store(url: str) -> CheckPassed:
     """The online store: takes a value and gives it back; and forgets none by itself."""
     if "://" not in url:
-        return folder(Path(url).parent)
+        return check_folder(Path(url).parent)
     import redis
 
-    from evergreen.feature_store.online_backends import connected as redis_at
+    from evergreen.feature_store.online_backends import connect_redis as redis_at
 
-    clock = Clock()
+    clock = ClockProbe()
     try:
         with redis_at(url, socket_connect_timeout=5, socket_timeout=10) as server:
             seconds, micros = server.time()
-            ahead = clock.ahead(seconds + micros / 1e6)
+            ahead = clock.skew(seconds + micros / 1e6)
             told = server.info()
             server.set("_evergreen_doctor", "probe", ex=60)
             server.delete("_evergreen_doctor")
     except redis.AuthenticationError as error:
-        raise Wrong(
+        raise CheckFailedError(
             f"does not let us in: {error}", "correct user and password in EVERGREEN_ONLINE_STORE"
         ) from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise Silent(f"does not answer: {error}", "start it, or correct EVERGREEN_ONLINE_STORE") from None
+        raise UnreachableError(f"does not answer: {error}", "start it, or correct EVERGREEN_ONLINE_STORE") from None
     except redis.ResponseError as error:
-        raise Wrong(
+        raise CheckFailedError(
             f"refuses a value: {error}", "give it memory, and this user the rights to read and write all keys"
         ) from None
     policy = str(told.get("maxmemory_policy", ""))
     if policy.startswith("allkeys"):
-        raise Wrong(
+        raise CheckFailedError(
             f"forgets values when its memory is full (maxmemory-policy {policy}), and nobody would notice",
             "set maxmemory-policy to noeviction",
         )
-    return Seen(f"Redis {told.get('redis_version')}, keeps what it is given", ahead)
+    return CheckPassed(f"Redis {told.get('redis_version')}, keeps what it is given", ahead)
 
 
 @contextmanager
-def connected(url: str) -> Iterator[tuple[Connection, Seen]]:
+def connect_database(url: str) -> Iterator[tuple[Connection, CheckPassed]]:
     """A connection to the database at `url`, SQLAlchemy's way to write it, and what it says of itself.
 
     Raises:
@@ -91,55 +91,53 @@ def connected(url: str) -> Iterator[tuple[Connection, Seen]]:
     try:
         address = sqlalchemy.make_url(url)
         if address.database and address.drivername.startswith("sqlite"):
-            folder(Path(address.database).parent)
+            check_folder(Path(address.database).parent)
         options: dict[str, Any] = {}
         if address.drivername.startswith("postgresql"):
             # By default it is the server's, and what that may be is looked at below.
             options["connect_args"] = {"connect_timeout": 5, "client_encoding": "utf8"}
         engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, **options)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise Wrong(
+        raise CheckFailedError(
             f"is no address of a database: {error}", "write postgresql://user:password@host/name"
         ) from None
-    clock = Clock()
+    clock = ClockProbe()
     try:
         with closing(engine.connect()) as connection:
-            yield connection, _told(connection, clock)
+            yield connection, _describe_server(connection, clock)
     except OperationalError as error:
-        raise refused(str(error.orig)) from None
+        raise connection_failure(str(error.orig)) from None
 
 
-def refused(message: str) -> Wrong:
+def connection_failure(message: str) -> CheckFailedError:
     """Why a database did not let us in, from what it or its driver said."""
-    first = next(
-        (line for line in reversed(message.strip().splitlines()) if "FATAL" in line), message.splitlines()[0]
-    )
+    first = next((line for line in reversed(message.strip().splitlines()) if "FATAL" in line), message.splitlines()[0])
     if "password authentication failed" in message or "no password supplied" in message:
-        return Wrong(
+        return CheckFailedError(
             f"does not let us in: {first}",
             "correct the password; a database keeps the one that it was made with, whatever the environment says later",
         )
     if "does not exist" in message:
-        return Wrong(first, "create it, or correct the address")
-    return Silent(f"does not answer: {first}", "start it, or correct the address")
+        return CheckFailedError(first, "create it, or correct the address")
+    return UnreachableError(f"does not answer: {first}", "start it, or correct the address")
 
 
-def _told(connection: Connection, clock: Clock) -> Seen:
+def _describe_server(connection: Connection, clock: ClockProbe) -> CheckPassed:
     if connection.dialect.name != "postgresql":
-        return Seen(f"{connection.dialect.name}, reachable")
+        return CheckPassed(f"{connection.dialect.name}, reachable")
     encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
     if encoding != "UTF8":
-        raise Wrong(
+        raise CheckFailedError(
             f"keeps text as {encoding}, which clients cannot read",
             "make it anew: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
         )
     version = connection.exec_driver_sql("SHOW server_version").scalar()
     now = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
     assert isinstance(now, datetime)
-    return Seen(f"Postgres {version}, reachable", clock.ahead(now))
+    return CheckPassed(f"Postgres {version}, reachable", clock.skew(now))
 
 
-def _missing(connection: Connection, tables: set[str]) -> set[str]:
+def _missing_tables(connection: Connection, tables: set[str]) -> set[str]:
     """Which of `tables` are not there, if any are."""
     import sqlalchemy
 

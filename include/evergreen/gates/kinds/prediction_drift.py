@@ -7,46 +7,46 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evergreen.gates import validation
-from evergreen.gates.evidence import Evidence, Missing
-from evergreen.gates.kinds.shared import beside, not_computed
-from evergreen.gates.metrics import Floats
-from evergreen.gates.verdict import Record
-from evergreen.spec.gates import PredictionDrift
+from evergreen.gates.evidence import Evidence, MissingEvidence
+from evergreen.gates.kinds.shared import format_against_limit, not_computed_result
+from evergreen.gates.metrics import FloatArray
+from evergreen.gates.verdict import GateResult
+from evergreen.spec.gates import PredictionDriftGate
 
-TENTHS = 10
+DECILES = 10
 
 
-def compute(gate: PredictionDrift, evidence: Evidence) -> Record:
+def compute(gate: PredictionDriftGate, evidence: Evidence) -> GateResult:
     """Passed when the drift from the holdout to the recent day is at most `gate.at_most`. Rows are recent ones.
 
     The reason also tells how much chance alone would show in 95 of 100 days without any drift: with few rows
     that may be more than `at_most`. It changes nothing about the outcome.
     """
-    holdout = validation.column(evidence.candidate)
-    faults = _faults("predictions for the holdout", holdout, gate.min_rows)
+    holdout = validation.to_float_array(evidence.candidate)
+    faults = _prediction_faults("predictions for the holdout", holdout, gate.min_rows)
     recent = None
-    if isinstance(evidence.recent, Missing):
-        faults.append(f"there are no predictions for the most recent day: {evidence.recent.problem}")
+    if isinstance(evidence.recent_predictions, MissingEvidence):
+        faults.append(f"there are no predictions for the most recent day: {evidence.recent_predictions.problem}")
     else:
-        recent = validation.column(evidence.recent)
-        faults += _faults("predictions for the most recent day", recent, gate.min_rows)
+        recent = validation.to_float_array(evidence.recent_predictions)
+        faults += _prediction_faults("predictions for the most recent day", recent, gate.min_rows)
     if faults or holdout is None or recent is None:
-        return not_computed(gate, 0 if recent is None else recent.size, faults)
+        return not_computed_result(gate, 0 if recent is None else recent.size, faults)
 
-    drift, by_chance = psi(holdout, recent) if gate.measure == "psi" else ks(holdout, recent)
+    drift, by_chance = psi(holdout, recent) if gate.statistic == "psi" else ks(holdout, recent)
     between = f"{holdout.size:,} predictions of the holdout and {recent.size:,} of the most recent day"
-    return Record(
+    return GateResult(
         gate=gate.name,
         outcome="passed" if drift <= gate.at_most else "failed",
         candidate=drift,
         threshold=gate.limit,
         rows=recent.size,
-        reason=f"{gate.measure} {beside(drift, gate.at_most)} between {between}, at most {gate.at_most:g} is allowed; "
+        reason=f"{gate.statistic} {format_against_limit(drift, gate.at_most)} between {between}, at most {gate.at_most:g} is allowed; "
         f"without drift it stays below {by_chance:.2g} on 95 of 100 days",
     )
 
 
-def psi(holdout: Floats, recent: Floats) -> tuple[float, float]:
+def psi(holdout: FloatArray, recent: FloatArray) -> tuple[float, float]:
     """The population stability index between (n,) and (m,) predictions, and its 95 % quantile without drift.
 
     Σ (pᵢ - qᵢ) ln(pᵢ / qᵢ) over the tenths of the holdout's predictions, where pᵢ is the share of the recent ones
@@ -58,7 +58,7 @@ def psi(holdout: Floats, recent: Floats) -> tuple[float, float]:
     Without drift, the index divided by (1/n + 1/m) follows about the χ² distribution with one degree of freedom less
     than there are tenths (Yurdakul and Naranjo 2020, Journal of Risk Model Validation 14(4):89-100).
     """
-    cuts = np.unique(np.quantile(holdout, np.arange(1, TENTHS) / TENTHS, method="inverted_cdf"))
+    cuts = np.unique(np.quantile(holdout, np.arange(1, DECILES) / DECILES, method="inverted_cdf"))
     cuts = cuts[cuts < holdout.max()]  # nothing of the holdout lies above its largest
     before, now = (
         np.bincount(np.searchsorted(cuts, predictions, side="left"), minlength=cuts.size + 1)
@@ -68,13 +68,13 @@ def psi(holdout: Floats, recent: Floats) -> tuple[float, float]:
     return stability_index(before, now), chance
 
 
-def stability_index(before: NDArray[np.integer], now: NDArray[np.integer]) -> float:
+def stability_index(holdout_counts: NDArray[np.integer], recent_counts: NDArray[np.integer]) -> float:
     """The index from the (bins,) rows in each bin; a bin without rows counts as half a row."""
-    expected, found = (np.maximum(rows, 0.5) / rows.sum() for rows in (before, now))
+    expected, found = (np.maximum(rows, 0.5) / rows.sum() for rows in (holdout_counts, recent_counts))
     return float(((found - expected) * np.log(found / expected)).sum())
 
 
-def ks(holdout: Floats, recent: Floats) -> tuple[float, float]:
+def ks(holdout: FloatArray, recent: FloatArray) -> tuple[float, float]:
     """The largest distance between the two distribution functions, and its 95 % quantile without drift.
 
     The two-sample statistic of Kolmogorov and Smirnov (Smirnov 1948, Annals of Mathematical Statistics
@@ -84,14 +84,14 @@ def ks(holdout: Floats, recent: Floats) -> tuple[float, float]:
     return distance, float(stats.kstwobign.ppf(0.95)) * float(np.sqrt(1 / holdout.size + 1 / recent.size))
 
 
-def _faults(what: str, predictions: Floats | None, min_rows: int) -> list[str]:
+def _prediction_faults(description: str, predictions: FloatArray | None, min_rows: int) -> list[str]:
     if predictions is None:
-        return [f"the {what} are not one row of numbers"]
+        return [f"the {description} are not one row of numbers"]
     faults = []
     if predictions.size < min_rows:
-        faults.append(f"{predictions.size:,} {what} are too few, at least {min_rows:,} are needed")
+        faults.append(f"{predictions.size:,} {description} are too few, at least {min_rows:,} are needed")
     if lost := int(np.count_nonzero(~np.isfinite(predictions))):
-        faults.append(f"{lost:,} of the {predictions.size:,} {what} are NaN or infinite")
+        faults.append(f"{lost:,} of the {predictions.size:,} {description} are NaN or infinite")
     elif predictions.size and predictions.min() == predictions.max():
-        faults.append(f"all {predictions.size:,} {what} are {predictions[0]:g}")
+        faults.append(f"all {predictions.size:,} {description} are {predictions[0]:g}")
     return faults

@@ -5,35 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from difflib import SequenceMatcher
 
-from evergreen.gates.evidence import Evidence, Missing, Signature
-from evergreen.gates.kinds.shared import not_computed
-from evergreen.gates.verdict import Record
-from evergreen.spec.gates import SameSignature
+from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence
+from evergreen.gates.kinds.shared import not_computed_result
+from evergreen.gates.verdict import GateResult
+from evergreen.spec.gates import SignatureGate
 
 Columns = tuple[tuple[str, str], ...]
 
 
-def compute(gate: SameSignature, evidence: Evidence) -> Record:
+def compute(gate: SignatureGate, evidence: Evidence) -> GateResult:
     """Passed when both list the same columns with the same types in the same order.
 
     The candidate's value is the number of columns that are missing, extra, of another type or in another place;
     the reason names each. Rows are the columns that the model takes.
     """
-    signature = evidence.signature
-    if isinstance(signature, Missing):
-        return not_computed(
+    signature = evidence.input_signature
+    if isinstance(signature, MissingEvidence):
+        return not_computed_result(
             gate, 0, [f"the inputs of the model and of serving are not known: {signature.problem}"]
         )
-    if not isinstance(signature, Signature):
-        return not_computed(gate, 0, ["the inputs of the model and of serving are not a signature"])
-    model, serving = _columns(signature.model), _columns(signature.serving)
-    faults = _faults("the model", model) + _faults("serving", serving)
+    if not isinstance(signature, InputSignature):
+        return not_computed_result(gate, 0, ["the inputs of the model and of serving are not a signature"])
+    model, serving = _parse_columns(signature.model_columns), _parse_columns(signature.serving_columns)
+    faults = _column_faults("the model", model) + _column_faults("serving", serving)
     if faults or model is None or serving is None:
-        return not_computed(gate, len(model or ()), faults)
+        return not_computed_result(gate, len(model or ()), faults)
 
-    differing = _differing(model, serving)
+    differing = _column_differences(model, serving)
     found = "; ".join(differing.values())
-    return Record(
+    return GateResult(
         gate=gate.name,
         outcome="failed" if differing else "passed",
         candidate=len(differing),
@@ -43,7 +43,7 @@ def compute(gate: SameSignature, evidence: Evidence) -> Record:
     )
 
 
-def _differing(model: Columns, serving: Columns) -> dict[str, str]:
+def _column_differences(model: Columns, serving: Columns) -> dict[str, str]:
     """What is wrong, by column. Empty only when both are equal."""
     takes, gives = dict(model), dict(serving)
     faults = {name: f"{name} ({kind}) is missing from serving" for name, kind in model if name not in gives}
@@ -64,21 +64,19 @@ def _differing(model: Columns, serving: Columns) -> dict[str, str]:
     return faults
 
 
-def _columns(listed: object) -> Columns | None:
-    if not isinstance(listed, tuple | list):
+def _parse_columns(columns: object) -> Columns | None:
+    if not isinstance(columns, tuple | list):
         return None
-    for column in listed:
-        if not (
-            isinstance(column, tuple | list) and len(column) == 2 and all(isinstance(x, str) for x in column)
-        ):
+    for column in columns:
+        if not (isinstance(column, tuple | list) and len(column) == 2 and all(isinstance(x, str) for x in column)):
             return None
-    return tuple((name, kind) for name, kind in listed)
+    return tuple((name, kind) for name, kind in columns)
 
 
-def _faults(whose: str, columns: Columns | None) -> list[str]:
+def _column_faults(source: str, columns: Columns | None) -> list[str]:
     if columns is None:
-        return [f"the inputs of {whose} are not names and types of columns"]
+        return [f"the inputs of {source} are not names and types of columns"]
     if not columns:
-        return [f"{whose} lists no columns"]
+        return [f"{source} lists no columns"]
     counts = Counter(name for name, _ in columns)
-    return [f"{whose} lists {name} {n} times" for name, n in counts.items() if n > 1]
+    return [f"{source} lists {name} {n} times" for name, n in counts.items() if n > 1]

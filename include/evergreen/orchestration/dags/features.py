@@ -40,51 +40,49 @@ from airflow.sdk.exceptions import AirflowSkipException
 from evergreen.features import claims, inputs
 from evergreen.ingest import raw_files, watcher
 from evergreen.orchestration.dag_run import (
-    TRIES,
-    days_of_data,
-    facts,
-    features_window,
-    of_family,
-    refusals,
-    skip,
+    RETRY_ARGS,
+    dag_kwargs,
+    dag_run_info,
+    data_range_kwargs,
+    fail_without_retry,
+    model_features_window,
+    skip_tasks,
     step,
 )
-from evergreen.orchestration.triggers.dag_runs import UNDER_WAY, RunsOver
-from evergreen.orchestration.triggers.raw_days import RawDays
+from evergreen.orchestration.triggers.dag_runs import ACTIVE_STATES, DagRunsFinishedTrigger
+from evergreen.orchestration.triggers.raw_days import RawDataTrigger
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import Features, Model
-from evergreen.window import Origin, days_between
+from evergreen.spec.model import FeatureSpec, ModelSpec
+from evergreen.window import RunReason, days_between
 
 if TYPE_CHECKING:
-    from evergreen.features.checks import Faults
+    from evergreen.features.checks import FaultsByDay
 
 _ANNOUNCE = "announce"
 
 
-def features_dag(model: Model) -> DAG:
+def features_dag(model: ModelSpec) -> DAG:
     """`<model>.features`."""
     spec = feature_spec(model)
     with DAG(
-        **of_family(model, "features", "Raw days to published features", __doc__),
-        **days_of_data(model),
+        **dag_kwargs(model, "features", "Raw days to published features", __doc__),
+        **data_range_kwargs(model),
         schedule=AssetOrTimeSchedule(
             timetable=CronDataIntervalTimetable(spec.schedule, timezone=spec.timezone),
-            assets=[_raw(model.name, spec)],
+            assets=[_raw_asset(model.name, spec)],
         ),
         # Also how many runs, those of backfills included, keep Airflow from making one of an arrival.
         max_active_runs=16,
         default_args={
             "owner": model.owner,
-            **TRIES,
+            **RETRY_ARGS,
             # A Spark driver that ran out of memory hangs rather than ends.
             "execution_timeout": timedelta(minutes=30),
         },
         params={
-            "start": Param(
-                None, type=["null", "string"], format="date", description="First day, if run by hand"
-            ),
+            "start": Param(None, type=["null", "string"], format="date", description="First day, if run by hand"),
             "end": Param(None, type=["null", "string"], format="date", description="Last day, included"),
             _ANNOUNCE: Param(
                 None,
@@ -93,20 +91,20 @@ def features_dag(model: Model) -> DAG:
             ),
         },
     ) as dag:
-        planned = Plan(task_id="plan", model=model.name).output
+        planned = PlanFeaturesOperator(task_id="plan", model=model.name).output
         checked = check_raw(model.name, planned)
         passed = check_features(model.name, planned, build(model.name, checked))
         published = publish(model.name, planned, checked, passed)
-        published >> announce.override(outlets=[published_asset(model.name)])(model.name, planned)
+        published >> announce.override(outlets=[features_asset(model.name)])(model.name, planned)
     return dag
 
 
-def published_asset(name: str) -> Asset:
+def features_asset(name: str) -> Asset:
     """The published features of the model `name`, as other DAGs can wait for them."""
     return Asset(name=f"{name}.features", uri=f"evergreen://features/{name}")
 
 
-def _raw(name: str, spec: Features) -> Asset:
+def _raw_asset(name: str, spec: FeatureSpec) -> Asset:
     """The raw days of `name`: whoever delivers them elsewhere may post this asset's event."""
     return Asset(
         name=f"{name}.raw",
@@ -114,10 +112,10 @@ def _raw(name: str, spec: Features) -> Asset:
         watchers=[
             AssetWatcher(
                 name=f"{name}.raw",
-                trigger=RawDays(
+                trigger=RawDataTrigger(
                     prefix=str(raw_files.raw_folder()),
                     sources=[source.name for source in spec.sources if source.daily],
-                    records=str(_records(name)),
+                    records_folder=str(_arrival_records_folder(name)),
                     timezone=spec.timezone,
                     first_day=spec.first_day.isoformat(),
                     last_day=spec.last_day.isoformat() if spec.last_day else None,
@@ -127,11 +125,11 @@ def _raw(name: str, spec: Features) -> Asset:
     )
 
 
-def _records(name: str) -> Path:
+def _arrival_records_folder(name: str) -> Path:
     return settings().lake / "arrivals" / name
 
 
-class Plan(BaseOperator):
+class PlanFeaturesOperator(BaseOperator):
     """Resolve which days the run is about, and which of them, and of other runs that wait, it will make.
 
     Ends the run here if they are published already. Waits, without a worker, for runs that are making them.
@@ -140,42 +138,42 @@ class Plan(BaseOperator):
     ui_color = "#e8f7e4"
 
     def __init__(self, *, model: str, **kwargs: Any):
-        super().__init__(doc_md=Plan.__doc__, **kwargs)
+        super().__init__(doc_md=PlanFeaturesOperator.__doc__, **kwargs)
         self.model = model
 
     def execute(self, context: Any, event: Any = None) -> dict[str, Any]:
-        with refusals():
+        with fail_without_retry():
             return self._plan(context)
 
     def _plan(self, context: Any) -> dict[str, Any]:
-        model, run = loader.load(self.model), context["dag_run"]
+        model, run = loader.load_spec(self.model), context["dag_run"]
         spec = feature_spec(model)
-        window = features_window(model, facts(context, not_dates=(_ANNOUNCE,)))
-        print(f"{window.origin}: {', '.join(map(str, window.days))}")
-        arrived = {day for day in _take_arrivals(model.name, run) if _is_wanted(spec, day)}
+        window = model_features_window(model, dag_run_info(context, excluded_conf_keys=(_ANNOUNCE,)))
+        print(f"{window.run_reason}: {', '.join(map(str, window.days))}")
+        arrived = {day for day in _acknowledge_arrivals(model.name, run) if _is_in_data_range(spec, day)}
         days = sorted(arrived.union(window.days))
         if len(days) > len(window.days):
             more = ", ".join(map(str, sorted(arrived.difference(window.days))))
             print(f"has arrived as well, and no other run has it in hand: {more}")
-        outdated = inputs.outdated_by(model, days)
+        outdated = inputs.stale_days(model, days)
         if outdated:
             print(f"made from raw days that have changed since: {', '.join(map(str, outdated))}")
-        required = inputs.fingerprints(model, [*days, *outdated])
-        todo = {day: mark for day, mark in required.items() if not inputs.published(model, day, mark)}
+        required = inputs.compute_day_fingerprints(model, [*days, *outdated])
+        todo = {day: mark for day, mark in required.items() if not inputs.find_published_day(model, day, mark)}
         for day in required.keys() - todo.keys():
             print(f"{day}: published already with fingerprint {required[day][:12]}")
-        plan: dict[str, Any] = {"origin": window.origin.value, "days": sorted(required), "make": []}
+        plan: dict[str, Any] = {"origin": window.run_reason.value, "days": sorted(required), "make": []}
         if todo:
-            others = self._others_wait_for(context, spec, list(map(date.fromisoformat, todo)))
+            others = self._days_awaited_by_other_runs(context, spec, list(map(date.fromisoformat, todo)))
             along = {
                 day: mark
-                for day, mark in inputs.fingerprints(model, others).items()
-                if not inputs.published(model, day, mark)
+                for day, mark in inputs.compute_day_fingerprints(model, others).items()
+                if not inputs.find_published_day(model, day, mark)
             }
-            mine, busy = claims.claim(model, run.run_id, todo, along, self._under_way(context))
+            mine, busy = claims.claim_days(model, run.run_id, todo, along, self._active_run_check(context))
             if busy:
                 print(f"being made by {', '.join(busy)}: waiting for that")
-                self.defer(trigger=RunsOver(self.dag_id, busy), method_name="execute")
+                self.defer(trigger=DagRunsFinishedTrigger(self.dag_id, busy), method_name="execute")
             plan["make"] = mine
             if len(mine) > len(todo):
                 print(f"{len(mine) - len(todo)} days that other runs are waiting for are made along")
@@ -183,14 +181,14 @@ class Plan(BaseOperator):
             return plan
         # The run ends here; those who wait for the features still hear of them, if they are to.
         tasks = [task.task_id for task in self.get_flat_relatives(upstream=False)]
-        to_be_told = _to_be_announced(context, window.origin)
-        return skip(context, plan, [t for t in tasks if t != _ANNOUNCE or not to_be_told])
+        to_be_told = _should_announce(context, window.run_reason)
+        return skip_tasks(context, plan, [t for t in tasks if t != _ANNOUNCE or not to_be_told])
 
-    def _others_wait_for(self, context: Any, spec: Features, todo: Sequence[date]) -> list[date]:
+    def _days_awaited_by_other_runs(self, context: Any, spec: FeatureSpec, pending_days: Sequence[date]) -> list[date]:
         """Days around the run's own that unfinished runs of this DAG are about, and that can be made."""
         run = context["dag_run"]
-        at_once = settings().days_at_once  # more are left to the runs that want them, to work side by side
-        room = at_once - len(todo)
+        at_once = settings().max_days_per_run  # more are left to the runs that want them, to work side by side
+        room = at_once - len(pending_days)
         if not (run.logical_date and run.data_interval_start) or run.run_type.value == "manual" or room <= 0:
             return []
         clock = run.logical_date.astimezone(ZoneInfo(spec.timezone))
@@ -205,7 +203,7 @@ class Plan(BaseOperator):
 
         def count(days: Sequence[date]) -> int:
             found: int = context["ti"].get_dr_count(
-                dag_id=self.dag_id, logical_dates=[logical_date(day) for day in days], states=UNDER_WAY
+                dag_id=self.dag_id, logical_dates=[logical_date(day) for day in days], states=ACTIVE_STATES
             )
             return found
 
@@ -213,27 +211,27 @@ class Plan(BaseOperator):
         stretch = (about - spec.first_day).days // at_once * at_once
         first = spec.first_day + timedelta(stretch)
         days = days_between(first, min(first + timedelta(at_once), end))
-        waiting = [day for day in asked_for(days, count) if day not in todo]
-        return [day for day in waiting if not inputs.missing(spec, [day])][:room]
+        waiting = [day for day in days_with_runs(days, count) if day not in pending_days]
+        return [day for day in waiting if not inputs.find_missing_raw_files(spec, [day])][:room]
 
-    def _under_way(self, context: Any) -> Callable[[str], bool]:
+    def _active_run_check(self, context: Any) -> Callable[[str], bool]:
         return lambda run_id: bool(
-            context["ti"].get_dr_count(dag_id=self.dag_id, run_ids=[run_id], states=UNDER_WAY)
+            context["ti"].get_dr_count(dag_id=self.dag_id, run_ids=[run_id], states=ACTIVE_STATES)
         )
 
 
-def asked_for(days: Sequence[date], count: Callable[[Sequence[date]], int]) -> list[date]:
+def days_with_runs(days: Sequence[date], count_runs: Callable[[Sequence[date]], int]) -> list[date]:
     """Those of `days` that count: `count` tells how many of some days do, each asking is a request."""
     if not days:
         return []
-    found = count(days)
+    found = count_runs(days)
     if found in (0, len(days)):
         return list(days) if found else []
     half = len(days) // 2
-    return asked_for(days[:half], count) + asked_for(days[half:], count)
+    return days_with_runs(days[:half], count_runs) + days_with_runs(days[half:], count_runs)
 
 
-def _take_arrivals(name: str, run: Any) -> set[date]:
+def _acknowledge_arrivals(name: str, run: Any) -> set[date]:
     """Record that the arrivals that started this run are in hand: the watcher need not tell of them again.
 
     Gives their days, and those of arrivals whose events Airflow has dropped.
@@ -242,29 +240,29 @@ def _take_arrivals(name: str, run: Any) -> set[date]:
     for event in run.consumed_asset_events:
         days = (event.extra.get("payload") or {}).get("days") if event.extra.get("from_trigger") else None
         if isinstance(days, dict):
-            taken |= watcher.take(_records(name), days, run.run_id).keys()
+            taken |= watcher.acknowledge_announcements(_arrival_records_folder(name), days, run.run_id).keys()
     return set(map(date.fromisoformat, taken))
 
 
-def _is_wanted(spec: Features, day: date) -> bool:
+def _is_in_data_range(spec: FeatureSpec, day: date) -> bool:
     return spec.first_day <= day <= (spec.last_day or day)
 
 
-def _to_be_announced(context: Any, origin: Origin) -> bool:
+def _should_announce(context: Any, origin: RunReason) -> bool:
     asked = context["params"].get(_ANNOUNCE)
-    return origin is not Origin.BACKFILL if asked is None else bool(asked)
+    return origin is not RunReason.BACKFILL if asked is None else bool(asked)
 
 
-def _own(planned: dict[str, Any], faults: Faults, what: str) -> Faults:
+def _select_own_faults(plan: dict[str, Any], faults: FaultsByDay, label: str) -> FaultsByDay:
     """The faults of this run's own days; those of days that it makes along are told, and left to their runs."""
-    own = {date.fromisoformat(day) for day in planned["days"]}
+    own = {date.fromisoformat(day) for day in plan["days"]}
     for day in faults.keys() - own:
-        print(f"{day} is left to its own run, its {what} faults: {'; '.join(map(str, faults[day]))}")
+        print(f"{day} is left to its own run, its {label} faults: {'; '.join(map(str, faults[day]))}")
     return {day: wrong for day, wrong in faults.items() if day in own}
 
 
 @step()
-def check_raw(name: str, planned: dict[str, Any]) -> dict[str, str]:
+def check_raw(name: str, plan: dict[str, Any]) -> dict[str, str]:
     """Check the raw files that the days are made from (Great Expectations).
 
     Fails with every broken rule of this run's own days: file, column, rule, count. Faulty days of other runs
@@ -272,46 +270,44 @@ def check_raw(name: str, planned: dict[str, Any]) -> dict[str, str]:
     """
     from evergreen.features import checks
 
-    model, days = loader.load(name), [date.fromisoformat(day) for day in planned["make"]]
+    model, days = loader.load_spec(name), [date.fromisoformat(day) for day in plan["make"]]
     # Not those of `plan`: a file may have been replaced since, and only this task been cleared. Before the
     # checks: `publish` finds out if a file was replaced after this.
-    there = [day for day in days if not inputs.missing(feature_spec(model), [day])]
-    marks = inputs.fingerprints(model, there)
-    faults = checks.raw(model, days)
-    checks.refuse_raw(model, _own(planned, faults, "raw data has"))
+    there = [day for day in days if not inputs.find_missing_raw_files(feature_spec(model), [day])]
+    marks = inputs.compute_day_fingerprints(model, there)
+    faults = checks.check_raw_files(model, days)
+    checks.raise_raw_faults(model, _select_own_faults(plan, faults, "raw data has"))
     return {day: mark for day, mark in marks.items() if date.fromisoformat(day) not in faults}
 
 
 @step()
-def build(name: str, wanted: dict[str, str]) -> dict[str, str]:
+def build(name: str, fingerprints: dict[str, str]) -> dict[str, str]:
     """Compute the features of the days (Spark), all in one go, into folders that nobody reads yet."""
     from evergreen.features import build as builder
 
-    return builder.build(loader.load(name), wanted)
+    return builder.build_features(loader.load_spec(name), fingerprints)
 
 
 @step()
-def check_features(name: str, planned: dict[str, Any], folders: dict[str, str]) -> dict[str, str]:
+def check_features(name: str, plan: dict[str, Any], folders: dict[str, str]) -> dict[str, str]:
     """Check the computed features (Great Expectations); nothing is visible to anybody before this passes."""
     from evergreen.features import checks
 
-    model = loader.load(name)
-    faults = checks.built(model, folders)
-    checks.refuse_built(model, _own(planned, faults, "features have"))
+    model = loader.load_spec(name)
+    faults = checks.check_built_features(model, folders)
+    checks.raise_feature_faults(model, _select_own_faults(plan, faults, "features have"))
     return {day: folder for day, folder in folders.items() if date.fromisoformat(day) not in faults}
 
 
 @step()
-def publish(
-    name: str, planned: dict[str, Any], wanted: dict[str, str], folders: dict[str, str]
-) -> dict[str, str]:
+def publish(name: str, plan: dict[str, Any], fingerprints: dict[str, str], folders: dict[str, str]) -> dict[str, str]:
     """Make each day visible in one step, with its manifest: rows, schema, content hash, fingerprint."""
     from evergreen.errors import InputsChangedError
     from evergreen.features import publish as publishing
 
-    model = loader.load(name)
-    contents = publishing.publish(model, wanted, folders)
-    if lost := sorted(set(planned["days"]) & wanted.keys() - contents.keys()):
+    model = loader.load_spec(name)
+    contents = publishing.publish_features(model, fingerprints, folders)
+    if lost := sorted(set(plan["days"]) & fingerprints.keys() - contents.keys()):
         raise InputsChangedError(
             f"raw data of {', '.join(lost)} or of a day before, or the code of the features, changed while they "
             "were made: nothing of these days was published; clear the run to start anew"
@@ -320,16 +316,16 @@ def publish(
 
 
 @step(trigger_rule="none_failed")
-def announce(name: str, planned: dict[str, Any]) -> None:
+def announce(name: str, plan: dict[str, Any]) -> None:
     """Tell the DAGs that wait for these features which days are new or changed; a backfill tells nobody."""
     context = get_current_context()
-    if not _to_be_announced(context, Origin(planned["origin"])):
+    if not _should_announce(context, RunReason(plan["origin"])):
         raise AirflowSkipException("a backfill wakes no other DAG unless its conf says announce: true")
-    newest = inputs.newest(loader.load(name))
+    newest = inputs.newest_published_day(loader.load_spec(name))
     extra = {
-        "days": planned["days"],
+        "days": plan["days"],
         "until": (newest + timedelta(1)).isoformat(),
-        "origin": planned["origin"],
+        "origin": plan["origin"],
     }
-    context["outlet_events"][published_asset(name)].extra = extra
+    context["outlet_events"][features_asset(name)].extra = extra
     print(extra)

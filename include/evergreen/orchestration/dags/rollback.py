@@ -10,19 +10,19 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, get_current_context
 
-from evergreen.orchestration.dag_run import TRIES, asked_by, of_family, step
+from evergreen.orchestration.dag_run import RETRY_ARGS, dag_kwargs, requester, step
 from evergreen.spec import loader
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
 
-def rollback_dag(model: Model) -> DAG:
+def rollback_dag(model: ModelSpec) -> DAG:
     """`<model>.rollback`."""
     with DAG(
-        **of_family(model, "rollback", "Back to the champion before", __doc__),
+        **dag_kwargs(model, "rollback", "Back to the champion before", __doc__),
         schedule=None,
         default_args={
             "owner": model.owner,
-            **TRIES,
+            **RETRY_ARGS,
             "execution_timeout": timedelta(minutes=10),
         },
         params={
@@ -48,20 +48,26 @@ def plan(name: str) -> str | None:
     """Which version is to be left. A task of its own: a retry of the next one must not go back twice."""
     from evergreen import ledger
 
-    champion = ledger.state(name).champion
+    champion = ledger.read_state(name).champion
     print(f"champion of {name}: {f'version {champion}' if champion else 'none'}")
     return champion
 
 
 @step()
-def rollback(name: str, leaving: str | None) -> dict[str, str]:
+def rollback(name: str, expected_champion: str | None) -> dict[str, str]:
     """Make an earlier version champion again, in the ledger and in MLflow."""
     from evergreen.promotion import service
 
     context = get_current_context()
     asked = context["params"]
-    act = service.rollback(
-        loader.load(name), asked["version"] or None, asked["reason"], by=asked_by(context), leaving=leaving
+    act = service.roll_back_champion(
+        loader.load_spec(name),
+        asked["version"] or None,
+        asked["reason"],
+        actor=requester(context),
+        expected_champion=expected_champion,
     )
-    print(f"{name}: version {act.to} is champion again, version {act.barred} is barred until it is released")
-    return {"champion": act.to, "barred": act.barred}
+    print(
+        f"{name}: version {act.restored_version} is champion again, version {act.barred_version} is barred until it is released"
+    )
+    return {"champion": act.restored_version, "barred": act.barred_version}

@@ -8,39 +8,39 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
-from evergreen.orchestration.dag_run import asked_by, refusals
+from evergreen.orchestration.dag_run import fail_without_retry, requester
 from evergreen.spec import loader
-from evergreen.spec.model import Approval as AsksFor
+from evergreen.spec.model import ApprovalPolicy as AsksFor
 
 if TYPE_CHECKING:
     from evergreen.gates import Verdict
 
 
-class Approval(ApprovalOperator):
+class PromotionApprovalOperator(ApprovalOperator):
     """Asks whether a candidate that passed its gates may become champion; a no is recorded in the ledger.
 
     `judged` is what the task `judge` gave, `version` what `register` gave.
     """
 
-    template_fields: Sequence[str] = ("subject", "body", "judged", "version")
+    template_fields: Sequence[str] = ("subject", "body", "judge_output", "version")
 
-    def __init__(self, *, model: str, judged: Any, version: Any, asks: AsksFor, **options: Any):
+    def __init__(self, *, model: str, judge_output: Any, version: Any, approval: AsksFor, **options: Any):
         super().__init__(
             subject=f"May this version of {model} become champion?",
             defaults=ApprovalOperator.REJECT,
-            response_timeout=timedelta(hours=asks.hours),
-            assigned_users=[{"id": name, "name": name} for name in asks.approvers] or None,
+            response_timeout=timedelta(hours=approval.timeout_hours),
+            assigned_users=[{"id": name, "name": name} for name in approval.approvers] or None,
             **options,
         )
-        self.model, self.judged, self.version = model, judged, version
+        self.model, self.judge_output, self.version = model, judge_output, version
 
     def execute(self, context: Any) -> Any:
         from evergreen import ledger
 
-        with refusals():
-            asked = ledger.judged(self.model, self.judged["entry"])
+        with fail_without_retry():
+            asked = ledger.read_verdict_event(self.model, self.judge_output["entry"])
         self.subject = f"May version {self.version} of {self.model} become champion?"
-        self.body = table(asked.verdict, asked.champion, self.judged["report"])
+        self.body = gate_markdown_table(asked.verdict, asked.champion_version, self.judge_output["report"])
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -48,26 +48,26 @@ class Approval(ApprovalOperator):
 
         # First: the operator ends with skipping what comes after it.
         if event.get("chosen_options") == [self.REJECT]:
-            who = person(event)
-            with refusals():
-                service.reject(
-                    loader.load(self.model),
-                    self.judged["entry"],
+            who = responder(event)
+            with fail_without_retry():
+                service.reject_promotion(
+                    loader.load_spec(self.model),
+                    self.judge_output["entry"],
                     self.version,
-                    by=asked_by(context),
-                    by_whom=who or "nobody",
+                    actor=requester(context),
+                    rejected_by=who or "nobody",
                     reason="rejected" if who else "nobody answered in time",
                 )
         return super().execute_complete(context, event)
 
 
-def person(answer: dict[str, Any]) -> str | None:
+def responder(approval_output: dict[str, Any]) -> str | None:
     """Who answered; None if nobody did in time."""
-    user = answer.get("responded_by_user")
+    user = approval_output.get("responded_by_user")
     return (user.get("name") or user.get("id")) if user else None
 
 
-def table(verdict: Verdict, champion: str | None, report: str) -> str:
+def gate_markdown_table(verdict: Verdict, champion: str | None, report: str) -> str:
     """The gates as a Markdown table, for Airflow's form."""
     lines = [
         f"Judged against version {champion}." if champion else "There is no champion yet.",
@@ -75,7 +75,7 @@ def table(verdict: Verdict, champion: str | None, report: str) -> str:
         "| gate | candidate | champion | interval | threshold | outcome |",
         "|---|---|---|---|---|---|",
     ]
-    for record in verdict.records:
+    for record in verdict.results:
         interval = "{:+.4f} … {:+.4f}".format(*record.interval) if record.interval else "–"
         numbers = ["–" if x is None else f"{x:.4f}" for x in (record.candidate, record.champion)]
         lines.append(

@@ -26,25 +26,29 @@ from evergreen.orchestration.triggers.pod import (
     is_transient,
     summary,
 )
-from evergreen.settings import Pods
+from evergreen.settings import PodSettings
 from evergreen.training.backends import diagnosis
-from evergreen.training.backends.pod import GRACE_S, JOB, MADE_FROM, RUN, label
-from evergreen.training.outcome import Ended, Outcome, TryAgain
+from evergreen.training.backends.pod import (
+    GRACE_PERIOD_S,
+    JOB_ANNOTATION,
+    RUN_LABEL,
+    SPEC_HASH_ANNOTATION,
+    label_value,
+)
+from evergreen.training.outcome import AttemptResult, Outcome, RetryableTrainingError
 
 log = logging.getLogger(__name__)
 
 RESUME_METHOD = "execute_complete"
 """Method of the operator that is called with the trigger's `event`."""
 
-_DELETION_S = GRACE_S + 60  # a node may be slow to report
+_DELETION_S = GRACE_PERIOD_S + 60  # a node may be slow to report
 _SYNC_LOGGING_S = 2  # a task that waits by itself shows the log as it is written
 
 _retry_transient = tenacity.retry(
     retry=tenacity.retry_if_exception(is_transient),
     wait=tenacity.wait_exponential(multiplier=0.5),
-    stop=tenacity.stop_after_attempt(
-        6
-    ),  # 15 s; longer outages are for Airflow's retries, which adopt the pod
+    stop=tenacity.stop_after_attempt(6),  # 15 s; longer outages are for Airflow's retries, which adopt the pod
     reraise=True,
 )
 
@@ -60,29 +64,29 @@ class TrainerPod:
         self,
         *,
         manifest: Mapping[str, Any],
-        pods: Pods,
+        pods: PodSettings,
         timeout: timedelta,
         state: Mapping[str, Any] | None = None,
     ):
         """
         Args:
-            manifest: the pod, of `evergreen.training.backends.pod.manifest`.
+            manifest: the pod, of `evergreen.training.backends.pod.pod_manifest`.
             timeout: of a deferral.
             state: handed to the trigger, and part of its event.
         """
         self.name = manifest["metadata"]["name"]
         self._manifest, self._pods, self._timeout, self._state = manifest, pods, timeout, state
-        self._startup = timedelta(minutes=pods.startup_minutes)
+        self._startup_timeout = timedelta(minutes=pods.startup_timeout_minutes)
         # Of the pod of this attempt: another run of the same job may have created the next one by now.
         self._uid = ""
         self._is_killed = False
 
-    def attempt(self, event: Mapping[str, Any] | None = None) -> Ended:
+    def attempt(self, event: Mapping[str, Any] | None = None) -> AttemptResult:
         """Make an attempt, or continue the one of the trigger's `event`; return how it ended. Its pod is deleted then.
 
         Raises:
             TaskDeferred: the attempt goes on, and the trigger waits for it.
-            TryAgain: this task was ended, and with it the attempt.
+            RetryableTrainingError: this task was ended, and with it the attempt.
         """
         try:
             if event is None:
@@ -90,20 +94,20 @@ class TrainerPod:
             else:
                 self._uid = event["uid"]
             return self._monitor(event)
-        except _NotStarted as refusal:
-            return refusal.ended
+        except _NotStartedError as error:
+            return error.result
         except ConfigException as error:
             fix = "name a connection in EVERGREEN_PODS__CONNECTION, or a file in KUBECONFIG"
-            return Ended(Outcome.REFUSED, f"no cluster is known: {error}: {fix}")
+            return AttemptResult(Outcome.BAD_CONFIG, f"no cluster is known: {error}: {fix}")
         except AirflowNotFoundException as error:
-            return Ended(Outcome.REFUSED, f"{error}: make it, or correct EVERGREEN_PODS__CONNECTION")
+            return AttemptResult(Outcome.BAD_CONFIG, f"{error}: make it, or correct EVERGREEN_PODS__CONNECTION")
         except ApiException as error:
-            return diagnosis.refused(error.status, error.body or "", str(error.reason))
+            return diagnosis.diagnose_api_error(error.status, error.body or "", str(error.reason))
         except HTTPError as error:
-            return diagnosis.refused(None, "", str(error))
+            return diagnosis.diagnose_api_error(None, "", str(error))
 
     def on_kill(self) -> None:
-        """Delete the pod; `attempt`, in which the task is, raises TryAgain then."""
+        """Delete the pod; `attempt`, in which the task is, raises RetryableTrainingError then."""
         self._is_killed = True
         if self._uid:
             self._delete()
@@ -120,7 +124,7 @@ class TrainerPod:
         while (pod := self._read()) is not None:
             self._raise_if_killed()
             self._check_owner(pod)
-            if diagnosis.is_leaving(pod):
+            if diagnosis.is_pod_terminating(pod):
                 log.info("Pod %s is being deleted: waiting until it is gone", self.name)
                 self._await_deletion(pod)
             elif self._is_reusable(pod):
@@ -134,35 +138,35 @@ class TrainerPod:
         log.info("Pod %s is created", self.name)
         self._hold(pod.metadata.uid)
 
-    def _check_owner(self, pod: diagnosis.Json) -> None:
-        job, other = _annotation(self._manifest, JOB), _annotation(pod, JOB)
+    def _check_owner(self, pod: diagnosis.PodJson) -> None:
+        job, other = _annotation(self._manifest, JOB_ANNOTATION), _annotation(pod, JOB_ANNOTATION)
         if job != other:
-            raise _NotStarted(
-                Outcome.REFUSED,
+            raise _NotStartedError(
+                Outcome.BAD_CONFIG,
                 f"pod {self.name} in namespace {self._pods.namespace} is at work for {other or 'something else'}, not "
                 f"for {job}: give each installation a namespace of its own (EVERGREEN_PODS__NAMESPACE)",
             )
 
-    def _is_reusable(self, pod: diagnosis.Json) -> bool:
+    def _is_reusable(self, pod: diagnosis.PodJson) -> bool:
         """Whether to continue with a pod that exists, rather than with a new one."""
-        is_current = _annotation(pod, MADE_FROM) == _annotation(self._manifest, MADE_FROM)
-        if diagnosis.is_over(pod):
-            ended = diagnosis.ended(pod)
-            if ended.outcome is Outcome.SUCCEEDED or (is_current and not ended.outcome.may_pass):
+        is_current = _annotation(pod, SPEC_HASH_ANNOTATION) == _annotation(self._manifest, SPEC_HASH_ANNOTATION)
+        if diagnosis.is_pod_finished(pod):
+            result = diagnosis.diagnose_pod(pod)
+            if result.outcome is Outcome.SUCCEEDED or (is_current and not result.outcome.is_retryable):
                 return True
-            log.warning("An attempt that nobody watched ended: %s", ended.sentence)
+            log.warning("An attempt that nobody watched ended: %s", result.message)
             return False
-        if not is_current and not diagnosis.has_begun(pod):
+        if not is_current and not diagnosis.has_trainer_started(pod):
             log.info("Pod %s waits with outdated settings: it is replaced", self.name)
             return False
         return True
 
-    def _await_deletion(self, pod: diagnosis.Json) -> None:
+    def _await_deletion(self, pod: diagnosis.PodJson) -> None:
         deadline = time.monotonic() + _DELETION_S
         while (current := self._read()) and current["metadata"]["uid"] == pod["metadata"]["uid"]:
             self._raise_if_killed()
             if time.monotonic() > deadline:
-                raise _NotStarted(Outcome.UNKNOWN, diagnosis.stuck(current))
+                raise _NotStartedError(Outcome.UNKNOWN, diagnosis.stuck_termination_message(current))
             time.sleep(1)
 
     def _hold(self, uid: str) -> None:
@@ -174,18 +178,18 @@ class TrainerPod:
 
     def _raise_if_killed(self) -> None:
         if self._is_killed:
-            raise TryAgain("the task was ended from outside, and its pod with it: the next try goes on")
+            raise RetryableTrainingError("the task was ended from outside, and its pod with it: the next try goes on")
 
     # The wait, and what follows.
 
-    def _monitor(self, event: Mapping[str, Any] | None) -> Ended:
+    def _monitor(self, event: Mapping[str, Any] | None) -> AttemptResult:
         event = event or self._await_event()
         while True:
             self._raise_if_killed()
             pod = self._get_pod()
             if pod is None:
-                return diagnosis.GONE
-            if event["problem"] or diagnosis.is_settled(pod, self._startup, datetime.now(UTC)):
+                return diagnosis.POD_GONE
+            if event["problem"] or diagnosis.is_wait_over(pod, self._startup_timeout, datetime.now(UTC)):
                 return self._finish(pod, event["problem"])
             # The API server was away for long, and the pod is at work.
             event = self._await_event(event["log_position"])
@@ -196,8 +200,8 @@ class TrainerPod:
             name=self.name,
             namespace=self._pods.namespace,
             uid=self._uid,
-            startup_seconds=self._startup.total_seconds(),
-            logging_seconds=self._pods.logging_seconds if is_deferrable else _SYNC_LOGGING_S,
+            startup_seconds=self._startup_timeout.total_seconds(),
+            logging_seconds=self._pods.logging_interval_seconds if is_deferrable else _SYNC_LOGGING_S,
             connection=self._pods.connection,
             # The triggerer's client does not find out by itself that it runs in the cluster.
             in_cluster=self._hook.is_in_cluster,
@@ -208,13 +212,15 @@ class TrainerPod:
             raise TaskDeferred(trigger=trigger, method_name=RESUME_METHOD, timeout=self._timeout)
         return asyncio.run(_first_event(trigger))
 
-    def _finish(self, pod: diagnosis.Json, problem: str) -> Ended:
-        ended = diagnosis.hopeless(pod, datetime.now(UTC)) or diagnosis.ended(pod, self._events())
-        if problem and diagnosis.has_begun(pod) and not diagnosis.is_over(pod):
-            ended = Ended(ended.outcome, f"{ended.sentence}: {problem}")
+    def _finish(self, pod: diagnosis.PodJson, problem: str) -> AttemptResult:
+        ended = diagnosis.diagnose_unrecoverable_pod(pod, datetime.now(UTC)) or diagnosis.diagnose_pod(
+            pod, self._events()
+        )
+        if problem and diagnosis.has_trainer_started(pod) and not diagnosis.is_pod_finished(pod):
+            ended = AttemptResult(ended.outcome, f"{ended.message}: {problem}")
         # Whoever creates the next one waits until it is gone; a kubelet may take a minute for one that never began.
         self._delete()
-        return ended
+        return result
 
     # The cluster.
 
@@ -227,12 +233,12 @@ class TrainerPod:
         return self._hook.core_v1_client
 
     @_retry_transient
-    def _get_pod(self) -> diagnosis.Json | None:
+    def _get_pod(self) -> diagnosis.PodJson | None:
         """The pod of this attempt; None if it is gone."""
         pod = self._read()
         return pod if pod and pod["metadata"]["uid"] == self._uid else None
 
-    def _read(self) -> diagnosis.Json | None:
+    def _read(self) -> diagnosis.PodJson | None:
         """The pod of the job, whichever that is; None if there is none."""
         try:
             return _to_json(self._api, self._api.read_namespaced_pod(self.name, self._pods.namespace))
@@ -241,13 +247,11 @@ class TrainerPod:
                 return None
             raise
 
-    def _events(self) -> list[diagnosis.Json]:
+    def _events(self) -> list[diagnosis.PodJson]:
         try:
-            events = self._api.list_namespaced_event(
-                self._pods.namespace, field_selector=event_selector(self._uid)
-            )
+            events = self._api.list_namespaced_event(self._pods.namespace, field_selector=event_selector(self._uid))
         except (ApiException, HTTPError):
-            return []  # they only make the sentence better
+            return []  # they only make the message better
         return [_to_json(self._api, event) for event in events.items]
 
     def _delete(self) -> None:
@@ -255,9 +259,7 @@ class TrainerPod:
         try:
             delete_pod(self._api, self._pods.namespace, self.name, self._uid)
         except (ApiException, HTTPError) as error:
-            log.warning(
-                "Pod %s is not deleted, the next try continues with it: %s", self.name, summary(error)
-            )
+            log.warning("Pod %s is not deleted, the next try continues with it: %s", self.name, summary(error))
 
 
 def delete_pod(api: CoreV1Api, namespace: str, name: str, uid: str) -> None:
@@ -269,20 +271,20 @@ def delete_pod(api: CoreV1Api, namespace: str, name: str, uid: str) -> None:
             raise
 
 
-def delete_pods_of_run(run: str, pods: Pods) -> None:
+def delete_pods_of_run(run: str, pods: PodSettings) -> None:
     """Delete all pods that Airflow's `run` has created."""
     api = KubernetesHook(conn_id=pods.connection).core_v1_client
-    for pod in api.list_namespaced_pod(pods.namespace, label_selector=f"{RUN}={label(run)}").items:
+    for pod in api.list_namespaced_pod(pods.namespace, label_selector=f"{RUN_LABEL}={label_value(run)}").items:
         log.info("Pod %s is left of %s: it is deleted", pod.metadata.name, run)
         delete_pod(api, pods.namespace, pod.metadata.name, pod.metadata.uid)
 
 
-class _NotStarted(Exception):
+class _NotStartedError(Exception):
     """There is no pod to wait for, and why."""
 
-    def __init__(self, outcome: Outcome, sentence: str):
-        super().__init__(sentence)
-        self.ended = Ended(outcome, sentence)
+    def __init__(self, outcome: Outcome, message: str):
+        super().__init__(message)
+        self.result = AttemptResult(outcome, message)
 
 
 async def _first_event(trigger: TrainerPodTrigger) -> Mapping[str, Any]:
@@ -295,6 +297,6 @@ def _annotation(pod: Mapping[str, Any], key: str) -> str:
     return str((pod["metadata"].get("annotations") or {}).get(key, ""))
 
 
-def _to_json(api: CoreV1Api, resource: Any) -> diagnosis.Json:
+def _to_json(api: CoreV1Api, resource: Any) -> diagnosis.PodJson:
     """An object of the client as the JSON that the API server speaks."""
     return api.api_client.sanitize_for_serialization(resource)

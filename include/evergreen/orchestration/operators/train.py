@@ -1,4 +1,4 @@
-"""The task that trains: in a process of its own, or in a pod of a cluster, as `EVERGREEN_TRAINING` says."""
+"""The task that trains: in a process of its own, or in a pod of a cluster, as `EVERGREEN_TRAINING_BACKEND` says."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
-from evergreen.orchestration.dag_run import refusals
+from evergreen.orchestration.dag_run import fail_without_retry
 from evergreen.settings import settings
 from evergreen.spec import loader
-from evergreen.spec.model import Model
+from evergreen.spec.model import ModelSpec
 
 if TYPE_CHECKING:
     from evergreen.orchestration.operators.pod import TrainerPod
 
 
-class Train(BaseOperator):
-    """Train a candidate from a job file, in a process of its own or in a pod (`EVERGREEN_TRAINING`).
+class TrainOperator(BaseOperator):
+    """Train a candidate from a job file, in a process of its own or in a pod (`EVERGREEN_TRAINING_BACKEND`).
 
     **When it fails,** the last line of its log says why and what to do. Clearing it is always safe: it goes on
     from the job's last checkpoint, and a pod that is still at work is taken up again.
@@ -28,13 +28,13 @@ class Train(BaseOperator):
     """
 
     # `examples` is the reference of a training set; the task gives it, and the reference of the model.
-    template_fields: Sequence[str] = ("examples",)
+    template_fields: Sequence[str] = ("training_set_reference",)
 
-    def __init__(self, *, model: Model, examples: Any, **options: Any):
+    def __init__(self, *, model: ModelSpec, training_set_reference: Any, **options: Any):
         super().__init__(
             **{
                 "doc_md": type(self).__doc__,
-                "execution_timeout": longest(model),
+                "execution_timeout": training_timeout(model),
                 # For what may pass: 5 seconds after the first time, minutes after the last. Preemptions are apart.
                 "retries": 5,
                 "retry_exponential_backoff": 2.0,
@@ -42,129 +42,132 @@ class Train(BaseOperator):
                 **options,
             }
         )
-        self.model, self.examples = model.name, examples
+        self.model, self.training_set_reference = model.name, training_set_reference
         self._pod: TrainerPod | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
-        with refusals():
-            return self._trained(context)
+        with fail_without_retry():
+            return self._train(context)
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
         """Continue once the trigger of the pod has fired; the name is `operators.pod.RESUME_METHOD`."""
-        with refusals():
-            return self._trained(context, event)
+        with fail_without_retry():
+            return self._train(context, event)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralError, TaskDeferralTimeout):
             # The trigger is gone without an event. Were this the last try, nobody would end the pod.
-            _delete_pods(_run(context))
+            _delete_pods(_dag_run_name(context))
             raise
 
     def on_kill(self) -> None:
-        from evergreen.training.outcome import TryAgain
+        from evergreen.training.outcome import RetryableTrainingError
 
         if self._pod:
             self._pod.on_kill()
         else:
             # Called in a signal handler: unwinds whatever is going on, which ends a training process with it.
-            raise TryAgain("the task was ended from outside")
+            raise RetryableTrainingError("the task was ended from outside")
 
-    def _trained(self, context: Any, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _train(self, context: Any, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
         from evergreen import storage
         from evergreen.feature_store import training_sets
         from evergreen.training import candidates
         from evergreen.training.backends import process
 
-        model = loader.load(self.model)
-        source = training_sets.dataset(model)
-        training_set, features = source.get(self.examples), training_sets.feature_columns(model)
-        done = None if event else candidates.published(model, training_set, features)
+        model = loader.load_spec(self.model)
+        source = training_sets.training_set_dataset(model)
+        training_set, features = (
+            source.resolve(self.training_set_reference),
+            training_sets.model_input_columns(model),
+        )
+        done = None if event else candidates.find_published_candidate(model, training_set, features)
         if done:
             print(f"the model {done.partition} is published already with fingerprint {done.fingerprint[:12]}")
         else:
-            job_file = str(candidates.prepare(model, training_set, source, features))
-            if event or settings().training == "pod":
-                self._in_pods(context, model, job_file, event)
+            job_file = str(candidates.prepare_job(model, training_set, source, features))
+            if event or settings().training_backend == "pod":
+                self._run_in_pods(context, model, job_file, event)
             else:
-                process.attempts(model, storage.path(job_file), _run(context))
+                process.run_attempts(model, storage.storage_path(job_file), _dag_run_name(context))
             # Whatever an attempt or Airflow says of itself: only a model that is there, and whole, is success.
-            done = candidates.accept(model, training_set, features)
-        return {"training_set": self.examples, "candidate": done.reference}
+            done = candidates.publish_candidate(model, training_set, features)
+        return {"training_set": self.training_set_reference, "candidate": done.reference}
 
-    def _in_pods(self, context: Any, model: Model, job_file: str, event: Mapping[str, Any] | None) -> None:
+    def _run_in_pods(self, context: Any, model: ModelSpec, job_file: str, event: Mapping[str, Any] | None) -> None:
         """Attempt the job until there is a result; an attempt that is preempted is followed by another at once.
 
         Raises:
             TaskDeferred: an attempt goes on, and the trigger waits for it.
-            TryAgain, TrainingError: as of `Ended.again_at_once`.
+            RetryableTrainingError, TrainingError: as of `AttemptResult.raise_unless_resumable`.
         """
         from evergreen import storage
         from evergreen.training import runner
-        from evergreen.training.outcome import Outcome, TryAgain
+        from evergreen.training.outcome import Outcome, RetryableTrainingError
 
         preemptions = 0
         if event:
             state = event["state"]
             preemptions = state["preemptions"]
             if state["job"] != job_file:
-                _delete_pods(_run(context))
-                raise TryAgain(
+                _delete_pods(_dag_run_name(context))
+                raise RetryableTrainingError(
                     f"{model.name}'s code, data or parameters changed while it was trained: the next try trains anew"
                 )
-        folder = storage.path(job_file).parent
+        folder = storage.storage_path(job_file).parent
         while True:
-            self._pod = self._pod_of(context, model, job_file, preemptions)
+            self._pod = self._build_trainer_pod(context, model, job_file, preemptions)
             ended = self._pod.attempt(event)
-            if ended.outcome is Outcome.SUCCEEDED or runner.is_done(folder.name, folder):
+            if ended.outcome is Outcome.SUCCEEDED or runner.is_training_complete(folder.name, folder):
                 return
-            ended.again_at_once(model.name, preemptions, model.resources.preemptions)
+            ended.raise_unless_resumable(model.name, preemptions, model.resources.max_preemptions)
             preemptions += 1
             self.log.warning(
                 "Attempt %s was preempted: %s. The next one begins at once (%s of %s)",
                 preemptions,
-                ended.sentence,
+                ended.message,
                 preemptions,
-                model.resources.preemptions,
+                model.resources.max_preemptions,
             )
             event = None
 
-    def _pod_of(self, context: Any, model: Model, job_file: str, preemptions: int) -> TrainerPod:
+    def _build_trainer_pod(self, context: Any, model: ModelSpec, job_file: str, preemptions: int) -> TrainerPod:
         from evergreen import storage
         from evergreen.orchestration.operators.pod import TrainerPod
         from evergreen.training.backends import pod
         from evergreen.training.job import Job
 
         pods = settings().pods
-        template = pod.template(pods.template) if pods.template else None
-        job = Job.read(storage.path(job_file))
-        manifest = pod.manifest(model, job, job_file, _run(context), pods, template)
+        template = pod.load_pod_template(pods.template) if pods.template else None
+        job = Job.read(storage.storage_path(job_file))
+        manifest = pod.pod_manifest(model, job, job_file, _dag_run_name(context), pods, template)
         state = {"job": job_file, "preemptions": preemptions}
-        return TrainerPod(manifest=manifest, pods=pods, timeout=longest(model), state=state)
+        return TrainerPod(manifest=manifest, pods=pods, timeout=training_timeout(model), state=state)
 
 
-def leave_no_pod(context: Mapping[str, Any]) -> None:
+def delete_leftover_pods(context: Mapping[str, Any]) -> None:
     """Delete what pods a run that has failed has left: a callback of its DAG.
 
     There is one if its task was ended by hand in the second between making its pod and waiting for it in the
     triggerer, or was killed in its last try.
     """
-    if settings().training == "pod":
+    if settings().training_backend == "pod":
         _delete_pods(f"{context['dag'].dag_id} {context['run_id']}")
 
 
-def _delete_pods(run: str) -> None:
+def _delete_pods(dag_run_name: str) -> None:
     from evergreen.orchestration.operators.pod import delete_pods_of_run
 
-    delete_pods_of_run(run, settings().pods)
+    delete_pods_of_run(dag_run_name, settings().pods)
 
 
-def longest(model: Model) -> timedelta:
+def training_timeout(model: ModelSpec) -> timedelta:
     """What all attempts of one try of the task may take: to get a node each, to start, to train, and to leave."""
-    resources, startup = model.resources, settings().pods.startup_minutes
-    return timedelta(minutes=(resources.preemptions + 1) * (2 * startup + resources.minutes + 5))
+    resources, startup = model.resources, settings().pods.startup_timeout_minutes
+    return timedelta(minutes=(resources.max_preemptions + 1) * (2 * startup + resources.timeout_minutes + 5))
 
 
-def _run(context: Any) -> str:
+def _dag_run_name(context: Any) -> str:
     return f"{context['dag_run'].dag_id} {context['dag_run'].run_id}"

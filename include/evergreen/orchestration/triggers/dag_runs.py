@@ -9,10 +9,10 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-UNDER_WAY = ["queued", "running"]
+ACTIVE_STATES = ["queued", "running"]
 
 
-class RunsOver(BaseTrigger):
+class DagRunsFinishedTrigger(BaseTrigger):
     """Fires when none of the runs is under way any more, however they ended: also when they were deleted.
 
     (Airflow's own DagStateTrigger waits for ever for a run that is deleted.)
@@ -32,7 +32,7 @@ class RunsOver(BaseTrigger):
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
         while await sync_to_async(RuntimeTaskInstance.get_dr_count)(
-            dag_id=self.dag_id, run_ids=self.run_ids, states=UNDER_WAY
+            dag_id=self.dag_id, run_ids=self.run_ids, states=ACTIVE_STATES
         ):
             await asyncio.sleep(self.poll_seconds)
         yield TriggerEvent(self.run_ids)  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ from kubernetes_asyncio.client import ApiClient, ApiException, CoreV1Api, V1Dele
 from urllib3.exceptions import HTTPError
 
 from evergreen.training.backends import diagnosis
-from evergreen.training.backends.pod import CONTAINER
+from evergreen.training.backends.pod import TRAINER_CONTAINER
 
 _API_OUTAGE_S = 600  # hours of training are not to end because the API server is upgraded meanwhile
 _POLL_S = 2
@@ -105,19 +105,17 @@ class TrainerPodTrigger(BaseTrigger):
         """Show what is new; return whether there is no reason to wait any longer."""
         api = CoreV1Api(connection)
         try:
-            pod = connection.sanitize_for_serialization(
-                await api.read_namespaced_pod(self.name, self.namespace)
-            )
+            pod = connection.sanitize_for_serialization(await api.read_namespaced_pod(self.name, self.namespace))
         except ApiException as error:
             if error.status == 404:
                 return True
             raise
         if pod["metadata"]["uid"] != self.uid:
             return True
-        settled = diagnosis.is_settled(pod, timedelta(seconds=self.startup_seconds), datetime.now(UTC))
-        if not diagnosis.has_begun(pod):
+        settled = diagnosis.is_wait_over(pod, timedelta(seconds=self.startup_seconds), datetime.now(UTC))
+        if not diagnosis.has_trainer_started(pod):
             await self._show_events(api)
-        elif settled or diagnosis.is_leaving(pod) or self._is_log_due():
+        elif settled or diagnosis.is_pod_terminating(pod) or self._is_log_due():
             await self._show_log(api, complete=settled)
         return settled
 
@@ -156,7 +154,7 @@ class TrainerPodTrigger(BaseTrigger):
         response: Any = await api.read_namespaced_pod_log(
             self.name,
             self.namespace,
-            container=CONTAINER,
+            container=TRAINER_CONTAINER,
             timestamps=True,
             _preload_content=False,  # the client would fail where a trainer prints something else than UTF-8
             **options,
@@ -168,7 +166,7 @@ class TrainerPodTrigger(BaseTrigger):
 
     def _log_lines(self, lines: list[str]) -> None:
         for line in lines:
-            self.log.info("[%s] %s", CONTAINER, line)
+            self.log.info("[%s] %s", TRAINER_CONTAINER, line)
 
     def _warn(self, text: str) -> None:
         """Log `text`, once as long as nothing changes."""

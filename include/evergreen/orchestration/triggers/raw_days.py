@@ -12,14 +12,14 @@ from typing import Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from evergreen.errors import Fault, SpecError
-from evergreen.ingest.watcher import SETTLE, Records, Watch
+from evergreen.ingest.watcher import SETTLE_TIME, AnnouncementStore, RawDataWatcher
 
 log = logging.getLogger(__name__)
 
-_LONGEST_WAIT = 30.0  # seconds between two tries while the store cannot be listed
+_MAX_RETRY_WAIT_S = 30.0  # seconds between two tries while the store cannot be listed
 
 
-class RawDays(BaseEventTrigger):
+class RawDataTrigger(BaseEventTrigger):
     """Fires `{"days": {"2013-01-01": identity, …}}` once for all days that are complete in one look.
 
     prefix: where the raw drops lie, a local path or any URI that fsspec opens.
@@ -36,13 +36,13 @@ class RawDays(BaseEventTrigger):
         self,
         prefix: str,
         sources: Sequence[str],
-        records: str,
+        records_folder: str,
         *,
         timezone: str = "UTC",
         first_day: str | None = None,
         last_day: str | None = None,
         poll_seconds: float = 2,
-        settle_seconds: float = SETTLE.total_seconds(),
+        settle_seconds: float = SETTLE_TIME.total_seconds(),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if not sources:
@@ -51,16 +51,16 @@ class RawDays(BaseEventTrigger):
         self.prefix = prefix
         # Plain types: Airflow knows a trigger again by the JSON of these.
         self.sources = list(sources)
-        self.records = str(records)
+        self.records_folder = str(records_folder)
         self.timezone, self.first_day, self.last_day = timezone, first_day, last_day
         self.poll_seconds = float(poll_seconds)
         self.settle_seconds = float(settle_seconds)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return "evergreen.orchestration.triggers.raw_days.RawDays", {
+        return "evergreen.orchestration.triggers.raw_days.RawDataTrigger", {
             "prefix": self.prefix,
             "sources": self.sources,
-            "records": self.records,
+            "records_folder": self.records_folder,
             "timezone": self.timezone,
             "first_day": self.first_day,
             "last_day": self.last_day,
@@ -69,11 +69,11 @@ class RawDays(BaseEventTrigger):
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        watch = Watch(
+        watch = RawDataWatcher(
             self.prefix,
             self.sources,
-            Records(Path(self.records)),
-            settle=timedelta(seconds=self.settle_seconds),
+            AnnouncementStore(Path(self.records_folder)),
+            settle_time=timedelta(seconds=self.settle_seconds),
             timezone=self.timezone,
             first_day=date.fromisoformat(self.first_day) if self.first_day else None,
             last_day=date.fromisoformat(self.last_day) if self.last_day else None,
@@ -83,7 +83,7 @@ class RawDays(BaseEventTrigger):
         while True:
             days: dict[str, str] = {}
             try:
-                days = await asyncio.to_thread(watch.look)
+                days = await asyncio.to_thread(watch.poll)
             except Exception as error:
                 # Whatever a store raises: it may be away for an hour, and the watcher must outlive that.
                 if type(error) is not trouble:
@@ -91,13 +91,13 @@ class RawDays(BaseEventTrigger):
                         "Cannot look for arrivals in %s (records in %s): %s: %s. Trying on; days that arrive "
                         "meanwhile are announced afterwards.",
                         self.prefix,
-                        self.records,
+                        self.records_folder,
                         type(error).__name__,
                         error,
                         exc_info=error,
                     )
                 trouble = type(error)
-                wait = max(self.poll_seconds, min(2 * wait, _LONGEST_WAIT))
+                wait = max(self.poll_seconds, min(2 * wait, _MAX_RETRY_WAIT_S))
             else:
                 if trouble:
                     log.info("Looking for arrivals in %s works again.", self.prefix)

@@ -12,11 +12,11 @@ from upath import UPath
 from evergreen import storage
 from evergreen.lake import datasets
 from evergreen.settings import settings
-from evergreen.spec.model import Model, Resources
+from evergreen.spec.model import ModelSpec, Resources
 from evergreen.training import attempt, candidates
-from evergreen.training.outcome import Ended, Outcome
+from evergreen.training.outcome import AttemptResult, Outcome
 
-_PASSED_ON = (
+_INHERITED_VARIABLES = (
     "PATH",
     "HOME",
     "LANG",
@@ -26,26 +26,24 @@ _PASSED_ON = (
     "CUDA_VISIBLE_DEVICES",
     "PYTHONPATH",
 )
-_OF_STORES = ("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_")
-_GRACE_S = 60
-_SOURCES = Path(__file__).resolve().parents[3]
+_STORE_VARIABLE_PREFIXES = ("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_")
+_GRACE_PERIOD_S = 60
+_SOURCE_ROOT = Path(__file__).resolve().parents[3]
 
 
-def environment() -> dict[str, str]:
+def trainer_environment() -> dict[str, str]:
     """What a process that trains or loads a model gets of this one's environment; no credential is among it."""
-    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    passed = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
     # The trainer's Python need not have this package installed, and is to run this code and no other.
-    return passed | {
-        "PYTHONPATH": os.pathsep.join([str(_SOURCES), *filter(None, [passed.get("PYTHONPATH")])])
-    }
+    return passed | {"PYTHONPATH": os.pathsep.join([str(_SOURCE_ROOT), *filter(None, [passed.get("PYTHONPATH")])])}
 
 
-def train(
-    model: Model,
+def train_in_process(
+    model: ModelSpec,
     training_set: datasets.Manifest,
-    source: datasets.Dataset,
+    dataset: datasets.Dataset,
     features: tuple[str, ...],
-    run: str = "",
+    dag_run: str = "",
 ) -> datasets.Manifest:
     """Train here on the file `train` of a training set; publish and give the model.
 
@@ -53,42 +51,44 @@ def train(
         TryAgain: the process failed for a reason that may pass.
         TrainingError: it failed for another, or what it left is not a model of this job.
     """
-    if done := candidates.published(model, training_set, features):
+    if done := candidates.find_published_candidate(model, training_set, features):
         print(f"the model {done.partition} is published already with fingerprint {done.fingerprint[:12]}")
         return done
-    attempts(model, candidates.prepare(model, training_set, source, features), run)
-    return candidates.accept(model, training_set, features)
+    run_attempts(model, candidates.prepare_job(model, training_set, dataset, features), dag_run)
+    return candidates.publish_candidate(model, training_set, features)
 
 
-def attempts(model: Model, job_file: UPath, run: str) -> None:
+def run_attempts(model: ModelSpec, job_file: UPath, dag_run: str) -> None:
     """Attempt the job until it succeeds; one that was asked to leave is followed by another at once.
 
     Raises:
         TryAgain, TrainingError: as `train`.
     """
-    surroundings = environment() | attempt.environment(run, model.owner, _allotted(model.resources))
+    surroundings = trainer_environment() | attempt.attempt_environment(
+        dag_run, model.owner, _allocation(model.resources)
+    )
     if not storage.is_local(job_file):
-        surroundings |= {name: value for name, value in os.environ.items() if name.startswith(_OF_STORES)}
+        surroundings |= {name: value for name, value in os.environ.items() if name.startswith(_STORE_VARIABLE_PREFIXES)}
     command = [str(settings().trainer), "-m", "evergreen.training", str(job_file)]
     preemptions = 0
     while True:
-        ended = _attempt(command, surroundings, model.resources.minutes)
+        ended = _run_attempt(command, surroundings, model.resources.timeout_minutes)
         if ended.outcome is Outcome.SUCCEEDED:
             return
-        ended.again_at_once(model.name, preemptions, model.resources.preemptions)
+        ended.raise_unless_resumable(model.name, preemptions, model.resources.max_preemptions)
         preemptions += 1
-        print(f"attempt {preemptions} was preempted: {ended.sentence}; the next one goes on", flush=True)
+        print(f"attempt {preemptions} was preempted: {ended.message}; the next one goes on", flush=True)
 
 
-def _allotted(resources: Resources) -> attempt.Allotted:
-    return attempt.Allotted(
+def _allocation(resources: Resources) -> attempt.ResourceAllocation:
+    return attempt.ResourceAllocation(
         cpu=resources.cpu, memory_gib=resources.memory_gib, gpu=resources.gpu, gpu_type=resources.gpu_type
     )
 
 
-def _attempt(command: list[str], surroundings: dict[str, str], minutes: int) -> Ended:
+def _run_attempt(command: list[str], environment: dict[str, str], minutes: int) -> AttemptResult:
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=surroundings
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as process:
         assert process.stdout
         too_long = Event()
@@ -106,26 +106,24 @@ def _attempt(command: list[str], surroundings: dict[str, str], minutes: int) -> 
                 last = line.strip() or last
             code = process.wait()
         except BaseException:
-            _end(process)  # a task that is ended must not leave its training behind
+            _terminate(process)  # a task that is ended must not leave its training behind
             raise
         finally:
             late.cancel()
     if too_long.is_set():
-        return Ended(
+        return AttemptResult(
             Outcome.UNKNOWN,
-            f"it took longer than resources.minutes, {minutes}; the next try goes on from there",
+            f"it took longer than resources.timeout_minutes, {minutes}; the next try goes on from there",
         )
-    outcome = Outcome.of(code)
+    outcome = Outcome.from_exit_code(code)
     if code < 0:
-        return Ended(outcome, f"it was ended by signal {-code}")
-    return Ended(
-        outcome, last.removeprefix(f"{outcome.words}: ")
-    )  # as `python -m evergreen.training` tells it
+        return AttemptResult(outcome, f"it was ended by signal {-code}")
+    return AttemptResult(outcome, last.removeprefix(f"{outcome.label}: "))  # as `python -m evergreen.training` tells it
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _terminate(process: subprocess.Popen[str]) -> None:
     process.terminate()
     try:
-        process.wait(timeout=_GRACE_S)
+        process.wait(timeout=_GRACE_PERIOD_S)
     except subprocess.TimeoutExpired:
         process.kill()

@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from evergreen.cli.doctor import cluster
-from evergreen.settings import Pods
+from evergreen.settings import PodSettings
 from integration.cli.doctor.conftest import Told
 from support.checks import wrong
 
 pytestmark = pytest.mark.integration
 
 REVIEW = "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-PODS = Pods(image="trainer@sha256:0", namespace="ml", secret="store")
+PODS = PodSettings(image="trainer@sha256:0", namespace="ml", secret="store")
 
 
 @pytest.fixture
@@ -70,38 +70,38 @@ def kubernetes(server: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_cluster_that_is_right(kubernetes: Told) -> None:
-    seen = cluster.kubernetes(PODS)
-    assert seen.what == "Kubernetes v1.33.1, all rights are given"
-    assert seen.ahead == pytest.approx(0, abs=2)
+    seen = cluster.check_kubernetes(PODS)
+    assert seen.message == "Kubernetes v1.33.1, all rights are given"
+    assert seen.clock_skew == pytest.approx(0, abs=2)
 
 
 def test_rights_that_are_missing_are_all_named(kubernetes: Told) -> None:
     kubernetes.refused |= {("pods", "create"), ("pods/log", "get")}  # type: ignore[attr-defined]
-    assert wrong(cluster.kubernetes, PODS)[0] == "may not create pods, get pods/log"
+    assert wrong(cluster.check_kubernetes, PODS)[0] == "may not create pods, get pods/log"
 
 
 def test_a_secret_that_is_not_there(kubernetes: Told) -> None:
     kubernetes.answers["GET /api/v1/namespaces/ml/secrets/store"] = (404, {"message": "not found"})
-    what, way_out = wrong(cluster.kubernetes, PODS)
+    what, way_out = wrong(cluster.check_kubernetes, PODS)
     assert what == "has no secret store"
     assert way_out.startswith("kubectl --namespace ml create secret generic")
 
 
 def test_whether_a_secret_is_there_need_not_be_known(kubernetes: Told) -> None:
     kubernetes.answers["GET /api/v1/namespaces/ml/secrets/store"] = (403, {"message": "forbidden"})
-    assert "all rights are given" in cluster.kubernetes(PODS).what
+    assert "all rights are given" in cluster.check_kubernetes(PODS).message
 
 
 def test_a_token_that_has_expired(kubernetes: Told) -> None:
     kubernetes.answers[REVIEW] = (401, {"message": "Unauthorized"})
-    assert wrong(cluster.kubernetes, PODS) == (
+    assert wrong(cluster.check_kubernetes, PODS) == (
         "answers 401: Unauthorized",
         "renew the account's token or certificate",
     )
 
 
 def test_no_image(kubernetes: Told) -> None:
-    assert wrong(cluster.kubernetes, Pods())[0] == "EVERGREEN_PODS__IMAGE is not set"
+    assert wrong(cluster.check_kubernetes, PodSettings())[0] == "EVERGREEN_PODS__IMAGE is not set"
     assert kubernetes.asked == []
 
 
@@ -109,6 +109,6 @@ def test_no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from kubernetes.config import kube_config
 
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
-    what, way_out = wrong(cluster.kubernetes, PODS)
+    what, way_out = wrong(cluster.check_kubernetes, PODS)
     assert what.startswith("no cluster is known: ")
     assert way_out.endswith("or a file in KUBECONFIG")

@@ -10,28 +10,28 @@ from pathlib import Path
 import pytest
 
 from evergreen.cli import doctor
-from evergreen.cli.doctor import Check, NotWellError, environment, examine
-from evergreen.cli.doctor.seen import Clock, Seen, Wrong
+from evergreen.cli.doctor import ChecksFailedError, DoctorCheck, environment, run_checks
+from evergreen.cli.doctor.seen import CheckFailedError, CheckPassed, ClockProbe
 from evergreen.cli.progress import Progress
 from evergreen.errors import LedgerError
 from evergreen.settings import Settings
-from evergreen_local.stack import Addresses
+from evergreen_local.stack import ServiceAddresses
 from support.checks import wrong
 
 pytestmark = pytest.mark.unit
 
 
-def look(seen: Seen | Exception) -> Check:
-    def function() -> Seen:
+def look(seen: CheckPassed | Exception) -> DoctorCheck:
+    def function() -> CheckPassed:
         if isinstance(seen, Exception):
             raise seen
         return seen
 
-    return Check("thing", "there", function)
+    return DoctorCheck("thing", "there", function)
 
 
-def subjects(addresses: Addresses | None = None, **given: object) -> list[str]:
-    return [check.subject for check in doctor.checks(Settings(**given), addresses)]
+def subjects(addresses: ServiceAddresses | None = None, **given: object) -> list[str]:
+    return [check.subject for check in doctor.doctor_checks(Settings(**given), addresses)]
 
 
 def test_the_embedded_default_needs_no_server(home: Path) -> None:
@@ -43,34 +43,32 @@ def test_the_embedded_default_needs_no_server(home: Path) -> None:
 
 def test_servers_are_looked_at_where_they_are(home: Path) -> None:
     found = subjects(
-        Addresses("http://a:8080", "http://m:5000", "sc://s:15002"),
-        training="pod",
+        ServiceAddresses("http://a:8080", "http://m:5000", "sc://s:15002"),
+        training_backend="pod",
         prices=home / "prices.toml",
     )
     assert found[-5:] == ["Airflow", "MLflow", "Spark Connect", "Kubernetes", "prices"]
 
 
 def test_no_address_is_shown_with_its_password(home: Path) -> None:
-    given = Settings(
-        feast_registry="postgresql://feast:secret@db/feast", online_store="redis://:secret@redis:6379/0"
-    )
-    addresses = Addresses("http://admin:secret@a:8080", "http://m:5000", "local")
-    assert "secret" not in " ".join(check.where for check in doctor.checks(given, addresses))
+    given = Settings(feast_registry="postgresql://feast:secret@db/feast", online_store="redis://:secret@redis:6379/0")
+    addresses = ServiceAddresses("http://admin:secret@a:8080", "http://m:5000", "local")
+    assert "secret" not in " ".join(check.location for check in doctor.doctor_checks(given, addresses))
 
 
 def test_findings_come_in_order_and_one_that_stumbles_is_wrong() -> None:
     findings = list(
-        examine(
+        run_checks(
             [
-                look(Seen("fine")),
-                look(Wrong("broken", "mend it")),
+                look(CheckPassed("fine")),
+                look(CheckFailedError("broken", "mend it")),
                 look(LedgerError("damaged: restore it")),
                 look(ZeroDivisionError("division\nby zero")),
             ]
         )
     )
-    assert [finding.right for finding in findings] == [True, False, False, False]
-    assert [finding.what for finding in findings] == [
+    assert [finding.passed for finding in findings] == [True, False, False, False]
+    assert [finding.message for finding in findings] == [
         "fine",
         "broken",
         "damaged: restore it",
@@ -80,37 +78,41 @@ def test_findings_come_in_order_and_one_that_stumbles_is_wrong() -> None:
 
 @pytest.mark.parametrize(("ahead", "said"), [(90.0, "90 s ahead of"), (-7.2, "7 s behind")])
 def test_a_clock_that_is_wrong_is_told_of(ahead: float, said: str) -> None:
-    [finding] = examine([look(Seen("fine", ahead))])
-    assert finding.what == f"its clock is {said} this machine's"
-    assert "NTP" in finding.way_out
+    [finding] = run_checks([look(CheckPassed("fine", ahead))])
+    assert finding.message == f"its clock is {said} this machine's"
+    assert "NTP" in finding.fix
 
 
 def test_a_clock_that_is_a_little_off_is_right() -> None:
-    [finding] = examine([look(Seen("fine", 4.0))])
-    assert finding.right
+    [finding] = run_checks([look(CheckPassed("fine", 4.0))])
+    assert finding.passed
 
 
 def test_clocks_are_compared_at_the_middle_of_the_question() -> None:
-    clock = Clock()
+    clock = ClockProbe()
     time.sleep(0.2)
-    assert clock.ahead(time.time()) == pytest.approx(0.1, abs=0.05)
-    assert clock.ahead_by_header(None) is None
+    assert clock.skew(time.time()) == pytest.approx(0.1, abs=0.05)
+    assert clock.skew_from_header(None) is None
 
 
 def test_a_check_that_hangs_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_WITHIN", 0.3)
+    monkeypatch.setattr(doctor, "_CHECK_TIMEOUT_S", 0.3)
     began = time.monotonic()
-    hanging = Check("thing", "there", lambda: time.sleep(5) or Seen("late"))
-    findings = list(examine([look(Seen("fine")), hanging, look(Seen("fine"))]))
-    assert [finding.right for finding in findings] == [True, False, True]
+    hanging = DoctorCheck("thing", "there", lambda: time.sleep(5) or CheckPassed("late"))
+    findings = list(run_checks([look(CheckPassed("fine")), hanging, look(CheckPassed("fine"))]))
+    assert [finding.passed for finding in findings] == [True, False, True]
     assert time.monotonic() - began < 3
 
 
 def test_all_that_is_wrong_is_told_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = [look(Wrong("one", "do this")), look(Seen("fine")), look(Wrong("two", "do that"))]
-    monkeypatch.setattr(doctor, "checks", lambda *_: checks)
-    with Progress() as progress, pytest.raises(NotWellError) as caught:
-        doctor.doctor(progress)
+    checks = [
+        look(CheckFailedError("one", "do this")),
+        look(CheckPassed("fine")),
+        look(CheckFailedError("two", "do that")),
+    ]
+    monkeypatch.setattr(doctor, "doctor_checks", lambda *_: checks)
+    with Progress() as progress, pytest.raises(ChecksFailedError) as caught:
+        doctor.run_doctor(progress)
     assert str(caught.value).splitlines() == [
         "not all is well: 2 faults",
         "  - thing, there: one → do this",
@@ -123,32 +125,27 @@ def test_a_variable_that_nothing_reads(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("EVERGREEN_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("EVERGREEN_PODS__IMAGE", "image")
-    assert environment.variables().what == "1 variables, all of them known"
+    assert environment.check_environment_variables().message == "1 variables, all of them known"
     monkeypatch.setenv("EVERGREEN_LEGDER", "s3://x")
-    assert wrong(environment.variables) == (
+    assert wrong(environment.check_environment_variables) == (
         "EVERGREEN_LEGDER: nothing reads it",
         "is EVERGREEN_LEDGER meant?",
     )
 
 
 def test_the_trainer() -> None:
-    assert environment.trainer(Path(sys.executable)).what == f"Python {sys.version.split()[0]}"
-    assert (
-        wrong(environment.trainer, Path("/nowhere/python"))[0] == "cannot be run: No such file or directory"
-    )
+    assert environment.check_trainer(Path(sys.executable)).message == f"Python {sys.version.split()[0]}"
+    assert wrong(environment.check_trainer, Path("/nowhere/python"))[0] == "cannot be run: No such file or directory"
 
 
 def test_a_trainer_without_its_packages(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nexec {sys.executable} -S -E -s -c 'import pyarrow'\n")
     python.chmod(0o755)
-    assert (
-        wrong(environment.trainer, python)[0]
-        == "cannot train: ModuleNotFoundError: No module named 'pyarrow'"
-    )
+    assert wrong(environment.check_trainer, python)[0] == "cannot train: ModuleNotFoundError: No module named 'pyarrow'"
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text("")
-    assert environment.readable(tmp_path / "key.pem").what == "can be read"
-    assert wrong(environment.readable, tmp_path / "other.pem")[0].startswith("No such file or directory")
+    assert environment.check_file_readable(tmp_path / "key.pem").message == "can be read"
+    assert wrong(environment.check_file_readable, tmp_path / "other.pem")[0].startswith("No such file or directory")

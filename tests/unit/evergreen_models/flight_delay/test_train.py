@@ -10,7 +10,7 @@ import xgboost as xgb
 
 from evergreen.errors import TrainingDataError
 from evergreen.training import Job
-from evergreen.training.outcome import Preempted
+from evergreen.training.outcome import TrainingPreempted
 from evergreen_models.flight_delay.train import fit
 from support.interruptions import LeavesAfter
 from support.training_data import NUMBERS, table, trees_job, write
@@ -38,7 +38,7 @@ def test_whatever_interrupts_it_the_model_is_the_same_to_the_last_bit(
     job: Job, undisturbed: Path, tmp_path: Path, steps: list[int]
 ) -> None:
     for step in steps:
-        with pytest.raises(Preempted):
+        with pytest.raises(TrainingPreempted):
             fit(job, tmp_path, LeavesAfter(tmp_path, step))
     metrics = fit(job, tmp_path, LeavesAfter(tmp_path))
     assert (tmp_path / "model.ubj").read_bytes() == undisturbed.read_bytes()

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from evergreen.errors import TrainingDataError
-from evergreen_models.flight_delay_net.columns import Columns, Rows, floats, interleave
+from evergreen_models.flight_delay_net.columns import InputColumns, RowBatch, interleave, to_float32
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
 
 
 def test_texts_are_categories_and_the_order_stays() -> None:
-    columns = Columns.of(
+    columns = InputColumns.from_schema(
         SCHEMA, ["carrier", "fare", "dest", "minute", "holiday", "empty"], "label", ["carrier", "dest"]
     )
     assert columns.inputs == ("carrier", "fare", "dest", "minute", "holiday", "empty")
@@ -37,7 +37,7 @@ def test_texts_are_categories_and_the_order_stays() -> None:
 
 def test_all_faults_are_named() -> None:
     with pytest.raises(TrainingDataError) as refused:
-        Columns.of(SCHEMA, ["carrier", "when", "gone"], "late", ["dest", "minute"])
+        InputColumns.from_schema(SCHEMA, ["carrier", "when", "gone"], "late", ["dest", "minute"])
     said = str(refused.value)
     for fault in (
         "gone is missing",
@@ -61,7 +61,7 @@ def test_all_faults_are_named() -> None:
     ],
 )
 def test_any_kind_of_number_becomes_floating_and_a_missing_one_is_none(values, expected) -> None:
-    np.testing.assert_array_equal(floats(pa.chunked_array([values])), np.array(expected, np.float32))
+    np.testing.assert_array_equal(to_float32(pa.chunked_array([values])), np.array(expected, np.float32))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 4096, 10_000])
@@ -74,7 +74,7 @@ def test_columns_are_written_side_by_side(rows: int) -> None:
 
 def test_rows_are_taken_in_any_order() -> None:
     numbers = np.arange(8, dtype=np.float32).reshape(4, 2)
-    rows = Rows(numbers, numbers.astype(np.int32), numbers[:, 0])
+    rows = RowBatch(numbers, numbers.astype(np.int32), numbers[:, 0])
     taken = rows.take(np.array([3, 0]))
     assert taken.numbers.tolist() == taken.categories.tolist() == [[6, 7], [0, 1]]
-    assert Rows.together([taken, rows]).labels.tolist() == [6, 0, 0, 2, 4, 6]
+    assert RowBatch.concatenate([taken, rows]).labels.tolist() == [6, 0, 0, 2, 4, 6]

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from evergreen.spec import loader
-from evergreen_models.flight_delay.features import SPINE
-from evergreen_models.flight_delay_net.parameters import Parameters
+from evergreen_models.flight_delay.features import SPINE_COLUMNS
+from evergreen_models.flight_delay_net.parameters import NetworkParameters
 
 pytestmark = pytest.mark.unit
 
@@ -18,7 +18,7 @@ HEAVY = ("torch", "numpy", "pyarrow", "pandas", "onnx", "xgboost", "safetensors"
 
 def test_a_dag_file_that_reads_the_spec_imports_no_engine() -> None:
     code = (
-        "import sys; from evergreen.spec import loader; loader.load('flight_delay_net'); "
+        "import sys; from evergreen.spec import loader; loader.load_spec('flight_delay_net'); "
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -26,12 +26,12 @@ def test_a_dag_file_that_reads_the_spec_imports_no_engine() -> None:
 
 
 def test_it_shares_the_features_of_the_trees_and_adds_who_flies_where() -> None:
-    net, trees = loader.load("flight_delay_net"), loader.load("flight_delay")
-    assert net.features_of == trees.name
+    net, trees = loader.load_spec("flight_delay_net"), loader.load_spec("flight_delay")
+    assert net.feature_model == trees.name
     assert set(net.request_columns) - set(trees.request_columns) == {"carrier", "origin", "dest"}
-    assert set(net.request_columns) <= set(SPINE)
+    assert set(net.request_columns) <= set(SPINE_COLUMNS)
 
 
 def test_its_parameters_are_valid_and_embed_its_texts() -> None:
-    parameters = Parameters.model_validate(loader.load("flight_delay_net").parameters)
-    assert set(parameters.embedding) == {"carrier", "origin", "dest"}
+    parameters = NetworkParameters.model_validate(loader.load_spec("flight_delay_net").parameters)
+    assert set(parameters.embedding_sizes) == {"carrier", "origin", "dest"}

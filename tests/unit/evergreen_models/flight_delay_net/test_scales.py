@@ -10,22 +10,22 @@ import pyarrow.compute as pc
 import pytest
 
 from evergreen.errors import TrainingDataError
-from evergreen_models.flight_delay_net.columns import UNKNOWN, Columns
-from evergreen_models.flight_delay_net.scales import Scales, learn
+from evergreen_models.flight_delay_net.columns import UNKNOWN_CODE, InputColumns
+from evergreen_models.flight_delay_net.scales import ColumnStatistics, compute_column_statistics
 from support.training_data import CATEGORIES, INPUTS, NUMBERS, table, write
 
 pytestmark = pytest.mark.unit
 
 
-def columns_of(rows: pa.Table, *inputs: str) -> Columns:
+def columns_of(rows: pa.Table, *inputs: str) -> InputColumns:
     names = inputs or INPUTS
     texts = [name for name in names if pa.types.is_string(rows.schema.field(name).type)]
-    return Columns.of(rows.schema, names, "label", texts)
+    return InputColumns.from_schema(rows.schema, names, "label", texts)
 
 
-def learned(rows: pa.Table, folder: Path, *inputs: str, group_rows: int = 700, rare: int = 1) -> Scales:
+def learned(rows: pa.Table, folder: Path, *inputs: str, group_rows: int = 700, rare: int = 1) -> ColumnStatistics:
     file = write(rows, folder / "train.parquet", group_rows)
-    return learn(str(file), columns_of(rows, *inputs), rare)
+    return compute_column_statistics(str(file), columns_of(rows, *inputs), rare)
 
 
 def test_they_are_those_of_all_rows_at_once(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_the_same_file_gives_the_same_bits_and_json_keeps_them(tmp_path: Path) -
     rows = table(3_000)
     one, other = learned(rows, tmp_path), learned(rows, tmp_path)
     assert one == other
-    assert Scales.from_json(one.to_json()) == one
+    assert ColumnStatistics.from_json(one.to_json()) == one
 
 
 def test_a_category_is_its_place_in_the_vocabulary_and_what_is_not_in_it_is_unknown(tmp_path: Path) -> None:
@@ -52,8 +52,16 @@ def test_a_category_is_its_place_in_the_vocabulary_and_what_is_not_in_it_is_unkn
     scales = learned(rows, tmp_path, rare=2)
     assert scales.vocabularies[0] == CATEGORIES["carrier"]
     asked = pa.chunked_array([["UA", "AA"], ["XX", "", None, "B6", "ZZ"], []], pa.string())
-    assert scales.codes(0, asked).tolist() == [3, 1, UNKNOWN, UNKNOWN, UNKNOWN, 2, UNKNOWN]
-    assert scales.codes(0, asked.dictionary_encode()).tolist() == scales.codes(0, asked).tolist()
+    assert scales.encode(0, asked).tolist() == [
+        3,
+        1,
+        UNKNOWN_CODE,
+        UNKNOWN_CODE,
+        UNKNOWN_CODE,
+        2,
+        UNKNOWN_CODE,
+    ]
+    assert scales.encode(0, asked.dictionary_encode()).tolist() == scales.encode(0, asked).tolist()
 
 
 def test_what_is_no_number_counts_for_nothing_and_what_never_varies_has_no_spread(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from evergreen import storage
 from evergreen.errors import TrainingDataError
-from evergreen_models.flight_delay_net.columns import Columns, Rows
-from evergreen_models.flight_delay_net.scales import Scales, learn
-from evergreen_models.flight_delay_net.stream import Order, Stream
+from evergreen_models.flight_delay_net.columns import InputColumns, RowBatch
+from evergreen_models.flight_delay_net.scales import ColumnStatistics, compute_column_statistics
+from evergreen_models.flight_delay_net.stream import BatchPlan, BatchStream
 from support.training_data import CATEGORIES, table, write
 
 pytestmark = pytest.mark.unit
@@ -31,37 +31,42 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def columns() -> Columns:
-    return Columns.of(table(1).schema, INPUTS, "label", CATEGORIES)
+def columns() -> InputColumns:
+    return InputColumns.from_schema(table(1).schema, INPUTS, "label", CATEGORIES)
 
 
 @pytest.fixture(scope="module")
-def scales(train: Path, columns: Columns) -> Scales:
-    return learn(str(train), columns, rare=1)
+def scales(train: Path, columns: InputColumns) -> ColumnStatistics:
+    return compute_column_statistics(str(train), columns, min_category_rows=1)
 
 
-def order(process: int = 0, processes: int = 1, seed: int = 3, batch_rows: int = 256) -> Order:
+def order(process: int = 0, processes: int = 1, seed: int = 3, batch_rows: int = 256) -> BatchPlan:
     groups = [GROUP] * (ROWS // GROUP) + [ROWS % GROUP]
-    return Order(tuple(groups), batch_rows, 1_000, seed, process, processes)
+    return BatchPlan(tuple(groups), batch_rows, 1_000, seed, process, processes)
 
 
 def batches(
-    train: Path, columns: Columns, scales: Scales, how: Order, first: int = 0, epochs: int = 1
-) -> list[Rows]:
-    return list(Stream(str(train), columns, scales, how).batches(first, epochs * how.steps))
+    train: Path,
+    columns: InputColumns,
+    scales: ColumnStatistics,
+    how: BatchPlan,
+    first: int = 0,
+    epochs: int = 1,
+) -> list[RowBatch]:
+    return list(BatchStream(str(train), columns, scales, how).batches(first, epochs * how.steps_per_epoch))
 
 
-def read(found: list[Rows]) -> list[int]:
+def read(found: list[RowBatch]) -> list[int]:
     """The numbers of the rows, in the order of the batches."""
     return [int(row) for batch in found for row in batch.numbers[:, 0]]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_each_row_comes_once_an_epoch_and_the_processes_share_them_evenly(
-    train: Path, columns: Columns, scales: Scales, processes: int
+    train: Path, columns: InputColumns, scales: ColumnStatistics, processes: int
 ) -> None:
     streams = [batches(train, columns, scales, order(n, processes), epochs=2) for n in range(processes)]
-    steps = order().steps
+    steps = order().steps_per_epoch
     assert {len(stream) for stream in streams} == {2 * steps}
     for epoch in (0, 1):
         seen = [read(stream[epoch * steps : (epoch + 1) * steps]) for stream in streams]
@@ -70,13 +75,13 @@ def test_each_row_comes_once_an_epoch_and_the_processes_share_them_evenly(
     for step in range(2 * steps):
         sizes = [len(stream[step]) for stream in streams]
         assert max(sizes) - min(sizes) <= 1
-        assert sum(sizes) == order(0, processes).rows_of(step)
+        assert sum(sizes) == order(0, processes).rows_in_step(step)
         assert abs(sum(sizes) - ROWS / steps) <= processes
 
 
-def test_rows_arrive_as_they_are_in_the_file(train: Path, columns: Columns, scales: Scales) -> None:
+def test_rows_arrive_as_they_are_in_the_file(train: Path, columns: InputColumns, scales: ColumnStatistics) -> None:
     expected = table(ROWS)
-    found = Rows.together(batches(train, columns, scales, order()))
+    found = RowBatch.concatenate(batches(train, columns, scales, order()))
     expected = expected.take(pa.array(found.numbers[:, 0].astype(int)))
     np.testing.assert_array_equal(found.numbers[:, 1], expected["rain"].to_pandas().astype(np.float32))
     np.testing.assert_array_equal(found.labels, expected["label"])
@@ -85,15 +90,17 @@ def test_rows_arrive_as_they_are_in_the_file(train: Path, columns: Columns, scal
         assert found.categories[:, n].tolist() == codes
 
 
-def test_from_an_object_store_they_are_the_same(train: Path, columns: Columns, scales: Scales) -> None:
-    stored = storage.path(f"memory://{train.parent.name}/train.parquet")
+def test_from_an_object_store_they_are_the_same(train: Path, columns: InputColumns, scales: ColumnStatistics) -> None:
+    stored = storage.storage_path(f"memory://{train.parent.name}/train.parquet")
     storage.upload(train, stored)
-    assert learn(str(stored), columns, rare=1) == scales
-    found = Stream(str(stored), columns, scales, order()).batches(0, order().steps)
+    assert compute_column_statistics(str(stored), columns, min_category_rows=1) == scales
+    found = BatchStream(str(stored), columns, scales, order()).batches(0, order().steps_per_epoch)
     assert read(list(found)) == read(batches(train, columns, scales, order()))
 
 
-def test_the_order_follows_from_the_seed_and_the_epoch(train: Path, columns: Columns, scales: Scales) -> None:
+def test_the_order_follows_from_the_seed_and_the_epoch(
+    train: Path, columns: InputColumns, scales: ColumnStatistics
+) -> None:
     once = read(batches(train, columns, scales, order(), epochs=2))
     assert read(batches(train, columns, scales, order(), epochs=2)) == once
     assert once[:ROWS] != once[ROWS:]
@@ -105,7 +112,7 @@ def test_the_order_follows_from_the_seed_and_the_epoch(train: Path, columns: Col
 
 @pytest.mark.parametrize("first", [1, 7, 19, 20, 21, 39])
 def test_from_any_step_on_the_batches_are_those_that_would_have_come(
-    train: Path, columns: Columns, scales: Scales, first: int
+    train: Path, columns: InputColumns, scales: ColumnStatistics, first: int
 ) -> None:
     for how in (order(), order(1, 3)):
         whole = batches(train, columns, scales, how, epochs=2)
@@ -117,7 +124,7 @@ def test_from_any_step_on_the_batches_are_those_that_would_have_come(
 
 
 def test_what_was_passed_is_not_decoded(
-    train: Path, columns: Columns, scales: Scales, monkeypatch: pytest.MonkeyPatch
+    train: Path, columns: InputColumns, scales: ColumnStatistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pyarrow.parquet as pq
 
@@ -130,23 +137,21 @@ def test_what_was_passed_is_not_decoded(
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     how = order()
-    batches(train, columns, scales, how, first=how.steps - 1)
-    assert (
-        len(decoded) <= 2 * 3
-    )  # the window of the last batch and perhaps the one before it, three groups each
+    batches(train, columns, scales, how, first=how.steps_per_epoch - 1)
+    assert len(decoded) <= 2 * 3  # the window of the last batch and perhaps the one before it, three groups each
 
 
-def test_who_stops_early_leaves_no_thread_behind(train: Path, columns: Columns, scales: Scales) -> None:
+def test_who_stops_early_leaves_no_thread_behind(train: Path, columns: InputColumns, scales: ColumnStatistics) -> None:
     import threading
 
-    stream = iter(Stream(str(train), columns, scales, order()).batches(0, 1_000))
+    stream = iter(BatchStream(str(train), columns, scales, order()).batches(0, 1_000))
     next(stream)
     stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
 def test_a_file_that_is_damaged_is_told_in_the_thread_that_learns(
-    train: Path, columns: Columns, scales: Scales, tmp_path: Path
+    train: Path, columns: InputColumns, scales: ColumnStatistics, tmp_path: Path
 ) -> None:
     content = bytearray(train.read_bytes())
     content[4:20_000] = bytes(20_000 - 4)
@@ -157,21 +162,21 @@ def test_a_file_that_is_damaged_is_told_in_the_thread_that_learns(
 
 
 def test_too_few_rows_for_so_many_processes_are_refused(
-    train: Path, columns: Columns, scales: Scales
+    train: Path, columns: InputColumns, scales: ColumnStatistics
 ) -> None:
     with pytest.raises(TrainingDataError, match="too few for 8 processes"):
-        Stream(str(train), columns, scales, order(0, 8, batch_rows=4))
+        BatchStream(str(train), columns, scales, order(0, 8, batch_rows=4))
 
 
-def test_memory_follows_the_window_and_not_the_file(tmp_path: Path, columns: Columns) -> None:
+def test_memory_follows_the_window_and_not_the_file(tmp_path: Path, columns: InputColumns) -> None:
     groups, rows = 100, 10_000
     file = write(table(groups * rows), tmp_path / "train.parquet", rows)
-    known = learn(str(file), columns, rare=1)
-    how = Order((rows,) * groups, batch_rows=1_000, window_rows=2 * rows, seed=3)
+    known = compute_column_statistics(str(file), columns, min_category_rows=1)
+    how = BatchPlan((rows,) * groups, batch_rows=1_000, shuffle_rows=2 * rows, seed=3)
     gc.collect()
     arrow, highest = pa.total_allocated_bytes(), 0
     tracemalloc.start()
-    for _ in Stream(str(file), columns, known, how).batches(0, how.steps):
+    for _ in BatchStream(str(file), columns, known, how).batches(0, how.steps_per_epoch):
         highest = max(highest, pa.total_allocated_bytes() - arrow)
     arrays = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -191,16 +196,16 @@ def test_windows_hold_each_row_of_the_epoch_once(
 ) -> None:
     seen: list[tuple[int, int]] = []
     for process in range(processes):
-        how = Order(tuple(groups), batch_rows, window_rows, 1, process, processes)
+        how = BatchPlan(tuple(groups), batch_rows, window_rows, 1, process, processes)
         at = 0
         for window in how.windows(epoch):
             assert window.start == at
-            assert len(window) <= window_rows or len(window.pieces) == 1
-            assert sorted(how.shuffled(window)) == list(range(len(window)))
+            assert len(window) <= window_rows or len(window.slices) == 1
+            assert sorted(how.permutation(window)) == list(range(len(window)))
             at = window.stop
-            seen += [(piece.group, row) for piece in window.pieces for row in range(piece.start, piece.stop)]
-        start, stop = how.share(process)
+            seen += [(piece.group, row) for piece in window.slices for row in range(piece.start, piece.stop)]
+        start, stop = how.rank_range(process)
         assert at == stop - start
-        assert how.batch(epoch * how.steps, process)[0] == 0
-        assert how.batch((epoch + 1) * how.steps - 1, process)[1] == at
+        assert how.batch_range(epoch * how.steps_per_epoch, process)[0] == 0
+        assert how.batch_range((epoch + 1) * how.steps_per_epoch - 1, process)[1] == at
     assert sorted(seen) == [(group, row) for group, size in enumerate(groups) for row in range(size)]

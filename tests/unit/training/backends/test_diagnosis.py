@@ -42,9 +42,7 @@ def leaving(found: dict[str, Any], at: datetime = NOW) -> dict[str, Any]:
 
 def ended_with(code: int, message: str | None = None, reason: str = "Error") -> dict[str, Any]:
     said = {} if message is None else {"message": message}
-    return pod(
-        "Succeeded" if code == 0 else "Failed", {"terminated": {"exitCode": code, "reason": reason, **said}}
-    )
+    return pod("Succeeded" if code == 0 else "Failed", {"terminated": {"exitCode": code, "reason": reason, **said}})
 
 
 def waits(reason: str, message: str = "") -> dict[str, Any]:
@@ -71,7 +69,7 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
         (ended_with(71, "CUDA out of memory"), Outcome.OUT_OF_MEMORY, "CUDA out of memory"),
         (ended_with(75, "asked to leave, after step 12"), Outcome.PREEMPTED, "after step 12"),
         (ended_with(143), Outcome.PREEMPTED, "asked to leave"),
-        (ended_with(78, "no training job can be read"), Outcome.REFUSED, "no training job"),
+        (ended_with(78, "no training job can be read"), Outcome.BAD_CONFIG, "no training job"),
         (ended_with(1, TRACEBACK), Outcome.UNKNOWN, "exit code 1: RuntimeError: boom"),
         (ended_with(65), Outcome.BAD_DATA, "exit code 65 and said nothing"),
         (ended_with(139), Outcome.UNKNOWN, "exit code 139: it said nothing"),
@@ -146,12 +144,12 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
             pod("Failed", RUNNING, reason="DeadlineExceeded", message="Pod was active on the node longer than the "
                 "specified deadline"),
             Outcome.UNKNOWN,
-            "it took longer than resources.minutes, 90",
+            "it took longer than resources.timeout_minutes, 90",
         ),
         (
             pod("Failed", {"terminated": {"exitCode": 75, "reason": "Error"}}, reason="DeadlineExceeded"),
             Outcome.UNKNOWN,
-            "it took longer than resources.minutes, 90",
+            "it took longer than resources.timeout_minutes, 90",
         ),
         # The node would not have it.
         (pod("Failed", reason="OutOfnvidia.com/gpu", message="Node didn't have enough resource"), Outcome.UNKNOWN,
@@ -161,23 +159,23 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
         # It never began.
         (
             ended_with(128, 'runc create failed: exec: "python": executable file not found in $PATH', "StartError"),
-            Outcome.REFUSED,
+            Outcome.BAD_CONFIG,
             "the image cannot run a trainer",
         ),
-        (waits("CreateContainerConfigError", 'secret "store" not found'), Outcome.REFUSED, 'secret "store" not found'),
+        (waits("CreateContainerConfigError", 'secret "store" not found'), Outcome.BAD_CONFIG, 'secret "store" not found'),
         (
             waits("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"),
             Outcome.UNKNOWN,
             "timed out",
         ),
         (waits("CreateContainerError", "context deadline exceeded"), Outcome.UNKNOWN, "could not be made"),
-        (waits("InvalidImageName", "couldn't parse image reference"), Outcome.REFUSED, "EVERGREEN_PODS__IMAGE"),
-        (waits("ErrImagePull", 'manifest for trainer:1 not found: manifest unknown'), Outcome.REFUSED, "no such image"),
-        (waits("ErrImagePull", "pull access denied, repository does not exist"), Outcome.REFUSED, "IMAGE_PULL_SECRET"),
+        (waits("InvalidImageName", "couldn't parse image reference"), Outcome.BAD_CONFIG, "EVERGREEN_PODS__IMAGE"),
+        (waits("ErrImagePull", 'manifest for trainer:1 not found: manifest unknown'), Outcome.BAD_CONFIG, "no such image"),
+        (waits("ErrImagePull", "pull access denied, repository does not exist"), Outcome.BAD_CONFIG, "IMAGE_PULL_SECRET"),
         (waits("ErrImagePull", "toomanyrequests: You have reached your pull rate limit"), Outcome.UNKNOWN, "registry"),
         (waits("ErrImagePull", "dial tcp: lookup registry: no such host"), Outcome.UNKNOWN, "tried again"),
-        (waits("ImagePullBackOff", 'Back-off pulling image "a"'), Outcome.REFUSED, "no such image"),
-        (waits("ContainerCreating"), Outcome.UNKNOWN, "raise EVERGREEN_PODS__STARTUP_MINUTES"),
+        (waits("ImagePullBackOff", 'Back-off pulling image "a"'), Outcome.BAD_CONFIG, "no such image"),
+        (waits("ContainerCreating"), Outcome.UNKNOWN, "raise EVERGREEN_PODS__STARTUP_TIMEOUT_MINUTES"),
         (unscheduled("0/1 nodes are available: 1 Insufficient nvidia.com/gpu."), Outcome.UNKNOWN, "no GPU is free"),
         (
             unscheduled("0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient memory."),
@@ -213,10 +211,10 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
     ],
 )  # fmt: skip
 def test_the_cause(found: dict[str, Any] | None, outcome: Outcome, says: str) -> None:
-    ended = diagnosis.ended(found)
+    ended = diagnosis.diagnose_pod(found)
     assert ended.outcome is outcome
-    assert says in ended.sentence
-    assert "None" not in ended.sentence
+    assert says in ended.message
+    assert "None" not in ended.message
 
 
 def event(reason: str, message: str, at: str, kind: str = "Warning") -> dict[str, Any]:
@@ -229,9 +227,9 @@ def test_events_say_why_an_image_does_not_come() -> None:
         event("Failed", 'Failed to pull image "a": 503 Service Unavailable', "02"),
         event("Failed", "Error: ImagePullBackOff", "04"),
     ]
-    ended = diagnosis.ended(waits("ImagePullBackOff", 'Back-off pulling image "a"'), events)
+    ended = diagnosis.diagnose_pod(waits("ImagePullBackOff", 'Back-off pulling image "a"'), events)
     assert ended.outcome is Outcome.UNKNOWN
-    assert "503 Service Unavailable" in ended.sentence
+    assert "503 Service Unavailable" in ended.message
 
 
 def test_what_failed_is_told_before_standing_complaints() -> None:
@@ -239,14 +237,14 @@ def test_what_failed_is_told_before_standing_complaints() -> None:
         event("FailedMount", 'MountVolume.SetUp failed for volume "data"', "01"),
         event("MissingClusterDNS", "kubelet does not have ClusterDNS", "09"),
     ]
-    assert "MountVolume.SetUp failed" in diagnosis.ended(waits("ContainerCreating"), events).sentence
+    assert "MountVolume.SetUp failed" in diagnosis.diagnose_pod(waits("ContainerCreating"), events).message
 
 
 def test_an_image_that_takes_long() -> None:
     pulling = [event("Pulling", 'Pulling image "a"', "01", "Normal")]
-    assert "still being pulled" in diagnosis.ended(waits("ContainerCreating"), pulling).sentence
+    assert "still being pulled" in diagnosis.diagnose_pod(waits("ContainerCreating"), pulling).message
     pulled = [*pulling, event("Pulled", "Successfully pulled", "02", "Normal")]
-    assert "still being pulled" not in diagnosis.ended(waits("ContainerCreating"), pulled).sentence
+    assert "still being pulled" not in diagnosis.diagnose_pod(waits("ContainerCreating"), pulled).message
 
 
 class TestHopeless:
@@ -254,18 +252,18 @@ class TestHopeless:
 
     def test_a_node_that_is_cut_off(self) -> None:
         found = leaving(pod("Running", RUNNING), NOW - timedelta(minutes=2))
-        lost = diagnosis.hopeless(found, NOW)
+        lost = diagnosis.diagnose_unrecoverable_pod(found, NOW)
         assert lost is not None
         assert lost.outcome is Outcome.UNKNOWN
-        assert "node node1 does not say that it is" in lost.sentence
-        assert "kubectl delete node node1" in lost.sentence
+        assert "node node1 does not say that it is" in lost.message
+        assert "kubectl delete node node1" in lost.message
 
     def test_a_container_that_cannot_be_made(self) -> None:
         found = waits("CreateContainerConfigError", 'secret "store" not found')
-        lost = diagnosis.hopeless(found, NOW)
+        lost = diagnosis.diagnose_unrecoverable_pod(found, NOW)
         assert lost is not None
-        assert lost.outcome is Outcome.REFUSED
-        assert diagnosis.hopeless(found, NOW - timedelta(minutes=4, seconds=30)) is None, (
+        assert lost.outcome is Outcome.BAD_CONFIG
+        assert diagnosis.diagnose_unrecoverable_pod(found, NOW - timedelta(minutes=4, seconds=30)) is None, (
             "it may come in a moment"
         )
 
@@ -277,71 +275,69 @@ class TestHopeless:
             waits("ImagePullBackOff"),
             unscheduled("0/1 nodes are available"),
         ):
-            assert diagnosis.hopeless(found, NOW) is None
+            assert diagnosis.diagnose_unrecoverable_pod(found, NOW) is None
 
 
-class TestIsSettled:
+class TestIsWaitOver:
     STARTUP = timedelta(minutes=4)
 
-    def settled(self, found: dict[str, Any], at: datetime = NOW) -> bool:
-        return diagnosis.is_settled(found, self.STARTUP, at)
+    def is_over(self, found: dict[str, Any], at: datetime = NOW) -> bool:
+        return diagnosis.is_wait_over(found, self.STARTUP, at)
 
     def test_pod_that_is_over(self) -> None:
-        assert self.settled(ended_with(0))
-        assert self.settled(ended_with(1))
+        assert self.is_over(ended_with(0))
+        assert self.is_over(ended_with(1))
 
     def test_pod_that_runs(self) -> None:
-        assert not self.settled(pod("Running", RUNNING), NOW + timedelta(days=1))
+        assert not self.is_over(pod("Running", RUNNING), NOW + timedelta(days=1))
 
     def test_container_that_ended_beside_a_sidecar(self) -> None:
         finished = {"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:05:00Z"}}
-        assert not self.settled(pod("Running", finished), NOW)
-        assert self.settled(pod("Running", finished), NOW + timedelta(seconds=11))
+        assert not self.is_over(pod("Running", finished), NOW)
+        assert self.is_over(pod("Running", finished), NOW + timedelta(seconds=11))
 
     def test_container_that_does_not_start(self) -> None:
         waiting = waits("ContainerCreating")  # since 00:00, when it was scheduled
         waiting["metadata"]["creationTimestamp"] = "2025-12-31T23:00:00Z"
-        assert self.settled(waiting)
-        assert not self.settled(waiting, NOW - timedelta(minutes=1))
+        assert self.is_over(waiting)
+        assert not self.is_over(waiting, NOW - timedelta(minutes=1))
 
     def test_pod_that_no_node_takes(self) -> None:
         waiting = unscheduled("0/1 nodes are available")
-        assert not self.settled(waiting)
+        assert not self.is_over(waiting)
         waiting["metadata"]["creationTimestamp"] = "2026-01-01T00:00:30Z"
-        assert self.settled(waiting)
-        assert not self.settled(waiting, NOW - timedelta(minutes=1))
+        assert self.is_over(waiting)
+        assert not self.is_over(waiting, NOW - timedelta(minutes=1))
 
     def test_pod_without_hope(self) -> None:
-        assert self.settled(waits("InvalidImageName"), NOW - timedelta(minutes=3))
+        assert self.is_over(waits("InvalidImageName"), NOW - timedelta(minutes=3))
 
 
 def status(code: int, message: str) -> tuple[int, str]:
     return code, json.dumps({"kind": "Status", "code": code, "message": message})
 
 
-NOBODY = (
-    'pods is forbidden: User "system:serviceaccount:ml:nobody" cannot create resource "pods" in API group ""'
-)
+NOBODY = 'pods is forbidden: User "system:serviceaccount:ml:nobody" cannot create resource "pods" in API group ""'
 
 
 @pytest.mark.parametrize(
     ("answer", "outcome", "says"),
     [
-        (status(403, f'{NOBODY} in the namespace "ml"'), Outcome.REFUSED,
+        (status(403, f'{NOBODY} in the namespace "ml"'), Outcome.BAD_CONFIG,
          "system:serviceaccount:ml:nobody may not create pods in namespace ml: give it a Role"),
         (status(403, 'pods "a" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: '
                      "requests.nvidia.com/gpu=4, limited: requests.nvidia.com/gpu=4"), Outcome.UNKNOWN,
          "the namespace's quota leaves no room: "),
-        (status(403, 'pods "a" is forbidden: failed quota: all: must specify limits.cpu'), Outcome.REFUSED,
+        (status(403, 'pods "a" is forbidden: failed quota: all: must specify limits.cpu'), Outcome.BAD_CONFIG,
          "set it in EVERGREEN_PODS__TEMPLATE"),
         (status(403, 'pods "a" is forbidden: maximum memory usage per Container is 1Gi, but limit is 4Gi'),
-         Outcome.REFUSED, "change the model's resources"),
+         Outcome.BAD_CONFIG, "change the model's resources"),
         (status(403, 'pods "a" is forbidden: violates PodSecurity "restricted:latest": hostPath volumes'),
-         Outcome.REFUSED, "what the template adds is not allowed"),
-        (status(403, "admission webhook denied the request"), Outcome.REFUSED, "forbids it"),
-        (status(401, "Unauthorized"), Outcome.REFUSED, "EVERGREEN_PODS__CONNECTION"),
-        (status(404, 'namespaces "ml" not found'), Outcome.REFUSED, "EVERGREEN_PODS__NAMESPACE"),
-        (status(422, 'Pod "a" is invalid: spec.containers[0].image: Required value'), Outcome.REFUSED,
+         Outcome.BAD_CONFIG, "what the template adds is not allowed"),
+        (status(403, "admission webhook denied the request"), Outcome.BAD_CONFIG, "forbids it"),
+        (status(401, "Unauthorized"), Outcome.BAD_CONFIG, "EVERGREEN_PODS__CONNECTION"),
+        (status(404, 'namespaces "ml" not found'), Outcome.BAD_CONFIG, "EVERGREEN_PODS__NAMESPACE"),
+        (status(422, 'Pod "a" is invalid: spec.containers[0].image: Required value'), Outcome.BAD_CONFIG,
          "the cluster takes no such pod"),
         (status(500, "etcd leader changed"), Outcome.UNKNOWN, "the cluster answered 500: etcd leader changed"),
         (status(429, "too many requests"), Outcome.UNKNOWN, "429"),
@@ -350,6 +346,6 @@ NOBODY = (
     ],
 )  # fmt: skip
 def test_the_api_server_refuses(answer: tuple[int | None, str], outcome: Outcome, says: str) -> None:
-    ended = diagnosis.refused(*answer, "Connection refused")
+    ended = diagnosis.diagnose_api_error(*answer, "Connection refused")
     assert ended.outcome is outcome
-    assert says in ended.sentence
+    assert says in ended.message

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from evergreen.errors import SpecError
-from evergreen.settings import Pods
-from evergreen.spec.model import Model, Resources
+from evergreen.settings import PodSettings
+from evergreen.spec.model import ModelSpec, Resources
 from evergreen.training import Job
 from evergreen.training.attempt import Attempt
 from evergreen.training.backends import pod
@@ -22,8 +22,8 @@ URI = f"s3://bucket/jobs/net_of_flights/{'f' * 64}/job.json"
 RUN = "net_of_flights.retrain scheduled__2026-01-01T00:00:00+00:00"
 
 
-def model(**resources: Any) -> Model:
-    return Model(
+def model(**resources: Any) -> ModelSpec:
+    return ModelSpec(
         name="net_of_flights",
         owner="Flight Operations",
         features="flight_delay",
@@ -36,12 +36,10 @@ def model(**resources: Any) -> Model:
 
 @pytest.fixture
 def manifest(make_job: Callable[..., Job]) -> Callable[..., dict[str, Any]]:
-    def make(
-        template: dict[str, Any] | None = None, uri: str = URI, run: str = RUN, **fields: Any
-    ) -> dict[str, Any]:
+    def make(template: dict[str, Any] | None = None, uri: str = URI, run: str = RUN, **fields: Any) -> dict[str, Any]:
         resources = {name: fields.pop(name) for name in list(fields) if name in Resources.model_fields}
-        pods = Pods(**{"image": "registry/trainer@sha256:1", **fields})
-        return pod.manifest(model(**resources), make_job(model="net_of_flights"), uri, run, pods, template)
+        pods = PodSettings(**{"image": "registry/trainer@sha256:1", **fields})
+        return pod.pod_manifest(model(**resources), make_job(model="net_of_flights"), uri, run, pods, template)
 
     return make
 
@@ -96,10 +94,7 @@ class TestRestricted:
 
     def test_nothing_that_the_baseline_forbids(self, spec: dict[str, Any], container: dict[str, Any]) -> None:
         for context in (spec["securityContext"], container["securityContext"]):
-            assert (
-                not {"seLinuxOptions", "sysctls", "procMount", "windowsOptions", "appArmorProfile"}
-                & context.keys()
-            )
+            assert not {"seLinuxOptions", "sysctls", "procMount", "windowsOptions", "appArmorProfile"} & context.keys()
 
     def test_and_beyond_it(self, spec: dict[str, Any], container: dict[str, Any]) -> None:
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
@@ -128,23 +123,19 @@ def test_without_a_gpu_none_is_seen(manifest: Callable[..., dict[str, Any]]) -> 
 
 
 def test_a_kind_of_gpu_is_a_label_of_nodes(manifest: Callable[..., dict[str, Any]]) -> None:
-    found = manifest(gpu=1, gpu_type="NVIDIA-L4", node_selector={"zone": "a"}, gpu_type_label="gpu/kind")[
-        "spec"
-    ]
+    found = manifest(gpu=1, gpu_type="NVIDIA-L4", node_selector={"zone": "a"}, gpu_type_label="gpu/kind")["spec"]
     assert found["nodeSelector"] == {"gpu/kind": "NVIDIA-L4", "zone": "a"}
     assert {"key": "nvidia.com/gpu", "operator": "Exists"} in found["tolerations"]
     assert manifest()["spec"]["tolerations"] == []
 
 
 @pytest.mark.parametrize("spot", [True, False])
-def test_spot_nodes_only_for_models_that_allow_them(
-    manifest: Callable[..., dict[str, Any]], spot: bool
-) -> None:
+def test_spot_nodes_only_for_models_that_allow_them(manifest: Callable[..., dict[str, Any]], spot: bool) -> None:
     toleration = {"key": "spot", "operator": "Exists"}
     made = manifest(spot=spot, spot_tolerations=[toleration], spot_node_selector={"capacity": "spot"})
     assert (toleration in made["spec"]["tolerations"]) is spot
     assert made["spec"]["nodeSelector"] == ({"capacity": "spot"} if spot else {})
-    assert f'"spot":{"true" if spot else "false"}' in variable(made, "EVERGREEN_ATTEMPT_ALLOTTED")
+    assert f'"spot":{"true" if spot else "false"}' in variable(made, "EVERGREEN_ATTEMPT_ALLOCATION")
 
 
 def variable(made: dict[str, Any], name: str) -> str:
@@ -160,12 +151,12 @@ def test_the_attempt_is_told_what_it_is(
         from_pod = item.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
         monkeypatch.setenv(item["name"], "the-uid" if from_pod == "metadata.uid" else item["value"])
     told = Attempt.from_environment("net_of_flights")
-    assert (told.id, told.run, told.team) == ("the-uid", RUN, "Flight Operations")
-    assert (told.allotted.gpu, told.allotted.gpu_type, told.allotted.memory_gib) == (1, "NVIDIA-L4", 4)
+    assert (told.id, told.dag_run, told.team) == ("the-uid", RUN, "Flight Operations")
+    assert (told.allocation.gpu, told.allocation.gpu_type, told.allocation.memory_gib) == (1, "NVIDIA-L4", 4)
 
 
 def test_an_attempt_has_an_end_and_time_to_leave(manifest: Callable[..., dict[str, Any]]) -> None:
-    spec = manifest(minutes=90)["spec"]
+    spec = manifest(timeout_minutes=90)["spec"]
     assert spec["activeDeadlineSeconds"] == 5400
     assert spec["restartPolicy"] == "Never"
     assert spec["terminationGracePeriodSeconds"] == 120
@@ -190,7 +181,7 @@ def test_what_the_settings_name(manifest: Callable[..., dict[str, Any]]) -> None
 
 @pytest.mark.parametrize("name", ["a", "net_of_flights", "a_", "n" * 100])
 def test_the_name_is_one_that_dns_takes(name: str) -> None:
-    made = pod.name(name, "0123456789abcdef" + "f" * 48)
+    made = pod.pod_name(name, "0123456789abcdef" + "f" * 48)
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", made)
     assert len(made) <= 63
     assert made.endswith("-0123456789abcdef")
@@ -221,7 +212,7 @@ def test_what_it_is_made_from_tells_other_settings_apart_and_no_runs(
     manifest: Callable[..., dict[str, Any]],
 ) -> None:
     def made_from(**fields: Any) -> str:
-        return manifest(**fields)["metadata"]["annotations"][pod.MADE_FROM]
+        return manifest(**fields)["metadata"]["annotations"][pod.SPEC_HASH_ANNOTATION]
 
     assert made_from() == made_from(run="another run")
     assert len({made_from(), made_from(image="other"), made_from(memory_gib=5), made_from(secret="s")}) == 4
@@ -277,7 +268,7 @@ class TestTemplate:
                             "name": "trainer",
                             "image": "other",
                             "securityContext": {"privileged": True},
-                            "env": [{"name": "EVERGREEN_ATTEMPT", "value": "always the same"}],
+                            "env": [{"name": "EVERGREEN_ATTEMPT_ID", "value": "always the same"}],
                         }
                     ],
                 },
@@ -291,9 +282,7 @@ class TestTemplate:
         assert made["spec"]["securityContext"]["runAsNonRoot"] is True
         assert container["securityContext"]["privileged"] is False
         assert container["image"] == "registry/trainer@sha256:1"
-        assert [item.get("value") for item in container["env"] if item["name"] == "EVERGREEN_ATTEMPT"] == [
-            None
-        ]
+        assert [item.get("value") for item in container["env"] if item["name"] == "EVERGREEN_ATTEMPT_ID"] == [None]
 
     def test_may_put_a_volume_elsewhere(self, manifest: Callable[..., dict[str, Any]]) -> None:
         disk = {"name": "tmp", "ephemeral": {"volumeClaimTemplate": {}}}
@@ -301,14 +290,14 @@ class TestTemplate:
 
     def test_is_read_from_yaml(self, tmp_path: Path) -> None:
         (tmp_path / "pod.yaml").write_text("kind: Pod\nspec:\n  affinity: {}\n")
-        assert pod.template(tmp_path / "pod.yaml") == {"kind": "Pod", "spec": {"affinity": {}}}
+        assert pod.load_pod_template(tmp_path / "pod.yaml") == {"kind": "Pod", "spec": {"affinity": {}}}
 
     @pytest.mark.parametrize("text", [None, "a: [", "[]", "kind: Deployment", "spec: []"])
     def test_that_is_none_is_refused(self, tmp_path: Path, text: str | None) -> None:
         if text is not None:
             (tmp_path / "pod.yaml").write_text(text)
         with pytest.raises(SpecError, match="pod.yaml"):
-            pod.template(tmp_path / "pod.yaml")
+            pod.load_pod_template(tmp_path / "pod.yaml")
 
 
 class TestFaults:
@@ -321,11 +310,7 @@ class TestFaults:
     def test_jobs_where_no_pod_can_read_them(self, manifest: Callable[..., dict[str, Any]]) -> None:
         with pytest.raises(SpecError, match="EVERGREEN_JOBS: /home/jobs/job.json is a file of this machine"):
             manifest(uri="/home/jobs/job.json")
-        mounted = {
-            "spec": {
-                "containers": [{"name": "trainer", "volumeMounts": [{"name": "a", "mountPath": "/home"}]}]
-            }
-        }
+        mounted = {"spec": {"containers": [{"name": "trainer", "volumeMounts": [{"name": "a", "mountPath": "/home"}]}]}}
         assert manifest(mounted, uri="/home/jobs/job.json")
 
     def test_a_container_beside_the_trainer(self, manifest: Callable[..., dict[str, Any]]) -> None:
