@@ -213,11 +213,10 @@ class TrainerPod:
         return asyncio.run(_first_event(trigger))
 
     def _finish(self, pod: diagnosis.PodJson, problem: str) -> AttemptResult:
-        ended = diagnosis.diagnose_unrecoverable_pod(pod, datetime.now(UTC)) or diagnosis.diagnose_pod(
-            pod, self._events()
-        )
+        unrecoverable = diagnosis.diagnose_unrecoverable_pod(pod, datetime.now(UTC))
+        result = unrecoverable or diagnosis.diagnose_pod(pod, self._events())
         if problem and diagnosis.has_trainer_started(pod) and not diagnosis.is_pod_finished(pod):
-            ended = AttemptResult(ended.outcome, f"{ended.message}: {problem}")
+            result = AttemptResult(result.outcome, f"{result.message}: {problem}")
         # Whoever creates the next one waits until it is gone; a kubelet may take a minute for one that never began.
         self._delete()
         return result
