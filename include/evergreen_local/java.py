@@ -19,9 +19,8 @@ class JavaError(EvergreenError):
 
 
 def require_java() -> None:
-    """
-    Raises:
-        JavaError: there is none, or it is too old; says how to get one.
+    """Raises:
+    JavaError: there is none, or it is too old; says how to get one.
     """
     command = _command()
     try:

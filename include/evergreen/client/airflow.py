@@ -36,10 +36,9 @@ class AirflowClient:
     """A client of one Airflow."""
 
     def __init__(self, url: str, ui: str = ""):
-        """
-        Args:
-            url: with user and password, unless whoever reaches it is admin.
-            ui: where people see it, if not there.
+        """Args:
+        url: with user and password, unless whoever reaches it is admin.
+        ui: where people see it, if not there.
         """
         parts = urlsplit(url)
         self.url = redact_url(url)
@@ -61,9 +60,8 @@ class AirflowClient:
         self._request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": paused})
 
     def check_scheduler(self) -> None:
-        """
-        Raises:
-            AirflowError: the scheduler has been silent for a minute; nothing will ever run.
+        """Raises:
+        AirflowError: the scheduler has been silent for a minute; nothing will ever run.
         """
         if time.monotonic() - self._last_health_check < _HEALTH_CHECK_INTERVAL_S:
             return

@@ -44,7 +44,7 @@ def elsewhere(home: Path, server: Told, monkeypatch: pytest.MonkeyPatch) -> Told
     def refuse(*_: object) -> None:
         raise AssertionError("something is started")
 
-    monkeypatch.setattr(processes, "start", refuse)
+    monkeypatch.setattr(processes, "start_process", refuse)
     return server
 
 

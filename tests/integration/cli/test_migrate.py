@@ -30,7 +30,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate, "_PATIENCE", 1.0)
+    monkeypatch.setattr(migrate, "_CONNECT_TIMEOUT_S", 1.0)
 
 
 def told() -> str:

@@ -58,6 +58,12 @@ class TrainerPod:
 
     The pod is named by the job, and the API server gives a name to one pod at a time: that, and not a list of
     pods that looks right, keeps a second one away.
+
+    Args:
+        manifest: the pod, of `evergreen.training.backends.pod.pod_manifest`.
+        pods: the settings.
+        timeout: of a deferral.
+        state: handed to the trigger, and part of its event.
     """
 
     def __init__(
@@ -68,12 +74,6 @@ class TrainerPod:
         timeout: timedelta,
         state: Mapping[str, Any] | None = None,
     ):
-        """
-        Args:
-            manifest: the pod, of `evergreen.training.backends.pod.pod_manifest`.
-            timeout: of a deferral.
-            state: handed to the trigger, and part of its event.
-        """
         self.name = manifest["metadata"]["name"]
         self._manifest, self._pods, self._timeout, self._state = manifest, pods, timeout, state
         self._startup_timeout = timedelta(minutes=pods.startup_timeout_minutes)
