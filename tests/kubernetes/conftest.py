@@ -140,8 +140,8 @@ def trial(
             "namespace": cluster.namespace,
             "template": shared / "template.yaml",
             "deferrable": deferrable,
-            "startup_minutes": 2,  # other tests may be at the same node
-            "logging_seconds": 1,
+            "startup_timeout_minutes": 2,  # other tests may be at the same node
+            "logging_interval_seconds": 1,
             **(pods or {}),
         }
         monkeypatch.setenv("EVERGREEN_TRAINING_BACKEND", "pod")

@@ -35,7 +35,7 @@ Begin = Callable[..., Trial]
 @pytest.fixture
 def begin(trial: Callable[..., Trial]) -> Begin:
     def begun(resources: dict[str, Any] | None = None, deferrable: bool = False, **pods: Any) -> Trial:
-        settings = {"startup_minutes": STARTUP_S / 60, **pods}
+        settings = {"startup_timeout_minutes": STARTUP_S / 60, **pods}
         return trial(deferrable=deferrable, resources=resources, pods=settings)
 
     return begun

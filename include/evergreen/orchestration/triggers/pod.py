@@ -70,19 +70,21 @@ class TrainerPodTrigger(BaseTrigger):
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        problem, hook, last_contact = "", self._hook(), time.monotonic()
+        problem, hook, last_contact, is_responding = "", self._hook(), time.monotonic(), True
         while time.monotonic() < last_contact + _API_OUTAGE_S:
             try:
                 async with hook.get_conn() as connection:
                     if await self._poll(connection):
                         break
-                last_contact, self._last_warning = time.monotonic(), ""
+                last_contact, is_responding = time.monotonic(), True
             except Exception as error:
                 if not is_transient(error):
                     self.log.exception("Pod %s cannot be watched", self.name)
                     problem = summary(error)
                     break
-                self._warn(f"The cluster does not respond, trying again: {summary(error)}")
+                if is_responding:
+                    self.log.warning("The cluster does not respond, trying again: %s", summary(error))
+                is_responding = False
             await asyncio.sleep(_POLL_S)
         yield TriggerEvent(  # type: ignore[no-untyped-call]
             {"uid": self.uid, "log_position": self.log_position, "problem": problem, "state": self.state}
