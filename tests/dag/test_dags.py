@@ -39,7 +39,8 @@ print("RESULT" + json.dumps({
                     for w in a.watchers], "catchup": dag.catchup,
         "ends": dag.end_date is not None,
         "timeouts": all(t.execution_timeout for t in dag.tasks),
-        "several_xcoms": [t.task_id for t in dag.tasks if getattr(t, "multiple_outputs", False)], "params": sorted(dag.params),
+        "several_xcoms": [t.task_id for t in dag.tasks if getattr(t, "multiple_outputs", False)],
+        "params": sorted(dag.params),
     } for dag in found},
 }))
 """

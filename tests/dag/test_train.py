@@ -2,91 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from importlib import import_module
-from typing import Any
+from datetime import timedelta
 
 import pytest
 from airflow.sdk import DAG
 
 from evergreen.orchestration.operators.train import TrainOperator, training_timeout
-from evergreen.settings import PodSettings
 from evergreen.spec import loader
-from evergreen.training import Job
-from evergreen.training.backends import pod
 from evergreen.training.outcome import RetryableTrainingError
 
 pytestmark = pytest.mark.dag
-
-
-@pytest.fixture
-def manifest() -> dict[str, Any]:
-    job = Job(
-        model="flight_delay",
-        fingerprint="f" * 64,
-        training_data="s3://bucket/jobs/data.parquet",
-        features=("a",),
-        label="label",
-        parameters={},
-        seed=1,
-        threads=2,
-        gpu=0,
-        processes=1,
-        checkpoint_seconds=60,
-        modules={},
-        libraries={},
-    )
-    pods = PodSettings(image="trainer", secret="store", service_account="trainer", image_pull_secret="pull")
-    return pod.pod_manifest(loader.load_spec("flight_delay"), job, "s3://bucket/jobs/job.json", "a run", pods)
-
-
-def missing(wanted: Any, found: Any, where: str = "pod") -> list[str]:
-    """What of `wanted` is not in `found`."""
-    if isinstance(wanted, Mapping):
-        if not wanted:
-            return []
-        if not isinstance(found, Mapping):
-            return [where]
-        return [lost for key, value in wanted.items() for lost in missing(value, found.get(key), f"{where}.{key}")]
-    if isinstance(wanted, list):
-        if len(wanted) != len(found or []):
-            return [where] if wanted else []
-        return [
-            lost for n, pair in enumerate(zip(wanted, found, strict=True)) for lost in missing(*pair, f"{where}[{n}]")
-        ]
-    return [] if wanted == found else [f"{where}: {found!r}, not {wanted!r}"]
-
-
-def test_the_operator_makes_the_pod_that_was_asked_for(manifest: dict[str, Any]) -> None:
-    from kubernetes.client import ApiClient
-
-    from evergreen.orchestration.operators.pod import TrainerPod
-
-    operator = TrainerPod(
-        manifest=manifest,
-        pods=PodSettings(image="trainer"),
-        longest=timedelta(hours=1),
-        state={"job": "j", "preemptions": 0},
-    )
-    made = ApiClient().sanitize_for_serialization(operator.build_pod_request_obj(dry_run=True))
-    assert missing(manifest, made) == []
-
-
-def test_the_trigger_is_made_again_from_what_it_says_of_itself() -> None:
-    from evergreen.orchestration.operators.pod import TrainerPodTrigger
-
-    trigger = TrainerPodTrigger(
-        pod_name="flight-delay-0123",
-        pod_namespace="default",
-        trigger_start_time=datetime.now(UTC),
-        base_container_name="trainer",
-        trigger_kwargs={"evergreen": {"job": "s3://bucket/jobs/job.json", "preemptions": 2, "pod": "uid"}},
-    )
-    path, arguments = trigger.serialize()
-    module, _, name = path.rpartition(".")
-    again = getattr(import_module(module), name)(**arguments)
-    assert again.serialize() == (path, arguments)
 
 
 def test_one_try_has_time_for_all_its_attempts() -> None:

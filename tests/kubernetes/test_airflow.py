@@ -239,7 +239,6 @@ def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_
     np.testing.assert_allclose(predictions.score_table(own, holdout, inputs), there, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)
 def test_the_log_of_a_task_has_every_line_of_its_pod_once(airflow: Stack) -> None:
     run = airflow.begin(18)
     airflow.ends_well(18, run)

@@ -76,7 +76,7 @@ class Trial(threading.Thread):
         return raised.value
 
     def run(self) -> None:
-        about, event = context(), None
+        about, method, event = context(), "", None
         try:
             while self.result is None:
                 self.task = self.in_a_new_process()
@@ -84,10 +84,11 @@ class Trial(threading.Thread):
                     if event is None:
                         self.result = self.task.execute(about)
                     else:
-                        self.result = self.task.resume_execution("trigger_reentry", {"event": event}, about)
+                        self.result = self.task.resume_execution(method, {"event": event}, about)
                 except TaskDeferred as deferred:
                     if not self.watched:
                         return
+                    method = deferred.method_name
                     event = asyncio.run(_first_event(*deferred.trigger.serialize()))
         except BaseException as error:
             self.problem = error

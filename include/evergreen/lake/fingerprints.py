@@ -9,8 +9,9 @@ A step passes the packages that compute its result to `code_of`. Their code is
 - all of a package that the spec names in `code_packages`, if one of these modules imports it;
 - the other files beside these modules: templates, lookup tables.
 
-Comments and blank lines do not count. Of Evergreen's own packages `__init__.py` counts only where a name is imported from it: it
-re-exports, and computes nothing. Nothing is imported to find out; what code imports by a computed name is not seen.
+Comments and blank lines do not count. Of Evergreen's own packages `__init__.py` counts only where a name is imported
+from it: it re-exports, and computes nothing. Nothing is imported to find out; what code imports by a computed name is
+not seen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The cluster that trains: whether Airflow's account may do there what `orchestration.pod` does."""
+"""The cluster that trains: whether Airflow's account may do there what `orchestration.operators.pod` does."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from evergreen.cli.doctor.seen import CheckFailedError, CheckPassed, ClockProbe
 from evergreen.settings import PodSettings
 
 _REQUIRED_PERMISSIONS = {
-    "pods": ("get", "list", "watch", "create", "patch", "delete"),
+    "pods": ("get", "list", "create", "delete"),
     "pods/log": ("get",),
-    "events": ("list", "watch"),
+    "events": ("list",),
 }
 
 

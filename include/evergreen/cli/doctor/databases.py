@@ -35,7 +35,7 @@ def check_mlflow_database(url: str) -> CheckPassed:
 
         if connection.dialect.has_table(connection, "alembic_version"):
             found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-            if found != utils._get_latest_schema_revision():
+            if found != utils._get_latest_schema_revision():  # noqa: SLF001 - nothing public tells it
                 raise CheckFailedError(
                     f"its schema is {found}, of another version of MLflow",
                     "back it up, then `evergreen migrate`",

@@ -48,8 +48,8 @@ class TrainOperator(BaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         return self._train(context)
 
-    def trigger_reentry(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Go on once the trigger of the pod has fired; the name is the one that the pod's operator defers with."""
+    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Continue once the trigger of the pod has fired; the name is `operators.pod.RESUME_METHOD`."""
         return self._train(context, event)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
@@ -57,7 +57,7 @@ class TrainOperator(BaseOperator):
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralError, TaskDeferralTimeout):
             # The trigger is gone without an event. Were this the last try, nobody would end the pod.
-            self._delete_pod(context)
+            _delete_pods(dag_run_name(context))
             raise
 
     def on_kill(self) -> None:
@@ -99,26 +99,25 @@ class TrainOperator(BaseOperator):
 
         Raises:
             TaskDeferred: an attempt goes on, and the trigger waits for it.
-            TryAgain, TrainingError: as of `Ended.again_at_once`.
+            RetryableTrainingError, TrainingError: as of `AttemptResult.raise_unless_resumable`.
         """
         from evergreen import storage
-        from evergreen.orchestration.operators.pod import STATE
         from evergreen.training import runner
         from evergreen.training.outcome import Outcome, RetryableTrainingError
 
         preemptions = 0
         if event:
-            state = event[STATE]
+            state = event["state"]
             preemptions = state["preemptions"]
             if state["job"] != job_file:
-                self._build_trainer_pod(context, model, state["job"], preemptions).remove()
+                _delete_pods(dag_run_name(context))
                 raise RetryableTrainingError(
                     f"{model.name}'s code, data or parameters changed while it was trained: the next try trains anew"
                 )
         folder = storage.storage_path(job_file).parent
         while True:
             self._pod = self._build_trainer_pod(context, model, job_file, preemptions)
-            ended = self._pod.attempt(context, event)
+            ended = self._pod.attempt(event)
             if ended.outcome is Outcome.SUCCEEDED or runner.is_training_complete(folder.name, folder):
                 return
             ended.raise_unless_resumable(model.name, preemptions, model.resources.max_preemptions)
@@ -143,17 +142,7 @@ class TrainOperator(BaseOperator):
         job = Job.read(storage.storage_path(job_file))
         manifest = pod.pod_manifest(model, job, job_file, dag_run_name(context), pods, template)
         state = {"job": job_file, "preemptions": preemptions}
-        return TrainerPod(manifest=manifest, pods=pods, longest=training_timeout(model), state=state)
-
-    def _delete_pod(self, context: Any) -> None:
-        from evergreen.feature_store import training_sets
-        from evergreen.training import candidates
-
-        model = loader.load_spec(self.model)
-        source = training_sets.training_set_dataset(model)
-        features = training_sets.model_input_columns(model)
-        job_file = candidates.prepare_job(model, source.resolve(self.training_set_reference), source, features)
-        self._build_trainer_pod(context, model, str(job_file), 0).remove()
+        return TrainerPod(manifest=manifest, pods=pods, timeout=training_timeout(model), state=state)
 
 
 def delete_leftover_pods(context: Mapping[str, Any]) -> None:
@@ -163,9 +152,13 @@ def delete_leftover_pods(context: Mapping[str, Any]) -> None:
     triggerer, or was killed in its last try.
     """
     if settings().training_backend == "pod":
-        from evergreen.orchestration.operators import pod
+        _delete_pods(f"{context['dag'].dag_id} {context['run_id']}")
 
-        pod.remove_all_of(f"{context['dag'].dag_id} {context['run_id']}", settings().pods)
+
+def _delete_pods(dag_run_name: str) -> None:
+    from evergreen.orchestration.operators.pod import delete_pods_of_run
+
+    delete_pods_of_run(dag_run_name, settings().pods)
 
 
 def training_timeout(model: ModelSpec) -> timedelta:

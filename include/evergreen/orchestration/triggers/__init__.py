@@ -1,1 +1,1 @@
-"""Triggers: raw days that arrive, DAG runs that finish."""
+"""Triggers: raw days that arrive, DAG runs that finish, pods that end."""

@@ -26,6 +26,7 @@ _bad_config = partial(AttemptResult, Outcome.BAD_CONFIG)
 POD_GONE = _preempted("its pod is gone: somebody deleted it, or its node was taken away")
 
 _STALL_TIMEOUT = timedelta(seconds=60)
+_SIDECAR_TIMEOUT = timedelta(seconds=10)
 _SIGKILL, _SIGBUS = 137, 135  # 128 and their numbers on Linux, where pods run
 _UNRECOVERABLE_REASONS = ("CreateContainerConfigError", "InvalidImageName", "ErrImageNeverPull")
 _IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
@@ -73,18 +74,22 @@ def is_pod_finished(pod: PodJson) -> bool:
     return _status(pod).get("phase") in ("Succeeded", "Failed")
 
 
-def is_trainer_running(pod: PodJson) -> bool:
-    """Whether its container was running when it was looked at last."""
-    return "running" in _container_state(pod)
-
-
-def is_trainer_terminated(pod: PodJson) -> bool:
-    """Whether its container is known to have ended."""
-    return bool(_terminated_state(pod))
-
-
 def has_trainer_started(pod: PodJson) -> bool:
-    return is_trainer_running(pod) or is_trainer_terminated(pod)
+    """Whether its container is known to run, or to have run."""
+    return bool({"running", "terminated"} & _container_state(pod).keys())
+
+
+def is_wait_over(pod: PodJson, startup_timeout: timedelta, now: datetime) -> bool:
+    """Whether there is no reason to wait for this pod any longer: it ended, or does not begin in time.
+
+    `startup_timeout` counts twice: for a node to be found, and then for the container to start.
+    """
+    if is_pod_finished(pod) or diagnose_unrecoverable_pod(pod, now):
+        return True
+    if terminated := _terminated_state(pod):
+        # The pod ends with its container, unless a sidecar was injected that does not.
+        return bool(terminated.get("finishedAt")) and now > _parse_time(terminated["finishedAt"]) + _SIDECAR_TIMEOUT
+    return not has_trainer_started(pod) and now > _waiting_since(pod, now) + startup_timeout
 
 
 def is_pod_terminating(pod: PodJson) -> bool:
@@ -292,8 +297,8 @@ def _diagnose_forbidden(message: str) -> AttemptResult:
         user, verb, resource, namespace = match.groups()
         scope = f" in namespace {namespace}" if namespace else ""
         return _bad_config(
-            f"{user} may not {verb} {resource}{scope}: give it a Role with get, list, watch, create and delete of "
-            "pods, get of pods/log, and list and watch of events"
+            f"{user} may not {verb} {resource}{scope}: give it a Role with get, list, create and delete of pods, "
+            "get of pods/log, and list of events"
         )
     return _bad_config(f"the cluster forbids it: {message}")
 
@@ -336,6 +341,14 @@ def _condition(pod: PodJson, condition_type: str) -> PodJson | None:
 def _scheduled_at(pod: PodJson, now: datetime) -> datetime:
     condition = _condition(pod, "PodScheduled")
     return _parse_time(condition["lastTransitionTime"]) if condition and condition.get("lastTransitionTime") else now
+
+
+def _waiting_since(pod: PodJson, now: datetime) -> datetime:
+    condition = _condition(pod, "PodScheduled")
+    if condition and condition.get("status") == "True" and condition.get("lastTransitionTime"):
+        return _parse_time(condition["lastTransitionTime"])
+    created = pod["metadata"].get("creationTimestamp")
+    return _parse_time(created) if created else now
 
 
 def _event_time(event: PodJson) -> str:

@@ -284,6 +284,41 @@ class TestUnrecoverablePod:
             assert diagnosis.diagnose_unrecoverable_pod(manifest, NOW) is None
 
 
+class TestIsWaitOver:
+    STARTUP = timedelta(minutes=4)
+
+    def is_over(self, manifest: dict[str, Any], at: datetime = NOW) -> bool:
+        return diagnosis.is_wait_over(manifest, self.STARTUP, at)
+
+    def test_pod_that_is_over(self) -> None:
+        assert self.is_over(terminated(0))
+        assert self.is_over(terminated(1))
+
+    def test_pod_that_runs(self) -> None:
+        assert not self.is_over(pod("Running", RUNNING), NOW + timedelta(days=1))
+
+    def test_container_that_ended_beside_a_sidecar(self) -> None:
+        finished = {"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:05:00Z"}}
+        assert not self.is_over(pod("Running", finished), NOW)
+        assert self.is_over(pod("Running", finished), NOW + timedelta(seconds=11))
+
+    def test_container_that_does_not_start(self) -> None:
+        manifest = waiting("ContainerCreating")  # since 00:00, when it was scheduled
+        manifest["metadata"]["creationTimestamp"] = "2025-12-31T23:00:00Z"
+        assert self.is_over(manifest)
+        assert not self.is_over(manifest, NOW - timedelta(minutes=1))
+
+    def test_pod_that_no_node_takes(self) -> None:
+        manifest = unscheduled("0/1 nodes are available")
+        assert not self.is_over(manifest)
+        manifest["metadata"]["creationTimestamp"] = "2026-01-01T00:00:30Z"
+        assert self.is_over(manifest)
+        assert not self.is_over(manifest, NOW - timedelta(minutes=1))
+
+    def test_pod_without_hope(self) -> None:
+        assert self.is_over(waiting("InvalidImageName"), NOW - timedelta(minutes=3))
+
+
 def status(code: int, message: str) -> tuple[int, str]:
     return code, json.dumps({"kind": "Status", "code": code, "message": message})
 
