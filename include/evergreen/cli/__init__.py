@@ -79,9 +79,14 @@ _ReasonOption = Annotated[str, typer.Option(help="Reason, stored in the ledger."
 
 
 def main() -> None:
+    load_commands()
+    app()
+
+
+def load_commands() -> None:
+    """Add the commands of other packages."""
     for entry_point in entry_points(group="evergreen.commands"):
         app.registered_commands += entry_point.load().registered_commands
-    app()
 
 
 def _print_version(requested: bool) -> None:
@@ -214,7 +219,7 @@ def rebuild_command(ctx: typer.Context, model: _OptionalModelArgument = None) ->
 
 @ledger_app.command("repair")
 def repair_command(ctx: typer.Context, model: _OptionalModelArgument = None) -> None:
-    """Restore MLflow's aliases from the ledger, and report aliases that were moved by hand."""
+    """Restore MLflow's aliases from the ledger."""
     _use_local_mlflow()
     from evergreen.registry import versions
 

@@ -124,8 +124,8 @@ def _race_writers(files: Any, path: str) -> bytes:
     if len(winners) != 1:
         raise CheckFailedError(
             f"{len(winners)} of {_WRITERS} concurrent writers created the same object",
-            "use a store with atomic conditional puts, such as S3, MinIO of 2024 or newer, GCS or Azure: this one loses "
-            "concurrent promotions",
+            "use a store with atomic conditional puts, such as S3, MinIO of 2024 or newer, GCS or Azure: one of two "
+            "concurrent promotions would be lost",
         )
     return winners[0]
 
