@@ -15,7 +15,6 @@ import pytest
 from kubernetes import client
 
 from evergreen import ledger, storage
-from evergreen.cli.progress import Progress
 from evergreen.client.airflow import AirflowClient
 from evergreen.feature_store import training_sets
 from evergreen.lake import fingerprints
@@ -27,6 +26,7 @@ from evergreen.training import candidates
 from evergreen.training.attempt import read_attempts
 from evergreen.training.backends import pod, process
 from evergreen_local import stack
+from evergreen_local.progress import Progress
 from integration.airflow.conftest import Chain
 from integration.conftest import january  # noqa: F401 - a fixture
 from support.cluster import Cluster, eventually

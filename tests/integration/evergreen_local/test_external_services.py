@@ -1,4 +1,4 @@
-"""Engines that the settings name: they are waited for, and nothing is started beside them."""
+"""External services: the stack waits for them and starts nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from evergreen.cli import app
-from evergreen.cli.progress import Progress
+from evergreen.client.addresses import ServiceAddresses
 from evergreen.client.airflow import AirflowClient, AirflowError
 from evergreen.settings import settings
-from evergreen_local import processes, report, services, stack
-from evergreen_local.stack import ServiceAddresses, StackError
-from integration.cli.doctor.conftest import Told
+from evergreen_local import processes, results, services, stack
+from evergreen_local.progress import Progress
+from evergreen_local.stack import StackError
+from integration.cli.doctor.conftest import FakeServer
 from integration.cli.doctor.conftest import server as server
 
 pytestmark = pytest.mark.integration
@@ -25,9 +26,9 @@ HEALTHY = {part: {"status": "healthy"} for part in ("metadatabase", "scheduler",
 
 
 @pytest.fixture
-def elsewhere(home: Path, server: Told, monkeypatch: pytest.MonkeyPatch) -> Told:
-    """One server that is Airflow, MLflow and Spark's port at once; and nothing may be started."""
-    server.answers = {
+def external(home: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    """One server that is Airflow, MLflow and Spark at once; starting a process fails."""
+    server.responses = {
         "GET /api/v2/monitor/health": (200, HEALTHY),
         "GET /health": (200, "OK"),
         "POST /auth/token": lambda body: (
@@ -42,65 +43,67 @@ def elsewhere(home: Path, server: Told, monkeypatch: pytest.MonkeyPatch) -> Told
     settings.cache_clear()
 
     def refuse(*_: object) -> None:
-        raise AssertionError("something is started")
+        raise AssertionError("a process was started")
 
-    monkeypatch.setattr(processes, "start", refuse)
+    monkeypatch.setattr(processes, "start_process", refuse)
     return server
 
 
-def test_up_waits_and_starts_nothing(elsewhere: Told) -> None:
+def test_bring_up_stack_waits_and_starts_nothing(external: FakeServer) -> None:
     with Progress() as progress:
-        found = stack.bring_up_stack(progress)
-    assert found == ServiceAddresses(settings().airflow or "", elsewhere.url, settings().spark)
-    assert found.airflow_ui == elsewhere.url
+        addresses = stack.bring_up_stack(progress)
+    assert addresses == ServiceAddresses(settings().airflow or "", external.url, settings().spark)
+    assert addresses.airflow_ui == external.url
     assert not (settings().home / "stack.json").exists()
 
 
-def test_up_waits_for_one_that_is_late(elsewhere: Told) -> None:
-    elsewhere.answers["GET /health"] = (503, "not yet")
-    threading.Timer(1.2, lambda: elsewhere.answers.update({"GET /health": (200, "OK")})).start()
+def test_bring_up_stack_waits_for_a_slow_service(external: FakeServer) -> None:
+    external.responses["GET /health"] = (503, "not yet")
+    threading.Timer(1.2, lambda: external.responses.update({"GET /health": (200, "OK")})).start()
     with Progress() as progress:
         stack.bring_up_stack(progress)
 
 
-def test_one_that_never_answers_is_named(elsewhere: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    elsewhere.answers["GET /health"] = (503, "not yet")
+def test_bring_up_stack_names_a_service_that_is_down(external: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    external.responses["GET /health"] = (503, "not yet")
     monkeypatch.setattr(stack, "_READY_TIMEOUT_S", 0.5)
     with (
         Progress() as progress,
-        pytest.raises(StackError, match=r"MLflow at .* does not answer .* `evergreen doctor`"),
+        pytest.raises(StackError, match=r"MLflow at .* does not respond .* `evergreen doctor`"),
     ):
         stack.bring_up_stack(progress)
 
 
-def test_people_see_the_address_that_is_theirs(elsewhere: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_urls_of_pages_use_the_address_of_the_ui(external: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_AIRFLOW_UI", "https://airflow.example.com")
     settings.cache_clear()
     with Progress() as progress:
-        found = stack.bring_up_stack(progress)
+        addresses = stack.bring_up_stack(progress)
     assert services.external_services()["airflow"].url == "https://airflow.example.com"
-    client = AirflowClient(found.airflow, found.airflow_ui)
+    client = AirflowClient(addresses.airflow, addresses.airflow_ui)
     assert client.run_page_url("d", "r") == "https://airflow.example.com/dags/d/runs/r"
 
 
-def test_user_and_password_are_those_of_the_address(elsewhere: Told) -> None:
+def test_client_authenticates_with_the_login_of_the_url(external: FakeServer) -> None:
     assert AirflowClient(settings().airflow or "").import_errors() == []
-    with pytest.raises(AirflowError, match=r"does not let us in: Invalid credentials\. EVERGREEN_AIRFLOW has"):
+    with pytest.raises(
+        AirflowError, match=r"authentication failed: Invalid credentials\. Set user and password in EVERGREEN_AIRFLOW"
+    ):
         AirflowClient((settings().airflow or "").replace("pa%20ss", "other")).import_errors()
 
 
-@pytest.mark.parametrize(("terminal", "said"), [(True, "password pa ss"), (False, "(the one in EVERGREEN_AIRFLOW)")])
-def test_a_password_is_for_eyes_and_for_no_log(elsewhere: Told, terminal: bool, said: str) -> None:
+@pytest.mark.parametrize(("terminal", "text"), [(True, "password pa ss"), (False, "(see EVERGREEN_AIRFLOW)")])
+def test_show_addresses_hides_the_password_in_a_log(external: FakeServer, terminal: bool, text: str) -> None:
     with Progress() as progress:
         progress.console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
-        report.show_addresses(progress, ServiceAddresses(settings().airflow or "", "http://m", "sc://s"))
-        printed = progress.console.file.getvalue()  # type: ignore[attr-defined]
-    assert said in printed
-    assert terminal or "pa ss" not in printed
+        results.show_addresses(progress, ServiceAddresses(settings().airflow or "", "http://m", "sc://s"))
+        output = progress.console.file.getvalue()  # type: ignore[attr-defined]
+    assert text in output
+    assert terminal or "pa ss" not in output
 
 
 @pytest.mark.parametrize(
-    ("variables", "says"),
+    ("variables", "message"),
     [
         (
             {
@@ -114,14 +117,14 @@ def test_a_password_is_for_eyes_and_for_no_log(elsewhere: Told, terminal: bool, 
         ({"EVERGREEN_LEDGER": "/dev/null/ledger"}, "Not a directory"),
     ],
 )
-def test_a_server_or_folder_that_is_not_there_is_one_sentence(
-    home: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], says: str
+def test_cli_reports_a_missing_server_or_folder_in_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
-    told = CliRunner().invoke(app, ["history", "flight_delay"])
-    assert told.exit_code == 1
-    assert says in told.stderr
-    assert told.stderr.strip().endswith("`evergreen doctor` looks for the reason")
-    assert len(told.stderr.strip().splitlines()) == 1
+    result = CliRunner().invoke(app, ["history", "flight_delay"])
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.strip().endswith("`evergreen doctor` finds the cause")
+    assert len(result.stderr.strip().splitlines()) == 1
