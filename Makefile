@@ -55,10 +55,11 @@ test-compose: $(READY) ## the tests of the stack of docker-compose.yaml, on a ma
 test-kubernetes: $(READY) ## the tests with pods, on the cluster that KUBECONFIG names (docs/kubernetes.md)
 	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10 -n 3 --dist loadfile
 
-lint: $(READY) ## style and types
+lint: $(READY) ## style, types, and the order of the rooms
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 format: $(READY) ## let the formatter and the linter mend what they can
 	@$(BIN)/ruff check --fix .

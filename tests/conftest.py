@@ -15,7 +15,7 @@ def _forget() -> None:
     import sys
 
     if repository := sys.modules.get("evergreen.feature_store.repository"):
-        repository.feature_store.cache_clear()
+        repository.open_feature_store.cache_clear()
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
 from evergreen.spec import loader
-from evergreen.spec import model as spec_model
 from support.cluster import Cluster, Witness, eventually
 from support.training_tasks import Trial, template, training_set
 
@@ -152,7 +151,7 @@ def trial(
         spec = loader.load_spec("slow")
         if resources:
             spec = spec.model_copy(update={"resources": spec.resources.model_copy(update=dict(resources))})
-            monkeypatch.setattr(spec_model, "load", lambda _name, spec=spec: spec)
+            monkeypatch.setattr(loader, "load_spec", lambda _name, spec=spec: spec)
         started.append(Trial(spec, of.examples if of else training_set(spec, **told), watched))
         return started[-1]
 

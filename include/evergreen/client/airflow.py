@@ -40,9 +40,10 @@ class AirflowClient:
     """Client of one Airflow deployment."""
 
     def __init__(self, url: str, ui: str = ""):
-        """
+        """Connect to the Airflow at `url`.
+
         Args:
-            url: with user and password, unless every client is admin.
+            url: With user and password, unless every client is admin.
             ui: URL of the UI, if it differs.
         """
         parts = urlsplit(url)

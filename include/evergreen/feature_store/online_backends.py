@@ -36,9 +36,8 @@ class OnlineBackend(Protocol):
         ...
 
     def write_marker(self, name: str, marker: str) -> None:
-        """
-        Raises:
-            Emptied: it was emptied since `prepare`: what the mark would say was written may be gone.
+        """Raises:
+        Emptied: it was emptied since `prepare`: what the mark would say was written may be gone.
         """
         ...
 

@@ -20,7 +20,7 @@ from evergreen import storage
 from evergreen.errors import Fault, FeatureError, RawDataError
 from evergreen.features import inputs
 from evergreen.features.inputs import RawFile
-from evergreen.ingest import expectations
+from evergreen.ingest.expectations import ExpectationStages, schema_expectations, validate_tables
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -46,8 +46,8 @@ def check_built_features(model: ModelSpec, folders: Mapping[str, str]) -> Faults
         faults: dict[str, Sequence[Fault]] = {}
         for some in inputs.split_into_batches([day for day in files if files[day].exists()]):
             tables = {f"{day} {name}": pd.read_parquet(files[day]) for day in some}
-            stages = {table: [expectations.features(name)] for table in tables}
-            reports = expectations.check_each(tables, stages.__getitem__)
+            stages = {table: [expectations.feature_expectations(name)] for table in tables}
+            reports = validate_tables(tables, stages.__getitem__)
             faults |= {day: reports[f"{day} {name}"].faults for day in some}
         for day in files.keys() - faults.keys():
             if not _is_published_elsewhere(model, day, files[day].parent):
@@ -59,9 +59,8 @@ def check_built_features(model: ModelSpec, folders: Mapping[str, str]) -> Faults
 
 
 def raise_raw_faults(model: ModelSpec, faults: FaultsByDay) -> None:
-    """
-    Raises:
-        RawDataError: there are faults; each is told once, with file, column, rule and count.
+    """Raises:
+    RawDataError: there are faults; each is told once, with file, column, rule and count.
     """
     if faults:
         raise RawDataError(
@@ -70,9 +69,8 @@ def raise_raw_faults(model: ModelSpec, faults: FaultsByDay) -> None:
 
 
 def raise_feature_faults(model: ModelSpec, faults: FaultsByDay) -> None:
-    """
-    Raises:
-        FeatureError: there are faults; each is told with table, column, rule and count.
+    """Raises:
+    FeatureError: there are faults; each is told with table, column, rule and count.
     """
     if faults:
         raise FeatureError(f"features of {model.feature_model}", _distinct_faults(faults))
@@ -121,17 +119,17 @@ def _validate_source(raw_files: Sequence[RawFile], expectations: Any) -> dict[Ra
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             fault = Fault(str(drop.path), f"is not a readable Parquet file: {reason}", "deliver it again")
-            found[drop] = {"faults": [vars(fault)], "evidence": {}}
+            found[drop] = {"faults": [vars(fault)], "results": {}}
     by_path = {str(drop.path): drop for drop in raw_files}
 
-    def stages(path: str) -> expectations.ExpectationStages:
+    def stages(path: str) -> ExpectationStages:
         drop = by_path[path]
-        columns = expectations.columns(expectations.RAW_COLUMNS[drop.source])
-        return [*columns, expectations.raw(drop.source, drop.day)]
+        columns = schema_expectations(expectations.RAW_COLUMNS[drop.source])
+        return [*columns, expectations.raw_expectations(drop.source, drop.day)]
 
-    for path, report in expectations.check_each(tables, stages).items():
+    for path, report in validate_tables(tables, stages).items():
         faults = [vars(fault) for fault in report.faults]
-        found[by_path[path]] = {"faults": faults, "evidence": report.evidence}
+        found[by_path[path]] = {"faults": faults, "results": report.results}
     return found
 
 

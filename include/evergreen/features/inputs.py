@@ -92,9 +92,8 @@ def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str
 
 
 def compute_day_fingerprints(model: ModelSpec, days: Iterable[date]) -> FingerprintsByDay:
-    """
-    Raises:
-        RawDataError: raw files are missing; all are named.
+    """Raises:
+    RawDataError: raw files are missing; all are named.
     """
     return {day: compute_fingerprint(parts) for day, parts in feature_inputs(model, days).items()}
 

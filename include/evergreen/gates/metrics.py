@@ -122,7 +122,8 @@ def recall(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: flo
 
 def positive_rate(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
     """Share of rows with a score of at least `cut`, whatever their labels: its difference between groups is that of
-    demographic parity (Calders, Kamiran and Pechenizkiy 2009, ICDM Workshops, 13-18)."""
+    demographic parity (Calders, Kamiran and Pechenizkiy 2009, ICDM Workshops, 13-18).
+    """
     return _weighted_mean(score >= cut, weight)
 
 

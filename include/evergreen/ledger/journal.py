@@ -45,8 +45,7 @@ class Journal:
     """The entries of one model. Safe to share between threads; several processes have one each."""
 
     def __init__(self, model: str, ledger: str):
-        """
-        Args:
+        """Args:
             model: its name.
             ledger: a folder or the URI of one; the model's entries lie in a folder of it.
 

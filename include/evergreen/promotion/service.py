@@ -53,12 +53,12 @@ class EvaluationContext:
 
     @property
     def holdout_rows(self) -> int:
-        """of the holdout"""
+        """Of the holdout"""
         return self.training_set.files["holdout"].rows or 0
 
     @property
     def holdout(self) -> tuple[date, date]:
-        """first ≤ day < end"""
+        """First ≤ day < end"""
         return date.fromisoformat(self.training_set.inputs["holdout"]), self.as_of
 
 

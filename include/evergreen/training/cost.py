@@ -53,9 +53,8 @@ class PriceTable(BaseModel):
 
     @classmethod
     def read(cls, file: Path) -> PriceTable:
-        """
-        Raises:
-            SpecError: it is missing or wrong; all faults are listed.
+        """Raises:
+        SpecError: it is missing or wrong; all faults are listed.
         """
         try:
             return cls.model_validate(tomllib.loads(file.read_text()))

@@ -47,9 +47,8 @@ def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]
 
 
 def _read(job: Job) -> pa.Table:
-    """
-    Raises:
-        TrainingDataError: there are no rows, or a label is not known.
+    """Raises:
+    TrainingDataError: there are no rows, or a label is not known.
     """
     with storage.storage_path(job.training_data).open("rb") as file:
         table = pq.read_table(file, columns=[*job.features, job.label])

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -23,7 +24,6 @@ from evergreen.feature_store import online_store, repository
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import REPOSITORY
 from evergreen.spec import loader
-from evergreen.spec import model as spec_model
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
 from support.online_stores import Kept
@@ -69,7 +69,7 @@ def ponds(kept: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     (tmp_path / "evergreen_models/ponds").mkdir(parents=True)
     (tmp_path / "evergreen_models/ponds/__init__.py").touch()
     (tmp_path / "evergreen_models/ponds/model.py").write_text(SPEC)
-    monkeypatch.setattr(spec_model.import_module("evergreen_models"), "__path__", [str(tmp_path / "evergreen_models")])
+    monkeypatch.setattr(import_module("evergreen_models"), "__path__", [str(tmp_path / "evergreen_models")])
     define(DEFINITIONS, tmp_path / "feature_repo")
     monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
     kept.use(tmp_path / "home")

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from feast import FeatureStore
 
 from evergreen.feature_store import repository
 from evergreen.settings import REPOSITORY, settings
-from evergreen.spec.model import import_module
 
 pytestmark = pytest.mark.integration
 

@@ -54,7 +54,7 @@ def published_day(model: ModelSpec, patch: pytest.MonkeyPatch) -> ModelSpec:
 
 def library(name: str) -> Callable[[ModelSpec, pytest.MonkeyPatch], ModelSpec]:
     def update(model: ModelSpec, patch: pytest.MonkeyPatch) -> ModelSpec:
-        patch.setattr(datasets, "version", lambda n: "99" if n == name else importlib.metadata.version(n))
+        patch.setattr(fingerprints, "version", lambda n: "99" if n == name else importlib.metadata.version(n))
         return model
 
     return update

@@ -74,6 +74,7 @@ def check_bucket(uri: str, append_only: bool = False) -> CheckPassed:
     concurrent promotions silently overwrites the other. So this check creates an object by many writers at once.
 
     Args:
+        uri: The folder in the bucket.
         append_only: Permission to overwrite and remove is not needed, and better not granted.
     """
     files, root = _open_filesystem(uri)

@@ -169,7 +169,8 @@ def _container(model: ModelSpec, uri: str, dag_run: str, pods: PodSettings) -> d
 
 def _resource_requirements(resources: Resources) -> dict[str, Any]:
     """Memory and GPUs are had or not, so what is asked for is the limit. CPUs are shared by weight: a limit would
-    only halt a trainer for parts of each 100 ms while its node has CPUs to spare. (A template may set one.)"""
+    only halt a trainer for parts of each 100 ms while its node has CPUs to spare. (A template may set one.)
+    """
     firm = {"memory": _quantity(resources.memory_gib)} | ({_GPU_RESOURCE: str(resources.gpu)} if resources.gpu else {})
     return {"requests": {"cpu": str(resources.cpu), **firm}, "limits": firm}
 
