@@ -107,7 +107,7 @@ def start_stack(progress: Progress) -> StackStartup:
     home = settings().home.resolve()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)  # logs, tokens and data are private
     with _lock(home, progress):
-        before = record = StackRecord.read(home)
+        old_record = record = StackRecord.read(home)
         addresses = {variable_name("home"): str(home)}
         for name, (factory, port) in factories.items():
             record, endpoints[name] = _ensure_service(home, record, name, port, factory, {})
@@ -118,7 +118,7 @@ def start_stack(progress: Progress) -> StackStartup:
             return services.airflow_service(home, port, {**addresses, **secret})
 
         record, endpoints["airflow"] = _ensure_service(home, record, "airflow", 8080, create_airflow, addresses)
-    started = {name for name, service in record.services.items() if before.services.get(name) != service}
+    started = {name for name, service in record.services.items() if old_record.services.get(name) != service}
     return StackStartup(endpoints, record, frozenset(started))
 
 
@@ -201,15 +201,15 @@ def _ensure_service(
     addresses: Mapping[str, str],
 ) -> tuple[StackRecord, LocalService]:
     """Return the recorded service if it is intact, responds, and has these `addresses`; else start a new one."""
-    known = record.services.get(name)
-    if known:
-        port = parse_host_and_port(known.url)[1]
-        if processes.is_alive(known.process) and known.environment == addresses:
-            service, age = factory(home, port), known.process.age_seconds
-            missing = processes.missing_children(known.process, service.child_names)
+    service_record = record.services.get(name)
+    if service_record:
+        port = parse_host_and_port(service_record.url)[1]
+        if processes.is_alive(service_record.process) and service_record.environment == addresses:
+            service, age = factory(home, port), service_record.process.age_seconds
+            missing = processes.missing_children(service_record.process, service.child_names)
             if (age < _CHILDREN_TIMEOUT_S or not missing) and (age < _READY_TIMEOUT_S or _responds(service)):
                 return record, service
-        processes.stop_session(known.process, home, STOP_TIMEOUT_S)  # also what is left of a dead one
+        processes.stop_session(service_record.process, home, STOP_TIMEOUT_S)  # also what is left of a dead one
     service = factory(home, services.free_port(port))
     log = home / "logs" / f"{name}.log"
     identity = processes.start_process(service.command, service.environment, service.folder, log)

@@ -78,7 +78,7 @@ _VersionArgument = Annotated[str, typer.Argument(help="Registered version.")]
 _ReasonOption = Annotated[str, typer.Option(help="Reason, stored in the ledger.")]
 
 
-def main() -> None:
+def run_command_line() -> None:
     load_commands()
     app()
 

@@ -24,10 +24,10 @@ class JavaError(EvergreenError):
 
 def check_environment_variables() -> CheckPassed:
     """Check that every `EVERGREEN_*` variable is a setting: a misspelled one is silently ignored."""
-    known = {variable_name(name) for name in Settings.model_fields} | _NON_SETTINGS
+    valid_names = {variable_name(name) for name in Settings.model_fields} | _NON_SETTINGS
     names = sorted(name for name in os.environ if name.startswith(ENV_PREFIX))
-    if unknown := [name for name in names if name.partition("__")[0] not in known]:
-        similar = get_close_matches(unknown[0], known, n=1)
+    if unknown := [name for name in names if name.partition("__")[0] not in valid_names]:
+        similar = get_close_matches(unknown[0], valid_names, n=1)
         raise CheckFailedError(
             f"{', '.join(unknown)}: unknown variable{'s' if len(unknown) > 1 else ''}",
             f"did you mean {similar[0]}?" if similar else "remove it: evergreen/settings.py lists all variables",
