@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from evergreen.errors import first_line
 from evergreen.evaluation.difference import compare_feature_values
 from evergreen.feature_store import online_store
 from evergreen.feature_store.repository import feast_lock, open_feature_store
@@ -58,8 +59,7 @@ def compare_online_store(
                 features=service, entity_rows=entities.to_pylist(), full_feature_names=True
             ).to_dict()
         except Exception as error:  # whatever the store in use raises
-            first = (str(error).splitlines() or [""])[0]
-            return MissingEvidence(f"the online store cannot be read: {type(error).__name__}: {first}")
+            return MissingEvidence(f"the online store cannot be read: {type(error).__name__}: {first_line(error)}")
     moment = _newest_event_timestamp(model, record)
     if moment is None:
         return MissingEvidence("no feature row was published in the days that the online store holds")

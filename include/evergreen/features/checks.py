@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from evergreen import storage
-from evergreen.errors import Fault, FeatureError, RawDataError
+from evergreen.errors import Fault, FeatureError, RawDataError, first_line
 from evergreen.features import inputs
 from evergreen.features.inputs import RawFile
 from evergreen.ingest.expectations import ExpectationStages, schema_expectations, validate_tables
@@ -117,8 +117,7 @@ def _validate_source(raw_files: Sequence[RawFile], expectations: Any) -> dict[Ra
         try:
             tables[str(drop.path)] = pd.read_parquet(drop.path)
         except (pa.ArrowException, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            fault = Fault(str(drop.path), f"is not a readable Parquet file: {reason}", "deliver it again")
+            fault = Fault(str(drop.path), f"is not a readable Parquet file: {first_line(error)}", "deliver it again")
             found[drop] = {"faults": [vars(fault)], "results": {}}
     by_path = {str(drop.path): drop for drop in raw_files}
 

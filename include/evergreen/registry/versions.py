@@ -28,7 +28,7 @@ from mlflow.store.artifact.models_artifact_repo import REGISTERED_MODEL_META_FIL
 from mlflow.types import ColSpec, Schema
 
 from evergreen import ledger, storage
-from evergreen.errors import RegistryError, ScoringError
+from evergreen.errors import RegistryError, ScoringError, first_line
 from evergreen.gates import Verdict
 from evergreen.lake import datasets, fingerprints
 from evergreen.registry import signing
@@ -359,7 +359,7 @@ def _download_version(
         known = client.get_model_version(model, version)
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model}/{version}", dst_path=str(scratch)))
     except (MlflowException, OSError) as error:
-        raise ScoringError(f"its artifact cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise ScoringError(f"its artifact cannot be loaded: {first_line(error)}") from None
     (folder / REGISTERED_MODEL_META_FILE_NAME).unlink(missing_ok=True)  # the download puts it there
     return folder, known
 

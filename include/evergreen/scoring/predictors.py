@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import types
 
-from evergreen.errors import ScoringError
+from evergreen.errors import ScoringError, first_line
 
 
 class Predictor(ABC):
@@ -292,5 +292,4 @@ def _raise_problems(file: Path, problems: list[str]) -> None:
 
 def _first_line(error: Exception, file: Path) -> str:
     """The error's first line, without time of day and scratch folder: as evidence it must be the same each time."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", line.replace(str(file), file.name))
+    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", first_line(error).replace(str(file), file.name))
