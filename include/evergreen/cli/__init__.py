@@ -26,8 +26,6 @@ from evergreen.spec.loader import load_spec, model_names
 
 # Clients of servers: the first line of their errors is useful to users, a traceback is not.
 _CLIENT_PACKAGES = {"aiohttp", "botocore", "grpc", "mlflow", "pyspark", "redis", "sqlalchemy"}
-
-
 _LOG_WIDTH = 160  # columns: a log has no width, and 80 columns would break tables
 
 

@@ -78,12 +78,22 @@ def test_interruption_exits_with_130(home: Path, monkeypatch: pytest.MonkeyPatch
     assert "interrupted" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["freeze", "unfreeze", "rollback"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "freeze flight_delay --reason test",
+        "unfreeze flight_delay --reason test",
+        "rollback flight_delay --reason test",
+        "release flight_delay 1 --reason test",
+        "sign flight_delay 1",
+        "ledger repair",
+    ],
+)
 def test_commands_that_move_aliases_need_the_local_mlflow(
     home: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.delenv("EVERGREEN_MLFLOW", raising=False)
     settings.cache_clear()
-    result = CliRunner().invoke(app, [command, "flight_delay", "--reason", "a test"])
+    result = CliRunner().invoke(app, command.split())
     assert result.exit_code == 1
     assert "MLflow is not running" in result.stderr

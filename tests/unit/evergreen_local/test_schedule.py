@@ -6,6 +6,7 @@ import pytest
 
 from evergreen.errors import EvergreenError
 from evergreen.spec.loader import feature_spec, load_spec
+from evergreen_local import demo
 from evergreen_local.schedule import as_of_dates
 
 pytestmark = pytest.mark.unit
@@ -42,7 +43,10 @@ def test_as_of_dates_follow_the_last_finished_date(finished_dates, dates):
 
 
 def test_as_of_dates_of_data_that_begins_in_2025():
-    assert as_of_dates(MODEL, features(date(2025, 1, 1)), []) == [date(2025, 3, 1), date(2025, 3, 8)]
+    model = MODEL.model_copy(update={"features": features(date(2025, 1, 1))})
+    assert as_of_dates(model, model.features, []) == [date(2025, 3, 1), date(2025, 3, 8)]
+    days = demo._feature_days(model, date(2025, 3, 1))
+    assert (days[0], days[-1]) == (date(2025, 1, 1), date(2025, 2, 28))
 
 
 def test_as_of_dates_of_a_model_with_a_short_history():
