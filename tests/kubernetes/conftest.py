@@ -97,8 +97,20 @@ def witness(cluster: Cluster) -> Iterator[Witness]:
     found.over.set()
 
 
+@pytest.fixture
+def _reserved_cpus(
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """A node has the CPUs that the pods of a test request: one, or those of its mark `cpus`."""
+    mark = request.node.get_closest_marker("cpus")
+    base = tmp_path_factory.getbasetemp()
+    locks = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with cluster.reserve_cpus(mark.args[0] if mark else 1, locks):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _one_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+def _one_at_a_time(request: pytest.FixtureRequest, _reserved_cpus: None) -> Iterator[None]:
     """Whatever a test does: never two live pods of a job, and none afterwards."""
     witness: Witness = request.getfixturevalue("witness")
     cluster = witness.cluster

@@ -18,6 +18,7 @@ from evergreen.lake import fingerprints
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import OUTPUT_FOLDER, RESULT_FILE, Job, TrainingResult
 from evergreen.training.outcome import CodeMismatchError
+from evergreen.training.volumes import identify_full_volume
 
 
 def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
@@ -31,7 +32,7 @@ def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
     if is_training_complete(job.fingerprint, folder):
         print("this job is done already")
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, identify_full_volume():
         output = Path(scratch)
         metrics = import_module(f"evergreen_models.{job.model}.train").fit(job, output, checkpoints)
         checkpoints.flush()
