@@ -23,9 +23,9 @@ from statistics import median
 import pyarrow.parquet as pq
 
 from evergreen.spec import loader
+from evergreen_models.flight_delay_net.column_statistics import compute_column_statistics
 from evergreen_models.flight_delay_net.columns import InputColumns
 from evergreen_models.flight_delay_net.parameters import NetworkParameters
-from evergreen_models.flight_delay_net.scales import compute_column_statistics
 from evergreen_models.flight_delay_net.stream import BatchPlan, BatchStream
 from measuring.training import CATEGORIES, LABEL, NUMBERS, write_training_set
 

@@ -6,7 +6,7 @@ from feast import Entity, FeatureService, FeatureView, Field
 from feast.types import Float64, Int32
 from feast.value_type import ValueType
 
-from evergreen.feature_store.data_source import feature_source
+from evergreen.feature_store.repository import feature_source
 from evergreen_models.flight_delay.features import DELAY_COLUMNS, DELAY_VIEW_KEYS, WEATHER_COLUMNS
 
 carrier, origin, dest, tailnum = (
@@ -38,10 +38,7 @@ delay_views = [
 ]
 
 origin_weather = _view(
-    "origin_weather",
-    ("origin",),
-    timedelta(hours=6),
-    [Field(name=column, dtype=Float64) for column in WEATHER_COLUMNS],
+    "origin_weather", ("origin",), timedelta(hours=6), [Field(name=column, dtype=Float64) for column in WEATHER_COLUMNS]
 )
 
 # One row at the start of a day, which may last 25 hours.

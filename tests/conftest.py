@@ -10,6 +10,10 @@ import pytest
 from evergreen.settings import settings
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-snapshots", action="store_true", help="write tests/**/snapshots again")
+
+
 def _forget() -> None:
     settings.cache_clear()
     import sys

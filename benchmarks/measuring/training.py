@@ -14,7 +14,7 @@ from evergreen.lake import fingerprints
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.training import Job, candidates
-from evergreen.training.backends import process
+from evergreen.training.attempt import trainer_environment
 
 NUMBERS = tuple(f"view__number_{n:02}" for n in range(24))
 CATEGORIES = {"carrier": 16, "origin": 3, "dest": 105}
@@ -56,7 +56,7 @@ def job_of(name: str, train: Path, *, checkpoint_seconds: float, **parameters: o
         gpu=0,
         processes=1,
         checkpoint_seconds=checkpoint_seconds,
-        modules=fingerprints.code_versions((f"evergreen_models.{name}.train",), ()),
+        modules=fingerprints.code_of((f"evergreen_models.{name}.train",), ()),
         libraries=candidates.pinned_library_versions(model),
     )
 
@@ -67,7 +67,7 @@ def start(job: Job, folder: Path) -> subprocess.Popen[str]:
     job.write(storage.storage_path(str(file)))
     return subprocess.Popen(
         [str(settings().trainer), "-m", "evergreen.training", str(file)],
-        env=process.trainer_environment(),
+        env=trainer_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

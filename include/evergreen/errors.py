@@ -64,6 +64,10 @@ class InputsChangedError(EvergreenError):
     """Inputs changed while a step was reading them; its output was discarded."""
 
 
+class HandoverError(EvergreenError):
+    """A task cannot read what an earlier task of its run has returned."""
+
+
 class TrainingError(EvergreenError):
     """A training job did not produce a valid model."""
 

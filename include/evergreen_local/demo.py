@@ -16,13 +16,13 @@ from importlib.util import find_spec
 from types import ModuleType
 from zoneinfo import ZoneInfo
 
-from evergreen import ledger
 from evergreen.client.addresses import ServiceAddresses
 from evergreen.client.airflow import AirflowClient, AirflowConflictError, AirflowError, Json
 from evergreen.errors import EvergreenError
 from evergreen.features.inputs import features_dataset, format_days
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
+from evergreen.orchestration.handover import JudgedCandidate
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
@@ -263,14 +263,14 @@ def _show_results(
     addresses: ServiceAddresses,
     progress: Progress,
 ) -> None:
-    value = airflow.xcom(dag_id, _run_id(as_of), "judge")
-    recorded = json.loads(value) if isinstance(value, str) else value
-    verdict = ledger.read_verdict_event(model.name, recorded["entry"]).verdict
+    xcom = airflow.xcom(dag_id, _run_id(as_of), "judge")
+    candidate = JudgedCandidate.load(json.loads(xcom) if isinstance(xcom, str) else xcom)
+    verdict = candidate.verdict_event(model.name).verdict
     instances = airflow.task_instances(dag_id, _run_id(as_of))
     promoted = any(i["task_id"] == "promote" and i["state"] == "success" for i in instances)
-    results.show_gate_table(progress, f"{model.name} as of {as_of}", verdict)
+    results.show_gate_table(progress, f"{model.name} as of {as_of}", verdict, model.gates)
     # The file in the lake may not be reachable for users of an external Airflow, which serves it, too.
-    page = f"{addresses.airflow_ui}/evergreen/{dag_id}/verdicts/{recorded['entry']}"
-    progress.print(f"gate report: {page if settings().airflow else recorded['report']}")
+    page = f"{addresses.airflow_ui}/evergreen/{dag_id}/verdicts/{candidate.entry}"
+    progress.print(f"gate report: {page if settings().airflow else candidate.report}")
     champion = results.fetch_champion_version(addresses.mlflow, model.name)
     results.show_promotion_outcome(progress, verdict, promoted, champion)

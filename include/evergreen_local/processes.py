@@ -11,18 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict
 
 from evergreen.settings import STACK_VARIABLE
+from evergreen.spec import Frozen
 
 # Start times have a resolution of 10 ms, and are relative to a boot time that may be corrected slightly.
 _START_TIME_TOLERANCE_S = 2.0
 
 
-class ProcessIdentity(BaseModel):
+class ProcessIdentity(Frozen):
     """Leader of a session; its start time distinguishes it from a later process with the same PID."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pid: int
     start_time: float

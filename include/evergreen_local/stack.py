@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from evergreen import storage
 from evergreen.cli.doctor.environment import require_java
 from evergreen.client.addresses import STACK_FILE, ServiceAddresses, resolve_addresses
 from evergreen.errors import EvergreenError
 from evergreen.settings import parse_host_and_port, settings, variable_name
+from evergreen.spec import Frozen
 from evergreen_local import processes, services
 from evergreen_local.processes import ProcessIdentity
 from evergreen_local.progress import Progress, ProgressStep, ProgressView
@@ -36,10 +37,8 @@ class StackError(EvergreenError):
     """A service did not start, or the record of services is not readable."""
 
 
-class ServiceRecord(BaseModel):
+class ServiceRecord(Frozen):
     """A started service; `environment` has the addresses of other services that it was given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     process: ProcessIdentity
     url: str
@@ -47,10 +46,8 @@ class ServiceRecord(BaseModel):
     environment: Mapping[str, str] = {}
 
 
-class StackRecord(BaseModel):
+class StackRecord(Frozen):
     """Content of `stack.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     services: Mapping[str, ServiceRecord] = {}
 

@@ -1,6 +1,6 @@
-"""One folder per model; docs/add-a-model.md tells how to add one.
+"""One folder per model; docs/add-a-model.md describes how to add one.
 
-Folders named `models` elsewhere on the Python path hold models too: a deployment may keep its own apart.
+Folders named `evergreen_models` elsewhere on the Python path hold models too: a deployment may keep its own apart.
 """
 
 from pkgutil import extend_path

@@ -21,6 +21,19 @@ from support.training_tasks import Trial, template, training_set
 IMAGE = os.environ.get("EVERGREEN_TEST_IMAGE", "evergreen-trainer:test")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share tests out one by one, but those of test_airflow.py together: they have a stack in common."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file.endswith("test_airflow.py") else nodeid
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     if "KUBECONFIG" not in os.environ:
@@ -152,8 +165,8 @@ def trial(
             "namespace": cluster.namespace,
             "template": shared / "template.yaml",
             "deferrable": deferrable,
-            "startup_minutes": 2,  # other tests may be at the same node
-            "logging_seconds": 1,
+            "startup_timeout_minutes": 2,  # other tests may be at the same node
+            "logging_interval_seconds": 1,
             **(pods or {}),
         }
         monkeypatch.setenv("EVERGREEN_TRAINING_BACKEND", "pod")

@@ -33,7 +33,7 @@ from support.cluster import Cluster, eventually
 from support.kills import kill_component, running_tasks
 from support.training_tasks import STEP_S, expected, template
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.xdist_group("airflow")]
+pytestmark = pytest.mark.kubernetes
 
 TESTS = Path(__file__).parents[1]
 SLOW, STEPS = "slow.retrain", 80

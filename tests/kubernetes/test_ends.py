@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 
+from evergreen.errors import EvergreenError
 from evergreen.training.outcome import RetryableTrainingError
 from support.training_tasks import Trial, template
 
 pytestmark = pytest.mark.kubernetes
 
-NEVER, LATER = AirflowFailException, RetryableTrainingError
+NEVER, LATER = EvergreenError, RetryableTrainingError
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_trigger_sees_it_too(trial: Callable[..., Trial]) -> None:
 def test_an_attempt_that_takes_too_long_is_ended_and_the_next_try_goes_on(
     trial: Callable[..., Trial], deferrable: bool
 ) -> None:
-    job = trial(deferrable=deferrable, steps=60, resources={"minutes": 0.1})
+    job = trial(deferrable=deferrable, steps=60, resources={"timeout_minutes": 0.1})
     error = job.error()
     assert isinstance(error, LATER)
     assert "it took longer than resources.timeout_minutes, 0.1" in str(error)

@@ -56,7 +56,7 @@ def test_a_job_that_is_interrupted_in_every_way_ends_in_the_same_model(
     trial: Callable[..., Trial], cluster: Cluster, deferrable: bool
 ) -> None:
     steps = 180
-    job = trial(deferrable=deferrable, steps=steps, write_seconds=WRITE_S, resources={"preemptions": 10})
+    job = trial(deferrable=deferrable, steps=steps, write_seconds=WRITE_S, resources={"max_preemptions": 10})
     told = dict(interruptions(cluster, job, steps))
 
     assert job.value() == expected(steps)
@@ -74,7 +74,7 @@ def test_preemptions_beyond_the_limit_end_the_task_and_the_next_one_goes_on(
     trial: Callable[..., Trial], cluster: Cluster
 ) -> None:
     # Deferrable: their number rides with the trigger.
-    job = trial(deferrable=True, steps=150, resources={"preemptions": 1})
+    job = trial(deferrable=True, steps=150, resources={"max_preemptions": 1})
     pod, done = cluster.at_work(job.pod, None, 5)
     cluster.delete(pod)
     pod, done = cluster.at_work(job.pod, pod, done + 5)

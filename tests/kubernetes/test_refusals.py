@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 
+from evergreen.errors import EvergreenError
 from evergreen.training.outcome import RetryableTrainingError
 from support.cluster import Cluster, eventually
 from support.training_tasks import Trial, expected
 
 pytestmark = pytest.mark.kubernetes
 
-NEVER, LATER = AirflowFailException, RetryableTrainingError
+NEVER, LATER = EvergreenError, RetryableTrainingError
 STARTUP_S = 8
 
 
@@ -35,7 +35,7 @@ Begin = Callable[..., Trial]
 @pytest.fixture
 def begin(trial: Callable[..., Trial]) -> Begin:
     def begun(resources: dict[str, Any] | None = None, deferrable: bool = False, **pods: Any) -> Trial:
-        settings = {"startup_minutes": STARTUP_S / 60, **pods}
+        settings = {"startup_timeout_minutes": STARTUP_S / 60, **pods}
         return trial(deferrable=deferrable, resources=resources, pods=settings)
 
     return begun

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError
+from airflow.sdk.exceptions import TaskDeferralError
 
+from evergreen.errors import EvergreenError
 from evergreen.training.outcome import RetryableTrainingError
 from support.cluster import Cluster, eventually
 from support.relay import Relay
@@ -61,7 +62,7 @@ def test_a_pod_that_has_failed_for_good_is_not_made_again(trial: Begin, left: Be
     job = left(misbehaves="data")
     eventually("it fails", lambda: phase(cluster, job) == "Failed")
     error = trial(of=job).error()
-    assert isinstance(error, AirflowFailException)
+    assert isinstance(error, EvergreenError)
     assert "the data say so" in str(error)
     assert len(job.attempts) == 1
 

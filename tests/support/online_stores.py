@@ -1,4 +1,4 @@
-"""The kinds of online store, for tests that hold for each: where it is, what is in it, and how it is lost."""
+"""Online stores by backend, for tests of both: their location and content, and how they are lost and restored."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from evergreen.feature_store.online_backends import connect_redis
 from evergreen.settings import settings
 
-_MARKS = "_evergreen"
+_MARKER_TABLE = "_evergreen"
 
 
-class Kept(Protocol):
-    writer: type[Any]
-    """Feast's class that writes to it."""
+class OnlineFixture(Protocol):
+    feast_class: type[Any]
+    """Feast's implementation."""
 
     def use(self, home: Path) -> None:
-        """Point the settings at a home with an online store of its own."""
+        """Point the settings at `home`, with its own online store."""
         ...
 
     def contents(self) -> object:
-        """Every value with its event time, to be compared."""
+        """Return every value with its event timestamp, for comparisons."""
         ...
 
-    def lose(self) -> None: ...
+    def empty(self) -> None: ...
 
     def copy(self) -> Any: ...
 
     def restore(self, copy: Any) -> None: ...
 
 
-class InSqlite:
-    writer = SqliteOnlineStore
+class SqliteOnline:
+    feast_class = SqliteOnlineStore
 
     def __init__(self, use_home: Callable[[Path], Path]):
         self.use = use_home
 
     def contents(self) -> object:
-        found = {}
+        values = {}
         with closing(sqlite3.connect(settings().online_store)) as con:
             for view in ("levels", "depths"):
                 query = f"SELECT entity_key, feature_name, value, event_ts FROM evergreen_{view}"
-                found |= {(view, key, name): (value, ts) for key, name, value, ts in con.execute(query)}
-        return found
+                values |= {(view, key, name): (value, ts) for key, name, value, ts in con.execute(query)}
+        return values
 
-    def lose(self) -> None:
+    def empty(self) -> None:
         with suppress(FileNotFoundError):
             Path(settings().online_store).unlink()
 
@@ -62,10 +62,10 @@ class InSqlite:
         Path(settings().online_store).write_bytes(copy)
 
 
-class InRedis:
-    """A database of the server for each home."""
+class RedisOnline:
+    """One database of the server per home."""
 
-    writer = RedisOnlineStore
+    feast_class = RedisOnlineStore
 
     def __init__(self, use_home: Callable[[Path], Path], url: str, monkeypatch: pytest.MonkeyPatch):
         self._use_home, self._url, self._monkeypatch = use_home, url, monkeypatch
@@ -81,9 +81,9 @@ class InRedis:
 
     def contents(self) -> object:
         with connect_redis(settings().online_store) as server:
-            return {key: server.hgetall(key) for key in server.scan_iter() if key != _MARKS.encode()}
+            return {key: server.hgetall(key) for key in server.scan_iter() if key != _MARKER_TABLE.encode()}
 
-    def lose(self) -> None:
+    def empty(self) -> None:
         with connect_redis(settings().online_store) as server:
             server.flushdb()
 

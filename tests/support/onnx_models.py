@@ -1,4 +1,4 @@
-"""ONNX models that are small enough to be computed by hand: one input per column, lookups inside the graph."""
+"""ONNX models small enough to compute by hand: one input per column, lookups inside the graph."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ COLUMNS = {"distance": "float", "temperature": "float", "carrier": "string", "ho
 CARRIERS = ("UA", "AA")
 _TYPES = {"float": TensorProto.FLOAT, "string": TensorProto.STRING, "int64": TensorProto.INT64}
 _CODES = np.array([[0.2, -0.4], [1.5, 0.3], [-0.7, 0.9]], np.float32)
-"""Of a carrier that is not known, then of each that is."""
+"""Embeddings: of an unknown carrier, then of each of CARRIERS."""
 
 
 def weights(columns: Mapping[str, str]) -> NDArray[np.float32]:
-    """One per number, two per text: (width, 1)."""
+    """Return one weight per number, two per text: (width, 1)."""
     width = sum(2 if kind == "string" else 1 for kind in columns.values())
     return np.linspace(-0.8, 0.9, width, dtype=np.float32).reshape(-1, 1)
 
 
 def network(columns: Mapping[str, str] = COLUMNS, rank: int = 1) -> onnx.ModelProto:
-    """Logistic regression on numbers (a missing one is 0) and embedded texts. Inputs are [rows] or [rows, 1]."""
+    """Return a logistic regression on numbers (0 if missing) and embedded texts; inputs are [rows] or [rows, 1]."""
     inputs, nodes, parts = [], [], []
     for name, kind in columns.items():
         shape = ["rows", 1][:rank]
@@ -59,7 +59,7 @@ def network(columns: Mapping[str, str] = COLUMNS, rank: int = 1) -> onnx.ModelPr
 
 
 def _encoded(name: str, kind: str) -> list[onnx.NodeProto]:
-    """From the input to its columns of the features, (rows, 1) or (rows, 2)."""
+    """Return the nodes from an input to its feature columns, (rows, 1) or (rows, 2)."""
     if kind == "string":
         return [
             helper.make_node(
@@ -78,13 +78,13 @@ def _encoded(name: str, kind: str) -> list[onnx.NodeProto]:
 
 
 def expected(table: pa.Table, columns: Mapping[str, str] = COLUMNS) -> NDArray[np.float64]:
-    """What `network` must give for the rows of a table, (n,)."""
+    """Return the predictions that `network` must make for the rows of a table, (n,)."""
     parts = []
     for name, kind in columns.items():
         values = table[name].to_pylist()
         if kind == "string":
-            known = {carrier: n for n, carrier in enumerate(CARRIERS, start=1)}
-            parts.append(_CODES[[known.get(value, 0) for value in values]].astype(float))
+            codes = {carrier: n for n, carrier in enumerate(CARRIERS, start=1)}
+            parts.append(_CODES[[codes.get(value, 0) for value in values]].astype(float))
         else:
             numbers = np.array([np.nan if value is None else value for value in values], float)
             parts.append(np.nan_to_num(numbers, nan=0.0).reshape(-1, 1))
@@ -93,7 +93,7 @@ def expected(table: pa.Table, columns: Mapping[str, str] = COLUMNS) -> NDArray[n
 
 
 def rows(count: int, seed: int = 3) -> pa.Table:
-    """Rows with missing numbers, missing carriers, and carriers that the network has never heard of."""
+    """Return rows with missing numbers, missing carriers, and unknown carriers."""
     rng = np.random.default_rng(seed)
     temperature = rng.normal(size=count)
     temperature[rng.random(count) < 0.2] = np.nan
@@ -109,7 +109,7 @@ def rows(count: int, seed: int = 3) -> pa.Table:
 
 
 def save(model: onnx.ModelProto, folder: Path) -> Path:
-    """Write it as `model.onnx`."""
+    """Write the model as `model.onnx`."""
     file = folder / "model.onnx"
     file.write_bytes(model.SerializeToString())
     return file

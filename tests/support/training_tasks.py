@@ -1,4 +1,4 @@
-"""A training task that is run as Airflow runs it, without Airflow: in a thread, and anew after each deferral."""
+"""A training task run as Airflow runs it, but without Airflow: in a thread, and in a new process per deferral."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from evergreen.feature_store import training_sets
 from evergreen.lake import fingerprints
+from evergreen.orchestration.handover import TrainedCandidate
 from evergreen.orchestration.operators.train import TrainOperator
 from evergreen.settings import REPOSITORY
 from evergreen.spec.model import ModelSpec
@@ -64,7 +65,8 @@ class Trial(threading.Thread):
         """What the published model has learned, once the task has succeeded."""
         reference = self._end(patience)
         dataset = candidates.candidate_dataset(self.model)
-        return json.loads(dataset.file_path(dataset.resolve(reference["candidate"]), "value.json").read_text())
+        candidate = TrainedCandidate.load(reference).candidate(self.model)
+        return json.loads(dataset.file_path(candidate, "value.json").read_text())
 
     def error(self, patience: float = 240) -> Exception:
         """What the task has failed with."""
@@ -103,7 +105,7 @@ class Trial(threading.Thread):
 
 
 def context() -> Any:
-    """As much of a task's context as training looks at."""
+    """Return the part of a task's context that training uses."""
     instance = SimpleNamespace(
         dag_id="slow.retrain",
         task_id="train",
@@ -127,19 +129,19 @@ async def _first_event(path: str, arguments: dict[str, Any]) -> Any:
         return event.payload
 
 
-def training_set(spec: ModelSpec, **told: Any) -> dict[str, str]:
-    """Publish a training set of one row, which tells the trainer how to behave; each is another one."""
-    row = {"steps": 30, "step_seconds": STEP_S, "write_seconds": 0.0, "misbehaves": "", **told}
+def training_set(spec: ModelSpec, **behavior: Any) -> dict[str, str]:
+    """Publish a new training set of one row, which sets the trainer's behavior."""
+    row = {"steps": 30, "step_seconds": STEP_S, "write_seconds": 0.0, "misbehaves": "", **behavior}
     row["nonce"] = uuid.uuid4().hex
-    target, mark = training_sets.training_set_dataset(spec), fingerprints.compute_fingerprint(row)
+    dataset, fingerprint = training_sets.training_set_dataset(spec), fingerprints.compute_fingerprint(row)
     partition = f"as_of={row['nonce']}"
-    file = target.stage(partition, mark) / "train.parquet"
+    file = dataset.stage(partition, fingerprint) / "train.parquet"
     pq.write_table(pa.Table.from_pylist([row]), file)
-    return target.publish(partition, mark, {"train": file}, {"told": row}).reference
+    return dataset.publish(partition, fingerprint, {"train": file}, {"behavior": row}).reference
 
 
 def expected(steps: int) -> float:
-    """What a trainer learns that nothing has interrupted."""
+    """Return what an uninterrupted trainer learns."""
     value = 0.5
     for _ in range(steps):
         value = 3.9 * value * (1 - value)
@@ -147,9 +149,9 @@ def expected(steps: int) -> float:
 
 
 def template(file: Path, home: Path, *, baked: bool = False, **more: Any) -> Path:
-    """A pod template with the home, and the sources of this checkout, under the paths they have here.
+    """Write a pod template that mounts the home, and the sources of this checkout, under their paths here.
 
-    With `baked`, only what the tests add: the library and its models are those of the image.
+    With `baked`, only the tests are mounted: the library and its models are those of the image.
     """
     sources = [str(REPOSITORY / "tests")] + ([] if baked else [str(REPOSITORY / "include")])
     mounts = [{"name": "home", "mountPath": str(home)}]

@@ -15,5 +15,5 @@ if find_spec("torch") is None:
 
 @pytest.fixture(scope="session")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Row groups of which a window holds two, and batches that begin in one window and end in the next."""
+    """Return a file whose windows hold two row groups, so that batches start in one window and end in the next."""
     return write(table(4_000), tmp_path_factory.mktemp("data") / "train.parquet", group_rows=450)

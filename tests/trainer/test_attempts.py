@@ -1,4 +1,4 @@
-"""Attempts at training a network as processes and pods make them: alone, several together, ended by signals."""
+"""Attempts at training a network, as processes and pods make them: alone, with ranks, ended by signals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from upath import UPath
 
 from evergreen.training import TrainingResult
-from evergreen.training.backends import process
+from evergreen.training.attempt import trainer_environment
 from evergreen.training.outcome import Outcome
 from support.training_data import net_job, table, write
 
@@ -26,77 +26,70 @@ def attempt(folder: Path, train: Path, processes: int) -> subprocess.Popen[str]:
     job.write(UPath(folder / "job.json"))
     command = [sys.executable, "-m", "evergreen.training", str(folder / "job.json")]
     return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=process.trainer_environment(),
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=trainer_environment()
     )
 
 
-def end(running: subprocess.Popen[str]) -> tuple[Outcome, str]:
-    said, _ = running.communicate(timeout=120)
-    return Outcome.from_exit_code(running.returncode), said
+def wait(process: subprocess.Popen[str]) -> tuple[Outcome, str]:
+    """Return the outcome and the output."""
+    output, _ = process.communicate(timeout=120)
+    return Outcome.from_exit_code(process.returncode), output
 
 
 def result(folder: Path) -> TrainingResult:
     return TrainingResult.read(UPath(folder / "output" / "result.json"))
 
 
-def until_there_is_a_checkpoint(folder: Path, running: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 60
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
     while not list((folder / "checkpoints").glob("step-*.json")):
-        assert running.poll() is None, running.communicate()[0]
-        assert time.monotonic() < until
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
-def whole(train: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, str]]:
-    """Where a job of so many processes lies that nothing disturbed, and what it said; each is done once."""
+def uninterrupted(train: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Return the folder of an uninterrupted job with so many processes; each is trained once."""
 
     @cache
-    def done(processes: int) -> tuple[Path, str]:
-        folder = tmp_path_factory.mktemp("whole")
-        outcome, said = end(attempt(folder, train, processes))
-        assert outcome is Outcome.SUCCEEDED, said
-        return folder, said
+    def run(processes: int) -> Path:
+        folder = tmp_path_factory.mktemp("uninterrupted")
+        outcome, output = wait(attempt(folder, train, processes))
+        assert outcome is Outcome.SUCCEEDED, output
+        return folder
 
-    return done
+    return run
 
 
-# Of several, only the one that started the others would die at once of SIGKILL; a pod dies as a whole.
-@pytest.mark.parametrize(("processes", "how"), [(1, signal.SIGTERM), (1, signal.SIGKILL), (2, signal.SIGTERM)])
-def test_one_that_is_ended_is_followed_by_one_that_ends_as_if_nothing_had_been(
-    train: Path,
-    whole: Callable[[int], tuple[Path, str]],
-    tmp_path: Path,
-    processes: int,
-    how: signal.Signals,
+# With several processes SIGKILL would only end the one that started the others; a pod is killed as a whole.
+@pytest.mark.parametrize(("processes", "stop_signal"), [(1, signal.SIGTERM), (1, signal.SIGKILL), (2, signal.SIGTERM)])
+def test_next_attempt_resumes_to_the_same_result(
+    train: Path, uninterrupted: Callable[[int], Path], tmp_path: Path, processes: int, stop_signal: signal.Signals
 ) -> None:
     first = attempt(tmp_path, train, processes)
-    until_there_is_a_checkpoint(tmp_path, first)
-    first.send_signal(how)
-    outcome, said = end(first)
-    assert outcome is (Outcome.PREEMPTED if how is signal.SIGTERM else Outcome.UNKNOWN), said
+    wait_for_checkpoint(tmp_path, first)
+    first.send_signal(stop_signal)
+    outcome, output = wait(first)
+    assert outcome is (Outcome.PREEMPTED if stop_signal is signal.SIGTERM else Outcome.UNKNOWN), output
     assert not (tmp_path / "output").exists()
 
-    outcome, said = end(attempt(tmp_path, train, processes))
-    assert outcome is Outcome.SUCCEEDED, said
-    assert "going on after step" in said
-    assert result(tmp_path) == result(whole(processes)[0])
+    outcome, output = wait(attempt(tmp_path, train, processes))
+    assert outcome is Outcome.SUCCEEDED, output
+    assert "resuming after step" in output
+    assert result(tmp_path) == result(uninterrupted(processes))
 
 
-def test_several_train_one_model_together(whole: Callable[[int], tuple[Path, str]]) -> None:
-    (alone, _), (together, _) = whole(1), whole(2)
+def test_ranks_train_one_model_together(uninterrupted: Callable[[int], Path]) -> None:
+    alone, together = uninterrupted(1), uninterrupted(2)
     assert [file.name for file in (together / "output").rglob("*.onnx")] == ["model.onnx"]
-    # The same number of steps on as many rows, drawn otherwise.
+    # The same number of steps on as many rows, in another order.
     losses = [result(folder).metrics["train_log_loss"] for folder in (alone, together)]
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
 
 
-def test_data_that_teaches_nothing_ends_all_of_them_and_it_is_told_why(tmp_path: Path) -> None:
+def test_empty_data_ends_all_ranks_with_the_reason(tmp_path: Path) -> None:
     train = write(table(0), tmp_path / "train.parquet", group_rows=10)
-    outcome, said = end(attempt(tmp_path, train, processes=2))
-    assert outcome is Outcome.BAD_DATA, said
-    assert "has no rows" in said.splitlines()[-1]
+    outcome, output = wait(attempt(tmp_path, train, processes=2))
+    assert outcome is Outcome.BAD_DATA, output
+    assert "has no rows" in output.splitlines()[-1]

@@ -219,11 +219,11 @@ def rebuild_command(ctx: typer.Context, model: _OptionalModelArgument = None) ->
 def repair_command(ctx: typer.Context, model: _OptionalModelArgument = None) -> None:
     """Restore MLflow's aliases from the ledger."""
     _use_local_mlflow()
-    from evergreen.registry import versions
+    from evergreen.registry import aliases
 
     for name in [model] if model else model_names():
         load_spec(name)
-        for message in versions.repair_aliases(name).messages:
+        for message in aliases.repair_aliases(name).messages:
             ctx.obj.print(f"{name}: {message}")
 
 

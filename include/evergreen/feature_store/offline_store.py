@@ -1,32 +1,34 @@
-"""Feast's offline store, answered by DuckDB's ASOF JOIN.
+"""Feast's offline store on DuckDB's ASOF JOIN.
 
-Plugged in by configuration, no other change::
+It is enabled by configuration, with no other change::
 
     offline_store:
       type: evergreen.feature_store.offline_store.AsofOfflineStore
       memory_limit: 2GB
 
-The answers are those of Feast's stock DuckDB store: inclusive boundaries (`feature ts <= entity ts <= feature
-ts + ttl`), the latest event wins and among its corrections the latest created. What differs is the work: the
-stock store joins every entity row with the whole past of its key and then throws all but one away; an ASOF
-join merges two sorted sides. Three more promises that the stock store does not make:
+Its results are those of Feast's stock DuckDB store: inclusive boundaries (`feature ts <= entity ts <= feature ts +
+ttl`), the latest event wins and among its corrections the latest created. Only the work differs: the stock store joins
+every entity row with the whole past of its key and then drops all but one match; an ASOF join merges two sorted sides.
+It also guarantees three things that the stock store does not:
 
-* rows out are the rows in, in their order, each once; anything else is an error, never a shorter table;
-* rows that tie in event and created timestamp are decided by their place in the files, so the same files
-  and entities give the same bytes;
-* a dataset of the lake is read through its manifests, so a half-published day is never seen.
+* the rows of the result are the entity rows, in their order, each once; anything else is an error, never a shorter
+  table;
+* rows with equal event and created timestamps are ranked by their position in the files, so the same files and
+  entities give the same bytes;
+* a dataset of the lake is read through its manifests, so a partly published day is never visible.
 
-Timestamps are compared in microseconds; those without a time zone are UTC.
+Timestamps are compared in microseconds; those without a time zone are UTC. Whole queries are in
+`tests/unit/feature_store/snapshots`.
 """
-
-# ruff: noqa: S608 - every name and literal that enters a statement goes through _name or _text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 import duckdb
@@ -51,17 +53,22 @@ from pydantic import PositiveInt, StrictStr
 from evergreen.errors import Fault, FaultsError
 from evergreen.lake.datasets import published_files
 
+_RETRIEVAL = "Retrieval of historical features"
+_LIST, _AND = ",\n    ", " AND\n    "
+
+# Every name and literal that enters a statement goes through _quote_identifier or _quote_literal.
+
 # Of rows with the same event timestamp the greatest wins: the latest created, then the last in the files.
-# The last two are virtual columns of DuckDB's, so no two rows are equal and the answer is always the same.
+# The last two are virtual columns of DuckDB, so no two rows are equal and the result is always the same.
 _FILE_POSITION = "file_index, file_row_number"
-_ROW_RANK = f"row(ts, coalesce(created, '-infinity'), {_FILE_POSITION})"
-# The same order as one number, where no row has a created timestamp: it is compared in half the time.
+_ROW_RANK = f"row(event_ts, coalesce(created_ts, '-infinity'), {_FILE_POSITION})"
+# The same order as one number, for sources without a created timestamp: comparing it takes half the time.
 _MICROSECOND_STRIDE = 2**64
-_PACKED_RANK = f"epoch_us(ts) * {_MICROSECOND_STRIDE}::HUGEINT + file_index * {2**40}::HUGEINT + file_row_number"
+_PACKED_RANK = f"epoch_us(event_ts) * {_MICROSECOND_STRIDE}::HUGEINT + file_index * {2**40}::HUGEINT + file_row_number"
 
 
 class RetrievalError(FaultsError):
-    """Features cannot be retrieved as asked; nothing was returned."""
+    """Features cannot be retrieved as requested; nothing was returned."""
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
@@ -70,56 +77,65 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
     type: Literal["evergreen.feature_store.offline_store.AsofOfflineStore"] = (
         "evergreen.feature_store.offline_store.AsofOfflineStore"
     )
-    memory_limit: StrictStr | None = None  # as DuckDB writes it: "2GB", "500MB"; beyond it, it spills
+    memory_limit: StrictStr | None = None  # as DuckDB writes it: "2GB", "500MB"; DuckDB spills beyond it
     threads: PositiveInt | None = None
-    temp_directory: StrictStr | None = None  # where it spills to
+    temp_directory: StrictStr | None = None  # where DuckDB spills to
 
 
+@dataclass(eq=False, slots=True)  # slots: Feast declares these fields as properties, which they replace
 class AsofRetrievalJob(RetrievalJob):
-    """A retrieval that runs when its table is asked for, each time anew."""
+    """A retrieval that runs whenever its table is requested."""
 
-    def __init__(
-        self,
-        retrieve: Callable[[], pa.Table],
-        full_feature_names: bool = False,
-        on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
-        metadata: RetrievalMetadata | None = None,
-    ):
-        super().__init__()
-        self._retrieve = retrieve
-        self._full_feature_names = full_feature_names
-        self._on_demand_feature_views = list(on_demand_feature_views)
-        self._metadata = metadata
+    retrieve: Callable[[], pa.Table]
+    full_feature_names: bool = False
+    on_demand_feature_views: list[OnDemandFeatureView] = field(default_factory=list)
+    metadata: RetrievalMetadata | None = None
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         if timeout is not None:
-            raise NotImplementedError("AsofOfflineStore has no query timeout: set one on the task that asks.")
-        return self._retrieve()
+            raise NotImplementedError("AsofOfflineStore has no query timeout: set one on the task that retrieves.")
+        return self.retrieve()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._to_arrow_internal(timeout).to_pandas()
 
-    @property
-    def full_feature_names(self) -> bool:
-        return self._full_feature_names
-
-    @property
-    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        return self._on_demand_feature_views
-
-    @property
-    def metadata(self) -> RetrievalMetadata | None:
-        return self._metadata
-
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
-        raise NotImplementedError("AsofOfflineStore saves no datasets: write to_arrow() where you want it.")
+        raise NotImplementedError("AsofOfflineStore saves no datasets: write the table of to_arrow().")
 
     def to_sql(self) -> str:
-        raise NotImplementedError("AsofOfflineStore runs several statements, there is no one SQL to show.")
+        raise NotImplementedError("AsofOfflineStore runs several statements, so there is no single SQL query.")
+
+
+def _pull_rows(
+    config: RepoConfig,
+    data_source: DataSource,
+    join_key_columns: list[str],
+    feature_name_columns: list[str],
+    timestamp_field: str,
+    created_timestamp_column: str | None = None,
+    start_date: datetime | None = None,
+    end_date: datetime | None = None,
+    latest_only: bool = False,
+) -> RetrievalJob:
+    """Return the rows with `start_date <= event timestamp <= end_date` in file order, or each key's latest."""
+    instants = [name for name in dict.fromkeys((timestamp_field, created_timestamp_column)) if name]
+    values = [name for name in dict.fromkeys((*join_key_columns, *feature_name_columns)) if name not in instants]
+
+    def retrieve() -> pa.Table:
+        relation = _source_relation(data_source, config)
+        if relation is None:
+            types = dict.fromkeys(values, pa.null()) | dict.fromkeys(instants, pa.timestamp("us", "UTC"))
+            return pa.schema(types).empty_table()
+        latest_by = join_key_columns if latest_only else None
+        with _connect_duckdb(config) as con:
+            _check_source_columns(data_source.name, _column_types(con, relation), [*values, *instants])
+            return con.sql(_pull_query(relation, values, instants, (start_date, end_date), latest_by)).to_arrow_table()
+
+    return AsofRetrievalJob(retrieve)
 
 
 class AsofOfflineStore(OfflineStore):
-    """See the module. Reads `FileSource`s of Parquet: file, glob, directory or dataset of the lake."""
+    """Reads `FileSource`s of Parquet: a file, glob, directory or dataset of the lake."""
 
     supports_filter_by_created_timestamp = True
 
@@ -133,39 +149,42 @@ class AsofOfflineStore(OfflineStore):
         project: str,
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
-        start_date: datetime | None = None,
-        end_date: datetime | None = None,
+        start_date: datetime | None = None,  # noqa: ARG004 - for retrieval without entities, which is not supported
+        end_date: datetime | None = None,  # noqa: ARG004
     ) -> RetrievalJob:
-        """The columns of `entity_df`, then the requested features: one row for each of its rows, in order.
+        """Return the columns of `entity_df`, then the requested features: one row for each of its rows, in order.
 
         With `filter_by_created_timestamp`, a feature row counts only for entity rows at or after its created
-        timestamp: what was known then, not what was corrected later.
+        timestamp: the values that were known then, without later corrections.
 
         Raises:
             RetrievalError: `entity_df` is no DataFrame or lacks join keys, a column would appear twice, or a
-                source is not Parquet; and, when the table is asked for, when source columns are missing, keys
-                cannot be compared, or rows out are not rows in.
+                source is not Parquet; and, when the table is requested, if source columns are missing, keys
+                cannot be compared, or the rows of the result are not the entity rows.
         """
         if not isinstance(entity_df, pd.DataFrame):
-            what = "an SQL string" if isinstance(entity_df, str) else "no entity_df"
-            way_out = "pass a pandas DataFrame of join keys and event timestamps"
-            raise RetrievalError("AsofOfflineStore", [Fault("entity_df", f"got {what}", way_out)])
+            problem = "got an SQL string" if isinstance(entity_df, str) else "got no entity_df"
+            fault = Fault("entity_df", problem, "pass a pandas DataFrame of join keys and event timestamps")
+            raise RetrievalError("AsofOfflineStore", [fault])
         event_timestamp = infer_event_timestamp_from_entity_df(
             dict(zip(entity_df.columns, entity_df.dtypes, strict=True))
         )
         views = [_ViewRequest.from_feature_view(view, feature_refs, full_feature_names) for view in feature_views]
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         _check_request(entity_df, views, on_demand)
-        entities = _entity_table(entity_df, event_timestamp)
-        seen = entities[event_timestamp].drop_null()
+        # Event timestamps become UTC microseconds; the other columns stay as they are.
+        timestamps = pd.to_datetime(entity_df[event_timestamp], utc=True).dt.floor("us").dt.as_unit("us")
+        entities = pa.Table.from_pandas(entity_df.assign(**{event_timestamp: timestamps}), preserve_index=False)
+        entities = entities.replace_schema_metadata(None)
+        instants = entities[event_timestamp].drop_null()
 
         def retrieve() -> pa.Table:
             table = entities
             with _connect_duckdb(config) as con:
                 for view in views:
                     relation = _source_relation(view.source, config)
-                    found = _asof_join(con, relation, entities, event_timestamp, view, filter_by_created_timestamp)
-                    for name, column in zip(view.columns, found, strict=True):
+                    columns = _asof_join(con, relation, entities, event_timestamp, view, filter_by_created_timestamp)
+                    for name, column in zip(view.columns, columns, strict=True):
                         table = table.append_column(name, column)
             return table
 
@@ -176,55 +195,9 @@ class AsofOfflineStore(OfflineStore):
             RetrievalMetadata(
                 features=feature_refs,
                 keys=[name for name in entity_df.columns if name != event_timestamp],
-                min_event_timestamp=pc.min(seen).as_py(),
-                max_event_timestamp=pc.max(seen).as_py(),
+                min_event_timestamp=pc.min(instants).as_py(),
+                max_event_timestamp=pc.max(instants).as_py(),
             ),
-        )
-
-    @staticmethod
-    def pull_latest_from_table_or_query(
-        config: RepoConfig,
-        data_source: DataSource,
-        join_key_columns: list[str],
-        feature_name_columns: list[str],
-        timestamp_field: str,
-        created_timestamp_column: str | None,
-        start_date: datetime,
-        end_date: datetime,
-    ) -> RetrievalJob:
-        """The latest row of each key with `start_date <= event timestamp <= end_date`."""
-        keys = ", ".join(map(_quote_identifier, join_key_columns)) or "NULL"
-        created = f"{_quote_identifier(created_timestamp_column)} DESC NULLS LAST, " if created_timestamp_column else ""
-        newest_first = f"{_quote_identifier(timestamp_field)} DESC, {created}file_index DESC, file_row_number DESC"
-        return _pull_rows(
-            data_source,
-            config,
-            columns=[*join_key_columns, *feature_name_columns],
-            timestamps=[timestamp_field, created_timestamp_column],
-            start=start_date,
-            end=end_date,
-            qualify_clause=f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {newest_first}) = 1",
-        )
-
-    @staticmethod
-    def pull_all_from_table_or_query(
-        config: RepoConfig,
-        data_source: DataSource,
-        join_key_columns: list[str],
-        feature_name_columns: list[str],
-        timestamp_field: str,
-        created_timestamp_column: str | None = None,
-        start_date: datetime | None = None,
-        end_date: datetime | None = None,
-    ) -> RetrievalJob:
-        """All rows with `start_date <= event timestamp <= end_date`, in the order of the files."""
-        return _pull_rows(
-            data_source,
-            config,
-            columns=[*join_key_columns, *feature_name_columns],
-            timestamps=[timestamp_field, created_timestamp_column],
-            start=start_date,
-            end=end_date,
         )
 
     @staticmethod
@@ -233,42 +206,42 @@ class AsofOfflineStore(OfflineStore):
 
     @staticmethod
     def write_logged_features(*_: Any, **__: Any) -> None:
-        raise NotImplementedError("AsofOfflineStore only reads: it keeps no logs of served features.")
+        raise NotImplementedError("AsofOfflineStore only reads: it stores no logs of served features.")
+
+    pull_all_from_table_or_query = staticmethod(_pull_rows)
+    pull_latest_from_table_or_query = staticmethod(partial(_pull_rows, latest_only=True))
 
 
 @dataclass(frozen=True)
 class _ViewRequest:
-    """A feature view as one retrieval asks for it. Names on the left are the source's, after its mapping."""
+    """A feature view as requested by one retrieval. Join keys and features have their names after field mapping."""
 
     name: str
     source: DataSource
     keys: dict[str, str]  # join key → column of the entity table
     features: list[str]
-    columns: list[str]  # what the features are called in the answer
+    columns: list[str]  # names of the features in the result
     types: list[pa.DataType]
-    ttl: timedelta | None  # none or zero: for ever
+    ttl: timedelta | None  # None or zero: no limit
 
     @classmethod
     def from_feature_view(cls, view: FeatureView, feature_refs: list[str], full_feature_names: bool) -> _ViewRequest:
+        if view.batch_source is None:
+            raise RetrievalError(f"View {view.name}", [Fault("source", "has no batch source", "give it one")])
         projection = view.projection
         prefix = f"{projection.name_to_use()}:"
         features = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
-        # Not name_to_use(): a pinned version does not show in the names of columns.
-        shown = projection.name_alias or view.name
-        declared = {field.name: field.dtype.to_value_type() for field in view.features}
-        if view.batch_source is None:
-            raise RetrievalError(f"View {view.name}", [Fault("source", "has no batch source", "give it one")])
+        # Not name_to_use(): the names of columns do not contain a pinned version.
+        column_prefix = f"{projection.name_alias or view.name}__" if full_feature_names else ""
+        value_types = {feature.name: feature.dtype.to_value_type() for feature in view.features}
+        keys = [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
         return cls(
             name=view.name,
             source=view.batch_source,
-            keys={
-                key.name: projection.join_key_map.get(key.name, key.name)
-                for key in view.entity_columns
-                if key.name != DUMMY_ENTITY_ID
-            },
+            keys={key: projection.join_key_map.get(key, key) for key in keys},
             features=features,
-            columns=[f"{shown}__{feature}" if full_feature_names else feature for feature in features],
-            types=[feast_value_type_to_pa(declared[feature]) for feature in features],
+            columns=[column_prefix + feature for feature in features],
+            types=[feast_value_type_to_pa(value_types[feature]) for feature in features],
             ttl=view.ttl,
         )
 
@@ -276,33 +249,20 @@ class _ViewRequest:
 def _check_request(
     entity_df: pd.DataFrame, views: Sequence[_ViewRequest], on_demand_views: Sequence[OnDemandFeatureView]
 ) -> None:
-    have = set(entity_df.columns)
-    faults = [
-        Fault(f"entity_df[{column!r}]", f"missing, view {view.name} joins on it", "add the column")
-        for view in views
-        for column in view.keys.values()
-        if column not in have
-    ]
-    faults += [
-        Fault(f"entity_df[{column!r}]", f"also a feature of view {view.name}", "use full_feature_names")
-        for view in views
-        for column in view.columns
-        if column in have
-    ]
-    faults += [
-        Fault(f"on demand view {view.name}", "mode substrait is not supported", "use mode pandas or python")
-        for view in on_demand_views
-        if view.mode == "substrait"
-    ]
+    faults = []
+    for view in views:
+        missing = [column for column in view.keys.values() if column not in entity_df.columns]
+        problem, fix = f"missing, view {view.name} joins on it", "add the column"
+        faults += [Fault(f"entity_df[{column!r}]", problem, fix) for column in missing]
+    for view in views:
+        problem, fix = f"also a feature of view {view.name}", "use full_feature_names"
+        faults += [Fault(f"entity_df[{name!r}]", problem, fix) for name in view.columns if name in entity_df.columns]
+    for on_demand in on_demand_views:
+        if on_demand.mode == "substrait":
+            problem, fix = "mode substrait is not supported", "use mode pandas or python"
+            faults.append(Fault(f"on demand view {on_demand.name}", problem, fix))
     if faults:
-        raise RetrievalError("Retrieval of historical features", faults)
-
-
-def _entity_table(entity_df: pd.DataFrame, event_timestamp: str) -> pa.Table:
-    """`entity_df` as Arrow: its event timestamps in UTC microseconds, its other columns as they are."""
-    instants = pd.to_datetime(entity_df[event_timestamp], utc=True).dt.floor("us").dt.as_unit("us")
-    table = pa.Table.from_pandas(entity_df.assign(**{event_timestamp: instants}), preserve_index=False)
-    return table.replace_schema_metadata(None)
+        raise RetrievalError(_RETRIEVAL, faults)
 
 
 def _asof_join(
@@ -313,119 +273,120 @@ def _asof_join(
     view: _ViewRequest,
     filter_by_created_timestamp: bool,
 ) -> list[pa.ChunkedArray]:
-    """The columns of `view.features`, as long as `entities` and in its order."""
+    """Return the columns of `view.features`, as long as `entities` and in its order."""
     if relation is None:
         return [pa.chunked_array([pa.nulls(entities.num_rows, dtype)]) for dtype in view.types]
     instants = entities[event_timestamp]
-    keys = {f"k{i}": entities[column] for i, column in enumerate(view.keys.values())}
-    con.register("entities", pa.table({"row": np.arange(entities.num_rows), "asked": instants, **keys}))
-    rows = _feature_rows_query(con, relation, view, instants)
-    if not view.source.created_timestamp_column:
-        reached = f"(epoch_us(asked) + 1) * {_MICROSECOND_STRIDE}::HUGEINT > {_PACKED_RANK}"
-    elif filter_by_created_timestamp:
-        rows, reached = _known_rows_query(rows, list(keys)), "asked >= known"
-    else:
-        # Inside a row, NULL is above everything: the upper end of all that happened at this instant.
-        reached = f"row(asked, NULL, NULL, NULL) >= {_ROW_RANK}"
-    matches = [*(f"entities.{key} = found.{key}" for key in keys), reached]
-    # Without a TTL this repeats the join, but for entity rows without a timestamp, which reach everything.
-    holds = f"asked <= ts + {_interval_literal(view.ttl)}" if view.ttl else "asked >= ts"
-    features = [f"CASE WHEN {holds} THEN f{i} END AS f{i}" for i in range(len(view.features))]
-    joined = con.sql(
-        f"SELECT row, {', '.join(features)} FROM entities "
-        f"ASOF LEFT JOIN ({rows}) AS found ON {' AND '.join(matches)} ORDER BY row"
-    ).to_arrow_table()
-    _check_row_numbers(view.name, joined["row"].to_numpy(), entities.num_rows)
+    keys = {f"key_{i}": entities[column] for i, column in enumerate(view.keys.values())}
+    row_numbers = np.arange(entities.num_rows)
+    con.register("entities", pa.table({"row_number": row_numbers, "entity_ts": instants, **keys}))
+    source_types, entity_types = _column_types(con, relation), _column_types(con, "entities")
+    raw_names = {mapped: raw for raw, mapped in view.source.field_mapping.items() if raw in source_types}
+    timestamps = filter(None, (view.source.timestamp_field, view.source.created_timestamp_column))
+    raw = {name: raw_names.get(name, name) for name in [*view.keys, *view.features, *timestamps]}
+    _check_source_columns(view.name, source_types, list(raw.values()))
+    for i, (key, column) in enumerate(view.keys.items()):
+        _check_key_types(view.name, key, source_types[raw[key]], column, entity_types[f"key_{i}"])
+    span = pc.min(instants).as_py(), pc.max(instants).as_py()
+    query = _asof_join_query(relation, view, raw, span, filter_by_created_timestamp)
+    joined = con.sql(query).to_arrow_table()
+    _check_row_numbers(view.name, joined["row_number"].to_numpy(), entities.num_rows)
     return joined.columns[1:]
 
 
-def _feature_rows_query(
-    con: duckdb.DuckDBPyConnection, relation: str, view: _ViewRequest, instants: pa.ChunkedArray
+def _asof_join_query(
+    relation: str,
+    view: _ViewRequest,
+    raw_names: Mapping[str, str],
+    span: tuple[datetime | None, datetime | None],
+    filter_by_created_timestamp: bool,
 ) -> str:
-    """A query for the source's rows: k0… (join keys), f0… (features), ts, created, and their place.
+    """Return the query that joins the table `entities` (row_number, entity_ts, key_0, …) with a view's rows.
 
-    Only columns in use, and only rows that some entity row can reach, are read from the files.
+    Its result has one row per entity row: row_number, feature_0, …. Only columns in use, and only rows that some entity
+    row of the `span` of timestamps can reach, are read from the files.
     """
-    types = _column_types(con, relation)
-    source = view.source
-    raw_names = {mapped: raw for raw, mapped in source.field_mapping.items() if raw in types}
-    timestamps = [name for name in (source.timestamp_field, source.created_timestamp_column) if name]
-    raw = {name: raw_names.get(name, name) for name in [*view.keys, *view.features, *timestamps]}
-    _check_source_columns(view.name, types, list(raw.values()))
-    entity_types = _column_types(con, "entities")
-    for i, (key, column) in enumerate(view.keys.items()):
-        _check_key_types(view.name, key, types[raw[key]], column, entity_types[f"k{i}"])
+    keys = [f"key_{i}" for i in range(len(view.keys))]
+    source, ttl = view.source, _interval_literal(view.ttl) if view.ttl else None
+    event_ts = f"CAST({_quote_identifier(raw_names[source.timestamp_field])} AS TIMESTAMPTZ)"
+    created_name = source.created_timestamp_column
+    created_ts = _quote_identifier(raw_names[created_name]) if created_name else "NULL"
+    columns = [f"{_quote_identifier(raw_names[key])} AS key_{i}" for i, key in enumerate(view.keys)]
+    columns += [f"{_quote_identifier(raw_names[feature])} AS feature_{i}" for i, feature in enumerate(view.features)]
+    columns += [f"{event_ts} AS event_ts", f"CAST({created_ts} AS TIMESTAMPTZ) AS created_ts", _FILE_POSITION]
+    first, last = map(_timestamp_literal, span)
+    reachable = [f"{event_ts} <= {last}", *([f"{event_ts} >= {first} - {ttl}"] if ttl else [])]
+    feature_rows = f"SELECT {_LIST.join(columns)}\nFROM {relation}\nWHERE {_AND.join(reachable)}"
 
-    ts = f"CAST({_quote_identifier(raw[source.timestamp_field])} AS TIMESTAMPTZ)"
-    created = _quote_identifier(raw[source.created_timestamp_column]) if source.created_timestamp_column else "NULL"
-    first, last = pc.min(instants).as_py(), pc.max(instants).as_py()
-    reachable = f"{ts} <= {_timestamp_literal(last)}"
-    if view.ttl:
-        reachable += f" AND {ts} >= {_timestamp_literal(first)} - {_interval_literal(view.ttl)}"
-    columns = [f"{_quote_identifier(raw[key])} AS k{i}" for i, key in enumerate(view.keys)]
-    columns += [f"{_quote_identifier(raw[feature])} AS f{i}" for i, feature in enumerate(view.features)]
-    columns += [f"{ts} AS ts", f"CAST({created} AS TIMESTAMPTZ) AS created"]
-    return f"SELECT {', '.join(columns)}, {_FILE_POSITION} FROM {relation} WHERE {reachable}"
-
-
-def _known_rows_query(rows: str, keys: list[str]) -> str:
-    """A query for those of `rows` that ever were the best known, with the instant `known` of that.
-
-    A row is known once it has happened and was created. It is dropped when a better one was known by then,
-    so that of the rest the latest known is the best known: again a question for an ASOF join.
-    """
-    partition = f"PARTITION BY {', '.join(keys)} " if keys else ""
+    if not created_name:
+        match = f"(epoch_us(entity_ts) + 1) * {_MICROSECOND_STRIDE}::HUGEINT > {_PACKED_RANK}"
+    elif filter_by_created_timestamp:
+        feature_rows, match = _best_known_rows_query(feature_rows, keys), "entity_ts >= known_at"
+    else:
+        # Inside a row, NULL is greater than any value: the upper end of everything at this instant.
+        match = f"row(entity_ts, NULL, NULL, NULL) >= {_ROW_RANK}"
+    # Without a TTL this repeats the join, except for entity rows without a timestamp, which match everything.
+    valid = f"entity_ts <= event_ts + {ttl}" if ttl else "entity_ts >= event_ts"
+    features = [f"CASE WHEN {valid} THEN feature_{i} END AS feature_{i}" for i in range(len(view.features))]
+    matches = [*(f"entities.{key} = feature_rows.{key}" for key in keys), match]
     return (
-        f"SELECT *, greatest(ts, created) AS known FROM ({rows}) WHERE created IS NOT NULL "
-        f"QUALIFY {_ROW_RANK} >= max({_ROW_RANK}) OVER ({partition}ORDER BY known)"
+        f"SELECT {_LIST.join(['row_number', *features])}\nFROM entities\n"
+        f"ASOF LEFT JOIN ({_indent(feature_rows)}) AS feature_rows\nON {_AND.join(matches)}\nORDER BY row_number"
     )
 
 
-def _check_row_numbers(view: str, rows: np.ndarray[Any, Any], expected: int) -> None:
-    """Raise unless `rows`, the row numbers that came out of the join, are 0 … expected - 1."""
-    if not np.array_equal(rows, np.arange(expected)):
-        what = f"{expected} entity rows in, {len(rows)} rows out ({len(np.unique(rows))} of them different)"
-        raise RetrievalError(
-            "Retrieval of historical features", [Fault(f"view {view}", what, "this is a bug: report it")]
-        )
+def _best_known_rows_query(feature_rows: str, keys: Sequence[str]) -> str:
+    """Return a query for the rows that ever were the best known, with the instant `known_at` since when.
+
+    A row is known once it has happened and was created. It is dropped if a better one was known by then. Of the
+    remaining rows the latest known is the best known, which is again a condition for an ASOF join.
+    """
+    partition = f"PARTITION BY {', '.join(keys)} " if keys else ""
+    return (
+        f"SELECT *, greatest(event_ts, created_ts) AS known_at\nFROM ({_indent(feature_rows)})\n"
+        f"WHERE created_ts IS NOT NULL\nQUALIFY {_ROW_RANK} >= max({_ROW_RANK}) OVER ({partition}ORDER BY known_at)"
+    )
 
 
-def _pull_rows(
-    source: DataSource,
-    config: RepoConfig,
-    columns: list[str],
-    timestamps: list[str | None],
-    start: datetime | None,
-    end: datetime | None,
-    qualify_clause: str = "",
-) -> AsofRetrievalJob:
-    """Rows of `source` between `start` and `end` by the first of `timestamps`; names are the source's own."""
-    instants = [name for name in dict.fromkeys(timestamps) if name]
-    others = [name for name in dict.fromkeys(columns) if name not in instants]
-    ts = f"CAST({_quote_identifier(instants[0])} AS TIMESTAMPTZ)"
-    bounds = [f"{ts} >= {_timestamp_literal(make_tzaware(start))}"] if start else []
-    bounds += [f"{ts} <= {_timestamp_literal(make_tzaware(end))}"] if end else []
+def _check_row_numbers(view: str, row_numbers: np.ndarray[Any, Any], expected: int) -> None:
+    """Raise unless the row numbers of the join's result are 0 … expected - 1."""
+    if not np.array_equal(row_numbers, np.arange(expected)):
+        distinct = len(np.unique(row_numbers))
+        problem = f"{expected} entity rows in, {len(row_numbers)} rows out ({distinct} of them distinct)"
+        fault = Fault(f"view {view}", problem, "this is a bug: report it")
+        raise RetrievalError(_RETRIEVAL, [fault])
 
-    def retrieve() -> pa.Table:
-        relation = _source_relation(source, config)
-        if relation is None:
-            fields = [(name, pa.null()) for name in others]
-            fields += [(name, pa.timestamp("us", "UTC")) for name in instants]
-            return pa.schema(fields).empty_table()
-        with _connect_duckdb(config) as con:
-            _check_source_columns(source.name, _column_types(con, relation), [*others, *instants])
-            shown = [*map(_quote_identifier, others)]
-            shown += [
-                f"CAST({_quote_identifier(name)} AS TIMESTAMPTZ) AS {_quote_identifier(name)}" for name in instants
-            ]
-            where = f"WHERE {' AND '.join(bounds)}" if bounds else ""
-            return con.sql(f"SELECT {', '.join(shown)} FROM {relation} {where} {qualify_clause}").to_arrow_table()
 
-    return AsofRetrievalJob(retrieve)
+def _pull_query(
+    relation: str,
+    values: Sequence[str],
+    instants: Sequence[str],
+    span: tuple[datetime | None, datetime | None],
+    latest_by: Sequence[str] | None = None,
+) -> str:
+    """Return the query for the rows of the `span` by the first of `instants`; with `latest_by`, the newest per key."""
+    quoted = {name: _quote_identifier(name) for name in [*values, *instants, *(latest_by or ())]}
+    timestamps = [f"CAST({quoted[name]} AS TIMESTAMPTZ) AS {quoted[name]}" for name in instants]
+    query = f"SELECT {_LIST.join([*(quoted[name] for name in values), *timestamps])}\nFROM {relation}"
+    bounds = [
+        f"CAST({quoted[instants[0]]} AS TIMESTAMPTZ) {operator} {_timestamp_literal(make_tzaware(bound))}"
+        for operator, bound in zip((">=", "<="), span, strict=True)
+        if bound
+    ]
+    if bounds:
+        query += f"\nWHERE {_AND.join(bounds)}"
+    if latest_by is not None:
+        keys = ", ".join(quoted[key] for key in latest_by) or "NULL"
+        newest_first = [f"{quoted[name]} DESC NULLS LAST" for name in instants] + [
+            "file_index DESC, file_row_number DESC"
+        ]
+        order = ", ".join(newest_first)
+        query += f"\nQUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"
+    return query
 
 
 def _source_relation(source: DataSource, config: RepoConfig) -> str | None:
-    """What to select from to read `source`, or None if it is a dataset of the lake with nothing published."""
+    """Return the table expression that reads `source`, or None for a dataset of the lake with nothing published."""
     if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
         fault = Fault(f"source {source.name}", "not supported", "use a FileSource of Parquet")
         raise RetrievalError("AsofOfflineStore", [fault])
@@ -433,13 +394,13 @@ def _source_relation(source: DataSource, config: RepoConfig) -> str | None:
     files = published_files(path)
     if files is None:
         return f"read_parquet({_quote_literal(path)})"
-    # What the folders of a published file are called says nothing: day=… must not replace a column `day`.
+    # The names of published folders are not data: day=… must not replace a column `day`.
     return f"read_parquet([{', '.join(map(_quote_literal, files))}], hive_partitioning = false)" if files else None
 
 
 @contextmanager
 def _connect_duckdb(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory, with the limits of the configuration, that lives as long as one question."""
+    """Open an in-memory database with the configured limits, for one retrieval."""
     limits = config.offline_store.model_dump(include={"memory_limit", "threads", "temp_directory"})
     with duckdb.connect(config={name: value for name, value in limits.items() if value is not None}) as con:
         con.execute("SET TimeZone = 'UTC'")  # naive timestamps are UTC, and a day is 24 hours
@@ -447,28 +408,29 @@ def _connect_duckdb(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _column_types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
-    columns = con.sql(f"FROM {relation}")
-    return {name: dtype.id for name, dtype in zip(columns.columns, columns.types, strict=True)}
+    rows = con.sql(f"FROM {relation}")
+    return {name: dtype.id for name, dtype in zip(rows.columns, rows.types, strict=True)}
 
 
 def _check_source_columns(name: str, column_types: dict[str, str], required_columns: Sequence[str]) -> None:
-    """Raise if a column is missing. DuckDB would take `Delay` for `delay`."""
+    """Raise if a column is missing. DuckDB itself would accept `Delay` for `delay`."""
     if missing := [column for column in required_columns if column not in column_types]:
-        there = f"there are {', '.join(column_types)}"
-        faults = [Fault(column, "no such column in its files", there) for column in missing]
+        existing = f"there are {', '.join(column_types)}"
+        faults = [Fault(column, "no such column in its files", existing) for column in missing]
         raise RetrievalError(f"Source of {name}", faults)
 
 
 def _check_key_types(view: str, key: str, source_type: str, column: str, entity_type: str) -> None:
-    """Raise for text against anything else, which DuckDB would cast: "01" must not find 1."""
+    """Raise for text against anything else, which DuckDB would cast: "01" must not match 1."""
     text = {"varchar", "enum"}
     if entity_type != "null" and (source_type in text) != (entity_type in text):
-        fault = Fault(
-            f"entity_df[{column!r}]",
-            f"is {entity_type}, but join key {key} of view {view} is {source_type}",
-            "cast one of them",
-        )
-        raise RetrievalError("Retrieval of historical features", [fault])
+        problem = f"is {entity_type}, but join key {key} of view {view} is {source_type}"
+        fault = Fault(f"entity_df[{column!r}]", problem, "cast one of them")
+        raise RetrievalError(_RETRIEVAL, [fault])
+
+
+def _indent(query: str) -> str:
+    return "\n" + textwrap.indent(query, "    ") + "\n"
 
 
 def _quote_identifier(identifier: str) -> str:

@@ -1,6 +1,6 @@
-"""What keeps the online features, by the setting `online_store`: how Feast is told of it, and marks left in it.
+"""Online stores, by the setting `online_store`: their part of Feast's configuration, and markers stored in them.
 
-A mark lies among the values and is lost with them, so whoever finds his mark knows that what he wrote is there.
+A marker is stored among the values and is lost with them. So if it is there, the values written before it are too.
 """
 
 from __future__ import annotations
@@ -16,41 +16,47 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from evergreen.settings import redact_url
 
 _MARKER_TABLE = "_evergreen"  # SQLite's table, Redis' hash
+_SQLITE_TIMEOUT_S = 60  # to wait for another writer
+# A server that vanishes without closing its connections must not block a task for ever.
+_REDIS_TIMEOUTS = {"socket_connect_timeout": 10.0, "socket_timeout": 60.0}
+_RESET_MESSAGE = "the online store {} was emptied while it was written: the next try writes it again"
 
 
 class OnlineStoreResetError(Exception):
-    """The online store lost what was in it while it was written. No refusal: the next try writes it anew."""
+    """The online store lost its content while it was written. Retryable: the next try writes it again."""
 
 
 class OnlineBackend(Protocol):
+    """An online store as Feast and the markers use it."""
+
     def feast_config(self) -> dict[str, Any]:
-        """What stands under `online_store` in Feast's configuration."""
+        """Return the section `online_store` of Feast's configuration."""
         ...
 
     def prepare_markers(self) -> None:
-        """Let it take marks, from now until it is emptied."""
+        """Allow markers to be written, until the store is emptied."""
         ...
 
     def read_marker(self, name: str) -> str | None:
-        """The mark left last under `name`; None if there is none, also because the store was emptied."""
+        """Return the last marker written under `name`; None if there is none, also because the store was emptied."""
         ...
 
     def write_marker(self, name: str, marker: str) -> None:
-        """Raises:
-        Emptied: it was emptied since `prepare`: what the mark would say was written may be gone.
+        """Write a marker.
+
+        Raises:
+            OnlineStoreResetError: the store was emptied since `prepare_markers`; the values may be gone too.
         """
         ...
 
 
 def online_backend(url: str) -> OnlineBackend:
-    """The store at `url`, a value of the setting `online_store`."""
+    """Return the backend for `url`, a value of the setting `online_store`."""
     return RedisBackend(url) if url.startswith(("redis://", "rediss://")) else SqliteBackend(Path(url))
 
 
 class SqliteBackend:
     """A file on this machine."""
-
-    _BUSY_TIMEOUT_S = 60  # seconds to wait for another writer
 
     def __init__(self, file: Path):
         self._file = file
@@ -60,7 +66,7 @@ class SqliteBackend:
 
     def prepare_markers(self) -> None:
         with self._connect() as con:
-            con.execute(f"CREATE TABLE IF NOT EXISTS {_MARKER_TABLE} (name TEXT PRIMARY KEY, mark TEXT)")
+            con.execute(f"CREATE TABLE IF NOT EXISTS {_MARKER_TABLE} (name TEXT PRIMARY KEY, marker TEXT)")
 
     def read_marker(self, name: str) -> str | None:
         if not self._file.exists():  # connecting would create it
@@ -68,7 +74,7 @@ class SqliteBackend:
         with self._connect() as con:
             if not con.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [_MARKER_TABLE]).fetchone():
                 return None
-            row = con.execute(f"SELECT mark FROM {_MARKER_TABLE} WHERE name = ?", [name]).fetchone()  # noqa: S608
+            row = con.execute(f"SELECT marker FROM {_MARKER_TABLE} WHERE name = ?", [name]).fetchone()  # noqa: S608
         return row[0] if row else None
 
     def write_marker(self, name: str, marker: str) -> None:
@@ -82,12 +88,12 @@ class SqliteBackend:
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._file, timeout=self._BUSY_TIMEOUT_S)) as con, con:
+        with closing(sqlite3.connect(self._file, timeout=_SQLITE_TIMEOUT_S)) as con, con:
             yield con
 
 
 class RedisBackend:
-    """A server that may be emptied, restarted without its data, or replaced at any moment."""
+    """A server that may be emptied, restarted without its data, or replaced at any time."""
 
     def __init__(self, url: str):
         self._url = url
@@ -96,8 +102,8 @@ class RedisBackend:
         return {
             "type": "redis",
             "connection_string": self._connection_string(),
-            # Without it Feast keeps a value of the same instant, and with it what was wrong before a correction.
-            # Which of two values is newer is decided before anything is written (evergreen.feature_store.online_store).
+            # Otherwise Feast would keep an existing value of the same timestamp, and so the value before a correction.
+            # evergreen.feature_store.online_store decides which value is newer before anything is written.
             "skip_dedup": True,
         }
 
@@ -107,48 +113,40 @@ class RedisBackend:
 
     def read_marker(self, name: str) -> str | None:
         with connect_redis(self._url) as server:
-            found: bytes | None = server.hget(_MARKER_TABLE, name)
-        return found.decode() if found is not None else None
+            marker: bytes | None = server.hget(_MARKER_TABLE, name)
+        return marker.decode() if marker is not None else None
 
     def write_marker(self, name: str, marker: str) -> None:
-        def act(pipeline: Any) -> None:
+        def write(pipeline: Any) -> None:
             if not pipeline.hexists(_MARKER_TABLE, ""):
                 raise OnlineStoreResetError(_RESET_MESSAGE.format(redact_url(self._url)))
             pipeline.multi()
             pipeline.hset(_MARKER_TABLE, name, marker)
 
         with connect_redis(self._url) as server:
-            server.transaction(act, _MARKER_TABLE)  # done again if somebody has touched the marks in between
+            server.transaction(write, _MARKER_TABLE)  # runs again if another client changed the markers meanwhile
 
     def _connection_string(self) -> str:
-        """`host:port,key=value,…`: each value is read as JSON, and a comma ends it, so none may stand in it."""
+        """Return `host:port,key=value,…`: Feast reads each value as JSON and splits at commas, so they are escaped."""
         parts = urlsplit(self._url)
         options: dict[str, Any] = {"db": int(parts.path.strip("/") or 0)}
         if parts.scheme == "rediss":
             options["ssl"] = True
-        options |= {
-            name: unquote(value)
-            for name, value in (("username", parts.username), ("password", parts.password))
-            if value
-        }
+        credentials = {"username": parts.username, "password": parts.password}
+        options |= {name: unquote(value) for name, value in credentials.items() if value}
         texts = {name: json.dumps(value).replace(",", "\\u002c") for name, value in options.items()}
-        texts |= {name: str(seconds) for name, seconds in _TIMEOUTS.items()} | dict(parse_qsl(parts.query))
+        texts |= {name: str(seconds) for name, seconds in _REDIS_TIMEOUTS.items()} | dict(parse_qsl(parts.query))
         pairs = [f"{name}={text}" for name, text in texts.items()]
         return ",".join([f"{parts.hostname}:{parts.port or 6379}", *pairs])
 
 
 @contextmanager
 def connect_redis(url: str, **options: Any) -> Iterator[Any]:
-    """A client of the Redis at `url`; its own annotations leave open whether what it gives must be awaited."""
+    """Open a client of the Redis server at `url`. It is untyped: redis annotates results as possibly awaitable."""
     import redis  # only where it is the online store
 
-    server = redis.Redis.from_url(url, **(_TIMEOUTS | options))
+    server = redis.Redis.from_url(url, **(_REDIS_TIMEOUTS | options))
     try:
         yield server
     finally:
         server.close()
-
-
-# A server that is gone without a word must not hold a task for ever.
-_TIMEOUTS = {"socket_connect_timeout": 10.0, "socket_timeout": 60.0}
-_RESET_MESSAGE = "the online store {} was emptied while it was written: the next try writes it anew"

@@ -1,20 +1,19 @@
-"""Materializing: the newest feature values before an instant go to the online store, where serving reads them.
+"""Materialization: writes the newest feature values before an instant to the online store, where serving reads them.
 
-Feast writes what it is told to: its SQLite store replaces any value by any other, older or not, and its own
-watermark begins somewhere else on first use and is lost by a kill. So what the store holds is recorded here:
+Feast writes whatever it is told to: its SQLite store replaces any value by any other, older or not, and its own
+watermark starts elsewhere on first use and is lost by a kill. So the content of the store is recorded in the lake:
 
-    online/<features>/_manifests/held.json   {"until": …, "days": {day: content}, "views": {view: definition}}
+    online/<features>/_manifests/state.json   {"watermark": …, "days": {day: content}, "views": {view: definition}}
 
-`until` is the instant up to which values may be in the store; it never goes back. `days` are in it with
-exactly that content. Before the store is touched, the record says "anything up to the new `until`, nothing for
-sure"; afterwards, what is there. So a kill in between makes everything due again, up to where it would have
-come. The store holds the record's fingerprint, and a store that was emptied or restored does not.
-
-`rebuild` writes everything anew, whatever the record says.
+Values up to `watermark` may be in the store; it never goes back. Those of `days` are in it with exactly that content.
+Before the store is written, the state says "anything up to the new watermark, nothing for certain"; afterwards, what is
+there. So a kill in between makes everything due again, up to where it would have come. The store holds the state's
+fingerprint as a marker; a store that was emptied or restored from a backup does not.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -24,52 +23,70 @@ from zoneinfo import ZoneInfo
 from feast import FeatureStore, FeatureView
 
 from evergreen.errors import Fault, SpecError
-from evergreen.feature_store.repository import (
-    feast_lock,
-    has_online_marker,
-    open_feature_store,
-    write_online_marker,
-)
-from evergreen.features.inputs import features_dataset as features_dataset
+from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
+from evergreen.features.inputs import features_dataset
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.window import Window, midnight
 
-_STATE_PARTITION = "held"
+_STATE_PARTITION = "state"
 _MICROSECOND = timedelta(microseconds=1)
+
+log = logging.getLogger(__name__)
 
 
 def materialize_features(model: ModelSpec, window: Window) -> dict[str, str]:
-    """Bring the online store up to `window.as_of`, or as far as it came before; gives the days written.
+    """Bring the online store up to `window.as_of`, or as far as it came before; return the days written.
 
-    Due are published days that the store does not hold as they are: new, late, or corrected. From the first
-    of them *until the end of what is in the store*, the newest value of each key is written. A value that is
-    replaced has either its place in that stretch, and is not newer, or lies before it. When a day that the
-    store holds was corrected or removed, the stretch begins at the horizon: a key may have lost its row there,
-    and falls back on the one before it. (A key that has no row left at all keeps its value: Feast deletes none.)
+    Published days are due that the store does not hold as they are: new, late, or corrected ones. From the first of
+    them *until the end of what is in the store*, the newest value of each key is written. A value that is replaced is
+    either from that stretch, and is not newer, or from before it. If a day that the store holds was corrected or
+    removed, the stretch starts at the horizon: a key may have lost its row there, and gets the one before it. (A key
+    that has no row left at all keeps its value: Feast deletes none.)
 
-    The horizon is the largest TTL of the views before the end, for what is older can never be served; none,
-    if a view's values hold for ever. All views of the model's features are written, whoever lists them, so one
-    record stands for all models that use them.
+    The horizon is the largest TTL of the views before the end, because older values can never be served; none, if a
+    view's values never expire. All views of the model's features are written, whichever service lists them, so one
+    state covers all models that use them.
 
     Raises:
-        SpecError: the model's service lists views of other features, which this would leave to others.
+        SpecError: the model's service lists views of other features, which would not be written.
     """
     return _materialize_until(model, window.timezone, window.as_of)
 
 
 def rebuild_online_store(model: ModelSpec) -> dict[str, str]:
-    """Write all that the online store should hold, up to where it came before; gives the days written.
+    """Write everything that the online store should hold, up to its watermark; return the days written.
 
-    Empty if nothing was ever written to it: then `materialize` is for it.
+    Returns an empty dict if nothing was ever materialized: use `materialize_features` then.
 
     Raises:
-        SpecError: as `materialize`.
+        SpecError: see `materialize_features`.
     """
     if not materialization_state(model):
         return {}
     return _materialize_until(model, feature_spec(model).timezone, _read_state(model).watermark, trust_state=False)
+
+
+def materialization_state(model: ModelSpec) -> Mapping[str, Any]:
+    """Return the recorded state (see the module), or an empty dict if nothing was ever materialized."""
+    manifest = datasets.open_dataset(_dataset_name(model)).manifest(_STATE_PARTITION)
+    return manifest.inputs if manifest else {}
+
+
+@dataclass(frozen=True)
+class _MaterializationState:
+    watermark: datetime
+    days: Mapping[date, str] = field(default_factory=dict)  # content hash of each
+    views: Mapping[str, str] = field(default_factory=dict)  # definition of each
+
+    def as_dict(self) -> dict[str, Any]:
+        days = {day.isoformat(): content for day, content in self.days.items()}
+        return {"watermark": self.watermark.isoformat(), "days": days, "views": self.views}
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprints.compute_fingerprint(self.as_dict())
 
 
 def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_state: bool = True) -> dict[str, str]:
@@ -78,57 +95,28 @@ def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_s
     dataset = datasets.open_dataset(name)
     with feast_lock():
         views = _online_views(store, model)
-        held = _read_state(model)
-        until = max(as_of.astimezone(UTC), held.watermark)
-        now = _MaterializationState(
-            until,
-            _servable_days(model, timezone, until, _ttl_horizon(views)),
-            _definition_fingerprints(views),
-        )
-        trusted = trust_state and _is_current(held, now) and has_online_marker(store, name, held.fingerprint)
-        start = _first_day_to_write(held.days if trusted else {}, now.days)
+        state = _read_state(model)
+        watermark = max(as_of.astimezone(UTC), state.watermark)
+        days = _servable_days(model, timezone, watermark, _ttl_horizon(views))
+        target = _MaterializationState(watermark, days, _definition_fingerprints(views))
+        is_current = all(state.views.get(view) == definition for view, definition in target.views.items())
+        is_trusted = trust_state and is_current and has_online_marker(store, name, state.fingerprint)
+        start = _first_day_to_write(state.days if is_trusted else {}, days)
         if start is None:
-            print(f"online features are those published before {until}: nothing to do as of {as_of}")
+            log.info("online features are those published before %s: nothing to do as of %s", watermark, as_of)
             return {}
-        names = [view.name for view in views]
-        print(f"materializing {', '.join(names)}: from {start} until {until}", flush=True)
-        _write_state(dataset, _MaterializationState(until))
+        view_names = [view.name for view in views]
+        log.info("materializing %s: from %s until %s", ", ".join(view_names), start, watermark)
+        _write_state(dataset, _MaterializationState(watermark))
         store.materialize(
-            # Feast includes both ends. The first moment of `until` belongs to a day that is not in the record.
+            # Feast includes both ends. The watermark itself belongs to a day that is not in the state.
             start_date=midnight(start, timezone).astimezone(UTC),
-            end_date=until - _MICROSECOND,
-            feature_views=names,
+            end_date=watermark - _MICROSECOND,
+            feature_views=view_names,
         )
-        write_online_marker(store, name, now.fingerprint)
-        _write_state(dataset, now)
-    return {"start": start.isoformat(), "end": _ceil_to_day(until, timezone).isoformat()}
-
-
-@dataclass(frozen=True)
-class _MaterializationState:
-    """What the online store holds of one model's features."""
-
-    watermark: datetime
-    days: Mapping[date, str] = field(default_factory=dict)  # content of each
-    views: Mapping[str, str] = field(default_factory=dict)  # definition of each
-
-    @property
-    def as_dict(self) -> dict[str, Any]:
-        days = {day.isoformat(): content for day, content in self.days.items()}
-        return {"until": self.watermark.isoformat(), "days": days, "views": self.views}
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprints.compute_fingerprint(self.as_dict)
-
-
-_EMPTY_STATE = _MaterializationState(datetime.min.replace(tzinfo=UTC))
-
-
-def materialization_state(model: ModelSpec) -> Mapping[str, Any]:
-    """What the online store holds of the model's features, as above; empty if nothing was ever written to it."""
-    manifest = datasets.open_dataset(_dataset_name(model)).manifest(_STATE_PARTITION)
-    return manifest.inputs if manifest else {}
+        write_online_marker(store, name, target.fingerprint)
+        _write_state(dataset, target)
+    return {"start": start.isoformat(), "end": _ceil_to_day(watermark, timezone).isoformat()}
 
 
 def _dataset_name(model: ModelSpec) -> str:
@@ -136,46 +124,42 @@ def _dataset_name(model: ModelSpec) -> str:
 
 
 def _read_state(model: ModelSpec) -> _MaterializationState:
-    told = materialization_state(model)
-    if not told:
-        return _EMPTY_STATE
-    days = {date.fromisoformat(day): content for day, content in told["days"].items()}
-    return _MaterializationState(datetime.fromisoformat(told["until"]), days, told["views"])
+    state = materialization_state(model) or _MaterializationState(datetime.min.replace(tzinfo=UTC)).as_dict()
+    days = {date.fromisoformat(day): content for day, content in state["days"].items()}
+    return _MaterializationState(datetime.fromisoformat(state["watermark"]), days, state["views"])
 
 
 def _write_state(dataset: datasets.Dataset, state: _MaterializationState) -> None:
-    dataset.publish(_STATE_PARTITION, state.fingerprint, {}, state.as_dict)
+    dataset.publish(_STATE_PARTITION, state.fingerprint, {}, state.as_dict())
 
 
 def _online_views(store: FeatureStore, model: ModelSpec) -> list[FeatureView]:
-    """The views whose data the model's features dataset holds, in the registry's order."""
+    """Return the online views over the model's features dataset, in the registry's order."""
     tables = feature_spec(model).views
-    every = store.list_feature_views()
-    views = [view for view in every if view.batch_source and view.batch_source.name in tables]
+    all_views = store.list_feature_views()
+    views = [view for view in all_views if view.batch_source and view.batch_source.name in tables]
     listed = {p.name for p in store.get_feature_service(model.feature_service).feature_view_projections}
-    if others := sorted(listed & {view.name for view in every} - {view.name for view in views}):
-        where = f"feature service {model.feature_service}"
-        way_out = f"use a view over one of {', '.join(tables)}"
-        what = f"is not over the features of {model.feature_model}"
-        raise SpecError(f"model {model.name}", [Fault(where, f"view {name} {what}", way_out) for name in others])
+    if foreign := sorted(listed & {view.name for view in all_views} - {view.name for view in views}):
+        problem = f"is not over the features of {model.feature_model}"
+        fix = f"use a view over one of {', '.join(tables)}"
+        service = f"feature service {model.feature_service}"
+        raise SpecError(f"model {model.name}", [Fault(service, f"view {name} {problem}", fix) for name in foreign])
     return [view for view in views if view.online]
 
 
 def _definition_fingerprints(views: Sequence[FeatureView]) -> dict[str, str]:
-    return {
-        view.name: fingerprints.compute_fingerprint(view.to_proto().spec.SerializeToString(deterministic=True).hex())
-        for view in views
-    }
+    specs = {view.name: view.to_proto().spec.SerializeToString(deterministic=True) for view in views}
+    return {name: fingerprints.compute_fingerprint(spec.hex()) for name, spec in specs.items()}
 
 
 def _ttl_horizon(views: Sequence[FeatureView]) -> timedelta | None:
-    """How long the values of the views hold at most; None: for ever."""
+    """Return the largest TTL of the views; None if the values of one never expire."""
     ttls = [view.ttl for view in views]
     return max((ttl for ttl in ttls if ttl), default=None) if all(ttls) else None
 
 
 def _servable_days(model: ModelSpec, timezone: str, watermark: datetime, horizon: timedelta | None) -> dict[date, str]:
-    """Content of the published days with values that can be served at `until`, in order."""
+    """Return the content hash of each published day with values that can be served at the watermark, in order."""
     published = {
         date.fromisoformat(manifest.partition.removeprefix("day=")): manifest.content_hash
         for manifest in features_dataset(model).manifests()
@@ -188,24 +172,18 @@ def _servable_days(model: ModelSpec, timezone: str, watermark: datetime, horizon
     }
 
 
-def _is_current(state: _MaterializationState, target: _MaterializationState) -> bool:
-    """Whether the days of the record are in the store for every view as it is defined now."""
-    return all(state.views.get(view) == definition for view, definition in target.views.items())
-
-
 def _first_day_to_write(written_days: Mapping[date, str], servable_days: Mapping[date, str]) -> date | None:
-    """The day from which the store must be written, or None if it holds all that is published.
+    """Return the day from which the store must be written, or None if it holds everything that is published.
 
-    Days of the record that are older than all published ones have left the horizon.
+    Written days before all servable ones have left the horizon.
     """
     horizon = min(servable_days, default=date.max)
-    rewritten = [day for day in written_days if day >= horizon and servable_days.get(day) != written_days[day]]
-    if rewritten:
-        return min(servable_days)
+    if any(day >= horizon and servable_days.get(day) != content for day, content in written_days.items()):
+        return horizon
     return min((day for day in servable_days if day not in written_days), default=None)
 
 
 def _ceil_to_day(instant: datetime, timezone: str) -> date:
-    """The first day that begins at `until` or later."""
+    """Return the first day that starts at `instant` or later."""
     local = instant.astimezone(ZoneInfo(timezone))
     return local.date() if local.time() == time() else local.date() + timedelta(1)

@@ -1,4 +1,4 @@
-"""The training contract: a job file goes in, a valid model comes out. Runs where there is no Airflow.
+"""The training contract: an attempt reads a job file and leaves a valid model. It runs without Airflow.
 
 python -m evergreen.training <URI of job.json>
 """

@@ -1,11 +1,11 @@
-"""Makes one attempt at a job: `python -m evergreen.training <URI of job.json>`. Its exit code is its outcome's."""
+"""Make one attempt at a job: `python -m evergreen.training <URI of job.json>`. The exit code names its outcome."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,16 +14,19 @@ from types import FrameType
 from pydantic import ValidationError
 
 from evergreen import storage
-from evergreen.training import attempt, runner, torchrun
+from evergreen.training import runner, torchrun
+from evergreen.training.attempt import Attempt, record_attempt
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import CHECKPOINTS_FOLDER, Job
 from evergreen.training.outcome import AttemptResult, Outcome, TrainingPreempted
 
-_TERMINATION_LOG = Path("/dev/termination-log")  # where Kubernetes reads a container's last words
+_TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows what a container writes here in the pod's status
+
+log = logging.getLogger("evergreen.training")
 
 
-def main(uri: str) -> Outcome:
-    """Make an attempt, tell how it ended, and give that."""
+def make_attempt(uri: str) -> Outcome:
+    """Make an attempt, log its result, and return the outcome."""
     file = storage.storage_path(uri)
     try:
         job = Job.read(file)
@@ -33,15 +36,14 @@ def main(uri: str) -> Outcome:
     checkpoints = Checkpoints(
         file.parent / CHECKPOINTS_FOLDER, job.fingerprint, job.checkpoint_seconds, is_writer=not rank
     )
-    if rank is not None:  # one of several; whoever started it keeps the record
-        ended = _run_attempt(job, uri, checkpoints)
-        torchrun.write_rank_report(rank, ended, checkpoints)
-        return ended.outcome
-    about = attempt.Attempt.from_environment(job.model)
-    with attempt.record_attempt(about, file.parent, lambda: _progress(checkpoints)) as end:
-        ended = _run_attempt(job, uri, checkpoints)
-        end(ended.outcome, ended.message)
-    return _report_result(ended)
+    if rank is not None:  # the process that started the ranks records the attempt
+        result = _run_attempt(job, uri, checkpoints)
+        torchrun.write_rank_report(rank, result, checkpoints)
+        return result.outcome
+    with record_attempt(Attempt.from_environment(job.model), file.parent, checkpoints) as record_end:
+        result = _run_attempt(job, uri, checkpoints)
+        record_end(result)
+    return _report_result(result)
 
 
 def _run_attempt(job: Job, uri: str, checkpoints: Checkpoints) -> AttemptResult:
@@ -51,36 +53,33 @@ def _run_attempt(job: Job, uri: str, checkpoints: Checkpoints) -> AttemptResult:
             return torchrun.run_ranks(uri, job.processes, checkpoints)
         runner.run_training(job, storage.storage_path(uri).parent, checkpoints)
     except (Exception, TrainingPreempted) as error:
-        outcome, sentence = Outcome.from_error(error)
-        if outcome is not Outcome.PREEMPTED:
-            traceback.print_exc()
-        return AttemptResult(outcome, sentence)
+        result = AttemptResult.from_error(error)
+        if result.outcome is not Outcome.PREEMPTED:
+            log.exception("training failed")
+        return result
     return AttemptResult(Outcome.SUCCEEDED, "")
 
 
 def _stop_handler(checkpoints: Checkpoints) -> Callable[[int, FrameType | None], None]:
     def handle(_signal: int, _frame: FrameType | None) -> None:
         checkpoints.request_stop()
-        if checkpoints.last_step == checkpoints.resumed_step:
-            raise TrainingPreempted("asked to leave before its first step")  # which may be long in coming
+        if checkpoints.last_step == checkpoints.resumed_step:  # the first step may take long
+            raise TrainingPreempted("asked to leave before its first step")
 
     return handle
 
 
-def _progress(checkpoints: Checkpoints) -> dict[str, int]:
-    return {"resumed_step": checkpoints.resumed_step, "step": checkpoints.last_step}
-
-
-def _report_result(ended: AttemptResult) -> Outcome:
-    if ended.message:
-        print(f"{ended.outcome.label}: {ended.message}", flush=True)
+def _report_result(result: AttemptResult) -> Outcome:
+    if result.message:
+        log.info("%s: %s", result.outcome.label, result.message)
         if _TERMINATION_LOG.exists():
             with suppress(OSError):  # on a full disk the log has it
-                _TERMINATION_LOG.write_text(ended.message[:2000])
-    return ended.outcome
+                _TERMINATION_LOG.write_text(result.message[:2000])
+    return result.outcome
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1]).exit_code
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    code = make_attempt(sys.argv[1]).value
     sys.stdout.flush()
-    os._exit(code)  # threads of engines that are still at work must not hold it up, or change the code
+    os._exit(code)  # threads of libraries that are still running must not delay the exit or change the code

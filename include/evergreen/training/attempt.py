@@ -1,39 +1,49 @@
-"""One attempt at a job: when it ran, with what, and how it ended; what its cost is computed from.
+"""One attempt at a job: the environment it is given, and the record it keeps, from which its cost is computed.
 
-The attempt itself keeps its record, beside the job, and renews it while it lives: so there is one whatever ends
-it, and nobody else has to be alive to write it. One that was killed is known until at most `BEAT_S` before.
+The attempt itself writes its record beside the job and renews it every `HEARTBEAT_S` seconds. So there is a record
+whatever ends the attempt, and no other process has to be alive to write it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Event, Thread
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-from upath import UPath
+from pydantic import Field
 
 from evergreen import storage
+from evergreen.spec import Frozen
+from evergreen.storage import UPath
+from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import ATTEMPTS_FOLDER
-from evergreen.training.outcome import Outcome
+from evergreen.training.outcome import AttemptResult, Outcome
+
+if TYPE_CHECKING:
+    from evergreen.spec.model import Resources
 
 HEARTBEAT_S = 5.0
 
 ATTEMPT_ID_VARIABLE = "EVERGREEN_ATTEMPT_ID"
-"""Variable that names an attempt; without it, one finds a name of its own."""
+"""Names an attempt; an attempt without it generates its own id."""
 _RUN_VARIABLE = "EVERGREEN_ATTEMPT_RUN"
 _TEAM_VARIABLE = "EVERGREEN_ATTEMPT_TEAM"
 _ALLOCATION_VARIABLE = "EVERGREEN_ATTEMPT_ALLOCATION"
 
+_INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+_SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
-class ResourceAllocation(BaseModel):
-    """What one attempt has to itself, and so is paid for. Handed to it in its environment."""
+log = logging.getLogger(__name__)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class ResourceAllocation(Frozen):
+    """The resources that one attempt occupies, and that are paid for. Passed to it in its environment."""
 
     cpu: float = 0
     memory_gib: float = 0
@@ -41,21 +51,23 @@ class ResourceAllocation(BaseModel):
     gpu_type: str | None = None
     spot: bool = False
 
+    @classmethod
+    def from_resources(cls, resources: Resources, *, spot: bool = False) -> Self:
+        return cls(**resources.model_dump(include={"cpu", "memory_gib", "gpu", "gpu_type"}), spot=spot)
 
-class Attempt(BaseModel):
-    """The record. `seen` is when it was last known to live, `ended` and `outcome` are None until it says so itself."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Attempt(Frozen):
+    """The record of an attempt. `ended_at` and `outcome` are None until the attempt itself ends."""
 
     id: str
-    dag_run: str = Field(description="of Airflow's, that asked for it")
+    dag_run: str = Field(description="the run of Airflow that requested it")
     model: str
     team: str
     allocation: ResourceAllocation
     started_at: datetime
     last_heartbeat: datetime
-    resumed_step: int = Field(0, description="step of the checkpoint it went on from")
-    step: int = Field(0, description="the last step it is known to have done")
+    resumed_step: int = Field(0, description="step of the checkpoint that it resumed from")
+    step: int = Field(0, description="last step that it is known to have completed")
     ended_at: datetime | None = None
     outcome: Outcome | None = None
     message: str = ""
@@ -69,7 +81,7 @@ class Attempt(BaseModel):
 
     @classmethod
     def from_environment(cls, model: str) -> Self:
-        """What whoever started this process says of it; see `environment`."""
+        """Return the record of this process, which starts now; see `attempt_environment`."""
         now = datetime.now(UTC)
         return cls(
             id=os.environ.get(ATTEMPT_ID_VARIABLE) or uuid.uuid4().hex,
@@ -83,49 +95,56 @@ class Attempt(BaseModel):
 
 
 def attempt_environment(dag_run: str, team: str, allocation: ResourceAllocation) -> dict[str, str]:
-    """Variables that tell an attempt what it is."""
+    """Return the variables that tell an attempt which run and team it belongs to, and what it occupies."""
     return {_RUN_VARIABLE: dag_run, _TEAM_VARIABLE: team, _ALLOCATION_VARIABLE: allocation.model_dump_json()}
 
 
+def trainer_environment() -> dict[str, str]:
+    """Return the variables that a process which trains or loads a model inherits; no credential is among them."""
+    # The trainer's Python need not have this package installed, and must run this code and no other.
+    path = [str(_SOURCE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    inherited = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
+    return inherited | {"PYTHONPATH": os.pathsep.join(path)}
+
+
 def read_attempts(job_folder: UPath) -> list[Attempt]:
-    """All attempts at a job, in the order they began."""
+    """Return all attempts at a job, in the order in which they started."""
     folder = job_folder / ATTEMPTS_FOLDER
-    found = [Attempt.model_validate_json((folder / name).read_bytes()) for name in storage.list_names(folder)]
-    return sorted(found, key=lambda attempt: attempt.started_at)
+    attempts = (Attempt.model_validate_json((folder / name).read_bytes()) for name in storage.list_names(folder))
+    return sorted(attempts, key=lambda attempt: attempt.started_at)
 
 
 @contextmanager
 def record_attempt(
-    attempt: Attempt, job_folder: UPath, read_progress: Callable[[], Mapping[str, int]]
-) -> Iterator[Callable[..., None]]:
-    """Keep the record of `attempt` up to date until the context ends; `now` gives its steps.
+    attempt: Attempt, job_folder: UPath, checkpoints: Checkpoints
+) -> Iterator[Callable[[AttemptResult], None]]:
+    """Keep the record of `attempt` up to date until the context ends; yields a function that records the result.
 
-    Gives a function that says how it ended: `end(outcome, message)`. A record that cannot be written is told
-    about, and stops nothing.
+    A record that cannot be written is logged, and does not stop the training.
     """
-    over = Event()
-    last: dict[str, object] = {}
+    stopped = Event()
+    end: dict[str, object] = {}
 
-    def write(**more: object) -> None:
-        fields = {"last_heartbeat": datetime.now(UTC), **read_progress(), **last, **more}
+    def write() -> None:
+        progress = {"resumed_step": checkpoints.resumed_step, "step": checkpoints.last_step}
         try:
-            attempt.model_copy(update=fields).write(job_folder)
+            attempt.model_copy(update={"last_heartbeat": datetime.now(UTC), **progress, **end}).write(job_folder)
         except OSError as error:
-            print(f"the record of this attempt was not written: {error}", flush=True)
+            log.warning("the record of this attempt was not written: %s", error)
 
-    def beat() -> None:
-        while not over.wait(HEARTBEAT_S):
+    def write_heartbeats() -> None:
+        while not stopped.wait(HEARTBEAT_S):
             write()
 
-    def end(outcome: Outcome, message: str) -> None:
-        last.update(ended_at=datetime.now(UTC), outcome=outcome, message=message)
+    def record_end(result: AttemptResult) -> None:
+        end.update(ended_at=datetime.now(UTC), outcome=result.outcome, message=result.message)
 
     write()
-    thread = Thread(target=beat, name="attempt", daemon=True)
+    thread = Thread(target=write_heartbeats, name="attempt", daemon=True)
     thread.start()
     try:
-        yield end
+        yield record_end
     finally:
-        over.set()
+        stopped.set()
         thread.join()
         write()

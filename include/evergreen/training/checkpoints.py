@@ -1,17 +1,18 @@
-"""Checkpoints of a training job: where an attempt that was ended left off, for the next one.
+"""Checkpoints of a training job: the state that an attempt saved, for the next attempt to resume from.
 
-They belong to the job, by its fingerprint, and never to the attempt::
+They belong to the job, by its fingerprint, and not to the attempt::
 
     checkpoints/step-000000012/trees.ubj
-    checkpoints/step-000000012.json       names each file with its hash; written last, so a half one is none
+    checkpoints/step-000000012.json       names each file with its hash; written last: without it there is no checkpoint
 
-An interval passes from the start of one write to the start of the next, and a write that is still going on when
-it has passed is waited for by nobody: the next step tries again.
+The interval is measured from the start of one write to the start of the next. A write that takes longer delays no
+step: the next checkpoint is due once it is complete.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -19,33 +20,35 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from upath import UPath
+from pydantic import Field
 
 from evergreen import storage
-from evergreen.errors import TrainingDataError
+from evergreen.errors import TrainingDataError, first_line
+from evergreen.storage import UPath
+from evergreen.training.job import JsonFile
 from evergreen.training.outcome import TrainingPreempted
 
-StateProvider = Callable[[], Mapping[str, bytes | Callable[[], bytes]]]
-"""Gives what a checkpoint holds, by file name. It is called between two steps; a part that is a function is called
-later, in another thread, so that what takes long, such as serialising a copy, holds up no step."""
+CheckpointState = Mapping[str, bytes | Callable[[], bytes]]
+StateProvider = Callable[[], CheckpointState]
+"""Returns the content of a checkpoint by file name. It is called between two steps; a value that is a function is
+called later, in another thread, so that slow work such as serializing a copy delays no step."""
 
 MAX_CHECKPOINTS = 2
 
 _MANIFEST_NAME = re.compile(r"step-(\d{9,})\.json")
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved after `step` steps."""
+    """The state after `step` steps."""
 
     step: int
     files: Mapping[str, bytes]
 
 
-class _CheckpointManifest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _CheckpointManifest(JsonFile):
     fingerprint: str
     step: int = Field(ge=0)
     files: Mapping[str, str] = Field(description="SHA-256 of each file")
@@ -55,9 +58,9 @@ class Checkpoints:
     """The checkpoints of the job with this fingerprint, for one attempt.
 
     Attributes:
-        resumed_at: the step of the checkpoint that the attempt went on from; 0 without one.
-        step: the last step that `after` was told of.
-        writes: whether this process writes them; of several that train together one does.
+        resumed_step: the step of the checkpoint that the attempt resumed from; 0 without one.
+        last_step: the last step that `record_step` was given.
+        is_writer: whether this process writes them; of several that train together one does.
     """
 
     def __init__(self, folder: UPath, fingerprint: str, interval_seconds: float, *, is_writer: bool = True):
@@ -70,106 +73,99 @@ class Checkpoints:
         self._pending_write: Future[None] | None = None
 
     def load_latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None. One that is damaged is told about, and the one before is taken.
+        """Return the newest valid checkpoint, or None. Damaged ones are logged and skipped.
 
         Raises:
-            TrainingDataError: one belongs to another job: somebody has put it there.
+            TrainingDataError: a checkpoint belongs to another job.
         """
         for step in reversed(self._steps()):
             try:
-                found = self._read(step)
-            except (OSError, ValidationError, _CorruptCheckpointError) as error:
-                # A twin that is further may have removed it; whatever it is, the one before does as well.
-                print(f"checkpoint of step {step} is passed over: {str(error).splitlines()[0]}", flush=True)
+                checkpoint = self._read(step)
+            except (OSError, ValueError) as error:
+                # A second attempt that is further along may have removed it. The one before serves as well.
+                log.warning("checkpoint of step %s is skipped: %s", step, first_line(error))
                 continue
             self.resumed_step = self.last_step = step
-            print(f"going on after step {step}, from its checkpoint", flush=True)
-            return found
+            log.info("resuming after step %s, from its checkpoint", step)
+            return checkpoint
         return None
 
     def record_step(self, step: int, state_provider: StateProvider) -> None:
-        """To be called after each step. Writes a checkpoint in the background if it is time for one.
+        """Write a checkpoint in the background if one is due. To be called after each step.
 
         Raises:
-            Preempted: the attempt was asked to stop; a checkpoint of this step is written.
+            TrainingPreempted: the attempt was asked to stop; a checkpoint of this step is written.
         """
         self.last_step = step
         if self._stop_requested.is_set():
             self.flush()
             if self.is_writer:
                 self._write(step, state_provider())
-            raise TrainingPreempted(f"asked to leave, and left after step {step}, of which there is a checkpoint")
+            raise TrainingPreempted(f"asked to leave; stopped after step {step} and wrote a checkpoint of it")
         if not self.is_writer or time.monotonic() - self._last_write_started < self._interval_seconds:
             return
         if self._pending_write and not self._pending_write.done():
             return
-        self.flush()  # what `state` gave may have failed
+        self.flush()  # raises what the last state provider raised
         self._last_write_started = time.monotonic()
         self._pending_write = self._writer.submit(self._write_in_background, step, state_provider())
 
     def request_stop(self) -> None:
-        """Ask the attempt to leave after the step that it is at. Safe in a signal handler."""
+        """Ask the attempt to stop after its current step. Safe in a signal handler."""
         self._stop_requested.set()
 
     def flush(self) -> None:
-        """Until nothing is being written.
+        """Wait until nothing is being written.
 
         Raises:
-            Exception: what a function of the last state's raised.
+            Exception: whatever a function of the last state raised.
         """
         if self._pending_write:
             self._pending_write.result()
 
-    def _write_in_background(self, step: int, parts: Mapping[str, bytes | Callable[[], bytes]]) -> None:
-        begun = time.monotonic()
+    def _write_in_background(self, step: int, state: CheckpointState) -> None:
+        start = time.monotonic()
         try:
-            size = self._write(step, parts)
-            took = time.monotonic() - begun
-            print(f"checkpoint of step {step}: {size / 2**20:.1f} MiB in {took:.1f} s", flush=True)
+            size = self._write(step, state)
         except OSError as error:
-            # Training that goes on loses nothing; leaving would lose what was done since the last one.
-            print(f"no checkpoint of step {step}, training goes on: {error}", flush=True)
+            # Training that continues loses nothing; to stop would lose the work since the last checkpoint.
+            log.warning("no checkpoint of step %s, training continues: %s", step, error)
+        else:
+            log.info("checkpoint of step %s: %.1f MiB in %.1f s", step, size / 2**20, time.monotonic() - start)
 
-    def _write(self, step: int, parts: Mapping[str, bytes | Callable[[], bytes]]) -> int:
-        """Gives its size in bytes."""
+    def _write(self, step: int, state: CheckpointState) -> int:
+        """Write a checkpoint, remove old ones, and return its size in bytes."""
         hashes, size = {}, 0
-        for name, part in parts.items():
-            data = part() if callable(part) else part
-            storage.put(self._folder / _checkpoint_name(step) / name, data)
+        for name, value in state.items():
+            data = value() if callable(value) else value
+            storage.put(self._files_folder(step) / name, data)
             hashes[name] = hashlib.sha256(data).hexdigest()
             size += len(data)
-        manifest = _CheckpointManifest(fingerprint=self._fingerprint, step=step, files=hashes)
-        storage.put(self._folder / f"{_checkpoint_name(step)}.json", manifest.model_dump_json().encode())
-        for old in self._steps()[:-MAX_CHECKPOINTS]:
-            (self._folder / f"{_checkpoint_name(old)}.json").unlink(missing_ok=True)  # first: half a checkpoint is none
-            storage.remove(self._folder / _checkpoint_name(old))
+        _CheckpointManifest(fingerprint=self._fingerprint, step=step, files=hashes).write(self._manifest_file(step))
+        for old_step in self._steps()[:-MAX_CHECKPOINTS]:
+            self._manifest_file(old_step).unlink(missing_ok=True)  # first: files without it are no checkpoint
+            storage.remove(self._files_folder(old_step))
         return size
 
     def _read(self, step: int) -> Checkpoint:
-        manifest = _CheckpointManifest.model_validate_json(
-            (self._folder / f"{_checkpoint_name(step)}.json").read_bytes()
-        )
+        manifest = _CheckpointManifest.read(self._manifest_file(step))
         if manifest.fingerprint != self._fingerprint or manifest.step != step:
             raise TrainingDataError(
-                f"{self._folder / _checkpoint_name(step)}.json is a checkpoint of step {manifest.step} of job "
-                f"{manifest.fingerprint[:12]}, and this is {self._fingerprint[:12]}: other data or code; "
-                "somebody has put it there: remove it"
+                f"{self._manifest_file(step)} is a checkpoint of step {manifest.step} of job "
+                f"{manifest.fingerprint[:12]}, not of {self._fingerprint[:12]}, which has other data or code; remove it"
             )
-        files = {name: (self._folder / _checkpoint_name(step) / name).read_bytes() for name in manifest.files}
+        files = {name: (self._files_folder(step) / name).read_bytes() for name in manifest.files}
         for name, data in files.items():
             if hashlib.sha256(data).hexdigest() != manifest.files[name]:
-                raise _CorruptCheckpointError(f"its file {name} is not what was written")
+                raise ValueError(f"the content of {name} does not match its hash")
         return Checkpoint(step, files)
 
     def _steps(self) -> list[int]:
-        return sorted(
-            int(match[1]) for match in map(_MANIFEST_NAME.fullmatch, storage.list_names(self._folder)) if match
-        )
+        matches = map(_MANIFEST_NAME.fullmatch, storage.list_names(self._folder))
+        return sorted(int(match[1]) for match in matches if match)
 
+    def _files_folder(self, step: int) -> UPath:
+        return self._folder / f"step-{step:09d}"
 
-class _CorruptCheckpointError(Exception):
-    pass
-
-
-def _checkpoint_name(step: int) -> str:
-    return f"step-{step:09d}"
+    def _manifest_file(self, step: int) -> UPath:
+        return self._folder / f"step-{step:09d}.json"

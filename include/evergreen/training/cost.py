@@ -1,6 +1,6 @@
-"""What training cost: the seconds that each attempt held CPUs, memory and GPUs, priced from one table.
+"""What training cost: the seconds that each attempt occupied CPUs, memory and GPUs, priced from one table.
 
-The table is a TOML file; what a kind of GPU costs falls back to `default`::
+The table is a TOML file; a GPU type without a price of its own costs `default`::
 
     currency = "USD"
 
@@ -12,40 +12,36 @@ The table is a TOML file; what a kind of GPU costs falls back to `default`::
     [spot]
     ...
 
-An attempt counts from its first line to its last sign of life. What a provider charges besides, such as a node
-that starts or idles, is not in it.
+An attempt counts from its start to its last heartbeat. Other charges of a provider, such as for a node that starts or
+idles, are not included.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from evergreen.errors import Fault, SpecError
+from evergreen.spec import Frozen
 from evergreen.training.attempt import Attempt
 
 _SECONDS_PER_HOUR = 3600
-_DEFAULT_GPU_TYPE = "default"
 
 
-class HourlyRates(BaseModel):
-    """Prices of an hour."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class HourlyRates(Frozen):
+    """Prices per hour."""
 
     cpu_hour: float = Field(ge=0)
     memory_gib_hour: float = Field(ge=0)
-    gpu_hour: Mapping[str, float] = Field(default_factory=dict, description="by kind; `default`: any other")
+    gpu_hour: Mapping[str, float] = Field(default_factory=dict, description="by type; `default`: any other")
 
 
-class PriceTable(BaseModel):
-    """The table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class PriceTable(Frozen):
+    """The table of prices."""
 
     currency: str = Field(min_length=1)
     on_demand: HourlyRates
@@ -53,19 +49,19 @@ class PriceTable(BaseModel):
 
     @classmethod
     def read(cls, file: Path) -> PriceTable:
-        """Raises:
-        SpecError: it is missing or wrong; all faults are listed.
+        """Read the table from a TOML file.
+
+        Raises:
+            SpecError: it is missing or invalid; all faults are listed.
         """
         try:
             return cls.model_validate(tomllib.loads(file.read_text()))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise SpecError("prices", [Fault(str(file), str(error), "see docs/kubernetes.md")]) from None
         except ValidationError as error:
-            faults = [
-                Fault(f"{file}: {'.'.join(map(str, detail['loc']))}", detail["msg"])
-                for detail in error.errors(include_url=False)
-            ]
-            raise SpecError("prices", faults) from None
+            details = error.errors(include_url=False)
+            faults = [Fault(f"{file}: {'.'.join(map(str, detail['loc']))}", detail["msg"]) for detail in details]
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            faults = [Fault(str(file), str(error), "see docs/kubernetes.md")]
+        raise SpecError("prices", faults)
 
 
 @dataclass(frozen=True)
@@ -81,39 +77,39 @@ class TrainingCost:
 
     @property
     def summary(self) -> str:
-        """For a person who looks at one version."""
-        hours = f"{self.gpu_seconds / 3600:.2f} GPU hours, {self.cpu_seconds / 3600:.2f} CPU hours"
-        paid = "" if self.price is None else f", {self.price:.2f} {self.currency}"
-        return f"{hours} in {self.attempts} attempt{'s' if self.attempts != 1 else ''}{paid}"
+        """One line for a model version."""
+        gpu_hours, cpu_hours = self.gpu_seconds / _SECONDS_PER_HOUR, self.cpu_seconds / _SECONDS_PER_HOUR
+        hours = f"{gpu_hours:.2f} GPU hours, {cpu_hours:.2f} CPU hours"
+        price = "" if self.price is None else f", {self.price:.2f} {self.currency}"
+        return f"{hours} in {self.attempts} attempt{'s' if self.attempts != 1 else ''}{price}"
 
     @property
     def metrics(self) -> dict[str, float]:
-        """By the names that they have on a run of MLflow's; what is not known is left out."""
+        """Metrics of an MLflow run, by name; without those that are unknown."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "currency"}
         return {f"cost.{name}": float(value) for name, value in values.items() if value is not None}
 
 
-def total_cost(attempts: Iterable[Attempt], prices: PriceTable | None) -> TrainingCost:
-    """What all of `attempts` cost together."""
-    known = list(attempts)
-    each = [_attempt_price(attempt, prices) for attempt in known]
+def total_cost(attempts: Sequence[Attempt], prices: PriceTable | None) -> TrainingCost:
+    """Return the cost of all `attempts` together."""
+    occupied = [(attempt.duration_seconds, attempt.allocation) for attempt in attempts]
+    attempt_prices = [_attempt_price(attempt, prices) for attempt in attempts] if prices else [None]
+    known_prices = [price for price in attempt_prices if price is not None]
     return TrainingCost(
-        attempts=len(known),
-        cpu_seconds=sum(attempt.duration_seconds * attempt.allocation.cpu for attempt in known),
-        memory_gib_seconds=sum(attempt.duration_seconds * attempt.allocation.memory_gib for attempt in known),
-        gpu_seconds=sum(attempt.duration_seconds * attempt.allocation.gpu for attempt in known),
-        price=None if prices is None or None in each else sum(price for price in each if price is not None),
+        attempts=len(occupied),
+        cpu_seconds=sum(seconds * allocation.cpu for seconds, allocation in occupied),
+        memory_gib_seconds=sum(seconds * allocation.memory_gib for seconds, allocation in occupied),
+        gpu_seconds=sum(seconds * allocation.gpu for seconds, allocation in occupied),
+        price=sum(known_prices) if len(known_prices) == len(attempt_prices) else None,
         currency=prices.currency if prices else "",
     )
 
 
-def _attempt_price(attempt: Attempt, prices: PriceTable | None) -> float | None:
-    if prices is None:
+def _attempt_price(attempt: Attempt, prices: PriceTable) -> float | None:
+    allocation = attempt.allocation
+    rates = prices.spot if allocation.spot else prices.on_demand
+    gpu_hour = rates.gpu_hour.get(allocation.gpu_type or "default", rates.gpu_hour.get("default"))
+    if allocation.gpu and gpu_hour is None:
         return None
-    held = attempt.allocation
-    rates = prices.spot if held.spot else prices.on_demand
-    gpu_hour = rates.gpu_hour.get(held.gpu_type or _DEFAULT_GPU_TYPE, rates.gpu_hour.get(_DEFAULT_GPU_TYPE))
-    if held.gpu and gpu_hour is None:
-        return None
-    an_hour = held.cpu * rates.cpu_hour + held.memory_gib * rates.memory_gib_hour + held.gpu * (gpu_hour or 0)
-    return attempt.duration_seconds / _SECONDS_PER_HOUR * an_hour
+    per_hour = allocation.cpu * rates.cpu_hour + allocation.memory_gib * rates.memory_gib_hour
+    return attempt.duration_seconds / _SECONDS_PER_HOUR * (per_hour + allocation.gpu * (gpu_hour or 0))

@@ -1,6 +1,6 @@
-"""What a training attempt is given, and what it leaves: two JSON files, the same for a process and a pod.
+"""The input and the output of a training attempt: two JSON files, the same for a process and a pod.
 
-A job lies in a folder of its own, whose URI is all that an attempt is told::
+Each job has a folder of its own, whose URI is all that an attempt is given::
 
     <jobs>/flight_delay/3f9a…/            named by the job's fingerprint, so never by the attempt
         job.json
@@ -16,17 +16,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-from upath import UPath
+from pydantic import Field
 
 from evergreen import storage
+from evergreen.spec import Frozen
+from evergreen.storage import UPath
 
 JOB_FILE, RESULT_FILE = "job.json", "result.json"
 OUTPUT_FOLDER, CHECKPOINTS_FOLDER, ATTEMPTS_FOLDER = "output", "checkpoints", "attempts"
 
 
-class _JsonFile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class JsonFile(Frozen):
+    """A record that is stored as one JSON file."""
 
     def write(self, file: UPath | Path) -> None:
         storage.put(file, (self.model_dump_json(indent=1) + "\n").encode())
@@ -36,11 +37,11 @@ class _JsonFile(BaseModel):
         return cls.model_validate_json(file.read_bytes())
 
 
-class Job(_JsonFile):
+class Job(JsonFile):
     """One training job. Holds no credential, and nothing that differs between attempts."""
 
-    model: str = Field(description="folder under models/ whose train.fit runs")
-    fingerprint: str = Field(description="of the data, code and parameters: what this job is the only one of")
+    model: str = Field(description="model folder whose train.fit runs")
+    fingerprint: str = Field(description="of the data, code and parameters: identifies the job")
     training_data: str = Field(description="URI of the Parquet file to learn from")
     features: tuple[str, ...] = Field(min_length=1, description="input columns, in the model's order")
     label: str
@@ -50,14 +51,15 @@ class Job(_JsonFile):
     gpu: int = Field(ge=0)
     processes: int = Field(ge=1)
     checkpoint_seconds: float = Field(gt=0)
-    modules: Mapping[str, str] = Field(description="SHA-256 of the source of each module of the trainer")
+    code_packages: tuple[str, ...] = Field((), description="packages of the user's own that the trainer may import")
+    modules: Mapping[str, str] = Field(description="SHA-256 of each module of the trainer, and of files beside it")
     libraries: Mapping[str, str] = Field(description="version of each package that the model depends on")
 
 
-class TrainingResult(_JsonFile):
-    """Left last, when every file of the model is complete: without it there is no model."""
+class TrainingResult(JsonFile):
+    """Written last, when every file of the model is complete."""
 
     fingerprint: str
     files: Mapping[str, str] = Field(min_length=1, description="SHA-256 of each file of the model")
     metrics: Mapping[str, float]
-    environment: Mapping[str, str] = Field(description="versions of what it was trained with")
+    environment: Mapping[str, str] = Field(description="versions of Python and of the job's libraries")

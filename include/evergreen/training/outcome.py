@@ -1,32 +1,38 @@
-"""What an attempt at a training job ended with: its exit code, and whether another one would help."""
+"""How an attempt at a training job ended: its exit code, and whether another attempt could help."""
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass
 from enum import Enum
+from typing import Self
 
-from evergreen.errors import EvergreenError, TrainingError
+from evergreen.errors import EvergreenError, TrainingError, first_line
 from evergreen.training.volumes import find_out_of_space
+
+_LANGUAGE_ERRORS = (AttributeError, ImportError, NameError, NotImplementedError, SyntaxError, TypeError)
+_CODE_ERRORS = (*_LANGUAGE_ERRORS, ArithmeticError, AssertionError, LookupError, ValueError)
+_OUT_OF_MEMORY = re.compile("out of memory|bad_alloc", re.IGNORECASE)  # of PyTorch and XGBoost: not MemoryErrors
 
 
 class RetryableTrainingError(Exception):
-    """Training did not succeed for a reason that may pass; nothing is lost, another try goes on from there."""
+    """Training failed for a reason that may pass. Nothing is lost: a retry resumes from the last checkpoint."""
 
 
 class TrainingPreempted(BaseException):
-    """The attempt was asked to leave, and left its work where the next one finds it.
+    """The attempt was asked to stop, and left a checkpoint for the next one.
 
-    Like KeyboardInterrupt, so that no `except Exception` of a trainer or a library takes it for an error.
+    A BaseException, like KeyboardInterrupt, so that no `except Exception` of a trainer or a library catches it.
     """
 
 
 class CodeMismatchError(Exception):
-    """This machine's code or libraries are not those that the job is about."""
+    """The code or libraries of this machine differ from those that the job was planned with."""
 
 
 class Outcome(Enum):
-    """The codes are those of sysexits.h where it has one; what a process may end with by itself is UNKNOWN."""
+    """Values are exit codes, those of sysexits.h where it has one. UNKNOWN is also what Python exits with."""
 
     SUCCEEDED = 0
     UNKNOWN = 1
@@ -35,11 +41,7 @@ class Outcome(Enum):
     OUT_OF_MEMORY = 71
     PREEMPTED = 75
     BAD_CONFIG = 78
-    """The attempt could not begin as asked for: no such image, no permission, a pod that is not valid."""
-
-    @property
-    def exit_code(self) -> int:
-        return self.value
+    """The attempt could not start as configured: the image is missing, a permission, or the pod is invalid."""
 
     @property
     def label(self) -> str:
@@ -47,85 +49,61 @@ class Outcome(Enum):
 
     @property
     def is_retryable(self) -> bool:
-        """Whether the same attempt may end otherwise when it is made again."""
+        """Whether another attempt at the same job could end otherwise."""
         return self in (Outcome.PREEMPTED, Outcome.UNKNOWN)
 
     @classmethod
     def from_exit_code(cls, exit_code: int) -> Outcome:
-        """Of a container's exit code or a process's return code; a signal that asked to leave is a preemption."""
+        """Return the outcome for a container's exit code or a process's return code; SIGTERM is a preemption."""
         if exit_code in (-signal.SIGTERM, 128 + signal.SIGTERM):
             return cls.PREEMPTED
-        try:
-            return cls(exit_code)
-        except ValueError:
-            return cls.UNKNOWN
-
-    @classmethod
-    def from_error(cls, error: BaseException) -> tuple[Outcome, str]:
-        """Of what stopped a trainer, and why in one sentence.
-
-        Whatever may come from the machine, the network or a driver is UNKNOWN, and so tried again; what the same
-        code will run into with the same data is not.
-        """
-        said = str(error).strip().splitlines()
-        sentence = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
-        if isinstance(error, TrainingPreempted):
-            return cls.PREEMPTED, str(error)
-        if isinstance(error, CodeMismatchError):
-            return cls.BAD_CODE, str(error)
-        if out_of_space := find_out_of_space(error):
-            return cls.UNKNOWN if out_of_space.is_retryable else cls.OUT_OF_MEMORY, str(out_of_space)
-        if isinstance(error, EvergreenError):
-            return cls.BAD_DATA, str(error)
-        if isinstance(error, MemoryError) or _is_out_of_memory(type(error).__name__, str(error)):
-            return cls.OUT_OF_MEMORY, f"{sentence}: raise resources.memory_gib, or make the batches smaller"
-        if type(error).__module__.partition(".")[0] == "pyarrow":
-            return cls.BAD_DATA, f"{sentence}: the training data cannot be read"
-        if isinstance(error, _CODE_ERRORS):
-            return cls.BAD_CODE, sentence
-        return cls.UNKNOWN, sentence
+        return cls(exit_code) if exit_code in {outcome.value for outcome in cls} else cls.UNKNOWN
 
 
 @dataclass(frozen=True)
 class AttemptResult:
-    """How an attempt ended, and why, in a sentence that says what to do about it."""
+    """How an attempt ended, and why, in a sentence that names the fix."""
 
     outcome: Outcome
     message: str
 
+    @classmethod
+    def from_error(cls, error: BaseException) -> Self:
+        """Return the result for an exception of a trainer.
+
+        Errors that may come from the machine, the network or a driver are UNKNOWN, and so retried. Errors that the
+        same code would raise again for the same data are not.
+        """
+        name, text = type(error).__name__, str(error)
+        summary = f"{name}: {first_line(error)}" if text.strip() else name
+        if isinstance(error, TrainingPreempted):
+            return cls(Outcome.PREEMPTED, text)
+        if isinstance(error, CodeMismatchError):
+            return cls(Outcome.BAD_CODE, text)
+        if full := find_out_of_space(error):
+            return cls(Outcome.UNKNOWN if full.is_retryable else Outcome.OUT_OF_MEMORY, str(full))
+        if isinstance(error, EvergreenError):
+            return cls(Outcome.BAD_DATA, text)
+        if isinstance(error, MemoryError) or name == "OutOfMemoryError" or _OUT_OF_MEMORY.search(text):
+            return cls(Outcome.OUT_OF_MEMORY, f"{summary}: raise resources.memory_gib, or make the batches smaller")
+        if type(error).__module__.partition(".")[0] == "pyarrow":
+            return cls(Outcome.BAD_DATA, f"{summary}: the training data cannot be read")
+        return cls(Outcome.BAD_CODE if isinstance(error, _CODE_ERRORS) else Outcome.UNKNOWN, summary)
+
     def raise_unless_resumable(self, model_name: str, earlier_preemptions: int, max_preemptions: int) -> None:
-        """Return if the next attempt is to begin at once: this one was preempted, as were `preemptions` before it.
+        """Return if another attempt should start at once: this one was preempted, and not too many were before it.
 
         Raises:
-            TryAgain: it failed for a reason that may pass.
+            RetryableTrainingError: it failed for a reason that may pass.
             TrainingError: another attempt would end the same way, or too many were preempted.
         """
         if self.outcome is Outcome.PREEMPTED:
             if earlier_preemptions < max_preemptions:
                 return
             raise TrainingError(
-                f"training {model_name} was preempted {earlier_preemptions + 1} times, and resources.max_preemptions allows {max_preemptions}; "
-                f"lately: {self.message}. Nothing is lost: clear the task, and it goes on from its last checkpoint; "
-                "or set resources.spot=False"
+                f"training {model_name} was preempted {earlier_preemptions + 1} times, and resources.max_preemptions "
+                f"allows {max_preemptions}; last reason: {self.message}. Nothing is lost: clear the task, and it goes "
+                "on from its last checkpoint; or set resources.spot=False"
             )
         text = f"training {model_name} ended as {self.outcome.label}: {self.message}"
         raise RetryableTrainingError(text) if self.outcome.is_retryable else TrainingError(text)
-
-
-_CODE_ERRORS = (
-    ImportError,
-    SyntaxError,
-    NameError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ValueError,
-    ArithmeticError,
-    AssertionError,
-    NotImplementedError,
-)
-
-
-def _is_out_of_memory(name: str, text: str) -> bool:
-    """PyTorch and XGBoost have errors of their own for it, which are not MemoryError."""
-    return name == "OutOfMemoryError" or "out of memory" in text.lower() or "bad_alloc" in text

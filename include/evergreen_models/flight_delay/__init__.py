@@ -1,1 +1,1 @@
-"""Will a flight out of New York arrive more than 15 minutes late? Asked one hour before it should depart."""
+"""Predicts, one hour before departure, whether a flight out of New York arrives more than 15 minutes late."""

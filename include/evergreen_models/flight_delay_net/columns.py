@@ -1,4 +1,4 @@
-"""Which columns a network reads, and rows of them as arrays."""
+"""The columns that a network reads, and rows of them as arrays."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ Float32Array = NDArray[np.float32]
 CodeArray = NDArray[np.int32]
 
 UNKNOWN_CODE = 0
-"""Code of a category that is missing, rare, or was never seen; those of the vocabulary count from 1."""
+"""Code of a category that is missing, rare, or was never seen; codes of the vocabulary start at 1."""
 
-_INTERLEAVE_ROWS = (
-    4096  # rows: so many of some dozens of columns stay in the processor's cache while they are interleaved
-)
+_INTERLEAVE_ROWS = 4096  # so many rows of some dozens of columns stay in the processor's cache
 
 
 @dataclass(frozen=True)
 class InputColumns:
-    """The inputs, in the model's order, all of them and by what they hold."""
+    """The inputs in the model's order: all of them, and by type."""
 
     inputs: tuple[str, ...]
     numbers: tuple[str, ...]
@@ -36,11 +34,10 @@ class InputColumns:
     def from_schema(
         cls, schema: pa.Schema, features: Sequence[str], label: str, embedded_columns: Collection[str]
     ) -> Self:
-        """Those of a file with this schema: texts are categories, the others numbers.
+        """Return the columns of a file with this schema: texts are categories, the others numbers.
 
         Raises:
-            TrainingDataError: columns are missing, of a type that is neither, or not embedded as the spec says; all
-                are named.
+            TrainingDataError: columns are missing, have another type, or do not match `embedding_sizes`; all are named.
         """
         faults = [f"{name} is missing" for name in (*features, label) if name not in schema.names]
         types = {name: schema.field(name).type for name in features if name in schema.names}
@@ -51,9 +48,11 @@ class InputColumns:
             for name in types
             if name not in (*numbers, *categories)
         ]
-        faults += [f"{name} holds texts: add it to `embedding`" for name in categories if name not in embedded_columns]
         faults += [
-            f"`embedding` names {name}, which is no input that holds texts"
+            f"{name} holds texts: add it to `embedding_sizes`" for name in categories if name not in embedded_columns
+        ]
+        faults += [
+            f"`embedding_sizes` names {name}, which is no input that holds texts"
             for name in embedded_columns
             if name not in categories
         ]
@@ -68,7 +67,7 @@ class InputColumns:
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Rows as a network takes them.
+    """Rows as the inputs of a network.
 
     Attributes:
         numbers: (rows, numbers), NaN where missing.
@@ -81,7 +80,7 @@ class RowBatch:
     labels: Float32Array
 
     @classmethod
-    def empty(cls, rows: int, columns: InputColumns) -> Self:
+    def allocate(cls, rows: int, columns: InputColumns) -> Self:
         return cls(
             np.empty((rows, len(columns.numbers)), np.float32),
             np.empty((rows, len(columns.categories)), np.int32),
@@ -102,17 +101,15 @@ class RowBatch:
         return len(self.labels)
 
     def take(self, indices: NDArray[np.int64]) -> RowBatch:
-        """Copies of the rows at `places`, in that order."""
-        # Several times as fast as indexing.
+        """Return copies of the rows at `indices`, in that order."""
+        # ndarray.take is several times as fast as indexing.
         return RowBatch(
-            self.numbers.take(indices, axis=0),
-            self.categories.take(indices, axis=0),
-            self.labels.take(indices),
+            self.numbers.take(indices, axis=0), self.categories.take(indices, axis=0), self.labels.take(indices)
         )
 
 
 def to_float32(column: pa.ChunkedArray) -> Float32Array:
-    """Its values, (rows,), NaN where there is none."""
+    """Return the values, (rows,), NaN where missing."""
     column = column.cast(pa.float32(), safe=False)
     if column.null_count:
         column = column.fill_null(float("nan"))
@@ -120,7 +117,7 @@ def to_float32(column: pa.ChunkedArray) -> Float32Array:
 
 
 def interleave(columns: Sequence[Float32Array] | Sequence[CodeArray], target: Float32Array | CodeArray) -> None:
-    """Write columns, each (rows,), side by side into `into`, (rows, columns)."""
+    """Write columns, each (rows,), side by side into `target`, (rows, columns)."""
     if columns:
         for start in range(0, len(target), _INTERLEAVE_ROWS):
             part = slice(start, start + _INTERLEAVE_ROWS)
@@ -129,10 +126,8 @@ def interleave(columns: Sequence[Float32Array] | Sequence[CodeArray], target: Fl
 
 def _is_number(kind: pa.DataType) -> bool:
     types = pa.types
-    return any(
-        is_so(kind)
-        for is_so in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
-    )
+    checks = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
+    return any(check(kind) for check in checks)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -1,4 +1,4 @@
-"""The trained network as an ONNX graph, which holds no code and takes the columns as a caller has them."""
+"""Exports the trained network as an ONNX graph, which contains no code and takes the columns as callers have them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from evergreen_models.flight_delay_net.column_statistics import ColumnStatistics
 from evergreen_models.flight_delay_net.columns import UNKNOWN_CODE, InputColumns
 from evergreen_models.flight_delay_net.network import CLIP_DEVIATIONS, Network
-from evergreen_models.flight_delay_net.scales import ColumnStatistics
 
 OUTPUT_NAME = "probability"
 MAX_EXPORT_ERROR = 1e-6
 
-# Neither the newest: whatever serves it may be some years old.
+# Older versions, because the runtime of a server may be some years old.
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 _IR_VERSION = 8
 
@@ -26,14 +26,13 @@ _PROBE_ROWS = 1024
 
 
 def export_onnx(name: str, network: Network, columns: InputColumns, statistics: ColumnStatistics) -> bytes:
-    """A graph with an input for each column, in their order, by its name and of shape (N,), and an output,
-    `probability`, (N,).
+    """Return a graph with one input per column, in their order, of shape (N,), and the output `probability`, (N,).
 
-    Numbers are float32, NaN where missing. Categories are strings; the empty one is a missing one, and is treated
-    like those that training has not seen. The same weights give the same bytes.
+    Numbers are float32, NaN where missing. Categories are strings; an empty one is missing, and is treated like those
+    that training has not seen. The same weights give the same bytes.
 
     Raises:
-        AssertionError: the graph does not give what the network gives.
+        AssertionError: the graph's predictions differ from the network's.
     """
     graph = _GraphBuilder(network, columns, statistics)
     data = graph.model(name).SerializeToString(deterministic=True)
@@ -42,7 +41,7 @@ def export_onnx(name: str, network: Network, columns: InputColumns, statistics: 
 
 
 class _GraphBuilder:
-    """Built node by node: an exporter that traces adds what changes from version to version, and takes no strings."""
+    """Builds the graph node by node: the output of tracing exporters varies by version, and they support no strings."""
 
     def __init__(self, network: Network, columns: InputColumns, statistics: ColumnStatistics):
         self._nodes: list[onnx.NodeProto] = []
@@ -84,9 +83,9 @@ class _GraphBuilder:
         )
         means = self._weight("means", network.means)
         missing = self._add_node("IsNaN", [numbers], "is_missing")
-        known = self._add_node("Where", [missing, means, numbers], "known")
-        apart = self._add_node("Sub", [known, means], "apart")
-        scaled = self._add_node("Mul", [apart, self._weight("factors", network.scale_factors)], "scaled")
+        filled = self._add_node("Where", [missing, means, numbers], "known")
+        difference = self._add_node("Sub", [filled, means], "apart")
+        scaled = self._add_node("Mul", [difference, self._weight("factors", network.scale_factors)], "scaled")
         limits = [
             self._weight(side, torch.tensor(limit))
             for side, limit in (("low", -CLIP_DEVIATIONS), ("high", CLIP_DEVIATIONS))
@@ -97,9 +96,9 @@ class _GraphBuilder:
         ]
 
     def _categories(self, network: Network, statistics: ColumnStatistics) -> list[str]:
-        found = []
-        names = zip(self._columns.categories, statistics.vocabularies, network.embeddings, strict=True)
-        for name, words, embedding in names:
+        embedded = []
+        columns = zip(self._columns.categories, statistics.vocabularies, network.embeddings, strict=True)
+        for name, words, embedding in columns:
             code = self._add_node(
                 "LabelEncoder",
                 [name],
@@ -110,8 +109,8 @@ class _GraphBuilder:
                 default_int64=UNKNOWN_CODE,
             )
             table = self._weight(f"{name}/table", embedding.weight)
-            found.append(self._add_node("Gather", [table, code], f"{name}/embedded"))
-        return found
+            embedded.append(self._add_node("Gather", [table, code], f"{name}/embedded"))
+        return embedded
 
     def _linear(self, name: str, x: str, layer: torch.nn.Linear) -> str:
         parts = [x, self._weight(f"{name}/weight", layer.weight), self._weight(f"{name}/bias", layer.bias)]
@@ -121,13 +120,13 @@ class _GraphBuilder:
         return self._add_node("Concat", parts, name, axis=1)
 
     def _axis(self) -> str:
-        """That of the columns, as the operators that add and drop it want it: as a tensor."""
+        """Return the axis of the columns, as a tensor, which the operators that add and drop it require."""
         if "/axis" not in (weight.name for weight in self._weights):
             self._weight("axis", torch.tensor([1]))
         return "/axis"
 
     def _add_node(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        # No column begins with a slash, so none is called like one of these.
+        # No column begins with a slash, so these names are unique.
         self._append_node(operator, inputs, f"/{name}", **attributes)
         return f"/{name}"
 
@@ -140,7 +139,7 @@ class _GraphBuilder:
 
 
 def _check_parity(data: bytes, network: Network, columns: InputColumns, statistics: ColumnStatistics) -> None:
-    """Hold the graph against the network, on rows made up to hold what may come: gaps, outliers, unknown words."""
+    """Compare the graph with the network on synthetic rows with missing values, outliers and unknown categories."""
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     random = np.random.default_rng(0)
     shape = (_PROBE_ROWS, len(columns.numbers))
@@ -151,14 +150,14 @@ def _check_parity(data: bytes, network: Network, columns: InputColumns, statisti
     codes = np.zeros((_PROBE_ROWS, len(columns.categories)), np.int32)
     for n, words in enumerate(statistics.vocabularies):
         codes[:, n] = random.integers(0, len(words) + 1, _PROBE_ROWS)
-    given: dict[str, NDArray[np.float32] | NDArray[np.object_]] = {
+    inputs: dict[str, NDArray[np.float32] | NDArray[np.object_]] = {
         name: numbers[:, n] for n, name in enumerate(columns.numbers)
     }
     for n, (name, words) in enumerate(zip(columns.categories, statistics.vocabularies, strict=True)):
-        given[name] = np.array(["", *words], dtype=object)[codes[:, n]]
+        inputs[name] = np.array(["", *words], dtype=object)[codes[:, n]]
     with torch.inference_mode():
-        own = torch.sigmoid(network(torch.from_numpy(numbers), torch.from_numpy(codes))).numpy()
-    (graphs,) = session.run([OUTPUT_NAME], given)
-    worst = float(np.abs(graphs - own).max())
-    if not worst <= MAX_EXPORT_ERROR:
-        raise AssertionError(f"the ONNX graph gives probabilities that differ from the network's by up to {worst:g}")
+        expected = torch.sigmoid(network(torch.from_numpy(numbers), torch.from_numpy(codes))).numpy()
+    (actual,) = session.run([OUTPUT_NAME], inputs)
+    max_error = float(np.abs(actual - expected).max())
+    if not max_error <= MAX_EXPORT_ERROR:
+        raise AssertionError(f"the probabilities of the ONNX graph differ from the network's by up to {max_error:g}")

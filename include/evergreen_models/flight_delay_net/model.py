@@ -1,4 +1,4 @@
-"""The spec of `flight_delay_net`: the features of `flight_delay`, and besides them who flies from where to where."""
+"""The spec of `flight_delay_net`: the features of `flight_delay`, and also carrier, origin and destination."""
 
 from evergreen.spec.model import ModelSpec
 
@@ -10,7 +10,7 @@ MODEL = ModelSpec(
     feature_service="flight_delay",
     request_columns=["departure_minute", "weekday", "distance", "carrier", "origin", "dest"],
     label="late",
-    schedule="0 1 * * 5",  # an hour after flight_delay, which wants the same cores
+    schedule="0 1 * * 5",  # an hour after flight_delay, which uses the same cores
     train_days=180,
     holdout_days=7,
     parameters=dict(

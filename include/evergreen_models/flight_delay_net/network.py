@@ -1,53 +1,53 @@
-"""The network: categories are embedded, numbers are standardised, hidden layers do the rest."""
+"""The network: embedded categories, standardized numbers, and hidden layers."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from evergreen_models.flight_delay_net.column_statistics import ColumnStatistics
 from evergreen_models.flight_delay_net.columns import UNKNOWN_CODE, InputColumns
 from evergreen_models.flight_delay_net.parameters import NetworkParameters
-from evergreen_models.flight_delay_net.scales import ColumnStatistics
 
 CLIP_DEVIATIONS = 10.0
-"""Standard deviations. What lies farther out is taken to lie there: a broken sensor must not outvote all else."""
+"""Numbers are clipped to so many standard deviations: a broken sensor must not dominate all other inputs."""
 
 
 class Network(nn.Module):
-    """Gives the logit of the label, (rows,).
+    """Returns the logit of the label, (rows,).
 
-    A missing number is taken as the mean, and the network is told that it is missing. While it trains, a share of
-    the inputs is hidden: so it has seen what is missing, and what is unknown, whatever the data holds.
+    A missing number is replaced by the mean, and an extra input marks it as missing. During training a share of the
+    inputs is masked, so the network learns missing values and unknown categories even if the data has none.
     """
 
     def __init__(self, columns: InputColumns, statistics: ColumnStatistics, parameters: NetworkParameters):
         super().__init__()
         self.mask_rate = parameters.mask_rate
-        # No parameters, so not in a checkpoint's weights: they are the scales, which it holds anyway.
+        # Not saved with the weights, because a checkpoint contains the column statistics.
         self.means: Tensor
         self.scale_factors: Tensor
-        self.register_buffer("means", torch.tensor(statistics.means, dtype=torch.float32), persistent=False)
         factors = [1 / deviation for deviation in statistics.deviations]
-        self.register_buffer("factors", torch.tensor(factors, dtype=torch.float32), persistent=False)
+        for name, values in (("means", statistics.means), ("scale_factors", factors)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
         self.embeddings = nn.ModuleList(
             nn.Embedding(1 + len(words), parameters.embedding_sizes[name])
             for name, words in zip(columns.categories, statistics.vocabularies, strict=True)
         )
         width = 2 * len(columns.numbers) + sum(parameters.embedding_sizes[name] for name in columns.categories)
         self.hidden_layers = nn.ModuleList()
-        for wider in parameters.hidden_sizes:
-            self.hidden_layers.append(nn.Linear(width, wider))
-            width = wider
+        for size in parameters.hidden_sizes:
+            self.hidden_layers.append(nn.Linear(width, size))
+            width = size
         self.dropout = nn.Dropout(parameters.dropout)
         self.output_layer = nn.Linear(width, 1)
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
-        """Of numbers, (rows, numbers), NaN where missing, and the codes of categories, (rows, categories)."""
+        """Take numbers, (rows, numbers), NaN where missing, and the codes of categories, (rows, categories)."""
         missing = torch.isnan(numbers)
         if self.training:
             missing |= torch.rand_like(numbers) < self.mask_rate
-            hidden = torch.rand(categories.shape, device=categories.device) < self.mask_rate
-            categories = categories.masked_fill(hidden, UNKNOWN_CODE)
+            masked = torch.rand(categories.shape, device=categories.device) < self.mask_rate
+            categories = categories.masked_fill(masked, UNKNOWN_CODE)
         scaled = (torch.where(missing, self.means, numbers) - self.means) * self.scale_factors
         x = torch.cat(
             [

@@ -1,4 +1,4 @@
-"""What can be set about the network and its training: the `parameters` of the model's spec, checked."""
+"""Parameters of the network and its training: validates the `parameters` of the model's spec."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
 class NetworkParameters(BaseModel):
-    """None has a default: all of them stand in `model.py`, and so in the fingerprint of what they made."""
+    """None has a default: all are set in `model.py`, and so are part of the candidate's fingerprint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     embedding_sizes: Mapping[str, PositiveInt] = Field(
-        description="numbers that each category of a column becomes; every column of texts is one of these"
+        description="length of the embedding of each column of texts; every such column is listed"
     )
-    min_category_rows: PositiveInt = Field(description="a category of fewer rows is treated as one never seen")
+    min_category_rows: PositiveInt = Field(description="a category with fewer rows is treated as unknown")
     hidden_sizes: tuple[PositiveInt, ...] = Field(description="width of each hidden layer")
-    dropout: float = Field(ge=0, lt=1, description="share of each hidden layer that is left out, anew each step")
+    dropout: float = Field(ge=0, lt=1, description="share of each hidden layer that is dropped in each step")
     mask_rate: float = Field(
         gt=0,
         lt=1,
-        description="share of the inputs that is hidden, anew each step: from these the network learns what to make "
-        "of a missing value or an unknown category, also where the data has none",
+        description="share of the inputs that is masked in each step: the network learns from these how to treat "
+        "a missing value or an unknown category, even if the data has none",
     )
 
-    epochs: PositiveInt = Field(description="times that every row is seen")
-    batch_rows: PositiveInt = Field(description="of a step, over all processes")
-    learning_rate: float = Field(gt=0, description="at its highest, after a twentieth of the steps")
+    epochs: PositiveInt = Field(description="passes over all rows")
+    batch_rows: PositiveInt = Field(description="rows of a step, over all processes")
+    learning_rate: float = Field(gt=0, description="the highest, reached after a twentieth of the steps")
     weight_decay: float = Field(ge=0)
 
     shuffle_rows: PositiveInt = Field(
-        description="rows that are shuffled together; each process holds this window and the next. A row group of the "
-        "file that is larger is a window by itself"
+        description="rows that are shuffled together; each process holds this window and the next in memory. A larger "
+        "row group of the file is a window of its own"
     )

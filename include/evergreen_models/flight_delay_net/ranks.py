@@ -1,4 +1,4 @@
-"""The processes that train together, started by torchrun: which one this is, and what they tell each other."""
+"""The processes that train together, started by torchrun: the rank of this one, and their communication."""
 
 from __future__ import annotations
 
@@ -13,54 +13,54 @@ from torch import distributed
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among them.
+    """The rank of this process, and collective operations, which wait for all processes.
 
     Attributes:
-        rank: its number from 0; on one machine also that of its GPU.
-        count: how many there are.
+        rank: number of this process, from 0; on one machine also the number of its GPU.
+        world_size: number of processes.
     """
 
     rank: int = 0
     world_size: int = 1
 
     def any_rank(self, value: bool) -> bool:
-        """Whether it is so in any of them. Waits for all."""
+        """Return whether `value` is true in any process."""
         if self.world_size == 1:
             return value
-        found = torch.tensor(int(value))
-        distributed.all_reduce(found, distributed.ReduceOp.MAX)
-        return bool(found)
+        result = torch.tensor(int(value))
+        distributed.all_reduce(result, distributed.ReduceOp.MAX)
+        return bool(result)
 
     def sum_ranks(self, value: float) -> float:
-        """Over all of them."""
+        """Return the sum of `value` over all processes."""
         if self.world_size == 1:
             return value
-        found = torch.tensor(value, dtype=torch.float64)
-        distributed.all_reduce(found)
-        return float(found)
+        result = torch.tensor(value, dtype=torch.float64)
+        distributed.all_reduce(result)
+        return float(result)
 
     def broadcast_first(self, data: bytes | None) -> bytes | None:
-        """What the first of them has; what the others have is passed over."""
+        """Return the `data` of rank 0 in every process; that of the others is ignored."""
         if self.world_size == 1:
             return data
         size = torch.tensor(-1 if data is None else len(data))
         distributed.broadcast(size, 0)
         if size < 0:
             return None
-        told = torch.empty(int(size), dtype=torch.uint8)
+        content = torch.empty(int(size), dtype=torch.uint8)
         if self.rank == 0 and data:
-            told = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        distributed.broadcast(told, 0)
-        return told.numpy().tobytes()
+            content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        distributed.broadcast(content, 0)
+        return content.numpy().tobytes()
 
 
 @contextmanager
 def join_ranks(gpu: bool) -> Iterator[Ranks]:
-    """Meet the others, if there are any. They part when all is well; an error in one ends them all."""
+    """Join the process group, if there is one, and leave it on success; an error in one process ends them all."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
-    # Gradients go between GPUs by NCCL; what else is told is small and on the CPU, where Gloo serves.
+    # NCCL exchanges gradients between GPUs; everything else is small and on the CPU, which Gloo supports.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
     yield Ranks(distributed.get_rank(), distributed.get_world_size())
     distributed.destroy_process_group()

@@ -11,7 +11,7 @@ MODEL = ModelSpec(
     train_days=10,
     holdout_days=3,
     parameters=dict(rounds=20, max_depth=2),
-    # Passes when it is not nonsense: what is tried with it is who may say no.
+    # Lenient, because this model tests approvals.
     gates=[
         dict(kind="threshold", metric="auc", at_least=0.5),
         dict(kind="against_champion", metric="auc", must_be="not_worse", margin=0.3),

@@ -1,1 +1,1 @@
-"""A second model, as small as they get: the features of flight_delay, the trainer of flight_delay."""
+"""A minimal second model, with the features and the trainer of flight_delay."""

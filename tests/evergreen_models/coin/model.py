@@ -12,6 +12,6 @@ MODEL = ModelSpec(
     train_days=10,
     holdout_days=3,
     parameters=dict(rounds=20, max_depth=2),
-    # Nobody guesses this well: its candidates are judged, registered, and never promoted.
+    # Unreachable: its candidates are judged and registered, but never promoted.
     gates=[dict(kind="threshold", metric="auc", at_least=0.99)],
 )

@@ -1,4 +1,4 @@
-"""A model that learns slowly and without a library, for what happens to trainers: its data say how it behaves."""
+"""A model that learns slowly and without a library, for tests of interruptions; its data set its behavior."""
 
 from evergreen.spec.model import ModelSpec
 
@@ -13,7 +13,7 @@ MODEL = ModelSpec(
     train_days=10,
     holdout_days=3,
     resources=dict(cpu=1, memory_gib=0.25, shm_gib=0.0625, timeout_minutes=5, checkpoint_seconds=1, max_preemptions=3),
-    # Where the data say nothing else.
+    # Defaults, which the data override.
     parameters=dict(steps=80, step_seconds=0.1, write_seconds=0.5, misbehaves=""),
     gates=[dict(kind="threshold", metric="auc", at_least=0.99)],
 )

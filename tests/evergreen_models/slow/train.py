@@ -1,4 +1,4 @@
-"""Learns one number, step by step. Equal to the last bit whatever interrupted it."""
+"""Learns one number, step by step. The result is the same to the last bit, whatever interrupts it."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ from evergreen.training.checkpoints import Checkpoints
 def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]:
     with storage.storage_path(job.training_data).open("rb") as file:
         rows = pq.ParquetFile(file).read_row_group(0).slice(0, 1).to_pylist()
-    told = job.parameters | {name: rows[0][name] for name in job.parameters if name in rows[0]}
-    misbehave(told["misbehaves"])
-    found = checkpoints.load_latest()
-    value, done = (json.loads(found.files["value.json"]), found.step) if found else (0.5, 0)
+    behavior = job.parameters | {name: rows[0][name] for name in job.parameters if name in rows[0]}
+    misbehave(behavior["misbehaves"])
+    latest = checkpoints.load_latest()
+    value, first_step = (json.loads(latest.files["value.json"]), latest.step) if latest else (0.5, 0)
 
     def state() -> dict[str, object]:
-        taken = value
+        step_value = value
 
-        def written() -> bytes:
-            time.sleep(told["write_seconds"])
-            return json.dumps(taken).encode()
+        def serialize() -> bytes:
+            time.sleep(behavior["write_seconds"])
+            return json.dumps(step_value).encode()
 
-        return {"first": b"is there while the second is still to come", "value.json": written}
+        return {"first": b"written while the second is still being serialized", "value.json": serialize}
 
-    for step in range(done + 1, told["steps"] + 1):
-        time.sleep(told["step_seconds"])
-        value = 3.9 * value * (1 - value)  # chaotic: one step more or less, and it is another number
-        print(f"step {step} of {told['steps']}", flush=True)
+    for step in range(first_step + 1, behavior["steps"] + 1):
+        time.sleep(behavior["step_seconds"])
+        value = 3.9 * value * (1 - value)  # chaotic: one step more or less gives another number
+        print(f"step {step} of {behavior['steps']}", flush=True)
         checkpoints.record_step(step, state)
     (output / "value.json").write_text(json.dumps(value))
     return {"value": value}
 
 
-def misbehave(how: str) -> None:
-    if how == "data":
+def misbehave(kind: str) -> None:
+    if kind == "data":
         raise TrainingDataError("the data say so")
-    if how == "memory":
+    if kind == "memory":
         hoard = []
         while True:
             hoard.append(b"x" * 2**20)
-    if how in ("/dev/shm", "/tmp"):
-        with Path(how, "full").open("wb") as file:
+    if kind in ("/dev/shm", "/tmp"):
+        with Path(kind, "full").open("wb") as file:
             while True:
                 file.write(b"x" * 2**20)
                 file.flush()
-    if how == "mapped":
+    if kind == "mapped":
         size = os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize
         segment = SharedMemory(create=True, size=2 * size)  # which takes nothing until it is written to
         segment.buf[:] = bytes(2 * size)
-    if how == "crash":
+    if kind == "crash":
         print("about to crash", flush=True)
         os._exit(3)
-    if how == "code":
+    if kind == "code":
         raise KeyError("no such column")

@@ -1,4 +1,4 @@
-"""The online store of a test: once in SQLite, once in Redis."""
+"""Online stores for tests: SQLite and Redis."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from support import servers
-from support.online_stores import InRedis, InSqlite, Kept
+from support.online_stores import OnlineFixture, RedisOnline, SqliteOnline
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its password is as bad as one may be: everything that separates something in an address or in Feast's string."""
+    """A server whose password contains every separator of URLs and of Feast's connection strings."""
     if reason := servers.no_redis():
         pytest.skip(reason)
     with servers.redis(tmp_path_factory.mktemp("redis"), '1,a=b:c@d/e?f#g"h%20é') as url:
@@ -21,7 +21,9 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def kept(request: pytest.FixtureRequest, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Kept:
+def online(
+    request: pytest.FixtureRequest, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> OnlineFixture:
     if request.param == "sqlite":
-        return InSqlite(use_home)
-    return InRedis(use_home, request.getfixturevalue("redis_server"), monkeypatch)
+        return SqliteOnline(use_home)
+    return RedisOnline(use_home, request.getfixturevalue("redis_server"), monkeypatch)

@@ -1,7 +1,7 @@
-"""The ASOF store answers what Feast's stock DuckDB store answers, and what a loop in Python answers.
+"""The ASOF store returns what Feast's stock DuckDB store returns, and what a loop in Python returns.
 
-The stock store is the reference for meaning; the loop (`oracle`) decides where the stock store is not one:
-it takes any of several rows that tie in both timestamps, and it breaks in the ways named at each test.
+The stock store is the reference for the semantics. The loop (`oracle`) is the reference where the stock store is none:
+it picks any of several rows with equal timestamps, and it fails in the ways named at each test.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from evergreen.lake.datasets import Dataset
 
 pytestmark = pytest.mark.integration
 
-OURS, STOCK = "evergreen.feature_store.offline_store.AsofOfflineStore", "duckdb"
+ASOF, STOCK = "evergreen.feature_store.offline_store.AsofOfflineStore", "duckdb"
 UTC_US = pa.timestamp("us", "UTC")
 TTL = timedelta(seconds=10)
 Row = dict[str, Any]
 
 
-def at(seconds: float) -> datetime:
+def instant(seconds: float) -> datetime:
     return datetime(2024, 3, 10, tzinfo=UTC) + timedelta(seconds=seconds)
 
 
 def feast(folder: Path, offline_store: str, **limits: Any) -> FeatureStore:
-    """A repository of its own online store, and of the registry that all in `folder` share."""
+    """A repository with its own online store, and the registry that all repositories in `folder` share."""
     return FeatureStore(
         config=RepoConfig(
             project="semantics",
@@ -82,12 +82,12 @@ def feature_row(v: int, a: str | None, b: str | None, ts: float, created: float 
     return {
         "a": a,
         "b": b,
-        "ts": at(ts),
-        "created": None if created is None else at(created),
+        "ts": instant(ts),
+        "created": None if created is None else instant(created),
         "raw_v": v,
         "share": None if v % 3 == 0 else v / 7,
         "kind": None if v % 5 == 0 else f"kind {v}",
-        "when": at(v),
+        "when": instant(v),
         "trail": [float(v), 0.5],
     }
 
@@ -109,8 +109,8 @@ class Repo:
         self.pair = self.view("pair", [a, b])
         self.brief = self.view("brief", [a, b], TTL)
         self.loose = self.view("loose", [a], TTL, created="")
-        self.ours = feast(folder, OURS, threads=2, memory_limit="500MB")
-        self.ours.apply([a, b, self.one, self.pair, self.brief, self.loose])
+        self.asof = feast(folder, ASOF, threads=2, memory_limit="500MB")
+        self.asof.apply([a, b, self.one, self.pair, self.brief, self.loose])
         self.stock = feast(folder, STOCK)
 
     def view(
@@ -153,7 +153,7 @@ def entities(*rows: tuple[str | None, str | None, float | None]) -> pd.DataFrame
             "a": pd.Series([a for a, _, _ in rows], dtype=object),
             "b": pd.Series([b for _, b, _ in rows], dtype=object),
             "event_timestamp": pd.Series(
-                [pd.NaT if ts is None else at(ts) for _, _, ts in rows], dtype="datetime64[us, UTC]"
+                [pd.NaT if ts is None else instant(ts) for _, _, ts in rows], dtype="datetime64[us, UTC]"
             ),
         }
     )
@@ -170,13 +170,13 @@ def columns(table: pa.Table, names: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 def assert_same(repo: Repo, entity_df: pd.DataFrame, features: list[str], **options: Any) -> list[tuple[Any, ...]]:
-    """Both stores give the same columns, types and values; ours in the order of `entity_df`."""
-    found, expected = (retrieve(store, entity_df, features, **options) for store in (repo.ours, repo.stock))
-    assert found.column_names == expected.column_names
-    assert found["row"].to_pylist() == entity_df["row"].tolist()
-    assert found.schema.types == expected.schema.types
-    assert columns(found, found.column_names) == columns(expected, found.column_names)
-    return columns(found, [name for name in found.column_names if name not in entity_df.columns])
+    """Both stores return the same columns, types and values; the ASOF store in the order of `entity_df`."""
+    actual, expected = (retrieve(store, entity_df, features, **options) for store in (repo.asof, repo.stock))
+    assert actual.column_names == expected.column_names
+    assert actual["row"].to_pylist() == entity_df["row"].tolist()
+    assert actual.schema.types == expected.schema.types
+    assert columns(actual, actual.column_names) == columns(expected, actual.column_names)
+    return columns(actual, [name for name in actual.column_names if name not in entity_df.columns])
 
 
 def values(repo: Repo, entity_df: pd.DataFrame, feature: str, **options: Any) -> list[Any]:
@@ -192,116 +192,113 @@ def oracle(
     created: bool = True,
     known_only: bool = False,
 ) -> list[int | None]:
-    """`v` for each entity row, by looking at every feature row."""
-    answer = []
+    """Return `v` for each entity row, by looking at every feature row."""
+    matches = []
     for entity in entity_df.to_dict("records"):
-        asked, best = entity["event_timestamp"], None
-        for place, row in enumerate(rows):
-            if pd.isna(asked) or any(row[key] is None or row[key] != entity[key] for key in keys):
+        timestamp, best = entity["event_timestamp"], None
+        for position, row in enumerate(rows):
+            if pd.isna(timestamp) or any(row[key] is None or row[key] != entity[key] for key in keys):
                 continue
-            if row["ts"] > asked or (ttl and row["ts"] + ttl < asked):
+            if row["ts"] > timestamp or (ttl and row["ts"] + ttl < timestamp):
                 continue
-            if known_only and (row["created"] is None or row["created"] > asked):
+            if known_only and (row["created"] is None or row["created"] > timestamp):
                 continue
-            made = row["created"].timestamp() if created and row["created"] else float("-inf")
-            rank = (row["ts"], made, place)
+            created_rank = row["created"].timestamp() if created and row["created"] else float("-inf")
+            rank = (row["ts"], created_rank, position)
             if best is None or rank > best[0]:
                 best = (rank, row["raw_v"])
-        answer.append(best[1] if best else None)
-    return answer
+        matches.append(best[1] if best else None)
+    return matches
 
 
-# Edge cases by hand, each asked of both stores.
+# Edge cases by hand, each entity_df of both stores.
 
 
 def test_boundaries_are_inclusive_at_both_ends(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 0)])
     micro = 1e-6
-    asked = entities(*(("x", "y", ts) for ts in (-micro, 0, micro, 10 - micro, 10, 10 + micro)))
-    assert values(repo, asked, "brief:v") == [None, 1, 1, 1, 1, None]
-    assert values(repo, asked, "loose:v") == [None, 1, 1, 1, 1, None]
+    entity_df = entities(*(("x", "y", ts) for ts in (-micro, 0, micro, 10 - micro, 10, 10 + micro)))
+    assert values(repo, entity_df, "brief:v") == [None, 1, 1, 1, 1, None]
+    assert values(repo, entity_df, "loose:v") == [None, 1, 1, 1, 1, None]
 
 
-def test_a_ttl_of_zero_is_no_ttl(repo: Repo) -> None:
+def test_ttl_of_zero_is_no_ttl(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 0)])
     assert values(repo, entities(("x", "y", 10**9)), "one:v") == [1]
 
 
-def test_an_expired_row_does_not_uncover_an_older_one(repo: Repo) -> None:
+def test_expired_row_hides_older_rows(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 0), feature_row(2, "x", "y", 1, 1)])
     assert values(repo, entities(("x", "y", 11), ("x", "y", 12)), "brief:v") == [2, None]
 
 
-def test_the_latest_event_wins_over_a_later_created_one(repo: Repo) -> None:
+def test_latest_event_wins_over_later_created(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 9), feature_row(2, "x", "y", 1, 2)])
     assert values(repo, entities(("x", "y", 20)), "one:v") == [2]
 
 
-def test_the_latest_created_wins_among_equal_events(repo: Repo) -> None:
+def test_latest_created_wins_among_equal_events(repo: Repo) -> None:
     write(repo.file, [feature_row(v, "x", "y", 0, created) for v, created in [(1, 5), (2, 9), (4, 7)]])
     assert values(repo, entities(("x", "y", 0), ("x", "y", 6)), "one:v") == [2, 2]
 
 
-def test_any_created_timestamp_wins_over_none(repo: Repo) -> None:
+def test_created_timestamp_wins_over_null(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, None), feature_row(2, "x", "y", 0, -99)])
     assert values(repo, entities(("x", "y", 0)), "one:v") == [2]
 
 
 def test_duplicates_do_not_multiply_rows(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 0)] * 5)
-    asked = entities(*[("x", "y", 1)] * 3)
+    entity_df = entities(*[("x", "y", 1)] * 3)
     assert (
-        assert_same(repo, asked, ["one:v", "pair:share", "brief:kind", "loose:when"])
-        == [(1, 1 / 7, "kind 1", at(1))] * 3
+        assert_same(repo, entity_df, ["one:v", "pair:share", "brief:kind", "loose:when"])
+        == [(1, 1 / 7, "kind 1", instant(1))] * 3
     )
 
 
-def test_entity_rows_that_are_equal_all_come_out(repo: Repo) -> None:
+def test_equal_entity_rows_are_all_returned(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 0)])
-    asked = entities(*[("x", "y", 1)] * 4, *[("x", "y", -1)] * 3, *[("nobody", "y", 1)] * 2)
-    assert values(repo, asked, "one:v") == [1] * 4 + [None] * 5
+    entity_df = entities(*[("x", "y", 1)] * 4, *[("x", "y", -1)] * 3, *[("nobody", "y", 1)] * 2)
+    assert values(repo, entity_df, "one:v") == [1] * 4 + [None] * 5
 
 
-def test_null_keys_and_null_timestamps_find_nothing(repo: Repo) -> None:
-    write(
-        repo.file,
-        [feature_row(1, None, "y", 0, 0), feature_row(2, "x", None, 0, 0), feature_row(4, "x", "y", 0, 0)],
-    )
-    asked = entities((None, "y", 1), ("x", None, 1), (None, None, 1), ("x", "y", None), ("x", "y", 1))
-    assert values(repo, asked, "pair:v") == [None, None, None, None, 4]
-    assert values(repo, asked, "brief:v") == [None, None, None, None, 4]
+def test_null_keys_and_timestamps_match_nothing(repo: Repo) -> None:
+    write(repo.file, [feature_row(1, None, "y", 0, 0), feature_row(2, "x", None, 0, 0), feature_row(4, "x", "y", 0, 0)])
+    entity_df = entities((None, "y", 1), ("x", None, 1), (None, None, 1), ("x", "y", None), ("x", "y", 1))
+    assert values(repo, entity_df, "pair:v") == [None, None, None, None, 4]
+    assert values(repo, entity_df, "brief:v") == [None, None, None, None, 4]
 
 
-def test_no_entity_row_has_a_timestamp(repo: Repo) -> None:
+def test_entities_without_any_timestamp(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 0)])
-    asked = entities(("x", "y", None))
-    assert assert_same(repo, asked, ["one:v", "brief:kind"]) == [(None, None)]
+    entity_df = entities(("x", "y", None))
+    assert assert_same(repo, entity_df, ["one:v", "brief:kind"]) == [(None, None)]
 
 
-def test_joint_keys_are_not_glued_together(repo: Repo) -> None:
+def test_joint_keys_are_not_concatenated(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "1", "11", 0, 0), feature_row(2, "11", "1", 0, 0)])
     assert values(repo, entities(("1", "11", 1), ("11", "1", 1), ("111", "", 1)), "pair:v") == [1, 2, None]
 
 
 def test_several_views_with_full_feature_names(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 0), feature_row(2, "x", "z", 1, 1)])
-    asked = entities(("x", "y", 5), ("x", "y", 99))
+    entity_df = entities(("x", "y", 5), ("x", "y", 99))
     refs = ["one:v", "pair:v", "brief:v", "loose:v", "one:share", "one:trail"]
-    found = assert_same(repo, asked, refs, full_feature_names=True)
-    assert found == [(2, 2 / 7, [2.0, 0.5], 1, 1, 2), (2, 2 / 7, [2.0, 0.5], 1, None, None)]
+    actual = assert_same(repo, entity_df, refs, full_feature_names=True)
+    assert actual == [(2, 2 / 7, [2.0, 0.5], 1, 1, 2), (2, 2 / 7, [2.0, 0.5], 1, None, None)]
     with pytest.raises(FeatureNameCollisionError):
-        retrieve(repo.ours, asked, refs)
+        retrieve(repo.asof, entity_df, refs)
 
 
-def test_an_empty_entity_df(repo: Repo) -> None:
+def test_empty_entity_df(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 0)])
-    found = retrieve(repo.ours, entities(), ["one:v", "brief:kind"])
-    assert found.num_rows == 0
-    assert found.schema.field("v").type == pa.int64()
-    assert found.schema.field("event_timestamp").type == UTC_US
+    actual = retrieve(repo.asof, entities(), ["one:v", "brief:kind"])
+    assert actual.num_rows == 0
+    assert actual.schema.field("v").type == pa.int64()
+    assert actual.schema.field("event_timestamp").type == UTC_US
 
 
-def test_no_feature_row_in_reach(repo: Repo) -> None:
+def test_no_reachable_feature_row(repo: Repo) -> None:
     write(repo.file, [])
     assert assert_same(repo, entities(("x", "y", 5)), ["one:v", "one:kind"]) == [(None, None)]
 
@@ -313,8 +310,7 @@ def test_no_feature_row_in_reach(repo: Repo) -> None:
         pytest.param(lambda s: s.dt.tz_localize(None), id="naive is UTC"),
         pytest.param(lambda s: s.dt.tz_convert("America/New_York"), id="another zone"),
         pytest.param(
-            lambda s: s.dt.tz_convert("Europe/Berlin").map(lambda t: t.isoformat(timespec="microseconds")),
-            id="text",
+            lambda s: s.dt.tz_convert("Europe/Berlin").map(lambda t: t.isoformat(timespec="microseconds")), id="text"
         ),
         pytest.param(lambda s: s.astype(object), id="objects"),
         pytest.param(lambda s: s.dt.as_unit("ns"), id="nanoseconds"),
@@ -322,16 +318,15 @@ def test_no_feature_row_in_reach(repo: Repo) -> None:
 )
 def test_entity_timestamps(repo: Repo, written: Callable[[pd.Series], pd.Series]) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 0)])
-    asked = entities(("x", "y", 0), ("x", "y", -1e-6))
-    asked["event_timestamp"] = written(asked["event_timestamp"])
+    entity_df = entities(("x", "y", 0), ("x", "y", -1e-6))
+    entity_df["event_timestamp"] = written(entity_df["event_timestamp"])
     # 10 March 2024 is when New York changes its clocks: a local comparison would be an hour off.
-    assert values(repo, asked, "one:v") == [1, None]
-    assert retrieve(repo.ours, asked, ["one:v"])["event_timestamp"].to_pylist() == [at(0), at(-1e-6)]
+    assert values(repo, entity_df, "one:v") == [1, None]
+    assert retrieve(repo.asof, entity_df, ["one:v"])["event_timestamp"].to_pylist() == [instant(0), instant(-1e-6)]
 
 
 @pytest.mark.parametrize(
-    "dtype",
-    [pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.timestamp("us", "Asia/Tokyo")],
+    "dtype", [pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.timestamp("us", "Asia/Tokyo")]
 )
 def test_feature_timestamps(repo: Repo, dtype: pa.DataType) -> None:
     table = pa.Table.from_pylist([feature_row(1, "x", "y", 0, 0), feature_row(2, "x", "y", 5, 5)], schema=SCHEMA)
@@ -340,18 +335,18 @@ def test_feature_timestamps(repo: Repo, dtype: pa.DataType) -> None:
         typed = instants.cast(dtype) if dtype.tz is None else table[name].cast(dtype)
         table = table.set_column(table.column_names.index(name), name, typed)
     pq.write_table(table, repo.file)
-    asked = entities(("x", "y", -1e-6), ("x", "y", 0), ("x", "y", 5), ("x", "y", 15), ("x", "y", 15.000001))
-    assert values(repo, asked, "brief:v") == [None, 1, 2, 2, None]
+    entity_df = entities(("x", "y", -1e-6), ("x", "y", 0), ("x", "y", 5), ("x", "y", 15), ("x", "y", 15.000001))
+    assert values(repo, entity_df, "brief:v") == [None, 1, 2, 2, None]
 
 
-def test_a_timestamp_column_of_another_name(repo: Repo) -> None:
+def test_timestamp_column_with_another_name(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 0)])
     assert values(repo, entities(("x", "y", 1)).rename(columns={"event_timestamp": "seen"}), "one:v") == [1]
 
 
-def test_entity_columns_come_out_as_they_went_in(repo: Repo) -> None:
+def test_entity_columns_are_unchanged(repo: Repo) -> None:
     write(repo.file, [feature_row(1, "x", "y", 0, 0)])
-    asked = entities(("x", "y", 1), (None, "y", 2), ("x", "y", 3)).assign(
+    entity_df = entities(("x", "y", 1), (None, "y", 2), ("x", "y", 3)).assign(
         label=np.array([1, 0, 1], "int8"),
         weight=np.array([0.5, np.nan, 2], "float32"),
         flag=[True, False, True],
@@ -359,13 +354,13 @@ def test_entity_columns_come_out_as_they_went_in(repo: Repo) -> None:
         nothing=None,
         kind_of=pd.Categorical(["p", "q", "p"]),
     )
-    asked.index = [7, 7, 7]  # as a concatenation leaves it
-    before = asked.copy()
-    found = retrieve(repo.ours, asked, ["one:share"])
+    entity_df.index = [7, 7, 7]  # as a concatenation leaves it
+    before = entity_df.copy()
+    actual = retrieve(repo.asof, entity_df, ["one:share"])
     expected = pa.Table.from_pandas(before, preserve_index=False)
-    assert found.drop_columns("share").equals(expected.replace_schema_metadata(None))
-    pd.testing.assert_frame_equal(asked, before)
-    frame = repo.ours.get_historical_features(asked, ["one:share"]).to_df()
+    assert actual.drop_columns("share").equals(expected.replace_schema_metadata(None))
+    pd.testing.assert_frame_equal(entity_df, before)
+    frame = repo.asof.get_historical_features(entity_df, ["one:share"]).to_df()
     assert list(frame.index) == [0, 1, 2]
     assert str(frame["event_timestamp"].dt.tz) == "UTC"
 
@@ -376,7 +371,7 @@ def test_keys_of_other_types(tmp_path: Path) -> None:
         pa.table(
             {
                 "id": pa.array([1, 2], pa.int32()),
-                "ts": pa.array([at(0), at(0)], UTC_US),
+                "ts": pa.array([instant(0), instant(0)], UTC_US),
                 "v": pa.array([10, 20]),
             }
         ),
@@ -389,16 +384,16 @@ def test_keys_of_other_types(tmp_path: Path) -> None:
         schema=[Field(name="id", dtype=Int64), Field(name="v", dtype=Int64)],
         source=FileSource(path=str(file), timestamp_field="ts"),
     )
-    ours = feast(tmp_path, OURS)
-    ours.apply([key, view])
+    asof = feast(tmp_path, ASOF)
+    asof.apply([key, view])
     base = entities(("x", "y", 1), ("x", "y", 1), ("x", "y", 1))
     for ids in ([1, 2, 3], [1.0, 2.0, np.nan], pd.array([1, 2, None], "Int64")):
-        for store in (ours, feast(tmp_path, STOCK)):
-            found = retrieve(store, base.assign(id=ids), ["typed:v"])
-            assert columns(found, ["v"]) == [(10,), (20,), (None,)]
+        for store in (asof, feast(tmp_path, STOCK)):
+            actual = retrieve(store, base.assign(id=ids), ["typed:v"])
+            assert columns(actual, ["v"]) == [(10,), (20,), (None,)]
     # "01" must not find 1. The stock store refuses as well.
     with pytest.raises(RetrievalError, match="varchar, but join key id of view typed is integer"):
-        retrieve(ours, base.assign(id=["01", "2", "3"]), ["typed:v"])
+        retrieve(asof, base.assign(id=["01", "2", "3"]), ["typed:v"])
 
 
 def test_entity_aliases(repo: Repo) -> None:
@@ -406,31 +401,31 @@ def test_entity_aliases(repo: Repo) -> None:
     origin = repo.one.with_name("origin").with_join_key_map({"a": "from"})
     target = repo.one.with_name("target").with_join_key_map({"a": "to"})
     service = FeatureService(name="trip", features=[origin[["v"]], target[["v", "kind"]]])
-    for store in (repo.ours, repo.stock):
+    for store in (repo.asof, repo.stock):
         store.apply([service])
-    asked = entities((None, None, 1), (None, None, 1)).assign(**{"from": ["x", "y"], "to": ["y", "nobody"]})
-    stores = (repo.ours, repo.stock)
-    found, expected = (retrieve(store, asked, service, full_feature_names=True) for store in stores)  # type: ignore[arg-type]
+    entity_df = entities((None, None, 1), (None, None, 1)).assign(**{"from": ["x", "y"], "to": ["y", "nobody"]})
+    stores = (repo.asof, repo.stock)
+    actual, expected = (retrieve(store, entity_df, service, full_feature_names=True) for store in stores)  # type: ignore[arg-type]
     names = ["origin__v", "target__v", "target__kind"]
-    assert columns(found, names) == columns(expected, names) == [(1, 2, "kind 2"), (2, None, None)]
-    assert found.column_names == expected.column_names
+    assert columns(actual, names) == columns(expected, names) == [(1, 2, "kind 2"), (2, None, None)]
+    assert actual.column_names == expected.column_names
 
 
-def test_an_alias_for_one_of_two_joint_keys(repo: Repo) -> None:
+def test_alias_for_one_of_two_joint_keys(repo: Repo) -> None:
     # The stock store joins on the aliased key only, forgets the other, and so takes another pair's features.
     write(repo.file, [feature_row(1, "x", "p", 0, 0), feature_row(2, "x", "q", 0, 9)])
     service = FeatureService(
         name="half", features=[repo.pair.with_name("half").with_join_key_map({"a": "from"})[["v"]]]
     )
-    repo.ours.apply([service])
-    asked = entities((None, "p", 1), (None, "q", 1)).assign(**{"from": "x"})
-    assert columns(retrieve(repo.ours, asked, service), ["v"]) == [(1,), (2,)]  # type: ignore[arg-type]
+    repo.asof.apply([service])
+    entity_df = entities((None, "p", 1), (None, "q", 1)).assign(**{"from": "x"})
+    assert columns(retrieve(repo.asof, entity_df, service), ["v"]) == [(1,), (2,)]  # type: ignore[arg-type]
 
 
-def test_a_feature_whose_name_ends_in_y(tmp_path: Path) -> None:
+def test_feature_name_that_ends_in_y(tmp_path: Path) -> None:
     # The stock store drops every column that ends in _y, the suffix of its own join, and then fails.
     file = tmp_path / "y.parquet"
-    pq.write_table(pa.table({"a": ["x"], "ts": pa.array([at(0)], UTC_US), "delay_y": [1.5]}), file)
+    pq.write_table(pa.table({"a": ["x"], "ts": pa.array([instant(0)], UTC_US), "delay_y": [1.5]}), file)
     key = Entity(name="a", join_keys=["a"], value_type=ValueType.STRING)
     view = FeatureView(
         name="suffix",
@@ -438,14 +433,14 @@ def test_a_feature_whose_name_ends_in_y(tmp_path: Path) -> None:
         schema=[Field(name="a", dtype=String), Field(name="delay_y", dtype=Float64)],
         source=FileSource(path=str(file), timestamp_field="ts"),
     )
-    ours = feast(tmp_path, OURS)
-    ours.apply([key, view])
-    assert columns(retrieve(ours, entities(("x", "y", 1)), ["suffix:delay_y"]), ["delay_y"]) == [(1.5,)]
+    asof = feast(tmp_path, ASOF)
+    asof.apply([key, view])
+    assert columns(retrieve(asof, entities(("x", "y", 1)), ["suffix:delay_y"]), ["delay_y"]) == [(1.5,)]
 
 
-def test_a_view_without_entities(tmp_path: Path) -> None:
+def test_view_without_entities(tmp_path: Path) -> None:
     file = tmp_path / "world.parquet"
-    pq.write_table(pa.table({"ts": pa.array([at(0), at(5)], UTC_US), "price": [1.0, 2.0]}), file)
+    pq.write_table(pa.table({"ts": pa.array([instant(0), instant(5)], UTC_US), "price": [1.0, 2.0]}), file)
     view = FeatureView(
         name="world",
         entities=[],
@@ -453,19 +448,14 @@ def test_a_view_without_entities(tmp_path: Path) -> None:
         schema=[Field(name="price", dtype=Float64)],
         source=FileSource(path=str(file), timestamp_field="ts"),
     )
-    ours = feast(tmp_path, OURS)
-    ours.apply([view])
-    asked = entities((None, None, -1), (None, None, 4), (None, None, 15), (None, None, 16))
-    for store in (ours, feast(tmp_path, STOCK)):
-        assert columns(retrieve(store, asked, ["world:price"]), ["price"]) == [
-            (None,),
-            (1.0,),
-            (2.0,),
-            (None,),
-        ]
+    asof = feast(tmp_path, ASOF)
+    asof.apply([view])
+    entity_df = entities((None, None, -1), (None, None, 4), (None, None, 15), (None, None, 16))
+    for store in (asof, feast(tmp_path, STOCK)):
+        assert columns(retrieve(store, entity_df, ["world:price"]), ["price"]) == [(None,), (1.0,), (2.0,), (None,)]
 
 
-def test_what_was_not_created_yet_is_not_known(repo: Repo) -> None:
+def test_filter_by_created_timestamp(repo: Repo) -> None:
     rows = [
         feature_row(1, "x", "y", 0, 1),
         feature_row(2, "x", "y", 0, 8),  # a correction of the first
@@ -474,11 +464,11 @@ def test_what_was_not_created_yet_is_not_known(repo: Repo) -> None:
         feature_row(7, "x", "y", 4, 30),  # of the past, and late
     ]
     write(repo.file, rows)
-    asked = entities(*(("x", "y", ts) for ts in (0, 1, 5, 6, 8, 14, 15, 16, 31)))
-    known = values(repo, asked, "brief:v", filter_by_created_timestamp=True)
+    entity_df = entities(*(("x", "y", ts) for ts in (0, 1, 5, 6, 8, 14, 15, 16, 31)))
+    known = values(repo, entity_df, "brief:v", filter_by_created_timestamp=True)
     assert known == [None, 1, 1, 4, 4, 4, 4, None, None]
-    assert known == oracle(rows, asked, "ab", TTL, known_only=True)
-    assert values(repo, asked, "brief:v") == [2, 2, 4, 4, 4, 4, 4, None, None]
+    assert known == oracle(rows, entity_df, "ab", TTL, known_only=True)
+    assert values(repo, entity_df, "brief:v") == [2, 2, 4, 4, 4, 4, 4, None, None]
 
 
 def test_on_demand_views(repo: Repo) -> None:
@@ -488,14 +478,14 @@ def test_on_demand_views(repo: Repo) -> None:
     def derived(inputs: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"twice": inputs["v"] * 2})
 
-    for store in (repo.ours, repo.stock):
+    for store in (repo.asof, repo.stock):
         store.apply([derived])
-    asked = entities(("x", "y", 1))
-    for store in (repo.ours, repo.stock):
-        assert columns(retrieve(store, asked, ["one:v", "derived:twice"]), ["v", "twice"]) == [(2, 4)]
+    entity_df = entities(("x", "y", 1))
+    for store in (repo.asof, repo.stock):
+        assert columns(retrieve(store, entity_df, ["one:v", "derived:twice"]), ["v", "twice"]) == [(2, 4)]
 
 
-# Random data, asked of both stores and of the oracle.
+# Random data, entity_df of both stores and of the oracle.
 
 INSTANTS = st.integers(0, 24)
 FEATURE_ROWS = st.lists(
@@ -526,7 +516,7 @@ REFS = ["one:v", "pair:v", "brief:v", "loose:v"]
 
 @settings(RANDOM, max_examples=15)
 @given(feature_rows=FEATURE_ROWS, entity_rows=ENTITY_ROWS, known_only=st.booleans())
-def test_random_data_as_the_stock_store(
+def test_random_data_equals_the_stock_store(
     repo: Repo, feature_rows: list[Any], entity_rows: list[Any], known_only: bool
 ) -> None:
     # Where rows tie in all that the stock store looks at, it takes any: give it one of them, twice.
@@ -534,14 +524,14 @@ def test_random_data_as_the_stock_store(
     for v, (a, b, ts, delay) in enumerate(feature_rows):
         rows.setdefault((a, ts), feature_row(v, a, b, ts, None if delay is None else ts + delay))
     write(repo.file, [*rows.values(), *rows.values()])
-    asked = entities(*entity_rows)
+    entity_df = entities(*entity_rows)
     options = {"full_feature_names": True, "filter_by_created_timestamp": known_only}
-    assert_same(repo, asked, [*REFS, "pair:kind", "pair:share"], **options)
+    assert_same(repo, entity_df, [*REFS, "pair:kind", "pair:share"], **options)
 
 
 @settings(RANDOM, max_examples=60)
 @given(feature_rows=FEATURE_ROWS, entity_rows=ENTITY_ROWS, known_only=st.booleans())
-def test_random_data_as_the_oracle(
+def test_random_data_equals_the_oracle(
     repo: Repo, feature_rows: list[Any], entity_rows: list[Any], known_only: bool
 ) -> None:
     """With ties of every kind, down to rows that differ in nothing but their place in the file."""
@@ -550,13 +540,13 @@ def test_random_data_as_the_oracle(
         for v, (a, b, ts, delay) in enumerate(feature_rows)
     ]
     write(repo.file, rows)
-    asked = entities(*entity_rows)
-    found = retrieve(repo.ours, asked, REFS, full_feature_names=True, filter_by_created_timestamp=known_only)
-    assert found["row"].to_pylist() == asked["row"].tolist()
-    assert found["one__v"].to_pylist() == oracle(rows, asked, "a", known_only=known_only)
-    assert found["pair__v"].to_pylist() == oracle(rows, asked, "ab", known_only=known_only)
-    assert found["brief__v"].to_pylist() == oracle(rows, asked, "ab", TTL, known_only=known_only)
-    assert found["loose__v"].to_pylist() == oracle(rows, asked, "a", TTL, created=False)
+    entity_df = entities(*entity_rows)
+    actual = retrieve(repo.asof, entity_df, REFS, full_feature_names=True, filter_by_created_timestamp=known_only)
+    assert actual["row"].to_pylist() == entity_df["row"].tolist()
+    assert actual["one__v"].to_pylist() == oracle(rows, entity_df, "a", known_only=known_only)
+    assert actual["pair__v"].to_pylist() == oracle(rows, entity_df, "ab", known_only=known_only)
+    assert actual["brief__v"].to_pylist() == oracle(rows, entity_df, "ab", TTL, known_only=known_only)
+    assert actual["loose__v"].to_pylist() == oracle(rows, entity_df, "a", TTL, created=False)
 
 
 def many(rows: int, seed: int) -> list[Row]:
@@ -567,37 +557,38 @@ def many(rows: int, seed: int) -> list[Row]:
     ]
 
 
-def test_many_ties_over_many_files_give_the_same_bytes_every_time(tmp_path: Path) -> None:
+def test_ties_over_many_files_are_repeatable(tmp_path: Path) -> None:
     # The stock store, and a plain ASOF join, give other values in every run.
     files = tmp_path / "parts"
     files.mkdir()
-    last: dict[tuple[str, datetime], int] = {}
+    newest: dict[tuple[str, datetime], int] = {}
     for part in range(12):
         rows = many(5_000, part)
         for row in rows:
             row["raw_v"] += part * 5_000
-            last[row["a"], row["ts"]] = row["raw_v"]
+            newest[row["a"], row["ts"]] = row["raw_v"]
         write(files / f"{part:02}.parquet", rows)
     repo = Repo(tmp_path, path=f"{files}/*.parquet")
-    asked = [(f"k{i % 60}", i % 55) for i in range(3_000)]
+    requests = [(f"k{i % 60}", i % 55) for i in range(3_000)]
     expected = [
-        next((last[key, at(ts - age)] for age in range(11) if (key, at(ts - age)) in last), None) for key, ts in asked
+        next((newest[key, instant(ts - age)] for age in range(11) if (key, instant(ts - age)) in newest), None)
+        for key, ts in requests
     ]
-    entity_df = entities(*((key, "y", ts) for key, ts in asked))
+    entity_df = entities(*((key, "y", ts) for key, ts in requests))
     for _ in range(4):
-        assert retrieve(repo.ours, entity_df, ["loose:v"])["v"].to_pylist() == expected
+        assert retrieve(repo.asof, entity_df, ["loose:v"])["v"].to_pylist() == expected
 
 
-def test_rows_in_are_rows_out_in_their_order(repo: Repo) -> None:
+def test_result_rows_are_the_entity_rows_in_order(repo: Repo) -> None:
     write(repo.file, many(5_000, 0))
-    asked = entities(*((f"k{i % 71}", "y", i % 97 - 5) for i in range(20_000)))
-    shuffled = asked.sample(frac=1, random_state=2)
-    found = retrieve(repo.ours, shuffled, ["one:v", "pair:share", "brief:kind", "loose:when"])
-    assert found["row"].to_pylist() == shuffled["row"].tolist()
+    entity_df = entities(*((f"k{i % 71}", "y", i % 97 - 5) for i in range(20_000)))
+    shuffled = entity_df.sample(frac=1, random_state=2)
+    actual = retrieve(repo.asof, shuffled, ["one:v", "pair:share", "brief:kind", "loose:when"])
+    assert actual["row"].to_pylist() == shuffled["row"].tolist()
 
 
 @pytest.mark.parametrize("rows", [[0, 1], [0, 1, 2, 2], [0, 2, 1]])
-def test_rows_that_are_lost_doubled_or_moved_are_an_error(rows: list[int]) -> None:
+def test_lost_duplicate_or_moved_rows_are_an_error(rows: list[int]) -> None:
     with pytest.raises(RetrievalError, match=f"3 entity rows in, {len(rows)} rows out"):
         _check_row_numbers("one", np.array(rows), 3)
 
@@ -605,19 +596,19 @@ def test_rows_that_are_lost_doubled_or_moved_are_an_error(rows: list[int]) -> No
 # Sources.
 
 
-def test_a_glob_a_directory_and_a_single_file_are_read_alike(tmp_path: Path) -> None:
+def test_glob_directory_and_file_are_read_alike(tmp_path: Path) -> None:
     rows = [feature_row(v, "x", "y", v, v) for v in range(4)]
     (tmp_path / "parts").mkdir()
     write(tmp_path / "all.parquet", rows)
     for v in range(4):
         write(tmp_path / "parts" / f"{v}.parquet", rows[v : v + 1])
-    asked = entities(*(("x", "y", ts) for ts in range(-1, 15)))
+    entity_df = entities(*(("x", "y", ts) for ts in range(-1, 15)))
     answers: list[list[Any]] = []
     for name in ("all.parquet", "parts", "parts/*.parquet"):
         folder = tmp_path / f"repo-{len(answers)}"
         folder.mkdir()
-        answers.append(values(Repo(folder, path=str(tmp_path / name)), asked, "brief:v"))
-    assert answers == [oracle(rows, asked, "ab", TTL)] * 3
+        answers.append(values(Repo(folder, path=str(tmp_path / name)), entity_df, "brief:v"))
+    assert answers == [oracle(rows, entity_df, "ab", TTL)] * 3
 
 
 @pytest.fixture
@@ -633,35 +624,35 @@ def publish(dataset: Dataset, day: str, rows: list[Row], fingerprint: str = "1")
     dataset.publish(f"day={day}", fingerprint, {"delays": staged}, {})
 
 
-def test_a_dataset_of_the_lake_is_read_through_its_manifests(lake: tuple[Dataset, Repo]) -> None:
+def test_lake_dataset_is_read_through_its_manifests(lake: tuple[Dataset, Repo]) -> None:
     dataset, repo = lake
     publish(dataset, "2024-03-09", [feature_row(1, "x", "y", 0, 0)])
     publish(dataset, "2024-03-10", [feature_row(2, "x", "y", 5, 5)])
-    asked = entities(("x", "y", 4), ("x", "y", 6))
-    assert columns(retrieve(repo.ours, asked, ["one:v"]), ["v"]) == [(1,), (2,)]
+    entity_df = entities(("x", "y", 4), ("x", "y", 6))
+    assert columns(retrieve(repo.asof, entity_df, ["one:v"]), ["v"]) == [(1,), (2,)]
     # A corrected day: its old file still lies there. So does one that nobody published.
     publish(dataset, "2024-03-10", [feature_row(4, "x", "y", 5, 4)], fingerprint="2")
     write(dataset.root / "delays" / "day=2024-03-10" / "stray.parquet", [feature_row(8, "x", "y", 5.5, 9)])
-    assert columns(retrieve(repo.ours, asked, ["one:v"]), ["v"]) == [(1,), (4,)]
+    assert columns(retrieve(repo.asof, entity_df, ["one:v"]), ["v"]) == [(1,), (4,)]
 
 
-def test_a_dataset_with_nothing_published_gives_nulls(lake: tuple[Dataset, Repo]) -> None:
+def test_lake_dataset_without_published_days_gives_nulls(lake: tuple[Dataset, Repo]) -> None:
     _, repo = lake
-    asked = entities(("x", "y", 4), ("x", "y", None))
-    found = retrieve(repo.ours, asked, ["one:v", "one:kind", "one:share", "one:when", "one:trail"])
-    assert columns(found, ["row", "v", "kind", "share", "when", "trail"]) == [
+    entity_df = entities(("x", "y", 4), ("x", "y", None))
+    actual = retrieve(repo.asof, entity_df, ["one:v", "one:kind", "one:share", "one:when", "one:trail"])
+    assert columns(actual, ["row", "v", "kind", "share", "when", "trail"]) == [
         (row, None, None, None, None, None) for row in (0, 1)
     ]
-    assert found.schema.field("v").type == pa.int64()
-    assert found.schema.field("kind").type == pa.string()
-    repo.ours.materialize(at(-10), at(10), feature_views=["one"])  # nothing to do, no error
-    assert repo.ours.get_online_features(["one:v"], [{"a": "x"}]).to_dict()["v"] == [None]
+    assert actual.schema.field("v").type == pa.int64()
+    assert actual.schema.field("kind").type == pa.string()
+    repo.asof.materialize(instant(-10), instant(10), feature_views=["one"])  # nothing to do, no error
+    assert repo.asof.get_online_features(["one:v"], [{"a": "x"}]).to_dict()["v"] == [None]
 
 
-def test_folders_of_the_lake_do_not_replace_columns(tmp_path: Path) -> None:
+def test_lake_folders_do_not_replace_columns(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path / "lake" / "flights")
     staged = dataset.stage("day=2024-03-10", "1") / "delays.parquet"
-    pq.write_table(pa.table({"a": ["x"], "ts": pa.array([at(0)], UTC_US), "day": ["Sunday"]}), staged)
+    pq.write_table(pa.table({"a": ["x"], "ts": pa.array([instant(0)], UTC_US), "day": ["Sunday"]}), staged)
     dataset.publish("day=2024-03-10", "1", {"delays": staged}, {})
     key = Entity(name="a", join_keys=["a"], value_type=ValueType.STRING)
     view = FeatureView(
@@ -670,9 +661,9 @@ def test_folders_of_the_lake_do_not_replace_columns(tmp_path: Path) -> None:
         schema=[Field(name="a", dtype=String), Field(name="day", dtype=String)],
         source=FileSource(path=str(dataset.root / "delays"), timestamp_field="ts"),
     )
-    ours = feast(tmp_path, OURS)
-    ours.apply([key, view])
-    assert columns(retrieve(ours, entities(("x", "y", 1)), ["days:day"]), ["day"]) == [("Sunday",)]
+    asof = feast(tmp_path, ASOF)
+    asof.apply([key, view])
+    assert columns(retrieve(asof, entities(("x", "y", 1)), ["days:day"]), ["day"]) == [("Sunday",)]
 
 
 # Materialization.
@@ -692,13 +683,13 @@ def test_materialize_and_online_reads(tmp_path: Path, pull_latest: bool) -> None
         feature_row(11, "z", "q", 0, 1),  # at its start: inside
     ]
     write(repo.file, rows)
-    asked = [{"a": a, "b": b} for a in "xyz" for b in "pq"]
+    entity_df = [{"a": a, "b": b} for a in "xyz" for b in "pq"]
     answers = []
     repo.stock.apply([repo.a, repo.b, repo.one, repo.pair])  # makes the tables of its online store
-    for store in (repo.ours, repo.stock):
+    for store in (repo.asof, repo.stock):
         store.config.materialization_config.pull_latest_features = pull_latest
-        store.materialize(at(0), at(10), feature_views=["one", "pair"])
-        read = store.get_online_features([*REFS[:2], "pair:kind", "pair:when"], asked, full_feature_names=True)
+        store.materialize(instant(0), instant(10), feature_views=["one", "pair"])
+        read = store.get_online_features([*REFS[:2], "pair:kind", "pair:when"], entity_df, full_feature_names=True)
         answers.append(read.to_dict())
     assert answers[0] == answers[1]
     assert answers[0]["one__v"] == [7, 7, None, None, 11, 11]
@@ -706,13 +697,13 @@ def test_materialize_and_online_reads(tmp_path: Path, pull_latest: bool) -> None
 
 
 @pytest.mark.parametrize("latest", [False, True])
-def test_pulls_are_those_of_the_stock_store(repo: Repo, latest: bool) -> None:
+def test_pulls_equal_those_of_the_stock_store(repo: Repo, latest: bool) -> None:
     write(repo.file, [feature_row(v, "xyz"[v % 3], None, v % 7, v) for v in range(40)])
     source = repo.one.batch_source
     assert source is not None
-    common = (source, ["a"], ["raw_v", "share"], "ts", "created", at(2), at(5))
+    common = (source, ["a"], ["raw_v", "share"], "ts", "created", instant(2), instant(5))
     pulls = []
-    for store in (repo.ours, repo.stock):
+    for store in (repo.asof, repo.stock):
         engine = store._get_provider().offline_store
         pull = engine.pull_latest_from_table_or_query if latest else engine.pull_all_from_table_or_query
         pulls.append(pull(store.config, *common).to_arrow())
@@ -720,13 +711,13 @@ def test_pulls_are_those_of_the_stock_store(repo: Repo, latest: bool) -> None:
     assert pulls[0].sort_by("raw_v").to_pylist() == pulls[1].sort_by("raw_v").to_pylist()
 
 
-def test_the_latest_of_rows_that_tie_is_the_last_in_the_files(repo: Repo) -> None:
+def test_pull_latest_takes_the_last_of_equal_rows(repo: Repo) -> None:
     # The stock store takes any of them.
     write(repo.file, [feature_row(v, f"k{v % 5}", "y", 1, 2) for v in range(50)])
-    source, engine = repo.one.batch_source, repo.ours._get_provider().offline_store
+    source, engine = repo.one.batch_source, repo.asof._get_provider().offline_store
     assert source is not None
     job = engine.pull_latest_from_table_or_query(
-        repo.ours.config, source, ["a"], ["raw_v"], "ts", "created", at(0), at(9)
+        repo.asof.config, source, ["a"], ["raw_v"], "ts", "created", instant(0), instant(9)
     )
     assert sorted(job.to_arrow()["raw_v"].to_pylist()) == [45, 46, 47, 48, 49]
 
@@ -734,34 +725,34 @@ def test_the_latest_of_rows_that_tie_is_the_last_in_the_files(repo: Repo) -> Non
 # Refusals.
 
 
-def test_entity_df_must_be_a_frame(repo: Repo) -> None:
+def test_entity_df_must_be_a_data_frame(repo: Repo) -> None:
     # The stock store fails on text with an AttributeError, and on a range with a TypeError.
     with pytest.raises(RetrievalError, match="SQL string"):
-        repo.ours.get_historical_features("SELECT 1", ["one:v"])
+        repo.asof.get_historical_features("SELECT 1", ["one:v"])
     with pytest.raises(RetrievalError, match="no entity_df"):
-        repo.ours.get_historical_features(None, ["one:v"], start_date=at(0), end_date=at(1))
+        repo.asof.get_historical_features(None, ["one:v"], start_date=instant(0), end_date=instant(1))
 
 
-def test_all_faults_of_an_entity_df_are_named_at_once(repo: Repo) -> None:
+def test_all_faults_of_an_entity_df_are_reported(repo: Repo) -> None:
     write(repo.file, [])
-    asked = entities(("x", "y", 1)).drop(columns=["a", "b"]).assign(kind="mine")
+    entity_df = entities(("x", "y", 1)).drop(columns=["a", "b"]).assign(kind="mine")
     with pytest.raises(RetrievalError) as refused:
-        retrieve(repo.ours, asked, ["pair:v", "pair:kind"])
+        retrieve(repo.asof, entity_df, ["pair:v", "pair:kind"])
     assert [fault.location for fault in refused.value.faults] == [f"entity_df[{c!r}]" for c in ("a", "b", "kind")]
 
 
-def test_missing_source_columns_are_named(repo: Repo) -> None:
+def test_missing_source_columns_are_reported(repo: Repo) -> None:
     # DuckDB does not tell `Kind` from `kind`; Feast does.
     table = pa.Table.from_pylist([feature_row(1, "x", "y", 0, 0)], schema=SCHEMA)
     pq.write_table(table.rename_columns({"kind": "Kind", "share": "sharing"}), repo.file)
     with pytest.raises(RetrievalError) as refused:
-        retrieve(repo.ours, entities(("x", "y", 1)), ["one:v", "one:kind", "one:share"])
+        retrieve(repo.asof, entities(("x", "y", 1)), ["one:v", "one:kind", "one:share"])
     assert {fault.location for fault in refused.value.faults} == {"kind", "share"}
 
 
-def test_what_is_not_supported_says_so(repo: Repo, tmp_path: Path) -> None:
+def test_unsupported_operations_raise(repo: Repo, tmp_path: Path) -> None:
     write(repo.file, [])
-    job = repo.ours.get_historical_features(entities(("x", "y", 1)), ["one:v"])
+    job = repo.asof.get_historical_features(entities(("x", "y", 1)), ["one:v"])
     with pytest.raises(NotImplementedError, match="saves no datasets"):
         job.persist(SavedDatasetFileStorage(path=str(tmp_path / "saved.parquet")))
     with pytest.raises(NotImplementedError, match="timeout"):
@@ -769,12 +760,12 @@ def test_what_is_not_supported_says_so(repo: Repo, tmp_path: Path) -> None:
     with pytest.raises(NotImplementedError, match="several statements"):
         job.to_sql()
     with pytest.raises(NotImplementedError, match="only reads"):
-        repo.ours.write_to_offline_store("one", pd.DataFrame([feature_row(1, "x", "y", 0, 0)]))
+        repo.asof.write_to_offline_store("one", pd.DataFrame([feature_row(1, "x", "y", 0, 0)]))
 
 
-def test_the_memory_limit_is_kept(tmp_path: Path) -> None:
+def test_memory_limit_applies(tmp_path: Path) -> None:
     repo = Repo(tmp_path)
     write(repo.file, many(200, 0))
-    tight = feast(tmp_path, OURS, memory_limit="1MB", threads=1, temp_directory=str(tmp_path / "spill"))
+    tight = feast(tmp_path, ASOF, memory_limit="1MB", threads=1, temp_directory=str(tmp_path / "spill"))
     with pytest.raises(Exception, match="memory"):
         retrieve(tight, entities(*[("k1", "y", 1)] * 200_000), ["one:v"])

@@ -1,10 +1,11 @@
-"""What a reader gets from the online store, after whatever happened to those who write it.
+"""What readers get from the online store, after kills, races, losses and corrections.
 
 Real Feast, on a real SQLite and a real Redis.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ from evergreen.settings import REPOSITORY
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
-from support.online_stores import Kept
+from support.online_stores import OnlineFixture
 
 pytestmark = pytest.mark.integration
 
@@ -34,8 +35,8 @@ ZONE = "America/New_York"
 FIELDS = dict(owner="tests", label="full", schedule="0 0 * * 1", train_days=3, holdout_days=1)
 GATES = [dict(kind="threshold", metric="auc", at_least=0.5)]
 SPEC = """
-from evergreen.model import Model
-MODEL = Model(
+from evergreen.spec.model import ModelSpec
+MODEL = ModelSpec(
     name="ponds", feature_service="ponds",
     features=dict(timezone="America/New_York", first_day="2013-01-01", spine="visits", views=["levels", "depths"],
                   sources=[dict(name="gauges")]),
@@ -48,11 +49,11 @@ from datetime import timedelta
 from feast import Entity, FeatureService, FeatureView, Field
 from feast.types import Float64
 from feast.value_type import ValueType
-from evergreen.feature_store.data_source import published
+from evergreen.feature_store.repository import feature_source
 
 pond = Entity(name="pond", join_keys=["pond"], value_type=ValueType.STRING)
-def view(name, of, table, ttl, *columns):
-    return FeatureView(name=name, entities=[pond], ttl=timedelta(hours=ttl), source=published(of, table),
+def view(name, features, table, ttl, *columns):
+    return FeatureView(name=name, entities=[pond], ttl=timedelta(hours=ttl), source=feature_source(features, table),
                        schema=[Field(name=column, dtype=Float64) for column in columns])
 levels = view("levels", "ponds", "levels", 72, "level")
 depths = view("depths", "ponds", "depths", 24, "depth")
@@ -64,21 +65,21 @@ foreign = FeatureService(name="foreign", features=[levels, rivers])
 
 
 @pytest.fixture
-def ponds(kept: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelSpec]:
-    """A model with two views, of hourly rows, whose definitions and features are small and a test's own."""
+def ponds(online: OnlineFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelSpec]:
+    """A model with two views of hourly rows, with small definitions and features."""
     (tmp_path / "evergreen_models/ponds").mkdir(parents=True)
     (tmp_path / "evergreen_models/ponds/__init__.py").touch()
     (tmp_path / "evergreen_models/ponds/model.py").write_text(SPEC)
     monkeypatch.setattr(import_module("evergreen_models"), "__path__", [str(tmp_path / "evergreen_models")])
-    define(DEFINITIONS, tmp_path / "feature_repo")
+    write_definitions(DEFINITIONS, tmp_path / "feature_repo")
     monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
-    kept.use(tmp_path / "home")
+    online.use(tmp_path / "home")
     loader.load_spec.cache_clear()
     yield loader.load_spec("ponds")
     loader.load_spec.cache_clear()
 
 
-def define(text: str, folder: Path) -> None:
+def write_definitions(text: str, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", folder)
     (folder / "ponds.py").write_text(text)
@@ -93,21 +94,21 @@ def publish(*days: int, values: Mapping[tuple[str, int], float | None] | None = 
     for day in days:
         midnight = datetime(2013, 1, day, tzinfo=ZoneInfo(ZONE))
         levels = {(pond, hour): day + hour / 100 for pond in ponds for hour in range(24)} | dict(values or {})
-        kept = {key: level for key, level in levels.items() if level is not None}
+        rows = {key: level for key, level in levels.items() if level is not None}
         dataset, partition = datasets.open_dataset("features/ponds"), datasets.day_partition(midnight.date())
-        mark = fingerprints.compute_fingerprint(sorted(map(str, kept.items())))
-        folder = dataset.stage(partition, mark)
-        for name, column, more in (("levels", "level", 0), ("depths", "depth", 100)):
-            times = [midnight + timedelta(hours=hour) for _, hour in kept]
+        fingerprint = fingerprints.compute_fingerprint(sorted(map(str, rows.items())))
+        folder = dataset.stage(partition, fingerprint)
+        for name, column, offset in (("levels", "level", 0), ("depths", "depth", 100)):
+            times = [midnight + timedelta(hours=hour) for _, hour in rows]
             table = {
                 "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
-                "pond": pa.array([pond for pond, _ in kept], pa.string()),
-                column: pa.array([level + more for level in kept.values()], pa.float64()),
-                "murk": pa.array([level / 2 for level in kept.values()], pa.float64()),
+                "pond": pa.array([pond for pond, _ in rows], pa.string()),
+                column: pa.array([level + offset for level in rows.values()], pa.float64()),
+                "murk": pa.array([level / 2 for level in rows.values()], pa.float64()),
             }
             pq.write_table(pa.table(table), folder / f"{name}.parquet")
         files = {path.stem: path for path in folder.iterdir()}
-        dataset.publish(partition, mark, files, {})
+        dataset.publish(partition, fingerprint, files, {})
 
 
 def unpublish(day: int) -> None:
@@ -127,19 +128,19 @@ def read(pond: str = "a", feature: str = "levels:level") -> float | None:
     return response[feature.split(":")[1]][0]
 
 
-def clean(kept: Kept, home: Path, end: int) -> object:
-    """What one undisturbed run up to `end` leaves in a new online store, over the same features."""
+def clean_contents(online: OnlineFixture, home: Path, end: int) -> object:
+    """Return what one uninterrupted run up to `end` writes to a new online store, over the same features."""
     shutil.copytree(repository.settings().lake / "features", home / "lake/features")
-    before = repository.settings().home
-    kept.use(home)
+    previous_home = repository.settings().home
+    online.use(home)
     online_store.materialize_features(loader.load_spec("ponds"), window(end))
-    found = kept.contents()
-    kept.use(before)
-    return found
+    contents = online.contents()
+    online.use(previous_home)
+    return contents
 
 
-def forked(action: Callable[[], object]) -> int:
-    """A child process that opens the stores itself and exits with 0 if `action` comes to its end; gives its id."""
+def fork(action: Callable[[], object]) -> int:
+    """Start a child process that opens the stores itself and exits with 0 if `action` returns; return its id."""
     if child := os.fork():
         return child
     code = 1
@@ -151,11 +152,11 @@ def forked(action: Callable[[], object]) -> int:
         os._exit(code)
 
 
-def ended(child: int) -> int:
+def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_the_first_time_writes_what_can_still_be_served(ponds: ModelSpec) -> None:
+def test_first_materialization_writes_servable_days(ponds: ModelSpec) -> None:
     publish(2, ponds="abz")
     publish(*range(3, 10))
     publish(10)  # already there, but not to be known
@@ -165,11 +166,12 @@ def test_the_first_time_writes_what_can_still_be_served(ponds: ModelSpec) -> Non
     assert read("z") is None  # three days old at most; Feast would serve it for ever
 
 
-def test_later_only_new_days_are_written(ponds: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_later_materializations_write_only_new_days(ponds: ModelSpec, caplog: pytest.LogCaptureFixture) -> None:
     publish(*range(1, 10))
     online_store.materialize_features(ponds, window(10))
+    caplog.set_level(logging.INFO)
     assert online_store.materialize_features(ponds, window(10)) == {}
-    assert "nothing to do as of 2013-01-10" in capsys.readouterr().out
+    assert "nothing to do as of 2013-01-10" in caplog.text
     publish(10)
     assert online_store.materialize_features(ponds, window(11)) == span(10, 11)
     assert read() == 10.23
@@ -178,17 +180,17 @@ def test_later_only_new_days_are_written(ponds: ModelSpec, capsys: pytest.Captur
     assert read() == 17.23
 
 
-def test_an_older_window_does_nothing(ponds: ModelSpec, kept: Kept) -> None:
+def test_an_older_window_does_nothing(ponds: ModelSpec, online: OnlineFixture) -> None:
     publish(*range(1, 10))
     online_store.materialize_features(ponds, window(10))
-    before = kept.contents()
+    before = online.contents()
     assert online_store.materialize_features(ponds, window(5)) == {}
     publish(2, values={("a", 23): 0.5})
     assert online_store.materialize_features(ponds, window(5)) == {}  # corrected, but nobody can be served it any more
-    assert kept.contents() == before
+    assert online.contents() == before
 
 
-def test_a_corrected_day_changes_only_what_is_newest_in_it(ponds: ModelSpec) -> None:
+def test_corrected_day_changes_only_its_newest_values(ponds: ModelSpec) -> None:
     publish(*range(1, 10))
     online_store.materialize_features(ponds, window(10))
     publish(8, values={("a", 23): 0.5})
@@ -202,7 +204,7 @@ def test_a_corrected_day_changes_only_what_is_newest_in_it(ponds: ModelSpec) -> 
     assert (read("a"), read("b")) == (0.5, 9.23)
 
 
-def test_a_row_that_is_corrected_away_gives_way_to_the_one_before_it(ponds: ModelSpec) -> None:
+def test_removed_row_is_replaced_by_the_one_before(ponds: ModelSpec) -> None:
     publish(7, 8, ponds="az")
     publish(9, values={("z", 4): 1.5})
     online_store.materialize_features(ponds, window(10))
@@ -217,7 +219,7 @@ def test_a_row_that_is_corrected_away_gives_way_to_the_one_before_it(ponds: Mode
 
 
 @pytest.mark.parametrize("end", [9, 10], ids=["older window", "same window"])
-def test_a_late_day_fills_its_gap(ponds: ModelSpec, end: int) -> None:
+def test_late_day_fills_its_gap(ponds: ModelSpec, end: int) -> None:
     publish(7, 9)
     assert online_store.materialize_features(ponds, window(10)) == span(7, 10)
     publish(8, ponds="az")
@@ -226,8 +228,8 @@ def test_a_late_day_fills_its_gap(ponds: ModelSpec, end: int) -> None:
     assert online_store.materialize_features(ponds, window(end)) == {}
 
 
-def test_values_that_hold_for_ever_are_written_from_the_first_day(ponds: ModelSpec, tmp_path: Path) -> None:
-    define(DEFINITIONS.replace('"depths", 24', '"depths", 0'), tmp_path / "feature_repo")
+def test_views_without_ttl_are_written_from_the_first_day(ponds: ModelSpec, tmp_path: Path) -> None:
+    write_definitions(DEFINITIONS.replace('"depths", 24', '"depths", 0'), tmp_path / "feature_repo")
     publish(1, ponds="az")
     publish(2, 9)
     assert online_store.materialize_features(ponds, window(10)) == span(1, 10)
@@ -240,127 +242,126 @@ def test_values_that_hold_for_ever_are_written_from_the_first_day(ponds: ModelSp
 
 
 @pytest.mark.parametrize("writes", [1, 2, 3], ids=["before all views", "between the two", "after both"])
-def test_a_kill_leaves_neither_gap_nor_older_values(ponds: ModelSpec, kept: Kept, tmp_path: Path, writes: int) -> None:
+def test_kill_leaves_neither_gaps_nor_older_values(
+    ponds: ModelSpec, online: OnlineFixture, tmp_path: Path, writes: int
+) -> None:
     publish(*range(5, 9))
     online_store.materialize_features(ponds, window(9))
     publish(9, 10, 11)
-    child = forked(lambda: dying_after(kept, writes, lambda: online_store.materialize_features(ponds, window(12))))
-    assert ended(child) == -signal.SIGKILL
-    assert read() in (
-        8.23,
-        11.23,
-    )  # Feast's own state says that it is being written: it is served nevertheless
+    child = fork(lambda: run_and_die(online, writes, lambda: online_store.materialize_features(ponds, window(12))))
+    assert wait(child) == -signal.SIGKILL
+    assert read() in (8.23, 11.23)  # Feast's own state says that it is being written: it is served nevertheless
     assert online_store.materialize_features(ponds, window(10)) == span(
         9, 12
     )  # the window is older than what was being written
-    assert kept.contents() == clean(kept, tmp_path / "clean", 12)
+    assert online.contents() == clean_contents(online, tmp_path / "clean", 12)
     assert online_store.materialize_features(ponds, window(12)) == {}
 
 
-def dying_after(kept: Kept, writes: int, action: Callable[[], object]) -> None:
-    """Be killed where the view number `writes` is about to be written, or once all are but no one was told."""
-    todo, write = writes, kept.writer.online_write_batch
+def run_and_die(online: OnlineFixture, writes: int, action: Callable[[], object]) -> None:
+    """Run `action`, killed before it writes view number `writes`, or after all views but before the marker."""
+    remaining, write = writes, online.feast_class.online_write_batch
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def write_or_die(*arguments: object, **named: object) -> None:
-        nonlocal todo
-        todo -= 1
-        if todo == 0:
+        nonlocal remaining
+        remaining -= 1
+        if remaining == 0:
             die()
         write(*arguments, **named)
 
-    kept.writer.online_write_batch = write_or_die
+    online.feast_class.online_write_batch = write_or_die
     online_store.write_online_marker = lambda *_: die()
     action()
 
 
-def test_two_at_once_wait_for_each_other(ponds: ModelSpec, kept: Kept, tmp_path: Path) -> None:
+def test_concurrent_materializations_wait(ponds: ModelSpec, online: OnlineFixture, tmp_path: Path) -> None:
     publish(*range(5, 12))
     repository.open_feature_store()
-    reached, go_on = os.pipe(), os.pipe()
+    reached, released = os.pipe(), os.pipe()
 
-    def slow_and_older() -> None:
-        write = kept.writer.online_write_batch
+    def materialize_older_slowly() -> None:
+        write = online.feast_class.online_write_batch
 
-        def held_up(*arguments: object, **named: object) -> None:
+        def write_when_released(*arguments: object, **named: object) -> None:
             os.write(reached[1], b".")
-            os.read(go_on[0], 1)
+            os.read(released[0], 1)
             write(*arguments, **named)
 
-        kept.writer.online_write_batch = held_up
+        online.feast_class.online_write_batch = write_when_released
         online_store.materialize_features(ponds, window(9))
 
-    older = forked(slow_and_older)
+    older = fork(materialize_older_slowly)
     os.read(reached[0], 1)
-    newer = forked(lambda: online_store.materialize_features(ponds, window(12)))
+    newer = fork(lambda: online_store.materialize_features(ponds, window(12)))
     time.sleep(1)  # unless it waits, the newer is done by then, and the older writes over it
-    os.write(go_on[1], b"..")
-    assert [ended(older), ended(newer)] == [0, 0]
-    assert kept.contents() == clean(kept, tmp_path / "clean", 12)
+    os.write(released[1], b"..")
+    assert [wait(older), wait(newer)] == [0, 0]
+    assert online.contents() == clean_contents(online, tmp_path / "clean", 12)
 
 
-def test_a_store_that_is_gone_or_restored_is_filled_again(ponds: ModelSpec, kept: Kept) -> None:
+def test_lost_or_restored_store_is_filled_again(ponds: ModelSpec, online: OnlineFixture) -> None:
     publish(*range(5, 10))
     online_store.materialize_features(ponds, window(10))
-    backup = kept.copy()
+    backup = online.copy()
     publish(10)
     online_store.materialize_features(ponds, window(11))
-    kept.lose()
+    online.empty()
     repository.open_feature_store.cache_clear()
     assert read() is None
     assert online_store.materialize_features(ponds, window(11)) == span(8, 11)
     assert read() == 10.23
-    kept.restore(backup)
+    online.restore(backup)
     repository.open_feature_store.cache_clear()
     assert read() == 9.23
     assert online_store.materialize_features(ponds, window(6)) == span(8, 11)
     assert read() == 10.23
 
 
-def test_what_is_lost_while_it_is_written_is_not_taken_for_written(
-    ponds: ModelSpec, kept: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_store_emptied_while_written_is_written_again(
+    ponds: ModelSpec, online: OnlineFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     publish(*range(5, 10))
-    write = kept.writer.online_write_batch
+    write = online.feast_class.online_write_batch
 
-    def emptied(*arguments: object, **named: object) -> None:
+    def write_and_empty(*arguments: object, **named: object) -> None:
         write(*arguments, **named)
-        kept.lose()
+        online.empty()
 
     with monkeypatch.context() as patched:
-        patched.setattr(kept.writer, "online_write_batch", emptied)
+        patched.setattr(online.feast_class, "online_write_batch", write_and_empty)
         with pytest.raises(Exception, match="was emptied while it was written|no such table|readonly database"):
             online_store.materialize_features(ponds, window(10))
     repository.open_feature_store.cache_clear()
     assert online_store.materialize_features(ponds, window(10)) == span(7, 10)
-    assert kept.contents() == clean(kept, tmp_path / "clean", 10)
+    assert online.contents() == clean_contents(online, tmp_path / "clean", 10)
 
 
-def test_a_store_is_rebuilt_as_far_as_it_came(ponds: ModelSpec, kept: Kept, tmp_path: Path) -> None:
+def test_rebuild_writes_up_to_the_watermark(ponds: ModelSpec, online: OnlineFixture, tmp_path: Path) -> None:
     assert online_store.rebuild_online_store(ponds) == {}  # nothing was ever in it
     publish(*range(5, 12))
     online_store.materialize_features(ponds, window(10))
-    kept.lose()
+    online.empty()
     repository.open_feature_store.cache_clear()
     assert online_store.rebuild_online_store(ponds) == span(7, 10)
-    assert kept.contents() == clean(kept, tmp_path / "clean", 10)
+    assert online.contents() == clean_contents(online, tmp_path / "clean", 10)
     assert online_store.rebuild_online_store(ponds) == span(7, 10)  # also if nothing seems to be wrong
     assert online_store.materialize_features(ponds, window(10)) == {}
 
 
-def test_a_new_column_is_filled_for_all_that_can_be_served(ponds: ModelSpec, tmp_path: Path) -> None:
+def test_new_column_is_filled_for_servable_days(ponds: ModelSpec, tmp_path: Path) -> None:
     publish(*range(5, 10))
     online_store.materialize_features(ponds, window(10))
-    define(DEFINITIONS.replace('"level")', '"level", "murk")'), tmp_path / "feature_repo")
+    write_definitions(DEFINITIONS.replace('"level")', '"level", "murk")'), tmp_path / "feature_repo")
     assert read(feature="levels:murk") is None
     assert online_store.materialize_features(ponds, window(10)) == span(7, 10)
     assert read(feature="levels:murk") == 9.23 / 2
     assert online_store.materialize_features(ponds, window(10)) == {}
 
 
-def test_a_second_model_finds_its_views_written_by_the_first(ponds: ModelSpec) -> None:
+def test_models_of_the_same_features_share_one_state(ponds: ModelSpec) -> None:
     second = ModelSpec(name="puddles", features="ponds", feature_service="depth_only", gates=GATES, **FIELDS)
     publish(8, 9)
     online_store.materialize_features(ponds, window(10))

@@ -14,7 +14,7 @@ import pytest
 from evergreen.feature_store import training_sets
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.features import inputs
-from evergreen.features.make import run_feature_pipeline
+from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
@@ -31,11 +31,10 @@ WINDOW = Window.from_range(date(2013, 1, 1), date(2013, 1, 15), RunReason.MANUAL
 
 def marks(model: ModelSpec, examples: datasets.Manifest) -> dict[str, str]:
     """Fingerprints of a day's features, of the training set, and of the model, as they would be made now."""
-    parts = training_sets.split_window(model, WINDOW)
     columns = training_sets.model_input_columns(model)
     return {
         "features": inputs.compute_day_fingerprints(model, [DAY])[str(DAY)],
-        "training set": fingerprints.compute_fingerprint(training_sets._training_set_inputs(model, WINDOW, parts)),
+        "training set": fingerprints.compute_fingerprint(training_sets._training_set_inputs(model, WINDOW)),
         "model": fingerprints.compute_fingerprint(candidates.candidate_inputs(model, examples, columns)),
     }
 

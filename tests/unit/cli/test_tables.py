@@ -16,7 +16,7 @@ from evergreen.errors import SpecError
 from evergreen.ledger import LedgerEvent
 from evergreen.settings import settings
 from evergreen.training.attempt import Attempt, ResourceAllocation
-from support.ledger_events import MODEL, held, judged, promoted, rolled_back
+from support.ledger_events import MODEL, deferral, promotion, rollback, verdict_event
 
 pytestmark = pytest.mark.unit
 
@@ -57,7 +57,9 @@ def test_show_history_of_an_empty_ledger(home: Path) -> None:
 
 
 def test_show_history_lists_every_champion_with_its_reason(home: Path) -> None:
-    append_events(judged(10), promoted("1", 10, 1), judged(17, "1"), promoted("2", 17, 3, "1"), rolled_back("1", "2"))
+    append_events(
+        verdict_event(10), promotion("1", 10, 1), verdict_event(17, "1"), promotion("2", 17, 3, "1"), rollback("1", "2")
+    )
     text = history()
     assert "1 2013-01-11 the only gate passed" in text
     assert "2 2013-01-18 the only gate passed" in text
@@ -67,13 +69,13 @@ def test_show_history_lists_every_champion_with_its_reason(home: Path) -> None:
 
 
 def test_show_history_names_the_challenger(home: Path) -> None:
-    append_events(judged(10), promoted("1", 10, 1), judged(17, "1"), held("2", 17, 3))
+    append_events(verdict_event(10), promotion("1", 10, 1), verdict_event(17, "1"), deferral("2", 17, 3))
     assert "challenger: version 2, held back: frozen" in history()
 
 
 def test_show_history_of_a_day_includes_the_evidence(home: Path) -> None:
-    verdict = judged(10).model_copy(update={"evidence": {"report": "s3://evidence/report.html"}})
-    append_events(verdict, promoted("1", 10, 1))
+    verdict = verdict_event(10).model_copy(update={"evidence": {"report": "s3://evidence/report.html"}})
+    append_events(verdict, promotion("1", 10, 1))
     today = ledger.read_entries(MODEL)[-1].recorded_at.date()
     text = history(today)
     assert f"at the end of {today} (UTC): version 1" in text

@@ -39,11 +39,11 @@ def test_show_gate_table_has_values_and_reasons():
     verdict = decide_verdict([PASSED, FAILED, NOT_COMPUTED])
     text = output_of(lambda progress: results.show_gate_table(progress, "flight_delay as of 2013-03-08", verdict))
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
-    for part in ("0.7123", "0.6", "passed", "0.7123 ≥ 0.6"):
+    for part in ("0.7123", "0.6", "✓ passed", "0.7123 ≥ 0.6"):
         assert part in rows["auc_threshold"]
-    for part in ("0.7000", "0.7500", "-0.0610 … -0.0430", "-0.02", "failed", "worse [sic], at most"):
+    for part in ("0.7000", "0.7500", "−0.0610 … −0.0430", "−0.02", "✗ failed", "worse [sic], at most"):
         assert part in rows["auc_against_champion"]
-    for part in ("–", "not_computed", "3 rows are too few"):
+    for part in ("–", "? not computed", "3 rows are too few"):
         assert part in rows["brier_threshold"]
     assert "flight_delay as of 2013-03-08" in text
 
@@ -51,7 +51,7 @@ def test_show_gate_table_has_values_and_reasons():
 def test_show_gate_table_fits_a_narrow_terminal():
     verdict = decide_verdict([PASSED, FAILED, NOT_COMPUTED])
     text = output_of(lambda progress: results.show_gate_table(progress, "flight_delay", verdict), width=80)
-    for part in ("0.7123", "0.7500", "-0.0610 … -0.0430", "not_computed", FAILED.reason, NOT_COMPUTED.reason):
+    for part in ("0.7123", "0.7500", "−0.0610 … −0.0430", "not computed", FAILED.reason, NOT_COMPUTED.reason):
         assert part in text
     assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith(("auc_", "brier_")))
 

@@ -1,4 +1,4 @@
-"""A trainer that hashes a value again and again: quick, and every step depends on all steps before."""
+"""A model whose trainer hashes a value repeatedly: fast, and every step depends on all steps before."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ TRAINER = """
 import hashlib, json, time
 
 def fit(job, output, checkpoints):
-    found = checkpoints.load_latest()
-    step, value = (found.step, found.files["value"]) if found else (0, b"")
+    latest = checkpoints.load_latest()
+    step, value = (latest.step, latest.files["value"]) if latest else (0, b"")
     if problem := job.parameters.get("problem"):
         exec(problem)
     while step < job.parameters["steps"]:
@@ -35,7 +35,7 @@ Make = Callable[..., Job]
 
 @pytest.fixture
 def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Jobs of the model `hashing`, which other processes can import too."""
+    """Make jobs of the model `hashing`, which other processes can import too."""
     sources = tmp_path / "sources"
     folder = sources / "evergreen_models" / "hashing"
     folder.mkdir(parents=True)
@@ -59,7 +59,7 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
             gpu=0,
             processes=1,
             checkpoint_seconds=60,
-            modules=fingerprints.code_versions(("evergreen_models.hashing.train",), ()),
+            modules=fingerprints.code_of(("evergreen_models.hashing.train",), ()),
             libraries={},
         )
         return Job(**{**defaults, **fields})

@@ -1,4 +1,4 @@
-"""Seconds times what was held, times its price."""
+"""Training cost: seconds times the allocation, times its price."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def prices(tmp_path: Path) -> PriceTable:
     return PriceTable.read(tmp_path / "prices.toml")
 
 
-def attempt(hours: float, *, ended: bool = True, **held: Any) -> Attempt:
+def attempt(hours: float, *, ended: bool = True, **allocation: Any) -> Attempt:
     end = START + timedelta(hours=hours)
     return Attempt(
         id="a",
         dag_run="r",
         model="m",
         team="t",
-        allocation=ResourceAllocation(**held),
+        allocation=ResourceAllocation(**allocation),
         started_at=START,
         last_heartbeat=end,
         ended_at=end if ended else None,
     )
 
 
-def test_each_attempt_is_priced_by_what_it_held(prices: PriceTable) -> None:
+def test_total_cost_prices_each_allocation(prices: PriceTable) -> None:
     cost = total_cost(
         [
             attempt(2, cpu=4, memory_gib=10),
@@ -66,11 +66,11 @@ def test_each_attempt_is_priced_by_what_it_held(prices: PriceTable) -> None:
     assert cost.summary == "3.00 GPU hours, 12.00 CPU hours in 3 attempts, 9.92 EUR"
 
 
-def test_one_that_was_killed_counts_until_it_was_last_seen(prices: PriceTable) -> None:
+def test_killed_attempt_counts_until_its_last_heartbeat(prices: PriceTable) -> None:
     assert total_cost([attempt(0.5, ended=False, cpu=2)], prices).cpu_seconds == 3600
 
 
-def test_without_prices_the_seconds_are_known(prices: PriceTable) -> None:
+def test_cost_without_prices_has_seconds_only(prices: PriceTable) -> None:
     cost = total_cost([attempt(1, cpu=1)], None)
     assert cost.price is None
     assert cost.metrics == {
@@ -81,26 +81,26 @@ def test_without_prices_the_seconds_are_known(prices: PriceTable) -> None:
     }
 
 
-def test_a_gpu_without_a_price_makes_the_sum_unknown_not_smaller(tmp_path: Path) -> None:
+def test_gpu_without_price_makes_the_sum_unknown(tmp_path: Path) -> None:
     (tmp_path / "prices.toml").write_text(TABLE.replace("default = 0.5", "other = 0.5"))
     prices = PriceTable.read(tmp_path / "prices.toml")
     assert total_cost([attempt(1, cpu=1), attempt(1, gpu=1, gpu_type="big", spot=True)], prices).price is None
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (("cpu_hour = 0.10", "cpu_hour = -1"), "on_demand.cpu_hour"),
         (("[spot]", "[sport]"), "spot: Field required"),
         (('"EUR"', '"EUR'), "prices.toml"),
     ],
 )
-def test_a_wrong_table_is_refused(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+def test_invalid_price_table_is_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     (tmp_path / "prices.toml").write_text(TABLE.replace(*change))
-    with pytest.raises(SpecError, match=said):
+    with pytest.raises(SpecError, match=message):
         PriceTable.read(tmp_path / "prices.toml")
 
 
-def test_a_table_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_missing_price_table_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="No such file"):
         PriceTable.read(tmp_path / "prices.toml")

@@ -1,4 +1,4 @@
-"""What ended an attempt, and what follows from it."""
+"""Outcomes of attempts, and whether another attempt follows."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class OutOfMemoryError(RuntimeError):
         (-9, Outcome.UNKNOWN),
     ],
 )
-def test_an_exit_code_tells_the_outcome(code: int, outcome: Outcome) -> None:
+def test_outcome_from_exit_code(code: int, outcome: Outcome) -> None:
     assert Outcome.from_exit_code(code) is outcome
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_an_outcome_and_its_exit_code_are_one_to_one(outcome: Outcome) -> None:
-    assert Outcome.from_exit_code(outcome.exit_code) is outcome
+def test_outcome_survives_its_exit_code(outcome: Outcome) -> None:
+    assert Outcome.from_exit_code(outcome.value) is outcome
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome", "said"),
+    ("error", "outcome", "message"),
     [
         (TrainingPreempted("left after step 3"), Outcome.PREEMPTED, "left after step 3"),
         (CodeMismatchError("other code"), Outcome.BAD_CODE, "other code"),
@@ -58,11 +58,7 @@ def test_an_outcome_and_its_exit_code_are_one_to_one(outcome: Outcome) -> None:
         (MemoryError(), Outcome.OUT_OF_MEMORY, "raise resources.memory_gib"),
         (OutOfMemoryError("tried to allocate"), Outcome.OUT_OF_MEMORY, "raise resources.memory_gib"),
         (RuntimeError("CUDA error: out of memory"), Outcome.OUT_OF_MEMORY, "raise resources.memory_gib"),
-        (
-            OSError(errno.ENOSPC, "No space left on device", "/data/x"),
-            Outcome.UNKNOWN,
-            "no space is left for /data/x",
-        ),
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), Outcome.UNKNOWN, "no space is left for /data/x"),
         (ConnectionResetError("reset by peer"), Outcome.UNKNOWN, "reset by peer"),
         (RuntimeError("NCCL error"), Outcome.UNKNOWN, "NCCL"),
         (TimeoutError("too long"), Outcome.UNKNOWN, "too long"),
@@ -72,23 +68,23 @@ def test_an_outcome_and_its_exit_code_are_one_to_one(outcome: Outcome) -> None:
         (ValueError(""), Outcome.BAD_CODE, "ValueError"),
     ],
 )
-def test_an_error_tells_the_outcome(error: BaseException, outcome: Outcome, said: str) -> None:
-    found, sentence = Outcome.from_error(error)
-    assert found is outcome
-    assert said in sentence
-    assert "\n" not in sentence
+def test_result_from_error(error: BaseException, outcome: Outcome, message: str) -> None:
+    result = AttemptResult.from_error(error)
+    assert result.outcome is outcome
+    assert message in result.message
+    assert "\n" not in result.message
 
 
-def test_no_trainer_takes_a_preemption_for_an_error() -> None:
+def test_preemption_is_no_exception() -> None:
     assert not issubclass(TrainingPreempted, Exception)
 
 
-def test_a_preempted_attempt_is_followed_by_another_until_there_were_too_many() -> None:
-    ended = AttemptResult(Outcome.PREEMPTED, "the node was drained")
-    ended.raise_unless_resumable("m", 0, max_preemptions=2)
-    ended.raise_unless_resumable("m", 1, max_preemptions=2)
-    with pytest.raises(TrainingError, match="preempted 3 times, .* allows 2; lately: the node was drained"):
-        ended.raise_unless_resumable("m", 2, max_preemptions=2)
+def test_preemption_is_resumable_until_the_maximum() -> None:
+    result = AttemptResult(Outcome.PREEMPTED, "the node was drained")
+    result.raise_unless_resumable("m", 0, max_preemptions=2)
+    result.raise_unless_resumable("m", 1, max_preemptions=2)
+    with pytest.raises(TrainingError, match="preempted 3 times, .* allows 2; last reason: the node was drained"):
+        result.raise_unless_resumable("m", 2, max_preemptions=2)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +97,6 @@ def test_a_preempted_attempt_is_followed_by_another_until_there_were_too_many() 
         (Outcome.BAD_CONFIG, TrainingError),
     ],
 )
-def test_what_will_happen_again_is_not_tried_again(outcome: Outcome, error: type[Exception]) -> None:
+def test_only_unknown_failures_are_retryable(outcome: Outcome, error: type[Exception]) -> None:
     with pytest.raises(error, match=rf"ended as {outcome.name.lower().replace('_', ' ')}: why"):
         AttemptResult(outcome, "why").raise_unless_resumable("m", 0, max_preemptions=9)

@@ -1,4 +1,4 @@
-"""What an attempt leaves, and what is believed of it."""
+"""What the runner stores, and what is accepted as a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> UPath:
     return storage.storage_path(str(tmp_path / "job") if request.param == "folder" else f"memory://{tmp_path.name}/job")
 
 
-def fit(job: Job, folder: UPath) -> None:
+def run(job: Job, folder: UPath) -> None:
     runner.run_training(job, folder, Checkpoints(folder / "checkpoints", job.fingerprint, job.checkpoint_seconds))
 
 
@@ -30,53 +30,53 @@ def result_file(folder: UPath) -> UPath:
     return folder / "output" / "result.json"
 
 
-def test_a_whole_model_is_believed(make_job: Make, folder: UPath, tmp_path: Path) -> None:
+def test_complete_model_is_accepted(make_job: Make, folder: UPath, tmp_path: Path) -> None:
     job = make_job()
-    fit(job, folder)
+    run(job, folder)
     assert runner.is_training_complete(job.fingerprint, folder)
     result = runner.fetch_model_files(job.fingerprint, folder, tmp_path)
     assert result.metrics == {"steps": 5.0}
     assert (tmp_path / "model.json").is_file()
 
 
-def test_two_attempts_at_once_leave_one_model(make_job: Make, folder: UPath) -> None:
-    fit(make_job(), folder)
+def test_second_run_writes_the_same_result(make_job: Make, folder: UPath) -> None:
+    run(make_job(), folder)
     before = result_file(folder).read_bytes()
     result_file(folder).unlink()
-    fit(make_job(), folder)
+    run(make_job(), folder)
     assert result_file(folder).read_bytes() == before
 
 
-def test_a_job_that_is_done_is_not_done_again(make_job: Make, folder: UPath) -> None:
-    fit(make_job(), folder)
-    fit(make_job(parameters={"steps": 5, "problem": "raise AssertionError('trained again')"}), folder)
+def test_complete_job_is_not_trained_again(make_job: Make, folder: UPath) -> None:
+    run(make_job(), folder)
+    run(make_job(parameters={"steps": 5, "problem": "raise AssertionError('trained again')"}), folder)
 
 
-def test_no_result_is_no_model(folder: UPath, tmp_path: Path) -> None:
+def test_missing_result_is_no_model(folder: UPath, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no valid result.json, so no model"):
         runner.fetch_model_files("f" * 64, folder, tmp_path)
 
 
-def test_half_a_result_is_no_model(make_job: Make, folder: UPath, tmp_path: Path) -> None:
-    fit(make_job(), folder)
-    whole = result_file(folder).read_bytes()
-    storage.put(result_file(folder), whole[: len(whole) // 2])
+def test_truncated_result_is_no_model(make_job: Make, folder: UPath, tmp_path: Path) -> None:
+    run(make_job(), folder)
+    content = result_file(folder).read_bytes()
+    storage.put(result_file(folder), content[: len(content) // 2])
     with pytest.raises(TrainingError, match=r"no valid result.json"):
         runner.fetch_model_files("f" * 64, folder, tmp_path)
 
 
-def test_the_model_of_another_job_is_refused(make_job: Make, folder: UPath, tmp_path: Path) -> None:
-    fit(make_job(fingerprint="e" * 64), folder)
+def test_model_of_another_job_is_refused(make_job: Make, folder: UPath, tmp_path: Path) -> None:
+    run(make_job(fingerprint="e" * 64), folder)
     with pytest.raises(TrainingError, match="holds the model of job eeee"):
         runner.fetch_model_files("f" * 64, folder, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"other", None])
-def test_a_file_that_is_not_the_one_that_was_written_is_refused(
+def test_changed_or_missing_file_is_refused(
     make_job: Make, folder: UPath, tmp_path: Path, content: bytes | None
 ) -> None:
     job = make_job()
-    fit(job, folder)
+    run(job, folder)
     [file] = (folder / "output").glob("*/model.json")
     file.unlink()
     if content is not None:
@@ -86,20 +86,20 @@ def test_a_file_that_is_not_the_one_that_was_written_is_refused(
     assert not runner.is_training_complete(job.fingerprint, folder)
 
 
-def test_other_code_than_the_job_was_planned_with_is_refused(make_job: Make, folder: UPath) -> None:
+def test_different_code_is_refused(make_job: Make, folder: UPath) -> None:
     with pytest.raises(CodeMismatchError, match=r"evergreen_models.hashing.train"):
-        fit(make_job(modules={"evergreen_models.hashing.train": "0" * 64}), folder)
+        run(make_job(modules={"evergreen_models.hashing.train": "0" * 64}), folder)
 
 
-def test_other_libraries_than_the_job_was_planned_with_are_refused(make_job: Make, folder: UPath) -> None:
-    wanted = {"numpy": "0.1", "nothing-of-that-name": "1.0"}
+def test_different_libraries_are_refused(make_job: Make, folder: UPath) -> None:
+    libraries = {"numpy": "0.1", "nothing-of-that-name": "1.0"}
     with pytest.raises(
         CodeMismatchError, match=r"numpy \(.* here, 0.1 wanted\), nothing.* \(missing here, 1.0 wanted\)"
     ):
-        fit(make_job(libraries=wanted), folder)
+        run(make_job(libraries=libraries), folder)
 
 
-def test_a_job_is_read_as_it_was_written_and_refuses_what_it_does_not_know(make_job: Make, folder: UPath) -> None:
+def test_job_round_trips_and_refuses_unknown_fields(make_job: Make, folder: UPath) -> None:
     job = make_job()
     job.write(folder / "job.json")
     assert Job.read(folder / "job.json") == job

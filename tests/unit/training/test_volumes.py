@@ -1,4 +1,4 @@
-"""Which volume was full when a write failed, and what to do about it: on real volumes, in a mount namespace."""
+"""Full volumes are named in the error, with a fix. On real volumes, in a mount namespace."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from evergreen.training.backends.process import trainer_environment
-from evergreen.training.outcome import Outcome
+from evergreen.training.attempt import trainer_environment
+from evergreen.training.outcome import AttemptResult, Outcome
 from evergreen.training.volumes import OutOfSpaceError, Volume
 
 pytestmark = pytest.mark.unit
 
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
-HOSTILE = [
+UNUSUAL_NAMES = [
     b"two words",
     b"new\nline",
     b"back\\slash \\040",
@@ -33,14 +33,14 @@ HOSTILE = [
 
 @pytest.fixture(scope="session")
 def _namespaces() -> None:
-    """Mounts without being root, which most Linux machines allow."""
+    """Mounting without being root, which most Linux machines allow."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this machine lets nobody mount in a namespace of their own")
+        pytest.skip("this machine does not allow mounts in a user namespace")
 
 
 @pytest.fixture
-def fails(_namespaces: None, tmp_path: Path) -> Any:
-    """Runs `code`, which fails, with volumes of memory at `paths` below `root`; returns outcome and sentence."""
+def fail(_namespaces: None, tmp_path: Path) -> Any:
+    """Run failing `code` with volumes in memory at `paths` below `root`; return outcome and message."""
 
     def run(code: str, *paths: bytes, pod: bool = True, shm: str = "1m", size: str = "64k") -> tuple[Outcome, str]:
         program = f"""
@@ -53,7 +53,7 @@ def fill(*path):
     with open(os.path.join(root, *path, b"full"), "wb", buffering=0) as file:
         while True:
             file.write(b"x" * 2**12)
-def filled(*path):
+def try_to_fill(*path):
     try:
         fill(*path)
     except OSError:
@@ -61,15 +61,15 @@ def filled(*path):
 for path in {paths!r}:
     mount(os.path.join(root, path), {size!r})
 mount(b"/dev/shm", {shm!r})
-from evergreen.training.outcome import Outcome
+from evergreen.training.outcome import AttemptResult
 from evergreen.training.volumes import identify_full_volume
 try:
 {"".join(f"    {line}{chr(10)}" for line in code.splitlines())}
 except Exception as error:
-    outcome, sentence = Outcome.from_error(error)
-    print(json.dumps([outcome.value, sentence]))
+    result = AttemptResult.from_error(error)
+    print(json.dumps([result.outcome.value, result.message]))
 """
-        done = subprocess.run(
+        process = subprocess.run(
             ["unshare", "-rm", sys.executable, "-c", program],
             env=trainer_environment() | (POD if pod else {}),
             capture_output=True,
@@ -77,76 +77,76 @@ except Exception as error:
             timeout=60,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        value, sentence = json.loads(done.stdout)
-        assert sentence.isprintable(), "a container's last words are one line"
-        assert len(sentence) < 500, "which a pod's status still holds"
-        return Outcome(value), sentence
+        assert process.returncode == 0, process.stderr
+        value, message = json.loads(process.stdout)
+        assert message.isprintable(), "a container's termination message is one line"
+        assert len(message) < 500, "which fits into a pod's status"
+        return Outcome(value), message
 
     return run
 
 
-def test_full_shared_memory_is_out_of_memory(fails: Any) -> None:
-    outcome, sentence = fails("fill(b'/dev/shm')", b"other")
+def test_full_shared_memory_is_out_of_memory(fail: Any) -> None:
+    outcome, message = fail("fill(b'/dev/shm')", b"other")
     assert outcome is Outcome.OUT_OF_MEMORY
-    assert sentence == "no space is left on /dev/shm (1 MiB of memory): raise resources.shm_gib"
+    assert message == "no space is left on /dev/shm (1 MiB of memory): raise resources.shm_gib"
 
 
-def test_shared_memory_of_this_machine_may_have_room_later(fails: Any) -> None:
-    outcome, sentence = fails("fill(b'/dev/shm')", pod=False)
+def test_full_shared_memory_outside_a_pod_is_retryable(fail: Any) -> None:
+    outcome, message = fail("fill(b'/dev/shm')", pod=False)
     assert outcome is Outcome.UNKNOWN
-    assert sentence == "no space is left on /dev/shm (1 MiB of memory): make room; nothing is lost"
+    assert message == "no space is left on /dev/shm (1 MiB of memory): make room; nothing is lost"
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_full_volume_is_named_whatever_its_name(fails: Any, tmp_path: Path, name: bytes) -> None:
-    outcome, sentence = fails(f"fill({name!r})", name, b"other")
+@pytest.mark.parametrize("name", UNUSUAL_NAMES)
+def test_full_volume_is_named_whatever_its_name(fail: Any, tmp_path: Path, name: bytes) -> None:
+    outcome, message = fail(f"fill({name!r})", name, b"other")
     assert outcome is Outcome.OUT_OF_MEMORY
     path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
     shown = path if path.isprintable() else ascii(path)
-    assert sentence.startswith("no space is left on ")
-    assert f"{shown[-200:]} (64 KiB of memory): give that volume more in EVERGREEN_PODS__TEMPLATE" in sentence
+    assert message.startswith("no space is left on ")
+    assert f"{shown[-200:]} (64 KiB of memory): give that volume more in EVERGREEN_PODS__TEMPLATE" in message
 
 
-def test_several_full_volumes_are_all_named(fails: Any, tmp_path: Path) -> None:
-    outcome, sentence = fails("filled(b'a'); filled(b'c'); fill(b'/dev/shm')", b"a", b"b", b"c")
+def test_all_full_volumes_are_named(fail: Any, tmp_path: Path) -> None:
+    outcome, message = fail("try_to_fill(b'a'); try_to_fill(b'c'); fill(b'/dev/shm')", b"a", b"b", b"c")
     assert outcome is Outcome.OUT_OF_MEMORY
-    assert sentence == (
+    assert message == (
         f"no space is left on /dev/shm (1 MiB of memory), {tmp_path}/a (64 KiB of memory), {tmp_path}/c (64 KiB of "
         "memory): raise resources.shm_gib, or give that volume more in EVERGREEN_PODS__TEMPLATE"
     )
 
 
-def test_one_volume_in_two_places_is_named_once(fails: Any, tmp_path: Path) -> None:
+def test_volume_mounted_twice_is_named_once(fail: Any, tmp_path: Path) -> None:
     bind = "subprocess.run(['mount', '--bind', os.path.join(root, b'a'), os.path.join(root, b'b')], check=True)"
-    _, sentence = fails(f"{bind}\nfill(b'b')", b"a", b"b")
-    assert sentence.startswith(f"no space is left on {tmp_path}/a (64 KiB of memory): ")
+    _, message = fail(f"{bind}\nfill(b'b')", b"a", b"b")
+    assert message.startswith(f"no space is left on {tmp_path}/a (64 KiB of memory): ")
 
 
-def test_a_volume_without_inodes_is_full(fails: Any, tmp_path: Path) -> None:
+def test_volume_without_inodes_is_full(fail: Any, tmp_path: Path) -> None:
     remount = "subprocess.run(['mount', '-o', 'remount,nr_inodes=3', os.path.join(root, b'a')], check=True)"
     files = "for i in range(9): tempfile.mkstemp(dir=os.path.join(root, b'a'))"
-    _, sentence = fails(f"{remount}\n{files}", b"a")
-    assert f"on {tmp_path}/a (64 KiB of memory)" in sentence
+    _, message = fail(f"{remount}\n{files}", b"a")
+    assert f"on {tmp_path}/a (64 KiB of memory)" in message
 
 
-def test_a_file_that_is_named_tells_its_volume(fails: Any, tmp_path: Path) -> None:
-    """A copy names two files, and fails at the second; the full volume that is not concerned is not named."""
+def test_target_file_determines_the_volume(fail: Any, tmp_path: Path) -> None:
+    """A copy names two files and fails at the second; another full volume is not named."""
     (tmp_path / "large").write_bytes(b"x" * 2**17)
     copy = "import shutil; shutil.copyfile(os.path.join(root, b'large'), os.path.join(root, b'a/inner/new'))"
-    outcome, sentence = fails(f"filled(b'/dev/shm')\n{copy}", b"a", b"a/inner")
+    outcome, message = fail(f"try_to_fill(b'/dev/shm')\n{copy}", b"a", b"a/inner")
     assert outcome is Outcome.OUT_OF_MEMORY
-    assert sentence.startswith(f"no space is left for {tmp_path}/a/inner/new on {tmp_path}/a/inner (64 KiB")
+    assert message.startswith(f"no space is left for {tmp_path}/a/inner/new on {tmp_path}/a/inner (64 KiB")
 
 
-def test_what_is_removed_on_the_way_out_was_full(fails: Any, tmp_path: Path) -> None:
+def test_volume_is_located_before_cleanup(fail: Any, tmp_path: Path) -> None:
     code = """
 with tempfile.TemporaryDirectory(dir=os.path.join(root, b'a')) as scratch, identify_full_volume():
     fill(scratch)
 """
-    outcome, sentence = fails(code, b"a")
+    outcome, message = fail(code, b"a")
     assert outcome is Outcome.OUT_OF_MEMORY
-    assert f"on {tmp_path}/a (64 KiB of memory)" in sentence
+    assert f"on {tmp_path}/a (64 KiB of memory)" in message
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ with tempfile.TemporaryDirectory(dir=os.path.join(root, b'a')) as scratch, ident
     ],
     ids=["numpy", "xgboost", "wrapped"],
 )  # fmt: skip
-def test_libraries_with_words_of_their_own_for_it(fails: Any, tmp_path: Path, code: str) -> None:
-    outcome, sentence = fails(code, b"a")
+def test_messages_of_libraries_are_recognized(fail: Any, tmp_path: Path, code: str) -> None:
+    outcome, message = fail(code, b"a")
     assert outcome is Outcome.OUT_OF_MEMORY
-    assert f"on {tmp_path}/a (64 KiB of memory)" in sentence
+    assert f"on {tmp_path}/a (64 KiB of memory)" in message
 
 
 @pytest.mark.parametrize(
@@ -175,30 +175,30 @@ def test_libraries_with_words_of_their_own_for_it(fails: Any, tmp_path: Path, co
         "Error while creating shared memory segment /dev/shm/nccl-x (size 9637888)",
     ],
 )  # fmt: skip
-def test_a_segment_that_does_not_fit_leaves_shared_memory_free(fails: Any, text: str) -> None:
-    outcome, sentence = fails(f"filled(b'a'); raise RuntimeError({text!r})", b"a")
+def test_shared_memory_segment_that_does_not_fit(fail: Any, text: str) -> None:
+    outcome, message = fail(f"try_to_fill(b'a'); raise RuntimeError({text!r})", b"a")
     assert outcome is Outcome.OUT_OF_MEMORY
-    assert sentence == "no space is left on /dev/shm (1 MiB of memory): raise resources.shm_gib"
+    assert message == "no space is left on /dev/shm (1 MiB of memory): raise resources.shm_gib"
 
 
-def test_words_alone_are_believed_of_no_volume_with_room(fails: Any) -> None:
-    """A disk that fails, or the server of an object store, may say them too; what it says is worth reading."""
-    outcome, sentence = fails("raise RuntimeError('bucket b: no space left on device')", b"a")
-    assert (outcome, sentence) == (Outcome.UNKNOWN, "RuntimeError: bucket b: no space left on device")
+def test_message_without_a_full_volume_is_unknown(fail: Any) -> None:
+    """A broken disk, or the server of an object store, may report the same; its message is kept."""
+    outcome, message = fail("raise RuntimeError('bucket b: no space left on device')", b"a")
+    assert (outcome, message) == (Outcome.UNKNOWN, "RuntimeError: bucket b: no space left on device")
 
 
-def test_a_volume_that_has_room_again_is_not_known(fails: Any) -> None:
+def test_volume_with_room_again_is_not_named(fail: Any) -> None:
     write = """
 import pyarrow, pyarrow.parquet  # which removes what it could not finish
 table = pyarrow.table({'a': list(range(10**5))})
 pyarrow.parquet.write_table(table, os.path.join(root, b'a/x').decode())
 """
-    outcome, sentence = fails(write, b"a")
+    outcome, message = fail(write, b"a")
     assert outcome is Outcome.UNKNOWN
-    assert sentence == "no space is left for its files: make room; nothing is lost"
+    assert message == "no space is left for its files: make room; nothing is lost"
 
 
-def test_a_disk_beside_full_memory_may_have_been_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_beside_full_memory_is_retryable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in POD.items():
         monkeypatch.setenv(name, value)
     shm = Volume("/dev/shm", "0:1", in_memory=True, size=2**26, free=0)
@@ -214,20 +214,14 @@ def test_a_disk_beside_full_memory_may_have_been_it(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("size", "free", "is_full"),
-    [
-        (2**26, 0, True),
-        (2**16, 2**12, False),
-        (2**40, 2**19, True),
-        (2**40, 2**21, False),
-        (2**26, 2**19, True),
-    ],
+    [(2**26, 0, True), (2**16, 2**12, False), (2**40, 2**19, True), (2**40, 2**21, False), (2**26, 2**19, True)],
 )
-def test_full_is_next_to_nothing_free(size: int, free: int, is_full: bool) -> None:
+def test_volume_is_full_when_almost_nothing_is_free(size: int, free: int, is_full: bool) -> None:
     assert Volume("/a", "0:1", in_memory=True, size=size, free=free).is_full is is_full
 
 
-def test_a_file_is_named_where_no_volume_is_known() -> None:
+def test_file_is_named_when_no_volume_is_known() -> None:
     error = OSError(errno.ENOSPC, "No space left on device", b"/nowhere/\xff\n")
-    outcome, sentence = Outcome.from_error(error)
-    assert outcome is Outcome.UNKNOWN
-    assert sentence.startswith("no space is left for '/nowhere/\\udcff\\n'")
+    result = AttemptResult.from_error(error)
+    assert result.outcome is Outcome.UNKNOWN
+    assert result.message.startswith("no space is left for '/nowhere/\\udcff\\n'")

@@ -16,7 +16,6 @@ import httpx
 from evergreen import ledger, storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
 from evergreen.errors import first_line
-from evergreen.ledger.journal import create_object_if_absent
 from evergreen.settings import redact_url
 from evergreen.spec.loader import model_names
 
@@ -77,22 +76,24 @@ def check_bucket(uri: str, append_only: bool = False) -> CheckPassed:
         uri: The folder in the bucket.
         append_only: Permission to overwrite and remove is not needed, and better not granted.
     """
-    files, root = _open_filesystem(uri)
+    root = _open_folder(uri)
+    files = root.fs
     clock = ClockProbe()
     clock_skew = None
     with suppress(httpx.HTTPError):
         if endpoint := _s3_endpoint(files):
             clock_skew = clock.skew_from_header(httpx.get(endpoint, timeout=10, trust_env=False).headers.get("date"))
-    folder = f"{root}/_doctor"
+    folder = root / "_doctor"
     permissions = "can create if absent, list, read"
     for _ in range(_ROUNDS):
-        probe = f"{folder}/{uuid.uuid4().hex}"
+        file = folder / uuid.uuid4().hex
+        probe = file.path
         try:
             with _translate_errors(uri, "create an object if absent, or read it"):
-                data = _race_writers(files, probe)
+                data = _race_writers(file)
                 is_consistent = files.cat_file(probe) == data
             with _translate_errors(uri, "list objects"):
-                is_consistent &= probe in files.ls(folder, detail=False)
+                is_consistent &= probe in files.ls(folder.path, detail=False)
             if not is_consistent:
                 raise CheckFailedError(
                     "an object that was just written is missing or different", "use a store with strong consistency"
@@ -117,10 +118,10 @@ def _try_remove(files: Any, path: str) -> bool:
     return True
 
 
-def _race_writers(files: Any, path: str) -> bytes:
-    """Create an object at `path` by many writers at once, and return the data of the one that succeeded."""
+def _race_writers(file: storage.UPath) -> bytes:
+    """Create the object `file` by many writers at once, and return the data of the one that succeeded."""
     with ThreadPoolExecutor(_WRITERS) as pool:
-        successes = pool.map(lambda data: create_object_if_absent(files, path, data), _PAYLOADS)
+        successes = pool.map(lambda data: storage.create_if_absent(file, data), _PAYLOADS)
         winners = [data for data, success in zip(_PAYLOADS, successes, strict=True) if success]
     if len(winners) != 1:
         raise CheckFailedError(
@@ -137,8 +138,8 @@ def ensure_bucket(uri: str) -> None:
     Raises:
         CheckFailedError: This user may not create it.
     """
-    files, root = _open_filesystem(uri)
-    name = root.partition("/")[0]
+    root = _open_folder(uri)
+    files, name = root.fs, root.path.partition("/")[0]
     with _translate_errors(uri, f"create the bucket {name}"):
         if not files.exists(name):
             files.makedirs(name, exist_ok=True)
@@ -150,16 +151,13 @@ def check_ledger_entries() -> CheckPassed:
     return CheckPassed(f"{sum(counts.values())} entries of {len(counts)} models, all chains intact")
 
 
-def _open_filesystem(uri: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    options: dict[str, Any] = {"use_listings_cache": False}
-    if uri.startswith("s3"):  # its client would go on trying for minutes
-        options["config_kwargs"] = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}
+def _open_folder(uri: str) -> storage.UPath:
     try:
-        return url_to_fs(uri, **options)
+        folder = storage.storage_path(uri, fail_fast=True)
+        folder.fs  # noqa: B018 - imports the store's client
     except (ValueError, ImportError) as error:
         raise CheckFailedError(str(error), "set a folder, or s3://bucket/folder") from None
+    return folder
 
 
 def _s3_endpoint(files: Any) -> str | None:
@@ -189,7 +187,7 @@ def _translate_errors(uri: str, action: str) -> Iterator[None]:
             "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and this user's policy",
         ) from None
     except Exception as error:
-        if type(error).__name__ == "NoCredentialsError":
+        if "NoCredentialsError" in (type(error).__name__, type(error.__cause__).__name__):
             raise CheckFailedError(
                 "no credentials are configured", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from None

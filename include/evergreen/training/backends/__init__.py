@@ -1,1 +1,1 @@
-"""Where a training attempt runs: a process of this machine, or a pod of a cluster."""
+"""Backends that run attempts at a training job: a process on this machine, or a pod of a cluster."""

@@ -1,6 +1,6 @@
-"""How a pod ended, or why it does not begin, in a sentence with the way out. Pure: reads the JSON that Kubernetes gave.
+"""Explains how a pod ended, or why it does not start, in a sentence that names the fix. Pure: reads Kubernetes' JSON.
 
-The words are those of Kubernetes 1.20 to 1.34, which are not the same everywhere; what is not known is quoted.
+The phrases are those of Kubernetes 1.20 to 1.34, which differ; text that is not recognized is quoted.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from evergreen.training.backends.pod import TRAINER_CONTAINER
@@ -16,30 +18,54 @@ from evergreen.training.outcome import AttemptResult, Outcome
 
 PodJson = Mapping[str, Any]
 
-POD_GONE = AttemptResult(Outcome.PREEMPTED, "its pod is gone: somebody deleted it, or its node was taken away")
+_unknown = partial(AttemptResult, Outcome.UNKNOWN)
+_preempted = partial(AttemptResult, Outcome.PREEMPTED)
+_out_of_memory = partial(AttemptResult, Outcome.OUT_OF_MEMORY)
+_bad_config = partial(AttemptResult, Outcome.BAD_CONFIG)
+
+POD_GONE = _preempted("its pod is gone: somebody deleted it, or its node was taken away")
+
+_STALL_TIMEOUT = timedelta(seconds=60)
+_SIGKILL, _SIGBUS = 137, 135  # 128 and their numbers on Linux, where pods run
+_UNRECOVERABLE_REASONS = ("CreateContainerConfigError", "InvalidImageName", "ErrImageNeverPull")
+_IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+_NODE_GONE_REASONS = ("NodeLost", "NodeShutdown", "Shutdown", "Terminated")
+_DISRUPTIONS = {
+    "PreemptionByScheduler": "it made room for a pod of higher priority",
+    "DeletionByTaintManager": "its node was drained or is not ready",
+    "EvictionByEvictionAPI": "it was evicted: its node is drained",
+    "DeletionByPodGC": "its node was taken away",
+    "TerminationByKubelet": "its node shuts down, or ran short of something",
+}
+_TRANSIENT_ERROR = re.compile(
+    r"timeout|timed out|deadline exceeded|rate limit|toomanyrequests|too many requests|qps exceeded"
+    r"|connection refused|connection reset|no such host|temporar"
+    r"|bad gateway|service unavailable|internal server error",
+    re.IGNORECASE,
+)
+_FULL_VOLUME = re.compile(r'emptyDir volume "([^"]+)" exceeds the limit "?([^". ]+)', re.IGNORECASE)
+_NODE_PRESSURE = re.compile(r"low on resource: ?\[?([\w.-]+)|(DiskPressure|MemoryPressure|PIDPressure)")
+_MISSING_PERMISSION = re.compile(r'User "([^"]+)" cannot (\w+) resource "([^"]+)".*?(?:namespace "([^"]+)")?$')
 
 
 def diagnose_pod(pod: PodJson | None, events: Sequence[PodJson] = ()) -> AttemptResult:
-    """How the pod ended, if it did; or why it does not begin; or where it is, if somebody stopped waiting.
+    """Return how the pod ended, why it does not start, or, if nobody waits for it any longer, its last state.
 
     Args:
-        pod: as read last; None: there is none of its name any more.
-        events: those about it, in any order.
+        pod: as last read; None if it does not exist any more.
+        events: events about the pod, in any order.
     """
     if pod is None:
         return POD_GONE
     terminated = _terminated_state(pod)
-    if said := terminated and _diagnose_container(terminated):
-        return said
-    if said := _diagnose_pod_status(pod, terminated):
-        return said
+    if result := (terminated and _diagnose_container(terminated)) or _diagnose_pod_status(pod, terminated):
+        return result
     if terminated:
         return _diagnose_exit_code(terminated)
-    if _status(pod).get("phase") == "Succeeded":
+    phase = _status(pod).get("phase", "Unknown")
+    if phase == "Succeeded":
         return AttemptResult(Outcome.SUCCEEDED, "")
-    return _diagnose_pending_pod(pod, events) or AttemptResult(
-        Outcome.UNKNOWN, f"its pod was left {_status(pod).get('phase', 'Unknown')}, and is ended"
-    )
+    return _diagnose_pending_pod(pod, events) or _unknown(f"its pod was left {phase}, and is ended")
 
 
 def is_pod_finished(pod: PodJson) -> bool:
@@ -62,14 +88,14 @@ def has_trainer_started(pod: PodJson) -> bool:
 
 
 def is_pod_terminating(pod: PodJson) -> bool:
-    """Whether it is being deleted."""
+    """Whether the pod is being deleted."""
     return bool(pod["metadata"].get("deletionTimestamp"))
 
 
 def diagnose_unrecoverable_pod(pod: PodJson, now: datetime) -> AttemptResult | None:
-    """Why nobody needs to wait for this pod any longer, though Kubernetes would; None if that is not so."""
+    """Return why waiting for this pod is pointless, though Kubernetes would wait, or None."""
     if is_pod_terminating(pod) and now > _parse_time(pod["metadata"]["deletionTimestamp"]) + _STALL_TIMEOUT:
-        return AttemptResult(Outcome.UNKNOWN, stuck_termination_message(pod))
+        return _unknown(stuck_termination_message(pod))
     waiting = _container_state(pod).get("waiting", {})
     if waiting.get("reason") in _UNRECOVERABLE_REASONS and now > _scheduled_at(pod, now) + _STALL_TIMEOUT:
         return _diagnose_waiting_container(waiting, ())
@@ -77,7 +103,7 @@ def diagnose_unrecoverable_pod(pod: PodJson, now: datetime) -> AttemptResult | N
 
 
 def stuck_termination_message(pod: PodJson) -> str:
-    """What to say of a pod that was to be gone by now."""
+    """Explain a pod whose deletion does not end."""
     node = pod.get("spec", {}).get("nodeName", "?")
     return (
         f"pod {pod['metadata']['name']} was to be gone by {pod['metadata'].get('deletionTimestamp')}, and node {node} "
@@ -87,208 +113,135 @@ def stuck_termination_message(pod: PodJson) -> str:
 
 
 def diagnose_api_error(status: int | None, body: str, reason: str = "") -> AttemptResult:
-    """What it means that the API server did not make the pod, or did not answer (`status` None or 0).
+    """Explain why the API server did not create the pod, or did not respond (`status` None or 0).
 
     Args:
-        status: of the HTTP answer.
-        body: of the answer: mostly a Status object in JSON.
-        reason: what the client says, if there is no body.
+        status: HTTP status of the response.
+        body: body of the response: mostly a Status object in JSON.
+        reason: the client's message, used if there is no body.
     """
-    message = _api_error_message(body) or reason or "it says nothing more"
+    message = _api_error_message(body) or reason or "no message"
     if not status:
-        return AttemptResult(Outcome.UNKNOWN, f"the cluster cannot be reached: {message}")
+        return _unknown(f"the cluster cannot be reached: {message}")
     if status == 401:
-        return AttemptResult(
-            Outcome.BAD_CONFIG,
-            f"the cluster does not know who asks ({message}): renew the credentials of EVERGREEN_PODS__CONNECTION",
-        )
+        return _bad_config(f"authentication failed ({message}): renew the credentials of EVERGREEN_PODS__CONNECTION")
     if status == 403:
         return _diagnose_forbidden(message)
     if status == 404:
-        return AttemptResult(Outcome.BAD_CONFIG, f"{message}: create it, or correct EVERGREEN_PODS__NAMESPACE")
+        return _bad_config(f"{message}: create it, or correct EVERGREEN_PODS__NAMESPACE")
     if status in (400, 422):
-        return AttemptResult(
-            Outcome.BAD_CONFIG,
-            f"the cluster takes no such pod: {message}: correct the model's resources or EVERGREEN_PODS__TEMPLATE",
-        )
-    return AttemptResult(Outcome.UNKNOWN, f"the cluster answered {status}: {message}")
-
-
-_STALL_TIMEOUT = timedelta(seconds=60)
-_SIGBUS = 135  # 128 and its number on Linux, where pods run
-_UNRECOVERABLE_REASONS = ("CreateContainerConfigError", "InvalidImageName", "ErrImageNeverPull")
-_IMAGE_REASONS = (
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "ErrImageNeverPull",
-    "ImageInspectError",
-)
-_TRANSIENT_PHRASES = (
-    "timeout",
-    "timed out",
-    "deadline exceeded",
-    "rate limit",
-    "toomanyrequests",
-    "too many requests",
-    "qps exceeded",
-    "connection refused",
-    "connection reset",
-    "no such host",
-    "temporar",
-    "bad gateway",
-    "service unavailable",
-    "internal server error",
-)
+        fix = "correct the model's resources or EVERGREEN_PODS__TEMPLATE"
+        return _bad_config(f"the cluster rejects the pod: {message}: {fix}")
+    return _unknown(f"the cluster responded {status}: {message}")
 
 
 def _diagnose_container(terminated: PodJson) -> AttemptResult | None:
-    """What the container itself makes certain, whatever happened to the pod around it."""
-    reason, code, message = (
-        terminated.get("reason"),
-        terminated.get("exitCode"),
-        _termination_message(terminated),
-    )
+    """Return what the container itself makes certain, whatever happened to the pod."""
+    reason, code = terminated.get("reason"), terminated.get("exitCode", 1)
+    message = _termination_message(terminated)
     if code == 0:
         return AttemptResult(Outcome.SUCCEEDED, "")
     if reason == "OOMKilled":
-        return AttemptResult(
-            Outcome.OUT_OF_MEMORY,
+        return _out_of_memory(
             "it used more memory than it has (OOMKilled): raise resources.memory_gib, of which shm_gib is a part, "
-            "or make the batches smaller",
+            "or make the batches smaller"
         )
     if reason in ("ContainerCannotRun", "StartError"):
-        return AttemptResult(
-            Outcome.BAD_CONFIG, f"the image cannot run a trainer: {message}: build it from trainer/Dockerfile"
-        )
-    if reason != "ContainerStatusUnknown" and code in {o.exit_code for o in Outcome if not o.is_retryable}:
-        return AttemptResult(
-            Outcome.from_exit_code(code), message or f"it ended with exit code {code} and said nothing"
-        )
-    return None
+        return _bad_config(f"the image cannot run a trainer: {message}: build it from trainer/Dockerfile")
+    outcome = Outcome.from_exit_code(code)
+    if reason == "ContainerStatusUnknown" or outcome.is_retryable:
+        return None
+    return AttemptResult(outcome, message or f"it ended with exit code {code} and wrote no message")
 
 
 def _diagnose_pod_status(pod: PodJson, terminated: PodJson | None) -> AttemptResult | None:
-    """What was done to the pod."""
-    status, reason, message = _status(pod), _status(pod).get("reason", ""), _status(pod).get("message", "")
+    """Return what ended the pod from outside, or None."""
+    status = _status(pod)
+    reason, message = status.get("reason", ""), status.get("message", "")
     if reason == "Evicted":
         return _diagnose_eviction(message)
     if reason == "DeadlineExceeded":
         minutes = pod.get("spec", {}).get("activeDeadlineSeconds", 0) / 60
-        return AttemptResult(
-            Outcome.UNKNOWN,
-            f"it took longer than resources.timeout_minutes, {minutes:g}: the next try goes on from its last checkpoint; "
-            "raise them if every attempt ends so",
+        return _unknown(
+            f"it took longer than resources.timeout_minutes, {minutes:g}: the next try goes on from its last "
+            "checkpoint; raise them if every attempt ends so"
         )
     if reason.startswith("OutOf") or reason in ("UnexpectedAdmissionError", "NodeAffinity", "NodePorts"):
-        return AttemptResult(Outcome.UNKNOWN, f"the node that it was given had no room after all ({reason}): {message}")
-    if why := _disruption_message(pod, reason, message):
-        left = _termination_message(terminated) if terminated else ""
-        return AttemptResult(Outcome.PREEMPTED, f"{why} ({left})" if left else why)
+        return _unknown(f"the node that it was given had no room after all ({reason}): {message}")
+    if cause := _disruption_message(pod, reason, message):
+        last_message = _termination_message(terminated or {})
+        return _preempted(f"{cause} ({last_message})" if last_message else cause)
     if status.get("phase") == "Failed" and not terminated:
-        return AttemptResult(
-            Outcome.UNKNOWN, f"its pod failed before it began: {reason or 'no reason is given'}: {message}"
-        )
+        return _unknown(f"its pod failed before it began: {reason or 'no reason is given'}: {message}")
     return None
 
 
 def _diagnose_eviction(message: str) -> AttemptResult:
-    if own := re.search(r'emptyDir volume "([^"]+)" exceeds the limit "?([^". ]+)', message, re.IGNORECASE):
-        volume, limit = own.groups()
-        way_out = "raise resources.shm_gib" if volume == "shm" else f"give volume {volume!r} more in the template"
-        return AttemptResult(
-            Outcome.OUT_OF_MEMORY, f"it filled its volume {volume!r} ({limit}) and was evicted: {way_out}"
-        )
+    if match := _FULL_VOLUME.search(message):
+        volume, limit = match.groups()
+        fix = "raise resources.shm_gib" if volume == "shm" else f"give volume {volume!r} more in the template"
+        return _out_of_memory(f"it filled its volume {volume!r} ({limit}) and was evicted: {fix}")
     if "exceeds the total limit" in message or "exceeds the limit" in message:
-        return AttemptResult(
-            Outcome.OUT_OF_MEMORY, f"it was evicted: {message}: raise that limit in EVERGREEN_PODS__TEMPLATE"
-        )
-    resource = re.search(r"low on resource: ?\[?([\w.-]+)|(DiskPressure|MemoryPressure|PIDPressure)", message)
-    what = resource and (resource[1] or resource[2])
-    return AttemptResult(
-        Outcome.PREEMPTED,
-        f"it was evicted, its node ran out of {what.rstrip('.')}: {message}" if what else f"it was evicted: {message}",
-    )
-
-
-_DISRUPTIONS = {
-    "PreemptionByScheduler": "it made room for a pod of higher priority",
-    "DeletionByTaintManager": "its node was drained or is not ready",
-    "EvictionByEvictionAPI": "it was evicted: its node is drained",
-    "DeletionByPodGC": "its node was taken away",
-    "TerminationByKubelet": "its node shuts down, or ran short of something",
-}
+        return _out_of_memory(f"it was evicted: {message}: raise that limit in EVERGREEN_PODS__TEMPLATE")
+    if match := _NODE_PRESSURE.search(message):
+        return _preempted(f"it was evicted, its node ran out of {(match[1] or match[2]).rstrip('.')}: {message}")
+    return _preempted(f"it was evicted: {message}")
 
 
 def _disruption_message(pod: PodJson, reason: str, message: str) -> str:
     if condition := _condition(pod, "DisruptionTarget"):
-        why = _DISRUPTIONS.get(condition.get("reason", ""), f"it was disrupted: {condition.get('reason')}")
-        return f"{why}: {condition['message']}" if condition.get("message") else why
+        cause = _DISRUPTIONS.get(condition.get("reason", ""), f"it was disrupted: {condition.get('reason')}")
+        return f"{cause}: {condition['message']}" if condition.get("message") else cause
     if reason == "Preempting":
         return f"it made room for a pod of higher priority: {message}"
-    if reason in ("NodeLost", "NodeShutdown", "Shutdown", "Terminated"):
+    if reason in _NODE_GONE_REASONS:
         return f"its node was taken away ({reason}): {message}"
     if (_terminated_state(pod) or {}).get("reason") == "ContainerStatusUnknown":
         return "its node was gone for a while, and lost sight of it"
-    if is_pod_terminating(pod):
-        return "its pod was deleted, or its node drained"
-    return ""
+    return "its pod was deleted, or its node drained" if is_pod_terminating(pod) else ""
 
 
 def _diagnose_exit_code(terminated: PodJson) -> AttemptResult:
     code, message = terminated.get("exitCode", 1), _termination_message(terminated)
     outcome = Outcome.from_exit_code(code)
     if outcome is Outcome.PREEMPTED:
-        return AttemptResult(outcome, message or "it was asked to leave")
-    if code == 137:
-        return AttemptResult(
-            outcome,
-            "it was killed (SIGKILL), and Kubernetes does not say why: often memory that its node was short of"
-            + (f"; its last words: {message}" if message else ""),
-        )
+        return _preempted(message or "it was asked to leave")
+    if code == _SIGKILL:
+        cause = "it was killed (SIGKILL), and Kubernetes does not report why: often the node was short of memory"
+        return AttemptResult(outcome, f"{cause}; its last message: {message}" if message else cause)
     if code == _SIGBUS:
-        return AttemptResult(
-            Outcome.OUT_OF_MEMORY,
+        return _out_of_memory(
             "it was killed (SIGBUS): it used shared memory that /dev/shm has no room for: raise resources.shm_gib; "
-            "or a file that it had mapped was cut short",
+            "or a file that it had mapped was cut short"
         )
-    return AttemptResult(outcome, f"exit code {code}: {message or 'it said nothing; see its log'}")
+    return AttemptResult(outcome, f"exit code {code}: {message or 'it wrote no message; see its log'}")
 
 
 def _diagnose_pending_pod(pod: PodJson, events: Sequence[PodJson]) -> AttemptResult | None:
     scheduled = _condition(pod, "PodScheduled")
     if scheduled and scheduled.get("status") != "True":
-        return AttemptResult(Outcome.UNKNOWN, _unschedulable_message(pod, scheduled.get("message", "")))
-    if waiting := _container_state(pod).get("waiting"):
-        return _diagnose_waiting_container(waiting, events)
-    if _status(pod).get("phase") == "Pending":
-        return _diagnose_waiting_container({}, events)
+        return _unknown(_unschedulable_message(pod, scheduled.get("message", "")))
+    waiting = _container_state(pod).get("waiting")
+    if waiting or _status(pod).get("phase") == "Pending":
+        return _diagnose_waiting_container(waiting or {}, events)
     return None
 
 
 def _unschedulable_message(pod: PodJson, message: str) -> str:
     selector = pod.get("spec", {}).get("nodeSelector") or {}
     labels = ", ".join(f"{key}={value}" for key, value in sorted(selector.items()))
-    causes = [
-        (r"Insufficient (nvidia\.com/gpu|amd\.com/gpu)", "no GPU is free"),
-        (r"Insufficient cpu", "no node has resources.cpu free"),
-        (r"Insufficient (memory|ephemeral-storage)", r"no node has the \1 free that it asks for"),
-        (
-            r"didn't match (?:node selector|Pod's node affinity)",
-            f"no node is labelled {labels or 'as asked for'}",
-        ),
-        (
-            r"had (?:untolerated )?taints? ?\{([^}]*)\}",
-            r"nodes are kept for pods that tolerate \1",
-        ),
-        (
-            r"were unschedulable|node\(s\) had taint \{node\.kubernetes\.io/unschedulable",
-            "nodes are cordoned",
-        ),
-    ]
-    found = [re.sub(pattern, words, match[0]) for pattern, words in causes if (match := re.search(pattern, message))]
+    explanations = {
+        r"Insufficient (nvidia\.com/gpu|amd\.com/gpu)": "no GPU is free",
+        r"Insufficient cpu": "no node has resources.cpu free",
+        r"Insufficient (memory|ephemeral-storage)": r"no node has the \1 free that it asks for",
+        r"didn't match (?:node selector|Pod's node affinity)": f"no node is labelled {labels or 'as asked for'}",
+        r"had (?:untolerated )?taints? ?\{([^}]*)\}": r"nodes are kept for pods that tolerate \1",
+        r"were unschedulable|node\(s\) had taint \{node\.kubernetes\.io/unschedulable": "nodes are cordoned",
+    }
+    matches = ((re.search(pattern, message), explanation) for pattern, explanation in explanations.items())
+    causes = "; ".join(match.expand(explanation) for match, explanation in matches if match)
     return (
-        f"no node took its pod in time: {'; '.join(found) or 'the scheduler says no more'} "
+        f"no node took its pod in time: {causes or 'the scheduler gives no reason'} "
         f"({message.strip() or 'no message'}). It is tried again; for good, add such nodes, or correct the resources"
     )
 
@@ -297,77 +250,60 @@ def _diagnose_waiting_container(waiting: PodJson, events: Sequence[PodJson]) -> 
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in _IMAGE_REASONS:
         return _diagnose_image_pull(reason, message, events)
-    if reason == "CreateContainerConfigError" and not _is_transient(message):
-        return AttemptResult(
-            Outcome.BAD_CONFIG,
-            f"its container cannot be made: {message}: create it in the namespace, or correct EVERGREEN_PODS__SECRET",
-        )
+    if reason == "CreateContainerConfigError" and not _TRANSIENT_ERROR.search(message):
+        fix = "create it in the namespace, or correct EVERGREEN_PODS__SECRET"
+        return _bad_config(f"its container cannot be made: {message}: {fix}")
     if reason.startswith(("CreateContainer", "RunContainer")):
-        return AttemptResult(Outcome.UNKNOWN, f"its container could not be made ({reason}): {message}")
-    warnings = [
-        event for event in events if event.get("type") == "Warning" and event.get("reason") != "FailedScheduling"
-    ]
-    if warnings:
-        # A cluster has standing complaints, too: what failed comes before them.
+        return _unknown(f"its container could not be made ({reason}): {message}")
+    warnings = [event for event in events if event.get("type") == "Warning"]
+    if warnings := [event for event in warnings if event.get("reason") != "FailedScheduling"]:
+        # A cluster also repeats warnings that are not the cause: prefer an event of something that failed.
         last = max(warnings, key=lambda event: (str(event.get("reason")).startswith("Failed"), _event_time(event)))
-        return AttemptResult(Outcome.UNKNOWN, f"it did not start in time ({last.get('reason')}): {last.get('message')}")
-    pulling = any(event.get("reason") == "Pulling" for event in events)
-    pulled = any(event.get("reason") == "Pulled" for event in events)
-    what = "its image was still being pulled" if pulling and not pulled else f"it is still {reason or 'waiting'}"
-    return AttemptResult(
-        Outcome.UNKNOWN, f"it did not start in time: {what}; raise EVERGREEN_PODS__STARTUP_TIMEOUT_MINUTES"
-    )
+        return _unknown(f"it did not start in time ({last.get('reason')}): {last.get('message')}")
+    event_reasons = {event.get("reason") for event in events}
+    pulling = "Pulling" in event_reasons and "Pulled" not in event_reasons
+    state = "its image was still being pulled" if pulling else f"it is still {reason or 'waiting'}"
+    return _unknown(f"it did not start in time: {state}; raise EVERGREEN_PODS__STARTUP_TIMEOUT_MINUTES")
 
 
 def _diagnose_image_pull(reason: str, message: str, events: Sequence[PodJson]) -> AttemptResult:
-    # "Back-off pulling image" hides why; the event about the pull before it says so.
-    told = [event for event in events if "pull image" in str(event.get("message"))]
-    text = " ".join([message, *(str(event["message"]) for event in sorted(told, key=_event_time)[-1:])]).strip()
-    if reason != "InvalidImageName" and _is_transient(text):
-        return AttemptResult(
-            Outcome.UNKNOWN,
+    # "Back-off pulling image" hides the cause, which is in the event about the pull before it.
+    pulls = sorted((event for event in events if "pull image" in str(event.get("message"))), key=_event_time)
+    text = " ".join([message, *(str(event["message"]) for event in pulls[-1:])]).strip()
+    if reason != "InvalidImageName" and _TRANSIENT_ERROR.search(text):
+        return _unknown(
             f"the registry did not give its image ({reason}): {text}; it is tried again, unless EVERGREEN_PODS__IMAGE "
-            "names the wrong one: correct that",
+            "names the wrong one: correct that"
         )
-    return AttemptResult(
-        Outcome.BAD_CONFIG,
+    return _bad_config(
         f"there is no such image, or it may not be pulled ({reason}): {text}: correct EVERGREEN_PODS__IMAGE, or name "
-        "EVERGREEN_PODS__IMAGE_PULL_SECRET",
+        "EVERGREEN_PODS__IMAGE_PULL_SECRET"
     )
-
-
-def _is_transient(message: str) -> bool:
-    """Whether it sounds like somebody who was busy, or away."""
-    return any(sign in message.lower() for sign in _TRANSIENT_PHRASES)
 
 
 def _diagnose_forbidden(message: str) -> AttemptResult:
     if "exceeded quota" in message:
-        return AttemptResult(Outcome.UNKNOWN, f"the namespace's quota leaves no room: {message}; it is tried again")
+        return _unknown(f"the namespace's quota leaves no room: {message}; it is tried again")
     if "violates PodSecurity" in message:
-        return AttemptResult(Outcome.BAD_CONFIG, f"{message}: what the template adds is not allowed in this namespace")
-    if "failed quota" in message or "must specify" in message or "LimitRange" in message or "usage per" in message:
-        return AttemptResult(
-            Outcome.BAD_CONFIG,
-            f"{message}: set it in EVERGREEN_PODS__TEMPLATE, or change the model's resources",
+        return _bad_config(f"{message}: what the template adds is not allowed in this namespace")
+    if any(phrase in message for phrase in ("failed quota", "must specify", "LimitRange", "usage per")):
+        return _bad_config(f"{message}: set it in EVERGREEN_PODS__TEMPLATE, or change the model's resources")
+    if match := _MISSING_PERMISSION.search(message):
+        user, verb, resource, namespace = match.groups()
+        scope = f" in namespace {namespace}" if namespace else ""
+        return _bad_config(
+            f"{user} may not {verb} {resource}{scope}: give it a Role with get, list, watch, create and delete of "
+            "pods, get of pods/log, and list and watch of events"
         )
-    if right := re.search(r'User "([^"]+)" cannot (\w+) resource "([^"]+)".*?(?:namespace "([^"]+)")?$', message):
-        user, verb, resource, namespace = right.groups()
-        where = f" in namespace {namespace}" if namespace else ""
-        return AttemptResult(
-            Outcome.BAD_CONFIG,
-            f"{user} may not {verb} {resource}{where}: give it a Role with get, list, watch, create and delete of "
-            "pods, get of pods/log, and list and watch of events",
-        )
-    return AttemptResult(Outcome.BAD_CONFIG, f"the cluster forbids it: {message}")
+    return _bad_config(f"the cluster forbids it: {message}")
 
 
 def _api_error_message(body: str) -> str:
-    try:
-        found = json.loads(body or "")
-    except ValueError:
-        return body.strip()
-    return str(found.get("message", "")) if isinstance(found, Mapping) else body.strip()
+    with suppress(ValueError):
+        status = json.loads(body or "")
+        if isinstance(status, Mapping):
+            return str(status.get("message", ""))
+    return body.strip()
 
 
 def _status(pod: PodJson) -> PodJson:
@@ -375,7 +311,7 @@ def _status(pod: PodJson) -> PodJson:
 
 
 def _container_state(pod: PodJson) -> PodJson:
-    """Of the trainer's container; empty until a node has looked at it."""
+    """Return the state of the trainer's container; empty until a node has reported it."""
     for container in _status(pod).get("containerStatuses") or ():
         if container.get("name") == TRAINER_CONTAINER:
             return {key: value for key, value in (container.get("state") or {}).items() if value is not None}
@@ -387,14 +323,14 @@ def _terminated_state(pod: PodJson) -> PodJson | None:
 
 
 def _termination_message(terminated: PodJson) -> str:
-    """The container's last words, in one line that fits into a sentence."""
+    """Return the last line of the container's termination message, cut so that it fits into a sentence."""
     lines = str(terminated.get("message") or "").strip().splitlines()
     return lines[-1].strip()[:500] if lines else ""
 
 
 def _condition(pod: PodJson, condition_type: str) -> PodJson | None:
-    found = [condition for condition in _status(pod).get("conditions") or () if condition.get("type") == condition_type]
-    return found[0] if found else None
+    conditions = _status(pod).get("conditions") or ()
+    return next((condition for condition in conditions if condition.get("type") == condition_type), None)
 
 
 def _scheduled_at(pod: PodJson, now: datetime) -> datetime:

@@ -1,4 +1,4 @@
-"""The pod that makes one attempt at a training job, as the JSON that Kubernetes takes. Pure: no cluster is asked."""
+"""Builds the pod of one attempt at a training job, as JSON for Kubernetes. Pure: no cluster is contacted."""
 
 from __future__ import annotations
 
@@ -9,72 +9,65 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
+
 from evergreen.errors import Fault, SpecError
 from evergreen.settings import PodSettings
 from evergreen.spec.model import ModelSpec, Resources
-from evergreen.training import attempt
+from evergreen.training.attempt import ATTEMPT_ID_VARIABLE, ResourceAllocation, attempt_environment
 from evergreen.training.job import Job
 
 TRAINER_CONTAINER = "trainer"
-JOB_ANNOTATION, SPEC_HASH_ANNOTATION = "evergreen/job", "evergreen/spec-hash"  # annotations
-RUN_LABEL = "evergreen/run"  # label
+JOB_ANNOTATION, SPEC_HASH_ANNOTATION = "evergreen/job", "evergreen/spec-hash"
+RUN_LABEL = "evergreen/run"
 GRACE_PERIOD_S = 120
-"""What a container has to write its last checkpoint; clouds give a spot node between 30 s and this."""
+"""Time for a container to write its last checkpoint; clouds give a spot node between 30 s and this."""
 
 _GPU_RESOURCE = "nvidia.com/gpu"
 _USER_ID = 10001
+_MERGE_KEYS = {"containers": "name", "volumes": "name", "env": "name", "volumeMounts": "mountPath"}
 
 
 def pod_name(model: str, fingerprint: str) -> str:
-    """Name of the pod of this job: a name can be had once, so the API server itself keeps a second pod away."""
+    """Return the name of this job's pod. Names are unique, so the API server itself prevents a second pod."""
     return f"{model[:46].replace('_', '-')}-{fingerprint[:16]}"
 
 
 def pod_manifest(
-    model: ModelSpec,
-    job: Job,
-    uri: str,
-    dag_run: str,
-    pods: PodSettings,
-    template: Mapping[str, Any] | None = None,
+    model: ModelSpec, job: Job, uri: str, dag_run: str, pods: PodSettings, template: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The pod of the job at `uri`, for Airflow's `run`, on top of `template`.
+    """Return the pod of the job at `uri` for the Airflow run `dag_run`, merged into `template`.
 
-    It keeps the *restricted* Pod Security Standard. A template may add what it likes: it is the cluster's owner
-    who writes it.
+    It meets the *restricted* Pod Security Standard. The template may add anything: the cluster's owner writes it.
 
     Raises:
-        SpecError: the settings or the template do not make a pod that could train; all faults are listed.
+        SpecError: the settings or the template do not make a valid pod; all faults are listed.
     """
     base = template or {}
     if faults := [*_configuration_faults(uri, pods, base)]:
         raise SpecError(f"the pod that trains {model.name}", faults)
-    nobodys = _merge(base, _trainer_pod(model, job, uri, "", pods))
-    whole = _merge(base, _trainer_pod(model, job, uri, dag_run, pods))
-    whole["metadata"]["annotations"][SPEC_HASH_ANNOTATION] = hashlib.sha256(
-        json.dumps(nobodys, sort_keys=True).encode()
-    ).hexdigest()
-    return whole
+    manifest = _merge(base, _trainer_pod(model, job, uri, dag_run, pods))
+    same_for_all_runs = _merge(base, _trainer_pod(model, job, uri, "", pods))
+    spec_hash = hashlib.sha256(json.dumps(same_for_all_runs, sort_keys=True).encode()).hexdigest()
+    manifest["metadata"]["annotations"][SPEC_HASH_ANNOTATION] = spec_hash
+    return manifest
 
 
 def load_pod_template(file: Path) -> Mapping[str, Any]:
-    """The pod template in this YAML file.
+    """Read the pod template from this YAML file.
 
     Raises:
-        SpecError: there is no such file, or no pod in it.
+        SpecError: the file is missing, or holds no pod.
     """
-    import yaml  # Airflow brings it, the trainer does without
-
     try:
-        found = yaml.safe_load(file.read_text())
+        template = yaml.safe_load(file.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise SpecError(
-            "the pod template", [Fault(str(file), str(error), "correct EVERGREEN_PODS__TEMPLATE")]
-        ) from None
-    whole = isinstance(found, Mapping) and isinstance(found.get("spec", {}), Mapping)
-    if not whole or found.get("kind", "Pod") != "Pod":
+        fault = Fault(str(file), str(error), "correct EVERGREEN_PODS__TEMPLATE")
+        raise SpecError("the pod template", [fault]) from None
+    is_mapping = isinstance(template, Mapping) and isinstance(template.get("spec", {}), Mapping)
+    if not is_mapping or template.get("kind", "Pod") != "Pod":
         raise SpecError("the pod template", [Fault(str(file), "holds no pod", "write one with `kind: Pod`")])
-    return found
+    return template
 
 
 def _trainer_pod(model: ModelSpec, job: Job, uri: str, dag_run: str, pods: PodSettings) -> dict[str, Any]:
@@ -84,9 +77,9 @@ def _trainer_pod(model: ModelSpec, job: Job, uri: str, dag_run: str, pods: PodSe
         "restartPolicy": "Never",
         "activeDeadlineSeconds": round(resources.timeout_minutes * 60),
         "terminationGracePeriodSeconds": GRACE_PERIOD_S,
-        "automountServiceAccountToken": False,  # training asks nothing of the cluster
+        "automountServiceAccountToken": False,  # training does not call the Kubernetes API
         "enableServiceLinks": False,
-        # A first process ignores SIGTERM until it has a handler: Python's imports would sit out the grace period.
+        # Process 1 ignores SIGTERM until it has a handler: Python would import through the whole grace period.
         "shareProcessNamespace": True,
         "securityContext": {
             "runAsNonRoot": True,
@@ -96,8 +89,15 @@ def _trainer_pod(model: ModelSpec, job: Job, uri: str, dag_run: str, pods: PodSe
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "nodeSelector": _node_selector(resources, pods),
-        "tolerations": _tolerations(resources, pods),
+        "nodeSelector": {
+            **(pods.spot_node_selector if resources.spot else {}),
+            **({pods.gpu_type_label: resources.gpu_type} if resources.gpu_type else {}),
+            **resources.node_selector,
+        },
+        "tolerations": [
+            *([{"key": _GPU_RESOURCE, "operator": "Exists"}] if resources.gpu else []),  # the usual taint of GPU nodes
+            *map(dict, pods.spot_tolerations if resources.spot else ()),
+        ],
         "containers": [_container(model, uri, dag_run, pods)],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
@@ -123,7 +123,7 @@ def _trainer_pod(model: ModelSpec, job: Job, uri: str, dag_run: str, pods: PodSe
             "annotations": {
                 JOB_ANNOTATION: uri,
                 "evergreen/run": dag_run,
-                # Autoscalers move pods to empty a node; this one would lose what it did since its checkpoint.
+                # Autoscalers move pods to empty a node; this one would lose its work since the last checkpoint.
                 "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
                 "karpenter.sh/do-not-disrupt": "true",
             },
@@ -134,8 +134,9 @@ def _trainer_pod(model: ModelSpec, job: Job, uri: str, dag_run: str, pods: PodSe
 
 def _container(model: ModelSpec, uri: str, dag_run: str, pods: PodSettings) -> dict[str, Any]:
     resources = model.resources
+    spot = resources.spot and bool(pods.spot_tolerations or pods.spot_node_selector)
     variables = {
-        **attempt.attempt_environment(dag_run, model.owner, _allocation(resources, pods)),
+        **attempt_environment(dag_run, model.owner, ResourceAllocation.from_resources(resources, spot=spot)),
         "HOME": "/tmp",  # noqa: S108 - libraries cache their compiled kernels there, and all else is read-only
         # Where NVIDIA's runtime is the default, a container that asks for no GPU would see all of them.
         **({} if resources.gpu else {"NVIDIA_VISIBLE_DEVICES": "void"}),
@@ -146,8 +147,8 @@ def _container(model: ModelSpec, uri: str, dag_run: str, pods: PodSettings) -> d
         "imagePullPolicy": "IfNotPresent",
         "command": ["python", "-m", "evergreen.training", uri],
         "env": [
-            # Of the pod, so that two that follow each other under one name are two attempts.
-            {"name": attempt.ATTEMPT_ID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+            # The pod's uid, so that two pods that follow each other under one name are two attempts.
+            {"name": ATTEMPT_ID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             *({"name": key, "value": value} for key, value in variables.items()),
         ],
         "resources": _resource_requirements(resources),
@@ -158,7 +159,7 @@ def _container(model: ModelSpec, uri: str, dag_run: str, pods: PodSettings) -> d
             "readOnlyRootFilesystem": True,
             "runAsNonRoot": True,
         },
-        # A container that dies without a word is told about by the last lines of its log.
+        # For a container that dies without a message, Kubernetes reports the last lines of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
     }
@@ -168,34 +169,15 @@ def _container(model: ModelSpec, uri: str, dag_run: str, pods: PodSettings) -> d
 
 
 def _resource_requirements(resources: Resources) -> dict[str, Any]:
-    """Memory and GPUs are had or not, so what is asked for is the limit. CPUs are shared by weight: a limit would
-    only halt a trainer for parts of each 100 ms while its node has CPUs to spare. (A template may set one.)
+    """Return requests, and limits that equal them for memory and GPUs.
+
+    CPUs are shared by weight: a limit would only stop a trainer for parts of each 100 ms while its node has idle CPUs.
+    (A template may set one.)
     """
-    firm = {"memory": _quantity(resources.memory_gib)} | ({_GPU_RESOURCE: str(resources.gpu)} if resources.gpu else {})
-    return {"requests": {"cpu": str(resources.cpu), **firm}, "limits": firm}
-
-
-def _allocation(resources: Resources, pods: PodSettings) -> attempt.ResourceAllocation:
-    return attempt.ResourceAllocation(
-        cpu=resources.cpu,
-        memory_gib=resources.memory_gib,
-        gpu=resources.gpu,
-        gpu_type=resources.gpu_type,
-        spot=resources.spot and bool(pods.spot_tolerations or pods.spot_node_selector),
-    )
-
-
-def _node_selector(resources: Resources, pods: PodSettings) -> dict[str, str]:
-    return {
-        **(pods.spot_node_selector if resources.spot else {}),
-        **({pods.gpu_type_label: resources.gpu_type} if resources.gpu_type else {}),
-        **resources.node_selector,
-    }
-
-
-def _tolerations(resources: Resources, pods: PodSettings) -> list[dict[str, Any]]:
-    of_gpus = [{"key": _GPU_RESOURCE, "operator": "Exists"}] if resources.gpu else []  # GPU nodes keep others away so
-    return of_gpus + [dict(toleration) for toleration in (pods.spot_tolerations if resources.spot else ())]
+    limits = {"memory": _quantity(resources.memory_gib)}
+    if resources.gpu:
+        limits[_GPU_RESOURCE] = str(resources.gpu)
+    return {"requests": {"cpu": str(resources.cpu), **limits}, "limits": limits}
 
 
 def _quantity(gib: float) -> str:
@@ -203,7 +185,7 @@ def _quantity(gib: float) -> str:
 
 
 def label_value(text: str) -> str:
-    """`text` as the value of a label; what had to be changed is told apart by a hash."""
+    """Return `text` as the value of a label; a hash keeps values distinct that had to be changed."""
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-_.")
     if safe == text and len(text) <= 63:
         return text
@@ -217,7 +199,7 @@ def _configuration_faults(uri: str, pods: PodSettings, template: Mapping[str, An
     containers = template.get("spec", {}).get("containers", [])
     for container in containers:
         if container.get("name") != TRAINER_CONTAINER:
-            # One that does not end by itself would keep the pod, and with it the task, for ever.
+            # A container that does not end by itself would keep the pod, and so the task, running for ever.
             yield Fault(
                 f"EVERGREEN_PODS__TEMPLATE: container {container.get('name')!r}",
                 "runs beside the trainer",
@@ -233,28 +215,25 @@ def _configuration_faults(uri: str, pods: PodSettings, template: Mapping[str, An
 
 
 def _merge(base: Any, overlay: Any, field: str = "") -> Any:
-    """`ours` on top of `base`: what both name is ours, except for volumes, which a template may put elsewhere.
+    """Return `overlay` merged into `base`. The overlay wins, except for volumes, which a template may redefine.
 
-    (The provider's own merge strings lists together: a volume that both name would be there twice, and refused.)
+    (The provider's own merge concatenates lists: a volume named by both would appear twice, and be rejected.)
     """
     if isinstance(base, Mapping) and isinstance(overlay, Mapping):
-        both = {key: _merge(base[key], overlay[key], key) for key in base if key in overlay}
-        return {**base, **overlay, **both}
+        merged = {key: _merge(base[key], overlay[key], key) for key in base if key in overlay}
+        return {**base, **overlay, **merged}
     if isinstance(base, list) and isinstance(overlay, list):
         return _merge_lists(base, overlay, field)
     return overlay
 
 
-_MERGE_KEYS = {"containers": "name", "volumes": "name", "env": "name", "volumeMounts": "mountPath"}
-
-
 def _merge_lists(base: list[Any], overlay: list[Any], field: str) -> list[Any]:
     if not (key := _MERGE_KEYS.get(field)):
         return base + [item for item in overlay if item not in base]
-    named = {item[key]: item for item in base}
-    mine = {item[key]: item for item in overlay}
+    base_items = {item[key]: item for item in base}
+    items = {item[key]: item for item in overlay}
     if field == "volumes":
-        mine |= {name: named[name] for name in mine if name in named}
+        items |= {name: base_items[name] for name in items if name in base_items}
     if field == "containers":
-        mine = {name: _merge(named.get(name), item) for name, item in mine.items()}
-    return [item for name, item in named.items() if name not in mine] + list(mine.values())
+        items = {name: _merge(base_items.get(name), item) for name, item in items.items()}
+    return [item for name, item in base_items.items() if name not in items] + list(items.values())

@@ -1,4 +1,4 @@
-"""Trees that are grown in two sittings are those that are grown in one."""
+"""Trees grown by several attempts equal those grown by one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evergreen.errors import TrainingDataError
 from evergreen.training import Job
 from evergreen.training.outcome import TrainingPreempted
 from evergreen_models.flight_delay.train import fit
-from support.interruptions import LeavesAfter
+from support.interruptions import StopAfter
 from support.training_data import NUMBERS, table, trees_job, write
 
 pytestmark = pytest.mark.unit
@@ -27,35 +27,33 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    fit(job, folder, LeavesAfter(folder))
+def uninterrupted(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    fit(job, folder, StopAfter(folder))
     return folder / "model.ubj"
 
 
 @pytest.mark.parametrize("steps", [[1], [5], [ROUNDS - 1], [ROUNDS], [2, 3, 9]])
-def test_whatever_interrupts_it_the_model_is_the_same_to_the_last_bit(
-    job: Job, undisturbed: Path, tmp_path: Path, steps: list[int]
+def test_interrupted_training_gives_the_same_model(
+    job: Job, uninterrupted: Path, tmp_path: Path, steps: list[int]
 ) -> None:
     for step in steps:
         with pytest.raises(TrainingPreempted):
-            fit(job, tmp_path, LeavesAfter(tmp_path, step))
-    metrics = fit(job, tmp_path, LeavesAfter(tmp_path))
-    assert (tmp_path / "model.ubj").read_bytes() == undisturbed.read_bytes()
+            fit(job, tmp_path, StopAfter(tmp_path, step))
+    metrics = fit(job, tmp_path, StopAfter(tmp_path))
+    assert (tmp_path / "model.ubj").read_bytes() == uninterrupted.read_bytes()
     assert metrics["train_rows"] == 3_000
 
 
-def test_rows_and_columns_are_drawn_anew_in_each_round(job: Job, undisturbed: Path) -> None:
-    roots = xgb.Booster(model_file=undisturbed).trees_to_dataframe().query("Node == 0")["Feature"]
+def test_rows_and_columns_are_sampled_in_each_round(job: Job, uninterrupted: Path) -> None:
+    roots = xgb.Booster(model_file=uninterrupted).trees_to_dataframe().query("Node == 0")["Feature"]
     assert len(roots) == ROUNDS
     assert set(roots) > {roots.iloc[0]}
 
 
-def test_the_model_knows_its_inputs_and_the_loss_is_that_of_the_model(
-    job: Job, undisturbed: Path, tmp_path: Path
-) -> None:
-    metrics = fit(job, tmp_path, LeavesAfter(tmp_path))
-    booster, rows = xgb.Booster(model_file=undisturbed), table(3_000)
+def test_model_names_its_inputs_and_loss_is_its_own(job: Job, uninterrupted: Path, tmp_path: Path) -> None:
+    metrics = fit(job, tmp_path, StopAfter(tmp_path))
+    booster, rows = xgb.Booster(model_file=uninterrupted), table(3_000)
     assert tuple(booster.feature_names) == NUMBERS
     data = xgb.DMatrix(rows.select(list(NUMBERS)).to_pandas(), label=rows["label"].to_numpy())
     loss = float(booster.eval(data).rpartition(":")[2])
@@ -63,16 +61,16 @@ def test_the_model_knows_its_inputs_and_the_loss_is_that_of_the_model(
 
 
 @pytest.mark.parametrize("value", [None, 2])
-def test_a_label_that_is_no_answer_is_told_with_how_many(tmp_path: Path, value: int | None) -> None:
+def test_invalid_labels_are_counted_and_refused(tmp_path: Path, value: int | None) -> None:
     rows = table(100)
     labels = pa.array([value, *rows["label"].to_pylist()[1:]], pa.int32())
     rows = rows.set_column(rows.column_names.index("label"), "label", labels)
     job = trees_job(write(rows, tmp_path / "train.parquet", group_rows=100))
     with pytest.raises(TrainingDataError, match=r"1 of 100 rows have a label that is neither 0 nor 1"):
-        fit(job, tmp_path, LeavesAfter(tmp_path))
+        fit(job, tmp_path, StopAfter(tmp_path))
 
 
-def test_no_rows_are_nothing_to_learn_from(tmp_path: Path) -> None:
+def test_empty_training_data_is_refused(tmp_path: Path) -> None:
     job = trees_job(write(table(0), tmp_path / "train.parquet", group_rows=100))
     with pytest.raises(TrainingDataError, match="has no rows"):
-        fit(job, tmp_path, LeavesAfter(tmp_path))
+        fit(job, tmp_path, StopAfter(tmp_path))

@@ -1,4 +1,4 @@
-"""Which columns a network takes, and how; what it cannot take is named, all of it at once."""
+"""Columns of a network: types, conversion, and faults, which are all reported at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCHEMA = pa.schema(
 )
 
 
-def test_texts_are_categories_and_the_order_stays() -> None:
+def test_texts_are_categories_and_the_order_is_kept() -> None:
     columns = InputColumns.from_schema(
         SCHEMA, ["carrier", "fare", "dest", "minute", "holiday", "empty"], "label", ["carrier", "dest"]
     )
@@ -38,16 +38,16 @@ def test_texts_are_categories_and_the_order_stays() -> None:
 def test_all_faults_are_named() -> None:
     with pytest.raises(TrainingDataError) as refused:
         InputColumns.from_schema(SCHEMA, ["carrier", "when", "gone"], "late", ["dest", "minute"])
-    said = str(refused.value)
+    message = str(refused.value)
     for fault in (
         "gone is missing",
         "late is missing",
         "when holds timestamp[us], neither numbers nor texts",
-        "carrier holds texts: add it to `embedding`",
-        "`embedding` names dest, which is no input that holds texts",
-        "`embedding` names minute",
+        "carrier holds texts: add it to `embedding_sizes`",
+        "`embedding_sizes` names dest, which is no input that holds texts",
+        "`embedding_sizes` names minute",
     ):
-        assert fault in said
+        assert fault in message
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,19 @@ def test_all_faults_are_named() -> None:
         (pa.nulls(3), [np.nan] * 3),
     ],
 )
-def test_any_kind_of_number_becomes_floating_and_a_missing_one_is_none(values, expected) -> None:
+def test_to_float32_converts_numbers_and_missing_values(values, expected) -> None:
     np.testing.assert_array_equal(to_float32(pa.chunked_array([values])), np.array(expected, np.float32))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 4096, 10_000])
-def test_columns_are_written_side_by_side(rows: int) -> None:
+def test_interleave_writes_columns_side_by_side(rows: int) -> None:
     columns = [np.arange(rows, dtype=np.float32) + n for n in (0, 100_000, 200_000)]
-    into = np.empty((rows, 3), np.float32)
-    interleave(columns, into)
-    np.testing.assert_array_equal(into, np.column_stack(columns))
+    target = np.empty((rows, 3), np.float32)
+    interleave(columns, target)
+    np.testing.assert_array_equal(target, np.column_stack(columns))
 
 
-def test_rows_are_taken_in_any_order() -> None:
+def test_row_batch_takes_rows_in_any_order() -> None:
     numbers = np.arange(8, dtype=np.float32).reshape(4, 2)
     rows = RowBatch(numbers, numbers.astype(np.int32), numbers[:, 0])
     taken = rows.take(np.array([3, 0]))

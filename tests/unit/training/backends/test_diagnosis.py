@@ -1,4 +1,4 @@
-"""How pods end. What they say is as a kubelet of 1.20 said it, and, where that has changed, one of today."""
+"""Diagnosis of pods. The JSON is that of a kubelet of 1.20, and of a current one where that differs."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def pod(
     }
 
 
-def leaving(found: dict[str, Any], at: datetime = NOW) -> dict[str, Any]:
-    found["metadata"]["deletionTimestamp"] = at.isoformat().replace("+00:00", "Z")
-    return found
+def terminating(manifest: dict[str, Any], at: datetime = NOW) -> dict[str, Any]:
+    manifest["metadata"]["deletionTimestamp"] = at.isoformat().replace("+00:00", "Z")
+    return manifest
 
 
-def ended_with(code: int, message: str | None = None, reason: str = "Error") -> dict[str, Any]:
-    said = {} if message is None else {"message": message}
-    return pod("Succeeded" if code == 0 else "Failed", {"terminated": {"exitCode": code, "reason": reason, **said}})
+def terminated(code: int, message: str | None = None, reason: str = "Error") -> dict[str, Any]:
+    texts = {} if message is None else {"message": message}
+    return pod("Succeeded" if code == 0 else "Failed", {"terminated": {"exitCode": code, "reason": reason, **texts}})
 
 
-def waits(reason: str, message: str = "") -> dict[str, Any]:
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return pod("Pending", {"waiting": {"reason": reason, "message": message}})
 
 
@@ -59,28 +59,28 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
 
 
 @pytest.mark.parametrize(
-    ("found", "outcome", "says"),
+    ("manifest", "outcome", "message"),
     [
         (None, Outcome.PREEMPTED, "its pod is gone"),
-        # What the trainer itself ended with.
-        (ended_with(0, reason="Completed"), Outcome.SUCCEEDED, ""),
-        (ended_with(65, "no rows"), Outcome.BAD_DATA, "no rows"),
-        (ended_with(70, "KeyError: 'a'"), Outcome.BAD_CODE, "KeyError: 'a'"),
-        (ended_with(71, "CUDA out of memory"), Outcome.OUT_OF_MEMORY, "CUDA out of memory"),
-        (ended_with(75, "asked to leave, after step 12"), Outcome.PREEMPTED, "after step 12"),
-        (ended_with(143), Outcome.PREEMPTED, "asked to leave"),
-        (ended_with(78, "no training job can be read"), Outcome.BAD_CONFIG, "no training job"),
-        (ended_with(1, TRACEBACK), Outcome.UNKNOWN, "exit code 1: RuntimeError: boom"),
-        (ended_with(65), Outcome.BAD_DATA, "exit code 65 and said nothing"),
-        (ended_with(139), Outcome.UNKNOWN, "exit code 139: it said nothing"),
-        (ended_with(137), Outcome.UNKNOWN, "SIGKILL"),
-        (ended_with(135), Outcome.OUT_OF_MEMORY, "raise resources.shm_gib"),
-        (leaving(ended_with(135)), Outcome.PREEMPTED, "its pod was deleted"),
-        # Its own verdict holds, whatever happened to the pod meanwhile.
-        (leaving(ended_with(65, "no rows")), Outcome.BAD_DATA, "no rows"),
-        (leaving(ended_with(0)), Outcome.SUCCEEDED, ""),
+        # Exit codes of the trainer.
+        (terminated(0, reason="Completed"), Outcome.SUCCEEDED, ""),
+        (terminated(65, "no rows"), Outcome.BAD_DATA, "no rows"),
+        (terminated(70, "KeyError: 'a'"), Outcome.BAD_CODE, "KeyError: 'a'"),
+        (terminated(71, "CUDA out of memory"), Outcome.OUT_OF_MEMORY, "CUDA out of memory"),
+        (terminated(75, "asked to leave, after step 12"), Outcome.PREEMPTED, "after step 12"),
+        (terminated(143), Outcome.PREEMPTED, "asked to leave"),
+        (terminated(78, "no training job can be read"), Outcome.BAD_CONFIG, "no training job"),
+        (terminated(1, TRACEBACK), Outcome.UNKNOWN, "exit code 1: RuntimeError: boom"),
+        (terminated(65), Outcome.BAD_DATA, "exit code 65 and wrote no message"),
+        (terminated(139), Outcome.UNKNOWN, "exit code 139: it wrote no message"),
+        (terminated(137), Outcome.UNKNOWN, "SIGKILL"),
+        (terminated(135), Outcome.OUT_OF_MEMORY, "raise resources.shm_gib"),
+        (terminating(terminated(135)), Outcome.PREEMPTED, "its pod was deleted"),
+        # The outcome of the trainer itself counts, whatever happened to the pod meanwhile.
+        (terminating(terminated(65, "no rows")), Outcome.BAD_DATA, "no rows"),
+        (terminating(terminated(0)), Outcome.SUCCEEDED, ""),
         # Memory.
-        (ended_with(137, reason="OOMKilled"), Outcome.OUT_OF_MEMORY, "raise resources.memory_gib"),
+        (terminated(137, reason="OOMKilled"), Outcome.OUT_OF_MEMORY, "raise resources.memory_gib"),
         (
             pod("Failed", reason="Evicted", message='Usage of EmptyDir volume "shm" exceeds the limit "20Mi". '),
             Outcome.OUT_OF_MEMORY,
@@ -97,7 +97,7 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
             Outcome.OUT_OF_MEMORY,
             "raise that limit in EVERGREEN_PODS__TEMPLATE",
         ),
-        # Taken away.
+        # Evicted, or the node is gone.
         (
             pod("Failed", reason="Evicted", message="The node was low on resource: memory. Container trainer was using "
                 "3Gi, which exceeds its request of 2Gi. "),
@@ -136,10 +136,10 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
             Outcome.PREEMPTED,
             "lost sight of it",
         ),
-        (leaving(pod("Running", RUNNING)), Outcome.PREEMPTED, "its pod was deleted, or its node drained"),
-        (leaving(waits("ContainerCreating")), Outcome.PREEMPTED, "its pod was deleted"),
-        (leaving(ended_with(75, "left after step 12")), Outcome.PREEMPTED, "(left after step 12)"),
-        (leaving(ended_with(137)), Outcome.PREEMPTED, "its pod was deleted"),
+        (terminating(pod("Running", RUNNING)), Outcome.PREEMPTED, "its pod was deleted, or its node drained"),
+        (terminating(waiting("ContainerCreating")), Outcome.PREEMPTED, "its pod was deleted"),
+        (terminating(terminated(75, "left after step 12")), Outcome.PREEMPTED, "(left after step 12)"),
+        (terminating(terminated(137)), Outcome.PREEMPTED, "its pod was deleted"),
         # Too long.
         (
             # A kubelet before 1.22 leaves the container running in what it says.
@@ -153,31 +153,35 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
             Outcome.UNKNOWN,
             "it took longer than resources.timeout_minutes, 90",
         ),
-        # The node would not have it.
+        # Rejected by the node.
         (pod("Failed", reason="OutOfnvidia.com/gpu", message="Node didn't have enough resource"), Outcome.UNKNOWN,
          "had no room after all"),
         (pod("Failed", reason="UnexpectedAdmissionError", message="no healthy devices"), Outcome.UNKNOWN, "no healthy"),
         (pod("Failed", reason="SomethingNew", message="of tomorrow"), Outcome.UNKNOWN, "SomethingNew: of tomorrow"),
-        # It never began.
+        # It did not start.
         (
-            ended_with(128, 'runc create failed: exec: "python": executable file not found in $PATH', "StartError"),
+            terminated(128, 'runc create failed: exec: "python": executable file not found in $PATH', "StartError"),
             Outcome.BAD_CONFIG,
             "the image cannot run a trainer",
         ),
-        (waits("CreateContainerConfigError", 'secret "store" not found'), Outcome.BAD_CONFIG, 'secret "store" not found'),
+        (waiting("CreateContainerConfigError", 'secret "store" not found'), Outcome.BAD_CONFIG,
+         'secret "store" not found'),
         (
-            waits("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"),
+            waiting("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition"),
             Outcome.UNKNOWN,
             "timed out",
         ),
-        (waits("CreateContainerError", "context deadline exceeded"), Outcome.UNKNOWN, "could not be made"),
-        (waits("InvalidImageName", "couldn't parse image reference"), Outcome.BAD_CONFIG, "EVERGREEN_PODS__IMAGE"),
-        (waits("ErrImagePull", 'manifest for trainer:1 not found: manifest unknown'), Outcome.BAD_CONFIG, "no such image"),
-        (waits("ErrImagePull", "pull access denied, repository does not exist"), Outcome.BAD_CONFIG, "IMAGE_PULL_SECRET"),
-        (waits("ErrImagePull", "toomanyrequests: You have reached your pull rate limit"), Outcome.UNKNOWN, "registry"),
-        (waits("ErrImagePull", "dial tcp: lookup registry: no such host"), Outcome.UNKNOWN, "tried again"),
-        (waits("ImagePullBackOff", 'Back-off pulling image "a"'), Outcome.BAD_CONFIG, "no such image"),
-        (waits("ContainerCreating"), Outcome.UNKNOWN, "raise EVERGREEN_PODS__STARTUP_TIMEOUT_MINUTES"),
+        (waiting("CreateContainerError", "context deadline exceeded"), Outcome.UNKNOWN, "could not be made"),
+        (waiting("InvalidImageName", "couldn't parse image reference"), Outcome.BAD_CONFIG, "EVERGREEN_PODS__IMAGE"),
+        (waiting("ErrImagePull", 'manifest for trainer:1 not found: manifest unknown'), Outcome.BAD_CONFIG,
+         "no such image"),
+        (waiting("ErrImagePull", "pull access denied, repository does not exist"), Outcome.BAD_CONFIG,
+         "IMAGE_PULL_SECRET"),
+        (waiting("ErrImagePull", "toomanyrequests: You have reached your pull rate limit"), Outcome.UNKNOWN,
+         "registry"),
+        (waiting("ErrImagePull", "dial tcp: lookup registry: no such host"), Outcome.UNKNOWN, "tried again"),
+        (waiting("ImagePullBackOff", 'Back-off pulling image "a"'), Outcome.BAD_CONFIG, "no such image"),
+        (waiting("ContainerCreating"), Outcome.UNKNOWN, "raise EVERGREEN_PODS__STARTUP_TIMEOUT_MINUTES"),
         (unscheduled("0/1 nodes are available: 1 Insufficient nvidia.com/gpu."), Outcome.UNKNOWN, "no GPU is free"),
         (
             unscheduled("0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient memory."),
@@ -206,78 +210,78 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
             "nodes are kept for pods that tolerate spot: true",
         ),
         (unscheduled("0/1 nodes are available: 1 node(s) were unschedulable."), Outcome.UNKNOWN, "cordoned"),
-        (unscheduled("something new"), Outcome.UNKNOWN, "the scheduler says no more (something new)"),
+        (unscheduled("something new"), Outcome.UNKNOWN, "the scheduler gives no reason (something new)"),
         (pod("Pending", conditions=()), Outcome.UNKNOWN, "it did not start in time"),
-        # Somebody stopped waiting.
+        # Nobody waits any longer.
         (pod("Running", RUNNING), Outcome.UNKNOWN, "its pod was left Running"),
     ],
 )  # fmt: skip
-def test_the_cause(found: dict[str, Any] | None, outcome: Outcome, says: str) -> None:
-    ended = diagnosis.diagnose_pod(found)
-    assert ended.outcome is outcome
-    assert says in ended.message
-    assert "None" not in ended.message
+def test_diagnose_pod(manifest: dict[str, Any] | None, outcome: Outcome, message: str) -> None:
+    result = diagnosis.diagnose_pod(manifest)
+    assert result.outcome is outcome
+    assert message in result.message
+    assert "None" not in result.message
 
 
 def event(reason: str, message: str, at: str, kind: str = "Warning") -> dict[str, Any]:
     return {"type": kind, "reason": reason, "message": message, "lastTimestamp": f"2026-01-01T00:00:{at}Z"}
 
 
-def test_events_say_why_an_image_does_not_come() -> None:
+def test_event_gives_the_cause_of_a_failed_image_pull() -> None:
     events = [
         event("BackOff", 'Back-off pulling image "a"', "03", "Normal"),
         event("Failed", 'Failed to pull image "a": 503 Service Unavailable', "02"),
         event("Failed", "Error: ImagePullBackOff", "04"),
     ]
-    ended = diagnosis.diagnose_pod(waits("ImagePullBackOff", 'Back-off pulling image "a"'), events)
-    assert ended.outcome is Outcome.UNKNOWN
-    assert "503 Service Unavailable" in ended.message
+    result = diagnosis.diagnose_pod(waiting("ImagePullBackOff", 'Back-off pulling image "a"'), events)
+    assert result.outcome is Outcome.UNKNOWN
+    assert "503 Service Unavailable" in result.message
 
 
-def test_what_failed_is_told_before_standing_complaints() -> None:
+def test_failed_event_is_preferred_to_other_warnings() -> None:
     events = [
         event("FailedMount", 'MountVolume.SetUp failed for volume "data"', "01"),
         event("MissingClusterDNS", "kubelet does not have ClusterDNS", "09"),
     ]
-    assert "MountVolume.SetUp failed" in diagnosis.diagnose_pod(waits("ContainerCreating"), events).message
+    assert "MountVolume.SetUp failed" in diagnosis.diagnose_pod(waiting("ContainerCreating"), events).message
 
 
-def test_an_image_that_takes_long() -> None:
+def test_slow_image_pull_is_named() -> None:
     pulling = [event("Pulling", 'Pulling image "a"', "01", "Normal")]
-    assert "still being pulled" in diagnosis.diagnose_pod(waits("ContainerCreating"), pulling).message
+    assert "still being pulled" in diagnosis.diagnose_pod(waiting("ContainerCreating"), pulling).message
     pulled = [*pulling, event("Pulled", "Successfully pulled", "02", "Normal")]
-    assert "still being pulled" not in diagnosis.diagnose_pod(waits("ContainerCreating"), pulled).message
+    assert "still being pulled" not in diagnosis.diagnose_pod(waiting("ContainerCreating"), pulled).message
 
 
-class TestHopeless:
-    """Kubernetes would wait for ever."""
+class TestUnrecoverablePod:
+    """Pods that Kubernetes would wait for without end."""
 
-    def test_a_node_that_is_cut_off(self) -> None:
-        found = leaving(pod("Running", RUNNING), NOW - timedelta(minutes=2))
-        lost = diagnosis.diagnose_unrecoverable_pod(found, NOW)
-        assert lost is not None
-        assert lost.outcome is Outcome.UNKNOWN
-        assert "node node1 does not say that it is" in lost.message
-        assert "kubectl delete node node1" in lost.message
+    def test_node_that_is_cut_off(self) -> None:
+        manifest = terminating(pod("Running", RUNNING), NOW - timedelta(minutes=2))
+        result = diagnosis.diagnose_unrecoverable_pod(manifest, NOW)
+        assert result is not None
+        assert result.outcome is Outcome.UNKNOWN
+        assert "node node1 does not say that it is" in result.message
+        assert "kubectl delete node node1" in result.message
 
-    def test_a_container_that_cannot_be_made(self) -> None:
-        found = waits("CreateContainerConfigError", 'secret "store" not found')
-        lost = diagnosis.diagnose_unrecoverable_pod(found, NOW)
-        assert lost is not None
-        assert lost.outcome is Outcome.BAD_CONFIG
-        assert diagnosis.diagnose_unrecoverable_pod(found, NOW - timedelta(minutes=4, seconds=30)) is None, (
-            "it may come in a moment"
+    def test_container_that_cannot_be_created(self) -> None:
+        manifest = waiting("CreateContainerConfigError", 'secret "store" not found')
+        result = diagnosis.diagnose_unrecoverable_pod(manifest, NOW)
+        assert result is not None
+        assert result.outcome is Outcome.BAD_CONFIG
+        assert diagnosis.diagnose_unrecoverable_pod(manifest, NOW - timedelta(minutes=4, seconds=30)) is None, (
+            "it may be created in a moment"
         )
 
-    def test_nothing_else(self) -> None:
-        for found in (
+    def test_other_pods_are_recoverable(self) -> None:
+        for manifest in (
             pod("Running", RUNNING),
-            leaving(pod("Running", RUNNING), NOW),
-            waits("ContainerCreating"),
-            waits("ImagePullBackOff"),
+            terminating(pod("Running", RUNNING), NOW),
+            waiting("ContainerCreating"),
+            waiting("ImagePullBackOff"),
             unscheduled("0/1 nodes are available"),
         ):
-            assert diagnosis.diagnose_unrecoverable_pod(found, NOW) is None
+            assert diagnosis.diagnose_unrecoverable_pod(manifest, NOW) is None
 
 
 def status(code: int, message: str) -> tuple[int, str]:
@@ -288,7 +292,7 @@ NOBODY = 'pods is forbidden: User "system:serviceaccount:ml:nobody" cannot creat
 
 
 @pytest.mark.parametrize(
-    ("answer", "outcome", "says"),
+    ("response", "outcome", "message"),
     [
         (status(403, f'{NOBODY} in the namespace "ml"'), Outcome.BAD_CONFIG,
          "system:serviceaccount:ml:nobody may not create pods in namespace ml: give it a Role"),
@@ -305,14 +309,14 @@ NOBODY = 'pods is forbidden: User "system:serviceaccount:ml:nobody" cannot creat
         (status(401, "Unauthorized"), Outcome.BAD_CONFIG, "EVERGREEN_PODS__CONNECTION"),
         (status(404, 'namespaces "ml" not found'), Outcome.BAD_CONFIG, "EVERGREEN_PODS__NAMESPACE"),
         (status(422, 'Pod "a" is invalid: spec.containers[0].image: Required value'), Outcome.BAD_CONFIG,
-         "the cluster takes no such pod"),
-        (status(500, "etcd leader changed"), Outcome.UNKNOWN, "the cluster answered 500: etcd leader changed"),
+         "the cluster rejects the pod"),
+        (status(500, "etcd leader changed"), Outcome.UNKNOWN, "the cluster responded 500: etcd leader changed"),
         (status(429, "too many requests"), Outcome.UNKNOWN, "429"),
         ((503, "<html>no json</html>"), Outcome.UNKNOWN, "<html>no json</html>"),
         ((None, ""), Outcome.UNKNOWN, "the cluster cannot be reached: Connection refused"),
     ],
 )  # fmt: skip
-def test_the_api_server_refuses(answer: tuple[int | None, str], outcome: Outcome, says: str) -> None:
-    ended = diagnosis.diagnose_api_error(*answer, "Connection refused")
-    assert ended.outcome is outcome
-    assert says in ended.message
+def test_diagnose_api_error(response: tuple[int | None, str], outcome: Outcome, message: str) -> None:
+    result = diagnosis.diagnose_api_error(*response, "Connection refused")
+    assert result.outcome is outcome
+    assert message in result.message

@@ -1,4 +1,4 @@
-"""The pod of a job, rule by rule."""
+"""The manifest of a trainer's pod, rule by rule."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def container(spec: dict[str, Any]) -> dict[str, Any]:
 class TestRestricted:
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, control by control."""
 
-    def test_nothing_of_the_host(self, spec: dict[str, Any]) -> None:
+    def test_no_host_namespaces(self, spec: dict[str, Any]) -> None:
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
 
     def test_no_privileges(self, container: dict[str, Any]) -> None:
@@ -68,20 +68,12 @@ class TestRestricted:
     def test_no_capabilities(self, container: dict[str, Any]) -> None:
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
-    def test_volumes_of_the_allowed_types_only(self, spec: dict[str, Any]) -> None:
-        allowed = {
-            "configMap",
-            "csi",
-            "downwardAPI",
-            "emptyDir",
-            "ephemeral",
-            "persistentVolumeClaim",
-            "projected",
-        }
+    def test_only_allowed_volume_types(self, spec: dict[str, Any]) -> None:
+        allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"}
         for volume in spec["volumes"]:
             assert volume.keys() - {"name"} <= allowed | {"secret"}
 
-    def test_no_ports_of_the_host(self, container: dict[str, Any]) -> None:
+    def test_no_host_ports(self, container: dict[str, Any]) -> None:
         assert "ports" not in container
 
     def test_not_as_root(self, spec: dict[str, Any], container: dict[str, Any]) -> None:
@@ -89,31 +81,31 @@ class TestRestricted:
         assert container["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["runAsUser"] == 10001
 
-    def test_the_default_seccomp_profile(self, spec: dict[str, Any]) -> None:
+    def test_default_seccomp_profile(self, spec: dict[str, Any]) -> None:
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
-    def test_nothing_that_the_baseline_forbids(self, spec: dict[str, Any], container: dict[str, Any]) -> None:
+    def test_baseline_restrictions(self, spec: dict[str, Any], container: dict[str, Any]) -> None:
         for context in (spec["securityContext"], container["securityContext"]):
             assert not {"seLinuxOptions", "sysctls", "procMount", "windowsOptions", "appArmorProfile"} & context.keys()
 
-    def test_and_beyond_it(self, spec: dict[str, Any], container: dict[str, Any]) -> None:
+    def test_stricter_than_restricted(self, spec: dict[str, Any], container: dict[str, Any]) -> None:
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert spec["automountServiceAccountToken"] is False
         assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/tmp", "/dev/shm"]
 
 
-def test_memory_and_gpus_are_asked_for_as_they_are_limited(manifest: Callable[..., dict[str, Any]]) -> None:
+def test_memory_and_gpu_requests_equal_their_limits(manifest: Callable[..., dict[str, Any]]) -> None:
     [container] = manifest(cpu=8, memory_gib=31.5, gpu=2, shm_gib=4)["spec"]["containers"]
-    firm = {"memory": "32256Mi", "nvidia.com/gpu": "2"}
-    assert container["resources"] == {"requests": {"cpu": "8", **firm}, "limits": firm}
+    limits = {"memory": "32256Mi", "nvidia.com/gpu": "2"}
+    assert container["resources"] == {"requests": {"cpu": "8", **limits}, "limits": limits}
 
 
-def test_shared_memory_of_the_size_that_is_asked_for(manifest: Callable[..., dict[str, Any]]) -> None:
+def test_shared_memory_has_the_requested_size(manifest: Callable[..., dict[str, Any]]) -> None:
     volumes = {volume["name"]: volume for volume in manifest(shm_gib=2)["spec"]["volumes"]}
     assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2048Mi"}
 
 
-def test_without_a_gpu_none_is_seen(manifest: Callable[..., dict[str, Any]]) -> None:
+def test_no_gpu_is_visible_without_a_request(manifest: Callable[..., dict[str, Any]]) -> None:
     def variables(**resources: Any) -> dict[str, str]:
         [container] = manifest(**resources)["spec"]["containers"]
         return {item["name"]: item.get("value", "") for item in container["env"]}
@@ -122,72 +114,68 @@ def test_without_a_gpu_none_is_seen(manifest: Callable[..., dict[str, Any]]) -> 
     assert "NVIDIA_VISIBLE_DEVICES" not in variables(gpu=1)
 
 
-def test_a_kind_of_gpu_is_a_label_of_nodes(manifest: Callable[..., dict[str, Any]]) -> None:
-    found = manifest(gpu=1, gpu_type="NVIDIA-L4", node_selector={"zone": "a"}, gpu_type_label="gpu/kind")["spec"]
-    assert found["nodeSelector"] == {"gpu/kind": "NVIDIA-L4", "zone": "a"}
-    assert {"key": "nvidia.com/gpu", "operator": "Exists"} in found["tolerations"]
+def test_gpu_type_selects_nodes_by_label(manifest: Callable[..., dict[str, Any]]) -> None:
+    spec = manifest(gpu=1, gpu_type="NVIDIA-L4", node_selector={"zone": "a"}, gpu_type_label="gpu/kind")["spec"]
+    assert spec["nodeSelector"] == {"gpu/kind": "NVIDIA-L4", "zone": "a"}
+    assert {"key": "nvidia.com/gpu", "operator": "Exists"} in spec["tolerations"]
     assert manifest()["spec"]["tolerations"] == []
 
 
 @pytest.mark.parametrize("spot", [True, False])
 def test_spot_nodes_only_for_models_that_allow_them(manifest: Callable[..., dict[str, Any]], spot: bool) -> None:
     toleration = {"key": "spot", "operator": "Exists"}
-    made = manifest(spot=spot, spot_tolerations=[toleration], spot_node_selector={"capacity": "spot"})
-    assert (toleration in made["spec"]["tolerations"]) is spot
-    assert made["spec"]["nodeSelector"] == ({"capacity": "spot"} if spot else {})
-    assert f'"spot":{"true" if spot else "false"}' in variable(made, "EVERGREEN_ATTEMPT_ALLOCATION")
+    pod_json = manifest(spot=spot, spot_tolerations=[toleration], spot_node_selector={"capacity": "spot"})
+    assert (toleration in pod_json["spec"]["tolerations"]) is spot
+    assert pod_json["spec"]["nodeSelector"] == ({"capacity": "spot"} if spot else {})
+    assert f'"spot":{"true" if spot else "false"}' in variable(pod_json, "EVERGREEN_ATTEMPT_ALLOCATION")
 
 
-def variable(made: dict[str, Any], name: str) -> str:
-    [container] = made["spec"]["containers"]
+def variable(pod_json: dict[str, Any], name: str) -> str:
+    [container] = pod_json["spec"]["containers"]
     return next(item["value"] for item in container["env"] if item["name"] == name)
 
 
-def test_the_attempt_is_told_what_it_is(
+def test_attempt_reads_its_environment(
     manifest: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [container] = manifest(gpu=1, gpu_type="NVIDIA-L4")["spec"]["containers"]
     for item in container["env"]:
         from_pod = item.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
         monkeypatch.setenv(item["name"], "the-uid" if from_pod == "metadata.uid" else item["value"])
-    told = Attempt.from_environment("net_of_flights")
-    assert (told.id, told.dag_run, told.team) == ("the-uid", RUN, "Flight Operations")
-    assert (told.allocation.gpu, told.allocation.gpu_type, told.allocation.memory_gib) == (1, "NVIDIA-L4", 4)
+    attempt = Attempt.from_environment("net_of_flights")
+    assert (attempt.id, attempt.dag_run, attempt.team) == ("the-uid", RUN, "Flight Operations")
+    assert (attempt.allocation.gpu, attempt.allocation.gpu_type, attempt.allocation.memory_gib) == (1, "NVIDIA-L4", 4)
 
 
-def test_an_attempt_has_an_end_and_time_to_leave(manifest: Callable[..., dict[str, Any]]) -> None:
+def test_pod_has_a_deadline_and_a_grace_period(manifest: Callable[..., dict[str, Any]]) -> None:
     spec = manifest(timeout_minutes=90)["spec"]
     assert spec["activeDeadlineSeconds"] == 5400
     assert spec["restartPolicy"] == "Never"
     assert spec["terminationGracePeriodSeconds"] == 120
 
 
-def test_what_the_settings_name(manifest: Callable[..., dict[str, Any]]) -> None:
-    made = manifest(
-        priority_class="batch",
-        secret="store",
-        service_account="trainer",
-        image_pull_secret="pull",
-        namespace="ml",
+def test_pod_settings_are_applied(manifest: Callable[..., dict[str, Any]]) -> None:
+    pod_json = manifest(
+        priority_class="batch", secret="store", service_account="trainer", image_pull_secret="pull", namespace="ml"
     )
-    [container] = made["spec"]["containers"]
+    [container] = pod_json["spec"]["containers"]
     assert container["envFrom"] == [{"secretRef": {"name": "store"}}]
-    assert made["spec"]["serviceAccountName"] == "trainer"
-    assert made["spec"]["imagePullSecrets"] == [{"name": "pull"}]
-    assert made["spec"]["priorityClassName"] == "batch"
-    assert made["metadata"]["namespace"] == "ml"
+    assert pod_json["spec"]["serviceAccountName"] == "trainer"
+    assert pod_json["spec"]["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod_json["spec"]["priorityClassName"] == "batch"
+    assert pod_json["metadata"]["namespace"] == "ml"
     assert container["command"] == ["python", "-m", "evergreen.training", URI]
 
 
 @pytest.mark.parametrize("name", ["a", "net_of_flights", "a_", "n" * 100])
-def test_the_name_is_one_that_dns_takes(name: str) -> None:
-    made = pod.pod_name(name, "0123456789abcdef" + "f" * 48)
-    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", made)
-    assert len(made) <= 63
-    assert made.endswith("-0123456789abcdef")
+def test_pod_name_is_a_dns_label(name: str) -> None:
+    pod_json = pod.pod_name(name, "0123456789abcdef" + "f" * 48)
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", pod_json)
+    assert len(pod_json) <= 63
+    assert pod_json.endswith("-0123456789abcdef")
 
 
-def test_labels_are_such_that_the_api_server_takes(manifest: Callable[..., dict[str, Any]]) -> None:
+def test_labels_and_annotations_are_valid(manifest: Callable[..., dict[str, Any]]) -> None:
     labels = manifest()["metadata"]["labels"]
     for value in labels.values():
         assert re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?", value)
@@ -199,31 +187,27 @@ def test_labels_are_such_that_the_api_server_takes(manifest: Callable[..., dict[
     assert manifest()["metadata"]["annotations"]["evergreen/job"] == URI
 
 
-def test_labels_that_differ_in_what_had_to_be_changed_still_differ(
-    manifest: Callable[..., dict[str, Any]],
-) -> None:
+def test_changed_label_values_stay_distinct(manifest: Callable[..., dict[str, Any]]) -> None:
     def run(name: str) -> str:
         return manifest(run=name)["metadata"]["labels"]["evergreen/run"]
 
     assert len({run("a:b"), run("a/b"), run("a b"), run(":"), run("x" * 64), run("x" * 65)}) == 6
 
 
-def test_what_it_is_made_from_tells_other_settings_apart_and_no_runs(
-    manifest: Callable[..., dict[str, Any]],
-) -> None:
-    def made_from(**fields: Any) -> str:
+def test_spec_hash_depends_on_settings_but_not_on_the_run(manifest: Callable[..., dict[str, Any]]) -> None:
+    def spec_hash(**fields: Any) -> str:
         return manifest(**fields)["metadata"]["annotations"][pod.SPEC_HASH_ANNOTATION]
 
-    assert made_from() == made_from(run="another run")
-    assert len({made_from(), made_from(image="other"), made_from(memory_gib=5), made_from(secret="s")}) == 4
+    assert spec_hash() == spec_hash(run="another run")
+    assert len({spec_hash(), spec_hash(image="other"), spec_hash(memory_gib=5), spec_hash(secret="s")}) == 4
 
 
 class TestTemplate:
-    """What a cluster's owner adds."""
+    """Fields that the cluster's owner adds."""
 
-    def test_is_added_to(self, manifest: Callable[..., dict[str, Any]]) -> None:
+    def test_fields_are_added(self, manifest: Callable[..., dict[str, Any]]) -> None:
         affinity = {"nodeAffinity": {}}
-        made = manifest(
+        pod_json = manifest(
             {
                 "metadata": {"labels": {"cost-center": "7"}},
                 "spec": {
@@ -243,9 +227,9 @@ class TestTemplate:
             },
             gpu=1,
         )
-        spec, [container] = made["spec"], made["spec"]["containers"]
-        assert made["metadata"]["labels"]["cost-center"] == "7"
-        assert made["metadata"]["labels"]["app.kubernetes.io/name"] == "evergreen-trainer"
+        spec, [container] = pod_json["spec"], pod_json["spec"]["containers"]
+        assert pod_json["metadata"]["labels"]["cost-center"] == "7"
+        assert pod_json["metadata"]["labels"]["app.kubernetes.io/name"] == "evergreen-trainer"
         assert spec["affinity"] == affinity
         assert [t["key"] for t in spec["tolerations"]] == ["ml", "nvidia.com/gpu"]
         assert {v["name"] for v in spec["volumes"]} == {"data", "tmp", "shm"}
@@ -256,8 +240,8 @@ class TestTemplate:
         assert {"name": "NCCL_DEBUG", "value": "INFO"} in container["env"]
         assert spec["initContainers"] == [{"name": "first"}]
 
-    def test_does_not_take_the_rules_away(self, manifest: Callable[..., dict[str, Any]]) -> None:
-        made = manifest(
+    def test_rules_cannot_be_overridden(self, manifest: Callable[..., dict[str, Any]]) -> None:
+        pod_json = manifest(
             {
                 "metadata": {"name": "mine", "annotations": {"evergreen/job": "mine"}},
                 "spec": {
@@ -274,26 +258,26 @@ class TestTemplate:
                 },
             }
         )
-        [container] = made["spec"]["containers"]
-        assert made["metadata"]["name"] == f"net-of-flights-{'f' * 16}"
-        assert made["metadata"]["annotations"]["evergreen/job"] == URI
-        assert made["spec"]["restartPolicy"] == "Never"
-        assert made["spec"]["securityContext"]["runAsUser"] == 10001
-        assert made["spec"]["securityContext"]["runAsNonRoot"] is True
+        [container] = pod_json["spec"]["containers"]
+        assert pod_json["metadata"]["name"] == f"net-of-flights-{'f' * 16}"
+        assert pod_json["metadata"]["annotations"]["evergreen/job"] == URI
+        assert pod_json["spec"]["restartPolicy"] == "Never"
+        assert pod_json["spec"]["securityContext"]["runAsUser"] == 10001
+        assert pod_json["spec"]["securityContext"]["runAsNonRoot"] is True
         assert container["securityContext"]["privileged"] is False
         assert container["image"] == "registry/trainer@sha256:1"
         assert [item.get("value") for item in container["env"] if item["name"] == "EVERGREEN_ATTEMPT_ID"] == [None]
 
-    def test_may_put_a_volume_elsewhere(self, manifest: Callable[..., dict[str, Any]]) -> None:
+    def test_volume_can_be_redefined(self, manifest: Callable[..., dict[str, Any]]) -> None:
         disk = {"name": "tmp", "ephemeral": {"volumeClaimTemplate": {}}}
         assert disk in manifest({"spec": {"volumes": [disk]}})["spec"]["volumes"]
 
-    def test_is_read_from_yaml(self, tmp_path: Path) -> None:
+    def test_template_is_read_from_yaml(self, tmp_path: Path) -> None:
         (tmp_path / "pod.yaml").write_text("kind: Pod\nspec:\n  affinity: {}\n")
         assert pod.load_pod_template(tmp_path / "pod.yaml") == {"kind": "Pod", "spec": {"affinity": {}}}
 
     @pytest.mark.parametrize("text", [None, "a: [", "[]", "kind: Deployment", "spec: []"])
-    def test_that_is_none_is_refused(self, tmp_path: Path, text: str | None) -> None:
+    def test_invalid_template_is_refused(self, tmp_path: Path, text: str | None) -> None:
         if text is not None:
             (tmp_path / "pod.yaml").write_text(text)
         with pytest.raises(SpecError, match="pod.yaml"):
@@ -301,19 +285,19 @@ class TestTemplate:
 
 
 class TestFaults:
-    """Told before anything is done, all at once."""
+    """Faults are reported before anything is created, all at once."""
 
-    def test_no_image(self, manifest: Callable[..., dict[str, Any]]) -> None:
+    def test_missing_image(self, manifest: Callable[..., dict[str, Any]]) -> None:
         with pytest.raises(SpecError, match=r"EVERGREEN_PODS__IMAGE: is not set → give the trainer's image"):
             manifest(image=None)
 
-    def test_jobs_where_no_pod_can_read_them(self, manifest: Callable[..., dict[str, Any]]) -> None:
+    def test_jobs_that_no_pod_can_read(self, manifest: Callable[..., dict[str, Any]]) -> None:
         with pytest.raises(SpecError, match="EVERGREEN_JOBS: /home/jobs/job.json is a file of this machine"):
             manifest(uri="/home/jobs/job.json")
         mounted = {"spec": {"containers": [{"name": "trainer", "volumeMounts": [{"name": "a", "mountPath": "/home"}]}]}}
         assert manifest(mounted, uri="/home/jobs/job.json")
 
-    def test_a_container_beside_the_trainer(self, manifest: Callable[..., dict[str, Any]]) -> None:
+    def test_second_container(self, manifest: Callable[..., dict[str, Any]]) -> None:
         with pytest.raises(SpecError, match="2 faults") as refused:
             manifest({"spec": {"containers": [{"name": "proxy"}]}}, image=None)
         assert "container 'proxy': runs beside the trainer" in str(refused.value)

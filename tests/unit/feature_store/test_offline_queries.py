@@ -1,0 +1,69 @@
+"""Whole queries of the offline store, to be read in `snapshots/`. `pytest --update-snapshots` writes them again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+from feast import FileSource
+from feast.data_format import ParquetFormat
+
+from evergreen.feature_store.offline_store import _asof_join_query, _pull_query, _ViewRequest
+
+pytestmark = pytest.mark.unit
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+RELATION = "read_parquet('delays.parquet')"
+SPAN = datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 8, tzinfo=UTC)
+NO_TTL, ONE_HOUR = timedelta(0), timedelta(hours=1)
+RAW_NAMES = {
+    "origin": "origin",
+    "dest": "dest",
+    "rate": "late_rate",
+    "event_timestamp": "event_timestamp",
+    "made": "made",
+}
+
+
+def asof_join(*keys: str, ttl: timedelta, created: str = "", known_only: bool = False) -> str:
+    source = FileSource(
+        name="delays",
+        path="delays.parquet",
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+        created_timestamp_column=created,
+        field_mapping={"late_rate": "rate"},
+    )
+    request = _ViewRequest("delays", source, {key: key for key in keys}, ["rate"], ["rate"], [pa.float64()], ttl)
+    return _asof_join_query(RELATION, request, RAW_NAMES, SPAN, known_only)
+
+
+QUERIES = {
+    "asof_join": asof_join("origin", "dest", ttl=ONE_HOUR),
+    "asof_join_without_keys_and_ttl": asof_join(ttl=NO_TTL),
+    "asof_join_latest_created": asof_join("origin", ttl=ONE_HOUR, created="made"),
+    "asof_join_known_at_the_time": asof_join("origin", ttl=ONE_HOUR, created="made", known_only=True),
+    "pull_all": _pull_query(RELATION, ["origin", "late_rate"], ["event_timestamp"], (None, None)),
+    "pull_latest": _pull_query(RELATION, ["origin", "late_rate"], ["event_timestamp", "made"], SPAN, ["origin"]),
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_query_matches_its_snapshot(name: str, pytestconfig: pytest.Config) -> None:
+    file = SNAPSHOTS / f"{name}.sql"
+    if pytestconfig.getoption("--update-snapshots"):
+        file.write_text(QUERIES[name] + "\n")
+    assert QUERIES[name] + "\n" == file.read_text(), "read the difference; if it is right, use --update-snapshots"
+
+
+def test_every_snapshot_has_a_query() -> None:
+    assert {file.stem for file in SNAPSHOTS.glob("*.sql")} == set(QUERIES)
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_query_is_one_valid_statement(name: str) -> None:
+    [statement] = duckdb.extract_statements(QUERIES[name])
+    assert statement.type == duckdb.StatementType.SELECT
