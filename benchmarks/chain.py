@@ -93,10 +93,10 @@ def plain(days: list[date]) -> None:
 def under_airflow(home: Path, days: list[date]) -> tuple[float, float, dict[str, float], int]:
     """Wall seconds, seconds until the stack was up, seconds per stage summed over its tasks, peak memory."""
     os.environ["EVERGREEN_HOME"] = str(home)
-    from evergreen.cli.progress import Progress
     from evergreen.client.airflow import AirflowClient
     from evergreen.spec import loader
-    from evergreen_local import retrain, stack
+    from evergreen_local import demo, stack
+    from evergreen_local.progress import Progress
 
     model = loader.load_spec(NAME)
     features, retraining = f"{NAME}.features", f"{NAME}.retrain"
@@ -105,11 +105,11 @@ def under_airflow(home: Path, days: list[date]) -> tuple[float, float, dict[str,
             began = time.monotonic()
             addresses = stack.bring_up_stack(progress)
             airflow = AirflowClient(addresses.airflow)
-            retrain._wait_until_parsed(airflow, [features, retraining], progress)
+            demo._wait_until_parsed(airflow, [features, retraining], progress)
             up = time.monotonic() - began
             began = time.monotonic()
-            retrain._backfill_features(airflow, features, model, days, progress)
-            retrain._run_retraining(airflow, retraining, days[-1] + timedelta(1), progress)
+            demo._backfill_features(airflow, features, model, days, progress)
+            demo._run_retraining(airflow, retraining, days[-1] + timedelta(1), progress)
             wall = time.monotonic() - began
             seconds: dict[str, float] = defaultdict(float)
             for dag_id in (features, retraining):

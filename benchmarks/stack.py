@@ -201,7 +201,7 @@ def embedded(home: Path, weeks: int) -> Any:
             subprocess.run([command, *words, "--reason", "the benchmark"], **run)
         for _ in range(weeks - 2):
             subprocess.run([command, "retrain"], **run)
-        addresses = json.loads((home / "stack.json").read_text())["engines"]
+        addresses = json.loads((home / "stack.json").read_text())["services"]
         run["env"] = environment(home, EVERGREEN_MLFLOW=addresses["mlflow"]["url"])
         return json.loads(subprocess.run([sys.executable, str(STATE)], **run).stdout)
     finally:

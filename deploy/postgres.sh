@@ -1,4 +1,4 @@
-# Run once, when the volume is empty: for each engine a database, and a user who reaches no other.
+# Runs once, when the volume is empty: creates a database for each service, and a user with access to no other.
 for name in airflow mlflow feast; do
     psql -q -v ON_ERROR_STOP=1 -v name="$name" --username "${POSTGRES_USER:-postgres}" --dbname postgres <<SQL
 \getenv password ${name^^}_DB_PASSWORD

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from evergreen.cli.progress import Progress
 from evergreen.client.airflow import AirflowClient
 from evergreen.settings import settings
 from evergreen_local import stack
+from evergreen_local.progress import Progress
 
 LOOK = 5.0  # seconds; a look costs half a second of a processor: the kernel adds up every page
 

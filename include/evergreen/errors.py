@@ -1,4 +1,4 @@
-"""Every error that Evergreen raises on purpose: what happened, where, and the way out."""
+"""Errors that Evergreen raises on purpose. A message says what happened, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class EvergreenError(Exception):
-    """Root of all of them: `except EvergreenError` means "Evergreen refused, and said why"."""
+    """Base class of all of them."""
 
 
 def first_line(error: BaseException) -> str:
@@ -17,7 +17,7 @@ def first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: `where` it is (a path, a file, a field), `what` is wrong, `way_out`."""
+    """One problem of an input. `location` is a path, a file or a field."""
 
     location: str
     problem: str
@@ -28,7 +28,7 @@ class Fault:
 
 
 class FaultsError(EvergreenError):
-    """An input was refused; carries all of its faults, not only the first."""
+    """An input is invalid; has all of its faults, not only the first."""
 
     def __init__(self, subject: str, faults: Sequence[Fault]):
         super().__init__(subject, faults)
@@ -41,27 +41,27 @@ class FaultsError(EvergreenError):
 
 
 class SettingsError(FaultsError):
-    """The environment holds what is no setting."""
+    """An environment variable is not a valid setting."""
 
 
 class SpecError(FaultsError):
-    """A model's spec cannot be used."""
+    """The spec of a model is invalid."""
 
 
 class WindowError(EvergreenError):
-    """A run does not say, or says wrongly, which days it is about."""
+    """The days of a DAG run are missing or invalid."""
 
 
 class RawDataError(FaultsError):
-    """Raw data is missing or breaks a rule; nothing was computed from it."""
+    """Raw data is missing or invalid; nothing was computed from it."""
 
 
 class FeatureError(FaultsError):
-    """Computed features break a rule; nothing was published."""
+    """Computed features are invalid; nothing was published."""
 
 
 class InputsChangedError(EvergreenError):
-    """Inputs changed while a step was reading them; what it made was thrown away."""
+    """Inputs changed while a step was reading them; its output was discarded."""
 
 
 class HandoverError(EvergreenError):
@@ -69,32 +69,32 @@ class HandoverError(EvergreenError):
 
 
 class TrainingError(EvergreenError):
-    """A training job did not leave a valid model."""
+    """A training job did not produce a valid model."""
 
 
 class TrainingDataError(TrainingError):
-    """What a training job was given cannot be learned from, or does not belong to it."""
+    """The input of a training job is invalid or belongs to another job."""
 
 
 class ScoringError(EvergreenError):
-    """A model cannot be scored; the sentence says which and why."""
+    """A model cannot be scored."""
 
 
 class SignatureError(ScoringError, FaultsError):
-    """Files of a model are not what was registered and signed, or may not be loaded; carries all faults."""
+    """Files of a model differ from those registered and signed, or must not be loaded; has all faults."""
 
     def __str__(self) -> str:
-        # One line: it becomes the reason of a gate's record.
+        # One line: it becomes the reason in a gate's result.
         return f"{self.subject} are refused: " + "; ".join(map(str, self.faults))
 
 
 class LedgerError(EvergreenError):
-    """The record of a model's champions is damaged, or what should be added contradicts it."""
+    """The ledger of a model is damaged, or a new entry contradicts it."""
 
 
 class PromotionRefusedError(EvergreenError):
-    """The rules forbid this change of champion; the sentence says which rule, and the way out."""
+    """A rule forbids this change of champion."""
 
 
 class RegistryError(EvergreenError):
-    """The model registry does not hold what the ledger says it should."""
+    """The model registry contradicts the ledger."""

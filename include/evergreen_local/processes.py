@@ -1,4 +1,4 @@
-"""Processes that outlive the command that started them, found again only if they are still the same."""
+"""Processes that outlive the command that started them, identified by PID and start time."""
 
 from __future__ import annotations
 
@@ -12,29 +12,26 @@ from pathlib import Path
 
 import psutil
 
+from evergreen.settings import STACK_VARIABLE
 from evergreen.spec import Frozen
 
-STACK_VARIABLE = "EVERGREEN_STACK"
-"""Environment variable that every process we start hands down to its own: the home it works for."""
-
-# Start times come in hundredths of a second, counted from a boot time that may be corrected by a little.
+# Start times have a resolution of 10 ms, and are relative to a boot time that may be corrected slightly.
 _START_TIME_TOLERANCE_S = 2.0
 
 
 class ProcessIdentity(Frozen):
-    """A process that we started as the leader of a session, told apart from a later one with its number."""
+    """Leader of a session; its start time distinguishes it from a later process with the same PID."""
 
     pid: int
     start_time: float
 
     @property
     def age_seconds(self) -> float:
-        """Seconds since its start."""
         return time.time() - self.start_time
 
 
 def start_process(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> ProcessIdentity:
-    """Start `command` detached, as leader of its own session, printing to `log`; an older log is kept."""
+    """Start `command` detached, as leader of its own session, with its output in `log`; keep the previous log."""
     folder.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
@@ -50,14 +47,14 @@ def start_process(command: Sequence[str], environment: Mapping[str, str], folder
             start_new_session=True,
         )
     try:
-        started = psutil.Process(process.pid).create_time()
+        start_time = psutil.Process(process.pid).create_time()
     except psutil.NoSuchProcess:
-        started = 0.0
-    return ProcessIdentity(pid=process.pid, start_time=started)
+        start_time = 0.0
+    return ProcessIdentity(pid=process.pid, start_time=start_time)
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
-    """Whether that very process still runs; another one that has its number now does not count."""
+    """Return whether the process still runs; another one with its PID does not count."""
     try:
         process = psutil.Process(identity.pid)
         return abs(process.create_time() - identity.start_time) < _START_TIME_TOLERANCE_S and _is_running(process)
@@ -66,29 +63,28 @@ def is_alive(identity: ProcessIdentity) -> bool:
 
 
 def missing_children(identity: ProcessIdentity, child_names: Sequence[str]) -> list[str]:
-    """Those of `parts` that no living child of that very process is: what has died and will not come back.
+    """Return the names in `child_names` without a running child process, which have died and will not restart.
 
-    A part is a word of its child's command line. `airflow standalone` lives on without its scheduler or its
-    triggerer.
+    A name is a word of the child's command line. `airflow standalone` survives the death of its scheduler or triggerer.
     """
     try:
         children = [child for child in psutil.Process(identity.pid).children() if _is_running(child)]
     except psutil.NoSuchProcess:
         return list(child_names)
-    lines = []
+    command_lines = []
     for child in children:
         with suppress(psutil.Error):
-            lines.append(" ".join(child.cmdline()))
-    return [part for part in child_names if not any(part in line for line in lines)]
+            command_lines.append(" ".join(child.cmdline()))
+    return [name for name in child_names if not any(name in line for line in command_lines)]
 
 
 def stop_session(identity: ProcessIdentity, home: Path, timeout: float) -> int:
-    """End the whole session of `identity`, by force after `patience` seconds. Gives how many ended."""
+    """Terminate the session of `identity`, and kill it after `timeout` seconds; return the number of processes."""
     return _terminate(lambda: _session_processes(identity, home), timeout)
 
 
 def stop_home_processes(home: Path, timeout: float) -> int:
-    """End every process that works for `home`, recorded or not. Gives how many ended."""
+    """Terminate all processes of `home`, recorded or not, like `stop_session`; return their number."""
     return _terminate(
         lambda: [p for p in psutil.process_iter() if _belongs_to_home(p, home) and _is_running(p)], timeout
     )
@@ -97,24 +93,23 @@ def stop_home_processes(home: Path, timeout: float) -> int:
 def _terminate(list_processes: Callable[[], list[psutil.Process]], timeout: float) -> int:
     members = list_processes()
     _signal(members, signal.SIGTERM)
-    stubborn = _wait_for_exit(members, timeout)
-    # Whoever was forked while the others were being told.
-    late = [process for process in list_processes() if process not in members]
-    _signal([*stubborn, *late], signal.SIGKILL)
-    _wait_for_exit([*stubborn, *late], 5)
-    return len(members) + len(late)
+    remaining = _wait_for_exit(members, timeout)
+    forked = [process for process in list_processes() if process not in members]  # since the signal
+    _signal([*remaining, *forked], signal.SIGKILL)
+    _wait_for_exit([*remaining, *forked], 5)
+    return len(members) + len(forked)
 
 
 def _wait_for_exit(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Those that still run after `patience` seconds."""
+    """Return the processes that still run after `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while (left := [process for process in processes if _is_running(process)]) and time.monotonic() < deadline:
+    while (running := [process for process in processes if _is_running(process)]) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return left
+    return running
 
 
 def _is_running(process: psutil.Process) -> bool:
-    """Whether it runs; one that has ended but was not laid to rest by its parent does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -122,10 +117,10 @@ def _is_running(process: psutil.Process) -> bool:
 
 
 def _session_processes(identity: ProcessIdentity, home: Path) -> list[psutil.Process]:
-    """The processes of the session that `identity` leads, also when its leader has died before them.
+    """Return the processes of the session of `identity`, even if its leader has died.
 
-    While the leader lives, its number belongs to it. When it does not, the number may have gone to a
-    stranger: then only processes that carry our mark count.
+    Once the leader is dead, the operating system may reuse its PID: then only processes with the variable of this home
+    count.
     """
     session = [p for p in psutil.process_iter() if _session_id(p) == identity.pid and _is_running(p)]
     if is_alive(identity):
@@ -150,6 +145,6 @@ def _belongs_to_home(process: psutil.Process, home: Path) -> bool:
 def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
         try:
-            process.send_signal(number)  # refuses, too, if the number has gone to another process
+            process.send_signal(number)  # raises also if another process has the PID
         except psutil.NoSuchProcess:
             continue

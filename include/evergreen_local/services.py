@@ -1,4 +1,4 @@
-"""The three engines: how each is started on this machine, and how one sees that it is ready, wherever it runs."""
+"""The services of the local stack: their commands, environments and readiness checks, wherever they run."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 
-from evergreen.settings import redact_url, settings
-from evergreen_local import airflow_settings
-from evergreen_local.processes import STACK_VARIABLE
+from evergreen.client.addresses import accepts_connections
+from evergreen.settings import LOOPBACK_HOST, REPOSITORY, STACK_VARIABLE, parse_host_and_port, redact_url, settings
 
-LOOPBACK_HOST = "127.0.0.1"
 _BIN = Path(sys.executable).parent
+_SHARED_ENV_FILE = REPOSITORY / "deploy" / "airflow.env"
+_AIRFLOW_COMPONENTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 
 
 @dataclass(frozen=True)
 class ServiceEndpoint:
-    """One engine at one address, and whether it answers there."""
+    """A service at a URL, and a function that returns whether it is ready."""
 
     title: str
     url: str
@@ -32,42 +32,36 @@ class ServiceEndpoint:
 
 @dataclass(frozen=True)
 class LocalService(ServiceEndpoint):
-    """An engine, and how to start it."""
+    """A service and how to start it."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     folder: Path
-    child_names: tuple[str, ...] = ()  # what it starts and does not start again: words of their command lines
+    child_names: tuple[str, ...] = ()  # children that it does not restart: words of their command lines
 
 
 def external_services() -> dict[str, ServiceEndpoint]:
-    """The engines that the settings name, and that we therefore do not start.
+    """Return the services that the settings name, which are therefore not started here.
 
-    An Airflow elsewhere knows its own: beside it we start nothing.
+    An external Airflow has its own MLflow and Spark: if there is one, nothing is started.
     """
-    now = settings()
-    found = {}
-    if "spark" in now.model_fields_set and now.spark.startswith("sc://"):
-        host, port = parse_host_and_port(now.spark, 15002)
-        found["spark"] = ServiceEndpoint("Spark Connect", redact_url(now.spark), port_check(port, host))
-    if "mlflow" in now.model_fields_set and now.mlflow.startswith("http"):
-        found["mlflow"] = ServiceEndpoint(
-            "MLflow", now.mlflow_ui or redact_url(now.mlflow), _http_check(f"{now.mlflow}/health")
-        )
-    if now.airflow:
-        address = redact_url(now.airflow)
-        found["airflow"] = ServiceEndpoint("Airflow", now.airflow_ui or address, _airflow_health_check(address))
-    return found
-
-
-def parse_host_and_port(url: str, default_port: int) -> tuple[str, int]:
-    """Host and port of an address; `port` if it names none."""
-    parts = urlsplit(url)
-    return parts.hostname or LOOPBACK_HOST, parts.port or default_port
+    config = settings()
+    configured = config.model_fields_set
+    endpoints = {}
+    if "spark" in configured and config.spark.startswith("sc://"):
+        host, port = parse_host_and_port(config.spark, 15002)
+        endpoints["spark"] = ServiceEndpoint("Spark Connect", redact_url(config.spark), port_check(port, host))
+    if "mlflow" in configured and config.mlflow.startswith("http"):
+        url = config.mlflow_ui or redact_url(config.mlflow)
+        endpoints["mlflow"] = ServiceEndpoint("MLflow", url, _http_check(f"{config.mlflow}/health"))
+    if config.airflow:
+        url = redact_url(config.airflow)
+        endpoints["airflow"] = ServiceEndpoint("Airflow", config.airflow_ui or url, _airflow_health_check(url))
+    return endpoints
 
 
 def spark_service(home: Path, port: int) -> LocalService:
-    """A Spark Connect server. It is the leader of its session: Spark's scripts replace themselves by Java."""
+    """Return a Spark Connect server. It leads its session: Spark's scripts replace themselves by Java."""
     from evergreen.features.spark import spark_connect_command
 
     folder = home / "spark"
@@ -77,13 +71,15 @@ def spark_service(home: Path, port: int) -> LocalService:
         **variables,
         **spark_client_environment(home),
     }
-    return LocalService(
-        "Spark Connect", f"sc://localhost:{port}", port_check(port), tuple(command), environment, folder
-    )
+    url = f"sc://localhost:{port}"
+    return LocalService("Spark Connect", url, port_check(port), tuple(command), environment, folder)
 
 
 def spark_client_environment(home: Path) -> Mapping[str, str]:
-    """What a client of our Spark server needs: without it, anybody on this machine could run code as us."""
+    """Return the variables with the token of the local Spark server.
+
+    Without a token, every user of this machine could run code as this user.
+    """
     file = home / "spark" / "token"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +89,7 @@ def spark_client_environment(home: Path) -> Mapping[str, str]:
 
 
 def mlflow_service(home: Path, port: int) -> LocalService:
-    """An MLflow server; clients send it the files of a model, it keeps them."""
+    """Return an MLflow server, which also stores the artifacts."""
     url = f"http://{LOOPBACK_HOST}:{port}"
     command = (
         *(str(_BIN / "mlflow"), "server", "--host", LOOPBACK_HOST, "--port", str(port)),
@@ -103,7 +99,7 @@ def mlflow_service(home: Path, port: int) -> LocalService:
     )
     environment = {
         **_inherited_environment(home, excluded_prefixes=("MLFLOW_",)),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # workers for jobs that nobody sends
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # workers for jobs that nobody submits
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
@@ -111,14 +107,28 @@ def mlflow_service(home: Path, port: int) -> LocalService:
 
 
 def airflow_service(home: Path, port: int, service_environment: Mapping[str, str]) -> LocalService:
-    """`airflow standalone`; its tasks find the other engines by `engines`, variables of the environment."""
+    """Return `airflow standalone`; its tasks find the other services by `service_environment`."""
     url = f"http://{LOOPBACK_HOST}:{port}"
     folder = home / "airflow"
-    logs, trigger_logs = free_port(8793), free_port(8794)
+    log_port = free_port(8793)
     environment = {
-        # Settings that stem from another Airflow, such as its database, are none of ours.
+        # Settings of another Airflow, such as its database, must not apply.
         **_inherited_environment(home, excluded_prefixes=("AIRFLOW_",)),
-        **airflow_settings.airflow_environment(folder, url, port, logs, trigger_logs),
+        **shared_airflow_environment(),
+        "AIRFLOW_HOME": str(folder),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+        # One user, one machine: every client on the loopback address is admin, without a password.
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__API__HOST": LOOPBACK_HOST,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        # Two stacks on one machine must not compete for the default ports of these two.
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(log_port),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port(log_port + 1)),
+        # Process titles would overwrite the environment in memory, by which `evergreen down` finds the processes.
+        "SPT_NOENV": "1",
         **service_environment,
     }
     return LocalService(
@@ -128,27 +138,26 @@ def airflow_service(home: Path, port: int, service_environment: Mapping[str, str
         (str(_BIN / "airflow"), "standalone"),
         environment,
         folder,
-        child_names=(
-            "schedule",
-            "dag-proc",
-            "trigger",
-        ),  # Airflow changes, and cuts short, how they are called
+        child_names=("schedule", "dag-proc", "trigger"),  # Airflow changes and truncates their titles
     )
 
 
-def free_port(preferred: int, excluded: Iterable[int] = ()) -> int:
-    """`wanted`, or the next port at which nobody listens."""
-    excluded = set(excluded)
-    return next(port for port in range(preferred, 65536) if port not in excluded and _is_free(port))
+def shared_airflow_environment() -> Mapping[str, str]:
+    """Return the variables for Airflow on one machine, which docker-compose.yaml uses, too."""
+    lines = (line for line in _SHARED_ENV_FILE.read_text().splitlines() if line and not line.startswith("#"))
+    return dict(line.split("=", 1) for line in lines)
+
+
+def free_port(preferred: int) -> int:
+    """Return `preferred`, or the next port that is free."""
+    return next(port for port in range(preferred, 65536) if _is_free(port))
 
 
 def _is_free(port: int) -> bool:
+    if accepts_connections(LOOPBACK_HOST, port, timeout=1):
+        return False
     with socket.socket() as attempt:
-        attempt.settimeout(1)
-        if attempt.connect_ex((LOOPBACK_HOST, port)) == 0:
-            return False
-    with socket.socket() as attempt:
-        # Connections of a server that has just ended must not keep its port from its successor.
+        # Connections of a server that has just ended must not block the port for its successor.
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             attempt.bind((LOOPBACK_HOST, port))
@@ -160,7 +169,7 @@ def _is_free(port: int) -> bool:
 def _inherited_environment(home: Path, excluded_prefixes: tuple[str, ...]) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(excluded_prefixes)}
     environment["PATH"] = f"{_BIN}:{environment.get('PATH', os.defpath)}"  # `airflow standalone` looks for airflow
-    # What happens between our own processes goes through no proxy.
+    # Traffic between local processes uses no proxy.
     for name in ("no_proxy", "NO_PROXY"):
         environment[name] = ",".join(filter(None, [environment.get(name), LOOPBACK_HOST, "localhost"]))
     environment["PYTHONUNBUFFERED"] = "1"
@@ -169,39 +178,26 @@ def _inherited_environment(home: Path, excluded_prefixes: tuple[str, ...]) -> di
 
 
 def port_check(port: int, host: str = LOOPBACK_HOST) -> Callable[[], bool]:
-    def ready() -> bool:
-        try:
-            with socket.create_connection((host, port), timeout=1):
-                return True
-        except OSError:
-            return False
-
-    return ready
+    return partial(accepts_connections, host, port, timeout=1)
 
 
 def _http_check(url: str) -> Callable[[], bool]:
-    def ready() -> bool:
-        return _get(url) is not None
-
-    return ready
+    return lambda: _get(url) is not None
 
 
 def _airflow_health_check(url: str) -> Callable[[], bool]:
-    def ready() -> bool:
+    def is_ready() -> bool:
         health = _get(f"{url}/api/v2/monitor/health")
-        parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
-        return health is not None and all((health.json().get(part) or {}).get("status") == "healthy" for part in parts)
+        return health is not None and all(
+            (health.json().get(component) or {}).get("status") == "healthy" for component in _AIRFLOW_COMPONENTS
+        )
 
-    return ready
+    return is_ready
 
 
 def _get(url: str) -> httpx.Response | None:
     try:
-        answer = httpx.get(url, timeout=5, trust_env=False)
+        response = httpx.get(url, timeout=5, trust_env=False)
     except httpx.TransportError:
         return None
-    return answer if answer.status_code == 200 else None
-
-
-def parse_port(url: str) -> int:
-    return int(url.rsplit(":", 1)[1])
+    return response if response.status_code == 200 else None

@@ -1,7 +1,6 @@
-"""The engines: those of this machine up, down, and recorded in `stack.json`; those elsewhere only waited for.
+"""The local stack: starts and stops services and records them in `stack.json`; waits for external services.
 
-The record is written right after each process is started, before it is ready, so that whatever happens
-next, `stop` knows what there is to stop.
+The record is written right after each process is started, before it is ready, so that `stop_stack` always knows it.
 """
 
 from __future__ import annotations
@@ -16,28 +15,30 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from evergreen import storage
-from evergreen.cli.progress import Progress, ProgressStep, ProgressView
+from evergreen.cli.doctor.environment import require_java
+from evergreen.client.addresses import STACK_FILE, ServiceAddresses, resolve_addresses
 from evergreen.errors import EvergreenError
-from evergreen.settings import redact_url, settings
+from evergreen.settings import parse_host_and_port, settings, variable_name
 from evergreen.spec import Frozen
-from evergreen_local import java, processes, services
+from evergreen_local import processes, services
 from evergreen_local.processes import ProcessIdentity
-from evergreen_local.services import LocalService
+from evergreen_local.progress import Progress, ProgressStep, ProgressView
+from evergreen_local.services import LocalService, ServiceEndpoint
 
 STOP_TIMEOUT_S = 15.0
-"""Seconds that a process gets to end by itself."""
+"""Time for a process to end after SIGTERM."""
 
 _READY_TIMEOUT_S = 300.0
-_CHILDREN_TIMEOUT_S = 30.0  # by then an engine has started its parts
-_TAIL = 15
+_CHILDREN_TIMEOUT_S = 30.0  # time for a service to start its children
+_TAIL = 15  # lines of a log
 
 
 class StackError(EvergreenError):
-    """An engine did not come up, or nobody knows what is up."""
+    """A service did not start, or the record of services is not readable."""
 
 
 class ServiceRecord(Frozen):
-    """An engine that was started: who it is, where it answers, and the addresses it was told."""
+    """A started service; `environment` has the addresses of other services that it was given."""
 
     process: ProcessIdentity
     url: str
@@ -46,7 +47,7 @@ class ServiceRecord(Frozen):
 
 
 class StackRecord(Frozen):
-    """What `stack.json` holds."""
+    """Content of `stack.json`."""
 
     services: Mapping[str, ServiceRecord] = {}
 
@@ -55,10 +56,10 @@ class StackRecord(Frozen):
 
     @classmethod
     def read(cls, home: Path) -> StackRecord:
-        """What was recorded last; empty if nothing was.
+        """Return the record; empty if there is none.
 
         Raises:
-            StackError: the file holds something else.
+            StackError: The file is invalid.
         """
         try:
             return cls.model_validate_json(_record_file(home).read_text())
@@ -72,170 +73,115 @@ class StackRecord(Frozen):
             scratch.write_text(self.model_dump_json(indent=1) + "\n")
 
 
-@dataclass(frozen=True)
-class ServiceAddresses:
-    """Where the engines answer, with what they ask of us, and where people see their pages."""
-
-    airflow: str
-    mlflow: str
-    spark: str
-
-    @property
-    def airflow_ui(self) -> str:
-        return settings().airflow_ui or redact_url(self.airflow)
-
-    @property
-    def mlflow_ui(self) -> str:
-        return settings().mlflow_ui or redact_url(self.mlflow)
-
-
 def bring_up_stack(progress: Progress) -> ServiceAddresses:
-    """Start what is not up, all at once, and wait until everything answers.
+    """Start all services that do not run, concurrently, and wait until all are ready.
 
     Raises:
-        JavaError: there is no Java for Spark.
-        StackError: an engine ended or stayed silent; with the last lines of its log.
+        JavaError: There is no Java for Spark.
+        StackError: A service ended or does not respond; with the last lines of its log.
     """
-    started = start_stack(progress)
-    return wait_for_stack(progress, started)
+    return wait_for_stack(progress, start_stack(progress))
 
 
 @dataclass(frozen=True)
 class StackStartup:
-    """Engines that were started, found running, or are elsewhere, on their way to answer."""
+    """All services of a stack, not yet ready: external, running already, or newly started."""
 
-    services: Mapping[str, services.ServiceEndpoint]
+    services: Mapping[str, ServiceEndpoint]
     record: StackRecord
     newly_started: frozenset[str]
 
 
 def start_stack(progress: Progress) -> StackStartup:
-    """Start what is not up; returns without waiting for it to answer."""
-    given = services.external_services()
-    if "airflow" in given:
-        return StackStartup(given, StackRecord(), frozenset())
-    named = settings().model_fields_set
-    if "spark" not in named:
-        java.require_java()
-    home = _create_home()
+    """Start all services that do not run, without waiting for them."""
+    endpoints = services.external_services()
+    if "airflow" in endpoints:
+        return StackStartup(endpoints, StackRecord(), frozenset())
+    factories = {"spark": (services.spark_service, 15002), "mlflow": (services.mlflow_service, 5000)}
+    factories = {name: factory for name, factory in factories.items() if name not in settings().model_fields_set}
+    if "spark" in factories:
+        require_java()
+    home = settings().home.resolve()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)  # logs, tokens and data are private
     with _lock(home, progress):
-        record = StackRecord.read(home)
-        found: dict[str, services.ServiceEndpoint] = dict(given)
-        fresh = set()
-        makers = {"spark": services.spark_service, "mlflow": services.mlflow_service}
-        told = {"EVERGREEN_HOME": str(home)}
-        secret: Mapping[str, str] = {}
-        for name, port in (("spark", 15002), ("mlflow", 5000)):
-            if name in named:
-                continue
-            record, found[name], new = _ensure_service(home, record, name, port, makers[name], {})
-            fresh |= {name} if new else set()
-            told[f"EVERGREEN_{name.upper()}"] = found[name].url
-        if "spark" not in named:
-            secret = services.spark_client_environment(home)
-        record, found["airflow"], new = _ensure_service(
-            home,
-            record,
-            "airflow",
-            8080,
-            lambda home, port: services.airflow_service(home, port, {**told, **secret}),
-            told,
-        )
-        fresh |= {"airflow"} if new else set()
-    return StackStartup(found, record, frozenset(fresh))
+        old_record = record = StackRecord.read(home)
+        addresses = {variable_name("home"): str(home)}
+        for name, (factory, port) in factories.items():
+            record, endpoints[name] = _ensure_service(home, record, name, port, factory, {})
+            addresses[variable_name(name)] = endpoints[name].url
+        secret = services.spark_client_environment(home) if "spark" in factories else {}
+
+        def create_airflow(home: Path, port: int) -> LocalService:
+            return services.airflow_service(home, port, {**addresses, **secret})
+
+        record, endpoints["airflow"] = _ensure_service(home, record, "airflow", 8080, create_airflow, addresses)
+    started = {name for name, service in record.services.items() if old_record.services.get(name) != service}
+    return StackStartup(endpoints, record, frozenset(started))
 
 
 def wait_for_stack(progress: Progress, startup: StackStartup) -> ServiceAddresses:
-    """Wait until every engine answers."""
-    began = time.monotonic()
-    seconds: dict[str, float] = {}
-    waited = False
-    while len(seconds) < len(startup.services):
-        for name, engine in startup.services.items():
-            if name not in seconds and engine.is_ready():
-                seconds[name] = time.monotonic() - began
-                if name in startup.newly_started or waited:
-                    progress.print(f"✓ {engine.title} answers at {engine.url} after {seconds[name]:.0f} s")
-        _check_alive(startup, set(seconds), time.monotonic() - began)
-        steps = tuple(
-            ProgressStep(
-                engine.title,
-                "success" if name in seconds else "running",
-                seconds.get(name, time.monotonic() - began),
+    """Wait until all services are ready."""
+    start = time.monotonic()
+    ready: dict[str, float] = {}  # seconds
+    has_waited = False
+    while len(ready) < len(startup.services):
+        for name, service in startup.services.items():
+            if name not in ready and service.is_ready():
+                ready[name] = time.monotonic() - start
+                if name in startup.newly_started or has_waited:
+                    progress.print(f"✓ {service.title} is ready at {service.url} after {ready[name]:.0f} s")
+        elapsed = time.monotonic() - start
+        _check_alive(startup, set(ready), elapsed)
+        if len(ready) < len(startup.services):
+            has_waited = True
+            steps = tuple(
+                ProgressStep(service.title, "success" if name in ready else "running", ready.get(name, elapsed))
+                for name, service in startup.services.items()
             )
-            for name, engine in startup.services.items()
-        )
-        if len(seconds) < len(steps):
-            waited = True
-            progress.update(
-                ProgressView("waiting for the engines", len(seconds), len(steps), "up", steps, change_key=len(seconds))
-            )
+            title = "waiting for services"
+            progress.update(ProgressView(title, len(ready), len(steps), "ready", steps, change_key=len(ready)))
             time.sleep(0.5)
     progress.clear()
-    if not (startup.newly_started or waited):
-        progress.print("everything is up already")
-    return _resolve_addresses({name: engine.url for name, engine in startup.services.items()})
-
-
-def service_addresses() -> ServiceAddresses | None:
-    """Where the engines are that the settings name or that were started here; None if Airflow is neither."""
-    record = StackRecord.read(settings().home.resolve())
-    alive = {name: engine.url for name, engine in record.services.items() if processes.is_alive(engine.process)}
-    return _resolve_addresses(alive) if settings().airflow or "airflow" in alive else None
-
-
-def _resolve_addresses(urls: Mapping[str, str]) -> ServiceAddresses:
-    now = settings()
-    named = now.model_fields_set
-    return ServiceAddresses(
-        airflow=now.airflow or urls["airflow"],
-        mlflow=now.mlflow if "mlflow" in named else urls.get("mlflow", now.mlflow),
-        spark=now.spark if "spark" in named else urls.get("spark", now.spark),
-    )
+    if not (startup.newly_started or has_waited):
+        progress.print("all services are running already")
+    return resolve_addresses({name: service.url for name, service in startup.services.items()})
 
 
 def stop_stack(progress: Progress) -> None:
-    """End everything that was started, also what is left of an engine that has died."""
+    """Stop all services that were started, and what is left of services that have died."""
     home = settings().home.resolve()
     if not home.is_dir():
-        progress.print("nothing is up")
+        progress.print("no service is running")
         return
     with _lock(home, progress):
         record = StackRecord.read(home) if _record_file(home).exists() else StackRecord()
-        ended = 0
-        # Airflow first: its tasks still talk to the others.
+        count = 0
+        # Airflow first: its tasks use the others.
         for name in sorted(record.services, key=lambda name: name != "airflow"):
             progress.update(ProgressView(f"stopping {name}", 0, 1, "stopped"))
-            ended += processes.stop_session(record.services[name].process, home, STOP_TIMEOUT_S)
-        progress.update(ProgressView("looking for what is left", 0, 1, "done"))
-        ended += processes.stop_home_processes(home, STOP_TIMEOUT_S)
+            count += processes.stop_session(record.services[name].process, home, STOP_TIMEOUT_S)
+        progress.update(ProgressView("stopping other processes", 0, 1, "stopped"))
+        count += processes.stop_home_processes(home, STOP_TIMEOUT_S)
         _record_file(home).unlink(missing_ok=True)
     progress.clear()
-    progress.print(f"stopped: {ended} processes have ended" if ended else "nothing was up")
+    progress.print(f"stopped {count} processes" if count else "no service was running")
 
 
 def show_stack_status(progress: Progress) -> None:
-    """Say which engines are up, and where."""
+    """Print state, URL and log of each service."""
     record = StackRecord.read(settings().home.resolve())
-    for name, engine in record.services.items():
-        progress.print(
-            f"{name:8} {'up' if processes.is_alive(engine.process) else 'dead':5} {engine.url}  log {engine.log}"
-        )
-    given = services.external_services()
-    for name, known in given.items():
-        progress.print(f"{name:8} {'up' if known.is_ready() else 'gone':5} {known.url}  not started here")
-    if not record.services and not given:
-        progress.print("nothing is up; `evergreen up` starts everything")
-
-
-def local_mlflow_url() -> str | None:
-    """Where the MLflow server answers that was started here; None if none is up."""
-    engine = StackRecord.read(settings().home.resolve()).services.get("mlflow")
-    return engine.url if engine and processes.is_alive(engine.process) else None
+    for name, service in record.services.items():
+        state = "up" if processes.is_alive(service.process) else "dead"
+        progress.print(f"{name:8} {state:5} {service.url}  log {service.log}")
+    endpoints = services.external_services()
+    for name, endpoint in endpoints.items():
+        progress.print(f"{name:8} {'up' if endpoint.is_ready() else 'down':5} {endpoint.url}  external")
+    if not record.services and not endpoints:
+        progress.print("no service is running; `evergreen up` starts them")
 
 
 def log_tail(log: Path, lines: int = _TAIL) -> str:
-    """The last lines of a log that say something."""
+    """Return the last lines of a log, without empty ones."""
     try:
         text = log.read_bytes()[-20_000:].decode(errors="replace")
     except FileNotFoundError:
@@ -248,35 +194,30 @@ def _ensure_service(
     record: StackRecord,
     name: str,
     port: int,
-    make: Callable[[Path, int], LocalService],
-    service_environment: Mapping[str, str],
-) -> tuple[StackRecord, LocalService, bool]:
-    """The engine as recorded if it lives whole, answers, and was told what holds now; else a new one, and True."""
-    known = record.services.get(name)
-    if known and processes.is_alive(known.process) and known.environment == service_environment:
-        service = make(home, services.parse_port(known.url))
-        young = known.process.age_seconds < _READY_TIMEOUT_S
-        whole = known.process.age_seconds < _CHILDREN_TIMEOUT_S or not processes.missing_children(
-            known.process, service.child_names
-        )
-        if whole and (young or _responds(service)):
-            return record, service, False
-    if known:
-        processes.stop_session(
-            known.process, home, STOP_TIMEOUT_S
-        )  # what its death has left, or what was told another address
-        port = services.parse_port(known.url)
-    service = make(home, services.free_port(port))
+    factory: Callable[[Path, int], LocalService],
+    addresses: Mapping[str, str],
+) -> tuple[StackRecord, LocalService]:
+    """Return the recorded service if it is intact, responds, and has these `addresses`; else start a new one."""
+    service_record = record.services.get(name)
+    if service_record:
+        port = parse_host_and_port(service_record.url)[1]
+        if processes.is_alive(service_record.process) and service_record.environment == addresses:
+            service, age = factory(home, port), service_record.process.age_seconds
+            missing = processes.missing_children(service_record.process, service.child_names)
+            if (age < _CHILDREN_TIMEOUT_S or not missing) and (age < _READY_TIMEOUT_S or _responds(service)):
+                return record, service
+        processes.stop_session(service_record.process, home, STOP_TIMEOUT_S)  # also what is left of a dead one
+    service = factory(home, services.free_port(port))
     log = home / "logs" / f"{name}.log"
     identity = processes.start_process(service.command, service.environment, service.folder, log)
-    engine = ServiceRecord(process=identity, url=service.url, log=log, environment=service_environment)
-    record = record.with_service(name, engine)
+    started = ServiceRecord(process=identity, url=service.url, log=log, environment=addresses)
+    record = record.with_service(name, started)
     record.write(home)
-    return record, service, True
+    return record, service
 
 
 def _responds(service: LocalService) -> bool:
-    """Whether an engine that should be ready is; one that is merely busy gets a few chances."""
+    """Return whether a service is ready; tries several times, since a busy one may respond late."""
     for _ in range(5):
         if service.is_ready():
             return True
@@ -285,39 +226,32 @@ def _responds(service: LocalService) -> bool:
 
 
 def _check_alive(startup: StackStartup, ready: set[str], seconds: float) -> None:
-    for name, engine in startup.services.items():
-        ours = startup.record.services.get(name) if isinstance(engine, LocalService) else None
-        silent = name not in ready and seconds > _READY_TIMEOUT_S
-        if ours is None:
-            if silent:
-                raise StackError(
-                    f"{engine.title} at {engine.url} does not answer after {seconds:.0f} s: "
-                    "`evergreen doctor` looks for the reason"
-                )
+    for name, service in startup.services.items():
+        problem = ""
+        if name not in ready and seconds > _READY_TIMEOUT_S:
+            problem = f"does not respond after {seconds:.0f} s"
+        if not isinstance(service, LocalService):
+            if problem:
+                raise StackError(f"{service.title} at {service.url} {problem}: `evergreen doctor` finds the cause")
             continue
-        died = not processes.is_alive(ours.process)
-        if died or silent:
-            what = "ended" if died else f"does not answer after {seconds:.0f} s"
-            raise StackError(f"{engine.title} {what}. The end of {ours.log}:\n{log_tail(ours.log)}")
-
-
-def _create_home() -> Path:
-    home = settings().home.resolve()
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)  # logs, tokens and data are nobody else's business
-    return home
+        started = startup.record.services[name]
+        if not processes.is_alive(started.process):
+            problem = "has exited"
+        if problem:
+            raise StackError(f"{service.title} {problem}. The end of {started.log}:\n{log_tail(started.log)}")
 
 
 def _record_file(home: Path) -> Path:
-    return home / "stack.json"
+    return home / STACK_FILE
 
 
 @contextmanager
 def _lock(home: Path, progress: Progress) -> Iterator[None]:
-    """Only one command at a time starts or stops engines."""
+    """Let only one command at a time start or stop services."""
     with (home / "stack.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.print("another evergreen command is starting or stopping the engines: waiting for it")
+            progress.print("waiting for another evergreen command that starts or stops services")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -15,7 +15,6 @@ import pytest
 from kubernetes import client
 
 from evergreen import ledger, storage
-from evergreen.cli.progress import Progress
 from evergreen.client.airflow import AirflowClient
 from evergreen.feature_store import training_sets
 from evergreen.lake import fingerprints
@@ -27,6 +26,7 @@ from evergreen.training import candidates
 from evergreen.training.attempt import read_attempts
 from evergreen.training.backends import pod, process
 from evergreen_local import stack
+from evergreen_local.progress import Progress
 from integration.airflow.conftest import Chain
 from integration.conftest import january  # noqa: F401 - a fixture
 from support.cluster import Cluster, eventually
@@ -176,7 +176,7 @@ def test_a_killed_scheduler_is_brought_back_while_a_pod_is_waited_for(airflow: S
 
 
 @pytest.mark.parametrize(("day", "moment"), [(15, 0), (16, 30)], ids=["at start-up", "in the midst"])
-def test_a_task_that_is_failed_by_hand_leaves_no_pod_and_goes_on_when_it_is_cleared(
+def test_task_failed_by_hand_leaves_no_pod_and_resumes_when_cleared(
     airflow: Stack, day: int, moment: int
 ) -> None:
     run = airflow.begin(day)
@@ -191,7 +191,7 @@ def test_a_task_that_is_failed_by_hand_leaves_no_pod_and_goes_on_when_it_is_clea
     assert read_attempts(storage.storage_path(str(airflow.job(day))))[-1].resumed_step >= done - LOST_AT_MOST
 
 
-def test_a_task_that_is_cleared_by_hand_gives_its_pod_up_for_one_that_goes_on(airflow: Stack) -> None:
+def test_task_cleared_by_hand_replaces_its_pod_by_one_that_resumes(airflow: Stack) -> None:
     run = airflow.begin(17)
     first, done = airflow.pod_of(17, step=30)
     airflow.clear_task(run)

@@ -52,7 +52,7 @@ def half_a_checkpoint(trial: Trial) -> bool:
     return any("." not in name and f"{name}.json" not in names for name in names)
 
 
-def test_a_job_that_is_interrupted_in_every_way_ends_in_the_same_model(
+def test_job_interrupted_in_every_way_ends_in_the_same_model(
     trial: Callable[..., Trial], cluster: Cluster, deferrable: bool
 ) -> None:
     steps = 180
@@ -70,7 +70,7 @@ def test_a_job_that_is_interrupted_in_every_way_ends_in_the_same_model(
     assert resumed[3] >= told["at short notice"] - LOST_AT_MOST
 
 
-def test_preemptions_beyond_the_limit_end_the_task_and_the_next_one_goes_on(
+def test_preemptions_beyond_the_limit_end_the_task_and_it_resumes(
     trial: Callable[..., Trial], cluster: Cluster
 ) -> None:
     # Deferrable: their number rides with the trigger.

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""Expected failures of checks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from evergreen.cli.doctor.seen import CheckFailedError
+from evergreen.cli.doctor.outcomes import CheckFailedError
 
 
-def wrong(look: Callable[..., Any], *arguments: Any, **named: Any) -> tuple[str, str]:
-    """What a check says is wrong, and the way out."""
+def failure(check: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[str, str]:
+    """Return the problem and the fix that a failing check reports."""
     with pytest.raises(CheckFailedError) as caught:
-        look(*arguments, **named)
+        check(*arguments, **options)
     return caught.value.problem, caught.value.fix

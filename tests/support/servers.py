@@ -1,4 +1,4 @@
-"""Real servers of a test's own: MLflow as `evergreen up` starts it, on SQLite or on Postgres; Redis."""
+"""Real servers for one test: MLflow, Spark Connect, Redis, Postgres."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from urllib.parse import quote
 
 from evergreen_local import processes, services
 
-_PATIENCE = 180.0  # seconds until a server must answer: MLflow takes 13 on an idle machine
-_DEBIAN = Path("/usr/lib/postgresql")
+_READY_TIMEOUT_S = 180.0  # MLflow takes 13 s on an idle machine
+_DEBIAN_FOLDER = Path("/usr/lib/postgresql")
 _USER, _DATABASE = "evergreen", "mlflow"
 
 
 @contextmanager
 def mlflow_on(database: Literal["sqlite", "postgres"], folder: Path) -> Iterator[str]:
-    """The URL of an MLflow server with an empty database."""
+    """Yield the URL of an MLflow server with an empty database, started as `evergreen up` does."""
     if database == "sqlite":
         with _mlflow(folder) as url:
             yield url
@@ -36,7 +36,7 @@ def mlflow_on(database: Literal["sqlite", "postgres"], folder: Path) -> Iterator
 
 @contextmanager
 def _mlflow(folder: Path, store: str | None = None) -> Iterator[str]:
-    """A server that keeps its records in `store`, SQLAlchemy's URL; or else in SQLite."""
+    """Run a server with the database at the SQLAlchemy URL `store`, or else with SQLite."""
     service = services.mlflow_service(folder, free_port())
     command = [store if store and part.startswith("sqlite:") else part for part in service.command]
     with _running(command, service.environment, folder, folder / "mlflow.log", service.is_ready):
@@ -44,7 +44,7 @@ def _mlflow(folder: Path, store: str | None = None) -> Iterator[str]:
 
 
 def no_postgres() -> str:
-    """Why no Postgres can be started here, or nothing."""
+    """Return why Postgres cannot be started here; empty if it can."""
     if _postgres_programs() is None:
         return "Postgres is not installed: apt-get install postgresql"
     if os.geteuid() == 0 and _postgres_user() is None:
@@ -53,13 +53,13 @@ def no_postgres() -> str:
 
 
 def no_redis() -> str:
-    """Why no Redis can be started here, or nothing."""
+    """Return why Redis cannot be started here; empty if it can."""
     return "" if shutil.which("redis-server") else "Redis is not installed: apt-get install redis-server"
 
 
 @contextmanager
 def redis(folder: Path, password: str, *options: str) -> Iterator[str]:
-    """The address of an empty Redis that keeps nothing when it ends; `options` are its own, as on its command line."""
+    """Yield the URL of an empty Redis without persistence; `options` extend its command line."""
     port = free_port()
     command = [
         *("redis-server", "--bind", services.LOOPBACK_HOST, "--port", str(port), "--dir", str(folder)),
@@ -72,7 +72,7 @@ def redis(folder: Path, password: str, *options: str) -> Iterator[str]:
 
 @contextmanager
 def spark(folder: Path) -> Iterator[tuple[str, str]]:
-    """A Spark Connect server as `evergreen up` starts it: its address, and the token that it asks for."""
+    """Yield URL and token of a Spark Connect server, started as `evergreen up` does."""
     service = services.spark_service(folder, free_port())
     log = folder / "spark.log"
     with _running(list(service.command), service.environment, service.folder, log, service.is_ready):
@@ -80,32 +80,30 @@ def spark(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind((services.LOOPBACK_HOST, 0))
-        port: int = free.getsockname()[1]
-    return port
+    with socket.create_server((services.LOOPBACK_HOST, 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """SQLAlchemy's URL of an empty database, in a cluster that is made for it and removed afterwards.
+    """Yield the SQLAlchemy URL of an empty database, in a cluster that is removed afterwards.
 
-    It listens on a socket in its own folder only, so it needs no port and nobody else reaches it.
+    It listens only on a Unix socket in its own folder, so it needs no port.
     """
     programs = _postgres_programs()
     assert programs is not None, no_postgres()
     password = secrets.token_hex(16)
-    # Not below pytest's folder: that belongs to the user who tests, whom Postgres may not run as.
+    # Not in pytest's folder: that belongs to the user of the test, and Postgres refuses to run as root.
     with tempfile.TemporaryDirectory(prefix="evergreen-postgres-") as name:
         folder = Path(name)
         (folder / "password").write_text(password)
         if user := _postgres_user():
             for path in (folder, folder / "password"):
                 shutil.chown(path, user.pw_name)
-        start = _as(user)
+        prefix = _run_as(user)
         subprocess.run(
             [
-                *start,
+                *prefix,
                 *(str(programs / "initdb"), "--pgdata", str(folder / "data"), "--username", _USER),
                 *("--auth", "scram-sha-256", "--pwfile", str(folder / "password")),
                 *("--encoding", "UTF8", "--no-locale", "--no-sync"),
@@ -115,11 +113,11 @@ def postgres() -> Iterator[str]:
             cwd=folder,
         )
         command = [
-            *start,
+            *prefix,
             *(str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)),
-            *("-c", "listen_addresses=", "-c", "fsync=off"),  # its own crashes are not what is tested
+            *("-c", "listen_addresses=", "-c", "fsync=off"),  # crashes of Postgres are not tested
         ]
-        with _running(command, os.environ, folder, folder / "log", lambda: _accepts(folder, password)):
+        with _running(command, os.environ, folder, folder / "log", lambda: _is_ready(folder, password)):
             _execute(folder, password, f"CREATE DATABASE {_DATABASE}")
             yield f"postgresql://{_USER}:{password}@/{_DATABASE}?host={folder}"
 
@@ -134,7 +132,7 @@ def _running(
 ) -> Iterator[None]:
     identity = processes.start_process(command, environment, folder, log)
     try:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _READY_TIMEOUT_S
         while not ready():
             if not processes.is_alive(identity) or time.monotonic() > deadline:
                 raise AssertionError(f"{command[0]} did not start:\n{log.read_text()[-4000:]}")
@@ -145,15 +143,15 @@ def _running(
 
 
 def _postgres_programs() -> Path | None:
-    """Where `initdb` and `postgres` are. Debian leaves them off PATH, a folder per version."""
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
-    versions = [path for path in _DEBIAN.glob("*/bin") if (path / "initdb").exists()]
+    """Return the folder of `initdb` and `postgres`, which Debian does not put on PATH."""
+    if program := shutil.which("initdb"):
+        return Path(program).resolve().parent
+    versions = [path for path in _DEBIAN_FOLDER.glob("*/bin") if (path / "initdb").exists()]
     return max(versions, key=lambda path: float(path.parent.name), default=None)
 
 
 def _postgres_user() -> pwd.struct_passwd | None:
-    """Whom Postgres must run as instead of root, or None: as ourselves."""
+    """Return the user that must run Postgres instead of root; None for the current user."""
     if os.geteuid() != 0:
         return None
     try:
@@ -162,13 +160,13 @@ def _postgres_user() -> pwd.struct_passwd | None:
         return None
 
 
-def _as(user: pwd.struct_passwd | None) -> tuple[str, ...]:
+def _run_as(user: pwd.struct_passwd | None) -> tuple[str, ...]:
     if user is None:
         return ()
     return ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--")
 
 
-def _accepts(folder: Path, password: str) -> bool:
+def _is_ready(folder: Path, password: str) -> bool:
     import psycopg
 
     try:

@@ -1,236 +1,244 @@
-"""The `evergreen` command: the engines of this machine up and down, and a model renewed from raw days."""
+"""The `evergreen` command: operate models, the ledger and the deployment.
+
+Other packages add commands by the entry-point group `evergreen.commands`: each entry names a Typer app.
+"""
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
+from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
-from evergreen.cli import costs, ledger, online
-from evergreen.cli.progress import Progress
-from evergreen.errors import EvergreenError
-from evergreen.settings import settings
-from evergreen.spec import loader
-from evergreen_local import report, retrain, stack
+from evergreen.cli import doctor, migrate, tables
+from evergreen.client.addresses import local_service_urls
+from evergreen.errors import EvergreenError, first_line
+from evergreen.settings import settings, variable_name
+from evergreen.spec.loader import load_spec, model_names
+
+# Clients of servers: the first line of their errors is useful to users, a traceback is not.
+_CLIENT_PACKAGES = {"aiohttp", "botocore", "grpc", "mlflow", "pyspark", "redis", "sqlalchemy"}
+_LOG_WIDTH = 160  # columns: a log has no width, and 80 columns would break tables
+
+
+def create_console(stderr: bool = False) -> Console:
+    """Return a console that prints text as it is: no markup, no highlighting, no wrapping."""
+    console = Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _LOG_WIDTH
+    return console
+
+
+class ReportingGroup(TyperGroup):
+    """Commands that find their console in `ctx.obj`; their errors are printed without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        ctx.obj, code = create_console(), 1
+        try:
+            return super().invoke(ctx)
+        except EvergreenError as error:
+            message = str(error)
+        except httpx.HTTPError as error:
+            message = f"unexpected response from a service: {error}. `evergreen doctor` finds the cause"
+        except KeyboardInterrupt:
+            message, code = "interrupted. Services stay up, and running DAGs continue", 130
+        except Exception as error:
+            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _CLIENT_PACKAGES:
+                raise
+            message = f"{type(error).__name__}: {first_line(error)}: `evergreen doctor` finds the cause"
+        create_console(stderr=True).print(f"evergreen: {message}", style="red")
+        raise typer.Exit(code)
+
 
 app = typer.Typer(
+    cls=ReportingGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help=__doc__,
     rich_markup_mode=None,
 )
+ledger_app = typer.Typer(no_args_is_help=True, help="Maintain the record of verdicts and champions.")
+online_app = typer.Typer(no_args_is_help=True, help="Maintain the online store.")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(online_app, name="online")
+
+ModelArgument = Annotated[str, typer.Argument(help="Name of the model's folder.")]
+_OptionalModelArgument = Annotated[str | None, typer.Argument(help="Name of the model's folder. Default: all.")]
+_VersionArgument = Annotated[str, typer.Argument(help="Registered version.")]
+_ReasonOption = Annotated[str, typer.Option(help="Reason, stored in the ledger.")]
 
 
-@app.command("up")
-def up_command() -> None:
-    """Start Airflow, MLflow and Spark, or what of them is not up."""
-    with _handle_errors() as progress:
-        report.show_addresses(progress, stack.bring_up_stack(progress))
+def run_command_line() -> None:
+    load_commands()
+    app()
 
 
-@app.command("down")
-def down_command() -> None:
-    """Stop everything that `up` started, whatever state it is in."""
-    with _handle_errors() as progress:
-        stack.stop_stack(progress)
+def load_commands() -> None:
+    """Add the commands of other packages."""
+    for entry_point in entry_points(group="evergreen.commands"):
+        app.registered_commands += entry_point.load().registered_commands
 
 
-@app.command("status")
-def status_command() -> None:
-    """Say what is up, and where."""
-    with _handle_errors() as progress:
-        stack.show_stack_status(progress)
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(version("evergreen"))
+        raise typer.Exit
 
 
-@app.command("doctor")
-def doctor_command() -> None:
-    """Look at every server, right, bucket, version and clock, and say what is wrong and how to mend it."""
-    with _handle_errors() as progress:
-        from evergreen.cli import doctor
-
-        doctor.run_doctor(progress)
-
-
-@app.command("migrate")
-def migrate_command(
-    wait: Annotated[bool, typer.Option("--wait", help="change nothing: wait until somebody else has done it")] = False,
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    """Bring databases and buckets to what this version needs; before it starts, and at any time."""
-    with _handle_errors() as progress:
-        from evergreen.cli import migrate
-
-        if wait:
-            migrate.wait_for_migration()
-        else:
-            migrate.migrate(progress)
-
-
-@app.command("feast", context_settings={"ignore_unknown_options": True, "help_option_names": []})
-def feast_command(arguments: Annotated[list[str], typer.Argument(help="as of the feast command")]) -> None:
-    """Feast's own command, on this feature repository with these settings."""
-    with _handle_errors():
-        from evergreen.feature_store.repository import feast_variables
-
-        command = [
-            str(Path(sys.executable).parent / "feast"),
-            "--chdir",
-            str(settings().feature_repo),
-            *arguments,
-        ]
-        os.execve(command[0], command, os.environ | feast_variables())  # noqa: S606 - no shell is wanted
-
-
-@app.command("retrain")
-def retrain_command(
-    model: Annotated[str, typer.Argument(help="name of the model's folder")] = "flight_delay",
-) -> None:
-    """Go a week further: features, candidate, verdict, champion."""
-    with _handle_errors() as progress:
-        retrain.advance_demo(model, progress)
-
-
-_ModelArgument = Annotated[str, typer.Argument(help="name of the model's folder")]
-_ReasonOption = Annotated[str, typer.Option(help="why: it is kept in the ledger for whoever asks later")]
+    """Operate models, the ledger and the deployment."""
 
 
 @app.command("history")
 def history_command(
-    model: _ModelArgument,
+    ctx: typer.Context,
+    model: ModelArgument,
     date: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="the champion of that day")
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="Only the champion of this day.")
     ] = None,
 ) -> None:
-    """Which version was champion when, why, on what evidence."""
-    with _handle_errors() as progress:
-        ledger.show_history(model, date.date() if date else None, progress)
+    """List the champions of a model, with reasons and evidence."""
+    tables.show_history(model, date.date() if date else None, ctx.obj)
 
 
 @app.command("rollback")
 def rollback_command(
-    model: _ModelArgument,
+    ctx: typer.Context,
+    model: ModelArgument,
     reason: _ReasonOption,
-    to_version: Annotated[str | None, typer.Option(metavar="VERSION", help="not the one before, but this one")] = None,
+    to_version: Annotated[str | None, typer.Option(metavar="VERSION", help="Default: the previous champion.")] = None,
 ) -> None:
-    """Make the champion before champion again; the version that is left is barred."""
-    with _handle_errors() as progress:
-        ledger.run_rollback(model, to_version, reason, progress)
+    """Restore the previous champion and bar the current one."""
+    _use_local_mlflow()
+    from evergreen.promotion import service  # imports MLflow
+
+    event = service.roll_back_champion(load_spec(model), to_version, reason, actor=_actor())
+    ctx.obj.print(f"{model}: version {event.restored_version} is champion again", style="green")
+    barred = event.barred_version
+    ctx.obj.print(f"version {barred} is barred until `evergreen release {model} {barred} --reason …`")
 
 
 @app.command("release")
-def release_command(
-    model: _ModelArgument,
-    version: Annotated[str, typer.Argument(help="the barred version")],
-    reason: _ReasonOption,
-) -> None:
-    """Let a version that was rolled back from be promoted again."""
-    with _handle_errors() as progress:
-        ledger.run_release(model, version, reason, progress)
+def release_command(ctx: typer.Context, model: ModelArgument, version: _VersionArgument, reason: _ReasonOption) -> None:
+    """Allow a barred version to be promoted again."""
+    _use_local_mlflow()
+    from evergreen.promotion import service
+
+    service.release_version(load_spec(model), version, reason, actor=_actor())
+    ctx.obj.print(f"{model}: version {version} may be promoted again")
 
 
 @app.command("freeze")
-def freeze_command(model: _ModelArgument, reason: _ReasonOption) -> None:
-    """Keep the champion, whatever the gates say."""
-    with _handle_errors() as progress:
-        ledger.run_freeze(model, reason, progress)
+def freeze_command(ctx: typer.Context, model: ModelArgument, reason: _ReasonOption) -> None:
+    """Promote nothing until `unfreeze`, whatever the gates say."""
+    _use_local_mlflow()
+    from evergreen.promotion import service
+
+    service.freeze_promotions(load_spec(model), reason, actor=_actor())
+    ctx.obj.print(f"{model} is frozen: candidates are trained and evaluated, none is promoted")
 
 
 @app.command("unfreeze")
-def unfreeze_command(model: _ModelArgument, reason: _ReasonOption) -> None:
+def unfreeze_command(ctx: typer.Context, model: ModelArgument, reason: _ReasonOption) -> None:
     """End a freeze."""
-    with _handle_errors() as progress:
-        ledger.run_unfreeze(model, reason, progress)
+    _use_local_mlflow()
+    from evergreen.promotion import service
+
+    service.unfreeze_promotions(load_spec(model), reason, actor=_actor())
+    ctx.obj.print(f"{model}: versions that pass their gates are promoted again")
 
 
 @app.command("sign")
-def sign_command(model: _ModelArgument, version: Annotated[str, typer.Argument(help="a registered version")]) -> None:
-    """Sign a version from before signing was on, or with a new key: you vouch for its files."""
-    with _handle_errors() as progress:
-        ledger.run_signing(model, version, progress)
+def sign_command(ctx: typer.Context, model: ModelArgument, version: _VersionArgument) -> None:
+    """Sign an existing version, for example after rotating the key."""
+    _use_local_mlflow()
+    from evergreen.registry import versions
+
+    load_spec(model)
+    versions.sign_version(model, version)
+    ctx.obj.print(f"{model}: version {version} is signed")
 
 
 @app.command("costs")
-def costs_command() -> None:
-    """What training has cost, by team and model."""
-    with _handle_errors() as progress:
-        costs.show_training_costs(progress)
+def costs_command(ctx: typer.Context) -> None:
+    """Show the cost of training by team and model."""
+    tables.show_training_costs(ctx.obj)
 
 
-_online_app = typer.Typer(no_args_is_help=True, help="The store that serves features.")
-app.add_typer(_online_app, name="online")
+@app.command("doctor")
+def doctor_command(ctx: typer.Context) -> None:
+    """Check servers, permissions, buckets, versions and clocks."""
+    doctor.run_doctor(ctx.obj)
 
 
-@_online_app.callback()
-def _online_group() -> None:
-    pass
-
-
-@_online_app.command("rebuild")
-def rebuild_command(
-    model: Annotated[str | None, typer.Argument(help="name of the model's folder; all, if left out")] = None,
+@app.command("migrate")
+def migrate_command(
+    ctx: typer.Context,
+    wait: Annotated[bool, typer.Option("--wait", help="Only wait until another process has done it.")] = False,
 ) -> None:
-    """Write all that can be served anew: the store was emptied, or something in it is wrong."""
-    with _handle_errors() as progress:
-        online.run_online_rebuild([model] if model else loader.model_names(), progress)
+    """Upgrade databases and create buckets for this version."""
+    (migrate.wait_for_migration if wait else migrate.migrate)(ctx.obj)
 
 
-_ledger_app = typer.Typer(no_args_is_help=True, help="The record of verdicts and champions.")
-app.add_typer(_ledger_app, name="ledger")
+@app.command("feast", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def feast_command(arguments: Annotated[list[str], typer.Argument(help="Arguments of the feast command.")]) -> None:
+    """Run the feast command with the settings of Evergreen."""
+    from evergreen.feature_store.repository import feast_variables
+
+    command = [str(Path(sys.executable).parent / "feast"), "--chdir", str(settings().feature_repo), *arguments]
+    os.execve(command[0], command, os.environ | feast_variables())  # noqa: S606 - no shell is wanted
 
 
-@_ledger_app.callback()
-def _ledger_group() -> None:
-    pass
+@online_app.command("rebuild")
+def rebuild_command(ctx: typer.Context, model: _OptionalModelArgument = None) -> None:
+    """Rewrite the online store from the published features."""
+    from evergreen.feature_store.online_store import rebuild_online_store
+
+    specs = map(load_spec, [model] if model else model_names())
+    for features, spec in {spec.feature_model: spec for spec in specs}.items():  # models may share features
+        if days := rebuild_online_store(spec):
+            ctx.obj.print(f"✓ {features}: online store has the days {days['start']} up to {days['end']}")
+        else:
+            ctx.obj.print(f"{features}: nothing to write yet; a run of {spec.name}.retrain fills the online store")
 
 
-@_ledger_app.command("repair")
-def repair_command(
-    model: Annotated[str | None, typer.Argument(help="name of the model's folder; all, if left out")] = None,
-) -> None:
-    """Make MLflow's aliases say what the ledger says, and tell of any that was moved by hand."""
-    with _handle_errors() as progress:
-        ledger.run_alias_repair([model] if model else loader.model_names(), progress)
+@ledger_app.command("repair")
+def repair_command(ctx: typer.Context, model: _OptionalModelArgument = None) -> None:
+    """Restore MLflow's aliases from the ledger."""
+    _use_local_mlflow()
+    from evergreen.registry import aliases
+
+    for name in [model] if model else model_names():
+        load_spec(name)
+        for message in aliases.repair_aliases(name).messages:
+            ctx.obj.print(f"{name}: {message}")
 
 
-# Packages that speak to servers: what they raise is about those, and nobody is helped by where in them.
-_CLIENT_PACKAGES = {"aiohttp", "botocore", "grpc", "mlflow", "pyspark", "redis", "sqlalchemy"}
+def _use_local_mlflow() -> None:
+    """Use the MLflow server of the local stack, which stores the files that tasks have registered."""
+    if "mlflow" in settings().model_fields_set:
+        return
+    url = local_service_urls().get("mlflow")
+    if url is None:
+        raise EvergreenError(
+            "MLflow is not running, and its aliases must follow the ledger: start it by `evergreen up`"
+        )
+    os.environ[variable_name("mlflow")] = url
+    settings.cache_clear()
 
 
-def main() -> None:
-    app()
-
-
-@contextmanager
-def _handle_errors() -> Iterator[Progress]:
-    """What goes wrong is said in words, on the error stream, after the terminal was put in order."""
-    problem, code = "", 1
-    try:
-        with Progress() as progress:
-            yield progress
-    except EvergreenError as error:
-        problem = str(error)
-    except httpx.HTTPError as error:
-        problem = f"an engine does not answer as it should: {error}. `evergreen status` tells what is up"
-    except Exception as error:
-        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _CLIENT_PACKAGES:
-            raise
-        first = (str(error).strip().splitlines() or [""])[0]
-        problem = f"{type(error).__name__}: {first}: `evergreen doctor` looks for the reason"
-    except KeyboardInterrupt:
-        problem, code = "interrupted. The engines stay up, and what runs in Airflow goes on", 130
-    if problem:
-        console = Console(stderr=True, highlight=False)
-        console.print(f"evergreen: {problem}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(code)
-
-
-if __name__ == "__main__":
-    main()
+def _actor() -> str:
+    return f"{getpass.getuser()}, at a terminal"

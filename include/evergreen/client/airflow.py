@@ -1,4 +1,4 @@
-"""Airflow as its REST API shows it: the few questions and orders that a retrain needs."""
+"""Client of the parts of Airflow's REST API that a retrain needs."""
 
 from __future__ import annotations
 
@@ -19,26 +19,32 @@ Json = dict[str, Any]
 FINISHED_RUN_STATES = ("success", "failed")
 
 ReprocessBehavior = Literal["failed", "completed"]
-"""Which runs a backfill makes again, besides making missing ones: those that failed, or all that are over."""
+"""Which runs a backfill repeats besides creating missing ones: failed runs, or all finished runs."""
 
 _PAGE = 100
-_HEALTH_CHECK_INTERVAL_S = 10.0  # seconds between two looks at the scheduler's health
+_HEALTH_CHECK_INTERVAL_S = 10.0
 _MAX_HEARTBEAT_AGE_S = 60.0
-_RESTART_HINT = "`evergreen doctor` looks for the reason; `make down` and then the same command starts it anew"
-_RETRY_TIMEOUT_S = 60.0  # a busy SQLite may keep an answer waiting; a dead server must not be waited for
+_RESTART_HINT = "`evergreen doctor` finds the cause; `make down` and then the same command restart it"
+_RETRY_TIMEOUT_S = 60.0  # a busy SQLite delays responses; a dead server must be reported
 
 
 class AirflowError(EvergreenError):
-    """Airflow did not do what it was asked."""
+    """A request to Airflow failed."""
+
+
+class AirflowConflictError(AirflowError):
+    """The object to create exists already."""
 
 
 class AirflowClient:
-    """A client of one Airflow."""
+    """Client of one Airflow deployment."""
 
     def __init__(self, url: str, ui: str = ""):
-        """Args:
-        url: with user and password, unless whoever reaches it is admin.
-        ui: where people see it, if not there.
+        """Connect to the Airflow at `url`.
+
+        Args:
+            url: With user and password, unless every client is admin.
+            ui: URL of the UI, if it differs.
         """
         parts = urlsplit(url)
         self.url = redact_url(url)
@@ -49,9 +55,9 @@ class AirflowClient:
         self._last_health_check = time.monotonic()
 
     def dag(self, dag_id: str) -> Json | None:
-        """What Airflow knows of a DAG; None while it has not parsed it."""
-        found = self._request("GET", f"/api/v2/dags/{dag_id}", allow_missing=True)
-        return None if found is None or found.get("is_stale") else found
+        """Return the details of a DAG; None until Airflow has parsed it."""
+        details = self._request("GET", f"/api/v2/dags/{dag_id}", allow_missing=True)
+        return None if details is None or details.get("is_stale") else details
 
     def import_errors(self) -> list[Json]:
         return self._list_all("/api/v2/importErrors", "import_errors")
@@ -60,22 +66,24 @@ class AirflowClient:
         self._request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": paused})
 
     def check_scheduler(self) -> None:
-        """Raises:
-        AirflowError: the scheduler has been silent for a minute; nothing will ever run.
+        """Check the scheduler's heartbeat, at most once in ten seconds.
+
+        Raises:
+            AirflowError: There was no heartbeat for a minute, so nothing will run.
         """
         if time.monotonic() - self._last_health_check < _HEALTH_CHECK_INTERVAL_S:
             return
         self._last_health_check = time.monotonic()
         scheduler = self._request("GET", "/api/v2/monitor/health").get("scheduler") or {}
-        beat = scheduler.get("latest_scheduler_heartbeat")
-        silent = (datetime.now(UTC) - datetime.fromisoformat(beat)).total_seconds() if beat else 0.0
-        if silent > _MAX_HEARTBEAT_AGE_S:
+        heartbeat = scheduler.get("latest_scheduler_heartbeat")
+        age = (datetime.now(UTC) - datetime.fromisoformat(heartbeat)).total_seconds() if heartbeat else 0.0
+        if age > _MAX_HEARTBEAT_AGE_S:
             raise AirflowError(
-                f"Airflow's scheduler has given no sign of life for {silent:.0f} s: its log tells why, {_RESTART_HINT}"
+                f"Airflow's scheduler has had no heartbeat for {age:.0f} s: see its log. {_RESTART_HINT}"
             )
 
     def task_ids(self, dag_id: str) -> list[str]:
-        """Names of the tasks, each after those it waits for."""
+        """Return the task IDs in topological order."""
         tasks = self._request("GET", f"/api/v2/dags/{dag_id}/tasks")["tasks"]
         graph: TopologicalSorter[str] = TopologicalSorter()
         for task in tasks:
@@ -91,11 +99,10 @@ class AirflowClient:
     def create_backfill(
         self, dag_id: str, start: datetime, end: datetime, reprocess: ReprocessBehavior, max_active_runs: int
     ) -> None:
-        """Create the runs whose logical dates lie in `start` – `end`, both included.
+        """Create runs for all logical dates from `start` to `end`, both included.
 
-        Airflow creates them one by one. On SQLite a scheduler that takes up the first ones meanwhile locks
-        out the next: Airflow then removes what it has made, and the scheduler, which holds some of it, dies.
-        So the DAG rests for that moment, and what is locked out all the same is asked for again.
+        The DAG is paused meanwhile. Airflow creates the runs one by one; on SQLite, a scheduler that starts the first
+        ones locks out the creation of the next. Airflow then deletes them again, and the scheduler crashes.
         """
         self.set_dag_paused(dag_id, True)
         try:
@@ -114,7 +121,7 @@ class AirflowClient:
             self.set_dag_paused(dag_id, False)
 
     def unpause_backfill(self, backfill: Json) -> None:
-        """Let a backfill that somebody has paused go on."""
+        """Resume a backfill if it is paused."""
         if backfill["is_paused"]:
             self._request("PUT", f"/api/v2/backfills/{backfill['id']}/unpause")
 
@@ -132,7 +139,7 @@ class AirflowClient:
         )
 
     def clear_failed_tasks(self, dag_id: str, run_id: str) -> None:
-        """Run again what failed in a run, and what comes after it."""
+        """Clear the failed tasks of a run and their downstream tasks, so that they run again."""
         self._request(
             "POST",
             f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/clear",
@@ -140,90 +147,86 @@ class AirflowClient:
         )
 
     def task_instances(self, dag_id: str, run_id: str = "~", states: Sequence[str] = ()) -> list[Json]:
-        """Task instances of a run, or of all runs."""
+        """Return the task instances of a run, or of all runs."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
         return self._list_all(path, "task_instances", **({"state": list(states)} if states else {}))
 
     def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        """What a task has returned."""
+        """Return the return value of a task."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self._request("GET", path)["value"]
 
     def log(self, instance: Json) -> list[Json]:
-        """The entries of the log of a task instance's last try."""
+        """Return the log entries of the last try of a task instance."""
         path = (
             f"/api/v2/dags/{instance['dag_id']}/dagRuns/{instance['dag_run_id']}"
             f"/taskInstances/{instance['task_id']}/logs/{instance['try_number']}"
         )
-        content = self._request("GET", path, params={"full_content": True, "map_index": instance["map_index"]})[
-            "content"
-        ]
-        return [entry if isinstance(entry, dict) else {"event": entry} for entry in content]
+        log = self._request("GET", path, params={"full_content": True, "map_index": instance["map_index"]})
+        return [entry if isinstance(entry, dict) else {"event": entry} for entry in log["content"]]
 
     def run_page_url(self, dag_id: str, run_id: str, task_id: str = "") -> str:
-        """Where a person sees a run, or one of its tasks."""
+        """Return the URL of the page of a run, or of one of its tasks."""
         return f"{self._ui}/dags/{dag_id}/runs/{run_id}" + (f"/tasks/{task_id}" if task_id else "")
 
     def _list_all(self, path: str, key: str, **filters: Any) -> list[Json]:
-        found: list[Json] = []
+        items: list[Json] = []
         while True:
-            page = self._request("GET", path, params={**filters, "limit": _PAGE, "offset": len(found)})
-            found += page[key]
-            if not page[key] or len(found) >= page["total_entries"]:
-                return found
+            page = self._request("GET", path, params={**filters, "limit": _PAGE, "offset": len(items)})
+            items += page[key]
+            if not page[key] or len(items) >= page["total_entries"]:
+                return items
 
     def _request(self, method: str, path: str, allow_missing: bool = False, **request: Any) -> Any:
-        """Ask; a question (not an order) that gets no answer is asked again for a minute."""
+        """Send a request and return the JSON response; requests that are safe to repeat are retried for a minute."""
         deadline = time.monotonic() + _RETRY_TIMEOUT_S
         while True:
             problem = ""
             try:
-                answer = self._client.request(method, path, headers=self._headers(), **request)
-                if answer.status_code == 401:
+                response = self._client.request(method, path, headers=self._headers(), **request)
+                if response.status_code == 401:
                     self._token = ""
-                    problem = "it does not know us any more"
-                elif answer.status_code >= 500:
-                    problem = f"it answers {answer.status_code}"
+                    problem = "session expired (401)"
+                elif response.status_code >= 500:
+                    problem = f"status {response.status_code}"
             except httpx.ConnectError as error:
-                problem = str(error)  # nothing was sent: orders, too, may be given again
+                problem = str(error)  # nothing was sent, so any request is safe to repeat
             except httpx.TransportError as error:
                 problem = str(error) or type(error).__name__
                 if method == "POST":
-                    raise AirflowError(f"Airflow at {self.url} did not answer {method} {path}: {problem}") from None
+                    raise AirflowError(f"Airflow at {self.url} did not respond to {method} {path}: {problem}") from None
             if not problem:
                 break
             if time.monotonic() > deadline:
-                raise AirflowError(f"Airflow at {self.url} does not answer {method} {path}: {problem}. {_RESTART_HINT}")
+                raise AirflowError(
+                    f"Airflow at {self.url} does not respond to {method} {path}: {problem}. {_RESTART_HINT}"
+                )
             time.sleep(1)
-        if answer.status_code == 404 and allow_missing:
+        if response.status_code == 404 and allow_missing:
             return None
-        if answer.status_code == 409:
-            raise AirflowConflictError(f"Airflow refused {method} {path}: {_detail(answer)}")
-        if answer.is_error:
-            raise AirflowError(f"Airflow refused {method} {path} with {answer.status_code}: {_detail(answer)}")
-        return answer.json() if answer.content else None
+        if response.status_code == 409:
+            raise AirflowConflictError(f"Airflow refused {method} {path}: {_detail(response)}")
+        if response.is_error:
+            raise AirflowError(f"Airflow refused {method} {path} with {response.status_code}: {_detail(response)}")
+        return response.json() if response.content else None
 
     def _headers(self) -> dict[str, str]:
         if not self._token:
             if self._login["username"]:
-                answer = self._client.post("/auth/token", json=self._login)
+                response = self._client.post("/auth/token", json=self._login)
             else:
-                answer = self._client.get("/auth/token")
-            if answer.status_code in (401, 403):
+                response = self._client.get("/auth/token")
+            if response.status_code in (401, 403):
                 raise AirflowError(
-                    f"Airflow at {self.url} does not let us in: {_detail(answer)}. EVERGREEN_AIRFLOW has the user and "
-                    "the password, as http://user:password@host:port"
+                    f"Airflow at {self.url}: authentication failed: {_detail(response)}. Set user and password in "
+                    "EVERGREEN_AIRFLOW: http://user:password@host:port"
                 )
-            self._token = answer.raise_for_status().json()["access_token"]
+            self._token = response.raise_for_status().json()["access_token"]
         return {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
 
 
-class AirflowConflictError(AirflowError):
-    """What was to be made is there already."""
-
-
-def _detail(answer: httpx.Response) -> str:
+def _detail(response: httpx.Response) -> str:
     try:
-        return str(answer.json()["detail"])
+        return str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
-        return answer.text[:500]
+        return response.text[:500]

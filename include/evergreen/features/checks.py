@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError
+from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError, first_line
 from evergreen.features import inputs
 from evergreen.features.inputs import FingerprintsByDay, RawFile
 from evergreen.ingest import expectations, raw_files
@@ -149,8 +149,7 @@ def _validate_batch(files: Sequence[RawFile], rules: Any) -> dict[RawFile, dict[
         try:
             tables[str(file.path)] = pd.read_parquet(file.path)
         except (pa.ArrowException, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            fault = Fault(str(file.path), f"is not a readable Parquet file: {reason}", "deliver it again")
+            fault = Fault(str(file.path), f"is not a readable Parquet file: {first_line(error)}", "deliver it again")
             reports[file] = {"faults": [vars(fault)], "results": {}}
     by_path = {str(file.path): file for file in files}
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from evergreen import features
-from evergreen.cli.progress import Progress
 from evergreen.client.airflow import AirflowClient, AirflowConflictError, Json
 from evergreen.lake import datasets
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.window import midnight
 from evergreen_local import stack
+from evergreen_local.progress import Progress
 
 TESTS = Path(__file__).parents[2]
 ZONE = "America/New_York"

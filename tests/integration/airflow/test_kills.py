@@ -10,9 +10,9 @@ from datetime import date
 import pytest
 
 from evergreen import storage
-from evergreen.cli.progress import Progress
 from evergreen.ingest import raw_files
 from evergreen_local import processes, stack
+from evergreen_local.progress import Progress
 from evergreen_local.stack import StackRecord
 from integration.airflow.conftest import FEATURES, RETRAIN, Chain, days
 from support.kills import Killer, kill_component, kill_engine

@@ -1,4 +1,4 @@
-"""What `evergreen migrate` finds to migrate, and what it refuses before it touches anything."""
+"""What `evergreen migrate` upgrades and creates, and what it refuses before it changes anything."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from evergreen.cli import migrate
+from evergreen.cli import create_console, migrate
 from evergreen.cli.doctor import ChecksFailedError
 from evergreen.cli.migrate import MigrationError
-from evergreen.cli.progress import Progress
 from evergreen.settings import Settings, settings
 from support import s3_server
 from support.s3_server import S3
@@ -29,50 +28,49 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrate, "_CONNECT_TIMEOUT_S", 1.0)
 
 
-def told() -> str:
+def migration_failure() -> str:
     settings.cache_clear()
-    with Progress() as progress, pytest.raises(ChecksFailedError) as caught:
-        migrate.migrate(progress)
+    with pytest.raises(ChecksFailedError) as caught:
+        migrate.migrate(create_console())
     return str(caught.value)
 
 
-def test_what_the_environment_names_is_migrated_and_nothing_else() -> None:
+def test_configured_databases_are_those_of_the_environment() -> None:
     assert migrate.configured_databases({"MLFLOW_BACKEND_STORE_URI": "", "OTHER": "x"}) == {}
     assert migrate.configured_databases({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://x"}) == {
         "Airflow": "postgresql://x"
     }
 
 
-def test_folders_are_no_buckets(home: Path) -> None:
+def test_configured_buckets_leave_out_folders(home: Path) -> None:
     assert migrate.configured_buckets({"MLFLOW_ARTIFACTS_DESTINATION": "/srv/mlflow"}, Settings()) == {}
-    given = Settings(ledger="s3://a/ledger", jobs="file:///srv/jobs")
-    assert migrate.configured_buckets({"MLFLOW_ARTIFACTS_DESTINATION": "s3://b/mlflow"}, given) == {
+    config = Settings(ledger="s3://a/ledger", jobs="file:///srv/jobs")
+    assert migrate.configured_buckets({"MLFLOW_ARTIFACTS_DESTINATION": "s3://b/mlflow"}, config) == {
         "ledger": "s3://a/ledger",
         "artifacts": "s3://b/mlflow",
     }
 
 
-def test_buckets_are_made(home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrate_creates_buckets(home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_LEDGER", "s3://evergreen/ledger")
     monkeypatch.setenv("EVERGREEN_JOBS", "s3://other/jobs")
     for _ in range(2):
         settings.cache_clear()
-        with Progress() as progress:
-            migrate.migrate(progress)
+        migrate.migrate(create_console())
     assert s3.buckets == {"evergreen": {}, "other": {}}
 
 
-def test_a_store_that_loses_promotions_is_refused(home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrate_refuses_a_store_that_loses_promotions(home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     s3.conditions = "ignored"
     monkeypatch.setenv("EVERGREEN_LEDGER", "s3://evergreen/ledger")
-    assert "ledger, s3://evergreen/ledger: 16 of 16 writers were told" in told()
+    assert "ledger, s3://evergreen/ledger: 16 of 16 concurrent writers created the same object" in migration_failure()
 
 
-def test_all_that_does_not_answer_is_named_and_nothing_is_touched(
+def test_migrate_names_servers_that_are_down_and_changes_nothing(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     database = tmp_path / "mlflow.db"
@@ -81,31 +79,31 @@ def test_all_that_does_not_answer_is_named_and_nothing_is_touched(
     before = database.read_bytes()
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{database}")
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://airflow:secret@127.0.0.1:9/airflow")
-    said = told()
-    assert said.splitlines()[0] == "nothing was migrated: 1 fault"
-    assert "Airflow's database, postgresql://127.0.0.1:9/airflow: does not answer: " in said
-    assert "secret" not in said
+    message = migration_failure()
+    assert message.splitlines()[0] == "nothing was migrated: 1 fault"
+    assert "Airflow's database, postgresql://127.0.0.1:9/airflow: does not respond: " in message
+    assert "secret" not in message
     assert database.read_bytes() == before
 
 
-def test_who_waits_goes_on_when_somebody_else_has_migrated(
+def test_wait_for_migration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", url)
     monkeypatch.setattr(migrate, "_MIGRATION_TIMEOUT_S", 1.0)
-    with pytest.raises(MigrationError, match="MLflow's database .* `evergreen migrate` brings it there"):
-        migrate.wait_for_migration()
+    with pytest.raises(MigrationError, match="MLflow's database .*: run `evergreen migrate`"):
+        migrate.wait_for_migration(create_console())
     assert "waiting: MLflow's database" in capsys.readouterr().out
 
     monkeypatch.setattr(migrate, "_MIGRATION_TIMEOUT_S", 120.0)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(migrate.wait_for_migration)
+        waiting = pool.submit(migrate.wait_for_migration, create_console())
         migrate._migrate_database("MLflow", url)
         waiting.result()
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as con, con:
         con.execute("UPDATE alembic_version SET version_num = 'another'")
     monkeypatch.setattr(migrate, "_MIGRATION_TIMEOUT_S", 1.0)
     with pytest.raises(MigrationError):
-        migrate.wait_for_migration()
-    assert "is of another version" in capsys.readouterr().out
+        migrate.wait_for_migration(create_console())
+    assert "belongs to another version" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What must hold of docker-compose.yaml whatever is changed in it."""
+"""Invariants of docker-compose.yaml."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from evergreen.settings import ENV_PREFIX, REPOSITORY, Settings, variable_name
-from evergreen_local.airflow_settings import shared_airflow_environment
+from evergreen_local.services import shared_airflow_environment
 
 pytestmark = pytest.mark.unit
 
 TEXT = (REPOSITORY / "docker-compose.yaml").read_text()
 STACK: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
-LASTING = {name: service for name, service in SERVICES.items() if service["restart"] != "no"}
+SERVERS = {name: service for name, service in SERVICES.items() if service["restart"] != "no"}
 SECRET = re.compile(r"\$\{(\w+)(:\?[^}]*|:-[^}]*)?\}")
 
 
@@ -24,22 +24,22 @@ def mebibytes(amount: str) -> int:
     return int(amount[:-1]) * {"m": 1, "g": 1024}[amount[-1]]
 
 
-def test_it_fits_into_8_gib() -> None:
-    total = sum(mebibytes(service["mem_limit"]) for service in LASTING.values())
+def test_memory_limits_fit_8_gib() -> None:
+    total = sum(mebibytes(service["mem_limit"]) for service in SERVERS.values())
     assert total + mebibytes(SERVICES["cli"]["mem_limit"]) <= 8192
     assert mebibytes(SERVICES["migrate"]["mem_limit"]) <= 8192 - sum(
         mebibytes(SERVICES[name]["mem_limit"]) for name in ("postgres", "redis", "minio", "spark")
     )
 
 
-def test_ports_are_on_loopback() -> None:
+def test_ports_are_published_on_loopback() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert list(ports) == ["mlflow", "api-server"]
-    assert all(port.startswith("127.0.0.1:") for listed in ports.values() for port in listed)
+    assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published)
 
 
-@pytest.mark.parametrize("name", LASTING)
-def test_what_lasts_comes_back_and_is_looked_after(name: str) -> None:
+@pytest.mark.parametrize("name", SERVERS)
+def test_servers_restart_and_have_a_health_check(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] == "unless-stopped"
     assert "healthcheck" in service or service["image"] == "evergreen:stack"  # whose image has one
@@ -58,40 +58,40 @@ def test_only_one_service_builds_the_image() -> None:
     assert [name for name, service in SERVICES.items() if "build" in service] == ["migrate"]
 
 
-def test_no_secret_has_a_default_and_each_is_written_by_up() -> None:
+def test_secrets_have_no_default_and_are_written_by_up() -> None:
     script = (REPOSITORY / "deploy/compose").read_text()
-    listed = re.search(r"SECRETS=\(([^)]*)\)", script)
-    assert listed
+    match = re.search(r"SECRETS=\(([^)]*)\)", script)
+    assert match
     required = {name for name, rest in SECRET.findall(TEXT) if rest.startswith(":?")}
-    assert required == set(listed[1].split())
+    assert required == set(match[1].split())
     with_default = {name for name, rest in SECRET.findall(TEXT) if not rest.startswith(":?")}
     assert not [name for name in with_default if re.search("PASSWORD|SECRET_KEY|TOKEN|FERNET|JWT", name)]
 
 
-def test_passwords_are_given_to_those_who_need_them_only() -> None:
-    def who(secret: str) -> set[str]:
+def test_passwords_are_passed_only_to_services_that_need_them() -> None:
+    def services_with(secret: str) -> set[str]:
         return {name for name, service in SERVICES.items() if f"${{{secret}" in str(service)}
 
-    assert who("POSTGRES_PASSWORD") == {"postgres"}
-    assert who("MLFLOW_DB_PASSWORD") == {"postgres", "migrate", "mlflow"}
-    assert who("AIRFLOW_PASSWORD") == {"api-server", "cli"}
+    assert services_with("POSTGRES_PASSWORD") == {"postgres"}
+    assert services_with("MLFLOW_DB_PASSWORD") == {"postgres", "migrate", "mlflow"}
+    assert services_with("AIRFLOW_PASSWORD") == {"api-server", "cli"}
     assert "AIRFLOW__" not in str(SERVICES["mlflow"]["environment"])
     assert "environment" not in SERVICES["spark"]
 
 
-def test_every_variable_of_ours_is_a_setting() -> None:
+def test_every_evergreen_variable_is_a_setting() -> None:
     known = {variable_name(name) for name in Settings.model_fields} | {"EVERGREEN_PRELOAD"}
-    given = {
+    variables = {
         name.partition("__")[0]
         for service in SERVICES.values()
         for name in (service.get("environment") or {})
         if name.startswith(ENV_PREFIX)
     }
-    assert given <= known
+    assert variables <= known
     assert {name for name in shared_airflow_environment() if name.startswith(ENV_PREFIX)} <= known
 
 
-def test_spark_is_reached_by_those_only_who_send_it_work() -> None:
+def test_spark_network_has_only_its_clients() -> None:
     assert STACK["networks"]["spark"] == {"internal": True}
     assert {name for name, service in SERVICES.items() if "spark" in service.get("networks", [])} == {
         "spark",

@@ -1,58 +1,60 @@
-"""The cluster that trains: whether Airflow's account may do there what `orchestration.operators.pod` does."""
+"""Check of the Kubernetes cluster that trains: whether Airflow's account has all permissions of `orchestration`."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from evergreen.cli.doctor.seen import CheckFailedError, CheckPassed, ClockProbe
+from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe
 from evergreen.settings import PodSettings
 
 _REQUIRED_PERMISSIONS = {
-    "pods": ("get", "list", "create", "delete"),
+    "pods": ("get", "list", "watch", "create", "patch", "delete"),
     "pods/log": ("get",),
-    "events": ("list",),
+    "events": ("list", "watch"),
 }
 
 
 def check_kubernetes(pods: PodSettings) -> CheckPassed:
-    """The cluster answers, the namespace is there, and all rights of docs/kubernetes.md are given."""
+    """Check that the cluster responds, has the secret, and grants all permissions of docs/kubernetes.md."""
     from kubernetes.client import ApiException, CoreV1Api, VersionApi
     from kubernetes.config import ConfigException
     from urllib3.exceptions import HTTPError
 
     if not pods.image:
         raise CheckFailedError(
-            "EVERGREEN_PODS__IMAGE is not set", "give the trainer's image, built from trainer/Dockerfile"
+            "EVERGREEN_PODS__IMAGE is not set", "set it to the trainer's image, built from trainer/Dockerfile"
         )
     clock = ClockProbe()
     try:
         client = _client(pods)
-        known, _, headers = VersionApi(client).get_code_with_http_info(_request_timeout=10)
-        ahead = clock.skew_from_header(headers.get("Date"))
-        if missing := [right for right in _permissions() if not _is_allowed(client, pods.namespace, *right)]:
-            names = ", ".join(f"{verb} {resource}" for resource, verb in missing)
-            raise CheckFailedError(f"may not {names}", "give its account the Role of docs/kubernetes.md")
-        if pods.secret and pods.secret not in _has_secret(CoreV1Api(client), pods):
+        version, _, headers = VersionApi(client).get_code_with_http_info(_request_timeout=10)
+        clock_skew = clock.skew_from_header(headers.get("Date"))
+        permissions = [(verb, resource) for resource, verbs in _REQUIRED_PERMISSIONS.items() for verb in verbs]
+        if missing := [" ".join(pair) for pair in permissions if not _is_allowed(client, pods, *pair)]:
             raise CheckFailedError(
-                f"has no secret {pods.secret}", f"kubectl --namespace {pods.namespace} create secret generic"
+                f"permission denied: {', '.join(missing)}", "grant its account the Role of docs/kubernetes.md"
+            )
+        if pods.secret and not _has_secret(CoreV1Api(client), pods):
+            raise CheckFailedError(
+                f"there is no secret {pods.secret}", f"kubectl --namespace {pods.namespace} create secret generic"
             )
     except ConfigException as error:
         raise CheckFailedError(
-            f"no cluster is known: {error}",
-            "name a connection in EVERGREEN_PODS__CONNECTION, or a file in KUBECONFIG",
+            f"no cluster is configured: {error}",
+            "set EVERGREEN_PODS__CONNECTION to a connection, or KUBECONFIG to a file",
         ) from None
     except ApiException as error:
         raise CheckFailedError(
-            f"answers {error.status}: {_message(error)}", "renew the account's token or certificate"
+            f"status {error.status}: {_message(error)}", "renew the account's token or certificate"
         ) from None
     except (HTTPError, OSError) as error:
-        raise CheckFailedError(f"does not answer: {error}", "check the address of the cluster in KUBECONFIG") from None
-    return CheckPassed(f"Kubernetes {known.git_version}, all rights are given", ahead)
+        raise CheckFailedError(f"does not respond: {error}", "check the address of the cluster in KUBECONFIG") from None
+    return CheckPassed(f"Kubernetes {version.git_version}, all permissions granted", clock_skew)
 
 
 def _client(pods: PodSettings) -> Any:
-    """As Airflow's operator finds its cluster."""
+    """Return a client of the cluster that Airflow's operator uses."""
     if pods.connection:
         from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
@@ -67,30 +69,26 @@ def _client(pods: PodSettings) -> Any:
     return ApiClient()
 
 
-def _permissions() -> list[tuple[str, str]]:
-    return [(resource, verb) for resource, verbs in _REQUIRED_PERMISSIONS.items() for verb in verbs]
-
-
-def _is_allowed(client: Any, namespace: str, resource: str, verb: str) -> bool:
+def _is_allowed(client: Any, pods: PodSettings, verb: str, resource: str) -> bool:
     from kubernetes.client import AuthorizationV1Api
 
-    name, _, sub = resource.partition("/")
-    asked = {"namespace": namespace, "verb": verb, "resource": name, "subresource": sub}
+    name, _, subresource = resource.partition("/")
+    attributes = {"namespace": pods.namespace, "verb": verb, "resource": name, "subresource": subresource}
     review = AuthorizationV1Api(client).create_self_subject_access_review(
-        {"spec": {"resourceAttributes": asked}}, _request_timeout=10
+        {"spec": {"resourceAttributes": attributes}}, _request_timeout=10
     )
     return bool(review.status.allowed)
 
 
-def _has_secret(core: Any, pods: PodSettings) -> tuple[str | None, ...]:
-    """The secret's name if it is there, or if this account may not know: it need not."""
+def _has_secret(core: Any, pods: PodSettings) -> bool:
+    """Return whether the secret exists; True also if this account may not read secrets, which it need not."""
     from kubernetes.client import ApiException
 
     try:
         core.read_namespaced_secret(pods.secret, pods.namespace, _request_timeout=10)
     except ApiException as error:
-        return () if error.status == 404 else (pods.secret,)
-    return (pods.secret,)
+        return bool(error.status != 404)
+    return True
 
 
 def _message(error: Any) -> str:

@@ -1,4 +1,4 @@
-"""Databases: Feast's registry, the online store, and MLflow's where no server stands before it."""
+"""Checks of databases: Feast's registry, the online store, and MLflow's where no server is in front of it."""
 
 from __future__ import annotations
 
@@ -8,82 +8,85 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evergreen.cli.doctor.places import check_folder
-from evergreen.cli.doctor.seen import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
+from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
+from evergreen.cli.doctor.storage import check_folder
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
 def check_feast_registry(url: str) -> CheckPassed:
-    """Feast's registry: reachable, and with its tables, or without any: the first task makes them."""
+    """Check Feast's registry: reachable, and with all its tables, or none: the first task creates them."""
+    import sqlalchemy
     from feast.infra.registry.sql import metadata
 
-    with connect_database(url) as (connection, seen):
-        if missing := _missing_tables(connection, set(metadata.tables)):
+    with connect_database(url) as (connection, outcome):
+        tables = set(sqlalchemy.inspect(connection).get_table_names())
+        expected = set(metadata.tables)
+        if tables & expected and (missing := expected - tables):
             raise CheckFailedError(
-                f"lacks the tables {', '.join(sorted(missing))}: it is of another version of Feast",
+                f"tables are missing: {', '.join(sorted(missing))}: it belongs to another version of Feast",
                 "restore its backup for the version before, or `evergreen feast registry create-schema` for this one",
             )
-        return seen
+        return outcome
 
 
 def check_mlflow_database(url: str) -> CheckPassed:
-    """MLflow's database: reachable, and of this version."""
-    with connect_database(url) as (connection, seen):
+    """Check MLflow's database: reachable, and of this version."""
+    with connect_database(url) as (connection, outcome):
         from mlflow.store.db import utils
 
         if connection.dialect.has_table(connection, "alembic_version"):
-            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-            if found != utils._get_latest_schema_revision():  # noqa: SLF001 - nothing public tells it
+            revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+            if revision != utils._get_latest_schema_revision():  # noqa: SLF001 - no public function returns it
                 raise CheckFailedError(
-                    f"its schema is {found}, of another version of MLflow",
+                    f"its schema {revision} belongs to another version of MLflow",
                     "back it up, then `evergreen migrate`",
                 )
-        return seen
+        return outcome
 
 
 def check_online_store(url: str) -> CheckPassed:
-    """The online store: takes a value and gives it back; and forgets none by itself."""
+    """Check that the online store accepts values and does not evict them."""
     if "://" not in url:
         return check_folder(Path(url).parent)
     import redis
 
-    from evergreen.feature_store.online_backends import connect_redis as redis_at
+    from evergreen.feature_store.online_backends import connect_redis
 
     clock = ClockProbe()
     try:
-        with redis_at(url, socket_connect_timeout=5, socket_timeout=10) as server:
+        with connect_redis(url, socket_connect_timeout=5, socket_timeout=10) as server:
             seconds, micros = server.time()
-            ahead = clock.skew(seconds + micros / 1e6)
-            told = server.info()
+            clock_skew = clock.skew(seconds + micros / 1e6)
+            info = server.info()
             server.set("_evergreen_doctor", "probe", ex=60)
             server.delete("_evergreen_doctor")
     except redis.AuthenticationError as error:
         raise CheckFailedError(
-            f"does not let us in: {error}", "correct user and password in EVERGREEN_ONLINE_STORE"
+            f"authentication failed: {error}", "correct user and password in EVERGREEN_ONLINE_STORE"
         ) from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise UnreachableError(f"does not answer: {error}", "start it, or correct EVERGREEN_ONLINE_STORE") from None
+        raise UnreachableError(f"does not respond: {error}", "start it, or correct EVERGREEN_ONLINE_STORE") from None
     except redis.ResponseError as error:
         raise CheckFailedError(
-            f"refuses a value: {error}", "give it memory, and this user the rights to read and write all keys"
+            f"refuses a value: {error}", "give it more memory, and this user permission to read and write all keys"
         ) from None
-    policy = str(told.get("maxmemory_policy", ""))
+    policy = str(info.get("maxmemory_policy", ""))
     if policy.startswith("allkeys"):
         raise CheckFailedError(
-            f"forgets values when its memory is full (maxmemory-policy {policy}), and nobody would notice",
+            f"silently evicts values when its memory is full (maxmemory-policy {policy})",
             "set maxmemory-policy to noeviction",
         )
-    return CheckPassed(f"Redis {told.get('redis_version')}, keeps what it is given", ahead)
+    return CheckPassed(f"Redis {info.get('redis_version')}, accepts values and keeps them", clock_skew)
 
 
 @contextmanager
 def connect_database(url: str) -> Iterator[tuple[Connection, CheckPassed]]:
-    """A connection to the database at `url`, SQLAlchemy's way to write it, and what it says of itself.
+    """Connect to the database at the SQLAlchemy URL `url`; also yields what the server reports about itself.
 
     Raises:
-        Wrong: it does not answer, does not let us in, or does not exist.
+        CheckFailedError: It does not exist, does not respond, or authentication failed.
     """
     import sqlalchemy
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
@@ -94,12 +97,12 @@ def connect_database(url: str) -> Iterator[tuple[Connection, CheckPassed]]:
             check_folder(Path(address.database).parent)
         options: dict[str, Any] = {}
         if address.drivername.startswith("postgresql"):
-            # By default it is the server's, and what that may be is looked at below.
+            # The default is the server's encoding, which _describe_server checks.
             options["connect_args"] = {"connect_timeout": 5, "client_encoding": "utf8"}
         engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, **options)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise CheckFailedError(
-            f"is no address of a database: {error}", "write postgresql://user:password@host/name"
+            f"not a database URL: {error}", "use the form postgresql://user:password@host/name"
         ) from None
     clock = ClockProbe()
     try:
@@ -110,16 +113,17 @@ def connect_database(url: str) -> Iterator[tuple[Connection, CheckPassed]]:
 
 
 def connection_failure(message: str) -> CheckFailedError:
-    """Why a database did not let us in, from what it or its driver said."""
-    first = next((line for line in reversed(message.strip().splitlines()) if "FATAL" in line), message.splitlines()[0])
+    """Return the failed check for the message of a database driver."""
+    lines = message.strip().splitlines()
+    cause = next((line for line in reversed(lines) if "FATAL" in line), lines[0])
     if "password authentication failed" in message or "no password supplied" in message:
         return CheckFailedError(
-            f"does not let us in: {first}",
-            "correct the password; a database keeps the one that it was made with, whatever the environment says later",
+            f"authentication failed: {cause}",
+            "correct the password; a database keeps the one it was created with, whatever the environment says later",
         )
     if "does not exist" in message:
-        return CheckFailedError(first, "create it, or correct the address")
-    return UnreachableError(f"does not answer: {first}", "start it, or correct the address")
+        return CheckFailedError(cause, "create it, or correct the URL")
+    return UnreachableError(f"does not respond: {cause}", "start it, or correct the URL")
 
 
 def _describe_server(connection: Connection, clock: ClockProbe) -> CheckPassed:
@@ -128,18 +132,10 @@ def _describe_server(connection: Connection, clock: ClockProbe) -> CheckPassed:
     encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
     if encoding != "UTF8":
         raise CheckFailedError(
-            f"keeps text as {encoding}, which clients cannot read",
-            "make it anew: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
+            f"stores text as {encoding}, which clients cannot read",
+            "create it again: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
         )
     version = connection.exec_driver_sql("SHOW server_version").scalar()
-    now = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
-    assert isinstance(now, datetime)
-    return CheckPassed(f"Postgres {version}, reachable", clock.skew(now))
-
-
-def _missing_tables(connection: Connection, tables: set[str]) -> set[str]:
-    """Which of `tables` are not there, if any are."""
-    import sqlalchemy
-
-    there = set(sqlalchemy.inspect(connection).get_table_names())
-    return tables - there if tables & there else set()
+    server_time = connection.exec_driver_sql("SELECT clock_timestamp()").scalar()
+    assert isinstance(server_time, datetime)
+    return CheckPassed(f"Postgres {version}, reachable", clock.skew(server_time))

@@ -1,58 +1,97 @@
-"""What this process itself has: its variables, Java, the trainer's Python, files with keys."""
+"""Checks of this process and machine: environment variables, Java, the trainer's Python, key files."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 
-from evergreen.cli.doctor.seen import CheckFailedError, CheckPassed
-from evergreen.settings import ENV_PREFIX, Settings, variable_name
-from evergreen_local.java import require_java as require_java
-from evergreen_local.processes import STACK_VARIABLE
+from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
+from evergreen.errors import EvergreenError
+from evergreen.settings import ENV_PREFIX, STACK_VARIABLE, Settings, variable_name
 
-# Variables of ours that are no settings: what the scheduler imports once, whose process this is.
+MIN_JAVA_VERSION = 17
 _NON_SETTINGS = {"EVERGREEN_PRELOAD", STACK_VARIABLE}
 
 
+class JavaError(EvergreenError):
+    """No Java runtime that Spark supports."""
+
+
 def check_environment_variables() -> CheckPassed:
-    """No variable is a setting misspelled: nobody would read it, and nobody would say so."""
-    known = {variable_name(name) for name in Settings.model_fields} | _NON_SETTINGS
-    given = sorted(name for name in os.environ if name.startswith(ENV_PREFIX))
-    unknown = [name for name in given if name.partition("__")[0] not in known]
-    if unknown:
-        name = unknown[0]
-        near = get_close_matches(name, known, n=1)
+    """Check that every `EVERGREEN_*` variable is a setting: a misspelled one is silently ignored."""
+    valid_names = {variable_name(name) for name in Settings.model_fields} | _NON_SETTINGS
+    names = sorted(name for name in os.environ if name.startswith(ENV_PREFIX))
+    if unknown := [name for name in names if name.partition("__")[0] not in valid_names]:
+        similar = get_close_matches(unknown[0], valid_names, n=1)
         raise CheckFailedError(
-            f"{', '.join(unknown)}: nothing reads {'it' if len(unknown) == 1 else 'them'}",
-            f"is {near[0]} meant?" if near else "remove it: evergreen/settings.py has all there are",
+            f"{', '.join(unknown)}: unknown variable{'s' if len(unknown) > 1 else ''}",
+            f"did you mean {similar[0]}?" if similar else "remove it: evergreen/settings.py lists all variables",
         )
-    return CheckPassed(f"{len(given)} variables, all of them known")
+    return CheckPassed(f"{len(names)} variables, all known")
 
 
 def check_java() -> CheckPassed:
     require_java()
-    return CheckPassed("fit for Spark")
+    return CheckPassed("supported by Spark")
+
+
+def require_java() -> None:
+    """Check that there is a Java runtime for Spark.
+
+    Raises:
+        JavaError: There is none, or it is too old.
+    """
+    # The order of Spark's own scripts.
+    home = os.environ.get("JAVA_HOME")
+    command = str(Path(home) / "bin" / "java") if home else shutil.which("java") or "java"
+    try:
+        process = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=60, check=False)
+        version = parse_java_version(process.stderr + process.stdout) if process.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired):
+        version = None
+    if version is None:
+        problem = f"there is none in JAVA_HOME={home}" if home else "none is installed"
+    elif version < MIN_JAVA_VERSION:
+        problem = f"{command} is Java {version}"
+    else:
+        return
+    raise JavaError(f"Spark needs Java {MIN_JAVA_VERSION} or newer, but {problem}: {_java_install_hint()}")
+
+
+def parse_java_version(output: str) -> int | None:
+    """Return the major version in the output of `java -version`; None if there is none."""
+    if match := re.search(r'version "(\d+)(?:\.(\d+))?', output):
+        major, minor = int(match[1]), int(match[2] or 0)
+        return minor if major == 1 else major  # Java 8 calls itself 1.8
+    return None
+
+
+def _java_install_hint() -> str:
+    if sys.platform == "darwin":
+        home = "$(brew --prefix openjdk@17)/libexec/openjdk.jdk/Contents/Home"
+        return f'brew install openjdk@17, then export JAVA_HOME="{home}"'
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    return f"{sudo}apt-get install openjdk-17-jre-headless, or set JAVA_HOME to an installed one"
 
 
 def check_trainer(python: Path) -> CheckPassed:
-    """The interpreter that trains on this machine can read a job."""
+    """Check that the Python that trains on this machine has the packages to read a job."""
+    code = "import sys, pyarrow, upath; print(sys.version.split()[0])"
     try:
-        done = subprocess.run(
-            [python, "-c", "import sys, pyarrow, upath; print(sys.version.split()[0])"],
-            capture_output=True,
-            text=True,
-            timeout=50,
-        )
+        process = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=50)
     except OSError as error:
         raise CheckFailedError(
-            f"cannot be run: {error.strerror}", "`make trainer`, or correct EVERGREEN_TRAINER"
+            f"cannot be started: {error.strerror}", "run `make trainer`, or correct EVERGREEN_TRAINER"
         ) from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise CheckFailedError(f"cannot train: {last}", "install trainer/requirements.txt there: `make trainer`")
-    return CheckPassed(f"Python {done.stdout.strip()}")
+    if process.returncode:
+        last_line = (process.stderr.strip() or f"exit code {process.returncode}").splitlines()[-1]
+        raise CheckFailedError(f"cannot train: {last_line}", "install trainer/requirements.txt there: `make trainer`")
+    return CheckPassed(f"Python {process.stdout.strip()}")
 
 
 def check_file_readable(file: Path) -> CheckPassed:
@@ -60,6 +99,6 @@ def check_file_readable(file: Path) -> CheckPassed:
         file.read_bytes()
     except OSError as error:
         raise CheckFailedError(
-            f"{error.strerror}, for user id {os.geteuid()}", "let this user read it, or correct the variable"
+            f"{error.strerror}, for user ID {os.geteuid()}", "make it readable for this user, or correct the variable"
         ) from None
-    return CheckPassed("can be read")
+    return CheckPassed("readable")

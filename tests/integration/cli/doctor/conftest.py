@@ -1,4 +1,4 @@
-"""Small servers in this process that say what a test wants them to say."""
+"""HTTP servers in this process with responses set by a test."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ import pytest
 from support import s3_server
 from support.s3_server import S3
 
-Answer = tuple[int, Any] | Callable[[bytes], tuple[int, Any]]
+Response = tuple[int, Any] | Callable[[bytes], tuple[int, Any]]
 
 
 @dataclass
-class Told:
-    """A server: `answers` by method and path, JSON or text; what is not among them is 404."""
+class FakeServer:
+    """A server with `responses` by method and path, JSON or text; all others are 404."""
 
     url: str = ""
-    answers: dict[str, Answer] = field(default_factory=dict)
+    responses: dict[str, Response] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
-    ahead: float = 0.0
-    asked: list[str] = field(default_factory=list)
+    clock_skew: float = 0.0
+    requests: list[str] = field(default_factory=list)
 
-    def answer(self, name: str, body: bytes) -> tuple[int, Any]:
-        self.asked.append(name)
-        found = self.answers.get(name, (404, {"detail": f"nothing at {name}"}))
-        return found(body) if callable(found) else found
+    def respond(self, name: str, body: bytes) -> tuple[int, Any]:
+        self.requests.append(name)
+        response = self.responses.get(name, (404, {"detail": f"nothing at {name}"}))
+        return response(body) if callable(response) else response
 
 
 @pytest.fixture
-def server() -> Iterator[Told]:
-    told = Told()
+def server() -> Iterator[FakeServer]:
+    fake = FakeServer()
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
 
         def date_time_string(self, timestamp: float | None = None) -> str:
-            return formatdate((timestamp or time()) + told.ahead, usegmt=True)
+            return formatdate((timestamp or time()) + fake.clock_skew, usegmt=True)
 
         def handle_one(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            told.headers = dict(self.headers)
-            status, content = told.answer(f"{self.command} {self.path.partition('?')[0]}", body)
+            fake.headers = dict(self.headers)
+            status, content = fake.respond(f"{self.command} {self.path.partition('?')[0]}", body)
             data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "text/plain" if isinstance(content, str) else "application/json")
@@ -59,12 +59,12 @@ def server() -> Iterator[Told]:
 
         do_GET = do_POST = do_PUT = do_DELETE = handle_one
 
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    told.url = f"http://127.0.0.1:{running.server_address[1]}"
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield told
-    running.shutdown()
-    running.server_close()
+    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    fake.url = f"http://127.0.0.1:{http_server.server_address[1]}"
+    threading.Thread(target=http_server.serve_forever, daemon=True).start()
+    yield fake
+    http_server.shutdown()
+    http_server.server_close()
 
 
 @pytest.fixture

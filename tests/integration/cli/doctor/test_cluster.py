@@ -1,4 +1,4 @@
-"""The cluster's answers: rights given and missing, a secret, no cluster at all."""
+"""The check of Kubernetes: permissions, a secret, no cluster."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import yaml
 
 from evergreen.cli.doctor import cluster
 from evergreen.settings import PodSettings
-from integration.cli.doctor.conftest import Told
-from support.checks import wrong
+from integration.cli.doctor.conftest import FakeServer
+from support.checks import failure
 
 pytestmark = pytest.mark.integration
 
@@ -20,18 +20,18 @@ PODS = PodSettings(image="trainer@sha256:0", namespace="ml", secret="store")
 
 
 @pytest.fixture
-def kubernetes(server: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
-    """An API server that allows everything, and a KUBECONFIG that names it."""
-    refused: set[tuple[str, str]] = set()
+def kubernetes(server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    """An API server that grants all permissions, and its KUBECONFIG."""
+    denied: set[tuple[str, str]] = set()
 
     def review(body: bytes) -> tuple[int, object]:
-        asked = json.loads(body)["spec"]["resourceAttributes"]
-        right = ("/".join(filter(None, [asked["resource"], asked["subresource"]])), asked["verb"])
-        assert asked["namespace"] == "ml"
-        return 201, {"spec": {}, "status": {"allowed": right not in refused}}
+        attributes = json.loads(body)["spec"]["resourceAttributes"]
+        resource = "/".join(filter(None, [attributes["resource"], attributes["subresource"]]))
+        assert attributes["namespace"] == "ml"
+        return 201, {"spec": {}, "status": {"allowed": (resource, attributes["verb"]) not in denied}}
 
-    server.refused = refused  # type: ignore[attr-defined]
-    server.answers = {
+    server.denied = denied  # type: ignore[attr-defined]
+    server.responses = {
         "GET /version/": (
             200,
             dict.fromkeys(
@@ -64,51 +64,51 @@ def kubernetes(server: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     from kubernetes.config import kube_config
 
-    # Where it is, is read when the module is imported.
+    # The module reads KUBECONFIG when it is imported.
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
     return server
 
 
-def test_a_cluster_that_is_right(kubernetes: Told) -> None:
-    seen = cluster.check_kubernetes(PODS)
-    assert seen.message == "Kubernetes v1.33.1, all rights are given"
-    assert seen.clock_skew == pytest.approx(0, abs=2)
+def test_check_kubernetes_passes(kubernetes: FakeServer) -> None:
+    outcome = cluster.check_kubernetes(PODS)
+    assert outcome.message == "Kubernetes v1.33.1, all permissions granted"
+    assert outcome.clock_skew == pytest.approx(0, abs=2)
 
 
-def test_rights_that_are_missing_are_all_named(kubernetes: Told) -> None:
-    kubernetes.refused |= {("pods", "create"), ("pods/log", "get")}  # type: ignore[attr-defined]
-    assert wrong(cluster.check_kubernetes, PODS)[0] == "may not create pods, get pods/log"
+def test_check_kubernetes_names_all_missing_permissions(kubernetes: FakeServer) -> None:
+    kubernetes.denied |= {("pods", "create"), ("pods/log", "get")}  # type: ignore[attr-defined]
+    assert failure(cluster.check_kubernetes, PODS)[0] == "permission denied: create pods, get pods/log"
 
 
-def test_a_secret_that_is_not_there(kubernetes: Told) -> None:
-    kubernetes.answers["GET /api/v1/namespaces/ml/secrets/store"] = (404, {"message": "not found"})
-    what, way_out = wrong(cluster.check_kubernetes, PODS)
-    assert what == "has no secret store"
-    assert way_out.startswith("kubectl --namespace ml create secret generic")
+def test_check_kubernetes_names_a_missing_secret(kubernetes: FakeServer) -> None:
+    kubernetes.responses["GET /api/v1/namespaces/ml/secrets/store"] = (404, {"message": "not found"})
+    problem, fix = failure(cluster.check_kubernetes, PODS)
+    assert problem == "there is no secret store"
+    assert fix.startswith("kubectl --namespace ml create secret generic")
 
 
-def test_whether_a_secret_is_there_need_not_be_known(kubernetes: Told) -> None:
-    kubernetes.answers["GET /api/v1/namespaces/ml/secrets/store"] = (403, {"message": "forbidden"})
-    assert "all rights are given" in cluster.check_kubernetes(PODS).message
+def test_check_kubernetes_does_not_need_to_read_secrets(kubernetes: FakeServer) -> None:
+    kubernetes.responses["GET /api/v1/namespaces/ml/secrets/store"] = (403, {"message": "forbidden"})
+    assert "all permissions granted" in cluster.check_kubernetes(PODS).message
 
 
-def test_a_token_that_has_expired(kubernetes: Told) -> None:
-    kubernetes.answers[REVIEW] = (401, {"message": "Unauthorized"})
-    assert wrong(cluster.check_kubernetes, PODS) == (
-        "answers 401: Unauthorized",
+def test_check_kubernetes_reports_an_expired_token(kubernetes: FakeServer) -> None:
+    kubernetes.responses[REVIEW] = (401, {"message": "Unauthorized"})
+    assert failure(cluster.check_kubernetes, PODS) == (
+        "status 401: Unauthorized",
         "renew the account's token or certificate",
     )
 
 
-def test_no_image(kubernetes: Told) -> None:
-    assert wrong(cluster.check_kubernetes, PodSettings())[0] == "EVERGREEN_PODS__IMAGE is not set"
-    assert kubernetes.asked == []
+def test_check_kubernetes_requires_an_image(kubernetes: FakeServer) -> None:
+    assert failure(cluster.check_kubernetes, PodSettings())[0] == "EVERGREEN_PODS__IMAGE is not set"
+    assert kubernetes.requests == []
 
 
-def test_no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_check_kubernetes_without_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from kubernetes.config import kube_config
 
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
-    what, way_out = wrong(cluster.check_kubernetes, PODS)
-    assert what.startswith("no cluster is known: ")
-    assert way_out.endswith("or a file in KUBECONFIG")
+    problem, fix = failure(cluster.check_kubernetes, PODS)
+    assert problem.startswith("no cluster is configured: ")
+    assert fix.endswith("or KUBECONFIG to a file")

@@ -1,4 +1,4 @@
-"""Which checks there are for which settings, and how findings are told."""
+"""The checks for given settings, and their results."""
 
 from __future__ import annotations
 
@@ -9,143 +9,146 @@ from pathlib import Path
 
 import pytest
 
-from evergreen.cli import doctor
+from evergreen.cli import create_console, doctor
 from evergreen.cli.doctor import ChecksFailedError, DoctorCheck, environment, run_checks
-from evergreen.cli.doctor.seen import CheckFailedError, CheckPassed, ClockProbe
-from evergreen.cli.progress import Progress
+from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe
+from evergreen.client.addresses import ServiceAddresses
 from evergreen.errors import LedgerError
 from evergreen.settings import Settings
-from evergreen_local.stack import ServiceAddresses
-from support.checks import wrong
+from support.checks import failure
 
 pytestmark = pytest.mark.unit
 
 
-def look(seen: CheckPassed | Exception) -> DoctorCheck:
+def check_with(outcome: CheckPassed | Exception) -> DoctorCheck:
     def function() -> CheckPassed:
-        if isinstance(seen, Exception):
-            raise seen
-        return seen
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     return DoctorCheck("thing", "there", function)
 
 
-def subjects(addresses: ServiceAddresses | None = None, **given: object) -> list[str]:
-    return [check.subject for check in doctor.doctor_checks(Settings(**given), addresses)]
+def subjects(addresses: ServiceAddresses | None = None, **options: object) -> list[str]:
+    return [check.subject for check in doctor.doctor_checks(Settings(**options), addresses)]
 
 
-def test_the_embedded_default_needs_no_server(home: Path) -> None:
+def test_doctor_checks_of_the_defaults_need_no_server(home: Path) -> None:
     assert subjects() == [
         *("settings", "lake", "ledger", "jobs", "entries", "Feast's registry", "online store"),
         *("Airflow", "MLflow's database", "Java", "trainer"),
     ]
 
 
-def test_servers_are_looked_at_where_they_are(home: Path) -> None:
-    found = subjects(
+def test_doctor_checks_of_configured_servers(home: Path) -> None:
+    names = subjects(
         ServiceAddresses("http://a:8080", "http://m:5000", "sc://s:15002"),
         training_backend="pod",
         prices=home / "prices.toml",
     )
-    assert found[-5:] == ["Airflow", "MLflow", "Spark Connect", "Kubernetes", "prices"]
+    assert names[-5:] == ["Airflow", "MLflow", "Spark Connect", "Kubernetes", "prices"]
 
 
-def test_no_address_is_shown_with_its_password(home: Path) -> None:
-    given = Settings(feast_registry="postgresql://feast:secret@db/feast", online_store="redis://:secret@redis:6379/0")
+def test_doctor_checks_show_no_password(home: Path) -> None:
+    config = Settings(feast_registry="postgresql://feast:secret@db/feast", online_store="redis://:secret@redis:6379/0")
     addresses = ServiceAddresses("http://admin:secret@a:8080", "http://m:5000", "local")
-    assert "secret" not in " ".join(check.location for check in doctor.doctor_checks(given, addresses))
+    assert "secret" not in " ".join(check.location for check in doctor.doctor_checks(config, addresses))
 
 
-def test_findings_come_in_order_and_one_that_stumbles_is_wrong() -> None:
-    findings = list(
+def test_run_checks_keeps_the_order_and_reports_crashes() -> None:
+    results = list(
         run_checks(
             [
-                look(CheckPassed("fine")),
-                look(CheckFailedError("broken", "mend it")),
-                look(LedgerError("damaged: restore it")),
-                look(ZeroDivisionError("division\nby zero")),
+                check_with(CheckPassed("fine")),
+                check_with(CheckFailedError("broken", "fix it")),
+                check_with(LedgerError("damaged: restore it")),
+                check_with(ZeroDivisionError("division\nby zero")),
             ]
         )
     )
-    assert [finding.passed for finding in findings] == [True, False, False, False]
-    assert [finding.message for finding in findings] == [
+    assert [result.passed for result in results] == [True, False, False, False]
+    assert [result.message for result in results] == [
         "fine",
         "broken",
         "damaged: restore it",
-        "cannot be checked: ZeroDivisionError: division",
+        "the check crashed: ZeroDivisionError: division",
     ]
 
 
-@pytest.mark.parametrize(("ahead", "said"), [(90.0, "90 s ahead of"), (-7.2, "7 s behind")])
-def test_a_clock_that_is_wrong_is_told_of(ahead: float, said: str) -> None:
-    [finding] = run_checks([look(CheckPassed("fine", ahead))])
-    assert finding.message == f"its clock is {said} this machine's"
-    assert "NTP" in finding.fix
+@pytest.mark.parametrize(("skew", "message"), [(90.0, "90 s ahead of"), (-7.2, "7 s behind")])
+def test_run_checks_reports_clock_skew(skew: float, message: str) -> None:
+    [result] = run_checks([check_with(CheckPassed("fine", skew))])
+    assert result.message == f"its clock is {message} this machine's"
+    assert "NTP" in result.fix
 
 
-def test_a_clock_that_is_a_little_off_is_right() -> None:
-    [finding] = run_checks([look(CheckPassed("fine", 4.0))])
-    assert finding.passed
+def test_run_checks_tolerates_a_small_clock_skew() -> None:
+    [result] = run_checks([check_with(CheckPassed("fine", 4.0))])
+    assert result.passed
 
 
-def test_clocks_are_compared_at_the_middle_of_the_question() -> None:
+def test_clock_probe_compares_at_the_middle_of_the_request() -> None:
     clock = ClockProbe()
     time.sleep(0.2)
     assert clock.skew(time.time()) == pytest.approx(0.1, abs=0.05)
     assert clock.skew_from_header(None) is None
 
 
-def test_a_check_that_hangs_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_checks_times_out_a_check_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_CHECK_TIMEOUT_S", 0.3)
-    began = time.monotonic()
+    start = time.monotonic()
     hanging = DoctorCheck("thing", "there", lambda: time.sleep(5) or CheckPassed("late"))
-    findings = list(run_checks([look(CheckPassed("fine")), hanging, look(CheckPassed("fine"))]))
-    assert [finding.passed for finding in findings] == [True, False, True]
-    assert time.monotonic() - began < 3
+    results = list(run_checks([check_with(CheckPassed("fine")), hanging, check_with(CheckPassed("fine"))]))
+    assert [result.passed for result in results] == [True, False, True]
+    assert time.monotonic() - start < 3
 
 
-def test_all_that_is_wrong_is_told_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_doctor_raises_all_failures_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = [
-        look(CheckFailedError("one", "do this")),
-        look(CheckPassed("fine")),
-        look(CheckFailedError("two", "do that")),
+        check_with(CheckFailedError("one", "do this")),
+        check_with(CheckPassed("fine")),
+        check_with(CheckFailedError("two", "do that")),
     ]
     monkeypatch.setattr(doctor, "doctor_checks", lambda *_: checks)
-    with Progress() as progress, pytest.raises(ChecksFailedError) as caught:
-        doctor.run_doctor(progress)
+    with pytest.raises(ChecksFailedError) as caught:
+        doctor.run_doctor(create_console())
     assert str(caught.value).splitlines() == [
-        "not all is well: 2 faults",
+        "2 of 3 checks failed: 2 faults",
         "  - thing, there: one → do this",
         "  - thing, there: two → do that",
     ]
 
 
-def test_a_variable_that_nothing_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_environment_variables_reports_unknown_names(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("EVERGREEN_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("EVERGREEN_PODS__IMAGE", "image")
-    assert environment.check_environment_variables().message == "1 variables, all of them known"
+    assert environment.check_environment_variables().message == "1 variables, all known"
     monkeypatch.setenv("EVERGREEN_LEGDER", "s3://x")
-    assert wrong(environment.check_environment_variables) == (
-        "EVERGREEN_LEGDER: nothing reads it",
-        "is EVERGREEN_LEDGER meant?",
+    assert failure(environment.check_environment_variables) == (
+        "EVERGREEN_LEGDER: unknown variable",
+        "did you mean EVERGREEN_LEDGER?",
     )
 
 
-def test_the_trainer() -> None:
+def test_check_trainer_reports_its_version() -> None:
     assert environment.check_trainer(Path(sys.executable)).message == f"Python {sys.version.split()[0]}"
-    assert wrong(environment.check_trainer, Path("/nowhere/python"))[0] == "cannot be run: No such file or directory"
+    assert (
+        failure(environment.check_trainer, Path("/nowhere/python"))[0] == "cannot be started: No such file or directory"
+    )
 
 
-def test_a_trainer_without_its_packages(tmp_path: Path) -> None:
+def test_check_trainer_names_a_missing_package(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nexec {sys.executable} -S -E -s -c 'import pyarrow'\n")
     python.chmod(0o755)
-    assert wrong(environment.check_trainer, python)[0] == "cannot train: ModuleNotFoundError: No module named 'pyarrow'"
+    assert (
+        failure(environment.check_trainer, python)[0] == "cannot train: ModuleNotFoundError: No module named 'pyarrow'"
+    )
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_check_file_readable(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text("")
-    assert environment.check_file_readable(tmp_path / "key.pem").message == "can be read"
-    assert wrong(environment.check_file_readable, tmp_path / "other.pem")[0].startswith("No such file or directory")
+    assert environment.check_file_readable(tmp_path / "key.pem").message == "readable"
+    assert failure(environment.check_file_readable, tmp_path / "other.pem")[0].startswith("No such file or directory")

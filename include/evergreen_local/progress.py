@@ -1,7 +1,7 @@
-"""What goes on, for people: redrawn in place on a terminal, plain lines anywhere else.
+"""Progress of a command: a live display on a terminal, plain lines elsewhere.
 
-On a terminal nothing scrolls by but what is finished. Elsewhere (a log, CI) a line appears whenever there is
-news, and every fifteen seconds when there is none.
+On a terminal only finished steps scroll. In a log or CI, a line is printed when something changes, and otherwise every
+fifteen seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -20,11 +19,13 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-REPEAT_INTERVAL_S = 15.0
-"""Seconds after which a plain line is repeated although nothing has changed."""
+from evergreen.cli import create_console
 
-_MIN_INTERVAL_S = 2.0  # no two plain lines follow each other faster than this
-_STEPS = 10  # steps that fit on a screen
+REPEAT_INTERVAL_S = 15.0
+"""Seconds after which a plain line is repeated even if nothing has changed."""
+
+_MIN_INTERVAL_S = 2.0  # between two plain lines
+_MAX_STEPS = 10  # on a screen
 
 _STATE_STYLES = {
     "success": ("✓", "green"),
@@ -38,7 +39,7 @@ _STATE_STYLES = {
 
 @dataclass(frozen=True)
 class ProgressStep:
-    """One thing that waits, runs, or is over. `state` is one of Airflow's; `seconds` it has taken so far."""
+    """One step. `state` is a task state of Airflow; `seconds` is its duration so far."""
 
     name: str
     state: str
@@ -52,7 +53,7 @@ class ProgressStep:
 
 @dataclass(frozen=True)
 class ProgressView:
-    """The state of something under way. A change of `news` is worth a plain line of its own."""
+    """State of an operation. A change of `change_key` is printed as a plain line."""
 
     title: str
     completed: int
@@ -62,9 +63,8 @@ class ProgressView:
     change_key: Hashable = None
 
     def __str__(self) -> str:
-        under_way = [step for step in self.steps if step.state not in ("waiting", "success", "skipped")]
-        parts = [f"{self.title}  {self.completed}/{self.total} {self.unit}", *map(str, under_way)]
-        return "  ".join(parts)
+        active = [step for step in self.steps if step.state not in ("waiting", "success", "skipped")]
+        return "  ".join([f"{self.title}  {self.completed}/{self.total} {self.unit}", *map(str, active)])
 
     def render(self, spinner: RenderableType, elapsed: float) -> RenderableType:
         head = Table.grid(padding=(0, 2))
@@ -76,25 +76,23 @@ class ProgressView:
             Text(format_duration(elapsed), style="dim"),
         )
         rows = Table.grid(padding=(0, 2))
-        for step in self.steps[:_STEPS]:
+        for step in self.steps[:_MAX_STEPS]:
             sign, style = _STATE_STYLES.get(step.state, ("·", "dim"))
             seconds = format_duration(step.seconds) if step.seconds is not None else ""
             rows.add_row(" ", Text(sign, style=style), Text(step.name, style=style), step.state, seconds)
-        if len(self.steps) > _STEPS:
-            rows.add_row(" ", "", Text(f"and {len(self.steps) - _STEPS} more", style="dim"))
+        if len(self.steps) > _MAX_STEPS:
+            rows.add_row(" ", "", Text(f"and {len(self.steps) - _MAX_STEPS} more", style="dim"))
         return Group(head, rows)
 
 
 class Progress:
-    """Where a command says what it does; a context, so that the terminal is left as it was found.
+    """The console of a command; a context manager, so that the terminal is always restored.
 
-    It keeps talking while its user waits for something: by itself it redraws, or repeats the last line.
+    A thread redraws the view, or repeats the last line, while the command waits.
     """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
-        self.console = console or Console(highlight=False)
-        if not self.console.is_terminal and console is None:
-            self.console.width = 160  # a log has no width; eighty columns would tear tables apart
+        self.console = console or create_console()
         self._clock = clock
         self._spinner = Spinner("dots")
         self._view: ProgressView | None = None
@@ -106,51 +104,44 @@ class Progress:
         self._live = Live(console=self.console, transient=True, refresh_per_second=4, get_renderable=self._render_view)
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self._live.start()
-        else:
+        if not self.console.is_terminal:
             threading.Thread(target=self._refresh_periodically, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.clear()
         self._stop_event.set()
-        if self.console.is_terminal:
-            self._live.stop()
+        self._live.stop()
 
     def print(self, text: RenderableType, style: str = "") -> None:
-        """Something that is so, and stays on the screen."""
+        """Print a permanent line, or a table."""
         with self._lock:
             self._last_print_time = self._clock()
-            if isinstance(text, str):
-                self.console.print(text, style=style, markup=False, soft_wrap=True)
-            else:
-                self.console.print(text)
+            self.console.print(text, style=style, markup=False, soft_wrap=isinstance(text, str))
 
     def update(self, view: ProgressView) -> None:
-        """How it stands now; call it as often as you look."""
+        """Show `view` until the next update."""
         with self._lock:
             if self._view is None or view.title != self._view.title:
                 self._start_time = self._clock()
             self._view = view
+        if self.console.is_terminal:
+            self._live.start()  # does nothing if it runs
         self.refresh()
 
     def refresh(self) -> None:
-        """Repeat the view as a plain line, if there is news in it or nothing has been said for long."""
+        """Print the view as a plain line if it has changed, or if nothing was printed for long."""
         with self._lock:
             if self._view is None or self.console.is_terminal:
                 return
-            quiet = self._clock() - self._last_print_time
-            if quiet >= REPEAT_INTERVAL_S or (
-                self._view.change_key != self._last_change_key and quiet >= _MIN_INTERVAL_S
-            ):
+            silence = self._clock() - self._last_print_time
+            changed = self._view.change_key != self._last_change_key
+            if silence >= (_MIN_INTERVAL_S if changed else REPEAT_INTERVAL_S):
                 self._last_change_key = self._view.change_key
                 self.print(f"{format_duration(self._clock() - self._start_time):>9}  {self._view}")
 
     def clear(self) -> None:
-        """What was shown is over."""
+        """Remove the view."""
         with self._lock:
             self._view = None
 
@@ -159,8 +150,9 @@ class Progress:
             self.refresh()
 
     def _render_view(self) -> RenderableType:
-        with self._lock:
-            return self._view.render(self._spinner, self._clock() - self._start_time) if self._view else ""
+        # Without the lock: rich's thread calls this while it holds its own, which `print` waits for.
+        view = self._view
+        return view.render(self._spinner, self._clock() - self._start_time) if view else ""
 
 
 def format_duration(seconds: float) -> str:

@@ -1,14 +1,14 @@
-"""What is read from `java -version`, and what is said when there is no Java to use."""
+"""Java for Spark: its version, and the error if there is none."""
 
 import pytest
 
-from evergreen_local import java
+from evergreen.cli.doctor import environment
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize(
-    ("told", "major"),
+    ("output", "major"),
     [
         ('openjdk version "17.0.15" 2025-04-15\nOpenJDK Runtime Environment (build 17.0.15+6-Debian)', 17),
         ('java version "1.8.0_392"\nJava(TM) SE Runtime Environment', 8),
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.unit
         ("", None),
     ],
 )
-def test_version(told, major):
-    assert java.parse_java_version(told) == major
+def test_parse_java_version(output, major):
+    assert environment.parse_java_version(output) == major
 
 
 def fake_java(folder, version):
@@ -31,28 +31,28 @@ def fake_java(folder, version):
     program.chmod(0o755)
 
 
-def test_a_java_that_is_new_enough_is_fine(tmp_path, monkeypatch):
+def test_require_java_accepts_a_supported_version(tmp_path, monkeypatch):
     fake_java(tmp_path, "17.0.1")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    java.require_java()
+    environment.require_java()
 
 
-def test_an_old_one_is_named(tmp_path, monkeypatch):
+def test_require_java_names_an_old_version(tmp_path, monkeypatch):
     fake_java(tmp_path, "11.0.1")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(java.JavaError, match=rf"{tmp_path}/bin/java is Java 11: .*openjdk"):
-        java.require_java()
+    with pytest.raises(environment.JavaError, match=rf"{tmp_path}/bin/java is Java 11: .*openjdk"):
+        environment.require_java()
 
 
-def test_java_home_is_believed_even_if_it_is_wrong(tmp_path, monkeypatch):
+def test_require_java_trusts_a_wrong_java_home(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(java.JavaError, match=f"JAVA_HOME={tmp_path} holds none"):
-        java.require_java()
+    with pytest.raises(environment.JavaError, match=f"there is none in JAVA_HOME={tmp_path}"):
+        environment.require_java()
 
 
-def test_none_at_all_is_said_in_one_line_with_the_way_out(tmp_path, monkeypatch):
+def test_require_java_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(java.JavaError, match=r"none was found: .*openjdk.*17") as error:
-        java.require_java()
+    with pytest.raises(environment.JavaError, match=r"none is installed: .*openjdk.*17") as error:
+        environment.require_java()
     assert "\n" not in str(error.value)

@@ -1,12 +1,12 @@
-"""From payloads of Airflow's API to what a person sees."""
+"""Progress of DAG runs from responses of Airflow's REST API."""
 
 from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from evergreen.cli.progress import ProgressStep
-from evergreen_local import watching
+from evergreen_local import run_progress
+from evergreen_local.progress import ProgressStep
 
 pytestmark = pytest.mark.unit
 
@@ -15,7 +15,7 @@ NOW = datetime(2026, 11, 21, 12, 0, 10, tzinfo=UTC)
 
 
 def run(day, state, hour=5):
-    """A run about one day of New York, where midnight is 05:00 UTC in winter and 04:00 in summer."""
+    """A run of one day of New York, where midnight is 05:00 UTC in winter and 04:00 in summer."""
     return {
         "dag_run_id": f"backfill__{day}",
         "dag_id": "flight_delay.features",
@@ -34,42 +34,44 @@ def task(task_id, state, day="2013-01-01", start=None, duration=None):
     }
 
 
-def test_a_run_is_about_the_local_day_in_winter_and_in_summer():
-    assert watching.run_day(run("2013-01-01", "queued"), NEW_YORK) == date(2013, 1, 1)
-    assert watching.run_day(run("2013-07-01", "queued", hour=4), NEW_YORK) == date(2013, 7, 1)
-    assert watching.run_day({"data_interval_start": None}, NEW_YORK) is None
+def test_run_day_is_the_local_day_in_winter_and_summer():
+    assert run_progress.run_day(run("2013-01-01", "queued"), NEW_YORK) == date(2013, 1, 1)
+    assert run_progress.run_day(run("2013-07-01", "queued", hour=4), NEW_YORK) == date(2013, 7, 1)
+    assert run_progress.run_day({"data_interval_start": None}, NEW_YORK) is None
 
 
-def test_settled_means_that_every_day_has_a_run_that_is_over():
+def test_all_runs_finished_needs_a_finished_run_of_every_day():
     days = [date(2013, 1, 1), date(2013, 1, 2)]
-    runs = watching.runs_by_day([run("2013-01-01", "success"), run("2013-01-02", "running")], NEW_YORK)
-    assert not watching.all_runs_finished(runs, days)
-    assert watching.all_runs_finished({**runs, days[1]: run("2013-01-02", "failed")}, days)
-    assert not watching.all_runs_finished({days[0]: runs[days[0]]}, days)
+    runs = run_progress.runs_by_day([run("2013-01-01", "success"), run("2013-01-02", "running")], NEW_YORK)
+    assert not run_progress.all_runs_finished(runs, days)
+    assert run_progress.all_runs_finished({**runs, days[1]: run("2013-01-02", "failed")}, days)
+    assert not run_progress.all_runs_finished({days[0]: runs[days[0]]}, days)
 
 
-def test_a_backfill_shows_days_done_and_the_task_of_each_day_under_way():
+def test_backfill_view_counts_days_and_names_active_tasks():
     days = [date(2013, 1, day) for day in range(1, 5)]
     runs = [run("2013-01-01", "success"), run("2013-01-02", "running"), run("2013-01-03", "failed")]
     instances = [
         task("build", "running", "2013-01-02", start="2026-11-21T12:00:00Z"),
         task("check_raw", "queued", "2013-01-02"),
-        task("build", "running", "2013-06-01"),  # of a run that is none of this backfill's
+        task("build", "running", "2013-06-01"),  # of a run outside this backfill
     ]
-    view = watching.backfill_view("flight_delay.features", days, watching.runs_by_day(runs, NEW_YORK), instances, NOW)
+    view = run_progress.backfill_view(
+        "flight_delay.features", days, run_progress.runs_by_day(runs, NEW_YORK), instances, NOW
+    )
     assert str(view) == ("flight_delay.features  1/4 days  ▸ 2013-01-02 build 10 s  ✗ 2013-01-03 failed")
     assert view.change_key == (1, 1)
 
 
-def test_a_run_shows_its_tasks_in_the_order_of_the_chain():
+def test_dag_run_view_keeps_the_order_of_the_tasks():
     instances = [
         task("judge", None),
         task("train", "running", start="2026-11-21T12:00:03Z"),
         task("plan", "success", start="2026-11-21T11:59:00Z", duration=1.4),
         task("materialize", "skipped", duration=0.2),
     ]
-    chain = ["plan", "materialize", "train", "judge", "promote"]
-    view = watching.dag_run_view("flight_delay.retrain", chain, instances, NOW)
+    tasks = ["plan", "materialize", "train", "judge", "promote"]
+    view = run_progress.dag_run_view("flight_delay.retrain", tasks, instances, NOW)
     assert view.steps == (
         ProgressStep("plan", "success", 1.4),
         ProgressStep("materialize", "skipped", 0.2),
@@ -79,19 +81,19 @@ def test_a_run_shows_its_tasks_in_the_order_of_the_chain():
     )
     assert (view.completed, view.total) == (2, 5)
     assert str(view) == "flight_delay.retrain  2/5 tasks  ▸ train 7 s"
-    assert watching.format_steps(view).startswith("✓ plan 1 s  – materialize skipped 0 s  ▸ train 7 s")
+    assert run_progress.format_steps(view).startswith("✓ plan 1 s  – materialize skipped 0 s  ▸ train 7 s")
 
 
-def test_news_of_a_run_are_changes_of_state_not_of_seconds():
+def test_dag_run_view_changes_with_states_not_with_seconds():
     first, second = (
-        watching.dag_run_view("r", ["plan"], [task("plan", "running", start="2026-11-21T12:00:03Z")], now)
+        run_progress.dag_run_view("r", ["plan"], [task("plan", "running", start="2026-11-21T12:00:03Z")], now)
         for now in (NOW, NOW.replace(second=40))
     )
     assert first != second
     assert first.change_key == second.change_key
 
 
-def test_the_error_of_a_log_is_its_last_exception():
+def test_error_lines_are_the_last_exception():
     detail = [{"exc_type": "RawDataError", "exc_value": "raw data: 1 fault\n  - flights.parquet: missing"}]
     log = [
         {"event": "::group::Log message source details"},
@@ -99,36 +101,36 @@ def test_the_error_of_a_log_is_its_last_exception():
         {"event": "Task failed with exception", "level": "error", "error_detail": detail},
         {"event": "Marking task as failed", "level": "info"},
     ]
-    assert watching.error_lines(log) == ["RawDataError: raw data: 1 fault", "  - flights.parquet: missing"]
+    assert run_progress.error_lines(log) == ["RawDataError: raw data: 1 fault", "  - flights.parquet: missing"]
 
 
-def test_the_error_of_a_log_says_where_it_happened_and_what_it_came_of():
+def test_error_lines_include_notes_and_causes():
     detail = [
         {"exc_type": "PermissionError", "exc_value": "Access Denied.", "exc_notes": ["s3://jobs/a/job.json"]},
         {"exc_type": "AccessDenied", "exc_value": "calling PutObject", "exc_notes": [], "is_cause": True},
         {"exc_type": "KeyError", "exc_value": "'seen on the way'", "exc_notes": [], "is_cause": False},
     ]
     log = [{"event": "Task failed with exception", "error_detail": detail}]
-    assert watching.error_lines(log) == [
+    assert run_progress.error_lines(log) == [
         "PermissionError: Access Denied.",
         "s3://jobs/a/job.json",
         "Caused by: AccessDenied: calling PutObject",
     ]
 
 
-def test_the_error_of_a_spark_job_is_told_without_the_stack_of_its_jvm():
+def test_error_lines_leave_out_the_stack_of_the_jvm():
     stack = "\n".join(f"\tat org.apache.spark.Part{n}.work(Part{n}.scala:{n})" for n in range(40))
     value = f"[TASK_WRITE_FAILED] lake/day\n\nJVM stacktrace:\norg.apache.spark.SparkException\n{stack}\n"
     value += f"Caused by: java.io.IOException: No space left on device\n{stack}\n\t... 9 more"
     log = [{"error_detail": [{"exc_type": "SparkException", "exc_value": value}]}]
-    assert watching.error_lines(log) == [
+    assert run_progress.error_lines(log) == [
         "SparkException: [TASK_WRITE_FAILED] lake/day",
         "org.apache.spark.SparkException",
         "Caused by: java.io.IOException: No space left on device",
     ]
 
 
-def test_without_an_exception_the_end_of_the_log_has_to_do():
+def test_error_lines_without_an_exception_are_the_last_lines():
     log = [{"event": "::group::x"}, *({"event": f"line {n}"} for n in range(30)), {"event": " "}]
-    assert watching.error_lines(log, limit=3) == ["line 27", "line 28", "line 29"]
-    assert watching.error_lines([]) == []
+    assert run_progress.error_lines(log, limit=3) == ["line 27", "line 28", "line 29"]
+    assert run_progress.error_lines([]) == []

@@ -1,4 +1,4 @@
-"""What a retrain came to: the gates as a table, the champion, and where to look further."""
+"""Results of a retrain in the terminal: the gates as a table, the champion, and addresses of details."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from evergreen.cli.progress import Progress, format_duration
+from evergreen.client.addresses import ServiceAddresses
 from evergreen.gates import Gate, Verdict
 from evergreen.reports.gate_table import GATE_COLUMNS, gate_rows
 from evergreen.settings import settings
-from evergreen_local.stack import ServiceAddresses
+from evergreen_local.progress import Progress, format_duration
 
-_MIN_REASON_WIDTH = 120  # columns that the table needs to hold its reasons, too
+_MIN_REASON_WIDTH = 120  # columns of a terminal that fits the reasons into the table
 _OUTCOME_STYLES = {"passed": "green", "failed": "red", "not_computed": "yellow"}
 
 
@@ -43,11 +43,11 @@ def show_gate_table(progress: Progress, title: str, verdict: Verdict, gates: Ite
 
 
 def show_promotion_outcome(progress: Progress, verdict: Verdict, promoted: bool, version: str | None) -> None:
-    """What followed from the verdict."""
+    """Print what followed from the verdict."""
     if promoted:
         progress.print(f"promoted: {verdict.reason}", style="green")
     elif verdict.promote:
-        progress.print("the gates passed, but the champion stays: the log of `promote` says why", style="yellow")
+        progress.print("the gates passed, but the champion stays: see the log of `promote`", style="yellow")
     else:
         progress.print(f"the champion stays: {verdict.reason}", style="yellow")
     progress.print(f"champion: version {version}" if version else "champion: none yet")
@@ -59,30 +59,30 @@ def show_summary(progress: Progress, addresses: ServiceAddresses, seconds: float
 
 
 def show_addresses(progress: Progress, addresses: ServiceAddresses) -> None:
-    """Where to look, and how to end it."""
+    """Print the addresses of the UIs."""
     progress.print(f"Airflow  {addresses.airflow_ui}{_login(progress, addresses.airflow)}")
     progress.print(f"MLflow   {addresses.mlflow_ui}")
     if not settings().airflow:
-        progress.print("Both stay up until `make down`.")
+        progress.print("Both run until `make down`.")
 
 
 def _login(progress: Progress, url: str) -> str:
-    """Who may see it. A password is for the eyes at a terminal, and for no log."""
+    """Return user and password; the password only at a terminal, not in a log."""
     parts = urlsplit(url)
     if not parts.username:
         return ""
-    secret = unquote(parts.password or "") if progress.console.is_terminal else "(the one in EVERGREEN_AIRFLOW)"
-    return f"  user {unquote(parts.username)}, password {secret}"
+    password = unquote(parts.password or "") if progress.console.is_terminal else "(see EVERGREEN_AIRFLOW)"
+    return f"  user {unquote(parts.username)}, password {password}"
 
 
 def fetch_champion_version(mlflow: str, model: str) -> str | None:
-    """The version that holds the alias `champion` in the registry; None if none does or nobody can say."""
+    """Return the version with the alias `champion` in the registry; None if there is none or no server."""
     if not mlflow.startswith("http"):
         return None
-    answer = httpx.get(
+    response = httpx.get(
         f"{mlflow}/api/2.0/mlflow/registered-models/alias",
         params={"name": model, "alias": "champion"},
         timeout=30,
         trust_env=False,
     )
-    return str(answer.json()["model_version"]["version"]) if answer.status_code == 200 else None
+    return str(response.json()["model_version"]["version"]) if response.status_code == 200 else None

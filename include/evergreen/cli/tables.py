@@ -1,0 +1,128 @@
+"""Tables in the terminal: the champions of a model, and the cost of training."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import UTC, date, datetime, time
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evergreen import ledger, storage
+from evergreen.ledger import (
+    ChampionRolledBack,
+    LedgerEvent,
+    LedgerState,
+    PromotionDeferred,
+    VerdictRecorded,
+    VersionPromoted,
+)
+from evergreen.settings import settings
+from evergreen.spec.loader import load_spec
+from evergreen.training.attempt import Attempt, read_attempts
+from evergreen.training.cost import PriceTable, total_cost
+
+
+def show_history(name: str, day: date | None, console: Console) -> None:
+    """Print the champions of a model, or only the champion at the end of `day`."""
+    load_spec(name)
+    state = ledger.read_state(name)
+    if not state.entries:
+        console.print(f"{name}: the ledger has no entry yet")
+        return
+    if day:
+        _show_champion_on_day(name, state, day, console)
+        return
+    table = _table(f"{name}: champions")
+    for column in ("since", "champion", "data until", "reason", "requested by", "entry"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("since", "champion", "data until"))
+    for tenure in state.tenures:
+        entry = state.entries[tenure.entry_number - 1]
+        reason, actor = Text(_change_reason(entry.event, state)), Text(entry.actor)
+        since = _format_time(entry.recorded_at)
+        table.add_row(since, tenure.version, str(tenure.as_of), reason, actor, str(entry.number))
+    console.print(table, soft_wrap=False)
+    verdicts = sum(isinstance(entry.event, VerdictRecorded) for entry in state.entries)
+    console.print(f"champion: {_format_version(state.champion)}; {verdicts} verdicts in {len(state.entries)} entries")
+    if state.challenger:
+        console.print(f"challenger: version {state.challenger}, held back: {_deferral_reason(state)}")
+    if state.barred_versions:
+        console.print(f"barred: version {', '.join(sorted(state.barred_versions))}; `evergreen release` ends that")
+    if state.is_frozen:
+        console.print("frozen: nothing is promoted until `evergreen unfreeze`")
+
+
+def show_training_costs(console: Console) -> None:
+    """Print one row for each team and model, summed over all recorded attempts.
+
+    Raises:
+        SpecError: The price table is missing or invalid.
+    """
+    file = settings().prices
+    prices = PriceTable.read(file) if file else None
+    attempts: dict[tuple[str, str], list[Attempt]] = defaultdict(list)
+    root = storage.storage_path(settings().jobs)
+    for model in storage.list_names(root):
+        for job in storage.list_names(root / model):
+            for attempt in read_attempts(root / model / job):
+                attempts[attempt.team, attempt.model].append(attempt)
+    if not attempts:
+        console.print(f"no training attempt is recorded in {settings().jobs}")
+        return
+    table = _table("cost of training")
+    for column in ("team", "model"):
+        table.add_column(column)
+    for column in ("attempts", "GPU hours", "CPU hours", "GiB hours", prices.currency if prices else "price"):
+        table.add_column(column, justify="right")
+    for (team, model), group in sorted(attempts.items()):
+        cost = total_cost(group, prices)
+        hours = (cost.gpu_seconds / 3600, cost.cpu_seconds / 3600, cost.memory_gib_seconds / 3600)
+        price = "–" if cost.price is None else f"{cost.price:,.2f}"
+        table.add_row(team or "–", model, str(cost.attempts), *(f"{value:,.2f}" for value in hours), price)
+    console.print(table, soft_wrap=False)
+    if prices is None:
+        console.print("no prices are set: set EVERGREEN_PRICES to a price table, see docs/kubernetes.md")
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+
+
+def _show_champion_on_day(name: str, current_state: LedgerState, day: date, console: Console) -> None:
+    state = ledger.state_at(current_state.entries, datetime.combine(day, time.max, UTC))
+    console.print(f"{name} at the end of {day} (UTC): {_format_version(state.champion)}")
+    for tenure in state.tenures[-1:]:
+        entry = state.entries[tenure.entry_number - 1]
+        since = f"since {_format_time(entry.recorded_at)}, data until {tenure.as_of}"
+        console.print(f"{since}: {_change_reason(entry.event, state)}")
+        console.print(f"requested by {entry.actor}, entry {entry.number}")
+        if isinstance(entry.event, VersionPromoted):
+            verdict_event = state.find_verdict_event(entry.event.verdict_entry)
+            for kind, location in (verdict_event.evidence if verdict_event else {}).items():
+                console.print(f"{kind}: {location}")
+
+
+def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
+    """Return why the champion changed with this event."""
+    if isinstance(event, ChampionRolledBack):
+        return f"rolled back from version {event.barred_version}: {event.reason}"
+    assert isinstance(event, VersionPromoted)  # nothing else begins a tenure
+    verdict_event = state.find_verdict_event(event.verdict_entry)
+    assert verdict_event  # or the ledger would have refused the entry
+    approval = f", approved by {event.approved_by}" if event.approved_by else ""
+    return verdict_event.verdict.reason.partition(":")[0] + approval
+
+
+def _deferral_reason(state: LedgerState) -> str:
+    events = [entry.event for entry in reversed(state.entries)]
+    return next(e.reason for e in events if isinstance(e, PromotionDeferred) and e.version == state.challenger)
+
+
+def _format_version(version: str | None) -> str:
+    return f"version {version}" if version else "no champion"
+
+
+def _format_time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

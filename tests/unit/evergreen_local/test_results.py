@@ -1,0 +1,77 @@
+"""The results of a retrain in the terminal."""
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from evergreen.gates import GateResult, decide_verdict
+from evergreen_local import results
+from evergreen_local.progress import Progress
+
+pytestmark = pytest.mark.unit
+
+PASSED = GateResult(
+    gate="auc_threshold", outcome="passed", candidate=0.7123, threshold=0.6, rows=5000, reason="0.7123 ≥ 0.6"
+)
+FAILED = GateResult(
+    gate="auc_against_champion",
+    outcome="failed",
+    candidate=0.7,
+    champion=0.75,
+    interval=(-0.061, -0.043),
+    threshold=-0.02,
+    rows=5000,
+    reason="may be 0.061 worse [sic], at most 0.02 is allowed",
+)
+NOT_COMPUTED = GateResult(
+    gate="brier_threshold", outcome="not_computed", threshold=0.2, rows=3, reason="3 rows are too few"
+)
+
+
+def output_of(show, width=160):
+    text = StringIO()
+    show(Progress(Console(file=text, width=width)))
+    return text.getvalue()
+
+
+def test_show_gate_table_has_values_and_reasons():
+    verdict = decide_verdict([PASSED, FAILED, NOT_COMPUTED])
+    text = output_of(lambda progress: results.show_gate_table(progress, "flight_delay as of 2013-03-08", verdict))
+    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
+    for part in ("0.7123", "0.6", "✓ passed", "0.7123 ≥ 0.6"):
+        assert part in rows["auc_threshold"]
+    for part in ("0.7000", "0.7500", "−0.0610 … −0.0430", "−0.02", "✗ failed", "worse [sic], at most"):
+        assert part in rows["auc_against_champion"]
+    for part in ("–", "? not computed", "3 rows are too few"):
+        assert part in rows["brier_threshold"]
+    assert "flight_delay as of 2013-03-08" in text
+
+
+def test_show_gate_table_fits_a_narrow_terminal():
+    verdict = decide_verdict([PASSED, FAILED, NOT_COMPUTED])
+    text = output_of(lambda progress: results.show_gate_table(progress, "flight_delay", verdict), width=80)
+    for part in ("0.7123", "0.7500", "−0.0610 … −0.0430", "not computed", FAILED.reason, NOT_COMPUTED.reason):
+        assert part in text
+    assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith(("auc_", "brier_")))
+
+
+@pytest.mark.parametrize(
+    ("gate_results", "promoted", "expected"),
+    [
+        ([PASSED], True, "promoted: the only gate passed"),
+        ([PASSED], False, "the gates passed, but the champion stays"),
+        ([FAILED], False, "the champion stays: auc_against_champion: may be 0.061 worse"),
+    ],
+)
+def test_show_promotion_outcome(gate_results, promoted, expected):
+    text = output_of(
+        lambda progress: results.show_promotion_outcome(progress, decide_verdict(gate_results), promoted, "3")
+    )
+    assert expected in text
+    assert "champion: version 3" in text
+
+
+def test_show_promotion_outcome_without_a_champion():
+    text = output_of(lambda progress: results.show_promotion_outcome(progress, decide_verdict([FAILED]), False, None))
+    assert "champion: none yet" in text
