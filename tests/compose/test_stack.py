@@ -179,7 +179,7 @@ def test_a_full_disk_fails_a_retrain_that_goes_on_once_there_is_room(stack: Live
 
 @pytest.mark.skipif("S3_IMAGE" not in os.environ, reason="the S3 server of the stack cannot be told to refuse")
 @pytest.mark.parametrize("task", ["train", "promote"])
-def test_an_s3_that_refuses_writes_fails_a_retrain_that_goes_on_once_it_takes_them(stack: LiveStack, task: str) -> None:
+def test_retrain_refused_by_s3_fails_and_resumes_once_s3_accepts(stack: LiveStack, task: str) -> None:
     before = stack.python(STATE.read_text())
     said = stack.retrain_during(stack.read_only_s3(), task)
     assert "AccessDenied" in said or "Forbidden" in said

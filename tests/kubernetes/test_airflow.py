@@ -144,7 +144,7 @@ def bring_back() -> None:
         stack.bring_up_stack(progress)
 
 
-def test_killed_parts_are_brought_back_and_the_pod_was_at_work_all_the_time(airflow: Stack) -> None:
+def test_killed_components_recover_while_the_pod_keeps_working(airflow: Stack) -> None:
     run = airflow.begin(13)
     made, _ = airflow.pod_of(13)
     if airflow.train_task(run) == "running":  # a deferred one has no process

@@ -243,10 +243,10 @@ def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple
 
 def _list_remote(fs: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:
     try:
-        found: dict[str, dict[str, Any]] = fs.find(f"{root}/{source}", detail=True)
+        listing: dict[str, dict[str, Any]] = fs.find(f"{root}/{source}", detail=True)
     except FileNotFoundError:
         return
-    for path, info in found.items():
+    for path, info in listing.items():
         folder, _, name = path.removeprefix(f"{root}/{source}/").rpartition("/")
         day = folder.removeprefix("day=")
         if name == f"{source}.parquet" and folder == f"day={day}" and is_iso_day(day):

@@ -158,7 +158,7 @@ def test_a_verdict_of_a_backfill_serves_a_run_by_hand(own_january: Path) -> None
     assert ask(number, version) is None
 
 
-def test_a_verdict_promotes_the_candidate_that_it_is_about_and_no_other(own_january: Path) -> None:
+def test_verdict_promotes_only_the_candidate_that_it_judged(own_january: Path) -> None:
     number, _ = registered(case(11))
     _, another = registered(case(15))
     with pytest.raises(RegistryError, match=f"version {another} of flight_delay is candidate"):

@@ -47,7 +47,7 @@ CHANGES = {
     "shop/rarely/prices.csv": {"network"},
     "shop/checks.py": {"network", *VERDICTS},
     "evergreen/orchestration/dags/retrain.py": set(),
-    "evergreen/cli/ledger.py": set(),
+    "evergreen/cli/tables.py": set(),
     "evergreen/promotion/service.py": set(),
     "evergreen/registry/versions.py": set(),
     "evergreen/training/runner.py": set(),

@@ -143,8 +143,8 @@ class TrainerPod:
         if job != pod_job:
             raise _NotStartedError(
                 Outcome.BAD_CONFIG,
-                f"pod {self.name} in namespace {self._pods.namespace} is at work for {pod_job or 'something else'}, not "
-                f"for {job}: give each installation a namespace of its own (EVERGREEN_PODS__NAMESPACE)",
+                f"pod {self.name} in namespace {self._pods.namespace} works on {pod_job or 'something else'}, not on "
+                f"{job}: give each installation a namespace of its own (EVERGREEN_PODS__NAMESPACE)",
             )
 
     def _is_reusable(self, pod: diagnosis.PodJson) -> bool:
