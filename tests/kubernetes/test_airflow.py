@@ -176,9 +176,7 @@ def test_a_killed_scheduler_is_brought_back_while_a_pod_is_waited_for(airflow: S
 
 
 @pytest.mark.parametrize(("day", "moment"), [(15, 0), (16, 30)], ids=["at start-up", "in the midst"])
-def test_task_failed_by_hand_leaves_no_pod_and_resumes_when_cleared(
-    airflow: Stack, day: int, moment: int
-) -> None:
+def test_task_failed_by_hand_leaves_no_pod_and_resumes_when_cleared(airflow: Stack, day: int, moment: int) -> None:
     run = airflow.begin(day)
     first, done = airflow.pod_of(day, step=moment)
     airflow.mark_failed(run)

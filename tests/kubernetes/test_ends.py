@@ -46,9 +46,7 @@ def test_the_trigger_sees_it_too(trial: Callable[..., Trial]) -> None:
     assert "ended as bad data: the data say so" in str(error)
 
 
-def test_attempt_over_its_time_is_ended_and_the_next_one_resumes(
-    trial: Callable[..., Trial], deferrable: bool
-) -> None:
+def test_attempt_over_its_time_is_ended_and_the_next_one_resumes(trial: Callable[..., Trial], deferrable: bool) -> None:
     job = trial(deferrable=deferrable, steps=60, resources={"timeout_minutes": 0.1})
     error = job.error()
     assert isinstance(error, LATER)

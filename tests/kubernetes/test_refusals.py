@@ -138,5 +138,5 @@ def test_a_pod_of_another_installation(begin: Begin, cluster: Cluster) -> None:
     cluster.made(job.pod)
     theirs = {"metadata": {"annotations": {"evergreen/job": "s3://other/job.json"}}}
     cluster.api.patch_namespaced_pod(job.pod, cluster.namespace, theirs)
-    fails(job.again(), NEVER, "is at work for s3://other/job.json, .*EVERGREEN_PODS__NAMESPACE")
+    fails(job.again(), NEVER, "works on s3://other/job.json, .*EVERGREEN_PODS__NAMESPACE")
     assert job.value() == expected(30)
