@@ -132,7 +132,11 @@ def list_names(folder: UPath) -> list[str]:
     try:
         with _translate_to_os_error(folder):
             return sorted(entry.name for entry in folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        if is_local(folder) and not folder.exists():  # a parent of it is a file, which a wrong setting names
+            raise
         return []
 
 

@@ -175,7 +175,7 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
             *(F.sum(count).over(by_hour).alias(count) for count in counts),
         )
         # The last step of a group is the one with which everything has left.
-        .where((F.col(f"flights_{max(TRAILING_HOURS)}h") > 0) & (F.col("until") >= first) & (F.col("hour") <= last))
+        .where((F.col(f"flights_{max(TRAILING_HOURS)}h") > 0) & (F.col("last_hour") >= first) & (F.col("hour") <= last))
     )
     features = [
         column

@@ -129,7 +129,7 @@ def test_check_bucket_reports_a_store_that_is_down(s3: S3, monkeypatch: pytest.M
 
 def test_check_bucket_refuses_an_unknown_scheme() -> None:
     assert failure(storage.check_bucket, "ftq://x/y") == (
-        "Protocol not known: ftq",
+        "Unsupported filesystem: 'ftq'",
         "set a folder, or s3://bucket/folder",
     )
 
