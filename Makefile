@@ -53,7 +53,7 @@ test-compose: $(READY) ## the tests of the stack of docker-compose.yaml, on a ma
 	@$(BIN)/python -m pytest tests/compose -q -rs --durations=10
 
 test-kubernetes: $(READY) ## the tests with pods, on the cluster that KUBECONFIG names (docs/kubernetes.md)
-	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10 -n 3 --dist loadfile
+	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10 -n 3 --dist loadscope
 
 lint: $(READY) ## style, types, and the order of the rooms
 	@$(BIN)/ruff check .

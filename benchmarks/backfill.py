@@ -79,7 +79,8 @@ def by_spark_submit(home: Path, days: Sequence[date]) -> Cost:
     began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     for day in days:
         code = (
-            "from datetime import date; from evergreen.spec import loader; from evergreen.features.make import run_feature_pipeline;"
+            "from datetime import date; from evergreen.spec import loader;"
+            "from evergreen.features.pipeline import run_feature_pipeline;"
             f"run_feature_pipeline(loader.load_spec({NAME!r}), [date.fromisoformat('{day}')])"
         )
         command = [sys.executable, "-c", code]

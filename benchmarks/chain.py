@@ -42,7 +42,7 @@ def plain(days: list[date]) -> None:
     with stage("imports"):
         from evergreen import evaluation, ledger
         from evergreen.feature_store import online_store, training_sets
-        from evergreen.features import build, checks, inputs, publish
+        from evergreen.features import build, checks, pipeline
         from evergreen.promotion import service
         from evergreen.registry import versions
         from evergreen.spec import loader
@@ -52,14 +52,13 @@ def plain(days: list[date]) -> None:
     model = loader.load_spec(NAME)
     for day in days:
         with stage("check_raw"):
-            wanted = inputs.compute_day_fingerprints(model, [day])
-            checks.raise_raw_faults(model, checks.check_raw_files(model, [day]))
+            wanted = checks.validate_raw_files(model, [day])
         with stage("build"):
             folders = build.build_features(model, wanted)
         with stage("check_features"):
-            checks.raise_feature_faults(model, checks.check_built_features(model, folders))
+            checks.validate_features(model, folders)
         with stage("publish"):
-            publish.publish_features(model, wanted, folders)
+            pipeline.publish_features(model, wanted, folders)
     window = Window.from_range(FIRST, days[-1] + timedelta(1), RunReason.MANUAL, "America/New_York")
     with stage("plan"):
         assert versions.get_champion_version(model) is None

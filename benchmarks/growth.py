@@ -42,7 +42,7 @@ def days(first: int, last: int) -> list[date]:
 def measure(some: Sequence[date]) -> tuple[float, float]:
     """Median wall and CPU seconds of a day's run."""
     from evergreen.features import inputs
-    from evergreen.features.make import run_feature_pipeline
+    from evergreen.features.pipeline import run_feature_pipeline
     from evergreen.spec import loader
 
     model = loader.load_spec("flight_delay")
@@ -57,7 +57,7 @@ def measure(some: Sequence[date]) -> tuple[float, float]:
 
 
 def by_history() -> Iterator[tuple[int, float, float]]:
-    from evergreen.features.make import run_feature_pipeline
+    from evergreen.features.pipeline import run_feature_pipeline
     from evergreen.spec import loader
     from evergreen_models.flight_delay.raw import deliver
 

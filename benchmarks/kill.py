@@ -89,10 +89,10 @@ IMPATIENT = {
 UNDISTURBED = """
 import sys
 from datetime import date
-from evergreen import model
-from evergreen.features.make import make
+from evergreen.features.pipeline import run_feature_pipeline
+from evergreen.spec import loader
 
-make(model.load("flight_delay"), list(map(date.fromisoformat, sys.argv[1:])))
+run_feature_pipeline(loader.load_spec("flight_delay"), list(map(date.fromisoformat, sys.argv[1:])))
 """
 
 
@@ -323,7 +323,7 @@ class Witness(threading.Thread):
 
     def _staged(self, folder: Path, now: float) -> None:
         day, mark = folder.parent.name[:14], folder.parent.name[15:]
-        if folder.name == "built":
+        if folder.name == "cached":
             self.seen.kept.setdefault((day, mark), now)
         elif _ATTEMPT.fullmatch(folder.name) and folder not in self.seen.attempts:
             self.seen.attempts[folder] = Attempt(day, mark, now)

@@ -36,13 +36,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from evergreen import ledger
 from support import promotion_races
-from support.promotion_races import CHAMPION, PREVIOUS, RACERS, Place, Way
+from support.promotion_races import CHAMPION, PREVIOUS, RACERS, Place, Promoter
 
 LIFE = 100
-WAYS: dict[str, Way] = {
+WAYS: dict[str, Promoter] = {
     "Evergreen": promotion_races.evergreen,
-    "bare, by hand": promotion_races.by_hand,
-    "bare, looking first": promotion_races.looking_first,
+    "bare, by hand": promotion_races.set_aliases,
+    "bare, looking first": promotion_races.check_then_set_aliases,
 }
 HEADER = ("database", "way", "racers", "rounds", "winners", "lost", "unseen", "ledger", "s/round")
 
@@ -90,8 +90,8 @@ def measure(database: str, name: str, nowhere: Place, racers: int, rounds: int) 
                 started = time.monotonic()
                 continue
             winners += len(was.promoted)
-            lost += not was.serial
-            unseen += was.unseen
+            lost += not was.is_serial
+            unseen += was.lost_promotions
             wrong += not bare and was.aliases != promotion_races.by_ledger(ledger.read_state(place.model))
         seconds += time.monotonic() - started
     row(

@@ -1,6 +1,6 @@
-"""The DAG family of every model folder. Add a folder under include/evergreen_models, and its DAGs are here.
+"""The DAGs of every model: a folder under include/evergreen_models is enough.
 
-(Airflow looks into a file only if it names both itself and a DAG; this sentence is load-bearing.)
+(Airflow only parses files that contain the words "airflow" and "DAG"; this sentence is load-bearing.)
 """
 
 from evergreen.orchestration.dags.features import features_dag

@@ -1,4 +1,4 @@
-"""What Airflow loads: the code is in `evergreen.plugin`."""
+"""Makes the plugins of `evergreen.plugin` known to Airflow."""
 
 from evergreen.plugin.preload import PreloadPlugin
 from evergreen.plugin.verdicts import VerdictsPlugin

@@ -71,17 +71,17 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 _DELIVER = """
 import sys, time
 from datetime import date, timedelta
-from evergreen import lake
-from evergreen.ingest.watcher import Records, Watch
-from evergreen.settings import settings
+from evergreen.ingest import raw_files
+from evergreen.ingest.announcements import announcement_store
+from evergreen.ingest.watcher import RawDataWatcher
 from evergreen_models.flight_delay.raw import deliver
 
 deliver([date(2013, 1, 1) + timedelta(n) for n in range(int(sys.argv[1]))])
-records = Records(settings().lake / "arrivals/flight_delay")
-watch = Watch(str(lake.raw_folder()), ["flights", "weather"], records)
-while not (found := watch.look()):
+store = announcement_store("flight_delay")
+watcher = RawDataWatcher(str(raw_files.raw_folder()), ["flights", "weather"], store)
+while not (deliveries := watcher.poll()):
     time.sleep(1)
-records.take(found)
+store.acknowledge(deliveries)
 """
 
 

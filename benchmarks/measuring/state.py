@@ -12,7 +12,7 @@ from upath import UPath
 
 from evergreen import ledger, storage
 from evergreen.lake import datasets
-from evergreen.registry import versions
+from evergreen.registry import aliases
 from evergreen.settings import settings
 from evergreen.training import runner
 
@@ -43,7 +43,7 @@ def state() -> dict[str, object]:
             promoted.append(str(entry.event.as_of))
         if isinstance(entry.event, ledger.ChampionRolledBack):
             promoted.append(f"back from {promoted[-1]}")
-    aliases = versions.repair_aliases(MODEL)
+    repair = aliases.repair_aliases(MODEL)
     predictions: dict[str, list[str]] = {}
     for evaluation in datasets.open_dataset(f"evaluations/{MODEL}").manifests():
         as_of = evaluation.inputs["days"][1]
@@ -53,7 +53,7 @@ def state() -> dict[str, object]:
         "predictions": {as_of: sorted(set(found)) for as_of, found in predictions.items()},
         "verdicts": verdicts,
         "promoted": promoted,
-        "aliases": "right" if aliases.was_consistent else list(aliases.messages),
+        "aliases": "right" if repair.was_consistent else list(repair.messages),
         "staged": len(list(settings().lake.glob("**/_staging/*/*"))),
         "models": sorted(job.name for job in jobs() if runner.is_training_complete(job.name, job)),
         "jobs": len(jobs()),

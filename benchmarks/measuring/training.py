@@ -56,7 +56,7 @@ def job_of(name: str, train: Path, *, checkpoint_seconds: float, **parameters: o
         gpu=0,
         processes=1,
         checkpoint_seconds=checkpoint_seconds,
-        modules=fingerprints.code_versions((f"evergreen_models.{name}.train",), ()),
+        modules=fingerprints.code_of((f"evergreen_models.{name}.train",), ()),
         libraries=candidates.pinned_library_versions(model),
     )
 

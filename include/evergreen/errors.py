@@ -10,6 +10,11 @@ class EvergreenError(Exception):
     """Root of all of them: `except EvergreenError` means "Evergreen refused, and said why"."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of `error`, or the name of its class if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong: `where` it is (a path, a file, a field), `what` is wrong, `way_out`."""
@@ -57,6 +62,10 @@ class FeatureError(FaultsError):
 
 class InputsChangedError(EvergreenError):
     """Inputs changed while a step was reading them; what it made was thrown away."""
+
+
+class HandoverError(EvergreenError):
+    """A task cannot read what an earlier task of its run has returned."""
 
 
 class TrainingError(EvergreenError):

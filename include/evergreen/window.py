@@ -1,7 +1,7 @@
 """The window of a run: which days it is about, as of when, and why it runs.
 
-One pure function per DAG answers this for every way a run can start, so that no step ever asks the
-clock, and no two steps of a run can disagree.
+One pure function per DAG resolves it for every way a run can start, so no step reads the clock and no two steps
+of a run can disagree.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class RunReason(StrEnum):
     MANUAL = "manual"
 
 
-# Airflow's run types. A backfill that re-runs an existing run keeps the old run id: the type tells, the id does not.
+_EXAMPLE_EXTRA = '{"days": ["2013-03-01"]}'
+# By Airflow's run type. The run id says nothing: a backfill that re-runs an existing run keeps the old id.
 _RUN_REASONS = {
     "scheduled": RunReason.SCHEDULE,
     "backfill": RunReason.BACKFILL,
@@ -36,28 +37,29 @@ _RUN_REASONS = {
 
 @dataclass(frozen=True)
 class AssetEvent:
-    """One asset event that started a run: the days it is about and, if its sender knows, why they changed.
-
-    `until` is the first day that the sender has nothing of yet, where days are published in order.
-    """
+    """One asset event that started a run: the days it is about and, if the sender knows, why they changed."""
 
     days: tuple[date, ...] = ()
     data_end: date | None = None
+    """The first day that the sender has no data of yet."""
     run_reason: RunReason | None = None
+    deliveries: Mapping[str, str] | None = None
+    """The delivery id of each day, by ISO date, if the event is an announcement of the raw-data watcher."""
 
     @classmethod
     def from_extra(cls, extra: Mapping[str, Any]) -> AssetEvent:
-        """From what comes with an asset event: a watcher's payload, or what somebody posted.
+        """Parse the extra of an asset event: the payload of a watcher, or what an external system posted.
 
-        Days are a list of dates or a mapping whose keys are dates; whatever else comes along is not ours.
+        `days` is a list of dates or a mapping whose keys are dates. Unknown keys are ignored.
 
         Raises:
-            WindowError: a date or the origin cannot be read.
+            WindowError: a date or the run reason cannot be parsed.
         """
-        stated = extra.get("payload", extra) if extra.get("from_trigger") else extra
-        if not isinstance(stated, Mapping):
-            raise WindowError(f"an asset event came with {stated!r}: post extra like {_EXAMPLE_EXTRA}")
-        days, data_end, reason = (stated.get(name) for name in ("days", "data_end", "run_reason"))
+        from_watcher = bool(extra.get("from_trigger"))
+        payload = extra.get("payload", extra) if from_watcher else extra
+        if not isinstance(payload, Mapping):
+            raise WindowError(f"an asset event came with {payload!r}: post extra like {_EXAMPLE_EXTRA}")
+        days, data_end, reason = (payload.get(name) for name in ("days", "data_end", "run_reason"))
         if days is not None and not isinstance(days, list | tuple | Mapping):
             raise WindowError(f"an asset event came with days={days!r}: post extra like {_EXAMPLE_EXTRA}")
         if reason is not None and reason not in set(RunReason):
@@ -66,32 +68,39 @@ class AssetEvent:
             days=tuple(_parse_date("days of an asset event", day) for day in days or ()),
             data_end=_parse_date("data_end of an asset event", data_end) if data_end else None,
             run_reason=RunReason(reason) if reason else None,
+            deliveries=days if from_watcher and isinstance(days, Mapping) else None,
         )
 
-
-_EXAMPLE_EXTRA = '{"days": ["2013-03-01"]}'
+    def to_extra(self) -> dict[str, Any]:
+        """The extra that `from_extra` parses."""
+        return {
+            "days": [day.isoformat() for day in self.days],
+            "data_end": self.data_end and self.data_end.isoformat(),
+            "run_reason": self.run_reason and self.run_reason.value,
+        }
 
 
 @dataclass(frozen=True)
 class DagRunInfo:
-    """The facts that the scheduler states about a run.
-
-    `interval` is absent in runs that have no logical date. `asked_at` is when the run was asked for:
-    the one instant that a run without dates may be resolved from, and the same on every retry. `events`
-    are those that a run of type asset_triggered consumed: one or several.
-    """
+    """The facts that the scheduler states about a run."""
 
     run_type: str
     requested_at: datetime
+    """The one instant that a run without dates is resolved from; equal on every retry."""
     data_interval: tuple[datetime, datetime] | None = None
+    """None for runs without a logical date and for manual runs."""
     conf: Mapping[str, Any] = field(default_factory=dict)
     asset_events: tuple[AssetEvent, ...] = ()
+    """The events that a run of type asset_triggered consumed: one or several."""
+    run_id: str = ""
+    logical_date: datetime | None = None
+    started_at: datetime | None = None
 
     @property
     def run_reason(self) -> RunReason:
-        """A run that only a backfill's events started is part of that backfill: Airflow calls it asset-triggered."""
+        """Why the run exists. A run that only events of a backfill started belongs to that backfill."""
         if self.run_type not in _RUN_REASONS:
-            raise WindowError(f"run type {self.run_type!r} is none of {', '.join(sorted(_RUN_REASONS))}")
+            raise WindowError(f"unknown run type {self.run_type!r}; known types: {', '.join(sorted(_RUN_REASONS))}")
         if self.asset_events and all(event.run_reason is RunReason.BACKFILL for event in self.asset_events):
             return RunReason.BACKFILL
         return _RUN_REASONS[self.run_type]
@@ -99,7 +108,7 @@ class DagRunInfo:
 
 @dataclass(frozen=True)
 class Window:
-    """The days that a run is about, of the model's calendar, in order; known as of midnight after the last."""
+    """The days of the model's calendar that a run is about, in order."""
 
     days: tuple[date, ...]
     run_reason: RunReason
@@ -107,7 +116,7 @@ class Window:
 
     def __post_init__(self) -> None:
         if not self.days:
-            raise WindowError("the window holds no day")
+            raise WindowError("the window has no days")
         if list(self.days) != sorted(set(self.days)):
             raise WindowError(f"the days of a window must differ and be in order, got {self.days}")
 
@@ -115,7 +124,7 @@ class Window:
     def from_range(cls, start: date, end: date, run_reason: RunReason, timezone: str) -> Window:
         """The days `start` ≤ day < `end`."""
         if start >= end:
-            raise WindowError(f"the window from {start} until before {end} holds no day")
+            raise WindowError(f"the window has no days: it starts on {start} and ends before {end}")
         return cls(days_between(start, end), run_reason, timezone)
 
     @property
@@ -124,12 +133,12 @@ class Window:
 
     @property
     def end(self) -> date:
-        """The day after the last."""
+        """The day after the last day."""
         return self.days[-1] + timedelta(1)
 
     @property
     def as_of(self) -> datetime:
-        """Only what was known before this instant may be used."""
+        """Midnight after the last day: a step may only use what was known before this instant."""
         return midnight(self.end, self.timezone)
 
 
@@ -144,11 +153,10 @@ def midnight(day: date, timezone: str) -> datetime:
 
 
 def resolve_features_window(dag_run: DagRunInfo, *, first_day: date, last_day: date | None, timezone: str) -> Window:
-    """The days whose features a run computes.
+    """Return the days whose features a run computes.
 
-    A run with a data interval is about the days in it; one that asset events started, about their days;
-    one started by hand may name `start` and `end` (both included); one without any of these is about the
-    last day that was over when it was asked for.
+    These are the days from `start` to `end` (both included) of its conf, or the days in its data interval, or the
+    days of the asset events that started it, or the last day that was over when the run was requested.
 
     Raises:
         WindowError: unknown or malformed conf, reversed or future dates, days before the first day.
@@ -156,7 +164,7 @@ def resolve_features_window(dag_run: DagRunInfo, *, first_day: date, last_day: d
     conf = _parse_dates(dag_run.conf, allowed=("start", "end"))
     today = _first_unavailable_day(dag_run, timezone, last_day)
     arrived = sorted({day for event in dag_run.asset_events for day in event.days})
-    # Whoever delivers may deliver more than the model is about.
+    # A delivery may include days that the model does not use.
     arrived = [day for day in arrived if first_day <= day <= (last_day or day)] or arrived
     if conf:
         start = conf.get("start") or conf["end"]
@@ -167,8 +175,9 @@ def resolve_features_window(dag_run: DagRunInfo, *, first_day: date, last_day: d
     elif dag_run.data_interval:
         days = days_between(*(_local_day(instant, timezone) for instant in dag_run.data_interval))
         if not days:
+            first, last = dag_run.data_interval
             raise WindowError(
-                f"the data interval {dag_run.data_interval[0]} – {dag_run.data_interval[1]} spans no whole day in {timezone}: "
+                f"the data interval {first} – {last} spans no whole day in {timezone}: "
                 "the DAG needs a CronDataIntervalTimetable in the model's timezone"
             )
     else:
@@ -182,18 +191,18 @@ def resolve_features_window(dag_run: DagRunInfo, *, first_day: date, last_day: d
 def resolve_retrain_window(
     dag_run: DagRunInfo, *, first_day: date, last_day: date | None, timezone: str, history_days: int
 ) -> Window:
-    """The days whose labels a retrain may see: at most `history_days` of them, all before its `as_of`.
+    """Return the days whose labels a retrain may use: at most `history_days` of them, all before its `as_of`.
 
-    `as_of` is the end of the run's data interval, or the day that conf names (`as_of: 2013-03-01` knows
-    everything up to midnight at the start of 1 March), or how far the data was that asset events told of,
-    or the midnight before the run was asked for.
+    `as_of` is the day in its conf (`as_of: 2013-03-01` uses everything known at the start of 1 March), or the end of
+    its data interval, or the newest `data_end` of the asset events that started it, or the midnight before the run
+    was requested.
 
     Raises:
         WindowError: unknown or malformed conf, an `as_of` in the future or before any data.
     """
     conf = _parse_dates(dag_run.conf, allowed=("as_of",))
     today = _first_unavailable_day(dag_run, timezone, last_day)
-    known = [
+    data_ends = [
         event.data_end or max(event.days) + timedelta(1)
         for event in dag_run.asset_events
         if event.data_end or event.days
@@ -203,10 +212,10 @@ def resolve_retrain_window(
     elif dag_run.data_interval:
         end = _local_day(dag_run.data_interval[1], timezone)
     else:
-        end = max(known, default=today)
+        end = max(data_ends, default=today)
     _require_past_days(end, today, last_day)
     if end <= first_day:
-        raise WindowError(f"as of {end} there is no data yet: the first day of this model is {first_day}")
+        raise WindowError(f"as of {end} there is no data yet: the first day of data of this model is {first_day}")
     return Window.from_range(max(first_day, end - timedelta(history_days)), end, dag_run.run_reason, timezone)
 
 
@@ -215,7 +224,7 @@ def _local_day(instant: datetime, timezone: str) -> date:
 
 
 def _first_unavailable_day(dag_run: DagRunInfo, timezone: str, last_day: date | None) -> date:
-    """The first day that was not over, or for which there will never be data, when the run was asked for."""
+    """The first day that was not over when the run was requested, or that is after the model's last day of data."""
     today = _local_day(dag_run.requested_at, timezone)
     return min(today, last_day + timedelta(1)) if last_day else today
 
@@ -225,22 +234,16 @@ def _require_past_days(end: date, first_unavailable_day: date, last_day: date | 
     if last_day and newest > last_day:
         raise WindowError(f"{newest} is after {last_day}, the last day of data of this model: end there")
     if end > first_unavailable_day:
-        raise WindowError(
-            f"{newest} was not over when the run was asked for; the newest day is {first_unavailable_day - timedelta(1)}"
-        )
+        newest_over = first_unavailable_day - timedelta(1)
+        raise WindowError(f"{newest} was not over when the run was requested; the newest day is {newest_over}")
 
 
 def _parse_dates(conf: Mapping[str, Any], *, allowed: tuple[str, ...]) -> dict[str, date]:
-    """The dates that conf gives; a form field left empty counts as not given."""
+    """The dates in conf. An empty form field counts as absent."""
     unknown = sorted(set(conf) - set(allowed))
     if unknown:
-        raise WindowError(f"unknown conf: {', '.join(unknown)}; this DAG knows {', '.join(allowed)}")
-    dates = {}
-    for name, value in conf.items():
-        if value in (None, ""):
-            continue
-        dates[name] = _parse_date(f"conf {name}", value)
-    return dates
+        raise WindowError(f"unknown conf: {', '.join(unknown)}; this DAG accepts {', '.join(allowed)}")
+    return {name: _parse_date(f"conf {name}", value) for name, value in conf.items() if value not in (None, "")}
 
 
 def _parse_date(label: str, value: Any) -> date:

@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+
+from evergreen.spec import Frozen
 
 STACK_VARIABLE = "EVERGREEN_STACK"
 """Environment variable that every process we start hands down to its own: the home it works for."""
@@ -20,10 +21,8 @@ STACK_VARIABLE = "EVERGREEN_STACK"
 _START_TIME_TOLERANCE_S = 2.0
 
 
-class ProcessIdentity(BaseModel):
+class ProcessIdentity(Frozen):
     """A process that we started as the leader of a session, told apart from a later one with its number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pid: int
     start_time: float

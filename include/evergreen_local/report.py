@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -10,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from evergreen.cli.progress import Progress, format_duration
-from evergreen.gates import GateResult, Verdict
+from evergreen.gates import Gate, Verdict
+from evergreen.reports.gate_table import GATE_COLUMNS, gate_rows
 from evergreen.settings import settings
 from evergreen_local.stack import ServiceAddresses
 
@@ -18,23 +20,26 @@ _MIN_REASON_WIDTH = 120  # columns that the table needs to hold its reasons, too
 _OUTCOME_STYLES = {"passed": "green", "failed": "red", "not_computed": "yellow"}
 
 
-def show_gate_table(progress: Progress, title: str, verdict: Verdict) -> None:
-    """One row per gate: both models' numbers, what they were held against, and why it passed or did not."""
+def show_gate_table(progress: Progress, title: str, verdict: Verdict, gates: Iterable[Gate] = ()) -> None:
+    """Print the gate table; a narrow terminal shows outcomes and reasons below it."""
     wide = progress.console.width >= _MIN_REASON_WIDTH
     table = Table(title=title, title_justify="left", title_style="bold", box=box.ROUNDED if wide else box.SIMPLE_HEAD)
-    table.add_column("gate", overflow="fold", no_wrap=wide)
-    for column in ("candidate", "champion", "interval", "threshold"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("outcome", no_wrap=True)
+    gate, *numbers, outcome, reason = GATE_COLUMNS
+    table.add_column(gate, overflow="fold", no_wrap=wide)
+    for column in numbers:
+        table.add_column(column.replace(", ", ",\n"), justify="right", no_wrap=True)
     if wide:
-        table.add_column("reason", ratio=1)
-    for record in verdict.results:
-        # Text, not str: square brackets in a reason are no markup.
-        table.add_row(*_gate_row(record), *([Text(record.reason)] if wide else []))
+        table.add_column(outcome, no_wrap=True)
+        table.add_column(reason, ratio=1)
+    rows = gate_rows(verdict, gates)
+    styles = [_OUTCOME_STYLES[result.outcome] for result in verdict.results]
+    for row, style in zip(rows, styles, strict=True):
+        *cells, outcome, reason = row
+        table.add_row(*cells, *([Text(outcome, style), Text(reason)] if wide else []))
     progress.print(table)
     if not wide:
-        for record in verdict.results:
-            progress.print(f"{record.gate}: {record.reason}")
+        for row, style in zip(rows, styles, strict=True):
+            progress.print(f"{row.gate} {row.outcome}: {row.reason}", style=style)
 
 
 def show_promotion_outcome(progress: Progress, verdict: Verdict, promoted: bool, version: str | None) -> None:
@@ -81,19 +86,3 @@ def fetch_champion_version(mlflow: str, model: str) -> str | None:
         trust_env=False,
     )
     return str(answer.json()["model_version"]["version"]) if answer.status_code == 200 else None
-
-
-def _gate_row(record: GateResult) -> tuple[str | Text, ...]:
-    interval = f"{record.interval[0]:+.4f} … {record.interval[1]:+.4f}" if record.interval else "–"
-    return (
-        record.gate,
-        _number(record.candidate),
-        _number(record.champion),
-        interval,
-        f"{record.threshold:g}",
-        Text(record.outcome, style=_OUTCOME_STYLES[record.outcome]),
-    )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"

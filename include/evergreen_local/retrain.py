@@ -17,13 +17,13 @@ from importlib.util import find_spec
 from types import ModuleType
 from zoneinfo import ZoneInfo
 
-from evergreen import ledger
 from evergreen.cli.progress import Progress, ProgressView, format_duration
 from evergreen.client.airflow import AirflowClient, AirflowConflictError, AirflowError, Json
 from evergreen.errors import EvergreenError
 from evergreen.features.inputs import features_dataset, format_days
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
+from evergreen.orchestration.handover import JudgedCandidate
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
@@ -267,15 +267,15 @@ def _show_results(
     addresses: stack.ServiceAddresses,
     progress: Progress,
 ) -> None:
-    judged = airflow.xcom(dag_id, _run_id(as_of), "judge")
-    judged = json.loads(judged) if isinstance(judged, str) else judged
-    verdict = ledger.read_verdict_event(model.name, judged["entry"]).verdict
+    xcom = airflow.xcom(dag_id, _run_id(as_of), "judge")
+    judged = JudgedCandidate.load(json.loads(xcom) if isinstance(xcom, str) else xcom)
+    verdict = judged.verdict_event(model.name).verdict
     instances = airflow.task_instances(dag_id, _run_id(as_of))
     promoted = any(i["task_id"] == "promote" and i["state"] == "success" for i in instances)
-    report.show_gate_table(progress, f"{model.name} as of {as_of}", verdict)
+    report.show_gate_table(progress, f"{model.name} as of {as_of}", verdict, model.gates)
     # The file is in the lake, which may be out of reach of whoever reads this; Airflow shows it, too.
-    elsewhere = f"{addresses.airflow_ui}/evergreen/{dag_id}/verdicts/{judged['entry']}"
-    progress.print(f"gate report: {elsewhere if settings().airflow else judged['report']}")
+    elsewhere = f"{addresses.airflow_ui}/evergreen/{dag_id}/verdicts/{judged.entry}"
+    progress.print(f"gate report: {elsewhere if settings().airflow else judged.report}")
     report.show_promotion_outcome(
         progress, verdict, promoted, report.fetch_champion_version(addresses.mlflow, model.name)
     )

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from evergreen import storage
 from evergreen.cli.progress import Progress, ProgressStep, ProgressView
 from evergreen.errors import EvergreenError
 from evergreen.settings import redact_url, settings
+from evergreen.spec import Frozen
 from evergreen_local import java, processes, services
 from evergreen_local.processes import ProcessIdentity
 from evergreen_local.services import LocalService
@@ -35,10 +36,8 @@ class StackError(EvergreenError):
     """An engine did not come up, or nobody knows what is up."""
 
 
-class ServiceRecord(BaseModel):
+class ServiceRecord(Frozen):
     """An engine that was started: who it is, where it answers, and the addresses it was told."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     process: ProcessIdentity
     url: str
@@ -46,10 +45,8 @@ class ServiceRecord(BaseModel):
     environment: Mapping[str, str] = {}
 
 
-class StackRecord(BaseModel):
+class StackRecord(Frozen):
     """What `stack.json` holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     services: Mapping[str, ServiceRecord] = {}
 

@@ -38,7 +38,8 @@ print("RESULT" + json.dumps({
         "watched": [w.name for a in getattr(getattr(dag.schedule, "asset_condition", None), "objects", ())
                     for w in a.watchers], "catchup": dag.catchup,
         "ends": dag.end_date is not None,
-        "timeouts": all(t.execution_timeout for t in dag.tasks), "params": sorted(dag.params),
+        "timeouts": all(t.execution_timeout for t in dag.tasks),
+        "several_xcoms": [t.task_id for t in dag.tasks if getattr(t, "multiple_outputs", False)], "params": sorted(dag.params),
     } for dag in found},
 }))
 """
@@ -63,7 +64,7 @@ ENGINES = {
 
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What dags/ gives, in a process of its own, twice: the second reads compiled files, as Airflow's do."""
+    """The DAGs in dags/, parsed in processes of their own; all but the first read compiled files, as Airflow's do."""
     home = tmp_path_factory.mktemp("airflow")
     environment = {**os.environ, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -105,7 +106,7 @@ def test_the_family_of_every_model(parsed: dict) -> None:
     assert parsed["dags"]["flight_delay.rollback"]["order"] == ["plan", "rollback"]
 
 
-def test_what_the_ui_shows_and_the_scheduler_needs(parsed: dict) -> None:
+def test_dags_have_docs_owners_timetables_and_timeouts(parsed: dict) -> None:
     for dag_id, dag in parsed["dags"].items():
         assert dag["doc"], dag_id
         assert all(dag["docs"].values()), dag_id
@@ -117,6 +118,7 @@ def test_what_the_ui_shows_and_the_scheduler_needs(parsed: dict) -> None:
         assert dag["ends"] is not by_hand
         assert dag["catchup"] is False
         assert dag["timeouts"], f"{dag_id}: a hung task must end"
+        assert not dag["several_xcoms"], f"{dag_id}: one XCom per task, not one per day"
     assert parsed["dags"]["flight_delay.retrain"]["params"] == ["as_of", "promote"]
     assert parsed["dags"]["flight_delay.rollback"]["params"] == ["reason", "version"]
     assert parsed["dags"]["flight_delay.features"]["params"] == ["announce", "end", "start"]

@@ -17,7 +17,7 @@ from airflow.triggers.base import BaseEventTrigger
 from fsspec.implementations.memory import MemoryFileSystem
 
 from evergreen.errors import SpecError
-from evergreen.ingest import watcher
+from evergreen.ingest.announcements import AnnouncementStore
 from evergreen.orchestration.triggers.raw_days import RawDataTrigger
 
 pytestmark = pytest.mark.dag
@@ -50,7 +50,7 @@ def deliver(raw: Path, *days: str) -> None:
 
 @asynccontextmanager
 async def events(trigger: RawDataTrigger) -> AsyncIterator[asyncio.Queue[dict[str, str]]]:
-    """What the trigger fires while the block runs; it is cancelled at the end, as the triggerer does."""
+    """Events that the trigger fires inside the block; it is cancelled at the end, as by the triggerer."""
     fired: asyncio.Queue[dict[str, str]] = asyncio.Queue()
 
     async def listen() -> None:
@@ -87,10 +87,10 @@ def test_an_event_follows_the_last_byte_within_the_bound(raw: Path, tmp_path: Pa
     asyncio.run(story())
 
 
-def test_the_next_watcher_does_not_fire_what_was_taken(raw: Path, tmp_path: Path) -> None:
+def test_the_next_watcher_does_not_fire_acknowledged_days(raw: Path, tmp_path: Path) -> None:
     async def first() -> None:
         async with events(trigger(raw, tmp_path)) as fired:
-            watcher.acknowledge_announcements(tmp_path / "records", await fired.get())
+            AnnouncementStore(tmp_path / "records").acknowledge(await fired.get())
 
     async def second() -> None:
         async with events(trigger(raw, tmp_path)) as fired:
@@ -104,10 +104,10 @@ def test_the_next_watcher_does_not_fire_what_was_taken(raw: Path, tmp_path: Path
     asyncio.run(second())
 
 
-def test_an_event_is_on_record_before_it_is_fired(raw: Path, tmp_path: Path) -> None:
+def test_an_event_is_recorded_before_it_is_fired(raw: Path, tmp_path: Path) -> None:
     async def story() -> None:
         async for event in trigger(raw, tmp_path).run():
-            announced = watcher.AnnouncementStore(tmp_path / "records").read_announcements()
+            announced = AnnouncementStore(tmp_path / "records").read_announcements()
             assert {day: was.delivery_id for day, was in announced.items()} == event.payload["days"]
             break
 
@@ -119,7 +119,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == RawDataTrigger.__module__]
 
 
-def test_a_folder_that_cannot_be_listed_is_told_once_and_survived(
+def test_a_folder_that_cannot_be_listed_is_logged_once(
     raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def story() -> None:
@@ -137,14 +137,14 @@ def test_a_folder_that_cannot_be_listed_is_told_once_and_survived(
     (raw / "weather").write_text("a file where a folder belongs")
     with caplog.at_level(logging.INFO):
         asyncio.run(story())
-    told, works_again = messages(caplog)
-    assert f"Cannot look for arrivals in {raw}" in told
-    assert "NotADirectoryError" in told
+    failure, works_again = messages(caplog)
+    assert f"Cannot look for arrivals in {raw}" in failure
+    assert "NotADirectoryError" in failure
     assert "works again" in works_again
 
 
 class Unreliable(MemoryFileSystem):
-    """An object store that can be out of reach."""
+    """An object store that can be unreachable."""
 
     protocol = "unreliable"
     store: ClassVar[dict[str, Any]] = {}
@@ -169,7 +169,7 @@ def unreliable() -> Iterator[Unreliable]:
     Unreliable.out_of_reach = False
 
 
-def test_a_store_out_of_reach_is_survived(
+def test_a_store_out_of_reach_is_retried(
     unreliable: Unreliable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def story() -> None:
@@ -189,7 +189,7 @@ def test_a_store_out_of_reach_is_survived(
     assert [text for text in messages(caplog) if "ConnectionError: no route to host" in text]
 
 
-def test_airflow_knows_the_trigger_again_after_a_round_trip(tmp_path: Path) -> None:
+def test_the_trigger_is_identified_after_a_round_trip(tmp_path: Path) -> None:
     path, kwargs = RawDataTrigger("raw", ["flights"], "records", poll_seconds=2).serialize()
     stored = json.loads(json.dumps(kwargs))
     assert stored == kwargs
@@ -205,6 +205,6 @@ def test_the_bound_holds_at_default_settings() -> None:
     assert trigger.settle_seconds + 2 * trigger.poll_seconds <= 8
 
 
-def test_a_watcher_of_nothing_is_refused() -> None:
+def test_a_trigger_without_daily_sources_is_refused() -> None:
     with pytest.raises(SpecError, match="none is daily"):
         RawDataTrigger("raw", [], "records")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evergreen.features.make import run_feature_pipeline
+from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.settings import settings
 from evergreen.spec import loader
 

@@ -21,6 +21,19 @@ from support.training_tasks import Trial, template, training_set
 IMAGE = os.environ.get("EVERGREEN_TEST_IMAGE", "evergreen-trainer:test")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share tests out one by one, but those of test_airflow.py together: they have a stack in common."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file.endswith("test_airflow.py") else nodeid
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     if "KUBECONFIG" not in os.environ:
@@ -97,8 +110,20 @@ def witness(cluster: Cluster) -> Iterator[Witness]:
     found.over.set()
 
 
+@pytest.fixture
+def _reserved_cpus(
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """A node has the CPUs that the pods of a test request: one, or those of its mark `cpus`."""
+    mark = request.node.get_closest_marker("cpus")
+    base = tmp_path_factory.getbasetemp()
+    locks = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with cluster.reserve_cpus(mark.args[0] if mark else 1, locks):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _one_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+def _one_at_a_time(request: pytest.FixtureRequest, _reserved_cpus: None) -> Iterator[None]:
     """Whatever a test does: never two live pods of a job, and none afterwards."""
     witness: Witness = request.getfixturevalue("witness")
     cluster = witness.cluster

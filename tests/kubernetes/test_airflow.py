@@ -204,6 +204,7 @@ def test_a_task_that_is_cleared_by_hand_gives_its_pod_up_for_one_that_goes_on(ai
 
 @pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)
 @pytest.mark.parametrize("name", ["flight_delay", "flight_delay_net"])
+@pytest.mark.cpus(2)
 def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_path: Path) -> None:
     dag_id = f"{name}.retrain"
     airflow.airflow.trigger_dag_run(dag_id, "first", {"as_of": "2013-01-18"})
@@ -246,6 +247,7 @@ def test_the_log_of_a_task_has_every_line_of_its_pod_once(airflow: Stack) -> Non
 
 
 @pytest.mark.parametrize("airflow", ["deferrable"], indirect=True)
+@pytest.mark.cpus(0)
 def test_the_log_tells_how_far_training_is(airflow: Stack) -> None:
     log = airflow.log("flight_delay.retrain", "first", "train")
     assert "log loss" in log

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 
+from evergreen.errors import EvergreenError
 from evergreen.training.outcome import RetryableTrainingError
 from support.training_tasks import Trial, template
 
 pytestmark = pytest.mark.kubernetes
 
-NEVER, LATER = AirflowFailException, RetryableTrainingError
+NEVER, LATER = EvergreenError, RetryableTrainingError
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,12 @@ NEVER, LATER = AirflowFailException, RetryableTrainingError
         ("data", NEVER, "ended as bad data: the data say so"),
         ("code", NEVER, "ended as bad code: KeyError: 'no such column'"),
         ("memory", NEVER, "ended as out of memory: .*raise resources.memory_gib"),
-        ("/dev/shm", NEVER, "ended as out of memory: .*(shm_gib|memory_gib)"),
+        (
+            "/dev/shm",
+            NEVER,
+            r"ended as out of memory: no space is left on /dev/shm \(64 MiB of memory\): raise .*shm_gib",
+        ),
+        ("mapped", NEVER, r"ended as out of memory: it was killed \(SIGBUS\): .*raise resources.shm_gib"),
         ("crash", LATER, "ended as unknown: exit code 3: about to crash"),
     ],
 )
@@ -57,5 +62,5 @@ def test_an_attempt_that_takes_too_long_is_ended_and_the_next_try_goes_on(
 def test_a_full_volume(trial: Callable[..., Trial], shared: Path) -> None:
     tiny = {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
     error = trial(misbehaves="/tmp", pods={"template": template(shared / "tiny.yaml", shared, volumes=[tiny])}).error()
-    # Since 1.22 a volume in memory has the size it was given; before, it is the memory that ends.
-    assert re.search("no space is left for /tmp/full: make room|raise resources.memory_gib", str(error))
+    assert isinstance(error, NEVER)
+    assert "no space is left on /tmp (1 MiB of memory): give that volume more in EVERGREEN_PODS__TEMPLATE" in str(error)

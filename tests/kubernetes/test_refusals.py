@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 
+from evergreen.errors import EvergreenError
 from evergreen.training.outcome import RetryableTrainingError
 from support.cluster import Cluster, eventually
 from support.training_tasks import Trial, expected
 
 pytestmark = pytest.mark.kubernetes
 
-NEVER, LATER = AirflowFailException, RetryableTrainingError
+NEVER, LATER = EvergreenError, RetryableTrainingError
 STARTUP_S = 8
 
 
@@ -50,11 +50,13 @@ def test_no_name_of_an_image(begin: Begin) -> None:
     fails(begin(image="No//Image"), NEVER, "no such image.*InvalidImageName.*EVERGREEN_PODS__IMAGE")
 
 
+@pytest.mark.cpus(0)
 def test_no_such_gpu(begin: Begin, deferrable: bool) -> None:
     job = begin(deferrable=deferrable, resources={"gpu": 1, "gpu_type": "NVIDIA-H9000"})
     fails(job, LATER, "no node is labelled nvidia.com/gpu.product=NVIDIA-H9000")
 
 
+@pytest.mark.cpus(0)
 def test_no_gpu_free(begin: Begin) -> None:
     fails(begin(resources={"gpu": 64}), LATER, "no GPU is free")
 
@@ -64,10 +66,12 @@ def test_no_such_secret(begin: Begin, deferrable: bool) -> None:
     fails(job, NEVER, 'secret "nosuch" not found: .*EVERGREEN_PODS__SECRET')
 
 
+@pytest.mark.cpus(0)
 def test_no_such_namespace(begin: Begin) -> None:
     fails(begin(namespace="nosuch"), NEVER, 'namespaces "nosuch" not found: .*EVERGREEN_PODS__NAMESPACE')
 
 
+@pytest.mark.cpus(0)
 def test_no_room_in_the_quota(begin: Begin, cluster: Cluster) -> None:
     none = {"metadata": {"name": "none"}, "spec": {"hard": {"requests.memory": "1Mi"}}}
     cluster.api.create_namespaced_resource_quota(cluster.namespace, none)
@@ -101,15 +105,18 @@ def nobody(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     cluster.api.delete_namespaced_service_account("nobody", cluster.namespace)
 
 
+@pytest.mark.cpus(0)
 def test_no_permission(begin: Begin, nobody: str, cluster: Cluster) -> None:
     says = f":{cluster.namespace}:nobody may not get pods in namespace {cluster.namespace}: give it a Role"
     fails(begin(connection=nobody), NEVER, says)
 
 
+@pytest.mark.cpus(0)
 def test_no_such_connection(begin: Begin) -> None:
     fails(begin(connection="nosuch"), NEVER, "nosuch.*EVERGREEN_PODS__CONNECTION")
 
 
+@pytest.mark.cpus(0)
 def test_the_cluster_does_not_answer(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     kube_config = {
         "current-context": "it",

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError
+from airflow.sdk.exceptions import TaskDeferralError
 
+from evergreen.errors import EvergreenError
 from evergreen.training.outcome import RetryableTrainingError
 from support.cluster import Cluster, eventually
 from support.relay import Relay
@@ -61,7 +62,7 @@ def test_a_pod_that_has_failed_for_good_is_not_made_again(trial: Begin, left: Be
     job = left(misbehaves="data")
     eventually("it fails", lambda: phase(cluster, job) == "Failed")
     error = trial(of=job).error()
-    assert isinstance(error, AirflowFailException)
+    assert isinstance(error, EvergreenError)
     assert "the data say so" in str(error)
     assert len(job.attempts) == 1
 
@@ -92,17 +93,17 @@ def test_a_pod_that_waits_for_what_was_corrected_is_made_anew(trial: Begin, left
 
 
 def test_two_runs_that_want_the_same_share_its_pods(trial: Begin, cluster: Cluster) -> None:
-    first = trial(steps=200)
+    first = trial(steps=100)
     pod, done = cluster.at_work(first.pod, None, 5)
     second = trial(of=first, deferrable=True)
     cluster.delete(pod)
     cluster.at_work(first.pod, pod, done + 5)
-    assert first.value() == second.value() == expected(200)
+    assert first.value() == second.value() == expected(100)
     assert len(first.attempts) == 2
 
 
 def test_a_task_that_is_ended_takes_its_pod_along_and_is_no_success(trial: Begin, cluster: Cluster) -> None:
-    job = trial(steps=200)
+    job = trial(steps=100)
     _, done = cluster.at_work(job.pod, None, 15)
     job.task.on_kill()
     error = job.error()
@@ -110,21 +111,22 @@ def test_a_task_that_is_ended_takes_its_pod_along_and_is_no_success(trial: Begin
     assert "ended from outside" in str(error)
     eventually("its pod is gone", lambda: cluster.pod(job.pod) is None)
 
-    assert trial(of=job).value() == expected(200)
+    assert trial(of=job).value() == expected(100)
     assert job.attempts[-1].resumed_step >= done
 
 
 def test_a_trigger_that_breaks_leaves_no_pod(trial: Begin, left: Begin, cluster: Cluster) -> None:
-    job = left(steps=200)
+    job = left(steps=100)
     _, done = cluster.at_work(job.pod, None, 5)
     with pytest.raises(TaskDeferralError):
         job.in_a_new_process().resume_execution("__fail__", {"error": "Trigger failure"}, context())
     eventually("its pod is gone", lambda: cluster.pod(job.pod) is None)
 
-    assert trial(of=job).value() == expected(200)
+    assert trial(of=job).value() == expected(100)
     assert job.attempts[-1].resumed_step >= done
 
 
+@pytest.mark.cpus(2)
 def test_training_goes_on_while_the_api_server_is_away(
     trial: Begin, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kubernetes import client, watch
+from kubernetes.utils.quantity import parse_quantity
 
 JOB = "evergreen/job"  # label
 
@@ -21,6 +24,16 @@ def eventually(what: str, holds: Callable[[], Any], patience: float = 120) -> An
         assert time.monotonic() < deadline, f"not within {patience} s: {what}"
         time.sleep(0.05)
     return found
+
+
+def _lock_one(files: list[Path], held: ExitStack) -> bool:
+    """Lock one of `files` until `held` ends, if there is one that nobody has locked."""
+    for file in files:
+        with ExitStack() as opened, suppress(BlockingIOError):
+            fcntl.flock(opened.enter_context(file.open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.push(opened.pop_all())
+            return True
+    return False
 
 
 @dataclass
@@ -71,6 +84,40 @@ class Cluster:
             preconditions=client.V1Preconditions(uid=pod.metadata.uid), grace_period_seconds=grace
         )
         self.api.delete_namespaced_pod(pod.metadata.name, self.namespace, body=options)
+
+    @contextmanager
+    def reserve_cpus(self, cpus: int, locks: Path) -> Iterator[None]:
+        """Wait until one node has `cpus` CPUs free, and keep them from other tests that use `locks` until the end.
+
+        A test that waits for several CPUs is not overtaken by tests that want one.
+        """
+        with ExitStack() as held:
+            with (locks / "queue").open("w") as queue:
+                fcntl.flock(queue, fcntl.LOCK_EX)
+                shares = [locks / f"cpu-{number}" for number in range(int(sum(self._cpus().values())))]
+                assert len(shares) >= cpus, f"{cpus} CPUs are needed, and the cluster has {len(shares)}"
+                for _ in range(cpus):
+                    eventually("another test ends", lambda: _lock_one(shares, held), 600)
+                eventually(f"one node has {cpus} CPUs free", lambda: max(self._free_cpus().values()) >= cpus)
+            yield
+
+    def _cpus(self) -> dict[str, float]:
+        """CPUs of each node that takes pods."""
+        return {
+            node.metadata.name: float(parse_quantity(node.status.allocatable["cpu"]))
+            for node in self.api.list_node().items
+            if not node.spec.unschedulable and not any(t.effect != "PreferNoSchedule" for t in node.spec.taints or ())
+        }
+
+    def _free_cpus(self) -> dict[str, float]:
+        """Those that no live pod of any namespace has requested."""
+        free = self._cpus()
+        live = "status.phase!=Succeeded,status.phase!=Failed"
+        for pod in self.api.list_pod_for_all_namespaces(field_selector=live).items:
+            for container in pod.spec.containers if pod.spec.node_name in free else ():
+                requests = (container.resources and container.resources.requests) or {}
+                free[pod.spec.node_name] -= float(parse_quantity(requests.get("cpu", 0)))
+        return free
 
     def evict(self, pod: client.V1Pod) -> None:
         """What `kubectl drain` does to each pod of a node."""

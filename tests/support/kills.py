@@ -1,4 +1,4 @@
-"""Kill -9 of parts of a stack: of an engine, of a component of Airflow, of tasks at random moments as a thread."""
+"""Kill -9 parts of a stack: an engine, a component of Airflow, or tasks at random moments in a thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def kill_engine(home: Path, name: str) -> None:
 
 
 def kill_component(home: Path, name: str) -> None:
-    """Kill the scheduler or the triggerer, with all that it has started."""
+    """Kill the scheduler or the triggerer, and its child processes."""
     standalone = psutil.Process(StackRecord.read(home).services["airflow"].process.pid)
     [component] = [child for child in standalone.children() if name in " ".join(child.cmdline())]
     for process in [component, *component.children(recursive=True)]:
@@ -44,7 +44,7 @@ def running_tasks(home: Path) -> list[psutil.Process]:
 
 
 class Killer(threading.Thread):
-    """Kills a task of this stack, with all that it has started, `kills` times, at seeded random moments."""
+    """Kills a task of this stack and its child processes, `kills` times, at seeded random moments."""
 
     def __init__(self, home: Path, kills: int, seed: int, pause: tuple[float, float] = (0.5, 4.0)):
         super().__init__(daemon=True)

@@ -1,9 +1,11 @@
-"""Ledgers for tests: acts in, entries out, as if they had been written one minute after the other."""
+"""Events and entries of ledgers for tests, recorded one minute apart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 from evergreen.gates.verdict import GateResult, Verdict, decide_verdict
 from evergreen.ledger import (
@@ -18,7 +20,7 @@ from evergreen.ledger import (
     replay,
 )
 from evergreen.ledger.entries import hash_entry
-from evergreen.promotion.rules import ResolvedPromotionRequest
+from evergreen.promotion.rules import PromotionRequest
 from evergreen.window import RunReason
 
 START = datetime(2013, 3, 1, tzinfo=UTC)
@@ -30,7 +32,7 @@ def day(number: int) -> date:
 
 
 def verdict(passed: bool = True, level: float | None = None) -> Verdict:
-    """Of one gate that compared the candidate with a champion, if it spent a level."""
+    """Return a verdict of one gate; with `level`, of a comparison that spent this significance level."""
     return decide_verdict(
         [
             GateResult(
@@ -46,7 +48,7 @@ def verdict(passed: bool = True, level: float | None = None) -> Verdict:
     )
 
 
-def judged(
+def verdict_event(
     as_of: int,
     champion: str | None = None,
     *,
@@ -65,65 +67,59 @@ def judged(
     )
 
 
-def promoted(version: str, as_of: int, judged: int, replaced: str | None = None) -> VersionPromoted:
-    return VersionPromoted(version=version, previous_champion=replaced, as_of=day(as_of), verdict_entry=judged)
+def promotion(version: str, as_of: int, verdict_entry: int, previous: str | None = None) -> VersionPromoted:
+    return VersionPromoted(version=version, previous_champion=previous, as_of=day(as_of), verdict_entry=verdict_entry)
 
 
-def held(version: str, as_of: int, judged: int) -> PromotionDeferred:
-    return PromotionDeferred(version=version, as_of=day(as_of), verdict_entry=judged, reason="frozen")
+def deferral(version: str, as_of: int, verdict_entry: int) -> PromotionDeferred:
+    return PromotionDeferred(version=version, as_of=day(as_of), verdict_entry=verdict_entry, reason="frozen")
 
 
-def rolled_back(to: str, barred: str) -> ChampionRolledBack:
-    return ChampionRolledBack(restored_version=to, barred_version=barred, reason="late flights")
+def rollback(restored: str, barred: str) -> ChampionRolledBack:
+    return ChampionRolledBack(restored_version=restored, barred_version=barred, reason="late flights")
 
 
-def released(version: str) -> VersionReleased:
+def release(version: str) -> VersionReleased:
     return VersionReleased(version=version, reason="it was the weather")
 
 
-def written(acts: Sequence[LedgerEvent], model: str = MODEL) -> list[LedgerEntry]:
+def build_entries(events: Sequence[LedgerEvent], model: str = MODEL) -> list[LedgerEntry]:
     entries: list[LedgerEntry] = []
-    before = ""
-    for number, act in enumerate(acts, 1):
-        at = START + timedelta(minutes=number)
+    previous_hash = ""
+    for number, event in enumerate(events, 1):
+        instant = START + timedelta(minutes=number)
         entries.append(
-            LedgerEntry(number=number, model=model, previous_hash=before, recorded_at=at, actor="ada", event=act)
+            LedgerEntry(
+                number=number, model=model, previous_hash=previous_hash, recorded_at=instant, actor="ada", event=event
+            )
         )
-        before = hash_entry(entries[-1].to_bytes())
+        previous_hash = hash_entry(entries[-1].to_bytes())
     return entries
 
 
-def state_of(*acts: LedgerEvent) -> LedgerState:
-    return replay(written(acts))
+def build_state(*events: LedgerEvent) -> LedgerState:
+    return replay(build_entries(events))
 
 
-def grown(state: LedgerState, act: LedgerEvent) -> LedgerState:
-    """The state with one more act."""
-    return replay(written([*(entry.event for entry in state.entries), act]))
+def append_event(state: LedgerState, event: LedgerEvent) -> LedgerState:
+    """Return the state after one more event."""
+    return replay(build_entries([*(entry.event for entry in state.entries), event]))
 
 
-def request(state: LedgerState, version: str, number: int, **changed: object) -> ResolvedPromotionRequest:
-    """To promote `version` by the verdict in entry `number`, as a run does."""
-    act = state.entries[number - 1].event
-    assert isinstance(act, VerdictRecorded)
-    fields: dict[str, object] = dict(
-        version=version,
-        as_of=act.as_of,
-        run_reason=act.run_reason,
-        verdict=act.verdict,
-        verdict_entry=number,
-        champion_version=act.champion_version,
-    )
-    return ResolvedPromotionRequest(**{**fields, **changed})  # type: ignore[arg-type]
+def request(state: LedgerState, version: str, number: int, **changes: Any) -> PromotionRequest:
+    """Return the request to promote `version` by the verdict in entry `number`, as a run sends it."""
+    event = state.entries[number - 1].event
+    assert isinstance(event, VerdictRecorded)
+    return replace(PromotionRequest(number, version, event.run_reason), **changes)
 
 
-REIGN: tuple[LedgerEvent, ...] = (
-    judged(10),
-    promoted("1", 10, 1),
-    judged(20, "1"),
-    promoted("2", 20, 3, "1"),
-    judged(30, "2"),
-    promoted("3", 30, 5, "2"),
+THREE_CHAMPIONS: tuple[LedgerEvent, ...] = (
+    verdict_event(10),
+    promotion("1", 10, 1),
+    verdict_event(20, "1"),
+    promotion("2", 20, 3, "1"),
+    verdict_event(30, "2"),
+    promotion("3", 30, 5, "2"),
 )
 """Versions 1, 2 and 3, one after the other."""
 

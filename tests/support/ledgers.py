@@ -12,11 +12,11 @@ from mlflow import MlflowClient
 from evergreen import ledger
 from evergreen.ledger import LedgerEntry, LedgerState
 from evergreen.promotion import rules
-from evergreen.registry import versions
+from evergreen.registry import aliases
 from evergreen.settings import settings
-from support.ledger_events import judged, request
+from support.ledger_events import request, verdict_event
 
-FOLLOWING = ("champion", "previous", "challenger")
+LEDGER_ALIASES = ("champion", "previous", "challenger")
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Candidate:
     """A registered version whose verdict is in the ledger."""
 
     version: str
-    judged: int
+    verdict_entry: int
     as_of: date
 
 
 @dataclass(frozen=True)
 class Book:
-    """One model. The settings of this process say where its registry and its ledger are."""
+    """One model in the registry and the ledger of the current settings."""
 
     model: str
     folder: Path
@@ -45,39 +45,39 @@ class Book:
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        """Those that follow the ledger."""
-        found = self.client.get_registered_model(self.model).aliases
-        return {alias: str(version) for alias, version in found.items() if alias in FOLLOWING}
+        """Return the aliases that follow the ledger."""
+        aliases_ = self.client.get_registered_model(self.model).aliases
+        return {alias: str(version) for alias, version in aliases_.items() if alias in LEDGER_ALIASES}
 
     @property
-    def right(self) -> Mapping[str, str]:
-        """What they should be."""
+    def expected_aliases(self) -> Mapping[str, str]:
+        """Return the aliases that the ledger requires."""
         state = self.state
-        shown = zip(FOLLOWING, (state.champion, state.previous_champion, state.challenger), strict=True)
-        return {alias: version for alias, version in shown if version is not None}
+        pairs = zip(LEDGER_ALIASES, (state.champion, state.previous_champion, state.challenger), strict=True)
+        return {alias: version for alias, version in pairs if version is not None}
 
     def register(self) -> str:
-        made = self.client.create_model_version(self.model, source=(self.folder / "model").as_uri())
-        return str(made.version)
+        version = self.client.create_model_version(self.model, source=(self.folder / "model").as_uri())
+        return str(version.version)
 
     def judge(self, as_of: int, *, passed: bool = True) -> Candidate:
-        """Register a version that knows the data before a day, and judge it against the champion."""
+        """Register a version with data until a day, and record its verdict against the champion."""
         entry = ledger.append_decision(
-            self.model, "retrain", lambda state: judged(as_of, state.champion, passed=passed)
+            self.model, "retrain", lambda state: verdict_event(as_of, state.champion, passed=passed)
         )
-        return Candidate(self.register(), entry.number, judged(as_of).as_of)
+        return Candidate(self.register(), entry.number, verdict_event(as_of).as_of)
 
     def promote(self, candidate: Candidate, cooldown_days: int = 0) -> LedgerEntry:
-        """As a run does it: the entry, and then the aliases."""
+        """Promote as a run does: append the entry, then set the aliases."""
         entry = self.record(candidate, cooldown_days)
-        versions.sync_aliases(self.model)
+        aliases.sync_aliases(self.model)
         return entry
 
     def record(self, candidate: Candidate, cooldown_days: int = 0) -> LedgerEntry:
-        """As far as a run comes that is killed before it has touched the aliases."""
-        asked = request(self.state, candidate.version, candidate.judged)
+        """Append the entry only, as a run that is killed before it sets the aliases."""
+        promotion_request = request(self.state, candidate.version, candidate.verdict_entry)
         return ledger.append_decision(
             self.model,
             "retrain",
-            lambda state: rules.decide_promotion(state, asked, cooldown_days=cooldown_days),
+            lambda state: rules.decide_promotion(state, promotion_request, cooldown_days=cooldown_days),
         )

@@ -1,6 +1,6 @@
-"""Processes that each promote another version of one model at the same moment, round after round.
+"""Races of processes that promote different versions of one model at the same moment, round after round.
 
-The same race is run by several ways to promote: Evergreen's, and two that a user of bare MLflow would write.
+The same race is run with Evergreen's promotion and with two that a user of MLflow alone would write.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from evergreen.gates import GateResult
 from evergreen.gates import decide_verdict as verdict
 from evergreen.ledger import LedgerEntry, LedgerEvent, LedgerState, VerdictRecorded, VersionPromoted
 from evergreen.promotion import rules
-from evergreen.registry import versions
+from evergreen.registry import aliases
 from evergreen.settings import settings
 from evergreen.window import RunReason
 
@@ -40,7 +40,7 @@ _EPOCH = date(2013, 1, 1)
 _PATIENCE = 300.0  # seconds; a round takes a few
 # The last is what MLflow imports for its first request; with it comes Feast, which adds a header to each.
 _IMPORTED = [
-    "evergreen.registry.versions",
+    "evergreen.registry.aliases",
     "evergreen.promotion.rules",
     "mlflow.tracking.request_header.registry",
 ]
@@ -52,7 +52,7 @@ VERDICT = verdict(
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model lives: its registry and its ledger."""
+    """A model in a registry and a ledger."""
 
     mlflow: str
     ledger: Path
@@ -63,12 +63,12 @@ class Place:
         return {"EVERGREEN_MLFLOW": self.mlflow, "EVERGREEN_LEDGER": str(self.ledger)}
 
     def enter(self) -> None:
-        """Let the settings of this process point here."""
+        """Set the settings of this process to this registry and ledger."""
         os.environ.update(self.environment)
         settings.cache_clear()
 
-    def another(self) -> Place:
-        """A model beside this one, that nobody knows yet."""
+    def new_model(self) -> Place:
+        """Return a new model in the same registry and ledger."""
         return replace(self, model=f"m{uuid.uuid4().hex}")
 
     @property
@@ -76,15 +76,15 @@ class Place:
         return MlflowClient(self.mlflow)
 
     def aliases(self) -> Mapping[str, str]:
-        """Alias → version, as MLflow tells it."""
+        """Return alias → version, as MLflow reports it."""
         return {name: str(v) for name, v in self.client.get_registered_model(self.model).aliases.items()}
 
     def register(self, versions: int) -> list[str]:
-        """Make the model with as many versions. They have no files: what is tested is who points at them."""
+        """Create the model with as many versions. They have no files: only the aliases are tested."""
         client = self.client
         client.create_registered_model(self.model)
         run = client.create_run(client.create_experiment(self.model)).info
-        # It says of each version that it waits for it, and never has to.
+        # It logs for each version that it waits for it, and never has to.
         logging.getLogger("mlflow.store.model_registry.abstract_store").setLevel(logging.WARNING)
         return [
             str(client.create_model_version(self.model, f"{run.artifact_uri}/model", run.run_id).version)
@@ -93,78 +93,82 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a racer was told when it was done."""
+class RaceResult:
+    """The result of one racer.
+
+    Attributes:
+        previous_champion: the champion that it replaced, as far as it knows.
+        decisions: how often it decided: once more for each entry that another racer wrote first.
+    """
 
     version: str
-    replaced: str | None
-    """the champion that it took the place of, as far as it knows"""
+    previous_champion: str | None
     promoted: bool
     reason: str = ""
     decisions: int = 1
-    """how often it has decided: once more for each entry that another wrote before it could"""
 
 
 @dataclass(frozen=True)
 class Round:
-    before: str | None
-    """the champion"""
-    told: tuple[Told, ...]
+    """One round of a race: the champion before it, the racers' results, and the aliases after it."""
+
+    champion_before: str | None
+    results: tuple[RaceResult, ...]
     aliases: Mapping[str, str]
-    """afterwards"""
 
     @property
-    def promoted(self) -> list[Told]:
-        return [told for told in self.told if told.promoted]
+    def promoted(self) -> list[RaceResult]:
+        return [result for result in self.results if result.promoted]
 
     @property
-    def unseen(self) -> int:
-        """Promotions that went by unseen: nobody replaced them, and they are not champion either."""
-        replaced = {told.replaced for told in self.promoted}
-        return sum(told.version not in {*replaced, self.aliases.get(CHAMPION)} for told in self.promoted)
+    def lost_promotions(self) -> int:
+        """Return the number of promoted versions that nobody replaced and that are not champion either."""
+        previous_champions = {result.previous_champion for result in self.promoted}
+        return sum(result.version not in {*previous_champions, self.aliases.get(CHAMPION)} for result in self.promoted)
 
     @property
-    def contradicts(self) -> bool:
-        """Whether alias `previous` is not what the holder of alias `champion` has replaced."""
+    def has_mixed_aliases(self) -> bool:
+        """Return whether alias `previous` is not the version that the holder of alias `champion` replaced."""
         champion = self.aliases.get(CHAMPION)
-        return [self.aliases.get(PREVIOUS)] != [t.replaced for t in self.promoted if t.version == champion]
+        return [self.aliases.get(PREVIOUS)] != [t.previous_champion for t in self.promoted if t.version == champion]
 
     @property
-    def serial(self) -> bool:
-        """Whether promotions one after the other, in some order, explain all that was told and what is left."""
-        after = {told.replaced: told.version for told in self.promoted}
-        history = [self.before]
-        while (last := history[-1]) in after:
-            history.append(after.pop(last))
-        # What is left replaced a champion that another had replaced before.
-        return len(history) == len(self.promoted) + 1 and not self.contradicts
+    def is_serial(self) -> bool:
+        """Return whether promotions one after the other, in some order, explain all results and the aliases."""
+        successors = {result.previous_champion: result.version for result in self.promoted}
+        history = [self.champion_before]
+        while (last := history[-1]) in successors:
+            history.append(successors.pop(last))
+        # Other promotions replaced a champion that had been replaced before.
+        return len(history) == len(self.promoted) + 1 and not self.has_mixed_aliases
 
 
 def by_ledger(state: LedgerState) -> Mapping[str, str]:
-    """The aliases that follow from the ledger."""
+    """Return the aliases that the ledger requires."""
     aliases = {CHAMPION: state.champion, PREVIOUS: state.previous_champion, CHALLENGER: state.challenger}
     return {alias: version for alias, version in aliases.items() if version}
 
 
 def processes() -> ForkServerContext:
-    """How processes are made here.
+    """Return the context that starts processes.
 
-    A fork of a process with threads may hang, and pytest's has some by now. These are forked from a process that has
-    done nothing but import.
+    A fork of a process with threads, such as pytest's, may hang. These are forked from a process that has only imported
+    modules.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     return context
 
 
-Way = Callable[[Place, str, date], Callable[[], Told]]
-"""Prepares the promotion of a version that knows the data before a day; what it gives promotes it."""
+Promoter = Callable[[Place, str, date], Callable[[], RaceResult]]
+"""Prepares the promotion of a version with data until a day, and returns a function that promotes it."""
 
 
-def evergreen(place: Place, version: str, as_of: date) -> Callable[[], Told]:
-    request = judged(place.model, version, as_of)
+def evergreen(place: Place, version: str, as_of: date) -> Callable[[], RaceResult]:
+    request = request_promotion(place.model, version, as_of)
+    expected_champion = ledger.read_verdict_event(place.model, request.verdict_entry).champion_version
 
-    def promote() -> Told:
+    def promote() -> RaceResult:
         decisions = 0
 
         def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:
@@ -174,56 +178,56 @@ def evergreen(place: Place, version: str, as_of: date) -> Callable[[], Told]:
 
         try:
             entry = ledger.append_decision(place.model, version, decide)
-        except PromotionRefusedError as refused:
-            return Told(version, request.champion_version, False, str(refused), decisions)
+        except PromotionRefusedError as error:
+            return RaceResult(version, expected_champion, False, str(error), decisions)
         assert isinstance(entry.event, VersionPromoted), entry.event
-        versions.sync_aliases(place.model)
-        return Told(version, entry.event.previous_champion, True, decisions=decisions)
+        aliases.sync_aliases(place.model)
+        return RaceResult(version, entry.event.previous_champion, True, decisions=decisions)
 
     return promote
 
 
-def judging_again(place: Place, version: str, as_of: date) -> Callable[[], Told]:
-    """Evergreen's, by runs that are cleared when they came too late: several promote in a round, and all follow."""
+def evergreen_with_retry(place: Place, version: str, as_of: date) -> Callable[[], RaceResult]:
+    """Promote by runs that are cleared when they are too late: several promote in a round."""
 
-    def promote() -> Told:
+    def promote() -> RaceResult:
         while True:
-            told = evergreen(place, version, as_of)()
-            if told.promoted or AGAINST_ANOTHER not in told.reason:
-                return told
+            result = evergreen(place, version, as_of)()
+            if result.promoted or AGAINST_ANOTHER not in result.reason:
+                return result
 
     return promote
 
 
-def by_hand(place: Place, version: str, as_of: date) -> Callable[[], Told]:
-    """As it is done where MLflow is the only book: note who is champion, then set both aliases."""
+def set_aliases(place: Place, version: str, as_of: date) -> Callable[[], RaceResult]:
+    """Promote with MLflow only: read the champion, then set both aliases."""
     client = place.client
 
-    def promote() -> Told:
-        before = _champion(client, place.model)
-        if before:
-            client.set_registered_model_alias(place.model, PREVIOUS, before)
+    def promote() -> RaceResult:
+        champion = _champion(client, place.model)
+        if champion:
+            client.set_registered_model_alias(place.model, PREVIOUS, champion)
         client.set_registered_model_alias(place.model, CHAMPION, version)
-        return Told(version, before, True)
+        return RaceResult(version, champion, True)
 
     return promote
 
 
-def looking_first(place: Place, version: str, as_of: date) -> Callable[[], Told]:
-    """More careful: give up if the champion is not the one any more that this version was judged against."""
-    against = _champion(place.client, place.model)
-    careless = by_hand(place, version, as_of)
+def check_then_set_aliases(place: Place, version: str, as_of: date) -> Callable[[], RaceResult]:
+    """Promote with MLflow only, unless the champion has changed since this version was judged."""
+    expected_champion = _champion(place.client, place.model)
+    promote_unchecked = set_aliases(place, version, as_of)
 
-    def promote() -> Told:
-        if _champion(place.client, place.model) != against:
-            return Told(version, against, False, AGAINST_ANOTHER)
-        return careless()
+    def promote() -> RaceResult:
+        if _champion(place.client, place.model) != expected_champion:
+            return RaceResult(version, expected_champion, False, AGAINST_ANOTHER)
+        return promote_unchecked()
 
     return promote
 
 
-def judged(model: str, version: str, as_of: date) -> rules.ResolvedPromotionRequest:
-    """A verdict for `version` in the ledger, against who is champion now, and the request that rests on it."""
+def request_promotion(model: str, version: str, as_of: date) -> rules.PromotionRequest:
+    """Record a verdict for `version` against the current champion, and return the request that refers to it."""
     champion = ledger.read_state(model).champion
     entry = ledger.append_decision(
         model,
@@ -240,52 +244,45 @@ def judged(model: str, version: str, as_of: date) -> rules.ResolvedPromotionRequ
             fingerprints={},
         ),
     )
-    return rules.ResolvedPromotionRequest(
-        version=version,
-        as_of=as_of,
-        run_reason=RunReason.SCHEDULE,
-        verdict=VERDICT,
-        verdict_entry=entry.number,
-        champion_version=champion,
-        approved_by=None,
-        promote_backfill=False,
-    )
+    return rules.PromotionRequest(entry.number, version, RunReason.SCHEDULE)
 
 
-def race(place: Place, way: Way, versions: Sequence[str], rounds: int, racers: int = RACERS) -> Iterator[Round]:
-    """The rounds, one by one. The racers are processes that live through all of them.
+def race(
+    place: Place, promoter: Promoter, versions: Sequence[str], rounds: int, racers: int = RACERS
+) -> Iterator[Round]:
+    """Yield the rounds. The racers are processes that run all rounds.
 
-    In each round the versions know newer data than in the one before, and the last racer's is the newest.
+    In each round the versions have newer data than in the round before, and the last racer's has the newest.
 
     Args:
-        versions: registered, two for each racer, who takes them in turns: one of them may be champion.
+        versions: registered versions, two for each racer, who alternates them: one of them may be champion.
     """
     context = processes()
     start = context.Barrier(racers)
     with ExitStack() as stack:
         lines = []
         for _ in range(racers):
-            ours, theirs = context.Pipe()
-            racer = context.Process(target=_racer, args=(place, way, start, theirs), daemon=True)
+            parent_end, child_end = context.Pipe()
+            racer = context.Process(target=_racer, args=(place, promoter, start, child_end), daemon=True)
             racer.start()
-            theirs.close()
+            child_end.close()
             stack.callback(racer.join)
-            lines.append(stack.enter_context(ours))
+            lines.append(stack.enter_context(parent_end))
         for number in range(rounds):
-            before = place.aliases().get(CHAMPION)
+            champion_before = place.aliases().get(CHAMPION)
             for k, line in enumerate(lines):
                 version = versions[k + number % 2 * racers]
                 line.send((version, _EPOCH + timedelta(days=number * racers + k)))
-            told = tuple(_answer(line) for line in lines)
-            yield Round(before, told, place.aliases())
+            results = tuple(_answer(line) for line in lines)
+            yield Round(champion_before, results, place.aliases())
 
 
-def _racer(place: Place, way: Way, start: Barrier, line: Connection) -> None:
+def _racer(place: Place, promoter: Promoter, start: Barrier, line: Connection) -> None:
     place.enter()
     try:
         while True:
             version, as_of = line.recv()
-            promote = way(place, version, as_of)
+            promote = promoter(place, version, as_of)
             start.wait(_PATIENCE)
             line.send(promote())
     except EOFError:
@@ -295,11 +292,11 @@ def _racer(place: Place, way: Way, start: Barrier, line: Connection) -> None:
         line.send(traceback.format_exc())
 
 
-def _answer(line: Connection) -> Told:
+def _answer(line: Connection) -> RaceResult:
     assert line.poll(_PATIENCE), "a racer hangs"
-    told = line.recv()
-    assert isinstance(told, Told), told
-    return told
+    result = line.recv()
+    assert isinstance(result, RaceResult), result
+    return result
 
 
 def _champion(client: MlflowClient, model: str) -> str | None:

@@ -1,4 +1,4 @@
-"""An address that leads to another one, and can be cut off."""
+"""A TCP relay that can be cut off."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Address = tuple[str, int]
 
 
 class Relay:
-    """Passes on what comes to `address`, to where `to` says at that moment; nothing gets through while it is cut."""
+    """Relays connections to `address` to the current address that `target` returns; refuses them while it is cut."""
 
-    def __init__(self, to: Callable[[], Address], host: str = "127.0.0.1"):
-        self._to = to
+    def __init__(self, target: Callable[[], Address], host: str = "127.0.0.1"):
+        self._target = target
         self._listener = socket.create_server((host, 0))
         self.address = "{}:{}".format(*self._listener.getsockname())
-        self._open: list[socket.socket] = []
-        self._whole = True
+        self._connections: list[socket.socket] = []
+        self._is_open = True
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -30,14 +30,14 @@ class Relay:
         self._listener.close()
 
     def cut(self) -> None:
-        self._whole = False
-        for connection in self._open:
+        self._is_open = False
+        for connection in self._connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
+        self._connections.clear()
 
     def mend(self) -> None:
-        self._whole = True
+        self._is_open = True
 
     def _accept(self) -> None:
         while True:
@@ -46,20 +46,20 @@ class Relay:
             except OSError:
                 return
             try:
-                if not self._whole:
+                if not self._is_open:
                     raise ConnectionError("cut")
-                server = socket.create_connection(self._to())
+                server = socket.create_connection(self._target())
             except OSError:
                 client.close()
                 continue
-            self._open += [client, server]
-            for source, target in ((client, server), (server, client)):
-                threading.Thread(target=_pass_on, args=(source, target), daemon=True).start()
+            self._connections += [client, server]
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
 
 
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
-            target.sendall(data)
+            sink.sendall(data)
     with suppress(OSError):
-        target.shutdown(socket.SHUT_RDWR)
+        sink.shutdown(socket.SHUT_RDWR)

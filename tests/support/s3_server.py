@@ -1,8 +1,8 @@
-"""A small S3 server whose conditional puts are atomic, in this process or a container.
+"""A small S3 server with atomic conditional puts, in this process or a container.
 
-It speaks what Evergreen and MLflow ask of a store: put, put where there is none, get, list, remove, make a bucket. In a
-test its faults are set from outside while it runs. `python s3_server.py server FOLDER`, as MinIO is called, keeps all
-in that folder, on port 9000: for a stack that is to be killed, where MinIO's image cannot be had.
+It supports the requests that Evergreen and MLflow send: put, conditional put, get, list, delete, create a bucket. Tests
+set its faults while it runs. `python s3_server.py server FOLDER`, the arguments of MinIO, stores everything in that
+folder and listens on port 9000: for a stack that is to be killed, where MinIO's image is not available.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class S3:
-    """What the server holds, and what is wrong with it."""
+    """The contents of the server, and its faults."""
 
     url: str = ""
     buckets: MutableMapping[str, Any] = field(default_factory=dict)
     """Bucket → key → content."""
     refuses: set[str] = field(default_factory=set)
-    """Methods that are answered with AccessDenied."""
+    """HTTP methods that are refused with AccessDenied."""
     full: bool = False
     conditions: str = "kept"
-    """Or "ignored"; or "late": it looks first, and writes a moment later."""
+    """How conditions are handled: "kept"; "ignored"; or "late", which checks first and writes a moment later."""
     words: str = "condition not named"
-    """How it says that there is an object already: as MinIO does; or "condition named", as S3; or "conflict"."""
+    """How it reports an existing object: "condition not named", as MinIO; "condition named", as S3; or "conflict"."""
     ahead: float = 0.0
-    """Seconds of its clock."""
+    """Seconds that its clock is ahead."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let this process's clients find it, and no server that was here before."""
+        """Configure the clients of this process to use this server, and none that ran before."""
         monkeypatch.setenv("AWS_ENDPOINT_URL", self.url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests-secret")
@@ -58,8 +58,8 @@ class S3:
         S3FileSystem.clear_instance_cache()
 
 
-class Kept(MutableMapping[str, bytes]):
-    """A bucket in a folder: an object is there whole or not at all, and stays when the server is killed."""
+class FolderBucket(MutableMapping[str, bytes]):
+    """A bucket in a folder: objects are written atomically, and survive a kill of the server."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -94,16 +94,16 @@ class Kept(MutableMapping[str, bytes]):
         return self._folder / ("=" + quote(key, safe=""))
 
 
-class Buckets(MutableMapping[str, Kept]):
-    """Buckets in a folder."""
+class BucketsFolder(MutableMapping[str, FolderBucket]):
+    """BucketsFolder in a folder."""
 
     def __init__(self, root: Path):
         self._root = root
 
-    def __getitem__(self, name: str) -> Kept:
+    def __getitem__(self, name: str) -> FolderBucket:
         if not name or not (self._root / name).is_dir():
             raise KeyError(name)
-        return Kept(self._root / name)
+        return FolderBucket(self._root / name)
 
     def __setitem__(self, name: str, _: Any) -> None:
         (self._root / name).mkdir(exist_ok=True)
@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         return formatdate((timestamp or time()) + self.store.ahead, usegmt=True)
 
     def do_PUT(self) -> None:
-        bucket, key = self._where()
+        bucket, key = self._bucket_and_key()
         data = self._body()
         if not key:
             self.store.buckets.setdefault(bucket, {})
@@ -161,45 +161,45 @@ class _Handler(BaseHTTPRequestHandler):
             return self._fault(507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold")
         conditional = self.headers.get("If-None-Match") == "*" and self.store.conditions != "ignored"
         with self.store.lock:
-            there = conditional and key in self.store.buckets[bucket]
-            if not there and self.store.conditions != "late":
+            exists = conditional and key in self.store.buckets[bucket]
+            if not exists and self.store.conditions != "late":
                 try:
                     self.store.buckets[bucket][key] = data
                 except OSError as error:  # the disk under it
                     return self._fault(507, "XMinioStorageFull", str(error))
-        if there and self.store.words == "conflict":
+        if exists and self.store.words == "conflict":
             return self._fault(409, "ConditionalRequestConflict", "A conflicting operation occurred")
-        if there:
-            named = "<Condition>If-None-Match</Condition>" if self.store.words == "condition named" else ""
+        if exists:
+            details = "<Condition>If-None-Match</Condition>" if self.store.words == "condition named" else ""
             message = "At least one of the pre-conditions you specified did not hold"
-            return self._fault(412, "PreconditionFailed", message, named)
+            return self._fault(412, "PreconditionFailed", message, details)
         if self.store.conditions == "late":
             sleep(0.02)
             self.store.buckets[bucket][key] = data
         return self._answer(200, headers={"ETag": f'"{hashlib.md5(data).hexdigest()}"'})
 
     def do_GET(self) -> None:
-        bucket, key = self._where()
+        bucket, key = self._bucket_and_key()
         if not bucket:
             return self._fault(403, "AccessDenied", "Access Denied")
         if not self._allowed(bucket):
             return None
-        held = self.store.buckets[bucket]
+        objects = self.store.buckets[bucket]
         if key:
-            if key not in held:
+            if key not in objects:
                 return self._fault(404, "NoSuchKey", "The specified key does not exist.")
-            return self._give(held[key])
-        asked = parse_qs(urlsplit(self.path).query)
-        prefix, delimiter = asked.get("prefix", [""])[0], asked.get("delimiter", [""])[0]
-        found = sorted(name for name in held if name.startswith(prefix))
+            return self._give(objects[key])
+        query = parse_qs(urlsplit(self.path).query)
+        prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
+        names = sorted(name for name in objects if name.startswith(prefix))
         folders = {
             prefix + name[len(prefix) :].split(delimiter)[0] + delimiter
-            for name in found
+            for name in names
             if delimiter and delimiter in name[len(prefix) :]
         }
-        files = [name for name in found if not any(name.startswith(folder) for folder in folders)]
+        files = [name for name in names if not any(name.startswith(folder) for folder in folders)]
         body = "".join(
-            f"<Contents><Key>{escape(name)}</Key><Size>{len(held[name])}</Size><ETag>e</ETag>"
+            f"<Contents><Key>{escape(name)}</Key><Size>{len(objects[name])}</Size><ETag>e</ETag>"
             "<LastModified>2013-01-01T00:00:00.000Z</LastModified></Contents>"
             for name in files
         ) + "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in sorted(folders))
@@ -210,24 +210,24 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def do_HEAD(self) -> None:
-        bucket, key = self._where()
-        there = key in self.store.buckets.get(bucket, {}) if key else bucket in self.store.buckets
-        size = len(self.store.buckets[bucket][key]) if there and key else 0
-        self.send_response(200 if there else 404)
+        bucket, key = self._bucket_and_key()
+        exists = key in self.store.buckets.get(bucket, {}) if key else bucket in self.store.buckets
+        size = len(self.store.buckets[bucket][key]) if exists and key else 0
+        self.send_response(200 if exists else 404)
         self.send_header("Content-Length", str(size))
         self.send_header("ETag", '"e"')
         self.send_header("Last-Modified", formatdate(0, usegmt=True))
         self.end_headers()
 
     def do_DELETE(self) -> None:
-        bucket, key = self._where()
+        bucket, key = self._bucket_and_key()
         if self._allowed(bucket):
             self.store.buckets[bucket].pop(key, None)
             self._answer(204)
 
     def do_POST(self) -> None:
-        """Remove several objects at once; nothing else is posted."""
-        bucket, _ = self._where()
+        """Delete several objects at once; no other POST is supported."""
+        bucket, _ = self._bucket_and_key()
         keys = [unescape(key) for key in re.findall(r"<Key>(.*?)</Key>", self._body().decode())]
         if "delete" not in parse_qs(urlsplit(self.path).query, keep_blank_values=True):
             return self._fault(501, "NotImplemented", "uploads in parts are not implemented")
@@ -235,16 +235,16 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         for key in keys:
             self.store.buckets[bucket].pop(key, None)
-        gone = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
-        return self._answer(200, f"<DeleteResult>{gone}</DeleteResult>".encode())
+        deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
+        return self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
 
     def _give(self, content: bytes) -> None:
-        """The object, or the part of it that is asked for."""
+        """Respond with the object, or the requested range of it."""
         headers = {"ETag": '"e"', "Last-Modified": formatdate(0, usegmt=True)}
-        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        if not asked:
+        byte_range = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        if not byte_range:
             return self._answer(200, content, headers)
-        first, last = asked.groups()
+        first, last = byte_range.groups()
         start = int(first) if first else max(0, len(content) - int(last))
         end = min(int(last) + 1, len(content)) if first and last else len(content)
         if start >= len(content):
@@ -252,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
         return self._answer(206, content[start:end], headers)
 
-    def _where(self) -> tuple[str, str]:
+    def _bucket_and_key(self) -> tuple[str, str]:
         bucket, _, key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
         return bucket, key
 
@@ -278,8 +278,8 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _fault(self, status: int, code: str, message: str, more: str = "") -> None:
-        self._answer(status, f"<Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>".encode())
+    def _fault(self, status: int, code: str, message: str, details: str = "") -> None:
+        self._answer(status, f"<Error><Code>{code}</Code><Message>{message}</Message>{details}</Error>".encode())
 
     def _answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -291,11 +291,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-class Lasting(S3):
-    """Keeps all in a folder; the methods that it refuses stand in the file `refuses` there, as in `PUT DELETE`."""
+class PersistentS3(S3):
+    """Stores everything in a folder, whose file `refuses` lists the HTTP methods to refuse, such as `PUT DELETE`."""
 
     def __init__(self, folder: Path):
-        super().__init__(buckets=Buckets(folder))
+        super().__init__(buckets=BucketsFolder(folder))
         self._refuses = folder / "refuses"
 
     def __getattribute__(self, name: str) -> Any:
@@ -307,4 +307,4 @@ class Lasting(S3):
 if __name__ == "__main__":
     _, _, root = sys.argv  # server FOLDER
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which process 1 of a container would not notice
-    _server(Lasting(Path(root)), "0.0.0.0", 9000).serve_forever()
+    _server(PersistentS3(Path(root)), "0.0.0.0", 9000).serve_forever()

@@ -88,6 +88,6 @@ def _job(model: str, train: Path, features: tuple[str, ...], processes: int, par
         gpu=0,
         processes=processes,
         checkpoint_seconds=3600,
-        modules=fingerprints.code_versions((f"evergreen_models.{model}.train",), ()),
+        modules=fingerprints.code_of((f"evergreen_models.{model}.train",), ()),
         libraries={},
     )

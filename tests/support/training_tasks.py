@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from evergreen.feature_store import training_sets
 from evergreen.lake import fingerprints
+from evergreen.orchestration.handover import TrainedCandidate
 from evergreen.orchestration.operators.train import TrainOperator
 from evergreen.settings import REPOSITORY
 from evergreen.spec.model import ModelSpec
@@ -64,7 +65,8 @@ class Trial(threading.Thread):
         """What the published model has learned, once the task has succeeded."""
         reference = self._end(patience)
         dataset = candidates.candidate_dataset(self.model)
-        return json.loads(dataset.file_path(dataset.resolve(reference["candidate"]), "value.json").read_text())
+        candidate = TrainedCandidate.load(reference).candidate(self.model)
+        return json.loads(dataset.file_path(candidate, "value.json").read_text())
 
     def error(self, patience: float = 240) -> Exception:
         """What the task has failed with."""

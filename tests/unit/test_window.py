@@ -1,4 +1,4 @@
-"""Every way a run can start, and the days it is about."""
+"""Every way a run can start, and the days that it is about."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ D = date
 
 
 @pytest.mark.parametrize(
-    ("given", "start", "end", "origin"),
+    ("given", "start", "end", "run_reason"),
     [
         (
             run("scheduled", (D(2013, 3, 9), D(2013, 3, 10))),
@@ -67,12 +67,12 @@ D = date
         ),
     ],
 )
-def test_features_window(given: DagRunInfo, start: date, end: date, origin: RunReason) -> None:
-    assert days(given) == (start, end, origin)
+def test_features_window(given: DagRunInfo, start: date, end: date, run_reason: RunReason) -> None:
+    assert days(given) == (start, end, run_reason)
 
 
 @pytest.mark.parametrize(
-    ("extras", "expected", "origin"),
+    ("extras", "expected", "run_reason"),
     [
         # What a watcher tells, what somebody posts, and both in one run.
         (
@@ -88,7 +88,7 @@ def test_features_window(given: DagRunInfo, start: date, end: date, origin: RunR
         ),
         ([{"days": ["2013-01-05"], "run_reason": "backfill"}], [5], RunReason.BACKFILL),
         ([{"days": ["2013-01-05"], "run_reason": "schedule"}], [5], RunReason.ARRIVAL),
-        # Something really new came along with what a backfill told.
+        # A new day, and one of a backfill.
         (
             [{"days": ["2013-01-05"], "run_reason": "backfill"}, {"days": ["2013-01-06"]}],
             [5, 6],
@@ -98,10 +98,10 @@ def test_features_window(given: DagRunInfo, start: date, end: date, origin: RunR
         ([{"days": ["2012-12-31", "2013-01-02"]}], [2], RunReason.ARRIVAL),
     ],
 )
-def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[int], origin: RunReason) -> None:
+def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[int], run_reason: RunReason) -> None:
     window = resolve_features_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE)
     assert window.days == tuple(D(2013, 1, day) for day in expected)
-    assert window.run_reason is origin
+    assert window.run_reason is run_reason
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[i
         ({"days": ["2013-03-10"]}, "was not over"),
     ],
 )
-def test_asset_events_that_make_no_sense_are_refused(extra: dict[str, Any], complaint: str) -> None:
+def test_invalid_asset_events_are_refused(extra: dict[str, Any], complaint: str) -> None:
     with pytest.raises(WindowError, match=complaint):
         resolve_features_window(arrived(extra), first_day=FIRST, last_day=None, timezone=ZONE)
 
 
 @pytest.mark.parametrize(
-    ("extras", "end", "origin"),
+    ("extras", "end", "run_reason"),
     [
         ([{"days": ["2013-03-01"], "data_end": "2013-03-05"}], D(2013, 3, 5), RunReason.ARRIVAL),
         ([{"days": ["2013-03-01"]}, {"days": ["2013-02-01"]}], D(2013, 3, 2), RunReason.ARRIVAL),
@@ -130,11 +130,11 @@ def test_asset_events_that_make_no_sense_are_refused(extra: dict[str, Any], comp
         ([{}], D(2013, 3, 10), RunReason.ARRIVAL),
     ],
 )
-def test_a_retrain_that_features_started_is_as_of_what_they_told(
-    extras: list[dict[str, Any]], end: date, origin: RunReason
+def test_a_retrain_started_by_features_is_as_of_their_data_end(
+    extras: list[dict[str, Any]], end: date, run_reason: RunReason
 ) -> None:
     window = resolve_retrain_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
-    assert (window.end, window.run_reason) == (end, origin)
+    assert (window.end, window.run_reason) == (end, run_reason)
 
 
 def test_a_day_of_23_hours_is_a_day() -> None:
@@ -194,11 +194,11 @@ def test_days_leave_out_their_end() -> None:
     assert list(days_between(D(2013, 3, 1), D(2013, 3, 1))) == []
 
 
-def test_a_window_holds_at_least_a_day() -> None:
-    with pytest.raises(WindowError, match="no day"):
+def test_a_window_has_at_least_one_day() -> None:
+    with pytest.raises(WindowError, match="no days"):
         Window.from_range(FIRST, FIRST, RunReason.MANUAL, ZONE)
     assert Window.from_range(FIRST, D(2013, 1, 3), RunReason.MANUAL, ZONE).days == (FIRST, D(2013, 1, 2))
-    with pytest.raises(WindowError, match="no day"):
+    with pytest.raises(WindowError, match="no days"):
         Window((), RunReason.MANUAL, ZONE)
     with pytest.raises(WindowError, match="in order"):
         Window((D(2013, 1, 3), D(2013, 1, 2)), RunReason.MANUAL, ZONE)

@@ -1,12 +1,12 @@
 """Walk-forward backtest: what the gates, and simpler policies, would have done over the dates of a backfill.
 
-Each run of a backfill trains a candidate with only what was known as of its date, and ends with `add`. Runs
-come in any order, at once, twice, or die half way: what is reported depends on the set of candidates alone.
-Nothing here reads or changes the registry, an alias or online features.
+Each run of a backfill trains a candidate with only what was known as of its date, and ends with `add_candidate`. Runs
+may come in any order, concurrently, twice, or be killed: the report depends on the set of candidates alone. Nothing
+here reads or changes the registry, an alias or online features.
 
-    backtests/flight_delay/                      under the lake's root: a dataset, one partition per date
+    backtests/flight_delay/                      in the lake: a dataset with one partition per date
         results.json  report.html                of all dates with the newest spec
-        findings/                                scores and verdicts by fingerprint; may be deleted at any time
+        cache/                                   scores and verdicts by fingerprint; may be deleted at any time
 """
 
 from evergreen.backtest.service import add_candidate

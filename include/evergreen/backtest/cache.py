@@ -1,4 +1,4 @@
-"""Scores, verdicts and measurements of a backtest: each computed once, then kept under its fingerprint."""
+"""Scores, verdicts and measurements of a backtest: computed once, then stored under their fingerprints."""
 
 from __future__ import annotations
 
@@ -10,57 +10,72 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from evergreen import storage
 from evergreen.backtest.statistics import DriftTest, backtest_metric, run_drift_test
 from evergreen.backtest.walk_forward import BacktestPoint, MeasurementPeriod
 from evergreen.errors import Fault, SpecError
+from evergreen.evaluation.requirements import backtest_gates, verdict_code
+from evergreen.evaluation.rows import historical_evidence
 from evergreen.gates import EarlierComparison, MissingEvidence, NoChampion, Verdict, judge_evidence
 from evergreen.gates.metrics import FloatArray
 from evergreen.lake import datasets, fingerprints
+from evergreen.scoring.predictions import Champion, score_candidate
 from evergreen.spec.gates import MetricGate
 from evergreen.spec.model import ModelSpec
-
-# What of it makes evidence about the past.
-EVALUATION = tuple(f"evergreen.evaluation.{part}" for part in ("asked", "past", "predictors", "rows", "scoring"))
 
 
 @dataclass(frozen=True)
 class BacktestCandidate:
-    """What a point of the backtest holds."""
+    """A candidate of the backtest and the training set that it was trained on."""
 
     training_set: datasets.Manifest
     candidate: datasets.Manifest
 
     @property
     def point(self) -> BacktestPoint:
-        about = self.training_set.inputs
-        return BacktestPoint(date.fromisoformat(about["as_of"]), date.fromisoformat(about["holdout"]))
+        """Its dates."""
+        inputs = self.training_set.inputs
+        return BacktestPoint(date.fromisoformat(inputs["as_of"]), date.fromisoformat(inputs["holdout"]))
 
 
 @dataclass(frozen=True)
 class HoldoutRows:
     """Labelled rows, (n,) each: `day` as days since 1970."""
 
-    table: Any
+    table: pa.Table
     label: FloatArray
     day: Any
 
 
 def first_metric_gate(model: ModelSpec) -> MetricGate:
-    """The first gate that is about a metric: by this metric the walk compares policies.
+    """Return the first gate with a metric; the backtest compares policies by this metric.
 
     Raises:
-        SpecError: there is none.
+        SpecError: no gate has a metric.
     """
     for gate in model.gates:
         if isinstance(gate, MetricGate) and gate.metric != "positive_rate":
             return gate
-    fault = Fault("gates", "none is about a metric, so a backtest has nothing to measure", "add a threshold")
+    fault = Fault("gates", "none has a metric, so a backtest has nothing to measure", "add a threshold gate")
     raise SpecError(f"model {model.name}", [fault])
 
 
+def scoring_code() -> dict[str, str]:
+    """Return what scores depend on besides models and rows."""
+    return fingerprints.code_of(("evergreen.scoring",), ("numpy", "onnxruntime", "pyarrow", "xgboost-cpu"))
+
+
+def cache_code(model: ModelSpec) -> dict[str, str]:
+    """Return what verdicts and measurements depend on besides models, rows and the spec."""
+    return scoring_code() | verdict_code(model) | fingerprints.code_of((__name__,), ("duckdb",))
+
+
 class BacktestCache:
-    """Answers about pairs of models and holdouts; those that were asked before, by any run, are read back."""
+    """Computes scores, verdicts and metrics of models on holdouts; reads back those that any run computed before."""
 
     def __init__(self, model: ModelSpec, candidates: Mapping[date, BacktestCandidate], folder: Path):
         self._model, self._candidates, self._folder = model, candidates, folder
@@ -70,19 +85,16 @@ class BacktestCache:
         self._metric = self._gate.model_dump(mode="json", include={"metric", "cut", "quantile"})
 
     def judge(
-        self,
-        candidate: BacktestPoint,
-        champion: BacktestPoint | None,
-        past_comparisons: Sequence[EarlierComparison],
+        self, candidate: BacktestPoint, champion: BacktestPoint | None, past_comparisons: Sequence[EarlierComparison]
     ) -> Verdict:
-        """By the model's own gates, on the candidate's own holdout, under the rules of a real retrain.
+        """Judge by the model's gates, on the candidate's holdout, under the rules of a real retrain.
 
-        `past` is what the comparisons of earlier dates have spent. Gates that can only be held against the present
-        (`evaluation.backtest_gates`) are left out.
+        `past_comparisons` are those of earlier dates, with the alpha that they spent. Gates about the present only
+        (not among `evaluation.backtest_gates`) are left out.
         """
-        held = self._candidates[candidate.as_of].training_set
+        training_set = self._candidates[candidate.as_of].training_set
         inputs = {
-            "train": held.files["train"].sha256,
+            "train": training_set.files["train"].sha256,
             "past": [asdict(comparison) for comparison in past_comparisons],
             **self._cache_inputs(candidate.as_of, candidate.as_of),
             "champion": champion and self._candidate_fingerprint(champion.as_of),
@@ -90,21 +102,32 @@ class BacktestCache:
             "holdout_starts": candidate.holdout_start,
             "gates": [gate.model_dump(mode="json") for gate in self._model.gates],
         }
-        return Verdict.model_validate(
-            self._cached(
-                "verdict",
-                inputs,
-                lambda: self._judge(candidate, champion, past_comparisons).model_dump(mode="json"),
+
+        def compute() -> dict[str, Any]:
+            champion_scores: Any = NoChampion()
+            if champion:
+                live = Champion(f"of {champion.as_of}", champion.holdout_start)
+                problem = live.overlap_problem(candidate.holdout_start)
+                if problem:
+                    champion_scores = MissingEvidence(problem)
+                else:
+                    champion_scores = self._score_holdout(champion.as_of, candidate.as_of)
+            gates, _ = backtest_gates(self._model)
+            evidence = historical_evidence(
+                self._model,
+                self._load_holdout(candidate.as_of).table,
+                self._training_sets.file_path(training_set, "train"),
+                self._score_holdout(candidate.as_of, candidate.as_of),
+                champion_scores,
+                (candidate.holdout_start, candidate.as_of),
             )
-        )
+            return judge_evidence(gates, evidence, past_comparisons).model_dump(mode="json")
+
+        return Verdict.model_validate(self._cached("verdict", inputs, compute))
 
     def period_metric(self, model: BacktestPoint, period: MeasurementPeriod) -> float | None:
-        """The metric of `model` on the labelled rows of `period`."""
-        inputs = {
-            **self._cache_inputs(model.as_of, period.end),
-            "start": period.start,
-            "metric": self._metric,
-        }
+        """Return the metric of `model` on the labelled rows of `period`."""
+        inputs = {**self._cache_inputs(model.as_of, period.end), "start": period.start, "metric": self._metric}
         return self._cached(
             "metric",
             inputs,
@@ -112,7 +135,7 @@ class BacktestCache:
         )
 
     def drift_test(self, model: BacktestPoint, period: MeasurementPeriod) -> DriftTest | None:
-        """How `model` did in `period`, compared with its own holdout when it was deployed."""
+        """Compare `model` in `period` with itself on its own holdout."""
         inputs = {
             **self._cache_inputs(model.as_of, period.end),
             "own_holdout": self._holdout_fingerprint(model.as_of),
@@ -120,78 +143,50 @@ class BacktestCache:
             "metric": self._metric,
         }
 
-        def compare() -> dict[str, Any] | None:
-            then = self._labels_and_scores(model, model.holdout_start, model.as_of)
-            found = run_drift_test(self._gate, then, self._labels_and_scores(model, period.start, period.end))
-            return asdict(found) if found else None
+        def compute() -> dict[str, Any] | None:
+            holdout_sample = self._labels_and_scores(model, model.holdout_start, model.as_of)
+            recent_sample = self._labels_and_scores(model, period.start, period.end)
+            test = run_drift_test(self._gate, holdout_sample, recent_sample)
+            return asdict(test) if test else None
 
-        kept = self._cached("fall", inputs, compare)
-        return kept and DriftTest(**kept)
+        stored = self._cached("drift", inputs, compute)
+        return stored and DriftTest(**stored)
 
-    def count_rows(self, period: MeasurementPeriod) -> tuple[int, float | None]:
-        """How many labelled rows a period has, and the share of label 1."""
+    def count_rows(self, period: MeasurementPeriod) -> dict[str, Any]:
+        """Return the number of labelled `rows` in a period, and among them the `positive_share` of label 1."""
         inputs = {
             "holdout": self._holdout_fingerprint(period.end),
             "start": period.start,
             "code": self._code_fingerprint,
         }
 
-        def count() -> tuple[int, float | None]:
+        def compute() -> dict[str, Any]:
             label = self._load_holdout(period.end).label[self._rows_from(period.start, period.end)]
-            return label.size, float(label.mean()) if label.size else None
+            return {"rows": label.size, "positive_share": float(label.mean()) if label.size else None}
 
-        number, share = self._cached("rows", inputs, count)
-        return number, share
-
-    def _judge(
-        self,
-        candidate: BacktestPoint,
-        champion: BacktestPoint | None,
-        past_comparisons: Sequence[EarlierComparison],
-    ) -> Verdict:
-        from evergreen import evaluation
-
-        theirs: Any = NoChampion()
-        if champion:
-            named = evaluation.Champion(f"of {champion.as_of}", champion.holdout_start)
-            problem = named.overlap_problem(candidate.holdout_start)
-            theirs = MissingEvidence(problem) if problem else self._score_holdout(champion.as_of, candidate.as_of)
-        gates, _ = evaluation.backtest_gates(self._model)
-        shown = evaluation.historical_evidence(
-            self._model,
-            self._load_holdout(candidate.as_of).table,
-            self._training_sets.file_path(self._candidates[candidate.as_of].training_set, "train"),
-            self._score_holdout(candidate.as_of, candidate.as_of),
-            theirs,
-            (candidate.holdout_start, candidate.as_of),
-        )
-        return judge_evidence(gates, shown, past_comparisons)
+        return self._cached("rows", inputs, compute)
 
     @property
     def _training_sets(self) -> datasets.Dataset:
-        # Named here, not asked of store.training_set: that loads Feast, seconds for a name.
+        # Not feature_store.training_sets.training_set_dataset: importing it loads Feast, which takes seconds.
         return datasets.open_dataset(f"training_sets/{self._model.name}")
 
     def _labels_and_scores(self, model: BacktestPoint, start: date, end: date) -> tuple[FloatArray, FloatArray]:
-        """Labels and scores of the rows of `end`'s holdout, from the day `start` on."""
-        wanted = self._rows_from(start, end)
-        return self._load_holdout(end).label[wanted], self._score_holdout(model.as_of, end)[wanted]
+        """Return labels and scores of the rows of `end`'s holdout, from the day `start` on."""
+        rows = self._rows_from(start, end)
+        return self._load_holdout(end).label[rows], self._score_holdout(model.as_of, end)[rows]
 
     def _rows_from(self, start: date, end: date) -> Any:
         return self._load_holdout(end).day >= (start - date(1970, 1, 1)).days
 
     def _score_holdout(self, model: date, holdout: date) -> FloatArray:
-        """Scores (n,) of every row of a holdout."""
-        import numpy as np
-
-        from evergreen import evaluation
-
+        """Return scores (n,) of every row of a holdout."""
         if (model, holdout) not in self._scores:
-            inputs = self._cache_inputs(model, holdout)
+            inputs = {**self._cache_inputs(model, holdout), "code": scoring_code()}
             file = self._folder / f"scores-{fingerprints.compute_fingerprint(inputs)[:32]}.npy"
             if not file.exists():
                 candidate = self._candidates[model].candidate
-                scores = evaluation.score_candidate(self._model, candidate, self._load_holdout(holdout).table)
+                scores = score_candidate(self._model, candidate, self._load_holdout(holdout).table)
                 with storage.atomic_write(file) as scratch, scratch.open("wb") as stream:
                     np.save(stream, scores, allow_pickle=False)
             self._scores[model, holdout] = np.load(file, allow_pickle=False)
@@ -199,15 +194,9 @@ class BacktestCache:
 
     def _load_holdout(self, as_of: date) -> HoldoutRows:
         if as_of not in self._holdouts:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
             table = pq.read_table(self._training_sets.file_path(self._candidates[as_of].training_set, "holdout"))
-            self._holdouts[as_of] = HoldoutRows(
-                table,
-                table["label"].to_numpy().astype("float64"),
-                table["day"].cast(pa.int32()).to_numpy(),
-            )
+            label, day = table["label"].to_numpy().astype("float64"), table["day"].cast(pa.int32()).to_numpy()
+            self._holdouts[as_of] = HoldoutRows(table, label, day)
         return self._holdouts[as_of]
 
     def _cache_inputs(self, model: date, holdout: date) -> dict[str, Any]:
@@ -226,18 +215,10 @@ class BacktestCache:
 
     @cached_property
     def _code_fingerprint(self) -> str:
-        from evergreen import evaluation
-
-        own = ("evergreen.backtest.cache", "evergreen.backtest.statistics", *EVALUATION)
-        return fingerprints.compute_fingerprint(
-            [
-                fingerprints.code_versions(own, ("onnxruntime", "xgboost-cpu")),
-                evaluation.judging_code(self._model.gates),
-            ]
-        )
+        return fingerprints.compute_fingerprint(cache_code(self._model))
 
     def _cached(self, kind: str, inputs: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        """What `make` gives, JSON-like, from the first time it was asked with these inputs."""
+        """Return the JSON value that `compute` returned the first time it was called with these inputs."""
         file = self._folder / f"{kind}-{fingerprints.compute_fingerprint(inputs)[:32]}.json"
         try:
             return json.loads(file.read_text())

@@ -1,18 +1,21 @@
-"""A candidate joins the backtest of its model, and the report is brought up to date."""
+"""Add a candidate to the backtest of its model, and bring the report up to date."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evergreen import storage
 from evergreen.backtest import walk_forward
-from evergreen.backtest.cache import EVALUATION, BacktestCache, BacktestCandidate, first_metric_gate
+from evergreen.backtest.cache import BacktestCache, BacktestCandidate, cache_code, first_metric_gate
 from evergreen.backtest.simulated_ledger import SimulatedLedger
-from evergreen.backtest.walk_forward import BacktestPoint, Deployment, MeasurementPeriod
+from evergreen.backtest.statistics import mean_with_bounds
+from evergreen.backtest.walk_forward import BacktestPoint, Deployment, DeploymentPolicy, MeasurementPeriod
 from evergreen.errors import Fault, FaultsError
 from evergreen.lake import datasets, fingerprints
 from evergreen.reports import backtest
@@ -28,15 +31,28 @@ from evergreen.spec.model import ModelSpec
 
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
 
+# Label and rule of each policy.
+_POLICIES = {
+    "gates": ("Evergreen's gates", "train at every date, deploy what passes all gates against the champion"),
+    "every_date": ("every date", "train and deploy at every date"),
+    "monthly": ("monthly", "train and deploy when the last deployment was at least 28 days ago"),
+    "on_drift": (
+        "on drift",
+        "train and deploy when the live model's metric in the latest period is below that on its own holdout, with "
+        "95 % confidence",
+    ),
+    "never": ("never", "keep the first candidate"),
+}
+
 
 def add_candidate(model: ModelSpec, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest) -> Path:
-    """Record the candidate, then bring results and report up to date; gives the path of the report.
+    """Record the candidate, then bring results and report up to date; return the path of the report.
 
-    The report shows all candidates of this one's spec. Runs that come at once wait for each other, and one
-    that finds its candidate reported already by another has nothing left to do.
+    The report shows all candidates with the same spec. Concurrent runs wait for each other; a run whose candidate
+    is in the report already changes nothing.
 
     Raises:
-        FaultsError: the three do not belong together.
+        FaultsError: the date, training set and candidate do not belong together.
         ScoringError: a model cannot be scored.
     """
     _validate_inputs(model, as_of, training_set, candidate)
@@ -49,14 +65,14 @@ def add_candidate(model: ModelSpec, as_of: date, training_set: datasets.Manifest
 
 
 def backtest_dataset(model: ModelSpec) -> datasets.Dataset:
+    """Return the dataset with one partition per candidate."""
     return datasets.open_dataset(f"backtests/{model.name}")
 
 
 def backtest_spec(model: ModelSpec, candidate: datasets.Manifest) -> dict[str, Any]:
-    """What must be the same for candidates to be comparable: how they were trained and are judged."""
-    trained = {part: candidate.inputs[part] for part in ("features", "parameters", "seed", "code")}
+    """Return what must be equal for candidates to be comparable: how they were trained and are judged."""
     return {
-        **trained,
+        **{name: candidate.inputs[name] for name in ("features", "parameters", "seed", "code")},
         "label": model.label,
         "train_days": model.train_days,
         "holdout_days": model.holdout_days,
@@ -69,25 +85,21 @@ def _validate_inputs(
 ) -> None:
     faults = []
     if training_set.inputs["as_of"] != as_of.isoformat():
-        faults.append(Fault("training set", f"is as of {training_set.inputs['as_of']}", f"give that of {as_of}"))
+        faults.append(Fault("training set", f"is as of {training_set.inputs['as_of']}", f"pass that of {as_of}"))
     days = (as_of - date.fromisoformat(training_set.inputs["holdout"])).days
     if days != model.holdout_days:
-        what = f"has a holdout of {days} days, the spec says {model.holdout_days}"
-        faults.append(Fault("training set", what, "build it again"))
+        problem = f"has a holdout of {days} days, but the spec says {model.holdout_days}"
+        faults.append(Fault("training set", problem, "build it again"))
     if candidate.inputs["training_set"] != training_set.files["train"].sha256:
-        faults.append(Fault("candidate", "learned from another training set", "train it again"))
+        faults.append(Fault("candidate", "was trained on another training set", "train it again"))
     if faults:
         raise FaultsError(f"backtest of {model.name} as of {as_of}", faults)
 
 
 def _publish_candidate(
-    model: ModelSpec,
-    as_of: date,
-    training_set: datasets.Manifest,
-    candidate: datasets.Manifest,
-    spec_fingerprint: str,
+    model: ModelSpec, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest, spec_fingerprint: str
 ) -> None:
-    """Publish the point. It holds both manifests whole: the files they name stay, whatever is published later."""
+    """Publish both manifests whole: the files they name stay, whatever is published later."""
     inputs = {
         "as_of": as_of.isoformat(),
         "spec": spec_fingerprint,
@@ -95,69 +107,69 @@ def _publish_candidate(
         "candidate": candidate.reference,
         "content": [training_set.content_hash, candidate.content_hash],
     }
-    mark = fingerprints.compute_fingerprint(inputs)
-    target, partition = backtest_dataset(model), f"as_of={as_of}"
-    if target.find(partition, mark):
+    fingerprint = fingerprints.compute_fingerprint(inputs)
+    dataset, partition = backtest_dataset(model), f"as_of={as_of}"
+    if dataset.find(partition, fingerprint):
         return
-    folder = target.stage(partition, mark)
-    files = {}
-    for name, manifest in (("training_set", training_set), ("candidate", candidate)):
-        files[name] = folder / f"{name}.json"
-        files[name].write_text(manifest.to_json())
-    target.publish(partition, mark, files, inputs)
+    folder = dataset.stage(partition, fingerprint)
+    files = {"training_set": folder / "training_set.json", "candidate": folder / "candidate.json"}
+    files["training_set"].write_text(training_set.to_json())
+    files["candidate"].write_text(candidate.to_json())
+    dataset.publish(partition, fingerprint, files, inputs)
 
 
 def _update_report(model: ModelSpec, spec_fingerprint: str) -> None:
-    source = backtest_dataset(model)
-    recorded = source.manifests()
-    points = [manifest for manifest in recorded if manifest.inputs["spec"] == spec_fingerprint]
-    left_out = len(recorded) - len(points)
-    mark = _report_fingerprint(model, spec_fingerprint, points, left_out)
-    if _is_report_current(source.root, mark):
+    dataset = backtest_dataset(model)
+    manifests = dataset.manifests()
+    included = [manifest for manifest in manifests if manifest.inputs["spec"] == spec_fingerprint]
+    excluded = len(manifests) - len(included)
+    fingerprint = _report_fingerprint(model, spec_fingerprint, included, excluded)
+    if _is_report_current(dataset.root, fingerprint):
         return
-    candidates = {}
-    for manifest in points:
-        held = {
-            name: datasets.Manifest.from_json(source.file_path(manifest, name).read_text())
-            for name in ("training_set", "candidate")
-        }
-        candidates[date.fromisoformat(manifest.inputs["as_of"])] = BacktestCandidate(**held)
-    findings = BacktestCache(model, candidates, source.root / "findings")
-    results = _build_results(model, candidates, findings, mark, spec_fingerprint, left_out)
-    # The results last: they tell that the report is of the same candidates.
+
+    def load(manifest: datasets.Manifest, name: str) -> datasets.Manifest:
+        return datasets.Manifest.from_json(dataset.file_path(manifest, name).read_text())
+
+    candidates = {
+        date.fromisoformat(manifest.inputs["as_of"]): BacktestCandidate(
+            load(manifest, "training_set"), load(manifest, "candidate")
+        )
+        for manifest in included
+    }
+    cache = BacktestCache(model, candidates, dataset.root / "cache")
+    results = _build_results(model, candidates, cache, fingerprint, spec_fingerprint, excluded)
+    # The results last: their fingerprint says that the report is of the same candidates.
     for name, text in (
         (REPORT_FILE, backtest.render_backtest_report(results)),
         (RESULTS_FILE, results.model_dump_json(indent=1) + "\n"),
     ):
-        with storage.atomic_write(source.root / name) as scratch:
+        with storage.atomic_write(dataset.root / name) as scratch:
             scratch.write_text(text)
 
 
 def _report_fingerprint(
     model: ModelSpec, spec_fingerprint: str, points: Sequence[datasets.Manifest], excluded_candidates: int
 ) -> str:
-    parts = ("findings", "ledger", "record", "report", "page", "results", "statistics", "walk_forward")
-    rules = ("evergreen.ledger.state", "evergreen.promotion.rules")
-    modules = (*EVALUATION, *rules, *(f"{__package__}.{part}" for part in parts))
     return fingerprints.compute_fingerprint(
         {
             "model": [model.name, model.description],
             "spec": spec_fingerprint,
             "points": [point.fingerprint for point in points],
             "left_out": excluded_candidates,
-            "code": fingerprints.code_versions(
-                modules, ("jinja2", "matplotlib", "numpy", "onnxruntime", "xgboost-cpu")
-            ),
+            "code": report_code(model),
         }
     )
 
 
+def report_code(model: ModelSpec) -> dict[str, str]:
+    """Return what the report depends on besides the candidates and the spec: all that is cached, rules and looks."""
+    return cache_code(model) | fingerprints.code_of((__package__, "evergreen.reports"), ("jinja2", "matplotlib"))
+
+
 def _is_report_current(root: Path, fingerprint: str) -> bool:
     try:
-        return (root / REPORT_FILE).exists() and json.loads((root / RESULTS_FILE).read_text())[
-            "made_from"
-        ] == fingerprint
-    except (FileNotFoundError, ValueError, KeyError):
+        return (root / REPORT_FILE).exists() and BacktestResults.read(root / RESULTS_FILE).fingerprint == fingerprint
+    except (FileNotFoundError, ValueError):  # of pydantic's validation, too
         return False
 
 
@@ -169,20 +181,22 @@ def _build_results(
     spec_fingerprint: str,
     excluded_candidates: int,
 ) -> BacktestResults:
+    gate = first_metric_gate(model)
     points = walk_forward.sort_points([candidate.point for candidate in candidates.values()])
-    dates: list[BacktestStep] = []
+    periods = walk_forward.measurement_periods(points)
+    steps: list[BacktestStep] = []
     ledger = SimulatedLedger(model)
 
-    def by_gates(candidate: BacktestPoint, champion: BacktestPoint | None) -> str | None:
-        verdict = cache.judge(candidate, champion, ledger.comparisons)
-        held = candidates[candidate.as_of]
-        promoted, reason = ledger.propose(candidate, held.candidate.fingerprint, verdict)
-        dates.append(
+    def deploy_by_gates(point: BacktestPoint, champion: BacktestPoint | None) -> str | None:
+        verdict = cache.judge(point, champion, ledger.comparisons)
+        candidate = candidates[point.as_of]
+        promoted, reason = ledger.propose(point, candidate.candidate.fingerprint, verdict)
+        steps.append(
             BacktestStep(
-                as_of=candidate.as_of,
-                holdout_start=candidate.holdout_start,
-                candidate_fingerprint=held.candidate.fingerprint,
-                train_rows=held.training_set.files["train"].rows or 0,
+                as_of=point.as_of,
+                holdout_start=point.holdout_start,
+                candidate_fingerprint=candidate.candidate.fingerprint,
+                train_rows=candidate.training_set.files["train"].rows or 0,
                 champion_as_of=champion.as_of if champion else None,
                 verdict=verdict,
                 promoted=promoted,
@@ -191,37 +205,36 @@ def _build_results(
         )
         return reason if promoted else None
 
-    gate = first_metric_gate(model)
-
-    def fell(live: BacktestPoint, latest: MeasurementPeriod) -> str | None:
-        found = cache.drift_test(live, latest)
-        if found is None or not found.is_significant:
+    def describe_drift(live: BacktestPoint, period: MeasurementPeriod) -> str | None:
+        test = cache.drift_test(live, period)
+        if test is None or not test.is_significant:
             return None
         return (
-            f"{gate.metric} was {found.holdout_value:.4g} on its own holdout and {found.recent_value:.4g} from {latest.start} until "
-            f"{latest.end}: at 95 % confidence at least {-(found.upper_bound or 0):.4g} worse"
+            f"{gate.metric} was {test.holdout_value:.4g} on its own holdout and {test.recent_value:.4g} from "
+            f"{period.start} until {period.end}: at 95 % confidence at least {-(test.upper_bound or 0):.4g} worse"
         )
 
-    deployed = {
-        "gates": walk_forward.simulate_policy(points, by_gates),
-        "every_date": walk_forward.simulate_policy(points, walk_forward.deploy_every_date),
-        "monthly": walk_forward.simulate_policy(points, walk_forward.deploy_monthly),
-        "on_drift": walk_forward.simulate_policy(points, walk_forward.deploy_on_drift(points, fell)),
-        "never": walk_forward.simulate_policy(points, walk_forward.deploy_first_only),
+    policies: dict[str, DeploymentPolicy] = {
+        "gates": deploy_by_gates,
+        "every_date": walk_forward.deploy_every_date,
+        "monthly": walk_forward.deploy_monthly,
+        "on_drift": walk_forward.deploy_on_drift(points, describe_drift),
+        "never": walk_forward.deploy_first_only,
     }
-    periods = walk_forward.measurement_periods(points)
-    metrics = {
+    deployments = {name: walk_forward.simulate_policy(points, policy) for name, policy in policies.items()}
+    values = {
         name: [
-            cache.period_metric(live, period) if (live := walk_forward.find_live_point(those, period)) else None
+            cache.period_metric(live, period) if (live := walk_forward.find_live_point(deployed, period)) else None
             for period in periods
         ]
-        for name, those in deployed.items()
+        for name, deployed in deployments.items()
     }
-    ever = [name for name, those in deployed.items() if those]
     compared = tuple(
-        number for number in range(len(periods)) if all(metrics[name][number] is not None for name in ever)
+        number
+        for number in range(len(periods))
+        if all(values[name][number] is not None for name, deployed in deployments.items() if deployed)
     )
-    return BacktestResults(
+    results = BacktestResults(
         model=model.name,
         description=model.description,
         fingerprint=fingerprint,
@@ -232,86 +245,49 @@ def _build_results(
         label=model.label,
         train_days=model.train_days,
         holdout_days=model.holdout_days,
-        steps=tuple(dates),
-        periods=tuple(_summarize_period(period, cache) for period in periods),
+        steps=tuple(steps),
+        periods=tuple(PeriodSummary(**asdict(period), **cache.count_rows(period)) for period in periods),
         compared_periods=compared,
-        policies=tuple(
-            _summarize_policy(name, model, points, periods, those, metrics, compared)
-            for name, those in deployed.items()
-        ),
+        policies=(),
     )
-
-
-def _summarize_period(period: MeasurementPeriod, cache: BacktestCache) -> PeriodSummary:
-    rows, share = cache.count_rows(period)
-    return PeriodSummary(
-        live_as_of=period.live_as_of, start=period.start, end=period.end, rows=rows, positive_share=share
-    )
+    summaries = (_summarize_policy(name, results, deployed, values) for name, deployed in deployments.items())
+    return results.model_copy(update={"policies": tuple(summaries)})
 
 
 def _summarize_policy(
     name: str,
-    model: ModelSpec,
-    points: Sequence[BacktestPoint],
-    periods: Sequence[MeasurementPeriod],
+    results: BacktestResults,
     deployments: Sequence[Deployment],
     metric_values: Mapping[str, Sequence[float | None]],
-    compared_periods: Sequence[int],
 ) -> PolicySummary:
-    import numpy as np
-
-    from evergreen.backtest.statistics import mean_with_bounds
-
-    scale = first_metric_gate(model).scale
-    label, rule = _describe_policy(name, periods)
-    own = {number: metric_values[name][number] for number in compared_periods} if deployments else {}
-    values = {number: value for number, value in own.items() if value is not None}
-    worst = None
-    if values:
-        worst = (min if scale.higher_is_better else max)(values, key=lambda number: values[number])
-    gain = None
-    if values and name != "never":
-        sign = 1 if scale.higher_is_better else -1
-        base = np.array([metric_values["never"][number] for number in values], dtype=np.float64)
-        mean, low, high = mean_with_bounds(sign * (np.array(list(values.values())) - base))
+    numbers = results.compared_periods if deployments else ()
+    values, never = (np.array([metric_values[key][n] for n in numbers], dtype=np.float64) for key in (name, "never"))
+    sign = 1 if results.higher_is_better else -1
+    worst, gain = None, None
+    if values.size:
+        worst = int((sign * values).argmin())
+    if values.size and name != "never":
+        mean, low, high = mean_with_bounds(sign * (values - never))
         gain = GainEstimate(mean=mean, low=low, high=high)
-    last = points[-1].as_of
+    label, rule = _POLICIES[name]
+    last = results.steps[-1].as_of
     return PolicySummary(
         name=name,
-        label=label,
+        label="weekly" if name == "every_date" and results.step_days == 7 else label,
         rule=rule,
-        training_count=len(points) if name in ("gates", "every_date") else len(deployments),
+        training_count=len(results.steps) if name in ("gates", "every_date") else len(deployments),
         deployments=tuple(
             DeploymentSummary(
-                as_of=d.point.as_of,
-                end=d.end,
-                live_days=((d.end or last) - d.point.as_of).days,
-                reason=d.reason,
+                as_of=deployment.point.as_of,
+                end=deployment.end,
+                live_days=((deployment.end or last) - deployment.point.as_of).days,
+                reason=deployment.reason,
             )
-            for d in deployments
+            for deployment in deployments
         ),
         metric_values=tuple(metric_values[name]),
-        mean=float(np.mean(list(values.values()))) if values else None,
-        worst_value=None if worst is None else values[worst],
-        worst_period_start=None if worst is None else periods[worst].start,
+        mean=None if worst is None else float(values.mean()),
+        worst_value=None if worst is None else float(values[worst]),
+        worst_period_start=None if worst is None else results.periods[numbers[worst]].start,
         gain_over_never=gain,
     )
-
-
-def _describe_policy(name: str, periods: Sequence[MeasurementPeriod]) -> tuple[str, str]:
-    """What people call the policy, and its rule."""
-    weekly = bool(periods) and all((period.end - period.live_as_of).days == 7 for period in periods)
-    return {
-        "gates": (
-            "Evergreen's gates",
-            "train at every date, deploy what passes all gates against the champion",
-        ),
-        "every_date": ("weekly" if weekly else "every date", "train and deploy at every date"),
-        "monthly": ("monthly", "train and deploy when the last was deployed at least 28 days ago"),
-        "on_drift": (
-            "on drift",
-            "train and deploy when the live model's metric in the latest period is below that on its own "
-            "holdout, with 95 % confidence",
-        ),
-        "never": ("never", "the first candidate for ever"),
-    }[name]

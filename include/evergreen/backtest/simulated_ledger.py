@@ -8,7 +8,7 @@ from evergreen.backtest.walk_forward import BacktestPoint
 from evergreen.errors import PromotionRefusedError
 from evergreen.gates import EarlierComparison, Verdict
 from evergreen.ledger.entries import LedgerEntry, LedgerEvent, PromotionDeferred, VerdictRecorded, hash_entry
-from evergreen.ledger.state import EMPTY_STATE, apply_entry
+from evergreen.ledger.state import LedgerState, apply_entry
 from evergreen.promotion import rules
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
@@ -18,7 +18,7 @@ class SimulatedLedger:
     """A walk through the dates of one model, oldest first. A version is named by its date."""
 
     def __init__(self, model: ModelSpec):
-        self._model, self._state = model, EMPTY_STATE
+        self._model, self._state = model, LedgerState()
 
     @property
     def comparisons(self) -> tuple[EarlierComparison, ...]:
@@ -27,25 +27,18 @@ class SimulatedLedger:
 
     def propose(self, candidate: BacktestPoint, fingerprint: str, verdict: Verdict) -> tuple[bool, str]:
         """Whether the candidate becomes champion, and why or why not. Where approval is asked for, it is given."""
-        version, against = f"of {candidate.as_of}", self._state.champion
+        version = f"of {candidate.as_of}"
         judged = VerdictRecorded(
             run=version,
             run_reason=RunReason.SCHEDULE,
             as_of=candidate.as_of,
             holdout=(candidate.holdout_start, candidate.as_of),
             candidate_fingerprint=fingerprint,
-            champion_version=against,
+            champion_version=self._state.champion,
             verdict=verdict,
         )
         self._append(candidate, judged)
-        request = rules.ResolvedPromotionRequest(
-            version=version,
-            as_of=candidate.as_of,
-            run_reason=RunReason.SCHEDULE,
-            verdict=verdict,
-            verdict_entry=self._state.head_number,
-            champion_version=against,
-        )
+        request = rules.PromotionRequest(self._state.head_number, version, RunReason.SCHEDULE)
         try:
             act = rules.decide_promotion(self._state, request, cooldown_days=self._model.cooldown_days)
         except PromotionRefusedError as refused:

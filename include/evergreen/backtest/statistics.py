@@ -1,9 +1,11 @@
-"""Whether a model fell since it was deployed, and how sure a mean over periods is. Both by the gates' bootstrap."""
+"""Drift of a live model, and bounds of a mean over periods; both by the gates' bootstrap."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
+
+import numpy as np
 
 from evergreen.gates import metrics, validation
 from evergreen.gates.bootstrap import draw_resample_counts, resampling_seed
@@ -11,14 +13,14 @@ from evergreen.gates.metrics import FloatArray
 from evergreen.spec.gates import MetricGate
 
 CONFIDENCE = 0.95
-RESAMPLES = 500  # leaves 25 beyond the bound; a walk may ask for as many tests as it has dates
+RESAMPLES = 500  # leaves 25 beyond the bound; a backtest runs up to one test per date
 
 
 @dataclass(frozen=True)
 class DriftTest:
-    """A model's metric on its own holdout (`then`) and now; `change` is positive where it got better.
+    """A model's metric on its own holdout and recently; `change` is positive if the model got better.
 
-    `at_most` is the upper bound of the change at 95 % confidence, None where it was not needed or does not exist.
+    `upper_bound` of the change is at 95 % confidence; None if the model did not get worse, or if it does not exist.
     """
 
     holdout_value: float
@@ -28,48 +30,44 @@ class DriftTest:
 
     @property
     def is_significant(self) -> bool:
+        """Whether the model got worse at 95 % confidence."""
         return self.upper_bound is not None and self.upper_bound < 0
 
 
 def backtest_metric(gate: MetricGate, label: FloatArray, score: FloatArray) -> float | None:
-    """The metric that `gate` is about, or None where it does not exist: no rows, or rows of one class only."""
+    """Return the metric of `gate`; None where it does not exist: no rows, or rows of one class only."""
     if label.size == 0 or (gate.scale.label_type == "binary" and label.min() == label.max()):
         return None
-    found = metrics.compute_metric(metrics.resolve_metric(gate), *validation.sort_rows([label, score]))
-    return found if isfinite(found) else None
+    value = metrics.compute_metric(metrics.resolve_metric(gate), *validation.sort_rows([label, score]))
+    return value if isfinite(value) else None
 
 
 def run_drift_test(
-    gate: MetricGate,
-    holdout_sample: tuple[FloatArray, FloatArray],
-    recent_sample: tuple[FloatArray, FloatArray],
+    gate: MetricGate, holdout_sample: tuple[FloatArray, FloatArray], recent_sample: tuple[FloatArray, FloatArray]
 ) -> DriftTest | None:
-    """Compare a model with itself, by the metric of `gate`: labels and scores (n,) at deployment, (m,) of late.
+    """Compare a model with itself, by the metric of `gate`: labels and scores (n,) at deployment, (m,) recently.
 
     The two-sample bootstrap (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 8): rows of
-    either sample are drawn with replacement, independently, and the 95 % percentile (chapter 13) of the changes
-    is the one-sided upper bound. It counts the luck of drawing rows, not that of drawing weeks: weeks that
-    differ for other reasons than the model's age trigger it too. A metric that did not fall at all is not tested.
-    None if the metric does not exist on either side.
-    """
-    import numpy as np
+    each sample are drawn with replacement, independently, and the 95 % percentile (chapter 13) of the changes is
+    the one-sided upper bound. It accounts for the chance in drawing rows, not in drawing weeks: weeks that differ for
+    other reasons than the model's age trigger it too. A metric that did not get worse is not tested.
 
-    before, after = backtest_metric(gate, *holdout_sample), backtest_metric(gate, *recent_sample)
-    if before is None or after is None:
+    Return None if the metric does not exist for one of the samples.
+    """
+    holdout_value, recent_value = backtest_metric(gate, *holdout_sample), backtest_metric(gate, *recent_sample)
+    if holdout_value is None or recent_value is None:
         return None
     sign = 1 if gate.scale.higher_is_better else -1
-    change = sign * (after - before)
+    change = sign * (recent_value - holdout_value)
     if change >= 0:
-        return DriftTest(before, after, change, None)
+        return DriftTest(holdout_value, recent_value, change, None)
     draws = _resample_metric(gate, *holdout_sample), _resample_metric(gate, *recent_sample)
     bound = float(np.quantile(sign * (draws[1] - draws[0]), CONFIDENCE))
-    return DriftTest(before, after, change, None if np.isnan(bound) else bound)
+    return DriftTest(holdout_value, recent_value, change, None if np.isnan(bound) else bound)
 
 
 def _resample_metric(gate: MetricGate, label: FloatArray, score: FloatArray) -> FloatArray:
-    """The metric in each resample of the rows: (RESAMPLES,)."""
-    import numpy as np
-
+    """Return the metric in each resample of the rows: (RESAMPLES,)."""
     label, score = validation.sort_rows([label, score])
     weights = draw_resample_counts(label.size, RESAMPLES, resampling_seed(label, score))
     metric = metrics.resolve_metric(gate)
@@ -77,12 +75,10 @@ def _resample_metric(gate: MetricGate, label: FloatArray, score: FloatArray) -> 
 
 
 def mean_with_bounds(values: FloatArray) -> tuple[float, float, float]:
-    """The mean of (n,), and its one-sided 95 % lower and upper bounds: periods drawn with replacement.
+    """Return the mean of (n,) and its one-sided 95 % lower and upper bounds, by drawing periods with replacement.
 
-    Takes periods as independent; where they are alike in a row, the bounds are too narrow.
+    Periods are taken as independent; where neighbours are alike, the bounds are too narrow.
     """
-    import numpy as np
-
     draws = [
         (counts * values).sum(axis=1)
         for counts in draw_resample_counts(values.size, RESAMPLES, resampling_seed(values))

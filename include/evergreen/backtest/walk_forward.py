@@ -1,20 +1,20 @@
-"""The walk over the dates of a backtest, in order: which model is live when, by which policy. Pure.
+"""Walk over the dates of a backtest: which model is live when, under which policy. Pure functions.
 
 Evaluation on a rolling origin (Tashman 2000, International Journal of Forecasting 16:437-450): at each date
-only what was known then decides, and what comes after it measures.
+decisions use only what was known then, and models are measured on what comes after.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import pairwise
 
 
 @dataclass(frozen=True, order=True)
 class BacktestPoint:
-    """A candidate: it knows no data of the day `as_of` or later, and has learned no label from `holdout` on."""
+    """A candidate, trained on no data of the day `as_of` or later and on no label from `holdout_start` on."""
 
     as_of: date
     holdout_start: date
@@ -26,7 +26,7 @@ class BacktestPoint:
 
 @dataclass(frozen=True, order=True)
 class MeasurementPeriod:
-    """The days `start` ≤ day < `end` on which the models that were live after the date `after` are measured."""
+    """The days `start` ≤ day < `end`, on which the models live after the date `live_as_of` are measured."""
 
     start: date
     end: date
@@ -34,12 +34,12 @@ class MeasurementPeriod:
 
 
 DeploymentPolicy = Callable[[BacktestPoint, BacktestPoint | None], str | None]
-"""Candidate, and the live model if there is one, to why the candidate is deployed; None if it is not."""
+"""Takes a candidate and the live model, if any; returns why the candidate is deployed, or None if it is not."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """`point` was live from its own date until before `until`; None if it still is."""
+    """`point` was live from its own date until before `end`; None if it still is."""
 
     point: BacktestPoint
     end: date | None
@@ -47,10 +47,10 @@ class Deployment:
 
 
 def sort_points(points: Sequence[BacktestPoint]) -> tuple[BacktestPoint, ...]:
-    """The dates of the walk, oldest first.
+    """Return the points, oldest first.
 
     Raises:
-        ValueError: two candidates for one date.
+        ValueError: there are two candidates for one date.
     """
     ordered = tuple(sorted(points))
     for earlier, later in pairwise(ordered):
@@ -60,70 +60,69 @@ def sort_points(points: Sequence[BacktestPoint]) -> tuple[BacktestPoint, ...]:
 
 
 def measurement_periods(points: Sequence[BacktestPoint]) -> tuple[MeasurementPeriod, ...]:
-    """One per date but the last: its labelled rows are those of the next date's holdout, from the date on.
+    """Return one per date but the last: the days of the next date's holdout, from the date on.
 
     When dates are a holdout apart, that is the whole holdout. When they are closer, holdouts overlap, and days
-    before the date are left out. When they are further apart, nobody labelled the days before the next holdout
-    for a comparison: they are not measured, for no policy. (A later holdout reaches no further back.)
+    before the date are left out. When they are further apart, no holdout has the days in between: they are not
+    measured, for any policy.
     """
     return tuple(
-        MeasurementPeriod(max(this.as_of, following.holdout_start), following.as_of, this.as_of)
-        for this, following in pairwise(sort_points(points))
+        MeasurementPeriod(max(point.as_of, following.holdout_start), following.as_of, point.as_of)
+        for point, following in pairwise(sort_points(points))
     )
 
 
 def simulate_policy(points: Sequence[BacktestPoint], policy: DeploymentPolicy) -> tuple[Deployment, ...]:
-    """What `rule` deploys, asked at each date about that date's candidate."""
-    deployed: list[Deployment] = []
+    """Return what the policy deploys when it decides about each candidate in turn."""
+    deployments: list[Deployment] = []
     for point in sort_points(points):
-        live = deployed[-1] if deployed else None
-        if why := policy(point, live.point if live else None):
+        live = deployments[-1] if deployments else None
+        if reason := policy(point, live.point if live else None):
             if live:
-                deployed[-1] = Deployment(live.point, point.as_of, live.reason)
-            deployed.append(Deployment(point, None, why))
-    return tuple(deployed)
+                deployments[-1] = replace(live, end=point.as_of)
+            deployments.append(Deployment(point, None, reason))
+    return tuple(deployments)
 
 
 def find_live_point(deployments: Sequence[Deployment], period: MeasurementPeriod) -> BacktestPoint | None:
-    """The model that was live in `period`; None if none was deployed yet.
-
-    No future: it knows nothing of the period's days.
-    """
-    live = [d.point for d in deployments if d.point.as_of <= period.live_as_of]
-    if not live:
+    """Return the model that was live in `period`, and knows nothing of its days; None if none was deployed yet."""
+    deployed = [deployment.point for deployment in deployments if deployment.point.as_of <= period.live_as_of]
+    if not deployed:
         return None
-    newest = max(live)
+    newest = max(deployed)
     assert newest.as_of <= period.start, f"{newest} would be measured on {period}, which it may have seen"
     return newest
 
 
-def deploy_every_date(candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
+def deploy_every_date(_candidate: BacktestPoint, _live: BacktestPoint | None) -> str | None:
+    """Deploy each candidate."""
     return "the newest candidate"
 
 
 def deploy_monthly(candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
-    """28 days, not a calendar month: four of the weeks that dates are usually apart."""
+    """Deploy 28 days after the last deployment: not a calendar month, but four of the usual weeks between dates."""
     if live is None:
         return "the first candidate"
     days = (candidate.as_of - live.as_of).days
-    return f"{days} days after the one before" if days >= 28 else None
+    return f"{days} days after the last deployment" if days >= 28 else None
 
 
-def deploy_first_only(candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
+def deploy_first_only(_candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
+    """Deploy the first candidate, and never another."""
     return "the first candidate" if live is None else None
 
 
 def deploy_on_drift(
     points: Sequence[BacktestPoint], describe_drift: Callable[[BacktestPoint, MeasurementPeriod], str | None]
 ) -> DeploymentPolicy:
-    """Deploy the newest candidate when the live model `fell` (says how) in the period that ends at its date."""
-    ending = {period.end: period for period in measurement_periods(points)}
+    """Deploy a candidate when `describe_drift` describes a drift of the live model in the period that ends then."""
+    periods_by_end = {period.end: period for period in measurement_periods(points)}
 
-    def rule(candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
+    def deploy(candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
         if live is None:
             return "the first candidate"
-        latest = ending[candidate.as_of]
+        latest = periods_by_end[candidate.as_of]
         assert live.as_of <= latest.start, f"{live} would be tested on {latest}, which it may have seen"
         return describe_drift(live, latest)
 
-    return rule
+    return deploy

@@ -138,11 +138,11 @@ def run_unfreeze(name: str, reason: str, progress: Progress) -> None:
 def run_alias_repair(names: Sequence[str], progress: Progress) -> None:
     """Bring MLflow's aliases to what the ledger says, and tell what was wrong with them."""
     _use_local_mlflow()
-    from evergreen.registry import versions
+    from evergreen.registry import aliases
 
     for name in names:
         loader.load_spec(name)
-        for sentence in versions.repair_aliases(name).messages:
+        for sentence in aliases.repair_aliases(name).messages:
             progress.print(f"{name}: {sentence}")
 
 

@@ -1,10 +1,11 @@
-"""What the gates of a model need to be shown, besides labels and predictions."""
+"""What the gates of a model need: evidence besides labels and predictions, and the code that judges it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evergreen.lake import fingerprints
 from evergreen.spec.gates import (
     BaselineGate,
     BySliceGate,
@@ -15,11 +16,15 @@ from evergreen.spec.gates import (
     ServingGate,
     SignatureGate,
 )
+from evergreen.spec.model import ModelSpec
+
+# What serving a model cost, what the online store held, and what a request held is not stored: it is of its day.
+_GATES_OF_THE_DAY = (ServingGate, SignatureGate, OnlineEqualsOfflineGate, PredictionDriftGate)
 
 
 @dataclass(frozen=True)
 class EvidenceRequirements:
-    """Each as `evergreen.gates.Evidence` calls it. A gate of one's own asks for nothing: it takes what there is."""
+    """The fields of `evergreen.gates.Evidence` to fill. A custom gate adds none: it takes what there is."""
 
     groups: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
@@ -31,7 +36,7 @@ class EvidenceRequirements:
 
     @classmethod
     def from_gates(cls, gates: Sequence[Gate]) -> EvidenceRequirements:
-        """What these gates ask for, each thing once."""
+        """Return what these gates need, each item once."""
         return cls(
             groups=tuple(sorted({gate.group_by for gate in gates if isinstance(gate, BySliceGate | FairnessGate)})),
             baselines=tuple(sorted({gate.baseline for gate in gates if isinstance(gate, BaselineGate)})),
@@ -42,3 +47,27 @@ class EvidenceRequirements:
                 (gate.sample_size for gate in gates if isinstance(gate, OnlineEqualsOfflineGate)), default=0
             ),
         )
+
+
+def backtest_gates(model: ModelSpec) -> tuple[tuple[Gate, ...], tuple[Gate, ...]]:
+    """Return the gates of `model` that a backtest can compute for past dates, and those that it cannot.
+
+    A custom gate is computed: its function receives labels, scores, groups and baselines.
+    """
+    excluded = tuple(gate for gate in model.gates if isinstance(gate, _GATES_OF_THE_DAY))
+    return tuple(gate for gate in model.gates if gate not in excluded), excluded
+
+
+def verdict_code(model: ModelSpec) -> dict[str, str]:
+    """Return what a verdict depends on besides evidence and specs: the gates, and the functions that they name.
+
+    A module that is missing or broken is left out: its gate reports it.
+    """
+    code = fingerprints.code_of(("evergreen.gates", "evergreen.spec.gates"), ("numpy", "scipy"))
+    functions = {getattr(gate, field, "") for gate in model.gates for field in ("metric", "function")}
+    for module in sorted({name.partition(":")[0] for name in functions if ":" in name}):
+        try:
+            code |= fingerprints.code_of((module,), (), model.code_packages)
+        except (ModuleNotFoundError, SyntaxError):
+            continue
+    return code

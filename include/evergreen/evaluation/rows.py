@@ -1,10 +1,11 @@
-"""What is known of each holdout row besides its predictions: its group, and what a trivial model says of it."""
+"""Evidence by row of the holdout, besides its predictions: groups, and the predictions of baselines."""
 
 # ruff: noqa: S608 - an expression of a spec is SQL on purpose; it runs where it can reach nothing but the rows.
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -12,25 +13,50 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from evergreen.gates.evidence import MissingEvidence
+from evergreen.errors import first_line
+from evergreen.evaluation.requirements import EvidenceRequirements
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
+from evergreen.lake.datasets import ROW_COLUMN
+from evergreen.spec.model import ModelSpec
 
-_ROW_COLUMN = "evergreen_row"
+
+def historical_evidence(
+    model: ModelSpec,
+    holdout: pa.Table,
+    train_file: Path,
+    candidate: ArrayLike,
+    champion: ArrayLike | NoChampion | MissingEvidence,
+    days: tuple[date, date],
+) -> Evidence:
+    """Return the evidence for `backtest_gates`: scores (n,) of the rows of `holdout`, of the days first ≤ day < end.
+
+    `train_file` is the Parquet file that the candidate learned from.
+    """
+    requirements = EvidenceRequirements.from_gates(model.gates)
+    return Evidence(
+        label=holdout["label"].to_numpy(),
+        candidate=candidate,
+        champion=champion,
+        days=days,
+        groups=compute_groups(holdout, requirements.groups),
+        baselines=compute_baselines(holdout, train_file, requirements.baselines),
+    )
 
 
 def compute_groups(table: pa.Table, expressions: Sequence[str]) -> dict[str, list[str | None] | MissingEvidence]:
-    """Per expression the group of each row of `table`, (n,), as text; None where it is null.
+    """Return, for each expression, the group of each row of `table`, (n,), as text; None where it is null.
 
-    An expression is the name of a column, or SQL (DuckDB's) over the columns. Timestamps in it are in UTC. It may
-    not change the number of rows.
+    An expression is the name of a column, or SQL (DuckDB's) over the columns, with timestamps in UTC. It may not
+    change the number of rows.
     """
     if not expressions:
         return {}
-    # In memory, and without a way to files or settings: a spec can ask about the rows, and about nothing else.
+    # In memory, and without a way to files or settings: a spec can query the rows, and nothing else.
     with duckdb.connect(config={"enable_external_access": "false", "python_enable_replacements": "false"}) as con:
         con.execute("SET TimeZone = 'UTC'")
-        con.register("holdout", table.append_column(_ROW_COLUMN, pa.array(np.arange(table.num_rows))))
+        con.register("holdout", table.append_column(ROW_COLUMN, pa.array(np.arange(table.num_rows))))
         con.execute("SET lock_configuration = true")
         return {expression: _compute_group(con, table, expression) for expression in expressions}
 
@@ -38,29 +64,27 @@ def compute_groups(table: pa.Table, expressions: Sequence[str]) -> dict[str, lis
 def _compute_group(
     con: duckdb.DuckDBPyConnection, table: pa.Table, expression: str
 ) -> list[str | None] | MissingEvidence:
-    named = '"' + expression.replace('"', '""') + '"' if expression in table.column_names else expression
+    sql = '"' + expression.replace('"', '""') + '"' if expression in table.column_names else expression
     try:
-        # Ordered here: an expression with a window function gives the rows in an order of its own.
-        found: pa.Table = con.sql(
-            f"SELECT CAST(({named}) AS VARCHAR) AS found FROM holdout ORDER BY {_ROW_COLUMN}"
-        ).to_arrow_table()
+        # Ordered here: an expression with a window function returns the rows in an order of its own.
+        query = con.sql(f"SELECT CAST(({sql}) AS VARCHAR) AS name FROM holdout ORDER BY {ROW_COLUMN}")
+        names: list[str | None] = query.to_arrow_table()["name"].to_pylist()
     except duckdb.Error as error:
+        problem = first_line(error).rstrip(" .!:")
+        return MissingEvidence(f"{expression!r} cannot be computed for the holdout: {problem}; {_columns(table)}")
+    if len(names) != table.num_rows:
         return MissingEvidence(
-            f"{expression!r} cannot be computed for the holdout: {_first_sentence(error)}; {_describe_columns(table)}"
+            f"{expression!r} returns {len(names)} values for {table.num_rows} rows: one for each is needed"
         )
-    if found.num_rows != table.num_rows:
-        return MissingEvidence(
-            f"{expression!r} gives {found.num_rows} values for {table.num_rows} rows: one for each is needed"
-        )
-    return found["found"].to_pylist()
+    return names
 
 
 def compute_baselines(
     table: pa.Table, train_file: Path, names: Sequence[str]
 ) -> dict[str, NDArray[np.float64] | MissingEvidence]:
-    """Per name the predictions of a trivial model for each row of `table`, (n,).
+    """Return, for each name, the predictions (n,) of a trivial model for the rows of `table`.
 
-    `prior` predicts the mean label of the Parquet file `train`. Any other name is a column that is taken as the
+    `prior` predicts the mean label of the Parquet file `train_file`. Any other name is a column that is taken as the
     prediction, and the prior where it is missing.
     """
     if not names:
@@ -72,11 +96,11 @@ def compute_baselines(
 
 def _compute_baseline(table: pa.Table, name: str, prior: float | None) -> NDArray[np.float64] | MissingEvidence:
     if prior is None:
-        return MissingEvidence(f"no row to learn the {name} baseline's prior from: the training rows are none")
+        return MissingEvidence(f"the {name} baseline has no prior: there are no training rows")
     if name == "prior":
         return np.full(table.num_rows, prior)
     if name not in table.column_names:
-        return MissingEvidence(f"the baseline {name!r} is no column of the holdout; {_describe_columns(table)}")
+        return MissingEvidence(f"the baseline {name!r} is no column of the holdout; {_columns(table)}")
     try:
         values = table[name].cast(pa.float64()).to_numpy()
     except pa.ArrowException:
@@ -84,9 +108,5 @@ def _compute_baseline(table: pa.Table, name: str, prior: float | None) -> NDArra
     return np.where(np.isnan(values), prior, values)
 
 
-def _describe_columns(table: pa.Table) -> str:
+def _columns(table: pa.Table) -> str:
     return f"its columns are {', '.join(table.column_names)}"
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(" .!:")

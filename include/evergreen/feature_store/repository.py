@@ -164,6 +164,6 @@ def _definitions_fingerprint() -> str:
             "configuration": storage.file_sha256(now.feature_repo / "feature_store.yaml"),
             "models": models,
             "sources": {"lake": str(now.lake), "offline_store": now.offline_store},
-            "code": fingerprints.code_versions(("evergreen.feature_store.data_source", __name__), ("feast",)),
+            "code": fingerprints.code_of(("evergreen.feature_store.data_source", __name__), ("feast",)),
         }
     )

@@ -136,11 +136,14 @@ def _training_set_inputs(model: ModelSpec, window: Window, split: HoldoutSplit) 
         "features": published,
         "definitions": _view_definitions(model),
         "offline_store": settings().offline_store,
-        "code": fingerprints.code_versions(
-            ("evergreen.feature_store.training_sets", "evergreen.feature_store.offline_store"),
-            ("feast", "duckdb", "pyarrow"),
-        ),
+        "known_before": window.as_of.isoformat(),
+        "code": training_set_code(),
     }
+
+
+def training_set_code() -> dict[str, str]:
+    """Return what training sets depend on besides features, the window and the definitions of views."""
+    return fingerprints.code_of((__name__, "evergreen.feature_store.offline_store"), ("feast", "duckdb", "pyarrow"))
 
 
 def _view_definitions(model: ModelSpec) -> dict[str, Any]:
@@ -191,16 +194,13 @@ def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
     whole column floating: so only the features are taken from the answer, by the number of their row.
     """
     asked = spine.drop_columns(list(_LABEL_COLUMNS)).append_column(
-        _ROW_COLUMN, pa.array(range(spine.num_rows), pa.int64())
+        datasets.ROW_COLUMN, pa.array(range(spine.num_rows), pa.int64())
     )
     table = historical_features(model, asked)
-    joined = spine.take(table[_ROW_COLUMN])
+    joined = spine.take(table[datasets.ROW_COLUMN])
     for name in sorted(set(table.column_names) - set(asked.column_names)):
         joined = joined.append_column(name, table[name])
     return joined.sort_by([(name, "ascending") for name in ("event_timestamp", *_key_columns(spine))])
-
-
-_ROW_COLUMN = "evergreen_row"
 
 
 def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:

@@ -1,17 +1,37 @@
-"""The steps that turn raw days into published features: `checks.raw → build → checks.built → publish`.
+"""The steps that turn raw days into published features: `validate_raw_files → build → validate_features → publish`.
 
-Each is a function over days that runs from a task, a test or a notebook, and may be run again or twice
-at once: what is published or built already is found by its fingerprint and not made again.
+Each is a function over days that runs from a task, a test or a notebook, and may run again or twice at once:
+days that are published or built already are recognized by their fingerprint and not computed again.
 
-    inputs      what the features of a day are made from, and so their fingerprint
-    claims      which run makes which day, when several want it
-    checks      of raw files and of built features (Great Expectations)
-    build       the features of many days in one go (Spark)
-    publish     makes built days visible
-    make        all of them, one after the other
+    inputs      what the features of a day depend on, and the fingerprint of that
+    planning    which days a run publishes, and which of them it builds
+    claims      which run builds which day when several need it
+    checks      raw files and built features against expectations (Great Expectations)
+    build       the features of many days in one job (Spark)
+    pipeline    publishing, and all steps in one call
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from evergreen.features.inputs import features_dataset
-from evergreen.features.tables import FeatureTables
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 __all__ = ["FeatureTables", "features_dataset"]
+
+
+@dataclass(frozen=True)
+class FeatureTables:
+    """One or more tables that Spark computes in one pass; the `build` function of a model yields them.
+
+    `columns` maps the name of each table to its columns. `frame` has those columns and `day`. If there is more
+    than one table, the column `table` of `frame` names the table of each row.
+    """
+
+    columns: Mapping[str, Sequence[str]]
+    frame: DataFrame

@@ -1,11 +1,12 @@
-"""The features of many days in one go, by Spark, into folders that no reader looks into.
+"""Compute the features of many days in one job (Spark), in folders that no reader looks into.
 
-A day is computed once: whoever wants a day that another run has built already, finds it, also when the
-run that built it died before it could publish it.
+A day is computed once: its folder is found by its fingerprint, also when the run that built it died before
+publishing it.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -17,50 +18,51 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from evergreen.features import inputs, spark
+from evergreen.features import FeatureTables, inputs, spark
 from evergreen.features.inputs import FingerprintsByDay
-from evergreen.features.tables import FeatureTables
 from evergreen.lake import datasets
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 
+log = logging.getLogger(__name__)
+
 
 def build_features(model: ModelSpec, fingerprints: FingerprintsByDay) -> dict[str, str]:
-    """Compute the features of the days that are not there yet; gives the folder of each unpublished day."""
-    target = inputs.features_dataset(model)
+    """Compute the features of days that are not built yet, and return the folder of each unpublished day."""
+    dataset = inputs.features_dataset(model)
     folders: dict[str, str] = {}
-    todo = []
-    for day, mark in fingerprints.items():
-        if inputs.find_published_day(model, day, mark):
-            print(f"{day}: published already with fingerprint {mark[:12]}, nothing to do")
-        elif found := target.find_cached(datasets.day_partition(day), mark):
-            print(f"{day}: built already with fingerprint {mark[:12]}, not yet published")
-            folders[day] = str(found)
+    missing_days = []
+    for day, fingerprint in fingerprints.items():
+        if inputs.find_published_day(model, day, fingerprint):
+            log.info("%s: published already with fingerprint %s, nothing to do", day, fingerprint[:12])
+        elif cached := dataset.find_cached(datasets.day_partition(day), fingerprint):
+            log.info("%s: built already with fingerprint %s, not yet published", day, fingerprint[:12])
+            folders[day] = str(cached)
         else:
-            todo.append(day)
-    for some in inputs.split_into_batches(todo):
-        staged = {day: target.stage(datasets.day_partition(day), fingerprints[day]) for day in some}
+            missing_days.append(day)
+    for batch in inputs.split_into_batches(missing_days):
+        staged = {day: dataset.stage(datasets.day_partition(day), fingerprints[day]) for day in batch}
         _build_batch(model, staged)
         for day, folder in staged.items():
-            folders[day] = str(target.cache_staged(datasets.day_partition(day), fingerprints[day], folder))
-        if len(some) < len(todo):
-            print(f"{len(folders.keys() & set(todo))} of {len(todo)} days are built", flush=True)
+            folders[day] = str(dataset.cache_staged(datasets.day_partition(day), fingerprints[day], folder))
+        if len(batch) < len(missing_days):
+            log.info("%s of %s days are built", len(folders.keys() & set(missing_days)), len(missing_days))
     return folders
 
 
 def _build_batch(model: ModelSpec, staging_folders: Mapping[str, Path]) -> None:
-    features = feature_spec(model)
+    spec = feature_spec(model)
     days = [date.fromisoformat(day) for day in staging_folders]
     scratch = next(iter(staging_folders.values())).with_suffix(".spark")
-    files = inputs.raw_files_for_days(features, days)
+    raw_files = inputs.raw_files_for_days(spec, days)
     with spark.spark_session() as session:
         raw = {
-            source.name: _read_raw_files(session, [drop.path for drop in files if drop.source == source.name])
-            for source in features.sources
+            source.name: _read_raw_files(session, [file.path for file in raw_files if file.source == source.name])
+            for source in spec.sources
         }
         module = import_module(f"evergreen_models.{model.feature_model}.features")
-        for number, tables in enumerate(module.build(session, raw, days, features.timezone)):
-            print(f"{inputs.format_days(days)}: computing {', '.join(tables.columns)}", flush=True)
+        for number, tables in enumerate(module.build(session, raw, days, spec.timezone)):
+            log.info("%s: computing %s", inputs.format_days(days), ", ".join(tables.columns))
             _write_tables(tables, scratch / str(number), staging_folders)
     shutil.rmtree(scratch)
 
@@ -73,24 +75,23 @@ def _read_raw_files(session: SparkSession, files: Sequence[Path]) -> DataFrame:
 
 
 def _write_tables(tables: FeatureTables, scratch: Path, staging_folders: Mapping[str, Path]) -> None:
-    """Have Spark compute the tables, in as many files as it likes, and stage one file per table and day.
+    """Compute the tables with Spark, in any number of files, and stage one file per table and day.
 
-    Staged rows are in one order, by the columns that no two rows share together: keys and timestamps. So the
-    bytes do not depend on how Spark divided the work.
+    Staged rows are sorted by the columns that identify a row, keys and timestamps, so the bytes do not depend on
+    how Spark divided the work.
     """
-    together = len(tables.columns) > 1
-    by = ["table", "day"] if together else ["day"]
-    tables.frame.write.partitionBy(*by).parquet(str(scratch))
+    several = len(tables.columns) > 1
+    tables.frame.write.partitionBy(*(["table", "day"] if several else ["day"])).parquet(str(scratch))
     for name, columns in tables.columns.items():
         for day, folder in staging_folders.items():
-            part = (scratch / f"table={name}" if together else scratch) / f"day={day}"
-            if part.exists():
-                table = pq.read_table(part, columns=list(columns), partitioning=None)
+            partition = (scratch / f"table={name}" if several else scratch) / f"day={day}"
+            if partition.exists():
+                table = pq.read_table(partition, columns=list(columns), partitioning=None)
             else:  # a day without rows is a table without rows
                 table = tables.frame.select(*columns).limit(0).toArrow()
-            kinds = zip(table.schema.names, table.schema.types, strict=True)
-            order = [name for name, kind in kinds if pa.types.is_string(kind) or pa.types.is_timestamp(kind)]
-            pq.write_table(
-                table.sort_by([(column, "ascending") for column in order]).replace_schema_metadata(),
-                folder / f"{name}.parquet",
-            )
+            order = [
+                (field.name, "ascending")
+                for field in table.schema
+                if pa.types.is_string(field.type) or pa.types.is_timestamp(field.type)
+            ]
+            pq.write_table(table.sort_by(order).replace_schema_metadata(), folder / f"{name}.parquet")

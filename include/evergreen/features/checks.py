@@ -1,13 +1,14 @@
-"""What is checked before anything is published: raw files, and the features built from them.
+"""Validate raw files and built features against the model's expectations before anything is published.
 
-Reports are published before anything is refused. A file that was checked before, by these expectations, is
-not checked again.
+Reports are published before faults are raised. A raw file whose report for these expectations is published is
+not validated again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from importlib import import_module
 from pathlib import Path
@@ -16,127 +17,156 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from evergreen import storage
-from evergreen.errors import Fault, FeatureError, RawDataError
+from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError
 from evergreen.features import inputs
-from evergreen.features.inputs import RawFile
-from evergreen.ingest.expectations import ExpectationStages, schema_expectations, validate_tables
+from evergreen.features.inputs import FingerprintsByDay, RawFile
+from evergreen.ingest import expectations, raw_files
 from evergreen.lake import datasets, fingerprints
-from evergreen.spec.loader import feature_spec
+from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
 
 FaultsByDay = dict[date, list[Fault]]
-"""What is wrong with each day; days without a fault are left out."""
+"""The faults of each day; days without a fault are left out."""
+
+log = logging.getLogger(__name__)
 
 
-def check_raw_files(model: ModelSpec, days: Sequence[date]) -> FaultsByDay:
-    """Check every raw file that `days` are made from. A fault of a file is one of each day that needs it."""
-    features = feature_spec(model)
-    faults = _validate_raw_files(model, inputs.raw_files_for_days(features, days))
-    found = {day: [fault for drop in inputs.raw_files_for_day(features, day) for fault in faults[drop]] for day in days}
-    return {day: wrong for day, wrong in found.items() if wrong}
+def validate_raw_files(
+    model: ModelSpec, days: Sequence[date], own_days: Collection[date] | None = None
+) -> FingerprintsByDay:
+    """Validate every raw file that `days` depend on; return the fingerprint of each day that can be built.
+
+    A fault fails the run only if it concerns one of `own_days`, by default all. Other faulty days are left out:
+    the run that is about them reports them.
+
+    Raises:
+        RawDataError: the faults of `own_days`, each once: file, column, rule and count.
+    """
+    available_days = [day for day in days if not inputs.find_missing_raw_files(feature_spec(model), [day])]
+    # Hashed before the files are validated, so that `publish_features` detects a file that is replaced later.
+    day_fingerprints = inputs.compute_day_fingerprints(model, available_days)
+    faults = _find_raw_faults(model, days)
+    _raise_own_faults(RawDataError, "raw data", model, faults, own_days)
+    return {day: value for day, value in day_fingerprints.items() if date.fromisoformat(day) not in faults}
 
 
-def check_built_features(model: ModelSpec, folders: Mapping[str, str]) -> FaultsByDay:
-    """Check the built features of each day; `folders` is what `build` gave."""
-    expectations = import_module(f"evergreen_models.{model.feature_model}.expectations")
-    found: FaultsByDay = {}
-    for name in feature_spec(model).tables:
-        files = {day: Path(folder) / f"{name}.parquet" for day, folder in folders.items()}
-        faults: dict[str, Sequence[Fault]] = {}
-        for some in inputs.split_into_batches([day for day in files if files[day].exists()]):
-            tables = {f"{day} {name}": pd.read_parquet(files[day]) for day in some}
-            stages = {table: [expectations.feature_expectations(name)] for table in tables}
-            reports = validate_tables(tables, stages.__getitem__)
-            faults |= {day: reports[f"{day} {name}"].faults for day in some}
-        for day in files.keys() - faults.keys():
+def validate_features(
+    model: ModelSpec, folders: Mapping[str, str], own_days: Collection[date] | None = None
+) -> dict[str, str]:
+    """Validate the built features of each day; return the folders of the days without faults.
+
+    `folders` is the result of `build_features`, `own_days` as in `validate_raw_files`.
+
+    Raises:
+        FeatureError: the faults of `own_days`: table, column, rule and count.
+    """
+    faults = _find_feature_faults(model, folders)
+    _raise_own_faults(FeatureError, "features", model, faults, own_days)
+    return {day: folder for day, folder in folders.items() if date.fromisoformat(day) not in faults}
+
+
+def _raise_own_faults(
+    error: type[FaultsError], label: str, model: ModelSpec, faults: FaultsByDay, own_days: Collection[date] | None
+) -> None:
+    own_faults = {day: faults[day] for day in faults if own_days is None or day in own_days}
+    for day in faults.keys() - own_faults.keys():
+        log.warning("%s skipped: %s; the run for that day will report it", day, "; ".join(map(str, faults[day])))
+    if own_faults:
+        distinct = list(dict.fromkeys(fault for day_faults in own_faults.values() for fault in day_faults))
+        raise error(f"{label} for {inputs.format_days(own_faults)} of {model.feature_model}", distinct)
+
+
+def _find_raw_faults(model: ModelSpec, days: Sequence[date]) -> FaultsByDay:
+    """A fault of a raw file is a fault of each day that depends on it."""
+    spec = feature_spec(model)
+    by_file = _validate_files(model, inputs.raw_files_for_days(spec, days))
+    by_day = {day: [fault for file in inputs.raw_files_for_day(spec, day) for fault in by_file[file]] for day in days}
+    return {day: faults for day, faults in by_day.items() if faults}
+
+
+def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> FaultsByDay:
+    rules = _expectations_module(model)
+    faults: FaultsByDay = {}
+    for table in feature_spec(model).tables:
+        files = {day: Path(folder) / f"{table}.parquet" for day, folder in folders.items()}
+        table_faults: dict[str, Sequence[Fault]] = {}
+        for batch in inputs.split_into_batches([day for day in files if files[day].exists()]):
+            frames = {f"{day} {table}": pd.read_parquet(files[day]) for day in batch}
+            stages = [rules.feature_expectations(table)]
+            reports = expectations.validate_tables(frames, dict.fromkeys(frames, stages).__getitem__)
+            table_faults |= {day: reports[f"{day} {table}"].faults for day in batch}
+        for day in files.keys() - table_faults.keys():
             if not _is_published_elsewhere(model, day, files[day].parent):
-                way_out = f"let features.build return {name!r}"
-                faults[day] = [Fault(f"{day} {name}", "was not built", way_out)]
-        for day in sorted(day for day in faults if faults[day]):
-            found.setdefault(date.fromisoformat(day), []).extend(faults[day])
-    return found
+                fix = f"let features.build return {table!r}"
+                table_faults[day] = [Fault(f"{day} {table}", "was not built", fix)]
+        for day in sorted(day for day in table_faults if table_faults[day]):
+            faults.setdefault(date.fromisoformat(day), []).extend(table_faults[day])
+    return faults
 
 
-def raise_raw_faults(model: ModelSpec, faults: FaultsByDay) -> None:
-    """Raises:
-    RawDataError: there are faults; each is told once, with file, column, rule and count.
-    """
-    if faults:
-        raise RawDataError(
-            f"raw data for {inputs.format_days(faults)} of {model.feature_model}", _distinct_faults(faults)
-        )
+def _is_published_elsewhere(model: ModelSpec, day: str, folder: Path) -> bool:
+    """Whether another attempt has published the day and deleted `folder`: nothing is left to validate."""
+    return not folder.exists() and inputs.features_dataset(model).manifest(datasets.day_partition(day)) is not None
 
 
-def raise_feature_faults(model: ModelSpec, faults: FaultsByDay) -> None:
-    """Raises:
-    FeatureError: there are faults; each is told with table, column, rule and count.
-    """
-    if faults:
-        raise FeatureError(f"features of {model.feature_model}", _distinct_faults(faults))
-
-
-def _distinct_faults(faults: FaultsByDay) -> list[Fault]:
-    return list(dict.fromkeys(fault for wrong in faults.values() for fault in wrong))
-
-
-def _validate_raw_files(model: ModelSpec, raw_files: Sequence[RawFile]) -> dict[RawFile, Sequence[Fault]]:
-    """The faults of each drop; what was checked before is read from its report."""
-    expectations = import_module(f"evergreen_models.{model.feature_model}.expectations")
-    code = fingerprints.code_versions(
-        (expectations.__name__, "evergreen.ingest.expectations"), ("great-expectations", "pandas", "pyarrow")
+def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile, Sequence[Fault]]:
+    """The faults of each raw file, from its published report if there is one."""
+    rules = _expectations_module(model)
+    code = fingerprints.code_of(
+        (rules.__name__, "evergreen.ingest.expectations"),
+        ("great-expectations", "pandas", "pyarrow"),
+        load_spec(model.feature_model).code_packages,
     )
-    reports = datasets.open_dataset(f"checks/{model.feature_model}")
-    parts = {drop: {"file": storage.file_sha256(drop.path), "code": code} for drop in raw_files if drop.path.exists()}
-    found: dict[RawFile, Sequence[Fault]] = {
-        drop: [inputs.missing_raw_file_fault(drop)] for drop in raw_files if drop not in parts
+    dataset = datasets.open_dataset(f"checks/{model.feature_model}")
+    hashes = raw_files.hash_raw_files(file.path for file in files if file.path.exists())
+    parts = {file: {"file": hashes[file.path], "code": code} for file in files if file.path in hashes}
+    faults: dict[RawFile, Sequence[Fault]] = {
+        file: [inputs.missing_raw_file_fault(file)] for file in files if file not in parts
     }
-    todo = []
-    for drop in parts:
-        if done := reports.find(drop.name, fingerprints.compute_fingerprint(parts[drop])):
-            found[drop] = _parse_faults(json.loads(reports.file_path(done, "report").read_text()))
+    pending = []
+    for file in parts:
+        if manifest := dataset.find(file.name, fingerprints.compute_fingerprint(parts[file])):
+            faults[file] = _parse_faults(json.loads(dataset.file_path(manifest, "report").read_text()))
         else:
-            todo.append(drop)
-    for source in dict.fromkeys(drop.source for drop in todo):
-        for some in inputs.split_into_batches([drop for drop in todo if drop.source == source]):
-            for drop, report in _validate_source(some, expectations).items():
-                mark = fingerprints.compute_fingerprint(parts[drop])
-                folder = reports.stage(drop.name, mark)
-                (folder / "report.json").write_text(json.dumps(report, indent=1))
-                reports.publish(drop.name, mark, {"report": folder / "report.json"}, parts[drop])
-                found[drop] = _parse_faults(report)
-            print(f"checked {len(some)} raw files of {source}", flush=True)
-    return found
+            pending.append(file)
+    for source in dict.fromkeys(file.source for file in pending):
+        for batch in inputs.split_into_batches([file for file in pending if file.source == source]):
+            for file, report in _validate_batch(batch, rules).items():
+                fingerprint = fingerprints.compute_fingerprint(parts[file])
+                report_file = dataset.stage(file.name, fingerprint) / "report.json"
+                report_file.write_text(json.dumps(report, indent=1))
+                dataset.publish(file.name, fingerprint, {"report": report_file}, parts[file])
+                faults[file] = _parse_faults(report)
+            log.info("checked %s raw files of %s", len(batch), source)
+    return faults
 
 
-def _validate_source(raw_files: Sequence[RawFile], expectations: Any) -> dict[RawFile, dict[str, Any]]:
-    """The report of each of some drops of one source."""
-    found: dict[RawFile, dict[str, Any]] = {}
+def _validate_batch(files: Sequence[RawFile], rules: Any) -> dict[RawFile, dict[str, Any]]:
+    """The report of each of some raw files of one source."""
+    reports: dict[RawFile, dict[str, Any]] = {}
     tables = {}
-    for drop in raw_files:
+    for file in files:
         try:
-            tables[str(drop.path)] = pd.read_parquet(drop.path)
+            tables[str(file.path)] = pd.read_parquet(file.path)
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            fault = Fault(str(drop.path), f"is not a readable Parquet file: {reason}", "deliver it again")
-            found[drop] = {"faults": [vars(fault)], "results": {}}
-    by_path = {str(drop.path): drop for drop in raw_files}
+            fault = Fault(str(file.path), f"is not a readable Parquet file: {reason}", "deliver it again")
+            reports[file] = {"faults": [vars(fault)], "results": {}}
+    by_path = {str(file.path): file for file in files}
 
-    def stages(path: str) -> ExpectationStages:
-        drop = by_path[path]
-        columns = schema_expectations(expectations.RAW_COLUMNS[drop.source])
-        return [*columns, expectations.raw_expectations(drop.source, drop.day)]
+    def stages_for(path: str) -> expectations.ExpectationStages:
+        file = by_path[path]
+        schema = expectations.schema_expectations(rules.RAW_COLUMNS[file.source])
+        return [*schema, rules.raw_expectations(file.source, file.day)]
 
-    for path, report in validate_tables(tables, stages).items():
-        faults = [vars(fault) for fault in report.faults]
-        found[by_path[path]] = {"faults": faults, "results": report.results}
-    return found
+    for path, report in expectations.validate_tables(tables, stages_for).items():
+        reports[by_path[path]] = {"faults": [vars(fault) for fault in report.faults], "results": report.results}
+    return reports
 
 
 def _parse_faults(report: Mapping[str, Any]) -> list[Fault]:
     return [Fault(**fault) for fault in report["faults"]]
 
 
-def _is_published_elsewhere(model: ModelSpec, day: str, folder: Path) -> bool:
-    """A twin of this run has published the day and cleared it away: then there is nothing left to check."""
-    return not folder.exists() and inputs.features_dataset(model).manifest(datasets.day_partition(day)) is not None
+def _expectations_module(model: ModelSpec) -> Any:
+    return import_module(f"evergreen_models.{model.feature_model}.expectations")

@@ -1,15 +1,13 @@
-"""Which run makes which day, when several want the same: a backfill, the clock and arrivals at once.
+"""Which run builds which day when several need it: a backfill, the clock and arrivals at once.
 
-A claim is held by a run, for as long as that run is under way: whoever asks says which runs still are, so a
-run that was killed, failed or deleted holds nothing. Claims only spare work. Without them days would be
-made twice, with the same bytes.
+A run holds its claims while it is active; a run that was killed, failed or deleted holds none. Claims only
+save work. Without them days would be built twice, with the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from evergreen import storage
 from evergreen.features import inputs
@@ -25,29 +23,21 @@ def claim_days(
     optional_days: Iterable[str],
     is_active: Callable[[str], bool],
 ) -> tuple[list[str], list[str]]:
-    """Claim the days `wanted` for `run`; gives the days it has now, and the runs that it has to wait for.
+    """Claim the days of `fingerprints` for a run; return its days and the runs that it has to wait for.
 
-    One of both is empty: a run that others keep waiting claims nothing, so no two wait for each other.
-    `extra` are days that it would make along with them; those that others have are left to them. A day
-    that has been published meanwhile is not given.
+    One of the two lists is empty: a run that has to wait claims nothing, so no two runs wait for each other.
+    `optional_days` are built in the same job; those that another run has claimed are skipped. A day that has been
+    published since is not returned.
     """
     file = settings().lake / "claims" / f"{model.feature_model}.json"
     with storage.file_lock(file.with_suffix(".lock")):
-        holders = _read_claims(file)
-        alive = {holder: is_active(holder) for holder in set(holders.values()) - {run_id}}
-        held = {day: holder for day, holder in holders.items() if alive.get(holder)}
-        todo = {day for day, mark in fingerprints.items() if not inputs.find_published_day(model, day, mark)}
-        if waiting := sorted({held[day] for day in todo & held.keys()}):
-            return [], waiting
-        mine = sorted(todo | (set(optional_days) - held.keys() if todo else set()))
+        claims: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+        active_runs = {holder for holder in set(claims.values()) - {run_id} if is_active(holder)}
+        claims = {day: holder for day, holder in claims.items() if holder in active_runs}
+        unpublished = inputs.unpublished_days(model, fingerprints).keys()
+        if blocking_runs := sorted({claims[day] for day in unpublished & claims.keys()}):
+            return [], blocking_runs
+        days = sorted(unpublished | (set(optional_days) - claims.keys() if unpublished else set()))
         with storage.atomic_write(file) as scratch:
-            scratch.write_text(json.dumps(held | dict.fromkeys(mine, run_id), indent=1, sort_keys=True))
-        return mine, []
-
-
-def _read_claims(file: Path) -> dict[str, str]:
-    try:
-        found: dict[str, str] = json.loads(file.read_text())
-    except FileNotFoundError:
-        return {}
-    return found
+            scratch.write_text(json.dumps(claims | dict.fromkeys(days, run_id), indent=1, sort_keys=True))
+        return days, []

@@ -1,6 +1,6 @@
-"""What the features of a day are made from, and so the fingerprint that tells whether they are up to date.
+"""What the features of a day depend on, and so the fingerprint that tells whether they are up to date.
 
-Light: it reads raw files only to hash them, and no engine is imported.
+Light: raw files are only hashed, and no engine is imported.
 """
 
 from __future__ import annotations
@@ -11,26 +11,24 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evergreen import storage
 from evergreen.errors import Fault, RawDataError
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
-from evergreen.lake.fingerprints import code_versions as code_of
-from evergreen.lake.fingerprints import compute_fingerprint
+from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.settings import settings
-from evergreen.spec.loader import feature_spec
+from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec
 from evergreen.window import days_between
 
 T = TypeVar("T")
 
 FingerprintsByDay = dict[str, str]
-"""Fingerprint of the features of each day, by ISO date: what they are made from, and how."""
+"""Fingerprint of the features of each day, by ISO date."""
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """One raw file that a day of features is made from."""
+    """One raw file that a day of features depends on; `day` is None for a source with one file for all days."""
 
     source: str
     day: date | None
@@ -45,62 +43,68 @@ class RawFile:
 
 
 def features_dataset(model: ModelSpec) -> datasets.Dataset:
-    """The published features that `model` uses, its own or another's."""
+    """The published features that `model` uses, its own or another model's."""
     return datasets.open_dataset(f"features/{model.feature_model}")
 
 
-def raw_files_for_day(features: FeatureSpec, day: date) -> list[RawFile]:
-    """Every raw file that the features of `day` are made from, oldest first."""
-    found = []
-    for source in features.sources:
-        if not source.daily:
-            found.append(RawFile(source.name, None))
-            continue
-        first = max(features.first_day, day - timedelta(source.trailing_days))
-        found += [RawFile(source.name, drop) for drop in days_between(first, day + timedelta(1))]
-    return found
+def raw_files_for_day(spec: FeatureSpec, day: date) -> list[RawFile]:
+    """Every raw file that the features of `day` depend on, oldest first."""
+    files = []
+    for source in spec.sources:
+        if source.daily:
+            first = max(spec.first_day, day - timedelta(source.trailing_days))
+            files += [RawFile(source.name, raw_day) for raw_day in days_between(first, day + timedelta(1))]
+        else:
+            files.append(RawFile(source.name, None))
+    return files
 
 
-def raw_files_for_days(features: FeatureSpec, days: Iterable[date]) -> list[RawFile]:
-    """Every raw file that any of `days` is made from, each once."""
-    return list({drop: None for day in days for drop in raw_files_for_day(features, day)})
+def raw_files_for_days(spec: FeatureSpec, days: Iterable[date]) -> list[RawFile]:
+    """Every raw file that the features of any of `days` depend on, each once."""
+    return list(dict.fromkeys(file for day in days for file in raw_files_for_day(spec, day)))
 
 
 def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str, Any]]:
-    """What the features of each of `days` depend on, and nothing else.
+    """Everything that the features of each of `days` depend on, by ISO date.
 
     Raises:
-        RawDataError: raw files are missing; all are named.
+        RawDataError: raw files are missing; the error names all of them.
     """
-    features, days = feature_spec(model), list(days)
-    if faults := find_missing_raw_files(features, days):
+    spec, days = feature_spec(model), list(days)
+    if faults := find_missing_raw_files(spec, days):
         raise RawDataError(f"raw data for {format_days(days)} of {model.feature_model}", faults)
-    raw = {drop: storage.file_sha256(drop.path) for drop in raw_files_for_days(features, days)}
-    code = code_of(
-        (f"evergreen_models.{model.feature_model}.features", "evergreen.features.build"),
-        ("pyspark", "pyarrow"),
-    )
+    hashes = raw_files.hash_raw_files(file.path for file in raw_files_for_days(spec, days))
+    code = feature_code(model)
     return {
         day.isoformat(): {
             "day": day.isoformat(),
-            "raw": {drop.name: raw[drop] for drop in raw_files_for_day(features, day)},
-            "parameters": {"timezone": features.timezone, "tables": features.tables},
+            "raw": {file.name: hashes[file.path] for file in raw_files_for_day(spec, day)},
+            "parameters": {"timezone": spec.timezone, "tables": spec.tables},
             "code": code,
         }
         for day in days
     }
 
 
+def feature_code(model: ModelSpec) -> dict[str, str]:
+    """Return what features depend on besides raw data: the `features.py` that builds them, and the build step."""
+    builder = model if model.builds_features else load_spec(model.feature_model)
+    packages = (f"evergreen_models.{builder.name}.features", "evergreen.features.build")
+    return code_of(packages, ("pyspark", "pyarrow"), builder.code_packages)
+
+
 def compute_day_fingerprints(model: ModelSpec, days: Iterable[date]) -> FingerprintsByDay:
-    """Raises:
-    RawDataError: raw files are missing; all are named.
+    """Fingerprint of everything that the features of each day depend on.
+
+    Raises:
+        RawDataError: raw files are missing; the error names all of them.
     """
     return {day: compute_fingerprint(parts) for day, parts in feature_inputs(model, days).items()}
 
 
-def find_missing_raw_files(features: FeatureSpec, days: Iterable[date]) -> list[Fault]:
-    """The raw files that `days` need and nobody has delivered."""
-    return [missing_raw_file_fault(drop) for drop in raw_files_for_days(features, days) if not drop.path.exists()]
+def find_missing_raw_files(spec: FeatureSpec, days: Iterable[date]) -> list[Fault]:
+    """One fault for each raw file that `days` depend on and that has not been delivered."""
+    return [missing_raw_file_fault(file) for file in raw_files_for_days(spec, days) if not file.path.exists()]
 
 
 def missing_raw_file_fault(raw_file: RawFile) -> Fault:
@@ -112,48 +116,57 @@ def find_published_day(model: ModelSpec, day: str, fingerprint: str) -> datasets
     return features_dataset(model).find(datasets.day_partition(day), fingerprint)
 
 
+def unpublished_days(model: ModelSpec, fingerprints: FingerprintsByDay) -> FingerprintsByDay:
+    """Those of `fingerprints` that are not published."""
+    return {day: value for day, value in fingerprints.items() if not find_published_day(model, day, value)}
+
+
 def newest_published_day(model: ModelSpec) -> date:
     """The newest published day.
 
     Raises:
         RawDataError: nothing is published yet.
     """
-    days = features_dataset(model).partitions()
-    if not days:
-        way_out = f"run {model.feature_model}.features first"
-        raise RawDataError(f"features of {model.feature_model}", [Fault("lake", "none are published", way_out)])
-    return date.fromisoformat(days[-1].removeprefix("day="))
+    partitions = features_dataset(model).partitions()
+    if not partitions:
+        fault = Fault("lake", "none are published", f"run {model.feature_model}.features first")
+        raise RawDataError(f"features of {model.feature_model}", [fault])
+    return date.fromisoformat(partitions[-1].removeprefix("day="))
 
 
 def stale_days(model: ModelSpec, changed_days: Sequence[date]) -> list[date]:
-    """The published days after `days` that were made from raw files of `days` which have changed since.
+    """The published days after `changed_days` that were built from earlier versions of their raw files.
 
-    A corrected or late day changes exactly those later days whose trailing windows reach back to it.
+    A corrected or late day changes exactly those later days whose trailing windows include it.
     """
-    features = feature_spec(model)
-    reach = max((source.trailing_days for source in features.sources), default=0)
-    later = {day + timedelta(n) for day in changed_days for n in range(1, reach + 1)} - set(changed_days)
-    now: dict[str, str] = {}
-    found = []
-    for day in sorted(later):
-        manifest = features_dataset(model).manifest(datasets.day_partition(day))
-        if manifest is None:
-            continue
-        for drop in raw_files_for_day(features, day):
-            if drop.day in changed_days and drop.path.exists():
-                now.setdefault(drop.name, storage.file_sha256(drop.path))
-                if manifest.inputs["raw"].get(drop.name) != now[drop.name]:
-                    found.append(day)
-                    break
-    return found
+    spec = feature_spec(model)
+    longest = max((source.trailing_days for source in spec.sources), default=0)
+    later = {day + timedelta(n) for day in changed_days for n in range(1, longest + 1)} - set(changed_days)
+    manifests = {day: features_dataset(model).manifest(datasets.day_partition(day)) for day in sorted(later)}
+    changed = {
+        file.path: file
+        for file in raw_files_for_days(spec, [day for day, manifest in manifests.items() if manifest])
+        if file.day in changed_days and file.path.exists()
+    }
+    hashes = {changed[path].name: sha256 for path, sha256 in raw_files.hash_raw_files(changed).items()}
+    return [
+        day
+        for day, manifest in manifests.items()
+        if manifest
+        and any(
+            manifest.inputs["raw"].get(file.name) != hashes[file.name]
+            for file in raw_files_for_day(spec, day)
+            if file.name in hashes
+        )
+    ]
 
 
 def split_into_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """In parts, so that memory does not grow with the days that are asked for."""
+    """Batches of at most `max_days_per_run` items, so that memory does not grow with their number."""
     size = settings().max_days_per_run
     return (items[first : first + size] for first in range(0, len(items), size))
 
 
 def format_days(days: Collection[date]) -> str:
-    """`days` in a few words."""
+    """`days` in a few words, for logs and errors."""
     return f"{len(days)} days, {min(days)} – {max(days)}" if len(days) > 1 else str(*days)

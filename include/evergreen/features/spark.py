@@ -1,6 +1,6 @@
-"""The Spark session of a task: in this process, or at a Spark Connect server, by configuration.
+"""The Spark session of a task, in its process or at a Spark Connect server (`EVERGREEN_SPARK`).
 
-`python -m evergreen.features.spark` becomes such a server, as `evergreen up` starts it, for a container.
+`python -m evergreen.features.spark` runs such a server in a container, as `evergreen up` does on one machine.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from pyspark.sql import SparkSession
 
 from evergreen.settings import settings
 
-# What Evergreen's results depend on: set on every session, wherever it runs.
+# Settings that results depend on, set on every session.
 REQUIRED_CONF = {
     "spark.sql.session.timeZone": "UTC",
-    # Spark's default, INT96, is read as something else or not at all by other engines.
+    # Other engines misread Spark's default, INT96, or cannot read it.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
 
-# How Spark runs on one small machine, in this process or as a server of ours.
-# A day of features is small, so what costs is planning and compiling, not computing: the second
-# compiler of the JVM and parallel garbage collection cost twice the CPU that they save
-# (docs/performance.md), and 200 shuffle partitions would be 200 empty tasks.
+# Settings of Spark on one small machine, in the task's process or as a server. A day of features is small, so most
+# time goes to planning and compiling: the second compiler of the JVM and parallel garbage collection cost twice the
+# CPU that they save (docs/performance.md), and 200 shuffle partitions would be 200 empty tasks.
 LOCAL_CONF = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
@@ -42,10 +41,10 @@ LOCAL_CONF = {
 
 @contextmanager
 def spark_session() -> Iterator[SparkSession]:
-    """A session with the settings that Evergreen's steps rely on.
+    """A session with the required settings.
 
-    A local one is shared by the steps of this process and ends with it: its JVM takes seconds to start.
-    One at a server is ours alone and is released, or a long-lived server would fill with them.
+    A local session is shared by the steps of this process and ends with it, because its JVM takes seconds to start.
+    A session at a server is private and is released, because a long-lived server would keep all of them.
     """
     target = settings().spark
     if target.startswith("sc://"):
@@ -66,15 +65,15 @@ def spark_session() -> Iterator[SparkSession]:
 
 
 def spark_connect_command(address: str, port: int, scratch: Path) -> tuple[list[str], Mapping[str, str]]:
-    """The command of a Spark Connect server, and the variables that it needs besides those there are.
+    """Return the command of a Spark Connect server, and its additional environment variables.
 
-    Whoever reaches it can run code as its user, unless SPARK_CONNECT_AUTHENTICATE_TOKEN is set for both.
+    Anybody who can reach the server can run code as its user, unless SPARK_CONNECT_AUTHENTICATE_TOKEN is set.
     """
     root = Path(pyspark.__file__).parent
     conf = {
         **LOCAL_CONF,
         **REQUIRED_CONF,
-        # Without memory it would live on and answer nobody.
+        # A server that is out of memory would otherwise keep running without responding.
         "spark.driver.extraJavaOptions": f"{LOCAL_CONF['spark.driver.extraJavaOptions']} -XX:+ExitOnOutOfMemoryError",
         "spark.connect.grpc.binding.address": address,
         "spark.connect.grpc.binding.port": str(port),

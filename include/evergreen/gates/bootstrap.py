@@ -1,4 +1,4 @@
-"""How sure a difference between two scorers of the same rows is."""
+"""The paired bootstrap: resamples of the rows that two scorers share."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 
 from evergreen.gates.metrics import FloatArray, Metric
 
-# Numbers held per array while resampling: 4 MiB each, whatever the number of rows (up to half a million).
+# Numbers per array while resampling: 4 MiB each, whatever the number of rows (up to half a million).
 _CHUNK_SIZE = 2**19
 
 
 def bootstrap_differences(
     metric: Metric, label: FloatArray, candidate: FloatArray, reference: FloatArray, resamples: int
 ) -> FloatArray:
-    """The metric of `one` minus that of `other` in each resample: (resamples,), from rows (n,).
+    """Return the metric of `candidate` minus that of `reference` in each resample: (resamples,), from rows (n,).
 
     The paired bootstrap (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapters 8 and 13):
-    rows are drawn with replacement, and both scorers see the same draw. NaN where the metric does not exist.
+    rows are drawn with replacement, the same for both scorers. NaN where the metric does not exist.
     """
     return np.concatenate(
         [
@@ -30,18 +30,18 @@ def bootstrap_differences(
 
 
 def draw_resample_counts(rows: int, resamples: int, seed: int) -> Iterator[FloatArray]:
-    """How often each row is drawn in each resample, in chunks (k, rows) that add up to `resamples`."""
+    """Yield how often each row is drawn in each resample, in chunks (k, rows) that add up to `resamples`."""
     random = np.random.default_rng(seed)
-    most = max(1, _CHUNK_SIZE // rows)
-    for start in range(0, resamples, most):
-        k = min(most, resamples - start)
-        drawn = random.integers(rows, size=(k, rows))
-        drawn += rows * np.arange(k)[:, None]  # each resample counts in cells of its own
-        yield np.bincount(drawn.ravel(), minlength=k * rows).reshape(k, rows).astype(np.float64)
+    chunk = max(1, _CHUNK_SIZE // rows)
+    for start in range(0, resamples, chunk):
+        k = min(chunk, resamples - start)
+        cells = random.integers(rows, size=(k, rows))
+        cells += rows * np.arange(k)[:, None]  # each resample counts in cells of its own
+        yield np.bincount(cells.ravel(), minlength=k * rows).reshape(k, rows).astype(np.float64)
 
 
 def resampling_seed(*columns: FloatArray) -> int:
-    """A number that depends on the evidence alone: judging again draws the same resamples."""
+    """Return a seed that depends on the evidence alone, so that judging again draws the same resamples."""
     digest = sha256()
     for column in columns:
         digest.update(column.astype("<f8").tobytes())

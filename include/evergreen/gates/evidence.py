@@ -1,4 +1,4 @@
-"""What a candidate is judged on: labels and scores of the same held-out rows, and what else was measured."""
+"""The evidence about a candidate: labels and scores of the same held-out rows, and other measurements."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+ColumnTypes = tuple[tuple[str, str], ...]
+"""Names and types of columns, in order."""
+
 
 @dataclass(frozen=True)
 class NoChampion:
@@ -18,7 +21,7 @@ class NoChampion:
 
 @dataclass(frozen=True)
 class MissingEvidence:
-    """There should be evidence, there is none, and `problem` says why. The gates that need it block.
+    """Evidence that should exist and does not; `problem` says why. The gates that need it block.
 
     For example "version 3 has seen labels until 2013-02-25, the holdout starts 2013-02-22".
     """
@@ -28,12 +31,9 @@ class MissingEvidence:
 
 @dataclass(frozen=True)
 class OnlineSample:
-    """Sampled entities whose online features were compared with the offline ones as of the same moment.
+    """The online features of sampled entities, compared with the offline ones as of the same moment.
 
-    Attributes:
-        compared: feature values compared.
-        different: how many of them differ.
-        example: the first that differs, in words; empty when none does.
+    `first_mismatch` describes the first value that differs; it is empty if none does.
     """
 
     value_count: int
@@ -43,10 +43,10 @@ class OnlineSample:
 
 @dataclass(frozen=True)
 class InputSignature:
-    """Input columns, in order, with their types: what the model takes, and what serving will give it."""
+    """The input columns that the model takes, and those that serving will provide."""
 
-    model_columns: tuple[tuple[str, str], ...]
-    serving_columns: tuple[tuple[str, str], ...]
+    model_columns: ColumnTypes
+    serving_columns: ColumnTypes
 
 
 _NOT_MEASURED = MissingEvidence("it was not measured")
@@ -54,23 +54,22 @@ _NOT_MEASURED = MissingEvidence("it was not measured")
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Taken as it comes: what is wrong with it is for `judge` to find and to name, in its records.
+    """Evidence as it was measured: `judge_evidence` names its faults in the results, nothing is checked here.
 
-    `champion` has no default: whether there is one must be said. The rest is only needed by gates that ask
-    for it.
+    `champion` has no default: the caller must say whether there is one. The rest is needed only by some gates.
 
     Attributes:
-        label: (n,) the truth: 0 or 1 for metrics of classes, any number for those of amounts.
-        candidate: (n,) the candidate's prediction: the probability of label 1, or an amount.
+        label: (n,) the truth: 0 or 1 for binary metrics, any number for continuous ones.
+        candidate: (n,) the candidate's prediction: the probability of label 1, or a number.
         champion: (n,) the champion's for the same rows in the same order; or why there are none.
         days: (first, end): the holdout's rows are of the days first ≤ day < end. A comparison with the
             champion needs them, to know whether earlier comparisons used the same days.
-        groups: per `by` of a gate, (n,) the group that each row belongs to, None for no group.
-        baselines: per `against` of a baseline gate, (n,) its predictions for the same rows.
-        recent: (m,) the candidate's predictions for the most recent day whose labels are not known.
-        serving: what `evergreen.spec.gates.Quantity` names, in the unit that the name tells.
-        signature: the model's inputs, and what the feature service and the request give.
-        online: a sample of the online store against the offline one.
+        groups: by `group_by` of a gate, (n,) the group that each row belongs to, None for no group.
+        baselines: by `baseline` of a gate, (n,) its predictions for the same rows.
+        recent_predictions: (m,) the candidate's predictions for the most recent day whose labels are not known.
+        serving_costs: each `evergreen.spec.gates.ServingQuantity`, in the unit that its name ends with.
+        input_signature: the model's inputs, and those that the feature service and the request provide.
+        online_sample: a sample of the online store, compared with the offline one.
     """
 
     label: ArrayLike

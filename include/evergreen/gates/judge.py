@@ -1,4 +1,4 @@
-"""Evidence in, verdict out. NumPy is loaded by the first call: whoever only reads verdicts stays light."""
+"""Judges evidence by the gates of a model. NumPy is loaded by the first call: reading verdicts stays light."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from evergreen.spec.gates import AgainstChampionGate, Gate
 def judge_evidence(
     gates: Sequence[Gate], evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()
 ) -> Verdict:
-    """Hold the evidence against every gate, then decide on the records.
+    """Evaluate every gate, then decide on the results.
 
-    `past` are the model's earlier comparisons with a champion, oldest first: what they spent of its lifetime budget
-    is not there any more.
+    `earlier_comparisons` are those of the model with a champion, oldest first: what they spent of its lifetime budget
+    is gone.
 
-    The same gates, the same rows in whatever order and the same past give the same verdict. Evidence that cannot be
-    used does not raise: its gates come back `not_computed`, with the reason, and block.
+    The same gates, rows (in any order) and earlier comparisons give the same verdict. Invalid evidence does not raise:
+    its gates are `not_computed`, with the reason, and block.
     """
     return decide_verdict([evaluate_gate(gate, evidence, earlier_comparisons) for gate in gates])
 
 
 def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()) -> GateResult:
-    """The record of `gate`: passed, failed, or not_computed with all that is wrong; never an exception.
+    """Return the result of `gate`: passed, failed, or not_computed with all faults.
 
-    A gate may run code of the model's folder, and evidence may be wrong in ways that nobody thought of: whatever a gate
-    raises blocks, and is named.
+    Never raises: a gate may run code of the model's folder, and evidence may have faults that no check foresees. Any
+    exception blocks, and is named.
     """
     from evergreen.gates import validation
     from evergreen.gates.comparisons import NotComparableError
-    from evergreen.gates.kinds.shared import not_computed_result
+    from evergreen.gates.computation import not_computed_result
 
     try:
         compute: Callable[..., GateResult] = import_module(f"evergreen.gates.kinds.{gate.kind}").compute

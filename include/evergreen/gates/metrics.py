@@ -1,9 +1,9 @@
 """The metrics, each for many weightings of the same rows at once.
 
 Every function takes `label` (n,), `score` (n,) and `weight` (k, n), how often each row counts, and returns (k,), one
-value per weighting. For metrics of classes labels are 0 and 1 and scores lie in [0, 1]; for those of amounts both
-are any number. A bootstrap resample is a weighting, so rows are sorted once for many resamples. A value that does
-not exist is NaN.
+value per weighting. For binary metrics labels are 0 and 1 and scores are in [0, 1]; for continuous ones both are any
+number. A bootstrap resample is a weighting, so rows are sorted once for many resamples. A value that does not exist
+is NaN.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ CALIBRATION_BINS = 10
 
 
 def resolve_metric(gate: MetricGate) -> Metric:
-    """The metric that `gate` names, with its `cut` or `quantile` filled in.
+    """Return the metric of `gate`, with its `cut` or `quantile` filled in.
 
     Raises:
-        ImportError, AttributeError: there is no such function of the user's.
+        ImportError, AttributeError: the custom metric does not exist.
     """
     if ":" in gate.metric:
         module, _, name = gate.metric.partition(":")
@@ -41,7 +41,7 @@ def resolve_metric(gate: MetricGate) -> Metric:
 
 
 def compute_metric(metric: Metric, label: FloatArray, score: FloatArray) -> float:
-    """The metric with every row counting once."""
+    """Return the metric with every row counting once."""
     return float(metric(label, score, np.ones((1, label.size)))[0])
 
 
@@ -64,13 +64,13 @@ def auc(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
 
 
 def log_loss(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
-    """Mean of -log(probability given to what happened), in nats (Good 1952, J. Royal Statistical Society B 14:107-114).
+    """Mean of -log(probability of the actual class), in nats (Good 1952, J. Royal Statistical Society B 14:107-114).
 
     Scores are kept the machine epsilon away from 0 and 1, so one row costs at most 36 nats, not infinity.
     """
     epsilon = np.finfo(np.float64).eps
-    given = np.where(label == 1, score, 1 - score).clip(epsilon, 1 - epsilon)
-    return _weighted_mean(-np.log(given), weight)
+    probability = np.where(label == 1, score, 1 - score).clip(epsilon, 1 - epsilon)
+    return _weighted_mean(-np.log(probability), weight)
 
 
 def brier(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
@@ -95,34 +95,36 @@ def calibration_error(label: FloatArray, score: FloatArray, weight: FloatArray) 
 
 
 def equal_mass_bins(score: FloatArray, bins: int) -> NDArray[np.intp]:
-    """The bin (n,) of each row: equally many rows in each, but equal scores together, so that some may be empty."""
+    """Return the bin (n,) of each row: equally many rows in each, but equal scores together, so some may be empty."""
     rank = np.searchsorted(np.sort(score), score, side="left")
     return rank * bins // score.size
 
 
 def accuracy(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
-    """Share of rows whose class was told right; class 1 is a score of at least `cut`."""
+    """Share of rows whose class is predicted correctly; class 1 is a score of at least `cut`."""
     return _weighted_mean((score >= cut) == (label == 1), weight)
 
 
 def precision(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
-    """Of the rows told to be of class 1 (score at least `cut`), the share that are. NaN if none is told to be.
+    """Of the rows predicted as class 1 (score at least `cut`), the share that are. NaN if there are none.
 
     As recall, of Cleverdon, Mills and Keen 1966, "Factors determining the performance of indexing systems".
     """
-    told = weight[:, score >= cut].sum(axis=1)
-    return _ratio(weight[:, (score >= cut) & (label == 1)].sum(axis=1), told)
+    predicted = weight[:, score >= cut].sum(axis=1)
+    return _ratio(weight[:, (score >= cut) & (label == 1)].sum(axis=1), predicted)
 
 
 def recall(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
     """Of the rows of class 1, the share with a score of at least `cut`. NaN if there are none."""
-    there = weight[:, label == 1].sum(axis=1)
-    return _ratio(weight[:, (score >= cut) & (label == 1)].sum(axis=1), there)
+    positives = weight[:, label == 1].sum(axis=1)
+    return _ratio(weight[:, (score >= cut) & (label == 1)].sum(axis=1), positives)
 
 
-def positive_rate(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
-    """Share of rows with a score of at least `cut`, whatever their labels: its difference between groups is that of
-    demographic parity (Calders, Kamiran and Pechenizkiy 2009, ICDM Workshops, 13-18).
+def positive_rate(_label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
+    """Share of rows with a score of at least `cut`, whatever their labels.
+
+    Its difference between groups is that of demographic parity (Calders, Kamiran and Pechenizkiy 2009, ICDM Workshops,
+    13-18).
     """
     return _weighted_mean(score >= cut, weight)
 
@@ -138,27 +140,22 @@ def mae(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
 
 
 def quantile_loss(label: FloatArray, score: FloatArray, weight: FloatArray, *, quantile: float) -> FloatArray:
-    """Mean of `quantile` · (label - score) where the label lies above, (1 - `quantile`) · (score - label) below.
+    """Mean of `quantile` · (label - score) where the label is above, (1 - `quantile`) · (score - label) below.
 
-    In the label's unit. The check function of Koenker and Bassett 1978, Econometrica 46:33-50; least, in the long
-    run, for the true quantile.
+    In the label's unit. The check function of Koenker and Bassett 1978, Econometrica 46:33-50; its expectation is
+    smallest for the true quantile.
     """
     above = label - score
     return _weighted_mean(np.maximum(quantile * above, (quantile - 1) * above), weight)
 
 
 def _custom_metric(
-    function: Callable[[FloatArray, FloatArray], float],
-    label: FloatArray,
-    score: FloatArray,
-    weight: FloatArray,
+    function: Callable[[FloatArray, FloatArray], float], label: FloatArray, score: FloatArray, weight: FloatArray
 ) -> FloatArray:
-    """A function that knows nothing of weights: it is given each row as often as the row counts."""
-    repeated = (times.astype(np.intp) for times in weight)
-    return np.array(
-        [float(function(np.repeat(label, times), np.repeat(score, times))) for times in repeated],
-        dtype=np.float64,
-    )
+    """Compute a function without weights: it receives each row as often as the row counts."""
+    counts = weight.astype(np.intp)
+    values = [float(function(np.repeat(label, times), np.repeat(score, times))) for times in counts]
+    return np.array(values, dtype=np.float64)
 
 
 def _weighted_mean(loss: NDArray[np.float64] | NDArray[np.bool_], weight: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Checks of a table against expectations, by Great Expectations: every broken rule, as one sentence each."""
+"""Validate tables against expectations with Great Expectations; each broken rule is one fault."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from evergreen.errors import Fault
 MAX_EXAMPLES = 3
 
 ExpectationStages = Sequence[Sequence[Expectation]]
-"""A stage is only asked when the ones before it hold."""
+"""A stage is validated only if all earlier stages pass."""
 
 _BATCHABLE_EXPECTATIONS = frozenset(
     {
-        # What is said of each row by itself, or of any two rows, or of the columns alone. Subclasses and other
-        # kinds are not in: a new kind is looked up in Great Expectations' metrics before it is added here.
+        # Rules about single rows, about pairs of rows, or about columns alone: they hold of every table if they hold
+        # of all their rows together. Before adding one, look it up in Great Expectations' metrics. Subclasses do
+        # not count.
         gxe.ExpectTableColumnsToMatchSet,
         gxe.ExpectColumnValuesToBeOfType,
         gxe.ExpectColumnValuesToNotBeNull,
@@ -44,17 +45,19 @@ _BATCHABLE_EXPECTATIONS = frozenset(
         gxe.ExpectColumnPairValuesAToBeGreaterThanB,
     }
 )
-# Any other condition may look beyond its row: at a mean, or at the row's number.
+# Any other condition may depend on more than its row, such as a mean or the row's number.
 _ROW_LOCAL_CONDITION = re.compile(r"[A-Za-z_]\w*\.(notnull|isnull|notna|isna)\(\)")
-# Bounds the copy that is made; and beyond a million rows pandas' `isin` compares in another way.
+# Limits the copy in memory; and beyond a million rows pandas' `isin` compares in another way.
 _MAX_BATCH_ROWS = 500_000
 
-_validation_lock = threading.Lock()  # all threads share one batch, and would read each other's table
+_RESULT_KEYS = ("observed_value", "element_count", "unexpected_count", "partial_unexpected_list")
+
+_validation_lock = threading.Lock()  # threads share one batch definition, and would read one another's table
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """The outcome of one check: its faults, and Great Expectations' own result as JSON, the evidence."""
+    """Faults of one table, and the results of Great Expectations as JSON."""
 
     faults: tuple[Fault, ...]
     results: Mapping[str, Any]
@@ -69,87 +72,85 @@ def schema_expectations(schema: Mapping[str, str]) -> tuple[list[Expectation], l
 
 
 def validate_table(table: pd.DataFrame, table_name: str, *stages: Sequence[Expectation]) -> ValidationReport:
-    """Check `table`, stage by stage: a stage is only asked when the ones before it hold.
+    """Validate `table` stage by stage, up to the first stage that fails.
 
     So a renamed column is reported once, as a renamed column, and not again by each rule about its values.
-    An expectation that cannot be evaluated is a fault. `where` names the table in the faults.
+    An expectation that cannot be evaluated is a fault. Faults name the table by `table_name`.
     """
     _require_expectations(table_name, stages)
-    evidence: dict[str, Any] = {}
+    summaries: dict[str, Any] = {}
     for number, stage in enumerate(stages):
         results = _run_expectations(table, stage)
-        evidence[f"stage {number}"] = [_summarize_result(result) for result in results]
-        failed = [result for result in results if not result.success]
-        if failed:
-            return ValidationReport(tuple(_to_fault(result, table_name) for result in failed), evidence)
-    return ValidationReport((), evidence)
+        summaries[f"stage {number}"] = [_summarize_result(result) for result in results]
+        if faults := tuple(_to_fault(result, table_name) for result in results if not result.success):
+            return ValidationReport(faults, summaries)
+    return ValidationReport((), summaries)
 
 
 def validate_tables(
-    tables: Mapping[str, pd.DataFrame], stages: Callable[[str], ExpectationStages]
+    tables: Mapping[str, pd.DataFrame], stages_for: Callable[[str], ExpectationStages]
 ) -> dict[str, ValidationReport]:
-    """Check many tables of one kind: the faults that `check` finds in each, in a fraction of its time.
+    """Validate many tables of one kind: the faults that `validate_table` finds in each, in a fraction of its time.
 
-    Great Expectations takes milliseconds for each expectation, however few the rows. So what holds of each
-    table if it holds of all their rows together is asked once of these, where table types and expectation
-    agree; only what does not hold there, and all else, is asked of each table. A table that breaks anything
-    goes through `check`. `stages` gives what is expected of the table of that name, by which faults name it.
+    Great Expectations takes milliseconds per expectation, however few the rows. So an expectation that holds of each
+    table if it holds of all their rows is validated once for all tables that share it and have the same types.
+    Tables for which that fails are validated one by one. `stages_for` returns the stages of the table of a name.
     """
-    expected = {name: stages(name) for name in tables}
-    for name, its_stages in expected.items():
-        _require_expectations(name, its_stages)
-    found: dict[_ExpectationKey, dict[str, Any]] = {}
+    stages_by_table = {name: stages_for(name) for name in tables}
+    for name, stages in stages_by_table.items():
+        _require_expectations(name, stages)
+    batch_results: dict[_ExpectationKey, dict[str, Any]] = {}
     for names in _group_batches(tables):
-        found |= _validate_batch(tables, {name: expected[name] for name in names})
-    return {name: _build_report(table, name, expected[name], found) for name, table in tables.items()}
+        batch_results |= _validate_batch(tables, {name: stages_by_table[name] for name in names})
+    return {name: _build_report(table, name, stages_by_table[name], batch_results) for name, table in tables.items()}
 
 
-_ExpectationKey = tuple[str, int, int]  # of an expectation: the table, the stage, and the position in the stage
+_ExpectationKey = tuple[str, int, int]  # table, stage, and position in the stage
 
 
 def _group_batches(tables: Mapping[str, pd.DataFrame]) -> Iterable[list[str]]:
-    """Names of tables whose concatenation has nothing that they have not, and hides nothing that they have."""
+    """Names of tables that can be concatenated without changing any of them."""
     groups: dict[Any, list[str]] = {}
     for name, table in tables.items():
         plain = isinstance(table.index, pd.RangeIndex) and table.columns.is_unique
         if plain and all(isinstance(column, str) for column in table.columns):
             groups.setdefault(tuple(zip(table.columns, table.dtypes, strict=True)), []).append(name)
     for names in groups.values():
-        group: list[str] = []
+        batch: list[str] = []
         rows = 0
         for name in names:
-            if group and rows + len(tables[name]) > _MAX_BATCH_ROWS:
-                yield group
-                group, rows = [], 0
-            group.append(name)
+            if batch and rows + len(tables[name]) > _MAX_BATCH_ROWS:
+                yield batch
+                batch, rows = [], 0
+            batch.append(name)
             rows += len(tables[name])
-        yield group
+        yield batch
 
 
 def _validate_batch(
     tables: Mapping[str, pd.DataFrame], stages_by_table: Mapping[str, ExpectationStages]
 ) -> dict[_ExpectationKey, dict[str, Any]]:
-    """What was found to hold of several tables at once, at each place where it is expected."""
-    wanted = _index_expectations(stages_by_table)
-    places: dict[str, list[_ExpectationKey]] = {}
-    for place, expectation in wanted.items():
-        if identity := _batch_key(expectation):
-            places.setdefault(identity, []).append(place)
-    questions: dict[tuple[str, ...], list[list[_ExpectationKey]]] = {}
-    for same in places.values():
-        names = tuple(dict.fromkeys(name for name, _, _ in same))
+    """The results of expectations that several tables share and that pass for all their rows together."""
+    expectations = _index_expectations(stages_by_table)
+    keys_by_batch_key: dict[str, list[_ExpectationKey]] = {}
+    for key, expectation in expectations.items():
+        if batch_key := _batch_key(expectation):
+            keys_by_batch_key.setdefault(batch_key, []).append(key)
+    groups_by_tables: dict[tuple[str, ...], list[list[_ExpectationKey]]] = {}
+    for group in keys_by_batch_key.values():
+        names = tuple(dict.fromkeys(name for name, _, _ in group))
         if len(names) > 1:
-            questions.setdefault(names, []).append(same)
-    found: dict[_ExpectationKey, dict[str, Any]] = {}
-    for names, asked in questions.items():
-        together = pd.concat([tables[name] for name in names], ignore_index=True)
-        if not together.dtypes.equals(tables[names[0]].dtypes):
+            groups_by_tables.setdefault(names, []).append(group)
+    results: dict[_ExpectationKey, dict[str, Any]] = {}
+    for names, groups in groups_by_tables.items():
+        batch = pd.concat([tables[name] for name in names], ignore_index=True)
+        if not batch.dtypes.equals(tables[names[0]].dtypes):
             continue
-        for same, answer in zip(asked, _passing_results(together, [wanted[same[0]] for same in asked]), strict=True):
-            if answer:
-                answer["asked_of_tables"] = len(names)
-                found |= dict.fromkeys(same, answer)
-    return found
+        batch_results = _passing_results(batch, [expectations[group[0]] for group in groups])
+        for group, result in zip(groups, batch_results, strict=True):
+            if result:
+                results |= {key: {**result, "table_count": len(names)} for key in group}
+    return results
 
 
 def _build_report(
@@ -158,15 +159,15 @@ def _build_report(
     stages: ExpectationStages,
     batch_results: Mapping[_ExpectationKey, Mapping[str, Any]],
 ) -> ValidationReport:
-    wanted = _index_expectations({name: stages})
-    left = {place: expectation for place, expectation in wanted.items() if place not in batch_results}
-    answers = dict(zip(left, _passing_results(table, list(left.values())), strict=True))
-    if not all(answers.values()):
+    expectations = _index_expectations({name: stages})
+    remaining = {key: expectation for key, expectation in expectations.items() if key not in batch_results}
+    results = dict(zip(remaining, _passing_results(table, list(remaining.values())), strict=True))
+    if not all(results.values()):
         return validate_table(table, name, *stages)
-    evidence: dict[str, list[Any]] = {f"stage {number}": [] for number in range(len(stages))}
-    for place in wanted:
-        evidence[f"stage {place[1]}"].append(batch_results.get(place) or answers[place])
-    return ValidationReport((), evidence)
+    summaries: dict[str, list[Any]] = {f"stage {number}": [] for number in range(len(stages))}
+    for key in expectations:
+        summaries[f"stage {key[1]}"].append(batch_results.get(key) or results[key])
+    return ValidationReport((), summaries)
 
 
 def _index_expectations(
@@ -181,7 +182,7 @@ def _index_expectations(
 
 
 def _batch_key(expectation: Expectation) -> str | None:
-    """What is asked, exactly, if it holds of every table whenever it holds of all their rows together."""
+    """Identify an expectation that may be validated for several tables at once; None for any other."""
     if type(expectation) not in _BATCHABLE_EXPECTATIONS:
         return None
     kwargs = expectation.configuration.kwargs
@@ -194,7 +195,7 @@ def _batch_key(expectation: Expectation) -> str | None:
 
 
 def _is_row_local(condition: Any) -> bool:
-    if isinstance(condition, Mapping):  # what Great Expectations makes of a string
+    if isinstance(condition, Mapping):  # Great Expectations' form of a string
         condition = condition.get("pass_through_filter", condition)
     return not condition or (isinstance(condition, str) and bool(_ROW_LOCAL_CONDITION.fullmatch(condition)))
 
@@ -202,35 +203,35 @@ def _is_row_local(condition: Any) -> bool:
 def _encode_exactly(value: Any) -> str:
     if isinstance(value, date):  # datetimes too
         return repr(value)
-    raise TypeError(f"{type(value)} may be shortened when written")
+    raise TypeError(f"the JSON of {type(value)} may be shortened")
 
 
 def _passing_results(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[dict[str, Any] | None]:
-    """For each of `expectations`, what was found if it holds; None if it does not or cannot be evaluated."""
+    """The result of each of `expectations`; None if it fails or cannot be evaluated."""
     if not expectations:
         return []
-    # Great Expectations sorts by column, and puts first what it could not evaluate.
+    # Great Expectations sorts results by column, and puts first those that it could not evaluate.
     numbered = [
         expectation.copy(update={"meta": {"number": number}}) for number, expectation in enumerate(expectations)
     ]
     try:
         results = _run_expectations(table, numbered)
-        found = {
+        summaries = {
             result.expectation_config.meta["number"]: _summarize_result(result) for result in results if result.success
         }
-    except Exception:  # `check` meets it again, at the stage and the table that it belongs to
+    except Exception:  # `validate_table` raises it again, at the stage and the table that it belongs to
         return [None] * len(expectations)
-    return [found.get(number) for number in range(len(expectations))]
+    return [summaries.get(number) for number in range(len(expectations))]
 
 
 def _require_expectations(table_name: str, stages: ExpectationStages) -> None:
     if not any(stages):
-        raise ValueError(f"{table_name}: nothing is expected of it, and a check that asks nothing passes everything")
+        raise ValueError(f"{table_name}: no expectations, so any table would pass; declare at least one")
 
 
 @cache
 def _batch_definition() -> BatchDefinition:
-    """One for the process: making a context and its store of settings takes longer than a few expectations."""
+    """One per process: creating a context takes longer than validating a few expectations."""
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("memory").add_dataframe_asset("table")
@@ -243,52 +244,48 @@ def _run_expectations(table: pd.DataFrame, expectations: Sequence[Expectation]) 
         try:
             return batch.validate(gx.ExpectationSuite("suite", expectations=list(expectations))).results
         finally:  # or the table stays in memory until the next one
-            kept = batch.datasource.get_execution_engine().batch_manager
-            kept.batch_data_cache.clear()
-            kept.reset_batch_cache()
+            batch_manager = batch.datasource.get_execution_engine().batch_manager
+            batch_manager.batch_data_cache.clear()
+            batch_manager.reset_batch_cache()
 
 
 def _summarize_result(result: ExpectationValidationResult) -> dict[str, Any]:
-    """What is worth keeping of a result; Great Expectations' own JSON adds tracebacks and run times."""
-    summary = result.to_json_dict()
-    details: dict[str, Any] = summary["result"]
-    told: dict[str, Any] = {
-        "expectation": summary["expectation_config"]["type"],
-        "of": {k: v for k, v in summary["expectation_config"]["kwargs"].items() if k != "batch_id"},
-        "success": summary["success"],
+    """The part of a result that is stored, without tracebacks and run times."""
+    full = result.to_json_dict()
+    summary = {
+        "expectation": full["expectation_config"]["type"],
+        "kwargs": {name: value for name, value in full["expectation_config"]["kwargs"].items() if name != "batch_id"},
+        "success": full["success"],
         "error": _exception_message(result),
-        **{
-            key: details[key]
-            for key in ("observed_value", "element_count", "unexpected_count", "partial_unexpected_list")
-            if key in details
-        },
+        **{name: full["result"][name] for name in _RESULT_KEYS if name in full["result"]},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(told))
+    plain: dict[str, Any] = json.loads(json.dumps(summary))
     return plain
 
 
 def _to_fault(result: ExpectationValidationResult, table_name: str) -> Fault:
-    kind = result.expectation_config.type.removeprefix("expect_").replace("_", " ")
-    of = {k: v for k, v in result.expectation_config.kwargs.items() if k != "batch_id" and v is not None}
-    subject = of.pop("column", None) or ", ".join(of.pop("column_list", [])) or "table"
-    mismatch = result.result.get("details", {}).get("mismatched")
+    rule = result.expectation_config.type.removeprefix("expect_").replace("_", " ")
+    kwargs = {k: v for k, v in result.expectation_config.kwargs.items() if k != "batch_id" and v is not None}
+    subject = kwargs.pop("column", None) or ", ".join(kwargs.pop("column_list", [])) or "table"
+    details = result.result
+    mismatches = details.get("details", {}).get("mismatched")
     if error := _exception_message(result):
-        found = f"cannot be evaluated: {error}"
-    elif mismatch:
-        of.clear()
-        found = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in sorted(mismatch.items()))
-    elif "unexpected_count" in result.result:
-        examples = ", ".join(map(str, result.result.get("partial_unexpected_list", [])[:MAX_EXAMPLES]))
-        found = f"{result.result['unexpected_count']} of {result.result.get('element_count', 0)} rows break it"
-        found += f", such as {examples}" if examples else ""
+        problem = f"cannot be evaluated: {error}"
+    elif mismatches:
+        kwargs.clear()
+        problem = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in sorted(mismatches.items()))
+    elif "unexpected_count" in details:
+        examples = ", ".join(map(str, details.get("partial_unexpected_list", [])[:MAX_EXAMPLES]))
+        problem = f"{details['unexpected_count']} of {details.get('element_count', 0)} rows break it"
+        problem += f", such as {examples}" if examples else ""
     else:
-        found = f"found {result.result.get('observed_value')}"
-    bounds = ", ".join(f"{name}={value}" for name, value in of.items())
-    return Fault(f"{table_name}: {subject}", f"{kind}{f' ({bounds})' if bounds else ''}: {found}")
+        problem = f"found {details.get('observed_value')}"
+    bounds = ", ".join(f"{name}={value}" for name, value in kwargs.items())
+    return Fault(f"{table_name}: {subject}", f"{rule}{f' ({bounds})' if bounds else ''}: {problem}")
 
 
 def _exception_message(result: ExpectationValidationResult) -> str | None:
-    """The message of the exception that an expectation raised instead of answering, if it did."""
+    """The message of the exception that an expectation raised, if it did."""
     info = result.exception_info or {}
     for entry in (info, *(value for value in info.values() if isinstance(value, dict))):
         if entry.get("raised_exception") and entry.get("exception_message"):

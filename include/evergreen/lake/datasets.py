@@ -1,16 +1,15 @@
-"""The lake: raw days as they arrived, and datasets that are published partition by partition.
+"""The lake: raw files as delivered, and datasets that are published partition by partition.
 
 Layout under the lake's root::
 
-    raw/flights/day=2013-01-01/flights.parquet         put there by whoever delivers data
+    raw/flights/day=2013-01-01/flights.parquet         put there by the data's supplier
     features/flight_delay/                              a dataset
         _manifests/day=2013-01-01.json                  the partition exists when this file does
         carrier_delays/day=2013-01-01/3f9a….parquet     immutable, named by its content
 
-Publishing links every file of a partition into place under its content hash and then replaces the
-manifest, one atomic rename. So a reader that goes through manifests sees a partition whole or not at
-all, whatever is killed when; writing twice, or twice at once, ends in the same bytes; and files that a
-newer manifest no longer names stay readable for those who hold the older one.
+Publishing links every file of a partition into place under its content hash, and then replaces the manifest by an
+atomic rename. So a reader of manifests sees a partition whole or not at all, whichever process is killed; publishing
+twice, also concurrently, has the same result; and files of a replaced manifest stay readable.
 """
 
 from __future__ import annotations
@@ -31,9 +30,12 @@ from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.settings import settings
 from evergreen.storage import atomic_write, file_sha256, fsync_path
 
+ROW_COLUMN = "evergreen_row"
+"""Numbers the rows of a table that passes through an engine which may reorder them."""
+
 _MANIFESTS = "_manifests"
 _STAGING = "_staging"
-_CACHE = "built"
+_CACHE = "cached"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a partition holds and what it was made from. Has no clock in it: same inputs, same bytes."""
+    """The files of a partition and the inputs they were made from. No time stamps: same inputs, same bytes."""
 
     partition: str
     fingerprint: str
@@ -58,12 +60,12 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """Hash of the bytes of all files: equal content means equal data, whatever made it."""
+        """Return the hash of all files' bytes: equal content means equal data, whatever the inputs."""
         return compute_fingerprint({name: file.sha256 for name, file in self.files.items()})
 
     @property
     def reference(self) -> dict[str, str]:
-        """Small enough to hand from task to task; `Dataset.get` finds the manifest by it."""
+        """Return a small reference that tasks hand over; `Dataset.resolve` finds the manifest by it."""
         return {"partition": self.partition, "fingerprint": self.fingerprint}
 
     def to_json(self) -> str:
@@ -78,119 +80,114 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of the lake whose partitions become visible one by one, each all at once."""
+    """A folder of the lake whose partitions are published one by one, each atomically."""
 
     root: Path
 
     def manifest(self, partition: str) -> Manifest | None:
-        """What is published under `partition`, or None."""
+        """Return what is published under `partition`, or None."""
         try:
             return Manifest.from_json(self._manifest_path(partition).read_text())
         except FileNotFoundError:
             return None
 
     def find(self, partition: str, fingerprint: str) -> Manifest | None:
-        """The manifest of `partition` if it was made from exactly this `fingerprint`, or None."""
+        """Return the manifest of `partition` if it has this `fingerprint`, or None."""
         manifest = self.manifest(partition)
         return manifest if manifest and manifest.fingerprint == fingerprint else None
 
     def resolve(self, reference: Mapping[str, str]) -> Manifest:
-        """What an earlier step of the run published, by the reference that it handed on.
+        """Return the manifest that an earlier task of the run published, by its reference.
 
         Raises:
-            InputsChangedError: something else has been published there since.
+            InputsChangedError: another run has replaced the partition since.
         """
         manifest = self.find(reference["partition"], reference["fingerprint"])
         if manifest is None:
             raise InputsChangedError(
-                f"{self.root.name} {reference['partition']}: what this run published was replaced by another run "
-                "with other inputs; clear this run from the start"
+                f"{self.root.name} {reference['partition']}: another run with other inputs has replaced what this run "
+                "published; clear this run from the start"
             )
         return manifest
 
     def partitions(self) -> list[str]:
-        """Names of everything published, in order."""
+        """Return the names of all published partitions, in order."""
         return sorted(path.stem for path in (self.root / _MANIFESTS).glob("*.json"))
 
     def manifests(self) -> list[Manifest]:
-        """Everything published, in the order of the partitions' names."""
-        return [
-            Manifest.from_json(path.read_text())
-            for path in sorted((self.root / _MANIFESTS).glob("*.json"), key=lambda path: path.name)
-        ]
+        """Return all published manifests, in the order of the partitions' names."""
+        return [Manifest.from_json(self._manifest_path(partition).read_text()) for partition in self.partitions()]
 
     def file_path(self, manifest: Manifest, name: str) -> Path:
-        """Where the file `name` of a published partition lies."""
+        """Return the path of the file `name` of a published partition."""
         return self.root / manifest.files[name].path
 
     def stage(self, partition: str, fingerprint: str) -> Path:
-        """A new, empty, private folder to prepare a partition in. Two attempts never share one."""
+        """Create and return an empty folder to prepare a partition in. Two attempts never share a folder."""
         folder = self._staging_folder(partition, fingerprint) / uuid.uuid4().hex
         folder.mkdir(parents=True)
         return folder
 
     def find_cached(self, partition: str, fingerprint: str) -> Path | None:
-        """The folder that `keep` has kept for this fingerprint, whole, or None."""
+        """Return the folder that `cache_staged` has cached for this fingerprint, or None."""
         folder = self._staging_folder(partition, fingerprint) / _CACHE
         return folder if folder.is_dir() else None
 
     def cache_staged(self, partition: str, fingerprint: str, staged: Path) -> Path:
-        """Let the files in a folder from `stage`, all of them written, be found by `built` until published.
+        """Make a complete folder from `stage` available to `find_cached` until the partition is published.
 
-        Of two that keep the same, the first wins; their bytes are the same.
+        Of two attempts the first wins; their bytes are equal.
         """
-        kept = self._staging_folder(partition, fingerprint) / _CACHE
+        cached = self._staging_folder(partition, fingerprint) / _CACHE
         for file in staged.iterdir():
             fsync_path(file)
         fsync_path(staged)
         try:
-            staged.rename(kept)
+            staged.rename(cached)
         except OSError:
-            if not kept.is_dir():
+            if not cached.is_dir():
                 raise
             shutil.rmtree(staged, ignore_errors=True)
-        return kept
+        return cached
 
     def publish(
         self, partition: str, fingerprint: str, files: Mapping[str, Path], inputs: Mapping[str, Any]
     ) -> Manifest:
         """Make `files` (name → staged file) the content of `partition`, atomically.
 
-        Does nothing when this fingerprint is already published, so a twin or a re-run may find its staged
-        files gone and still be done.
+        Does nothing if this fingerprint is published already: a concurrent attempt or a re-run succeeds even if its
+        staged files are gone.
         """
-        if done := self.find(partition, fingerprint):
-            return done
+        if manifest := self.find(partition, fingerprint):
+            return manifest
         try:
             entries = {name: self._publish_file(name, partition, file) for name, file in sorted(files.items())}
         except FileNotFoundError:
-            if done := self.find(partition, fingerprint):  # a twin was faster, and has cleared up
-                return done
+            if manifest := self.find(partition, fingerprint):  # by a concurrent attempt, which removed the staged files
+                return manifest
             raise
         text = Manifest(partition, fingerprint, inputs, entries).to_json()
         with atomic_write(self._manifest_path(partition)) as scratch:
             scratch.write_text(text)
         shutil.rmtree(self._staging_folder(partition, fingerprint), ignore_errors=True)
-        return Manifest.from_json(text)  # what everybody will read, tuples turned into lists and all
+        return Manifest.from_json(text)  # as readers will get it, with lists for tuples
 
     def _publish_file(self, name: str, partition: str, file: Path) -> PublishedFile:
         fsync_path(file)
         digest = file_sha256(file)
-        placed = self.root / name / partition / f"{digest[:32]}{file.suffix}"
-        placed.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):  # the same bytes, placed by an earlier attempt
-            os.link(file, placed)
-        fsync_path(placed.parent)
+        target = self.root / name / partition / f"{digest[:32]}{file.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # the same bytes, from an earlier attempt
+            os.link(file, target)
+        fsync_path(target.parent)
         rows, schema = None, None
         if file.suffix == ".parquet":
-            import pyarrow.parquet as pq  # here, so that looking at manifests stays light
+            import pyarrow.parquet as pq  # here, so that reading manifests stays light
 
-            metadata = pq.read_metadata(placed)
+            metadata = pq.read_metadata(target)
             rows = metadata.num_rows
             schema = {column.name: str(column.type) for column in metadata.schema.to_arrow_schema()}
-        return PublishedFile(
-            str(placed.relative_to(self.root)), digest, placed.stat().st_size, rows=rows, schema=schema
-        )
+        return PublishedFile(str(target.relative_to(self.root)), digest, target.stat().st_size, rows, schema)
 
     def _manifest_path(self, partition: str) -> Path:
         return self.root / _MANIFESTS / f"{partition}.json"
@@ -200,26 +197,23 @@ class Dataset:
 
 
 def open_dataset(name: str) -> Dataset:
-    """The dataset `name`, such as `features/flight_delay`, of the configured lake."""
+    """Return the dataset `name`, such as `features/flight_delay`, of the configured lake."""
     return Dataset(settings().lake / name)
 
 
 def day_partition(day: date | str) -> str:
-    """Of a date, or of one that is written as in 2013-01-01."""
+    """Return the partition of a date, or of a string such as 2013-01-01."""
     return f"day={day}"
 
 
 def published_files(path: str) -> list[str] | None:
-    """The files that are published under `<dataset>/<name>`, oldest partition first.
+    """Return the files that are published under `<dataset>/<name>`, oldest partition first.
 
-    None if `path` does not lie in a dataset, so that readers can treat it as an ordinary path.
+    Return None if `path` is not in a dataset, so that readers can treat it as an ordinary path.
     """
     folder = Path(path)
     if not (folder.parent / _MANIFESTS).is_dir():
         return None
-    published = Dataset(folder.parent)
-    return [
-        str(published.file_path(manifest, folder.name))
-        for manifest in published.manifests()
-        if folder.name in manifest.files
-    ]
+    dataset = Dataset(folder.parent)
+    manifests = [manifest for manifest in dataset.manifests() if folder.name in manifest.files]
+    return [str(dataset.file_path(manifest, folder.name)) for manifest in manifests]

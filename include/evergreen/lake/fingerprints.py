@@ -1,19 +1,39 @@
-"""Fingerprints: hashes of what a step's result depends on, which are equal in every process."""
+"""Fingerprints: hashes of everything that a step's result depends on, equal in every process.
+
+A step passes the packages that compute its result to `code_of`. Their code is
+
+- every module of these packages, and the modules that they import, wherever the import statement is. Imports are
+  followed into Evergreen's rooms and the model folders, but not into the rooms of `CARRIERS`: these declare, locate
+  and transport what a step reads, and the step's inputs hold that by value or by content hash. A step that computes
+  with one of their modules passes it as well;
+- all of a package that the spec names in `code_packages`, if one of these modules imports it;
+- the other files beside these modules: templates, lookup tables.
+
+Comments do not count. Of Evergreen's own packages `__init__.py` counts only where a name is imported from it: it
+re-exports, and computes nothing. Nothing is imported to find out; what code imports by a computed name is not seen.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import json
-from collections.abc import Iterable
-from importlib import import_module, util
+import os
+import tokenize
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
 from evergreen.storage import file_sha256
 
-_MODELS = "evergreen_models"  # the package of the model folders
+CARRIERS = frozenset({"errors", "lake", "registry", "settings", "spec", "storage", "training", "window"})
+
+_FOLLOWED = ("evergreen.", "evergreen_models.")
 
 
 def compute_fingerprint(value: Any) -> str:
@@ -22,43 +42,107 @@ def compute_fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def code_versions(modules: Iterable[str], libraries: Iterable[str]) -> dict[str, str]:
-    """What a step's result depends on besides data: source of `modules`, versions of `libraries`.
+def code_of(
+    packages: Iterable[str], libraries: Iterable[str] = (), code_packages: Iterable[str] = ()
+) -> dict[str, str]:
+    """Return hashes of the code that `packages` (or modules) run, by module or file, and the versions of `libraries`.
 
-    Of a model's modules, those of the models' folders that they import count too, wherever the import stands.
+    `code_packages` are the user's own packages, as the spec of the model names them.
+
+    Raises:
+        ModuleNotFoundError: a package or module has no source here.
     """
-    parts = {library: version(library) for library in libraries}
-    todo = list(modules)
-    while todo:
-        module = todo.pop()
-        if module in parts:
+    hashes = {library: version(library) for library in libraries}
+    user_modules = {package: _modules(package) for package in code_packages}
+    pending = [module for package in packages for module in _modules(package)]
+    while pending:
+        module = pending.pop()
+        if module in hashes:
             continue
         source = _source_file(module)
-        if source is None:
-            raise ModuleNotFoundError(f"no source found for module {module}")
-        parts[module] = file_sha256(source)
-        if module.startswith(f"{_MODELS}."):
-            package = module if source.name == "__init__.py" else module.rpartition(".")[0]
-            todo += _imported_modules(ast.parse(source.read_bytes()), package)
-    return parts
+        assert source is not None
+        package = module if source.name == "__init__.py" else module.rpartition(".")[0]
+        code = source.read_bytes()
+        imports = _imports(code, package)
+        hashes[module] = hashlib.sha256(_without_comments(code)).hexdigest()
+        if "." in package or package in user_modules:
+            hashes |= {
+                f"{package}/{file.relative_to(source.parent)}": file_sha256(file) for file in _data_files(source)
+            }
+        if "." in package and not package.startswith("evergreen.") and _source_file(package):
+            pending.append(package)  # runs before its modules do
+        for name in imports:
+            if home := next((root for root in user_modules if f"{name}.".startswith(f"{root}.")), None):
+                pending += user_modules[home]
+            elif target := _followed_module(name):
+                pending.append(target)
+    return hashes
 
 
-def _imported_modules(tree: ast.AST, package: str) -> list[str]:
-    """The modules in the models' folders that a module of `package` imports; nothing is imported to find out."""
-    found = []
-    for node in ast.walk(tree):
+def _modules(package: str) -> list[str]:
+    """Return every module of the package, or the module itself."""
+    source = _source_file(package)
+    if source is None:
+        raise ModuleNotFoundError(f"no source found for {package}: correct its name, or install it where this runs")
+    if source.name != "__init__.py":
+        return [package]
+    files = (file.relative_to(source.parent).with_suffix("") for file in sorted(source.parent.rglob("*.py")))
+    return [".".join((package, *file.parts)).removesuffix(".__init__") for file in files]
+
+
+def _followed_module(name: str) -> str | None:
+    """Return the module that has the imported name, if its code counts."""
+    if not name.startswith(_FOLLOWED) or (name.startswith("evergreen.") and name.split(".")[1] in CARRIERS):
+        return None
+    package = name.rpartition(".")[0]
+    return next((module for module in (name, package) if "." in module and _source_file(module)), None)
+
+
+@cache
+def _imports(code: bytes, package: str) -> frozenset[str]:
+    """Return what a module of `package` imports: modules, and names in modules."""
+    names = set()
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = util.resolve_name("." * node.level + (node.module or ""), package)
-            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [name for name in found if name.startswith(f"{_MODELS}.") and _source_file(name)]
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+@cache
+def _without_comments(code: bytes) -> bytes:
+    lines: dict[int, bytes] = dict(enumerate(code.splitlines(), 1))
+    for token in tokenize.tokenize(io.BytesIO(code).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row] = lines[row].decode()[:column].rstrip().encode()
+            if not lines[row]:
+                del lines[row]
+    return b"\n".join(lines.values())
+
+
+def _data_files(source: Path) -> Iterator[Path]:
+    """Yield the files beside a module, and in folders beside it that are not packages."""
+    for folder, subfolders, names in os.walk(source.parent):
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not name.startswith((".", "__")) and not Path(folder, name, "__init__.py").exists()
+        ]
+        yield from (Path(folder, name) for name in names if name[0] != "." and not name.endswith((".py", ".pyc")))
 
 
 def _source_file(module: str) -> Path | None:
-    """The file of a module, found without importing anything below its top package; None if there is none."""
+    """Return the file of a module without importing it, or None."""
     top, *names = module.split(".")
-    for folder in import_module(top).__path__:
+    spec = find_spec(top)
+    # Several folders may hold models: importing the package, which is empty, finds all.
+    folders = import_module(top).__path__ if module.startswith(_FOLLOWED) else spec and spec.submodule_search_locations
+    if spec and spec.origin and not folders and not names:
+        return Path(spec.origin)
+    for folder in folders or ():
         place = Path(folder, *names)
         for file in (place.with_suffix(".py"), place / "__init__.py"):
             if file.is_file():

@@ -1,12 +1,13 @@
 """The ledger: per model an append-only record of every verdict and every change of champion.
 
->>> from evergreen import ledger, promotion
->>> entry = ledger.commit("flight_delay", "ada", lambda state: promotion.freeze(state, "stocktaking"))
->>> ledger.state("flight_delay").frozen
+>>> from evergreen import ledger
+>>> from evergreen.promotion import rules
+>>> entry = ledger.append_decision("flight_delay", "ada", lambda state: rules.decide_freeze(state, "stocktaking"))
+>>> ledger.read_state("flight_delay").is_frozen
 True
 
-A decision is a pure function of the state (evergreen.promotion.rules). `commit` records what it decides; of those who
-race, one wins, and the others decide again on what the winner has made of it.
+A decision is a pure function of the state (`evergreen.promotion.rules`). `append_decision` records its result; of
+racing callers one wins, and the others decide again on the new state.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from evergreen.ledger.entries import (
 from evergreen.ledger.journal import Journal, LedgerConflictError
 from evergreen.ledger.state import ChampionTenure, LedgerState, iter_states, replay, state_at
 from evergreen.settings import settings
-from evergreen.spec.model import Name
+from evergreen.spec import Name
 
 __all__ = [
     "BacktestRecorded",
@@ -60,7 +61,7 @@ __all__ = [
 
 
 def read_entries(model_name: str) -> tuple[LedgerEntry, ...]:
-    """All that is recorded of the model, oldest first.
+    """Return all entries of the model, oldest first.
 
     Raises:
         LedgerError: the ledger is damaged.
@@ -69,19 +70,19 @@ def read_entries(model_name: str) -> tuple[LedgerEntry, ...]:
 
 
 def read_verdict_event(model_name: str, entry_number: int) -> VerdictRecorded:
-    """The verdict that entry `number` holds.
+    """Return the verdict in entry `entry_number`.
 
     Raises:
-        LedgerError: it holds none, or the ledger is damaged.
+        LedgerError: the entry holds no verdict, or the ledger is damaged.
     """
-    act = read_state(model_name).find_verdict_event(entry_number)
-    if act is None:
+    event = read_state(model_name).find_verdict_event(entry_number)
+    if event is None:
         raise LedgerError(f"entry {entry_number} in the ledger of {model_name} holds no verdict")
-    return act
+    return event
 
 
 def read_state(model_name: str) -> LedgerState:
-    """What the entries come to.
+    """Return the model's state after all entries.
 
     Raises:
         LedgerError: the ledger is damaged.
@@ -92,26 +93,23 @@ def read_state(model_name: str) -> LedgerState:
 def append_decision(
     model_name: str, actor: str, decide: Callable[[LedgerState], LedgerEvent | LedgerEntry]
 ) -> LedgerEntry:
-    """Record what `decide` makes of the present state; gives the entry, which is durable.
+    """Append the event returned by `decide(state)` and return the stored entry.
 
-    `decide` is asked again each time that somebody else recorded something in between, so it must be pure but
-    for what it raises: that goes up, and nothing is recorded. If it gives an entry, that is taken for the
-    answer: a retry or a twin finds that its act is recorded already.
-
-    Args:
-        by: who or what asks: a run, or a person.
+    `decide` is called again after every entry that another writer adds first, so it must be pure. If it raises,
+    nothing is recorded. If it returns an existing entry, so does this function: a retry or a concurrent caller finds
+    its event recorded already. `actor` is the run or the person that decides.
 
     Raises:
-        LedgerError: the ledger is damaged, or the act cannot follow from its entries.
+        LedgerError: the ledger is damaged, or the event cannot follow from its entries.
     """
     journal = _open_journal(model_name, settings().ledger)
     while True:
-        present = journal.read()
-        act = decide(present)
-        if isinstance(act, LedgerEntry):
-            return act
+        state = journal.read()
+        event = decide(state)
+        if isinstance(event, LedgerEntry):
+            return event
         try:
-            return journal.append(present, actor, act)
+            return journal.append(state, actor, event)
         except LedgerConflictError:
             continue
 
@@ -121,7 +119,5 @@ def _open_journal(model_name: str, ledger: str) -> Journal:
     try:
         TypeAdapter(Name).validate_python(model_name)
     except ValidationError:
-        raise LedgerError(
-            f"{model_name!r} is no name of a model: lower case letters, digits and _ after a letter"
-        ) from None
+        raise LedgerError(f"{model_name!r} is not a model name: a lower case letter, then letters, digits, _") from None
     return Journal(model_name, ledger)

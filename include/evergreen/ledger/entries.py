@@ -1,4 +1,4 @@
-"""What is written in a ledger: entries, each of which records one act. JSON, and the same after a trip through it."""
+"""Entries of a ledger, each of which records one event. They are stored as JSON and are equal after a round trip."""
 
 from __future__ import annotations
 
@@ -6,59 +6,54 @@ from datetime import UTC, date, datetime
 from hashlib import sha256
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from evergreen.gates.verdict import Verdict
-from evergreen.spec.model import Name
+from evergreen.spec import Frozen, Name, NonEmptyStr
 from evergreen.window import RunReason
 
-NonEmptyStr = Annotated[str, StringConstraints(min_length=1)]
 EntryNumber = Annotated[int, Field(ge=1)]
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(lambda instant: instant.astimezone(UTC))]
 
 
-class _LedgerModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class VerdictRecorded(_LedgerModel):
-    """The gates have judged a candidate. Nothing acts on a verdict that is not written here."""
+class VerdictRecorded(Frozen):
+    """The gates have judged a candidate. Nothing acts on a verdict before it is recorded."""
 
     kind: Literal["judged"] = "judged"
     run: NonEmptyStr
     run_reason: RunReason
     as_of: date
     holdout: tuple[date, date] = Field(description="first ≤ day < end")
-    candidate_fingerprint: NonEmptyStr = Field(description="fingerprint")
-    champion_version: str | None = Field(description="the version it was judged against; None: there was none yet")
+    candidate_fingerprint: NonEmptyStr
+    champion_version: str | None = Field(description="version that the candidate was compared with, if any")
     verdict: Verdict
-    evidence: dict[str, str] = Field(default_factory=dict, description="name → URI")
-    fingerprints: dict[str, str] = Field(default_factory=dict, description="of data, code, environment")
+    evidence: dict[str, str] = Field(default_factory=dict, description="URIs of the evaluation and the report")
+    fingerprints: dict[str, str] = Field(default_factory=dict, description="fingerprints of data, gates and code")
 
 
-class VersionPromoted(_LedgerModel):
-    """A version has become champion because its verdict, and the rules of promotion, allowed it."""
+class VersionPromoted(Frozen):
+    """A version became champion because its verdict and the promotion rules allowed it."""
 
     kind: Literal["promoted"] = "promoted"
     version: NonEmptyStr
-    previous_champion: str | None = Field(description="the champion until now")
+    previous_champion: str | None
     as_of: date
-    verdict_entry: EntryNumber = Field(description="number of the entry with the verdict")
+    verdict_entry: EntryNumber = Field(description="number of the entry that holds the verdict")
     approved_by: str | None = None
 
 
-class PromotionDeferred(_LedgerModel):
-    """A version passed its gates, but a rule held it back: it is the challenger."""
+class PromotionDeferred(Frozen):
+    """A version passed its gates, but a rule defers its promotion: it is the challenger."""
 
-    kind: Literal["held"] = "held"
+    kind: Literal["deferred"] = "deferred"
     version: NonEmptyStr
     as_of: date
     verdict_entry: EntryNumber
     reason: NonEmptyStr
 
 
-class ChampionRolledBack(_LedgerModel):
-    """An earlier champion is champion again. The version that was left is barred until it is released."""
+class ChampionRolledBack(Frozen):
+    """An earlier champion is champion again. The replaced version is barred until it is released."""
 
     kind: Literal["rolled_back"] = "rolled_back"
     restored_version: NonEmptyStr
@@ -66,30 +61,30 @@ class ChampionRolledBack(_LedgerModel):
     reason: NonEmptyStr
 
 
-class VersionReleased(_LedgerModel):
-    """A barred version may be promoted again, if it passes."""
+class VersionReleased(Frozen):
+    """A barred version may be promoted again if its gates pass."""
 
     kind: Literal["released"] = "released"
     version: NonEmptyStr
     reason: NonEmptyStr
 
 
-class PromotionsFrozen(_LedgerModel):
-    """No promotions until the model is unfrozen. Rolling back stays possible."""
+class PromotionsFrozen(Frozen):
+    """No version is promoted until the model is unfrozen. Rollbacks stay possible."""
 
     kind: Literal["frozen"] = "frozen"
     reason: NonEmptyStr
 
 
-class PromotionsUnfrozen(_LedgerModel):
-    """Promotions are possible again."""
+class PromotionsUnfrozen(Frozen):
+    """Versions can be promoted again."""
 
     kind: Literal["unfrozen"] = "unfrozen"
     reason: NonEmptyStr
 
 
-class PromotionRejected(_LedgerModel):
-    """Nobody approved of a promotion: somebody refused, or the time ran out."""
+class PromotionRejected(Frozen):
+    """A promotion was not approved: a person rejected it, or the approval timed out."""
 
     kind: Literal["rejected"] = "rejected"
     version: NonEmptyStr
@@ -98,13 +93,13 @@ class PromotionRejected(_LedgerModel):
     reason: NonEmptyStr
 
 
-class BacktestRecorded(_LedgerModel):
-    """A backfill has left evidence of what the gates would have decided as of a day of the past."""
+class BacktestRecorded(Frozen):
+    """A backfill recorded what the gates would have decided as of a past day."""
 
     kind: Literal["backtested"] = "backtested"
     as_of: date
-    candidate_fingerprint: NonEmptyStr = Field(description="fingerprint")
-    report_uri: NonEmptyStr = Field(description="URI")
+    candidate_fingerprint: NonEmptyStr
+    report_uri: NonEmptyStr
 
 
 LedgerEvent = (
@@ -120,23 +115,23 @@ LedgerEvent = (
 )
 
 
-class LedgerEntry(_LedgerModel):
-    """One act, when it was recorded, who or what asked for it, and the hash of the entry before."""
+class LedgerEntry(Frozen):
+    """One event, when it was recorded and by whom, and the hash of the entry before."""
 
     number: EntryNumber
     model: Name
     previous_hash: str = Field(description="SHA-256 of the bytes of the entry before; empty for the first")
     recorded_at: UtcDatetime
-    actor: NonEmptyStr = Field(description="the run, or the person, that asked")
+    actor: NonEmptyStr = Field(description="the run or the person")
     event: LedgerEvent = Field(discriminator="kind")
 
     def to_bytes(self) -> bytes:
-        """As it is stored, and hashed."""
+        """Return the bytes that are stored and hashed."""
         return self.model_dump_json(indent=1).encode() + b"\n"
 
 
 def hash_entry(data: bytes) -> str:
-    """What the next entry holds as `before`."""
+    """Return the `previous_hash` of the next entry."""
     return sha256(data).hexdigest()
 
 

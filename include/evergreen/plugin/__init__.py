@@ -1,1 +1,1 @@
-"""What Airflow loads as plugins: the gate report page, and imports that all tasks share."""
+"""Airflow plugins: the gate report page, and imports that all tasks share."""

@@ -1,19 +1,18 @@
 """Import heavy libraries once, in the scheduler, so that LocalExecutor tasks inherit them for free.
 
-Why: LocalExecutor forks its workers from the scheduler and every task is a fork of a worker. A module that
-the scheduler has imported before that first fork is shared copy-on-write by all tasks; one that it has not is
-imported again by every task (great_expectations, feast and mlflow: seconds of CPU each time).
+LocalExecutor forks its workers from the scheduler, and every task is a fork of a worker. All tasks share a module
+that the scheduler imported before the first fork, copy-on-write; every task imports any other module again
+(great_expectations, feast and mlflow: seconds of CPU each time).
 
 Airflow calls ``on_starting`` when a component creates its Job, which in the scheduler is before the executor
-starts. ``EVERGREEN_PRELOAD`` names the modules, comma separated; unset or empty switches this off. It acts
+starts. ``EVERGREEN_PRELOAD`` names the modules, separated by commas; if unset or empty, nothing is imported. Acts
 only in ``airflow scheduler`` with a local executor that forks: Celery and Kubernetes workers fork elsewhere,
 and the other components must stay light.
 
-Name third-party libraries only. A preloaded module stays as it was until the scheduler restarts, so the code
-of models and of Evergreen itself must not be named here. State is inherited too: every task starts with the
-same global ``numpy.random`` state, so draw from a seeded ``default_rng``. A module must start no thread when
-it is imported: a thread does not survive a fork, but the locks it holds do. The log line names the Python
-threads alive afterwards.
+Name third-party libraries only, not Evergreen or models: a preloaded module does not change until the scheduler
+restarts. Tasks inherit state, too: every task starts with the same global ``numpy.random`` state, so draw from a
+seeded ``default_rng``. A module must start no thread on import: a thread does not survive a fork, but the locks that
+it holds do. The log line names the Python threads that are alive afterwards.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ PRELOAD_VARIABLE = "EVERGREEN_PRELOAD"
 
 
 def parse_module_names(value: str | None) -> list[str]:
-    """The module names in a comma separated list, in order, without blanks and repetitions."""
+    """Return the module names of a comma-separated list, in order, without blanks and repetitions."""
     return list(dict.fromkeys(name for part in (value or "").split(",") if (name := part.strip())))
 
 
 def is_forking_scheduler(component: object) -> bool:
     """Whether this process is a scheduler that will fork its tasks.
 
-    The Job does not know its type yet when the hook is called (its runner sets it a moment later), so the
-    command line has to tell the scheduler from the triggerer and the dag processor.
+    The Job does not know its type yet when Airflow calls the hook, so the command line tells the scheduler from the
+    triggerer and the dag processor.
     """
     if type(component).__name__ != "Job" or sys.argv[1:2] != ["scheduler"]:
         return False
@@ -56,7 +55,7 @@ def is_forking_scheduler(component: object) -> bool:
 
 
 def preload_modules(names: list[str]) -> list[str]:
-    """Import the modules and return those that came; one that fails is logged and left to the tasks."""
+    """Import the modules and return those that succeeded; a failure is logged, and tasks import the module."""
     loaded = []
     for name in names:
         try:
@@ -69,17 +68,18 @@ def preload_modules(names: list[str]) -> list[str]:
 
 
 class PreloadListener:
-    """Runs :func:`preload` once, when the scheduler starts."""
+    """Calls `preload_modules` once, when the scheduler starts."""
 
     @hookimpl
     def on_starting(self, component: object) -> None:
+        """Import the modules if `component` is a scheduler that forks."""
         names = parse_module_names(os.environ.get(PRELOAD_VARIABLE))
         if not names or not is_forking_scheduler(component):
             return
-        began = time.monotonic()
+        start = time.monotonic()
         loaded = preload_modules(names)
         threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-        log.info("Preloaded %s in %.1f s; threads: %s", loaded, time.monotonic() - began, threads or "none")
+        log.info("Preloaded %s in %.1f s; threads: %s", loaded, time.monotonic() - start, threads or "none")
 
 
 class PreloadPlugin(AirflowPlugin):

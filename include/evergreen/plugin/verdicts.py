@@ -1,8 +1,8 @@
-"""Shows the page about a verdict in Airflow's web server: where the link "Gate report" of the task `judge` leads.
+"""Serves gate reports in Airflow's web server: the target of the link "Gate report" of the task `judge`.
 
     GET /evergreen/<dag_id>/verdicts/<number of the ledger's entry>
 
-For whoever may see the runs of that DAG, and nobody else: a plugin's routes are open unless it asks.
+Only for users who may see the runs of that DAG: without a check of its own, a plugin's route is open to everybody.
 """
 
 from __future__ import annotations
@@ -15,38 +15,41 @@ from airflow.plugins_manager import AirflowPlugin
 
 
 def create_report_app() -> Any:
-    """The pages as an application of their own, made only in the web server: others need not load FastAPI."""
+    """Return the FastAPI application. Only the web server needs it; other components do not load FastAPI."""
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
     from airflow.api_fastapi.core_api.security import requires_access_dag
     from fastapi import Depends, FastAPI, HTTPException
     from fastapi.responses import HTMLResponse
 
-    pages = FastAPI(title="Evergreen", docs_url=None, redoc_url=None, openapi_url=None)
-    may_see = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.RUN))
+    app = FastAPI(title="Evergreen", docs_url=None, redoc_url=None, openapi_url=None)
+    can_read_runs = Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.RUN))
 
-    @pages.get("/{dag_id}/verdicts/{number}", dependencies=[may_see])
+    @app.get("/{dag_id}/verdicts/{number}", dependencies=[can_read_runs])
     def show_gate_report(dag_id: str, number: int) -> HTMLResponse:
         from evergreen import ledger
         from evergreen.errors import EvergreenError
         from evergreen.spec import loader
 
-        name = dag_id.partition(".")[0]
-        if name not in loader.model_names():
-            raise HTTPException(404, f"no model is named {name}")
+        model = dag_id.partition(".")[0]
+        if model not in loader.model_names():
+            raise HTTPException(404, f"no model is named {model}")
         try:
-            page = Path(ledger.read_verdict_event(name, number).evidence["report"])
+            report = Path(ledger.read_verdict_event(model, number).evidence["report"])
         except EvergreenError as error:
             raise HTTPException(404, str(error)) from None
-        if not page.is_file():
-            raise HTTPException(404, f"the report of entry {number} is gone: {page}")
-        # The page holds no script and fetches nothing; should one ever get in, it must not run in Airflow's name.
+        if not report.is_file():
+            problem = f"the report of entry {number} is missing: {report}"
+            raise HTTPException(404, f"{problem}. Clear the task judge of its run to render it again.")
+        # The page has no script and fetches nothing. If a script ever got in, it must not run with Airflow's rights.
         policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
-        return HTMLResponse(page.read_text(), headers={"Content-Security-Policy": policy})
+        return HTMLResponse(report.read_text(), headers={"Content-Security-Policy": policy})
 
-    return pages
+    return app
 
 
 class VerdictsPlugin(AirflowPlugin):
+    """Registers the application in the web server."""
+
     name = "evergreen_verdicts"
     fastapi_apps = (
         [{"app": create_report_app(), "url_prefix": "/evergreen", "name": "Evergreen"}]

@@ -1,278 +1,252 @@
-"""The rules by which the champion changes: pure functions of what the ledger says, which give the act to record.
+"""The rules that change the champion: pure functions of the ledger's state that return the event to record.
 
-Each may also give an entry: then the ledger says so already, and a retry or a twin ends with the same answer.
-To be used as `ledger.commit(model, by, lambda state: promotion.decide(state, request, cooldown_days=7))`.
+A rule returns an entry instead when the ledger already records the decision, so a retry or a second caller gets the
+same result. Use them as ``append_decision(model, actor, lambda state: decide_freeze(state, "stocktaking"))``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 
+from evergreen import ledger
 from evergreen.errors import PromotionRefusedError
-from evergreen.gates.verdict import Verdict
-from evergreen.ledger.entries import (
-    ChampionRolledBack,
-    LedgerEntry,
-    LedgerEvent,
-    PromotionDeferred,
-    PromotionRejected,
-    PromotionsFrozen,
-    PromotionsUnfrozen,
-    VersionPromoted,
-    VersionReleased,
-)
-from evergreen.ledger.state import LedgerState
 from evergreen.window import RunReason
 
 
 @dataclass(frozen=True)
-class ResolvedPromotionRequest:
-    """A registered version asks to become champion.
+class PromotionRequest:
+    """A request to make a registered version champion on the strength of a verdict.
 
     Attributes:
-        as_of: it knows no data of this day or later.
-        judged: number of the ledger's entry that holds its verdict.
-        judged_against: the version that was champion then; None if there was none.
-        approved_by: who agreed, where somebody has to.
-        promote_backfill: the run's conf asks that a backfill may promote.
+        verdict_entry: number of the ledger entry that holds the verdict.
+        run_reason: why the requesting run was started.
+        promote_backfill: whether the run's conf lets a backfill promote.
+        approved_by: the person who approved, if the model needs approval.
     """
 
-    version: str
-    as_of: date
-    run_reason: RunReason
-    verdict: Verdict
     verdict_entry: int
-    champion_version: str | None
-    approved_by: str | None = None
+    version: str
+    run_reason: RunReason
     promote_backfill: bool = False
+    approved_by: str | None = None
 
 
 def decide_promotion(
-    state: LedgerState, request: ResolvedPromotionRequest, *, cooldown_days: int, needs_approval: bool = False
-) -> VersionPromoted | PromotionDeferred | LedgerEntry:
-    """Promote, or hold back what passed its gates while the model is frozen or its champion too new.
+    state: ledger.LedgerState, request: PromotionRequest, *, cooldown_days: int, needs_approval: bool = False
+) -> ledger.VersionPromoted | ledger.PromotionDeferred | ledger.LedgerEntry:
+    """Promote the version, or defer it while the model is frozen or its last promotion is too recent.
 
     Raises:
-        PromotionRefused: the gates did not pass, the version is barred or rejected, its data is not newer than
-            the champion's, it comes from a backfill that did not ask to promote, nobody approved of it, or the
-            champion that it was judged against has been replaced.
+        PromotionRefusedError: the gates did not pass, the version is barred or rejected, its data is not newer than
+            the champion's, the run is a backfill without `promote_backfill`, approval is missing, or the champion has
+            changed since the verdict.
     """
-    if done := _find_promotion(state, request):
-        return done
-    if problem := _refusal_reason(state, request, needs_approval):
+    if entry := _find_promotion(state, request):
+        return entry
+    verdict_event = state.find_verdict_event(request.verdict_entry)
+    problem = _refusal_reason(state, request, verdict_event, needs_approval)
+    if verdict_event is None or problem:
         raise PromotionRefusedError(f"version {request.version} is not promoted: {problem}")
-    if reason := _deferral_reason(state, request, cooldown_days):
-        held = _last_entry(
-            state,
-            lambda act: (
-                isinstance(act, PromotionDeferred)
-                and act.verdict_entry == request.verdict_entry
-                and act.reason == reason
-            ),
-        )
-        return held or PromotionDeferred(
-            version=request.version, as_of=request.as_of, verdict_entry=request.verdict_entry, reason=reason
-        )
-    return VersionPromoted(
-        version=request.version,
+    version, as_of, number = request.version, verdict_event.as_of, request.verdict_entry
+    if reason := _deferral_reason(state, verdict_event, cooldown_days):
+        entry = _last_entry(state, ledger.PromotionDeferred, verdict_entry=number, reason=reason)
+        event = ledger.PromotionDeferred(version=version, as_of=as_of, verdict_entry=number, reason=reason)
+        return entry or event
+    return ledger.VersionPromoted(
+        version=version,
         previous_champion=state.champion,
-        as_of=request.as_of,
-        verdict_entry=request.verdict_entry,
+        as_of=as_of,
+        verdict_entry=number,
         approved_by=request.approved_by,
     )
 
 
 def decide_rollback(
-    state: LedgerState, target_version: str | None, reason: str, *, expected_champion: str | None = None
-) -> ChampionRolledBack | LedgerEntry:
-    """Go back to `to`, or else to the last champion before this one that is not barred.
+    state: ledger.LedgerState, target_version: str | None, reason: str, *, expected_champion: str | None = None
+) -> ledger.ChampionRolledBack | ledger.LedgerEntry:
+    """Restore `target_version`, by default the last champion before the current one that is not barred.
 
-    Args:
-        leaving: the champion that is to be left, as the caller saw it. With it, a retry, or a second who had
-            the same thought, does not go back twice.
+    `expected_champion` is the champion that the caller wants to replace. With it, a retry or a second caller does not
+    roll back twice.
 
     Raises:
-        PromotionRefused: there is nothing to go back to; `to` is champion, barred, or never was champion; or
-            the champion is not `leaving` any more.
+        PromotionRefusedError: there is no version to restore; `target_version` is champion, barred, or was never
+            champion; or `expected_champion` is not champion any more.
     """
     champion = state.champion
     if expected_champion is not None and champion != expected_champion:
-        left = _find_rollback(state, expected_champion)
+        entry = _find_rollback(state, expected_champion)
         if (
-            left
-            and isinstance(left.event, ChampionRolledBack)
-            and target_version in (None, left.event.restored_version)
+            entry
+            and isinstance(entry.event, ledger.ChampionRolledBack)
+            and target_version in (None, entry.event.restored_version)
         ):
-            return left
+            return entry
         raise PromotionRefusedError(
-            f"version {expected_champion} is not champion any more, {_version_label(champion)} is: look at it first, then ask again"
+            f"version {expected_champion} is not champion any more, {_version_label(champion)} is: check it first, "
+            "then repeat the rollback"
         )
     if champion is None:
-        raise PromotionRefusedError("there is no champion to go back from: promote a version first")
+        raise PromotionRefusedError("there is no champion to roll back from: promote a version first")
     if target_version is None:
-        target_version = next(
-            (
-                reign.version
-                for reign in reversed(state.tenures)
-                if reign.version != champion and reign.version not in state.barred_versions
-            ),
-            None,
-        )
+        earlier = (tenure.version for tenure in reversed(state.tenures) if tenure.version != champion)
+        target_version = next((version for version in earlier if version not in state.barred_versions), None)
         if target_version is None:
             raise PromotionRefusedError(
-                f"there is nothing to go back to from version {champion}: no other version has been champion that "
-                f"is not barred{_barred_versions_suffix(state)}; release one of those, or retrain"
+                f"there is no version to restore instead of version {champion}: no other version has been champion "
+                f"that is not barred{_barred_versions_suffix(state)}; release one of those, or retrain"
             )
     if target_version == champion:
-        raise PromotionRefusedError(f"version {target_version} is champion already: name another one, or none")
+        raise PromotionRefusedError(f"version {target_version} is champion already: name another version, or none")
     if state.last_tenure(target_version) is None:
         raise PromotionRefusedError(
-            f"version {target_version} has never been champion: only a version that has been promoted through its gates can be "
-            "gone back to"
+            f"version {target_version} has never been champion: you can only roll back to a version that was promoted "
+            "through its gates"
         )
     if target_version in state.barred_versions:
         raise PromotionRefusedError(
-            f"version {target_version} is barred, it was rolled back from: release it first, or name another"
+            f"version {target_version} is barred by an earlier rollback: release it first, or name another version"
         )
-    return ChampionRolledBack(restored_version=target_version, barred_version=champion, reason=_require_reason(reason))
+    return ledger.ChampionRolledBack(
+        restored_version=target_version, barred_version=champion, reason=_require_reason(reason)
+    )
 
 
-def decide_release(state: LedgerState, version: str, reason: str) -> VersionReleased | LedgerEntry:
-    """Let a barred version be promoted, or gone back to, again.
+def decide_release(state: ledger.LedgerState, version: str, reason: str) -> ledger.VersionReleased | ledger.LedgerEntry:
+    """Let a barred version be promoted, or restored, again.
 
     Raises:
-        PromotionRefused: it is not barred, and never was.
+        PromotionRefusedError: the version is not barred, and never was.
     """
     if version in state.barred_versions:
-        return VersionReleased(version=version, reason=_require_reason(reason))
-    if done := _last_entry(state, lambda act: isinstance(act, VersionReleased) and act.version == version):
-        return done
+        return ledger.VersionReleased(version=version, reason=_require_reason(reason))
+    if entry := _last_entry(state, ledger.VersionReleased, version=version):
+        return entry
     raise PromotionRefusedError(
         f"version {version} is not barred{_barred_versions_suffix(state)}: there is nothing to release"
     )
 
 
-def decide_freeze(state: LedgerState, reason: str) -> PromotionsFrozen | LedgerEntry:
-    """Let nothing be promoted until it is unfrozen."""
-    frozen = state.is_frozen and _last_entry(state, lambda act: isinstance(act, PromotionsFrozen))
-    return frozen or PromotionsFrozen(reason=_require_reason(reason))
+def decide_freeze(state: ledger.LedgerState, reason: str) -> ledger.PromotionsFrozen | ledger.LedgerEntry:
+    """Stop promotions until the model is unfrozen."""
+    entry = _last_entry(state, ledger.PromotionsFrozen) if state.is_frozen else None
+    return entry or ledger.PromotionsFrozen(reason=_require_reason(reason))
 
 
-def decide_unfreeze(state: LedgerState, reason: str) -> PromotionsUnfrozen | LedgerEntry:
-    """Let versions be promoted again.
+def decide_unfreeze(state: ledger.LedgerState, reason: str) -> ledger.PromotionsUnfrozen | ledger.LedgerEntry:
+    """Allow promotions again.
 
     Raises:
-        PromotionRefused: it has never been frozen.
+        PromotionRefusedError: the model has never been frozen.
     """
     if state.is_frozen:
-        return PromotionsUnfrozen(reason=_require_reason(reason))
-    if done := _last_entry(state, lambda act: isinstance(act, PromotionsUnfrozen)):
-        return done
+        return ledger.PromotionsUnfrozen(reason=_require_reason(reason))
+    if entry := _last_entry(state, ledger.PromotionsUnfrozen):
+        return entry
     raise PromotionRefusedError("the model is not frozen: there is nothing to unfreeze")
 
 
 def decide_rejection(
-    state: LedgerState, version: str, verdict_entry: int, rejected_by: str, reason: str
-) -> PromotionRejected | LedgerEntry:
-    """Record that a promotion was not approved: this verdict can no longer promote.
+    state: ledger.LedgerState, version: str, verdict_entry: int, rejected_by: str, reason: str
+) -> ledger.PromotionRejected | ledger.LedgerEntry:
+    """Record that a promotion was not approved: its verdict can no longer promote.
 
     Raises:
-        PromotionRefused: it has been promoted already.
+        PromotionRefusedError: the version has been promoted already.
     """
-    if done := _last_entry(
-        state, lambda act: isinstance(act, PromotionRejected) and act.verdict_entry == verdict_entry
-    ):
-        return done
-    if done := _last_entry(state, lambda act: isinstance(act, VersionPromoted) and act.verdict_entry == verdict_entry):
-        raise PromotionRefusedError(f"version {version} was promoted by {done.actor} already: roll back instead")
-    return PromotionRejected(
+    if entry := _last_entry(state, ledger.PromotionRejected, verdict_entry=verdict_entry):
+        return entry
+    if entry := _last_entry(state, ledger.VersionPromoted, verdict_entry=verdict_entry):
+        raise PromotionRefusedError(f"version {version} was promoted by {entry.actor} already: roll back instead")
+    return ledger.PromotionRejected(
         version=version, verdict_entry=verdict_entry, rejected_by=rejected_by, reason=_require_reason(reason)
     )
 
 
-def _find_promotion(state: LedgerState, request: ResolvedPromotionRequest) -> LedgerEntry | None:
-    """The entry by which this very verdict has promoted the version, unless that was rolled back."""
-    this = request.version, request.verdict_entry
-    done = _last_entry(state, lambda act: isinstance(act, VersionPromoted) and (act.version, act.verdict_entry) == this)
-    if done is None:
+def _find_promotion(state: ledger.LedgerState, request: PromotionRequest) -> ledger.LedgerEntry | None:
+    """Return the entry by which this verdict promoted the version, unless that was rolled back."""
+    promotion = _last_entry(state, ledger.VersionPromoted, version=request.version, verdict_entry=request.verdict_entry)
+    rollback = _last_entry(state, ledger.ChampionRolledBack, barred_version=request.version)
+    return None if promotion and rollback and rollback.number > promotion.number else promotion
+
+
+def _find_rollback(state: ledger.LedgerState, version: str) -> ledger.LedgerEntry | None:
+    """Return the entry that ended the last tenure of `version`, if it was a rollback."""
+    tenure = state.last_tenure(version)
+    if tenure is None or tenure == state.tenures[-1]:
         return None
-    undone = _last_entry(
-        state, lambda act: isinstance(act, ChampionRolledBack) and act.barred_version == request.version
-    )
-    return None if undone and undone.number > done.number else done
+    successor = state.tenures[state.tenures.index(tenure) + 1]
+    entry = state.entries[successor.entry_number - 1]
+    return entry if isinstance(entry.event, ledger.ChampionRolledBack) else None
 
 
-def _find_rollback(state: LedgerState, version: str) -> LedgerEntry | None:
-    """The entry that ended the last reign of `version`, if it was a rollback."""
-    numbers = [reign.entry_number for reign in state.tenures]
-    reign = state.last_tenure(version)
-    if reign is None or reign.entry_number == numbers[-1]:
-        return None
-    ended = state.entries[numbers[numbers.index(reign.entry_number) + 1] - 1]
-    return ended if isinstance(ended.event, ChampionRolledBack) else None
-
-
-def _refusal_reason(state: LedgerState, request: ResolvedPromotionRequest, needs_approval: bool) -> str | None:
-    judged = state.find_verdict_event(request.verdict_entry)
-    if judged is None or (judged.as_of, judged.champion_version, judged.verdict) != (
-        request.as_of,
-        request.champion_version,
-        request.verdict,
-    ):
-        return f"entry {request.verdict_entry} of the ledger does not hold its verdict: judge it, then ask again"
-    if not request.verdict.promote:
-        return request.verdict.reason
+def _refusal_reason(
+    state: ledger.LedgerState,
+    request: PromotionRequest,
+    verdict_event: ledger.VerdictRecorded | None,
+    needs_approval: bool,
+) -> str | None:
+    if verdict_event is None:
+        return f"entry {request.verdict_entry} of the ledger holds no verdict: judge the candidate first"
+    if not verdict_event.verdict.promote:
+        return verdict_event.verdict.reason
     if request.version in state.barred_versions:
-        return "it is barred, it was rolled back from; release it if that was not its fault"
-    if rejected := _last_entry(
-        state, lambda act: isinstance(act, PromotionRejected) and act.verdict_entry == request.verdict_entry
-    ):
-        assert isinstance(rejected.event, PromotionRejected)
-        return f"{rejected.event.rejected_by} did not approve: {rejected.event.reason}; retrain for another verdict"
+        return "it is barred by a rollback; release it if the version was not at fault"
+    if rejection := _last_entry(state, ledger.PromotionRejected, verdict_entry=request.verdict_entry):
+        assert isinstance(rejection.event, ledger.PromotionRejected)
+        return f"{rejection.event.rejected_by} did not approve: {rejection.event.reason}; retrain for another verdict"
     if request.run_reason == RunReason.BACKFILL and not request.promote_backfill:
         return "a backfill leaves evidence, it does not promote; set promote in the run's conf if it should"
     if request.version == state.champion:
         return "it is champion already, by an earlier verdict"
-    if state.champion_as_of and request.as_of <= state.champion_as_of:
+    if state.champion_as_of and verdict_event.as_of <= state.champion_as_of:
         return (
-            f"not newer: the champion, version {state.champion}, knows data until {state.champion_as_of}, "
-            f"this one until {request.as_of}; retrain as of a later day"
+            f"not newer: the champion, version {state.champion}, has data until {state.champion_as_of}, "
+            f"this version until {verdict_event.as_of}; retrain as of a later day"
         )
-    if request.champion_version != state.champion:
+    if verdict_event.champion_version != state.champion:
         return (
-            f"it was judged against {_version_label(request.champion_version)}, but {_version_label(state.champion)} is champion now; "
-            "clear the run from its plan on, so that it is judged again"
+            f"it was judged against {_version_label(verdict_event.champion_version)}, but "
+            f"{_version_label(state.champion)} is champion now; clear the run from its plan task on to judge it again"
         )
     if needs_approval and not request.approved_by:
-        return "the model's spec asks for approval, and nobody has approved"
+        return "the model's spec requires approval, and nobody has approved"
     return None
 
 
-def _deferral_reason(state: LedgerState, request: ResolvedPromotionRequest, cooldown_days: int) -> str | None:
+def _deferral_reason(
+    state: ledger.LedgerState, verdict_event: ledger.VerdictRecorded, cooldown_days: int
+) -> str | None:
     if state.is_frozen:
-        frozen = _last_entry(state, lambda act: isinstance(act, PromotionsFrozen))
-        assert frozen
-        assert isinstance(frozen.event, PromotionsFrozen)
-        return f"the model was frozen by {frozen.actor}: {frozen.event.reason}; unfreeze it, then clear this task"
+        freeze = _last_entry(state, ledger.PromotionsFrozen)
+        assert freeze
+        assert isinstance(freeze.event, ledger.PromotionsFrozen)
+        return f"the model was frozen by {freeze.actor}: {freeze.event.reason}; unfreeze it, then clear this task"
     if cooldown_days and state.last_promoted_as_of:
-        free = state.last_promoted_as_of + timedelta(cooldown_days)
-        if request.as_of < free:
+        cooldown_end = state.last_promoted_as_of + timedelta(cooldown_days)
+        if verdict_event.as_of < cooldown_end:
             return (
                 f"the last promotion was as of {state.last_promoted_as_of}, and cooldown_days is {cooldown_days}: "
-                f"a run as of {free} or later may promote"
+                f"a run as of {cooldown_end} or later may promote"
             )
     return None
 
 
-def _last_entry(state: LedgerState, predicate: Callable[[LedgerEvent], bool]) -> LedgerEntry | None:
-    return next((entry for entry in reversed(state.entries) if predicate(entry.event)), None)
+def _last_entry(
+    state: ledger.LedgerState, kind: type[ledger.LedgerEvent], **fields: object
+) -> ledger.LedgerEntry | None:
+    """Return the newest entry with an event of `kind` that has these values of its fields."""
+    for entry in reversed(state.entries):
+        event = entry.event
+        if isinstance(event, kind) and all(getattr(event, name) == value for name, value in fields.items()):
+            return entry
+    return None
 
 
 def _require_reason(reason: str) -> str:
     if not reason.strip():
-        raise PromotionRefusedError("no reason is given, and the ledger wants one: say why")
+        raise PromotionRefusedError("the reason is empty: say why, the ledger records it")
     return reason.strip()
 
 
@@ -280,5 +254,5 @@ def _version_label(version: str | None) -> str:
     return f"version {version}" if version else "no version"
 
 
-def _barred_versions_suffix(state: LedgerState) -> str:
+def _barred_versions_suffix(state: ledger.LedgerState) -> str:
     return f" (barred: {', '.join(sorted(state.barred_versions))})" if state.barred_versions else ""

@@ -1,173 +1,172 @@
-"""Who is champion, and how that changes: each change is one entry of the ledger, and MLflow's aliases follow.
+"""Judge candidates and change champions. Each change is one ledger entry, and MLflow's aliases follow the ledger.
 
-Every function here may be killed at any instruction and called again, or twice at once. What counts is the
-entry: once it is there the change has happened, and whoever comes next, or `registry.repair`, brings the
-aliases after it.
+Every function may be killed at any instruction and repeated, also concurrently: the change has happened once its entry
+exists. A repeated call, or `aliases.repair_aliases`, then updates the aliases, and `verdict_report_path` renders a
+report that is missing.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from evergreen import evaluation, gates, ledger, reports
-from evergreen.errors import PromotionRefusedError
-from evergreen.gates import AgainstChampionGate, Evidence, Verdict
+from evergreen.errors import InputsChangedError, PromotionRefusedError
+from evergreen.gates import AgainstChampionGate, Verdict
 from evergreen.lake import datasets, fingerprints
-from evergreen.ledger import (
-    BacktestRecorded,
-    ChampionRolledBack,
-    LedgerEntry,
-    LedgerEvent,
-    LedgerState,
-    PromotionDeferred,
-    VerdictRecorded,
-    VersionPromoted,
-)
 from evergreen.promotion import rules
-from evergreen.promotion.rules import ResolvedPromotionRequest
-from evergreen.registry import versions
+from evergreen.promotion.rules import PromotionRequest as PromotionRequest
+from evergreen.registry import aliases, versions
 from evergreen.spec.model import ModelSpec
+from evergreen.storage import atomic_write
 from evergreen.window import RunReason
 
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """What is judged: the evaluation of a candidate, in a run."""
+    """The evaluation of a candidate by one run.
+
+    Attributes:
+        run: DAG id and run id.
+        champion_version: the version that the candidate was compared with.
+    """
 
     run: str
-    """DAG and run id"""
     run_reason: RunReason
     training_set: datasets.Manifest
     candidate: datasets.Manifest
     evaluation: datasets.Manifest
     champion_version: str | None
-    """the version that it was scored against"""
-
-    @property
-    def as_of(self) -> date:
-        return date.fromisoformat(self.training_set.inputs["as_of"])
-
-    @property
-    def holdout_rows(self) -> int:
-        """Of the holdout"""
-        return self.training_set.files["holdout"].rows or 0
-
-    @property
-    def holdout(self) -> tuple[date, date]:
-        """First ≤ day < end"""
-        return date.fromisoformat(self.training_set.inputs["holdout"]), self.as_of
 
 
 def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
-    """The number of the entry with the verdict on `case`: of the one that there is, or a new one.
+    """Record the verdict on an evaluation, render its report, and return the number of the ledger entry.
 
-    The confidence that a comparison may spend depends on what was spent before. So of several that judge at
-    once one is written first, and the others judge again after it.
+    The same evaluation is judged once. The significance level of a comparison depends on earlier comparisons, so
+    concurrent verdicts are decided one after the other.
     """
-    shown = evaluation.load_evidence(model, context.evaluation)
-    about = {
+    evidence = evaluation.load_evidence(model, context.evaluation)
+    inputs = {
         "evaluation": context.evaluation.content_hash,
-        "gates": fingerprints.compute_fingerprint([gate.model_dump(mode="json") for gate in model.gates]),
+        "gates": _gates_fingerprint(model),
         "training_set": context.training_set.content_hash,
         "candidate": context.candidate.fingerprint,
-        "judging": fingerprints.compute_fingerprint(evaluation.judging_code(model.gates)),
+        "judging": fingerprints.compute_fingerprint(evaluation.verdict_code(model)),
+    }
+    as_of = date.fromisoformat(context.training_set.inputs["as_of"])
+    holdout_start = date.fromisoformat(context.training_set.inputs["holdout"])
+    page = f"{context.evaluation.partition}-{fingerprints.compute_fingerprint(inputs)[:16]}.html"
+    uris = {
+        "evaluation": f"{evaluation.evaluation_dataset(model).root}/{context.evaluation.partition}",
+        "report": str(datasets.open_dataset(f"verdicts/{model.name}").root / page),
     }
 
-    def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:
+    def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         for entry in state.entries:
-            if isinstance(entry.event, VerdictRecorded) and entry.event.fingerprints == about:
+            if isinstance(entry.event, ledger.VerdictRecorded) and entry.event.fingerprints == inputs:
                 return entry
-        verdict = gates.judge_evidence(model.gates, shown, state.comparisons)
-        report = _publish_report(model, context, verdict, shown, state)
-        return VerdictRecorded(
+        return ledger.VerdictRecorded(
             run=context.run,
             run_reason=context.run_reason,
-            as_of=context.as_of,
-            holdout=context.holdout,
+            as_of=as_of,
+            holdout=(holdout_start, as_of),
             candidate_fingerprint=context.candidate.fingerprint,
             champion_version=context.champion_version,
-            verdict=verdict,
-            evidence={
-                "evaluation": f"{evaluation.evaluation_dataset(model).root}/{context.evaluation.partition}",
-                "report": str(report),
-            },
-            fingerprints=about,
+            verdict=gates.judge_evidence(model.gates, evidence, state.comparisons),
+            evidence=uris,
+            fingerprints=inputs,
         )
 
-    return ledger.append_decision(model.name, context.run, decide).number
+    number = ledger.append_decision(model.name, context.run, decide).number
+    verdict_report_path(model, number)
+    return number
+
+
+def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
+    """Return the file of the gate report on the verdict in a ledger entry. If it is missing, render it again.
+
+    Raises:
+        LedgerError: the entry holds no verdict.
+        InputsChangedError: the report is missing, and what it shows is gone or has changed.
+    """
+    event = ledger.read_verdict_event(model.name, verdict_entry)
+    file = Path(event.evidence["report"])
+    if file.exists():
+        return file
+    manifest = evaluation.evaluation_dataset(model).manifest(Path(event.evidence["evaluation"]).name)
+    if manifest is None or event.fingerprints["gates"] != _gates_fingerprint(model):
+        raise InputsChangedError(
+            f"{file}: the report of entry {verdict_entry} is missing, and cannot be rendered again because the "
+            "model's gates have changed or the evaluation is gone: clear the run from its evaluate task on"
+        )
+    evidence = evaluation.load_evidence(model, manifest)
+    earlier = ledger.replay(ledger.read_entries(model.name)[: verdict_entry - 1])
+    context = reports.GateReportContext(
+        model=model.name,
+        description=model.description,
+        owner=model.owner,
+        candidate_fingerprint=event.candidate_fingerprint,
+        candidate_version=None,
+        champion_version=event.champion_version,
+        as_of=event.as_of,
+        holdout=event.holdout,
+        holdout_rows=manifest.files["scores"].rows or 0,
+        run_id=event.run,
+        run_reason=event.run_reason.value,
+        input_fingerprints={
+            "training set": event.fingerprints["training_set"],
+            "evaluation": event.fingerprints["evaluation"],
+        },
+        alpha_budgets=_alpha_budgets(model, event.verdict, earlier),
+    )
+    with atomic_write(file) as scratch:
+        scratch.write_text(reports.render_gate_report(context, model.gates, event.verdict, evidence))
+    return file
 
 
 def record_backtest(model: ModelSpec, as_of: date, candidate: datasets.Manifest, report: Path, *, actor: str) -> None:
-    """Record that a backfill has left evidence, which nothing acts on."""
-    act = BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report_uri=str(report))
-
-    def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:
-        return next((entry for entry in state.entries if entry.event == act), act)
-
-    ledger.append_decision(model.name, actor, decide)
-
-
-@dataclass(frozen=True)
-class PromotionRequest:
-    """A registered version asks to be champion on the strength of a verdict."""
-
-    verdict_entry: int
-    """number of the ledger's entry"""
-    version: str
-    run_reason: RunReason
-    """of the run that asks"""
-    promote_backfill: bool = False
-    """the run's conf says that a backfill may promote"""
-    approved_by: str | None = None
+    """Record the evidence of a backfill. Nothing acts on it."""
+    event = ledger.BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report_uri=str(report))
+    ledger.append_decision(
+        model.name, actor, lambda state: next((entry for entry in state.entries if entry.event == event), event)
+    )
 
 
 def promotion_blocker(model: ModelSpec, request: PromotionRequest) -> str | None:
-    """Why `promote` would not make the version champion, or None if it would, given approval.
-
-    To be asked before a person is.
-    """
-    resolved = _resolve_request(model, replace(request, approved_by="whoever is asked"))
+    """Return why `promote_version` would not promote the version even with approval; None if it would."""
     try:
-        act = rules.decide_promotion(ledger.read_state(model.name), resolved, cooldown_days=model.cooldown_days)
+        event = rules.decide_promotion(ledger.read_state(model.name), request, cooldown_days=model.cooldown_days)
     except PromotionRefusedError as refusal:
         return str(refusal)
-    return act.reason if isinstance(act, PromotionDeferred) else None
+    return event.reason if isinstance(event, ledger.PromotionDeferred) else None
 
 
 def promote_version(model: ModelSpec, request: PromotionRequest, *, actor: str) -> str | None:
-    """Make the version champion.
-
-    Gives None, or why it is the challenger instead: its gates passed, and a rule holds it back for now.
+    """Make the version champion and return None; or make it the challenger and return what defers its promotion.
 
     Raises:
-        PromotionRefused: it may be neither.
+        PromotionRefusedError: the rules allow neither.
         RegistryError: the registered version is not the candidate that was judged.
         SignatureError: its files are not those that were registered and signed.
     """
-    versions.verify_version(
-        model.name,
-        request.version,
-        ledger.read_verdict_event(model.name, request.verdict_entry).candidate_fingerprint,
-    )
-    resolved = _resolve_request(model, request)
-    act = _append_and_sync(
-        model,
-        actor,
-        lambda state: rules.decide_promotion(
-            state, resolved, cooldown_days=model.cooldown_days, needs_approval=model.approval is not None
-        ),
-    )
-    return act.reason if isinstance(act, PromotionDeferred) else None
+    verdict_event = ledger.read_verdict_event(model.name, request.verdict_entry)
+    versions.verify_version(model.name, request.version, verdict_event.candidate_fingerprint)
+
+    def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
+        needs_approval = model.approval is not None
+        return rules.decide_promotion(state, request, cooldown_days=model.cooldown_days, needs_approval=needs_approval)
+
+    event = _append_and_sync(model, actor, decide)
+    return event.reason if isinstance(event, ledger.PromotionDeferred) else None
 
 
 def reject_promotion(
     model: ModelSpec, verdict_entry: int, version: str, *, actor: str, rejected_by: str, reason: str
 ) -> None:
-    """Record that a person, or a time-out, said no to the verdict in entry `judged`."""
+    """Record that a person, or a timeout, rejected the promotion by the verdict in `verdict_entry`."""
     _append_and_sync(
         model, actor, lambda state: rules.decide_rejection(state, version, verdict_entry, rejected_by, reason)
     )
@@ -180,34 +179,34 @@ def roll_back_champion(
     *,
     actor: str,
     expected_champion: str | None = None,
-) -> ChampionRolledBack:
-    """Back to the champion before, or to the one that is named; the version that is left is barred until released.
+) -> ledger.ChampionRolledBack:
+    """Restore the previous champion, or `target_version`, and bar the current one until it is released.
 
     Raises:
-        PromotionRefused: there is nothing to go back to, or not to that; or the champion is not `leaving`.
-        SignatureError: the files of the version to go back to are not those that were registered and signed.
+        PromotionRefusedError: there is no such version to restore, or the champion has changed.
+        SignatureError: the files of the version to restore are not those that were registered and signed.
     """
-
-    def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:
-        act = rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion)
-        if isinstance(act, ChampionRolledBack):
-            versions.verify_version(
-                model.name, act.restored_version, _candidate_fingerprint(state, act.restored_version)
-            )
-        return act
-
-    act = _append_and_sync(model, actor, decide)
-    assert isinstance(act, ChampionRolledBack)
-    return act
+    state = ledger.read_state(model.name)
+    plan = rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion)
+    if isinstance(plan, ledger.ChampionRolledBack):
+        target_version, expected_champion = plan.restored_version, plan.barred_version
+        versions.verify_version(model.name, target_version, _candidate_fingerprint(state, target_version))
+    event = _append_and_sync(
+        model,
+        actor,
+        lambda state: rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion),
+    )
+    assert isinstance(event, ledger.ChampionRolledBack)
+    return event
 
 
 def release_version(model: ModelSpec, version: str, reason: str, *, actor: str) -> None:
-    """Let a version that was rolled back from be promoted again."""
+    """Let a version that was barred by a rollback be promoted again."""
     _append_and_sync(model, actor, lambda state: rules.decide_release(state, version, reason))
 
 
 def freeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
-    """Keep the champion, whatever the gates say."""
+    """Keep the champion, whatever the gates decide."""
     _append_and_sync(model, actor, lambda state: rules.decide_freeze(state, reason))
 
 
@@ -216,86 +215,36 @@ def unfreeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
     _append_and_sync(model, actor, lambda state: rules.decide_unfreeze(state, reason))
 
 
-def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
-    """The page about the verdict in entry `judged`."""
-    return Path(ledger.read_verdict_event(model.name, verdict_entry).evidence["report"])
-
-
 def _append_and_sync(
-    model: ModelSpec, actor: str, decide: Callable[[LedgerState], LedgerEvent | LedgerEntry]
-) -> LedgerEvent:
+    model: ModelSpec, actor: str, decide: Callable[[ledger.LedgerState], ledger.LedgerEvent | ledger.LedgerEntry]
+) -> ledger.LedgerEvent:
     entry = ledger.append_decision(model.name, actor, decide)
-    versions.sync_aliases(model.name)  # also when there is nothing new: an earlier attempt may have died before it
+    aliases.sync_aliases(model.name)  # also for an entry that existed: an earlier attempt may have died before this
     return entry.event
 
 
-def _resolve_request(model: ModelSpec, request: PromotionRequest) -> ResolvedPromotionRequest:
-    act = ledger.read_verdict_event(model.name, request.verdict_entry)
-    return ResolvedPromotionRequest(
-        version=request.version,
-        as_of=act.as_of,
-        run_reason=request.run_reason,
-        verdict=act.verdict,
-        verdict_entry=request.verdict_entry,
-        champion_version=act.champion_version,
-        approved_by=request.approved_by,
-        promote_backfill=request.promote_backfill,
-    )
+def _candidate_fingerprint(state: ledger.LedgerState, version: str) -> str:
+    """Return the fingerprint in the verdict by which `version` was last promoted."""
+    promotions = (entry.event for entry in reversed(state.entries) if isinstance(entry.event, ledger.VersionPromoted))
+    promotion = next(event for event in promotions if event.version == version)
+    verdict_event = state.find_verdict_event(promotion.verdict_entry)
+    assert verdict_event
+    return verdict_event.candidate_fingerprint
 
 
-def _candidate_fingerprint(state: LedgerState, version: str) -> str:
-    """The fingerprint that `version` was judged by when it was promoted."""
-    promoted = next(
-        entry.event
-        for entry in reversed(state.entries)
-        if isinstance(entry.event, VersionPromoted) and entry.event.version == version
-    )
-    judged = state.find_verdict_event(promoted.verdict_entry)
-    assert judged
-    return judged.candidate_fingerprint
+def _gates_fingerprint(model: ModelSpec) -> str:
+    return fingerprints.compute_fingerprint([gate.model_dump(mode="json") for gate in model.gates])
 
 
-def _publish_report(
-    model: ModelSpec, context: EvaluationContext, verdict: Verdict, evidence: Evidence, state: LedgerState
-) -> Path:
-    """Publish the page about `verdict`; gives its file."""
-    about = reports.GateReportContext(
-        model=model.name,
-        description=model.description,
-        owner=model.owner,
-        candidate_fingerprint=context.candidate.fingerprint,
-        candidate_version=None,
-        champion_version=context.champion_version,
-        as_of=context.as_of,
-        holdout=context.holdout,
-        holdout_rows=context.holdout_rows,
-        run_id=context.run,
-        run_reason=context.run_reason.value,
-        input_fingerprints={
-            "training set": context.training_set.content_hash,
-            "evaluation": context.evaluation.content_hash,
-        },
-        alpha_budgets=_alpha_budgets(model, verdict, state),
-    )
-    page = reports.render_gate_report(about, model.gates, verdict, evidence)
-    inputs = {"page": fingerprints.compute_fingerprint(page)}
-    mark = fingerprints.compute_fingerprint(inputs)
-    target = datasets.open_dataset(f"verdicts/{model.name}")
-    staged = target.stage(context.evaluation.partition, mark) / "report.html"
-    staged.write_text(page)
-    manifest = target.publish(context.evaluation.partition, mark, {"report": staged}, inputs)
-    return target.file_path(manifest, "report")
-
-
-def _alpha_budgets(model: ModelSpec, verdict: Verdict, state: LedgerState) -> list[reports.AlphaBudget]:
-    """What each comparison has used up for good: what passed is carried over, what failed is gone."""
-    levels = {record.gate: record.alpha for record in verdict.results if record.alpha is not None}
-    gone: dict[str, float] = defaultdict(float)
-    for comparison in state.comparisons:
+def _alpha_budgets(model: ModelSpec, verdict: Verdict, earlier: ledger.LedgerState) -> list[reports.AlphaBudget]:
+    """Return what each comparison has spent: a comparison that passed gets its significance level back."""
+    levels = {result.gate: result.alpha for result in verdict.results if result.alpha is not None}
+    spent: dict[str, float] = defaultdict(float)
+    for comparison in earlier.comparisons:
         for gate, level, passed in comparison.spending:
-            gone[gate] += 0.0 if passed else level
+            spent[gate] += 0.0 if passed else level
     return [
-        reports.AlphaBudget(gate.name, gone[gate.name] + levels[gate.name], 1 - gate.confidence)
+        reports.AlphaBudget(gate.name, spent[gate.name] + levels[gate.name], 1 - gate.confidence)
         for gate in model.gates
         if isinstance(gate, AgainstChampionGate) and gate.name in levels
     ]

@@ -1,14 +1,14 @@
 """Manifest and signature of a registered model's files: written once, checked before each use.
 
-In the folder of a model lie, beside its files:
+They are stored beside the files of the model:
 
-- `evergreen-manifest.json`: whose files these are (model and fingerprint) and the SHA-256 of each;
-- `model.sig`, if a key is configured: a signature of all of them, manifest included, in the format of OpenSSF
-  Model Signing 1.0 (a Sigstore bundle with an in-toto statement; github.com/sigstore/model-transparency), so
-  that anybody can check it with that project's tools.
+- `evergreen-manifest.json`: the model, the candidate's fingerprint, and the SHA-256 of each file;
+- `model.sig`, if a key is configured: a signature of all files and the manifest, in the format of OpenSSF Model
+  Signing 1.0 (a Sigstore bundle with an in-toto statement; github.com/sigstore/model-transparency), which that
+  project's tools can check.
 
-The manifest alone finds what was damaged or replaced in the artifact store, as long as its own hash is kept
-elsewhere: the registry has it as a tag. The signature also holds against whoever can write to both.
+The manifest shows damaged and replaced files as long as its own hash is stored elsewhere: in a tag of the registry. The
+signature also protects against a person who can write to both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evergreen import storage
@@ -32,64 +32,69 @@ SIGNATURE_FILE = "model.sig"
 
 _FIX_RETRAIN = "retrain, which registers a new version from the lake; find out who can write to the artifact store"
 _FIX_SIGN = "sign it, if you know where it comes from (docs/operating.md, Signing), or retrain"
+_PUBLIC_KEY_PATTERN = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Whose files they are. Signed along, so that one version's files cannot stand in for another's."""
+    """The model and the candidate that files belong to. Signed too, so one version cannot stand in for another.
+
+    Attributes:
+        model: name of the model.
+        fingerprint: fingerprint of the candidate.
+    """
 
     model: str
     fingerprint: str
-    """of the candidate"""
 
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key (PEM, elliptic curve P-256, P-384 or P-521) and what unlocks it: paths, read when used."""
+    """Paths of a private key (PEM, elliptic curve P-256, P-384 or P-521) and its passphrase, read when used."""
 
     private_key: Path
     passphrase: Path | None = None
 
 
 def write_model_manifest(folder: Path, identity: ModelIdentity, key: SigningKey | None) -> str:
-    """Write the manifest of the files in `folder`, and sign them all if there is a `key`.
+    """Write the manifest of the files in `folder`, sign them if there is a `key`, and return the manifest's SHA-256.
 
-    Gives the SHA-256 of the manifest. What an earlier seal left is replaced.
+    Replaces an earlier manifest and signature.
 
     Raises:
-        SignatureError: a file that may not be in a model, or a key that cannot be used.
+        SignatureError: a file may not be in a model, or the key cannot be used.
     """
-    for old in (MANIFEST_FILE, SIGNATURE_FILE):
-        (folder / old).unlink(missing_ok=True)
-    if wrong := formats.format_faults(folder):
-        raise SignatureError(f"the files of {identity.model}", wrong)
-    about = {"model": identity.model, "fingerprint": identity.fingerprint, "files": _file_hashes(folder)}
-    (folder / MANIFEST_FILE).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    for name in (MANIFEST_FILE, SIGNATURE_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if faults := formats.format_faults(folder):
+        raise SignatureError(f"the files of {identity.model}", faults)
+    manifest = {**asdict(identity), "files": _file_hashes(folder)}
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     if key:
         _write_signature(folder, key)
     return storage.file_sha256(folder / MANIFEST_FILE)
 
 
 def verify_files(folder: Path, identity: ModelIdentity, manifest_sha256: str | None, trusted_keys: Path | None) -> None:
-    """Refuse the files in `folder` unless they are exactly those that were sealed for `subject`.
+    """Refuse the files in `folder` unless they are exactly those that the manifest was written for.
 
-    `manifest` is the SHA-256 that `seal` gave. If `trusted` is given, a PEM file with one public key or several,
-    one of these must have signed.
+    `manifest_sha256` is the hash that `write_model_manifest` returned; `trusted_keys` a PEM file with public
+    keys, one of which must have signed.
 
     Raises:
-        SignatureError: with all faults, each with the file's name.
+        SignatureError: lists all faults, each with the name of the file.
     """
-    wrong = formats.format_faults(folder) + _manifest_faults(folder, identity, manifest_sha256)
+    faults = formats.format_faults(folder) + _manifest_faults(folder, identity, manifest_sha256)
     if trusted_keys:
-        wrong += _signature_faults(folder, trusted_keys)
-    if wrong:
-        raise SignatureError(f"the files of {identity.model}", wrong)
+        faults += _signature_faults(folder, trusted_keys)
+    if faults:
+        raise SignatureError(f"the files of {identity.model}", faults)
 
 
 def claimed_key_hash(folder: Path) -> str | None:
-    """SHA-256 of the public key (as PEM) that the signature in `folder` says it is by; None if there is none.
+    """Return the SHA-256 of the public key (as PEM) that the signature in `folder` names; None without a signature.
 
-    Only says: whether it is true, `verify` tells.
+    `verify_files` checks whether the claim is true.
     """
     try:
         bundle = json.loads((folder / SIGNATURE_FILE).read_text())
@@ -101,66 +106,56 @@ def claimed_key_hash(folder: Path) -> str | None:
 
 
 def _file_hashes(folder: Path) -> dict[str, str]:
-    return {
-        name: storage.file_sha256(path)
-        for name, path in formats.iter_files(folder)
-        if name not in (MANIFEST_FILE, SIGNATURE_FILE) and path.is_file()
-    }
+    files = {name: path for name, path in formats.iter_files(folder) if path.is_file()}
+    return {n: storage.file_sha256(path) for n, path in files.items() if n not in (MANIFEST_FILE, SIGNATURE_FILE)}
 
 
 def _manifest_faults(folder: Path, identity: ModelIdentity, manifest_sha256: str | None) -> list[Fault]:
-    """What is missing, changed or added, by the manifest."""
+    """Return what is missing, changed or added according to the manifest."""
     file = folder / MANIFEST_FILE
     if not file.is_file():
         return [Fault(MANIFEST_FILE, "is missing: nothing says what the files must be", _FIX_SIGN)]
-    wrong = []
+    faults = []
     if storage.file_sha256(file) != manifest_sha256:
-        wrong.append(Fault(MANIFEST_FILE, "is not the one that was registered", _FIX_RETRAIN))
+        faults.append(Fault(MANIFEST_FILE, "is not the one that was registered", _FIX_RETRAIN))
     try:
-        about = json.loads(file.read_bytes())
-        claimed, listed = ModelIdentity(about["model"], about["fingerprint"]), dict(about["files"])
+        manifest = json.loads(file.read_bytes())
+        claimed, expected = ModelIdentity(manifest["model"], manifest["fingerprint"]), dict(manifest["files"])
     except (ValueError, KeyError, TypeError):
-        return [*wrong, Fault(MANIFEST_FILE, "cannot be read", _FIX_RETRAIN)]
+        return [*faults, Fault(MANIFEST_FILE, "cannot be read", _FIX_RETRAIN)]
     if claimed != identity:
-        what = f"is that of {claimed.model} {str(claimed.fingerprint)[:12]}, not of {identity.fingerprint[:12]}"
-        wrong.append(Fault(MANIFEST_FILE, what, _FIX_RETRAIN))
-    found = _file_hashes(folder)
-    for name in sorted(listed.keys() | found.keys()):
-        if name not in found:
-            wrong.append(Fault(name, "is missing", _FIX_RETRAIN))
-        elif name not in listed:
-            wrong.append(Fault(name, "was added after registration", _FIX_RETRAIN))
-        elif found[name] != listed[name]:
-            wrong.append(Fault(name, "was changed after registration", _FIX_RETRAIN))
-    return wrong
+        problem = f"is that of {claimed.model} {str(claimed.fingerprint)[:12]}, not of {identity.fingerprint[:12]}"
+        faults.append(Fault(MANIFEST_FILE, problem, _FIX_RETRAIN))
+    actual = _file_hashes(folder)
+    for name in sorted(expected.keys() | actual.keys()):
+        if name not in actual:
+            faults.append(Fault(name, "is missing", _FIX_RETRAIN))
+        elif name not in expected:
+            faults.append(Fault(name, "was added after registration", _FIX_RETRAIN))
+        elif actual[name] != expected[name]:
+            faults.append(Fault(name, "was changed after registration", _FIX_RETRAIN))
+    return faults
 
 
 def _signature_faults(folder: Path, trusted_keys: Path) -> list[Fault]:
-    by = claimed_key_hash(folder)
-    if by is None:
+    key_hash = claimed_key_hash(folder)
+    if key_hash is None:
         return [Fault(SIGNATURE_FILE, "is missing: the version is not signed, and signing is on", _FIX_SIGN)]
     keys = _public_keys(trusted_keys)
-    if by not in keys:
-        what = f"is by the key {by[:12] or '(none named)'}, not by one in {trusted_keys}"
-        return [
-            Fault(
-                SIGNATURE_FILE,
-                what,
-                f"add that key's public half to the file if you trust it, or {_FIX_SIGN}",
-            )
-        ]
+    if key_hash not in keys:
+        problem = f"is by the key {key_hash[:12] or '(none named)'}, not by one in {trusted_keys}"
+        return [Fault(SIGNATURE_FILE, problem, f"add its public key to that file if you trust it, or {_FIX_SIGN}")]
     from model_signing import verifying
 
     with tempfile.TemporaryDirectory() as scratch:
-        public = Path(scratch, "public.pem")
-        public.write_bytes(keys[by])
+        public_key = Path(scratch, "public.pem")
+        public_key.write_bytes(keys[key_hash])
         try:
-            config = verifying.Config().use_elliptic_key_verifier(public_key=public)
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints advice to those who sign
+            config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints advice for signers
                 config.verify(folder, folder / SIGNATURE_FILE)
-        except Exception as error:  # whatever it stumbles over: what cannot be verified is refused
-            said = " ".join(str(error).split()) or type(error).__name__
-            return [Fault(SIGNATURE_FILE, f"does not hold: {said}", _FIX_RETRAIN)]
+        except Exception as error:  # of any kind: files that cannot be verified are refused
+            return [Fault(SIGNATURE_FILE, f"does not hold: {_message(error)}", _FIX_RETRAIN)]
     return []
 
 
@@ -168,43 +163,46 @@ def _write_signature(folder: Path, key: SigningKey) -> None:
     from model_signing import hashing, signing
 
     try:
-        # Bytes, whatever its types say: they go to cryptography as they are.
+        # Bytes, against its type hints: they are passed to cryptography as they are.
         passphrase = key.passphrase.read_bytes().rstrip(b"\r\n") if key.passphrase else None
         config = signing.Config().use_elliptic_key_signer(
             private_key=key.private_key,
             password=passphrase,  # type: ignore[arg-type]
         )
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        what = f"cannot sign: {' '.join(str(error).split()) or type(error).__name__}"
-        way_out = "EVERGREEN_SIGNING_KEY must name a private key, PEM, EC P-256 (docs/operating.md, Signing)"
-        raise SignatureError("the signing key", [Fault(str(key.private_key), what, way_out)]) from None
-    everything = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
-    config.set_hashing_config(everything).sign(folder, folder / SIGNATURE_FILE)
+        fix = "EVERGREEN_SIGNING_KEY must name a private key, PEM, EC P-256 (docs/operating.md, Signing)"
+        fault = Fault(str(key.private_key), f"cannot sign: {_message(error)}", fix)
+        raise SignatureError("the signing key", [fault]) from None
+    all_files = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
+    config.set_hashing_config(all_files).sign(folder, folder / SIGNATURE_FILE)
 
 
 def _public_keys(file: Path) -> Mapping[str, bytes]:
-    """The public keys in a PEM file, by the hash that signatures name them by.
+    """Return the public keys in a PEM file, by the hash that signatures name.
 
     Raises:
-        SignatureError: none, or not elliptic-curve keys.
+        SignatureError: there is no key, or one is not of an elliptic curve.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-    found = {}
+    keys = {}
     try:
-        for block in re.findall(
-            rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", file.read_bytes(), re.DOTALL
-        ):
+        for block in _PUBLIC_KEY_PATTERN.findall(file.read_bytes()):
             key = load_pem_public_key(block)
             if not isinstance(key, EllipticCurvePublicKey):
                 raise ValueError("a key in it is not of an elliptic curve")
             pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            found[hashlib.sha256(pem).hexdigest()] = pem
-        if not found:
+            keys[hashlib.sha256(pem).hexdigest()] = pem
+        if not keys:
             raise ValueError("there is no public key in it")
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        way_out = "EVERGREEN_SIGNING_PUBLIC_KEY must name a PEM file (docs/operating.md, Signing)"
-        raise SignatureError("the trusted keys", [Fault(str(file), str(error), way_out)]) from None
-    return found
+        fix = "EVERGREEN_SIGNING_PUBLIC_KEY must name a PEM file (docs/operating.md, Signing)"
+        raise SignatureError("the trusted keys", [Fault(str(file), str(error), fix)]) from None
+    return keys
+
+
+def _message(error: Exception) -> str:
+    """Return the error's message in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

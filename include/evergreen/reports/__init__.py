@@ -1,10 +1,9 @@
-"""The page that a person reads before believing, or approving, a promotion.
+"""Reports for people: the gate report of a verdict, and the report of a backtest.
 
->>> page = render(about, gates, verdict, evidence)  # doctest: +SKIP
+>>> page = render_gate_report(context, gates, verdict, evidence)  # doctest: +SKIP
 
-One file of HTML: every gate with its reason, intervals against their limits, both models on the same rows, slices,
-drift, serving, and whatever is missing with the problem that made it so. Bad evidence is shown as what it is.
-Equal inputs give equal bytes.
+Each is one HTML file. Evidence that is missing or invalid is named with its problem. Equal inputs give equal bytes.
+Importing this package loads no plotting library, so that the terminal and the approval form can share its gate table.
 """
 
 from evergreen.reports.gate_report import AlphaBudget, GateReportContext, render_gate_report

@@ -1,4 +1,4 @@
-"""All that a backtest came to: what `results.json` holds, and what the report is written from."""
+"""The results of a backtest: what `results.json` holds and the backtest report shows."""
 
 from __future__ import annotations
 
@@ -6,46 +6,45 @@ from datetime import date
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from evergreen.gates import Verdict
+from evergreen.spec import Frozen
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class BacktestStep(_Stored):
-    """A candidate, and what the gates made of it."""
+class BacktestStep(Frozen, allow_inf_nan=False):
+    """A candidate and the decision about it."""
 
     as_of: date
     holdout_start: date = Field(description="first day of its holdout, which ends before `as_of`")
-    candidate_fingerprint: str = Field(description="fingerprint")
+    candidate_fingerprint: str
     train_rows: int
-    champion_as_of: date | None = Field(description="the champion it was judged against, by its date")
+    champion_as_of: date | None = Field(description="the champion that it was compared with, by its date")
     verdict: Verdict
     promoted: bool
     reason: str
 
 
-class PeriodSummary(_Stored):
-    """The days `start` ≤ day < `end` that the models live after the date `after` are measured on."""
+class PeriodSummary(Frozen, allow_inf_nan=False):
+    """The days `start` ≤ day < `end`, on which the models live after the date `live_as_of` are measured."""
 
     live_as_of: date
     start: date
     end: date
     rows: int
-    positive_share: float | None = Field(description="of rows with label 1")
+    positive_share: float | None = Field(description="share of rows with label 1")
 
 
-class DeploymentSummary(_Stored):
+class DeploymentSummary(Frozen, allow_inf_nan=False):
+    """A model that a policy deployed."""
+
     as_of: date
-    end: date | None = Field(description="None: to the end")
-    live_days: int = Field(description="live until it was replaced, or until the last date")
+    end: date | None = Field(description="None: still live at the last date")
+    live_days: int = Field(description="days until it was replaced, or until the last date")
     reason: str
 
 
-class GainEstimate(_Stored):
+class GainEstimate(Frozen, allow_inf_nan=False):
     """Mean over the compared periods, positive is better, with one-sided 95 % bounds."""
 
     mean: float
@@ -53,11 +52,13 @@ class GainEstimate(_Stored):
     high: float
 
 
-class PolicySummary(_Stored):
+class PolicySummary(Frozen, allow_inf_nan=False):
+    """What a policy would have delivered."""
+
     name: str
     label: str
     rule: str
-    training_count: int = Field(description="candidates that had to be trained for it")
+    training_count: int = Field(description="candidates that the policy trains")
     deployments: tuple[DeploymentSummary, ...]
     metric_values: tuple[float | None, ...] = Field(description="one per period; None: no model, or not measurable")
     mean: float | None = Field(description="over the compared periods")
@@ -66,12 +67,14 @@ class PolicySummary(_Stored):
     gain_over_never: GainEstimate | None
 
 
-class BacktestResults(_Stored):
+class BacktestResults(Frozen, allow_inf_nan=False):
+    """The whole backtest of a model."""
+
     model: str
     description: str
     fingerprint: str = Field(description="fingerprint of the candidates, the spec and the code")
     spec_fingerprint: str = Field(description="fingerprint of what makes candidates comparable")
-    excluded_candidates: int = Field(description="candidates of another spec, which are in no figure")
+    excluded_candidates: int = Field(description="candidates of another spec, which are left out")
     metric: str
     higher_is_better: bool = Field(description="of the metric")
     label: str
@@ -86,13 +89,15 @@ class BacktestResults(_Stored):
 
     @property
     def step_days(self) -> int | None:
-        """Days between dates, if they are evenly apart."""
-        steps = {(period.end - period.live_as_of).days for period in self.periods}
-        return steps.pop() if len(steps) == 1 else None
+        """Days between two steps, if all are equally far apart."""
+        days = {(period.end - period.live_as_of).days for period in self.periods}
+        return days.pop() if len(days) == 1 else None
 
     def policy(self, name: str) -> PolicySummary:
+        """Return the policy of that name."""
         return next(policy for policy in self.policies if policy.name == name)
 
     @classmethod
     def read(cls, file: Path) -> Self:
+        """Read `results.json`."""
         return cls.model_validate_json(file.read_text())

@@ -1,6 +1,6 @@
-"""Models as they are loaded and asked: one class per file format, chosen by the name of the model's file.
+"""Loads models and predicts: one class per file format, chosen by the name of the model's file.
 
-A format more is a class more, here, and a check of its files in `evergreen.scoring.formats`.
+To add a format, add a class here and a check of its files in `evergreen.scoring.formats`.
 """
 
 from __future__ import annotations
@@ -19,73 +19,71 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import types
 
-from evergreen.errors import ScoringError
+from evergreen.errors import ScoringError, first_line
 
 
 class Predictor(ABC):
-    """A model that was loaded from its file.
+    """A model, loaded from its file.
 
-    Tables are given with the columns that it learned from, in that order, and no others.
+    Tables have exactly the columns that it learned from, in that order.
     """
 
     library: ClassVar[str]
-    """The module that runs it. Imported only where a model is: it may take a second."""
+    """The module that runs it, imported only to load a model: it may take a second."""
     mlflow_flavor: ClassVar[str]
     """The module of `mlflow` that writes such a model."""
     is_positional: ClassVar[bool]
-    """Whether it knows its inputs by their order, not by their names."""
+    """Whether it identifies its inputs by their order, not by their names."""
     input_columns: tuple[str, ...]
-    """The columns it takes, as its file tells; empty if that does not."""
+    """The columns it takes, as stored in its file; empty if they are not."""
 
     @abstractmethod
     def __init__(self, file: Path, threads: int | None):
-        """Load `file`, to predict on so many threads; None leaves their number to the library.
+        """Load `file`, to predict on this many threads; None leaves their number to the library.
 
         Raises:
-            ScoringError: it cannot be read, or is not a model that takes columns and gives probabilities.
+            ScoringError: it cannot be read, or is not a model that takes columns and returns probabilities.
         """
         self._file = file
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """Refuse to be given other columns than those that its file tells.
+        """Check that the model takes these columns.
 
         Raises:
-            ScoringError: they are others, or in an order that it would take for others.
+            ScoringError: they are others, or in another order if the model is positional.
         """
-        same = list if self.is_positional else sorted
-        if self.input_columns and same(self.input_columns) != same(columns):
-            raise ScoringError(
-                f"{self._file.name} takes {', '.join(self.input_columns)}, but was to be given {', '.join(columns)}"
-            )
+        comparable = list if self.is_positional else sorted
+        if self.input_columns and comparable(self.input_columns) != comparable(columns):
+            raise ScoringError(f"{self._file.name} takes {', '.join(self.input_columns)}, not {', '.join(columns)}")
 
     @abstractmethod
     def predict(self, table: pa.Table) -> NDArray[Any]:
-        """The model's answer for the rows of `table`, (n, …), as it comes: whoever asks must look at its shape.
+        """Return the model's output for the rows of `table`, (n, …); callers must check its shape.
 
         Raises:
-            ScoringError: it cannot take such columns; all that are wrong are named.
+            ScoringError: columns are of a type that it cannot take; all are named.
         """
 
     @abstractmethod
     def prepare_request(self, table: pa.Table) -> Callable[[], object]:
-        """A prediction of these rows, which a server has in hand as its library takes them: all that is timed.
+        """Return a function that predicts these rows, already converted to what the library takes.
 
         Raises:
-            ScoringError: as `predict`.
+            ScoringError: as in `predict`.
         """
 
     @abstractmethod
     def mlflow_type(self, name: str) -> str:
-        """What MLflow calls the type of the input `name`."""
+        """Return the MLflow type of the input `name`."""
 
     @abstractmethod
     def save_model_arguments(self) -> Mapping[str, Any]:
-        """What `save_model` of its flavour takes, the model among it, to write the same file again."""
+        """Return the arguments of the flavor's `save_model`, model included, to write the same file again."""
 
     @classmethod
     @abstractmethod
     def pip_requirement(cls, environment: Mapping[str, str]) -> str:
-        """What pip must install to run it; `environment` is that of its training."""
+        """Return the pip requirement to run it; `environment` has the versions of its training."""
 
 
 class XGBoostPredictor(Predictor):
@@ -102,7 +100,7 @@ class XGBoostPredictor(Predictor):
         try:
             self._booster = xgboost.Booster({"nthread": threads} if threads else None, model_file=file)
         except (xgboost.core.XGBoostError, ValueError) as error:
-            raise ScoringError(f"{file.name} cannot be read: {_first_line(error, file)}") from None
+            raise ScoringError(f"{file.name} cannot be read: {_stable_message(error, file)}") from None
         self.input_columns = tuple(self._booster.feature_names or ())
 
     def predict(self, table: pa.Table) -> NDArray[Any]:
@@ -112,14 +110,16 @@ class XGBoostPredictor(Predictor):
         try:
             return self._booster.predict(xgboost.DMatrix(table.to_pandas()))
         except (xgboost.core.XGBoostError, ValueError) as error:
-            raise ScoringError(f"{self._file.name} cannot score the rows: {_first_line(error, self._file)}") from None
+            raise ScoringError(
+                f"{self._file.name} cannot score the rows: {_stable_message(error, self._file)}"
+            ) from None
 
     def prepare_request(self, table: pa.Table) -> Callable[[], object]:
         self._check_types(table)
         rows = np.column_stack([_to_float32(column) for column in table.columns])
         return partial(self._booster.inplace_predict, rows)
 
-    def mlflow_type(self, name: str) -> str:
+    def mlflow_type(self, name: str) -> str:  # noqa: ARG002 - all are numbers
         return "double"
 
     def save_model_arguments(self) -> Mapping[str, Any]:
@@ -127,7 +127,7 @@ class XGBoostPredictor(Predictor):
 
     @classmethod
     def pip_requirement(cls, environment: Mapping[str, str]) -> str:
-        # Wheels with and without CUDA have two names; whoever serves it chooses one.
+        # Wheels with and without CUDA have two names; the server chooses one.
         for name in ("xgboost-cpu", "xgboost"):
             if name in environment:
                 return f"xgboost=={environment[name]}"
@@ -144,7 +144,7 @@ class OnnxPredictor(Predictor):
     """A graph with one input per column, of shape [rows] or [rows, 1], and one output, the probabilities.
 
     An input is a float (a missing one is NaN), a string (a missing one is empty) or an int64 (none may be missing).
-    Whatever comes before the first layer, such as looking up categories, is part of the graph.
+    Everything before the first layer, such as looking up categories, is part of the graph.
     """
 
     library = "onnxruntime"
@@ -158,34 +158,36 @@ class OnnxPredictor(Predictor):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.use_deterministic_compute = True
-        options.log_severity_level = 3  # errors: its warnings are for who exported the graph
+        options.log_severity_level = 3  # errors: its warnings are for the author of the graph
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no other class in common
-            raise ScoringError(f"{file.name} cannot be read: {_first_line(error, file)}") from None
+        except Exception as error:  # its errors have no other common class
+            raise ScoringError(f"{file.name} cannot be read: {_stable_message(error, file)}") from None
         self._graph_inputs = self._session.get_inputs()
-        self.input_columns = tuple(found.name for found in self._graph_inputs)
+        self.input_columns = tuple(graph_input.name for graph_input in self._graph_inputs)
         outputs = self._session.get_outputs()
-        problems = [problem for found in self._graph_inputs for problem in _input_problems(found)]
-        if [found.type for found in outputs] not in (["tensor(float)"], ["tensor(double)"]):
-            given = ", ".join(f"{found.name} ({found.type})" for found in outputs)
-            problems.append(f"it gives {given}, not one output of probabilities")
+        problems = [problem for graph_input in self._graph_inputs for problem in _input_problems(graph_input)]
+        if [output.type for output in outputs] not in (["tensor(float)"], ["tensor(double)"]):
+            names = ", ".join(f"{output.name} ({output.type})" for output in outputs)
+            problems.append(f"it returns {names}, not one output of probabilities")
         if problems:
-            raise ScoringError(f"{file.name} cannot be asked: {'; '.join(problems)}")
+            raise ScoringError(f"{file.name} cannot predict: {'; '.join(problems)}")
 
     def predict(self, table: pa.Table) -> NDArray[Any]:
         feeds = self._input_feed(table)
         try:
-            (found,) = self._session.run(None, feeds)
+            (output,) = self._session.run(None, feeds)
         except Exception as error:  # as above
-            raise ScoringError(f"{self._file.name} cannot score the rows: {_first_line(error, self._file)}") from None
-        return np.asarray(found)
+            raise ScoringError(
+                f"{self._file.name} cannot score the rows: {_stable_message(error, self._file)}"
+            ) from None
+        return np.asarray(output)
 
     def prepare_request(self, table: pa.Table) -> Callable[[], object]:
         return partial(self._session.run, None, self._input_feed(table))
 
     def mlflow_type(self, name: str) -> str:
-        return next(_TENSOR_TYPES[found.type].mlflow_type for found in self._graph_inputs if found.name == name)
+        return next(_TENSOR_TYPES[item.type].mlflow_type for item in self._graph_inputs if item.name == name)
 
     def save_model_arguments(self) -> Mapping[str, Any]:
         import onnx
@@ -193,24 +195,25 @@ class OnnxPredictor(Predictor):
         return {
             "onnx_model": onnx.load(self._file, load_external_data=False),
             "save_as_external_data": False,
-            # As it was judged. MLflow would try a GPU first, and warn wherever there is none.
+            # As in evaluation. MLflow would try a GPU first, and warn if there is none.
             "onnx_execution_providers": ["CPUExecutionProvider"],
         }
 
     @classmethod
-    def pip_requirement(cls, environment: Mapping[str, str]) -> str:
-        return f"onnxruntime=={version('onnxruntime')}"  # it was trained without; this one has scored it
+    def pip_requirement(cls, environment: Mapping[str, str]) -> str:  # noqa: ARG003 - training does not need it
+        return f"onnxruntime=={version('onnxruntime')}"
 
     def _input_feed(self, table: pa.Table) -> dict[str, NDArray[Any]]:
-        """Each column as the graph takes it."""
+        """Return each column as the graph takes it."""
         feeds, problems = {}, []
-        for found in self._graph_inputs:
+        for graph_input in self._graph_inputs:
+            name = graph_input.name
             try:
-                values = _TENSOR_TYPES[found.type].convert(table[found.name])
+                values = _TENSOR_TYPES[graph_input.type].convert(table[name])
             except (pa.ArrowException, ValueError) as error:
-                problems.append(f"{found.name} {error}")
+                problems.append(f"{name} {error}")
             else:
-                feeds[found.name] = values.reshape(-1, 1) if len(found.shape) == 2 else values
+                feeds[name] = values.reshape(-1, 1) if len(graph_input.shape) == 2 else values
         _raise_problems(self._file, problems)
         return feeds
 
@@ -219,17 +222,17 @@ PREDICTORS: Mapping[str, type[Predictor]] = {"model.ubj": XGBoostPredictor, "mod
 
 
 def load_predictor(file: Path, threads: int | None = None) -> Predictor:
-    """The model in `file`, which has one of the names in `BY_NAME`.
+    """Load the model in `file`, which has one of the names in `PREDICTORS`.
 
     Raises:
-        ScoringError: it cannot be read, or is no model that can be asked.
+        ScoringError: it cannot be read, or cannot predict.
     """
     return PREDICTORS[file.name](file, threads)
 
 
 @dataclass(frozen=True)
 class _TensorType:
-    """What an ONNX input holds; `array` gives a column so, or raises ValueError or Arrow's, with what is wrong."""
+    """The type of an ONNX input; `convert` raises ValueError or an Arrow error for columns of another type."""
 
     mlflow_type: str
     convert: Callable[[pa.ChunkedArray], NDArray[Any]]
@@ -245,7 +248,7 @@ def _to_int64(column: pa.ChunkedArray) -> NDArray[Any]:
     if not _is_numeric(column.type):
         raise ValueError(f"is {column.type}, not a number")
     if column.null_count:
-        raise ValueError("has missing values, which an int64 input cannot show")
+        raise ValueError("has missing values, which an int64 input cannot hold")
     try:
         return column.cast(pa.int64()).to_numpy()
     except pa.ArrowInvalid:
@@ -267,10 +270,10 @@ _TENSOR_TYPES: Mapping[str, _TensorType] = {
 
 
 def _input_problems(graph_input: Any) -> list[str]:
-    """What is wrong with an input of an ONNX graph, as ONNX Runtime describes it."""
+    """Return the problems of an input of an ONNX graph, as ONNX Runtime describes it."""
     problems = []
     if graph_input.type not in _TENSOR_TYPES:
-        problems.append(f"{graph_input.name} is {graph_input.type}, known are {', '.join(_TENSOR_TYPES)}")
+        problems.append(f"{graph_input.name} is {graph_input.type}, not one of {', '.join(_TENSOR_TYPES)}")
     rows, *rest = graph_input.shape or [0]
     if isinstance(rows, int) or rest not in ([], [1]):
         problems.append(
@@ -290,7 +293,6 @@ def _raise_problems(file: Path, problems: list[str]) -> None:
         raise ScoringError(f"{file.name} cannot score the rows: {'; '.join(problems)}")
 
 
-def _first_line(error: Exception, file: Path) -> str:
-    """The error's first line, without time of day and scratch folder: as evidence it must be the same each time."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", line.replace(str(file), file.name))
+def _stable_message(error: Exception, file: Path) -> str:
+    """Return the error's first line without time and scratch folder: as evidence it must be the same each time."""
+    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", first_line(error).replace(str(file), file.name))

@@ -1,28 +1,29 @@
-"""What a gate asks for: frozen, validated, and the same after a trip through JSON (`kind` tells which)."""
+"""Specs of gates: frozen, validated, and equal after a round trip through JSON (`kind` is the discriminator)."""
 
 from __future__ import annotations
 
 import re
-from abc import abstractmethod
 from math import inf, log
 from sys import float_info
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from evergreen.spec import Frozen, Name
+
+LabelType = Literal["binary", "continuous"]
+"""Of labels 0 or 1, with probabilities as predictions; or of any numbers, with predictions of the same kind."""
 
 
 class MetricScale(NamedTuple):
-    """How to read a metric: which end is good, the largest value there is (the smallest is 0), and of what.
-
-    `label_type` is "binary" where labels are 0 or 1 and predictions probabilities, "continuous" where both are any number.
-    """
+    """How to read a metric: which end is good, and its largest value (the smallest is 0)."""
 
     higher_is_better: bool
     maximum: float
-    label_type: Literal["binary", "continuous"]
+    label_type: LabelType
 
 
-# Apart from the functions that compute them (metrics.py), because specs are read without numpy.
+# Apart from the functions that compute them (evergreen.gates.metrics), because specs are read without numpy.
 METRIC_SCALES: dict[str, MetricScale] = {
     "auc": MetricScale(True, 1.0, "binary"),
     "log_loss": MetricScale(False, -log(float_info.epsilon), "binary"),  # scores are clipped there
@@ -41,30 +42,28 @@ SignificanceTest = Literal["delong", "mcnemar", "bootstrap"]
 # The test that has a formula for a metric; the bootstrap needs none.
 _TEST_BY_METRIC: dict[str, SignificanceTest] = {"auc": "delong", "accuracy": "mcnemar"}
 
-_METRICS_WITH_CUT = (
-    "accuracy",
-    "precision",
-    "recall",
-    "positive_rate",
-)  # metrics of decisions, not of probabilities
+# Metrics of decisions, not of probabilities.
+_METRICS_WITH_CUT = ("accuracy", "precision", "recall", "positive_rate")
 
 _FUNCTION_PATTERN = r"^[a-z_][\w.]*:[A-Za-z_]\w*$"
 FunctionPath = Annotated[str, StringConstraints(pattern=_FUNCTION_PATTERN)]
-GateName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+Confidence = Annotated[float, Field(ge=0.5, lt=1)]
+Margin = Annotated[float, Field(ge=0)]
+RowGroups = Annotated[
+    str, Field(min_length=1, description="a column of the holdout, or an SQL expression over its columns")
+]
 _MAX_NAME_PART_LENGTH = 40  # of a default name: an expression may be any length, a table has columns
 
 
-class _BaseGate(BaseModel):
-    # strict: a limit given as "0.6" or True is a slip of the pen, not a number.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
+# strict: a limit of "0.6" or True is a mistake, not a number.
+class _BaseGate(Frozen, strict=True, allow_inf_nan=False):
     name_fields: ClassVar[tuple[str, ...]] = ()
 
     kind: str
-    name: GateName = Field(
-        "",  # never stays: see below
-        description="names the gate's record; no two gates of a model share it; by default it is made of what "
-        "the gate is about, as in auc_threshold",
+    name: Name = Field(
+        "",  # replaced by _set_default_name
+        description="names the gate's result; unique among the gates of a model; by default made of the gate's fields, "
+        "as in auc_threshold",
     )
 
     @model_validator(mode="before")
@@ -72,25 +71,25 @@ class _BaseGate(BaseModel):
     def _set_default_name(cls, data: Any) -> Any:
         if not isinstance(data, dict) or "name" in data:
             return data
-        about = [data.get(field, cls.model_fields[field].default) for field in (*cls.name_fields, "kind")]
-        return data | {"name": "_".join(filter(None, map(_name_part, about)))}
+        values = [data.get(field, cls.model_fields[field].default) for field in (*cls.name_fields, "kind")]
+        return data | {"name": "_".join(filter(None, map(_name_part, values)))}
 
     @property
-    @abstractmethod
     def limit(self) -> float:
-        """What the gate's record is held against."""
+        """The number that the gate's value is compared with."""
+        return float(getattr(self, "at_most", 0.0))
 
 
-def _name_part(part: object) -> str:
-    """A part of a gate's name: of a function its own name without that of its module, of SQL what is plain in it."""
-    text = str(part).lower()
-    if re.match(_FUNCTION_PATTERN, str(part)):
+def _name_part(value: object) -> str:
+    """Return a value as part of a name: of a function its name without the module, of SQL its words."""
+    text = str(value).lower()
+    if re.match(_FUNCTION_PATTERN, str(value)):
         text = text.rpartition(":")[2]
     return re.sub(r"[^a-z0-9]+", "_", text).strip("_")[:_MAX_NAME_PART_LENGTH].rstrip("_")
 
 
 class MetricGate(_BaseGate):
-    """A gate about a metric of predictions against labels."""
+    """A gate on a metric of predictions and labels."""
 
     name_fields: ClassVar[tuple[str, ...]] = ("metric",)
     supported_metrics: ClassVar[tuple[str, ...]] = tuple(METRIC_SCALES)
@@ -99,32 +98,29 @@ class MetricGate(_BaseGate):
         description=f"one of {', '.join(METRIC_SCALES)}; or your own function of labels and predictions, "
         "both (n,), that returns a number, as 'package.module:function'"
     )
-    higher_is_better: bool | None = Field(None, description="of your own metric; the others know")
+    higher_is_better: bool | None = Field(None, description="required for a metric of your own, and only there")
     cut: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="accuracy, precision, recall: a probability of at least `cut` counts as class 1",
+        None, gt=0, le=1, description="accuracy, precision, recall: a probability of at least `cut` counts as class 1"
     )
-    quantile: float | None = Field(None, gt=0, lt=1, description="quantile_loss: the quantile predicted")
+    quantile: float | None = Field(None, gt=0, lt=1, description="quantile_loss: the predicted quantile")
     min_rows: int = Field(100, ge=4, description="with fewer rows the gate is not computed, and so blocks")
 
     @model_validator(mode="after")
     def _check_metric(self) -> Self:
-        own = re.match(_FUNCTION_PATTERN, self.metric) is not None
-        if not own and self.metric not in self.supported_metrics:
-            known = ", ".join(self.supported_metrics)
-            raise ValueError(f"metric {self.metric!r} is none of {known}, nor 'package.module:function'")
-        if own and self.higher_is_better is None:
-            raise ValueError(f"{self.metric} is yours: say whether higher_is_better")
-        if not own and self.higher_is_better is not None:
-            raise ValueError(f"which end of {self.metric} is good is known: leave higher_is_better out")
+        custom = re.match(_FUNCTION_PATTERN, self.metric) is not None
+        if not custom and self.metric not in self.supported_metrics:
+            metrics = ", ".join(self.supported_metrics)
+            raise ValueError(f"metric {self.metric!r} is none of {metrics}, nor 'package.module:function'")
+        if custom and self.higher_is_better is None:
+            raise ValueError(f"{self.metric} is yours: set higher_is_better")
+        if not custom and self.higher_is_better is not None:
+            raise ValueError(f"higher_is_better of {self.metric} is known: leave it out")
         if self.metric in _METRICS_WITH_CUT and self.cut is None:
             raise ValueError(f"{self.metric} needs a cut: a probability of at least `cut` counts as class 1")
         if self.metric not in _METRICS_WITH_CUT and self.cut is not None:
             raise ValueError(f"{self.metric} has no cut: leave it out")
         if self.metric == "quantile_loss" and self.quantile is None:
-            raise ValueError("quantile_loss needs the quantile that is predicted")
+            raise ValueError("quantile_loss needs the predicted quantile")
         if self.metric != "quantile_loss" and self.quantile is not None:
             raise ValueError(f"{self.metric} has no quantile: leave it out")
         return self
@@ -135,12 +131,16 @@ class MetricGate(_BaseGate):
             return MetricScale(bool(self.higher_is_better), inf, "continuous")
         return METRIC_SCALES[self.metric]
 
+    def _useless_limit(self, name: str, limit: float) -> ValueError:
+        text = f"{self.metric} goes from 0 to {self.scale.maximum:g}"
+        return ValueError(f"{text}: {name}={limit:g} leaves nothing to decide")
+
 
 class ThresholdGate(MetricGate):
     """The candidate's metric is at least, or at most, a limit.
 
-    Give `at_least` for a metric that is better when higher (auc), `at_most` for one that is better when
-    lower (log_loss, in nats; brier; calibration_error). A limit that no value can miss is refused.
+    Set `at_least` for a metric that is better when higher (auc), `at_most` for one that is better when
+    lower (log_loss, in nats; brier; calibration_error). A limit that every value meets is invalid.
     """
 
     kind: Literal["threshold"] = "threshold"
@@ -150,42 +150,40 @@ class ThresholdGate(MetricGate):
     @model_validator(mode="after")
     def _check_limit(self) -> Self:
         scale = self.scale
-        wanted, other = ("at_least", "at_most") if scale.higher_is_better else ("at_most", "at_least")
-        limit = getattr(self, wanted)
-        if limit is None or getattr(self, other) is not None:
+        valid, invalid = ("at_least", "at_most") if scale.higher_is_better else ("at_most", "at_least")
+        limit = getattr(self, valid)
+        if limit is None or getattr(self, invalid) is not None:
             better = "higher" if scale.higher_is_better else "lower"
-            raise ValueError(f"{self.metric} is better when {better}: give {wanted}, and nothing else")
+            raise ValueError(f"{self.metric} is better when {better}: give {valid}, and nothing else")
         if self.metric not in METRIC_SCALES:
-            return self  # nobody but its author knows where it ends
+            return self  # its range is not known
         if not (0 < limit <= scale.maximum if scale.higher_is_better else 0 <= limit < scale.maximum):
-            text = f"{self.metric} goes from 0 to {scale.maximum:g}"
-            raise ValueError(f"{text}: {wanted}={limit:g} leaves nothing to decide")
+            raise self._useless_limit(valid, limit)
         return self
 
     @property
     def limit(self) -> float:
-        """`at_least` or `at_most`, whichever was given."""
+        """`at_least` or `at_most`, whichever is set."""
         limit = self.at_most if self.at_least is None else self.at_least
         assert limit is not None
         return limit
 
 
 class PairedComparisonGate(MetricGate):
-    """A gate about the difference between two scorers of the same rows; positive is better.
+    """A gate on the difference between two scorers of the same rows; positive is better.
 
     calibration_error is not among the metrics: near zero it is biased upwards, each resample adds to the bias, and
-    a calibrated model looks worse than it is. Use a `Threshold`; brier and log_loss count calibration too.
+    a calibrated model looks worse than it is. Use a `ThresholdGate`; brier and log_loss count calibration too.
     """
 
-    resamples: int = Field(2000, ge=200, le=100_000, description="of the bootstrap, where no formula is known")
+    resamples: int = Field(2000, ge=200, le=100_000, description="of the bootstrap, for metrics without a formula")
 
     @model_validator(mode="after")
     def _check_comparison(self) -> Self:
         if self.metric == "calibration_error":
             raise ValueError("calibration_error cannot be compared fairly: use brier or log_loss")
         if abs(self.limit) >= self.scale.maximum:
-            text = f"{self.metric} goes from 0 to {self.scale.maximum:g}"
-            raise ValueError(f"{text}: margin={abs(self.limit):g} leaves nothing to decide")
+            raise self._useless_limit("margin", abs(self.limit))
         return self
 
     @property
@@ -196,19 +194,19 @@ class PairedComparisonGate(MetricGate):
 class AgainstChampionGate(PairedComparisonGate):
     """The candidate is `better` than the champion on the same rows, or `not_worse` than by `margin`.
 
-    A one-sided test on rows paired: the lower bound of the gain (positive is better; champion minus candidate
-    for metrics that are better when lower; in the metric's own unit) must reach `margin` for `better`, and
-    -`margin` for `not_worse`. `better` with margin 0 must lie above 0: an equal model is not better.
+    A one-sided test on paired rows: the lower bound of the gain (positive is better; champion minus candidate for
+    metrics that are better when lower; in the metric's own unit) must reach `margin` for `better`, and -`margin` for
+    `not_worse`. For `better` with margin 0 it must be above 0: an equal model is not better.
 
-    `confidence` holds for the model's whole life, not for one run: the chance that a candidate that falls
-    short is ever let through is at most 1 - confidence, however often it is retrained. Each comparison spends a
-    part of that chance (`evergreen.gates.alpha_spending`).
+    `confidence` holds for the model's whole life, not for one run: the chance that a candidate that falls short is ever
+    promoted is at most 1 - confidence, however often it is retrained. Each comparison spends a part of that chance
+    (`evergreen.gates.alpha_spending`).
     """
 
     kind: Literal["against_champion"] = "against_champion"
     must_be: Literal["better", "not_worse"]
-    margin: float = Field(0.0, ge=0)
-    confidence: float = Field(0.95, ge=0.5, lt=1)
+    margin: Margin = 0.0
+    confidence: Confidence = 0.95
     test: SignificanceTest | None = Field(
         None, description="by default delong for auc, mcnemar for accuracy, bootstrap for the rest"
     )
@@ -216,15 +214,15 @@ class AgainstChampionGate(PairedComparisonGate):
     @model_validator(mode="after")
     def _check_margin_and_test(self) -> Self:
         if self.must_be == "not_worse" and not self.margin:
-            raise ValueError("not_worse needs a margin that is still fine; without any, ask for better")
-        made_for = {test: metric for metric, test in _TEST_BY_METRIC.items()}
-        if self.test in made_for and self.metric != made_for[self.test]:
-            raise ValueError(f"{self.test} is a test of {made_for[self.test]}, not of {self.metric}")
+            raise ValueError("not_worse needs a margin; without one, use better")
+        metric_of_test = {test: metric for metric, test in _TEST_BY_METRIC.items()}
+        if self.test in metric_of_test and self.metric != metric_of_test[self.test]:
+            raise ValueError(f"{self.test} is a test of {metric_of_test[self.test]}, not of {self.metric}")
         return self
 
     @property
     def limit(self) -> float:
-        """The least gain that the lower bound may show."""
+        """The smallest lower bound of the gain that passes."""
         return self.margin if self.must_be == "better" else -self.margin
 
     @property
@@ -235,7 +233,7 @@ class AgainstChampionGate(PairedComparisonGate):
 class BySliceGate(PairedComparisonGate):
     """In no slice is the candidate shown to be worse than the champion by more than `margin`.
 
-    A slice blocks when the upper bound of its gain lies below -`margin`. The bounds hold for all judged slices
+    A slice blocks when the upper bound of its gain is below -`margin`. The bounds hold for all judged slices
     together: each spends (1 - confidence) / slices (Bonferroni), so that chance alone blocks a harmless
     candidate in at most 1 - confidence of runs. Slices with fewer than `min_rows` rows are reported, not judged.
     """
@@ -243,9 +241,9 @@ class BySliceGate(PairedComparisonGate):
     name_fields: ClassVar[tuple[str, ...]] = ("metric", "group_by")
 
     kind: Literal["by_slice"] = "by_slice"
-    group_by: str = Field(min_length=1, description="a column of the holdout, or an SQL expression over its columns")
-    margin: float = Field(0.0, ge=0)
-    confidence: float = Field(0.95, ge=0.5, lt=1)
+    group_by: RowGroups
+    margin: Margin = 0.0
+    confidence: Confidence = 0.95
 
     @property
     def limit(self) -> float:
@@ -263,7 +261,7 @@ class FairnessGate(MetricGate):
     supported_metrics: ClassVar[tuple[str, ...]] = (*METRIC_SCALES, "positive_rate")
 
     kind: Literal["fairness"] = "fairness"
-    group_by: str = Field(min_length=1, description="a column of the holdout, or an SQL expression over its columns")
+    group_by: RowGroups
     metric: str = Field(
         "positive_rate", description="a metric, or positive_rate: the share of rows with at least `cut`"
     )
@@ -272,42 +270,33 @@ class FairnessGate(MetricGate):
     @model_validator(mode="after")
     def _check_limit(self) -> Self:
         if self.at_most >= self.scale.maximum:
-            text = f"{self.metric} goes from 0 to {self.scale.maximum:g}"
-            raise ValueError(f"{text}: at_most={self.at_most:g} leaves nothing to decide")
+            raise self._useless_limit("at_most", self.at_most)
         return self
 
     @property
     def scale(self) -> MetricScale:
         return MetricScale(True, 1.0, "binary") if self.metric == "positive_rate" else super().scale
 
-    @property
-    def limit(self) -> float:
-        return self.at_most
-
 
 class BaselineGate(PairedComparisonGate):
-    """The candidate beats a trivial model: the lower bound of its gain lies above 0.
+    """The candidate beats a trivial model: the lower bound of its gain is above 0.
 
-    `prior` predicts the share of label 1 (or the mean label) of the training rows for every row. Anything else is
-    a column of the holdout that is taken as the prediction, such as the last value known; where it is
-    missing, the prior stands in. Not a metric that only ranks: a constant has none of it.
+    `prior` predicts the share of label 1 (or the mean label) of the training rows for every row. Any other name is a
+    column of the holdout that is taken as the prediction, such as the last known value, and the prior where it is
+    missing. Not for a metric that only ranks: it does not exist for a constant.
     """
 
     name_fields: ClassVar[tuple[str, ...]] = ("metric", "baseline")
 
     kind: Literal["baseline"] = "baseline"
     baseline: str = Field("prior", min_length=1)
-    confidence: float = Field(0.95, ge=0.5, lt=1)
+    confidence: Confidence = 0.95
 
     @model_validator(mode="after")
     def _check_constant_metric(self) -> Self:
         if self.metric == "auc":
-            raise ValueError("auc says nothing of a constant: use log_loss, brier or accuracy")
+            raise ValueError("auc does not exist for a constant: use log_loss, brier or accuracy")
         return self
-
-    @property
-    def limit(self) -> float:
-        return 0.0
 
 
 ServingQuantity = Literal[
@@ -316,10 +305,10 @@ ServingQuantity = Literal[
 
 
 class ServingGate(_BaseGate):
-    """What the model costs to serve: one quantity, at most so much.
+    """One quantity of what the model costs to serve is at most `at_most`.
 
-    Latencies are of predictions of one row and of a batch of 1,000 rows; memory is what a fresh process needs
-    more with the model loaded and used than before.
+    Latencies are of predictions of one row and of a batch of 1,000 rows; memory is what a fresh process needs in
+    addition to load and use the model.
     """
 
     name_fields: ClassVar[tuple[str, ...]] = ("quantity",)
@@ -328,19 +317,11 @@ class ServingGate(_BaseGate):
     quantity: ServingQuantity
     at_most: float = Field(gt=0)
 
-    @property
-    def limit(self) -> float:
-        return self.at_most
-
 
 class SignatureGate(_BaseGate):
-    """The model takes exactly the columns, in order and type, that serving gives."""
+    """The model takes exactly the columns, in order and type, that serving provides."""
 
     kind: Literal["signature"] = "signature"
-
-    @property
-    def limit(self) -> float:
-        return 0.0
 
 
 class OnlineEqualsOfflineGate(_BaseGate):
@@ -353,13 +334,9 @@ class OnlineEqualsOfflineGate(_BaseGate):
     at_most: float = Field(0.0, ge=0, lt=1, description="share of values that may differ")
     sample_size: int = Field(200, ge=1, le=100_000)
 
-    @property
-    def limit(self) -> float:
-        return self.at_most
-
 
 class PredictionDriftGate(_BaseGate):
-    """The candidate's predictions for the most recent unlabelled day are spread as they are on the holdout.
+    """The candidate's predictions for the most recent unlabelled day are distributed as on the holdout.
 
     `psi` is the population stability index over tenths of the holdout's predictions; `ks` is the largest distance
     between the two distribution functions (Kolmogorov and Smirnov).
@@ -372,22 +349,14 @@ class PredictionDriftGate(_BaseGate):
     at_most: float = Field(gt=0)
     min_rows: int = Field(100, ge=4)
 
-    @property
-    def limit(self) -> float:
-        return self.at_most
-
 
 class CustomGate(_BaseGate):
-    """A function of the model folder: takes the `Evidence`, returns an `evergreen.gates.Finding`."""
+    """A function of the model folder: takes the `Evidence`, returns an `evergreen.gates.CustomGateResult`."""
 
     name_fields: ClassVar[tuple[str, ...]] = ("function",)
 
     kind: Literal["custom"] = "custom"
     function: FunctionPath
-
-    @property
-    def limit(self) -> float:
-        return 0.0
 
 
 Gate = Annotated[

@@ -12,40 +12,39 @@ from evergreen.spec.model import FeatureSpec, ModelSpec
 
 
 def feature_spec(model: ModelSpec) -> FeatureSpec:
-    """The features that `model` uses: its own, or those of the model that it names."""
+    """Return the features that `model` uses: its own, or those of the model that it names."""
     if isinstance(model.features, FeatureSpec):
         return model.features
-    other = load_spec(model.features)
-    if not isinstance(other.features, FeatureSpec):
-        way_out = f"name {other.features} instead"
-        fault = Fault("features", f"{model.features} builds none, it uses those of {other.features}", way_out)
-        raise SpecError(f"model {model.name}", [fault])
-    return other.features
+    features = load_spec(model.features).features
+    if not isinstance(features, FeatureSpec):
+        problem = f"{model.features} builds none, it uses those of {features}"
+        raise SpecError(f"model {model.name}", [Fault("features", problem, f"name {features} instead")])
+    return features
 
 
 @cache
 def load_spec(name: str) -> ModelSpec:
-    """The spec in the folder `models/<name>`.
+    """Load the spec in the folder `evergreen_models/<name>`.
 
     Raises:
-        SpecError: no such folder, no `MODEL` in its model.py, or the spec has faults (all are listed).
+        SpecError: the folder does not exist, its model.py has no `MODEL`, or the spec is invalid (with all faults).
     """
+    folder = f"evergreen_models/{name}"
+
+    def error(location: str, problem: str, fix: str) -> SpecError:
+        return SpecError(f"model {name}", [Fault(location, problem, fix)])
+
     if find_spec(f"evergreen_models.{name}") is None:
-        known = ", ".join(model_names()) or "none"
-        raise SpecError(
-            f"model {name}", [Fault(f"evergreen_models/{name}", "no such folder", f"known models: {known}")]
-        )
+        raise error(folder, "no such folder", f"known models: {', '.join(model_names()) or 'none'}")
     spec = getattr(import_module(f"evergreen_models.{name}.model"), "MODEL", None)
-    where = f"evergreen_models/{name}/model.py"
     if not isinstance(spec, ModelSpec):
-        raise SpecError(f"model {name}", [Fault(where, "defines no MODEL", "add MODEL = Model(...)")])
+        raise error(f"{folder}/model.py", "defines no MODEL", "add MODEL = ModelSpec(...)")
     if spec.name != name:
-        fault = Fault(f"{where}: name", f"is {spec.name!r}", f"name it like its folder: {name!r}")
-        raise SpecError(f"model {name}", [fault])
+        raise error(f"{folder}/model.py: name", f"is {spec.name!r}", f"name it like its folder: {name!r}")
     return spec
 
 
 def model_names() -> list[str]:
-    """The model folders there are."""
+    """Return the names of all model folders."""
     models = import_module("evergreen_models")
     return sorted(entry.name for entry in pkgutil.iter_modules(models.__path__) if entry.ispkg)

@@ -1,6 +1,6 @@
-"""What a data scientist declares about a model: one frozen, validated `Model` in the model's folder.
+"""The spec of a model: one frozen, validated `ModelSpec` in the model's folder.
 
-Importing this module, and so a model's `model.py`, costs no engine.
+Importing this module, and so a model's `model.py`, loads no engine.
 """
 
 from __future__ import annotations
@@ -10,43 +10,40 @@ from datetime import date
 from typing import Annotated, Any, Self
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from evergreen.errors import Fault, SpecError
+from evergreen.spec import Frozen, Name, NonEmptyStr
 from evergreen.spec.gates import Gate
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RawSource(_Part):
-    """One kind of raw data. A day of features needs its drop of that day and of `trailing_days` before."""
+class RawSource(Frozen):
+    """One source of raw data. A day of features needs its file of that day and of `trailing_days` before."""
 
     name: Name
-    daily: bool = Field(True, description="one drop per day; otherwise one drop that holds for every day")
+    daily: bool = Field(True, description="one file per day; otherwise one file for all days")
     trailing_days: int = Field(0, ge=0, le=366)
 
     @model_validator(mode="after")
     def _check_trailing_days(self) -> Self:
         if self.trailing_days and not self.daily:
-            raise ValueError("trailing_days needs daily drops: leave one of them out")
+            raise ValueError("trailing_days needs daily files: leave one of them out")
         return self
 
 
-class FeatureSpec(_Part):
-    """A family of feature views that one model folder builds and any number of models use.
+class FeatureSpec(Frozen):
+    """The feature views that one model folder builds, for any number of models.
 
-    `spine` names the dataset of examples: one row per thing to predict, with its keys, `event_timestamp`
-    (when the prediction is made), `label`, and `label_known_at`.
+    `spine` names the table of examples: one row per prediction, with its keys, `event_timestamp` (when the prediction
+    is made), `label`, and `label_known_at`.
     """
 
-    timezone: str = Field(description="a day begins at midnight here")
+    timezone: str = Field(description="days begin at midnight in this time zone")
     first_day: date = Field(description="no raw data exists before this day")
-    last_day: date | None = Field(None, description="nor after this one: for data that has ended")
+    last_day: date | None = Field(None, description="no raw data exists after this day")
     schedule: Cron = Field("0 0 * * *", description="cron, in `timezone`; one run per day")
     sources: tuple[RawSource, ...] = Field(min_length=1)
     views: tuple[Name, ...] = Field(min_length=1)
@@ -59,9 +56,8 @@ class FeatureSpec(_Part):
         if self.timezone not in available_timezones():
             raise ValueError(f"{self.timezone!r} is no IANA time zone: write one like 'America/New_York'")
         for field, names in (("sources", [s.name for s in self.sources]), ("views", list(self.views))):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"{field} names {', '.join(twice)} twice: drop one")
+            if duplicates := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{field} names {', '.join(duplicates)} twice: drop one")
         if self.spine in self.views:
             raise ValueError(f"spine {self.spine!r} is also a view: the spine holds labels, name it once")
         return self
@@ -72,19 +68,19 @@ class FeatureSpec(_Part):
         return (self.spine, *self.views)
 
 
-class Resources(_Part):
-    """What one training attempt may use: one process here, or one pod."""
+class Resources(Frozen):
+    """What one training attempt may use: a local process, or a pod."""
 
     cpu: int = Field(2, ge=1)
     memory_gib: float = Field(4, gt=0)
     gpu: int = Field(0, ge=0)
-    gpu_type: str | None = Field(None, description="the kind of GPU, as nodes are labelled with it")
-    processes: int = Field(1, ge=1, description="started by torchrun; with GPUs one each at most")
-    shm_gib: float = Field(1, gt=0, description="shared memory, which data loaders and NCCL use; part of memory_gib")
-    timeout_minutes: int = Field(60, ge=1, description="an attempt that takes longer is ended")
-    checkpoint_seconds: float = Field(60, gt=0, description="so much work is lost at most")
-    spot: bool = Field(True, description="may run on nodes that are cheaper and may be taken away")
-    max_preemptions: int = Field(20, ge=0, description="attempts that are begun again at once, of one try of the task")
+    gpu_type: str | None = Field(None, description="the GPU product in the labels of nodes")
+    processes: int = Field(1, ge=1, description="started by torchrun; at most one per GPU")
+    shm_gib: float = Field(1, gt=0, description="shared memory for data loaders and NCCL; part of memory_gib")
+    timeout_minutes: int = Field(60, ge=1, description="a longer attempt is stopped")
+    checkpoint_seconds: float = Field(60, gt=0, description="the most work that is lost")
+    spot: bool = Field(True, description="may run on cheaper nodes that may be reclaimed")
+    max_preemptions: int = Field(20, ge=0, description="restarts after preemption within one try of the task")
     node_selector: Mapping[str, str] = Field(default_factory=dict, description="labels of nodes it may run on")
     priority_class: str | None = None
 
@@ -93,50 +89,55 @@ class Resources(_Part):
         if self.gpu and self.processes > self.gpu:
             raise ValueError(f"processes is {self.processes} with {self.gpu} GPUs: give each process one")
         if self.gpu_type and not self.gpu:
-            raise ValueError(f"gpu_type is {self.gpu_type!r} and gpu is 0: say how many")
+            raise ValueError(f"gpu_type is {self.gpu_type!r} and gpu is 0: set gpu")
         if self.shm_gib > self.memory_gib:
             raise ValueError(f"shm_gib {self.shm_gib:g} is part of memory_gib {self.memory_gib:g}: raise that")
         return self
 
 
-class ApprovalPolicy(_Part):
-    """A person has to agree before a candidate that passed its gates is promoted. Silence is a no."""
+class ApprovalPolicy(Frozen):
+    """A person approves a candidate that passed its gates before it is promoted. No answer is a rejection."""
 
-    timeout_hours: int = Field(24, ge=1, description="not answered for so long: rejected")
-    approvers: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
-        (), description="Airflow users who may answer; empty: whoever may work with the DAG"
+    timeout_hours: int = Field(24, ge=1, description="rejected without an answer within this time")
+    approvers: tuple[NonEmptyStr, ...] = Field(
+        (), description="Airflow users who may answer; empty: everyone who may edit the DAG"
     )
 
 
-class ModelSpec(_Part):
+class ModelSpec(Frozen):
     """Everything Evergreen needs to keep one model fresh. See docs/add-a-model.md for a tour."""
 
     name: Name
-    owner: Annotated[str, StringConstraints(min_length=1)] = Field(description="the team")
+    owner: NonEmptyStr = Field(description="the team")
     description: str = ""
 
     features: FeatureSpec | Name = Field(description="its own features, or the name of the model that builds them")
     feature_service: Name = Field(description="the Feast feature service that lists its inputs")
-    request_columns: tuple[Name, ...] = Field((), description="inputs that come with the request: spine columns")
+    request_columns: tuple[Name, ...] = Field((), description="inputs that are part of the request: spine columns")
     label: Name = "label"
 
     schedule: Cron = Field(description="when to retrain: cron, in the features' time zone")
     retrain_after_days: int | None = Field(
-        None, ge=1, description="retrain also once so many days of features are new or corrected"
+        None, ge=1, description="also retrain when this many days of features are new or corrected"
     )
-    train_days: int = Field(365, ge=1, description="newest days before the holdout to train on, at most")
+    train_days: int = Field(365, ge=1, description="at most this many days before the holdout to train on")
     holdout_days: int = Field(7, ge=1, description="days before `as_of` on which models are judged")
 
-    parameters: Mapping[str, Any] = Field(default_factory=dict, description="handed to train.fit as they are")
+    parameters: Mapping[str, Any] = Field(default_factory=dict, description="passed to train.fit unchanged")
     seed: int = Field(0, ge=0)
     training_libraries: tuple[str, ...] = Field(
         (), description="packages of the trainer's environment whose versions the trained model depends on"
     )
+    code_packages: tuple[ModulePath, ...] = Field(
+        (),
+        description="packages of your own outside the model folders: where features.py, expectations.py, train.py or "
+        "a gate imports one, all of its code counts as the model's",
+    )
     resources: Resources = Resources()
 
     gates: tuple[Gate, ...] = Field(min_length=1, description="all must pass, or the champion stays")
-    cooldown_days: int = Field(0, ge=0, description="days of data that a new champion is left alone, at least")
-    approval: ApprovalPolicy | None = Field(None, description="who must agree to a promotion; None: the gates suffice")
+    cooldown_days: int = Field(0, ge=0, description="days of data before a new champion can be replaced")
+    approval: ApprovalPolicy | None = Field(None, description="who approves a promotion; None: the gates decide")
 
     def __init__(self, **fields: Any):
         try:
@@ -147,14 +148,13 @@ class ModelSpec(_Part):
     @model_validator(mode="after")
     def _check_gate_names(self) -> Self:
         names = [gate.name for gate in self.gates]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"gates: two are named {', '.join(twice)}; give one of them another name")
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"gates: two are named {', '.join(duplicates)}; give one of them another name")
         return self
 
     @property
     def history_days(self) -> int:
-        """Days of labels that a retrain looks at."""
+        """Days of labels that a retrain uses."""
         return self.train_days + self.holdout_days
 
     @property
@@ -167,31 +167,28 @@ class ModelSpec(_Part):
         return self.name if isinstance(self.features, FeatureSpec) else self.features
 
 
-_FIXES = {
-    "extra_forbidden": "remove it, or correct its spelling",
-    "missing": "add it",
-}
+_FIXES = {"extra_forbidden": "remove it, or correct its spelling", "missing": "add it"}
 
 
 def _validation_faults(error: ValidationError) -> list[Fault]:
-    """One fault per field, with its path. A union reports each of its members: the one that was meant is kept."""
+    """Return one fault per field, with its path; of a union, only the faults of the member that was meant."""
     faults = []
     details = error.errors(include_url=False)
-    places = [detail["loc"] for detail in details]
+    paths = [detail["loc"] for detail in details]
     for detail in details:
-        inside = len(detail["loc"])
-        if detail["type"] == "too_short" and any(p[:inside] == detail["loc"] and p[inside:] for p in places):
-            continue  # the list is short because an item of it is wrong, which is told already
+        depth = len(detail["loc"])
+        if detail["type"] == "too_short" and any(p[:depth] == detail["loc"] and p[depth:] for p in paths):
+            continue  # the list is short because an item of it is invalid, which has a fault of its own
         path = [str(part) for part in detail["loc"]]
         if path[:1] == ["features"] and len(path) > 1:
             if path[1] == "constrained-str":
-                continue  # the features were given as a table, not as another model's name
+                continue  # the features are a table, not another model's name
             path.pop(1)
         if path[:1] == ["gates"] and len(path) > 2:
-            path.pop(2)  # the kind of the gate: it is not part of what the user wrote
-        what = detail["msg"].removeprefix("Value error, ")
-        what = what[0].lower() + what[1:]
+            path.pop(2)  # the kind of the gate, which the user did not write
+        problem = detail["msg"].removeprefix("Value error, ")
+        problem = problem[0].lower() + problem[1:]
         if detail["type"] not in ("missing", "value_error"):
-            what += f", got {detail['input']!r}"
-        faults.append(Fault(".".join(path) or "MODEL", what, _FIXES.get(detail["type"], "")))
+            problem += f", got {detail['input']!r}"
+        faults.append(Fault(".".join(path) or "MODEL", problem, _FIXES.get(detail["type"], "")))
     return faults

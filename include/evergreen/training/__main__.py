@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -74,7 +75,8 @@ def _report_result(ended: AttemptResult) -> Outcome:
     if ended.message:
         print(f"{ended.outcome.label}: {ended.message}", flush=True)
         if _TERMINATION_LOG.exists():
-            _TERMINATION_LOG.write_text(ended.message[:2000])
+            with suppress(OSError):  # on a full disk the log has it
+                _TERMINATION_LOG.write_text(ended.message[:2000])
     return ended.outcome
 
 

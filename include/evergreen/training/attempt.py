@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
-from upath import UPath
+from pydantic import Field
 
 from evergreen import storage
+from evergreen.spec import Frozen
+from evergreen.storage import UPath
 from evergreen.training.job import ATTEMPTS_FOLDER
 from evergreen.training.outcome import Outcome
 
@@ -30,10 +31,8 @@ _TEAM_VARIABLE = "EVERGREEN_ATTEMPT_TEAM"
 _ALLOCATION_VARIABLE = "EVERGREEN_ATTEMPT_ALLOCATION"
 
 
-class ResourceAllocation(BaseModel):
+class ResourceAllocation(Frozen):
     """What one attempt has to itself, and so is paid for. Handed to it in its environment."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cpu: float = 0
     memory_gib: float = 0
@@ -42,10 +41,8 @@ class ResourceAllocation(BaseModel):
     spot: bool = False
 
 
-class Attempt(BaseModel):
+class Attempt(Frozen):
     """The record. `seen` is when it was last known to live, `ended` and `outcome` are None until it says so itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     dag_run: str = Field(description="of Airflow's, that asked for it")

@@ -7,13 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from upath import UPath
-
 from evergreen import storage
 from evergreen.errors import Fault, SpecError
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import REPOSITORY, settings
 from evergreen.spec.model import ModelSpec
+from evergreen.storage import UPath
 from evergreen.training import runner
 from evergreen.training.job import CHECKPOINTS_FOLDER, JOB_FILE, RESULT_FILE, Job
 
@@ -57,6 +56,7 @@ def prepare_job(
         gpu=model.resources.gpu,
         processes=model.resources.processes,
         checkpoint_seconds=model.resources.checkpoint_seconds,
+        code_packages=model.code_packages,
         modules=inputs["code"]["modules"],
         libraries=inputs["code"]["libraries"],
     )
@@ -97,7 +97,7 @@ def candidate_inputs(model: ModelSpec, training_set: datasets.Manifest, features
         "seed": model.seed,
         "resources": model.resources.model_dump(include={"cpu", "gpu", "gpu_type", "processes"}),
         "code": {
-            "modules": fingerprints.code_versions((f"evergreen_models.{model.name}.train",), ()),
+            "modules": runner.training_code(model.name, model.code_packages),
             "libraries": pinned_library_versions(model),
         },
     }

@@ -19,11 +19,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from upath import UPath
+from pydantic import Field, ValidationError
 
 from evergreen import storage
 from evergreen.errors import TrainingDataError
+from evergreen.spec import Frozen
+from evergreen.storage import UPath
 from evergreen.training.outcome import TrainingPreempted
 
 StateProvider = Callable[[], Mapping[str, bytes | Callable[[], bytes]]]
@@ -43,9 +44,7 @@ class Checkpoint:
     files: Mapping[str, bytes]
 
 
-class _CheckpointManifest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _CheckpointManifest(Frozen):
     fingerprint: str
     step: int = Field(ge=0)
     files: Mapping[str, str] = Field(description="SHA-256 of each file")

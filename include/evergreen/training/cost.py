@@ -23,29 +23,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from evergreen.errors import Fault, SpecError
+from evergreen.spec import Frozen
 from evergreen.training.attempt import Attempt
 
 _SECONDS_PER_HOUR = 3600
 _DEFAULT_GPU_TYPE = "default"
 
 
-class HourlyRates(BaseModel):
+class HourlyRates(Frozen):
     """Prices of an hour."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cpu_hour: float = Field(ge=0)
     memory_gib_hour: float = Field(ge=0)
     gpu_hour: Mapping[str, float] = Field(default_factory=dict, description="by kind; `default`: any other")
 
 
-class PriceTable(BaseModel):
+class PriceTable(Frozen):
     """The table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     currency: str = Field(min_length=1)
     on_demand: HourlyRates

@@ -16,18 +16,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-from upath import UPath
+from pydantic import Field
 
 from evergreen import storage
+from evergreen.spec import Frozen
+from evergreen.storage import UPath
 
 JOB_FILE, RESULT_FILE = "job.json", "result.json"
 OUTPUT_FOLDER, CHECKPOINTS_FOLDER, ATTEMPTS_FOLDER = "output", "checkpoints", "attempts"
 
 
-class _JsonFile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _JsonFile(Frozen):
     def write(self, file: UPath | Path) -> None:
         storage.put(file, (self.model_dump_json(indent=1) + "\n").encode())
 
@@ -50,7 +49,8 @@ class Job(_JsonFile):
     gpu: int = Field(ge=0)
     processes: int = Field(ge=1)
     checkpoint_seconds: float = Field(gt=0)
-    modules: Mapping[str, str] = Field(description="SHA-256 of the source of each module of the trainer")
+    code_packages: tuple[str, ...] = Field((), description="packages of the user's own that the trainer may import")
+    modules: Mapping[str, str] = Field(description="SHA-256 of each module of the trainer, and of files beside it")
     libraries: Mapping[str, str] = Field(description="version of each package that the model depends on")
 
 

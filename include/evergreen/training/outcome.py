@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 from dataclasses import dataclass
 from enum import Enum
 
 from evergreen.errors import EvergreenError, TrainingError
+from evergreen.training.volumes import find_out_of_space
 
 
 class RetryableTrainingError(Exception):
@@ -73,15 +73,12 @@ class Outcome(Enum):
             return cls.PREEMPTED, str(error)
         if isinstance(error, CodeMismatchError):
             return cls.BAD_CODE, str(error)
+        if out_of_space := find_out_of_space(error):
+            return cls.UNKNOWN if out_of_space.is_retryable else cls.OUT_OF_MEMORY, str(out_of_space)
         if isinstance(error, EvergreenError):
             return cls.BAD_DATA, str(error)
         if isinstance(error, MemoryError) or _is_out_of_memory(type(error).__name__, str(error)):
             return cls.OUT_OF_MEMORY, f"{sentence}: raise resources.memory_gib, or make the batches smaller"
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return (
-                cls.UNKNOWN,
-                f"no space is left for {error.filename or 'its files'}: make room; nothing is lost",
-            )
         if type(error).__module__.partition(".")[0] == "pyarrow":
             return cls.BAD_DATA, f"{sentence}: the training data cannot be read"
         if isinstance(error, _CODE_ERRORS):

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import ValidationError
-from upath import UPath
 
 from evergreen import storage
 from evergreen.errors import TrainingError
 from evergreen.lake import fingerprints
+from evergreen.storage import UPath
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import OUTPUT_FOLDER, RESULT_FILE, Job, TrainingResult
 from evergreen.training.outcome import CodeMismatchError
+from evergreen.training.volumes import identify_full_volume
 
 
 def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
@@ -31,12 +32,17 @@ def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
     if is_training_complete(job.fingerprint, folder):
         print("this job is done already")
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, identify_full_volume():
         output = Path(scratch)
         metrics = import_module(f"evergreen_models.{job.model}.train").fit(job, output, checkpoints)
         checkpoints.flush()
         if checkpoints.is_writer:
             _write_result(job, folder, output, metrics, versions)
+
+
+def training_code(model_name: str, code_packages: Iterable[str]) -> dict[str, str]:
+    """Return hashes of the code that trains the model, by module or file."""
+    return fingerprints.code_of((f"evergreen_models.{model_name}.train",), (), code_packages)
 
 
 def is_training_complete(fingerprint: str, folder: UPath) -> bool:
@@ -84,7 +90,7 @@ def _write_result(
 
 def _check_code_and_libraries(job: Job) -> dict[str, str]:
     """The versions of what is here, if they and the code are those of the job."""
-    here = fingerprints.code_versions((f"evergreen_models.{job.model}.train",), ())
+    here = training_code(job.model, job.code_packages)
     other = [name for name in {**here, **job.modules} if here.get(name) != job.modules.get(name)]
     versions = {name: _installed_version(name) for name in job.libraries}
     other += [

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -54,6 +55,10 @@ def misbehave(how: str) -> None:
             while True:
                 file.write(b"x" * 2**20)
                 file.flush()
+    if how == "mapped":
+        size = os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize
+        segment = SharedMemory(create=True, size=2 * size)  # which takes nothing until it is written to
+        segment.buf[:] = bytes(2 * size)
     if how == "crash":
         print("about to crash", flush=True)
         os._exit(3)

@@ -61,11 +61,11 @@ class Chain:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where this stack's Airflow keeps its database."""
+        """Variables that select the database of this stack's Airflow."""
         return {"AIRFLOW_HOME": str(self.home / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
 
     def forget(self, *days: date) -> None:
-        """Make days as if they had never been published or checked."""
+        """Undo publishing and validating of days."""
         dataset = features.features_dataset(loader.load_spec("flight_delay"))
         for day in days:
             (dataset.root / "_manifests" / f"{datasets.day_partition(day)}.json").unlink()
@@ -74,7 +74,7 @@ class Chain:
                 checked.unlink(missing_ok=True)
 
     def backfill(self, first: date, last: date) -> None:
-        """Asks again while one is there: an order that SQLite was too busy for is, by half, for a moment."""
+        """Create a backfill; retried, because one that SQLite was too busy to create exists by half for a moment."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -86,7 +86,7 @@ class Chain:
             time.sleep(1)  # as often as all that waits here looks
 
     def backfill_announced(self, day: date) -> None:
-        """A backfill whose conf asks it to wake other DAGs."""
+        """A backfill whose conf lets it start other DAGs."""
         body = {
             "dag_id": FEATURES,
             "from_date": midnight(day, ZONE).isoformat(),
@@ -102,7 +102,7 @@ class Chain:
             self.airflow.set_dag_paused(FEATURES, False)
 
     def clear(self, dag_id: str, run_id: str) -> None:
-        """What the button Clear of a run does."""
+        """Clear a run, as the button does."""
         self.airflow._request(
             "POST",
             f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/clear",
@@ -110,7 +110,7 @@ class Chain:
         )
 
     def post_event(self, asset: str, extra: Json) -> None:
-        """What an external system posts when it has delivered days."""
+        """Post an asset event, as an external system does after delivering days."""
         [found] = [
             a
             for a in self.airflow._request("GET", "/api/v2/assets", params={"name_pattern": asset})["assets"]
@@ -119,7 +119,7 @@ class Chain:
         self.airflow._request("POST", "/api/v2/assets/events", json={"asset_id": found["id"], "extra": extra})
 
     def wait(self, dag_id: str, runs: int = 1, run_id: str | None = None) -> list[str]:
-        """States of the run, or of all backfilled ones, once none is under way."""
+        """Wait for the run, or for all backfilled ones; return their states."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if run_id:
@@ -134,14 +134,14 @@ class Chain:
         raise TimeoutError(f"{dag_id} is not done after {PATIENCE} s")
 
     def quiet(self, dag_id: str) -> None:
-        """Wait until no run of any kind is under way."""
+        """Wait until no run is active."""
         deadline = time.monotonic() + PATIENCE
         while any(run["state"] in ("queued", "running") for run in self.airflow.dag_runs(dag_id)):
             assert time.monotonic() < deadline, f"{dag_id} is still busy"
             time.sleep(1)
 
     def new_runs(self, dag_id: str, known: set[str], run_type: str, patience: float = 60) -> list[Json]:
-        """Runs of this type that are not `known`, once there is one and none of them is under way."""
+        """Wait for runs of this type that are not `known`; return them once none is active."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             found = [r for r in self.airflow.dag_runs(dag_id) if r["dag_run_id"] not in known]
@@ -152,7 +152,7 @@ class Chain:
         raise TimeoutError(f"no {run_type} run of {dag_id} is done after {patience} s")
 
     def backfilled(self, dag_id: str, day: date) -> Json:
-        """The backfilled run whose data interval begins with `day`. (Its name tells when that interval ends.)"""
+        """The backfilled run whose data interval begins with `day`. (Its id contains the end of that interval.)"""
         [run] = self.airflow.dag_runs(
             dag_id,
             logical_date_gte=midnight(day, ZONE).isoformat(),
@@ -165,12 +165,12 @@ class Chain:
         return {run["dag_run_id"] for run in self.airflow.dag_runs(dag_id)}
 
     def log(self, dag_id: str, run_id: str, task_id: str) -> str:
-        """What the task said in its newest try."""
+        """The log of the newest try of a task."""
         [instance] = [i for i in self.airflow.task_instances(dag_id, run_id) if i["task_id"] == task_id]
         return "\n".join(json.dumps(line) for line in self.airflow.log(instance))
 
     def scheduled(self, dag_id: str, start: datetime, end: datetime) -> str:
-        """Make a run as the scheduler's clock makes it: these DAGs' data ended in 2013, so theirs never comes."""
+        """Create a run as the scheduler does by the clock; these DAGs end in 2013, so it creates none."""
         made = subprocess.run(
             [sys.executable, "-c", SCHEDULED, dag_id, start.isoformat(), end.isoformat()],
             env=os.environ | self.environment,

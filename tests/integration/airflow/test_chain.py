@@ -11,6 +11,7 @@ import pytest
 from evergreen import ledger, storage
 from evergreen.feature_store import training_sets
 from evergreen.ingest import raw_files
+from evergreen.orchestration.handover import JudgedCandidate
 from evergreen.registry import versions
 from evergreen.spec import loader
 from evergreen.training import candidates
@@ -25,8 +26,8 @@ AS_OF = date(2013, 1, 18)
 CONF = {"as_of": "2013-01-18"}
 
 
-def as_undisturbed(chain: Chain, *wanted: date) -> None:
-    for day, manifest in chain.published(*wanted).items():
+def as_undisturbed(chain: Chain, *requested: date) -> None:
+    for day, manifest in chain.published(*requested).items():
         expected = chain.undisturbed[f"day={day}"]
         assert manifest == expected, day
         for file in manifest.files.values():
@@ -34,19 +35,19 @@ def as_undisturbed(chain: Chain, *wanted: date) -> None:
 
 
 def test_a_backfill_publishes_what_one_process_publishes(chain: Chain) -> None:
-    wanted = days(1, 3)
-    chain.forget(*wanted)
-    chain.backfill(wanted[0], wanted[-1])
+    requested = days(1, 3)
+    chain.forget(*requested)
+    chain.backfill(requested[0], requested[-1])
     assert chain.wait(FEATURES, 3) == ["success"] * 3
-    as_undisturbed(chain, *wanted)
+    as_undisturbed(chain, *requested)
 
 
 def test_killed_tasks_end_in_the_same_bytes(chain: Chain) -> None:
-    wanted = days(4, 7)
-    chain.forget(*wanted)
+    requested = days(4, 7)
+    chain.forget(*requested)
     killer = Killer(chain.home, kills=6, seed=4)
     killer.start()
-    chain.backfill(wanted[0], wanted[-1])
+    chain.backfill(requested[0], requested[-1])
     chain.wait(FEATURES, 7)
     killer.done.set()
     killer.join()
@@ -55,10 +56,10 @@ def test_killed_tasks_end_in_the_same_bytes(chain: Chain) -> None:
     for run in chain.airflow.dag_runs(FEATURES, state=["failed"]):
         chain.airflow.clear_failed_tasks(FEATURES, run["dag_run_id"])
     assert set(chain.wait(FEATURES, 7)) == {"success"}
-    as_undisturbed(chain, *wanted)
+    as_undisturbed(chain, *requested)
 
 
-def test_a_bad_day_fails_at_the_raw_check_and_completes_after_it_is_replaced(chain: Chain) -> None:
+def test_a_bad_day_fails_at_check_raw_until_it_is_replaced(chain: Chain) -> None:
     day = date(2013, 1, 17)
     before = chain.published(*days(1, 17))
     file = raw_files.raw_file("flights", day)
@@ -84,7 +85,7 @@ def test_a_bad_day_fails_at_the_raw_check_and_completes_after_it_is_replaced(cha
     as_undisturbed(chain, day)
 
 
-def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain: Chain) -> None:
+def test_a_killed_retrain_promotes_the_same_model(chain: Chain) -> None:
     model = loader.load_spec("flight_delay")
     killer = Killer(chain.home, kills=4, seed=11, pause=(3.0, 8.0))
     killer.start()
@@ -101,8 +102,8 @@ def test_a_killed_retrain_promotes_the_model_that_an_undisturbed_one_makes(chain
     assert set(states.values()) == {"success"}, states
     champion = versions.get_champion_version(model)
     assert champion is not None
-    judged = chain.airflow.xcom(RETRAIN, "first", "judge")
-    verdict = ledger.read_verdict_event("flight_delay", judged["entry"]).verdict
+    judged = JudgedCandidate.load(chain.airflow.xcom(RETRAIN, "first", "judge"))
+    verdict = judged.verdict_event("flight_delay").verdict
     assert verdict.promote
     assert {record.outcome for record in verdict.results} == {"passed"}
     assert [record.gate for record in verdict.results] == [gate.name for gate in model.gates]
@@ -151,7 +152,7 @@ def test_two_models_live_side_by_side_on_the_same_features(chain: Chain) -> None
     assert chain.airflow.xcom("coin.retrain", "coin", "register") == "1"
 
 
-def test_a_run_about_days_without_data_says_which_before_any_work(chain: Chain) -> None:
+def test_a_run_names_days_without_features_before_any_work(chain: Chain) -> None:
     chain.airflow.trigger_dag_run(RETRAIN, "too-new", {"as_of": "2013-02-01"})
     assert chain.wait(RETRAIN, run_id="too-new") == ["failed"]
     instances = {i["task_id"]: i for i in chain.airflow.task_instances(RETRAIN, "too-new")}

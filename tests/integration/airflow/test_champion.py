@@ -1,4 +1,4 @@
-"""Who may change the champion, through a real Airflow: people who approve, refuse, roll back; and what they see."""
+"""People change the champion through a real Airflow: they approve, reject and roll back, and see the report."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ NAME = "cautious"
 DAG = f"{NAME}.retrain"
 
 
-def asked(chain: Chain, run_id: str, as_of: str) -> dict[str, Any]:
-    """Start a run, and give what a person is asked."""
+def request_approval(chain: Chain, run_id: str, as_of: str) -> dict[str, Any]:
+    """Start a run, and return the form of its approval."""
     chain.airflow.set_dag_paused(DAG, False)
     chain.airflow.trigger_dag_run(DAG, run_id, {"as_of": as_of})
     deadline = time.monotonic() + 180
@@ -40,7 +40,7 @@ def asked(chain: Chain, run_id: str, as_of: str) -> dict[str, Any]:
 
 
 def answer(chain: Chain, run_id: str, option: str) -> None:
-    """What the buttons under Required actions do."""
+    """Respond to the approval, as the buttons under Required actions do."""
     chain.airflow._request(
         "PATCH",
         f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails",
@@ -55,7 +55,7 @@ def last(kind: type) -> Any:
 
 def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
     model = loader.load_spec(NAME)
-    form = asked(chain, "one", "2013-01-12")
+    form = request_approval(chain, "one", "2013-01-12")
     assert "auc_threshold" in form["body"], "the table of gates is what one decides by"
     assert "There is no champion yet" in form["body"]
     assert form["defaults"] == ["Reject"]
@@ -64,7 +64,7 @@ def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
     assert ledger.read_state(NAME).champion == "1"
     assert last(VersionPromoted).approved_by
 
-    asked(chain, "two", "2013-01-15")
+    request_approval(chain, "two", "2013-01-15")
     answer(chain, "two", "Approve")
     assert ledger.read_state(NAME).champion == "2"
     assert last(VerdictRecorded).champion == "1"
@@ -74,9 +74,9 @@ def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
     with pytest.raises(Exception, match="reason"):
         chain.airflow.trigger_dag_run(rollback, "without", {})
     # As the form asks for it: today, long after the last day of this model's data.
-    asked_at = datetime.now(UTC).isoformat()
+    requested_at = datetime.now(UTC).isoformat()
     conf = {"reason": "it was seen to be wrong"}
-    body = {"dag_run_id": "back", "logical_date": asked_at, "conf": conf}
+    body = {"dag_run_id": "back", "logical_date": requested_at, "conf": conf}
     chain.airflow._request("POST", f"/api/v2/dags/{rollback}/dagRuns", json=body)
     assert chain.wait(rollback, run_id="back") == ["success"]
     act = last(ChampionRolledBack)
@@ -89,14 +89,14 @@ def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
     assert chain.wait(rollback, run_id="back") == ["failed"]
     assert ledger.read_state(NAME).champion == "1"
 
-    asked(chain, "three", "2013-01-18")
+    request_approval(chain, "three", "2013-01-18")
     answer(chain, "three", "Reject")
     assert chain.states(DAG, "three")["promote"] == "skipped"
     assert last(PromotionRejected).reason == "rejected"
     assert ledger.read_state(NAME).champion == "1"
 
 
-def test_a_person_at_a_terminal_reaches_the_registry_that_is_up(chain: Chain) -> None:
+def test_the_cli_reaches_the_registry_of_the_running_stack(chain: Chain) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "EVERGREEN_MLFLOW"}
 
     def evergreen(*arguments: str) -> str:
@@ -115,15 +115,15 @@ def test_a_person_at_a_terminal_reaches_the_registry_that_is_up(chain: Chain) ->
     assert "as the ledger says" in evergreen("ledger", "repair", NAME)
 
 
-def test_nobody_is_asked_about_what_cannot_be_promoted(chain: Chain) -> None:
+def test_approval_is_not_requested_for_a_blocked_version(chain: Chain) -> None:
     chain.airflow.trigger_dag_run(DAG, "old", {"as_of": "2013-01-11"})
     assert chain.wait(DAG, run_id="old") == ["success"]
     states = chain.states(DAG, "old")
     assert states["approve"] == states["promote"] == "skipped"
-    assert "nobody is asked to approve" in chain.log(DAG, "old", "register")
+    assert "approval is not requested" in chain.log(DAG, "old", "register")
 
 
-def test_the_gate_report_is_one_click_from_the_task_and_not_open_to_all(chain: Chain) -> None:
+def test_the_gate_report_is_linked_and_needs_a_login(chain: Chain) -> None:
     links = chain.airflow._request("GET", f"/api/v2/dags/{DAG}/dagRuns/one/taskInstances/judge/links")
     path = links["extra_links"]["Gate report"]
     page = httpx.get(chain.airflow.url + path, headers=chain.airflow._headers(), trust_env=False)

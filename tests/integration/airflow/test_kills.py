@@ -1,4 +1,4 @@
-"""Parts of the stack are killed in the midst of work and brought back by `evergreen up`: no day is lost or doubled."""
+"""Parts of the stack are killed and restarted by `evergreen up`: no day is lost or built twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE = 120
 
 @pytest.fixture(autouse=True)
 def _calm(chain: Chain) -> Iterator[None]:
-    """Tests before and after must find nothing half done."""
+    """Each test starts and ends without active runs."""
     for dag_id in (FEATURES, RETRAIN, "coin.retrain"):
         chain.quiet(dag_id)
     yield
@@ -41,7 +41,7 @@ def eventually(what: str, holds: Callable[[], bool]) -> None:
 
 
 def arrive_again(chain: Chain, day: date) -> None:
-    """Deliver a day as if it had never been there."""
+    """Deliver a day as if for the first time."""
     chain.forget(day)
     file = raw_files.raw_file("flights", day)
     content = file.read_bytes()
@@ -49,10 +49,10 @@ def arrive_again(chain: Chain, day: date) -> None:
         scratch.write_bytes(content)
 
 
-def test_spark_a_task_and_the_triggerer_are_killed_while_runs_wait_and_a_day_arrives(chain: Chain) -> None:
+def test_days_survive_kills_of_spark_a_task_and_the_triggerer(chain: Chain) -> None:
     chance = random.Random(SEED)
-    wanted, arriving = days(4, 11), date(2013, 1, 15)
-    chain.forget(*wanted)
+    requested, arriving = days(4, 11), date(2013, 1, 15)
+    chain.forget(*requested)
     chain.airflow.trigger_dag_run(FEATURES, "killed", {"start": "2013-01-04", "end": "2013-01-09"})
     eventually("it makes its days", lambda: chain.states(FEATURES, "killed").get("plan") == "success")
     chain.airflow.trigger_dag_run(FEATURES, "waiting", {"start": "2013-01-08", "end": "2013-01-11"})
@@ -89,4 +89,4 @@ def test_spark_a_task_and_the_triggerer_are_killed_while_runs_wait_and_a_day_arr
     for day, manifest in chain.published(*days(1, 17)).items():
         assert manifest == chain.undisturbed[f"day={day}"], day
     staging = chain.home / "lake/features/flight_delay/_staging"
-    assert not list(staging.glob("*/built")), "built and never published"
+    assert not list(staging.glob("*/cached")), "cached and never published"

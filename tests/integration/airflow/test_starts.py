@@ -1,4 +1,4 @@
-"""Every way a run can start, through the scheduler and the calls that the UI makes: right days, origin, result."""
+"""Every way a run can start, through the scheduler and the calls that the UI makes: right days, run reason, result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AFTER_PLAN = ("check_raw", "build", "check_features", "publish")
 
 @pytest.fixture(autouse=True)
 def _calm(chain: Chain) -> Iterator[None]:
-    """Each test starts and ends with nothing under way: a watcher's run is not mistaken for another's."""
+    """Each test starts and ends without active runs, so that no run is mistaken for another."""
     for dag_id in (FEATURES, COIN):
         chain.quiet(dag_id)
     yield
@@ -37,13 +37,13 @@ def _calm(chain: Chain) -> Iterator[None]:
         chain.quiet(dag_id)
 
 
-def as_undisturbed(chain: Chain, *wanted: date) -> None:
-    for day, manifest in chain.published(*wanted).items():
+def as_undisturbed(chain: Chain, *requested: date) -> None:
+    for day, manifest in chain.published(*requested).items():
         assert manifest == chain.undisturbed[f"day={day}"], day
 
 
 def deliver(day: date) -> float:
-    """Put the raw drops of `day` into the lake, whole; gives when the last byte was written."""
+    """Deliver the raw files of `day`; return when the last byte was written."""
     from evergreen_models.flight_delay.raw import deliver
 
     deliver([day])
@@ -51,7 +51,7 @@ def deliver(day: date) -> float:
 
 
 def drop_first_row(day: date) -> bytes:
-    """Correct a raw day; gives the file as it was."""
+    """Correct a raw day; return the earlier content of the file."""
     file = raw_files.raw_file("flights", day)
     before = file.read_bytes()
     with storage.atomic_write(file) as scratch:
@@ -65,7 +65,7 @@ def restore(day: date, content: bytes) -> None:
 
 
 def model_versions() -> list[tuple[str, list[str]]]:
-    """Of the model that is backfilled: another may retrain by itself meanwhile."""
+    """Versions of the model that is backfilled; another may retrain meanwhile."""
     found = MlflowClient(settings().mlflow).search_model_versions("name = 'flight_delay'")
     return [(str(version.version), sorted(version.aliases)) for version in found]
 
@@ -80,13 +80,13 @@ def test_features_by_the_clock(chain: Chain) -> None:
     assert chain.states(FEATURES, run_id)["announce"] == "success"
 
 
-def test_a_backfill_is_made_in_one_go_and_a_second_makes_nothing(chain: Chain) -> None:
-    wanted = days(5, 9)
-    chain.forget(*wanted)
-    chain.backfill(wanted[0], wanted[-1])
+def test_a_backfill_builds_in_one_job_and_a_second_nothing(chain: Chain) -> None:
+    requested = days(5, 9)
+    chain.forget(*requested)
+    chain.backfill(requested[0], requested[-1])
     assert set(chain.wait(FEATURES, 5)) == {"success"}
-    as_undisturbed(chain, *wanted)
-    runs = [chain.backfilled(FEATURES, day)["dag_run_id"] for day in wanted]
+    as_undisturbed(chain, *requested)
+    runs = [chain.backfilled(FEATURES, day)["dag_run_id"] for day in requested]
     states = {run_id: chain.states(FEATURES, run_id) for run_id in runs}
     built = [run_id for run_id in runs if states[run_id]["build"] == "success"]
     assert len(built) == 1, "one run makes the days of all"
@@ -94,25 +94,25 @@ def test_a_backfill_is_made_in_one_go_and_a_second_makes_nothing(chain: Chain) -
     for run_id in set(runs) - set(built):
         assert {states[run_id][task] for task in AFTER_PLAN} == {"skipped"}
 
-    chain.backfill(wanted[0], wanted[-1])
+    chain.backfill(requested[0], requested[-1])
     chain.wait(FEATURES, 5)
     for run_id in runs:
         assert {chain.states(FEATURES, run_id)[task] for task in AFTER_PLAN} == {"skipped"}
         assert "published already with fingerprint" in chain.log(FEATURES, run_id, "plan")
 
 
-def test_a_backfill_over_days_without_raw_data_fails_only_those_and_names_them(chain: Chain) -> None:
-    wanted = [date(2013, 1, 17), date(2013, 12, 30), date(2013, 12, 31)]
-    chain.forget(wanted[0])
-    for first, last in ((wanted[0], wanted[0]), (wanted[1], wanted[2])):
+def test_a_backfill_fails_for_days_without_raw_data_only(chain: Chain) -> None:
+    requested = [date(2013, 1, 17), date(2013, 12, 30), date(2013, 12, 31)]
+    chain.forget(requested[0])
+    for first, last in ((requested[0], requested[0]), (requested[1], requested[2])):
         chain.backfill(first, last)
         chain.wait(FEATURES)
-    runs = {day: chain.backfilled(FEATURES, day) for day in wanted}
-    assert [runs[day]["state"] for day in wanted] == ["success", "failed", "failed"]
-    for day in wanted[1:]:
+    runs = {day: chain.backfilled(FEATURES, day) for day in requested}
+    assert [runs[day]["state"] for day in requested] == ["success", "failed", "failed"]
+    for day in requested[1:]:
         log = chain.log(FEATURES, runs[day]["dag_run_id"], "plan")
         assert f"day={day}/flights.parquet: missing" in log
-    as_undisturbed(chain, wanted[0])
+    as_undisturbed(chain, requested[0])
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,7 @@ def test_a_backfill_over_days_without_raw_data_fails_only_those_and_names_them(c
         ({"from": "2013-01-01"}, "unknown conf: from"),
     ],
 )
-def test_dates_that_make_no_sense_are_refused_before_any_work(
-    chain: Chain, conf: dict[str, str], complaint: str
-) -> None:
+def test_invalid_dates_are_refused_before_any_work(chain: Chain, conf: dict[str, str], complaint: str) -> None:
     run_id = "senseless-" + "-".join(conf.values())
     chain.airflow.trigger_dag_run(FEATURES, run_id, conf)
     assert chain.wait(FEATURES, run_id=run_id) == ["failed"]
@@ -134,12 +132,12 @@ def test_dates_that_make_no_sense_are_refused_before_any_work(
 
 
 def test_features_by_hand_cleared_and_run_again(chain: Chain) -> None:
-    wanted = days(10, 11)
-    chain.forget(*wanted)
+    requested = days(10, 11)
+    chain.forget(*requested)
     chain.airflow.trigger_dag_run(FEATURES, "by-hand", {"start": "2013-01-10", "end": "2013-01-11"})
     assert chain.wait(FEATURES, run_id="by-hand") == ["success"]
     assert "manual: 2013-01-10, 2013-01-11" in chain.log(FEATURES, "by-hand", "plan")
-    as_undisturbed(chain, *wanted)
+    as_undisturbed(chain, *requested)
 
     chain.clear(FEATURES, "by-hand")
     assert chain.wait(FEATURES, run_id="by-hand") == ["success"]
@@ -148,14 +146,14 @@ def test_features_by_hand_cleared_and_run_again(chain: Chain) -> None:
 
 
 def test_an_event_posted_from_outside(chain: Chain) -> None:
-    wanted = [date(2013, 1, 2), date(2013, 1, 4)]
-    chain.forget(*wanted)
+    requested = [date(2013, 1, 2), date(2013, 1, 4)]
+    chain.forget(*requested)
     known = chain.run_ids(FEATURES)
-    chain.post_event("flight_delay.raw", {"days": [str(day) for day in wanted]})
+    chain.post_event("flight_delay.raw", {"days": [str(day) for day in requested]})
     [run] = chain.new_runs(FEATURES, known, "asset_triggered", patience=120)
     assert run["state"] == "success"
     assert "arrival: 2013-01-02, 2013-01-04" in chain.log(FEATURES, run["dag_run_id"], "plan")
-    as_undisturbed(chain, *wanted)
+    as_undisturbed(chain, *requested)
 
 
 def test_a_day_that_arrives_starts_its_run_once_within_seconds(chain: Chain) -> None:
@@ -175,7 +173,7 @@ def test_a_day_that_arrives_starts_its_run_once_within_seconds(chain: Chain) -> 
     half.unlink()
 
 
-def test_a_corrected_day_is_made_again_with_the_days_that_look_back_to_it(chain: Chain) -> None:
+def test_a_corrected_day_is_rebuilt_with_the_days_after_it(chain: Chain) -> None:
     day = date(2013, 1, 12)
     everything = chain.published(*days(1, 18))
     known = chain.run_ids(FEATURES)
@@ -222,7 +220,7 @@ def test_retrain_by_the_clock_knows_what_was_known_then(chain: Chain) -> None:
     assert "schedule: days 2013-01-01 until 2013-01-17" in chain.log(RETRAIN, run_id, "plan")
 
 
-def test_retrain_on_arrival_of_enough_days_and_of_a_backfill_only_as_a_backtest(chain: Chain) -> None:
+def test_retrain_on_arrival_of_enough_days_and_of_a_backfill(chain: Chain) -> None:
     # The first features that it hears of are all new to it.
     known = chain.run_ids(COIN)
     chain.airflow.trigger_dag_run(FEATURES, "awakening", {"start": "2013-01-05"})
@@ -240,7 +238,7 @@ def test_retrain_on_arrival_of_enough_days_and_of_a_backfill_only_as_a_backtest(
     assert set(chain.states(COIN, run["dag_run_id"]).values()) == {"success", "skipped"}
     assert chain.states(COIN, run["dag_run_id"])["train"] == "skipped"
 
-    # A backfill that was asked to tell of itself.
+    # A backfill whose conf announces it.
     known = chain.run_ids(COIN)
     chain.backfill_announced(date(2013, 1, 16))
     [run] = chain.new_runs(COIN, known, "asset_triggered", patience=180)

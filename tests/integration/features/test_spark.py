@@ -1,4 +1,4 @@
-"""`EVERGREEN_OFFLINE_STORE=spark` gives the training set that the default gives, from the same published files."""
+"""`EVERGREEN_OFFLINE_STORE=spark` builds the same training set as the default, from the same published files."""
 
 from __future__ import annotations
 

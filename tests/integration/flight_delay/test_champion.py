@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from evergreen import evaluation, ledger
-from evergreen.errors import EvergreenError, PromotionRefusedError, RegistryError
+from evergreen.errors import EvergreenError, InputsChangedError, PromotionRefusedError, RegistryError
 from evergreen.feature_store import training_sets
 from evergreen.gates import AgainstChampionGate, ThresholdGate
 from evergreen.ledger import ChampionRolledBack, VersionPromoted
 from evergreen.promotion import service
 from evergreen.promotion.service import EvaluationContext, PromotionRequest
-from evergreen.registry import versions
+from evergreen.registry import aliases, versions
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
@@ -80,6 +80,29 @@ def test_a_case_is_judged_once_however_often_and_at_once(own_january: Path) -> N
     assert "auc_against_champion" in service.verdict_report_path(MODEL, number).read_text()
 
 
+def test_report_is_rendered_after_the_verdict_is_recorded(own_january: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash between the two leaves an entry whose page is rendered from the recorded evidence."""
+    context = case(11)
+    with monkeypatch.context() as patch:
+        patch.setattr(service.reports, "render_gate_report", _crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            service.judge_candidate(MODEL, context)
+    [entry] = ledger.read_entries(MODEL.name)
+    assert not Path(entry.event.evidence["report"]).exists()
+    assert service.judge_candidate(MODEL, context) == entry.number
+    page = service.verdict_report_path(MODEL, entry.number)
+    content = page.read_bytes()
+    page.unlink()
+    assert service.verdict_report_path(MODEL, entry.number).read_bytes() == content
+    page.unlink()
+    with pytest.raises(InputsChangedError, match="clear the run from its evaluate task on"):
+        service.verdict_report_path(MODEL.model_copy(update={"gates": MODEL.gates[:1]}), entry.number)
+
+
+def _crash(*_: object) -> str:
+    raise RuntimeError("crash")
+
+
 def test_each_change_is_recorded_and_shown_by_the_aliases(own_january: Path) -> None:
     number, first = promoted(11)
     again = ask(number, first)
@@ -96,7 +119,7 @@ def test_each_change_is_recorded_and_shown_by_the_aliases(own_january: Path) -> 
     present = versions.get_champion_version(MODEL)
     assert present is not None
     assert str(present.version) == first
-    assert versions.repair_aliases(MODEL.name).was_consistent
+    assert aliases.repair_aliases(MODEL.name).was_consistent
 
 
 def test_what_was_judged_against_another_champion_is_not_promoted(own_january: Path) -> None:

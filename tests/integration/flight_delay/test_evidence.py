@@ -21,7 +21,7 @@ import xgboost
 from feast import FeatureService
 
 from evergreen import evaluation
-from evergreen.evaluation.online import compare_online_store
+from evergreen.evaluation.online_consistency import compare_online_store
 from evergreen.feature_store import online_store, training_sets
 from evergreen.feature_store.repository import feast_lock, open_feature_store
 from evergreen.features.inputs import features_dataset as features_dataset
@@ -143,7 +143,7 @@ def table(manifest: datasets.Manifest, name: str) -> pa.Table:
     return pq.read_table(training_sets.training_set_dataset(MODEL).file_path(manifest, name))
 
 
-def test_all_that_is_asked_for_is_measured_published_and_read_back(
+def test_required_evidence_is_measured_published_and_read_back(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     published = evaluation.collect_evidence(MODEL, examples, candidate, None)
@@ -171,7 +171,7 @@ def test_all_that_is_asked_for_is_measured_published_and_read_back(
     assert found.input_signature.model_columns == found.input_signature.serving_columns
     assert [name for name, _ in found.input_signature.model_columns] == features
     assert found.online_sample == OnlineSample(50 * FEATURES, 0)
-    assert "amiss" not in published.inputs
+    assert "problems" not in published.inputs
     # Found, not measured again: latencies would differ.
     assert evaluation.collect_evidence(MODEL, examples, candidate, None) == published
     verdict = judge_evidence(MODEL.gates, evaluation.load_evidence(MODEL, published))
@@ -208,12 +208,12 @@ def test_a_network_that_takes_categories_is_measured_like_trees(home: Path, exam
     assert {record.outcome for record in verdict.results} <= {"passed", "failed"}, verdict.reason
 
 
-def test_nothing_is_measured_that_no_gate_asks_for(
+def test_evidence_that_no_gate_needs_is_not_measured(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     (home / "online.db").unlink()
     published = evaluation.collect_evidence(judged_by(AUC), examples, candidate, None)
-    assert set(published.files) == {"about", "scores"}
+    assert set(published.files) == {"metadata", "scores"}
     assert set(published.files["scores"].schema) == {"event_timestamp", "label", "candidate"}
     assert not (home / "online.db").exists()
     found = evaluation.load_evidence(judged_by(AUC), published)
@@ -260,7 +260,7 @@ def ask_online(examples: datasets.Manifest, candidate: datasets.Manifest) -> Any
     return shown(ONLINE, examples, candidate).online_sample
 
 
-def test_one_wrong_value_among_all_that_are_served_is_found_and_so_is_its_repair(
+def test_one_wrong_online_value_is_found_and_so_is_its_repair(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     asked = table(examples, "holdout").filter(pc.equal(table(examples, "holdout")["day"], date(2013, 1, 17)))
@@ -273,14 +273,14 @@ def test_one_wrong_value_among_all_that_are_served_is_found_and_so_is_its_repair
         (other,) = con.execute("SELECT value FROM evergreen_aircraft WHERE value != ?", [right]).fetchone()
         con.execute("UPDATE evergreen_aircraft SET value = ? WHERE entity_key = ?", [other, key])
     found = ask_online(examples, candidate)
-    assert found.compared == others * FEATURES
-    assert 0 < found.different < 20  # the flights of that aircraft on that day
-    assert found.example.startswith("aircraft__aircraft_age of carrier=")
-    assert f"tailnum={tail} is " in found.example
+    assert found.value_count == others * FEATURES
+    assert 0 < found.mismatch_count < 20  # the flights of that aircraft on that day
+    assert found.first_mismatch.startswith("aircraft__aircraft_age of carrier=")
+    assert f"tailnum={tail} is " in found.first_mismatch
     with closing(sqlite3.connect(home / "online.db")) as con, con:
         con.execute("UPDATE evergreen_aircraft SET value = ? WHERE entity_key = ?", [right, key])
     # Nothing that is recorded in the lake has changed, and yet it is looked at again.
-    assert ask_online(examples, candidate).different == 0
+    assert ask_online(examples, candidate).mismatch_count == 0
 
 
 def test_an_online_store_that_was_emptied_is_found(
@@ -289,8 +289,8 @@ def test_an_online_store_that_was_emptied_is_found(
     (home / "online.db").unlink()
     open_feature_store.cache_clear()
     found = ask_online(examples, candidate)
-    assert found.different > found.compared / 2
-    assert "is nothing online" in found.example
+    assert found.mismatch_count > found.value_count / 2
+    assert "is nothing online" in found.first_mismatch
 
 
 def test_an_online_store_of_another_moment_is_found(
@@ -303,7 +303,7 @@ def test_an_online_store_of_another_moment_is_found(
     shutil.rmtree(home / "lake/online")
     shutil.move(tmp_path / "online", home / "lake/online")
     found = ask_online(examples, candidate)
-    assert found.different > found.compared / 4
+    assert found.mismatch_count > found.value_count / 4
 
 
 def publish_again(day: date, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -323,7 +323,7 @@ def test_features_corrected_since_they_were_materialized_are_named(
 ) -> None:
     publish_again(date(2013, 1, 16), "aircraft", lambda rows: rows.slice(1))
     said = problem(ask_online(examples, candidate))
-    assert said.startswith("features of 2013-01-16 were published anew since the online store was written")
+    assert said.startswith("features of 2013-01-16 were published again since the online store was written")
     online_store.materialize_features(MODEL, window(18))
     assert isinstance(ask_online(examples, candidate), OnlineSample)
 
@@ -335,7 +335,7 @@ def test_a_store_that_was_never_or_only_half_written_is_not_compared(
     inputs = dict(record.manifest("held").inputs)
     unsure = {"until": inputs["until"], "days": {}, "views": {}}  # as it stands while it is being written
     record.publish("held", fingerprints.compute_fingerprint(unsure), {}, unsure)
-    assert "was being written when that was ended" in problem(ask_online(examples, candidate))
+    assert "was being written when the writer ended" in problem(ask_online(examples, candidate))
     shutil.rmtree(record.root)
     assert problem(ask_online(examples, candidate)) == "nothing was materialized for flight_delay yet"
 
@@ -357,14 +357,14 @@ def test_the_online_store_is_not_read_while_it_is_written(
 
 
 def serve_without(view: str) -> None:
-    """Leave a view out of the model's service, until the store is opened anew."""
+    """Leave a view out of the model's service, until the store is opened again."""
     store = open_feature_store()
     views = [v for v in store.list_feature_views() if v.name != view]
     store.delete_feature_service("flight_delay")
     store.apply([FeatureService(name="flight_delay", features=views)])
 
 
-def test_a_column_that_was_added_to_the_service_after_training_is_seen(home: Path) -> None:
+def test_a_column_added_to_the_service_after_training_is_found(home: Path) -> None:
     model = judged_by(AUC, SignatureGate())
     before = open_feature_store().get_feature_service("flight_delay")
     serve_without("aircraft")

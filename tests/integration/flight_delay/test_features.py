@@ -1,7 +1,8 @@
-"""The steps of a day of features, run again, run together, and left tidy."""
+"""The steps of a day of features, run again and at the same time."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -12,8 +13,7 @@ from pyspark.sql import SparkSession
 
 from evergreen.features import checks, features_dataset, inputs
 from evergreen.features.build import build_features
-from evergreen.features.make import run_feature_pipeline
-from evergreen.features.publish import publish_features
+from evergreen.features.pipeline import publish_features, run_feature_pipeline
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.spec import loader
@@ -47,42 +47,45 @@ def rewrite(source: str, day: date | None, change: Callable[[pd.DataFrame], pd.D
 
 
 def test_a_published_day_is_not_computed_again(
-    own_january: Path, model: ModelSpec, capsys: pytest.CaptureFixture[str]
+    own_january: Path, model: ModelSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wanted = inputs.compute_day_fingerprints(model, [DAY])
-    assert build_features(model, wanted) == {}
-    assert f"{DAY}: published already" in capsys.readouterr().out
-    assert publish_features(model, wanted, {})[str(DAY)]
+    caplog.set_level(logging.INFO)
+    fingerprints = inputs.compute_day_fingerprints(model, [DAY])
+    assert build_features(model, fingerprints) == {}
+    assert f"{DAY}: published already" in caplog.text
+    assert publish_features(model, fingerprints, {})[str(DAY)]
 
 
-def test_a_day_by_itself_and_twice_at_once_has_the_bytes_of_a_day_among_others(
+def test_a_day_built_alone_or_twice_has_the_same_bytes(
     own_january: Path, model: ModelSpec, unpublish: Callable[[date], datasets.Manifest]
 ) -> None:
     before = unpublish(DAY)
-    wanted = inputs.compute_day_fingerprints(model, [DAY])
-    one = build_features(model, wanted)
-    assert not checks.check_built_features(model, one)
-    publish_features(model, wanted, one)
+    fingerprints = inputs.compute_day_fingerprints(model, [DAY])
+    one = build_features(model, fingerprints)
+    assert checks.validate_features(model, one) == one
+    publish_features(model, fingerprints, one)
     # The first to finish clears away what both have built: the other finds the day done.
-    assert not checks.check_built_features(model, one)
-    publish_features(model, wanted, one)
+    assert checks.validate_features(model, one) == one
+    publish_features(model, fingerprints, one)
     assert features_dataset(model).manifest(datasets.day_partition(DAY)) == before
     assert not list((features_dataset(model).root / "_staging").iterdir())
 
 
-def test_what_a_run_built_and_never_published_is_found_by_the_next(
+def test_built_and_unpublished_days_are_reused(
     own_january: Path,
     model: ModelSpec,
     unpublish: Callable[[date], datasets.Manifest],
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     before = unpublish(DAY)
-    wanted = inputs.compute_day_fingerprints(model, [DAY])
-    left_behind = build_features(model, wanted)
-    capsys.readouterr()
-    assert build_features(model, wanted) == left_behind
-    assert "computing" not in capsys.readouterr().out
-    publish_features(model, wanted, left_behind)
+    fingerprints = inputs.compute_day_fingerprints(model, [DAY])
+    left_behind = build_features(model, fingerprints)
+    assert "computing" in caplog.text
+    caplog.clear()
+    assert build_features(model, fingerprints) == left_behind
+    assert "computing" not in caplog.text
+    publish_features(model, fingerprints, left_behind)
     assert features_dataset(model).manifest(datasets.day_partition(DAY)) == before
 
 
@@ -97,7 +100,7 @@ def test_nothing_stays_cached_in_spark(january: Path) -> None:
     ("source", "changed", "expected"),
     [("flights", 5, range(5, 15)), ("weather", 5, range(5, 7)), ("planes", None, range(1, 18))],
 )
-def test_a_changed_raw_row_changes_the_days_that_look_back_to_it_and_no_others(
+def test_a_changed_raw_row_changes_the_days_that_look_back_to_it(
     own_january: Path, model: ModelSpec, source: str, changed: int | None, expected: range
 ) -> None:
     before = inputs.compute_day_fingerprints(model, DAYS)
@@ -111,9 +114,7 @@ def test_a_changed_raw_row_changes_the_days_that_look_back_to_it_and_no_others(
         assert inputs.stale_days(model, [date(2013, 1, changed - 1)]) == []
 
 
-def test_a_corrected_day_and_those_that_look_back_to_it_end_as_if_it_had_been_right_at_once(
-    own_january: Path, model: ModelSpec
-) -> None:
+def test_corrections_end_in_the_features_of_correct_data(own_january: Path, model: ModelSpec) -> None:
     right = {manifest.partition: manifest for manifest in features_dataset(model).manifests()}
     file = raw_files.raw_file("flights", date(2013, 1, 5))
     good = file.read_bytes()

@@ -14,7 +14,7 @@ import pytest
 from evergreen.feature_store import training_sets
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.features import inputs
-from evergreen.features.make import run_feature_pipeline
+from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings

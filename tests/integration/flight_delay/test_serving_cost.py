@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import xgboost
 
-from evergreen.evaluation import serving
+from evergreen.evaluation import serving_costs
 from evergreen.gates.evidence import MissingEvidence
 from evergreen.lake import datasets
 from evergreen.spec import loader
@@ -40,7 +40,7 @@ def published(features: tuple[str, ...] = NAMES, rounds: int = 10, depth: int = 
 
 
 def measured(candidate: datasets.Manifest, table: pa.Table = TABLE) -> Mapping[str, float]:
-    found = serving.measure_serving_costs(MODEL, candidate, table)
+    found = serving_costs.measure_serving_costs(MODEL, candidate, table)
     assert not isinstance(found, MissingEvidence), found
     return found
 
@@ -76,12 +76,12 @@ def test_a_network_is_measured_as_it_takes_its_columns(home: Path) -> None:
     [
         (TABLE.slice(0, 0), NAMES, "the holdout has no rows to predict"),
         (TABLE, ("a", "b", "nothing_like_it"), "the holdout lacks nothing_like_it"),
-        (TABLE, ("a", "b"), "model.ubj takes a, b, c, but was to be given a, b"),
+        (TABLE, ("a", "b"), "model.ubj takes a, b, c, not a, b"),
         (TABLE.set_column(0, "a", pa.array(["12"] * 700)), NAMES, "a is string, not a number"),
     ],
 )
 def test_what_stands_in_the_way_is_told(home: Path, table: pa.Table, features: tuple[str, ...], problem: str) -> None:
-    found = serving.measure_serving_costs(MODEL, published(features), table)
+    found = serving_costs.measure_serving_costs(MODEL, published(features), table)
     assert isinstance(found, MissingEvidence)
     assert problem in found.problem
 
@@ -91,6 +91,6 @@ def test_a_model_that_cannot_be_loaded_is_told(home: Path) -> None:
     file = candidates.candidate_dataset(MODEL).file_path(candidate, "model.ubj")
     file.unlink()
     file.write_bytes(b"\x80\x04not a model")
-    found = serving.measure_serving_costs(MODEL, candidate, TABLE)
+    found = serving_costs.measure_serving_costs(MODEL, candidate, TABLE)
     assert isinstance(found, MissingEvidence)
     assert "model.ubj is a pickle" in found.problem

@@ -1,4 +1,4 @@
-"""Checking many tables in one go finds what checking one after the other finds, table by table."""
+"""Validating many tables at once finds the same faults as validating one after the other."""
 
 from __future__ import annotations
 
@@ -116,14 +116,14 @@ def faults_of_the_good(kind: str, day: str) -> tuple[Fault, ...]:
 
 
 def assert_same(tables: Mapping[str, pd.DataFrame], kind: str) -> Mapping[str, quality.ValidationReport]:
-    wanted = {
+    expected = {
         day: faults_of_the_good(kind, day)
         if table is good(kind).get(day)
         else quality.validate_table(table, day, *stages(kind)(day)).faults
         for day, table in tables.items()
     }
     reports = quality.validate_tables(tables, stages(kind))
-    assert {day: report.faults for day, report in reports.items()} == wanted
+    assert {day: report.faults for day, report in reports.items()} == expected
     return reports
 
 
@@ -246,7 +246,7 @@ INVENTED_BY_OTHER_ROWS: dict[str, tuple[Expectation, pd.DataFrame, pd.DataFrame]
 
 
 @pytest.mark.parametrize("kind", INVENTED_BY_OTHER_ROWS)
-def test_no_fault_is_made_of_rows_of_several_tables(kind: str) -> None:
+def test_rows_of_several_tables_make_no_fault(kind: str) -> None:
     expectation, one, other = INVENTED_BY_OTHER_ROWS[kind]
     reports = quality.validate_tables({"one": one, "other": other}, lambda _: [[expectation]])
     assert all(not report.faults for report in reports.values())
@@ -261,13 +261,13 @@ def test_the_same_rule_with_other_bounds_is_another_rule() -> None:
     assert [name for name, report in reports.items() if report.faults] == ["narrow"]
 
 
-def test_a_kind_derived_from_a_known_one_is_asked_of_each_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def test_a_subclass_of_an_expectation_is_validated_per_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
     validate = quality._run_expectations
 
-    def count(table: pd.DataFrame, wanted: list[Expectation]) -> object:
-        asked.append(len(table))
-        return validate(table, wanted)
+    def count(table: pd.DataFrame, expected: list[Expectation]) -> object:
+        sizes.append(len(table))
+        return validate(table, expected)
 
     class ExpectColumnValuesToBeSmall(gxe.ExpectColumnValuesToBeBetween):
         max_value: int = 5
@@ -275,13 +275,13 @@ def test_a_kind_derived_from_a_known_one_is_asked_of_each_table(monkeypatch: pyt
     monkeypatch.setattr(quality, "_run_expectations", count)
     tables = {"a": column(1), "b": column(2)}
     quality.validate_tables(tables, lambda _: [[gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)]])
-    assert asked == [2]
-    asked.clear()
+    assert sizes == [2]
+    sizes.clear()
     quality.validate_tables(tables, lambda _: [[ExpectColumnValuesToBeSmall(column="x")]])
-    assert asked == [1, 1]
+    assert sizes == [1, 1]
 
 
-def test_a_stage_is_only_asked_when_the_ones_before_it_hold() -> None:
+def test_a_stage_is_validated_only_if_earlier_ones_pass() -> None:
     either = [
         [gxe.ExpectTableRowCountToEqual(value=1)],
         [gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)],
@@ -296,26 +296,29 @@ def test_a_stage_is_only_asked_when_the_ones_before_it_hold() -> None:
     }
 
 
-def test_what_was_asked_and_found_is_kept_for_each_table() -> None:
+def test_the_results_of_each_table_are_stored() -> None:
     reports = quality.validate_tables(good("flights"), stages("flights"))
     for day, report in reports.items():
         alone = quality.validate_table(good("flights")[day], day, *stages("flights")(day))
-        asked, together = (
-            {stage: sorted(json.dumps([a["expectation"], a["of"]]) for a in answers) for stage, answers in e.items()}
+        separate, together = (
+            {
+                stage: sorted(json.dumps([a["expectation"], a["kwargs"]]) for a in answers)
+                for stage, answers in e.items()
+            }
             for e in (alone.results, report.results)
         )
-        assert asked == together
+        assert separate == together
         answers = report.results["stage 2"]
-        own = {answer["expectation"]: answer for answer in answers if "asked_of_tables" not in answer}
+        own = {answer["expectation"]: answer for answer in answers if "table_count" not in answer}
         assert own["expect_table_row_count_to_be_between"]["observed_value"] == len(good("flights")[day])
-        shared = [answer for answer in answers if answer.get("asked_of_tables") == len(DAYS)]
+        shared = [answer for answer in answers if answer.get("table_count") == len(DAYS)]
         assert len(shared) > 20
-        assert {answer["element_count"] for answer in shared if "row_condition" not in answer["of"]} == {
+        assert {answer["element_count"] for answer in shared if "row_condition" not in answer["kwargs"]} == {
             sum(map(len, good("flights").values()))
         }
 
 
-def test_no_more_rows_than_the_limit_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_limited_in_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {name: column(1, 2, 3) for name in "abc"}
     monkeypatch.setattr(quality, "_MAX_BATCH_ROWS", 6)
     rule = gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)
@@ -324,9 +327,9 @@ def test_no_more_rows_than_the_limit_are_put_together(monkeypatch: pytest.Monkey
     assert counts == {"a": 6, "b": 6, "c": 3}
 
 
-def test_a_check_that_asks_nothing_is_refused() -> None:
+def test_a_stage_without_expectations_is_refused() -> None:
     rule = gxe.ExpectTableRowCountToEqual(value=1)
-    with pytest.raises(ValueError, match="b: nothing is expected"):
+    with pytest.raises(ValueError, match="b: no expectations"):
         quality.validate_tables({"a": column(1), "b": column(1)}, lambda name: [[rule]] if name == "a" else [[]])
     assert quality.validate_tables({}, lambda _: []) == {}
 
@@ -337,11 +340,11 @@ def test_threads_do_not_see_each_others_table() -> None:
         return quality.validate_table(column(number), "x", [rule]).faults[0].problem
 
     with ThreadPoolExecutor(4) as threads:
-        told = list(threads.map(wrong, range(40)))
-    assert [what.rsplit(" ", 1)[1] for what in told] == [str(number) for number in range(40)]
+        messages = list(threads.map(wrong, range(40)))
+    assert [what.rsplit(" ", 1)[1] for what in messages] == [str(number) for number in range(40)]
 
 
-def test_a_checked_table_does_not_stay_in_memory() -> None:
+def test_a_validated_table_is_released() -> None:
     table = column(1, 2)
     gone = weakref.ref(table)
     quality.validate_table(table, "x", [gxe.ExpectTableRowCountToEqual(value=2)])

@@ -1,4 +1,4 @@
-"""An MLflow server on each of the databases that a user may choose, and a model of a test's own."""
+"""An MLflow server on each supported database, and a new model for every test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.promotion_races import Place
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
 def mlflow_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an MLflow server, once on SQLite and once on Postgres."""
+    """Return the URL of an MLflow server, once on SQLite and once on Postgres."""
     if request.param == "postgres" and (reason := servers.no_postgres()):
         pytest.skip(reason)
     with servers.mlflow_on(request.param, tmp_path_factory.mktemp(request.param)) as url:
@@ -24,7 +24,7 @@ def mlflow_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def place(mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """A model that nobody knows yet, without versions or entries; the settings point at it."""
+    """Return a new model, without versions or entries, in the registry and ledger of the settings."""
     place = Place(mlflow_server, tmp_path / "ledger", f"m{uuid.uuid4().hex}")
     for name, value in place.environment.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""Nobody answers in time: that is a no, and the ledger says so."""
+"""An approval that times out is a rejection, which the ledger records."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from evergreen.ledger import PromotionRejected
 from evergreen.orchestration.operators.approval import PromotionApprovalOperator
 from evergreen.promotion.rules import decide_promotion
 from evergreen.spec.model import ApprovalPolicy as Asks
-from support.ledger_events import MODEL, judged, request
+from support.ledger_events import MODEL, request, verdict_event
 
 pytestmark = pytest.mark.integration
 
 
-def test_silence_is_a_no_that_is_recorded(home: Path) -> None:
-    number = ledger.append_decision(MODEL, "a run", lambda _: judged(10)).number
+def test_approval_timeout_records_rejection(home: Path) -> None:
+    number = ledger.append_decision(MODEL, "a run", lambda _: verdict_event(10)).number
     with DAG("a_dag", schedule=None):
         approve = PromotionApprovalOperator(
             task_id="approve",
@@ -46,9 +46,9 @@ def test_silence_is_a_no_that_is_recorded(home: Path) -> None:
     with suppress(DownstreamTasksSkipped):  # how the operator ends where something comes after it
         approve.execute_complete(context, event)
 
-    act = ledger.read_entries(MODEL)[-1].event
-    assert isinstance(act, PromotionRejected)
-    assert (act.rejected_by, act.reason) == ("nobody", "nobody answered in time")
+    event = ledger.read_entries(MODEL)[-1].event
+    assert isinstance(event, PromotionRejected)
+    assert (event.rejected_by, event.reason) == ("nobody", "nobody answered in time")
     with pytest.raises(PromotionRefusedError, match="nobody did not approve: nobody answered in time"):
         decide_promotion(
             ledger.read_state(MODEL),

@@ -1,4 +1,4 @@
-"""A process dies at any write of a promotion or a rollback: repair finds a state that some serial order explains."""
+"""A process dies at any write of a promotion or a rollback: a repair finds a state that a serial order explains."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from evergreen.ledger import (
 )
 from evergreen.ledger.journal import Journal
 from evergreen.promotion import rules
-from evergreen.registry import versions
+from evergreen.registry import aliases
 from support import promotion_races
 from support.promotion_races import CHALLENGER, CHAMPION, PREVIOUS, Place
 
@@ -43,39 +43,39 @@ _FIRST = date(2013, 1, 6)
 
 @dataclass(frozen=True)
 class Operation:
-    """What a task or a command does: record what a rule decides, and let the aliases follow."""
+    """The work of a task or a command: record what a rule decides, and set the aliases."""
 
     rule: Callable[[LedgerState], LedgerEvent | LedgerEntry]
-    by: str = "test"
+    actor: str = "test"
 
     def run(self, model: str) -> LedgerEvent:
-        entry = ledger.append_decision(model, self.by, self.rule)
-        versions.sync_aliases(model)
+        entry = ledger.append_decision(model, self.actor, self.rule)
+        aliases.sync_aliases(model)
         return entry.event
 
 
 @dataclass
 class Book:
-    """A model whose changes happen one after the other, each with data a week newer than the one before."""
+    """A model whose changes happen one after the other, each with data a week newer than before."""
 
     place: Place
     versions: Sequence[str]
     week: int = 0
 
     def promotion(self, version: str, cooldown_days: int = 0) -> Operation:
-        """Of a version that has just been judged against who is champion now."""
-        request = promotion_races.judged(self.place.model, version, _FIRST + timedelta(weeks=self.week))
+        """Return the promotion of a version that has just been judged against the current champion."""
+        request = promotion_races.request_promotion(self.place.model, version, _FIRST + timedelta(weeks=self.week))
         self.week += 1
         return Operation(partial(rules.decide_promotion, request=request, cooldown_days=cooldown_days))
 
-    def rollback(self, to: str | None = None) -> Operation:
-        leaving = ledger.read_state(self.place.model).champion
+    def rollback(self, target_version: str | None = None) -> Operation:
+        champion = ledger.read_state(self.place.model).champion
         return Operation(
             partial(
                 rules.decide_rollback,
-                target_version=to,
+                target_version=target_version,
                 reason="worse in the shop",
-                expected_champion=leaving,
+                expected_champion=champion,
             )
         )
 
@@ -114,12 +114,12 @@ def rollback_to_the_one_before(book: Book) -> Operation:
 
 def rollback_to_one_that_is_named(book: Book) -> Operation:
     book.promote("1", "2", "3", "4")
-    return book.rollback(to="1")
+    return book.rollback(target_version="1")
 
 
 @pytest.mark.parametrize("mlflow_server", ["sqlite"], indirect=True)  # who dies is its client
 @pytest.mark.parametrize(
-    ("prepared", "act", "aliases"),
+    ("prepare", "event", "aliases"),
     [
         (first_promotion, VersionPromoted, {"champion": "1"}),
         (second_promotion, VersionPromoted, {"champion": "2", "previous": "1"}),
@@ -134,103 +134,105 @@ def rollback_to_one_that_is_named(book: Book) -> Operation:
     ],
     ids=lambda value: getattr(value, "__name__", None) if callable(value) else "",
 )
-def test_whatever_write_it_dies_at_repair_gives_a_serial_state_and_a_retry_ends_it(
-    place: Place, prepared: Callable[[Book], Operation], act: type[LedgerEvent], aliases: dict[str, str]
+def test_crash_at_any_write_is_repaired_and_retried(
+    place: Place, prepare: Callable[[Book], Operation], event: type[LedgerEvent], aliases: dict[str, str]
 ) -> None:
-    died: list[str] = []
+    fatal_writes: list[str] = []
     happened: list[bool] = []
-    for fuse in (Fuse(n, after) for n in count(1) for after in (False, True)):
-        book = Book(place.another(), [])
+    for fuse in (Fuse(n, completes_write) for n in count(1) for completes_write in (False, True)):
+        book = Book(place.new_model(), [])
         book.place.register(4)
-        operation = prepared(book)
-        before = ledger.read_state(book.place.model)
+        operation = prepare(book)
+        earlier = ledger.read_state(book.place.model)
         code, write = in_a_child(book.place, operation, fuse)
         survived = code == 0
         assert survived or code == CRASHED
-        died.append(write)
-        happened.append(explained(book.place, before, operation.rule(before)).happened)
-        assert isinstance(operation.run(book.place.model), act)
-        assert ledger.read_state(book.place.model).head_number == before.head_number + 1, "a retry did it a second time"
+        fatal_writes.append(write)
+        happened.append(check_crash(book.place, earlier, operation.rule(earlier)).happened)
+        assert isinstance(operation.run(book.place.model), event)
+        assert ledger.read_state(book.place.model).head_number == earlier.head_number + 1, "the retry repeated it"
         assert book.place.aliases() == aliases
         if survived:
             break
-    # Each write was a place to die at, those before the entry was there and those after it; in this order.
+    # The process died at each write, first at those before the entry existed, then at those after.
     changed = sum(
-        promotion_races.by_ledger(before).get(name) != aliases.get(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)
+        promotion_races.by_ledger(earlier).get(name) != aliases.get(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)
     )
-    written = died[:-1:2]
-    assert written.count("link") == 1
-    assert len([write for write in written if write.endswith("alias")]) == changed
+    writes = fatal_writes[:-1:2]
+    assert writes.count("link") == 1
+    assert len([write for write in writes if write.endswith("alias")]) == changed
     assert happened == sorted(happened)
     assert not happened[0]
     assert happened[-1]
 
 
-def test_killed_at_any_moment_repair_gives_a_serial_state_and_a_retry_ends_it(place: Place) -> None:
-    """Also between the writes, and while a server works on a request whose sender is gone."""
-    dice = random.Random(20130101)
+def test_kill_at_any_moment_is_repaired_and_retried(place: Place) -> None:
+    """Also between the writes, and while a server processes a request whose sender is gone."""
+    rng = random.Random(20130101)
     book = Book(place, place.register(KILLS + 3))
     book.promote("1", "2")
     patience = 0.0
-    left: list[Left] = []
+    states: list[CrashState] = []
     for number in range(KILLS + 1):
         rollback = number % 3 == 2
         operation = book.rollback() if rollback else book.promotion(book.versions[number + 2])
-        before = ledger.read_state(place.model)
+        earlier = ledger.read_state(place.model)
         child = Child(place, operation)
-        began = child.go()
-        if number == 0:  # how long it takes when it is left alone
+        started = child.go()
+        if number == 0:  # how long it takes without a kill
             child.died_at()
-            patience = time.monotonic() - began
+            patience = time.monotonic() - started
             child.process.join()
         else:
-            time.sleep(1.1 * patience * dice.random() ** 3)  # often early: the entry is quick, a request slow
+            time.sleep(1.1 * patience * rng.random() ** 3)  # often early: the entry is quick, a request slow
             child.process.kill()
             child.process.join()
-            time.sleep(0.5)  # a request that it has sent is still done
+            time.sleep(0.5)  # a request that was sent is still processed
         assert child.process.exitcode in (0, -signal.SIGKILL)
-        left.append(explained(place, before, operation.rule(before)))
+        states.append(check_crash(place, earlier, operation.rule(earlier)))
         operation.run(place.model)
-        assert ledger.read_state(place.model).head_number == before.head_number + 1
+        assert ledger.read_state(place.model).head_number == earlier.head_number + 1
         assert place.aliases() == promotion_races.by_ledger(ledger.read_state(place.model))
-    Journal(place.model, str(place.ledger)).read()  # the whole chain, afresh
-    assert Left(happened=False, behind=False) in left, "no kill came before the entry"
-    assert Left(happened=True, behind=True) in left, "no kill came between the entry and the last alias"
+    Journal(place.model, str(place.ledger)).read()  # the whole chain, read again
+    assert CrashState(happened=False, stale=False) in states, "no kill came before the entry"
+    assert CrashState(happened=True, stale=True) in states, "no kill came between the entry and the last alias"
 
 
 @dataclass(frozen=True)
-class Left:
-    """What a crash has left."""
+class CrashState:
+    """The state after a crash: whether the event was recorded, and whether an alias was stale."""
 
     happened: bool
-    behind: bool
-    """whether an alias was not the ledger's"""
+    stale: bool
 
 
-def explained(place: Place, before: LedgerState, act: LedgerEvent | LedgerEntry) -> Left:
-    """Checks that the act happened, or nothing did, and what repair says of it and makes of it."""
-    now = Journal(place.model, str(place.ledger)).read()
-    assert now.entries[: before.head_number] == before.entries
-    assert [entry.event for entry in now.entries[before.head_number :]] in ([], [act])
-    repair = versions.repair_aliases(place.model)
-    # Nobody has moved an alias by hand, and repair does not say so.
-    assert {alias.status for alias in repair.aliases} <= {"right", "behind", "missing"}, repair.messages
-    assert place.aliases() == promotion_races.by_ledger(now)
-    assert versions.repair_aliases(place.model).was_consistent
-    return Left(now.head_number > before.head_number, not repair.was_consistent)
+def check_crash(place: Place, earlier: LedgerState, event: LedgerEvent | LedgerEntry) -> CrashState:
+    """Check that the event was recorded or nothing was, and the report and the result of a repair."""
+    state = Journal(place.model, str(place.ledger)).read()
+    assert state.entries[: earlier.head_number] == earlier.entries
+    assert [entry.event for entry in state.entries[earlier.head_number :]] in ([], [event])
+    repair = aliases.repair_aliases(place.model)
+    # No alias was moved by hand, and the repair does not report one.
+    assert {alias.status for alias in repair.aliases} <= {"consistent", "stale", "missing"}, repair.messages
+    assert place.aliases() == promotion_races.by_ledger(state)
+    assert aliases.repair_aliases(place.model).was_consistent
+    return CrashState(state.head_number > earlier.head_number, not repair.was_consistent)
 
 
 @dataclass
 class Fuse:
-    """Ends this process at its n-th write, as a kill would: no handler runs, nothing is flushed."""
+    """Ends this process at its n-th write, as a kill does: no handler runs, nothing is flushed.
 
-    at: int
-    after: bool
-    """whether the write is done first"""
+    Attributes:
+        completes_write: whether the write is completed first.
+    """
+
+    number: int
+    completes_write: bool
     writes: int = 0
 
     def lay(self, report: Connection) -> None:
-        """Let every write of this process go through the fuse: of files, of links, and to the registry."""
+        """Guard every write of this process: of files, of links, and to the registry."""
         for owner, name in (
             (Path, "mkdir"),
             (Path, "write_bytes"),
@@ -245,29 +247,29 @@ class Fuse:
     def _guarded(self, write: Callable[..., Any], name: str, report: Connection) -> Callable[..., Any]:
         def guarded(*arguments: Any, **options: Any) -> Any:
             self.writes += 1
-            mine = self.writes == self.at
-            if mine:
+            is_fatal = self.writes == self.number
+            if is_fatal:
                 report.send(name)
-                if not self.after:
+                if not self.completes_write:
                     os._exit(CRASHED)
-            done = write(*arguments, **options)
-            if mine:
+            result = write(*arguments, **options)
+            if is_fatal:
                 os._exit(CRASHED)
-            return done
+            return result
 
         return guarded
 
 
 class Child:
-    """A process that does an operation when it is told to."""
+    """A process that runs an operation on request."""
 
     def __init__(self, place: Place, operation: Operation, fuse: Fuse | None = None):
-        self._line, theirs = promotion_races.processes().Pipe()
+        self._line, child_end = promotion_races.processes().Pipe()
         self.process: BaseProcess = promotion_races.processes().Process(
-            target=_child, args=(place, operation, fuse, theirs), daemon=True
+            target=_child, args=(place, operation, fuse, child_end), daemon=True
         )
         self.process.start()
-        theirs.close()
+        child_end.close()
         assert self._line.recv() == "ready"
 
     def go(self) -> float:
@@ -275,7 +277,7 @@ class Child:
         return time.monotonic()
 
     def died_at(self) -> str:
-        """The write that ended it, or nothing."""
+        """Return the write that ended the process, or an empty string."""
         try:
             return self._line.recv()
         except EOFError:
@@ -283,7 +285,7 @@ class Child:
 
 
 def in_a_child(place: Place, operation: Operation, fuse: Fuse) -> tuple[int | None, str]:
-    """The exit code, and the write that it died at."""
+    """Return the exit code, and the write that ended the process."""
     child = Child(place, operation, fuse)
     child.go()
     write = child.died_at()

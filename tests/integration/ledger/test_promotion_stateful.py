@@ -1,6 +1,6 @@
-"""Whatever is asked for, killed, and moved by hand, in any order: the rules hold, and repair makes it whole.
+"""Requests, kills and manual changes of aliases in any order: the rules hold, and a repair restores the aliases.
 
-Real MLflow on SQLite. Every rule may be killed before or after any of its writes: of an entry, or of an alias.
+Real MLflow on SQLite. Every operation may be killed before or after any write of an entry or an alias.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from hypothesis.stateful import (
 )
 from mlflow import MlflowClient
 
-from evergreen import ledger
+from evergreen import ledger, storage
 from evergreen.errors import PromotionRefusedError
 from evergreen.ledger import ChampionRolledBack, LedgerEntry, VersionPromoted, VersionReleased
-from evergreen.ledger.journal import _FolderStore
 from evergreen.promotion import rules
-from evergreen.registry import versions
+from evergreen.registry import aliases
 from support.ledger_events import day
-from support.ledgers import FOLLOWING, Book, Candidate
+from support.ledgers import LEDGER_ALIASES, Book, Candidate
 
 pytestmark = pytest.mark.integration
 
@@ -40,27 +39,27 @@ _NUMBERS = count()
 
 
 class Killed(BaseException):
-    """The process is gone: nothing catches it, nothing after it happens."""
+    """Ends the operation as a kill would: nothing catches it."""
 
 
 class Fuse:
-    """Kills at the boundary that it is set to: each write has one before and one after it."""
+    """Kills before or after the n-th write: each write has a boundary on both sides."""
 
-    left: int | None = None
+    remaining: int | None = None
 
     def burn(self) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
+        if self.remaining is not None:
+            self.remaining -= 1
+            if self.remaining < 0:
                 raise Killed
 
     @contextmanager
     def set_to(self, boundary: int | None) -> Iterator[None]:
-        self.left = boundary
+        self.remaining = boundary
         try:
             yield
         finally:
-            self.left = None
+            self.remaining = None
 
     def around(self, write: Callable[..., Any]) -> Callable[..., Any]:
         def written(*arguments: Any, **named: Any) -> Any:
@@ -89,8 +88,8 @@ class Ledger(RuleBasedStateMachine):
         self.known: tuple[LedgerEntry, ...] = ()
         self.by_hand: set[str] = set()
 
-    def ask(self, kill: int | None, change: Callable[[], object]) -> None:
-        """Do as a task does; when it is over, and was not killed, the aliases are right."""
+    def execute(self, kill: int | None, change: Callable[[], object]) -> None:
+        """Run `change` as a task does; unless it is killed, the aliases are consistent afterwards."""
         try:
             with FUSE.set_to(kill):
                 change()
@@ -99,22 +98,22 @@ class Ledger(RuleBasedStateMachine):
         except PromotionRefusedError:
             assert self.book.state.entries == self.known  # nothing was recorded
             return
-        self.are_right()
+        self.check_aliases()
 
-    def are_right(self) -> None:
+    def check_aliases(self) -> None:
         state = self.book.state
         # Until the first promotion nothing is deleted.
-        left = {} if state.tenures else self.book.aliases
-        assert self.book.aliases == {**left, **self.book.right}
+        kept_aliases = {} if state.tenures else self.book.aliases
+        assert self.book.aliases == {**kept_aliases, **self.book.expected_aliases}
         if state.tenures:
             self.by_hand.clear()
 
     def commit(self, kill: int | None, decide: Callable[[ledger.LedgerState], Any]) -> None:
         def change() -> None:
             ledger.append_decision(self.book.model, "somebody", decide)
-            versions.sync_aliases(self.book.model)
+            aliases.sync_aliases(self.book.model)
 
-        self.ask(kill, change)
+        self.execute(kill, change)
 
     @initialize(target=candidates, champions=strategies.integers(1, 3))
     def begin(self, champions: int) -> Any:
@@ -133,72 +132,72 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(candidate=candidates, cooldown=strategies.sampled_from([0, 0, 10]), kill=KILLS)
     def promote(self, candidate: Candidate, cooldown: int, kill: int | None) -> None:
-        self.ask(kill, lambda: self.book.promote(candidate, cooldown))
+        self.execute(kill, lambda: self.book.promote(candidate, cooldown))
 
     @rule(target=candidates, days=strategies.integers(1, 20), kill=KILLS)
     def retrain(self, days: int, kill: int | None) -> Candidate:
-        """A candidate that passed is promoted at once, so that there are champions to go back to."""
-        known = self.book.state.champion_as_of
-        candidate = self.book.judge((known - day(0)).days + days if known else 10)
+        """Promote a candidate that passed at once, so that there are champions to restore."""
+        champion_as_of = self.book.state.champion_as_of
+        candidate = self.book.judge((champion_as_of - day(0)).days + days if champion_as_of else 10)
         self.known = self.book.state.entries
-        self.ask(kill, lambda: self.book.promote(candidate))
+        self.execute(kill, lambda: self.book.promote(candidate))
         return candidate
 
     @rule(candidate=candidates, kill=KILLS)
     def reject(self, candidate: Candidate, kill: int | None) -> None:
-        judged, version = candidate.judged, candidate.version
-        self.commit(kill, lambda state: rules.decide_rejection(state, version, judged, "grace", "no"))
+        verdict_entry, version = candidate.verdict_entry, candidate.version
+        self.commit(kill, lambda state: rules.decide_rejection(state, version, verdict_entry, "grace", "no"))
 
-    @precondition(lambda self: self.book.state.reigns)
+    @precondition(lambda self: self.book.state.tenures)
     @rule(named=strategies.one_of(strategies.none(), strategies.integers(0, 9)), kill=KILLS)
     def rollback(self, named: int | None, kill: int | None) -> None:
-        """To the version before, or one of the champions that there have been."""
-        reigns = self.book.state.tenures
-        to = None if named is None else reigns[named % len(reigns)].version
-        leaving = reigns[-1].version
-        self.commit(kill, lambda state: rules.decide_rollback(state, to, "late", expected_champion=leaving))
+        """Restore the previous champion, or any earlier one."""
+        tenures = self.book.state.tenures
+        target = None if named is None else tenures[named % len(tenures)].version
+        champion = tenures[-1].version
+        self.commit(kill, lambda state: rules.decide_rollback(state, target, "late", expected_champion=champion))
 
-    @precondition(lambda self: self.book.state.barred)
-    @rule(which=strategies.integers(0, 9), kill=KILLS)
-    def release(self, which: int, kill: int | None) -> None:
+    @precondition(lambda self: self.book.state.barred_versions)
+    @rule(index=strategies.integers(0, 9), kill=KILLS)
+    def release(self, index: int, kill: int | None) -> None:
         barred = sorted(self.book.state.barred_versions)
-        self.commit(kill, lambda state: rules.decide_release(state, barred[which % len(barred)], "weather"))
+        self.commit(kill, lambda state: rules.decide_release(state, barred[index % len(barred)], "weather"))
 
-    @precondition(lambda self: self.book.state.reigns and not self.book.state.frozen)
+    @precondition(lambda self: self.book.state.tenures and not self.book.state.is_frozen)
     @rule(kill=KILLS)
     def freeze(self, kill: int | None) -> None:
         self.commit(kill, lambda state: rules.decide_freeze(state, "cold"))
 
-    @precondition(lambda self: self.book.state.frozen)
+    @precondition(lambda self: self.book.state.is_frozen)
     @rule(kill=KILLS)
     def unfreeze(self, kill: int | None) -> None:
         self.commit(kill, lambda state: rules.decide_unfreeze(state, "warm"))
 
-    @rule(candidate=candidates, alias=strategies.sampled_from(FOLLOWING))
+    @rule(candidate=candidates, alias=strategies.sampled_from(LEDGER_ALIASES))
     def move_by_hand(self, candidate: Candidate, alias: str) -> None:
         self.book.client.set_registered_model_alias(self.book.model, alias, candidate.version)
         self.by_hand.add(alias)
 
-    @rule(alias=strategies.sampled_from(FOLLOWING))
+    @rule(alias=strategies.sampled_from(LEDGER_ALIASES))
     def delete_by_hand(self, alias: str) -> None:
         self.book.client.delete_registered_model_alias(self.book.model, alias)
         self.by_hand.add(alias)
 
     @rule(kill=KILLS)
     def repair(self, kill: int | None) -> None:
-        found, by_hand = self.book.aliases, set(self.by_hand)
-        told: list[versions.AliasRepair] = []
-        self.ask(kill, lambda: told.append(versions.repair_aliases(self.book.model)))
-        for alias in told[0].aliases if told else ():
+        aliases_before, by_hand = self.book.aliases, set(self.by_hand)
+        repairs: list[aliases.AliasRepair] = []
+        self.execute(kill, lambda: repairs.append(aliases.repair_aliases(self.book.model)))
+        for alias in repairs[0].aliases if repairs else ():
             assert (alias.actual_version, alias.expected_version) == (
-                found.get(alias.alias),
-                self.book.right.get(alias.alias),
+                aliases_before.get(alias.alias),
+                self.book.expected_aliases.get(alias.alias),
             )
-            assert (alias.status == "right") == (alias.actual_version == alias.expected_version)
-            # Nobody is accused of what a crash has done.
-            assert alias.status != "moved by hand" or alias.alias in by_hand
-        if told and self.book.state.tenures:
-            assert versions.repair_aliases(self.book.model).was_consistent
+            assert (alias.status == "consistent") == (alias.actual_version == alias.expected_version)
+            # A crash is not reported as a manual change.
+            assert alias.status != "moved_by_hand" or alias.alias in by_hand
+        if repairs and self.book.state.tenures:
+            assert aliases.repair_aliases(self.book.model).was_consistent
 
     @invariant()
     def history_is_only_added_to(self) -> None:
@@ -208,41 +207,41 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def the_champion_changes_by_entries_that_allow_it(self) -> None:
-        """Told from the entries alone, not by the fold that is under test."""
-        champion, known, barred = None, {}, set()
+        """Derived from the entries alone, not by the code under test."""
+        champion, as_of_by_version, barred = None, {}, set()
         for entry in self.known:
             match entry.event:
-                case VersionPromoted() as act:
-                    assert act.version not in barred
-                    assert act.previous_champion == champion
-                    assert champion is None or known[champion] < act.as_of
-                    champion = act.version
-                    known[champion] = act.as_of
-                case ChampionRolledBack() as act:
-                    assert act.barred_version == champion
-                    assert act.restored_version in known
-                    assert act.restored_version not in barred
+                case VersionPromoted() as event:
+                    assert event.version not in barred
+                    assert event.previous_champion == champion
+                    assert champion is None or as_of_by_version[champion] < event.as_of
+                    champion = event.version
+                    as_of_by_version[champion] = event.as_of
+                case ChampionRolledBack() as event:
+                    assert event.barred_version == champion
+                    assert event.restored_version in as_of_by_version
+                    assert event.restored_version not in barred
                     barred.add(champion)
-                    champion = act.restored_version
-                case VersionReleased() as act:
-                    barred.remove(act.version)
+                    champion = event.restored_version
+                case VersionReleased() as event:
+                    barred.remove(event.version)
         state = self.book.state
         assert (state.champion, state.barred_versions) == (champion, barred)
-        assert state.champion_as_of == (known[champion] if champion else None)
-        assert all(one.recorded_at <= other.recorded_at for one, other in pairwise(self.known))
+        assert state.champion_as_of == (as_of_by_version[champion] if champion else None)
+        assert all(entry_.recorded_at <= next_entry.recorded_at for entry_, next_entry in pairwise(self.known))
 
     def teardown(self) -> None:
-        """However it ended, one repair makes it whole."""
-        self.ask(None, lambda: versions.repair_aliases(self.book.model))
+        """One repair is enough after any sequence."""
+        self.execute(None, lambda: aliases.repair_aliases(self.book.model))
 
 
-def test_rules_and_repair(
+def test_rules_and_repair_for_any_sequence(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     use_home: Callable[[Path], Path],
 ) -> None:
     home = use_home(tmp_path_factory.mktemp("home"))
-    monkeypatch.setattr(_FolderStore, "create_if_absent", FUSE.around(_FolderStore.create_if_absent))
+    monkeypatch.setattr(storage, "create_if_absent", FUSE.around(storage.create_if_absent))
     for name in ("set_registered_model_alias", "delete_registered_model_alias"):
         monkeypatch.setattr(MlflowClient, name, FUSE.around(getattr(MlflowClient, name)))
     Ledger.folder = home

@@ -1,4 +1,4 @@
-"""Versions in a real MLflow, on SQLite and behind a server: sealed when registered, verified before each use."""
+"""Versions in a real MLflow, on SQLite and on a server: signed when registered, verified before each use."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TABLE = pa.table({name: ROWS[:, n] for n, name in enumerate(FEATURES)})
 
 
 def candidate(day: str, rounds: int) -> tuple[datasets.Manifest, datasets.Manifest]:
-    """A training set (its manifest only) and a published candidate that has learned for `rounds`."""
+    """Return the manifests of a training set and of a published candidate trained for `rounds`."""
     libraries = {"xgboost-cpu": xgboost.__version__}
     return published(lambda folder: trees(folder, rounds), FEATURES, libraries, day, rounds)
 
@@ -76,23 +76,23 @@ def published(
     day: str = "2013-01-11",
     rounds: int = 3,
 ) -> tuple[datasets.Manifest, datasets.Manifest]:
-    """As `candidate`, with the model that `write` leaves in a folder, trained with these libraries."""
+    """Return a training set and a candidate, as `candidate` does, with the model that `write` creates."""
     target = datasets.open_dataset(f"models/{MODEL.name}")
     inputs = {"features": features, "code": {"train": "1"}, "rounds": rounds}
-    mark = fingerprints.compute_fingerprint(inputs)
-    folder = target.stage(f"until={day}", mark)
+    fingerprint = fingerprints.compute_fingerprint(inputs)
+    folder = target.stage(f"until={day}", fingerprint)
     write(folder)
     (file,) = folder.iterdir()
     TrainingResult(
-        fingerprint=mark,
+        fingerprint=fingerprint,
         files={file.name: storage.file_sha256(file)},
         metrics={"train_auc": 0.7},
         environment={"python": "3.11.9", **libraries},
     ).write(folder / "result.json")
     files = {file.name: file, "result.json": folder / "result.json"}
-    known = {"as_of": day, "holdout": "2013-01-04"}
-    training_set = datasets.Manifest(f"until={day}", "5e7" + mark, known, {})
-    return training_set, target.publish(f"until={day}", mark, files, inputs)
+    inputs_ = {"as_of": day, "holdout": "2013-01-04"}
+    training_set = datasets.Manifest(f"until={day}", "5e7" + fingerprint, inputs_, {})
+    return training_set, target.publish(f"until={day}", fingerprint, files, inputs)
 
 
 def verdict(home: Path) -> tuple[Verdict, Path]:
@@ -107,14 +107,14 @@ def register(home: Path, day: str = "2013-01-11", rounds: int = 3) -> str:
 
 
 def stored(home: Path, name: str, number: int = 0) -> Path:
-    """Where MLflow keeps a file of the version that was registered as the `number`-th, from 0."""
-    found = sorted(home.glob(f"mlflow-artifacts/**/{name}"), key=lambda path: path.stat().st_mtime_ns)
-    return found[number]
+    """Return the stored file `name` of the version with this position in the order of registration, from 0."""
+    files = sorted(home.glob(f"mlflow-artifacts/**/{name}"), key=lambda path: path.stat().st_mtime_ns)
+    return files[number]
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, whose making takes most of a test's time."""
+    """Return a database with MLflow's tables; creating them takes most of a test's time."""
     file = tmp_path_factory.mktemp("empty") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
     return file
@@ -129,7 +129,7 @@ def home(home: Path, empty_database: Path) -> Path:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
-    """Key pairs, made by the two lines of docs/operating.md."""
+    """Return a function that creates key pairs by the commands in docs/operating.md."""
 
     def make(name: str) -> tuple[Path, Path]:
         private, public = tmp_path / f"{name}.pem", tmp_path / f"{name}.pub.pem"
@@ -144,8 +144,8 @@ def keys(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch, home: Path) -> Callable[..., None]:
-    def use(private: Path | None = None, public: Path | None = None, **more: str) -> None:
-        values = {"SIGNING_KEY": private, "SIGNING_PUBLIC_KEY": public, **more}
+    def use(private: Path | None = None, public: Path | None = None, **settings_: str) -> None:
+        values = {"SIGNING_KEY": private, "SIGNING_PUBLIC_KEY": public, **settings_}
         for name, value in values.items():
             if value is None:
                 monkeypatch.delenv(f"EVERGREEN_{name}", raising=False)
@@ -165,10 +165,10 @@ def server(home: Path, configure: Callable[..., None]) -> Iterator[str]:
             service.command, env=dict(service.environment), stdout=log, stderr=log, start_new_session=True
         )
     try:
-        until = time.monotonic() + 180
+        deadline = time.monotonic() + 180
         while not service.is_ready():
             assert process.poll() is None, (home / "server.log").read_text()
-            assert time.monotonic() < until, "the server does not answer"
+            assert time.monotonic() < deadline, "the server does not answer"
             time.sleep(0.5)
         configure(MLFLOW=service.url)
         yield service.url
@@ -177,7 +177,7 @@ def server(home: Path, configure: Callable[..., None]) -> Iterator[str]:
         process.wait()
 
 
-def test_registered_verified_scored(home: Path) -> None:
+def test_register_candidate_then_verify_and_score(home: Path) -> None:
     version = register(home)
     assert version == "1"
     versions.verify_version(MODEL.name, version)
@@ -187,13 +187,13 @@ def test_registered_verified_scored(home: Path) -> None:
         }  # fmt: skip
         assert versions.read_input_columns(folder) == FEATURES
         scores = evaluation.score_table(folder, TABLE, FEATURES)
-    _, made = candidate("2013-01-11", 3)
-    assert scores == pytest.approx(evaluation.score_candidate(MODEL, made, TABLE), abs=0)
+    _, manifest = candidate("2013-01-11", 3)
+    assert scores == pytest.approx(evaluation.score_candidate(MODEL, manifest, TABLE), abs=0)
 
 
 @dataclass(frozen=True)
 class Format:
-    """One model of a format, and what the registry must know of it."""
+    """A model of one format, and the metadata expected in the registry."""
 
     write: Callable[[Path], None]
     table: pa.Table
@@ -215,23 +215,22 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_is_registered_as_it_was_published_and_served_by_mlflow(
-    home: Path, keys, configure, name: str
-) -> None:
+def test_register_candidate_every_format_is_served(home: Path, keys, configure, name: str) -> None:
     configure(*keys("one"))
     format_ = FORMATS[name]
     features = tuple(format_.table.column_names)
-    training_set, made = published(format_.write, features, format_.libraries)
-    version = versions.register_candidate(MODEL, training_set, made, *verdict(home))
+    training_set, manifest = published(format_.write, features, format_.libraries)
+    version = versions.register_candidate(MODEL, training_set, manifest, *verdict(home))
     with versions.open_artifact(MODEL, version) as folder:
         assert {file.name for file in folder.iterdir()} == {
-            "MLmodel", name, "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST_FILE, signing.SIGNATURE_FILE,
+            "MLmodel", name, "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST_FILE,
+            signing.SIGNATURE_FILE,
         }  # fmt: skip
-        assert storage.file_sha256(folder / name) == made.files[name].sha256
+        assert storage.file_sha256(folder / name) == manifest.files[name].sha256
         assert versions.read_input_columns(folder) == features
         assert format_.requirement in (folder / "requirements.txt").read_text().splitlines()
         scores = evaluation.score_table(folder, format_.table, features)
-    assert np.array_equal(scores, evaluation.score_candidate(MODEL, made, format_.table))
+    assert np.array_equal(scores, evaluation.score_candidate(MODEL, manifest, format_.table))
     served = mlflow.pyfunc.load_model(f"models:/{MODEL.name}/{version}")
     schema = served.metadata.signature.inputs
     assert tuple(schema.input_names()) == features
@@ -240,25 +239,25 @@ def test_every_format_is_registered_as_it_was_published_and_served_by_mlflow(
     assert answered == pytest.approx(scores, abs=1e-7)
 
 
-def test_a_candidate_whose_file_takes_other_columns_is_not_registered(home: Path) -> None:
-    made = published(network, FEATURES, {"torch": "2.9.1"})
+def test_register_candidate_refuses_other_columns(home: Path) -> None:
+    manifest = published(network, FEATURES, {"torch": "2.9.1"})
     with pytest.raises(ScoringError, match="model.onnx takes distance, temperature, carrier, hour, but"):
-        versions.register_candidate(MODEL, *made, *verdict(home))
-    assert not versions._client().search_model_versions(f"name = '{MODEL.name}'")
+        versions.register_candidate(MODEL, *manifest, *verdict(home))
+    assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
-def test_no_format_is_imported_before_a_model_of_it_is_registered() -> None:
+def test_registry_imports_no_model_format() -> None:
     look = "import sys, evergreen.registry.versions; print([name for name in %r if name in sys.modules])"
     formats = ["xgboost", "mlflow.xgboost", "onnx", "onnxruntime", "mlflow.onnx"]
-    done = subprocess.run([sys.executable, "-c", look % formats], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", look % formats], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
-def test_a_version_tells_all_that_made_it(home: Path) -> None:
+def test_register_candidate_tags_version_with_inputs(home: Path) -> None:
     version = register(home)
-    tags = versions._client().get_model_version(MODEL.name, version).tags
-    training_set, made = candidate("2013-01-11", 3)
-    assert tags["evergreen.fingerprint"] == made.fingerprint
+    tags = versions.registry_client().get_model_version(MODEL.name, version).tags
+    training_set, manifest = candidate("2013-01-11", 3)
+    assert tags["evergreen.fingerprint"] == manifest.fingerprint
     assert tags["evergreen.data"] == training_set.content_hash
     assert tags["evergreen.as_of"] == "2013-01-11"
     assert tags["evergreen.holdout"] == "2013-01-04"
@@ -268,24 +267,24 @@ def test_a_version_tells_all_that_made_it(home: Path) -> None:
         assert tags[f"evergreen.{tag}"]
 
 
-def test_a_candidate_keeps_its_version(home: Path) -> None:
+def test_register_candidate_twice_keeps_version(home: Path) -> None:
     assert register(home) == register(home) == "1"
     assert register(home, "2013-01-18", 4) == "2"
     assert register(home) == "1"
 
 
-def test_a_candidate_that_changed_after_training_is_not_registered(home: Path) -> None:
-    training_set, made = candidate("2013-01-11", 3)
-    file = datasets.open_dataset(f"models/{MODEL.name}").file_path(made, "model.ubj")
+def test_register_candidate_refuses_changed_file(home: Path) -> None:
+    training_set, manifest = candidate("2013-01-11", 3)
+    file = datasets.open_dataset(f"models/{MODEL.name}").file_path(manifest, "model.ubj")
     file.chmod(0o644)
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(ScoringError, match="was changed after it was published"):
-        versions.register_candidate(MODEL, training_set, made, *verdict(home))
-    assert not versions._client().search_model_versions(f"name = '{MODEL.name}'")
+        versions.register_candidate(MODEL, training_set, manifest, *verdict(home))
+    assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
 @pytest.mark.parametrize("file", ["model.ubj", "MLmodel", "conda.yaml", signing.MANIFEST_FILE])
-def test_what_was_changed_in_the_store_is_refused(home: Path, file: str) -> None:
+def test_verify_version_refuses_changed_file(home: Path, file: str) -> None:
     version = register(home)
     place = stored(home, file)
     content = bytearray(place.read_bytes())
@@ -295,15 +294,15 @@ def test_what_was_changed_in_the_store_is_refused(home: Path, file: str) -> None
         versions.verify_version(MODEL.name, version)
 
 
-def test_what_was_removed_or_added_is_refused(home: Path) -> None:
+def test_open_artifact_refuses_removed_and_added_files(home: Path) -> None:
     version = register(home)
     stored(home, "requirements.txt").rename(stored(home, "MLmodel").with_name("more.yaml"))
-    with pytest.raises(SignatureError) as refused, versions.open_artifact(MODEL, version):
+    with pytest.raises(SignatureError) as error, versions.open_artifact(MODEL, version):
         pass
-    assert [fault.location for fault in refused.value.faults] == ["more.yaml", "requirements.txt"]
+    assert [fault.location for fault in error.value.faults] == ["more.yaml", "requirements.txt"]
 
 
-def test_files_of_one_version_do_not_pass_as_anothers(home: Path, keys, configure) -> None:
+def test_verify_version_refuses_files_of_another_version(home: Path, keys, configure) -> None:
     configure(*keys("one"))
     register(home)
     version = register(home, "2013-01-18", 4)
@@ -315,16 +314,16 @@ def test_files_of_one_version_do_not_pass_as_anothers(home: Path, keys, configur
         versions.verify_version(MODEL.name, version)
 
 
-def test_a_pickle_in_the_place_of_a_model_is_named(home: Path) -> None:
+def test_verify_version_names_pickle(home: Path) -> None:
     version = register(home)
     stored(home, "model.ubj").write_bytes(pickle.dumps(os.getcwd))
     with pytest.raises(SignatureError, match=r"model\.ubj: is a pickle named \.ubj"):
         versions.verify_version(MODEL.name, version)
 
 
-def test_a_pickled_model_that_somebody_registered_is_refused(home: Path) -> None:
+def test_verify_version_refuses_registered_pickle(home: Path) -> None:
     register(home)
-    with mlflow.start_run(experiment_id=versions._client().get_experiment_by_name(MODEL.name).experiment_id):
+    with mlflow.start_run(experiment_id=versions.registry_client().get_experiment_by_name(MODEL.name).experiment_id):
         mlflow.pyfunc.log_model(
             name="own", python_model=lambda model_input: model_input, pip_requirements=["cloudpickle"],
             registered_model_name=MODEL.name,
@@ -333,29 +332,29 @@ def test_a_pickled_model_that_somebody_registered_is_refused(home: Path) -> None
         versions.verify_version(MODEL.name, "2")
 
 
-def test_where_signing_is_on_only_trusted_signatures_pass(home: Path, keys, configure) -> None:
-    one, other = keys("one"), keys("other")
+def test_verify_version_requires_trusted_signature(home: Path, keys, configure) -> None:
+    key_pair, other_key_pair = keys("one"), keys("other")
     unsigned = register(home)
-    configure(*one)
+    configure(*key_pair)
     with pytest.raises(SignatureError, match=rf"{signing.SIGNATURE_FILE}: is missing: the version is not signed"):
         versions.verify_version(MODEL.name, unsigned)
     signed = register(home, "2013-01-18", 4)
     versions.verify_version(MODEL.name, signed)
-    tags = versions._client().get_model_version(MODEL.name, signed).tags
-    assert tags["evergreen.signed_by"] == next(iter(signing._public_keys(one[1])))
-    configure(None, other[1])
+    tags = versions.registry_client().get_model_version(MODEL.name, signed).tags
+    assert tags["evergreen.signed_by"] == next(iter(signing._public_keys(key_pair[1])))
+    configure(None, other_key_pair[1])
     with pytest.raises(SignatureError, match=rf"{signing.SIGNATURE_FILE}: is by the key"):
         versions.verify_version(MODEL.name, signed)
 
 
-def test_a_key_that_nobody_trusts_registers_nothing(home: Path, keys, configure) -> None:
+def test_register_candidate_refuses_untrusted_key(home: Path, keys, configure) -> None:
     configure(keys("one")[0], keys("other")[1])
     with pytest.raises(SignatureError, match="is by the key"):
         register(home)
-    assert not versions._client().search_model_versions(f"name = '{MODEL.name}'")
+    assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
-def test_an_older_version_can_be_signed_by_hand(home: Path, keys, configure) -> None:
+def test_sign_version_signs_existing_version(home: Path, keys, configure) -> None:
     version = register(home)
     configure(*keys("one"))
     versions.sign_version(MODEL.name, version)
@@ -370,9 +369,9 @@ def test_an_older_version_can_be_signed_by_hand(home: Path, keys, configure) -> 
         versions.sign_version(MODEL.name, version)
 
 
-def test_a_version_from_before_manifests_is_refused_until_somebody_signs_it(home: Path, keys, configure) -> None:
+def test_sign_version_writes_missing_manifest(home: Path, keys, configure) -> None:
     register(home)
-    with mlflow.start_run(experiment_id=versions._client().get_experiment_by_name(MODEL.name).experiment_id):
+    with mlflow.start_run(experiment_id=versions.registry_client().get_experiment_by_name(MODEL.name).experiment_id):
         data = xgboost.DMatrix(ROWS, label=LABELS)
         mlflow.xgboost.log_model(
             xgboost.train({}, data, 2), name="model", model_format="ubj", pip_requirements=["xgboost"],
@@ -385,7 +384,7 @@ def test_a_version_from_before_manifests_is_refused_until_somebody_signs_it(home
     versions.verify_version(MODEL.name, "2")
 
 
-def test_what_cannot_be_had_is_an_error_of_ours(home: Path) -> None:
+def test_verify_version_reports_missing_artifact(home: Path) -> None:
     with pytest.raises(ScoringError, match="its artifact cannot be loaded"):
         versions.verify_version(MODEL.name, "1")
     version = register(home)
@@ -395,20 +394,20 @@ def test_what_cannot_be_had_is_an_error_of_ours(home: Path) -> None:
         versions.verify_version(MODEL.name, version)
 
 
-def test_behind_a_server_it_is_an_ordinary_model_of_mlflows(server: str, home: Path, keys, configure) -> None:
+def test_register_candidate_on_mlflow_server(server: str, home: Path, keys, configure) -> None:
     private, public = keys("one")
     configure(private, public, MLFLOW=server)
     version = register(home)
     versions.verify_version(MODEL.name, version)
-    client = versions._client()
-    known = client.get_model_version(MODEL.name, version)
-    model_id = known.source.removeprefix("models:/")
+    client = versions.registry_client()
+    model_version = client.get_model_version(MODEL.name, version)
+    model_id = model_version.source.removeprefix("models:/")
     assert {signing.SIGNATURE_FILE, signing.MANIFEST_FILE} <= {
         file.path for file in client.list_logged_model_artifacts(model_id)
     }  # what the UI lists
     logged = client.get_logged_model(model_id)
     assert str(logged.status) == "READY"
-    assert [output.model_id for output in client.get_run(known.run_id).outputs.model_outputs] == [model_id]
+    assert [output.model_id for output in client.get_run(model_version.run_id).outputs.model_outputs] == [model_id]
     client.set_registered_model_alias(MODEL.name, "champion", version)
     loaded = mlflow.xgboost.load_model(f"models:/{MODEL.name}@champion")
     assert loaded.num_boosted_rounds() == 3
@@ -423,7 +422,7 @@ def test_behind_a_server_it_is_an_ordinary_model_of_mlflows(server: str, home: P
         versions.verify_version(MODEL.name, version)
 
 
-def test_a_stranger_can_check_it_with_openssfs_own_command(home: Path, keys, configure) -> None:
+def test_signature_is_valid_for_openssf_command(home: Path, keys, configure) -> None:
     private, public = keys("one")
     configure(private, public)
     register(home)
@@ -431,6 +430,6 @@ def test_a_stranger_can_check_it_with_openssfs_own_command(home: Path, keys, con
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(folder)]
     command += ["--signature", str(folder / signing.SIGNATURE_FILE), "--public_key", str(public)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    about = json.loads((folder / signing.MANIFEST_FILE).read_text())
-    (folder / signing.MANIFEST_FILE).write_text(json.dumps(about))
+    manifest = json.loads((folder / signing.MANIFEST_FILE).read_text())
+    (folder / signing.MANIFEST_FILE).write_text(json.dumps(manifest))
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0

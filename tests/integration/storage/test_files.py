@@ -1,4 +1,4 @@
-"""What is told of a store that does not do what it is asked for."""
+"""Errors of an object store name the file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
         yield server
 
 
-def test_a_refusal_says_which_file_it_is_about(s3: S3) -> None:
+def test_put_error_names_the_file(s3: S3) -> None:
     s3.refuses = {"PUT"}
-    with pytest.raises(PermissionError) as told:
+    with pytest.raises(PermissionError) as error:
         storage.put(storage.storage_path(FILE), b"{}")
-    assert told.value.__notes__ == [FILE]
+    assert error.value.__notes__ == [FILE]

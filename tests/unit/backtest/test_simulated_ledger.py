@@ -1,4 +1,4 @@
-"""A backtest's own ledger: the rules of real runs, date after date, and what their comparisons spent."""
+"""The simulated ledger follows the rules of real runs and records the alpha that comparisons spend."""
 
 from datetime import date, timedelta
 
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.unit
 MODEL = loader.load_spec("flight_delay").model_copy(update={"cooldown_days": 10})
 
 
-def verdict(outcome, level=None):
+def verdict(outcome, alpha=None):
     return decide_verdict(
-        [GateResult(gate="g", outcome=outcome, candidate=0.7, threshold=0.6, alpha=level, rows=9, reason="so")]
+        [GateResult(gate="g", outcome=outcome, candidate=0.7, threshold=0.6, alpha=alpha, rows=9, reason="so")]
     )
 
 
@@ -25,10 +25,10 @@ def point(week):
     return BacktestPoint(as_of, as_of - timedelta(7))
 
 
-def test_promotes_holds_and_spends_as_real_runs_do():
+def test_simulated_ledger_promotes_defers_and_spends_alpha():
     ledger = SimulatedLedger(MODEL)
     assert ledger.propose(point(0), "a", verdict("passed")) == (True, "the only gate passed: g")
-    assert ledger.comparisons == ()  # the first champion was compared with nobody
+    assert ledger.comparisons == ()  # the first champion has no comparison
 
     promoted, reason = ledger.propose(point(1), "b", verdict("passed", 0.02))
     assert not promoted
@@ -37,6 +37,6 @@ def test_promotes_holds_and_spends_as_real_runs_do():
     assert ledger.propose(point(2), "c", verdict("failed", 0.01)) == (False, "g: so")
     assert ledger.propose(point(3), "d", verdict("passed", 0.005))[0]
     assert ledger.comparisons == tuple(
-        EarlierComparison((point(week).holdout_start, point(week).as_of), (("g", level, passed),))
-        for week, level, passed in ((1, 0.02, True), (2, 0.01, False), (3, 0.005, True))
+        EarlierComparison((point(week).holdout_start, point(week).as_of), (("g", alpha, passed),))
+        for week, alpha, passed in ((1, 0.02, True), (2, 0.01, False), (3, 0.005, True))
     )

@@ -1,4 +1,4 @@
-"""Which model is live when, by which policy: against an oracle, in any order, never with a look ahead."""
+"""Policies deploy what an oracle says, in any order of candidates, and never look ahead."""
 
 from __future__ import annotations
 
@@ -35,62 +35,62 @@ uneven = st.builds(
 )
 
 
-def lives(deployed: tuple[Deployment, ...]) -> list[tuple[int, int | None]]:
+def live_days(deployments: tuple[Deployment, ...]) -> list[tuple[int, int | None]]:
     """First and last day of each deployment, counted from the first date."""
-    return [((d.point.as_of - FIRST).days, (d.end - FIRST).days if d.end else None) for d in deployed]
+    return [((d.point.as_of - FIRST).days, (d.end - FIRST).days if d.end else None) for d in deployments]
 
 
-def test_dates_a_holdout_apart_are_measured_on_whole_holdouts() -> None:
+def test_measurement_periods_a_holdout_apart_are_whole() -> None:
     for period, following in zip(walk.measurement_periods(WEEKLY), WEEKLY[1:], strict=True):
         assert (period.start, period.end) == (following.holdout_start, following.as_of)
         assert period.start == period.live_as_of
 
 
-def test_closer_dates_share_no_day_and_days_in_gaps_are_not_measured() -> None:
+def test_measurement_periods_never_overlap_or_fill_gaps() -> None:
     close = walk.measurement_periods(points_on([0, 3, 6], holdout=7))
     assert [(p.end - p.start).days for p in close] == [3, 3]
     far = walk.measurement_periods(points_on([0, 30], holdout=7))
     assert far == (MeasurementPeriod(FIRST + timedelta(23), FIRST + timedelta(30), live_as_of=FIRST),)
 
 
-def test_the_simple_policies() -> None:
-    assert lives(walk.simulate_policy(WEEKLY, walk.deploy_every_date)) == [
+def test_simulate_policy_with_simple_policies() -> None:
+    assert live_days(walk.simulate_policy(WEEKLY, walk.deploy_every_date)) == [
         (0, 7), (7, 14), (14, 21), (21, 28), (28, 35), (35, None),
     ]  # fmt: skip
-    assert lives(walk.simulate_policy(WEEKLY, walk.deploy_monthly)) == [(0, 28), (28, None)]
-    assert lives(walk.simulate_policy(WEEKLY, walk.deploy_first_only)) == [(0, None)]
+    assert live_days(walk.simulate_policy(WEEKLY, walk.deploy_monthly)) == [(0, 28), (28, None)]
+    assert live_days(walk.simulate_policy(WEEKLY, walk.deploy_first_only)) == [(0, None)]
 
 
-def test_drift_asks_about_the_live_model_and_the_period_that_just_ended() -> None:
-    asked = []
+def test_deploy_on_drift_tests_live_model_on_last_period() -> None:
+    tests = []
 
-    def fell(live: BacktestPoint, latest: MeasurementPeriod) -> str | None:
-        asked.append(((live.as_of - FIRST).days, (latest.start - FIRST).days, (latest.end - FIRST).days))
-        return "fell" if latest.end == FIRST + timedelta(21) else None
+    def describe_drift(live: BacktestPoint, latest: MeasurementPeriod) -> str | None:
+        tests.append(((live.as_of - FIRST).days, (latest.start - FIRST).days, (latest.end - FIRST).days))
+        return "drift" if latest.end == FIRST + timedelta(21) else None
 
-    deployed = walk.simulate_policy(WEEKLY, walk.deploy_on_drift(WEEKLY, fell))
-    assert lives(deployed) == [(0, 21), (21, None)]
-    assert deployed[1].reason == "fell"
-    assert asked == [(0, 0, 7), (0, 7, 14), (0, 14, 21), (21, 21, 28), (21, 28, 35)]
+    deployments = walk.simulate_policy(WEEKLY, walk.deploy_on_drift(WEEKLY, describe_drift))
+    assert live_days(deployments) == [(0, 21), (21, None)]
+    assert deployments[1].reason == "drift"
+    assert tests == [(0, 0, 7), (0, 7, 14), (0, 14, 21), (21, 21, 28), (21, 28, 35)]
 
 
-def test_the_champion_is_the_last_that_passed_and_none_before_the_first() -> None:
+def test_find_live_point_returns_the_last_deployment() -> None:
     passing = {FIRST + timedelta(7), FIRST + timedelta(28)}
-    against = []
+    champions = []
 
     def gates(candidate: BacktestPoint, champion: BacktestPoint | None) -> str | None:
-        against.append(champion and (champion.as_of - FIRST).days)
+        champions.append(champion and (champion.as_of - FIRST).days)
         return "passed" if candidate.as_of in passing else None
 
-    deployed = walk.simulate_policy(WEEKLY, gates)
-    assert lives(deployed) == [(7, 28), (28, None)]
-    assert against == [None, None, 7, 7, 7, 28]
+    deployments = walk.simulate_policy(WEEKLY, gates)
+    assert live_days(deployments) == [(7, 28), (28, None)]
+    assert champions == [None, None, 7, 7, 7, 28]
     first, second, *_ = walk.measurement_periods(WEEKLY)
-    assert walk.find_live_point(deployed, first) is None
-    assert walk.find_live_point(deployed, second) == WEEKLY[1]
+    assert walk.find_live_point(deployments, first) is None
+    assert walk.find_live_point(deployments, second) == WEEKLY[1]
 
 
-def test_two_candidates_for_one_date_are_refused() -> None:
+def test_sort_points_refuses_two_candidates_for_one_date() -> None:
     with pytest.raises(ValueError, match="two candidates as of 2013-03-01"):
         walk.sort_points([BacktestPoint(FIRST, FIRST - timedelta(7)), BacktestPoint(FIRST, FIRST - timedelta(3))])
     with pytest.raises(ValueError, match="holds no day"):
@@ -99,7 +99,7 @@ def test_two_candidates_for_one_date_are_refused() -> None:
 
 @settings(max_examples=40)
 @given(uneven, st.randoms(use_true_random=False))
-def test_the_order_in_which_candidates_come_does_not_matter(points: list[BacktestPoint], random: Random) -> None:
+def test_order_of_candidates_does_not_matter(points: list[BacktestPoint], random: Random) -> None:
     shuffled = random.sample(points, len(points))
     assert walk.measurement_periods(shuffled) == walk.measurement_periods(points)
     for rule in (walk.deploy_every_date, walk.deploy_monthly, walk.deploy_first_only):
@@ -108,29 +108,33 @@ def test_the_order_in_which_candidates_come_does_not_matter(points: list[Backtes
 
 @settings(max_examples=40)
 @given(uneven, st.sets(st.integers(0, 24)))
-def test_no_model_is_measured_on_a_day_before_its_own_date(points: list[BacktestPoint], chosen: set[int]) -> None:
+def test_no_model_is_measured_before_its_own_date(points: list[BacktestPoint], chosen: set[int]) -> None:
     ordered = sorted(points)
-    wanted = {point.as_of for number, point in enumerate(ordered) if number in chosen}
-    deployed = walk.simulate_policy(points, lambda candidate, _: "chosen" if candidate.as_of in wanted else None)
+    chosen_dates = {point.as_of for number, point in enumerate(ordered) if number in chosen}
+    deployments = walk.simulate_policy(
+        points, lambda candidate, _: "chosen" if candidate.as_of in chosen_dates else None
+    )
     measured = set()
     for period in walk.measurement_periods(points):
         days = {period.start + timedelta(n) for n in range((period.end - period.start).days)}
         assert days
         assert not days & measured
         measured |= days
-        # The oracle: of those deployed on or before the date, the newest.
-        live = max((day for day in wanted if day <= period.live_as_of), default=None)
-        found = walk.find_live_point(deployed, period)
-        assert (found and found.as_of) == live
+        # The oracle: the newest of those deployed on or before the date.
+        live = max((day for day in chosen_dates if day <= period.live_as_of), default=None)
+        point = walk.find_live_point(deployments, period)
+        assert (point and point.as_of) == live
         assert live is None or min(days) >= live
-        # What labels them is the holdout of the date that ends the period.
+        # Their labels are those of the holdout of the date that ends the period.
         assert min(days) >= next(p.holdout_start for p in points if p.as_of == period.end)
 
 
-def test_a_look_ahead_is_an_error() -> None:
-    deployed = walk.simulate_policy(WEEKLY, walk.deploy_every_date)
+def test_find_live_point_refuses_to_look_ahead() -> None:
+    deployments = walk.simulate_policy(WEEKLY, walk.deploy_every_date)
     with pytest.raises(AssertionError, match="may have seen"):
-        walk.find_live_point(deployed, MeasurementPeriod(FIRST, FIRST + timedelta(14), live_as_of=FIRST + timedelta(7)))
+        walk.find_live_point(
+            deployments, MeasurementPeriod(FIRST, FIRST + timedelta(14), live_as_of=FIRST + timedelta(7))
+        )
 
 
 def sample(signal: float, rows: int = 3000, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -139,33 +143,33 @@ def sample(signal: float, rows: int = 3000, seed: int = 1) -> tuple[np.ndarray, 
     return label, 1 / (1 + np.exp(-(signal * label + random.normal(size=rows))))
 
 
-def test_a_fall_is_significant_when_it_is_large_and_not_when_it_is_luck() -> None:
-    fell = run_drift_test(AUC, sample(1.0), sample(0.3, seed=2))
-    assert fell is not None
-    assert fell.is_significant
-    assert fell.change == pytest.approx(fell.recent_value - fell.holdout_value)
-    luck = run_drift_test(AUC, sample(1.0, rows=300), sample(0.98, rows=300, seed=8))
-    assert luck is not None
-    assert not luck.is_significant
-    risen = run_drift_test(LOG_LOSS, sample(0.3), sample(1.0, seed=2))
-    assert risen is not None
-    assert not risen.is_significant
-    assert risen.change > 0
+def test_run_drift_test_is_significant_for_large_falls_only() -> None:
+    large = run_drift_test(AUC, sample(1.0), sample(0.3, seed=2))
+    assert large is not None
+    assert large.is_significant
+    assert large.change == pytest.approx(large.recent_value - large.holdout_value)
+    chance = run_drift_test(AUC, sample(1.0, rows=300), sample(0.98, rows=300, seed=8))
+    assert chance is not None
+    assert not chance.is_significant
+    improved = run_drift_test(LOG_LOSS, sample(0.3), sample(1.0, seed=2))
+    assert improved is not None
+    assert not improved.is_significant
+    assert improved.change > 0
 
 
-def test_a_stable_model_is_rarely_said_to_have_fallen() -> None:
-    falls = [run_drift_test(AUC, sample(1.0, 400, seed), sample(1.0, 400, 1000 + seed)) for seed in range(40)]
-    assert 0 < sum(found is not None and found.is_significant for found in falls) <= 6
+def test_run_drift_test_rarely_flags_a_stable_model() -> None:
+    tests = [run_drift_test(AUC, sample(1.0, 400, seed), sample(1.0, 400, 1000 + seed)) for seed in range(40)]
+    assert 0 < sum(test is not None and test.is_significant for test in tests) <= 6
 
 
-def test_what_cannot_be_measured_is_none() -> None:
+def test_backtest_metric_is_none_if_undefined() -> None:
     label, score = sample(1.0)
     assert backtest_metric(AUC, label[:0], score[:0]) is None
     assert backtest_metric(AUC, np.ones(10), score[:10]) is None
     assert run_drift_test(AUC, (label, score), (label[:0], score[:0])) is None
 
 
-def test_the_bounds_of_a_mean() -> None:
+def test_mean_with_bounds_equals_normal_bounds() -> None:
     values = np.random.default_rng(3).normal(0.02, 0.05, 200)
     mean, low, high = mean_with_bounds(values)
     error = 1.645 * values.std() / np.sqrt(200)

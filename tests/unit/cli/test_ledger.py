@@ -10,14 +10,14 @@ from evergreen import ledger as records
 from evergreen.cli import ledger
 from evergreen.cli.progress import Progress
 from evergreen.ledger import LedgerEvent
-from support.ledger_events import MODEL, held, judged, promoted, rolled_back
+from support.ledger_events import MODEL, deferral, promotion, rollback, verdict_event
 
 pytestmark = pytest.mark.unit
 
 
-def recorded(*acts: LedgerEvent) -> None:
-    for act in acts:
-        records.append_decision(MODEL, "ada", lambda _, act=act: act)
+def recorded(*events: LedgerEvent) -> None:
+    for event in events:
+        records.append_decision(MODEL, "ada", lambda _, event=event: event)
 
 
 def told(tell, *arguments) -> str:
@@ -31,7 +31,8 @@ def test_an_empty_ledger_is_told_as_that(home: Path) -> None:
 
 
 def test_every_champion_is_told_with_its_reason(home: Path) -> None:
-    recorded(judged(10), promoted("1", 10, 1), judged(17, "1"), promoted("2", 17, 3, "1"), rolled_back("1", "2"))
+    recorded(verdict_event(10), promotion("1", 10, 1), verdict_event(17, "1"))
+    recorded(promotion("2", 17, 3, "1"), rollback("1", "2"))
     text = told(ledger.show_history, None)
     assert "1 2013-01-11 the only gate passed" in text
     assert "2 2013-01-18 the only gate passed" in text
@@ -41,13 +42,13 @@ def test_every_champion_is_told_with_its_reason(home: Path) -> None:
 
 
 def test_what_stands_ready_is_told(home: Path) -> None:
-    recorded(judged(10), promoted("1", 10, 1), judged(17, "1"), held("2", 17, 3))
+    recorded(verdict_event(10), promotion("1", 10, 1), verdict_event(17, "1"), deferral("2", 17, 3))
     assert "challenger: version 2, held back: frozen" in told(ledger.show_history, None)
 
 
 def test_of_a_day_the_champion_of_its_end_is_told_with_its_evidence(home: Path) -> None:
-    case = judged(10).model_copy(update={"evidence": {"report": "s3://evidence/report.html"}})
-    recorded(case, promoted("1", 10, 1))
+    case = verdict_event(10).model_copy(update={"evidence": {"report": "s3://evidence/report.html"}})
+    recorded(case, promotion("1", 10, 1))
     today = records.read_entries(MODEL)[-1].recorded_at.date()
     text = told(ledger.show_history, today)
     assert f"at the end of {today} (UTC): version 1" in text

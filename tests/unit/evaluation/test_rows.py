@@ -85,7 +85,7 @@ def train(tmp_path: Path) -> Path:
     return tmp_path / "train.parquet"
 
 
-def test_the_prior_is_learned_from_the_training_rows_and_fills_what_a_column_lacks(train: Path) -> None:
+def test_the_prior_of_the_training_rows_fills_missing_baselines(train: Path) -> None:
     found = compute_baselines(TABLE, train, ["prior", "last seen", "distance"])
     assert list(found["prior"]) == [0.25] * 4
     assert list(found["last seen"]) == [0.25, 0.25, 0.25, 0.75]

@@ -39,11 +39,11 @@ def test_every_gate_has_its_numbers_and_its_reason():
     verdict = decide_verdict([PASSED, FAILED, NOT_COMPUTED])
     text = printed(lambda progress: report.show_gate_table(progress, "flight_delay as of 2013-03-08", verdict))
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
-    for told in ("0.7123", "0.6", "passed", "0.7123 ≥ 0.6"):
+    for told in ("0.7123", "0.6", "✓ passed", "0.7123 ≥ 0.6"):
         assert told in rows["auc_threshold"]
-    for told in ("0.7000", "0.7500", "-0.0610 … -0.0430", "-0.02", "failed", "worse [sic], at most"):
+    for told in ("0.7000", "0.7500", "−0.0610 … −0.0430", "−0.02", "✗ failed", "worse [sic], at most"):
         assert told in rows["auc_against_champion"]
-    for told in ("–", "not_computed", "3 rows are too few"):
+    for told in ("–", "? not computed", "3 rows are too few"):
         assert told in rows["brier_threshold"]
     assert "flight_delay as of 2013-03-08" in text
 
@@ -51,7 +51,7 @@ def test_every_gate_has_its_numbers_and_its_reason():
 def test_a_narrow_terminal_loses_no_number_and_no_reason():
     verdict = decide_verdict([PASSED, FAILED, NOT_COMPUTED])
     text = printed(lambda progress: report.show_gate_table(progress, "flight_delay", verdict), width=80)
-    for told in ("0.7123", "0.7500", "-0.0610 … -0.0430", "not_computed", FAILED.reason, NOT_COMPUTED.reason):
+    for told in ("0.7123", "0.7500", "−0.0610 … −0.0430", "not computed", FAILED.reason, NOT_COMPUTED.reason):
         assert told in text
     assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith(("auc_", "brier_")))
 

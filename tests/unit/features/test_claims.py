@@ -1,4 +1,4 @@
-"""Claims: of several runs that want a day one makes it, none waits in a circle, the dead hold nothing."""
+"""Claims: one of several runs builds a day, no runs wait for each other, and dead runs hold no claims."""
 
 from __future__ import annotations
 
@@ -41,29 +41,29 @@ def everybody(_: str) -> bool:
     return True
 
 
-def test_the_first_gets_its_days_and_those_of_others_that_it_makes_along(model: ModelSpec) -> None:
+def test_the_first_run_claims_its_days_and_optional_ones(model: ModelSpec) -> None:
     assert claim_days(model, "first", marks(1), [day(2), day(3)], everybody) == ([day(1), day(2), day(3)], [])
     assert claim_days(model, "second", marks(2), [day(4)], everybody) == ([], ["first"])
     assert claim_days(model, "third", marks(4), [day(3), day(5)], everybody) == ([day(4), day(5)], [])
 
 
-def test_one_that_must_wait_for_a_day_claims_none(model: ModelSpec) -> None:
+def test_a_run_that_has_to_wait_claims_nothing(model: ModelSpec) -> None:
     claim_days(model, "first", marks(1), [], everybody)
     assert claim_days(model, "wide", marks(1, 2, 3), [day(9)], everybody) == ([], ["first"])
     assert claim_days(model, "other", marks(2), [], everybody) == ([day(2)], [])
 
 
-def test_a_run_that_is_over_holds_nothing(model: ModelSpec) -> None:
+def test_a_finished_run_holds_no_claims(model: ModelSpec) -> None:
     claim_days(model, "dead", marks(1, 2), [], everybody)
     assert claim_days(model, "next", marks(1), [], lambda run: run != "dead") == ([day(1)], [])
 
 
-def test_a_run_that_asks_again_gets_its_days_again(model: ModelSpec) -> None:
+def test_a_retried_run_claims_its_days_again(model: ModelSpec) -> None:
     claim_days(model, "first", marks(1, 2), [], everybody)
     assert claim_days(model, "first", marks(1, 2), [], everybody) == ([day(1), day(2)], [])
 
 
-def test_what_was_published_meanwhile_is_not_given(model: ModelSpec) -> None:
+def test_days_published_meanwhile_are_not_claimed(model: ModelSpec) -> None:
     claim_days(model, "first", marks(1, 2), [], everybody)
     for n in (1, 2):
         published(model, day(n))
@@ -72,36 +72,36 @@ def test_what_was_published_meanwhile_is_not_given(model: ModelSpec) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_whatever_comes_together_every_day_is_made_once(model: ModelSpec, seed: int) -> None:
-    """Runs that want random days, with random others along, some of which die: each day is made, and made once."""
+def test_concurrent_runs_build_every_day_once(model: ModelSpec, seed: int) -> None:
+    """Runs need random days, may build random others, and some die: each day is built exactly once."""
     luck = random.Random(seed)
-    wants = {f"run {n}": marks(*luck.sample(range(1, 13), luck.randint(1, 4))) for n in range(luck.randint(2, 9))}
-    making: dict[str, list[str]] = {}
-    undone, made, dead = set(wants), [], set()
+    needs = {f"run {n}": marks(*luck.sample(range(1, 13), luck.randint(1, 4))) for n in range(luck.randint(2, 9))}
+    building: dict[str, list[str]] = {}
+    unfinished, built, dead = set(needs), [], set()
     for _ in range(1000):
-        if not undone:
+        if not unfinished:
             break
-        run = luck.choice(sorted(undone))
-        if run in making:
+        run = luck.choice(sorted(unfinished))
+        if run in building:
             if luck.random() < 0.2:
                 dead.add(run)
-                undone.discard(run)
+                unfinished.discard(run)
             else:
-                for name in making.pop(run):
-                    made.append(name)
+                for name in building.pop(run):
+                    built.append(name)
                     published(model, name)
-                undone.discard(run)
+                unfinished.discard(run)
             continue
         extra = luck.sample([day(n) for n in range(1, 13)], 3)
         extra = [d for d in extra if not features_dataset(model).manifest(f"day={d}")]
-        mine, waiting = claim_days(model, run, wants[run], extra, lambda other: other in undone)
-        assert not (mine and waiting)
-        if mine:
-            making[run] = mine
+        claimed, waiting = claim_days(model, run, needs[run], extra, lambda other: other in unfinished)
+        assert not (claimed and waiting)
+        if claimed:
+            building[run] = claimed
         elif not waiting:
-            undone.discard(run)
-    assert not undone, "nobody waits for ever"
-    assert len(made) == len(set(made)), "a day was made twice"
-    wanted = {name for run, days in wants.items() if run not in dead for name in days}
-    assert wanted <= set(made)
-    assert datasets.open_dataset("features/flight_delay").partitions() == sorted(f"day={name}" for name in made)
+            unfinished.discard(run)
+    assert not unfinished, "nobody waits for ever"
+    assert len(built) == len(set(built)), "a day was built twice"
+    required = {name for run, days in needs.items() if run not in dead for name in days}
+    assert required <= set(built)
+    assert datasets.open_dataset("features/flight_delay").partitions() == sorted(f"day={name}" for name in built)

@@ -1,4 +1,4 @@
-"""What a fingerprint is made of: all that a day depends on, and nothing else."""
+"""A fingerprint covers everything that a day depends on, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def code() -> dict[str, str]:
-    return fingerprints.code_versions(["evergreen_models.tide.features"], ["pyarrow"])
+    return fingerprints.code_of(["evergreen_models.tide.features"], ["pyarrow"])
 
 
-def test_the_modules_of_a_model_folder_count_if_they_are_imported(folder: Path) -> None:
+def test_imported_modules_of_a_model_folder_count(folder: Path) -> None:
     before = code()
     assert set(before) == {
         "pyarrow",
@@ -48,6 +48,6 @@ def test_the_modules_of_a_model_folder_count_if_they_are_imported(folder: Path) 
     assert {name for name in before if before[name] != code()[name]} == {"evergreen_models.tide.stars"}
 
 
-def test_a_module_that_is_not_there_is_named(folder: Path) -> None:
+def test_a_missing_module_is_named(folder: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"models\.tide\.train"):
-        fingerprints.code_versions(["evergreen_models.tide.train"], [])
+        fingerprints.code_of(["evergreen_models.tide.train"], [])

@@ -46,7 +46,7 @@ def test_a_pass_hands_its_level_on_and_a_failure_loses_it():
     )
 
 
-def test_days_used_before_halve_the_level_for_each_comparison_that_used_them():
+def test_each_earlier_comparison_on_the_same_days_halves_alpha():
     base = live([False] * 4)
     same = live([False] * 4, days=[week(0)] * 4)
     assert same == pytest.approx([b / 2**j for j, b in enumerate(base)])
@@ -83,7 +83,7 @@ def test_each_gate_has_a_budget_of_its_own():
     assert next_alpha(0.05, "gate", week(2), past) == pytest.approx(base[2])
 
 
-def test_a_confidence_that_was_raised_is_not_outspent_by_what_was_carried():
+def test_carried_alpha_never_exceeds_a_reduced_budget():
     past = [EarlierComparison(week(0), (("gate", 0.2, True),))]
     assert next_alpha(0.01, "gate", week(1), past) == 0.01
 
@@ -107,7 +107,7 @@ def test_not_even_thousands_of_times_on_the_same_days():
 
 @settings(max_examples=300)
 @given(errors, st.lists(st.tuples(any_days, st.booleans(), st.booleans()), max_size=60))
-def test_until_the_first_false_pass_the_null_comparisons_spend_at_most_the_budget(error, life):
+def test_comparisons_before_a_false_pass_spend_at_most_the_budget(error, life):
     """Bonferroni over the comparisons in which the candidate falls short: whatever the others do, and on whichever
     days, the chance that one of those is the first to slip through is at most the sum of their levels."""
     outcomes = [truly_better and passes for _, truly_better, passes in life]  # none that falls short passes: not yet

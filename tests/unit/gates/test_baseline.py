@@ -57,7 +57,7 @@ def test_the_bounds_of_a_mean_are_those_of_the_paired_t_test(gate):
     assert found.interval == pytest.approx((low, high), abs=0.11 * (high - low) / 2)
 
 
-def test_accuracy_passes_exactly_where_the_exact_test_of_mcnemar_rejects():
+def test_accuracy_passes_exactly_when_mcnemar_rejects():
     label = np.tile([0.0, 1.0], 100)
     for wins in range(20):
         trivial = np.where(np.arange(200) < 100, label, 1 - label)
@@ -135,7 +135,7 @@ def bad(label, candidate, prior):
         evidence(label, candidate, MissingEvidence("no training rows")),
         ["no baseline prior: no training rows"],
     )
-    yield evidence(label, candidate, prior, "last_value"), ["no baseline prior: nobody made its predictions"]
+    yield evidence(label, candidate, prior, "last_value"), ["no baseline prior: its predictions were not computed"]
     yield evidence(label * 0, candidate, prior), ["0 of 800 labels are 1"]
     yield evidence(label[:3], candidate[:3], prior[:3]), ["3 rows are too few"]
     yield (

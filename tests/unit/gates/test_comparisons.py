@@ -153,7 +153,7 @@ def told(wins, losses, both=40, neither=7):
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.floats(1e-8, 0.5))
-def test_mcnemar_excludes_nothing_exactly_when_the_binomial_test_rejects(wins, losses, level):
+def test_mcnemar_excludes_zero_when_the_binomial_test_rejects(wins, losses, level):
     found = mcnemar(*told(wins, losses), level, has_margin=False)
     assert found.low <= found.value <= found.high
     p_better = binomtest(wins, wins + losses, alternative="greater").pvalue if wins + losses else 1.0
@@ -178,7 +178,7 @@ def test_mcnemar_bounds_are_clopper_and_pearsons_by_scipy(wins, losses, level):
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.floats(1e-6, 0.5))
-def test_with_a_margin_the_bounds_are_wider_and_agree_in_sign_at_nine_tenths(wins, losses, level):
+def test_mcnemar_bounds_with_a_margin_are_wider_with_equal_sign(wins, losses, level):
     wide = mcnemar(*told(wins, losses), level, has_margin=True)
     narrow = mcnemar(*told(wins, losses), 0.9 * level, has_margin=False)
     assert wide.low <= narrow.low + 1e-15 or narrow.low > 0
@@ -310,7 +310,7 @@ def test_bounds_of_auc_are_wrong_about_as_rarely_as_their_level(n, share, d_othe
 
 
 @pytest.mark.parametrize("level", [0.05, 0.01])
-def test_bounds_of_the_bootstrap_are_wrong_about_as_rarely_as_their_level(level):
+def test_bootstrap_bounds_are_wrong_about_as_often_as_alpha(level):
     random = np.random.default_rng(13)
     gate = AgainstChampionGate(metric="mae", must_be="better", resamples=200)
     wrong = []

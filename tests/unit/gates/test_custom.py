@@ -61,7 +61,7 @@ def fail(evidence):
         (fail, ["models_of_a_test:check raised KeyError: 'tail number'"]),
         (lambda: None, ["raised TypeError"]),
         ("not a function", ["raised TypeError"]),
-        (lambda evidence: None, ["returned NoneType, not an evergreen.gates.Finding"]),
+        (lambda evidence: None, ["returned NoneType, not an evergreen.gates.CustomGateResult"]),
         (lambda evidence: True, ["returned bool"]),
         (lambda evidence: CustomGateResult(True, np.nan, 0.0, "x"), ["value is nan"]),
         (lambda evidence: CustomGateResult(True, 1.0, np.inf, "x"), ["threshold is inf"]),

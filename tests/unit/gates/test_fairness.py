@@ -70,7 +70,7 @@ def test_groups_all_equal_pass_with_a_reason_that_fits():
     assert found.reason == "positive_rate is 0.6 in all 2 groups by sex, at most 0.1 is allowed"
 
 
-def test_a_rate_needs_no_labels_of_both_classes_and_a_metric_of_classes_does():
+def test_binary_metrics_need_both_classes_and_rates_do_not():
     label = np.zeros(15)
     assert compute(RATE, evidence(label)).candidate == pytest.approx(0.35)
     assert compute(RECALL, evidence(label)).outcome == "not_computed"

@@ -20,13 +20,13 @@ from evergreen.gates import (
     AgainstChampionGate,
     CustomGate,
     EarlierComparison,
+    Evidence,
     MissingEvidence,
     NoChampion,
     ThresholdGate,
     Verdict,
     judge_evidence,
 )
-from evergreen.gates import Evidence as AnyEvidence
 from evergreen.gates.alpha_spending import next_alpha
 from evergreen.gates.metrics import METRICS
 
@@ -38,8 +38,8 @@ NOT_WORSE = AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.05)
 WEEK = (date(2013, 3, 1), date(2013, 3, 8))
 
 
-def Evidence(label, candidate, champion, days=WEEK):
-    return AnyEvidence(label, candidate, champion, days)
+def week_evidence(label, candidate, champion, days=WEEK):
+    return Evidence(label, candidate, champion, days)
 
 
 def good(n=400, seed=0):
@@ -66,7 +66,7 @@ def only(gate, evidence, past=()):
 
 def test_a_good_candidate_is_promoted():
     label, candidate, champion = good()
-    verdict = judge_evidence([AUC, BRIER, NOT_WORSE], Evidence(label, candidate, champion))
+    verdict = judge_evidence([AUC, BRIER, NOT_WORSE], week_evidence(label, candidate, champion))
     assert verdict.promote
     auc, brier, not_worse = verdict.results
     assert auc.candidate == pytest.approx(roc_auc_score(label, candidate))
@@ -82,20 +82,20 @@ def test_a_good_candidate_is_promoted():
 
 def test_thresholds_hold_to_the_last_digit_and_say_so():
     label, candidate, _ = good()
-    exact = only(AUC, Evidence(label, candidate, NoChampion())).candidate
+    exact = only(AUC, week_evidence(label, candidate, NoChampion())).candidate
     at = ThresholdGate(metric="auc", at_least=exact)
     above = ThresholdGate(metric="auc", at_least=float(np.nextafter(exact, 1)))
-    assert only(at, Evidence(label, candidate, NoChampion())).outcome == "passed"
-    missed = only(above, Evidence(label, candidate, NoChampion()))
+    assert only(at, week_evidence(label, candidate, NoChampion())).outcome == "passed"
+    missed = only(above, week_evidence(label, candidate, NoChampion()))
     assert missed.outcome == "failed"
     shown = float(missed.reason.split()[1])
     assert shown < above.limit  # not rounded onto the limit
     assert f"at least {above.limit} is required" in missed.reason
 
-    brier = only(BRIER, Evidence(label, candidate, NoChampion())).candidate
+    brier = only(BRIER, week_evidence(label, candidate, NoChampion())).candidate
     for limit, outcome in [(brier, "passed"), (np.nextafter(brier, 0), "failed")]:
         gate = ThresholdGate(metric="brier", at_most=float(limit))
-        assert only(gate, Evidence(label, candidate, NoChampion())).outcome == outcome
+        assert only(gate, week_evidence(label, candidate, NoChampion())).outcome == outcome
 
 
 def amounts(n=600, seed=0):
@@ -131,19 +131,19 @@ def test_worse_and_better_are_told_apart_on_every_scale(metric, margin, fields):
     better = AgainstChampionGate(must_be="better", **about)
 
     for gate in (not_worse, better):
-        found = only(gate, Evidence(label, candidate, blurred))
+        found = only(gate, week_evidence(label, candidate, blurred))
         assert found.outcome == "passed"
         assert found.interval[0] > 0
         assert "it is at least" in found.reason
         assert "better; spends 0.0219 of the lifetime budget 0.05" in found.reason
 
     for gate, says in ((not_worse, "it may be up to"), (better, "it must be better, and may be up to")):
-        found = only(gate, Evidence(label, blurred, candidate))
+        found = only(gate, week_evidence(label, blurred, candidate))
         assert found.outcome == "failed"
         assert found.interval[1] < 0
         assert says in found.reason
 
-    same = Evidence(label, candidate, candidate)
+    same = week_evidence(label, candidate, candidate)
     alike, not_better = only(not_worse, same), only(better, same)
     assert (alike.outcome, alike.interval) == ("passed", (0.0, 0.0))
     assert "it is no worse;" in alike.reason
@@ -154,7 +154,7 @@ def test_worse_and_better_are_told_apart_on_every_scale(metric, margin, fields):
 def test_better_by_a_margin_needs_the_margin():
     label, candidate, _ = good(n=3000)
     blurred = np.clip(candidate + np.random.default_rng(1).normal(scale=0.3, size=3000), 0, 1)
-    evidence = Evidence(label, candidate, blurred)
+    evidence = week_evidence(label, candidate, blurred)
     low, _ = only(AgainstChampionGate(metric="auc", must_be="better"), evidence).interval
     for margin, outcome in ((low * 0.99, "passed"), (low, "passed"), (low * 1.01, "failed")):
         gate = AgainstChampionGate(metric="auc", must_be="better", margin=margin)
@@ -170,7 +170,7 @@ def test_as_good_is_not_enough_when_there_are_too_few_rows_to_show_it():
     def evidence(n):
         label, truth, _ = good(n=n)
         blur = np.random.default_rng(1).normal(scale=0.1, size=(2, n))
-        return Evidence(label, *np.clip(truth + blur, 0, 1))
+        return week_evidence(label, *np.clip(truth + blur, 0, 1))
 
     few, many = only(gate, evidence(120)), only(gate, evidence(20_000))
     assert (few.outcome, many.outcome) == ("failed", "passed")
@@ -185,7 +185,7 @@ def test_the_bound_is_that_of_the_level_spent():
     gains = (label - champion) ** 2 - (label - candidate) ** 2
     gate = AgainstChampionGate(metric="brier", must_be="better")
     for past in ((), tuple(failures(29))):
-        record = only(gate, Evidence(label, candidate, champion), past)
+        record = only(gate, week_evidence(label, candidate, champion), past)
         assert record.alpha == next_alpha(1 - 0.95, gate.name, WEEK, past)
         width = t.isf(record.alpha, 899) * gains.std() / 30
         assert record.interval == pytest.approx((gains.mean() - width, gains.mean() + width), rel=0.1)
@@ -202,38 +202,40 @@ def test_every_comparison_costs_and_the_same_days_cost_more():
     label, candidate, _ = good(n=900)
     blurred = np.clip(candidate + np.random.default_rng(1).normal(scale=0.08, size=900), 0, 1)
     gate = AgainstChampionGate(metric="brier", must_be="better")
-    on_new_days = only(gate, Evidence(label, candidate, blurred), failures(3))
-    on_used_days = only(gate, Evidence(label, candidate, blurred), failures(3, until=WEEK[1]))
-    first = only(gate, Evidence(label, candidate, blurred))
+    on_new_days = only(gate, week_evidence(label, candidate, blurred), failures(3))
+    on_used_days = only(gate, week_evidence(label, candidate, blurred), failures(3, until=WEEK[1]))
+    first = only(gate, week_evidence(label, candidate, blurred))
     assert first.alpha > on_new_days.alpha == pytest.approx(2 * on_used_days.alpha)
     assert first.interval[0] > on_new_days.interval[0] > on_used_days.interval[0]
     assert "spends 0.00238 of the lifetime budget 0.05" in on_new_days.reason
 
 
-def test_what_passes_a_first_time_may_fail_when_the_budget_is_nearly_spent():
+def test_a_gain_may_fail_when_the_budget_is_nearly_spent():
     label, candidate, _ = good(n=900)
     blurred = np.clip(candidate + np.random.default_rng(1).normal(scale=0.1, size=900), 0, 1)
     gate = AgainstChampionGate(metric="brier", must_be="better")
-    outcomes = [only(gate, Evidence(label, candidate, blurred), failures(n)).outcome for n in (0, 30, 10**3, 10**5)]
+    outcomes = [
+        only(gate, week_evidence(label, candidate, blurred), failures(n)).outcome for n in (0, 30, 10**3, 10**5)
+    ]
     assert outcomes == sorted(outcomes, reverse=True)
     assert {outcomes[0], outcomes[-1]} == {"passed", "failed"}
 
 
 def test_first_champion():
     label, candidate, _ = good()
-    verdict = judge_evidence([AUC, NOT_WORSE], Evidence(label, candidate, NoChampion()))
+    verdict = judge_evidence([AUC, NOT_WORSE], week_evidence(label, candidate, NoChampion()))
     assert verdict.promote
     record = verdict.results[1]
     assert record.reason == "no champion yet: nothing to compare with"
     assert record.candidate == pytest.approx(roc_auc_score(label, candidate))
     assert (record.champion, record.interval, record.alpha) == (None, None, None)
-    assert only(NOT_WORSE, Evidence(label, candidate, NoChampion(), days=None)).outcome == "passed"
+    assert only(NOT_WORSE, week_evidence(label, candidate, NoChampion(), days=None)).outcome == "passed"
 
 
 def test_a_champion_that_cannot_be_compared_blocks():
     label, candidate, _ = good()
     problem = "version 3 was trained on days up to 2013-02-25, the holdout starts 2013-02-22"
-    verdict = judge_evidence([AUC, NOT_WORSE], Evidence(label, candidate, MissingEvidence(problem)))
+    verdict = judge_evidence([AUC, NOT_WORSE], week_evidence(label, candidate, MissingEvidence(problem)))
     assert [r.outcome for r in verdict.results] == ["passed", "not_computed"]
     assert problem in verdict.reason
     assert not verdict.promote
@@ -244,13 +246,13 @@ def test_a_champion_that_cannot_be_compared_blocks():
     [(None, "does not say of which days"), (WEEK[::-1], "of no day"), ((WEEK[0], WEEK[0]), "of no day")],
 )
 def test_a_comparison_on_unknown_days_is_not_made(days, says):
-    record = only(NOT_WORSE, Evidence(*good(), days=days))
+    record = only(NOT_WORSE, week_evidence(*good(), days=days))
     assert (record.outcome, record.alpha) == ("not_computed", None)
     assert says in record.reason
 
 
 def test_days_that_are_no_dates_block_too():
-    record = only(NOT_WORSE, Evidence(*good(), days=("2013-03-01", 7)))
+    record = only(NOT_WORSE, week_evidence(*good(), days=("2013-03-01", 7)))
     assert record.outcome == "not_computed"
     assert "the gate broke with TypeError" in record.reason
 
@@ -259,7 +261,7 @@ def test_too_few_of_a_class_for_the_bootstrap_is_said():
     label, candidate, champion = good()
     label[:] = 0
     label[:3] = 1
-    record = only(NOT_WORSE.model_copy(update={"test": "bootstrap"}), Evidence(label, candidate, champion))
+    record = only(NOT_WORSE.model_copy(update={"test": "bootstrap"}), week_evidence(label, candidate, champion))
     assert record.outcome == "not_computed"
     assert "resamples drew rows for which auc does not exist: 400 rows, 3 of them of the rarer" in record.reason
     assert record.champion is not None
@@ -273,21 +275,21 @@ def test_two_that_hardly_differ_are_not_bootstrapped():
     champion = candidate.copy()
     champion[:3] = 1 - champion[:3]
     recall = AgainstChampionGate(metric="recall", cut=0.5, must_be="not_worse", margin=0.3)
-    record = only(recall, Evidence(label, candidate, champion))
+    record = only(recall, week_evidence(label, candidate, champion))
     assert record.outcome == "not_computed"
     assert "the two differ in 3 of 400 rows: too few" in record.reason
     accuracy = AgainstChampionGate(metric="accuracy", cut=0.5, must_be="not_worse", margin=0.3)
-    assert only(accuracy, Evidence(label, candidate, champion)).outcome == "passed"
+    assert only(accuracy, week_evidence(label, candidate, champion)).outcome == "passed"
 
 
 def test_no_value_is_named_and_blocks():
     label, candidate, champion = good()
     low = candidate / 10
     gate = ThresholdGate(metric="precision", cut=0.9, at_least=0.1)
-    assert only(gate, Evidence(label, low, champion)).reason == "the candidate has no precision on 400 rows"
+    assert only(gate, week_evidence(label, low, champion)).reason == "the candidate has no precision on 400 rows"
     against = AgainstChampionGate(metric="precision", cut=0.9, must_be="better")
-    assert "the candidate has no precision" in only(against, Evidence(label, low, champion)).reason
-    assert "the champion has no precision" in only(against, Evidence(label, candidate, low)).reason
+    assert "the candidate has no precision" in only(against, week_evidence(label, low, champion)).reason
+    assert "the champion has no precision" in only(against, week_evidence(label, candidate, low)).reason
 
 
 @pytest.fixture
@@ -319,7 +321,7 @@ def folder():
 def test_a_function_of_the_users_that_fails_blocks(folder, function, says):
     about = {"metric": f"{folder}:{function}", "higher_is_better": False}
     for gate in (ThresholdGate(**about, at_most=1.0), AgainstChampionGate(**about, must_be="better")):
-        record = only(gate, Evidence(*good()))
+        record = only(gate, week_evidence(*good()))
         assert record.outcome == "not_computed"
         assert says in record.reason
         assert record.rows == 400
@@ -328,12 +330,12 @@ def test_a_function_of_the_users_that_fails_blocks(folder, function, says):
 def test_a_function_of_the_users_that_is_right_is_judged_by(folder):
     label, candidate, _ = good()
     gate = ThresholdGate(metric=f"{folder}:bias", higher_is_better=False, at_most=0.05)
-    assert only(gate, Evidence(label, candidate, NoChampion())).outcome == "passed"
-    assert only(gate, Evidence(label, candidate / 2, NoChampion())).outcome == "failed"
+    assert only(gate, week_evidence(label, candidate, NoChampion())).outcome == "passed"
+    assert only(gate, week_evidence(label, candidate / 2, NoChampion())).outcome == "failed"
 
 
 def test_a_gate_of_a_module_that_is_not_there_blocks():
-    record = only(CustomGate(function="no.such_module:gate"), Evidence(*good()))
+    record = only(CustomGate(function="no.such_module:gate"), week_evidence(*good()))
     assert record.outcome == "not_computed"
     assert "ModuleNotFoundError" in record.reason
 
@@ -345,7 +347,7 @@ def test_three_rows_are_said_to_be_too_few_by_every_metric():
         ThresholdGate(metric="rmse", at_most=1.0),
         AgainstChampionGate(metric="mae", must_be="better"),
     ):
-        record = only(gate, Evidence([0, 1, 1], [0.2, 0.3, 0.9], [0.1, 0.4, 0.8]))
+        record = only(gate, week_evidence([0, 1, 1], [0.2, 0.3, 0.9], [0.1, 0.4, 0.8]))
         assert record.outcome == "not_computed"
         assert "3 rows are too few, at least 100 are needed" in record.reason
 
@@ -353,17 +355,17 @@ def test_three_rows_are_said_to_be_too_few_by_every_metric():
 def test_amounts_may_be_anything_but_infinite_or_constant():
     label, candidate, champion = amounts()
     gates = [ThresholdGate(metric="mae", at_most=9.0), AgainstChampionGate(metric="mae", must_be="better")]
-    shifted = Evidence(label - 1e3, candidate - 1e3, champion - 1e3)
+    shifted = week_evidence(label - 1e3, candidate - 1e3, champion - 1e3)
     assert [r.outcome != "not_computed" for r in judge_evidence(gates, shifted).results] == [True, True]
     for spoiled, says in (
         (np.where(np.arange(600) == 7, np.inf, label), "1 of 600 labels are NaN or infinite"),
         (None, "the labels are not one row of numbers"),
     ):
-        assert {r.reason for r in judge_evidence(gates, Evidence(spoiled, candidate, champion)).results} == {says}
-    constant = judge_evidence(gates, Evidence(label, np.full(600, 40.0), champion)).results
+        assert {r.reason for r in judge_evidence(gates, week_evidence(spoiled, candidate, champion)).results} == {says}
+    constant = judge_evidence(gates, week_evidence(label, np.full(600, 40.0), champion)).results
     assert {r.reason for r in constant} == {"the candidate scores every row 40: a constant ranks nothing"}
     with np.errstate(over="ignore"):
-        huge = only(gates[1], Evidence(label, candidate * 1e300, champion))
+        huge = only(gates[1], week_evidence(label, candidate * 1e300, champion))
     assert huge.outcome == "not_computed"
     assert "infinite" in huge.reason
 
@@ -383,17 +385,17 @@ def test_rows_are_a_set_and_types_do_not_matter(gate):
     """The same bits from rows in another order and numbers in another type: a re-run finds what was found."""
     label, candidate, champion = (column.astype(np.float32) for column in good())
     candidate[:50] = -0.0
-    first = only(gate, Evidence(label, candidate, champion))
+    first = only(gate, week_evidence(label, candidate, champion))
     order = np.random.default_rng(1).permutation(label.size)
     candidate[:50] = 0.0
-    shuffled = Evidence(
+    shuffled = week_evidence(
         label[order].astype(bool), candidate[order].astype(np.float64), list(map(float, champion[order]))
     )
     assert only(gate, shuffled).model_dump_json() == first.model_dump_json()
 
 
 def test_all_that_is_wrong_is_said_at_once():
-    record = only(AUC, Evidence([1, 1, 2], [0.5, float("nan")], NoChampion()))
+    record = only(AUC, week_evidence([1, 1, 2], [0.5, float("nan")], NoChampion()))
     assert record.reason == (
         "3 rows are too few, at least 100 are needed; 1 of 3 labels are neither 0 nor 1; "
         "0 of 3 labels are 0, at least 2 are needed; the candidate has 2 scores for 3 labels; "
@@ -403,8 +405,8 @@ def test_all_that_is_wrong_is_said_at_once():
 
 def test_min_rows_is_the_gates_own():
     label, candidate, _ = good(n=60)
-    assert only(AUC, Evidence(label, candidate, NoChampion())).outcome == "not_computed"
-    assert only(AUC.model_copy(update={"min_rows": 60}), Evidence(label, candidate, NoChampion())).candidate
+    assert only(AUC, week_evidence(label, candidate, NoChampion())).outcome == "not_computed"
+    assert only(AUC.model_copy(update={"min_rows": 60}), week_evidence(label, candidate, NoChampion())).candidate
 
 
 def put(index, bad):
@@ -459,14 +461,16 @@ def test_one_thing_wrong_is_never_promoted_and_never_raises(where, data):
     columns = dict(zip(("label", "candidate", "champion"), good(), strict=True))
     spoil = data.draw(spoiled_label if where == "label" else spoiled_score)
     columns[where] = spoil(columns[where])
-    verdict = judge_evidence([AUC, BRIER, NOT_WORSE], Evidence(**columns))
+    verdict = judge_evidence([AUC, BRIER, NOT_WORSE], week_evidence(**columns))
     assert not verdict.promote
     touched = verdict.results if where != "champion" else verdict.results[2:]
     assert {record.outcome for record in touched} == {"not_computed"}
     assert all(r.interval is None for r in touched)
     strict_json(verdict)
     if where != "champion":  # nor as the first champion
-        first = judge_evidence([AUC, BRIER, NOT_WORSE], Evidence(columns["label"], columns["candidate"], NoChampion()))
+        first = judge_evidence(
+            [AUC, BRIER, NOT_WORSE], week_evidence(columns["label"], columns["candidate"], NoChampion())
+        )
         assert {record.outcome for record in first.results} == {"not_computed"}
 
 
@@ -485,7 +489,7 @@ def test_whatever_comes_is_judged_and_a_pass_is_earned(label, candidate, champio
     amounts = AgainstChampionGate(metric="mae", must_be="not_worse", margin=0.5, resamples=200, name="continuous")
     gates = [AUC, not_worse, amounts]
     gates = [gate.model_copy(update={"min_rows": 4}) for gate in gates]
-    verdict = judge_evidence(gates, Evidence(label, candidate, champion))
+    verdict = judge_evidence(gates, week_evidence(label, candidate, champion))
     strict_json(verdict)
     assert len(verdict.results) == 3
     if verdict.promote:
@@ -495,7 +499,7 @@ def test_whatever_comes_is_judged_and_a_pass_is_earned(label, candidate, champio
 
 
 def test_no_gates_and_two_of_one_name_block():
-    evidence = Evidence(*good())
+    evidence = week_evidence(*good())
     assert not judge_evidence([], evidence).promote
     assert "two gates are named auc_threshold" in judge_evidence([AUC, AUC], evidence).reason
 
@@ -508,7 +512,7 @@ def test_judging_is_quick():
     """Three gates on a week of 6,000 rows take a blink; a slow machine may take ten."""
     label, candidate, champion = good(n=6000)
     gates = [AUC, NOT_WORSE, AgainstChampionGate(metric="log_loss", must_be="better")]
-    judge_evidence(gates, Evidence(label, candidate, champion))  # loads what is loaded once
+    judge_evidence(gates, week_evidence(label, candidate, champion))  # loads what is loaded once
     started = time.process_time()
-    judge_evidence(gates, Evidence(label, candidate, champion))
+    judge_evidence(gates, week_evidence(label, candidate, champion))
     assert time.process_time() - started < 2

@@ -26,7 +26,7 @@ def test_the_limit_itself_still_passes(value, outcome):
     assert found.gate == "single_p99_ms_serving"
 
 
-def test_the_reason_has_unit_value_and_limit_and_does_not_round_onto_the_limit():
+def test_the_reason_has_unit_value_and_limit_without_rounding():
     assert record({"single_p99_ms": 7.25}).reason == "single_p99_ms is 7.25, at most 5 is required"
     assert float(record({"single_p99_ms": 5.000001}).reason.split()[2].rstrip(",")) > 5
 

@@ -1,4 +1,4 @@
-"""Publishing: whole or not at all, twice or at once the same bytes, whatever is killed when."""
+"""Publishing is atomic and repeatable, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen import errors, storage
+from evergreen import storage
 from evergreen.errors import InputsChangedError
 from evergreen.lake import datasets, fingerprints
 from evergreen.lake.datasets import Dataset
@@ -22,8 +22,8 @@ from evergreen.lake.datasets import Dataset
 pytestmark = pytest.mark.unit
 
 
-def stage(dataset: Dataset, mark: str, value: int, partition: str = "day=2013-01-01") -> dict[str, Path]:
-    folder = dataset.stage(partition, mark)
+def stage(dataset: Dataset, fingerprint: str, value: int, partition: str = "day=2013-01-01") -> dict[str, Path]:
+    folder = dataset.stage(partition, fingerprint)
     files = {}
     for name in ("carriers", "origins"):
         files[name] = folder / f"{name}.parquet"
@@ -31,12 +31,12 @@ def stage(dataset: Dataset, mark: str, value: int, partition: str = "day=2013-01
     return files
 
 
-def publish(dataset: Dataset, mark: str, value: int) -> datasets.Manifest:
-    return dataset.publish("day=2013-01-01", mark, stage(dataset, mark, value), {"value": value})
+def publish(dataset: Dataset, fingerprint: str, value: int) -> datasets.Manifest:
+    return dataset.publish("day=2013-01-01", fingerprint, stage(dataset, fingerprint, value), {"value": value})
 
 
 def values(dataset: Dataset) -> list[int]:
-    """What a reader sees: the value in each file of the partition."""
+    """Return what a reader sees: the value in each file of the partition."""
     manifest = dataset.manifest("day=2013-01-01")
     if manifest is None:
         return []
@@ -45,7 +45,7 @@ def values(dataset: Dataset) -> list[int]:
     return [pq.read_table(dataset.file_path(manifest, name))["n"][0].as_py() for name in manifest.files]
 
 
-def test_a_manifest_tells_rows_schema_hashes_and_what_it_was_made_from(tmp_path: Path) -> None:
+def test_manifest_has_rows_schema_hashes_and_inputs(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path / "features")
     manifest = publish(dataset, "a" * 64, 1)
     assert dataset.manifest("day=2013-01-01") == manifest
@@ -55,14 +55,14 @@ def test_a_manifest_tells_rows_schema_hashes_and_what_it_was_made_from(tmp_path:
     assert not list((dataset.root / "_staging").iterdir())
 
 
-def test_publishing_again_changes_nothing_and_needs_no_staged_files(tmp_path: Path) -> None:
+def test_publish_again_needs_no_staged_files(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path / "features")
     first = publish(dataset, "a" * 64, 1)
-    gone = {"carriers": tmp_path / "gone.parquet"}
-    assert dataset.publish("day=2013-01-01", "a" * 64, gone, {}) == first
+    missing = {"carriers": tmp_path / "gone.parquet"}
+    assert dataset.publish("day=2013-01-01", "a" * 64, missing, {}) == first
 
 
-def test_a_new_publication_replaces_and_leaves_the_old_readable(tmp_path: Path) -> None:
+def test_publish_keeps_replaced_files_readable(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path / "features")
     old = publish(dataset, "a" * 64, 1)
     publish(dataset, "b" * 64, 2)
@@ -72,7 +72,7 @@ def test_a_new_publication_replaces_and_leaves_the_old_readable(tmp_path: Path) 
         dataset.resolve(old.reference)
 
 
-def test_readers_of_a_path_get_published_files_only(tmp_path: Path) -> None:
+def test_published_files_excludes_staged_and_replaced(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path / "features")
     assert datasets.published_files(str(dataset.root / "carriers")) is None
     publish(dataset, "a" * 64, 1)
@@ -97,51 +97,50 @@ for n in range(int(sys.argv[1]), 100_000, 2):
 """
 
 
-def test_two_writers_killed_at_random_never_leave_half_a_partition(tmp_path: Path) -> None:
+def test_publish_is_atomic_when_writers_are_killed(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     dataset = Dataset(tmp_path / "features")
     code = WRITER.format(tests=str(root / "tests"), include=str(root / "include"), root=str(dataset.root))
-    dice = random.Random(9)
-    seen = set()
+    rng = random.Random(9)
+    observed = set()
     for _ in range(4):
         writers = [subprocess.Popen([sys.executable, "-c", code, str(n)], stdout=subprocess.PIPE) for n in (0, 1)]
         for writer in writers:
             assert writer.stdout
             writer.stdout.readline()
-        # However slow the machine is: until some were seen, and then to a random moment.
-        before, deadline = len(seen), time.monotonic() + 30
-        while len(seen) < before + 3 and time.monotonic() < deadline:
-            seen.add(tuple(values(dataset)))
-        end = time.monotonic() + dice.uniform(0.0, 0.3)
+        # Until some values were observed, however slow the machine is, and then to a random moment.
+        count, deadline = len(observed), time.monotonic() + 30
+        while len(observed) < count + 3 and time.monotonic() < deadline:
+            observed.add(tuple(values(dataset)))
+        end = time.monotonic() + rng.uniform(0.0, 0.3)
         while time.monotonic() < end:
-            seen.add(tuple(values(dataset)))
+            observed.add(tuple(values(dataset)))
         for writer in writers:
             os.kill(writer.pid, signal.SIGKILL)
             writer.wait()
             assert writer.stdout
             writer.stdout.close()
-        seen.add(tuple(values(dataset)))
-    whole = [pair for pair in seen if pair]
-    assert len(whole) > 5
-    assert all(len(pair) == 2 and pair[0] == pair[1] for pair in whole)
+        observed.add(tuple(values(dataset)))
+    pairs = [pair for pair in observed if pair]
+    assert len(pairs) > 5
+    assert all(len(pair) == 2 and pair[0] == pair[1] for pair in pairs)
 
 
-def test_fingerprints_depend_on_values_not_on_their_order(tmp_path: Path) -> None:
+def test_compute_fingerprint_ignores_order_of_keys(tmp_path: Path) -> None:
     assert fingerprints.compute_fingerprint({"a": 1, "b": [1, 2]}) == fingerprints.compute_fingerprint(
         {"b": [1, 2], "a": 1}
     )
     assert fingerprints.compute_fingerprint({"a": 1}) != fingerprints.compute_fingerprint({"a": 2})
 
 
-def test_code_is_the_source_of_modules_and_the_versions_of_libraries() -> None:
-    code = fingerprints.code_versions(("evergreen.errors",), ("pydantic",))
+def test_code_of_hashes_modules_and_libraries() -> None:
+    code = fingerprints.code_of(("evergreen.errors",), ("pydantic",))
     assert set(code) == {"evergreen.errors", "pydantic"}
-    assert code["evergreen.errors"] == storage.file_sha256(Path(errors.__file__))
     with pytest.raises(ModuleNotFoundError):
-        fingerprints.code_versions(("evergreen.nothing",), ())
+        fingerprints.code_of(("evergreen.nothing",), ())
 
 
-def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
+def test_atomic_write_keeps_old_file_on_error(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("old")
 

@@ -1,4 +1,4 @@
-"""Files of a model are those that were sealed, or are refused by name."""
+"""Files of a model are those in the signed manifest, or are refused by name."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ SUBJECT = ModelIdentity("flight_delay", "f" * 64)
 
 
 class Calls:
-    """Runs something when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return os.getcwd, ()
 
 
 def key_pair(folder: Path, passphrase: str | None = None, private: object = None) -> tuple[SigningKey, Path]:
-    """Private key and file with the public one, as the two lines of openssl in docs/operating.md make them."""
+    """Return a private key and the file of its public key, like those of the openssl commands in docs/operating.md."""
     folder.mkdir()
     private = private or ec.generate_private_key(ec.SECP256R1())
     locked = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
@@ -66,9 +66,9 @@ def booster() -> bytes:
 
 @pytest.fixture
 def make(booster: bytes, tmp_path: Path) -> Callable[[str], Path]:
-    """Folders with what MLflow writes for a model."""
+    """Return a function that creates folders with the files that MLflow writes for a model."""
 
-    def made(name: str = "model") -> Path:
+    def build(name: str = "model") -> Path:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "model.ubj").write_bytes(booster)
@@ -78,7 +78,7 @@ def make(booster: bytes, tmp_path: Path) -> Callable[[str], Path]:
         (folder / "requirements.txt").write_text("mlflow==3.17.2\nxgboost==3.2.0\n")
         return folder
 
-    return made
+    return build
 
 
 @pytest.fixture
@@ -90,12 +90,12 @@ def signed(make: Callable[..., Path], tmp_path: Path) -> tuple[Path, str, Path]:
 
 
 def refusal(folder: Path, manifest: str | None, trusted: Path | None, subject: ModelIdentity = SUBJECT) -> str:
-    with pytest.raises(SignatureError) as refused:
+    with pytest.raises(SignatureError) as error:
         signing.verify_files(folder, subject, manifest, trusted)
-    return str(refused.value)
+    return str(error.value)
 
 
-def test_what_was_sealed_is_verified(signed: tuple[Path, str, Path]) -> None:
+def test_verify_files_accepts_signed_folder(signed: tuple[Path, str, Path]) -> None:
     folder, manifest, public = signed
     signing.verify_files(folder, SUBJECT, manifest, public)
     signing.verify_files(folder, SUBJECT, manifest, None)
@@ -103,7 +103,7 @@ def test_what_was_sealed_is_verified(signed: tuple[Path, str, Path]) -> None:
     assert set(listed) == {"model.ubj", "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
 
 
-def test_without_keys_the_manifest_alone_is_verified(make: Callable[..., Path]) -> None:
+def test_verify_files_checks_manifest_without_keys(make: Callable[..., Path]) -> None:
     folder = make()
     manifest = signing.write_model_manifest(folder, SUBJECT, None)
     assert signing.claimed_key_hash(folder) is None
@@ -112,10 +112,10 @@ def test_without_keys_the_manifest_alone_is_verified(make: Callable[..., Path]) 
     assert "conda.yaml: was changed after registration" in refusal(folder, manifest, None)
 
 
-def test_sealing_again_gives_the_same_manifest(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
+def test_write_model_manifest_twice_is_equal(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
     folder, manifest, _ = signed
-    other, public = key_pair(tmp_path / "newer")
-    assert signing.write_model_manifest(folder, SUBJECT, other) == manifest
+    newer_key, public = key_pair(tmp_path / "newer")
+    assert signing.write_model_manifest(folder, SUBJECT, newer_key) == manifest
     signing.verify_files(folder, SUBJECT, manifest, public)
 
 
@@ -143,7 +143,7 @@ def flip_a_bit(folder: Path) -> None:
         (lambda folder: (folder / "m.json").symlink_to("/etc/hostname"), "m.json: is a link"),
     ],
 )
-def test_each_tampering_is_refused_by_the_files_name(
+def test_verify_files_names_each_tampered_file(
     signed: tuple[Path, str, Path], tamper: Callable[[Path], None], named: str, trusts: bool
 ) -> None:
     folder, manifest, public = signed
@@ -151,50 +151,50 @@ def test_each_tampering_is_refused_by_the_files_name(
     assert named in refusal(folder, manifest, public if trusts else None)
 
 
-def test_all_faults_are_told_at_once_in_one_line(signed: tuple[Path, str, Path]) -> None:
+def test_verify_files_reports_all_faults_in_one_line(signed: tuple[Path, str, Path]) -> None:
     folder, manifest, public = signed
     flip_a_bit(folder)
     (folder / "conda.yaml").unlink()
-    said = refusal(folder, manifest, public)
-    assert "\n" not in said
+    problem = refusal(folder, manifest, public)
+    assert "\n" not in problem
     for named in ("model.ubj: was changed", "conda.yaml: is missing", f"{SIGNATURE_FILE}: does not hold"):
-        assert named in said
+        assert named in problem
 
 
-def test_a_manifest_made_to_fit_is_refused(signed: tuple[Path, str, Path]) -> None:
+def test_verify_files_refuses_forged_manifest(signed: tuple[Path, str, Path]) -> None:
     folder, manifest, public = signed
     signature = (folder / SIGNATURE_FILE).read_bytes()
     flip_a_bit(folder)
     forged = signing.write_model_manifest(folder, SUBJECT, None)
     (folder / SIGNATURE_FILE).write_bytes(signature)
-    # Whoever writes to the artifact store only.
+    # By a person who can write to the artifact store only.
     assert f"{MANIFEST_FILE}: is not the one that was registered" in refusal(folder, manifest, None)
-    # Whoever writes to the registry as well.
+    # By a person who can also write to the registry.
     signing.verify_files(folder, SUBJECT, forged, None)
-    said = refusal(folder, forged, public)
-    assert f"{SIGNATURE_FILE}: does not hold" in said
-    assert "model.ubj" in said
+    problem = refusal(folder, forged, public)
+    assert f"{SIGNATURE_FILE}: does not hold" in problem
+    assert "model.ubj" in problem
 
 
-def test_files_of_another_version_cannot_stand_in(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_verify_files_refuses_files_of_another_version(make: Callable[..., Path], tmp_path: Path) -> None:
     key, public = key_pair(tmp_path / "keys")
-    one, other = make("one"), make("other")
-    (other / "requirements.txt").write_text("mlflow==3.17.2\nxgboost==3.1.0\n")
-    newer = ModelIdentity(SUBJECT.model, "e" * 64)
-    manifest, others = (
-        signing.write_model_manifest(one, SUBJECT, key),
-        signing.write_model_manifest(other, newer, key),
+    folder, other_folder = make("one"), make("other")
+    (other_folder / "requirements.txt").write_text("mlflow==3.17.2\nxgboost==3.1.0\n")
+    other_identity = ModelIdentity(SUBJECT.model, "e" * 64)
+    manifest, other_manifest = (
+        signing.write_model_manifest(folder, SUBJECT, key),
+        signing.write_model_manifest(other_folder, other_identity, key),
     )
-    signing.verify_files(other, newer, others, public)
+    signing.verify_files(other_folder, other_identity, other_manifest, public)
     # All of them, signature too.
-    assert f"{MANIFEST_FILE}: is that of flight_delay eeeeeeeeeeee" in refusal(other, others, public)
-    assert "is not the one that was registered" in refusal(other, manifest, public)
+    assert f"{MANIFEST_FILE}: is that of flight_delay eeeeeeeeeeee" in refusal(other_folder, other_manifest, public)
+    assert "is not the one that was registered" in refusal(other_folder, manifest, public)
     # The signature alone.
-    shutil.copy(other / SIGNATURE_FILE, one / SIGNATURE_FILE)
-    assert f"{SIGNATURE_FILE}: does not hold" in refusal(one, manifest, public)
+    shutil.copy(other_folder / SIGNATURE_FILE, folder / SIGNATURE_FILE)
+    assert f"{SIGNATURE_FILE}: does not hold" in refusal(folder, manifest, public)
 
 
-def test_another_key_is_refused(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
+def test_verify_files_refuses_untrusted_key(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
     folder, manifest, _ = signed
     _, stranger = key_pair(tmp_path / "stranger")
     assert f"{SIGNATURE_FILE}: is by the key" in refusal(folder, manifest, stranger)
@@ -207,13 +207,13 @@ def test_another_key_is_refused(signed: tuple[Path, str, Path], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", '{"verificationMaterial": 1}'])
-def test_a_signature_that_is_none_is_refused(signed: tuple[Path, str, Path], content: str) -> None:
+def test_verify_files_refuses_malformed_signature(signed: tuple[Path, str, Path], content: str) -> None:
     folder, manifest, public = signed
     (folder / SIGNATURE_FILE).write_text(content)
     assert f"{SIGNATURE_FILE}: is by the key (none named)" in refusal(folder, manifest, public)
 
 
-def test_an_empty_list_of_signatures_is_refused(signed: tuple[Path, str, Path]) -> None:
+def test_verify_files_refuses_empty_list_of_signatures(signed: tuple[Path, str, Path]) -> None:
     folder, manifest, public = signed
     bundle = json.loads((folder / SIGNATURE_FILE).read_text())
     bundle["dsseEnvelope"]["signatures"] = []
@@ -221,23 +221,23 @@ def test_an_empty_list_of_signatures_is_refused(signed: tuple[Path, str, Path]) 
     assert f"{SIGNATURE_FILE}: does not hold" in refusal(folder, manifest, public)
 
 
-def test_unsigned_is_refused_where_signing_is_on(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_verify_files_refuses_unsigned_if_signing_is_on(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make()
     manifest = signing.write_model_manifest(folder, SUBJECT, None)
     _, public = key_pair(tmp_path / "keys")
     assert f"{SIGNATURE_FILE}: is missing: the version is not signed" in refusal(folder, manifest, public)
 
 
-def test_keys_rotate_by_trusting_both_for_a_while(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
+def test_verify_files_trusts_every_key_in_the_file(signed: tuple[Path, str, Path], tmp_path: Path) -> None:
     folder, manifest, old = signed
     _, new = key_pair(tmp_path / "new")
-    both = tmp_path / "both.pem"
-    both.write_bytes(new.read_bytes() + old.read_bytes())
-    signing.verify_files(folder, SUBJECT, manifest, both)
+    trusted_keys = tmp_path / "both.pem"
+    trusted_keys.write_bytes(new.read_bytes() + old.read_bytes())
+    signing.verify_files(folder, SUBJECT, manifest, trusted_keys)
     assert "is by the key" in refusal(folder, manifest, new)
 
 
-def test_a_passphrase_is_read_from_its_file(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_signing_key_reads_passphrase_from_file(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make()
     key, public = key_pair(tmp_path / "keys", passphrase="open sesame")
     signing.verify_files(folder, SUBJECT, signing.write_model_manifest(folder, SUBJECT, key), public)
@@ -248,7 +248,7 @@ def test_a_passphrase_is_read_from_its_file(make: Callable[..., Path], tmp_path:
             signing.write_model_manifest(folder, SUBJECT, bad)
 
 
-def test_keys_that_are_none_are_named(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_invalid_keys_are_named(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make()
     manifest = signing.write_model_manifest(folder, SUBJECT, SigningKey(key_pair(tmp_path / "keys")[0].private_key))
     key, public = key_pair(tmp_path / "rsa", private=rsa.generate_private_key(65537, 2048))
@@ -280,7 +280,7 @@ def compressed(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "write", "said"),
+    ("name", "write", "problem"),
     [
         ("model.pkl", lambda path: path.write_bytes(b""), "can run code"),
         ("model.JOBLIB", lambda path: path.write_bytes(b""), "can run code"),
@@ -308,28 +308,28 @@ def compressed(path: Path) -> None:
         ("notes.txt", lambda path: path.write_text("hello"), "is of no known format"),
     ],
 )
-def test_what_can_run_code_or_is_unknown_is_refused(
-    make: Callable[..., Path], name: str, write: Callable[[Path], object], said: str
+def test_format_faults_refuses_code_and_unknown_formats(
+    make: Callable[..., Path], name: str, write: Callable[[Path], object], problem: str
 ) -> None:
     folder = make()
     write(folder / name)
     faults = formats.format_faults(folder)
     assert [fault.location for fault in faults] == [name]
-    assert said in faults[0].problem
+    assert problem in faults[0].problem
     with pytest.raises(ScoringError, match=name):
         signing.write_model_manifest(folder, SUBJECT, None)
     assert not (folder / MANIFEST_FILE).exists()
 
 
 def tensor(place: str | None) -> onnx.TensorProto:
-    """Numbers that are in the file, or at a place outside of it."""
-    found = numpy_helper.from_array(np.ones(4, np.float32), "numbers")
+    """Return a tensor with data in the file, or at a place outside of it."""
+    proto = numpy_helper.from_array(np.ones(4, np.float32), "numbers")
     if place is not None:
-        found.ClearField("raw_data")
-        found.data_location = onnx.TensorProto.EXTERNAL
+        proto.ClearField("raw_data")
+        proto.data_location = onnx.TensorProto.EXTERNAL
         if place:
-            found.external_data.add(key="location", value=place)
-    return found
+            proto.external_data.add(key="location", value=place)
+    return proto
 
 
 def as_a_weight(model: onnx.ModelProto, place: str | None) -> None:
@@ -356,22 +356,22 @@ def within_a_function(model: onnx.ModelProto, place: str | None) -> None:
 
 @pytest.mark.parametrize("place", ["weights.onnx", "/etc/passwd", "../../another/model.onnx", "*/_ORT_MEM_ADDR_/*", ""])
 @pytest.mark.parametrize("put", [as_a_weight, as_a_sparse_weight, as_a_constant, within_a_branch, within_a_function])
-def test_an_onnx_model_with_numbers_outside_of_its_file_is_refused(
+def test_format_faults_refuses_onnx_with_external_data(
     make: Callable[..., Path], put: Callable[[onnx.ModelProto, str | None], None], place: str
 ) -> None:
     folder = make()
-    for where in (None, place):
+    for location in (None, place):
         model = network()
-        put(model, where)
+        put(model, location)
         (folder / "model.onnx").write_bytes(model.SerializeToString())
         faults = formats.format_faults(folder)
-        assert [fault.location for fault in faults] == ([] if where is None else ["model.onnx"])
+        assert [fault.location for fault in faults] == ([] if location is None else ["model.onnx"])
     assert f"has numbers of the model outside of it, in {place or 'a place'}" in faults[0].problem
     with pytest.raises(SignatureError, match=r"model\.onnx"):
         signing.write_model_manifest(folder, SUBJECT, None)
 
 
-def test_a_pickle_that_somebody_signed_is_refused(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_verify_files_refuses_signed_pickle(make: Callable[..., Path], tmp_path: Path) -> None:
     from model_signing import signing as openssf
 
     folder = make()
@@ -382,14 +382,14 @@ def test_a_pickle_that_somebody_signed_is_refused(make: Callable[..., Path], tmp
     assert "model.ubj: is a pickle named .ubj" in refusal(folder, manifest, public)
 
 
-def test_known_formats_pass(make: Callable[..., Path]) -> None:
+def test_format_faults_accepts_known_formats(make: Callable[..., Path]) -> None:
     folder = make()
     (folder / "model.onnx").write_bytes(network().SerializeToString())
     (folder / "input_example.json").write_text('{"columns": ["a"], "data": [[1.0]]}')
     assert formats.format_faults(folder) == []
 
 
-def test_keys_are_configured_together(tmp_path: Path) -> None:
+def test_settings_require_both_signing_keys(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="set signing_public_key too"):
         Settings(signing_key=tmp_path / "key.pem")
     with pytest.raises(ValidationError, match="without signing_key"):

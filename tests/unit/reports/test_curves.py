@@ -1,4 +1,4 @@
-"""What a plot shows is what the rows say."""
+"""Curves and bins agree with scikit-learn and do not depend on the order of rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _rows(n: int, *, digits: int | None = None) -> ScoredRows:
 
 
 @pytest.mark.parametrize("rows", [_rows(50), _rows(3_000), _rows(50_000), _rows(50_000, digits=1)])
-def test_thinning_keeps_the_area(rows: ScoredRows) -> None:
+def test_roc_curve_keeps_area_when_thinned(rows: ScoredRows) -> None:
     curve = curves.roc_curve(rows)
     assert curve is not None
     assert curve.false_positive_rate.size <= 1024
@@ -29,8 +29,8 @@ def test_thinning_keeps_the_area(rows: ScoredRows) -> None:
     assert np.trapezoid(curve.true_positive_rate, curve.false_positive_rate) == pytest.approx(curve.auc, abs=1e-3)
 
 
-def test_thinning_keeps_the_area_of_stairs_that_all_err_to_one_side() -> None:
-    # Steps a little shorter than those of the thinning, every one first up and then right.
+def test_roc_curve_keeps_area_of_one_sided_stairs() -> None:
+    # Steps a little shorter than those of the thinning, each first up and then right.
     blocks = 530
     label = np.tile(np.repeat([1.0, 0.0], 50), blocks)
     curve = curves.roc_curve(ScoredRows("candidate", label, -np.arange(label.size, dtype=float)))
@@ -39,7 +39,7 @@ def test_thinning_keeps_the_area_of_stairs_that_all_err_to_one_side() -> None:
     assert np.trapezoid(curve.true_positive_rate, curve.false_positive_rate) == pytest.approx(curve.auc, abs=1e-3)
 
 
-def test_thinning_keeps_corners_before_long_steps() -> None:
+def test_roc_curve_keeps_corners_before_long_steps() -> None:
     # Class 0 shares one score: up, a step across the whole plot, and up again.
     for above in range(400, 410):
         label = np.repeat([1.0, 0.0, 1.0], [above, 1_000, 1_000 - above])
@@ -53,36 +53,36 @@ def test_thinning_keeps_corners_before_long_steps() -> None:
         )
 
 
-def test_one_class_has_no_curve() -> None:
+def test_roc_curve_of_one_class_is_none() -> None:
     assert curves.roc_curve(ScoredRows("candidate", np.ones(5), np.arange(5.0))) is None
 
 
-def test_bins_are_those_of_scikit_learn() -> None:
+def test_calibration_bins_equal_scikit_learn() -> None:
     rows = _rows(5_000)
     share, predicted = calibration_curve(rows.label, rows.score, n_bins=10, strategy="quantile")
-    found = curves.calibration_bins(rows)
-    assert [part.rows for part in found] == [500] * 10
-    assert [part.mean_prediction for part in found] == pytest.approx(predicted)
-    assert [part.mean_label for part in found] == pytest.approx(share)
-    assert all(part.low < part.mean_label < part.high for part in found)
+    bins = curves.calibration_bins(rows)
+    assert [bin_.rows for bin_ in bins] == [500] * 10
+    assert [bin_.mean_prediction for bin_ in bins] == pytest.approx(predicted)
+    assert [bin_.mean_label for bin_ in bins] == pytest.approx(share)
+    assert all(bin_.low < bin_.mean_label < bin_.high for bin_ in bins)
 
 
-def test_equal_scores_share_a_bin() -> None:
-    found = curves.calibration_bins(_rows(5_000, digits=1))
-    assert len({part.mean_prediction for part in found}) == len(found) < 10
-    assert sum(part.rows for part in found) == 5_000
+def test_calibration_bins_keep_equal_scores_together() -> None:
+    bins = curves.calibration_bins(_rows(5_000, digits=1))
+    assert len({bin_.mean_prediction for bin_ in bins}) == len(bins) < 10
+    assert sum(bin_.rows for bin_ in bins) == 5_000
 
 
-def test_bins_of_amounts_cover_the_labels() -> None:
+def test_continuous_bins_cover_the_labels() -> None:
     random = np.random.default_rng(3)
     score = random.normal(size=4_000)
-    found = curves.continuous_bins(ScoredRows("candidate", score + random.normal(size=4_000), score))
-    assert len(found) == 20
-    # 10 % and 90 % of a normal distribution lie 1.28 apart from its middle.
-    assert np.mean([part.high - part.mean_label for part in found[5:15]]) == pytest.approx(1.28, abs=0.1)
+    bins = curves.continuous_bins(ScoredRows("candidate", score + random.normal(size=4_000), score))
+    assert len(bins) == 20
+    # 10 % and 90 % of a normal distribution lie 1.28 from its mean.
+    assert np.mean([bin_.high - bin_.mean_label for bin_ in bins[5:15]]) == pytest.approx(1.28, abs=0.1)
 
 
-def test_what_is_drawn_does_not_depend_on_the_order_of_rows() -> None:
+def test_curves_do_not_depend_on_row_order() -> None:
     rows = _rows(2_000)
     order = np.random.default_rng(0).permutation(2_000)
     other = ScoredRows("candidate", rows.label[order], rows.score[order])
@@ -94,7 +94,7 @@ def test_what_is_drawn_does_not_depend_on_the_order_of_rows() -> None:
     np.testing.assert_array_equal(one.false_positive_rate, two.false_positive_rate)
 
 
-def test_distribution_ends_at_all_rows() -> None:
+def test_empirical_distribution_ends_at_all_rows() -> None:
     values, share = curves.empirical_distribution(np.random.default_rng(1).random(10_000))
     assert values.size == 300
     assert share[-1] == 100
@@ -118,6 +118,6 @@ def test_distribution_ends_at_all_rows() -> None:
         ([0, 1], [np.inf, 1e300], "2 of 2 scores of the candidate are NaN"),
     ],
 )
-def test_rows_left_out_are_named(label: object, score: object, problem: str) -> None:
-    _, found = curves.select_scored_rows("candidate", label, score, is_binary=True)
-    assert found.startswith(problem)
+def test_select_scored_rows_names_rows_left_out(label: object, score: object, problem: str) -> None:
+    _, message = curves.select_scored_rows("candidate", label, score, is_binary=True)
+    assert message.startswith(problem)

@@ -134,7 +134,7 @@ def test_text_is_no_number_to_trees_even_if_it_looks_like_one(tmp_path: Path) ->
 
 def test_trees_know_their_columns_by_their_order(tmp_path: Path) -> None:
     trees(tmp_path)
-    said = "model.ubj takes distance, temperature, hour, but was to be given hour, temperature, distance"
+    said = "model.ubj takes distance, temperature, hour, not hour, temperature, distance"
     with pytest.raises(ScoringError, match=said):
         score_table(tmp_path, TABLE, NUMBERS[::-1])
 
@@ -142,7 +142,7 @@ def test_trees_know_their_columns_by_their_order(tmp_path: Path) -> None:
 def test_a_network_knows_its_columns_by_their_names(tmp_path: Path) -> None:
     save(network(), tmp_path)
     assert np.array_equal(score_table(tmp_path, TABLE, FEATURES[::-1]), score_table(tmp_path, TABLE, FEATURES))
-    with pytest.raises(ScoringError, match="model.onnx takes .*, but was to be given distance, temperature, hour"):
+    with pytest.raises(ScoringError, match="model.onnx takes .*, not distance, temperature, hour"):
         score_table(tmp_path, TABLE, NUMBERS)
 
 
@@ -169,22 +169,22 @@ def graph(
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (graph(TensorProto.DOUBLE), r"cannot be asked: distance is tensor\(double\), known are"),
+        (graph(TensorProto.DOUBLE), r"cannot predict: distance is tensor\(double\), not one of"),
         (graph(shape=("rows", 30)), r"distance has the shape \['rows', 30\], not \[rows\] or \[rows, 1\]"),
         (graph(shape=(1,)), r"distance has the shape \[1\]"),
         (graph(shape=()), r"distance has the shape \[\]"),
         (
             graph(nodes=(("Identity", "distance", "a"), ("Neg", "a", "b")), outputs=("a", "b")),
-            r"it gives a \(tensor\(float\)\), b \(tensor\(float\)\), not one output of probabilities",
+            r"it returns a \(tensor\(float\)\), b \(tensor\(float\)\), not one output of probabilities",
         ),
         (
             graph(nodes=(("Size", "distance", "probability"),), given=TensorProto.INT64),
-            r"it gives probability \(tensor\(int64\)\), not one output of probabilities",
+            r"it returns probability \(tensor\(int64\)\), not one output of probabilities",
         ),
         (graph(nodes=(("NoSuchOperator", "distance", "probability"),)), "cannot be read: .*NoSuchOperator"),
         (graph(nodes=(("Size", "distance", "probability"),)), "cannot be read"),  # int64, said to be float
-        (graph(nodes=(("ReduceMean", "distance", "probability"),)), r"gives \[1\] numbers for 1000 rows"),
-        (graph(nodes=(("Log", "distance", "probability"),)), r"gives NaN or infinity for \d+ of 1,000 rows"),
+        (graph(nodes=(("ReduceMean", "distance", "probability"),)), r"returns \[1\] numbers for 1000 rows"),
+        (graph(nodes=(("Log", "distance", "probability"),)), r"returns NaN or infinity for \d+ of 1,000 rows"),
     ],
 )
 def test_a_network_that_gives_no_probabilities_is_refused(tmp_path: Path, model: onnx.ModelProto, said: str) -> None:
@@ -195,7 +195,7 @@ def test_a_network_that_gives_no_probabilities_is_refused(tmp_path: Path, model:
 
 def test_trees_that_give_several_numbers_per_row_are_refused(tmp_path: Path) -> None:
     trees(tmp_path, objective="multi:softprob", num_class=3)
-    with pytest.raises(ScoringError, match=r"gives \[1000, 3\] numbers for 1000 rows, not one for each"):
+    with pytest.raises(ScoringError, match=r"returns \[1000, 3\] numbers for 1000 rows, not one for each"):
         score_table(tmp_path, TABLE, NUMBERS)
 
 
@@ -237,7 +237,7 @@ def test_a_network_with_numbers_outside_of_its_file_is_refused(tmp_path: Path) -
 
 
 def test_no_format_is_imported_before_a_model_of_it_is_loaded() -> None:
-    look = "import sys, evergreen.evaluation.serving; print([n for n in %r if n in sys.modules])"
+    look = "import sys, evergreen.evaluation.serving_costs; print([n for n in %r if n in sys.modules])"
     formats = ["xgboost", "onnx", "onnxruntime"]
     done = subprocess.run([sys.executable, "-c", look % formats], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -89,7 +89,7 @@ def test_all_faults_at_once_each_with_its_path() -> None:
         ({"gates": spec()["gates"] * 2}, "MODEL", "another name"),
         ({"resources": {"cpu": 0}}, "resources.cpu", "greater than or equal to 1"),
         ({"resources": {"gpu": 1, "processes": 2}}, "resources", "give each process one"),
-        ({"resources": {"gpu_type": "big"}}, "resources", "say how many"),
+        ({"resources": {"gpu_type": "big"}}, "resources", "set gpu"),
         ({"resources": {"memory_gib": 1, "shm_gib": 2}}, "resources", "shm_gib 2 is part of memory_gib 1"),
     ],
 )

@@ -59,7 +59,7 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
             gpu=0,
             processes=1,
             checkpoint_seconds=60,
-            modules=fingerprints.code_versions(("evergreen_models.hashing.train",), ()),
+            modules=fingerprints.code_of(("evergreen_models.hashing.train",), ()),
             libraries={},
         )
         return Job(**{**defaults, **fields})

@@ -15,7 +15,6 @@ import httpx
 
 from evergreen import ledger, storage
 from evergreen.cli.doctor.seen import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
-from evergreen.ledger.journal import create_object_if_absent
 from evergreen.settings import redact_url
 from evergreen.spec import loader
 
@@ -75,22 +74,24 @@ def check_bucket(uri: str, append_only: bool = False) -> CheckPassed:
     Args:
         append_only: nothing needs to be overwritten or removed there, and better may not be.
     """
-    files, root = _open_filesystem(uri)
+    root = _open_folder(uri)
+    files = root.fs
     clock = ClockProbe()
     ahead = None
     with suppress(httpx.HTTPError):
         if endpoint := _s3_endpoint(files):
             ahead = clock.skew_from_header(httpx.get(endpoint, timeout=10, trust_env=False).headers.get("date"))
-    folder = f"{root}/_doctor"
+    folder = root / "_doctor"
     may = "may put where there is none, list, read"
     for _ in range(_ROUNDS):
-        probe = f"{folder}/{uuid.uuid4().hex}"
+        file = folder / uuid.uuid4().hex
+        probe = file.path
         try:
             with _translate_errors(uri, "put an object where there is none, or read it"):
-                kept = _race_writers(files, probe)
+                kept = _race_writers(file)
                 same = files.cat_file(probe) == kept
             with _translate_errors(uri, "list objects"):
-                listed = probe in files.ls(folder, detail=False)
+                listed = probe in files.ls(folder.path, detail=False)
             if not (same and listed):
                 raise CheckFailedError(
                     "an object that was just put is not found, or another one",
@@ -116,10 +117,10 @@ def _try_remove(files: Any, path: str) -> bool:
     return True
 
 
-def _race_writers(files: Any, path: str) -> bytes:
-    """What the one winner has put at `path`, of many who wanted to."""
+def _race_writers(file: storage.UPath) -> bytes:
+    """What the one winner has put at `file`, of many who wanted to."""
     with ThreadPoolExecutor(_WRITERS) as pool:
-        made = pool.map(lambda data: create_object_if_absent(files, path, data), _PAYLOADS)
+        made = pool.map(lambda data: storage.create_if_absent(file, data), _PAYLOADS)
         won = [data for data, mine in zip(_PAYLOADS, made, strict=True) if mine]
     if len(won) != 1:
         raise CheckFailedError(
@@ -136,8 +137,8 @@ def ensure_bucket(uri: str) -> None:
     Raises:
         Wrong: it is not there, and this user may not make it.
     """
-    files, root = _open_filesystem(uri)
-    name = root.partition("/")[0]
+    root = _open_folder(uri)
+    files, name = root.fs, root.path.partition("/")[0]
     with _translate_errors(uri, f"make the bucket {name}"):
         if not files.exists(name):
             files.makedirs(name, exist_ok=True)
@@ -149,16 +150,13 @@ def check_ledger_entries() -> CheckPassed:
     return CheckPassed(f"{sum(counts.values())} entries of {len(counts)} models, each chain whole")
 
 
-def _open_filesystem(uri: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    options: dict[str, Any] = {"use_listings_cache": False}
-    if uri.startswith("s3"):  # its client would go on trying for minutes
-        options["config_kwargs"] = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}
+def _open_folder(uri: str) -> storage.UPath:
     try:
-        return url_to_fs(uri, **options)
+        folder = storage.storage_path(uri, fail_fast=True)
+        folder.fs  # noqa: B018 - imports the store's client
     except (ValueError, ImportError) as error:
         raise CheckFailedError(str(error), "name a folder, or s3://bucket/folder") from None
+    return folder
 
 
 def _s3_endpoint(files: Any) -> str | None:
@@ -188,7 +186,7 @@ def _translate_errors(uri: str, action: str) -> Iterator[None]:
             "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that this user's policy allows it",
         ) from None
     except Exception as error:
-        if type(error).__name__ == "NoCredentialsError":
+        if "NoCredentialsError" in (type(error).__name__, type(error.__cause__).__name__):
             raise CheckFailedError(
                 "no credentials are known", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from None

@@ -1,4 +1,4 @@
-"""Is the candidate better than the champion, or no worse than may be, at a confidence that lasts for life?"""
+"""The candidate is better than the champion, or not much worse, at a confidence that holds for the model's life."""
 
 from __future__ import annotations
 
@@ -9,100 +9,82 @@ import numpy as np
 
 from evergreen.gates import validation
 from evergreen.gates.alpha_spending import EarlierComparison, next_alpha
-from evergreen.gates.comparisons import MetricGain, NotComparableError, estimate_gain
-from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
-from evergreen.gates.kinds.shared import (
-    count_differences,
+from evergreen.gates.comparisons import NotComparableError, check_differing_rows, estimate_gain
+from evergreen.gates.computation import (
+    compute_gate_metric,
     format_against_limit,
+    gate_result,
     no_champion_result,
     not_computed_result,
-    shown,
     validate_label_and_scores,
 )
-from evergreen.gates.metrics import FloatArray, Metric, compute_metric, resolve_metric
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.verdict import GateResult
 from evergreen.spec.gates import AgainstChampionGate
-
-# With fewer the spread over resamples is no measure of the error: with no such row at all it is zero.
-MIN_DIFFERING_ROWS = 30
 
 
 def compute(
     gate: AgainstChampionGate, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison]
 ) -> GateResult:
-    """Passed when the lower bound of the gain reaches the gate's limit; without a champion yet, passed at once.
+    """Pass when the lower bound of the gain reaches the gate's limit; pass at once while there is no champion.
 
-    The bound's level is what `past` has left of the gate's lifetime budget. A comparison that could not be computed
-    spends nothing: it cannot pass.
+    The bound's level is what `earlier_comparisons` have left of the gate's lifetime budget. A comparison that is not
+    computed spends nothing: it cannot pass.
     """
     label, candidate, faults = validate_label_and_scores(gate, evidence)
     if faults or label is None or candidate is None:
         return not_computed_result(gate, 0 if label is None else label.size, faults)
-    metric = resolve_metric(gate)
-    ours = _compute_value(gate, metric, label, candidate)
-    theirs = None
+    value = compute_gate_metric(gate, label, candidate)
+    champion_value = None
 
     def blocked(*faults: str) -> GateResult:
-        known = {"candidate": shown(ours), "champion": shown(theirs)}
-        return not_computed_result(gate, label.size, faults).model_copy(update=known)
+        values = {"candidate": value, "champion": champion_value}
+        return not_computed_result(gate, label.size, faults).model_copy(update=values)
 
-    if not np.isfinite(ours):
+    if value is None:
         return blocked(f"the candidate has no {gate.metric} on {label.size:,} rows")
     if isinstance(evidence.champion, NoChampion):
-        return no_champion_result(gate, ours, label.size)
+        return no_champion_result(gate, value, label.size)
     if isinstance(evidence.champion, MissingEvidence):
         return blocked(f"the champion cannot be compared: {evidence.champion.problem}")
     champion = validation.to_float_array(evidence.champion)
     faults = validation.score_faults("champion", champion, label, gate.scale.label_type) + _days_faults(evidence.days)
     if faults or champion is None or evidence.days is None:
         return blocked(*faults)
-    theirs = _compute_value(gate, metric, label, champion)
-    if not np.isfinite(theirs):
+    champion_value = compute_gate_metric(gate, label, champion)
+    if champion_value is None:
         return blocked(f"the champion has no {gate.metric} on {label.size:,} rows")
-    if few := _too_few_differences(gate, candidate, champion):
-        return blocked(few)
-    error = 1 - gate.confidence
-    spent = next_alpha(error, gate.name, evidence.days, earlier_comparisons)
+    budget = 1 - gate.confidence
+    alpha = next_alpha(budget, gate.name, evidence.days, earlier_comparisons)
     try:
-        found = estimate_gain(gate, label, candidate, champion, spent, gate.chosen_test)
-    except NotComparableError as problem:
-        return blocked(str(problem))
-    if not np.isfinite([found.low, found.high]).all():
+        check_differing_rows(gate, candidate, champion, "the two")
+        gain = estimate_gain(gate, label, candidate, champion, alpha, gate.chosen_test)
+    except NotComparableError as error:
+        return blocked(str(error))
+    if not np.isfinite([gain.low, gain.high]).all():
         return blocked(f"the bounds of the gain in {gate.metric} are infinite")
-    passed = _passes(gate, found)
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if passed else "failed",
-        candidate=ours,
-        champion=theirs,
-        interval=(found.low, found.high),
-        threshold=gate.limit,
-        alpha=spent,
+    # An equal model is not better.
+    passed = gain.low > 0 if gate.must_be == "better" and not gate.margin else gain.low >= gate.limit
+    return gate_result(
+        gate,
+        passed=passed,
+        candidate=value,
+        champion=champion_value,
+        interval=(gain.low, gain.high),
+        alpha=alpha,
         rows=label.size,
-        reason=f"{gate.metric} {ours:.4g} against the champion's {theirs:.4g} on {label.size:,} rows: "
-        f"{_describe_gain(gate, found.low, passed)}; spends {spent:.3g} of the lifetime budget {error:.3g}",
+        reason=f"{gate.metric} {value:.4g} against the champion's {champion_value:.4g} on {label.size:,} rows: "
+        f"{_describe_gain(gate, gain.low, passed)}; spends {alpha:.3g} of the lifetime budget {budget:.3g}",
     )
 
 
-def _compute_value(gate: AgainstChampionGate, metric: Metric, label: FloatArray, score: FloatArray) -> float:
-    if gate.metric == "auc":  # counts pairs, and so is exact in any order: no need to sort rows
-        return compute_metric(metric, label, score)
-    return compute_metric(metric, *validation.sort_rows([label, score]))
-
-
-def _passes(gate: AgainstChampionGate, gain: MetricGain) -> bool:
-    if gate.must_be == "better" and not gate.margin:
-        return gain.low > 0  # as good is not better
-    return gain.low >= gate.limit
-
-
 def _describe_gain(gate: AgainstChampionGate, low: float, passed: bool) -> str:
-    """What the lower bound says, with the number on its own side of the limit."""
+    """Describe the lower bound, with the number on its own side of the limit."""
     size = format_against_limit(abs(low), gate.margin)
     if gate.must_be == "better" and not passed:
-        wanted = f"at least {gate.margin} better" if gate.margin else "better"
-        may_be = f"only {size} better" if low > 0 else f"up to {size} worse" if low < 0 else "no better"
-        return f"it must be {wanted}, and may be {may_be}"
+        required = f"at least {gate.margin} better" if gate.margin else "better"
+        bound = f"only {size} better" if low > 0 else f"up to {size} worse" if low < 0 else "no better"
+        return f"it must be {required}, and may be {bound}"
     if low > 0:
         return f"it is at least {size} better"
     if low == 0:
@@ -116,14 +98,3 @@ def _days_faults(days: tuple[date, date] | None) -> list[str]:
     if not days[0] < days[1]:
         return [f"the evidence is of no day: it starts {days[0]} and ends before {days[1]}"]
     return []
-
-
-def _too_few_differences(gate: AgainstChampionGate, candidate: FloatArray, champion: FloatArray) -> str:
-    """Why a bootstrap would be too sure; empty when it would not. The other tests know what few rows tell."""
-    if gate.chosen_test != "bootstrap" or np.array_equal(candidate, champion):
-        return ""
-    differ = count_differences(gate, candidate, champion)
-    if differ >= MIN_DIFFERING_ROWS:
-        return ""
-    text = f"the two differ in {differ:,} of {candidate.size:,} rows"
-    return f"{text}: too few to tell how sure the gain is, at least {MIN_DIFFERING_ROWS} are needed"

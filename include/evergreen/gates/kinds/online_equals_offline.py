@@ -1,15 +1,15 @@
-"""Does the online store give what the model was trained and judged on?"""
+"""The online store serves the features that the model was trained and judged on."""
 
 from __future__ import annotations
 
+from evergreen.gates.computation import format_against_limit, gate_result, not_computed_result
 from evergreen.gates.evidence import Evidence, MissingEvidence, OnlineSample
-from evergreen.gates.kinds.shared import format_against_limit, not_computed_result
 from evergreen.gates.verdict import GateResult
 from evergreen.spec.gates import OnlineEqualsOfflineGate
 
 
 def compute(gate: OnlineEqualsOfflineGate, evidence: Evidence) -> GateResult:
-    """Passed when at most the share `gate.at_most` of the compared feature values differ. Rows are values compared."""
+    """Pass when at most the share `gate.at_most` of the compared feature values differ. Rows are values compared."""
     sample = evidence.online_sample
     if isinstance(sample, MissingEvidence):
         return not_computed_result(
@@ -17,27 +17,20 @@ def compute(gate: OnlineEqualsOfflineGate, evidence: Evidence) -> GateResult:
         )
     if not isinstance(sample, OnlineSample) or not (_is_count(sample.value_count) and _is_count(sample.mismatch_count)):
         return not_computed_result(gate, 0, ["the comparison of the online store with the offline one has no counts"])
-    compared, different = int(sample.value_count), int(sample.mismatch_count)
-    if not compared:
+    values, mismatches = int(sample.value_count), int(sample.mismatch_count)
+    if not values:
         return not_computed_result(gate, 0, ["no feature value was compared: nothing is known of the online store"])
-    if different > compared:
-        text = f"{different:,} of {compared:,} compared feature values differ, more than were compared"
-        return not_computed_result(gate, compared, [text])
-    share = different / compared
-    finding = f"{different:,} of {compared:,} feature values differ online from offline"
-    if different:
-        finding += f", a share of {format_against_limit(share, gate.at_most)}"
-    finding += f" (at most {gate.at_most:g} is allowed)"
-    if different and sample.first_mismatch:
-        finding += f"; the first: {sample.first_mismatch}"
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if share <= gate.at_most else "failed",
-        candidate=share,
-        threshold=gate.limit,
-        rows=compared,
-        reason=finding,
-    )
+    if mismatches > values:
+        text = f"{mismatches:,} of {values:,} compared feature values differ, more than were compared"
+        return not_computed_result(gate, values, [text])
+    share = mismatches / values
+    reason = f"{mismatches:,} of {values:,} feature values differ online from offline"
+    if mismatches:
+        reason += f", a share of {format_against_limit(share, gate.at_most)}"
+    reason += f" (at most {gate.at_most:g} is allowed)"
+    if mismatches and sample.first_mismatch:
+        reason += f"; the first: {sample.first_mismatch}"
+    return gate_result(gate, passed=share <= gate.at_most, candidate=share, rows=values, reason=reason)
 
 
 def _is_count(number: object) -> bool:

@@ -1,4 +1,4 @@
-"""Are the candidate's newest predictions spread as those that it was judged on?"""
+"""The candidate's newest predictions are distributed like those that it was judged on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evergreen.gates import validation
+from evergreen.gates.computation import format_against_limit, gate_result, not_computed_result
 from evergreen.gates.evidence import Evidence, MissingEvidence
-from evergreen.gates.kinds.shared import format_against_limit, not_computed_result
 from evergreen.gates.metrics import FloatArray
 from evergreen.gates.verdict import GateResult
 from evergreen.spec.gates import PredictionDriftGate
@@ -17,10 +17,10 @@ DECILES = 10
 
 
 def compute(gate: PredictionDriftGate, evidence: Evidence) -> GateResult:
-    """Passed when the drift from the holdout to the recent day is at most `gate.at_most`. Rows are recent ones.
+    """Pass when the drift from the holdout to the recent day is at most `gate.at_most`. Rows are recent ones.
 
-    The reason also tells how much chance alone would show in 95 of 100 days without any drift: with few rows
-    that may be more than `at_most`. It changes nothing about the outcome.
+    The reason also states what chance alone stays below on 95 of 100 days without any drift: with few rows that may be
+    more than `at_most`. It does not change the outcome.
     """
     holdout = validation.to_float_array(evidence.candidate)
     faults = _prediction_faults("predictions for the holdout", holdout, gate.min_rows)
@@ -33,21 +33,20 @@ def compute(gate: PredictionDriftGate, evidence: Evidence) -> GateResult:
     if faults or holdout is None or recent is None:
         return not_computed_result(gate, 0 if recent is None else recent.size, faults)
 
-    drift, by_chance = psi(holdout, recent) if gate.statistic == "psi" else ks(holdout, recent)
-    between = f"{holdout.size:,} predictions of the holdout and {recent.size:,} of the most recent day"
-    return GateResult(
-        gate=gate.name,
-        outcome="passed" if drift <= gate.at_most else "failed",
+    drift, chance_limit = psi(holdout, recent) if gate.statistic == "psi" else ks(holdout, recent)
+    samples = f"{holdout.size:,} predictions of the holdout and {recent.size:,} of the most recent day"
+    return gate_result(
+        gate,
+        passed=drift <= gate.at_most,
         candidate=drift,
-        threshold=gate.limit,
         rows=recent.size,
-        reason=f"{gate.statistic} {format_against_limit(drift, gate.at_most)} between {between}, at most {gate.at_most:g} is allowed; "
-        f"without drift it stays below {by_chance:.2g} on 95 of 100 days",
+        reason=f"{gate.statistic} {format_against_limit(drift, gate.at_most)} between {samples}, "
+        f"at most {gate.at_most:g} is allowed; without drift it stays below {chance_limit:.2g} on 95 of 100 days",
     )
 
 
 def psi(holdout: FloatArray, recent: FloatArray) -> tuple[float, float]:
-    """The population stability index between (n,) and (m,) predictions, and its 95 % quantile without drift.
+    """Return the population stability index between (n,) and (m,) predictions, and its 95 % quantile without drift.
 
     Σ (pᵢ - qᵢ) ln(pᵢ / qᵢ) over the tenths of the holdout's predictions, where pᵢ is the share of the recent ones
     that fall into the i-th and qᵢ that of the holdout (Siddiqi 2006, "Credit risk scorecards", Wiley). Equal
@@ -60,22 +59,22 @@ def psi(holdout: FloatArray, recent: FloatArray) -> tuple[float, float]:
     """
     cuts = np.unique(np.quantile(holdout, np.arange(1, DECILES) / DECILES, method="inverted_cdf"))
     cuts = cuts[cuts < holdout.max()]  # nothing of the holdout lies above its largest
-    before, now = (
+    holdout_counts, recent_counts = (
         np.bincount(np.searchsorted(cuts, predictions, side="left"), minlength=cuts.size + 1)
         for predictions in (holdout, recent)
     )
     chance = float(stats.chi2.ppf(0.95, cuts.size)) * (1 / holdout.size + 1 / recent.size)
-    return stability_index(before, now), chance
+    return stability_index(holdout_counts, recent_counts), chance
 
 
 def stability_index(holdout_counts: NDArray[np.integer], recent_counts: NDArray[np.integer]) -> float:
-    """The index from the (bins,) rows in each bin; a bin without rows counts as half a row."""
-    expected, found = (np.maximum(rows, 0.5) / rows.sum() for rows in (holdout_counts, recent_counts))
-    return float(((found - expected) * np.log(found / expected)).sum())
+    """Return the index from the (bins,) rows in each bin; a bin without rows counts as half a row."""
+    expected, actual = (np.maximum(rows, 0.5) / rows.sum() for rows in (holdout_counts, recent_counts))
+    return float(((actual - expected) * np.log(actual / expected)).sum())
 
 
 def ks(holdout: FloatArray, recent: FloatArray) -> tuple[float, float]:
-    """The largest distance between the two distribution functions, and its 95 % quantile without drift.
+    """Return the largest distance between the two distribution functions, and its 95 % quantile without drift.
 
     The two-sample statistic of Kolmogorov and Smirnov (Smirnov 1948, Annals of Mathematical Statistics
     19:279-281), by scipy; the quantile is that of the limiting distribution, times √(1/n + 1/m).
@@ -90,8 +89,8 @@ def _prediction_faults(description: str, predictions: FloatArray | None, min_row
     faults = []
     if predictions.size < min_rows:
         faults.append(f"{predictions.size:,} {description} are too few, at least {min_rows:,} are needed")
-    if lost := int(np.count_nonzero(~np.isfinite(predictions))):
-        faults.append(f"{lost:,} of the {predictions.size:,} {description} are NaN or infinite")
+    if invalid := int(np.count_nonzero(~np.isfinite(predictions))):
+        faults.append(f"{invalid:,} of the {predictions.size:,} {description} are NaN or infinite")
     elif predictions.size and predictions.min() == predictions.max():
         faults.append(f"all {predictions.size:,} {description} are {predictions[0]:g}")
     return faults

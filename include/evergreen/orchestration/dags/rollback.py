@@ -1,24 +1,28 @@
-"""The DAG that takes a promotion back: by hand, with a form that asks for the reason.
+"""The DAG that rolls back to an earlier champion. It is triggered by hand, with a form that asks for the reason.
 
-The version before becomes champion again, or the one that is named. It is recorded like any promotion, and the
-version that is left can not be promoted again until `evergreen release` says so.
+The previous champion, or the version in the form, becomes champion. The rollback is recorded like any promotion,
+and the version that was champion cannot be promoted again before `evergreen release`.
 """
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param, get_current_context
+from airflow.sdk import DAG, Param, get_current_context, task
 
-from evergreen.orchestration.dag_run import RETRY_ARGS, dag_kwargs, requester, step
+from evergreen.orchestration.dag_run import RETRY_ARGS, dag_kwargs, requester
+from evergreen.orchestration.handover import XCom
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
+
+log = logging.getLogger(__name__)
 
 
 def rollback_dag(model: ModelSpec) -> DAG:
     """`<model>.rollback`."""
     with DAG(
-        **dag_kwargs(model, "rollback", "Back to the champion before", __doc__),
+        **dag_kwargs(model, "rollback", "Back to an earlier champion", __doc__),
         schedule=None,
         default_args={
             "owner": model.owner,
@@ -26,48 +30,44 @@ def rollback_dag(model: ModelSpec) -> DAG:
             "execution_timeout": timedelta(minutes=10),
         },
         params={
-            "reason": Param(
-                None,
-                type="string",
-                minLength=3,
-                description="Why: it is kept in the ledger for whoever asks later",
-            ),
+            "reason": Param(None, type="string", minLength=3, description="Reason, for the ledger"),
             "version": Param(
                 None,
                 type=["null", "string"],
-                description="The version to go back to; empty: the champion before the present one",
+                description="The version to roll back to; empty: the previous champion",
             ),
         },
     ) as dag:
-        rollback(model.name, plan(model.name))
+        planned = plan(model.name)
+        rolled_back = rollback(model.name, planned)
+
+        planned >> rolled_back
     return dag
 
 
-@step()
+@task
 def plan(name: str) -> str | None:
-    """Which version is to be left. A task of its own: a retry of the next one must not go back twice."""
+    """Return the present champion. A task of its own, so that a retry of the next one does not roll back twice."""
     from evergreen import ledger
 
     champion = ledger.read_state(name).champion
-    print(f"champion of {name}: {f'version {champion}' if champion else 'none'}")
+    log.info("champion of %s: %s", name, f"version {champion}" if champion else "none")
     return champion
 
 
-@step()
-def rollback(name: str, expected_champion: str | None) -> dict[str, str]:
+@task
+def rollback(name: str, expected_champion: XCom) -> XCom:
     """Make an earlier version champion again, in the ledger and in MLflow."""
     from evergreen.promotion import service
 
     context = get_current_context()
-    asked = context["params"]
-    act = service.roll_back_champion(
+    event = service.roll_back_champion(
         loader.load_spec(name),
-        asked["version"] or None,
-        asked["reason"],
+        context["params"]["version"] or None,
+        context["params"]["reason"],
         actor=requester(context),
         expected_champion=expected_champion,
     )
-    print(
-        f"{name}: version {act.restored_version} is champion again, version {act.barred_version} is barred until it is released"
-    )
-    return {"champion": act.restored_version, "barred": act.barred_version}
+    restored, barred = event.restored_version, event.barred_version
+    log.info("%s: version %s is champion again, version %s is barred until it is released", name, restored, barred)
+    return {"champion": restored, "barred": barred}

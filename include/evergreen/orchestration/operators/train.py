@@ -1,4 +1,4 @@
-"""The task that trains: in a process of its own, or in a pod of a cluster, as `EVERGREEN_TRAINING_BACKEND` says."""
+"""The task that trains a candidate: in a process, or in pods of a cluster (`EVERGREEN_TRAINING_BACKEND`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
-from evergreen.orchestration.dag_run import fail_without_retry
+from evergreen.orchestration.dag_run import dag_run_name
+from evergreen.orchestration.handover import TrainedCandidate
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
@@ -19,15 +20,14 @@ if TYPE_CHECKING:
 
 
 class TrainOperator(BaseOperator):
-    """Train a candidate from a job file, in a process of its own or in a pod (`EVERGREEN_TRAINING_BACKEND`).
+    """Train a candidate from a job file, in a process or in pods (`EVERGREEN_TRAINING_BACKEND`).
 
-    **When it fails,** the last line of its log says why and what to do. Clearing it is always safe: it goes on
-    from the job's last checkpoint, and a pod that is still at work is taken up again.
+    **When it fails,** the end of its log says why and what to do. Clearing it is always safe: training resumes from
+    the job's last checkpoint, and a pod that is still running is adopted.
 
-    **When it is deferred,** its pod is waited for without a worker; the pod's log is among the task's.
+    **When it is deferred,** it waits for its pod without occupying a worker; the pod's log is part of the task's log.
     """
 
-    # `examples` is the reference of a training set; the task gives it, and the reference of the model.
     template_fields: Sequence[str] = ("training_set_reference",)
 
     def __init__(self, *, model: ModelSpec, training_set_reference: Any, **options: Any):
@@ -35,7 +35,7 @@ class TrainOperator(BaseOperator):
             **{
                 "doc_md": type(self).__doc__,
                 "execution_timeout": training_timeout(model),
-                # For what may pass: 5 seconds after the first time, minutes after the last. Preemptions are apart.
+                # Of transient failures: pauses grow from 5 seconds to minutes. Preemptions are not counted here.
                 "retries": 5,
                 "retry_exponential_backoff": 2.0,
                 "max_retry_delay": timedelta(minutes=10),
@@ -46,20 +46,18 @@ class TrainOperator(BaseOperator):
         self._pod: TrainerPod | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
-        with fail_without_retry():
-            return self._train(context)
+        return self._train(context)
 
     def execute_complete(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
         """Continue once the trigger of the pod has fired; the name is `operators.pod.RESUME_METHOD`."""
-        with fail_without_retry():
-            return self._train(context, event)
+        return self._train(context, event)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralError, TaskDeferralTimeout):
             # The trigger is gone without an event. Were this the last try, nobody would end the pod.
-            _delete_pods(_dag_run_name(context))
+            _delete_pods(dag_run_name(context))
             raise
 
     def on_kill(self) -> None:
@@ -68,7 +66,7 @@ class TrainOperator(BaseOperator):
         if self._pod:
             self._pod.on_kill()
         else:
-            # Called in a signal handler: unwinds whatever is going on, which ends a training process with it.
+            # Called in a signal handler: the exception unwinds the stack, which ends the training process.
             raise RetryableTrainingError("the task was ended from outside")
 
     def _train(self, context: Any, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -78,23 +76,23 @@ class TrainOperator(BaseOperator):
         from evergreen.training.backends import process
 
         model = loader.load_spec(self.model)
-        source = training_sets.training_set_dataset(model)
-        training_set, features = (
-            source.resolve(self.training_set_reference),
-            training_sets.model_input_columns(model),
-        )
-        done = None if event else candidates.find_published_candidate(model, training_set, features)
-        if done:
-            print(f"the model {done.partition} is published already with fingerprint {done.fingerprint[:12]}")
+        source, features = training_sets.training_set_dataset(model), training_sets.model_input_columns(model)
+        training_set = source.resolve(self.training_set_reference)
+        published = None if event else candidates.find_published_candidate(model, training_set, features)
+        if published:
+            fingerprint = published.fingerprint[:12]
+            self.log.info("model %s is published already with fingerprint %s", published.partition, fingerprint)
         else:
             job_file = str(candidates.prepare_job(model, training_set, source, features))
             if event or settings().training_backend == "pod":
                 self._run_in_pods(context, model, job_file, event)
             else:
-                process.run_attempts(model, storage.storage_path(job_file), _dag_run_name(context))
-            # Whatever an attempt or Airflow says of itself: only a model that is there, and whole, is success.
-            done = candidates.publish_candidate(model, training_set, features)
-        return {"training_set": self.training_set_reference, "candidate": done.reference}
+                process.run_attempts(model, storage.storage_path(job_file), dag_run_name(context))
+            # Whatever an attempt or Airflow reports, only a complete model is success.
+            published = candidates.publish_candidate(model, training_set, features)
+        return TrainedCandidate(
+            training_set_reference=self.training_set_reference, candidate_reference=published.reference
+        ).dump()
 
     def _run_in_pods(self, context: Any, model: ModelSpec, job_file: str, event: Mapping[str, Any] | None) -> None:
         """Attempt the job until there is a result; an attempt that is preempted is followed by another at once.
@@ -112,7 +110,7 @@ class TrainOperator(BaseOperator):
             state = event["state"]
             preemptions = state["preemptions"]
             if state["job"] != job_file:
-                _delete_pods(_dag_run_name(context))
+                _delete_pods(dag_run_name(context))
                 raise RetryableTrainingError(
                     f"{model.name}'s code, data or parameters changed while it was trained: the next try trains anew"
                 )
@@ -142,7 +140,7 @@ class TrainOperator(BaseOperator):
         pods = settings().pods
         template = pod.load_pod_template(pods.template) if pods.template else None
         job = Job.read(storage.storage_path(job_file))
-        manifest = pod.pod_manifest(model, job, job_file, _dag_run_name(context), pods, template)
+        manifest = pod.pod_manifest(model, job, job_file, dag_run_name(context), pods, template)
         state = {"job": job_file, "preemptions": preemptions}
         return TrainerPod(manifest=manifest, pods=pods, timeout=training_timeout(model), state=state)
 
@@ -157,17 +155,13 @@ def delete_leftover_pods(context: Mapping[str, Any]) -> None:
         _delete_pods(f"{context['dag'].dag_id} {context['run_id']}")
 
 
-def _delete_pods(dag_run_name: str) -> None:
+def _delete_pods(run: str) -> None:
     from evergreen.orchestration.operators.pod import delete_pods_of_run
 
-    delete_pods_of_run(dag_run_name, settings().pods)
+    delete_pods_of_run(run, settings().pods)
 
 
 def training_timeout(model: ModelSpec) -> timedelta:
-    """What all attempts of one try of the task may take: to get a node each, to start, to train, and to leave."""
+    """Time for all attempts of one try of the task: each waits for a node, starts, trains, and shuts down."""
     resources, startup = model.resources, settings().pods.startup_timeout_minutes
     return timedelta(minutes=(resources.max_preemptions + 1) * (2 * startup + resources.timeout_minutes + 5))
-
-
-def _dag_run_name(context: Any) -> str:
-    return f"{context['dag_run'].dag_id} {context['dag_run'].run_id}"

@@ -1,4 +1,4 @@
-"""Waiting for other runs without occupying a worker."""
+"""Wait for other runs without occupying a worker."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ACTIVE_STATES = ["queued", "running"]
 
 
 class DagRunsFinishedTrigger(BaseTrigger):
-    """Fires when none of the runs is under way any more, however they ended: also when they were deleted.
+    """Fires once none of the runs is active, whatever its state, or deleted.
 
-    (Airflow's own DagStateTrigger waits for ever for a run that is deleted.)
+    (Airflow's own DagStateTrigger waits forever for a deleted run.)
     """
 
     def __init__(self, dag_id: str, run_ids: list[str], poll_seconds: float = 2.0):
@@ -31,8 +31,7 @@ class DagRunsFinishedTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-        while await sync_to_async(RuntimeTaskInstance.get_dr_count)(
-            dag_id=self.dag_id, run_ids=self.run_ids, states=ACTIVE_STATES
-        ):
+        count_runs = sync_to_async(RuntimeTaskInstance.get_dr_count)
+        while await count_runs(dag_id=self.dag_id, run_ids=self.run_ids, states=ACTIVE_STATES):
             await asyncio.sleep(self.poll_seconds)
         yield TriggerEvent(self.run_ids)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The event trigger that tells Airflow which complete days of raw data have arrived."""
+"""The event trigger that starts runs when complete days of raw data arrive."""
 
 from __future__ import annotations
 
@@ -12,24 +12,35 @@ from typing import Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from evergreen.errors import Fault, SpecError
-from evergreen.ingest.watcher import SETTLE_TIME, AnnouncementStore, RawDataWatcher
+from evergreen.ingest.announcements import AnnouncementStore
+from evergreen.ingest.watcher import SETTLE_TIME, RawDataWatcher
 
 log = logging.getLogger(__name__)
 
-_MAX_RETRY_WAIT_S = 30.0  # seconds between two tries while the store cannot be listed
+_ARGUMENTS = (
+    "prefix",
+    "sources",
+    "records_folder",
+    "timezone",
+    "first_day",
+    "last_day",
+    "poll_seconds",
+    "settle_seconds",
+)
+_MAX_RETRY_WAIT_S = 30.0  # between two polls while the store cannot be listed
 
 
 class RawDataTrigger(BaseEventTrigger):
-    """Fires `{"days": {"2013-01-01": identity, …}}` once for all days that are complete in one look.
+    """Fires `{"days": {"2013-01-01": delivery id, …}}` once for all days that one poll finds complete.
 
-    prefix: where the raw drops lie, a local path or any URI that fsspec opens.
-    sources: names of the daily sources; a day needs a file of each.
-    records: local folder that outlives the triggerer; the run that works on an event calls
-        `arrivals.take(records, days)` first.
-    timezone, first_day, last_day: which days are awaited, as ISO dates; one that is not over never is.
-    settle_seconds: a day is announced when its files have not changed for so long.
+    prefix: folder of the raw files, a local path or any URI that fsspec opens.
+    sources: names of the daily sources; a complete day has a file of each.
+    records_folder: local folder of the `AnnouncementStore`; the run that an event starts calls its
+        `acknowledge_with_pending` first.
+    timezone, first_day, last_day: the days to watch for, as ISO dates; a day that is not over is not complete.
+    settle_seconds: a day is complete when its files have not changed for this long.
 
-    From the last byte of a day to its event: `settle_seconds` and two polls at most.
+    The event follows the last byte of a day by at most `settle_seconds` and two polls.
     """
 
     def __init__(
@@ -49,7 +60,7 @@ class RawDataTrigger(BaseEventTrigger):
             fault = Fault("sources", "none is daily, so no day ever arrives", "give the DAG a schedule only")
             raise SpecError(f"watcher of {prefix}", [fault])
         self.prefix = prefix
-        # Plain types: Airflow knows a trigger again by the JSON of these.
+        # Plain types: Airflow identifies a trigger by the JSON of its arguments.
         self.sources = list(sources)
         self.records_folder = str(records_folder)
         self.timezone, self.first_day, self.last_day = timezone, first_day, last_day
@@ -57,19 +68,10 @@ class RawDataTrigger(BaseEventTrigger):
         self.settle_seconds = float(settle_seconds)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return "evergreen.orchestration.triggers.raw_days.RawDataTrigger", {
-            "prefix": self.prefix,
-            "sources": self.sources,
-            "records_folder": self.records_folder,
-            "timezone": self.timezone,
-            "first_day": self.first_day,
-            "last_day": self.last_day,
-            "poll_seconds": self.poll_seconds,
-            "settle_seconds": self.settle_seconds,
-        }
+        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in _ARGUMENTS}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        watch = RawDataWatcher(
+        watcher = RawDataWatcher(
             self.prefix,
             self.sources,
             AnnouncementStore(Path(self.records_folder)),
@@ -78,17 +80,17 @@ class RawDataTrigger(BaseEventTrigger):
             first_day=date.fromisoformat(self.first_day) if self.first_day else None,
             last_day=date.fromisoformat(self.last_day) if self.last_day else None,
         )
-        trouble: type[Exception] | None = None
+        last_error: type[Exception] | None = None
         wait = self.poll_seconds
         while True:
             days: dict[str, str] = {}
             try:
-                days = await asyncio.to_thread(watch.poll)
+                days = await asyncio.to_thread(watcher.poll)
             except Exception as error:
-                # Whatever a store raises: it may be away for an hour, and the watcher must outlive that.
-                if type(error) is not trouble:
+                # Any exception: a store may be unreachable for an hour, and the watcher must survive that.
+                if type(error) is not last_error:
                     log.error(
-                        "Cannot look for arrivals in %s (records in %s): %s: %s. Trying on; days that arrive "
+                        "Cannot look for arrivals in %s (records in %s): %s: %s. Retrying; days that arrive "
                         "meanwhile are announced afterwards.",
                         self.prefix,
                         self.records_folder,
@@ -96,12 +98,12 @@ class RawDataTrigger(BaseEventTrigger):
                         error,
                         exc_info=error,
                     )
-                trouble = type(error)
+                last_error = type(error)
                 wait = max(self.poll_seconds, min(2 * wait, _MAX_RETRY_WAIT_S))
             else:
-                if trouble:
+                if last_error:
                     log.info("Looking for arrivals in %s works again.", self.prefix)
-                trouble, wait = None, self.poll_seconds
+                last_error, wait = None, self.poll_seconds
             if days:
                 yield TriggerEvent({"days": days})  # type: ignore[no-untyped-call]
             await asyncio.sleep(wait)

@@ -120,6 +120,7 @@ def diagnose_api_error(status: int | None, body: str, reason: str = "") -> Attem
 
 _STALL_TIMEOUT = timedelta(seconds=60)
 _SIDECAR_TIMEOUT = timedelta(seconds=10)
+_SIGBUS = 135  # 128 and its number on Linux, where pods run
 _UNRECOVERABLE_REASONS = ("CreateContainerConfigError", "InvalidImageName", "ErrImageNeverPull")
 _IMAGE_REASONS = (
     "ErrImagePull",
@@ -249,6 +250,12 @@ def _diagnose_exit_code(terminated: PodJson) -> AttemptResult:
             outcome,
             "it was killed (SIGKILL), and Kubernetes does not say why: often memory that its node was short of"
             + (f"; its last words: {message}" if message else ""),
+        )
+    if code == _SIGBUS:
+        return AttemptResult(
+            Outcome.OUT_OF_MEMORY,
+            "it was killed (SIGBUS): it used shared memory that /dev/shm has no room for: raise resources.shm_gib; "
+            "or a file that it had mapped was cut short",
         )
     return AttemptResult(outcome, f"exit code {code}: {message or 'it said nothing; see its log'}")
 

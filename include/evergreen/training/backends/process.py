@@ -7,12 +7,11 @@ import subprocess
 from pathlib import Path
 from threading import Event, Timer
 
-from upath import UPath
-
 from evergreen import storage
 from evergreen.lake import datasets
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec, Resources
+from evergreen.storage import UPath
 from evergreen.training import attempt, candidates
 from evergreen.training.outcome import AttemptResult, Outcome
 

@@ -74,6 +74,8 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
         (ended_with(65), Outcome.BAD_DATA, "exit code 65 and said nothing"),
         (ended_with(139), Outcome.UNKNOWN, "exit code 139: it said nothing"),
         (ended_with(137), Outcome.UNKNOWN, "SIGKILL"),
+        (ended_with(135), Outcome.OUT_OF_MEMORY, "raise resources.shm_gib"),
+        (leaving(ended_with(135)), Outcome.PREEMPTED, "its pod was deleted"),
         # Its own verdict holds, whatever happened to the pod meanwhile.
         (leaving(ended_with(65, "no rows")), Outcome.BAD_DATA, "no rows"),
         (leaving(ended_with(0)), Outcome.SUCCEEDED, ""),

@@ -1,0 +1,114 @@
+"""Which days a run of the features DAG publishes, and which of them it builds.
+
+What the scheduler knows is passed in: the facts of the run, and `count_active_runs`, which counts the queued and
+running runs of the DAG among given `run_ids` or `logical_dates`. Each call is a request.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from evergreen.features import claims, inputs
+from evergreen.ingest import announcements
+from evergreen.settings import settings
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import FeatureSpec, ModelSpec
+from evergreen.window import DagRunInfo, Window, days_between
+
+log = logging.getLogger(__name__)
+
+
+def days_to_publish(model: ModelSpec, run: DagRunInfo, window: Window) -> list[date]:
+    """Return the days that a run publishes, in order: its window, late arrivals, and later days that are stale.
+
+    The run acknowledges the arrivals that started it, so that the watcher does not announce them again, and with
+    them arrivals whose events Airflow has dropped.
+    """
+    spec = feature_spec(model)
+    store = announcements.announcement_store(model.name)
+    arrived = {
+        date.fromisoformat(day)
+        for event in run.asset_events
+        if event.deliveries is not None
+        for day in store.acknowledge_with_pending(event.deliveries, run.run_id)
+    }
+    arrived = {day for day in arrived if spec.first_day <= day <= (spec.last_day or day)}
+    if late := sorted(arrived.difference(window.days)):
+        log.info("arrived as well, and no other run has acknowledged: %s", _join(late))
+    days = sorted(arrived.union(window.days))
+    if stale := inputs.stale_days(model, days):
+        log.info("built from raw days that have changed since: %s", _join(stale))
+    return sorted([*days, *stale])
+
+
+def claim_days_to_build(
+    model: ModelSpec, run: DagRunInfo, days: Sequence[date], count_active_runs: Callable[..., int]
+) -> tuple[list[date], list[str]]:
+    """Claim those of `days` that are not published; return the days to build and the runs to wait for.
+
+    At most one of the lists has elements; both are empty if every day is published. The days to build may include
+    days of other runs that are waiting.
+
+    Raises:
+        RawDataError: raw files are missing; the error names all of them.
+    """
+    fingerprints = inputs.compute_day_fingerprints(model, days)
+    unpublished = inputs.unpublished_days(model, fingerprints)
+    for day in fingerprints.keys() - unpublished.keys():
+        log.info("%s: published already with fingerprint %s", day, fingerprints[day][:12])
+    if not unpublished:
+        return [], []
+    awaited = days_awaited_by_other_runs(
+        feature_spec(model), run, set(map(date.fromisoformat, unpublished)), count_active_runs
+    )
+    optional = inputs.unpublished_days(model, inputs.compute_day_fingerprints(model, awaited))
+    claimed, blocking_runs = claims.claim_days(
+        model, run.run_id, unpublished, optional, lambda run_id: bool(count_active_runs(run_ids=[run_id]))
+    )
+    if extra := set(claimed) - unpublished.keys():
+        log.info("%s days of other waiting runs are built in the same job", len(extra))
+    return list(map(date.fromisoformat, claimed)), blocking_runs
+
+
+def days_awaited_by_other_runs(
+    spec: FeatureSpec, run: DagRunInfo, own_days: Collection[date], count_active_runs: Callable[..., int]
+) -> list[date]:
+    """Days near the run's own that active runs of the DAG are about, and whose raw files are all there."""
+    limit = settings().max_days_per_run  # other runs build what is beyond it, in parallel
+    capacity = limit - len(own_days)
+    if not (run.logical_date and run.data_interval and run.started_at) or capacity <= 0:
+        return []
+    zone = ZoneInfo(spec.timezone)
+    local_time = run.logical_date.astimezone(zone)
+    run_day = run.data_interval[0].astimezone(zone).date()
+    # A day that was not over when this run began may still be arriving.
+    end = run.started_at.astimezone(zone).date()
+    if spec.last_day:
+        end = min(end, spec.last_day + timedelta(1))
+
+    def logical_date(day: date) -> datetime:
+        return (local_time.replace(tzinfo=None) + (day - run_day)).replace(tzinfo=zone)
+
+    # Runs that start together look at the same stretch of days, so that the first claims all of it.
+    first = spec.first_day + timedelta((run_day - spec.first_day).days // limit * limit)
+    awaited = days_with_runs(
+        days_between(first, min(first + timedelta(limit), end)),
+        lambda days: count_active_runs(logical_dates=[logical_date(day) for day in days]),
+    )
+    return [day for day in awaited if day not in own_days and not inputs.find_missing_raw_files(spec, [day])][:capacity]
+
+
+def days_with_runs(days: Sequence[date], count_runs: Callable[[Sequence[date]], int]) -> list[date]:
+    """Those of `days` that have a run, found by bisection: `count_runs` counts the runs of some days."""
+    count = count_runs(days) if days else 0
+    if count in (0, len(days)):
+        return list(days) if count else []
+    half = len(days) // 2
+    return days_with_runs(days[:half], count_runs) + days_with_runs(days[half:], count_runs)
+
+
+def _join(days: Iterable[date]) -> str:
+    return ", ".join(map(str, days))

@@ -1,0 +1,132 @@
+"""What tasks hand to one another through XCom.
+
+DAG files import this module, so methods import what they need themselves.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from evergreen.errors import HandoverError
+from evergreen.spec.model import ModelSpec
+from evergreen.window import RunReason, Window
+
+if TYPE_CHECKING:
+    from evergreen.evaluation import Champion
+    from evergreen.lake.datasets import Manifest
+    from evergreen.ledger import VerdictRecorded
+    from evergreen.promotion.service import PromotionRequest
+
+XCom = Any
+"""A parameter of a task is an XComArg when the DAG is built, and the JSON of an earlier task's result when it runs.
+A task that is annotated to return a dict would also push every key of it, such as each day, as an XCom of its own."""
+Reference = dict[str, str]
+"""`Manifest.reference` of a published partition."""
+
+
+class Handover(BaseModel):
+    """Base class: a frozen object that travels through XCom as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def dump(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def load(cls, xcom: XCom) -> Self:
+        """Parse what another task has dumped.
+
+        Raises:
+            HandoverError: a field is missing, invalid or unknown.
+        """
+        try:
+            return cls.model_validate(xcom)
+        except ValidationError as error:
+            raise HandoverError(
+                f"the XCom of an earlier task is not a {cls.__name__}, perhaps of another version of Evergreen; "
+                f"clear the run from the start: {error}"
+            ) from None
+
+
+class FeaturesPlan(Handover):
+    """Result of `plan` of the features DAG."""
+
+    run_reason: RunReason
+    days: tuple[date, ...]
+    """The days that the run is about."""
+    build_days: tuple[date, ...] = ()
+    """The days that the run builds: unpublished days of its own and of runs that wait for it."""
+
+
+class RetrainPlan(Handover):
+    """Result of `plan` of the retrain DAG."""
+
+    start: date
+    end: date
+    run_reason: RunReason
+    timezone: str
+    champion_version: str | None = None
+    champion_labels_until: date | None = None
+    promotes: bool = False
+    """Whether a backfill judges and promotes as scheduled runs do."""
+
+    def window(self) -> Window:
+        return Window.from_range(self.start, self.end, self.run_reason, self.timezone)
+
+    def champion(self) -> Champion | None:
+        """The version that the candidate is judged against."""
+        from evergreen.evaluation import Champion
+
+        if self.champion_version is None or self.champion_labels_until is None:
+            return None
+        return Champion(self.champion_version, self.champion_labels_until)
+
+    def promotion_request(self, entry: int, version: str, approved_by: str | None = None) -> PromotionRequest:
+        from evergreen.promotion.service import PromotionRequest
+
+        return PromotionRequest(entry, version, self.run_reason, self.promotes, approved_by=approved_by)
+
+
+class TrainedCandidate(Handover):
+    """Result of `train`. Methods raise InputsChangedError if another run has replaced what they resolve."""
+
+    training_set_reference: Reference
+    candidate_reference: Reference
+
+    def training_set(self, model: ModelSpec) -> Manifest:
+        from evergreen.feature_store import training_sets
+
+        return training_sets.training_set_dataset(model).resolve(self.training_set_reference)
+
+    def candidate(self, model: ModelSpec) -> Manifest:
+        from evergreen.training import candidates
+
+        return candidates.candidate_dataset(model).resolve(self.candidate_reference)
+
+
+class EvaluatedCandidate(TrainedCandidate):
+    """Result of `evaluate`."""
+
+    evaluation_reference: Reference
+
+    def evaluation(self, model: ModelSpec) -> Manifest:
+        from evergreen.evaluation import evaluation_dataset
+
+        return evaluation_dataset(model).resolve(self.evaluation_reference)
+
+
+class JudgedCandidate(EvaluatedCandidate):
+    """Result of `judge`."""
+
+    entry: int
+    """Number of the ledger entry with the verdict."""
+    report: str
+    """Path of the gate report."""
+
+    def verdict_event(self, model_name: str) -> VerdictRecorded:
+        from evergreen import ledger
+
+        return ledger.read_verdict_event(model_name, self.entry)

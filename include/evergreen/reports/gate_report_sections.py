@@ -1,0 +1,200 @@
+"""The plots and tables of the gate report, each from stored evidence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
+from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult
+from evergreen.reports import curves, plots
+from evergreen.reports.gate_table import describe_requirement, metric_label, quantity_label, reference_value
+from evergreen.spec.gates import (
+    AgainstChampionGate,
+    BaselineGate,
+    BySliceGate,
+    Gate,
+    MetricGate,
+    PairedComparisonGate,
+    ServingGate,
+)
+
+_GateResults = Sequence[tuple[GateResult, Gate | None]]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot, or the problems that prevented it; both, when only some rows could be drawn."""
+
+    svg: str = ""
+    problems: tuple[str, ...] = ()
+
+
+class SliceSection(NamedTuple):
+    """The result of a gate by slice, and the plot of its worst slices."""
+
+    result: GateResult
+    requirement: str
+    plot: Drawing | None
+    hidden_count: int = 0
+
+
+class ServingRow(NamedTuple):
+    """A serving quantity that was measured, or that a gate limits."""
+
+    name: str
+    value: Any
+    limit: float | None = None
+    outcome: GateOutcome | None = None
+
+
+def _draw(draw: Callable[[], str], *problems: str) -> Drawing:
+    """Draw a plot. The one place that catches its errors: a page without a plot is better than no page."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of characters that a font lacks, and of axes over equal numbers
+            return Drawing(draw(), problems)
+    except Exception as error:
+        return Drawing("", (*problems, f"this could not be drawn: {type(error).__name__}: {error}"))
+
+
+def has_binary_labels(gates: Sequence[Gate], evidence: Evidence) -> bool:
+    """Whether labels are 0 or 1: as the metrics say, where they agree, so that a stray label is shown as one."""
+    types = {gate.scale.label_type for gate in gates if isinstance(gate, MetricGate) and ":" not in gate.metric}
+    if len(types) == 1:
+        return types == {"binary"}
+    label, _ = curves.select_finite(evidence.label, "labels")
+    return bool(((label == 0) | (label == 1)).all())
+
+
+def compare_models(evidence: Evidence, is_binary: bool) -> tuple[list[curves.ScoredRows], Drawing]:
+    """Return the models that have scores, and the plot of them with the problems of the others."""
+    models: list[curves.ScoredRows] = []
+    problems: list[str] = []
+    for role, score in (("candidate", evidence.candidate), ("champion", evidence.champion)):
+        if isinstance(score, NoChampion):
+            problems.append("there is no champion yet")
+        elif isinstance(score, MissingEvidence):
+            problems.append(f"no scores of the {role}: {score.problem}")
+        else:
+            model, problem = curves.select_scored_rows(role, evidence.label, score, is_binary)
+            models += [model] if model else []
+            problems += [problem] if problem else []
+    problems = list(dict.fromkeys(problems))
+    draw = plots.plot_binary_predictions if is_binary else plots.plot_continuous_predictions
+    return models, _draw(lambda: draw(models), *problems) if models else Drawing("", tuple(problems))
+
+
+def _gain(gate: Gate | None, candidate: float | None, reference: float | None) -> float | None:
+    """Return by how much the candidate is better; None if unknown."""
+    if not isinstance(gate, PairedComparisonGate) or candidate is None or reference is None:
+        return None
+    return candidate - reference if gate.scale.higher_is_better else reference - candidate
+
+
+def plot_gate_intervals(results: _GateResults) -> Drawing | None:
+    """Return the plot of gates that hold the lower bound of an interval against a limit; None if there are none."""
+    intervals = []
+    for result, gate in results:
+        if result.interval is None or not isinstance(gate, AgainstChampionGate | BaselineGate | None):
+            continue
+        gain = _gain(gate, result.candidate, reference_value(result, gate))
+        description = ""
+        if isinstance(gate, AgainstChampionGate):
+            description = f"{metric_label(gate)}, {gate.must_be.replace('_', ' ')}"
+        elif gate:
+            description = f"{metric_label(gate)}, against {gate.baseline}"
+        intervals.append(
+            plots.GainInterval(result.gate, description, gain, result.interval, result.threshold, result.outcome)
+        )
+    return _draw(lambda: plots.plot_intervals(intervals)) if intervals else None
+
+
+def slice_section(result: GateResult, gate: Gate | None) -> SliceSection:
+    """Return the slices of a gate: judged ones first, of these the worst first."""
+    requirement = describe_requirement(gate)
+    if not result.slices or not isinstance(gate, MetricGate):
+        return SliceSection(result, requirement, None)
+    compares = isinstance(gate, BySliceGate)
+
+    def value(part: SliceResult) -> float | None:
+        return _gain(gate, part.candidate, part.champion) if compares else part.candidate
+
+    # Slices without a value last. Names decide between equals.
+    ordered = sorted(
+        result.slices, key=lambda part: (not part.is_judged, value(part) is None, value(part) or 0.0, part.name)
+    )
+    worst = ordered[: plots.MAX_SLICES]
+    values = [value(part) for part in worst]
+    metric = metric_label(gate)
+    label = f"gain in {metric} over the champion; positive is better" if compares else f"the candidate's {metric}"
+    plot = _draw(lambda: plots.plot_slices(worst, values, result.threshold, label, limits_spread=not compares))
+    return SliceSection(result, requirement, plot, len(ordered) - len(worst))
+
+
+def plot_drift(evidence: Evidence) -> Drawing:
+    """Return the plot of predictions on the holdout and on the most recent day."""
+    if isinstance(evidence.recent_predictions, MissingEvidence):
+        return Drawing("", (f"no predictions of a recent day: {evidence.recent_predictions.problem}",))
+    holdout, holdout_problem = curves.select_finite(evidence.candidate, "scores of the candidate")
+    recent, recent_problem = curves.select_finite(evidence.recent_predictions, "recent predictions")
+    problems = tuple(filter(None, (holdout_problem, recent_problem)))
+    if not holdout.size or not recent.size:
+        return Drawing("", problems)
+    return _draw(lambda: plots.plot_prediction_drift(holdout, recent), *problems)
+
+
+def serving_rows(costs: object, results: _GateResults) -> list[ServingRow]:
+    """Return a row per quantity that a gate limits or that was measured; none if nothing was measured."""
+    if not isinstance(costs, Mapping):
+        return []
+    limited = {
+        gate.quantity: ServingRow(quantity_label(gate.quantity), costs.get(gate.quantity), gate.at_most, result.outcome)
+        for result, gate in results
+        if isinstance(gate, ServingGate)
+    }
+    measured = {name: ServingRow(quantity_label(name), value) for name, value in costs.items() if name not in limited}
+    return [*limited.values(), *measured.values()]
+
+
+def signature_differences(signature: InputSignature | MissingEvidence) -> list[tuple[str, str]] | MissingEvidence:
+    """Return the positions where the model and serving differ, each side as "name type" or nothing."""
+    if isinstance(signature, MissingEvidence):
+        return signature
+    sides = (getattr(signature, side, None) for side in ("model_columns", "serving_columns"))
+    columns = [[" ".join(map(str, column)) for column in side] for side in sides if isinstance(side, tuple | list)]
+    if len(columns) < 2:
+        return MissingEvidence("it is not two lists of columns")
+    return [(model, serving) for model, serving in zip_longest(*columns, fillvalue="") if model != serving]
+
+
+def describe_online_sample(sample: object) -> str:
+    """Return how many of the compared online features differ from the offline ones."""
+    if isinstance(sample, MissingEvidence):
+        return f"no online features were compared: {sample.problem}"
+    if not isinstance(sample, OnlineSample):
+        return "what was compared online is not a sample"
+    if not sample.value_count:
+        return "no online feature was compared"
+    if not sample.mismatch_count:
+        return f"all {sample.value_count:,} compared values are equal"
+    share = 100 * sample.mismatch_count / sample.value_count
+    first = f"; the first: {sample.first_mismatch}" if sample.first_mismatch else ""
+    return f"{sample.mismatch_count:,} of {sample.value_count:,} compared values differ ({share:.2g} %){first}"
+
+
+def missing_evidence(evidence: Evidence) -> list[tuple[str, str]]:
+    """Return the name and the problem of each piece of evidence that should exist and does not."""
+    pieces = [
+        ("champion's scores", evidence.champion),
+        *((f"groups by {column}", groups) for column, groups in dict(evidence.groups or {}).items()),
+        *((f"baseline {name}", values) for name, values in dict(evidence.baselines or {}).items()),
+        ("predictions of a recent day", evidence.recent_predictions),
+        ("serving", evidence.serving_costs),
+        ("signature", evidence.input_signature),
+        ("online features", evidence.online_sample),
+    ]
+    return [(name, value.problem) for name, value in pieces if isinstance(value, MissingEvidence)]

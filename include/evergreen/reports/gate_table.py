@@ -1,0 +1,125 @@
+"""The gate table: the same columns and numbers in the gate report, the terminal and the approval form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from evergreen.gates.verdict import GateResult, Verdict
+from evergreen.reports.formatting import NO_VALUE, format_interval, format_limit, format_number, format_outcome
+from evergreen.spec.gates import (
+    AgainstChampionGate,
+    BaselineGate,
+    BySliceGate,
+    CustomGate,
+    FairnessGate,
+    Gate,
+    MetricGate,
+    OnlineEqualsOfflineGate,
+    PairedComparisonGate,
+    PredictionDriftGate,
+    ServingGate,
+    SignatureGate,
+    ThresholdGate,
+)
+
+GATE_COLUMNS = ("gate", "candidate", "champion, baseline", "interval", "threshold", "outcome", "reason")
+
+
+class GateRow(NamedTuple):
+    """The cells of one gate as text, in the order of `GATE_COLUMNS`."""
+
+    gate: str
+    candidate: str
+    reference: str
+    interval: str
+    threshold: str
+    outcome: str
+    reason: str
+
+
+def gate_rows(verdict: Verdict, gates: Iterable[Gate] = ()) -> list[GateRow]:
+    """Return a row per result of the verdict.
+
+    `gates` are the specs that were evaluated: they tell lower limits from upper ones, and name the baseline. A result
+    whose spec is not among them is shown without.
+    """
+    gates_by_name = {gate.name: gate for gate in gates}
+    return [_gate_row(result, gates_by_name.get(result.gate)) for result in verdict.results]
+
+
+def gate_markdown_table(verdict: Verdict, gates: Iterable[Gate] = ()) -> str:
+    """Return the gate table in Markdown."""
+    # A bar or a line break in a cell would end it.
+    rows = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in gate_rows(verdict, gates)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (GATE_COLUMNS, ["---"] * len(GATE_COLUMNS), *rows))
+
+
+def _gate_row(result: GateResult, gate: Gate | None) -> GateRow:
+    sign = _threshold_sign(gate)
+    return GateRow(
+        result.gate,
+        format_number(result.candidate),
+        format_number(reference_value(result, gate)),
+        format_interval(result.interval),
+        sign + format_limit(result.threshold) if sign or result.threshold else NO_VALUE,
+        format_outcome(result.outcome),
+        result.reason,
+    )
+
+
+def _threshold_sign(gate: Gate | None) -> str:
+    if isinstance(gate, PairedComparisonGate) or (isinstance(gate, ThresholdGate) and gate.at_least is not None):
+        return "≥ "
+    return "" if isinstance(gate, SignatureGate | CustomGate | None) else "≤ "
+
+
+def reference_value(result: GateResult, gate: Gate | None) -> float | None:
+    """Return what the candidate was compared with: the champion's value, or the baseline's."""
+    if isinstance(gate, BaselineGate) and len(result.slices) == 1:
+        return result.slices[0].candidate
+    return result.champion
+
+
+def metric_label(gate: MetricGate) -> str:
+    """Return the metric with its cut or quantile."""
+    detail = gate.quantile if gate.cut is None else gate.cut
+    return gate.metric if detail is None else f"{gate.metric} at {detail:g}"
+
+
+def quantity_label(name: str) -> str:
+    """Return a serving quantity in words: "single p99, ms" for single_p99_ms."""
+    *words, unit = name.split("_")
+    return f"{' '.join(words)}, {'MiB' if unit == 'mib' else unit}"
+
+
+def describe_requirement(gate: Gate | None) -> str:
+    """Return what a gate requires, in words."""
+    match gate:
+        case None:
+            return "not in the spec"
+        case SignatureGate():
+            return "takes the columns that serving sends"
+        case CustomGate():
+            return gate.function
+        case ServingGate():
+            return f"{quantity_label(gate.quantity)} at most {gate.at_most:g}"
+        case OnlineEqualsOfflineGate():
+            return f"at most {100 * gate.at_most:g} % of values differ online"
+        case PredictionDriftGate():
+            return f"{gate.statistic} of predictions at most {gate.at_most:g}"
+        case ThresholdGate():
+            requirement = f"{'at most' if gate.at_least is None else 'at least'} {gate.limit:g}"
+        case FairnessGate():
+            requirement = f"differs by at most {gate.at_most:g} between groups of {gate.group_by}"
+        case BaselineGate():
+            requirement = f"better than {gate.baseline}, {100 * gate.confidence:g} % sure"
+        case BySliceGate():
+            margin = f" by more than {gate.margin:g}" if gate.margin else ""
+            requirement = f"in no {gate.group_by} worse{margin}, {100 * gate.confidence:g} % sure"
+        case AgainstChampionGate():
+            margin = f" by at least {gate.margin:g}" if gate.margin else ""
+            comparison = f"better{margin}" if gate.must_be == "better" else f"not worse by more than {gate.margin:g}"
+            sure = f"{100 * gate.confidence:g} % sure over the model's life"
+            requirement = f"{comparison}, {sure}, {gate.chosen_test}"
+    return f"{metric_label(gate)} {requirement}"
