@@ -139,11 +139,11 @@ class TrainerPod:
         self._hold(pod.metadata.uid)
 
     def _check_owner(self, pod: diagnosis.PodJson) -> None:
-        job, other = _annotation(self._manifest, JOB_ANNOTATION), _annotation(pod, JOB_ANNOTATION)
-        if job != other:
+        job, other_job = _annotation(self._manifest, JOB_ANNOTATION), _annotation(pod, JOB_ANNOTATION)
+        if job != other_job:
             raise _NotStartedError(
                 Outcome.BAD_CONFIG,
-                f"pod {self.name} in namespace {self._pods.namespace} is at work for {other or 'something else'}, not "
+                f"pod {self.name} in namespace {self._pods.namespace} is at work for {other_job or 'something else'}, not "
                 f"for {job}: give each installation a namespace of its own (EVERGREEN_PODS__NAMESPACE)",
             )
 
