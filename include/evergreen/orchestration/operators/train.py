@@ -155,10 +155,10 @@ def delete_leftover_pods(context: Mapping[str, Any]) -> None:
         _delete_pods(f"{context['dag'].dag_id} {context['run_id']}")
 
 
-def _delete_pods(dag_run_name: str) -> None:
+def _delete_pods(run: str) -> None:
     from evergreen.orchestration.operators.pod import delete_pods_of_run
 
-    delete_pods_of_run(dag_run_name, settings().pods)
+    delete_pods_of_run(run, settings().pods)
 
 
 def training_timeout(model: ModelSpec) -> timedelta:
