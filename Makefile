@@ -44,7 +44,7 @@ trainer: $(TRAINER) ## the environment that networks are trained in on this mach
 
 # Files side by side where they have engines of their own; the stack of tests/integration/airflow wants both cores.
 test: lint $(TRAINER) ## lint, then every test but those of the two below
-	@$(BIN)/python -m pytest tests/unit tests/dag -q
+	@$(BIN)/python -m pytest tests/unit tests/dag -q -n 2
 	@.trainer/bin/python -m pytest tests/trainer -q
 	@$(BIN)/python -m pytest tests/integration --ignore tests/integration/airflow -q -n 2 --dist loadfile
 	@$(BIN)/python -m pytest tests/integration/airflow -q --durations=10
