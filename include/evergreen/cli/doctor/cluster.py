@@ -9,9 +9,9 @@ from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockPr
 from evergreen.settings import PodSettings
 
 _REQUIRED_PERMISSIONS = {
-    "pods": ("get", "list", "watch", "create", "patch", "delete"),
+    "pods": ("get", "list", "create", "delete"),
     "pods/log": ("get",),
-    "events": ("list", "watch"),
+    "events": ("list",),
 }
 
 
