@@ -27,13 +27,13 @@ pytestmark = [
 IMAGE = os.environ.get("EVERGREEN_TEST_IMAGE", "evergreen-trainer:test")
 
 NEWEST_ATTEMPT = """
+from evergreen import storage
 from evergreen.settings import settings
-from evergreen.training import storage
-from evergreen.training.attempt import attempts
+from evergreen.training.attempt import read_attempts
 
-jobs = storage.path(f"{settings().jobs}/flight_delay").iterdir()
-found = [attempt for job in jobs if (job / "job.json").exists() for attempt in attempts(job)]
-print(max(found, key=lambda attempt: attempt.started).model_dump_json())
+jobs = storage.storage_path(f"{settings().jobs}/flight_delay").iterdir()
+attempts = [attempt for job in jobs if (job / "job.json").exists() for attempt in read_attempts(job)]
+print(max(attempts, key=lambda attempt: attempt.started_at).model_dump_json())
 """
 
 

@@ -20,9 +20,9 @@ ONLINE = """
 import json
 from google.protobuf.timestamp_pb2 import Timestamp
 from evergreen.settings import settings
-from evergreen.feature_store.online_backends import connected
+from evergreen.feature_store.online_backends import connect_redis
 
-with connected(settings().online_store) as server:
+with connect_redis(settings().online_store) as server:
     keys = [key for key in server.scan_iter() if key != b"_evergreen"]
     rows = {key.hex(): server.hgetall(key) for key in keys}
 values = {key: sorted(map(repr, row.items())) for key, row in rows.items()}
@@ -39,8 +39,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from threading import Barrier
 
-from evergreen.ledger import Backtested
-from evergreen.ledger.journal import Journal, Lost
+from evergreen.ledger import BacktestRecorded
+from evergreen.ledger.journal import Journal, LedgerConflictError
 from evergreen.settings import settings
 
 WRITERS, ROUNDS = 16, 10
@@ -52,18 +52,20 @@ def write(writer):
     for turn in range(ROUNDS):
         together.wait()
         while True:
-            act = Backtested(as_of=date(2013, 1, 1), candidate=f"{writer}-{turn}", report="none")
+            event = BacktestRecorded(
+                as_of=date(2013, 1, 1), candidate_fingerprint=f"{writer}-{turn}", report_uri="none"
+            )
             try:
-                written.append(journal.append(journal.read(), f"writer {writer}", act).number)
+                written.append(journal.append(journal.read(), f"writer {writer}", event).number)
                 break
-            except Lost:
+            except LedgerConflictError:
                 pass
     return written
 
 with ThreadPoolExecutor(WRITERS) as pool:
     written = [number for numbers in pool.map(write, range(WRITERS)) for number in numbers]
 entries = Journal("race", settings().ledger).read().entries
-print(json.dumps({"written": sorted(written), "told": sorted(e.act.candidate for e in entries)}))
+print(json.dumps({"written": sorted(written), "stored": sorted(entry.event.candidate_fingerprint for entry in entries)}))
 """
 
 
@@ -138,7 +140,7 @@ def test_an_online_store_that_was_emptied_is_rebuilt_by_one_command(stack: LiveS
 def test_sixteen_who_write_to_the_ledger_at_once_lose_nothing(stack: LiveStack) -> None:
     told = stack.python(RACE)
     assert told["written"] == list(range(1, 161))
-    assert told["told"] == sorted(f"{writer}-{turn}" for writer in range(16) for turn in range(10))
+    assert told["stored"] == sorted(f"{writer}-{turn}" for writer in range(16) for turn in range(10))
 
 
 def test_a_rollback_is_followed_by_the_registry(stack: LiveStack) -> None:

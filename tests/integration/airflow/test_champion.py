@@ -67,7 +67,7 @@ def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
     request_approval(chain, "two", "2013-01-15")
     answer(chain, "two", "Approve")
     assert ledger.read_state(NAME).champion == "2"
-    assert last(VerdictRecorded).champion == "1"
+    assert last(VerdictRecorded).champion_version == "1"
 
     rollback = f"{NAME}.rollback"
     chain.airflow.set_dag_paused(rollback, False)
@@ -80,7 +80,7 @@ def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:
     chain.airflow._request("POST", f"/api/v2/dags/{rollback}/dagRuns", json=body)
     assert chain.wait(rollback, run_id="back") == ["success"]
     act = last(ChampionRolledBack)
-    assert (act.to, act.barred, act.reason) == ("1", "2", "it was seen to be wrong")
+    assert (act.restored_version, act.barred_version, act.reason) == ("1", "2", "it was seen to be wrong")
     champion = versions.get_champion_version(model)
     assert champion is not None
     assert str(champion.version) == "1"
@@ -106,7 +106,7 @@ def test_the_cli_reaches_the_registry_of_the_running_stack(chain: Chain) -> None
         return ran.stdout
 
     evergreen("release", NAME, "2", "--reason", "it was the weather")
-    evergreen("rollback", NAME, "--to", "2", "--reason", "it was better after all")
+    evergreen("rollback", NAME, "--to-version", "2", "--reason", "it was better after all")
     assert ledger.read_state(NAME).champion == "2"
     champion = versions.get_champion_version(loader.load_spec(NAME))
     assert champion is not None
