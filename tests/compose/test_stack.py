@@ -65,7 +65,8 @@ def write(writer):
 with ThreadPoolExecutor(WRITERS) as pool:
     written = [number for numbers in pool.map(write, range(WRITERS)) for number in numbers]
 entries = Journal("race", settings().ledger).read().entries
-print(json.dumps({"written": sorted(written), "stored": sorted(entry.event.candidate_fingerprint for entry in entries)}))
+stored = sorted(entry.event.candidate_fingerprint for entry in entries)
+print(json.dumps({"written": sorted(written), "stored": stored}))
 """
 
 
