@@ -76,7 +76,7 @@ def test_a_registered_version_tells_all_that_made_it(registered: tuple) -> None:
     examples, candidate, version = registered
     known = mlflow.MlflowClient().get_model_version(MODEL.name, version)
     assert version == "1"
-    assert known.tags["evergreen.data"] == examples.content
+    assert known.tags["evergreen.data"] == examples.content_hash
     assert known.tags["evergreen.fingerprint"] == candidate.fingerprint
     assert known.tags["evergreen.as_of"] == "2013-01-11"
     assert versions.holdout_start(known) == date(2013, 1, 4)

@@ -332,9 +332,9 @@ def test_a_store_that_was_never_or_only_half_written_is_not_compared(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     record = datasets.open_dataset("online/flight_delay")
-    inputs = dict(record.manifest("held").inputs)
-    unsure = {"until": inputs["until"], "days": {}, "views": {}}  # as it stands while it is being written
-    record.publish("held", fingerprints.compute_fingerprint(unsure), {}, unsure)
+    inputs = dict(record.manifest("state").inputs)
+    unsure = {"watermark": inputs["watermark"], "days": {}, "views": {}}  # as it stands while it is being written
+    record.publish("state", fingerprints.compute_fingerprint(unsure), {}, unsure)
     assert "was being written when the writer ended" in problem(ask_online(examples, candidate))
     shutil.rmtree(record.root)
     assert problem(ask_online(examples, candidate)) == "nothing was materialized for flight_delay yet"

@@ -14,12 +14,15 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 from evergreen import ledger
 from evergreen.errors import PromotionRefusedError
 from evergreen.ledger import PromotionRejected
+from evergreen.orchestration.handover import JudgedCandidate
 from evergreen.orchestration.operators.approval import PromotionApprovalOperator
 from evergreen.promotion.rules import decide_promotion
 from evergreen.spec.model import ApprovalPolicy as Asks
 from support.ledger_events import MODEL, request, verdict_event
 
 pytestmark = pytest.mark.integration
+
+REFERENCE = {"partition": "as_of=2013-01-11", "fingerprint": "f" * 64}
 
 
 def test_approval_timeout_records_rejection(home: Path) -> None:
@@ -28,7 +31,13 @@ def test_approval_timeout_records_rejection(home: Path) -> None:
         approve = PromotionApprovalOperator(
             task_id="approve",
             model=MODEL,
-            judge_output={"entry": number},
+            judge_output=JudgedCandidate(
+                training_set_reference=REFERENCE,
+                candidate_reference=REFERENCE,
+                evaluation_reference=REFERENCE,
+                entry=number,
+                report="none.html",
+            ).dump(),
             version="1",
             approval=Asks(timeout_hours=1),
         )
@@ -48,8 +57,8 @@ def test_approval_timeout_records_rejection(home: Path) -> None:
 
     event = ledger.read_entries(MODEL)[-1].event
     assert isinstance(event, PromotionRejected)
-    assert (event.rejected_by, event.reason) == ("nobody", "nobody answered in time")
-    with pytest.raises(PromotionRefusedError, match="nobody did not approve: nobody answered in time"):
+    assert (event.rejected_by, event.reason) == ("nobody", "nobody responded in time")
+    with pytest.raises(PromotionRefusedError, match="nobody did not approve: nobody responded in time"):
         decide_promotion(
             ledger.read_state(MODEL),
             request(ledger.read_state(MODEL), "1", number, approved_by="ada"),
