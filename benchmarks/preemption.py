@@ -143,7 +143,7 @@ class Made:
             if begun and not killed and now - begun > kill.after:
                 self.delete(0 if kill.sudden else None)
                 killed = True
-            if not killed and diagnosis.is_trainer_terminated(found):
+            if not killed and diagnosis.is_pod_finished(found):
                 ended = diagnosis.diagnose_pod(found)
                 self.delete(0)
                 if ended.outcome is not Outcome.SUCCEEDED:

@@ -75,7 +75,7 @@ def measure(database: str, name: str, nowhere: Place, racers: int, rounds: int) 
     seconds = 0.0
     bare = WAYS[name] is not promotion_races.evergreen
     for first in range(0, rounds, LIFE):
-        place = nowhere.another()
+        place = nowhere.new_model()
         place.enter()
         versions = place.register(2 * racers + 2)
         if bare:
