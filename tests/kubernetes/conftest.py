@@ -118,7 +118,8 @@ def _reserved_cpus(
     mark = request.node.get_closest_marker("cpus")
     base = tmp_path_factory.getbasetemp()
     locks = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with cluster.reserve_cpus(mark.args[0] if mark else 1, locks):
+    drains_node = request.node.get_closest_marker("drains_node") is not None
+    with cluster.reserve_cpus(mark.args[0] if mark else 1, locks, drains_node=drains_node):
         yield
 
 

@@ -52,6 +52,7 @@ def half_a_checkpoint(trial: Trial) -> bool:
     return any("." not in name and f"{name}.json" not in names for name in names)
 
 
+@pytest.mark.drains_node
 def test_job_interrupted_in_every_way_ends_in_the_same_model(
     trial: Callable[..., Trial], cluster: Cluster, deferrable: bool
 ) -> None:

@@ -86,14 +86,17 @@ class Cluster:
         self.api.delete_namespaced_pod(pod.metadata.name, self.namespace, body=options)
 
     @contextmanager
-    def reserve_cpus(self, cpus: int, locks: Path) -> Iterator[None]:
+    def reserve_cpus(self, cpus: int, locks: Path, *, drains_node: bool = False) -> Iterator[None]:
         """Wait until one node has `cpus` CPUs free, and keep them from other tests that use `locks` until the end.
 
-        A test that waits for several CPUs is not overtaken by tests that want one.
+        A test that waits for several CPUs is not overtaken by tests that want one. A test that drains a node runs
+        alone: meanwhile no pod of others would find a node, and Kubernetes would name the wrong reason.
         """
         with ExitStack() as held:
             with (locks / "queue").open("w") as queue:
                 fcntl.flock(queue, fcntl.LOCK_EX)
+                nodes = held.enter_context((locks / "nodes").open("w"))
+                fcntl.flock(nodes, fcntl.LOCK_EX if drains_node else fcntl.LOCK_SH)
                 shares = [locks / f"cpu-{number}" for number in range(int(sum(self._cpus().values())))]
                 assert len(shares) >= cpus, f"{cpus} CPUs are needed, and the cluster has {len(shares)}"
                 for _ in range(cpus):
