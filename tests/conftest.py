@@ -1,13 +1,21 @@
-"""A lake of one's own for each test that wants one."""
+"""A home of its own for each test that asks for one; settings of the test run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from evergreen.settings import settings
+
+with suppress(ModuleNotFoundError):  # the trainer's environment has no Hypothesis
+    import hypothesis
+
+    # A deadline in wall-clock time fails on a machine that other work shares.
+    hypothesis.settings.register_profile("evergreen", deadline=None)
+    hypothesis.settings.load_profile("evergreen")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
