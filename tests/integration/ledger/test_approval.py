@@ -17,7 +17,7 @@ from evergreen.ledger import PromotionRejected
 from evergreen.orchestration.handover import JudgedCandidate
 from evergreen.orchestration.operators.approval import PromotionApprovalOperator
 from evergreen.promotion.rules import decide_promotion
-from evergreen.spec.model import ApprovalPolicy as Asks
+from evergreen.spec.model import ApprovalPolicy
 from support.ledger_events import MODEL, request, verdict_event
 
 pytestmark = pytest.mark.integration
@@ -39,7 +39,7 @@ def test_approval_timeout_records_rejection(home: Path) -> None:
                 report="none.html",
             ).dump(),
             version="1",
-            approval=Asks(timeout_hours=1),
+            approval=ApprovalPolicy(timeout_hours=1),
         )
     assert approve.defaults == ["Reject"]
     run = SimpleNamespace(dag_id="a_dag", run_id="a_run", triggering_user_name=None)
