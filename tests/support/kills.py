@@ -58,9 +58,9 @@ class Killer(threading.Thread):
             time.sleep(self.random.uniform(*self.pause))
             if tasks := running_tasks(self.home):
                 victim = self.random.choice(tasks)
-                started = victim.children(recursive=True)
+                children = children_of(victim)
                 name = self._kill(victim)
-                for process in started:
+                for process in children:
                     self._kill(process)
                 if name:
                     self.killed.append(name)
@@ -72,3 +72,11 @@ class Killer(threading.Thread):
             return name
         except psutil.NoSuchProcess:
             return ""
+
+
+def children_of(process: psutil.Process) -> list[psutil.Process]:
+    """All descendants; none when the process ended by itself in the meantime, which would end the thread."""
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
