@@ -34,7 +34,6 @@ from evergreen_local.progress import Progress, ProgressView, format_duration
 
 _POLL_INTERVAL_S = 2.0  # each poll costs the API server a few hundredths of a CPU second
 _PARSE_TIMEOUT_S = 120.0
-_CAUSE = "\n\nThe above exception was the direct cause"
 _MAX_ACTIVE_RUNS = 4  # of a backfill
 
 
@@ -131,12 +130,7 @@ def _wait_until_parsed(airflow: AirflowClient, dag_ids: Sequence[str], progress:
         # An earlier error may be of a file that has been fixed since.
         has_new_errors = any(datetime.fromisoformat(error["timestamp"]) >= start for error in errors)
         if has_new_errors or (datetime.now(UTC) - start).total_seconds() > _PARSE_TIMEOUT_S:
-            # An error of a model folder comes first, an error of Python's is the last line of its traceback.
-            traces = [(error["filename"], error["stack_trace"].strip()) for error in errors]
-            problems = [
-                f"{file}: {trace.partition(_CAUSE)[0] if _CAUSE in trace else trace.splitlines()[-1]}"
-                for file, trace in traces
-            ]
+            problems = [airflow.describe_import_error(error) for error in errors]
             raise AirflowError("\n".join([f"Airflow has not parsed {', '.join(unknown)}", *problems]))
         time.sleep(_POLL_INTERVAL_S)
     progress.clear()
