@@ -1,10 +1,11 @@
 """Import libraries once, in components that fork, so that every fork inherits them for free.
 
-**The DAG processor** parses every file in a process of its own. It imports what Evergreen's DAG files import, except the
-model folders: these are read anew at each parse. So a new version of Evergreen needs a restart, as one of Airflow does.
+**The DAG processor** parses every file in a process of its own. It imports what Evergreen's DAG files import, except
+the model folders, which are read anew at each parse. A new version of Evergreen needs a restart, as one of Airflow
+does.
 
-**The scheduler:** LocalExecutor forks its workers from the scheduler, and every task is a fork of a worker. All tasks share a module
-that the scheduler imported before the first fork, copy-on-write; every task imports any other module again
+**The scheduler:** LocalExecutor forks its workers from it, and every task is a fork of a worker. All tasks share a
+module that the scheduler imported before the first fork, copy-on-write; every task imports any other module again
 (great_expectations, feast and mlflow: seconds of CPU each time).
 
 Airflow calls ``on_starting`` when a component creates its Job, which is before it forks. ``EVERGREEN_PRELOAD`` names

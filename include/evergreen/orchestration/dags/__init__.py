@@ -35,8 +35,8 @@ def airflow_dags(model_name: str) -> dict[str, DAG]:
             dags["features"] = features_dag(model)
         for dag in dags.values():
             for task in dag.tasks:
-                # Airflow copies the DAG's params to each task, and validates each copy each time that it serializes one,
-                # which is most of the time of a parse. A task finds the DAG's params in its context anyway.
+                # Airflow copies the DAG's params to each task, and validates each copy whenever it serializes one:
+                # most of the time of a parse. A task finds the DAG's params in its context anyway.
                 task.params = ParamsDict()
     except EvergreenError as error:
         log.exception("the model folder %s is invalid", model_name)
