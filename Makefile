@@ -87,7 +87,7 @@ dist: $(READY) ## build the wheel and the source distribution: the same bytes fr
 
 sbom: $(READY) ## list the packages of each lock in CycloneDX's format
 	@mkdir -p dist/sbom
-	@$(foreach lock,$(LOCKS),$(BIN)/cyclonedx-py requirements --output-reproducible --output-format JSON \
+	@$(foreach lock,$(LOCKS),PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements --output-reproducible --output-format JSON \
 		--pyproject pyproject.toml --output-file dist/sbom/$(subst /,-,$(lock:requirements.txt=sbom.cdx.json)) $(lock);)
 
 audit: $(READY) ## look for known vulnerabilities of what is locked; needs the network
