@@ -33,7 +33,7 @@ def state() -> dict[str, object]:
                 contents[f"{name}/{manifest.partition}"] = files
     verdicts: dict[str, object] = {}
     promoted = []
-    for entry in ledger.read_entries(MODEL):
+    for entry in ledger.read_state(MODEL).entries:
         if isinstance(entry.event, ledger.VerdictRecorded):
             records = {r.gate: r for r in entry.event.verdict.results if "serving" not in r.gate}
             verdicts[str(entry.event.as_of)] = {

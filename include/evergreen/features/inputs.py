@@ -65,7 +65,7 @@ def raw_files_for_days(spec: FeatureSpec, days: Iterable[date]) -> list[RawFile]
 
 
 def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str, Any]]:
-    """Everything that the features of each of `days` depend on, by ISO date.
+    """Return everything that the features of each of `days` depend on, by ISO date.
 
     Raises:
         RawDataError: raw files are missing; the error names all of them.
@@ -94,11 +94,7 @@ def feature_code(model: ModelSpec) -> dict[str, str]:
 
 
 def compute_day_fingerprints(model: ModelSpec, days: Iterable[date]) -> FingerprintsByDay:
-    """Fingerprint of everything that the features of each day depend on.
-
-    Raises:
-        RawDataError: raw files are missing; the error names all of them.
-    """
+    """Return the fingerprint of the features of each day. Raises what `feature_inputs` raises."""
     return {day: compute_fingerprint(parts) for day, parts in feature_inputs(model, days).items()}
 
 

@@ -34,11 +34,7 @@ class Journal:
     """The entries of one model. Threads may share a journal; every process has its own."""
 
     def __init__(self, model: str, ledger: str):
-        """Open the journal of a model.
-
-        Args:
-            model: name of the model.
-            ledger: path or URI of a folder; the model's entries are in a subfolder.
+        """Open the journal of a model in a subfolder of `ledger`, a path or URI.
 
         Raises:
             LedgerError: the store cannot create a file on condition that there is none, so writers would lose entries.

@@ -87,7 +87,7 @@ def test_report_is_rendered_after_the_verdict_is_recorded(own_january: Path, mon
         patch.setattr(service.reports, "render_gate_report", _crash)
         with pytest.raises(RuntimeError, match="crash"):
             service.judge_candidate(MODEL, context)
-    [entry] = ledger.read_entries(MODEL.name)
+    [entry] = ledger.read_state(MODEL.name).entries
     assert not Path(entry.event.evidence["report"]).exists()
     assert service.judge_candidate(MODEL, context) == entry.number
     page = service.verdict_report_path(MODEL, entry.number)
