@@ -20,6 +20,7 @@ from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
 from evergreen.window import RunReason, Window
+from support.ledgers import was_consistent
 
 pytestmark = pytest.mark.integration
 
@@ -119,7 +120,7 @@ def test_each_change_is_recorded_and_shown_by_the_aliases(own_january: Path) -> 
     present = versions.get_champion_version(MODEL)
     assert present is not None
     assert str(present.version) == first
-    assert aliases.repair_aliases(MODEL.name).was_consistent
+    assert was_consistent(aliases.repair_aliases(MODEL.name))
 
 
 def test_what_was_judged_against_another_champion_is_not_promoted(own_january: Path) -> None:
