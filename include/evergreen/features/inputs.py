@@ -138,23 +138,17 @@ def stale_days(model: ModelSpec, changed_days: Sequence[date]) -> list[date]:
     spec = feature_spec(model)
     longest = max((source.trailing_days for source in spec.sources), default=0)
     later = {day + timedelta(n) for day in changed_days for n in range(1, longest + 1)} - set(changed_days)
-    manifests = {day: features_dataset(model).manifest(datasets.day_partition(day)) for day in sorted(later)}
-    changed = {
-        file.path: file
-        for file in raw_files_for_days(spec, [day for day, manifest in manifests.items() if manifest])
-        if file.day in changed_days and file.path.exists()
-    }
-    hashes = {changed[path].name: sha256 for path, sha256 in raw_files.hash_raw_files(changed).items()}
-    return [
-        day
-        for day, manifest in manifests.items()
-        if manifest
-        and any(
-            manifest.inputs["raw"].get(file.name) != hashes[file.name]
-            for file in raw_files_for_day(spec, day)
-            if file.name in hashes
-        )
+    changed_files = [
+        file for file in raw_files_for_days(spec, later) if file.day in changed_days and file.path.exists()
     ]
+    hashes = raw_files.hash_raw_files(file.path for file in changed_files)
+    stale = []
+    for day in sorted(later):
+        manifest = features_dataset(model).manifest(datasets.day_partition(day))
+        files = [file for file in raw_files_for_day(spec, day) if file.path in hashes]
+        if manifest and any(manifest.inputs["raw"].get(file.name) != hashes[file.path] for file in files):
+            stale.append(day)
+    return stale
 
 
 def split_into_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -39,10 +39,10 @@ def days_to_publish(model: ModelSpec, run: DagRunInfo, window: Window) -> list[d
     }
     arrived = {day for day in arrived if spec.first_day <= day <= (spec.last_day or day)}
     if late := sorted(arrived.difference(window.days)):
-        log.info("arrived as well, and no other run has acknowledged: %s", _join(late))
+        log.info("arrived as well, and no other run has acknowledged: %s", ", ".join(map(str, late)))
     days = sorted(arrived.union(window.days))
     if stale := inputs.stale_days(model, days):
-        log.info("built from raw days that have changed since: %s", _join(stale))
+        log.info("built from raw days that have changed since: %s", ", ".join(map(str, stale)))
     return sorted([*days, *stale])
 
 
@@ -140,7 +140,3 @@ def days_with_runs(days: Sequence[date], count_runs: Callable[[Sequence[date]], 
         return list(days) if count else []
     half = len(days) // 2
     return days_with_runs(days[:half], count_runs) + days_with_runs(days[half:], count_runs)
-
-
-def _join(days: Iterable[date]) -> str:
-    return ", ".join(map(str, days))

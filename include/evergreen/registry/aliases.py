@@ -1,4 +1,7 @@
-"""The aliases `champion`, `previous` and `challenger`, which follow the ledger."""
+"""The aliases `champion`, `previous` and `challenger`, which follow the ledger.
+
+A damaged ledger raises LedgerError; a version that is not registered any more, RegistryError.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +46,6 @@ def sync_aliases(model_name: str) -> ledger.LedgerState:
     only a writer that is killed in between leaves a stale alias, for `repair_aliases`.
 
     Until the first promotion no alias is deleted: it was set before the ledger existed.
-
-    Raises:
-        LedgerError: the ledger is damaged.
-        RegistryError: a version is not registered any more.
     """
     client = registry_client()
     state = ledger.read_state(model_name)
@@ -59,12 +58,7 @@ def sync_aliases(model_name: str) -> ledger.LedgerState:
 
 
 def repair_aliases(model_name: str) -> tuple[AliasStatus, ...]:
-    """Set the aliases as the ledger requires, and report what was wrong. Safe at any time, also during promotions.
-
-    Raises:
-        LedgerError: the ledger is damaged.
-        RegistryError: a version is not registered any more.
-    """
+    """Set the aliases as the ledger requires, and report what was wrong. Safe at any time, also during promotions."""
     client = registry_client()
     while True:
         state = ledger.read_state(model_name)
