@@ -124,13 +124,8 @@ class RedisBackend:
         return ",".join([f"{parts.hostname}:{parts.port or 6379}", *pairs])
 
 
-@contextmanager
-def connect_redis(url: str, **options: Any) -> Iterator[Any]:
-    """Open a client of the Redis server at `url`. It is untyped: redis annotates results as possibly awaitable."""
+def connect_redis(url: str, **options: Any) -> Any:
+    """Return a client of the Redis server at `url`. It is untyped: redis annotates results as possibly awaitable."""
     import redis  # only where it is the online store
 
-    server = redis.Redis.from_url(url, **(_REDIS_TIMEOUTS | options))
-    try:
-        yield server
-    finally:
-        server.close()
+    return redis.Redis.from_url(url, **(_REDIS_TIMEOUTS | options))

@@ -90,8 +90,10 @@ def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_s
         views = _online_views(store, model)
         state = _read_state(model)
         watermark = max(as_of.astimezone(UTC), state.watermark)
-        days = _servable_days(model, timezone, watermark, _ttl_horizon(views))
-        target = _MaterializationState(watermark=watermark, days=days, views=_definition_fingerprints(views))
+        days = _servable_days(model, timezone, watermark, views)
+        specs = {view.name: view.to_proto().spec.SerializeToString(deterministic=True) for view in views}
+        definitions = {name: fingerprints.compute_fingerprint(spec.hex()) for name, spec in specs.items()}
+        target = _MaterializationState(watermark=watermark, days=days, views=definitions)
         is_current = all(state.views.get(view) == definition for view, definition in target.views.items())
         is_trusted = trust_state and is_current and has_online_marker(store, name, state.fingerprint)
         start = _first_day_to_write(state.days if is_trusted else {}, days)
@@ -139,29 +141,18 @@ def _online_views(store: FeatureStore, model: ModelSpec) -> list[FeatureView]:
     return [view for view in views if view.online]
 
 
-def _definition_fingerprints(views: Sequence[FeatureView]) -> dict[str, str]:
-    specs = {view.name: view.to_proto().spec.SerializeToString(deterministic=True) for view in views}
-    return {name: fingerprints.compute_fingerprint(spec.hex()) for name, spec in specs.items()}
-
-
-def _ttl_horizon(views: Sequence[FeatureView]) -> timedelta | None:
-    """Return the largest TTL of the views; None if the values of one never expire."""
-    ttls = [view.ttl for view in views]
-    return max((ttl for ttl in ttls if ttl), default=None) if all(ttls) else None
-
-
-def _servable_days(model: ModelSpec, timezone: str, watermark: datetime, horizon: timedelta | None) -> dict[date, str]:
+def _servable_days(
+    model: ModelSpec, timezone: str, watermark: datetime, views: Sequence[FeatureView]
+) -> dict[date, str]:
     """Return the content hash of each published day with values that can be served at the watermark, in order."""
-    published = {
-        date.fromisoformat(manifest.partition.removeprefix("day=")): manifest.content_hash
-        for manifest in features_dataset(model).manifests()
-    }
-    return {
-        day: content
-        for day, content in published.items()
-        if midnight(day, timezone) < watermark
-        and (horizon is None or midnight(day + timedelta(1), timezone) > watermark - horizon)
-    }
+    ttls = [view.ttl for view in views if view.ttl]
+    start = watermark - max(ttls) if ttls and len(ttls) == len(views) else datetime.min.replace(tzinfo=UTC)
+    days = {}
+    for manifest in features_dataset(model).manifests():
+        day = date.fromisoformat(manifest.partition.removeprefix("day="))
+        if midnight(day, timezone) < watermark and midnight(day + timedelta(1), timezone) > start:
+            days[day] = manifest.content_hash
+    return days
 
 
 def _first_day_to_write(written_days: Mapping[date, str], servable_days: Mapping[date, str]) -> date | None:

@@ -138,10 +138,8 @@ def stale_days(model: ModelSpec, changed_days: Sequence[date]) -> list[date]:
     spec = feature_spec(model)
     longest = max((source.trailing_days for source in spec.sources), default=0)
     later = {day + timedelta(n) for day in changed_days for n in range(1, longest + 1)} - set(changed_days)
-    changed_files = [
-        file for file in raw_files_for_days(spec, later) if file.day in changed_days and file.path.exists()
-    ]
-    hashes = raw_files.hash_raw_files(file.path for file in changed_files)
+    paths = [file.path for file in raw_files_for_days(spec, later) if file.day in changed_days]
+    hashes = raw_files.hash_raw_files(path for path in paths if path.exists())
     stale = []
     for day in sorted(later):
         manifest = features_dataset(model).manifest(datasets.day_partition(day))
