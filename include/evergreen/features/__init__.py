@@ -16,12 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evergreen.features.inputs import features_dataset
-
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-__all__ = ["FeatureTables", "features_dataset"]
 
 
 @dataclass(frozen=True)

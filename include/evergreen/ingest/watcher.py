@@ -142,8 +142,8 @@ class RawDataWatcher:
         due = {}
         for day, observation in observations.items():
             delivery_id = observation.delivery_id
-            acknowledged = self.announcements.is_acknowledged(day, delivery_id)
-            action = decide_announcement(delivery_id, announcements.get(day), acknowledged, now)
+            is_acknowledged = self.announcements.is_acknowledged(day, delivery_id)
+            action = decide_announcement(delivery_id, announcements.get(day), is_acknowledged, now)
             if action == "announce":
                 due[day] = observation
             elif action == "skip":

@@ -66,10 +66,9 @@ def read_verdict_event(model_name: str, entry_number: int) -> VerdictRecorded:
     Raises:
         LedgerError: the entry holds no verdict.
     """
-    event = read_state(model_name).find_verdict_event(entry_number)
-    if event is None:
-        raise LedgerError(f"entry {entry_number} in the ledger of {model_name} holds no verdict")
-    return event
+    if event := read_state(model_name).find_verdict_event(entry_number):
+        return event
+    raise LedgerError(f"entry {entry_number} in the ledger of {model_name} holds no verdict")
 
 
 def read_state(model_name: str) -> LedgerState:
