@@ -132,18 +132,18 @@ def _validate_batch(
     tables: Mapping[str, pd.DataFrame], stages_by_table: Mapping[str, ExpectationStages]
 ) -> dict[str, dict[str, Any]]:
     """Return the results of expectations that all tables share and that pass for all their rows, by `_batch_key`."""
-    keyed = [
+    rules_by_table = [
         {key: expectation for stage in stages for expectation in stage if (key := _batch_key(expectation))}
         for stages in stages_by_table.values()
     ]
-    shared = {key: expectation for key, expectation in keyed[0].items() if all(key in other for other in keyed)}
-    if len(keyed) == 1 or not shared:
+    shared = {key: rule for key, rule in rules_by_table[0].items() if all(key in rules for rules in rules_by_table)}
+    if len(rules_by_table) == 1 or not shared:
         return {}
     batch = pd.concat([tables[name] for name in stages_by_table], ignore_index=True)
     if not batch.dtypes.equals(tables[next(iter(stages_by_table))].dtypes):
         return {}
     results = zip(shared, _passing_results(batch, list(shared.values())), strict=True)
-    return {key: {**result, "table_count": len(keyed)} for key, result in results if result}
+    return {key: {**result, "table_count": len(rules_by_table)} for key, result in results if result}
 
 
 def _build_report(
