@@ -124,6 +124,7 @@ def register_candidate(
                 flavor.save_model(path=path, **predictor.save_model_arguments(), **options)
                 # A library may write what it has read in other bytes: register the bytes that were judged.
                 shutil.copyfile(file, Path(path, file.name))
+                # Before MLflow uploads the folder.
                 manifest_tags.update(_write_manifest(Path(path), signing.ModelIdentity(model.name, fingerprint)))
 
             logged = mlflow.models.Model.log(
