@@ -196,12 +196,15 @@ def migrate_command(
 
 
 @app.command("feast", context_settings={"ignore_unknown_options": True, "help_option_names": []})
-def feast_command(arguments: Annotated[list[str], typer.Argument(help="Arguments of the feast command.")]) -> None:
-    """Run the feast command with the settings of Evergreen."""
+def feast_command(
+    model: ModelArgument, arguments: Annotated[list[str], typer.Argument(help="Arguments of the feast command.")]
+) -> None:
+    """Run the feast command in the project of a model's features."""
     from evergreen.feature_store.repository import feast_variables
 
+    variables = feast_variables(load_spec(model).feature_model)
     command = [str(Path(sys.executable).parent / "feast"), "--chdir", str(settings().feature_repo), *arguments]
-    os.execve(command[0], command, os.environ | feast_variables())  # noqa: S606 - no shell is wanted
+    os.execve(command[0], command, os.environ | variables)  # noqa: S606 - no shell is wanted
 
 
 @online_app.command("rebuild")

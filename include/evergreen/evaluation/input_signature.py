@@ -49,7 +49,7 @@ def serving_columns(model: ModelSpec) -> ColumnTypes | MissingEvidence:
     if unknown := [name for name in model.request_columns if name not in schema]:
         text = f"{', '.join(unknown)} of request_columns is no column of {spine}"
         return MissingEvidence(f"{text}, as published for {published[-1].partition}")
-    service = open_feature_store().get_feature_service(model.feature_service)
+    service = open_feature_store(model.feature_model).get_feature_service(model.feature_service)
     features = [
         (f"{view.name_to_use()}__{feature.name}", str(feast_value_type_to_pa(feature.dtype.to_value_type())))
         for view in service.feature_view_projections

@@ -43,7 +43,7 @@ def compare_online_store(
     An entity is a set of values of all join keys; rows without a value for one of them are left out. The online store
     is read under Feast's lock: this waits for a materialization to end.
     """
-    store = open_feature_store()
+    store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
     views = [(store.get_feature_view(join.name), join) for join in service.feature_view_projections]
     keys = sorted(
@@ -59,7 +59,7 @@ def compare_online_store(
     entities = _sample_entities(holdout, keys, sample_size, training_set.files["holdout"].sha256)
     if not entities.num_rows:
         return MissingEvidence(f"no row of the holdout's last day has a value for all of {', '.join(keys)}")
-    with feast_lock():
+    with feast_lock(model.feature_model):
         materialization = online_store.materialization_state(model)
         if problem := _staleness_problem(model, materialization):
             return MissingEvidence(problem)
