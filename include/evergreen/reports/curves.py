@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from evergreen.gates import validation
+from evergreen.gates import computation
 from evergreen.gates.metrics import FloatArray, equal_mass_bins
 
 
@@ -46,7 +46,7 @@ class CalibrationBin:
 
 def parse_column(values: object, name: str) -> tuple[FloatArray, str]:
     """Return (n,) floats and an empty problem, or no floats and the problem."""
-    array = validation.to_float_array(values)
+    array = computation.to_float_array(values)
     if array is None:
         return np.empty(0), f"the {name} are not one row of numbers"
     return array, "" if array.size else f"there are no {name}"

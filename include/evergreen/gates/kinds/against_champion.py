@@ -7,19 +7,17 @@ from datetime import date
 
 import numpy as np
 
-from evergreen.gates import validation
 from evergreen.gates.alpha_spending import EarlierComparison, next_alpha
-from evergreen.gates.comparisons import NotComparableError, check_differing_rows, estimate_gain
+from evergreen.gates.comparisons import check_differing_rows, estimate_gain
 from evergreen.gates.computation import (
     compute_gate_metric,
     format_against_limit,
     gate_result,
     no_champion_result,
-    not_computed_result,
-    validate_label_and_scores,
+    validate_rows,
 )
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
-from evergreen.gates.verdict import GateResult
+from evergreen.gates.verdict import GateResult, NotComputedError
 from evergreen.spec.gates import AgainstChampionGate
 
 
@@ -31,38 +29,32 @@ def compute(
     The bound's level is what `earlier_comparisons` have left of the gate's lifetime budget. A comparison that is not
     computed spends nothing: it cannot pass.
     """
-    label, candidate, faults = validate_label_and_scores(gate, evidence)
-    if faults or label is None or candidate is None:
-        return not_computed_result(gate, 0 if label is None else label.size, faults)
+    (label, candidate), faults = validate_rows(gate, evidence, {})
+    if faults:
+        raise NotComputedError(*faults)
     value = compute_gate_metric(gate, label, candidate)
-    champion_value = None
-
-    def blocked(*faults: str) -> GateResult:
-        values = {"candidate": value, "champion": champion_value}
-        return not_computed_result(gate, label.size, faults).model_copy(update=values)
-
     if value is None:
-        return blocked(f"the candidate has no {gate.metric} on {label.size:,} rows")
+        raise NotComputedError(f"the candidate has no {gate.metric} on {label.size:,} rows")
     if isinstance(evidence.champion, NoChampion):
         return no_champion_result(gate, value, label.size)
     if isinstance(evidence.champion, MissingEvidence):
-        return blocked(f"the champion cannot be compared: {evidence.champion.problem}")
-    champion = validation.to_float_array(evidence.champion)
-    faults = validation.score_faults("champion", champion, label, gate.scale.label_type) + _days_faults(evidence.days)
-    if faults or champion is None or evidence.days is None:
-        return blocked(*faults)
+        raise NotComputedError(f"the champion cannot be compared: {evidence.champion.problem}", candidate=value)
+    (*_, champion), faults = validate_rows(gate, evidence, {"champion": evidence.champion})
+    faults += _days_faults(evidence.days)
+    if faults or evidence.days is None:
+        raise NotComputedError(*faults, candidate=value)
     champion_value = compute_gate_metric(gate, label, champion)
     if champion_value is None:
-        return blocked(f"the champion has no {gate.metric} on {label.size:,} rows")
+        raise NotComputedError(f"the champion has no {gate.metric} on {label.size:,} rows", candidate=value)
     budget = 1 - gate.confidence
     alpha = next_alpha(budget, gate.name, evidence.days, earlier_comparisons)
     try:
         check_differing_rows(gate, candidate, champion, "the two")
         gain = estimate_gain(gate, label, candidate, champion, alpha, gate.chosen_test)
-    except NotComparableError as error:
-        return blocked(str(error))
-    if not np.isfinite([gain.low, gain.high]).all():
-        return blocked(f"the bounds of the gain in {gate.metric} are infinite")
+        if not np.isfinite([gain.low, gain.high]).all():
+            raise NotComputedError(f"the bounds of the gain in {gate.metric} are infinite")
+    except NotComputedError as error:
+        raise NotComputedError(str(error), candidate=value, champion=champion_value) from None
     # An equal model is not better.
     passed = gain.low > 0 if gate.must_be == "better" and not gate.margin else gain.low >= gate.limit
     return gate_result(

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evergreen.gates import validation
-from evergreen.gates.comparisons import NotComparableError, check_differing_rows, estimate_gain
-from evergreen.gates.computation import (
-    compute_gate_metric,
-    gate_result,
-    metric_error_message,
-    not_computed_result,
-    validate_label_and_scores,
-)
+from evergreen.gates.comparisons import check_differing_rows, estimate_gain
+from evergreen.gates.computation import compute_gate_metric, gate_result, validate_rows
 from evergreen.gates.evidence import Evidence, MissingEvidence
-from evergreen.gates.metrics import FloatArray
-from evergreen.gates.verdict import GateResult, SliceResult
+from evergreen.gates.verdict import GateResult, NotComputedError, SliceResult
 from evergreen.spec.gates import BaselineGate
 
 
@@ -25,33 +17,18 @@ def compute(gate: BaselineGate, evidence: Evidence) -> GateResult:
     The only slice is the baseline: its name and, as `candidate`, the value that it has in the candidate's place.
     Unlike a candidate it may predict the same for every row.
     """
-    label, candidate, faults = validate_label_and_scores(gate, evidence)
-    baseline = None
     baselines = evidence.baselines if isinstance(evidence.baselines, Mapping) else {}
     predictions = baselines.get(gate.baseline, MissingEvidence("its predictions were not computed"))
     if isinstance(predictions, MissingEvidence):
-        faults.append(f"there is no baseline {gate.baseline}: {predictions.problem}")
-    else:
-        baseline = validation.to_float_array(predictions)
-        faults += validation.score_faults(
-            f"baseline {gate.baseline}", baseline, label, gate.scale.label_type, allow_constant=True
-        )
-    if faults or label is None or candidate is None or baseline is None:
-        return not_computed_result(gate, 0 if label is None else label.size, faults)
-    try:
-        return _compare_with_baseline(gate, label, candidate, baseline)
-    except NotComparableError as error:
-        return not_computed_result(gate, label.size, [str(error)])
-    except Exception as error:  # of any class: a custom metric is the user's code
-        return not_computed_result(gate, label.size, [metric_error_message(gate, error)])
-
-
-def _compare_with_baseline(
-    gate: BaselineGate, label: FloatArray, candidate: FloatArray, baseline: FloatArray
-) -> GateResult:
+        _, faults = validate_rows(gate, evidence, {})
+        raise NotComputedError(*faults, f"there is no baseline {gate.baseline}: {predictions.problem}")
+    references = {f"baseline {gate.baseline}": predictions}
+    (label, candidate, baseline), faults = validate_rows(gate, evidence, references, allow_constant=True)
+    if faults:
+        raise NotComputedError(*faults)
     value, baseline_value = (compute_gate_metric(gate, label, scores) for scores in (candidate, baseline))
     if value is None or baseline_value is None:
-        raise NotComparableError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
+        raise NotComputedError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
     check_differing_rows(gate, candidate, baseline, f"the candidate and {gate.baseline}")
     gain = estimate_gain(gate, label, candidate, baseline, 1 - gate.confidence, gate.chosen_test)
     passed = gain.low > 0

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from evergreen.gates import validation
-from evergreen.gates.comparisons import MetricGain, NotComparableError, estimate_gain
+from evergreen.gates.comparisons import MetricGain, estimate_gain
 from evergreen.gates.computation import (
+    RowIndices,
     compute_gate_metric,
     describe_unjudged_slices,
     format_against_limit,
     gate_result,
     group_rows,
     has_enough_rows,
-    metric_error_message,
     no_champion_result,
-    not_computed_result,
-    validate_label_and_scores,
+    validate_rows,
 )
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.metrics import FloatArray
-from evergreen.gates.verdict import GateResult, SliceResult
+from evergreen.gates.verdict import GateResult, NotComputedError, SliceResult
 from evergreen.spec.gates import BySliceGate
 
 
@@ -36,56 +32,60 @@ def compute(gate: BySliceGate, evidence: Evidence) -> GateResult:
 
     The result's values and interval are those of the slice with the largest fall, of those that fail if any does.
     """
-    label, candidate, faults = validate_label_and_scores(gate, evidence)
-    champion = None
+    has_scores = not isinstance(evidence.champion, NoChampion | MissingEvidence)
+    references = {"champion": evidence.champion} if has_scores else {}
+    (label, candidate, *champion), faults = validate_rows(gate, evidence, references)
     if isinstance(evidence.champion, MissingEvidence):
         faults.append(f"the champion cannot be compared: {evidence.champion.problem}")
-    elif not isinstance(evidence.champion, NoChampion):
-        champion = validation.to_float_array(evidence.champion)
-        faults += validation.score_faults("champion", champion, label, gate.scale.label_type)
-    groups = {} if label is None else group_rows(evidence, gate.group_by, label.size)
-    if isinstance(groups, str):
-        faults.append(groups)
-    if faults or label is None or candidate is None or isinstance(groups, str):
-        return not_computed_result(gate, 0 if label is None else label.size, faults)
-    try:
-        if champion is None:
-            if (value := compute_gate_metric(gate, label, candidate)) is not None:
-                return no_champion_result(gate, value, label.size)
-            return not_computed_result(gate, label.size, [f"{gate.metric} does not exist on these {label.size:,} rows"])
-        slices = [_Slice(name, label[i], candidate[i], champion[i]) for name, i in groups.items()]
-        return _judge_slices(gate, label.size, slices)
-    except Exception as error:  # of any class: a custom metric is the user's code
-        return not_computed_result(gate, label.size, [metric_error_message(gate, error)])
+    groups, group_faults = group_rows(evidence, gate.group_by, label.size)
+    if faults or group_faults:
+        raise NotComputedError(*faults, *group_faults)
+    if champion:
+        return _judge_slices(gate, label, candidate, champion[0], groups)
+    value = compute_gate_metric(gate, label, candidate)
+    if value is None:
+        raise NotComputedError(f"{gate.metric} does not exist on these {label.size:,} rows")
+    return no_champion_result(gate, value, label.size)
 
 
-@dataclass(frozen=True, eq=False)
-class _Slice:
-    name: str
-    label: FloatArray
-    candidate: FloatArray
-    champion: FloatArray
-
-
-def _judge_slices(gate: BySliceGate, rows: int, slices: list[_Slice]) -> GateResult:
-    judged = [part for part in slices if has_enough_rows(gate, part.label)]
+def _judge_slices(
+    gate: BySliceGate, label: FloatArray, candidate: FloatArray, champion: FloatArray, groups: dict[str, RowIndices]
+) -> GateResult:
+    judged = {name for name, rows in groups.items() if has_enough_rows(gate, label[rows])}
     gains: dict[str, MetricGain] = {}
+    results: list[SliceResult] = []
     faults: list[str] = []
-    for part in judged:
-        try:
-            gains[part.name] = _estimate_slice_gain(gate, part, (1 - gate.confidence) / len(judged))
-        except NotComparableError as error:
-            faults.append(f"{gate.group_by} {part.name}: {error}")
-    results = [_slice_result(gate, part, part in judged, gains.get(part.name)) for part in slices]
+    for name, rows in groups.items():
+        labels, scores, is_judged = label[rows], (candidate[rows], champion[rows]), name in judged
+        values = [compute_gate_metric(gate, labels, score, ignore_errors=not is_judged) for score in scores]
+        if is_judged:
+            try:
+                gain = estimate_gain(gate, labels, *scores, (1 - gate.confidence) / len(judged), gate.chosen_test)
+                if None in values or not np.isfinite([gain.value, gain.low, gain.high]).all():
+                    raise NotComputedError(f"{gate.metric} does not exist for both on {rows.size:,} rows")
+                gains[name] = gain
+            except NotComputedError as error:
+                faults.append(f"{gate.group_by} {name}: {error}")
+        interval = (gains[name].low, gains[name].high) if name in gains else None
+        results.append(
+            SliceResult(
+                name=name,
+                rows=rows.size,
+                candidate=values[0],
+                champion=values[1],
+                interval=interval,
+                is_judged=is_judged,
+            )
+        )
     if not judged:
-        largest = max(part.label.size for part in slices)
+        largest = max(part.rows for part in results)
         classes = " of both classes" if gate.scale.label_type == "binary" else ""
         faults = [
-            f"none of {len(slices):,} slices by {gate.group_by} has the {gate.min_rows:,} rows{classes} that it takes "
+            f"none of {len(results):,} slices by {gate.group_by} has the {gate.min_rows:,} rows{classes} that it takes "
             f"to be judged: the largest has {largest:,}"
         ]
     if faults:
-        return not_computed_result(gate, rows, faults, results)
+        raise NotComputedError(*faults, slices=tuple(results))
 
     failing = [name for name, gain in gains.items() if gain.high < gate.limit]
     worst = min(failing or gains, key=lambda name: (gains[name].value, name))
@@ -96,37 +96,9 @@ def _judge_slices(gate: BySliceGate, rows: int, slices: list[_Slice]) -> GateRes
         candidate=result.candidate,
         champion=result.champion,
         interval=result.interval,
-        rows=rows,
+        rows=label.size,
         slices=tuple(results),
         reason=_reason(gate, result, failing, len(judged)) + describe_unjudged_slices(results),
-    )
-
-
-def _estimate_slice_gain(gate: BySliceGate, part: _Slice, alpha: float) -> MetricGain:
-    """Estimate the gain in one slice.
-
-    Raises:
-        NotComparableError: it cannot be estimated.
-    """
-    gain = estimate_gain(gate, part.label, part.candidate, part.champion, alpha, gate.chosen_test)
-    values = [compute_gate_metric(gate, part.label, scores) for scores in (part.candidate, part.champion)]
-    if None in values or not np.isfinite([gain.value, gain.low, gain.high]).all():
-        raise NotComparableError(f"{gate.metric} does not exist for both on {part.label.size:,} rows")
-    return gain
-
-
-def _slice_result(gate: BySliceGate, part: _Slice, is_judged: bool, gain: MetricGain | None) -> SliceResult:
-    values = (
-        compute_gate_metric(gate, part.label, scores, ignore_errors=not is_judged)
-        for scores in (part.candidate, part.champion)
-    )
-    return SliceResult(
-        name=part.name,
-        rows=part.label.size,
-        candidate=next(values),
-        champion=next(values),
-        interval=(gain.low, gain.high) if gain else None,
-        is_judged=is_judged,
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from importlib import import_module
+from pkgutil import resolve_name
 
 import numpy as np
 
-from evergreen.gates import validation
-from evergreen.gates.computation import finite_or_none, gate_result, not_computed_result
+from evergreen.gates.computation import count_rows, finite_or_none, gate_result
 from evergreen.gates.evidence import Evidence
-from evergreen.gates.verdict import CustomGateResult, GateResult
+from evergreen.gates.metrics import user_code
+from evergreen.gates.verdict import CustomGateResult, GateResult, NotComputedError
 from evergreen.spec.gates import CustomGate
 
 
@@ -20,17 +20,12 @@ def compute(gate: CustomGate, evidence: Evidence) -> GateResult:
     The function receives a copy of the evidence: no other gate sees what it changes there. Its author is responsible
     for an answer that does not depend on the order of rows.
     """
-    label = validation.to_float_array(evidence.label)
-    rows = 0 if label is None else label.size
-    try:
-        module, _, name = gate.function.partition(":")
-        result = getattr(import_module(module), name)(deepcopy(evidence))
-    except Exception as error:  # of any class: it is the user's code
-        return not_computed_result(gate, rows, [f"{gate.function} raised {type(error).__name__}: {error}"])
+    with user_code(gate.function):
+        result = resolve_name(gate.function)(deepcopy(evidence))
     if not isinstance(result, CustomGateResult):
-        text = f"{gate.function} returned {type(result).__name__}, not an evergreen.gates.CustomGateResult"
-        return not_computed_result(gate, rows, [text])
-
+        raise NotComputedError(
+            f"{gate.function} returned {type(result).__name__}, not an evergreen.gates.CustomGateResult"
+        )
     value, threshold = finite_or_none(result.value), finite_or_none(result.threshold)
     faults = []
     if not isinstance(result.passed, bool | np.bool_):
@@ -42,8 +37,12 @@ def compute(gate: CustomGate, evidence: Evidence) -> GateResult:
     if not isinstance(result.reason, str) or not result.reason.strip():
         faults.append("there is no reason")
     if faults or threshold is None:
-        text = f"{gate.function} returned an invalid CustomGateResult: {', '.join(faults)}"
-        return not_computed_result(gate, rows, [text])
+        raise NotComputedError(f"{gate.function} returned an invalid CustomGateResult: {', '.join(faults)}")
     return gate_result(
-        gate, passed=result.passed, candidate=value, threshold=threshold, rows=rows, reason=result.reason.strip()
+        gate,
+        passed=result.passed,
+        candidate=value,
+        threshold=threshold,
+        rows=count_rows(gate, evidence),
+        reason=result.reason.strip(),
     )

@@ -10,13 +10,10 @@ from evergreen.gates.computation import (
     gate_result,
     group_rows,
     has_enough_rows,
-    metric_error_message,
-    not_computed_result,
-    validate_label_and_scores,
+    validate_rows,
 )
 from evergreen.gates.evidence import Evidence
-from evergreen.gates.metrics import FloatArray
-from evergreen.gates.verdict import GateResult, SliceResult
+from evergreen.gates.verdict import GateResult, NotComputedError, SliceResult
 from evergreen.spec.gates import FairnessGate
 
 
@@ -28,26 +25,15 @@ def compute(gate: FairnessGate, evidence: Evidence) -> GateResult:
     with fewer than two rows of either class, is reported and not judged. The value is as measured: the largest
     difference of many small groups is large by chance, so set `min_rows` by what `at_most` needs.
     """
-    label, candidate, faults = validate_label_and_scores(gate, evidence)
-    groups = {} if label is None else group_rows(evidence, gate.group_by, label.size)
-    if isinstance(groups, str):
-        faults.append(groups)
-    if faults or label is None or candidate is None or isinstance(groups, str):
-        return not_computed_result(gate, 0 if label is None else label.size, faults)
-    try:
-        results = [_group_result(gate, name, label[i], candidate[i]) for name, i in groups.items()]
-    except Exception as error:  # of any class: a custom metric is the user's code
-        return not_computed_result(gate, label.size, [metric_error_message(gate, error)])
-    return _compare_groups(gate, label.size, results)
-
-
-def _group_result(gate: FairnessGate, name: str, label: FloatArray, candidate: FloatArray) -> SliceResult:
-    judged = has_enough_rows(gate, label)
-    value = compute_gate_metric(gate, label, candidate, ignore_errors=not judged)
-    return SliceResult(name=name, rows=label.size, candidate=value, is_judged=judged)
-
-
-def _compare_groups(gate: FairnessGate, rows: int, results: list[SliceResult]) -> GateResult:
+    (label, candidate), faults = validate_rows(gate, evidence, {})
+    groups, group_faults = group_rows(evidence, gate.group_by, label.size)
+    if faults or group_faults:
+        raise NotComputedError(*faults, *group_faults)
+    results = []
+    for name, rows in groups.items():
+        is_judged = has_enough_rows(gate, label[rows])
+        value = compute_gate_metric(gate, label[rows], candidate[rows], ignore_errors=not is_judged)
+        results.append(SliceResult(name=name, rows=rows.size, candidate=value, is_judged=is_judged))
     judged = {part.name: part for part in results if part.is_judged}
     values = {name: part.candidate for name, part in judged.items() if part.candidate is not None}
     faults = [f"{gate.metric} does not exist for {gate.group_by} {name}" for name in judged if name not in values]
@@ -58,12 +44,12 @@ def _compare_groups(gate: FairnessGate, rows: int, results: list[SliceResult]) -
             f"(at least {gate.min_rows:,}), it takes 2 to compare"
         )
     if faults:
-        return not_computed_result(gate, rows, faults, results)
+        raise NotComputedError(*faults, slices=tuple(results))
     highest, lowest = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
     difference = values[highest] - values[lowest]
     if finite_or_none(difference) is None:
-        text = f"{gate.metric} of {highest} less that of {lowest} is not a finite number"
-        return not_computed_result(gate, rows, [text], results)
+        fault = f"{gate.metric} of {highest} less that of {lowest} is not a finite number"
+        raise NotComputedError(fault, slices=tuple(results))
     if highest == lowest:  # all are equal
         finding = f"{gate.metric} is {values[highest]:.4g} in all {len(values):,} groups by {gate.group_by}"
     else:
@@ -74,7 +60,7 @@ def _compare_groups(gate: FairnessGate, rows: int, results: list[SliceResult]) -
         gate,
         passed=difference <= gate.at_most,
         candidate=difference,
-        rows=rows,
+        rows=label.size,
         slices=tuple(results),
         reason=f"{finding}, at most {gate.at_most:g} is allowed{describe_unjudged_slices(results)}",
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from evergreen.gates.computation import format_against_limit, gate_result, not_computed_result
+from evergreen.gates.computation import format_against_limit, gate_result
 from evergreen.gates.evidence import Evidence, MissingEvidence, OnlineSample
-from evergreen.gates.verdict import GateResult
+from evergreen.gates.verdict import GateResult, NotComputedError
 from evergreen.spec.gates import OnlineEqualsOfflineGate
 
 
@@ -12,17 +12,15 @@ def compute(gate: OnlineEqualsOfflineGate, evidence: Evidence) -> GateResult:
     """Pass when at most the share `gate.at_most` of the compared feature values differ. Rows are values compared."""
     sample = evidence.online_sample
     if isinstance(sample, MissingEvidence):
-        return not_computed_result(
-            gate, 0, [f"the online store was not compared with the offline one: {sample.problem}"]
-        )
+        raise NotComputedError(f"the online store was not compared with the offline one: {sample.problem}")
     if not isinstance(sample, OnlineSample) or not (_is_count(sample.value_count) and _is_count(sample.mismatch_count)):
-        return not_computed_result(gate, 0, ["the comparison of the online store with the offline one has no counts"])
+        raise NotComputedError("the comparison of the online store with the offline one has no counts")
     values, mismatches = int(sample.value_count), int(sample.mismatch_count)
     if not values:
-        return not_computed_result(gate, 0, ["no feature value was compared: nothing is known of the online store"])
+        raise NotComputedError("no feature value was compared: nothing is known of the online store")
     if mismatches > values:
-        text = f"{mismatches:,} of {values:,} compared feature values differ, more than were compared"
-        return not_computed_result(gate, values, [text])
+        fault = f"{mismatches:,} of {values:,} compared feature values differ, more than were compared"
+        raise NotComputedError(fault, rows=values)
     share = mismatches / values
     reason = f"{mismatches:,} of {values:,} feature values differ online from offline"
     if mismatches:

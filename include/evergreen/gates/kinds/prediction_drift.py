@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from evergreen.gates import validation
-from evergreen.gates.computation import format_against_limit, gate_result, not_computed_result
+from evergreen.gates.computation import format_against_limit, gate_result, to_float_array
 from evergreen.gates.evidence import Evidence, MissingEvidence
 from evergreen.gates.metrics import FloatArray
-from evergreen.gates.verdict import GateResult
+from evergreen.gates.verdict import GateResult, NotComputedError
 from evergreen.spec.gates import PredictionDriftGate
 
 DECILES = 10
@@ -22,16 +21,16 @@ def compute(gate: PredictionDriftGate, evidence: Evidence) -> GateResult:
     The reason also states what chance alone stays below on 95 of 100 days without any drift: with few rows that may be
     more than `at_most`. It does not change the outcome.
     """
-    holdout = validation.to_float_array(evidence.candidate)
+    holdout = to_float_array(evidence.candidate)
     faults = _prediction_faults("predictions for the holdout", holdout, gate.min_rows)
     recent = None
     if isinstance(evidence.recent_predictions, MissingEvidence):
         faults.append(f"there are no predictions for the most recent day: {evidence.recent_predictions.problem}")
     else:
-        recent = validation.to_float_array(evidence.recent_predictions)
+        recent = to_float_array(evidence.recent_predictions)
         faults += _prediction_faults("predictions for the most recent day", recent, gate.min_rows)
     if faults or holdout is None or recent is None:
-        return not_computed_result(gate, 0 if recent is None else recent.size, faults)
+        raise NotComputedError(*faults, rows=0 if recent is None else recent.size)
 
     drift, chance_limit = psi(holdout, recent) if gate.statistic == "psi" else ks(holdout, recent)
     samples = f"{holdout.size:,} predictions of the holdout and {recent.size:,} of the most recent day"

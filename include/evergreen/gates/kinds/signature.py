@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from difflib import SequenceMatcher
 
-from evergreen.gates.computation import gate_result, not_computed_result
+from evergreen.gates.computation import gate_result
 from evergreen.gates.evidence import ColumnTypes, Evidence, InputSignature, MissingEvidence
-from evergreen.gates.verdict import GateResult
+from evergreen.gates.verdict import GateResult, NotComputedError
 from evergreen.spec.gates import SignatureGate
 
 
@@ -19,15 +19,13 @@ def compute(gate: SignatureGate, evidence: Evidence) -> GateResult:
     """
     signature = evidence.input_signature
     if isinstance(signature, MissingEvidence):
-        return not_computed_result(
-            gate, 0, [f"the inputs of the model and of serving are not known: {signature.problem}"]
-        )
+        raise NotComputedError(f"the inputs of the model and of serving are not known: {signature.problem}")
     if not isinstance(signature, InputSignature):
-        return not_computed_result(gate, 0, ["the inputs of the model and of serving are not a signature"])
+        raise NotComputedError("the inputs of the model and of serving are not a signature")
     model, serving = _parse_columns(signature.model_columns), _parse_columns(signature.serving_columns)
     faults = _column_faults("the model", model) + _column_faults("serving", serving)
     if faults or model is None or serving is None:
-        return not_computed_result(gate, len(model or ()), faults)
+        raise NotComputedError(*faults, rows=len(model or ()))
     differences = _column_differences(model, serving)
     reason = "; ".join(differences.values()) or (
         f"serving gives what the model takes, in order and type: {len(model)} columns"
