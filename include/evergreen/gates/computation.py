@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evergreen.gates.evidence import Evidence, MissingEvidence
+from evergreen.gates.evidence import Evidence
 from evergreen.gates.metrics import FloatArray, compute_metric, resolve_metric, sort_rows
-from evergreen.gates.verdict import GateResult, SliceResult
+from evergreen.gates.verdict import GateResult
 from evergreen.spec.gates import CustomGate, Gate, LabelType, MetricGate
-
-RowIndices = NDArray[np.intp]
 
 
 def gate_result(gate: Gate, *, passed: bool, **fields: Any) -> GateResult:
@@ -125,40 +122,6 @@ def format_against_limit(number: float, limit: float) -> str:
     return repr(float(number))
 
 
-def group_rows(evidence: Evidence, group_by: str, rows: int) -> tuple[dict[str, RowIndices], list[str]]:
-    """Return the rows (k,) of each group, by its name and in order of names, and the fault if there are none.
-
-    A row whose group is None is in no group.
-    """
-    groups = evidence.groups if isinstance(evidence.groups, Mapping) else {}
-    if group_by not in groups:
-        available = ", ".join(sorted(groups)) or "nothing"
-        return {}, [f"the groups by {group_by} are not known: there are those by {available}"]
-    names = groups[group_by]
-    if isinstance(names, MissingEvidence):
-        return {}, [f"the groups by {group_by} are not known: {names.problem}"]
-    if isinstance(names, str) or not hasattr(names, "__len__"):
-        return {}, [f"the groups by {group_by} are not one row of names"]
-    if rows and len(names) != rows:
-        return {}, [f"there are {len(names):,} groups by {group_by} for {rows:,} labels"]
-    if invalid := sorted({repr(name) for name in names if not (name is None or isinstance(name, str))}):
-        return {}, [f"groups by {group_by} are names or None, not {', '.join(invalid[:3])}"]
-    indices: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        if name is not None:
-            indices.setdefault(str(name), []).append(row)
-    faults = [] if indices else [f"no row has a group by {group_by}"]
-    return {name: np.asarray(indices[name], dtype=np.intp) for name in sorted(indices)}, faults
-
-
-def has_enough_rows(gate: MetricGate, label: FloatArray) -> bool:
-    """Return whether a group with these labels (k,) can be judged: it has the rows and, if needed, both classes."""
-    if label.size < gate.min_rows:
-        return False
-    ones = int(np.count_nonzero(label == 1))
-    return gate.scale.label_type == "continuous" or gate.metric == "positive_rate" or min(ones, label.size - ones) >= 2
-
-
 def compute_gate_metric(
     gate: MetricGate, label: FloatArray, scores: FloatArray, *, ignore_errors: bool = False
 ) -> float | None:
@@ -174,9 +137,3 @@ def compute_gate_metric(
         if ignore_errors:
             return None
         raise
-
-
-def describe_unjudged_slices(slices: Sequence[SliceResult]) -> str:
-    """Return the part of a sentence about slices that were not judged; empty if all were."""
-    small = sum(not part.is_judged for part in slices)
-    return f"; {small:,} with too few rows {'is' if small == 1 else 'are'} reported only" if small else ""

@@ -6,10 +6,8 @@ NumPy is loaded by the first call: reading verdicts stays light.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -128,17 +126,17 @@ def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[
     Never raises: a gate may run code of the model's folder, and evidence may have faults that no check foresees. Any
     exception blocks, and is named.
     """
+    from evergreen.gates.computation import count_rows
+    from evergreen.gates.kinds import COMPUTE
+
     try:
-        compute: Callable[..., GateResult] = import_module(f"evergreen.gates.kinds.{gate.kind}").compute
         if isinstance(gate, AgainstChampionGate):  # the only kind with a budget for the model's whole life
-            compute = partial(compute, earlier_comparisons=earlier_comparisons)
-        return compute(gate, evidence)
+            return COMPUTE[gate.kind](gate, evidence, earlier_comparisons)
+        return COMPUTE[gate.kind](gate, evidence)
     except NotComputedError as error:
         problem, fields = str(error), error.fields
     except Exception as error:
         problem, fields = f"the gate broke with {describe_error(error)}", {}
-    from evergreen.gates.computation import count_rows
-
     fields = {"rows": count_rows(gate, evidence), **fields}
     return GateResult(gate=gate.name, outcome="not_computed", threshold=gate.limit, reason=problem, **fields)
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import special, stats
 
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
-from evergreen.gates.kinds.prediction_drift import psi, stability_index
+from evergreen.gates.kinds.serving import psi, stability_index
 from evergreen.gates.verdict import evaluate_gate
 from evergreen.spec.gates import PredictionDriftGate
 
