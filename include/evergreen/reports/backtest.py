@@ -7,7 +7,9 @@ from io import StringIO
 from statistics import median
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
+from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
@@ -142,20 +144,15 @@ def _render_plot(results: BacktestResults) -> Markup:
         _draw_deployments(panels[3], results)
         start, end = results.steps[0].as_of, results.steps[-1].as_of
         margin = ((end - start) * 0.01).days
-        panels[3].set_xlim(_epoch_days(start) - margin, _epoch_days(end) + margin)
+        panels[3].set_xlim(date2num(start) - margin, date2num(end) + margin)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
         figure.align_ylabels(panels[:3])
         return render_svg(figure, f"{results.metric} over time and deployed models, by policy")
 
 
-def _epoch_days(day: date) -> float:
-    """Return days since 1970, matplotlib's unit of dates."""
-    return float((day - date(1970, 1, 1)).days)
-
-
 def _period_midpoints(results: BacktestResults) -> list[float]:
-    return [(_epoch_days(period.start) + _epoch_days(period.end)) / 2 for period in results.periods]
+    return [(date2num(period.start) + date2num(period.end)) / 2 for period in results.periods]
 
 
 def _policy_style(name: str) -> dict[str, Any]:
@@ -168,20 +165,14 @@ def _policy_style(name: str) -> dict[str, Any]:
 def _draw_metrics(metric_axes: Any, gain_axes: Any, results: BacktestResults) -> None:
     """Draw each policy's metric, and below it the gain over never: periods differ more than policies do in one."""
     middles, sign = _period_midpoints(results), 1 if results.higher_is_better else -1
-    never = [_nan_if_none(value) for value in results.policy("never").metric_values]
+    values = {policy.name: np.array(policy.metric_values, dtype=float) for policy in results.policies}  # None is NaN
     for policy in results.policies:
-        values = [_nan_if_none(value) for value in policy.metric_values]
-        metric_axes.plot(middles, values, label=policy.label, **_policy_style(policy.name))
+        metric_axes.plot(middles, values[policy.name], label=policy.label, **_policy_style(policy.name))
         if policy.name != "never":
-            gains = [sign * (value - base) for value, base in zip(values, never, strict=True)]
-            gain_axes.plot(middles, gains, **_policy_style(policy.name))
+            gain_axes.plot(middles, sign * (values[policy.name] - values["never"]), **_policy_style(policy.name))
     gain_axes.axhline(0, **{**_policy_style("never"), "marker": ""})
     metric_axes.set_ylabel(results.metric)
     gain_axes.set_ylabel("gain over never")
-
-
-def _nan_if_none(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _draw_deployments(axes: Any, results: BacktestResults) -> None:
@@ -190,7 +181,7 @@ def _draw_deployments(axes: Any, results: BacktestResults) -> None:
     for row, policy in enumerate(results.policies):
         for number, deployment in enumerate(policy.deployments):
             start, end = deployment.as_of, deployment.end or last
-            first_day, width = _epoch_days(start), (end - start).days
+            first_day, width = date2num(start), (end - start).days
             alpha = 0.95 if number % 2 == 0 else 0.55
             axes.barh(row, width, left=first_day, height=0.62, color=POLICY_COLOURS[policy.name], alpha=alpha)
             if end - start >= date_width:

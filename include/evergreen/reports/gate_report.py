@@ -24,8 +24,16 @@ from evergreen.reports.gate_table import (
     reference_value,
 )
 from evergreen.reports.page import jinja_environment
-from evergreen.spec import gates as gate_specs
-from evergreen.spec.gates import AgainstChampionGate, BaselineGate, BySliceGate, FairnessGate, Gate
+from evergreen.spec.gates import (
+    AgainstChampionGate,
+    BaselineGate,
+    BySliceGate,
+    FairnessGate,
+    Gate,
+    MetricGate,
+    PairedComparisonGate,
+    ServingGate,
+)
 from evergreen.spec.model import ModelSpec
 
 _GateResults = Sequence[tuple[GateResult, Gate | None]]
@@ -168,9 +176,7 @@ def _draw(draw: Callable[[], str], *problems: str) -> Drawing:
 
 def _has_binary_labels(gates: Sequence[Gate], evidence: Evidence) -> bool:
     """Whether labels are 0 or 1: as the metrics say, where they agree, so that a stray label is shown as one."""
-    types = {
-        gate.scale.label_type for gate in gates if isinstance(gate, gate_specs.MetricGate) and ":" not in gate.metric
-    }
+    types = {gate.scale.label_type for gate in gates if isinstance(gate, MetricGate) and ":" not in gate.metric}
     if len(types) == 1:
         return types == {"binary"}
     label, _ = curves.select_finite(evidence.label, "labels")
@@ -197,7 +203,7 @@ def _compare_models(evidence: Evidence, is_binary: bool) -> tuple[list[curves.Sc
 
 def _gain(gate: Gate | None, candidate: float | None, reference: float | None) -> float | None:
     """Return by how much the candidate is better; None if unknown."""
-    if not isinstance(gate, gate_specs.PairedComparisonGate) or candidate is None or reference is None:
+    if not isinstance(gate, PairedComparisonGate) or candidate is None or reference is None:
         return None
     return candidate - reference if gate.scale.higher_is_better else reference - candidate
 
@@ -214,16 +220,14 @@ def _plot_gate_intervals(results: _GateResults) -> Drawing | None:
             description = f"{metric_label(gate)}, {gate.must_be.replace('_', ' ')}"
         elif gate:
             description = f"{metric_label(gate)}, against {gate.baseline}"
-        intervals.append(
-            plots.GainInterval(result.gate, description, gain, result.interval, result.threshold, result.outcome)
-        )
+        intervals.append((result, description, gain))
     return _draw(lambda: plots.plot_intervals(intervals)) if intervals else None
 
 
 def _slice_section(result: GateResult, gate: Gate | None) -> SliceSection:
     """Return the slices of a gate: judged ones first, of these the worst first."""
     requirement = describe_requirement(gate)
-    if not result.slices or not isinstance(gate, gate_specs.MetricGate):
+    if not result.slices or not isinstance(gate, MetricGate):
         return SliceSection(result, requirement, None)
     compares = isinstance(gate, BySliceGate)
 
@@ -261,7 +265,7 @@ def _serving_rows(costs: object, results: _GateResults) -> list[ServingRow]:
     limited = {
         gate.quantity: ServingRow(quantity_label(gate.quantity), costs.get(gate.quantity), gate.at_most, result.outcome)
         for result, gate in results
-        if isinstance(gate, gate_specs.ServingGate)
+        if isinstance(gate, ServingGate)
     }
     measured = {name: ServingRow(quantity_label(name), value) for name, value in costs.items() if name not in limited}
     return [*limited.values(), *measured.values()]
