@@ -119,7 +119,7 @@ class _Measurement:
         self._requirements = EvidenceRequirements.from_gates(model.gates)
         self._serving_columns: Any = ()
         if self._requirements.input_signature:
-            from evergreen.evaluation.input_signature import serving_columns
+            from evergreen.evaluation.serving_inputs import serving_columns
 
             self._serving_columns = serving_columns(model)
 
@@ -175,12 +175,12 @@ class _Measurement:
             log.info("Measuring what the candidate costs to serve")
             evidence["serving_costs"] = measure_serving_costs(model, candidate, holdout)
         if requirements.input_signature:
-            from evergreen.evaluation.input_signature import collect_input_signature
+            from evergreen.evaluation.serving_inputs import collect_input_signature
 
             columns = self._serving_columns
             evidence["input_signature"] = collect_input_signature(model, training_set, candidate, columns)
         if sample_size := requirements.online_sample_size:
-            from evergreen.evaluation.online_consistency import compare_online_store
+            from evergreen.evaluation.serving_inputs import compare_online_store
 
             log.info("Comparing the online store with the offline one for %s entities", sample_size)
             evidence["online_sample"] = compare_online_store(model, training_set, holdout, sample_size)

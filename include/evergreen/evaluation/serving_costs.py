@@ -88,10 +88,11 @@ def measure_loaded_model(folder: Path, rows: pa.Table) -> dict[str, float]:
     import psutil
 
     file = predictions.model_file(folder)
-    import_module(predictors.PREDICTORS[file.name].library)  # its memory does not count
+    predictor_class = predictors.PREDICTORS[file.name]
+    import_module(predictor_class.library)  # its memory does not count
     memory = psutil.Process().memory_info
     rss, start = memory().rss, time.perf_counter()
-    predictor = predictors.load_predictor(file, threads=1)
+    predictor = predictor_class(file, threads=1)
     load_ms, load_growth = 1000 * (time.perf_counter() - start), memory().rss - rss
     predictor.check_columns(rows.column_names)
     single = [predictor.prepare_request(_repeat_rows(rows, n, 1)) for n in range(SINGLE_REQUESTS)]

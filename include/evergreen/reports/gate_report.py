@@ -39,18 +39,6 @@ from evergreen.spec.model import ModelSpec
 _GateResults = Sequence[tuple[GateResult, Gate | None]]
 
 
-class AlphaBudget(NamedTuple):
-    """How much of its lifetime chance of a false promotion a comparison gate has spent, this run included.
-
-    Without what earlier comparisons gave back because they passed (`evergreen.gates.alpha_spending`).
-    """
-
-    gate: str
-    alpha_spent: float
-    budget: float
-    """1 - the gate's confidence"""
-
-
 @dataclass(frozen=True)
 class Drawing:
     """A plot, or the problems that prevented it; both, when only some rows could be drawn."""
@@ -66,15 +54,6 @@ class SliceSection(NamedTuple):
     requirement: str
     plot: Drawing | None
     hidden_count: int = 0
-
-
-class ServingRow(NamedTuple):
-    """A serving quantity that was measured, or that a gate limits."""
-
-    name: str
-    value: Any
-    limit: float | None = None
-    outcome: GateOutcome | None = None
 
 
 def render_gate_report(
@@ -150,15 +129,18 @@ def summarize_verdict(event: VerdictRecorded) -> str:
 
 def _alpha_budgets(
     gates: Sequence[Gate], verdict: Verdict, earlier_comparisons: Sequence[EarlierComparison]
-) -> list[AlphaBudget]:
-    """Return what each comparison has spent: a comparison that passed gets its significance level back."""
+) -> list[tuple[str, float, float]]:
+    """Return each comparison's name, what it has spent of its budget, this run included, and the budget.
+
+    A comparison that passed gets its significance level back (`evergreen.gates.alpha_spending`).
+    """
     levels = {result.gate: result.alpha for result in verdict.results if result.alpha is not None}
     spent: dict[str, float] = defaultdict(float)
     for comparison in earlier_comparisons:
         for gate, level, passed in comparison.spending:
             spent[gate] += 0.0 if passed else level
     return [
-        AlphaBudget(gate.name, spent[gate.name] + levels[gate.name], 1 - gate.confidence)
+        (gate.name, spent[gate.name] + levels[gate.name], 1 - gate.confidence)
         for gate in gates
         if isinstance(gate, AgainstChampionGate) and gate.name in levels
     ]
@@ -258,17 +240,17 @@ def _plot_drift(evidence: Evidence) -> Drawing:
     return _draw(lambda: plots.plot_prediction_drift(holdout, recent), *problems)
 
 
-def _serving_rows(costs: object, results: _GateResults) -> list[ServingRow]:
-    """Return a row per quantity that a gate limits or that was measured; none if nothing was measured."""
+def _serving_rows(costs: object, results: _GateResults) -> list[tuple[str, Any, float | None, GateOutcome | None]]:
+    """Return name, value, limit and outcome per quantity that a gate limits or that was measured."""
     if not isinstance(costs, Mapping):
         return []
     limited = {
-        gate.quantity: ServingRow(quantity_label(gate.quantity), costs.get(gate.quantity), gate.at_most, result.outcome)
+        gate.quantity: (quantity_label(gate.quantity), costs.get(gate.quantity), gate.at_most, result.outcome)
         for result, gate in results
         if isinstance(gate, ServingGate)
     }
-    measured = {name: ServingRow(quantity_label(name), value) for name, value in costs.items() if name not in limited}
-    return [*limited.values(), *measured.values()]
+    measured = [(quantity_label(name), value, None, None) for name, value in costs.items() if name not in limited]
+    return [*limited.values(), *measured]
 
 
 def _signature_differences(signature: InputSignature | MissingEvidence) -> list[tuple[str, str]] | MissingEvidence:

@@ -38,7 +38,7 @@ class Predictor(ABC):
     """The columns it takes, as stored in its file; empty if they are not."""
 
     @abstractmethod
-    def __init__(self, file: Path, threads: int | None):
+    def __init__(self, file: Path, threads: int | None = None):
         """Load `file`, to predict on this many threads; None leaves their number to the library.
 
         Raises:
@@ -93,7 +93,7 @@ class XGBoostPredictor(Predictor):
     mlflow_flavor = "xgboost"
     is_positional = True
 
-    def __init__(self, file: Path, threads: int | None):
+    def __init__(self, file: Path, threads: int | None = None):
         import xgboost
 
         super().__init__(file, threads)
@@ -151,7 +151,7 @@ class OnnxPredictor(Predictor):
     mlflow_flavor = "onnx"
     is_positional = False
 
-    def __init__(self, file: Path, threads: int | None):
+    def __init__(self, file: Path, threads: int | None = None):
         import onnxruntime
 
         super().__init__(file, threads)
@@ -219,15 +219,6 @@ class OnnxPredictor(Predictor):
 
 
 PREDICTORS: Mapping[str, type[Predictor]] = {"model.ubj": XGBoostPredictor, "model.onnx": OnnxPredictor}
-
-
-def load_predictor(file: Path, threads: int | None = None) -> Predictor:
-    """Load the model in `file`, which has one of the names in `PREDICTORS`.
-
-    Raises:
-        ScoringError: it cannot be read, or cannot predict.
-    """
-    return PREDICTORS[file.name](file, threads)
 
 
 @dataclass(frozen=True)
