@@ -55,28 +55,24 @@ def measure_serving_costs(
         rows, job = Path(scratch) / "rows.parquet", Path(scratch) / "job.json"
         pq.write_table(holdout.select(features).slice(0, DISTINCT_ROWS), rows)
         job.write_text(json.dumps({"folder": str(folder), "rows": str(rows)}))
-        costs = _run_measurement(job)
-    return costs if isinstance(costs, MissingEvidence) else {**costs, "size_mib": size / _MIB}
-
-
-def _run_measurement(job: Path) -> dict[str, float] | MissingEvidence:
-    try:
-        run = subprocess.run(
-            [sys.executable, "-m", __name__, str(job)],
-            capture_output=True,
-            text=True,
-            env=trainer_environment(),
-            timeout=MEASUREMENT_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return MissingEvidence(f"serving could not be measured: the process ran for {MEASUREMENT_TIMEOUT_S} s")
+        try:
+            run = subprocess.run(
+                [sys.executable, "-m", __name__, str(job)],
+                capture_output=True,
+                text=True,
+                env=trainer_environment(),
+                timeout=MEASUREMENT_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return MissingEvidence(f"serving could not be measured: the process ran for {MEASUREMENT_TIMEOUT_S} s")
     if run.returncode:
         line = "".join((run.stderr or run.stdout).strip().splitlines()[-1:])
         return MissingEvidence(
             f"serving could not be measured: the process ended with exit code {run.returncode}: {line}"
         )
-    return {name: float(value) for name, value in json.loads(run.stdout.splitlines()[-1]).items()}
+    costs: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+    return {**costs, "size_mib": size / _MIB}
 
 
 def measure_loaded_model(folder: Path, rows: pa.Table) -> dict[str, float]:

@@ -99,8 +99,11 @@ def estimate_gain(
         raise NotComputedError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
     resampled = bootstrap_differences(metric, label, candidate, reference, gate.resamples)
     if undefined := int(np.count_nonzero(~np.isfinite(resampled))):
+        rows = f"{label.size:,} rows"
+        if gate.scale.label_type == "binary":
+            rows += f", {int(min(label.sum(), label.size - label.sum())):,} of them of the rarer class,"
         text = f"{undefined:,} of {gate.resamples:,} resamples drew rows for which {gate.metric} does not exist"
-        raise NotComputedError(f"{text}: {label.size:,} rows, {_describe_rarer_class(gate, label)}, are too few")
+        raise NotComputedError(f"{text}: {rows} are too few")
     error = float(resampled.std(ddof=1))
     if difference and not error:
         raise NotComputedError(f"every resample shows the same gain of {difference:g}: its error is not known")
@@ -140,12 +143,6 @@ def resampling_seed(*columns: FloatArray) -> int:
     for column in columns:
         digest.update(column.astype("<f8").tobytes())
     return int.from_bytes(digest.digest(), "big")
-
-
-def _describe_rarer_class(gate: PairedComparisonGate, label: FloatArray) -> str:
-    if gate.scale.label_type == "continuous":
-        return "as they are"
-    return f"{int(min(label.sum(), label.size - label.sum())):,} of them of the rarer class"
 
 
 def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray) -> EstimatedGain:

@@ -187,16 +187,7 @@ def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
     return share
 
 
+_PROBABILITY_METRICS = (auc, log_loss, brier, calibration_error, accuracy, precision, recall, positive_rate)
 METRICS: Mapping[str, Callable[..., FloatArray]] = {
-    "auc": auc,
-    "log_loss": log_loss,
-    "brier": brier,
-    "calibration_error": calibration_error,
-    "accuracy": accuracy,
-    "precision": precision,
-    "recall": recall,
-    "positive_rate": positive_rate,
-    "rmse": rmse,
-    "mae": mae,
-    "quantile_loss": quantile_loss,
+    metric.__name__: metric for metric in (*_PROBABILITY_METRICS, rmse, mae, quantile_loss)
 }

@@ -7,36 +7,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
 from evergreen.gates.alpha_spending import EarlierComparison
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
 from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult, Verdict
 from evergreen.ledger import VerdictRecorded
-from evergreen.reports import curves, plots
+from evergreen.reports import curves, gate_table, plots
 from evergreen.reports.formatting import format_date_range
-from evergreen.reports.gate_table import (
-    GATE_COLUMNS,
-    describe_requirement,
-    gate_rows,
-    metric_label,
-    quantity_label,
-    reference_value,
-)
 from evergreen.reports.page import jinja_environment
-from evergreen.spec.gates import (
-    AgainstChampionGate,
-    BaselineGate,
-    BySliceGate,
-    FairnessGate,
-    Gate,
-    MetricGate,
-    PairedComparisonGate,
-    ServingGate,
-)
+from evergreen.spec import gates as gate_specs
 from evergreen.spec.model import ModelSpec
 
-_GateResults = Sequence[tuple[GateResult, Gate | None]]
+_GateResults = Sequence[tuple[GateResult, gate_specs.Gate | None]]
 
 
 @dataclass(frozen=True)
@@ -45,15 +28,6 @@ class Drawing:
 
     svg: str = ""
     problems: tuple[str, ...] = ()
-
-
-class SliceSection(NamedTuple):
-    """The result of a gate by slice, and the plot of its worst slices."""
-
-    result: GateResult
-    requirement: str
-    plot: Drawing | None
-    hidden_count: int = 0
 
 
 def render_gate_report(
@@ -80,23 +54,26 @@ def render_gate_report(
             holdout_days=format_date_range(*event.holdout),
             holdout_rows=curves.parse_column(evidence.label, "labels")[0].size,
             alpha_budgets=_alpha_budgets(gates, verdict, earlier_comparisons),
-            columns=GATE_COLUMNS,
+            columns=gate_table.GATE_COLUMNS,
             gate_rows=[
-                (row, result, describe_requirement(gate), reference_value(result, gate))
-                for row, (result, gate) in zip(gate_rows(verdict, gates), results, strict=True)
+                (row, result, gate_table.describe_requirement(gate), gate_table.reference_value(result, gate))
+                for row, (result, gate) in zip(gate_table.gate_rows(verdict, gates), results, strict=True)
             ],
             intervals=_plot_gate_intervals(results),
             without_interval=[
                 result
                 for result, gate in results
-                if result.interval is None and isinstance(gate, AgainstChampionGate | BaselineGate)
+                if result.interval is None
+                and isinstance(gate, gate_specs.AgainstChampionGate | gate_specs.BaselineGate)
             ],
             alphas={result.gate: result.alpha for result in verdict.results},
             is_binary=is_binary,
             models_plot=models_plot,
             calibration={model.role: curves.calibration_bins(model) for model in models if is_binary},
             slice_sections=[
-                _slice_section(result, gate) for result, gate in results if isinstance(gate, BySliceGate | FairnessGate)
+                _slice_section(result, gate)
+                for result, gate in results
+                if isinstance(gate, gate_specs.BySliceGate | gate_specs.FairnessGate)
             ],
             drift=_plot_drift(evidence),
             serving_costs=evidence.serving_costs,
@@ -128,7 +105,7 @@ def summarize_verdict(event: VerdictRecorded) -> str:
 
 
 def _alpha_budgets(
-    gates: Sequence[Gate], verdict: Verdict, earlier_comparisons: Sequence[EarlierComparison]
+    gates: Sequence[gate_specs.Gate], verdict: Verdict, earlier_comparisons: Sequence[EarlierComparison]
 ) -> list[tuple[str, float, float]]:
     """Return each comparison's name, what it has spent of its budget, this run included, and the budget.
 
@@ -142,7 +119,7 @@ def _alpha_budgets(
     return [
         (gate.name, spent[gate.name] + levels[gate.name], 1 - gate.confidence)
         for gate in gates
-        if isinstance(gate, AgainstChampionGate) and gate.name in levels
+        if isinstance(gate, gate_specs.AgainstChampionGate) and gate.name in levels
     ]
 
 
@@ -156,9 +133,11 @@ def _draw(draw: Callable[[], str], *problems: str) -> Drawing:
         return Drawing("", (*problems, f"this could not be drawn: {type(error).__name__}: {error}"))
 
 
-def _has_binary_labels(gates: Sequence[Gate], evidence: Evidence) -> bool:
+def _has_binary_labels(gates: Sequence[gate_specs.Gate], evidence: Evidence) -> bool:
     """Whether labels are 0 or 1: as the metrics say, where they agree, so that a stray label is shown as one."""
-    types = {gate.scale.label_type for gate in gates if isinstance(gate, MetricGate) and ":" not in gate.metric}
+    types = {
+        gate.scale.label_type for gate in gates if isinstance(gate, gate_specs.MetricGate) and ":" not in gate.metric
+    }
     if len(types) == 1:
         return types == {"binary"}
     label, _ = curves.select_finite(evidence.label, "labels")
@@ -183,9 +162,9 @@ def _compare_models(evidence: Evidence, is_binary: bool) -> tuple[list[curves.Sc
     return models, _draw(lambda: draw(models), *problems) if models else Drawing("", tuple(problems))
 
 
-def _gain(gate: Gate | None, candidate: float | None, reference: float | None) -> float | None:
+def _gain(gate: gate_specs.Gate | None, candidate: float | None, reference: float | None) -> float | None:
     """Return by how much the candidate is better; None if unknown."""
-    if not isinstance(gate, PairedComparisonGate) or candidate is None or reference is None:
+    if not isinstance(gate, gate_specs.PairedComparisonGate) or candidate is None or reference is None:
         return None
     return candidate - reference if gate.scale.higher_is_better else reference - candidate
 
@@ -194,38 +173,40 @@ def _plot_gate_intervals(results: _GateResults) -> Drawing | None:
     """Return the plot of gates that hold the lower bound of an interval against a limit; None if there are none."""
     intervals = []
     for result, gate in results:
-        if result.interval is None or not isinstance(gate, AgainstChampionGate | BaselineGate | None):
+        if result.interval is None or not isinstance(
+            gate, gate_specs.AgainstChampionGate | gate_specs.BaselineGate | None
+        ):
             continue
-        gain = _gain(gate, result.candidate, reference_value(result, gate))
+        gain = _gain(gate, result.candidate, gate_table.reference_value(result, gate))
         description = ""
-        if isinstance(gate, AgainstChampionGate):
-            description = f"{metric_label(gate)}, {gate.must_be.replace('_', ' ')}"
+        if isinstance(gate, gate_specs.AgainstChampionGate):
+            description = f"{gate_table.metric_label(gate)}, {gate.must_be.replace('_', ' ')}"
         elif gate:
-            description = f"{metric_label(gate)}, against {gate.baseline}"
+            description = f"{gate_table.metric_label(gate)}, against {gate.baseline}"
         intervals.append((result, description, gain))
     return _draw(lambda: plots.plot_intervals(intervals)) if intervals else None
 
 
-def _slice_section(result: GateResult, gate: Gate | None) -> SliceSection:
-    """Return the slices of a gate: judged ones first, of these the worst first."""
-    requirement = describe_requirement(gate)
-    if not result.slices or not isinstance(gate, MetricGate):
-        return SliceSection(result, requirement, None)
-    compares = isinstance(gate, BySliceGate)
+def _slice_section(result: GateResult, gate: gate_specs.Gate | None) -> tuple[GateResult, str, Drawing | None, int]:
+    """Return a gate's result, requirement, plot of its worst slices, and how many are not shown."""
+    requirement = gate_table.describe_requirement(gate)
+    if not result.slices or not isinstance(gate, gate_specs.MetricGate):
+        return result, requirement, None, 0
+    compares = isinstance(gate, gate_specs.BySliceGate)
 
     def value(part: SliceResult) -> float | None:
         return _gain(gate, part.candidate, part.champion) if compares else part.candidate
 
-    # Slices without a value last. Names decide between equals.
+    # Judged slices first, the worst first; those without a value last. Names decide between equals.
     ordered = sorted(
         result.slices, key=lambda part: (not part.is_judged, value(part) is None, value(part) or 0.0, part.name)
     )
     worst = ordered[: plots.MAX_SLICES]
     values = [value(part) for part in worst]
-    metric = metric_label(gate)
+    metric = gate_table.metric_label(gate)
     label = f"gain in {metric} over the champion; positive is better" if compares else f"the candidate's {metric}"
     plot = _draw(lambda: plots.plot_slices(worst, values, result.threshold, label, limits_spread=not compares))
-    return SliceSection(result, requirement, plot, len(ordered) - len(worst))
+    return result, requirement, plot, len(ordered) - len(worst)
 
 
 def _plot_drift(evidence: Evidence) -> Drawing:
@@ -245,11 +226,18 @@ def _serving_rows(costs: object, results: _GateResults) -> list[tuple[str, Any, 
     if not isinstance(costs, Mapping):
         return []
     limited = {
-        gate.quantity: (quantity_label(gate.quantity), costs.get(gate.quantity), gate.at_most, result.outcome)
+        gate.quantity: (
+            gate_table.quantity_label(gate.quantity),
+            costs.get(gate.quantity),
+            gate.at_most,
+            result.outcome,
+        )
         for result, gate in results
-        if isinstance(gate, ServingGate)
+        if isinstance(gate, gate_specs.ServingGate)
     }
-    measured = [(quantity_label(name), value, None, None) for name, value in costs.items() if name not in limited]
+    measured = [
+        (gate_table.quantity_label(name), value, None, None) for name, value in costs.items() if name not in limited
+    ]
     return [*limited.values(), *measured]
 
 

@@ -68,11 +68,7 @@ def score_table(folder: Path, table: pa.Table, feature_names: tuple[str, ...]) -
 
 
 def score_candidate(model: ModelSpec, candidate: datasets.Manifest, table: pa.Table) -> NDArray[np.float64]:
-    """Return the scores (n,) of `table` by a published candidate.
-
-    Raises:
-        ScoringError: as in `score_table`.
-    """
+    """Return the scores (n,) of `table` by a published candidate; raises a ScoringError as `score_table` does."""
     with candidate_folder(model, candidate) as folder:
         return score_table(folder, table, tuple(candidate.inputs["features"]))
 

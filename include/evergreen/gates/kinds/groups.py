@@ -29,10 +29,8 @@ def compute_by_slice(gate: BySliceGate, evidence: Evidence) -> GateResult:
 
     The upper bounds of the gains hold for all judged slices together with `gate.confidence`: each may be wrong with
     a chance of (1 - confidence) / slices (Bonferroni; Dunn 1961, Journal of the American Statistical Association
-    56:52-64). A slice with fewer than `gate.min_rows` rows, or, for metrics of classes, with fewer than two rows of
-    either class, is reported and not judged. A slice that is large enough but cannot be compared blocks.
-
-    The result's values and interval are those of the slice with the largest fall, of those that fail if any does.
+    56:52-64). A slice that is large enough to be judged but cannot be compared blocks. The result's values and interval
+    are those of the slice with the largest fall, of those that fail if any does.
     """
     has_scores = not isinstance(evidence.champion, NoChampion | MissingEvidence)
     references = {"champion": evidence.champion} if has_scores else {}
@@ -53,8 +51,7 @@ def _judge_slices(
 ) -> GateResult:
     judged = {name for name, rows in groups.items() if _has_enough_rows(gate, label[rows])}
     gains: dict[str, MetricGain] = {}
-    results: list[SliceResult] = []
-    faults: list[str] = []
+    results, faults = [], []
     for name, rows in groups.items():
         labels, scores, is_judged = label[rows], (candidate[rows], champion[rows]), name in judged
         values = [compute_gate_metric(gate, labels, score, ignore_errors=not is_judged) for score in scores]
@@ -67,16 +64,8 @@ def _judge_slices(
             except NotComputedError as error:
                 faults.append(f"{gate.group_by} {name}: {error}")
         interval = (gains[name].low, gains[name].high) if name in gains else None
-        results.append(
-            SliceResult(
-                name=name,
-                rows=rows.size,
-                candidate=values[0],
-                champion=values[1],
-                interval=interval,
-                is_judged=is_judged,
-            )
-        )
+        fields = {"candidate": values[0], "champion": values[1], "interval": interval}
+        results.append(SliceResult(name=name, rows=rows.size, is_judged=is_judged, **fields))
     if not judged:
         largest = max(part.rows for part in results)
         classes = " of both classes" if gate.scale.label_type == "binary" else ""
@@ -120,9 +109,8 @@ def compute_fairness(gate: FairnessGate, evidence: Evidence) -> GateResult:
     """Pass when the metric differs by at most `gate.at_most` between any two judged groups.
 
     With `positive_rate` that is the difference of demographic parity, with recall that of equal opportunity (Hardt,
-    Price and Srebro 2016, NeurIPS 29). A group with fewer than `gate.min_rows` rows, or, for metrics of classes,
-    with fewer than two rows of either class, is reported and not judged. The value is as measured: the largest
-    difference of many small groups is large by chance, so set `min_rows` by what `at_most` needs.
+    Price and Srebro 2016, NeurIPS 29). The value is as measured: the largest difference of many small groups is large
+    by chance, so set `min_rows` by what `at_most` needs.
     """
     (label, candidate), faults = validate_rows(gate, evidence, {})
     groups = _group_rows(gate, evidence, label.size, faults)
@@ -194,7 +182,7 @@ def _group_rows(
 
 
 def _has_enough_rows(gate: MetricGate, label: FloatArray) -> bool:
-    """Return whether a group with these labels (k,) can be judged: it has the rows and, if needed, both classes."""
+    """Return whether a group with these labels (k,) is judged: it has the rows and, if needed, two of either class."""
     if label.size < gate.min_rows:
         return False
     ones = int(np.count_nonzero(label == 1))
