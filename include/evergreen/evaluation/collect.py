@@ -167,8 +167,7 @@ class _Measurement:
         for name, baseline in baselines.items():
             evidence[_BASELINE_PREFIX + name] = _to_array(baseline, pa.float64())
         if requirements.recent_predictions:
-            recent_file = source.file_path(training_set, "recent") if "recent" in training_set.files else None
-            evidence["recent_predictions"] = self._score_recent_rows(recent_file)
+            evidence["recent_predictions"] = self._score_recent_rows(source)
         if requirements.serving_costs:
             from evergreen.evaluation.serving_costs import measure_serving_costs
 
@@ -198,11 +197,11 @@ class _Measurement:
         except ScoringError as error:
             return MissingEvidence(f"version {champion.version} cannot be scored: {error}")
 
-    def _score_recent_rows(self, file: Path | None) -> pa.Table | MissingEvidence:
+    def _score_recent_rows(self, source: datasets.Dataset) -> pa.Table | MissingEvidence:
         """Return the candidate's predictions for the newest day that has a row whose label is not known."""
-        if not file:
+        if "recent" not in self._training_set.files:
             return MissingEvidence("the training set has no file `recent`: build it again")
-        rows = pq.read_table(file)
+        rows = pq.read_table(source.file_path(self._training_set, "recent"))
         if not rows.num_rows:
             return MissingEvidence("no day of the window has rows without a known label")
         scores = score_candidate(self._model, self._candidate, rows)

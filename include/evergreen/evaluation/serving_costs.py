@@ -127,14 +127,10 @@ def _measure_latencies_ms(requests: Sequence[Callable[[], object]], count: int) 
     return latencies
 
 
-def run_serving_job(job_file: Path) -> None:
-    job = json.loads(job_file.read_text())
+if __name__ == "__main__":
+    paths = json.loads(Path(sys.argv[1]).read_text())
     try:
-        costs = measure_loaded_model(Path(job["folder"]), pq.read_table(job["rows"]))
+        measured = measure_loaded_model(Path(paths["folder"]), pq.read_table(paths["rows"]))
     except ScoringError as error:
         sys.exit(str(error))
-    sys.stdout.write(json.dumps(costs) + "\n")
-
-
-if __name__ == "__main__":
-    run_serving_job(Path(sys.argv[1]))
+    sys.stdout.write(json.dumps(measured) + "\n")

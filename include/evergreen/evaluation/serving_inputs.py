@@ -43,10 +43,7 @@ def collect_input_signature(
     candidate: datasets.Manifest,
     columns: ColumnTypes | MissingEvidence,
 ) -> InputSignature | MissingEvidence:
-    """Pair the candidate's input columns, typed as in its training set, with the `columns` of serving.
-
-    Types are those of `coarse_type`.
-    """
+    """Pair the candidate's input columns, with the `coarse_type` of its training set, with the `columns` of serving."""
     if isinstance(columns, MissingEvidence):
         return columns
     names = tuple(candidate.inputs["features"])

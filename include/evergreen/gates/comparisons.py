@@ -53,10 +53,8 @@ def check_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, refe
         return
     differing = candidate != reference if gate.cut is None else (candidate >= gate.cut) != (reference >= gate.cut)
     if (rows := int(np.count_nonzero(differing))) < MIN_DIFFERING_ROWS:
-        text = f"{pair} differ in {rows:,} of {candidate.size:,} rows"
-        raise NotComputedError(
-            f"{text}: too few to estimate the error of the gain, at least {MIN_DIFFERING_ROWS} are needed"
-        )
+        text = f"{pair} differ in {rows:,} of {candidate.size:,} rows: too few to estimate the error of the gain"
+        raise NotComputedError(f"{text}, at least {MIN_DIFFERING_ROWS} are needed")
 
 
 def estimate_gain(

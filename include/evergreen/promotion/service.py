@@ -155,12 +155,7 @@ def reject_promotion(
 
 
 def roll_back_champion(
-    model: ModelSpec,
-    target_version: str | None,
-    reason: str,
-    *,
-    actor: str,
-    expected_champion: str | None = None,
+    model: ModelSpec, target_version: str | None, reason: str, *, actor: str, expected_champion: str | None = None
 ) -> ledger.ChampionRolledBack:
     """Restore the previous champion, or `target_version`, and bar the current one until it is released.
 

@@ -225,20 +225,13 @@ def _serving_rows(costs: object, results: _GateResults) -> list[tuple[str, Any, 
     """Return name, value, limit and outcome per quantity that a gate limits or that was measured."""
     if not isinstance(costs, Mapping):
         return []
-    limited = {
-        gate.quantity: (
-            gate_table.quantity_label(gate.quantity),
-            costs.get(gate.quantity),
-            gate.at_most,
-            result.outcome,
-        )
+    limits = {
+        gate.quantity: (gate.at_most, result.outcome)
         for result, gate in results
         if isinstance(gate, gate_specs.ServingGate)
     }
-    measured = [
-        (gate_table.quantity_label(name), value, None, None) for name, value in costs.items() if name not in limited
-    ]
-    return [*limited.values(), *measured]
+    names = [*limits, *(name for name in costs if name not in limits)]
+    return [(gate_table.quantity_label(name), costs.get(name), *limits.get(name, (None, None))) for name in names]
 
 
 def _signature_differences(signature: InputSignature | MissingEvidence) -> list[tuple[str, str]] | MissingEvidence:

@@ -38,10 +38,7 @@ MAX_SLICES = 40
 
 
 def plot_intervals(results: Sequence[tuple[GateResult, str, float | None]]) -> Markup:
-    """Draw a panel per gate with an interval, because units differ: the interval, the gain if known, and the limit.
-
-    The text describes the gate's comparison.
-    """
+    """Draw a panel per result, its description and gain, because units differ: the interval, the gain, the limit."""
     with plot_style():
         figure = Figure(figsize=(_WIDTH, 0.84 * len(results) + 0.35), layout="constrained")
         panels: Any = figure.subplots(len(results), 1, squeeze=False)[:, 0]

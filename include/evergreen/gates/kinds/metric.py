@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from datetime import date
 from pkgutil import resolve_name
 
 import numpy as np
@@ -62,7 +61,10 @@ def compute_against_champion(
     if isinstance(evidence.champion, MissingEvidence):
         raise NotComputedError(f"the champion cannot be compared: {evidence.champion.problem}", candidate=value)
     (*_, champion), faults = validate_rows(gate, evidence, {"champion": evidence.champion})
-    faults += _days_faults(evidence.days)
+    if evidence.days is None:
+        faults.append("the evidence does not say of which days it is: earlier comparisons may have used them")
+    elif not evidence.days[0] < evidence.days[1]:
+        faults.append("the evidence is of no day: it starts {} and ends before {}".format(*evidence.days))
     if faults or evidence.days is None:
         raise NotComputedError(*faults, candidate=value)
     champion_value = compute_gate_metric(gate, label, champion)
@@ -104,14 +106,6 @@ def _describe_gain(gate: AgainstChampionGate, low: float, passed: bool) -> str:
     if low == 0:
         return "it is no worse"
     return f"it {'is at most' if passed else 'may be up to'} {size} worse ({gate.margin} is allowed)"
-
-
-def _days_faults(days: tuple[date, date] | None) -> list[str]:
-    if days is None:
-        return ["the evidence does not say of which days it is: earlier comparisons may have used them"]
-    if not days[0] < days[1]:
-        return [f"the evidence is of no day: it starts {days[0]} and ends before {days[1]}"]
-    return []
 
 
 def compute_baseline(gate: BaselineGate, evidence: Evidence) -> GateResult:
@@ -157,9 +151,8 @@ def compute_custom(gate: CustomGate, evidence: Evidence) -> GateResult:
     with user_code(gate.function):
         result = resolve_name(gate.function)(deepcopy(evidence))
     if not isinstance(result, CustomGateResult):
-        raise NotComputedError(
-            f"{gate.function} returned {type(result).__name__}, not an evergreen.gates.CustomGateResult"
-        )
+        returned = type(result).__name__
+        raise NotComputedError(f"{gate.function} returned {returned}, not an evergreen.gates.CustomGateResult")
     value, threshold = finite_or_none(result.value), finite_or_none(result.threshold)
     faults = []
     if not isinstance(result.passed, bool | np.bool_):
