@@ -52,9 +52,8 @@ def compute_signature(gate: SignatureGate, evidence: Evidence) -> GateResult:
     if faults or model is None or serving is None:
         raise NotComputedError(*faults, rows=len(model or ()))
     differences = _column_differences(model, serving)
-    reason = "; ".join(differences.values()) or (
-        f"serving gives what the model takes, in order and type: {len(model)} columns"
-    )
+    equal = f"serving gives what the model takes, in order and type: {len(model)} columns"
+    reason = "; ".join(differences.values()) or equal
     return gate_result(gate, passed=not differences, candidate=len(differences), rows=len(model), reason=reason)
 
 
