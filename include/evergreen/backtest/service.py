@@ -19,7 +19,7 @@ from evergreen.backtest.walk_forward import BacktestPoint, Deployment, Deploymen
 from evergreen.errors import Fault, FaultsError
 from evergreen.lake import datasets, fingerprints
 from evergreen.reports import backtest
-from evergreen.reports.backtest_results import (
+from evergreen.reports.backtest import (
     BacktestResults,
     BacktestStep,
     DeploymentSummary,

@@ -21,7 +21,7 @@ import xgboost
 from feast import FeatureService
 
 from evergreen import evaluation
-from evergreen.evaluation.online_consistency import compare_online_store
+from evergreen.evaluation.serving_inputs import compare_online_store
 from evergreen.feature_store import online_store, training_sets
 from evergreen.feature_store.repository import feast_lock, open_feature_store
 from evergreen.features.inputs import features_dataset as features_dataset
