@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,29 +18,37 @@ from evergreen.storage import UPath
 from evergreen.training import runner
 from evergreen.training.job import CHECKPOINTS_FOLDER, JOB_FILE, RESULT_FILE, Job
 
+log = logging.getLogger(__name__)
+
 
 def candidate_dataset(model: ModelSpec) -> datasets.Dataset:
     return datasets.open_dataset(f"models/{model.name}")
 
 
-def find_published_candidate(
-    model: ModelSpec, training_set: datasets.Manifest, features: tuple[str, ...]
-) -> datasets.Manifest | None:
-    """Return the model that was trained from exactly these inputs, or None."""
-    fingerprint = fingerprints.compute_fingerprint(candidate_inputs(model, training_set, features))
-    return candidate_dataset(model).find(training_set.partition, fingerprint)
+def train_candidate(
+    model: ModelSpec,
+    training_set: datasets.Manifest,
+    dataset: datasets.Dataset,
+    features: tuple[str, ...],
+    run_job: Callable[[UPath], None],
+    *,
+    is_running: bool = False,
+) -> datasets.Manifest:
+    """Return the model that was trained from exactly these inputs; if none is published, train and publish it.
 
-
-def prepare_job(
-    model: ModelSpec, training_set: datasets.Manifest, dataset: datasets.Dataset, features: tuple[str, ...]
-) -> UPath:
-    """Write the job that trains on the file `train` of a training set, and return the job's file.
+    `run_job` makes attempts at the job in a file; whatever they report, only a complete model is success. An attempt
+    that `is_running` is seen to its end, even if another run has published the model meanwhile.
 
     Raises:
         SpecError: the model names a library that the trainer's environment does not have.
+        TrainingError: the model is incomplete, or belongs to another job; also what `run_job` raises.
     """
     inputs = candidate_inputs(model, training_set, features)
     fingerprint = fingerprints.compute_fingerprint(inputs)
+    candidates, partition = candidate_dataset(model), training_set.partition
+    if not is_running and (published := candidates.find(partition, fingerprint)):
+        log.info("model %s is already published with fingerprint %.12s", partition, fingerprint)
+        return published
     folder = job_folder(model, fingerprint)
     data, digest = dataset.file_path(training_set, "train"), training_set.files["train"].sha256
     job = Job(
@@ -58,25 +68,12 @@ def prepare_job(
         libraries=inputs["code"]["libraries"],
     )
     job.write(folder / JOB_FILE)
-    return folder / JOB_FILE
-
-
-def publish_candidate(
-    model: ModelSpec, training_set: datasets.Manifest, features: tuple[str, ...]
-) -> datasets.Manifest:
-    """Publish the model that the job of this training set left.
-
-    Raises:
-        TrainingError: the model is incomplete, or belongs to another job.
-    """
-    inputs = candidate_inputs(model, training_set, features)
-    fingerprint = fingerprints.compute_fingerprint(inputs)
-    dataset, partition, folder = candidate_dataset(model), training_set.partition, job_folder(model, fingerprint)
-    staged = dataset.stage(partition, fingerprint)
+    run_job(folder / JOB_FILE)
+    staged = candidates.stage(partition, fingerprint)
     result = runner.fetch_model_files(fingerprint, folder, staged)
     result.write(staged / RESULT_FILE)
     files = {name: staged / name for name in (*result.files, RESULT_FILE)}
-    manifest = dataset.publish(partition, fingerprint, files, inputs)
+    manifest = candidates.publish(partition, fingerprint, files, inputs)
     storage.remove(folder / CHECKPOINTS_FOLDER)
     return manifest
 

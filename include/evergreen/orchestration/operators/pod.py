@@ -20,21 +20,10 @@ from kubernetes.client import ApiException, CoreV1Api  # noqa: TID253
 from kubernetes.config import ConfigException  # noqa: TID253
 from urllib3.exceptions import HTTPError
 
-from evergreen.orchestration.triggers.pod import (
-    TrainerPodTrigger,
-    event_selector,
-    is_transient,
-    summary,
-)
+from evergreen.orchestration.triggers.pod import TrainerPodTrigger, event_selector, is_transient, summary
 from evergreen.settings import PodSettings
 from evergreen.training.backends import diagnosis
-from evergreen.training.backends.pod import (
-    GRACE_PERIOD_S,
-    JOB_ANNOTATION,
-    RUN_LABEL,
-    SPEC_HASH_ANNOTATION,
-    label_value,
-)
+from evergreen.training.backends.pod import GRACE_PERIOD_S, JOB_ANNOTATION, RUN_LABEL, SPEC_HASH_ANNOTATION, label_value
 from evergreen.training.outcome import AttemptResult, Outcome, RetryableTrainingError
 
 log = logging.getLogger(__name__)
@@ -59,21 +48,10 @@ class TrainerPod:
     The pod is named by the job, and the API server gives a name to one pod at a time: that, and not a list of
     pods that looks right, keeps a second one away.
 
-    Args:
-        manifest: the pod, of `evergreen.training.backends.pod.pod_manifest`.
-        pods: the settings.
-        timeout: of a deferral.
-        state: handed to the trigger, and part of its event.
+    `manifest` is that of `pod_manifest`, `timeout` that of a deferral, and `state` becomes part of the trigger's event.
     """
 
-    def __init__(
-        self,
-        *,
-        manifest: Mapping[str, Any],
-        pods: PodSettings,
-        timeout: timedelta,
-        state: Mapping[str, Any] | None = None,
-    ):
+    def __init__(self, *, manifest: Mapping[str, Any], pods: PodSettings, timeout: timedelta, state: Mapping[str, Any]):
         self.name = manifest["metadata"]["name"]
         self._manifest, self._pods, self._timeout, self._state = manifest, pods, timeout, state
         self._startup_timeout = timedelta(minutes=pods.startup_timeout_minutes)
@@ -91,11 +69,11 @@ class TrainerPod:
         try:
             if event is None:
                 self._create_or_adopt()
-            else:
-                self._uid = event["uid"]
+                event = self._await_event()
+            self._uid = event["uid"]
             return self._monitor(event)
         except _NotStartedError as error:
-            return error.result
+            return AttemptResult(*error.args)
         except ConfigException as error:
             fix = "name a connection in EVERGREEN_PODS__CONNECTION, or a file in KUBECONFIG"
             return AttemptResult(Outcome.BAD_CONFIG, f"no cluster is known: {error}: {fix}")
@@ -182,13 +160,12 @@ class TrainerPod:
 
     # The wait, and what follows.
 
-    def _monitor(self, event: Mapping[str, Any] | None) -> AttemptResult:
-        event = event or self._await_event()
+    def _monitor(self, event: Mapping[str, Any]) -> AttemptResult:
         while True:
             self._raise_if_killed()
             pod = self._get_pod()
             if pod is None:
-                return diagnosis.POD_GONE
+                return diagnosis.diagnose_pod(None)
             if event["problem"] or diagnosis.is_wait_over(pod, self._startup_timeout, datetime.now(UTC)):
                 return self._finish(pod, event["problem"])
             # The API server was away for long, and the pod is at work.
@@ -279,17 +256,11 @@ def delete_pods_of_run(run: str, pods: PodSettings) -> None:
 
 
 class _NotStartedError(Exception):
-    """There is no pod to wait for, and why."""
-
-    def __init__(self, outcome: Outcome, message: str):
-        super().__init__(message)
-        self.result = AttemptResult(outcome, message)
+    """There is no pod to wait for; its arguments are the outcome and why."""
 
 
 async def _first_event(trigger: TrainerPodTrigger) -> Mapping[str, Any]:
-    async for event in trigger.run():
-        return event.payload
-    raise AssertionError("the trigger fires once")
+    return (await anext(trigger.run())).payload
 
 
 def _annotation(pod: Mapping[str, Any], key: str) -> str:

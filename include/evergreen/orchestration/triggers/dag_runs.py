@@ -9,7 +9,10 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
+from evergreen.orchestration.triggers import serialize_trigger
+
 ACTIVE_STATES = ["queued", "running"]
+_POLL_S = 2
 
 
 class DagRunsFinishedTrigger(BaseTrigger):
@@ -18,20 +21,17 @@ class DagRunsFinishedTrigger(BaseTrigger):
     (Airflow's own DagStateTrigger waits forever for a deleted run.)
     """
 
-    def __init__(self, dag_id: str, run_ids: list[str], poll_seconds: float = 2.0):
+    def __init__(self, dag_id: str, run_ids: list[str]):
         super().__init__()  # type: ignore[no-untyped-call]
-        self.dag_id = dag_id
-        self.run_ids = run_ids
-        self.poll_seconds = poll_seconds
+        self.dag_id, self.run_ids = dag_id, run_ids
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        arguments = {"dag_id": self.dag_id, "run_ids": self.run_ids, "poll_seconds": self.poll_seconds}
-        return f"{__name__}.{type(self).__name__}", arguments
+        return serialize_trigger(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
         count_runs = sync_to_async(RuntimeTaskInstance.get_dr_count)
         while await count_runs(dag_id=self.dag_id, run_ids=self.run_ids, states=ACTIVE_STATES):
-            await asyncio.sleep(self.poll_seconds)
+            await asyncio.sleep(_POLL_S)
         yield TriggerEvent(self.run_ids)  # type: ignore[no-untyped-call]

@@ -14,19 +14,10 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from evergreen.errors import Fault, SpecError
 from evergreen.ingest.announcements import AnnouncementStore
 from evergreen.ingest.watcher import SETTLE_TIME, RawDataWatcher
+from evergreen.orchestration.triggers import serialize_trigger
 
 log = logging.getLogger(__name__)
 
-_ARGUMENTS = (
-    "prefix",
-    "sources",
-    "records_folder",
-    "timezone",
-    "first_day",
-    "last_day",
-    "poll_seconds",
-    "settle_seconds",
-)
 _MAX_RETRY_WAIT_S = 30.0  # between two polls while the store cannot be listed
 
 
@@ -68,7 +59,7 @@ class RawDataTrigger(BaseEventTrigger):
         self.settle_seconds = float(settle_seconds)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in _ARGUMENTS}
+        return serialize_trigger(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         watcher = RawDataWatcher(

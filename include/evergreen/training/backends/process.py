@@ -30,17 +30,15 @@ def train_in_process(
     features: tuple[str, ...],
     dag_run: str = "",
 ) -> datasets.Manifest:
-    """Train on the file `train` of a training set, publish the model, and return its manifest.
+    """Train a candidate, see `train_candidate`, and return its manifest.
 
     Raises:
         RetryableTrainingError: the process failed for a reason that may pass.
         TrainingError: it failed for another reason, or left no valid model of this job.
     """
-    if published := candidates.find_published_candidate(model, training_set, features):
-        log.info("model %s is already published with fingerprint %.12s", published.partition, published.fingerprint)
-        return published
-    run_attempts(model, candidates.prepare_job(model, training_set, dataset, features), dag_run)
-    return candidates.publish_candidate(model, training_set, features)
+    return candidates.train_candidate(
+        model, training_set, dataset, features, lambda job_file: run_attempts(model, job_file, dag_run)
+    )
 
 
 def run_attempts(model: ModelSpec, job_file: UPath, dag_run: str) -> None:
