@@ -123,7 +123,15 @@ def _update_report(model: ModelSpec, spec_fingerprint: str) -> None:
     manifests = dataset.manifests()
     included = [manifest for manifest in manifests if manifest.inputs["spec"] == spec_fingerprint]
     excluded = len(manifests) - len(included)
-    fingerprint = _report_fingerprint(model, spec_fingerprint, included, excluded)
+    fingerprint = fingerprints.compute_fingerprint(
+        {
+            "model": [model.name, model.description],
+            "spec": spec_fingerprint,
+            "points": [point.fingerprint for point in included],
+            "left_out": excluded,
+            "code": report_code(model),
+        }
+    )
     if _is_report_current(dataset.root, fingerprint):
         return
 
@@ -145,20 +153,6 @@ def _update_report(model: ModelSpec, spec_fingerprint: str) -> None:
     ):
         with storage.atomic_write(dataset.root / name) as scratch:
             scratch.write_text(text)
-
-
-def _report_fingerprint(
-    model: ModelSpec, spec_fingerprint: str, points: Sequence[datasets.Manifest], excluded_candidates: int
-) -> str:
-    return fingerprints.compute_fingerprint(
-        {
-            "model": [model.name, model.description],
-            "spec": spec_fingerprint,
-            "points": [point.fingerprint for point in points],
-            "left_out": excluded_candidates,
-            "code": report_code(model),
-        }
-    )
 
 
 def report_code(model: ModelSpec) -> dict[str, str]:
@@ -263,9 +257,8 @@ def _summarize_policy(
     numbers = results.compared_periods if deployments else ()
     values, never = (np.array([metric_values[key][n] for n in numbers], dtype=np.float64) for key in (name, "never"))
     sign = 1 if results.higher_is_better else -1
-    worst, gain = None, None
-    if values.size:
-        worst = int((sign * values).argmin())
+    worst = int((sign * values).argmin()) if values.size else None
+    gain = None
     if values.size and name != "never":
         mean, low, high = mean_with_bounds(sign * (values - never))
         gain = GainEstimate(mean=mean, low=low, high=high)

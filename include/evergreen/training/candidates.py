@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,16 @@ def train_candidate(
         log.info("model %s is already published with fingerprint %.12s", partition, fingerprint)
         return published
     folder = job_folder(model, fingerprint)
-    data, digest = dataset.file_path(training_set, "train"), training_set.files["train"].sha256
+    train_file = dataset.file_path(training_set, "train")
+    data: Path | UPath = train_file
+    if not storage.is_local(folder):  # who can read the job must be able to read its data
+        data = folder.parent / "data" / f"{training_set.files['train'].sha256}.parquet"
+        if not data.exists():
+            storage.upload(train_file, data)
     job = Job(
         model=model.name,
         fingerprint=fingerprint,
-        training_data=_training_data_uri(folder, data, digest),
+        training_data=str(data),
         features=features,
         label="label",
         parameters=model.parameters,
@@ -104,26 +108,10 @@ def pinned_library_versions(model: ModelSpec) -> dict[str, str]:
         SpecError: the lock lacks a library; all of them are listed.
     """
     lock = settings().trainer_requirements
-    pins = _read_pins(lock) if model.training_libraries else {}
+    text = lock.read_text() if lock.is_file() else ""
+    pins = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE))
     if missing := [name for name in model.training_libraries if name not in pins]:
         problem, fix = f"{{}} is not in {lock}", "add it there, or correct its name"
         faults = [Fault("training_libraries", problem.format(name), fix) for name in missing]
         raise SpecError(f"model {model.name}", faults)
     return {name: pins[name] for name in model.training_libraries}
-
-
-def _training_data_uri(folder: UPath, file: Path, digest: str) -> str:
-    """Return a URI that everyone who can read the job can read; jobs in an object store need a copy there."""
-    if storage.is_local(folder):
-        return str(file)
-    copy = folder.parent / "data" / f"{digest}.parquet"
-    if not copy.exists():
-        storage.upload(file, copy)
-    return str(copy)
-
-
-@cache
-def _read_pins(lock: Path) -> dict[str, str]:
-    if not lock.is_file():
-        return {}
-    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", lock.read_text(), re.MULTILINE))

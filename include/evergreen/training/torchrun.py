@@ -60,6 +60,6 @@ def run_ranks(uri: str, processes: int, checkpoints: Checkpoints) -> AttemptResu
         lasting = [result for result in failures if not result.outcome.is_retryable]
         return [*lasting, *preempted, AttemptResult(Outcome.PREEMPTED, "asked to leave before its first step")][0]
     # When one rank fails, torchrun stops the others: their preemptions are not the cause.
-    causes = [result for result in failures if result.outcome is not Outcome.PREEMPTED]
     unknown = f"torchrun ended with exit code {code}, and no process reported why: one was killed"
-    return [*causes, AttemptResult(Outcome.UNKNOWN, unknown)][0]
+    causes = (result for result in failures if result not in preempted)
+    return next(causes, AttemptResult(Outcome.UNKNOWN, unknown))

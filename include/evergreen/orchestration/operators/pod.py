@@ -20,7 +20,7 @@ from kubernetes.client import ApiException, CoreV1Api  # noqa: TID253
 from kubernetes.config import ConfigException  # noqa: TID253
 from urllib3.exceptions import HTTPError
 
-from evergreen.orchestration.triggers.pod import TrainerPodTrigger, event_selector, is_transient, summary
+from evergreen.orchestration.triggers.pod import TrainerPodTrigger, is_transient, summary
 from evergreen.settings import PodSettings
 from evergreen.training.backends import diagnosis
 from evergreen.training.backends.pod import GRACE_PERIOD_S, JOB_ANNOTATION, RUN_LABEL, SPEC_HASH_ANNOTATION, label_value
@@ -224,8 +224,9 @@ class TrainerPod:
             raise
 
     def _events(self) -> list[diagnosis.PodJson]:
+        selector = f"involvedObject.uid={self._uid}"
         try:
-            events = self._api.list_namespaced_event(self._pods.namespace, field_selector=event_selector(self._uid))
+            events = self._api.list_namespaced_event(self._pods.namespace, field_selector=selector)
         except (ApiException, HTTPError):
             return []  # they only make the message better
         return [_to_json(self._api, event) for event in events.items]

@@ -109,16 +109,14 @@ class TrainerPodTrigger(BaseTrigger):
         settled = diagnosis.is_wait_over(pod, timedelta(seconds=self.startup_seconds), datetime.now(UTC))
         if not diagnosis.has_trainer_started(pod):
             await self._show_events(api)
-        elif (
-            settled or diagnosis.is_pod_terminating(pod) or time.monotonic() >= self._log_fetched + self.logging_seconds
-        ):
+        elif settled or diagnosis.is_pod_terminating(pod) or log_age >= self.logging_seconds:
             await self._show_log(api, complete=settled)
         return settled
 
     async def _show_events(self, api: CoreV1Api) -> None:
         """Log what Kubernetes reports of this pod before it runs: images pulled, nodes awaited."""
         try:
-            events = await api.list_namespaced_event(self.namespace, field_selector=event_selector(self.uid))
+            events = await api.list_namespaced_event(self.namespace, field_selector=f"involvedObject.uid={self.uid}")
         except (ApiException, ClientError, TimeoutError) as error:
             self._warn(f"The events of pod {self.name} cannot be listed: {summary(error)}")
             return
@@ -172,12 +170,8 @@ def new_lines(text: str, position: str, *, complete: bool) -> tuple[list[str], s
     """The lines of a log with timestamps that come after `position`, without these, and the position after them.
 
     A position is the timestamp of a line, as the node wrote it: nobody's clock is compared with another one. A log
-    in which it does not occur was rotated, and is new as a whole.
-
-    Args:
-        text: of a log that begins before `position`, or is all that the node has kept.
-        position: "" before the first line.
-        complete: whether the last line counts although it does not end.
+    in which it does not occur was rotated, and is new as a whole. In a log that is `complete` the last line counts
+    although it does not end.
     """
     end = len(text) if complete else text.rfind("\n") + 1
     lines = [line.partition(" ") for line in text[:end].split("\n") if line]
@@ -200,8 +194,3 @@ def summary(error: BaseException) -> str:
     if getattr(error, "status", None):
         return f"{error.status} {getattr(error, 'reason', '')}".strip()  # type: ignore[attr-defined]
     return str(error) or type(error).__name__
-
-
-def event_selector(uid: str) -> str:
-    """The field selector of the events about the pod with this uid; its name may have had others before."""
-    return f"involvedObject.uid={uid}"

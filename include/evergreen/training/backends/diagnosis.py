@@ -22,6 +22,7 @@ _unknown = partial(AttemptResult, Outcome.UNKNOWN)
 _preempted = partial(AttemptResult, Outcome.PREEMPTED)
 _out_of_memory = partial(AttemptResult, Outcome.OUT_OF_MEMORY)
 _bad_config = partial(AttemptResult, Outcome.BAD_CONFIG)
+_SUCCESS = AttemptResult(Outcome.SUCCEEDED, "")
 
 _STALL_TIMEOUT = timedelta(seconds=60)
 _SIDECAR_TIMEOUT = timedelta(seconds=10)
@@ -50,9 +51,7 @@ _MISSING_PERMISSION = re.compile(r'User "([^"]+)" cannot (\w+) resource "([^"]+)
 def diagnose_pod(pod: PodJson | None, events: Sequence[PodJson] = ()) -> AttemptResult:
     """Return how the pod ended, why it does not start, or, if nobody waits for it any longer, its last state.
 
-    Args:
-        pod: as last read; None if it does not exist any more.
-        events: events about the pod, in any order.
+    `pod` is None if it does not exist any more; `events` are those about it, in any order.
     """
     if pod is None:
         return _preempted("its pod is gone: somebody deleted it, or its node was taken away")
@@ -63,8 +62,14 @@ def diagnose_pod(pod: PodJson | None, events: Sequence[PodJson] = ()) -> Attempt
         return _diagnose_exit_code(terminated)
     phase = pod["status"].get("phase", "Unknown")
     if phase == "Succeeded":
-        return AttemptResult(Outcome.SUCCEEDED, "")
-    return _diagnose_pending_pod(pod, events) or _unknown(f"its pod was left {phase}, and is ended")
+        return _SUCCESS
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled and scheduled.get("status") != "True":
+        return _unknown(_unschedulable_message(pod, scheduled.get("message", "")))
+    waiting = _container_state(pod).get("waiting")
+    if waiting or phase == "Pending":
+        return _diagnose_waiting_container(waiting or {}, events)
+    return _unknown(f"its pod was left {phase}, and is ended")
 
 
 def is_pod_finished(pod: PodJson) -> bool:
@@ -119,12 +124,12 @@ def stuck_termination_message(pod: PodJson) -> str:
 def diagnose_api_error(status: int | None, body: str, reason: str = "") -> AttemptResult:
     """Explain why the API server did not create the pod, or did not respond (`status` None or 0).
 
-    Args:
-        status: HTTP status of the response.
-        body: body of the response: mostly a Status object in JSON.
-        reason: the client's message, used if there is no body.
+    `body` is that of the response, mostly a Status object in JSON; without one, `reason` is the client's message.
     """
-    message = _api_error_message(body) or reason or "no message"
+    message = body.strip()
+    with suppress(ValueError, TypeError, KeyError):
+        message = str(json.loads(body)["message"])
+    message = message or reason or "no message"
     if not status:
         return _unknown(f"the cluster cannot be reached: {message}")
     if status == 401:
@@ -144,7 +149,7 @@ def _diagnose_container(terminated: PodJson) -> AttemptResult | None:
     reason, code = terminated.get("reason"), terminated.get("exitCode", 1)
     message = _termination_message(terminated)
     if code == 0:
-        return AttemptResult(Outcome.SUCCEEDED, "")
+        return _SUCCESS
     if reason == "OOMKilled":
         return _out_of_memory(
             "it used more memory than it has (OOMKilled): raise resources.memory_gib, of which shm_gib is a part, "
@@ -221,16 +226,6 @@ def _diagnose_exit_code(terminated: PodJson) -> AttemptResult:
     return AttemptResult(outcome, f"exit code {code}: {message or 'it wrote no message; see its log'}")
 
 
-def _diagnose_pending_pod(pod: PodJson, events: Sequence[PodJson]) -> AttemptResult | None:
-    scheduled = _condition(pod, "PodScheduled")
-    if scheduled and scheduled.get("status") != "True":
-        return _unknown(_unschedulable_message(pod, scheduled.get("message", "")))
-    waiting = _container_state(pod).get("waiting")
-    if waiting or pod["status"].get("phase") == "Pending":
-        return _diagnose_waiting_container(waiting or {}, events)
-    return None
-
-
 def _unschedulable_message(pod: PodJson, message: str) -> str:
     selector = pod["spec"].get("nodeSelector") or {}
     labels = ", ".join(f"{key}={value}" for key, value in sorted(selector.items()))
@@ -300,14 +295,6 @@ def _diagnose_forbidden(message: str) -> AttemptResult:
             "get of pods/log, and list of events"
         )
     return _bad_config(f"the cluster forbids it: {message}")
-
-
-def _api_error_message(body: str) -> str:
-    with suppress(ValueError):
-        status = json.loads(body or "")
-        if isinstance(status, Mapping):
-            return str(status.get("message", ""))
-    return body.strip()
 
 
 def _container_state(pod: PodJson) -> PodJson:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
+import time
 from contextlib import suppress
-from threading import Event, Timer
+from threading import Timer
 
 from evergreen import storage
 from evergreen.lake import datasets
@@ -67,13 +69,8 @@ def _run_attempt(command: list[str], environment: dict[str, str], timeout_minute
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as process:
         assert process.stdout
-        timed_out = Event()
-
-        def kill() -> None:
-            timed_out.set()
-            process.kill()
-
-        timer = Timer(60 * timeout_minutes, kill)
+        deadline = time.monotonic() + 60 * timeout_minutes
+        timer = Timer(60 * timeout_minutes, process.kill)
         timer.start()
         last_line = ""
         try:
@@ -89,7 +86,7 @@ def _run_attempt(command: list[str], environment: dict[str, str], timeout_minute
             raise
         finally:
             timer.cancel()
-    if timed_out.is_set():
+    if code == -signal.SIGKILL and time.monotonic() >= deadline:
         message = f"it took longer than resources.timeout_minutes, {timeout_minutes}; the next try goes on from there"
         return AttemptResult(Outcome.UNKNOWN, message)
     outcome = Outcome.from_exit_code(code)
