@@ -70,12 +70,7 @@ class Volume:
 
 
 class OutOfSpaceError(Exception):
-    """A write found no space.
-
-    Attributes:
-        volumes: those that were full, or that hold `file`; empty if unknown.
-        file: the file that was being written, if known.
-    """
+    """A write found no space: on `volumes`, which are empty if unknown, for `file`, if that is known."""
 
     def __init__(self, volumes: Iterable[Volume], file: str | None = None):
         self.volumes, self.file = tuple(volumes), file
@@ -97,11 +92,7 @@ class OutOfSpaceError(Exception):
 
 @contextmanager
 def identify_full_volume() -> Iterator[None]:
-    """Look at once which volume is full: handlers further out may remove what filled it.
-
-    Raises:
-        OutOfSpaceError: instead of any error that says that a write found no space.
-    """
+    """Raise OutOfSpaceError for an error of a full volume, at once: handlers further out may remove what filled it."""
     try:
         yield
     except Exception as error:

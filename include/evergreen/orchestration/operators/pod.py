@@ -28,9 +28,6 @@ from evergreen.training.outcome import AttemptResult, Outcome, RetryableTraining
 
 log = logging.getLogger(__name__)
 
-RESUME_METHOD = "execute_complete"
-"""Method of the operator that is called with the trigger's `event`."""
-
 _DELETION_S = GRACE_PERIOD_S + 60  # a node may be slow to report
 _SYNC_LOGGING_S = 2  # a task that waits by itself shows the log as it is written
 
@@ -90,8 +87,6 @@ class TrainerPod:
         if self._uid:
             self._delete()
 
-    # Before the wait.
-
     @_retry_transient
     def _create_or_adopt(self) -> None:
         """Have a pod: the one that exists, or a new one once an old one is really gone.
@@ -101,7 +96,13 @@ class TrainerPod:
         """
         while (pod := self._read()) is not None:
             self._raise_if_killed()
-            self._check_owner(pod)
+            job, pod_job = _annotation(self._manifest, JOB_ANNOTATION), _annotation(pod, JOB_ANNOTATION)
+            if job != pod_job:
+                raise _NotStartedError(
+                    Outcome.BAD_CONFIG,
+                    f"pod {self.name} in namespace {self._pods.namespace} works on {pod_job or 'something else'}, not "
+                    f"on {job}: give each installation a namespace of its own (EVERGREEN_PODS__NAMESPACE)",
+                )
             if diagnosis.is_pod_terminating(pod):
                 log.info("Pod %s is being deleted: waiting until it is gone", self.name)
                 self._await_deletion(pod)
@@ -115,15 +116,6 @@ class TrainerPod:
         pod = self._api.create_namespaced_pod(self._pods.namespace, dict(self._manifest))
         log.info("Pod %s is created", self.name)
         self._hold(pod.metadata.uid)
-
-    def _check_owner(self, pod: diagnosis.PodJson) -> None:
-        job, pod_job = _annotation(self._manifest, JOB_ANNOTATION), _annotation(pod, JOB_ANNOTATION)
-        if job != pod_job:
-            raise _NotStartedError(
-                Outcome.BAD_CONFIG,
-                f"pod {self.name} in namespace {self._pods.namespace} works on {pod_job or 'something else'}, not on "
-                f"{job}: give each installation a namespace of its own (EVERGREEN_PODS__NAMESPACE)",
-            )
 
     def _is_reusable(self, pod: diagnosis.PodJson) -> bool:
         """Whether to continue with a pod that exists, rather than with a new one."""
@@ -158,8 +150,6 @@ class TrainerPod:
         if self._is_killed:
             raise RetryableTrainingError("the task was ended from outside, and its pod with it: the next try goes on")
 
-    # The wait, and what follows.
-
     def _monitor(self, event: Mapping[str, Any]) -> AttemptResult:
         while True:
             self._raise_if_killed()
@@ -186,7 +176,7 @@ class TrainerPod:
             state=self._state,
         )
         if is_deferrable:
-            raise TaskDeferred(trigger=trigger, method_name=RESUME_METHOD, timeout=self._timeout)
+            raise TaskDeferred(trigger=trigger, method_name="execute_complete", timeout=self._timeout)
         return asyncio.run(_first_event(trigger))
 
     def _finish(self, pod: diagnosis.PodJson, problem: str) -> AttemptResult:
@@ -197,8 +187,6 @@ class TrainerPod:
         # Whoever creates the next one waits until it is gone; a kubelet may take a minute for one that never began.
         self._delete()
         return result
-
-    # The cluster.
 
     @cached_property
     def _hook(self) -> KubernetesHook:
@@ -232,7 +220,6 @@ class TrainerPod:
         return [_to_json(self._api, event) for event in events.items]
 
     def _delete(self) -> None:
-        """Delete the pod of this attempt."""
         try:
             delete_pod(self._api, self._pods.namespace, self.name, self._uid)
         except (ApiException, HTTPError) as error:
@@ -269,5 +256,4 @@ def _annotation(pod: Mapping[str, Any], key: str) -> str:
 
 
 def _to_json(api: CoreV1Api, resource: Any) -> diagnosis.PodJson:
-    """An object of the client as the JSON that the API server speaks."""
     return api.api_client.sanitize_for_serialization(resource)

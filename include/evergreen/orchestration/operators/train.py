@@ -48,11 +48,26 @@ class TrainOperator(BaseOperator):
         self._pod: TrainerPod | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
-        return self._train(context)
+        return self.execute_complete(context)
 
-    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Continue once the trigger of the pod has fired; the name is `operators.pod.RESUME_METHOD`."""
-        return self._train(context, event)
+    def execute_complete(self, context: Any, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Train, or continue with the event of the pod's trigger."""
+        from evergreen.feature_store import training_sets
+        from evergreen.training import candidates
+        from evergreen.training.backends import process
+
+        model = loader.load_spec(self.model)
+        source = training_sets.training_set_dataset(model)
+        training_set = source.resolve(self.training_set_reference)
+        inputs = (model, training_set, source, training_sets.model_input_columns(model))
+        if event or settings().training_backend == "pod":
+            run_job = partial(self._run_in_pods, context, model, event)
+            candidate = candidates.train_candidate(*inputs, run_job, is_running=bool(event))
+        else:
+            candidate = process.train_in_process(*inputs, dag_run_name(context))
+        return TrainedCandidate(
+            training_set_reference=self.training_set_reference, candidate_reference=candidate.reference
+        ).dump()
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
         try:
@@ -71,31 +86,8 @@ class TrainOperator(BaseOperator):
             # Called in a signal handler: the exception unwinds the stack, which ends the training process.
             raise RetryableTrainingError("the task was ended from outside")
 
-    def _train(self, context: Any, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        from evergreen.feature_store import training_sets
-        from evergreen.training import candidates
-        from evergreen.training.backends import process
-
-        model = loader.load_spec(self.model)
-        source = training_sets.training_set_dataset(model)
-        training_set = source.resolve(self.training_set_reference)
-        inputs = (model, training_set, source, training_sets.model_input_columns(model))
-        if event or settings().training_backend == "pod":
-            run_job = partial(self._run_in_pods, context, model, event)
-            candidate = candidates.train_candidate(*inputs, run_job, is_running=bool(event))
-        else:
-            candidate = process.train_in_process(*inputs, dag_run_name(context))
-        return TrainedCandidate(
-            training_set_reference=self.training_set_reference, candidate_reference=candidate.reference
-        ).dump()
-
     def _run_in_pods(self, context: Any, model: ModelSpec, event: Mapping[str, Any] | None, job_file: UPath) -> None:
-        """Attempt the job until there is a result; an attempt that is preempted is followed by another at once.
-
-        Raises:
-            TaskDeferred: an attempt goes on, and the trigger waits for it.
-            RetryableTrainingError, TrainingError: as of `AttemptResult.raise_unless_resumable`.
-        """
+        """Attempt the job until there is a result; an attempt that is preempted is followed by another at once."""
         from evergreen.orchestration.operators.pod import TrainerPod
         from evergreen.training import Job, runner
         from evergreen.training.backends import pod

@@ -74,20 +74,18 @@ class RawDataTrigger(BaseEventTrigger):
         last_error: type[Exception] | None = None
         wait = self.poll_seconds
         while True:
-            days: dict[str, str] = {}
             try:
                 days = await asyncio.to_thread(watcher.poll)
             except Exception as error:
                 # Any exception: a store may be unreachable for an hour, and the watcher must survive that.
                 if type(error) is not last_error:
-                    log.error(
+                    log.exception(
                         "Cannot look for arrivals in %s (records in %s): %s: %s. Retrying; days that arrive "
                         "meanwhile are announced afterwards.",
                         self.prefix,
                         self.records_folder,
                         type(error).__name__,
                         error,
-                        exc_info=error,
                     )
                 last_error = type(error)
                 wait = max(self.poll_seconds, min(2 * wait, _MAX_RETRY_WAIT_S))
@@ -95,6 +93,6 @@ class RawDataTrigger(BaseEventTrigger):
                 if last_error:
                     log.info("Looking for arrivals in %s works again.", self.prefix)
                 last_error, wait = None, self.poll_seconds
-            if days:
-                yield TriggerEvent({"days": days})  # type: ignore[no-untyped-call]
+                if days:
+                    yield TriggerEvent({"days": days})  # type: ignore[no-untyped-call]
             await asyncio.sleep(wait)

@@ -32,12 +32,7 @@ def train_in_process(
     features: tuple[str, ...],
     dag_run: str = "",
 ) -> datasets.Manifest:
-    """Train a candidate, see `train_candidate`, and return its manifest.
-
-    Raises:
-        RetryableTrainingError: the process failed for a reason that may pass.
-        TrainingError: it failed for another reason, or left no valid model of this job.
-    """
+    """Return the candidate of `train_candidate`; its attempts are processes, see `run_attempts`."""
     return candidates.train_candidate(
         model, training_set, dataset, features, lambda job_file: run_attempts(model, job_file, dag_run)
     )
@@ -47,7 +42,8 @@ def run_attempts(model: ModelSpec, job_file: UPath, dag_run: str) -> None:
     """Attempt the job until it succeeds. After a preemption the next attempt starts at once.
 
     Raises:
-        RetryableTrainingError, TrainingError: see `train_in_process`.
+        RetryableTrainingError: the process failed for a reason that may pass.
+        TrainingError: it failed for another reason.
     """
     allocation = ResourceAllocation.from_resources(model.resources)
     environment = trainer_environment() | attempt_environment(dag_run, model.owner, allocation)
