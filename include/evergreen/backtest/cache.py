@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +74,7 @@ class BacktestCache:
         # Not feature_store.training_sets.training_set_dataset: importing it loads Feast, which takes seconds.
         self._training_sets = datasets.open_dataset(f"training_sets/{model.name}")
         self._gate = first_metric_gate(model)
+        self._code_fingerprint = fingerprints.compute_fingerprint(cache_code(model))
         self._metric = self._gate.model_dump(mode="json", include={"metric", "cut", "quantile"})
 
     def judge(
@@ -197,10 +197,6 @@ class BacktestCache:
 
     def _holdout_fingerprint(self, as_of: date) -> str:
         return self._candidates[as_of].training_set.files["holdout"].sha256
-
-    @cached_property
-    def _code_fingerprint(self) -> str:
-        return fingerprints.compute_fingerprint(cache_code(self._model))
 
     def _cached(self, kind: str, inputs: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """Return the JSON value that `compute` returned the first time it was called with these inputs."""

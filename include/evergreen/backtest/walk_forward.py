@@ -47,11 +47,7 @@ class Deployment:
 
 
 def sort_points(points: Sequence[BacktestPoint]) -> tuple[BacktestPoint, ...]:
-    """Return the points, oldest first.
-
-    Raises:
-        ValueError: there are two candidates for one date.
-    """
+    """Return the points, oldest first; two candidates for one date are a ValueError."""
     ordered = tuple(sorted(points))
     for earlier, later in pairwise(ordered):
         if earlier.as_of == later.as_of:

@@ -58,7 +58,6 @@ class Volume:
 
     @property
     def fix(self) -> str:
-        """What a person has to do."""
         if not self.belongs_to_attempt:
             return _MAKE_ROOM
         if self.path == _SHARED_MEMORY:
