@@ -42,11 +42,7 @@ class BacktestCandidate:
 
 
 def first_metric_gate(model: ModelSpec) -> MetricGate:
-    """Return the first gate with a metric; the backtest compares policies by this metric.
-
-    Raises:
-        SpecError: no gate has a metric.
-    """
+    """Return the first gate with a metric, by which policies are compared; a SpecError if there is none."""
     for gate in model.gates:
         if isinstance(gate, MetricGate) and gate.metric != "positive_rate":
             return gate

@@ -75,11 +75,7 @@ class AirflowClient:
         self._request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": paused})
 
     def check_scheduler(self) -> None:
-        """Check the scheduler's heartbeat, at most once in ten seconds.
-
-        Raises:
-            AirflowError: There was no heartbeat for a minute, so nothing will run.
-        """
+        """Raise AirflowError if the scheduler had no heartbeat for a minute; look at most once in ten seconds."""
         if time.monotonic() - self._last_health_check < _HEALTH_CHECK_INTERVAL_S:
             return
         self._last_health_check = time.monotonic()

@@ -102,11 +102,7 @@ def candidate_inputs(model: ModelSpec, training_set: datasets.Manifest, features
 
 
 def pinned_library_versions(model: ModelSpec) -> dict[str, str]:
-    """Return the versions of the model's libraries in the lock of the trainer's environment.
-
-    Raises:
-        SpecError: the lock lacks a library; all of them are listed.
-    """
+    """Return the versions of the model's libraries in the trainer's lock; a SpecError lists those that it lacks."""
     lock = settings().trainer_requirements
     text = lock.read_text() if lock.is_file() else ""
     pins = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE))

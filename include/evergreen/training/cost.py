@@ -47,11 +47,7 @@ class PriceTable(Frozen):
 
     @classmethod
     def read(cls, file: Path) -> PriceTable:
-        """Read the table from a TOML file.
-
-        Raises:
-            SpecError: it is missing or invalid; all faults are listed.
-        """
+        """Read the table from a TOML file; a SpecError lists all its faults."""
         try:
             return cls.model_validate(tomllib.loads(file.read_text()))
         except ValidationError as error:

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import Any
 
 import tenacity
@@ -51,6 +50,7 @@ class TrainerPod:
     def __init__(self, *, manifest: Mapping[str, Any], pods: PodSettings, timeout: timedelta, state: Mapping[str, Any]):
         self.name = manifest["metadata"]["name"]
         self._manifest, self._pods, self._timeout, self._state = manifest, pods, timeout, state
+        self._hook = KubernetesHook(conn_id=pods.connection)
         self._startup_timeout = timedelta(minutes=pods.startup_timeout_minutes)
         # Of the pod of this attempt: another run of the same job may have created the next one by now.
         self._uid = ""
@@ -153,13 +153,21 @@ class TrainerPod:
     def _monitor(self, event: Mapping[str, Any]) -> AttemptResult:
         while True:
             self._raise_if_killed()
-            pod = self._get_pod()
-            if pod is None:
+            pod = _retry_transient(self._read)()
+            if not pod or pod["metadata"]["uid"] != self._uid:
                 return diagnosis.diagnose_pod(None)
-            if event["problem"] or diagnosis.is_wait_over(pod, self._startup_timeout, datetime.now(UTC)):
-                return self._finish(pod, event["problem"])
+            problem = event["problem"]
+            if problem or diagnosis.is_wait_over(pod, self._startup_timeout, datetime.now(UTC)):
+                break
             # The API server was away for long, and the pod is at work.
             event = self._await_event(event["log_position"])
+        unrecoverable = diagnosis.diagnose_unrecoverable_pod(pod, datetime.now(UTC))
+        result = unrecoverable or diagnosis.diagnose_pod(pod, self._events())
+        if problem and diagnosis.has_trainer_started(pod) and not diagnosis.is_pod_finished(pod):
+            result = AttemptResult(result.outcome, f"{result.message}: {problem}")
+        # Whoever creates the next one waits until it is gone; a kubelet may take a minute for one that never began.
+        self._delete()
+        return result
 
     def _await_event(self, log_position: str = "") -> Mapping[str, Any]:
         is_deferrable = self._pods.deferrable
@@ -179,28 +187,9 @@ class TrainerPod:
             raise TaskDeferred(trigger=trigger, method_name="execute_complete", timeout=self._timeout)
         return asyncio.run(_first_event(trigger))
 
-    def _finish(self, pod: diagnosis.PodJson, problem: str) -> AttemptResult:
-        unrecoverable = diagnosis.diagnose_unrecoverable_pod(pod, datetime.now(UTC))
-        result = unrecoverable or diagnosis.diagnose_pod(pod, self._events())
-        if problem and diagnosis.has_trainer_started(pod) and not diagnosis.is_pod_finished(pod):
-            result = AttemptResult(result.outcome, f"{result.message}: {problem}")
-        # Whoever creates the next one waits until it is gone; a kubelet may take a minute for one that never began.
-        self._delete()
-        return result
-
-    @cached_property
-    def _hook(self) -> KubernetesHook:
-        return KubernetesHook(conn_id=self._pods.connection)
-
     @property
     def _api(self) -> CoreV1Api:
         return self._hook.core_v1_client
-
-    @_retry_transient
-    def _get_pod(self) -> diagnosis.PodJson | None:
-        """The pod of this attempt; None if it is gone."""
-        pod = self._read()
-        return pod if pod and pod["metadata"]["uid"] == self._uid else None
 
     def _read(self) -> diagnosis.PodJson | None:
         """The pod of the job, whichever that is; None if there is none."""

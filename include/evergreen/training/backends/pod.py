@@ -54,11 +54,7 @@ def pod_manifest(
 
 
 def load_pod_template(file: Path) -> Mapping[str, Any]:
-    """Read the pod template from this YAML file.
-
-    Raises:
-        SpecError: the file is missing, or holds no pod.
-    """
+    """Read the pod template from this YAML file; a SpecError if it is missing, or holds no pod."""
     try:
         template = yaml.safe_load(file.read_text())
     except (OSError, yaml.YAMLError) as error:
