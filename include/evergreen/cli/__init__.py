@@ -242,18 +242,18 @@ def repair_command(ctx: typer.Context, model: OptionalModelArgument = None) -> N
     _for_each_model(model, repair)
 
 
-def _for_each_model(name: str | None, action: Callable[[ModelSpec], None]) -> None:
+def _for_each_model(model: str | None, action: Callable[[ModelSpec], None]) -> None:
     """Call `action` for one model, or for all: an error of one does not keep the others from it.
 
     Raises:
         EvergreenError: it failed for at least one.
     """
     problems = []
-    for each in [name] if name else model_names():
+    for name in [model] if model else model_names():
         try:
-            action(load_spec(each))
+            action(load_spec(name))
         except EvergreenError as error:
-            problems.append(str(error) if each in str(error) else f"{each}: {error}")
+            problems.append(str(error) if name in str(error) else f"{name}: {error}")
     if problems:
         raise EvergreenError("\n".join(problems))
 
