@@ -13,7 +13,7 @@ PYTHON ?= python3.11
 MODEL ?= flight_delay
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
-# Which engines: those of this machine, or the servers of docker-compose.yaml (docs/deploying.md).
+# Which engines: those of this machine, or the servers of docker-compose.yaml (docs/guides/deploy.md).
 STACK ?= embedded
 
 BIN := .venv/bin
@@ -49,10 +49,10 @@ test: lint $(TRAINER) ## lint, then every test but those of the two below
 	@$(BIN)/python -m pytest tests/integration --ignore tests/integration/airflow -q -n 2 --dist loadfile
 	@$(BIN)/python -m pytest tests/integration/airflow -q --durations=10
 
-test-compose: $(READY) ## the tests of the stack of docker-compose.yaml, on a machine without one (docs/deploying.md)
+test-compose: $(READY) ## the tests of the stack of docker-compose.yaml, on a machine without one (docs/guides/deploy.md)
 	@$(BIN)/python -m pytest tests/compose -q -rs --durations=10
 
-test-kubernetes: $(READY) ## the tests with pods, on the cluster that KUBECONFIG names (docs/kubernetes.md)
+test-kubernetes: $(READY) ## the tests with pods, on the cluster that KUBECONFIG names (docs/guides/kubernetes.md)
 	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10 -n 3 --dist loadscope
 
 lint: $(READY) ## style, types, and the order of the rooms

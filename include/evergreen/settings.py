@@ -24,7 +24,7 @@ _TRAINER = REPOSITORY / ".trainer" / "bin" / "python"
 
 
 class PodSettings(BaseModel):
-    """Training in Kubernetes pods: `EVERGREEN_PODS__IMAGE` and so on. See docs/kubernetes.md."""
+    """Training in Kubernetes pods: `EVERGREEN_PODS__IMAGE` and so on. See docs/guides/kubernetes.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

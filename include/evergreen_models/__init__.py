@@ -1,4 +1,4 @@
-"""One folder per model; docs/add-a-model.md describes how to add one.
+"""One folder per model; docs/guides/add-a-model.md describes how to add one.
 
 Folders named `evergreen_models` elsewhere on the Python path hold models too: a deployment may keep its own apart.
 """

@@ -83,7 +83,7 @@ def show_training_costs(console: Console) -> None:
         table.add_row(team or "–", model, str(cost.attempts), *(f"{value:,.2f}" for value in hours), price)
     console.print(table, soft_wrap=False)
     if prices is None:
-        console.print("no prices are set: set EVERGREEN_PRICES to a price table, see docs/kubernetes.md")
+        console.print("no prices are set: set EVERGREEN_PRICES to a price table, see docs/guides/kubernetes.md")
 
 
 def _table(title: str) -> Table:
