@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: retrain up down trainer test test-compose test-kubernetes lint format bench lock clean help
+.PHONY: retrain up down trainer test test-compose test-kubernetes lint format bench docs docs-links lock clean help
 .NOTPARALLEL:
 # Compiled files are what makes the hundredth start of a process cheap.
 unexport PYTHONDONTWRITEBYTECODE
@@ -67,6 +67,13 @@ format: $(READY) ## let the formatter and the linter mend what they can
 
 bench: $(READY) ## the figures of docs/performance.md
 	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+
+docs: $(READY) ## the site of docs/, in docs/_build/html
+	@$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+docs-links: $(READY) ## ask every external link of the docs whether it is there
+	@$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 
 lock: $(READY) ## resolve pyproject.toml and trainer/requirements.in into their requirements.txt anew
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)

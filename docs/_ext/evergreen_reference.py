@@ -30,6 +30,8 @@ class ReferenceDirective(SphinxDirective):
         container = nodes.Element()
         lines = StringList(text.splitlines(), source=self.get_source_info()[0])
         self.state.nested_parse(lines, self.content_offset, container, match_titles=True)
+        for table in container.findall(nodes.table):
+            table["classes"].append("generated")
         return container.children
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
@@ -46,7 +47,7 @@ def load_class(path: str) -> type[BaseModel]:
 def render_settings() -> str:
     """Return one table of all settings, and one of those of pods."""
     pods = Settings.model_fields["pods"].annotation
-    tables = [("Settings", Settings, ""), ("Training in pods", pods, "PODS__")]
+    tables = [("Variables", Settings, ""), ("Training in pods", pods, "PODS__")]
     parts = []
     for title, model, prefix in tables:
         rows = [
@@ -58,7 +59,7 @@ def render_settings() -> str:
     return "\n".join(parts)
 
 
-def render_model(model: type[BaseModel], *, title: str = "") -> str:
+def render_model(model: type[BaseModel], *, title: str = "", level: int = 2) -> str:
     """Return a section about a model: its docstring, and a table of its fields."""
     # What is special about a gate comes before what all have.
     fields = sorted(model.model_fields.items(), key=lambda item: item[0] not in model.__annotations__)
@@ -67,14 +68,14 @@ def render_model(model: type[BaseModel], *, title: str = "") -> str:
         for name, field in fields
         if not (name == "kind" and get_origin(field.annotation) is Literal)
     ]
-    heading = [f"### {title or model.__name__}", ""]
+    heading = ["#" * level + f" {title or model.__name__}", ""]
     return "\n".join([*heading, _docstring(model), "", *_table(("field", "type", "default", "description"), rows), ""])
 
 
 def render_gates(gate_union: Any) -> str:
     """Return a section for each kind of gate, in the order of their declaration."""
     members = get_args(get_args(gate_union)[0])
-    return "\n".join(render_model(gate, title=str(gate.model_fields["kind"].default)) for gate in members)
+    return "\n".join(render_model(gate, title=str(gate.model_fields["kind"].default), level=3) for gate in members)
 
 
 def render_commands(app: typer.Typer) -> str:
@@ -137,6 +138,8 @@ def _default_text(field: FieldInfo) -> str:
         value = field.default_factory({"project": Path(PROJECT), "home": Path(HOME)})
     else:
         value = field.default_factory()
+    if value == Path(sys.executable):
+        return "this Python"
     text = _value_text(value)
     if Path(text).is_absolute():  # of this machine
         relative = Path(text).is_relative_to(REPOSITORY)
