@@ -95,24 +95,24 @@ def under_airflow(home: Path, days: list[date]) -> tuple[float, float, dict[str,
     os.environ["EVERGREEN_HOME"] = str(home)
     from evergreen.client.airflow import AirflowClient
     from evergreen.spec import loader
-    from evergreen_local import demo, stack
+    from evergreen_local import retraining, stack
     from evergreen_local.progress import Progress
 
     model = loader.load_spec(NAME)
-    features, retraining = f"{NAME}.features", f"{NAME}.retrain"
+    features, retrain = f"{NAME}.features", f"{NAME}.retrain"
     with Progress() as progress, metered(home) as meter:
         try:
             began = time.monotonic()
             addresses = stack.bring_up_stack(progress)
             airflow = AirflowClient(addresses.airflow)
-            demo._wait_until_parsed(airflow, [features, retraining], progress)
+            retraining._wait_until_parsed(airflow, [features, retrain], progress)
             up = time.monotonic() - began
             began = time.monotonic()
-            demo._backfill_features(airflow, features, model, days, progress)
-            demo._run_retraining(airflow, retraining, days[-1] + timedelta(1), progress)
+            retraining._backfill_features(airflow, features, model, days, progress)
+            retraining._run_retraining(airflow, retrain, days[-1] + timedelta(1), progress)
             wall = time.monotonic() - began
             seconds: dict[str, float] = defaultdict(float)
-            for dag_id in (features, retraining):
+            for dag_id in (features, retrain):
                 for instance in airflow.task_instances(dag_id):
                     seconds[instance["task_id"]] += instance["duration"] or 0.0
         finally:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import invalidate_caches
 from pathlib import Path
 
 import pytest
 
 from evergreen.settings import settings
+
+_ROOT = Path(__file__).parents[1]
+# Those that ship, and those of the tests; processes that a test starts have them, too.
+os.environ["EVERGREEN_MODELS"] = f"{_ROOT}/include/evergreen_models:{_ROOT}/tests/evergreen_models"
 
 with suppress(ModuleNotFoundError):  # the trainer's environment has no Hypothesis
     import hypothesis
@@ -24,10 +31,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def _forget() -> None:
     settings.cache_clear()
-    import sys
-
     if repository := sys.modules.get("evergreen.feature_store.repository"):
         repository.open_feature_store.cache_clear()
+
+
+@pytest.fixture
+def use_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Add folders of model folders to this process and to those that it starts, until the test ends."""
+
+    def use(*folders: Path, only: bool = False) -> None:
+        import evergreen_models
+
+        places = [*([] if only else evergreen_models.__path__), *map(str, folders)]
+        monkeypatch.setenv("EVERGREEN_MODELS", os.pathsep.join(places))
+        monkeypatch.setattr(evergreen_models, "__path__", places)
+        invalidate_caches()
+        _forget()
+
+    before = {name for name in sys.modules if name.startswith("evergreen_models.")}
+    yield use
+    for name in [name for name in sys.modules if name.startswith("evergreen_models.") and name not in before]:
+        del sys.modules[name]
+    monkeypatch.undo()
+    _forget()
 
 
 @pytest.fixture

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as PydanticSettingsError
 
 from evergreen.errors import Fault, SettingsError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+"""The checkout that this package runs from. Where it is installed, there is none, and nothing reads this."""
+IS_CHECKOUT = Path(__file__).resolve().parents[1] == REPOSITORY / "include"
 ENV_PREFIX = "EVERGREEN_"
 STACK_VARIABLE = "EVERGREEN_STACK"
 """Environment variable of all processes of a local stack: the home folder that they work for. Not a setting."""
 LOOPBACK_HOST = "127.0.0.1"
-_TRAINER = REPOSITORY / ".trainer" / "bin" / "python"
+
+
+def _default_model_folders(fields: Mapping[str, Any]) -> tuple[Path, ...]:
+    in_checkout = IS_CHECKOUT and fields["project"] == REPOSITORY
+    return (fields["project"] / ("include/evergreen_models" if in_checkout else "models"),)
+
+
+def _default_trainer(fields: Mapping[str, Any]) -> Path:
+    python: Path = fields["project"] / ".trainer" / "bin" / "python"
+    return python if python.exists() else Path(sys.executable)
 
 
 class PodSettings(BaseModel):
@@ -57,7 +70,18 @@ class Settings(BaseSettings):
         extra="forbid",
     )
 
-    home: Path = Field(REPOSITORY / ".evergreen", description="folder of everything that is stored locally")
+    project: Path = Field(
+        default=REPOSITORY if IS_CHECKOUT else PydanticUndefined,  # type: ignore[assignment]
+        description="folder of your repository: its models, feature_repo, dags and trainer are the defaults of others",
+    )
+    models: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default_factory=_default_model_folders,
+        description="folders of model folders, separated by `:`; default: `models` in the project",
+    )
+    home: Path = Field(
+        default_factory=lambda data: data["project"] / ".evergreen",
+        description="folder of everything that is stored locally",
+    )
     lake: Path = Field(default_factory=lambda data: data["home"] / "lake", description="root of the lake")
     ledger: str = Field(
         default_factory=lambda data: f"{data['home']}/ledger",
@@ -73,7 +97,9 @@ class Settings(BaseSettings):
         default_factory=lambda data: f"sqlite:///{data['home']}/mlflow.db", description="MLflow tracking URI"
     )
     mlflow_ui: str | None = Field(None, description="URL of the MLflow UI, if it differs")
-    feature_repo: Path = Field(REPOSITORY / "feature_repo", description="folder of the Feast repository")
+    feature_repo: Path = Field(
+        default_factory=lambda data: data["project"] / "feature_repo", description="folder of the Feast repository"
+    )
     feast_registry: str = Field(
         default_factory=lambda data: f"sqlite:///{data['home']}/feast-registry.db",
         description="SQLAlchemy URL of Feast's registry; its file registry loses concurrent commits",
@@ -91,8 +117,12 @@ class Settings(BaseSettings):
         description="folder or object store URI of training jobs, their checkpoints and results",
     )
     trainer: Path = Field(
-        default_factory=lambda: _TRAINER if _TRAINER.exists() else Path(sys.executable),
+        default_factory=_default_trainer,
         description="Python that trains in a process; default: that of `make trainer`, else this one, without PyTorch",
+    )
+    trainer_requirements: Path = Field(
+        default_factory=lambda data: data["project"] / "trainer" / "requirements.txt",
+        description="lock file of the environment that trains: the versions of `training_libraries`",
     )
     prices: Path | None = Field(None, description="TOML file with prices of CPUs, memory and GPUs")
     pods: PodSettings = PodSettings()
@@ -105,6 +135,18 @@ class Settings(BaseSettings):
         description="file with the trusted public keys; if set, versions not signed by one of them are neither scored "
         "nor promoted",
     )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_models(cls, folders: Any) -> Any:
+        return folders.split(os.pathsep) if isinstance(folders, str) else folders
+
+    @field_validator("models")
+    @classmethod
+    def _check_models_are_folders(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+            raise ValueError(f"{', '.join(missing)} is no folder: name the folder that has the model folders in it")
+        return tuple(folder.resolve() for folder in folders)
 
     @field_validator("lake", mode="before")
     @classmethod

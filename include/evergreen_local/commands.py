@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Annotated
+
 import typer
 
 from evergreen.cli import ModelArgument
-from evergreen_local import demo, results, stack
+from evergreen_local import results, retraining, stack
 from evergreen_local.progress import Progress
 
 local_commands = typer.Typer()
@@ -33,7 +36,14 @@ def status_command(ctx: typer.Context) -> None:
 
 
 @local_commands.command("retrain")
-def retrain_command(ctx: typer.Context, model: ModelArgument = "flight_delay") -> None:
-    """Advance a model by one week, from raw days to a verdict."""
+def retrain_command(
+    ctx: typer.Context,
+    model: ModelArgument,
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="Use what was known then. Default: the newest data."),
+    ] = None,
+) -> None:
+    """Retrain a model, from raw days to a verdict."""
     with Progress(ctx.obj) as progress:
-        demo.advance_demo(model, progress)
+        retraining.retrain_model(model, as_of.date() if as_of else None, progress)

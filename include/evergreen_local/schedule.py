@@ -1,19 +1,20 @@
-"""As-of dates of the demo, from the model's spec and from the dates that are finished. Pure."""
+"""Which as-of dates `evergreen retrain` takes, from spec, raw data and finished dates. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+
+from croniter import croniter
 
 from evergreen.errors import EvergreenError
 from evergreen.spec.model import FeatureSpec, ModelSpec
 
-RETRAIN_INTERVAL = timedelta(days=7)
 _FIRST_HISTORY = timedelta(days=59)  # two months of data before the first retrain, or all of a shorter history
 
 
-def as_of_dates(model: ModelSpec, features: FeatureSpec, finished_dates: Collection[date]) -> list[date]:
-    """Return the as-of dates to retrain at now: at first two, a week apart; later one, a week after the last.
+def simulated_as_of_dates(model: ModelSpec, features: FeatureSpec, finished_dates: Collection[date]) -> list[date]:
+    """Return the dates to retrain at now if data is simulated: two at first, later the one that follows the last.
 
     The second of the two has a champion to beat. Empty if the data ends earlier: a retrain as of midnight needs the day
     before it.
@@ -21,16 +22,41 @@ def as_of_dates(model: ModelSpec, features: FeatureSpec, finished_dates: Collect
     Raises:
         EvergreenError: There is not enough data for the first retrain.
     """
+    interval = retrain_interval(model)
     if finished_dates:
-        dates = [max(finished_dates) + RETRAIN_INTERVAL]
+        dates = [max(finished_dates) + interval]
     else:
         first = features.first_day + min(timedelta(days=model.history_days), _FIRST_HISTORY)
-        dates = [first, first + RETRAIN_INTERVAL]
+        dates = [first, first + interval]
     last_day = features.last_day
-    dates = [day for day in dates if last_day is None or day <= last_day + timedelta(days=1)]
+    dates = [day for day in dates if last_day is None or day <= last_day + timedelta(1)]
     if not dates and not finished_dates:
         raise EvergreenError(
             f"the data of {model.name} is too short: its features end on {last_day}, and a first retrain as of {first} "
-            f"needs the days {features.first_day} to {first - timedelta(days=1)}. Move last_day, or reduce train_days"
+            f"needs the days {features.first_day} to {first - timedelta(1)}. Move last_day, or reduce train_days"
         )
     return dates
+
+
+def newest_as_of_date(
+    model: ModelSpec, delivered_days: Collection[date], finished_dates: Collection[date]
+) -> list[date]:
+    """Return the newest date for which all raw data is delivered; empty if it is finished.
+
+    Raises:
+        EvergreenError: Too few days are delivered to train on and to hold out.
+    """
+    if len(delivered_days) <= model.holdout_days:
+        raise EvergreenError(
+            f"{len(delivered_days)} days of raw data are delivered for {model.name}, and its holdout alone takes "
+            f"{model.holdout_days}: deliver more, or reduce holdout_days"
+        )
+    newest = max(delivered_days) + timedelta(1)
+    return [newest] if newest not in finished_dates else []
+
+
+def retrain_interval(model: ModelSpec) -> timedelta:
+    """Return the days between two retrains on the model's schedule; at least one."""
+    runs = croniter(model.schedule, datetime(2001, 1, 1, tzinfo=UTC))
+    first, second = runs.get_next(datetime), runs.get_next(datetime)
+    return max(timedelta(days=(second - first).days), timedelta(1))

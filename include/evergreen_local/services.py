@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 
 from evergreen.client.addresses import accepts_connections
-from evergreen.settings import LOOPBACK_HOST, REPOSITORY, STACK_VARIABLE, parse_host_and_port, redact_url, settings
+from evergreen.settings import LOOPBACK_HOST, STACK_VARIABLE, parse_host_and_port, redact_url, settings
 
 _BIN = Path(sys.executable).parent
-_SHARED_ENV_FILE = REPOSITORY / "deploy" / "airflow.env"
+_SHARED_ENV_FILE = Path(__file__).with_name("airflow.env")
 _AIRFLOW_COMPONENTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 
 
@@ -116,8 +116,8 @@ def airflow_service(home: Path, port: int, service_environment: Mapping[str, str
         **_inherited_environment(home, excluded_prefixes=("AIRFLOW_",)),
         **shared_airflow_environment(),
         "AIRFLOW_HOME": str(folder),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(settings().project / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(settings().project / "plugins"),
         # One user, one machine: every client on the loopback address is admin, without a password.
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__API__HOST": LOOPBACK_HOST,

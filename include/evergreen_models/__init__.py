@@ -1,8 +1,8 @@
-"""One folder per model; docs/guides/add-a-model.md describes how to add one.
+"""The model folders: every folder in those that `EVERGREEN_MODELS` names is a package here.
 
-Folders named `evergreen_models` elsewhere on the Python path hold models too: a deployment may keep its own apart.
+The models of a company are so imported by the same name wherever their folders are, and whatever these are called.
 """
 
-from pkgutil import extend_path
+from evergreen.settings import settings
 
-__path__ = extend_path(__path__, __name__)
+__path__ = [str(folder) for folder in settings().models]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.dag
 ROOT = Path(__file__).parents[2]
 
 PARSE = """
-import json, sys, time
+import json, pathlib, sys, time
 import airflow.sdk, runpy
 from airflow.sdk import (
     DAG, Asset, AssetOrTimeSchedule, AssetWatcher, BaseOperator, BaseOperatorLink, CronDataIntervalTimetable, Param,
@@ -25,7 +25,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, D
 import airflow.triggers.base
 before = set(sys.modules)
 cpu = time.process_time()
-found = [value for value in runpy.run_path("dags/models.py").values() if isinstance(value, DAG)]
+found = [value for file in sorted(pathlib.Path("dags").glob("*.py"))
+         for value in runpy.run_path(str(file)).values() if isinstance(value, DAG)]
 cpu = time.process_time() - cpu
 print("RESULT" + json.dumps({
     "cpu": cpu,

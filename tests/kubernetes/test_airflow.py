@@ -31,11 +31,11 @@ from integration.airflow.conftest import Chain
 from integration.conftest import january  # noqa: F401 - a fixture
 from support.cluster import Cluster, eventually
 from support.kills import kill_component, running_tasks
+from support.projects import make_project
 from support.training_tasks import STEP_S, expected, template
 
 pytestmark = pytest.mark.kubernetes
 
-TESTS = Path(__file__).parents[1]
 SLOW, STEPS = "slow.retrain", 80
 LOST_AT_MOST = 2 / STEP_S  # a checkpoint a second, each takes half of one to write
 
@@ -110,7 +110,7 @@ def airflow(
     before = dict(os.environ)
     os.environ |= {
         "EVERGREEN_HOME": str(home),
-        "PYTHONPATH": str(TESTS),
+        "EVERGREEN_PROJECT": str(make_project(shared / f"{request.param}-project", "slow")),
         "EVERGREEN_TRAINING_BACKEND": "pod",
         "EVERGREEN_PODS__IMAGE": cluster.image,
         "EVERGREEN_PODS__NAMESPACE": cluster.namespace,

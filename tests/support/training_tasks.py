@@ -161,7 +161,11 @@ def template(file: Path, home: Path, *, baked: bool = False, **more: Any) -> Pat
         mounts.append({"name": f"sources-{number}", "mountPath": path, "readOnly": True})
         volumes.append({"name": f"sources-{number}", "hostPath": {"path": path}})
     path = [*sources, "/opt/evergreen/include"] if baked else sources
-    variables = [{"name": "PYTHONPATH", "value": ":".join(path)}]
+    models = [f"{path[-1]}/evergreen_models", f"{REPOSITORY}/tests/evergreen_models"]
+    variables = [
+        {"name": "PYTHONPATH", "value": ":".join(path)},
+        {"name": "EVERGREEN_MODELS", "value": ":".join(models)},
+    ]
     container = {"name": "trainer", "env": variables, "volumeMounts": mounts}
     spec = {"containers": [container], "volumes": volumes, **more}
     file.write_text(json.dumps({"kind": "Pod", "spec": spec}))  # JSON is YAML

@@ -62,6 +62,16 @@ class AirflowClient:
     def import_errors(self) -> list[Json]:
         return self._list_all("/api/v2/importErrors", "import_errors")
 
+    @staticmethod
+    def describe_import_error(error: Json) -> str:
+        """Return file and cause: of an invalid model folder its faults, else the last line of the traceback."""
+        trace = error["stack_trace"].strip()
+        faults, separator, _ = trace.partition("\n\nThe above exception was the direct cause")
+        cause = (
+            faults.partition(": ")[2] if separator and not faults.startswith("Traceback") else trace.splitlines()[-1]
+        )
+        return f"{error['filename']}: {cause}"
+
     def set_dag_paused(self, dag_id: str, paused: bool) -> None:
         self._request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": paused})
 

@@ -7,6 +7,7 @@ raw_hashes/flights.json                         a cache: SHA-256 of each file an
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable
 from datetime import date
@@ -29,6 +30,13 @@ def raw_file(source: str, day: date | None = None) -> Path:
     """Path of the raw file of `source`: one file per day, or one for all days if `day` is None."""
     folder = raw_folder() / source
     return (folder / day_partition(day) if day else folder) / f"{source}.parquet"
+
+
+def delivered_days(source: str) -> set[date]:
+    """Return the days for which a raw file of `source` exists."""
+    files = (raw_folder() / source).glob(f"day=*/{source}.parquet")
+    names = [file.parent.name.removeprefix("day=") for file in files]
+    return {date.fromisoformat(name) for name in names if re.fullmatch(r"\d{4}-\d{2}-\d{2}", name)}
 
 
 def hash_raw_files(files: Iterable[Path]) -> dict[Path, str]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import pkgutil
+import re
+import traceback
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
+from pathlib import Path
 
-from evergreen.errors import Fault, SpecError
+from evergreen.errors import EvergreenError, Fault, SpecError, first_line
 from evergreen.spec.model import FeatureSpec, ModelSpec
+
+SPEC_FILE = "model.py"
+
+_NAME = r"[a-z][a-z0-9_]*"
 
 
 def feature_spec(model: ModelSpec) -> FeatureSpec:
@@ -24,27 +30,70 @@ def feature_spec(model: ModelSpec) -> FeatureSpec:
 
 @cache
 def load_spec(name: str) -> ModelSpec:
-    """Load the spec in the folder `evergreen_models/<name>`.
+    """Load the spec in the model folder `name`. No other model is loaded.
 
     Raises:
-        SpecError: the folder does not exist, its model.py has no `MODEL`, or the spec is invalid (with all faults).
+        SpecError: there is not exactly one such folder, its model.py cannot be imported or has no `MODEL`, or the spec
+            is invalid (with all faults).
     """
-    folder = f"evergreen_models/{name}"
+    file = model_folder(name) / SPEC_FILE
 
     def error(location: str, problem: str, fix: str) -> SpecError:
         return SpecError(f"model {name}", [Fault(location, problem, fix)])
 
-    if find_spec(f"evergreen_models.{name}") is None:
-        raise error(folder, "no such folder", f"known models: {', '.join(model_names()) or 'none'}")
-    spec = getattr(import_module(f"evergreen_models.{name}.model"), "MODEL", None)
+    try:
+        spec = getattr(import_module(f"evergreen_models.{name}.model"), "MODEL", None)
+    except EvergreenError:
+        raise
+    except (Exception, SystemExit) as cause:
+        problem = f"{type(cause).__name__}: {first_line(cause)}"
+        raise error(
+            _location(cause, file), problem, f"correct it until `python -m evergreen_models.{name}.model` runs"
+        ) from cause
     if not isinstance(spec, ModelSpec):
-        raise error(f"{folder}/model.py", "defines no MODEL", "add MODEL = ModelSpec(...)")
+        raise error(str(file), "defines no MODEL", "add MODEL = ModelSpec(...)")
     if spec.name != name:
-        raise error(f"{folder}/model.py: name", f"is {spec.name!r}", f"name it like its folder: {name!r}")
+        raise error(f"{file}: name", f"is {spec.name!r}", f"name it like its folder: {name!r}")
     return spec
 
 
 def model_names() -> list[str]:
-    """Return the names of all model folders."""
-    models = import_module("evergreen_models")
-    return sorted(entry.name for entry in pkgutil.iter_modules(models.__path__) if entry.ispkg)
+    """Return the names of all model folders, whether their specs are valid or not."""
+    return sorted({file.parent.name for place in _model_places() for file in place.glob(f"*/{SPEC_FILE}")})
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of the model `name`.
+
+    Raises:
+        SpecError: there is none, or there are several, or its name cannot be the name of a model.
+    """
+    if not re.fullmatch(_NAME, name):
+        fix = "a model and its folder have a name of a–z, 0–9 and _, with a letter first: rename it"
+        raise SpecError(f"model {name}", [Fault(repr(name), "cannot be the name of a model", fix)])
+    places = _model_places()
+    folders = [place / name for place in places if (place / name / SPEC_FILE).is_file()]
+    if not folders:
+        names = model_names()
+        problem = f"no folder {name} with a {SPEC_FILE}"
+        similar = get_close_matches(name, names) or names[:5]
+        fix = f"known models: {', '.join(similar)}" if names else "EVERGREEN_MODELS names the folder of model folders"
+        raise SpecError(f"model {name}", [Fault(", ".join(map(str, places)), problem, fix)])
+    if len(folders) > 1:
+        faults = [Fault(str(folder), "has the name of another folder", "rename one of them") for folder in folders]
+        raise SpecError(f"model {name}", faults)
+    return folders[0]
+
+
+def _model_places() -> list[Path]:
+    return [Path(place) for place in import_module("evergreen_models").__path__]
+
+
+def _location(error: BaseException, file: Path) -> str:
+    """Return file and line of the model folder's own code that failed."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == file.parent
+    ]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else str(file)

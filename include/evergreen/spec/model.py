@@ -10,14 +10,25 @@ from datetime import date
 from typing import Annotated, Any, Self
 from zoneinfo import available_timezones
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from croniter import croniter
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from evergreen.errors import Fault, SpecError
 from evergreen.spec import Frozen, Name, NonEmptyStr
 from evergreen.spec.gates import Gate
 
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
-Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$")]
+
+
+def _check_cron(expression: str) -> str:
+    if not croniter.is_valid(expression):
+        raise ValueError(
+            f"{expression!r} is no cron expression: write five fields, like '0 4 * * 1' for Mondays at 4:00"
+        )
+    return expression
+
+
+Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$"), AfterValidator(_check_cron)]
 
 
 class RawSource(Frozen):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field
 
 from evergreen import storage
+from evergreen.settings import IS_CHECKOUT, settings, variable_name
 from evergreen.spec import Frozen
 from evergreen.storage import UPath
 from evergreen.training.checkpoints import Checkpoints
@@ -101,10 +102,15 @@ def attempt_environment(dag_run: str, team: str, allocation: ResourceAllocation)
 
 def trainer_environment() -> dict[str, str]:
     """Return the variables that a process which trains or loads a model inherits; no credential is among them."""
-    # The trainer's Python need not have this package installed, and must run this code and no other.
-    path = [str(_SOURCE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # In a checkout, the trainer's Python need not have this package installed, and must run this code and no other. An
+    # installed package has libraries beside it that the trainer has in versions of its own.
+    path = [*([str(_SOURCE_ROOT)] if IS_CHECKOUT else []), *filter(None, [os.environ.get("PYTHONPATH")])]
     inherited = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
-    return inherited | {"PYTHONPATH": os.pathsep.join(path)}
+    models = {
+        variable_name("project"): str(settings().project),
+        variable_name("models"): os.pathsep.join(map(str, settings().models)),
+    }
+    return inherited | models | {"PYTHONPATH": os.pathsep.join(path)}
 
 
 def read_attempts(job_folder: UPath) -> list[Attempt]:

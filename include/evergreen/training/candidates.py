@@ -10,13 +10,11 @@ from typing import Any
 from evergreen import storage
 from evergreen.errors import Fault, SpecError
 from evergreen.lake import datasets, fingerprints
-from evergreen.settings import REPOSITORY, settings
+from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import UPath
 from evergreen.training import runner
 from evergreen.training.job import CHECKPOINTS_FOLDER, JOB_FILE, RESULT_FILE, Job
-
-TRAINER_REQUIREMENTS = REPOSITORY / "trainer" / "requirements.txt"
 
 
 def candidate_dataset(model: ModelSpec) -> datasets.Dataset:
@@ -108,9 +106,10 @@ def pinned_library_versions(model: ModelSpec) -> dict[str, str]:
     Raises:
         SpecError: the lock lacks a library; all of them are listed.
     """
-    pins = _read_pins(TRAINER_REQUIREMENTS)
+    lock = settings().trainer_requirements
+    pins = _read_pins(lock) if model.training_libraries else {}
     if missing := [name for name in model.training_libraries if name not in pins]:
-        problem, fix = "{} is not in trainer/requirements.txt", "add it there, or correct its name"
+        problem, fix = f"{{}} is not in {lock}", "add it there, or correct its name"
         faults = [Fault("training_libraries", problem.format(name), fix) for name in missing]
         raise SpecError(f"model {model.name}", faults)
     return {name: pins[name] for name in model.training_libraries}
@@ -128,4 +127,6 @@ def _training_data_uri(folder: UPath, file: Path, digest: str) -> str:
 
 @cache
 def _read_pins(lock: Path) -> dict[str, str]:
+    if not lock.is_file():
+        return {}
     return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", lock.read_text(), re.MULTILINE))

@@ -23,8 +23,8 @@ from evergreen.spec import loader
 from evergreen.window import midnight
 from evergreen_local import stack
 from evergreen_local.progress import Progress
+from support.projects import make_project
 
-TESTS = Path(__file__).parents[2]
 ZONE = "America/New_York"
 FEATURES, RETRAIN = "flight_delay.features", "flight_delay.retrain"
 PATIENCE = 300
@@ -194,7 +194,7 @@ def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     shutil.copytree(january, home)
     before = dict(os.environ)
     os.environ["EVERGREEN_HOME"] = str(home)
-    os.environ["PYTHONPATH"] = str(TESTS)  # the second model
+    os.environ["EVERGREEN_PROJECT"] = str(make_project(home.parent / "project", "coin", "cautious"))
     settings.cache_clear()
     try:
         with Progress() as progress:

@@ -63,10 +63,11 @@ def trainers(name: str) -> Callable[[ModelSpec, pytest.MonkeyPatch], ModelSpec]:
     """A library of the trainer's environment, which has a lock of its own."""
 
     def update(model: ModelSpec, patch: pytest.MonkeyPatch) -> ModelSpec:
-        lock = re.sub(rf"^{name}==.*$", f"{name}==99", candidates.TRAINER_REQUIREMENTS.read_text(), flags=re.MULTILINE)
+        lock = re.sub(rf"^{name}==.*$", f"{name}==99", settings().trainer_requirements.read_text(), flags=re.MULTILINE)
         changed = settings().home / "changed-requirements.txt"
         changed.write_text(lock)
-        patch.setattr(candidates, "TRAINER_REQUIREMENTS", changed)
+        patch.setenv("EVERGREEN_TRAINER_REQUIREMENTS", str(changed))
+        settings.cache_clear()
         return model
 
     return update

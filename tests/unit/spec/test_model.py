@@ -107,6 +107,6 @@ def test_the_models_that_ship_load() -> None:
         assert feature_spec(loader.load_spec(name)).tables
 
 
-def test_an_unknown_model_names_the_known_ones() -> None:
-    with pytest.raises(SpecError, match="known models: .*coin, flight_delay"):
+def test_an_unknown_model_names_similar_ones() -> None:
+    with pytest.raises(SpecError, match="known models: flight_delay"):
         loader.load_spec("flight_dealy")

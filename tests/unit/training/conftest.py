@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from importlib import import_module, invalidate_caches
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +32,13 @@ Make = Callable[..., Job]
 
 
 @pytest.fixture
-def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+def make_job(tmp_path: Path, use_models: Callable[..., None]) -> Make:
     """Make jobs of the model `hashing`, which other processes can import too."""
-    sources = tmp_path / "sources"
-    folder = sources / "evergreen_models" / "hashing"
+    folder = tmp_path / "models" / "hashing"
     folder.mkdir(parents=True)
     (folder / "__init__.py").touch()
     (folder / "train.py").write_text(TRAINER)
-    monkeypatch.setenv("PYTHONPATH", str(sources))
-    models = import_module("evergreen_models")
-    monkeypatch.setattr(models, "__path__", [*models.__path__, str(folder.parent)])
-    invalidate_caches()
+    use_models(folder.parent)
 
     def make(**fields: Any) -> Job:
         defaults: dict[str, Any] = dict(
@@ -64,6 +58,4 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         )
         return Job(**{**defaults, **fields})
 
-    yield make
-    for name in [name for name in sys.modules if name.startswith("evergreen_models.hashing")]:
-        del sys.modules[name]
+    return make

@@ -38,13 +38,13 @@ def check_airflow(url: str) -> CheckPassed:
     server_version = _get(f"{base}/api/v2/version").json()["version"]
     _check_same_version("Airflow", server_version, version("apache-airflow"))
     try:
-        errors = AirflowClient(url).import_errors()
+        client = AirflowClient(url)
+        errors = client.import_errors()
     except AirflowError as error:
         raise CheckFailedError(str(error), "correct EVERGREEN_AIRFLOW") from None
     if errors:
-        cause = errors[0]["stack_trace"].strip().rpartition("\n")[2]
         raise CheckFailedError(
-            f"{len(errors)} DAG files cannot be imported: {errors[0]['filename']}: {cause}",
+            f"{len(errors)} DAG files cannot be imported: {client.describe_import_error(errors[0])}",
             "fix it: `airflow dags list-import-errors` shows the tracebacks",
         )
     return CheckPassed(f"Airflow {server_version}, all components healthy, authentication succeeded", clock_skew)

@@ -91,12 +91,21 @@ def test_check_airflow_accepts_another_patch_version(airflow: FakeServer) -> Non
     assert "authentication succeeded" in servers.check_airflow(airflow.url).message
 
 
-def test_check_airflow_names_import_errors(airflow: FakeServer) -> None:
-    error = {"filename": "models.py", "stack_trace": "Traceback\n  …\nValueError: no such model"}
+@pytest.mark.parametrize(
+    ("trace", "cause"),
+    [
+        ("Traceback\n  …\nValueError: no such model", "ValueError: no such model"),
+        (
+            "evergreen.errors.SpecError: model churn: 1 fault\n  - name: is missing\n\n"
+            "The above exception was the direct cause of the following exception:\n\nTraceback\n  …\nDagFileError: no",
+            "model churn: 1 fault\n  - name: is missing",
+        ),
+    ],
+)
+def test_check_airflow_names_import_errors(airflow: FakeServer, trace: str, cause: str) -> None:
+    error = {"filename": "churn.py", "stack_trace": trace}
     airflow.responses["GET /api/v2/importErrors"] = (200, {"import_errors": [error], "total_entries": 1})
-    assert failure(servers.check_airflow, airflow.url)[0] == (
-        "1 DAG files cannot be imported: models.py: ValueError: no such model"
-    )
+    assert failure(servers.check_airflow, airflow.url)[0] == f"1 DAG files cannot be imported: churn.py: {cause}"
 
 
 @pytest.mark.parametrize("check", [servers.check_airflow, servers.check_mlflow])

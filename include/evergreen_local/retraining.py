@@ -1,6 +1,8 @@
-"""`evergreen retrain`: each call advances a model by a week, from raw days to a verdict, through Airflow.
+"""`evergreen retrain`: from raw days to a verdict, through Airflow, with progress in the terminal.
 
-It stores no state of its own but reads Airflow and the lake, so an interrupted or failed call is simply repeated.
+A model whose folder has a `raw.py` simulates the delivery of its data, as the examples do: each call delivers the raw
+days up to its next scheduled retrain. For all other models the data that is delivered decides. The command stores
+no state of its own but reads Airflow and the lake, so an interrupted or failed call is simply repeated.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from importlib import import_module
@@ -39,43 +41,67 @@ class RunFailedError(EvergreenError):
     """A DAG run has failed."""
 
 
-def advance_demo(name: str, progress: Progress) -> None:
-    """Advance the model `name` by a week; the first time by two, so that there is a champion to beat.
+def retrain_model(name: str, as_of: date | None, progress: Progress) -> None:
+    """Build the features of the model `name` that are missing, retrain it, and show the verdict.
+
+    Args:
+        name: Name of the model folder.
+        as_of: Retrain with what was known at the start of this day. Default: the newest day that has all raw data; with
+            simulated data the next scheduled day, and at first two, so that there is a champion to beat.
+        progress: Where progress and results are printed.
 
     Raises:
         EvergreenError: A service, a run or the data has failed.
     """
     start = time.monotonic()
     model = load_spec(name)
-    spec = feature_spec(model)
     raw = _import_raw_module(model)
     addresses = stack.bring_up_stack(progress)
     airflow = AirflowClient(addresses.airflow, addresses.airflow_ui)
     features, retraining = f"{model.feature_model}.features", f"{model.name}.retrain"
     _wait_until_parsed(airflow, [features, retraining], progress)
-    dates = schedule.as_of_dates(model, spec, _finished_as_of_dates(airflow, retraining))
-    if not dates:
-        progress.print(f"the data of {name} ends on {spec.last_day}: there is no further week to train on")
-    for as_of in dates:
-        days = _feature_days(model, as_of)
-        _deliver_raw_days(raw, model, as_of, progress)
-        _backfill_features(airflow, features, model, days, progress)
-        _run_retraining(airflow, retraining, as_of, progress)
-        _show_results(airflow, retraining, model, as_of, addresses, progress)
+    dates = [as_of] if as_of else _next_as_of_dates(model, raw, _finished_as_of_dates(airflow, retraining), progress)
+    for day in dates:
+        if raw:
+            _deliver_raw_days(raw, model, day, progress)
+        _backfill_features(airflow, features, model, _feature_days(model, day), progress)
+        _run_retraining(airflow, retraining, day, progress)
+        _show_results(airflow, retraining, model, day, addresses, progress)
     results.show_summary(progress, addresses, time.monotonic() - start)
 
 
-def _import_raw_module(model: ModelSpec) -> ModuleType:
-    """Import the module that simulates the delivery of raw data."""
+def _next_as_of_dates(
+    model: ModelSpec, raw: ModuleType | None, finished_dates: Collection[date], progress: Progress
+) -> list[date]:
+    spec = feature_spec(model)
+    if raw:
+        dates = schedule.simulated_as_of_dates(model, spec, finished_dates)
+        end = spec.last_day
+    else:
+        delivered = _delivered_days(model)
+        dates = schedule.newest_as_of_date(model, delivered, finished_dates)
+        end = max(delivered)
+    if not dates:
+        progress.print(f"the data of {model.name} ends on {end}, and the retrain after that day is done")
+    return dates
+
+
+def _import_raw_module(model: ModelSpec) -> ModuleType | None:
+    """Import the module that simulates the delivery of raw data, if the model folder has one."""
     name = f"evergreen_models.{model.feature_model}.raw"
     if find_spec(name) is None:
-        raise EvergreenError(
-            f"there is no module {name}, which delivers raw days of {model.feature_model}: put them into the lake, "
-            f"then run {model.feature_model}.features and {model.name}.retrain in Airflow"
-        )
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # data packages warn about setuptools
         return import_module(name)
+
+
+def _delivered_days(model: ModelSpec) -> set[date]:
+    """Return the days of the model for which every daily source has its raw file."""
+    spec = feature_spec(model)
+    today = datetime.now(ZoneInfo(spec.timezone)).date()
+    days = set(days_between(spec.first_day, min(today, (spec.last_day or today) + timedelta(1))))
+    return days.intersection(*(raw_files.delivered_days(source.name) for source in spec.sources if source.daily))
 
 
 def _feature_days(model: ModelSpec, as_of: date) -> Sequence[date]:
@@ -104,7 +130,7 @@ def _wait_until_parsed(airflow: AirflowClient, dag_ids: Sequence[str], progress:
         # An earlier error may be of a file that has been fixed since.
         has_new_errors = any(datetime.fromisoformat(error["timestamp"]) >= start for error in errors)
         if has_new_errors or (datetime.now(UTC) - start).total_seconds() > _PARSE_TIMEOUT_S:
-            problems = [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
+            problems = [airflow.describe_import_error(error) for error in errors]
             raise AirflowError("\n".join([f"Airflow has not parsed {', '.join(unknown)}", *problems]))
         time.sleep(_POLL_INTERVAL_S)
     progress.clear()
