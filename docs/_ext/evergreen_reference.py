@@ -1,13 +1,13 @@
 """Sphinx directives that generate the reference from the code, when the site is built.
 
-    ```{evergreen-settings}
-    ```
-    ```{evergreen-model} evergreen.spec.model:ModelSpec
-    ```
-    ```{evergreen-gates}
-    ```
-    ```{evergreen-commands}
-    ```
+```{evergreen-settings}
+```
+```{evergreen-model} evergreen.spec.model:ModelSpec
+```
+```{evergreen-gates}
+```
+```{evergreen-commands}
+```
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ SOURCES = ("include", "dags", "plugins", "feature_repo", "tests", "benchmarks", 
 
 def source_files() -> Iterator[Path]:
     for folder in SOURCES:
-        yield from (f for f in (ROOT / folder).rglob("*") if f.is_file() and f.suffix in (".py", "", ".yaml", ".j2", ".env"))
+        yield from (
+            f for f in (ROOT / folder).rglob("*") if f.is_file() and f.suffix in (".py", "", ".yaml", ".j2", ".env")
+        )
     yield from (ROOT / name for name in ("Makefile", "pyproject.toml", "docker-compose.yaml"))
 
 
