@@ -26,6 +26,7 @@ class ReferenceDirective(SphinxDirective):
     optional_arguments: ClassVar[int] = 1
 
     def run(self) -> list[nodes.Node]:
+        self.env.note_reread()  # the page changes with the code, which Sphinx does not watch
         text = reference_tables.render_directive(self.name, *self.arguments)
         container = nodes.Element()
         lines = StringList(text.splitlines(), source=self.get_source_info()[0])

@@ -140,6 +140,8 @@ def _default_text(field: FieldInfo) -> str:
         value = field.default_factory()
     if value == Path(sys.executable):
         return "this Python"
+    if value == REPOSITORY:
+        return "in a checkout, the checkout"
     text = _value_text(value)
     if Path(text).is_absolute():  # of this machine
         relative = Path(text).is_relative_to(REPOSITORY)
