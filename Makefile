@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: retrain up down trainer test test-compose test-kubernetes lint format bench docs docs-links lock clean help
+.PHONY: retrain up down trainer test test-compose test-kubernetes lint format bench docs docs-links lock dist sbom audit clean help
 .NOTPARALLEL:
 # Compiled files are what makes the hundredth start of a process cheap.
 unexport PYTHONDONTWRITEBYTECODE
@@ -21,6 +21,9 @@ READY := .venv/.ready
 TRAINER := .trainer/.ready
 # Installs the environment in a fraction of pip's time; pip alone does it too.
 UV := uv==0.13.9
+RESOLVE := $(BIN)/uv pip compile --python-version 3.11 --no-annotate --no-header
+# All packages; those of the image of the servers; those of the trainer's.
+LOCKS := requirements.txt deploy/requirements.txt trainer/requirements.txt
 
 ifeq ($(STACK),embedded)
 EVERGREEN := $(BIN)/evergreen
@@ -68,22 +71,30 @@ format: $(READY) ## let the formatter and the linter mend what they can
 bench: $(READY) ## the figures of docs/performance.md
 	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
-docs: $(READY) ## the site of docs/, in docs/_build/html
-	@$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
-	@echo "open docs/_build/html/index.html"
-
-docs-links: $(READY) ## ask every external link of the docs whether it is there
-	@$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
-
-lock: $(READY) ## resolve pyproject.toml and trainer/requirements.in into their requirements.txt anew
+lock: $(READY) ## resolve everything that pyproject.toml and trainer/requirements.in name, anew
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
-	@$(BIN)/uv pip compile pyproject.toml --upgrade --python-version 3.11 --no-annotate --no-header \
+	@$(RESOLVE) pyproject.toml --upgrade --all-extras $(addprefix --group ,test lint docs release image) \
 		--output-file requirements.txt
-	@$(BIN)/uv pip compile trainer/requirements.in --upgrade --python-version 3.11 --no-annotate --no-header \
+	@$(RESOLVE) pyproject.toml --upgrade --all-extras --group image \
+		--constraint requirements.txt --output-file deploy/requirements.txt
+	@$(RESOLVE) trainer/requirements.in --upgrade \
 		--constraint requirements.txt --excludes trainer/without-cuda.txt --output-file trainer/requirements.txt
 
+dist: $(READY) ## build the wheel and the source distribution: the same bytes from the same files
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation
+	@$(BIN)/twine check --strict dist/*
+
+sbom: $(READY) ## list the packages of each lock in CycloneDX's format
+	@mkdir -p dist/sbom
+	@$(foreach lock,$(LOCKS),PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements --output-reproducible --output-format JSON \
+		--pyproject pyproject.toml --output-file dist/sbom/$(subst /,-,$(lock:requirements.txt=sbom.cdx.json)) $(lock);)
+
+audit: $(READY) ## look for known vulnerabilities of what is locked; needs the network
+	@$(foreach lock,$(LOCKS),$(BIN)/pip-audit --no-deps --disable-pip --requirement $(lock);)
+
 clean: down ## stop, and remove everything that was made: data, environment, caches
-	@rm -rf .evergreen .venv .trainer .ruff_cache .mypy_cache .hypothesis include/*.egg-info
+	@rm -rf .evergreen .venv .trainer .ruff_cache .mypy_cache .hypothesis dist
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

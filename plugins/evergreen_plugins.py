@@ -1,6 +1,4 @@
-"""Makes the plugins of `evergreen.plugin` known to Airflow."""
+"""Nothing: Airflow loads the plugins of `evergreen.plugin` by their entry points, in a checkout as from a wheel.
 
-from evergreen.plugin.preload import PreloadPlugin
-from evergreen.plugin.verdicts import VerdictsPlugin
-
-__all__ = ["PreloadPlugin", "VerdictsPlugin"]
+Plugins named here, too, would be registered twice, which Airflow reports as an import error.
+"""

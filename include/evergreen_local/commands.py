@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from evergreen.cli import ModelArgument
+from evergreen.cli import create_console
+from evergreen.cli.options import JsonOption, ModelArgument, date_option, print_json
 from evergreen_local import results, retraining, stack
 from evergreen_local.progress import Progress
 
@@ -29,21 +30,21 @@ def down_command(ctx: typer.Context) -> None:
 
 
 @local_commands.command("status")
-def status_command(ctx: typer.Context) -> None:
+def status_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show the services, their state and addresses."""
-    with Progress(ctx.obj) as progress:
-        stack.show_stack_status(progress)
+    stack.show_stack_status(ctx.obj, as_json)
 
 
 @local_commands.command("retrain")
 def retrain_command(
     ctx: typer.Context,
     model: ModelArgument,
-    as_of: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="Use what was known then. Default: the newest data."),
-    ] = None,
+    as_of: Annotated[datetime | None, date_option("Use what was known then. Default: newest data.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Retrain a model, from raw days to a verdict."""
-    with Progress(ctx.obj) as progress:
-        retraining.retrain_model(model, as_of.date() if as_of else None, progress)
+    # Progress is for people, also beside output for programs.
+    with Progress(create_console(stderr=True) if as_json else ctx.obj) as progress:
+        outcomes = retraining.retrain_model(model, as_of.date() if as_of else None, progress)
+    if as_json:
+        print_json(ctx.obj, outcomes)

@@ -41,8 +41,10 @@ class RunFailedError(EvergreenError):
     """A DAG run has failed."""
 
 
-def retrain_model(name: str, as_of: date | None, progress: Progress) -> None:
+def retrain_model(name: str, as_of: date | None, progress: Progress) -> list[Json]:
     """Build the features of the model `name` that are missing, retrain it, and show the verdict.
+
+    Returns one record for each retrain: date, verdict, whether it was promoted, champion, and where the report is.
 
     Args:
         name: Name of the model folder.
@@ -61,13 +63,15 @@ def retrain_model(name: str, as_of: date | None, progress: Progress) -> None:
     features, retraining = f"{model.feature_model}.features", f"{model.name}.retrain"
     _wait_until_parsed(airflow, [features, retraining], progress)
     dates = [as_of] if as_of else _next_as_of_dates(model, raw, _finished_as_of_dates(airflow, retraining), progress)
+    outcomes = []
     for day in dates:
         if raw:
             _deliver_raw_days(raw, model, day, progress)
         _backfill_features(airflow, features, model, _feature_days(model, day), progress)
         _run_retraining(airflow, retraining, day, progress)
-        _show_results(airflow, retraining, model, day, addresses, progress)
+        outcomes.append(_show_results(airflow, retraining, model, day, addresses, progress))
     results.show_summary(progress, addresses, time.monotonic() - start)
+    return outcomes
 
 
 def _next_as_of_dates(
@@ -288,7 +292,7 @@ def _show_results(
     as_of: date,
     addresses: ServiceAddresses,
     progress: Progress,
-) -> None:
+) -> Json:
     xcom = airflow.xcom(dag_id, _run_id(as_of), "judge")
     candidate = JudgedCandidate.load(json.loads(xcom) if isinstance(xcom, str) else xcom)
     verdict = candidate.verdict_event(model.name).verdict
@@ -297,6 +301,15 @@ def _show_results(
     results.show_gate_table(progress, f"{model.name} as of {as_of}", verdict, model.gates)
     # The file in the lake may not be reachable for users of an external Airflow, which serves it, too.
     page = f"{addresses.airflow_ui}/evergreen/{dag_id}/verdicts/{candidate.entry}"
-    progress.print(f"gate report: {page if settings().airflow else candidate.report}")
+    report = page if settings().airflow else candidate.report
+    progress.print(f"gate report: {report}")
     champion = results.fetch_champion_version(addresses.mlflow, model.name)
     results.show_promotion_outcome(progress, verdict, promoted, champion)
+    return {
+        "model": model.name,
+        "as_of": as_of.isoformat(),
+        "verdict": verdict.model_dump(mode="json"),
+        "promoted": promoted,
+        "champion": champion,
+        "report": report,
+    }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from evergreen.client.addresses import accepts_connections
+from evergreen.client.addresses import SPARK_TOKEN_FILE, SPARK_TOKEN_VARIABLE, accepts_connections
 from evergreen.settings import LOOPBACK_HOST, STACK_VARIABLE, parse_host_and_port, redact_url, settings
 
 _BIN = Path(sys.executable).parent
@@ -80,12 +80,12 @@ def spark_client_environment(home: Path) -> Mapping[str, str]:
 
     Without a token, every user of this machine could run code as this user.
     """
-    file = home / "spark" / "token"
+    file = home / SPARK_TOKEN_FILE
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(secrets.token_hex(16))
-    return {"SPARK_CONNECT_AUTHENTICATE_TOKEN": file.read_text()}
+    return {SPARK_TOKEN_VARIABLE: file.read_text()}
 
 
 def mlflow_service(home: Path, port: int) -> LocalService:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
+from rich.console import Console
 
 from evergreen import storage
 from evergreen.cli.doctor.environment import require_java
+from evergreen.cli.options import print_json
 from evergreen.client.addresses import STACK_FILE, ServiceAddresses, resolve_addresses
 from evergreen.errors import EvergreenError
 from evergreen.settings import parse_host_and_port, settings, variable_name
@@ -167,17 +169,28 @@ def stop_stack(progress: Progress) -> None:
     progress.print(f"stopped {count} processes" if count else "no service was running")
 
 
-def show_stack_status(progress: Progress) -> None:
+def show_stack_status(console: Console, as_json: bool) -> None:
     """Print state, URL and log of each service."""
-    record = StackRecord.read(settings().home.resolve())
-    for name, service in record.services.items():
-        state = "up" if processes.is_alive(service.process) else "dead"
-        progress.print(f"{name:8} {state:5} {service.url}  log {service.log}")
-    endpoints = services.external_services()
-    for name, endpoint in endpoints.items():
-        progress.print(f"{name:8} {'up' if endpoint.is_ready() else 'down':5} {endpoint.url}  external")
-    if not record.services and not endpoints:
-        progress.print("no service is running; `evergreen up` starts them")
+    rows = [
+        {
+            "service": name,
+            "state": "up" if processes.is_alive(service.process) else "dead",
+            "url": service.url,
+            "log": service.log,
+        }
+        for name, service in StackRecord.read(settings().home.resolve()).services.items()
+    ] + [
+        {"service": name, "state": "up" if endpoint.is_ready() else "down", "url": endpoint.url, "log": None}
+        for name, endpoint in services.external_services().items()
+    ]
+    if as_json:
+        print_json(console, rows)
+        return
+    for row in rows:
+        location = f"log {row['log']}" if row["log"] else "external"
+        console.print(f"{row['service']:8} {row['state']:5} {row['url']}  {location}")
+    if not rows:
+        console.print("no service is running; `evergreen up` starts them")
 
 
 def log_tail(log: Path, lines: int = _TAIL) -> str:

@@ -131,11 +131,26 @@ def test_parsing_imports_no_engine(parsed: dict) -> None:
     assert not ENGINES & set(parsed["imported"])
 
 
-def test_plugins_import_no_engine() -> None:
-    code = (
-        "import sys, runpy, airflow.plugins_manager, airflow.listeners; before = set(sys.modules);"
-        "runpy.run_path('plugins/evergreen_plugins.py'); "
-        "print(*{n.partition('.')[0] for n in set(sys.modules) - before})"
-    )
-    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert not ENGINES & set(out.split())
+PLUGINS = """
+import sys
+from airflow import plugins_manager
+import airflow.listeners
+before = set(sys.modules)
+plugins, errors = plugins_manager._get_plugins()
+assert not errors, errors
+print(*sorted(p.name for p in plugins if p.name.startswith("evergreen")))
+print(*{name.partition(".")[0] for name in set(sys.modules) - before})
+"""
+
+
+def test_plugins_are_registered_once_and_import_no_engine(tmp_path: Path) -> None:
+    settings = {
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    }
+    command = [sys.executable, "-c", PLUGINS]
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
+    plugins, imported = done.stdout.splitlines()[-2:]
+    assert plugins.split() == ["evergreen_preload", "evergreen_verdicts"]
+    assert not ENGINES & set(imported.split())

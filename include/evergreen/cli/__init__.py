@@ -19,6 +19,14 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from evergreen.cli import doctor, migrate, tables
+from evergreen.cli.options import (
+    JsonOption,
+    ModelArgument,
+    OptionalModelArgument,
+    ReasonOption,
+    VersionArgument,
+    date_option,
+)
 from evergreen.client.addresses import local_service_urls
 from evergreen.errors import EvergreenError, first_line
 from evergreen.settings import settings, variable_name
@@ -70,11 +78,6 @@ online_app = typer.Typer(no_args_is_help=True, help="Maintain the online store."
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(online_app, name="online")
 
-ModelArgument = Annotated[str, typer.Argument(help="Name of the model's folder.")]
-_OptionalModelArgument = Annotated[str | None, typer.Argument(help="Name of the model's folder. Default: all.")]
-_VersionArgument = Annotated[str, typer.Argument(help="Registered version.")]
-_ReasonOption = Annotated[str, typer.Option(help="Reason, stored in the ledger.")]
-
 
 def run_command_line() -> None:
     load_commands()
@@ -106,19 +109,18 @@ def _root(
 def history_command(
     ctx: typer.Context,
     model: ModelArgument,
-    date: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="Only the champion of this day.")
-    ] = None,
+    date: Annotated[datetime | None, date_option("Only the champion of this day.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the champions of a model, with reasons and evidence."""
-    tables.show_history(model, date.date() if date else None, ctx.obj)
+    tables.show_history(model, date.date() if date else None, ctx.obj, as_json)
 
 
 @app.command("rollback")
 def rollback_command(
     ctx: typer.Context,
     model: ModelArgument,
-    reason: _ReasonOption,
+    reason: ReasonOption,
     to_version: Annotated[str | None, typer.Option(metavar="VERSION", help="Default: the previous champion.")] = None,
 ) -> None:
     """Restore the previous champion and bar the current one."""
@@ -132,7 +134,7 @@ def rollback_command(
 
 
 @app.command("release")
-def release_command(ctx: typer.Context, model: ModelArgument, version: _VersionArgument, reason: _ReasonOption) -> None:
+def release_command(ctx: typer.Context, model: ModelArgument, version: VersionArgument, reason: ReasonOption) -> None:
     """Allow a barred version to be promoted again."""
     _use_local_mlflow()
     from evergreen.promotion import service
@@ -142,7 +144,7 @@ def release_command(ctx: typer.Context, model: ModelArgument, version: _VersionA
 
 
 @app.command("freeze")
-def freeze_command(ctx: typer.Context, model: ModelArgument, reason: _ReasonOption) -> None:
+def freeze_command(ctx: typer.Context, model: ModelArgument, reason: ReasonOption) -> None:
     """Promote nothing until `unfreeze`, whatever the gates say."""
     _use_local_mlflow()
     from evergreen.promotion import service
@@ -152,7 +154,7 @@ def freeze_command(ctx: typer.Context, model: ModelArgument, reason: _ReasonOpti
 
 
 @app.command("unfreeze")
-def unfreeze_command(ctx: typer.Context, model: ModelArgument, reason: _ReasonOption) -> None:
+def unfreeze_command(ctx: typer.Context, model: ModelArgument, reason: ReasonOption) -> None:
     """End a freeze."""
     _use_local_mlflow()
     from evergreen.promotion import service
@@ -162,7 +164,7 @@ def unfreeze_command(ctx: typer.Context, model: ModelArgument, reason: _ReasonOp
 
 
 @app.command("sign")
-def sign_command(ctx: typer.Context, model: ModelArgument, version: _VersionArgument) -> None:
+def sign_command(ctx: typer.Context, model: ModelArgument, version: VersionArgument) -> None:
     """Sign an existing version, for example after rotating the key."""
     _use_local_mlflow()
     from evergreen.registry import versions
@@ -173,15 +175,15 @@ def sign_command(ctx: typer.Context, model: ModelArgument, version: _VersionArgu
 
 
 @app.command("costs")
-def costs_command(ctx: typer.Context) -> None:
+def costs_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show the cost of training by team and model."""
-    tables.show_training_costs(ctx.obj)
+    tables.show_training_costs(ctx.obj, as_json)
 
 
 @app.command("doctor")
-def doctor_command(ctx: typer.Context) -> None:
+def doctor_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Check servers, permissions, buckets, versions and clocks."""
-    doctor.run_doctor(ctx.obj)
+    doctor.run_doctor(ctx.obj, as_json)
 
 
 @app.command("migrate")
@@ -203,7 +205,7 @@ def feast_command(arguments: Annotated[list[str], typer.Argument(help="Arguments
 
 
 @online_app.command("rebuild")
-def rebuild_command(ctx: typer.Context, model: _OptionalModelArgument = None) -> None:
+def rebuild_command(ctx: typer.Context, model: OptionalModelArgument = None) -> None:
     """Rewrite the online store from the published features."""
     from evergreen.feature_store.online_store import rebuild_online_store
 
@@ -216,7 +218,7 @@ def rebuild_command(ctx: typer.Context, model: _OptionalModelArgument = None) ->
 
 
 @ledger_app.command("repair")
-def repair_command(ctx: typer.Context, model: _OptionalModelArgument = None) -> None:
+def repair_command(ctx: typer.Context, model: OptionalModelArgument = None) -> None:
     """Restore MLflow's aliases from the ledger."""
     _use_local_mlflow()
     from evergreen.registry import aliases

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -11,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evergreen import ledger, storage
+from evergreen.cli.options import print_json
 from evergreen.ledger import (
     ChampionRolledBack,
     LedgerEvent,
@@ -22,13 +25,17 @@ from evergreen.ledger import (
 from evergreen.settings import settings
 from evergreen.spec.loader import load_spec
 from evergreen.training.attempt import Attempt, read_attempts
-from evergreen.training.cost import PriceTable, total_cost
+from evergreen.training.cost import PriceTable, TrainingCost, total_cost
 
 
-def show_history(name: str, day: date | None, console: Console) -> None:
+def show_history(name: str, day: date | None, console: Console, as_json: bool = False) -> None:
     """Print the champions of a model, or only the champion at the end of `day`."""
     load_spec(name)
     state = ledger.read_state(name)
+    if as_json:
+        at_day = ledger.state_at(state.entries, datetime.combine(day, time.max, UTC)) if day else state
+        print_json(console, _history_record(name, at_day, only_champion=bool(day)))
+        return
     if not state.entries:
         console.print(f"{name}: the ledger has no entry yet")
         return
@@ -54,7 +61,7 @@ def show_history(name: str, day: date | None, console: Console) -> None:
         console.print("frozen: nothing is promoted until `evergreen unfreeze`")
 
 
-def show_training_costs(console: Console) -> None:
+def show_training_costs(console: Console, as_json: bool = False) -> None:
     """Print one row for each team and model, summed over all recorded attempts.
 
     Raises:
@@ -68,6 +75,12 @@ def show_training_costs(console: Console) -> None:
         for job in storage.list_names(root / model):
             for attempt in read_attempts(root / model / job):
                 attempts[attempt.team, attempt.model].append(attempt)
+    costs = {key: total_cost(group, prices) for key, group in sorted(attempts.items())}
+    if as_json:
+        currency = prices.currency if prices else None
+        rows = [_cost_record(team, model, cost, currency) for (team, model), cost in costs.items()]
+        print_json(console, rows)
+        return
     if not attempts:
         console.print(f"no training attempt is recorded in {settings().jobs}")
         return
@@ -76,14 +89,53 @@ def show_training_costs(console: Console) -> None:
         table.add_column(column)
     for column in ("attempts", "GPU hours", "CPU hours", "GiB hours", prices.currency if prices else "price"):
         table.add_column(column, justify="right")
-    for (team, model), group in sorted(attempts.items()):
-        cost = total_cost(group, prices)
+    for (team, model), cost in costs.items():
         hours = (cost.gpu_seconds / 3600, cost.cpu_seconds / 3600, cost.memory_gib_seconds / 3600)
         price = "–" if cost.price is None else f"{cost.price:,.2f}"
         table.add_row(team or "–", model, str(cost.attempts), *(f"{value:,.2f}" for value in hours), price)
     console.print(table, soft_wrap=False)
     if prices is None:
         console.print("no prices are set: set EVERGREEN_PRICES to a price table, see docs/guides/kubernetes.md")
+
+
+def _history_record(name: str, state: LedgerState, only_champion: bool) -> dict[str, Any]:
+    tenures = state.tenures[-1:] if only_champion else state.tenures
+    entries = [state.entries[tenure.entry_number - 1] for tenure in tenures]
+    champions = [
+        {
+            "version": tenure.version,
+            "since": entry.recorded_at.isoformat(),
+            "data_until": tenure.as_of,
+            "reason": _change_reason(entry.event, state),
+            "requested_by": entry.actor,
+            "entry": entry.number,
+            "evidence": dict(_evidence(entry.event, state)),
+        }
+        for tenure, entry in zip(tenures, entries, strict=True)
+    ]
+    challenger = {"version": state.challenger, "held_back": _deferral_reason(state)} if state.challenger else None
+    return {
+        "model": name,
+        "champion": state.champion,
+        "champions": champions,
+        "challenger": challenger,
+        "barred": sorted(state.barred_versions),
+        "frozen": state.is_frozen,
+        "entries": len(state.entries),
+    }
+
+
+def _cost_record(team: str, model: str, cost: TrainingCost, currency: str | None) -> dict[str, Any]:
+    return {
+        "team": team or None,
+        "model": model,
+        "attempts": cost.attempts,
+        "gpu_hours": cost.gpu_seconds / 3600,
+        "cpu_hours": cost.cpu_seconds / 3600,
+        "gib_hours": cost.memory_gib_seconds / 3600,
+        "price": cost.price,
+        "currency": currency,
+    }
 
 
 def _table(title: str) -> Table:
@@ -98,10 +150,14 @@ def _show_champion_on_day(name: str, current_state: LedgerState, day: date, cons
         since = f"since {_format_time(entry.recorded_at)}, data until {tenure.as_of}"
         console.print(f"{since}: {_change_reason(entry.event, state)}")
         console.print(f"requested by {entry.actor}, entry {entry.number}")
-        if isinstance(entry.event, VersionPromoted):
-            verdict_event = state.find_verdict_event(entry.event.verdict_entry)
-            for kind, location in (verdict_event.evidence if verdict_event else {}).items():
-                console.print(f"{kind}: {location}")
+        for kind, location in _evidence(entry.event, state).items():
+            console.print(f"{kind}: {location}")
+
+
+def _evidence(event: LedgerEvent, state: LedgerState) -> Mapping[str, str]:
+    """Return what the promotion stands on; empty for a rollback."""
+    verdict_event = state.find_verdict_event(event.verdict_entry) if isinstance(event, VersionPromoted) else None
+    return verdict_event.evidence if verdict_event else {}
 
 
 def _change_reason(event: LedgerEvent, state: LedgerState) -> str:

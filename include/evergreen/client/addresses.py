@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ from evergreen.settings import parse_host_and_port, redact_url, settings
 
 STACK_FILE = "stack.json"
 """File in the home folder in which `evergreen up` records the services that it has started."""
+
+
+SPARK_TOKEN_FILE = "spark/token"  # noqa: S105 - a path
+"""File in the home folder with the token of the local Spark Connect server."""
+SPARK_TOKEN_VARIABLE = "SPARK_CONNECT_AUTHENTICATE_TOKEN"  # noqa: S105 - a name
+"""Environment variable in which Spark's servers and clients expect the token."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,13 @@ def local_service_urls() -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise EvergreenError(f"{file} is not readable: delete it, then run `evergreen down`") from None
     return {name: url for name, url in urls.items() if accepts_connections(*parse_host_and_port(url), timeout=1)}
+
+
+def spark_token(url: str) -> str | None:
+    """Return the token for the Spark Connect server at `url`: that of the environment, or of the local stack."""
+    if SPARK_TOKEN_VARIABLE in os.environ or local_service_urls().get("spark") != url:
+        return os.environ.get(SPARK_TOKEN_VARIABLE)
+    return (settings().home / SPARK_TOKEN_FILE).read_text()
 
 
 def accepts_connections(host: str, port: int, timeout: float) -> bool:

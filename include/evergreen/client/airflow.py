@@ -72,6 +72,11 @@ class AirflowClient:
         )
         return f"{error['filename']}: {cause}"
 
+    def paused_dags(self, tag: str) -> list[str]:
+        """Return the ids of the paused DAGs with this tag."""
+        dags = self._list_all("/api/v2/dags", "dags", paused=True, tags=tag)
+        return sorted(dag["dag_id"] for dag in dags)
+
     def set_dag_paused(self, dag_id: str, paused: bool) -> None:
         self._request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": paused})
 

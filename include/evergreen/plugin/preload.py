@@ -1,13 +1,17 @@
-"""Import heavy libraries once, in the scheduler, so that LocalExecutor tasks inherit them for free.
+"""Import libraries once, in components that fork, so that every fork inherits them for free.
 
-LocalExecutor forks its workers from the scheduler, and every task is a fork of a worker. All tasks share a module
-that the scheduler imported before the first fork, copy-on-write; every task imports any other module again
+**The DAG processor** parses every file in a process of its own. It imports what Evergreen's DAG files import, except
+the model folders, which are read anew at each parse. A new version of Evergreen needs a restart, as one of Airflow
+does.
+
+**The scheduler:** LocalExecutor forks its workers from it, and every task is a fork of a worker. All tasks share a
+module that the scheduler imported before the first fork, copy-on-write; every task imports any other module again
 (great_expectations, feast and mlflow: seconds of CPU each time).
 
-Airflow calls ``on_starting`` when a component creates its Job, which in the scheduler is before the executor
-starts. ``EVERGREEN_PRELOAD`` names the modules, separated by commas; if unset or empty, nothing is imported. Acts
-only in ``airflow scheduler`` with a local executor that forks: Celery and Kubernetes workers fork elsewhere,
-and the other components must stay light.
+Airflow calls ``on_starting`` when a component creates its Job, which is before it forks. ``EVERGREEN_PRELOAD`` names
+the scheduler's modules, separated by commas; if unset or empty, nothing is imported. Acts only in ``airflow
+dag-processor``, and in ``airflow scheduler`` with a local executor that forks: Celery and Kubernetes workers fork
+elsewhere, and the other components must stay light.
 
 Name third-party libraries only, not Evergreen or models: a preloaded module does not change until the scheduler
 restarts. Tasks inherit state, too: every task starts with the same global ``numpy.random`` state, so draw from a
@@ -31,6 +35,7 @@ from airflow.plugins_manager import AirflowPlugin
 log = logging.getLogger(__name__)
 
 PRELOAD_VARIABLE = "EVERGREEN_PRELOAD"
+_DAG_FILE_MODULES = ("evergreen.orchestration.dags",)
 
 
 def parse_module_names(value: str | None) -> list[str]:
@@ -67,14 +72,21 @@ def preload_modules(names: list[str]) -> list[str]:
     return loaded
 
 
+def _module_names(component: object) -> list[str]:
+    if type(component).__name__ == "Job" and sys.argv[1:2] == ["dag-processor"]:
+        return [*_DAG_FILE_MODULES]
+    names = parse_module_names(os.environ.get(PRELOAD_VARIABLE))
+    return names if names and is_forking_scheduler(component) else []
+
+
 class PreloadListener:
     """Calls `preload_modules` once, when the scheduler starts."""
 
     @hookimpl
     def on_starting(self, component: object) -> None:
-        """Import the modules if `component` is a scheduler that forks."""
-        names = parse_module_names(os.environ.get(PRELOAD_VARIABLE))
-        if not names or not is_forking_scheduler(component):
+        """Import the modules that the forks of this component need."""
+        names = _module_names(component)
+        if not names:
             return
         start = time.monotonic()
         loaded = preload_modules(names)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,7 +18,7 @@ from evergreen.errors import SpecError
 from evergreen.ledger import LedgerEvent
 from evergreen.settings import settings
 from evergreen.training.attempt import Attempt, ResourceAllocation
-from support.ledger_events import MODEL, deferral, promotion, rollback, verdict_event
+from support.ledger_events import MODEL, THREE_CHAMPIONS, deferral, promotion, rollback, verdict_event
 
 pytestmark = pytest.mark.unit
 
@@ -117,3 +119,36 @@ def test_show_training_costs_names_a_missing_price_table(home: Path, monkeypatch
     settings.cache_clear()
     with pytest.raises(SpecError, match=r"none.toml"):
         output_of(show_training_costs)
+
+
+def json_of(show: Callable[[Console], None]) -> Any:
+    text = StringIO()
+    show(Console(file=text, width=40))  # narrower than its lines
+    return json.loads(text.getvalue())
+
+
+def test_history_as_json_has_champions_and_evidence(home: Path) -> None:
+    empty = json_of(lambda console: show_history(MODEL, None, console, as_json=True))
+    assert (empty["champion"], empty["champions"], empty["challenger"]) == (None, [], None)
+    verdict = verdict_event(10).model_copy(update={"evidence": {"report": "s3://evidence/[red]report.html"}})
+    append_events(verdict, promotion("1", 10, 1), *THREE_CHAMPIONS[2:4], rollback("1", "2"))
+    record = json_of(lambda console: show_history(MODEL, None, console, as_json=True))
+    assert record["champion"] == "1"
+    assert [champion["version"] for champion in record["champions"]] == ["1", "2", "1"]
+    assert record["barred"] == ["2"]
+    assert record["champions"][0]["evidence"] == {"report": "s3://evidence/[red]report.html"}
+    past = json_of(lambda console: show_history(MODEL, date(2020, 1, 1), console, as_json=True))
+    assert (past["champion"], past["entries"]) == (None, 0)
+
+
+def test_costs_as_json_are_numbers(home: Path) -> None:
+    assert json_of(lambda console: show_training_costs(console, as_json=True)) == []
+    record_attempt("flight_delay", "a", "one", hours=2)
+    [row] = json_of(lambda console: show_training_costs(console, as_json=True))
+    assert (row["team"], row["model"], row["attempts"], row["gpu_hours"], row["price"]) == (
+        "flights",
+        "flight_delay",
+        1,
+        2.0,
+        None,
+    )

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from evergreen.cli.doctor import cluster, databases, environment, servers, storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
+from evergreen.cli.options import print_json
 from evergreen.client.addresses import ServiceAddresses, service_addresses
 from evergreen.errors import EvergreenError, Fault, FaultsError, first_line
 from evergreen.settings import Settings, redact_url, settings
@@ -50,6 +52,15 @@ class CheckResult:
     @property
     def passed(self) -> bool:
         return not self.fix
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "check": self.check.subject,
+            "location": self.check.location,
+            "passed": self.passed,
+            "message": self.message,
+            "fix": self.fix or None,
+        }
 
 
 def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Iterator[DoctorCheck]:
@@ -107,27 +118,31 @@ def run_checks(checks: Sequence[DoctorCheck]) -> Iterator[CheckResult]:
         yield results.get(number) or CheckResult(checks[number], timeout, "see its log, or restart it")
 
 
-def run_doctor(console: Console) -> None:
+def run_doctor(console: Console, as_json: bool = False) -> None:
     """Run all checks for the current settings, and print their results.
 
     Raises:
         ChecksFailedError: Checks have failed; names all of them.
     """
     checks = list(doctor_checks(settings(), service_addresses()))
-    with console.status("running checks"):
+    with Console(stderr=True).status("running checks"):
         results = list(run_checks(checks))
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("", "check", "location", "result"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("", "check"))
-    for result in results:
-        sign = Text("✓", style="green") if result.passed else Text("✗", style="red")
-        table.add_row(sign, result.check.subject, Text(result.check.location), Text(result.message))
-    console.print(table, soft_wrap=False)
+    if as_json:
+        print_json(console, [result.to_json() for result in results])
+    else:
+        table = Table(box=box.SIMPLE_HEAD)
+        for column in ("", "check", "location", "result"):
+            table.add_column(column, overflow="fold", no_wrap=column in ("", "check"))
+        for result in results:
+            sign = Text("✓", style="green") if result.passed else Text("✗", style="red")
+            table.add_row(sign, result.check.subject, Text(result.check.location), Text(result.message))
+        console.print(table, soft_wrap=False)
     failures = [result for result in results if not result.passed]
     if failures:
         faults = [Fault(f"{r.check.subject}, {r.check.location}", r.message, r.fix) for r in failures]
         raise ChecksFailedError(f"{len(failures)} of {len(results)} checks failed", faults)
-    console.print(f"all {len(results)} checks passed", style="green")
+    if not as_json:
+        console.print(f"all {len(results)} checks passed", style="green")
 
 
 def _run_check(check: DoctorCheck) -> CheckResult:

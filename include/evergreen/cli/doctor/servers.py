@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 import httpx
 
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
+from evergreen.client.addresses import SPARK_TOKEN_VARIABLE, spark_token
 from evergreen.client.airflow import AirflowClient, AirflowError
 from evergreen.errors import first_line
 from evergreen.settings import parse_host_and_port, redact_url
 
 _AIRFLOW_COMPONENTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+_SHOWN_DAGS = 5  # of those that are paused
 _ARTIFACT_FIX = "see its log: its credentials, its bucket or its disk"
 
 
@@ -47,7 +49,10 @@ def check_airflow(url: str) -> CheckPassed:
             f"{len(errors)} DAG files cannot be imported: {client.describe_import_error(errors[0])}",
             "fix it: `airflow dags list-import-errors` shows the tracebacks",
         )
-    return CheckPassed(f"Airflow {server_version}, all components healthy, authentication succeeded", clock_skew)
+    message = f"Airflow {server_version}, all components healthy, authentication succeeded"
+    if paused := client.paused_dags("evergreen"):
+        message += f"; paused: {', '.join(paused[:_SHOWN_DAGS])}" + (", …" if len(paused) > _SHOWN_DAGS else "")
+    return CheckPassed(message, clock_skew)
 
 
 def check_mlflow(url: str) -> CheckPassed:
@@ -84,6 +89,8 @@ def check_spark_connect(url: str, lake: Path) -> CheckPassed:
 
     probe = lake / f".doctor-{uuid.uuid4().hex}"
     session = None
+    if token := spark_token(url):
+        os.environ[SPARK_TOKEN_VARIABLE] = token  # Spark's client reads it there only, unless the server has TLS
     try:
         session = SparkSession.builder.remote(url).create()
         _check_same_version("Spark", session.version, version("pyspark"))
@@ -110,7 +117,7 @@ def check_spark_connect(url: str, lake: Path) -> CheckPassed:
     except PySparkException as error:
         raise CheckFailedError(
             f"authentication failed: {first_line(error)[:300]}",
-            "set the same SPARK_CONNECT_AUTHENTICATE_TOKEN on both sides",
+            f"set the same {SPARK_TOKEN_VARIABLE} on both sides",
         ) from None
     finally:
         if session:

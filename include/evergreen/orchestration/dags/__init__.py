@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from airflow.sdk import DAG
+from airflow.sdk.definitions.param import ParamsDict
 
 from evergreen.errors import EvergreenError
 from evergreen.orchestration.dags.features import features_dag
@@ -32,6 +33,11 @@ def airflow_dags(model_name: str) -> dict[str, DAG]:
         dags = {"retrain": retrain_dag(model), "rollback": rollback_dag(model)}
         if model.builds_features:
             dags["features"] = features_dag(model)
+        for dag in dags.values():
+            for task in dag.tasks:
+                # Airflow copies the DAG's params to each task, and validates each copy whenever it serializes one:
+                # most of the time of a parse. A task finds the DAG's params in its context anyway.
+                task.params = ParamsDict()
     except EvergreenError as error:
         log.exception("the model folder %s is invalid", model_name)
         # Python prints causes first, and one without a traceback by its message alone: that is what users see first.

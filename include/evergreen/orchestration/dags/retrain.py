@@ -2,6 +2,9 @@
 
 `plan → materialize → training_set → train → evaluate → judge → register → (approve) → promote`
 
+**A new DAG is paused.** Switch it on: until then, neither the clock nor arriving data starts it, and a run that is
+triggered waits.
+
 **A backfill is a walk-forward backtest:** `plan → training_set → train → backtest`. Each run trains as of its
 date with only what was known then; the report in the log of `backtest` shows what the gates would have decided
 and how each policy of retraining would have performed. The champion and the online features do not change.

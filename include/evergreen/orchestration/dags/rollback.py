@@ -1,5 +1,7 @@
 """The DAG that rolls back to an earlier champion. It is triggered by hand, with a form that asks for the reason.
 
+It is not paused when it is new. A run that is triggered while it is paused waits until somebody switches it on.
+
 The previous champion, or the version in the form, becomes champion. The rollback is recorded like any promotion,
 and the version that was champion cannot be promoted again before `evergreen release`.
 """
@@ -24,6 +26,7 @@ def rollback_dag(model: ModelSpec) -> DAG:
     with DAG(
         **dag_kwargs(model, "rollback", "Back to an earlier champion", __doc__),
         schedule=None,
+        is_paused_upon_creation=False,  # it runs on request only, and then at once
         default_args={
             "owner": model.owner,
             **RETRY_ARGS,

@@ -1,0 +1,71 @@
+"""The wheel installs into an existing Airflow and leaves what is there as it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+IMPORT_ALL = """
+import importlib, pkgutil
+import evergreen, evergreen_local
+for package in (evergreen, evergreen_local):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+print(evergreen.__file__)
+"""
+PLUGINS = """
+from airflow import plugins_manager
+plugins, errors = plugins_manager._get_plugins()
+assert not errors, errors
+print(*sorted(plugin.name for plugin in plugins))
+"""
+
+
+def run(python: Path, home: Path, *arguments: str) -> str:
+    """Run `python` in an empty folder, without what this environment sets."""
+    variables = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    variables |= {
+        "AIRFLOW_HOME": str(home / "airflow"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "EVERGREEN_PROJECT": str(home),
+    }
+    done = subprocess.run([python, *arguments], cwd=home, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_no_package_of_airflow_changes(installation: Any) -> None:
+    after = installation.after
+    assert len(installation.before) > 100
+    assert {name: after.get(name) for name in installation.before} == installation.before
+    assert "evergreen" in after
+
+
+def test_only_the_bounds_of_feast_are_unmet(installation: Any) -> None:
+    """Nothing else is at a version that another package refuses."""
+    command = [Path(sys.executable).with_name("uv"), "pip", "check", "--python", installation.python]
+    problems = subprocess.run(command, capture_output=True, text=True).stderr.splitlines()
+    unmet = [line for line in problems if "requires" in line]
+    assert unmet
+    assert all("`feast` requires" in line for line in unmet), unmet
+
+
+def test_every_module_of_the_wheel_imports(installed: Path, tmp_path: Path) -> None:
+    out = run(installed, tmp_path, "-c", IMPORT_ALL)
+    assert str(installed.parents[1]) in out
+
+
+def test_airflow_loads_the_plugins(installed: Path, tmp_path: Path) -> None:
+    assert run(installed, tmp_path, "-c", PLUGINS).split() == ["evergreen_preload", "evergreen_verdicts"]
+
+
+def test_the_command_starts_without_a_checkout(installed: Path, tmp_path: Path) -> None:
+    command = installed.with_name("evergreen")
+    assert "retrain" in run(command, tmp_path, "--help")
