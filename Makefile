@@ -71,6 +71,13 @@ format: $(READY) ## let the formatter and the linter mend what they can
 bench: $(READY) ## the figures of docs/performance.md
 	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
+docs: $(READY) ## the site of docs/, in docs/_build/html
+	@$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+docs-links: $(READY) ## ask every external link of the docs whether it is there
+	@$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
+
 lock: $(READY) ## resolve everything that pyproject.toml and trainer/requirements.in name, anew
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	@$(RESOLVE) pyproject.toml --upgrade --all-extras $(addprefix --group ,test lint docs release image) \
