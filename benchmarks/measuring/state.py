@@ -33,7 +33,7 @@ def state() -> dict[str, object]:
                 contents[f"{name}/{manifest.partition}"] = files
     verdicts: dict[str, object] = {}
     promoted = []
-    for entry in ledger.read_entries(MODEL):
+    for entry in ledger.read_state(MODEL).entries:
         if isinstance(entry.event, ledger.VerdictRecorded):
             records = {r.gate: r for r in entry.event.verdict.results if "serving" not in r.gate}
             verdicts[str(entry.event.as_of)] = {
@@ -53,7 +53,9 @@ def state() -> dict[str, object]:
         "predictions": {as_of: sorted(set(found)) for as_of, found in predictions.items()},
         "verdicts": verdicts,
         "promoted": promoted,
-        "aliases": "right" if repair.was_consistent else list(repair.messages),
+        "aliases": "right"
+        if all(alias.status == "consistent" for alias in repair)
+        else [alias.message for alias in repair],
         "staged": len(list(settings().lake.glob("**/_staging/*/*"))),
         "models": sorted(job.name for job in jobs() if runner.is_training_complete(job.name, job)),
         "jobs": len(jobs()),

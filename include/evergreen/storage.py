@@ -1,6 +1,7 @@
 """Storage: files in a folder or an object store. A reader sees a file whole or not at all.
 
-Only this module imports fsspec and universal_pathlib; others take paths from `storage_path`.
+Only this module imports fsspec and universal_pathlib; others take paths from `storage_path`. A store that fails raises
+OSError, whatever its client raises.
 """
 
 from __future__ import annotations
@@ -44,11 +45,7 @@ def is_local(path: UPath) -> bool:
 
 
 def put(file: UPath | Path, data: bytes) -> None:
-    """Write `file` in one step: a put is atomic in an object store, and a rename in a folder.
-
-    Raises:
-        OSError: the file could not be written.
-    """
+    """Write `file` in one step: a put is atomic in an object store, and a rename in a folder."""
     if isinstance(file, Path):
         with atomic_write(file) as scratch:
             scratch.write_bytes(data)
@@ -62,9 +59,6 @@ def create_if_absent(file: UPath, data: bytes) -> bool:
 
     Of racing callers exactly one succeeds: by a hard link in a folder, by a conditional put in an object store. The
     file is on disk before the call returns.
-
-    Raises:
-        OSError: the file could not be written.
     """
     if isinstance(file, Path):
         return _link_if_absent(file, data)
@@ -95,7 +89,6 @@ def read_files(files: Sequence[UPath]) -> list[bytes]:
 
     Raises:
         FileNotFoundError: a file does not exist.
-        OSError: a file could not be read.
     """
     if not files or is_local(files[0]):
         return [file.read_bytes() for file in files]
@@ -115,11 +108,7 @@ def upload(source: Path, file: UPath) -> None:
 
 
 def download(file: UPath, target: Path) -> None:
-    """Download `file` to the local path `target`.
-
-    Raises:
-        OSError: the file could not be read.
-    """
+    """Download `file` to the local path `target`."""
     if isinstance(file, Path):
         shutil.copyfile(file, target)
     else:

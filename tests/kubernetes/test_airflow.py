@@ -218,7 +218,7 @@ def test_a_pod_trains_what_a_process_here_trains(airflow: Stack, name: str, tmp_
         assert champion.tags["evergreen.fingerprint"] == made.fingerprint
         assert champion.tags["evergreen.team"] == model.owner
         assert champion.tags["evergreen.cost"].startswith("0.00 GPU hours, 0.0")
-        assert [entry.event.kind for entry in ledger.read_entries(name)].count("promoted") == 1
+        assert [entry.event.kind for entry in ledger.read_state(name).entries].count("promoted") == 1
 
     # The same job, by the other backend.
     here = storage.storage_path(str(tmp_path / "job.json"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -17,6 +17,11 @@ from evergreen.settings import settings
 from support.ledger_events import request, verdict_event
 
 LEDGER_ALIASES = ("champion", "previous", "challenger")
+
+
+def was_consistent(statuses: Iterable[aliases.AliasStatus]) -> bool:
+    """Return whether `aliases.repair_aliases` had nothing to repair."""
+    return all(alias.status == "consistent" for alias in statuses)
 
 
 @dataclass(frozen=True)

@@ -225,8 +225,8 @@ def repair_command(ctx: typer.Context, model: OptionalModelArgument = None) -> N
 
     for name in [model] if model else model_names():
         load_spec(name)
-        for message in aliases.repair_aliases(name).messages:
-            ctx.obj.print(f"{name}: {message}")
+        for alias in aliases.repair_aliases(name):
+            ctx.obj.print(f"{name}: {alias.message}")
 
 
 def _use_local_mlflow() -> None:

@@ -193,7 +193,7 @@ class _Measurement:
         from evergreen.registry import versions
 
         try:
-            with versions.open_artifact(self._model, champion.version) as folder:
+            with versions.open_artifact(self._model.name, champion.version) as (folder, _):
                 return pa.array(score_table(folder, holdout, versions.read_input_columns(folder)))
         except ScoringError as error:
             return MissingEvidence(f"version {champion.version} cannot be scored: {error}")

@@ -1,14 +1,9 @@
 """Feast's offline store on DuckDB's ASOF JOIN.
 
-It is enabled by configuration, with no other change::
-
-    offline_store:
-      type: evergreen.feature_store.offline_store.AsofOfflineStore
-      memory_limit: 2GB
-
-Its results are those of Feast's stock DuckDB store: inclusive boundaries (`feature ts <= entity ts <= feature ts +
-ttl`), the latest event wins and among its corrections the latest created. Only the work differs: the stock store joins
-every entity row with the whole past of its key and then drops all but one match; an ASOF join merges two sorted sides.
+It is enabled by `type` in the section `offline_store` of feature_store.yaml, with no other change. Its results are
+those of Feast's stock DuckDB store: inclusive boundaries (`feature ts <= entity ts <= feature ts + ttl`), the latest
+event wins and among its corrections the latest created. Only the work differs: the stock store joins every entity row
+with the whole past of its key and then drops all but one match; an ASOF join merges two sorted sides.
 It also guarantees three things that the stock store does not:
 
 * the rows of the result are the entity rows, in their order, each once; anything else is an error, never a shorter
@@ -307,7 +302,8 @@ def _asof_join_query(
     row of the `span` of timestamps can reach, are read from the files.
     """
     keys = [f"key_{i}" for i in range(len(view.keys))]
-    source, ttl = view.source, _interval_literal(view.ttl) if view.ttl else None
+    source = view.source
+    ttl = f"to_microseconds({view.ttl // timedelta(microseconds=1)})" if view.ttl else None
     event_ts = f"CAST({_quote_identifier(raw_names[source.timestamp_field])} AS TIMESTAMPTZ)"
     created_name = source.created_timestamp_column
     created_ts = _quote_identifier(raw_names[created_name]) if created_name else "NULL"
@@ -377,11 +373,11 @@ def _pull_query(
         query += f"\nWHERE {_AND.join(bounds)}"
     if latest_by is not None:
         keys = ", ".join(quoted[key] for key in latest_by) or "NULL"
-        newest_first = [f"{quoted[name]} DESC NULLS LAST" for name in instants] + [
-            "file_index DESC, file_row_number DESC"
+        newest_first = [
+            *(f"{quoted[name]} DESC NULLS LAST" for name in instants),
+            "file_index DESC, file_row_number DESC",
         ]
-        order = ", ".join(newest_first)
-        query += f"\nQUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"
+        query += f"\nQUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {', '.join(newest_first)}) = 1"
     return query
 
 
@@ -401,8 +397,8 @@ def _source_relation(source: DataSource, config: RepoConfig) -> str | None:
 @contextmanager
 def _connect_duckdb(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory database with the configured limits, for one retrieval."""
-    limits = config.offline_store.model_dump(include={"memory_limit", "threads", "temp_directory"})
-    with duckdb.connect(config={name: value for name, value in limits.items() if value is not None}) as con:
+    limits = config.offline_store.model_dump(include={"memory_limit", "threads", "temp_directory"}, exclude_none=True)
+    with duckdb.connect(config=limits) as con:
         con.execute("SET TimeZone = 'UTC'")  # naive timestamps are UTC, and a day is 24 hours
         yield con
 
@@ -443,7 +439,3 @@ def _quote_literal(literal: str) -> str:
 
 def _timestamp_literal(value: datetime | None) -> str:
     return f"TIMESTAMPTZ {_quote_literal(value.isoformat())}" if value else "NULL::TIMESTAMPTZ"
-
-
-def _interval_literal(value: timedelta) -> str:
-    return f"to_microseconds({value // timedelta(microseconds=1)})"

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from evergreen.settings import redact_url
@@ -26,49 +26,28 @@ class OnlineStoreResetError(Exception):
     """The online store lost its content while it was written. Retryable: the next try writes it again."""
 
 
-class OnlineBackend(Protocol):
-    """An online store as Feast and the markers use it."""
-
-    def feast_config(self) -> dict[str, Any]:
-        """Return the section `online_store` of Feast's configuration."""
-        ...
-
-    def prepare_markers(self) -> None:
-        """Allow markers to be written, until the store is emptied."""
-        ...
-
-    def read_marker(self, name: str) -> str | None:
-        """Return the last marker written under `name`; None if there is none, also because the store was emptied."""
-        ...
-
-    def write_marker(self, name: str, marker: str) -> None:
-        """Write a marker.
-
-        Raises:
-            OnlineStoreResetError: the store was emptied since `prepare_markers`; the values may be gone too.
-        """
-        ...
-
-
-def online_backend(url: str) -> OnlineBackend:
+def online_backend(url: str) -> SqliteBackend | RedisBackend:
     """Return the backend for `url`, a value of the setting `online_store`."""
     return RedisBackend(url) if url.startswith(("redis://", "rediss://")) else SqliteBackend(Path(url))
 
 
 class SqliteBackend:
-    """A file on this machine."""
+    """A file on this machine, as Feast and the markers use it. `RedisBackend` has the same methods."""
 
     def __init__(self, file: Path):
         self._file = file
 
     def feast_config(self) -> dict[str, Any]:
+        """Return the section `online_store` of Feast's configuration."""
         return {"type": "sqlite", "path": str(self._file)}
 
     def prepare_markers(self) -> None:
+        """Allow markers to be written, until the store is emptied."""
         with self._connect() as con:
             con.execute(f"CREATE TABLE IF NOT EXISTS {_MARKER_TABLE} (name TEXT PRIMARY KEY, marker TEXT)")
 
     def read_marker(self, name: str) -> str | None:
+        """Return the last marker written under `name`; None if there is none, also because the store was emptied."""
         if not self._file.exists():  # connecting would create it
             return None
         with self._connect() as con:
@@ -78,6 +57,11 @@ class SqliteBackend:
         return row[0] if row else None
 
     def write_marker(self, name: str, marker: str) -> None:
+        """Write a marker.
+
+        Raises:
+            OnlineStoreResetError: the store was emptied since `prepare_markers`; the values may be gone too.
+        """
         try:
             with self._connect() as con:
                 con.execute(f"INSERT OR REPLACE INTO {_MARKER_TABLE} VALUES (?, ?)", [name, marker])  # noqa: S608
@@ -140,13 +124,8 @@ class RedisBackend:
         return ",".join([f"{parts.hostname}:{parts.port or 6379}", *pairs])
 
 
-@contextmanager
-def connect_redis(url: str, **options: Any) -> Iterator[Any]:
-    """Open a client of the Redis server at `url`. It is untyped: redis annotates results as possibly awaitable."""
+def connect_redis(url: str, **options: Any) -> Any:
+    """Return a client of the Redis server at `url`. It is untyped: redis annotates results as possibly awaitable."""
     import redis  # only where it is the online store
 
-    server = redis.Redis.from_url(url, **(_REDIS_TIMEOUTS | options))
-    try:
-        yield server
-    finally:
-        server.close()
+    return redis.Redis.from_url(url, **(_REDIS_TIMEOUTS | options))

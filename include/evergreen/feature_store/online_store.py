@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from feast import FeatureStore, FeatureView
+from pydantic import Field
 
 from evergreen.errors import Fault, SpecError
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
 from evergreen.features.inputs import features_dataset
 from evergreen.lake import datasets, fingerprints
+from evergreen.spec import Frozen
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.window import Window, midnight
@@ -58,10 +59,7 @@ def materialize_features(model: ModelSpec, window: Window) -> dict[str, str]:
 def rebuild_online_store(model: ModelSpec) -> dict[str, str]:
     """Write everything that the online store should hold, up to its watermark; return the days written.
 
-    Returns an empty dict if nothing was ever materialized: use `materialize_features` then.
-
-    Raises:
-        SpecError: see `materialize_features`.
+    Returns an empty dict if nothing was ever materialized: use `materialize_features` then, which raises the same.
     """
     if not materialization_state(model):
         return {}
@@ -74,19 +72,14 @@ def materialization_state(model: ModelSpec) -> Mapping[str, Any]:
     return manifest.inputs if manifest else {}
 
 
-@dataclass(frozen=True)
-class _MaterializationState:
-    watermark: datetime
-    days: Mapping[date, str] = field(default_factory=dict)  # content hash of each
-    views: Mapping[str, str] = field(default_factory=dict)  # definition of each
-
-    def as_dict(self) -> dict[str, Any]:
-        days = {day.isoformat(): content for day, content in self.days.items()}
-        return {"watermark": self.watermark.isoformat(), "days": days, "views": self.views}
+class _MaterializationState(Frozen):
+    watermark: datetime = datetime.min.replace(tzinfo=UTC)
+    days: dict[date, str] = Field(default_factory=dict)  # content hash of each
+    views: dict[str, str] = Field(default_factory=dict)  # definition of each
 
     @property
     def fingerprint(self) -> str:
-        return fingerprints.compute_fingerprint(self.as_dict())
+        return fingerprints.compute_fingerprint(self.model_dump(mode="json"))
 
 
 def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_state: bool = True) -> dict[str, str]:
@@ -97,8 +90,10 @@ def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_s
         views = _online_views(store, model)
         state = _read_state(model)
         watermark = max(as_of.astimezone(UTC), state.watermark)
-        days = _servable_days(model, timezone, watermark, _ttl_horizon(views))
-        target = _MaterializationState(watermark, days, _definition_fingerprints(views))
+        days = _servable_days(model, timezone, watermark, views)
+        specs = {view.name: view.to_proto().spec.SerializeToString(deterministic=True) for view in views}
+        definitions = {name: fingerprints.compute_fingerprint(spec.hex()) for name, spec in specs.items()}
+        target = _MaterializationState(watermark=watermark, days=days, views=definitions)
         is_current = all(state.views.get(view) == definition for view, definition in target.views.items())
         is_trusted = trust_state and is_current and has_online_marker(store, name, state.fingerprint)
         start = _first_day_to_write(state.days if is_trusted else {}, days)
@@ -107,7 +102,7 @@ def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_s
             return {}
         view_names = [view.name for view in views]
         log.info("materializing %s: from %s until %s", ", ".join(view_names), start, watermark)
-        _write_state(dataset, _MaterializationState(watermark))
+        _write_state(dataset, _MaterializationState(watermark=watermark))
         store.materialize(
             # Feast includes both ends. The watermark itself belongs to a day that is not in the state.
             start_date=midnight(start, timezone).astimezone(UTC),
@@ -116,7 +111,8 @@ def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_s
         )
         write_online_marker(store, name, target.fingerprint)
         _write_state(dataset, target)
-    return {"start": start.isoformat(), "end": _ceil_to_day(watermark, timezone).isoformat()}
+    last_day = (watermark - _MICROSECOND).astimezone(ZoneInfo(timezone)).date()
+    return {"start": start.isoformat(), "end": (last_day + timedelta(1)).isoformat()}
 
 
 def _dataset_name(model: ModelSpec) -> str:
@@ -124,13 +120,11 @@ def _dataset_name(model: ModelSpec) -> str:
 
 
 def _read_state(model: ModelSpec) -> _MaterializationState:
-    state = materialization_state(model) or _MaterializationState(datetime.min.replace(tzinfo=UTC)).as_dict()
-    days = {date.fromisoformat(day): content for day, content in state["days"].items()}
-    return _MaterializationState(datetime.fromisoformat(state["watermark"]), days, state["views"])
+    return _MaterializationState.model_validate(materialization_state(model))
 
 
 def _write_state(dataset: datasets.Dataset, state: _MaterializationState) -> None:
-    dataset.publish(_STATE_PARTITION, state.fingerprint, {}, state.as_dict())
+    dataset.publish(_STATE_PARTITION, state.fingerprint, {}, state.model_dump(mode="json"))
 
 
 def _online_views(store: FeatureStore, model: ModelSpec) -> list[FeatureView]:
@@ -147,29 +141,18 @@ def _online_views(store: FeatureStore, model: ModelSpec) -> list[FeatureView]:
     return [view for view in views if view.online]
 
 
-def _definition_fingerprints(views: Sequence[FeatureView]) -> dict[str, str]:
-    specs = {view.name: view.to_proto().spec.SerializeToString(deterministic=True) for view in views}
-    return {name: fingerprints.compute_fingerprint(spec.hex()) for name, spec in specs.items()}
-
-
-def _ttl_horizon(views: Sequence[FeatureView]) -> timedelta | None:
-    """Return the largest TTL of the views; None if the values of one never expire."""
-    ttls = [view.ttl for view in views]
-    return max((ttl for ttl in ttls if ttl), default=None) if all(ttls) else None
-
-
-def _servable_days(model: ModelSpec, timezone: str, watermark: datetime, horizon: timedelta | None) -> dict[date, str]:
+def _servable_days(
+    model: ModelSpec, timezone: str, watermark: datetime, views: Sequence[FeatureView]
+) -> dict[date, str]:
     """Return the content hash of each published day with values that can be served at the watermark, in order."""
-    published = {
-        date.fromisoformat(manifest.partition.removeprefix("day=")): manifest.content_hash
-        for manifest in features_dataset(model).manifests()
-    }
-    return {
-        day: content
-        for day, content in published.items()
-        if midnight(day, timezone) < watermark
-        and (horizon is None or midnight(day + timedelta(1), timezone) > watermark - horizon)
-    }
+    ttls = [view.ttl for view in views if view.ttl]
+    start = watermark - max(ttls) if ttls and len(ttls) == len(views) else datetime.min.replace(tzinfo=UTC)
+    days = {}
+    for manifest in features_dataset(model).manifests():
+        day = date.fromisoformat(manifest.partition.removeprefix("day="))
+        if midnight(day, timezone) < watermark and midnight(day + timedelta(1), timezone) > start:
+            days[day] = manifest.content_hash
+    return days
 
 
 def _first_day_to_write(written_days: Mapping[date, str], servable_days: Mapping[date, str]) -> date | None:
@@ -181,9 +164,3 @@ def _first_day_to_write(written_days: Mapping[date, str], servable_days: Mapping
     if any(day >= horizon and servable_days.get(day) != content for day, content in written_days.items()):
         return horizon
     return min((day for day in servable_days if day not in written_days), default=None)
-
-
-def _ceil_to_day(instant: datetime, timezone: str) -> date:
-    """Return the first day that starts at `instant` or later."""
-    local = instant.astimezone(ZoneInfo(timezone))
-    return local.date() if local.time() == time() else local.date() + timedelta(1)

@@ -4,8 +4,7 @@ Each is a function over days that runs from a task, a test or a notebook, and ma
 days that are published or built already are recognized by their fingerprint and not computed again.
 
     inputs      what the features of a day depend on, and the fingerprint of that
-    planning    which days a run publishes, and which of them it builds
-    claims      which run builds which day when several need it
+    planning    which days a run publishes, and which run builds each when several need it
     checks      raw files and built features against expectations (Great Expectations)
     build       the features of many days in one job (Spark)
     pipeline    publishing, and all steps in one call
@@ -17,12 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evergreen.features.inputs import features_dataset
-
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-__all__ = ["FeatureTables", "features_dataset"]
 
 
 @dataclass(frozen=True)

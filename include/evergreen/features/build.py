@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date
 from importlib import import_module
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from evergreen.features import FeatureTables, inputs, spark
@@ -56,22 +55,18 @@ def _build_batch(model: ModelSpec, staging_folders: Mapping[str, Path]) -> None:
     scratch = next(iter(staging_folders.values())).with_suffix(".spark")
     raw_files = inputs.raw_files_for_days(spec, days)
     with spark.spark_session() as session:
-        raw = {
-            source.name: _read_raw_files(session, [file.path for file in raw_files if file.source == source.name])
-            for source in spec.sources
-        }
+        raw = {}
+        for source in spec.sources:
+            paths = [str(file.path) for file in raw_files if file.source == source.name]
+            # All files have passed the same check of columns and types; giving Spark the schema of one spares it
+            # a job that reads the footers of all.
+            schema = from_arrow_schema(pq.read_schema(paths[0]).remove_metadata(), prefer_timestamp_ntz=False)
+            raw[source.name] = session.read.schema(schema).parquet(*paths)
         module = import_module(f"evergreen_models.{model.feature_model}.features")
         for number, tables in enumerate(module.build(session, raw, days, spec.timezone)):
             log.info("%s: computing %s", inputs.format_days(days), ", ".join(tables.columns))
             _write_tables(tables, scratch / str(number), staging_folders)
     shutil.rmtree(scratch)
-
-
-def _read_raw_files(session: SparkSession, files: Sequence[Path]) -> DataFrame:
-    # All files have passed the same check of columns and types; giving Spark the schema of one spares it
-    # a job that reads the footers of all.
-    schema = from_arrow_schema(pq.read_schema(files[0]).remove_metadata(), prefer_timestamp_ntz=False)
-    return session.read.schema(schema).parquet(*map(str, files))
 
 
 def _write_tables(tables: FeatureTables, scratch: Path, staging_folders: Mapping[str, Path]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,7 @@ from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError, fir
 from evergreen.features import inputs
 from evergreen.features.inputs import FingerprintsByDay, RawFile
 from evergreen.ingest import expectations, raw_files
+from evergreen.ingest.expectations import ValidationReport
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
@@ -42,10 +44,17 @@ def validate_raw_files(
     Raises:
         RawDataError: the faults of `own_days`, each once: file, column, rule and count.
     """
-    available_days = [day for day in days if not inputs.find_missing_raw_files(feature_spec(model), [day])]
+    spec = feature_spec(model)
+    available_days = [day for day in days if not inputs.find_missing_raw_files(spec, [day])]
     # Hashed before the files are validated, so that `publish_features` detects a file that is replaced later.
     day_fingerprints = inputs.compute_day_fingerprints(model, available_days)
-    faults = _find_raw_faults(model, days)
+    file_faults = _validate_files(model, inputs.raw_files_for_days(spec, days))
+    # A fault of a raw file is a fault of each day that depends on it.
+    faults = {
+        day: day_faults
+        for day in days
+        if (day_faults := [fault for file in inputs.raw_files_for_day(spec, day) for fault in file_faults[file]])
+    }
     _raise_own_faults(RawDataError, "raw data", model, faults, own_days)
     return {day: value for day, value in day_fingerprints.items() if date.fromisoformat(day) not in faults}
 
@@ -76,16 +85,8 @@ def _raise_own_faults(
         raise error(f"{label} for {inputs.format_days(own_faults)} of {model.feature_model}", distinct)
 
 
-def _find_raw_faults(model: ModelSpec, days: Sequence[date]) -> FaultsByDay:
-    """A fault of a raw file is a fault of each day that depends on it."""
-    spec = feature_spec(model)
-    by_file = _validate_files(model, inputs.raw_files_for_days(spec, days))
-    by_day = {day: [fault for file in inputs.raw_files_for_day(spec, day) for fault in by_file[file]] for day in days}
-    return {day: faults for day, faults in by_day.items() if faults}
-
-
 def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> FaultsByDay:
-    rules = _expectations_module(model)
+    rules, features = _expectations_module(model), inputs.features_dataset(model)
     faults: FaultsByDay = {}
     for table in feature_spec(model).tables:
         files = {day: Path(folder) / f"{table}.parquet" for day, folder in folders.items()}
@@ -96,7 +97,8 @@ def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> Faults
             reports = expectations.validate_tables(frames, dict.fromkeys(frames, stages).__getitem__)
             table_faults |= {day: reports[f"{day} {table}"].faults for day in batch}
         for day in files.keys() - table_faults.keys():
-            if not _is_published_elsewhere(model, day, files[day].parent):
+            # Unless another attempt has published the day and deleted its folder.
+            if files[day].parent.exists() or not features.manifest(datasets.day_partition(day)):
                 fix = f"let features.build return {table!r}"
                 table_faults[day] = [Fault(f"{day} {table}", "was not built", fix)]
         for day in sorted(day for day in table_faults if table_faults[day]):
@@ -104,13 +106,8 @@ def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> Faults
     return faults
 
 
-def _is_published_elsewhere(model: ModelSpec, day: str, folder: Path) -> bool:
-    """Whether another attempt has published the day and deleted `folder`: nothing is left to validate."""
-    return not folder.exists() and inputs.features_dataset(model).manifest(datasets.day_partition(day)) is not None
-
-
 def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile, Sequence[Fault]]:
-    """The faults of each raw file, from its published report if there is one."""
+    """Return the faults of each raw file, from its published report if there is one."""
     rules = _expectations_module(model)
     code = fingerprints.code_of(
         (rules.__name__, "evergreen.ingest.expectations"),
@@ -126,31 +123,31 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
     pending = []
     for file in parts:
         if manifest := dataset.find(file.name, fingerprints.compute_fingerprint(parts[file])):
-            faults[file] = _parse_faults(json.loads(dataset.file_path(manifest, "report").read_text()))
+            report = json.loads(dataset.file_path(manifest, "report").read_text())
+            faults[file] = [Fault(**fault) for fault in report["faults"]]
         else:
             pending.append(file)
     for source in dict.fromkeys(file.source for file in pending):
         for batch in inputs.split_into_batches([file for file in pending if file.source == source]):
-            for file, report in _validate_batch(batch, rules).items():
+            for file, validation in _validate_batch(batch, rules).items():
                 fingerprint = fingerprints.compute_fingerprint(parts[file])
                 report_file = dataset.stage(file.name, fingerprint) / "report.json"
-                report_file.write_text(json.dumps(report, indent=1))
+                report_file.write_text(json.dumps(asdict(validation), indent=1))
                 dataset.publish(file.name, fingerprint, {"report": report_file}, parts[file])
-                faults[file] = _parse_faults(report)
+                faults[file] = validation.faults
             log.info("checked %s raw files of %s", len(batch), source)
     return faults
 
 
-def _validate_batch(files: Sequence[RawFile], rules: Any) -> dict[RawFile, dict[str, Any]]:
-    """The report of each of some raw files of one source."""
-    reports: dict[RawFile, dict[str, Any]] = {}
-    tables = {}
+def _validate_batch(files: Sequence[RawFile], rules: Any) -> dict[RawFile, ValidationReport]:
+    """Return the report of each of some raw files of one source."""
+    reports, tables = {}, {}
     for file in files:
         try:
             tables[str(file.path)] = pd.read_parquet(file.path)
         except (pa.ArrowException, OSError, ValueError) as error:
             fault = Fault(str(file.path), f"is not a readable Parquet file: {first_line(error)}", "deliver it again")
-            reports[file] = {"faults": [vars(fault)], "results": {}}
+            reports[file] = ValidationReport((fault,), {})
     by_path = {str(file.path): file for file in files}
 
     def stages_for(path: str) -> expectations.ExpectationStages:
@@ -158,13 +155,8 @@ def _validate_batch(files: Sequence[RawFile], rules: Any) -> dict[RawFile, dict[
         schema = expectations.schema_expectations(rules.RAW_COLUMNS[file.source])
         return [*schema, rules.raw_expectations(file.source, file.day)]
 
-    for path, report in expectations.validate_tables(tables, stages_for).items():
-        reports[by_path[path]] = {"faults": [vars(fault) for fault in report.faults], "results": report.results}
-    return reports
-
-
-def _parse_faults(report: Mapping[str, Any]) -> list[Fault]:
-    return [Fault(**fault) for fault in report["faults"]]
+    validated = expectations.validate_tables(tables, stages_for)
+    return reports | {by_path[path]: report for path, report in validated.items()}
 
 
 def _expectations_module(model: ModelSpec) -> Any:

@@ -65,7 +65,7 @@ def raw_files_for_days(spec: FeatureSpec, days: Iterable[date]) -> list[RawFile]
 
 
 def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str, Any]]:
-    """Everything that the features of each of `days` depend on, by ISO date.
+    """Return everything that the features of each of `days` depend on, by ISO date.
 
     Raises:
         RawDataError: raw files are missing; the error names all of them.
@@ -94,11 +94,7 @@ def feature_code(model: ModelSpec) -> dict[str, str]:
 
 
 def compute_day_fingerprints(model: ModelSpec, days: Iterable[date]) -> FingerprintsByDay:
-    """Fingerprint of everything that the features of each day depend on.
-
-    Raises:
-        RawDataError: raw files are missing; the error names all of them.
-    """
+    """Return the fingerprint of the features of each day. Raises what `feature_inputs` raises."""
     return {day: compute_fingerprint(parts) for day, parts in feature_inputs(model, days).items()}
 
 
@@ -142,23 +138,15 @@ def stale_days(model: ModelSpec, changed_days: Sequence[date]) -> list[date]:
     spec = feature_spec(model)
     longest = max((source.trailing_days for source in spec.sources), default=0)
     later = {day + timedelta(n) for day in changed_days for n in range(1, longest + 1)} - set(changed_days)
-    manifests = {day: features_dataset(model).manifest(datasets.day_partition(day)) for day in sorted(later)}
-    changed = {
-        file.path: file
-        for file in raw_files_for_days(spec, [day for day, manifest in manifests.items() if manifest])
-        if file.day in changed_days and file.path.exists()
-    }
-    hashes = {changed[path].name: sha256 for path, sha256 in raw_files.hash_raw_files(changed).items()}
-    return [
-        day
-        for day, manifest in manifests.items()
-        if manifest
-        and any(
-            manifest.inputs["raw"].get(file.name) != hashes[file.name]
-            for file in raw_files_for_day(spec, day)
-            if file.name in hashes
-        )
-    ]
+    paths = [file.path for file in raw_files_for_days(spec, later) if file.day in changed_days]
+    hashes = raw_files.hash_raw_files(path for path in paths if path.exists())
+    stale = []
+    for day in sorted(later):
+        manifest = features_dataset(model).manifest(datasets.day_partition(day))
+        files = [file for file in raw_files_for_day(spec, day) if file.path in hashes]
+        if manifest and any(manifest.inputs["raw"].get(file.name) != hashes[file.path] for file in files):
+            stale.append(day)
+    return stale
 
 
 def split_into_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -1,4 +1,4 @@
-"""Which days a run of the features DAG publishes, and which of them it builds.
+"""Which days a run of the features DAG publishes, and which run builds which of them.
 
 What the scheduler knows is passed in: the facts of the run, and `count_active_runs`, which counts the queued and
 running runs of the DAG among given `run_ids` or `logical_dates`. Each call is a request.
@@ -6,12 +6,14 @@ running runs of the DAG among given `run_ids` or `logical_dates`. Each call is a
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from evergreen.features import claims, inputs
+from evergreen import storage
+from evergreen.features import inputs
 from evergreen.ingest import announcements
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
@@ -37,10 +39,10 @@ def days_to_publish(model: ModelSpec, run: DagRunInfo, window: Window) -> list[d
     }
     arrived = {day for day in arrived if spec.first_day <= day <= (spec.last_day or day)}
     if late := sorted(arrived.difference(window.days)):
-        log.info("arrived as well, and no other run has acknowledged: %s", _join(late))
+        log.info("arrived as well, and no other run has acknowledged: %s", ", ".join(map(str, late)))
     days = sorted(arrived.union(window.days))
     if stale := inputs.stale_days(model, days):
-        log.info("built from raw days that have changed since: %s", _join(stale))
+        log.info("built from raw days that have changed since: %s", ", ".join(map(str, stale)))
     return sorted([*days, *stale])
 
 
@@ -53,7 +55,7 @@ def claim_days_to_build(
     days of other runs that are waiting.
 
     Raises:
-        RawDataError: raw files are missing; the error names all of them.
+        RawDataError: raw files are missing.
     """
     fingerprints = inputs.compute_day_fingerprints(model, days)
     unpublished = inputs.unpublished_days(model, fingerprints)
@@ -65,12 +67,42 @@ def claim_days_to_build(
         feature_spec(model), run, set(map(date.fromisoformat, unpublished)), count_active_runs
     )
     optional = inputs.unpublished_days(model, inputs.compute_day_fingerprints(model, awaited))
-    claimed, blocking_runs = claims.claim_days(
+    claimed, blocking_runs = claim_days(
         model, run.run_id, unpublished, optional, lambda run_id: bool(count_active_runs(run_ids=[run_id]))
     )
     if extra := set(claimed) - unpublished.keys():
         log.info("%s days of other waiting runs are built in the same job", len(extra))
     return list(map(date.fromisoformat, claimed)), blocking_runs
+
+
+def claim_days(
+    model: ModelSpec,
+    run_id: str,
+    fingerprints: inputs.FingerprintsByDay,
+    optional_days: Iterable[str],
+    is_active: Callable[[str], bool],
+) -> tuple[list[str], list[str]]:
+    """Claim the days of `fingerprints` for a run; return its days and the runs that it has to wait for.
+
+    A run holds its claims while it is active; a run that was killed, failed or deleted holds none. Claims only save
+    work. Without them days would be built twice, with the same bytes.
+
+    One of the two lists is empty: a run that has to wait claims nothing, so no two runs wait for each other.
+    `optional_days` are built in the same job; those that another run has claimed are skipped. A day that has been
+    published since is not returned.
+    """
+    file = settings().lake / "claims" / f"{model.feature_model}.json"
+    with storage.file_lock(file.with_suffix(".lock")):
+        claims: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+        active_runs = {holder for holder in set(claims.values()) - {run_id} if is_active(holder)}
+        claims = {day: holder for day, holder in claims.items() if holder in active_runs}
+        unpublished = inputs.unpublished_days(model, fingerprints).keys()
+        if blocking_runs := sorted({claims[day] for day in unpublished & claims.keys()}):
+            return [], blocking_runs
+        days = sorted(unpublished | (set(optional_days) - claims.keys() if unpublished else set()))
+        with storage.atomic_write(file) as scratch:
+            scratch.write_text(json.dumps(claims | dict.fromkeys(days, run_id), indent=1, sort_keys=True))
+        return days, []
 
 
 def days_awaited_by_other_runs(
@@ -108,7 +140,3 @@ def days_with_runs(days: Sequence[date], count_runs: Callable[[Sequence[date]], 
         return list(days) if count else []
     half = len(days) // 2
     return days_with_runs(days[:half], count_runs) + days_with_runs(days[half:], count_runs)
-
-
-def _join(days: Iterable[date]) -> str:
-    return ", ".join(map(str, days))

@@ -57,9 +57,7 @@ def spark_session() -> Iterator[SparkSession]:
             spark.stop()
     else:
         builder = SparkSession.builder.master(target).appName("evergreen")
-        for key, value in (REQUIRED_CONF | LOCAL_CONF).items():
-            builder = builder.config(key, value)
-        spark = builder.getOrCreate()
+        spark = builder.config(map={**REQUIRED_CONF, **LOCAL_CONF}).getOrCreate()
         atexit.register(spark.stop)
         yield spark
 

@@ -44,7 +44,7 @@ class AnnouncementStore:
     def read_announcements(self) -> dict[str, Announcement]:
         """The newest announcement of each day, by ISO date."""
         try:
-            records = json.loads(self._announcements_file.read_text())
+            records = json.loads((self.folder / "announcements.json").read_text())
         except FileNotFoundError:
             return {}
         return {
@@ -62,7 +62,7 @@ class AnnouncementStore:
                 f"{json.dumps(day)}: {json.dumps([entry.delivery_id, entry.announced_at.isoformat()])}"
                 for day, entry in sorted(announcements.items())
             ]
-            with atomic_write(self._announcements_file) as scratch:
+            with atomic_write(self.folder / "announcements.json") as scratch:
                 scratch.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
     def acknowledge(self, deliveries: Mapping[str, str], run_id: str = "") -> None:
@@ -81,10 +81,7 @@ class AnnouncementStore:
 
         Call it first in a run, before the announcement counts as lost. Airflow drops an event while an earlier one
         waits for its run; the run that the earlier one starts finds the days of both here. Days that the run itself
-        acknowledged in an earlier try are returned again.
-
-        Raises:
-            WindowError: `deliveries` is not what a watcher announces.
+        acknowledged in an earlier try are returned again. Raises what `acknowledge` raises.
         """
         self.acknowledge(deliveries, run_id)
         pending = {}
@@ -98,10 +95,6 @@ class AnnouncementStore:
 
     def is_acknowledged(self, day: str, delivery_id: str) -> bool:
         return self._acknowledgement_file(day, delivery_id).exists()
-
-    @property
-    def _announcements_file(self) -> Path:
-        return self.folder / "announcements.json"
 
     def _acknowledgement_file(self, day: str, delivery_id: str) -> Path:
         if not is_iso_day(day) or not _DELIVERY_ID.fullmatch(delivery_id):

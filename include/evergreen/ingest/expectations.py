@@ -93,19 +93,20 @@ def validate_tables(
     """Validate many tables of one kind: the faults that `validate_table` finds in each, in a fraction of its time.
 
     Great Expectations takes milliseconds per expectation, however few the rows. So an expectation that holds of each
-    table if it holds of all their rows is validated once for all tables that share it and have the same types.
+    table if it holds of all their rows is validated once for all tables of the same types, if all of them have it.
     Tables for which that fails are validated one by one. `stages_for` returns the stages of the table of a name.
     """
     stages_by_table = {name: stages_for(name) for name in tables}
     for name, stages in stages_by_table.items():
         _require_expectations(name, stages)
-    batch_results: dict[_ExpectationKey, dict[str, Any]] = {}
+    batch_results: dict[str, Mapping[str, dict[str, Any]]] = {}
     for names in _group_batches(tables):
-        batch_results |= _validate_batch(tables, {name: stages_by_table[name] for name in names})
-    return {name: _build_report(table, name, stages_by_table[name], batch_results) for name, table in tables.items()}
-
-
-_ExpectationKey = tuple[str, int, int]  # table, stage, and position in the stage
+        results = _validate_batch(tables, {name: stages_by_table[name] for name in names})
+        batch_results |= dict.fromkeys(names, results)
+    return {
+        name: _build_report(table, name, stages_by_table[name], batch_results.get(name, {}))
+        for name, table in tables.items()
+    }
 
 
 def _group_batches(tables: Mapping[str, pd.DataFrame]) -> Iterable[list[str]]:
@@ -129,69 +130,52 @@ def _group_batches(tables: Mapping[str, pd.DataFrame]) -> Iterable[list[str]]:
 
 def _validate_batch(
     tables: Mapping[str, pd.DataFrame], stages_by_table: Mapping[str, ExpectationStages]
-) -> dict[_ExpectationKey, dict[str, Any]]:
-    """The results of expectations that several tables share and that pass for all their rows together."""
-    expectations = _index_expectations(stages_by_table)
-    keys_by_batch_key: dict[str, list[_ExpectationKey]] = {}
-    for key, expectation in expectations.items():
-        if batch_key := _batch_key(expectation):
-            keys_by_batch_key.setdefault(batch_key, []).append(key)
-    groups_by_tables: dict[tuple[str, ...], list[list[_ExpectationKey]]] = {}
-    for group in keys_by_batch_key.values():
-        names = tuple(dict.fromkeys(name for name, _, _ in group))
-        if len(names) > 1:
-            groups_by_tables.setdefault(names, []).append(group)
-    results: dict[_ExpectationKey, dict[str, Any]] = {}
-    for names, groups in groups_by_tables.items():
-        batch = pd.concat([tables[name] for name in names], ignore_index=True)
-        if not batch.dtypes.equals(tables[names[0]].dtypes):
-            continue
-        batch_results = _passing_results(batch, [expectations[group[0]] for group in groups])
-        for group, result in zip(groups, batch_results, strict=True):
-            if result:
-                results |= {key: {**result, "table_count": len(names)} for key in group}
-    return results
+) -> dict[str, dict[str, Any]]:
+    """Return the results of expectations that all tables share and that pass for all their rows, by `_batch_key`."""
+    rules_by_table = [
+        {key: expectation for stage in stages for expectation in stage if (key := _batch_key(expectation))}
+        for stages in stages_by_table.values()
+    ]
+    shared = {key: rule for key, rule in rules_by_table[0].items() if all(key in rules for rules in rules_by_table)}
+    if len(rules_by_table) == 1 or not shared:
+        return {}
+    batch = pd.concat([tables[name] for name in stages_by_table], ignore_index=True)
+    if not batch.dtypes.equals(tables[next(iter(stages_by_table))].dtypes):
+        return {}
+    results = zip(shared, _passing_results(batch, list(shared.values())), strict=True)
+    return {key: {**result, "table_count": len(rules_by_table)} for key, result in results if result}
 
 
 def _build_report(
-    table: pd.DataFrame,
-    name: str,
-    stages: ExpectationStages,
-    batch_results: Mapping[_ExpectationKey, Mapping[str, Any]],
+    table: pd.DataFrame, name: str, stages: ExpectationStages, batch_results: Mapping[str, dict[str, Any]]
 ) -> ValidationReport:
-    expectations = _index_expectations({name: stages})
-    remaining = {key: expectation for key, expectation in expectations.items() if key not in batch_results}
-    results = dict(zip(remaining, _passing_results(table, list(remaining.values())), strict=True))
-    if not all(results.values()):
-        return validate_table(table, name, *stages)
+    numbered = [
+        (number, expectation, batch_results.get(_batch_key(expectation)))
+        for number, stage in enumerate(stages)
+        for expectation in stage
+    ]
+    own_results = iter(_passing_results(table, [expectation for _, expectation, shared in numbered if not shared]))
     summaries: dict[str, list[Any]] = {f"stage {number}": [] for number in range(len(stages))}
-    for key in expectations:
-        summaries[f"stage {key[1]}"].append(batch_results.get(key) or results[key])
+    for number, _, shared in numbered:
+        summaries[f"stage {number}"].append(shared or next(own_results))
+    if not all(map(all, summaries.values())):
+        return validate_table(table, name, *stages)
     return ValidationReport((), summaries)
 
 
-def _index_expectations(
-    stages_by_table: Mapping[str, ExpectationStages],
-) -> dict[_ExpectationKey, Expectation]:
-    return {
-        (name, number, position): expectation
-        for name, stages in stages_by_table.items()
-        for number, stage in enumerate(stages)
-        for position, expectation in enumerate(stage)
-    }
-
-
-def _batch_key(expectation: Expectation) -> str | None:
-    """Identify an expectation that may be validated for several tables at once; None for any other."""
-    if type(expectation) not in _BATCHABLE_EXPECTATIONS:
-        return None
+def _batch_key(expectation: Expectation) -> str:
+    """Identify an expectation that may be validated for several tables at once; empty for any other."""
     kwargs = expectation.configuration.kwargs
-    if kwargs.get("mostly", 1) != 1 or not _is_row_local(kwargs.get("row_condition")):
-        return None
+    if (
+        type(expectation) not in _BATCHABLE_EXPECTATIONS
+        or kwargs.get("mostly", 1) != 1
+        or not _is_row_local(kwargs.get("row_condition"))
+    ):
+        return ""
     try:
         return json.dumps([type(expectation).__name__, kwargs], sort_keys=True, default=_encode_exactly)
     except TypeError:
-        return None
+        return ""
 
 
 def _is_row_local(condition: Any) -> bool:

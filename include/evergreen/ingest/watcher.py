@@ -17,14 +17,13 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from enum import Enum, auto
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from evergreen.ingest.announcements import Announcement, AnnouncementStore, is_iso_day
 from evergreen.lake.fingerprints import compute_fingerprint
-from evergreen.storage import AbstractFileSystem, is_local, storage_path
+from evergreen.storage import AbstractFileSystem, UPath, is_local, storage_path
 
 SETTLE_TIME = timedelta(seconds=3)
 """A file that has not changed for this long is complete, until it changes again."""
@@ -68,58 +67,31 @@ class DayObservation:
     unchanged_since: datetime
 
 
-class AnnounceAction(Enum):
-    """What to do with a complete day."""
-
-    ANNOUNCE = auto()
-    WAIT = auto()  # announced by an earlier watcher: a run may still acknowledge it
-    SKIP = auto()
-
-
 def compute_delivery_id(files: Sequence[RawFileInfo]) -> str:
     """Identify a delivery of a day without reading its files."""
     return compute_fingerprint(sorted([file.source, file.size, file.version] for file in files))[:32]
 
 
-def complete_days(listings: Sequence[Mapping[str, RawFileInfo]]) -> dict[str, tuple[RawFileInfo, ...]]:
-    """The days for which every source (one listing each) has its file."""
-    days = set(listings[0]).intersection(*listings[1:]) if listings else set[str]()
-    return {day: tuple(listing[day] for listing in listings) for day in days}
-
-
-def update_observations(
-    previous: Mapping[str, DayObservation], files_by_day: Mapping[str, tuple[RawFileInfo, ...]], now: datetime
-) -> dict[str, DayObservation]:
-    """The observations of this poll. A day whose files have not changed keeps its earlier observation."""
-    observations = {}
-    for day, files in files_by_day.items():
-        earlier = previous.get(day)
-        if earlier and earlier.files == files:
-            observations[day] = earlier
-        else:
-            observations[day] = DayObservation(files, compute_delivery_id(files), now)
-    return observations
-
-
 def decide_announcement(
     delivery_id: str, last_announcement: Announcement | None, is_acknowledged: bool, now: datetime
-) -> AnnounceAction:
-    """Decide about a complete day that this watcher has not announced."""
+) -> Literal["announce", "wait", "skip"]:
+    """Decide about a complete day that this watcher has not announced.
+
+    It waits while a run may still acknowledge the announcement of an earlier watcher.
+    """
     if last_announcement is None or last_announcement.delivery_id != delivery_id:
-        return AnnounceAction.ANNOUNCE
+        return "announce"
     if is_acknowledged:
-        return AnnounceAction.SKIP
-    lost = _time_between(now, last_announcement.announced_at) >= ANNOUNCEMENT_TIMEOUT
-    return AnnounceAction.ANNOUNCE if lost else AnnounceAction.WAIT
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
+        return "skip"
+    return "announce" if abs(now - last_announcement.announced_at) >= ANNOUNCEMENT_TIMEOUT else "wait"
 
 
 @dataclass
 class RawDataWatcher:
-    """One watcher of a prefix, from its start until it is killed."""
+    """One watcher of a prefix, from its start until it is killed.
+
+    It compares times in either order: a clock that was set back must not stop it for long.
+    """
 
     prefix: str
     sources: Sequence[str]
@@ -128,7 +100,7 @@ class RawDataWatcher:
     timezone: str = "UTC"  # a day that is not over there is still arriving
     first_day: date | None = None
     last_day: date | None = None
-    clock: Callable[[], datetime] = _utc_now
+    clock: Callable[[], datetime] = field(default=partial(datetime.now, UTC))
     _observations: dict[str, DayObservation] = field(default_factory=dict)
     _announced: dict[str, Announcement] = field(default_factory=dict)
     _acknowledged: dict[str, str] = field(default_factory=dict)
@@ -137,11 +109,11 @@ class RawDataWatcher:
     def poll(self) -> dict[str, str]:
         """Return the days to announce now (ISO day → delivery id), recorded as announced."""
         now = self.clock()
-        self._observations = update_observations(self._observations, complete_days(self._list_sources()), now)
+        self._update_observations(now)
         settled = {
             day: observation
             for day, observation in self._observations.items()
-            if _time_between(now, observation.unchanged_since) >= self.settle_time
+            if abs(now - observation.unchanged_since) >= self.settle_time
             and self._is_expected(date.fromisoformat(day), now)
             and not self._is_handled(day, observation.delivery_id, now)
         }
@@ -162,7 +134,7 @@ class RawDataWatcher:
         return self._acknowledged.get(day) == delivery_id or (
             announcement is not None
             and announcement.delivery_id == delivery_id
-            and _time_between(now, announcement.announced_at) < REANNOUNCE_AFTER
+            and abs(now - announcement.announced_at) < REANNOUNCE_AFTER
         )
 
     def _select_due(self, observations: Mapping[str, DayObservation], now: datetime) -> dict[str, DayObservation]:
@@ -170,11 +142,11 @@ class RawDataWatcher:
         due = {}
         for day, observation in observations.items():
             delivery_id = observation.delivery_id
-            acknowledged = self.announcements.is_acknowledged(day, delivery_id)
-            action = decide_announcement(delivery_id, announcements.get(day), acknowledged, now)
-            if action is AnnounceAction.ANNOUNCE:
+            is_acknowledged = self.announcements.is_acknowledged(day, delivery_id)
+            action = decide_announcement(delivery_id, announcements.get(day), is_acknowledged, now)
+            if action == "announce":
                 due[day] = observation
-            elif action is AnnounceAction.SKIP:
+            elif action == "skip":
                 self._acknowledged[day] = delivery_id
         return due
 
@@ -185,9 +157,9 @@ class RawDataWatcher:
             for day, observation in observations.items()
             if not (failure := self._unreadable.get(day))
             or failure[0] != observation.delivery_id
-            or _time_between(now, failure[1]) >= RECHECK_INTERVAL
+            or abs(now - failure[1]) >= RECHECK_INTERVAL
         }
-        faults_by_file = _find_unreadable(self._fs, [file for day in unchecked.values() for file in day.files])
+        faults_by_file = _find_unreadable(self._folder.fs, [file for day in unchecked.values() for file in day.files])
         readable, new_faults = {}, []
         for day, observation in unchecked.items():
             faults = [faults_by_file[file] for file in observation.files if file in faults_by_file]
@@ -201,23 +173,23 @@ class RawDataWatcher:
             log.warning("%s. The day is announced once all of its files can be read.", ", ".join(new_faults))
         return readable
 
-    def _list_sources(self) -> list[dict[str, RawFileInfo]]:
-        list_source = _list_local if is_local(storage_path(self.prefix)) else _list_remote
-        self._fs.invalidate_cache()
-        return [dict(list_source(self._fs, self._root, source)) for source in self.sources]
+    def _update_observations(self, now: datetime) -> None:
+        """Observe the days for which every source has its file; a day whose files have not changed stays as it was."""
+        folder, list_source = self._folder, _list_local if is_local(self._folder) else _list_remote
+        folder.fs.invalidate_cache()
+        listings = [dict(list_source(folder.fs, folder.path.rstrip("/"), source)) for source in self.sources]
+        observations = {}
+        for day in set[str].intersection(*map(set, listings)):
+            files = tuple(listing[day] for listing in listings)
+            observation = self._observations.get(day)
+            if observation is None or observation.files != files:
+                observation = DayObservation(files, compute_delivery_id(files), now)
+            observations[day] = observation
+        self._observations = observations
 
     @cached_property
-    def _filesystem(self) -> tuple[AbstractFileSystem, str]:
-        folder = storage_path(self.prefix)
-        return folder.fs, folder.path.rstrip("/")
-
-    @property
-    def _fs(self) -> AbstractFileSystem:
-        return self._filesystem[0]
-
-    @property
-    def _root(self) -> str:
-        return self._filesystem[1]
+    def _folder(self) -> UPath:
+        return storage_path(self.prefix)
 
 
 def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:
@@ -271,8 +243,3 @@ def _find_unreadable(fs: AbstractFileSystem, files: Sequence[RawFileInfo]) -> di
             elif piece != _MAGIC:
                 faults[file] = f"{file.path} is not a complete Parquet file"
     return faults
-
-
-def _time_between(first: datetime, second: datetime) -> timedelta:
-    """Time between two instants in either order: a clock that was set back must not stop the watcher for long."""
-    return abs(first - second)

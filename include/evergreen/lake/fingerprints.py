@@ -9,7 +9,7 @@ A step passes the packages that compute its result to `code_of`. Their code is
 - all of a package that the spec names in `code_packages`, if one of these modules imports it;
 - the other files beside these modules: templates, lookup tables.
 
-Comments and blank lines do not count. Of Evergreen's own packages `__init__.py` counts only where a name is imported
+Comments and formatting do not count. Of Evergreen's own packages `__init__.py` counts only where a name is imported
 from it: it re-exports, and computes nothing. Nothing is imported to find out; what code imports by a computed name is
 not seen.
 """
@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import io
 import json
 import os
-import tokenize
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
@@ -65,7 +63,7 @@ def code_of(
         package = module if source.name == "__init__.py" else module.rpartition(".")[0]
         code = source.read_bytes()
         imports = _imports(code, package)
-        hashes[module] = hashlib.sha256(_without_comments(code)).hexdigest()
+        hashes[module] = _hash_syntax(code)
         if "." in package or package in user_modules:
             hashes |= {
                 f"{package}/{file.relative_to(source.parent)}": file_sha256(file) for file in _data_files(source)
@@ -113,15 +111,8 @@ def _imports(code: bytes, package: str) -> frozenset[str]:
 
 
 @cache
-def _without_comments(code: bytes) -> bytes:
-    lines: dict[int, bytes] = dict(enumerate(code.splitlines(), 1))
-    for token in tokenize.tokenize(io.BytesIO(code).readline):
-        row, column = token.start
-        if token.type == tokenize.COMMENT:
-            lines[row] = lines[row].decode()[:column].rstrip().encode()
-        elif token.type == tokenize.NL and not lines.get(row, b"").strip():
-            lines.pop(row, None)
-    return b"\n".join(lines.values())
+def _hash_syntax(code: bytes) -> str:
+    return hashlib.sha256(ast.unparse(ast.parse(code)).encode()).hexdigest()
 
 
 def _data_files(source: Path) -> Iterator[Path]:

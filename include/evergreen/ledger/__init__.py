@@ -7,7 +7,8 @@
 True
 
 A decision is a pure function of the state (`evergreen.promotion.rules`). `append_decision` records its result; of
-racing callers one wins, and the others decide again on the new state.
+racing callers one wins, and the others decide again on the new state. Every function raises LedgerError if the ledger
+is damaged.
 """
 
 from __future__ import annotations
@@ -52,7 +53,6 @@ __all__ = [
     "VersionReleased",
     "append_decision",
     "iter_states",
-    "read_entries",
     "read_state",
     "read_verdict_event",
     "replay",
@@ -60,33 +60,19 @@ __all__ = [
 ]
 
 
-def read_entries(model_name: str) -> tuple[LedgerEntry, ...]:
-    """Return all entries of the model, oldest first.
-
-    Raises:
-        LedgerError: the ledger is damaged.
-    """
-    return read_state(model_name).entries
-
-
 def read_verdict_event(model_name: str, entry_number: int) -> VerdictRecorded:
     """Return the verdict in entry `entry_number`.
 
     Raises:
-        LedgerError: the entry holds no verdict, or the ledger is damaged.
+        LedgerError: the entry holds no verdict.
     """
-    event = read_state(model_name).find_verdict_event(entry_number)
-    if event is None:
-        raise LedgerError(f"entry {entry_number} in the ledger of {model_name} holds no verdict")
-    return event
+    if event := read_state(model_name).find_verdict_event(entry_number):
+        return event
+    raise LedgerError(f"entry {entry_number} in the ledger of {model_name} holds no verdict")
 
 
 def read_state(model_name: str) -> LedgerState:
-    """Return the model's state after all entries.
-
-    Raises:
-        LedgerError: the ledger is damaged.
-    """
+    """Return the model's state after all entries."""
     return _open_journal(model_name, settings().ledger).read()
 
 
@@ -100,7 +86,7 @@ def append_decision(
     its event recorded already. `actor` is the run or the person that decides.
 
     Raises:
-        LedgerError: the ledger is damaged, or the event cannot follow from its entries.
+        LedgerError: the event cannot follow from the entries.
     """
     journal = _open_journal(model_name, settings().ledger)
     while True:

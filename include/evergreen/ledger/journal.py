@@ -21,6 +21,7 @@ from evergreen import storage
 from evergreen.errors import LedgerError
 from evergreen.ledger.entries import LedgerEntry, LedgerEvent, hash_entry, utc_now
 from evergreen.ledger.state import LedgerState, apply_entry
+from evergreen.storage import UPath
 
 _ENTRY_FILE_PATTERN = re.compile(r"(\d{6,})\.json")
 _FIX = "restore it from a copy; until then nothing is promoted"
@@ -34,24 +35,19 @@ class Journal:
     """The entries of one model. Threads may share a journal; every process has its own."""
 
     def __init__(self, model: str, ledger: str):
-        """Open the journal of a model.
-
-        Args:
-            model: name of the model.
-            ledger: path or URI of a folder; the model's entries are in a subfolder.
+        """Open the journal of a model in a subfolder of `ledger`, a path or URI.
 
         Raises:
             LedgerError: the store cannot create a file on condition that there is none, so writers would lose entries.
         """
         self._model = model
-        self._uri = f"{ledger.rstrip('/')}/{model}"
-        self._folder = storage.storage_path(self._uri)
+        self._folder = storage.storage_path(f"{ledger.rstrip('/')}/{model}")
         self._cached_state = LedgerState()
         if not storage.supports_create_if_absent(self._folder):
             raise LedgerError(
-                f"{self._uri}: {type(self._folder.fs).__name__} cannot create a file on condition that there is none, "
-                "so racing promotions would overwrite each other: use a folder, or an object store with conditional "
-                "writes"
+                f"{self._folder}: {type(self._folder.fs).__name__} cannot create a file on condition that there is "
+                "none, so racing promotions would overwrite each other: use a folder, or an object store with "
+                "conditional writes"
             )
 
     def read(self) -> LedgerState:
@@ -65,20 +61,20 @@ class Journal:
         numbers = {int(match[1]) for match in map(_ENTRY_FILE_PATTERN.fullmatch, names) if match}
         last = max(numbers, default=0)
         if last < cached.head_number:
-            raise LedgerError(f"{self._uri}: ends with entry {last}, and had {cached.head_number}: {_FIX}")
+            raise LedgerError(f"{self._folder}: ends with entry {last}, and had {cached.head_number}: {_FIX}")
         # By number, not as listed: a listing may miss files that are written during it.
         first = max(cached.head_number, 1)
         try:
-            contents = storage.read_files([self._folder / _entry_file_name(n) for n in range(first, last + 1)])
+            contents = storage.read_files([self._entry_file(n) for n in range(first, last + 1)])
         except FileNotFoundError:
             missing = min(set(range(first, last + 1)) - numbers, default=last)
-            raise LedgerError(f"{self._entry_path(missing)}: is missing, and later entries are not: {_FIX}") from None
+            raise LedgerError(f"{self._entry_file(missing)}: is missing, and later entries are not: {_FIX}") from None
         state = cached
         for number, data in enumerate(contents, first):
             if number > cached.head_number:
                 state = apply_entry(state, self._parse_entry(number, data), hash_entry(data))
             elif hash_entry(data) != cached.head_hash:
-                raise LedgerError(f"{self._entry_path(number)}: was changed after it was written: {_FIX}")
+                raise LedgerError(f"{self._entry_file(number)}: was changed after it was written: {_FIX}")
         self._cached_state = state
         return state
 
@@ -102,7 +98,7 @@ class Journal:
         )
         data = entry.to_bytes()
         new_state = apply_entry(state, entry, hash_entry(data))
-        if not storage.create_if_absent(self._folder / _entry_file_name(entry.number), data):
+        if not storage.create_if_absent(self._entry_file(entry.number), data):
             raise LedgerConflictError(entry.number)
         self._cached_state = new_state
         return entry
@@ -113,14 +109,10 @@ class Journal:
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in fault["loc"]) or "the file"
-            raise LedgerError(f"{self._entry_path(number)}: cannot be read: {field}: {fault['msg']}: {_FIX}") from None
+            raise LedgerError(f"{self._entry_file(number)}: cannot be read: {field}: {fault['msg']}: {_FIX}") from None
         if entry.model != self._model:
-            raise LedgerError(f"{self._entry_path(number)}: is about {entry.model}: {_FIX}")
+            raise LedgerError(f"{self._entry_file(number)}: is about {entry.model}: {_FIX}")
         return entry
 
-    def _entry_path(self, number: int) -> str:
-        return f"{self._uri}/{_entry_file_name(number)}"
-
-
-def _entry_file_name(number: int) -> str:
-    return f"{number:06d}.json"
+    def _entry_file(self, number: int) -> UPath:
+        return self._folder / f"{number:06d}.json"

@@ -1,7 +1,7 @@
 """The state that a ledger's entries add up to: champion, challenger, barred versions. Pure functions.
 
-An entry that cannot follow from the entries before it is refused, both when it is read and before it is written. So no
-caller, however wrong, can make a barred version champion.
+An entry that cannot follow from the entries before it raises LedgerError, both when it is read and before it is
+written. So no caller, however wrong, can make a barred version champion.
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ class LedgerState:
 
     @property
     def head_number(self) -> int:
-        """Return the number of the last entry; 0 without entries."""
         return len(self.entries)
 
     @property
@@ -92,11 +91,7 @@ class LedgerState:
 
 
 def iter_states(entries: Sequence[LedgerEntry]) -> Iterator[LedgerState]:
-    """Yield the state after each of `entries`, which begin with the first.
-
-    Raises:
-        LedgerError: an entry cannot follow from the entries before it.
-    """
+    """Yield the state after each of `entries`, which begin with the first."""
     # Hashes as stored in the next entry: a field added later would change the JSON of an old entry.
     hashes = [entry.previous_hash for entry in entries[1:]] + [hash_entry(entry.to_bytes()) for entry in entries[-1:]]
     state = LedgerState()
@@ -106,11 +101,7 @@ def iter_states(entries: Sequence[LedgerEntry]) -> Iterator[LedgerState]:
 
 
 def replay(entries: Sequence[LedgerEntry]) -> LedgerState:
-    """Return the state after all `entries`.
-
-    Raises:
-        LedgerError: an entry cannot follow from the entries before it.
-    """
+    """Return the state after all `entries`."""
     return reduce(lambda _, state: state, iter_states(entries), LedgerState())
 
 
@@ -118,7 +109,7 @@ def state_at(entries: Sequence[LedgerEntry], instant: datetime) -> LedgerState:
     """Return the state at `instant`.
 
     Raises:
-        LedgerError: the instant has no time zone, or an entry cannot follow from the entries before it.
+        LedgerError: the instant has no time zone.
     """
     if instant.tzinfo is None:
         raise LedgerError(f"{instant} has no time zone: add one, such as Z for UTC")
@@ -126,13 +117,8 @@ def state_at(entries: Sequence[LedgerEntry], instant: datetime) -> LedgerState:
 
 
 def apply_entry(state: LedgerState, entry: LedgerEntry, entry_hash: str) -> LedgerState:
-    """Return the state after `entry`, whose stored bytes have the hash `entry_hash`.
-
-    Raises:
-        LedgerError: the entry cannot follow.
-    """
-    problem = _sequence_problem(state, entry) or _event_problem(state, entry)
-    if problem:
+    """Return the state after `entry`, whose stored bytes have the hash `entry_hash`."""
+    if problem := _sequence_problem(state, entry) or _event_problem(state, entry):
         raise LedgerError(
             f"ledger of {entry.model}, entry {entry.number} ({entry.event.kind}, by {entry.actor}): {problem}. "
             "Entries are never changed: restore the ledger from a copy"

@@ -103,7 +103,7 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
             "model's gates have changed or the evaluation is gone: clear the run from its evaluate task on"
         )
     evidence = evaluation.load_evidence(model, manifest)
-    earlier = ledger.replay(ledger.read_entries(model.name)[: verdict_entry - 1])
+    earlier = ledger.replay(ledger.read_state(model.name).entries[: verdict_entry - 1])
     context = reports.GateReportContext(
         model=model.name,
         description=model.description,

@@ -1,4 +1,7 @@
-"""The aliases `champion`, `previous` and `challenger`, which follow the ledger."""
+"""The aliases `champion`, `previous` and `challenger`, which follow the ledger.
+
+A damaged ledger raises LedgerError; a version that is not registered any more, RegistryError.
+"""
 
 from __future__ import annotations
 
@@ -24,33 +27,15 @@ _LEDGER_ALIASES: Mapping[str, Callable[[ledger.LedgerState], str | None]] = {
 class AliasStatus:
     """How one alias compared with the ledger, before it was repaired.
 
-    Attributes:
-        actual_version: the version that had the alias.
-        expected_version: the version that has it by the ledger.
-        status: `stale` is a version that was correct earlier, after a crash or a manual move; `missing` is an alias
-            that should exist, and was not set because of a crash or was deleted by hand.
+    `stale` is a version that was correct earlier, after a crash or a manual move; `missing` is an alias that should
+    exist, and was not set because of a crash or was deleted by hand.
     """
 
     alias: str
     actual_version: str | None
-    expected_version: str | None
+    expected_version: str | None  # by the ledger
     status: Literal["consistent", "stale", "moved_by_hand", "missing"]
     message: str
-
-
-@dataclass(frozen=True)
-class AliasRepair:
-    """The result of `repair_aliases`."""
-
-    aliases: tuple[AliasStatus, ...]
-
-    @property
-    def was_consistent(self) -> bool:
-        return all(alias.status == "consistent" for alias in self.aliases)
-
-    @property
-    def messages(self) -> tuple[str, ...]:
-        return tuple(alias.message for alias in self.aliases)
 
 
 def sync_aliases(model_name: str) -> ledger.LedgerState:
@@ -61,10 +46,6 @@ def sync_aliases(model_name: str) -> ledger.LedgerState:
     only a writer that is killed in between leaves a stale alias, for `repair_aliases`.
 
     Until the first promotion no alias is deleted: it was set before the ledger existed.
-
-    Raises:
-        LedgerError: the ledger is damaged.
-        RegistryError: a version is not registered any more.
     """
     client = registry_client()
     state = ledger.read_state(model_name)
@@ -76,13 +57,8 @@ def sync_aliases(model_name: str) -> ledger.LedgerState:
         state = latest
 
 
-def repair_aliases(model_name: str) -> AliasRepair:
-    """Set the aliases as the ledger requires, and report what was wrong. Safe at any time, also during promotions.
-
-    Raises:
-        LedgerError: the ledger is damaged.
-        RegistryError: a version is not registered any more.
-    """
+def repair_aliases(model_name: str) -> tuple[AliasStatus, ...]:
+    """Set the aliases as the ledger requires, and report what was wrong. Safe at any time, also during promotions."""
     client = registry_client()
     while True:
         state = ledger.read_state(model_name)
@@ -91,7 +67,7 @@ def repair_aliases(model_name: str) -> AliasRepair:
         if ledger.read_state(model_name).head_number == state.head_number:
             break
     sync_aliases(model_name)
-    return AliasRepair(tuple(_alias_status(alias, versions.get(alias), state) for alias in _LEDGER_ALIASES))
+    return tuple(_alias_status(alias, versions.get(alias), state) for alias in _LEDGER_ALIASES)
 
 
 def _read_aliases(client: mlflow.MlflowClient, model_name: str) -> dict[str, str]:

@@ -37,15 +37,10 @@ _PUBLIC_KEY_PATTERN = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """The model and the candidate that files belong to. Signed too, so one version cannot stand in for another.
-
-    Attributes:
-        model: name of the model.
-        fingerprint: fingerprint of the candidate.
-    """
+    """The model and the candidate that files belong to. Signed too, so one version cannot stand in for another."""
 
     model: str
-    fingerprint: str
+    fingerprint: str  # of the candidate
 
 
 @dataclass(frozen=True)

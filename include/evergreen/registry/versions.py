@@ -8,10 +8,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import date
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # Read when MLflow is imported. Its default would let a registered file run code on loading.
@@ -115,13 +115,22 @@ def register_candidate(
         mlflow.log_dict(verdict.model_dump(mode="json"), "evidence/verdict.json")
         mlflow.log_text(report.read_text(), "evidence/gate_report.html")
         inputs = tuple(candidate.inputs["features"])
-        writer = _ManifestWriter(signing.ModelIdentity(model.name, fingerprint))
+        manifest_tags: dict[str, str] = {}
         with _open_candidate(model, candidate) as (file, predictor):
             predictor.check_columns(inputs)
+
+            def save_model(path: str, **options: Any) -> None:
+                flavor = import_module(f"mlflow.{predictor.mlflow_flavor}")
+                flavor.save_model(path=path, **predictor.save_model_arguments(), **options)
+                # A library may write what it has read in other bytes: register the bytes that were judged.
+                shutil.copyfile(file, Path(path, file.name))
+                # Before MLflow uploads the folder.
+                manifest_tags.update(_write_manifest(Path(path), signing.ModelIdentity(model.name, fingerprint)))
+
             logged = mlflow.models.Model.log(
                 artifact_path=None,
                 name="model",
-                flavor=_ModelFlavor(file, predictor, writer),
+                flavor=SimpleNamespace(save_model=save_model),
                 flavor_name=predictor.mlflow_flavor,
                 signature=ModelSignature(
                     Schema([ColSpec(predictor.mlflow_type(name), name, required=False) for name in inputs]),
@@ -136,7 +145,7 @@ def register_candidate(
             model.name,
             tags={
                 _FINGERPRINT_TAG: fingerprint,
-                **writer.tags,
+                **manifest_tags,
                 "evergreen.data": training_set.content_hash,
                 "evergreen.code": fingerprints.compute_fingerprint(candidate.inputs["code"]),
                 "evergreen.environment": fingerprints.compute_fingerprint(dict(result.environment)),
@@ -153,15 +162,19 @@ def register_candidate(
 
 
 @contextmanager
-def open_artifact(model: ModelSpec, version: str) -> Iterator[Path]:
-    """Yield a temporary folder with the verified files of a registered version.
+def open_artifact(model: str, version: str) -> Iterator[tuple[Path, ModelVersion]]:
+    """Yield a temporary folder with the verified files of a registered version, and its entry in the registry.
 
     Raises:
         ScoringError: the registry cannot provide the files.
         SignatureError: they are not what was registered, not signed although signing is on, or may not be loaded.
     """
-    with _download_verified(model.name, version) as (folder, _):
-        yield folder
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, model_version = _download_version(registry_client(), model, version, Path(scratch))
+        # The downloaded copy is used, so nobody can change the files after the check.
+        identity, manifest = _version_identity(model_version), model_version.tags.get(_MANIFEST_TAG)
+        signing.verify_files(folder, identity, manifest, settings().signing_public_key)
+        yield folder, model_version
 
 
 def verify_version(model: str, version: str, candidate_fingerprint: str | None = None) -> None:
@@ -171,7 +184,7 @@ def verify_version(model: str, version: str, candidate_fingerprint: str | None =
         ScoringError, SignatureError: as `open_artifact`.
         RegistryError: the version is another candidate: somebody has changed the registry.
     """
-    with _download_verified(model, version) as (_, model_version):
+    with open_artifact(model, version) as (_, model_version):
         fingerprint = model_version.tags.get(_FINGERPRINT_TAG)
     if candidate_fingerprint and fingerprint != candidate_fingerprint:
         raise RegistryError(
@@ -197,14 +210,14 @@ def sign_version(model: str, version: str) -> None:
             raise ScoringError(
                 f"version {version} of {model} is stored at {model_version.source}, not as a logged model: retrain"
             )
-        writer = _ManifestWriter(_version_identity(model_version))
+        identity = _version_identity(model_version)
         if manifest := model_version.tags.get(_MANIFEST_TAG):
-            signing.verify_files(folder, writer.identity, manifest, trusted_keys=None)
-        writer.write(folder)
+            signing.verify_files(folder, identity, manifest, trusted_keys=None)
+        tags = _write_manifest(folder, identity)
         for name in (signing.MANIFEST_FILE, signing.SIGNATURE_FILE):
             if (folder / name).exists():
                 client.log_model_artifact(logged_model, str(folder / name))
-    for tag, value in writer.tags.items():
+    for tag, value in tags.items():
         client.set_model_version_tag(model, version, tag, value)
 
 
@@ -220,37 +233,16 @@ def read_input_columns(folder: Path) -> tuple[str, ...]:
         raise ScoringError(f"its MLmodel file does not list its inputs: {error}") from None
 
 
-@dataclass
-class _ManifestWriter:
-    """Writes a manifest, signed if a key is configured, and collects the version's `tags` about it."""
-
-    identity: signing.ModelIdentity
-    tags: dict[str, str] = field(default_factory=dict)
-
-    def write(self, folder: Path) -> None:
-        config = settings()
-        key = signing.SigningKey(config.signing_key, config.signing_passphrase) if config.signing_key else None
-        self.tags[_MANIFEST_TAG] = signing.write_model_manifest(folder, self.identity, key)
-        if key:
-            # Here, so that an untrusted key is noticed before anything is registered.
-            signing.verify_files(folder, self.identity, self.tags[_MANIFEST_TAG], config.signing_public_key)
-            self.tags[_SIGNED_BY_TAG] = signing.claimed_key_hash(folder) or ""
-
-
-@dataclass(frozen=True)
-class _ModelFlavor:
-    """MLflow's flavor of the model in `file`; writes the manifest of its folder before MLflow uploads it."""
-
-    file: Path
-    predictor: Predictor
-    manifest_writer: _ManifestWriter
-
-    def save_model(self, path: str, **options: Any) -> None:
-        flavor = import_module(f"mlflow.{self.predictor.mlflow_flavor}")
-        flavor.save_model(path=path, **self.predictor.save_model_arguments(), **options)
-        # A library may write what it has read in other bytes: register the bytes that were judged.
-        shutil.copyfile(self.file, Path(path, self.file.name))
-        self.manifest_writer.write(Path(path))
+def _write_manifest(folder: Path, identity: signing.ModelIdentity) -> dict[str, str]:
+    """Write a manifest, signed if a key is configured; return the version's tags about it."""
+    config = settings()
+    key = signing.SigningKey(config.signing_key, config.signing_passphrase) if config.signing_key else None
+    manifest = signing.write_model_manifest(folder, identity, key)
+    if not key:
+        return {_MANIFEST_TAG: manifest}
+    # Here, so that an untrusted key is noticed before anything is registered.
+    signing.verify_files(folder, identity, manifest, config.signing_public_key)
+    return {_MANIFEST_TAG: manifest, _SIGNED_BY_TAG: signing.claimed_key_hash(folder) or ""}
 
 
 @contextmanager
@@ -263,17 +255,6 @@ def _open_candidate(model: ModelSpec, candidate: datasets.Manifest) -> Iterator[
                 f"{file.resolve()} was changed after it was published: remove it and its manifest, and train again"
             )
         yield file, predictors.load_predictor(file)
-
-
-@contextmanager
-def _download_verified(model: str, version: str) -> Iterator[tuple[Path, ModelVersion]]:
-    """Yield the files of a version, and its entry in the registry."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, model_version = _download_version(registry_client(), model, version, Path(scratch))
-        # The downloaded copy is used, so nobody can change the files after the check.
-        identity, manifest = _version_identity(model_version), model_version.tags.get(_MANIFEST_TAG)
-        signing.verify_files(folder, identity, manifest, settings().signing_public_key)
-        yield folder, model_version
 
 
 def _download_version(

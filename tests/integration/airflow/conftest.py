@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import features
 from evergreen.client.airflow import AirflowClient, AirflowConflictError, Json
+from evergreen.features import inputs
 from evergreen.lake import datasets
 from evergreen.settings import settings
 from evergreen.spec import loader
@@ -66,7 +66,7 @@ class Chain:
 
     def forget(self, *days: date) -> None:
         """Undo publishing and validating of days."""
-        dataset = features.features_dataset(loader.load_spec("flight_delay"))
+        dataset = inputs.features_dataset(loader.load_spec("flight_delay"))
         for day in days:
             (dataset.root / "_manifests" / f"{datasets.day_partition(day)}.json").unlink()
             for source in ("flights", "weather"):
@@ -181,7 +181,7 @@ class Chain:
         return made.stdout.strip().splitlines()[-1]
 
     def published(self, *days: date) -> dict[str, datasets.Manifest | None]:
-        dataset = features.features_dataset(loader.load_spec("flight_delay"))
+        dataset = inputs.features_dataset(loader.load_spec("flight_delay"))
         return {str(day): dataset.manifest(datasets.day_partition(day)) for day in days}
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
@@ -208,7 +208,7 @@ def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
                 airflow.set_dag_paused(dag_id, False)
             undisturbed = {
                 manifest.partition: manifest
-                for manifest in features.features_dataset(loader.load_spec("flight_delay")).manifests()
+                for manifest in inputs.features_dataset(loader.load_spec("flight_delay")).manifests()
             }
             os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow
             settings.cache_clear()

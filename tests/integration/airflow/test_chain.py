@@ -107,7 +107,7 @@ def test_a_killed_retrain_promotes_the_same_model(chain: Chain) -> None:
     assert verdict.promote
     assert {record.outcome for record in verdict.results} == {"passed"}
     assert [record.gate for record in verdict.results] == [gate.name for gate in model.gates]
-    kinds = [entry.event.kind for entry in ledger.read_entries("flight_delay")]
+    kinds = [entry.event.kind for entry in ledger.read_state("flight_delay").entries]
     assert kinds.count("promoted") == 1, "nothing is promoted twice"
 
     made = candidates.candidate_dataset(model).manifest("as_of=2013-01-18")

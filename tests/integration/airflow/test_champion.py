@@ -50,7 +50,7 @@ def answer(chain: Chain, run_id: str, option: str) -> None:
 
 
 def last(kind: type) -> Any:
-    return next(entry.event for entry in reversed(ledger.read_entries(NAME)) if isinstance(entry.event, kind))
+    return next(entry.event for entry in reversed(ledger.read_state(NAME).entries) if isinstance(entry.event, kind))
 
 
 def test_a_person_approves_rolls_back_and_rejects(chain: Chain) -> None:

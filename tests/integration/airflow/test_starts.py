@@ -207,7 +207,8 @@ def test_a_backfill_of_retrain_is_a_backtest(chain: Chain) -> None:
         ]
         assert states["promote"] == states["materialize"] == "skipped"
     assert (chain.home / "lake/backtests/flight_delay/report.html").exists()
-    left = [entry.event for entry in ledger.read_entries("flight_delay") if isinstance(entry.event, BacktestRecorded)]
+    entries = ledger.read_state("flight_delay").entries
+    left = [entry.event for entry in entries if isinstance(entry.event, BacktestRecorded)]
     assert {act.as_of for act in left} == {date(2013, 1, 11), date(2013, 1, 18)}, "evidence, in the ledger"
     assert versions.get_champion_version(model) == champion
     assert model_versions() == before

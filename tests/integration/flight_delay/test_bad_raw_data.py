@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from evergreen.errors import RawDataError
-from evergreen.features import checks, features_dataset, inputs
+from evergreen.features import checks, inputs
+from evergreen.features.inputs import features_dataset
 from evergreen.features.pipeline import publish_features
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets

@@ -20,6 +20,7 @@ from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
 from evergreen.window import RunReason, Window
+from support.ledgers import was_consistent
 
 pytestmark = pytest.mark.integration
 
@@ -87,7 +88,7 @@ def test_report_is_rendered_after_the_verdict_is_recorded(own_january: Path, mon
         patch.setattr(service.reports, "render_gate_report", _crash)
         with pytest.raises(RuntimeError, match="crash"):
             service.judge_candidate(MODEL, context)
-    [entry] = ledger.read_entries(MODEL.name)
+    [entry] = ledger.read_state(MODEL.name).entries
     assert not Path(entry.event.evidence["report"]).exists()
     assert service.judge_candidate(MODEL, context) == entry.number
     page = service.verdict_report_path(MODEL, entry.number)
@@ -119,7 +120,7 @@ def test_each_change_is_recorded_and_shown_by_the_aliases(own_january: Path) -> 
     present = versions.get_champion_version(MODEL)
     assert present is not None
     assert str(present.version) == first
-    assert aliases.repair_aliases(MODEL.name).was_consistent
+    assert was_consistent(aliases.repair_aliases(MODEL.name))
 
 
 def test_what_was_judged_against_another_champion_is_not_promoted(own_january: Path) -> None:

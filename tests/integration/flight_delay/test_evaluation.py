@@ -82,7 +82,7 @@ def test_a_registered_version_tells_all_that_made_it(registered: tuple) -> None:
     assert versions.holdout_start(known) == date(2013, 1, 4)
     for tag in ("code", "environment", "verdict", "run"):
         assert known.tags[f"evergreen.{tag}"]
-    with versions.open_artifact(MODEL, version) as folder:
+    with versions.open_artifact(MODEL.name, version) as (folder, _):
         assert versions.read_input_columns(folder) == tuple(candidate.inputs["features"])
         assert not [file for file in folder.rglob("*") if file.suffix in (".pkl", ".pickle", ".joblib")]
 
@@ -99,7 +99,7 @@ def test_the_champion_is_scored_again_on_the_candidates_own_holdout(registered: 
     scores = evaluation.collect_evidence(MODEL, examples, candidate, champion)
     table = pq.read_table(evaluation.evaluation_dataset(MODEL).file_path(scores, "scores"))
     assert table.num_rows == examples.files["holdout"].rows
-    with versions.open_artifact(MODEL, version) as folder:
+    with versions.open_artifact(MODEL.name, version) as (folder, _):
         booster = xgboost.Booster(model_file=folder / "model.ubj")
     holdout = pq.read_table(training_sets.training_set_dataset(MODEL).file_path(examples, "holdout"))
     features = list(candidate.inputs["features"])

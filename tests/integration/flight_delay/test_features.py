@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from evergreen.features import checks, features_dataset, inputs
+from evergreen.features import checks, inputs
 from evergreen.features.build import build_features
+from evergreen.features.inputs import features_dataset
 from evergreen.features.pipeline import publish_features, run_feature_pipeline
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets

@@ -48,14 +48,14 @@ def test_approval_timeout_records_rejection(home: Path) -> None:
     event = {
         "chosen_options": ["Reject"],
         "params_input": {},
-        "responded_at": ledger.read_entries(MODEL)[0].recorded_at,
+        "responded_at": ledger.read_state(MODEL).entries[0].recorded_at,
         "responded_by_user": None,
         "timedout": True,
     }
     with suppress(DownstreamTasksSkipped):  # how the operator ends where something comes after it
         approve.execute_complete(context, event)
 
-    event = ledger.read_entries(MODEL)[-1].event
+    event = ledger.read_state(MODEL).entries[-1].event
     assert isinstance(event, PromotionRejected)
     assert (event.rejected_by, event.reason) == ("nobody", "nobody responded in time")
     with pytest.raises(PromotionRefusedError, match="nobody did not approve: nobody responded in time"):

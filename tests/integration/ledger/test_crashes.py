@@ -32,6 +32,7 @@ from evergreen.ledger.journal import Journal
 from evergreen.promotion import rules
 from evergreen.registry import aliases
 from support import promotion_races
+from support.ledgers import was_consistent
 from support.promotion_races import CHALLENGER, CHAMPION, PREVIOUS, Place
 
 pytestmark = pytest.mark.integration
@@ -213,10 +214,10 @@ def check_crash(place: Place, earlier: LedgerState, event: LedgerEvent | LedgerE
     assert [entry.event for entry in state.entries[earlier.head_number :]] in ([], [event])
     repair = aliases.repair_aliases(place.model)
     # No alias was moved by hand, and the repair does not report one.
-    assert {alias.status for alias in repair.aliases} <= {"consistent", "stale", "missing"}, repair.messages
+    assert {alias.status for alias in repair} <= {"consistent", "stale", "missing"}, repair
     assert place.aliases() == promotion_races.by_ledger(state)
-    assert aliases.repair_aliases(place.model).was_consistent
-    return CrashState(state.head_number > earlier.head_number, not repair.was_consistent)
+    assert was_consistent(aliases.repair_aliases(place.model))
+    return CrashState(state.head_number > earlier.head_number, not was_consistent(repair))
 
 
 @dataclass

@@ -31,7 +31,7 @@ from evergreen.ledger import ChampionRolledBack, LedgerEntry, VersionPromoted, V
 from evergreen.promotion import rules
 from evergreen.registry import aliases
 from support.ledger_events import day
-from support.ledgers import LEDGER_ALIASES, Book, Candidate
+from support.ledgers import LEDGER_ALIASES, Book, Candidate, was_consistent
 
 pytestmark = pytest.mark.integration
 
@@ -186,9 +186,9 @@ class Ledger(RuleBasedStateMachine):
     @rule(kill=KILLS)
     def repair(self, kill: int | None) -> None:
         aliases_before, by_hand = self.book.aliases, set(self.by_hand)
-        repairs: list[aliases.AliasRepair] = []
+        repairs: list[tuple[aliases.AliasStatus, ...]] = []
         self.execute(kill, lambda: repairs.append(aliases.repair_aliases(self.book.model)))
-        for alias in repairs[0].aliases if repairs else ():
+        for alias in repairs[0] if repairs else ():
             assert (alias.actual_version, alias.expected_version) == (
                 aliases_before.get(alias.alias),
                 self.book.expected_aliases.get(alias.alias),
@@ -197,7 +197,7 @@ class Ledger(RuleBasedStateMachine):
             # A crash is not reported as a manual change.
             assert alias.status != "moved_by_hand" or alias.alias in by_hand
         if repairs and self.book.state.tenures:
-            assert aliases.repair_aliases(self.book.model).was_consistent
+            assert was_consistent(aliases.repair_aliases(self.book.model))
 
     @invariant()
     def history_is_only_added_to(self) -> None:

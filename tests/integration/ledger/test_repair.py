@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -16,7 +16,7 @@ from evergreen.promotion import rules
 from evergreen.registry import aliases, versions
 from evergreen.settings import settings
 from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
-from support.ledgers import Book
+from support.ledgers import Book, was_consistent
 
 pytestmark = pytest.mark.integration
 
@@ -36,8 +36,8 @@ def book(mlflow: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Book:
     return Book(f"model_{next(_NUMBERS)}", home)
 
 
-def alias_statuses(repair: aliases.AliasRepair) -> dict[str, tuple[str, str | None, str | None]]:
-    return {alias.alias: (alias.status, alias.actual_version, alias.expected_version) for alias in repair.aliases}
+def alias_statuses(repair: Iterable[aliases.AliasStatus]) -> dict[str, tuple[str, str | None, str | None]]:
+    return {alias.alias: (alias.status, alias.actual_version, alias.expected_version) for alias in repair}
 
 
 def test_sync_aliases_follows_every_change(book: Book) -> None:
@@ -55,7 +55,7 @@ def test_sync_aliases_follows_every_change(book: Book) -> None:
     assert book.aliases == {"champion": "1", "previous": "2", "challenger": "3"}
     book.promote(book.judge(30))
     assert book.aliases == {"champion": "4", "previous": "1"}
-    assert aliases.repair_aliases(book.model).was_consistent
+    assert was_consistent(aliases.repair_aliases(book.model))
 
 
 def test_get_champion_version_follows_the_ledger(book: Book, spec: Callable[[str], ModelSpec]) -> None:
@@ -81,13 +81,13 @@ def test_repair_aliases_after_crash(book: Book) -> None:
         "previous": ("missing", None, "2"),
         "challenger": ("consistent", None, None),
     }
-    assert not repair.was_consistent
-    assert repair.messages[0] == (
+    assert not was_consistent(repair)
+    assert repair[0].message == (
         "champion was version 1, which was correct until entry 4; an update was interrupted, or the alias was moved by "
         "hand: set to version 3 (entry 6)"
     )
     assert book.aliases == book.expected_aliases == {"champion": "3", "previous": "2"}
-    assert aliases.repair_aliases(book.model).was_consistent
+    assert was_consistent(aliases.repair_aliases(book.model))
 
 
 def test_repair_aliases_moved_by_hand(book: Book) -> None:
@@ -101,10 +101,8 @@ def test_repair_aliases_moved_by_hand(book: Book) -> None:
         "previous": ("consistent", None, None),
         "challenger": ("moved_by_hand", "2", None),
     }
-    assert repair.messages[0] == (
-        "champion was version 2, moved by hand outside the ledger: set to version 1 (entry 2)"
-    )
-    assert repair.messages[2] == "challenger was version 2, moved by hand outside the ledger: deleted"
+    assert repair[0].message == ("champion was version 2, moved by hand outside the ledger: set to version 1 (entry 2)")
+    assert repair[2].message == "challenger was version 2, moved by hand outside the ledger: deleted"
     assert book.aliases == {"champion": "1"}
 
 
@@ -114,7 +112,7 @@ def test_repair_aliases_deleted_by_hand(book: Book) -> None:
     book.client.delete_registered_model_alias(book.model, "champion")
     repair = aliases.repair_aliases(book.model)
     assert alias_statuses(repair)["champion"] == ("missing", None, "2")
-    assert repair.messages[0] == (
+    assert repair[0].message == (
         "champion was missing, after an interruption or a manual deletion: set to version 2 (entry 4)"
     )
     assert book.aliases == {"champion": "2", "previous": "1"}
@@ -125,7 +123,7 @@ def test_repair_aliases_keeps_alias_older_than_ledger(book: Book) -> None:
     for _ in range(2):
         repair = aliases.repair_aliases(book.model)
         assert alias_statuses(repair)["champion"] == ("moved_by_hand", "1", None)
-        assert "the ledger has no promotion: left as it is" in repair.messages[0]
+        assert "the ledger has no promotion: left as it is" in repair[0].message
         assert book.aliases == {"champion": "1"}
         book.judge(10, passed=False)  # nor is it touched when all that the ledger knows is a verdict
     book.promote(book.judge(10))
@@ -181,7 +179,7 @@ def test_repair_aliases_during_promotions(book: Book) -> None:
     def repair() -> list[str]:
         statuses = []
         while not stop.is_set():
-            statuses += [alias.status for alias in aliases.repair_aliases(book.model).aliases]
+            statuses += [alias.status for alias in aliases.repair_aliases(book.model)]
         return statuses
 
     with ThreadPoolExecutor(2) as pool:

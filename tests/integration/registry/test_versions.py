@@ -181,7 +181,7 @@ def test_register_candidate_then_verify_and_score(home: Path) -> None:
     version = register(home)
     assert version == "1"
     versions.verify_version(MODEL.name, version)
-    with versions.open_artifact(MODEL, version) as folder:
+    with versions.open_artifact(MODEL.name, version) as (folder, _):
         assert {file.name for file in folder.iterdir()} == {
             "MLmodel", "model.ubj", "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST_FILE,
         }  # fmt: skip
@@ -221,7 +221,7 @@ def test_register_candidate_every_format_is_served(home: Path, keys, configure, 
     features = tuple(format_.table.column_names)
     training_set, manifest = published(format_.write, features, format_.libraries)
     version = versions.register_candidate(MODEL, training_set, manifest, *verdict(home))
-    with versions.open_artifact(MODEL, version) as folder:
+    with versions.open_artifact(MODEL.name, version) as (folder, _):
         assert {file.name for file in folder.iterdir()} == {
             "MLmodel", name, "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST_FILE,
             signing.SIGNATURE_FILE,
@@ -299,7 +299,7 @@ def test_verify_version_refuses_changed_file(home: Path, file: str) -> None:
 def test_open_artifact_refuses_removed_and_added_files(home: Path) -> None:
     version = register(home)
     stored(home, "requirements.txt").rename(stored(home, "MLmodel").with_name("more.yaml"))
-    with pytest.raises(SignatureError) as error, versions.open_artifact(MODEL, version):
+    with pytest.raises(SignatureError) as error, versions.open_artifact(MODEL.name, version):
         pass
     assert [fault.location for fault in error.value.faults] == ["more.yaml", "requirements.txt"]
 

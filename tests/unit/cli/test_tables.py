@@ -78,7 +78,7 @@ def test_show_history_names_the_challenger(home: Path) -> None:
 def test_show_history_of_a_day_includes_the_evidence(home: Path) -> None:
     verdict = verdict_event(10).model_copy(update={"evidence": {"report": "s3://evidence/report.html"}})
     append_events(verdict, promotion("1", 10, 1))
-    today = ledger.read_entries(MODEL)[-1].recorded_at.date()
+    today = ledger.read_state(MODEL).entries[-1].recorded_at.date()
     text = history(today)
     assert f"at the end of {today} (UTC): version 1" in text
     assert "report: s3://evidence/report.html" in text

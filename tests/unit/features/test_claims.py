@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from evergreen.features.claims import claim_days
 from evergreen.features.inputs import features_dataset
+from evergreen.features.planning import claim_days
 from evergreen.lake import datasets
 from evergreen.settings import settings
 from evergreen.spec import loader

@@ -214,7 +214,7 @@ def test_append_decision_records_every_racing_writer_once(configured_place: str)
 
     with ThreadPoolExecutor(threads) as pool:
         results = [entry for entries in pool.map(append, range(threads)) for entry in entries]
-    entries = ledger.read_entries(MODEL)
+    entries = ledger.read_state(MODEL).entries
     assert sorted(results, key=lambda entry: entry.number) == list(entries)
     # Each was decided on the state right before it.
     assert [entry.event for entry in entries] == [verdict_event(number) for number in range(1, threads * turns + 1)]
@@ -241,7 +241,7 @@ def test_append_decision_records_one_of_racing_rollbacks(configured_place: str) 
 def test_append_decision_writes_nothing_on_error(configured_place: str) -> None:
     with pytest.raises(PromotionRefusedError, match="nothing to unfreeze"):
         ledger.append_decision(MODEL, "ada", lambda state: rules.decide_unfreeze(state, "warm"))
-    assert ledger.read_entries(MODEL) == ()
+    assert ledger.read_state(MODEL).entries == ()
 
 
 def test_read_verdict_event_by_entry_number(configured_place: str) -> None:
@@ -254,6 +254,6 @@ def test_read_verdict_event_by_entry_number(configured_place: str) -> None:
             ledger.read_verdict_event(MODEL, number)
 
 
-def test_read_entries_refuses_invalid_model_name(configured_place: str) -> None:
+def test_read_state_refuses_invalid_model_name(configured_place: str) -> None:
     with pytest.raises(LedgerError, match="'../coin' is not a model name"):
-        ledger.read_entries("../coin")
+        ledger.read_state("../coin")

@@ -147,7 +147,7 @@ def ensure_bucket(uri: str) -> None:
 
 def check_ledger_entries() -> CheckPassed:
     """Check the hash chains of the ledgers of all models."""
-    counts = {name: len(ledger.read_entries(name)) for name in model_names()}
+    counts = {name: len(ledger.read_state(name).entries) for name in model_names()}
     return CheckPassed(f"{sum(counts.values())} entries of {len(counts)} models, all chains intact")
 
 
