@@ -19,6 +19,7 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
+html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
 templates_path: list[str] = []

@@ -155,7 +155,7 @@ def _value_text(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ":".join(map(_value_text, value))
     if isinstance(value, BaseModel):
-        return f"{type(value).__name__}()"
+        return ""  # the defaults of its own fields
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -191,7 +191,7 @@ def _annotation_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
             return "gate"
         return " or ".join(map(_annotation_text, members))
     if origin in (tuple, list):
-        return f"list of {_annotation_text(arguments[0])}"
+        return f"list of {_plural(_annotation_text(arguments[0]))}"
     if origin is not None and issubclass(origin, Mapping):
         return "mapping"
     if _is_model(annotation):
@@ -199,6 +199,11 @@ def _annotation_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " or ".join(f"`{member.value}`" for member in annotation)
     return _BASIC_TYPES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _plural(text: str) -> str:
+    word, *rest = text.split(", ", 1)
+    return ", ".join([word if word.endswith(")") else word + "s", *rest])
 
 
 def _constraints(metadata: Sequence[Any]) -> list[str]:

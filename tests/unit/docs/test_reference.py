@@ -104,6 +104,20 @@ def test_types_are_readable() -> None:
     assert "| `holdout_days` | integer ≥ 1 | `7` |" in table
 
 
+def test_glossary_names_code_that_exists() -> None:
+    trees = {name.removeprefix("include/").removesuffix(".py").replace("/", "."): tree for name, tree in modules()}
+    code = {name.removesuffix(".__init__") for name in trees}
+    for name, tree in trees.items():
+        for node in tree.body:
+            targets = getattr(node, "targets", [])
+            names = [getattr(node, "name", None), *(getattr(target, "id", None) for target in targets)]
+            code |= {f"{name}.{defined}" for defined in names if defined}
+    paths = re.findall(r"\| `([\w.]+)` \|$", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    assert len(paths) > 40
+    # The last part may be an attribute of a class.
+    assert [path for path in paths if not {f"evergreen.{path}", f"evergreen.{path}".rpartition(".")[0]} & code] == []
+
+
 def test_all_commands_are_listed() -> None:
     text = read_page(DOCS / "reference/command-line.md")
     for command in ("history", "rollback", "ledger repair", "online rebuild", "doctor", "up", "retrain"):
