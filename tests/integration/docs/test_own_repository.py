@@ -88,12 +88,11 @@ def test_the_guide_shows_every_file_of_its_tree(project: Path) -> None:
 def test_the_guide_leads_to_a_champion(project: Path) -> None:
     run_python(project, "deliver.py")
     output = run_python(project, "-c", CHAIN)
-    assert "VERDICT all 4 gates passed" in output or "VERDICT all 5 gates passed" in output, output
+    assert re.search(r"VERDICT all \d gates passed", output), output
     assert "CHAMPION 1" in output
 
 
 def test_the_guide_makes_dags(project: Path) -> None:
-    code = "import runpy; print(sorted(d.dag_id for d in runpy.run_path('dags/late_delivery.py').values() if hasattr(d, 'dag_id')))"
-    assert run_python(project, "-c", code).splitlines()[-1] == str(
-        [f"{MODEL}.{kind}" for kind in ("features", "retrain", "rollback")]
-    )
+    code = "import runpy; print(*sorted(k for k in runpy.run_path('dags/late_delivery.py') if 'late_delivery_' in k))"
+    names = run_python(project, "-c", code).splitlines()[-1].split()
+    assert names == [f"{MODEL}_{kind}" for kind in ("features", "retrain", "rollback")]

@@ -1,7 +1,7 @@
 """The examples of the documentation: Python is executed, data is parsed, commands exist with their options.
 
-What cannot be run is preceded by `<!--- skip: next "reason" -->`. The files of the guide to a repository of one's own are
-executed by tests/integration/docs.
+What cannot be run is preceded by `<!--- skip: next "reason" -->`. The files of the guide to a repository of one's
+own are executed by tests/integration/docs.
 """
 
 from __future__ import annotations

@@ -118,6 +118,13 @@ def test_glossary_names_code_that_exists() -> None:
     assert [path for path in paths if not {f"evergreen.{path}", f"evergreen.{path}".rpartition(".")[0]} & code] == []
 
 
+def test_versions_to_install_are_those_of_the_lock() -> None:
+    guide, lock = (DOCS / "guides/own-repository.md").read_text(), (ROOT / "requirements.txt").read_text()
+    assert set(re.findall(r"feast==\S+", guide)) == set(re.findall(r"^feast==\S+", lock, re.MULTILINE))
+    assert set(re.findall(r"airflow:([\d.]+)", guide)) == set(re.findall(r"^apache-airflow==(\S+)", lock, re.MULTILINE))
+    assert set(re.findall(r"evergreen-([\d.]+)-py3", guide)) == {evergreen.__version__}
+
+
 def test_all_commands_are_listed() -> None:
     text = read_page(DOCS / "reference/command-line.md")
     for command in ("history", "rollback", "ledger repair", "online rebuild", "doctor", "up", "retrain"):
