@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,23 @@ def test_types_are_readable() -> None:
     assert "| `schedule` | cron expression | required |" in table
     assert "| `features` | [FeatureSpec](#featurespec) or name | required |" in table
     assert "| `holdout_days` | integer ≥ 1 | `7` |" in table
+
+
+def test_conf_of_every_dag_is_listed() -> None:
+    sections = re.split(r"^## `<model>\.(\w+)`$", (DOCS / "reference/dag-run-conf.md").read_text(), flags=re.MULTILINE)
+    listed = {kind: re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) for kind, text in pairwise(sections[1:])}
+    for name, tree in modules():
+        if not name.startswith("include/evergreen/orchestration/dags/") or name.endswith("__init__.py"):
+            continue
+        constants = {
+            node.targets[0].id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        }
+        params = next(k.value for k in ast.walk(tree) if isinstance(k, ast.keyword) and k.arg == "params")
+        keys = [key.value if isinstance(key, ast.Constant) else constants[key.id] for key in params.keys]
+        assert set(listed[Path(name).stem]) >= set(keys)
+        assert keys
 
 
 def test_glossary_names_code_that_exists() -> None:
