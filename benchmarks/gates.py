@@ -31,7 +31,7 @@ from scipy import special, stats
 
 from evergreen.gates import AgainstChampionGate, EarlierComparison, Evidence
 from evergreen.gates.comparisons import delong
-from evergreen.gates.kinds.against_champion import compute
+from evergreen.gates.kinds.metric import compute_against_champion
 
 CHAMPION_AUC = 0.70
 SHARE = 0.20  # of class 1
@@ -90,7 +90,7 @@ def history(world: World, retrains: int, n: int, seed: int) -> list[int]:
     for number in range(retrains):
         drawn = rows(random, n, random.uniform(world.least, world.most))
         shown = Evidence(drawn.label, drawn.candidate, drawn.champion, days=week(number))
-        record = compute(world.gate, shown, past)
+        record = compute_against_champion(world.gate, shown, past)
         assert record.alpha, record.reason
         passed = record.outcome == "passed"
         past.append(EarlierComparison(week(number), (("gate", record.alpha, passed),)))
@@ -127,7 +127,7 @@ def chance(gain: float, n: int, before: int, draws: int, seed: int) -> list[floa
         shown = Evidence(drawn.label, drawn.candidate, drawn.champion, days=week(before))
         found = delong(*map(np.asarray, (drawn.label, drawn.candidate, drawn.champion)))
         promoted += [
-            compute(BETTER, shown, past).outcome == "passed",
+            compute_against_champion(BETTER, shown, past).outcome == "passed",
             found.gain / found.standard_error > stats.norm.ppf(0.95),
             found.gain > 0,
         ]

@@ -101,12 +101,12 @@ class Settings(BaseSettings):
         default_factory=lambda data: data["project"] / "feature_repo", description="folder of the Feast repository"
     )
     feast_registry: str = Field(
-        default_factory=lambda data: f"sqlite:///{data['home']}/feast-registry.db",
+        default_factory=lambda data: f"sqlite:///{data['home']}/feast-registry.db?timeout=60",
         description="SQLAlchemy URL of Feast's registry; its file registry loses concurrent commits",
     )
     online_store: str = Field(
-        default_factory=lambda data: f"{data['home']}/online.db",
-        description="SQLite file of the online store, or redis://user:password@host:port/db, or rediss:// for TLS",
+        default_factory=lambda data: f"{data['home']}/online",
+        description="folder of SQLite files of the online store, or redis://user:password@host:port/db, or rediss://",
     )
     offline_store: Literal["asof", "spark"] = Field(
         "asof", description="engine of point-in-time joins: DuckDB in this process, or Spark"
@@ -160,7 +160,7 @@ class Settings(BaseSettings):
     def _check_online_store_scheme(cls, url: str) -> str:
         scheme, separator, _ = url.partition("://")
         if separator and scheme not in ("redis", "rediss"):
-            raise ValueError(f"{scheme}:// is not supported: use redis://, rediss://, or the path of a SQLite file")
+            raise ValueError(f"{scheme}:// is not supported: use redis://, rediss://, or a folder for SQLite files")
         return url
 
     @model_validator(mode="after")

@@ -37,6 +37,10 @@ class OnlineFixture(Protocol):
     def restore(self, copy: Any) -> None: ...
 
 
+def online_file() -> Path:
+    return Path(settings().online_store) / "ponds.db"
+
+
 class SqliteOnline:
     feast_class = SqliteOnlineStore
 
@@ -45,21 +49,21 @@ class SqliteOnline:
 
     def contents(self) -> object:
         values = {}
-        with closing(sqlite3.connect(settings().online_store)) as con:
+        with closing(sqlite3.connect(online_file())) as con:
             for view in ("levels", "depths"):
-                query = f"SELECT entity_key, feature_name, value, event_ts FROM evergreen_{view}"
+                query = f"SELECT entity_key, feature_name, value, event_ts FROM ponds_{view}"
                 values |= {(view, key, name): (value, ts) for key, name, value, ts in con.execute(query)}
         return values
 
     def empty(self) -> None:
         with suppress(FileNotFoundError):
-            Path(settings().online_store).unlink()
+            online_file().unlink()
 
     def copy(self) -> bytes:
-        return Path(settings().online_store).read_bytes()
+        return online_file().read_bytes()
 
     def restore(self, copy: bytes) -> None:
-        Path(settings().online_store).write_bytes(copy)
+        online_file().write_bytes(copy)
 
 
 class RedisOnline:

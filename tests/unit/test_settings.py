@@ -28,7 +28,7 @@ def test_settings_names_every_invalid_variable(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("EVERGREEN_ONLINE_STORE", "dynamo://:secret@there")
     assert fault_messages() == [
         "EVERGREEN_LAKE: must be a folder: the lake publishes by links and renames, which object stores lack",
-        "EVERGREEN_ONLINE_STORE: dynamo:// is not supported: use redis://, rediss://, or the path of a SQLite file",
+        "EVERGREEN_ONLINE_STORE: dynamo:// is not supported: use redis://, rediss://, or a folder for SQLite files",
         "EVERGREEN_TRAINING_BACKEND: Input should be 'process' or 'pod'",
         "EVERGREEN_PODS__IMAG: Extra inputs are not permitted",
     ]

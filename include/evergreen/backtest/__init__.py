@@ -10,7 +10,6 @@ here reads or changes the registry, an alias or online features.
 """
 
 from evergreen.backtest.service import add_candidate
-from evergreen.reports.backtest import summary_lines
-from evergreen.reports.backtest_results import BacktestResults
+from evergreen.reports.backtest import BacktestResults, summary_lines
 
 __all__ = ["BacktestResults", "add_candidate", "summary_lines"]

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +41,8 @@ class BacktestCandidate:
         return BacktestPoint(date.fromisoformat(inputs["as_of"]), date.fromisoformat(inputs["holdout"]))
 
 
-@dataclass(frozen=True)
-class HoldoutRows:
-    """Labelled rows, (n,) each: `day` as days since 1970."""
-
-    table: pa.Table
-    label: FloatArray
-    day: Any
-
-
 def first_metric_gate(model: ModelSpec) -> MetricGate:
-    """Return the first gate with a metric; the backtest compares policies by this metric.
-
-    Raises:
-        SpecError: no gate has a metric.
-    """
+    """Return the first gate with a metric, by which policies are compared; a SpecError if there is none."""
     for gate in model.gates:
         if isinstance(gate, MetricGate) and gate.metric != "positive_rate":
             return gate
@@ -79,9 +65,12 @@ class BacktestCache:
 
     def __init__(self, model: ModelSpec, candidates: Mapping[date, BacktestCandidate], folder: Path):
         self._model, self._candidates, self._folder = model, candidates, folder
-        self._holdouts: dict[date, HoldoutRows] = {}
+        self._holdouts: dict[date, pa.Table] = {}
         self._scores: dict[tuple[date, date], FloatArray] = {}
+        # Not feature_store.training_sets.training_set_dataset: importing it loads Feast, which takes seconds.
+        self._training_sets = datasets.open_dataset(f"training_sets/{model.name}")
         self._gate = first_metric_gate(model)
+        self._code_fingerprint = fingerprints.compute_fingerprint(cache_code(model))
         self._metric = self._gate.model_dump(mode="json", include={"metric", "cut", "quantile"})
 
     def judge(
@@ -108,14 +97,13 @@ class BacktestCache:
             if champion:
                 live = Champion(f"of {champion.as_of}", champion.holdout_start)
                 problem = live.overlap_problem(candidate.holdout_start)
-                if problem:
-                    champion_scores = MissingEvidence(problem)
-                else:
-                    champion_scores = self._score_holdout(champion.as_of, candidate.as_of)
+                champion_scores = (
+                    MissingEvidence(problem) if problem else self._score_holdout(champion.as_of, candidate.as_of)
+                )
             gates, _ = backtest_gates(self._model)
             evidence = historical_evidence(
                 self._model,
-                self._load_holdout(candidate.as_of).table,
+                self._load_holdout(candidate.as_of),
                 self._training_sets.file_path(training_set, "train"),
                 self._score_holdout(candidate.as_of, candidate.as_of),
                 champion_scores,
@@ -154,30 +142,24 @@ class BacktestCache:
 
     def count_rows(self, period: MeasurementPeriod) -> dict[str, Any]:
         """Return the number of labelled `rows` in a period, and among them the `positive_share` of label 1."""
-        inputs = {
-            "holdout": self._holdout_fingerprint(period.end),
-            "start": period.start,
-            "code": self._code_fingerprint,
-        }
+        holdout = self._holdout_fingerprint(period.end)
+        inputs = {"holdout": holdout, "start": period.start, "code": self._code_fingerprint}
 
         def compute() -> dict[str, Any]:
-            label = self._load_holdout(period.end).label[self._rows_from(period.start, period.end)]
+            label, _ = self._labels_from(period.start, period.end)
             return {"rows": label.size, "positive_share": float(label.mean()) if label.size else None}
 
         return self._cached("rows", inputs, compute)
 
-    @property
-    def _training_sets(self) -> datasets.Dataset:
-        # Not feature_store.training_sets.training_set_dataset: importing it loads Feast, which takes seconds.
-        return datasets.open_dataset(f"training_sets/{self._model.name}")
-
     def _labels_and_scores(self, model: BacktestPoint, start: date, end: date) -> tuple[FloatArray, FloatArray]:
-        """Return labels and scores of the rows of `end`'s holdout, from the day `start` on."""
-        rows = self._rows_from(start, end)
-        return self._load_holdout(end).label[rows], self._score_holdout(model.as_of, end)[rows]
+        label, rows = self._labels_from(start, end)
+        return label, self._score_holdout(model.as_of, end)[rows]
 
-    def _rows_from(self, start: date, end: date) -> Any:
-        return self._load_holdout(end).day >= (start - date(1970, 1, 1)).days
+    def _labels_from(self, start: date, end: date) -> tuple[FloatArray, Any]:
+        """Return labels of the rows of `end`'s holdout from the day `start` on, and the mask (n,) of these rows."""
+        table = self._load_holdout(end)
+        rows = table["day"].to_numpy() >= np.datetime64(start)
+        return table["label"].to_numpy()[rows].astype(np.float64), rows
 
     def _score_holdout(self, model: date, holdout: date) -> FloatArray:
         """Return scores (n,) of every row of a holdout."""
@@ -186,17 +168,16 @@ class BacktestCache:
             file = self._folder / f"scores-{fingerprints.compute_fingerprint(inputs)[:32]}.npy"
             if not file.exists():
                 candidate = self._candidates[model].candidate
-                scores = score_candidate(self._model, candidate, self._load_holdout(holdout).table)
+                scores = score_candidate(self._model, candidate, self._load_holdout(holdout))
                 with storage.atomic_write(file) as scratch, scratch.open("wb") as stream:
                     np.save(stream, scores, allow_pickle=False)
             self._scores[model, holdout] = np.load(file, allow_pickle=False)
         return self._scores[model, holdout]
 
-    def _load_holdout(self, as_of: date) -> HoldoutRows:
+    def _load_holdout(self, as_of: date) -> pa.Table:
         if as_of not in self._holdouts:
-            table = pq.read_table(self._training_sets.file_path(self._candidates[as_of].training_set, "holdout"))
-            label, day = table["label"].to_numpy().astype("float64"), table["day"].cast(pa.int32()).to_numpy()
-            self._holdouts[as_of] = HoldoutRows(table, label, day)
+            file = self._training_sets.file_path(self._candidates[as_of].training_set, "holdout")
+            self._holdouts[as_of] = pq.read_table(file)
         return self._holdouts[as_of]
 
     def _cache_inputs(self, model: date, holdout: date) -> dict[str, Any]:
@@ -212,10 +193,6 @@ class BacktestCache:
 
     def _holdout_fingerprint(self, as_of: date) -> str:
         return self._candidates[as_of].training_set.files["holdout"].sha256
-
-    @cached_property
-    def _code_fingerprint(self) -> str:
-        return fingerprints.compute_fingerprint(cache_code(self._model))
 
     def _cached(self, kind: str, inputs: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """Return the JSON value that `compute` returned the first time it was called with these inputs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -19,7 +20,7 @@ from evergreen.backtest.walk_forward import BacktestPoint, Deployment, Deploymen
 from evergreen.errors import Fault, FaultsError
 from evergreen.lake import datasets, fingerprints
 from evergreen.reports import backtest
-from evergreen.reports.backtest_results import (
+from evergreen.reports.backtest import (
     BacktestResults,
     BacktestStep,
     DeploymentSummary,
@@ -57,26 +58,32 @@ def add_candidate(model: ModelSpec, as_of: date, training_set: datasets.Manifest
     """
     _validate_inputs(model, as_of, training_set, candidate)
     spec = fingerprints.compute_fingerprint(backtest_spec(model, candidate))
-    _publish_candidate(model, as_of, training_set, candidate, spec)
-    root = backtest_dataset(model).root
-    with storage.file_lock(root / ".lock"):
-        _update_report(model, spec)
-    return root / REPORT_FILE
-
-
-def backtest_dataset(model: ModelSpec) -> datasets.Dataset:
-    """Return the dataset with one partition per candidate."""
-    return datasets.open_dataset(f"backtests/{model.name}")
+    dataset, partition = datasets.open_dataset(f"backtests/{model.name}"), f"as_of={as_of}"
+    inputs = {
+        "as_of": as_of.isoformat(),
+        "spec": spec,
+        "training_set": training_set.reference,
+        "candidate": candidate.reference,
+        "content": [training_set.content_hash, candidate.content_hash],
+    }
+    fingerprint = fingerprints.compute_fingerprint(inputs)
+    if not dataset.find(partition, fingerprint):
+        # Both manifests whole: the files they name stay, whatever is published later.
+        folder = dataset.stage(partition, fingerprint)
+        files = {"training_set": folder / "training_set.json", "candidate": folder / "candidate.json"}
+        files["training_set"].write_text(training_set.to_json())
+        files["candidate"].write_text(candidate.to_json())
+        dataset.publish(partition, fingerprint, files, inputs)
+    with storage.file_lock(dataset.root / ".lock"):
+        _update_report(model, dataset, spec)
+    return dataset.root / REPORT_FILE
 
 
 def backtest_spec(model: ModelSpec, candidate: datasets.Manifest) -> dict[str, Any]:
     """Return what must be equal for candidates to be comparable: how they were trained and are judged."""
     return {
         **{name: candidate.inputs[name] for name in ("features", "parameters", "seed", "code")},
-        "label": model.label,
-        "train_days": model.train_days,
-        "holdout_days": model.holdout_days,
-        "gates": [gate.model_dump(mode="json") for gate in model.gates],
+        **model.model_dump(mode="json", include={"label", "train_days", "holdout_days", "gates"}),
     }
 
 
@@ -96,81 +103,40 @@ def _validate_inputs(
         raise FaultsError(f"backtest of {model.name} as of {as_of}", faults)
 
 
-def _publish_candidate(
-    model: ModelSpec, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest, spec_fingerprint: str
-) -> None:
-    """Publish both manifests whole: the files they name stay, whatever is published later."""
-    inputs = {
-        "as_of": as_of.isoformat(),
-        "spec": spec_fingerprint,
-        "training_set": training_set.reference,
-        "candidate": candidate.reference,
-        "content": [training_set.content_hash, candidate.content_hash],
-    }
-    fingerprint = fingerprints.compute_fingerprint(inputs)
-    dataset, partition = backtest_dataset(model), f"as_of={as_of}"
-    if dataset.find(partition, fingerprint):
-        return
-    folder = dataset.stage(partition, fingerprint)
-    files = {"training_set": folder / "training_set.json", "candidate": folder / "candidate.json"}
-    files["training_set"].write_text(training_set.to_json())
-    files["candidate"].write_text(candidate.to_json())
-    dataset.publish(partition, fingerprint, files, inputs)
-
-
-def _update_report(model: ModelSpec, spec_fingerprint: str) -> None:
-    dataset = backtest_dataset(model)
+def _update_report(model: ModelSpec, dataset: datasets.Dataset, spec_fingerprint: str) -> None:
     manifests = dataset.manifests()
     included = [manifest for manifest in manifests if manifest.inputs["spec"] == spec_fingerprint]
     excluded = len(manifests) - len(included)
-    fingerprint = _report_fingerprint(model, spec_fingerprint, included, excluded)
-    if _is_report_current(dataset.root, fingerprint):
-        return
-
-    def load(manifest: datasets.Manifest, name: str) -> datasets.Manifest:
-        return datasets.Manifest.from_json(dataset.file_path(manifest, name).read_text())
-
-    candidates = {
-        date.fromisoformat(manifest.inputs["as_of"]): BacktestCandidate(
-            load(manifest, "training_set"), load(manifest, "candidate")
-        )
-        for manifest in included
-    }
-    cache = BacktestCache(model, candidates, dataset.root / "cache")
-    results = _build_results(model, candidates, cache, fingerprint, spec_fingerprint, excluded)
-    # The results last: their fingerprint says that the report is of the same candidates.
-    for name, text in (
-        (REPORT_FILE, backtest.render_backtest_report(results)),
-        (RESULTS_FILE, results.model_dump_json(indent=1) + "\n"),
-    ):
-        with storage.atomic_write(dataset.root / name) as scratch:
-            scratch.write_text(text)
-
-
-def _report_fingerprint(
-    model: ModelSpec, spec_fingerprint: str, points: Sequence[datasets.Manifest], excluded_candidates: int
-) -> str:
-    return fingerprints.compute_fingerprint(
+    fingerprint = fingerprints.compute_fingerprint(
         {
             "model": [model.name, model.description],
             "spec": spec_fingerprint,
-            "points": [point.fingerprint for point in points],
-            "left_out": excluded_candidates,
+            "points": [point.fingerprint for point in included],
+            "left_out": excluded,
             "code": report_code(model),
         }
     )
+    report_file, results_file = dataset.root / REPORT_FILE, dataset.root / RESULTS_FILE
+    with suppress(FileNotFoundError, ValueError):  # of pydantic's validation, too
+        if report_file.exists() and BacktestResults.read(results_file).fingerprint == fingerprint:
+            return
+    candidates = {}
+    for manifest in included:
+        files = (dataset.file_path(manifest, name) for name in ("training_set", "candidate"))
+        loaded = BacktestCandidate(*(datasets.Manifest.from_json(file.read_text()) for file in files))
+        candidates[loaded.point.as_of] = loaded
+    cache = BacktestCache(model, candidates, dataset.root / "cache")
+    results = _build_results(model, candidates, cache, fingerprint, spec_fingerprint, excluded)
+    with storage.atomic_write(report_file) as scratch:
+        scratch.write_text(backtest.render_backtest_report(results))
+    # The results last: their fingerprint says that the report is of the same candidates.
+    with storage.atomic_write(results_file) as scratch:
+        scratch.write_text(results.model_dump_json(indent=1) + "\n")
 
 
 def report_code(model: ModelSpec) -> dict[str, str]:
     """Return what the report depends on besides the candidates and the spec: all that is cached, rules and looks."""
     return cache_code(model) | fingerprints.code_of((__package__, "evergreen.reports"), ("jinja2", "matplotlib"))
-
-
-def _is_report_current(root: Path, fingerprint: str) -> bool:
-    try:
-        return (root / REPORT_FILE).exists() and BacktestResults.read(root / RESULTS_FILE).fingerprint == fingerprint
-    except (FileNotFoundError, ValueError):  # of pydantic's validation, too
-        return False
 
 
 def _build_results(
@@ -263,9 +229,8 @@ def _summarize_policy(
     numbers = results.compared_periods if deployments else ()
     values, never = (np.array([metric_values[key][n] for n in numbers], dtype=np.float64) for key in (name, "never"))
     sign = 1 if results.higher_is_better else -1
-    worst, gain = None, None
-    if values.size:
-        worst = int((sign * values).argmin())
+    worst = int((sign * values).argmin()) if values.size else None
+    gain = None
     if values.size and name != "never":
         mean, low, high = mean_with_bounds(sign * (values - never))
         gain = GainEstimate(mean=mean, low=low, high=high)

@@ -7,8 +7,8 @@ from math import isfinite
 
 import numpy as np
 
-from evergreen.gates import metrics, validation
-from evergreen.gates.bootstrap import draw_resample_counts, resampling_seed
+from evergreen.gates import metrics
+from evergreen.gates.comparisons import draw_resample_counts, resampling_seed
 from evergreen.gates.metrics import FloatArray
 from evergreen.spec.gates import MetricGate
 
@@ -38,7 +38,7 @@ def backtest_metric(gate: MetricGate, label: FloatArray, score: FloatArray) -> f
     """Return the metric of `gate`; None where it does not exist: no rows, or rows of one class only."""
     if label.size == 0 or (gate.scale.label_type == "binary" and label.min() == label.max()):
         return None
-    value = metrics.compute_metric(metrics.resolve_metric(gate), *validation.sort_rows([label, score]))
+    value = metrics.compute_metric(metrics.resolve_metric(gate), *metrics.sort_rows([label, score]))
     return value if isfinite(value) else None
 
 
@@ -68,7 +68,7 @@ def run_drift_test(
 
 def _resample_metric(gate: MetricGate, label: FloatArray, score: FloatArray) -> FloatArray:
     """Return the metric in each resample of the rows: (RESAMPLES,)."""
-    label, score = validation.sort_rows([label, score])
+    label, score = metrics.sort_rows([label, score])
     weights = draw_resample_counts(label.size, RESAMPLES, resampling_seed(label, score))
     metric = metrics.resolve_metric(gate)
     return np.concatenate([metric(label, score, weight) for weight in weights])

@@ -47,11 +47,7 @@ class Deployment:
 
 
 def sort_points(points: Sequence[BacktestPoint]) -> tuple[BacktestPoint, ...]:
-    """Return the points, oldest first.
-
-    Raises:
-        ValueError: there are two candidates for one date.
-    """
+    """Return the points, oldest first; two candidates for one date are a ValueError."""
     ordered = tuple(sorted(points))
     for earlier, later in pairwise(ordered):
         if earlier.as_of == later.as_of:
@@ -86,11 +82,9 @@ def simulate_policy(points: Sequence[BacktestPoint], policy: DeploymentPolicy) -
 
 def find_live_point(deployments: Sequence[Deployment], period: MeasurementPeriod) -> BacktestPoint | None:
     """Return the model that was live in `period`, and knows nothing of its days; None if none was deployed yet."""
-    deployed = [deployment.point for deployment in deployments if deployment.point.as_of <= period.live_as_of]
-    if not deployed:
-        return None
-    newest = max(deployed)
-    assert newest.as_of <= period.start, f"{newest} would be measured on {period}, which it may have seen"
+    deployed = (deployment.point for deployment in deployments if deployment.point.as_of <= period.live_as_of)
+    newest = max(deployed, default=None)
+    assert not newest or newest.as_of <= period.start, f"{newest} would be measured on {period}, which it may have seen"
     return newest
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import os
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -31,6 +32,7 @@ from evergreen.client.addresses import local_service_urls
 from evergreen.errors import EvergreenError, first_line
 from evergreen.settings import settings, variable_name
 from evergreen.spec.loader import load_spec, model_names
+from evergreen.spec.model import ModelSpec
 
 # Clients of servers: the first line of their errors is useful to users, a traceback is not.
 _CLIENT_PACKAGES = {"aiohttp", "botocore", "grpc", "mlflow", "pyspark", "redis", "sqlalchemy"}
@@ -196,12 +198,15 @@ def migrate_command(
 
 
 @app.command("feast", context_settings={"ignore_unknown_options": True, "help_option_names": []})
-def feast_command(arguments: Annotated[list[str], typer.Argument(help="Arguments of the feast command.")]) -> None:
-    """Run the feast command with the settings of Evergreen."""
+def feast_command(
+    model: ModelArgument, arguments: Annotated[list[str], typer.Argument(help="Arguments of the feast command.")]
+) -> None:
+    """Run the feast command in the project of a model's features."""
     from evergreen.feature_store.repository import feast_variables
 
+    variables = feast_variables(load_spec(model).feature_model)
     command = [str(Path(sys.executable).parent / "feast"), "--chdir", str(settings().feature_repo), *arguments]
-    os.execve(command[0], command, os.environ | feast_variables())  # noqa: S606 - no shell is wanted
+    os.execve(command[0], command, os.environ | variables)  # noqa: S606 - no shell is wanted
 
 
 @online_app.command("rebuild")
@@ -209,12 +214,19 @@ def rebuild_command(ctx: typer.Context, model: OptionalModelArgument = None) -> 
     """Rewrite the online store from the published features."""
     from evergreen.feature_store.online_store import rebuild_online_store
 
-    specs = map(load_spec, [model] if model else model_names())
-    for features, spec in {spec.feature_model: spec for spec in specs}.items():  # models may share features
+    rebuilt = set()
+
+    def rebuild(spec: ModelSpec) -> None:
+        features = spec.feature_model
+        if features in rebuilt:  # models may share features
+            return
+        rebuilt.add(features)
         if days := rebuild_online_store(spec):
             ctx.obj.print(f"✓ {features}: online store has the days {days['start']} up to {days['end']}")
         else:
             ctx.obj.print(f"{features}: nothing to write yet; a run of {spec.name}.retrain fills the online store")
+
+    _for_each_model(model, rebuild)
 
 
 @ledger_app.command("repair")
@@ -223,10 +235,27 @@ def repair_command(ctx: typer.Context, model: OptionalModelArgument = None) -> N
     _use_local_mlflow()
     from evergreen.registry import aliases
 
-    for name in [model] if model else model_names():
-        load_spec(name)
-        for alias in aliases.repair_aliases(name):
-            ctx.obj.print(f"{name}: {alias.message}")
+    def repair(spec: ModelSpec) -> None:
+        for alias in aliases.repair_aliases(spec.name):
+            ctx.obj.print(f"{spec.name}: {alias.message}")
+
+    _for_each_model(model, repair)
+
+
+def _for_each_model(name: str | None, action: Callable[[ModelSpec], None]) -> None:
+    """Call `action` for one model, or for all: an error of one does not keep the others from it.
+
+    Raises:
+        EvergreenError: it failed for at least one.
+    """
+    problems = []
+    for each in [name] if name else model_names():
+        try:
+            action(load_spec(each))
+        except EvergreenError as error:
+            problems.append(str(error) if each in str(error) else f"{each}: {error}")
+    if problems:
+        raise EvergreenError("\n".join(problems))
 
 
 def _use_local_mlflow() -> None:

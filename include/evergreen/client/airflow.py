@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -40,16 +39,11 @@ class AirflowClient:
     """Client of one Airflow deployment."""
 
     def __init__(self, url: str, ui: str = ""):
-        """Connect to the Airflow at `url`.
-
-        Args:
-            url: With user and password, unless every client is admin.
-            ui: URL of the UI, if it differs.
-        """
-        parts = urlsplit(url)
+        """Connect to the Airflow at `url`, which has user and password unless every client is admin."""
+        login = httpx.URL(url)
         self.url = redact_url(url)
         self._ui = ui or self.url
-        self._login = {"username": unquote(parts.username or ""), "password": unquote(parts.password or "")}
+        self._login = {"username": login.username, "password": login.password} if login.username else None
         self._client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
         self._token = ""
         self._last_health_check = time.monotonic()
@@ -81,11 +75,7 @@ class AirflowClient:
         self._request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": paused})
 
     def check_scheduler(self) -> None:
-        """Check the scheduler's heartbeat, at most once in ten seconds.
-
-        Raises:
-            AirflowError: There was no heartbeat for a minute, so nothing will run.
-        """
+        """Raise AirflowError if the scheduler had no heartbeat for a minute; look at most once in ten seconds."""
         if time.monotonic() - self._last_health_check < _HEALTH_CHECK_INTERVAL_S:
             return
         self._last_health_check = time.monotonic()
@@ -121,17 +111,9 @@ class AirflowClient:
         """
         self.set_dag_paused(dag_id, True)
         try:
-            self._request(
-                "POST",
-                "/api/v2/backfills",
-                json={
-                    "dag_id": dag_id,
-                    "from_date": start.isoformat(),
-                    "to_date": end.isoformat(),
-                    "reprocess_behavior": reprocess,
-                    "max_active_runs": max_active_runs,
-                },
-            )
+            request = {"dag_id": dag_id, "reprocess_behavior": reprocess, "max_active_runs": max_active_runs}
+            request |= {"from_date": start.isoformat(), "to_date": end.isoformat()}
+            self._request("POST", "/api/v2/backfills", json=request)
         finally:
             self.set_dag_paused(dag_id, False)
 
@@ -147,19 +129,13 @@ class AirflowClient:
         return self._request("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", allow_missing=True)
 
     def trigger_dag_run(self, dag_id: str, run_id: str, conf: Mapping[str, Any]) -> None:
-        self._request(
-            "POST",
-            f"/api/v2/dags/{dag_id}/dagRuns",
-            json={"dag_run_id": run_id, "logical_date": None, "conf": dict(conf)},
-        )
+        request = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf)}
+        self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=request)
 
     def clear_failed_tasks(self, dag_id: str, run_id: str) -> None:
         """Clear the failed tasks of a run and their downstream tasks, so that they run again."""
-        self._request(
-            "POST",
-            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/clear",
-            json={"dry_run": False, "only_failed": True},
-        )
+        request = {"dry_run": False, "only_failed": True}
+        self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/clear", json=request)
 
     def task_instances(self, dag_id: str, run_id: str = "~", states: Sequence[str] = ()) -> list[Json]:
         """Return the task instances of a run, or of all runs."""
@@ -196,22 +172,18 @@ class AirflowClient:
         """Send a request and return the JSON response; requests that are safe to repeat are retried for a minute."""
         deadline = time.monotonic() + _RETRY_TIMEOUT_S
         while True:
-            problem = ""
             try:
                 response = self._client.request(method, path, headers=self._headers(), **request)
+                if response.status_code != 401 and response.status_code < 500:
+                    break
+                problem = f"status {response.status_code}"
                 if response.status_code == 401:
-                    self._token = ""
-                    problem = "session expired (401)"
-                elif response.status_code >= 500:
-                    problem = f"status {response.status_code}"
-            except httpx.ConnectError as error:
-                problem = str(error)  # nothing was sent, so any request is safe to repeat
+                    self._token, problem = "", "session expired (401)"
             except httpx.TransportError as error:
                 problem = str(error) or type(error).__name__
-                if method == "POST":
+                # Without a connection nothing was sent, so any request is safe to repeat.
+                if method == "POST" and not isinstance(error, httpx.ConnectError):
                     raise AirflowError(f"Airflow at {self.url} did not respond to {method} {path}: {problem}") from None
-            if not problem:
-                break
             if time.monotonic() > deadline:
                 raise AirflowError(
                     f"Airflow at {self.url} does not respond to {method} {path}: {problem}. {_RESTART_HINT}"
@@ -227,10 +199,7 @@ class AirflowClient:
 
     def _headers(self) -> dict[str, str]:
         if not self._token:
-            if self._login["username"]:
-                response = self._client.post("/auth/token", json=self._login)
-            else:
-                response = self._client.get("/auth/token")
+            response = self._client.request("POST" if self._login else "GET", "/auth/token", json=self._login)
             if response.status_code in (401, 403):
                 raise AirflowError(
                     f"Airflow at {self.url}: authentication failed: {_detail(response)}. Set user and password in "

@@ -119,7 +119,7 @@ class _Measurement:
         self._requirements = EvidenceRequirements.from_gates(model.gates)
         self._serving_columns: Any = ()
         if self._requirements.input_signature:
-            from evergreen.evaluation.input_signature import serving_columns
+            from evergreen.evaluation.serving_inputs import serving_columns
 
             self._serving_columns = serving_columns(model)
 
@@ -167,20 +167,19 @@ class _Measurement:
         for name, baseline in baselines.items():
             evidence[_BASELINE_PREFIX + name] = _to_array(baseline, pa.float64())
         if requirements.recent_predictions:
-            recent_file = source.file_path(training_set, "recent") if "recent" in training_set.files else None
-            evidence["recent_predictions"] = self._score_recent_rows(recent_file)
+            evidence["recent_predictions"] = self._score_recent_rows(source)
         if requirements.serving_costs:
             from evergreen.evaluation.serving_costs import measure_serving_costs
 
             log.info("Measuring what the candidate costs to serve")
             evidence["serving_costs"] = measure_serving_costs(model, candidate, holdout)
         if requirements.input_signature:
-            from evergreen.evaluation.input_signature import collect_input_signature
+            from evergreen.evaluation.serving_inputs import collect_input_signature
 
             columns = self._serving_columns
             evidence["input_signature"] = collect_input_signature(model, training_set, candidate, columns)
         if sample_size := requirements.online_sample_size:
-            from evergreen.evaluation.online_consistency import compare_online_store
+            from evergreen.evaluation.serving_inputs import compare_online_store
 
             log.info("Comparing the online store with the offline one for %s entities", sample_size)
             evidence["online_sample"] = compare_online_store(model, training_set, holdout, sample_size)
@@ -198,11 +197,11 @@ class _Measurement:
         except ScoringError as error:
             return MissingEvidence(f"version {champion.version} cannot be scored: {error}")
 
-    def _score_recent_rows(self, file: Path | None) -> pa.Table | MissingEvidence:
+    def _score_recent_rows(self, source: datasets.Dataset) -> pa.Table | MissingEvidence:
         """Return the candidate's predictions for the newest day that has a row whose label is not known."""
-        if not file:
+        if "recent" not in self._training_set.files:
             return MissingEvidence("the training set has no file `recent`: build it again")
-        rows = pq.read_table(file)
+        rows = pq.read_table(source.file_path(self._training_set, "recent"))
         if not rows.num_rows:
             return MissingEvidence("no day of the window has rows without a known label")
         scores = score_candidate(self._model, self._candidate, rows)

@@ -55,28 +55,24 @@ def measure_serving_costs(
         rows, job = Path(scratch) / "rows.parquet", Path(scratch) / "job.json"
         pq.write_table(holdout.select(features).slice(0, DISTINCT_ROWS), rows)
         job.write_text(json.dumps({"folder": str(folder), "rows": str(rows)}))
-        costs = _run_measurement(job)
-    return costs if isinstance(costs, MissingEvidence) else {**costs, "size_mib": size / _MIB}
-
-
-def _run_measurement(job: Path) -> dict[str, float] | MissingEvidence:
-    try:
-        run = subprocess.run(
-            [sys.executable, "-m", __name__, str(job)],
-            capture_output=True,
-            text=True,
-            env=trainer_environment(),
-            timeout=MEASUREMENT_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return MissingEvidence(f"serving could not be measured: the process ran for {MEASUREMENT_TIMEOUT_S} s")
+        try:
+            run = subprocess.run(
+                [sys.executable, "-m", __name__, str(job)],
+                capture_output=True,
+                text=True,
+                env=trainer_environment(),
+                timeout=MEASUREMENT_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return MissingEvidence(f"serving could not be measured: the process ran for {MEASUREMENT_TIMEOUT_S} s")
     if run.returncode:
         line = "".join((run.stderr or run.stdout).strip().splitlines()[-1:])
         return MissingEvidence(
             f"serving could not be measured: the process ended with exit code {run.returncode}: {line}"
         )
-    return {name: float(value) for name, value in json.loads(run.stdout.splitlines()[-1]).items()}
+    costs: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+    return {**costs, "size_mib": size / _MIB}
 
 
 def measure_loaded_model(folder: Path, rows: pa.Table) -> dict[str, float]:
@@ -88,10 +84,11 @@ def measure_loaded_model(folder: Path, rows: pa.Table) -> dict[str, float]:
     import psutil
 
     file = predictions.model_file(folder)
-    import_module(predictors.PREDICTORS[file.name].library)  # its memory does not count
+    predictor_class = predictors.PREDICTORS[file.name]
+    import_module(predictor_class.library)  # its memory does not count
     memory = psutil.Process().memory_info
     rss, start = memory().rss, time.perf_counter()
-    predictor = predictors.load_predictor(file, threads=1)
+    predictor = predictor_class(file, threads=1)
     load_ms, load_growth = 1000 * (time.perf_counter() - start), memory().rss - rss
     predictor.check_columns(rows.column_names)
     single = [predictor.prepare_request(_repeat_rows(rows, n, 1)) for n in range(SINGLE_REQUESTS)]
@@ -130,14 +127,10 @@ def _measure_latencies_ms(requests: Sequence[Callable[[], object]], count: int) 
     return latencies
 
 
-def run_serving_job(job_file: Path) -> None:
-    job = json.loads(job_file.read_text())
+if __name__ == "__main__":
+    paths = json.loads(Path(sys.argv[1]).read_text())
     try:
-        costs = measure_loaded_model(Path(job["folder"]), pq.read_table(job["rows"]))
+        measured = measure_loaded_model(Path(paths["folder"]), pq.read_table(paths["rows"]))
     except ScoringError as error:
         sys.exit(str(error))
-    sys.stdout.write(json.dumps(costs) + "\n")
-
-
-if __name__ == "__main__":
-    run_serving_job(Path(sys.argv[1]))
+    sys.stdout.write(json.dumps(measured) + "\n")

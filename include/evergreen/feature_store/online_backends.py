@@ -26,9 +26,14 @@ class OnlineStoreResetError(Exception):
     """The online store lost its content while it was written. Retryable: the next try writes it again."""
 
 
-def online_backend(url: str) -> SqliteBackend | RedisBackend:
-    """Return the backend for `url`, a value of the setting `online_store`."""
-    return RedisBackend(url) if url.startswith(("redis://", "rediss://")) else SqliteBackend(Path(url))
+def online_backend(url: str, project: str) -> SqliteBackend | RedisBackend:
+    """Return the backend for a Feast project and `url`, a value of the setting `online_store`.
+
+    In SQLite, a project has a file of its own: Feast names tables `<project>_<view>`, which may be equal for two.
+    """
+    if url.startswith(("redis://", "rediss://")):
+        return RedisBackend(url)
+    return SqliteBackend(Path(url) / f"{project}.db")
 
 
 class SqliteBackend:
@@ -43,6 +48,7 @@ class SqliteBackend:
 
     def prepare_markers(self) -> None:
         """Allow markers to be written, until the store is emptied."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._connect() as con:
             con.execute(f"CREATE TABLE IF NOT EXISTS {_MARKER_TABLE} (name TEXT PRIMARY KEY, marker TEXT)")
 

@@ -83,10 +83,10 @@ class _MaterializationState(Frozen):
 
 
 def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_state: bool = True) -> dict[str, str]:
-    store = open_feature_store()
+    store = open_feature_store(model.feature_model)
     name = _dataset_name(model)
     dataset = datasets.open_dataset(name)
-    with feast_lock():
+    with feast_lock(model.feature_model):
         views = _online_views(store, model)
         state = _read_state(model)
         watermark = max(as_of.astimezone(UTC), state.watermark)

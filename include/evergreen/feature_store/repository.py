@@ -1,7 +1,9 @@
 """The Feast repository: opened with this process's settings, and applied when its definitions change.
 
-The repository's files define Feast's project completely: what they no longer define is deleted from the registry.
-Values in the online store stay, and become valid again if the definition comes back.
+Each model that builds features has a Feast project of its own, which has its name, and which `<model>.py` in the
+repository defines completely: what the file no longer defines is deleted from the registry. So an error in one file, or
+a name that two teams use, does not affect other models. Values in the online store stay, and become valid again if the
+definition comes back.
 """
 
 from __future__ import annotations
@@ -11,9 +13,8 @@ import logging
 import os
 import runpy
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from feast.data_source import DataSource
 from feast.infra.registry.sql import FeastRegistrySchemaError
 
 from evergreen import storage
-from evergreen.feature_store.online_backends import online_backend
+from evergreen.errors import EvergreenError, Fault, SpecError, first_line
+from evergreen.feature_store.online_backends import RedisBackend, SqliteBackend, online_backend
 from evergreen.lake import fingerprints
 from evergreen.settings import settings
+from evergreen.spec.loader import error_location, load_spec
 
 _OFFLINE_STORE_TYPES = {"asof": "evergreen.feature_store.offline_store.AsofOfflineStore", "spark": "spark"}
 _DEFINITIONS_KEY = "evergreen_definitions"  # fingerprint of what is applied, in the registry and in the online store
@@ -49,27 +52,35 @@ def feature_source(feature_model: str, view: str) -> DataSource:
 
 
 @cache
-def open_feature_store() -> FeatureStore:
-    """Return the feature store of this process, with the repository's definitions applied.
+def open_feature_store(feature_model: str) -> FeatureStore:
+    """Return the feature store with the project of `feature_model`, and its definitions applied.
 
     They are applied if the registry, or the online store, was not last given exactly these. Otherwise opening takes no
     lock and writes nothing. Two deployments that share one registry apply theirs in turn each time.
+
+    Raises:
+        SpecError: the repository has no file for this model, or it cannot be run.
     """
     settings().home.mkdir(parents=True, exist_ok=True)
-    fingerprint = _definitions_fingerprint()
-    if store := _open_if_applied(fingerprint):
+    file = settings().feature_repo / f"{feature_model}.py"
+    if not file.is_file():
+        fix = "define its entities, feature views and feature service there"
+        raise SpecError(f"model {feature_model}", [Fault(str(file), "no such file", fix)])
+    fingerprint = _definitions_fingerprint(feature_model, file)
+    if store := _open_if_applied(feature_model, fingerprint):
         return store
-    with feast_lock():
-        return _open_if_applied(fingerprint) or _apply_definitions(fingerprint)
+    # One at a time, whichever project it is: two processes that create the registry's tables at once fail.
+    with storage.file_lock(settings().lake / "online" / "registry.lock"), feast_lock(feature_model):
+        return _open_if_applied(feature_model, fingerprint) or _apply_definitions(feature_model, file, fingerprint)
 
 
-def feast_lock() -> AbstractContextManager[None]:
-    """Lock registry and online store, for as long as one of them is changed.
+def feast_lock(feature_model: str) -> AbstractContextManager[None]:
+    """Lock a project's part of registry and online store, for as long as one of them is changed.
 
     Materialization writes back the definitions that it read, so it must not overlap with applying others. The lock is
     in the lake, beside the state of the online store: deployments that share one share the other.
     """
-    return storage.file_lock(settings().lake / "online" / "feast.lock")
+    return storage.file_lock(settings().lake / "online" / f"{feature_model}.lock")
 
 
 def has_online_marker(store: FeatureStore, name: str, marker: str) -> bool:
@@ -77,7 +88,7 @@ def has_online_marker(store: FeatureStore, name: str, marker: str) -> bool:
 
     An online store that was emptied, or restored from a backup, does not have the marker.
     """
-    return online_backend(settings().online_store).read_marker(f"{store.project}:{name}") == marker
+    return _online_backend(store.project).read_marker(f"{store.project}:{name}") == marker
 
 
 def write_online_marker(store: FeatureStore, name: str, marker: str) -> None:
@@ -86,22 +97,27 @@ def write_online_marker(store: FeatureStore, name: str, marker: str) -> None:
     Raises:
         OnlineStoreResetError: no definitions were applied to this store, so it replaced the one that was written to.
     """
-    online_backend(settings().online_store).write_marker(f"{store.project}:{name}", marker)
+    _online_backend(store.project).write_marker(f"{store.project}:{name}", marker)
 
 
-def feast_variables() -> Mapping[str, str]:
+def feast_variables(feature_model: str) -> Mapping[str, str]:
     """Return the environment variables that feature_store.yaml refers to, from the settings."""
     current = settings()
     return {
+        "EVERGREEN_FEAST_PROJECT": feature_model,
         "EVERGREEN_FEAST_REGISTRY": current.feast_registry,
-        "EVERGREEN_FEAST_ONLINE_STORE": json.dumps(online_backend(current.online_store).feast_config()),
+        "EVERGREEN_FEAST_ONLINE_STORE": json.dumps(_online_backend(feature_model).feast_config()),
         "EVERGREEN_FEAST_OFFLINE_STORE": _OFFLINE_STORE_TYPES[current.offline_store],
     }
 
 
-def _open_store() -> FeatureStore:
+def _online_backend(feature_model: str) -> SqliteBackend | RedisBackend:
+    return online_backend(settings().online_store, feature_model)
+
+
+def _open_store(feature_model: str) -> FeatureStore:
     """Open the store as configured. The variables only need to be set while Feast reads its configuration."""
-    variables = feast_variables()
+    variables = feast_variables(feature_model)
     saved = {name: os.environ[name] for name in variables if name in os.environ}
     os.environ |= variables
     try:
@@ -112,9 +128,9 @@ def _open_store() -> FeatureStore:
         os.environ |= saved
 
 
-def _open_if_applied(fingerprint: str) -> FeatureStore | None:
+def _open_if_applied(feature_model: str, fingerprint: str) -> FeatureStore | None:
     """Return the store, or None if other definitions, or none, are applied to it."""
-    store = _open_store()
+    store = _open_store(feature_model)
     store.config.registry.schema_mode = "verify"  # two processes that create its tables at once fail
     try:
         applied = store.registry.get_project_metadata(store.project, _DEFINITIONS_KEY)
@@ -123,10 +139,10 @@ def _open_if_applied(fingerprint: str) -> FeatureStore | None:
     return store if applied == fingerprint and has_online_marker(store, _DEFINITIONS_KEY, fingerprint) else None
 
 
-def _apply_definitions(fingerprint: str) -> FeatureStore:
+def _apply_definitions(feature_model: str, file: Path, fingerprint: str) -> FeatureStore:
     """Apply the definitions; registry and online store are marked only after that."""
-    store = _open_store()
-    definitions = list(_load_definitions())
+    definitions = _load_definitions(feature_model, file)
+    store = _open_store(feature_model)
     store.apply(definitions)
     # Entities and data sources that nothing uses any more may stay: they mislead nobody.
     services = {item.name for item in definitions if isinstance(item, FeatureService)}
@@ -135,42 +151,43 @@ def _apply_definitions(fingerprint: str) -> FeatureStore:
         store.delete_feature_service(name)
     for name in {view.name for view in store.list_all_feature_views()} - views:
         store.delete_feature_view(name)
-    online_backend(settings().online_store).prepare_markers()
+    _online_backend(feature_model).prepare_markers()
     write_online_marker(store, _DEFINITIONS_KEY, fingerprint)
     registry: Any = store.registry
     registry.set_project_metadata(store.project, _DEFINITIONS_KEY, fingerprint)
-    files = ", ".join(file.name for file in _definition_files())
-    log.info("applied the feature definitions %.12s: %s", fingerprint, files)
+    log.info("applied the feature definitions of %s: %s", feature_model, file)
     return store
 
 
-def _load_definitions() -> Iterator[Any]:
-    """Return what the repository's files define; Feast's own parser needs them in the working directory."""
-    for file in _definition_files():
-        for value in runpy.run_path(str(file)).values():
-            for item in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(item, Entity | BaseFeatureView | FeatureService):
-                    yield item
+def _load_definitions(feature_model: str, file: Path) -> list[Any]:
+    with _raise_spec_error(feature_model, file):
+        values = runpy.run_path(str(file)).values()
+    items = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
+    return [item for item in items if isinstance(item, Entity | BaseFeatureView | FeatureService)]
 
 
-def _definition_files() -> list[Path]:
-    return sorted(settings().feature_repo.glob("*.py"))
-
-
-def _definitions_fingerprint() -> str:
-    """Hash everything that the definitions are made from. Reading it is cheap: running the files imports Spark."""
+def _definitions_fingerprint(feature_model: str, file: Path) -> str:
+    """Hash everything that the definitions are made from. Reading it is cheap: running the file imports Spark."""
     current = settings()
-    models = [
-        (str(file.relative_to(folder)), storage.file_sha256(file))
-        for folder in import_module("evergreen_models").__path__
-        for file in sorted(Path(folder).rglob("*.py"))
-    ]
+    with _raise_spec_error(feature_model, file):
+        code = fingerprints.code_of_file(file, load_spec(feature_model).code_packages)
     return fingerprints.compute_fingerprint(
         {
-            "files": {file.name: storage.file_sha256(file) for file in _definition_files()},
+            "file": code,
             "configuration": storage.file_sha256(current.feature_repo / "feature_store.yaml"),
-            "models": models,
             "sources": {"lake": str(current.lake), "offline_store": current.offline_store},
             "code": fingerprints.code_of((__name__,), ("feast",)),
         }
     )
+
+
+@contextmanager
+def _raise_spec_error(feature_model: str, file: Path) -> Iterator[None]:
+    """Turn an error of the definitions' own code into one that says where it is."""
+    try:
+        yield
+    except EvergreenError:
+        raise
+    except (Exception, SystemExit) as cause:
+        fault = Fault(error_location(cause, file), f"{type(cause).__name__}: {first_line(cause)}", "correct it")
+        raise SpecError(f"model {feature_model}", [fault]) from cause

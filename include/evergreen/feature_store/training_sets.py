@@ -97,7 +97,7 @@ def training_set_dataset(model: ModelSpec) -> datasets.Dataset:
 
 def model_input_columns(model: ModelSpec) -> tuple[str, ...]:
     """Return the inputs of the model in its order: the columns of the request, then the features."""
-    service = open_feature_store().get_feature_service(model.feature_service)
+    service = open_feature_store(model.feature_model).get_feature_service(model.feature_service)
     features = [
         f"{projection.name_to_use()}__{feature.name}"
         for projection in service.feature_view_projections
@@ -111,7 +111,7 @@ def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
 
     One row for each of theirs, in any order; features are named `view__feature`.
     """
-    store = open_feature_store()
+    store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
     if settings().offline_store == "spark":
         _register_spark_views(model, [projection.name for projection in service.feature_view_projections])
@@ -158,7 +158,7 @@ def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
 
 def _view_definitions(model: ModelSpec) -> dict[str, Any]:
     """Return what the values of the service's features depend on, by view."""
-    store = open_feature_store()
+    store = open_feature_store(model.feature_model)
     definitions = {}
     for projection in store.get_feature_service(model.feature_service).feature_view_projections:
         view = store.get_feature_view(projection.name)

@@ -17,8 +17,7 @@ DAGs; numpy is loaded by the first call of `judge_evidence`.
 
 from evergreen.gates.alpha_spending import EarlierComparison
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
-from evergreen.gates.judge import judge_evidence
-from evergreen.gates.verdict import CustomGateResult, GateResult, SliceResult, Verdict, decide_verdict
+from evergreen.gates.verdict import CustomGateResult, GateResult, SliceResult, Verdict, decide_verdict, judge_evidence
 from evergreen.spec.gates import (
     AgainstChampionGate,
     BaselineGate,

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from evergreen.errors import EvergreenError
-from evergreen.gates.bootstrap import bootstrap_differences
-from evergreen.gates.metrics import FloatArray, compute_metric, resolve_metric
-from evergreen.gates.validation import sort_rows
+from evergreen.gates.metrics import FloatArray, Metric, compute_metric, resolve_metric, sort_rows
+from evergreen.gates.verdict import NotComputedError
 from evergreen.spec.gates import PairedComparisonGate, SignificanceTest
 
 # With fewer, the spread over resamples does not measure the error: without any such row it is zero.
 MIN_DIFFERING_ROWS = 30
+
+# Numbers per array while resampling: 4 MiB each, whatever the number of rows (up to half a million).
+_CHUNK_SIZE = 2**19
 
 
 @dataclass(frozen=True)
@@ -40,24 +43,18 @@ class EstimatedGain:
     degrees_of_freedom: float
 
 
-class NotComparableError(EvergreenError):
-    """Two scorers cannot be compared on these rows; the message is a sentence for people."""
-
-
 def check_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray, pair: str) -> None:
     """Refuse a bootstrap over too few rows that differ; with a cut, rows that are put into different classes.
 
     Raises:
-        NotComparableError: there are some, and too few. The message begins with `pair`.
+        NotComputedError: there are some, and too few. The message begins with `pair`.
     """
     if gate.chosen_test != "bootstrap" or np.array_equal(candidate, reference):
         return
     differing = candidate != reference if gate.cut is None else (candidate >= gate.cut) != (reference >= gate.cut)
     if (rows := int(np.count_nonzero(differing))) < MIN_DIFFERING_ROWS:
-        text = f"{pair} differ in {rows:,} of {candidate.size:,} rows"
-        raise NotComparableError(
-            f"{text}: too few to estimate the error of the gain, at least {MIN_DIFFERING_ROWS} are needed"
-        )
+        text = f"{pair} differ in {rows:,} of {candidate.size:,} rows: too few to estimate the error of the gain"
+        raise NotComputedError(f"{text}, at least {MIN_DIFFERING_ROWS} are needed")
 
 
 def estimate_gain(
@@ -81,7 +78,7 @@ def estimate_gain(
     Equal scores for every row are a gain of 0 with bounds of 0.
 
     Raises:
-        NotComparableError: the metric does not exist for these rows or for some resamples, or its error cannot be
+        NotComputedError: the metric does not exist for these rows or for some resamples, or its error cannot be
             estimated.
     """
     if np.array_equal(candidate, reference):
@@ -97,21 +94,53 @@ def estimate_gain(
     sign = 1 if gate.scale.higher_is_better else -1
     difference = sign * (compute_metric(metric, label, candidate) - compute_metric(metric, label, reference))
     if not np.isfinite(difference):
-        raise NotComparableError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
+        raise NotComputedError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
     resampled = bootstrap_differences(metric, label, candidate, reference, gate.resamples)
     if undefined := int(np.count_nonzero(~np.isfinite(resampled))):
+        rows = f"{label.size:,} rows"
+        if gate.scale.label_type == "binary":
+            rows += f", {int(min(label.sum(), label.size - label.sum())):,} of them of the rarer class,"
         text = f"{undefined:,} of {gate.resamples:,} resamples drew rows for which {gate.metric} does not exist"
-        raise NotComparableError(f"{text}: {label.size:,} rows, {_describe_rarer_class(gate, label)}, are too few")
+        raise NotComputedError(f"{text}: {rows} are too few")
     error = float(resampled.std(ddof=1))
     if difference and not error:
-        raise NotComparableError(f"every resample shows the same gain of {difference:g}: its error is not known")
+        raise NotComputedError(f"every resample shows the same gain of {difference:g}: its error is not known")
     return _student_t_bounds(EstimatedGain(difference, error, label.size - 1), alpha, gate.scale.maximum)
 
 
-def _describe_rarer_class(gate: PairedComparisonGate, label: FloatArray) -> str:
-    if gate.scale.label_type == "continuous":
-        return "as they are"
-    return f"{int(min(label.sum(), label.size - label.sum())):,} of them of the rarer class"
+def bootstrap_differences(
+    metric: Metric, label: FloatArray, candidate: FloatArray, reference: FloatArray, resamples: int
+) -> FloatArray:
+    """Return the metric of `candidate` minus that of `reference` in each resample: (resamples,), from rows (n,).
+
+    The paired bootstrap (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapters 8 and 13):
+    rows are drawn with replacement, the same for both scorers. NaN where the metric does not exist.
+    """
+    return np.concatenate(
+        [
+            metric(label, candidate, counts) - metric(label, reference, counts)
+            for counts in draw_resample_counts(label.size, resamples, resampling_seed(label, candidate, reference))
+        ]
+    )
+
+
+def draw_resample_counts(rows: int, resamples: int, seed: int) -> Iterator[FloatArray]:
+    """Yield how often each row is drawn in each resample, in chunks (k, rows) that add up to `resamples`."""
+    random = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_SIZE // rows)
+    for start in range(0, resamples, chunk):
+        k = min(chunk, resamples - start)
+        cells = random.integers(rows, size=(k, rows))
+        cells += rows * np.arange(k)[:, None]  # each resample counts in cells of its own
+        yield np.bincount(cells.ravel(), minlength=k * rows).reshape(k, rows).astype(np.float64)
+
+
+def resampling_seed(*columns: FloatArray) -> int:
+    """Return a seed that depends on the evidence alone, so that judging again draws the same resamples."""
+    digest = sha256()
+    for column in columns:
+        digest.update(column.astype("<f8").tobytes())
+    return int.from_bytes(digest.digest(), "big")
 
 
 def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray) -> EstimatedGain:
@@ -129,13 +158,13 @@ def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray) -> E
     alphas need.
 
     Raises:
-        NotComparableError: fewer than two rows of a class; or the two differ, by the same amount in every row.
+        NotComputedError: fewer than two rows of a class; or the two differ, by the same amount in every row.
     """
     positive = label == 1
     positives = int(np.count_nonzero(positive))
     negatives = label.size - positives
     if min(positives, negatives) < 2:
-        raise NotComparableError(f"{positives:,} rows of class 1 and {negatives:,} of class 0: AUC needs 2 of each")
+        raise NotComputedError(f"{positives:,} rows of class 1 and {negatives:,} of class 0: AUC needs 2 of each")
     ahead = _doubled_placements(positive, candidate) - _doubled_placements(positive, reference)
     total, spread_positive = _total_and_spread(ahead[positive])
     _, spread_negative = _total_and_spread(ahead[~positive])
@@ -145,7 +174,7 @@ def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray) -> E
     variance = sum(variances)
     if not variance:
         if total:
-            raise NotComparableError(f"all {positives:,} rows of class 1 gain the same: the error is not known")
+            raise NotComputedError(f"all {positives:,} rows of class 1 gain the same: the error is not known")
         return EstimatedGain(0.0, 0.0, float(label.size - 2))
     freedom = variance**2 / (variances[0] ** 2 / (positives - 1) + variances[1] ** 2 / (negatives - 1))
     return EstimatedGain(total / (2 * pairs), sqrt(variance), freedom)

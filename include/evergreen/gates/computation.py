@@ -1,38 +1,22 @@
-"""What several kinds of gates share: results that are not computed, numbers in sentences, groups of rows."""
+"""What several kinds of gates share: checks of evidence that name all faults at once, and numbers in sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evergreen.gates import validation
-from evergreen.gates.evidence import Evidence, MissingEvidence
-from evergreen.gates.metrics import FloatArray, compute_metric, resolve_metric
-from evergreen.gates.verdict import GateResult, SliceResult
-from evergreen.spec.gates import Gate, MetricGate
-
-RowIndices = NDArray[np.intp]
+from evergreen.gates.evidence import Evidence
+from evergreen.gates.metrics import FloatArray, compute_metric, resolve_metric, sort_rows
+from evergreen.gates.verdict import GateResult
+from evergreen.spec.gates import CustomGate, Gate, LabelType, MetricGate
 
 
 def gate_result(gate: Gate, *, passed: bool, **fields: Any) -> GateResult:
     """Return the result of a gate that was computed."""
     return GateResult(gate=gate.name, outcome="passed" if passed else "failed", **{"threshold": gate.limit, **fields})
-
-
-def not_computed_result(gate: Gate, rows: int, faults: Sequence[str], slices: Sequence[SliceResult] = ()) -> GateResult:
-    """Return a result that blocks and names all faults."""
-    return GateResult(
-        gate=gate.name,
-        outcome="not_computed",
-        threshold=gate.limit,
-        rows=rows,
-        slices=tuple(slices),
-        reason="; ".join(faults),
-    )
 
 
 def no_champion_result(gate: Gate, candidate: float, rows: int) -> GateResult:
@@ -41,15 +25,81 @@ def no_champion_result(gate: Gate, candidate: float, rows: int) -> GateResult:
     return gate_result(gate, passed=True, candidate=candidate, rows=rows, reason=reason)
 
 
-def validate_label_and_scores(
-    gate: MetricGate, evidence: Evidence
-) -> tuple[FloatArray | None, FloatArray | None, list[str]]:
-    """Return labels and the candidate's predictions, (n,) each, and all of their faults."""
-    label, scores = validation.to_float_array(evidence.label), validation.to_float_array(evidence.candidate)
+def to_float_array(values: object) -> FloatArray | None:
+    """Return the values as (n,) float64, or None if they are not one plain row of numbers."""
+    if isinstance(values, np.ma.MaskedArray):
+        return None  # numpy would silently unmask it
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):
+        return None
+    if array.ndim != 1 or array.dtype.kind not in "biuf":
+        return None
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which is a fault
+        return array.astype(np.float64) + 0.0  # + 0.0 turns -0.0 into 0.0: equal scores, equal bytes
+
+
+def count_rows(gate: Gate, evidence: Evidence) -> int:
+    """Return the number of labels, for a gate that judges labelled rows; else 0."""
+    label = to_float_array(evidence.label) if isinstance(gate, MetricGate | CustomGate) else None
+    return 0 if label is None else label.size
+
+
+def validate_rows(
+    gate: MetricGate, evidence: Evidence, references: Mapping[str, object], *, allow_constant: bool = False
+) -> tuple[list[FloatArray], list[str]]:
+    """Return labels, the candidate's scores and those of `references`, by name, (n,) each, and all of their faults.
+
+    What is not one row of numbers is returned empty. A constant score is a fault for every metric: it ranks nothing,
+    it is the sign of a broken model more often than of a simple one, and at the base rate it would even count as
+    perfectly calibrated. With `allow_constant`, references may be constant: trivial models are.
+    """
     # A rate of predictions needs no labels of both classes.
     label_type = "continuous" if gate.metric == "positive_rate" else gate.scale.label_type
-    faults = validation.label_faults(label, gate.min_rows, label_type)
-    return label, scores, faults + validation.score_faults("candidate", scores, label, gate.scale.label_type)
+    label = to_float_array(evidence.label)
+    columns, faults = [label], _label_faults(label, gate.min_rows, label_type)
+    for scorer, scores in {"candidate": evidence.candidate, **references}.items():
+        score = to_float_array(scores)
+        constant_allowed = allow_constant and scorer in references
+        columns.append(score)
+        faults += _score_faults(scorer, score, label, gate.scale.label_type, constant_allowed)
+    return [np.empty(0) if column is None else column for column in columns], faults
+
+
+def _label_faults(label: FloatArray | None, min_rows: int, label_type: LabelType) -> list[str]:
+    if label is None:
+        return ["the labels are not one row of numbers"]
+    faults = []
+    if label.size < min_rows:
+        faults.append(f"{label.size:,} rows are too few, at least {min_rows:,} are needed")
+    if label_type == "continuous":
+        if invalid := int(np.count_nonzero(~np.isfinite(label))):
+            faults.append(f"{invalid:,} of {label.size:,} labels are NaN or infinite")
+        return faults
+    if invalid := int(np.count_nonzero((label != 0) & (label != 1))):
+        faults.append(f"{invalid:,} of {label.size:,} labels are neither 0 nor 1")
+    for number in (0, 1):
+        if (rows := int(np.count_nonzero(label == number))) < 2:
+            faults.append(f"{rows} of {label.size:,} labels are {number}, at least 2 are needed")
+    return faults
+
+
+def _score_faults(
+    scorer: str, score: FloatArray | None, label: FloatArray | None, label_type: LabelType, allow_constant: bool
+) -> list[str]:
+    if score is None:
+        return [f"the {scorer}'s scores are not one row of numbers"]
+    faults = []
+    if label is not None and score.size != label.size:
+        faults.append(f"the {scorer} has {score.size:,} scores for {label.size:,} labels")
+    if invalid := int(np.count_nonzero(~np.isfinite(score))):
+        faults.append(f"{invalid:,} of the {scorer}'s {score.size:,} scores are NaN or infinite")
+    elif label_type == "binary" and (outside := int(np.count_nonzero((score < 0) | (score > 1)))):
+        text = f"{outside:,} of the {scorer}'s {score.size:,} scores are outside [0, 1]"
+        faults.append(f"{text}: they go from {score.min():g} to {score.max():g}")
+    elif not allow_constant and score.size and score.min() == score.max():
+        faults.append(f"the {scorer} scores every row {score[0]:g}: a constant ranks nothing")
+    return faults
 
 
 def finite_or_none(number: object) -> float | None:
@@ -72,46 +122,6 @@ def format_against_limit(number: float, limit: float) -> str:
     return repr(float(number))
 
 
-def metric_error_message(gate: MetricGate, error: Exception) -> str:
-    """Describe an error of a custom metric."""
-    return f"{gate.metric} raised {type(error).__name__}: {error}"
-
-
-def group_rows(evidence: Evidence, group_by: str, rows: int) -> dict[str, RowIndices] | str:
-    """Return the rows (k,) of each group, by its name and in order of names; or, in a sentence, why there are none.
-
-    A row whose group is None is in no group.
-    """
-    groups = evidence.groups if isinstance(evidence.groups, Mapping) else {}
-    if group_by not in groups:
-        available = ", ".join(sorted(groups)) or "nothing"
-        return f"the groups by {group_by} are not known: there are those by {available}"
-    names = groups[group_by]
-    if isinstance(names, MissingEvidence):
-        return f"the groups by {group_by} are not known: {names.problem}"
-    if isinstance(names, str) or not hasattr(names, "__len__"):
-        return f"the groups by {group_by} are not one row of names"
-    if len(names) != rows:
-        return f"there are {len(names):,} groups by {group_by} for {rows:,} labels"
-    if invalid := sorted({repr(name) for name in names if not (name is None or isinstance(name, str))}):
-        return f"groups by {group_by} are names or None, not {', '.join(invalid[:3])}"
-    indices: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        if name is not None:
-            indices.setdefault(str(name), []).append(row)
-    if not indices:
-        return f"no row has a group by {group_by}"
-    return {name: np.asarray(indices[name], dtype=np.intp) for name in sorted(indices)}
-
-
-def has_enough_rows(gate: MetricGate, label: FloatArray) -> bool:
-    """Return whether a group with these labels (k,) can be judged: it has the rows and, if needed, both classes."""
-    if label.size < gate.min_rows:
-        return False
-    ones = int(np.count_nonzero(label == 1))
-    return gate.scale.label_type == "continuous" or gate.metric == "positive_rate" or min(ones, label.size - ones) >= 2
-
-
 def compute_gate_metric(
     gate: MetricGate, label: FloatArray, scores: FloatArray, *, ignore_errors: bool = False
 ) -> float | None:
@@ -120,16 +130,10 @@ def compute_gate_metric(
     With `ignore_errors`, for groups that are not judged: an error of a custom metric on so few rows blocks nothing.
     """
     # AUC counts pairs, and so is exact in any order.
-    columns = [label, scores] if gate.metric == "auc" else validation.sort_rows([label, scores])
+    columns = [label, scores] if gate.metric == "auc" else sort_rows([label, scores])
     try:
         return finite_or_none(compute_metric(resolve_metric(gate), *columns))
     except Exception:
         if ignore_errors:
             return None
         raise
-
-
-def describe_unjudged_slices(slices: Sequence[SliceResult]) -> str:
-    """Return the part of a sentence about slices that were not judged; empty if all were."""
-    small = sum(not part.is_judged for part in slices)
-    return f"; {small:,} with too few rows {'is' if small == 1 else 'are'} reported only" if small else ""

@@ -8,13 +8,15 @@ is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
+from pkgutil import resolve_name
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evergreen.gates.verdict import NotComputedError, describe_error
 from evergreen.spec.gates import MetricGate
 
 FloatArray = NDArray[np.float64]
@@ -27,11 +29,11 @@ def resolve_metric(gate: MetricGate) -> Metric:
     """Return the metric of `gate`, with its `cut` or `quantile` filled in.
 
     Raises:
-        ImportError, AttributeError: the custom metric does not exist.
+        NotComputedError: the custom metric does not exist; or later, it raises.
     """
     if ":" in gate.metric:
-        module, _, name = gate.metric.partition(":")
-        return partial(_custom_metric, getattr(import_module(module), name))
+        with user_code(gate.metric):
+            return partial(_custom_metric, gate.metric, resolve_name(gate.metric))
     metric = METRICS[gate.metric]
     if gate.cut is not None:
         return partial(metric, cut=gate.cut)
@@ -40,9 +42,24 @@ def resolve_metric(gate: MetricGate) -> Metric:
     return metric
 
 
+@contextmanager
+def user_code(function: str) -> Iterator[None]:
+    """Raise a `NotComputedError` that names `function`, of a model folder, for an error of any class."""
+    try:
+        yield
+    except Exception as error:
+        raise NotComputedError(f"{function} raised {describe_error(error)}") from error
+
+
 def compute_metric(metric: Metric, label: FloatArray, score: FloatArray) -> float:
     """Return the metric with every row counting once."""
     return float(metric(label, score, np.ones((1, label.size)))[0])
+
+
+def sort_rows(columns: Sequence[FloatArray]) -> list[FloatArray]:
+    """Return the same rows, sorted, so that evidence in another order gives the same bits."""
+    order = np.lexsort(columns[::-1])
+    return [values[order] for values in columns]
 
 
 def auc(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
@@ -150,11 +167,12 @@ def quantile_loss(label: FloatArray, score: FloatArray, weight: FloatArray, *, q
 
 
 def _custom_metric(
-    function: Callable[[FloatArray, FloatArray], float], label: FloatArray, score: FloatArray, weight: FloatArray
+    name: str, function: Callable[..., float], label: FloatArray, score: FloatArray, weight: FloatArray
 ) -> FloatArray:
     """Compute a function without weights: it receives each row as often as the row counts."""
     counts = weight.astype(np.intp)
-    values = [float(function(np.repeat(label, times), np.repeat(score, times))) for times in counts]
+    with user_code(name):
+        values = [float(function(np.repeat(label, times), np.repeat(score, times))) for times in counts]
     return np.array(values, dtype=np.float64)
 
 
@@ -169,16 +187,7 @@ def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
     return share
 
 
+_PROBABILITY_METRICS = (auc, log_loss, brier, calibration_error, accuracy, precision, recall, positive_rate)
 METRICS: Mapping[str, Callable[..., FloatArray]] = {
-    "auc": auc,
-    "log_loss": log_loss,
-    "brier": brier,
-    "calibration_error": calibration_error,
-    "accuracy": accuracy,
-    "precision": precision,
-    "recall": recall,
-    "positive_rate": positive_rate,
-    "rmse": rmse,
-    "mae": mae,
-    "quantile_loss": quantile_loss,
+    metric.__name__: metric for metric in (*_PROBABILITY_METRICS, rmse, mae, quantile_loss)
 }

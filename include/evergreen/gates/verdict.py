@@ -1,15 +1,22 @@
-"""Results of gates, and the verdict that follows from them. A verdict is a pure function of its results."""
+"""Judges evidence by the gates of a model. A verdict is a pure function of the results of its gates.
+
+NumPy is loaded by the first call: reading verdicts stays light.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from evergreen.errors import EvergreenError
+from evergreen.gates.alpha_spending import EarlierComparison
+from evergreen.gates.evidence import Evidence
 from evergreen.spec import Frozen
+from evergreen.spec.gates import AgainstChampionGate, Gate
 
 GateOutcome = Literal["passed", "failed", "not_computed"]
 
@@ -76,6 +83,14 @@ class GateResult(Frozen, allow_inf_nan=False):
         return self
 
 
+class NotComputedError(EvergreenError):
+    """A gate cannot be computed, and blocks; `fields` are those of its result that are known nevertheless."""
+
+    def __init__(self, *faults: str, **fields: Any):
+        super().__init__("; ".join(faults))
+        self.fields = fields
+
+
 class Verdict(Frozen, allow_inf_nan=False):
     """Whether to promote, why, and the results of all gates."""
 
@@ -89,6 +104,46 @@ class Verdict(Frozen, allow_inf_nan=False):
         if self.promote and (problem := _blocking_reasons(self.results)):
             raise ValueError(f"this verdict cannot promote: {problem}")
         return self
+
+
+def judge_evidence(
+    gates: Sequence[Gate], evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()
+) -> Verdict:
+    """Evaluate every gate, then decide on the results.
+
+    `earlier_comparisons` are those of the model with a champion, oldest first: what they spent of its lifetime budget
+    is gone.
+
+    The same gates, rows (in any order) and earlier comparisons give the same verdict. Invalid evidence does not raise:
+    its gates are `not_computed`, with the reason, and block.
+    """
+    return decide_verdict([evaluate_gate(gate, evidence, earlier_comparisons) for gate in gates])
+
+
+def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()) -> GateResult:
+    """Return the result of `gate`: passed, failed, or not_computed with all faults.
+
+    Never raises: a gate may run code of the model's folder, and evidence may have faults that no check foresees. Any
+    exception blocks, and is named.
+    """
+    from evergreen.gates.computation import count_rows
+    from evergreen.gates.kinds import COMPUTE
+
+    try:
+        if isinstance(gate, AgainstChampionGate):  # the only kind with a budget for the model's whole life
+            return COMPUTE[gate.kind](gate, evidence, earlier_comparisons)
+        return COMPUTE[gate.kind](gate, evidence)
+    except NotComputedError as error:
+        problem, fields = str(error), error.fields
+    except Exception as error:
+        problem, fields = f"the gate broke with {describe_error(error)}", {}
+    fields = {"rows": count_rows(gate, evidence), **fields}
+    return GateResult(gate=gate.name, outcome="not_computed", threshold=gate.limit, reason=problem, **fields)
+
+
+def describe_error(error: Exception) -> str:
+    """Return the class and the message of an error, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
 
 
 def decide_verdict(results: Sequence[GateResult]) -> Verdict:

@@ -78,6 +78,21 @@ def code_of(
     return hashes
 
 
+def code_of_file(file: Path, code_packages: Iterable[str] = ()) -> dict[str, str]:
+    """Return the hash of a Python file that is no module, and of the code that it imports, as `code_of` does.
+
+    Raises:
+        SyntaxError: it is no Python; names the file.
+    """
+    code = file.read_bytes()
+    compile(code, str(file), "exec")
+    packages = {name.partition(".")[0] for name in _imports(code, "")} & {
+        name.partition(".")[0] for name in code_packages
+    }
+    modules = [module for name in _imports(code, "") if (module := _followed_module(name))]
+    return {file.name: _hash_syntax(code)} | code_of([*modules, *packages], (), code_packages)
+
+
 def _modules(package: str) -> list[str]:
     """Return every module of the package, or the module itself."""
     source = _source_file(package)

@@ -76,12 +76,10 @@ def decide_rollback(
     """
     champion = state.champion
     if expected_champion is not None and champion != expected_champion:
-        entry = _find_rollback(state, expected_champion)
-        if (
-            entry
-            and isinstance(entry.event, ledger.ChampionRolledBack)
-            and target_version in (None, entry.event.restored_version)
-        ):
+        restored = {} if target_version is None else {"restored_version": target_version}
+        tenure = state.last_tenure(expected_champion)
+        entry = _last_entry(state, ledger.ChampionRolledBack, barred_version=expected_champion, **restored)
+        if tenure and entry and entry.number > tenure.entry_number:  # it ended the last tenure
             return entry
         raise PromotionRefusedError(
             f"version {expected_champion} is not champion any more, {_version_label(champion)} is: check it first, "
@@ -169,16 +167,6 @@ def _find_promotion(state: ledger.LedgerState, request: PromotionRequest) -> led
     promotion = _last_entry(state, ledger.VersionPromoted, version=request.version, verdict_entry=request.verdict_entry)
     rollback = _last_entry(state, ledger.ChampionRolledBack, barred_version=request.version)
     return None if promotion and rollback and rollback.number > promotion.number else promotion
-
-
-def _find_rollback(state: ledger.LedgerState, version: str) -> ledger.LedgerEntry | None:
-    """Return the entry that ended the last tenure of `version`, if it was a rollback."""
-    tenure = state.last_tenure(version)
-    if tenure is None or tenure == state.tenures[-1]:
-        return None
-    successor = state.tenures[state.tenures.index(tenure) + 1]
-    entry = state.entries[successor.entry_number - 1]
-    return entry if isinstance(entry.event, ledger.ChampionRolledBack) else None
 
 
 def _refusal_reason(

@@ -7,15 +7,13 @@ report that is missing.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from evergreen import evaluation, gates, ledger, reports
+from evergreen import evaluation, gates, ledger
 from evergreen.errors import InputsChangedError, PromotionRefusedError
-from evergreen.gates import AgainstChampionGate, Verdict
 from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
@@ -104,26 +102,10 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
         )
     evidence = evaluation.load_evidence(model, manifest)
     earlier = ledger.replay(ledger.read_state(model.name).entries[: verdict_entry - 1])
-    context = reports.GateReportContext(
-        model=model.name,
-        description=model.description,
-        owner=model.owner,
-        candidate_fingerprint=event.candidate_fingerprint,
-        candidate_version=None,
-        champion_version=event.champion_version,
-        as_of=event.as_of,
-        holdout=event.holdout,
-        holdout_rows=manifest.files["scores"].rows or 0,
-        run_id=event.run,
-        run_reason=event.run_reason.value,
-        input_fingerprints={
-            "training set": event.fingerprints["training_set"],
-            "evaluation": event.fingerprints["evaluation"],
-        },
-        alpha_budgets=_alpha_budgets(model, event.verdict, earlier),
-    )
+    from evergreen.reports import gate_report  # here: it loads matplotlib
+
     with atomic_write(file) as scratch:
-        scratch.write_text(reports.render_gate_report(context, model.gates, event.verdict, evidence))
+        scratch.write_text(gate_report.render_gate_report(model, event, evidence, earlier.comparisons))
     return file
 
 
@@ -173,12 +155,7 @@ def reject_promotion(
 
 
 def roll_back_champion(
-    model: ModelSpec,
-    target_version: str | None,
-    reason: str,
-    *,
-    actor: str,
-    expected_champion: str | None = None,
+    model: ModelSpec, target_version: str | None, reason: str, *, actor: str, expected_champion: str | None = None
 ) -> ledger.ChampionRolledBack:
     """Restore the previous champion, or `target_version`, and bar the current one until it is released.
 
@@ -234,17 +211,3 @@ def _candidate_fingerprint(state: ledger.LedgerState, version: str) -> str:
 
 def _gates_fingerprint(model: ModelSpec) -> str:
     return fingerprints.compute_fingerprint([gate.model_dump(mode="json") for gate in model.gates])
-
-
-def _alpha_budgets(model: ModelSpec, verdict: Verdict, earlier: ledger.LedgerState) -> list[reports.AlphaBudget]:
-    """Return what each comparison has spent: a comparison that passed gets its significance level back."""
-    levels = {result.gate: result.alpha for result in verdict.results if result.alpha is not None}
-    spent: dict[str, float] = defaultdict(float)
-    for comparison in earlier.comparisons:
-        for gate, level, passed in comparison.spending:
-            spent[gate] += 0.0 if passed else level
-    return [
-        reports.AlphaBudget(gate.name, spent[gate.name] + levels[gate.name], 1 - gate.confidence)
-        for gate in model.gates
-        if isinstance(gate, AgainstChampionGate) and gate.name in levels
-    ]

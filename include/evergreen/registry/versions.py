@@ -254,7 +254,7 @@ def _open_candidate(model: ModelSpec, candidate: datasets.Manifest) -> Iterator[
             raise ScoringError(
                 f"{file.resolve()} was changed after it was published: remove it and its manifest, and train again"
             )
-        yield file, predictors.load_predictor(file)
+        yield file, predictors.PREDICTORS[file.name](file)
 
 
 def _download_version(

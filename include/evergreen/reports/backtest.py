@@ -1,22 +1,26 @@
-"""The backtest report as a page, and its summary for a task's log."""
+"""The results of a backtest (`results.json`), the report on them as a page, and their summary for a task's log."""
 
 from __future__ import annotations
 
 from datetime import date, timedelta
-from io import StringIO
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 from markupsafe import Markup
+from matplotlib.dates import date2num
 from matplotlib.figure import Figure
+from pydantic import Field
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from evergreen.reports.backtest_results import BacktestResults, DeploymentSummary, PolicySummary
+from evergreen.gates import Verdict
 from evergreen.reports.formatting import NO_VALUE, OUTCOME_SYMBOLS, format_interval, format_number, format_signed
 from evergreen.reports.gate_table import gate_rows
 from evergreen.reports.page import jinja_environment, plot_style, render_svg
+from evergreen.spec import Frozen
 
 # Distinguishable for the colour-blind, too (Okabe and Ito 2008, "Color universal design").
 POLICY_COLOURS = {
@@ -27,6 +31,97 @@ POLICY_COLOURS = {
     "never": "#7a7a7a",
 }
 _LOG_WIDTH = 110  # characters
+
+
+class BacktestStep(Frozen, allow_inf_nan=False):
+    """A candidate and the decision about it."""
+
+    as_of: date
+    holdout_start: date = Field(description="first day of its holdout, which ends before `as_of`")
+    candidate_fingerprint: str
+    train_rows: int
+    champion_as_of: date | None = Field(description="the champion that it was compared with, by its date")
+    verdict: Verdict
+    promoted: bool
+    reason: str
+
+
+class PeriodSummary(Frozen, allow_inf_nan=False):
+    """The days `start` ≤ day < `end`, on which the models live after the date `live_as_of` are measured."""
+
+    live_as_of: date
+    start: date
+    end: date
+    rows: int
+    positive_share: float | None = Field(description="share of rows with label 1")
+
+
+class DeploymentSummary(Frozen, allow_inf_nan=False):
+    """A model that a policy deployed."""
+
+    as_of: date
+    end: date | None = Field(description="None: still live at the last date")
+    live_days: int = Field(description="days until it was replaced, or until the last date")
+    reason: str
+
+
+class GainEstimate(Frozen, allow_inf_nan=False):
+    """Mean over the compared periods, positive is better, with one-sided 95 % bounds."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class PolicySummary(Frozen, allow_inf_nan=False):
+    """What a policy would have delivered."""
+
+    name: str
+    label: str
+    rule: str
+    training_count: int = Field(description="candidates that the policy trains")
+    deployments: tuple[DeploymentSummary, ...]
+    metric_values: tuple[float | None, ...] = Field(description="one per period; None: no model, or not measurable")
+    mean: float | None = Field(description="over the compared periods")
+    worst_value: float | None
+    worst_period_start: date | None
+    gain_over_never: GainEstimate | None
+
+
+class BacktestResults(Frozen, allow_inf_nan=False):
+    """The whole backtest of a model."""
+
+    model: str
+    description: str
+    fingerprint: str = Field(description="fingerprint of the candidates, the spec and the code")
+    spec_fingerprint: str = Field(description="fingerprint of what makes candidates comparable")
+    excluded_candidates: int = Field(description="candidates of another spec, which are left out")
+    metric: str
+    higher_is_better: bool = Field(description="of the metric")
+    label: str
+    train_days: int
+    holdout_days: int
+    steps: tuple[BacktestStep, ...]
+    periods: tuple[PeriodSummary, ...]
+    compared_periods: tuple[int, ...] = Field(
+        description="periods in which every policy that ever deploys has a measured model: means are over these"
+    )
+    policies: tuple[PolicySummary, ...]
+
+    @property
+    def step_days(self) -> int | None:
+        """Days between two steps, if all are equally far apart."""
+        days = {(period.end - period.live_as_of).days for period in self.periods}
+        return days.pop() if len(days) == 1 else None
+
+    def policy(self, name: str) -> PolicySummary:
+        """Return the policy of that name."""
+        return next(policy for policy in self.policies if policy.name == name)
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read `results.json`."""
+        return cls.model_validate_json(file.read_text())
 
 
 def render_backtest_report(results: BacktestResults) -> str:
@@ -64,14 +159,14 @@ def summary_lines(results: BacktestResults) -> list[str]:
             str(len(policy.deployments)),
             str(policy.training_count),
         )
-    text = StringIO()
     # The same width and no colours wherever the task runs: a log is not a terminal.
-    console = Console(file=text, width=_LOG_WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
-    console.print(table)
+    console = Console(width=_LOG_WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as text:
+        console.print(table)
     excluded = f"; {results.excluded_candidates} of another spec left out" if results.excluded_candidates else ""
     return [
         f"{results.model}: {len(results.steps)} candidates{excluded}",
-        *(line.rstrip() for line in text.getvalue().splitlines() if line.strip()),
+        *(line.rstrip() for line in text.get().splitlines() if line.strip()),
         summarize_backtest(results),
     ]
 
@@ -142,20 +237,15 @@ def _render_plot(results: BacktestResults) -> Markup:
         _draw_deployments(panels[3], results)
         start, end = results.steps[0].as_of, results.steps[-1].as_of
         margin = ((end - start) * 0.01).days
-        panels[3].set_xlim(_epoch_days(start) - margin, _epoch_days(end) + margin)
+        panels[3].set_xlim(date2num(start) - margin, date2num(end) + margin)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
         figure.align_ylabels(panels[:3])
         return render_svg(figure, f"{results.metric} over time and deployed models, by policy")
 
 
-def _epoch_days(day: date) -> float:
-    """Return days since 1970, matplotlib's unit of dates."""
-    return float((day - date(1970, 1, 1)).days)
-
-
 def _period_midpoints(results: BacktestResults) -> list[float]:
-    return [(_epoch_days(period.start) + _epoch_days(period.end)) / 2 for period in results.periods]
+    return [(date2num(period.start) + date2num(period.end)) / 2 for period in results.periods]
 
 
 def _policy_style(name: str) -> dict[str, Any]:
@@ -168,20 +258,14 @@ def _policy_style(name: str) -> dict[str, Any]:
 def _draw_metrics(metric_axes: Any, gain_axes: Any, results: BacktestResults) -> None:
     """Draw each policy's metric, and below it the gain over never: periods differ more than policies do in one."""
     middles, sign = _period_midpoints(results), 1 if results.higher_is_better else -1
-    never = [_nan_if_none(value) for value in results.policy("never").metric_values]
+    values = {policy.name: np.array(policy.metric_values, dtype=float) for policy in results.policies}  # None is NaN
     for policy in results.policies:
-        values = [_nan_if_none(value) for value in policy.metric_values]
-        metric_axes.plot(middles, values, label=policy.label, **_policy_style(policy.name))
+        metric_axes.plot(middles, values[policy.name], label=policy.label, **_policy_style(policy.name))
         if policy.name != "never":
-            gains = [sign * (value - base) for value, base in zip(values, never, strict=True)]
-            gain_axes.plot(middles, gains, **_policy_style(policy.name))
+            gain_axes.plot(middles, sign * (values[policy.name] - values["never"]), **_policy_style(policy.name))
     gain_axes.axhline(0, **{**_policy_style("never"), "marker": ""})
     metric_axes.set_ylabel(results.metric)
     gain_axes.set_ylabel("gain over never")
-
-
-def _nan_if_none(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _draw_deployments(axes: Any, results: BacktestResults) -> None:
@@ -190,7 +274,7 @@ def _draw_deployments(axes: Any, results: BacktestResults) -> None:
     for row, policy in enumerate(results.policies):
         for number, deployment in enumerate(policy.deployments):
             start, end = deployment.as_of, deployment.end or last
-            first_day, width = _epoch_days(start), (end - start).days
+            first_day, width = date2num(start), (end - start).days
             alpha = 0.95 if number % 2 == 0 else 0.55
             axes.barh(row, width, left=first_day, height=0.62, color=POLICY_COLOURS[policy.name], alpha=alpha)
             if end - start >= date_width:

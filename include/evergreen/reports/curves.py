@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from evergreen.gates import validation
+from evergreen.gates import computation
 from evergreen.gates.metrics import FloatArray, equal_mass_bins
 
 
@@ -46,7 +47,7 @@ class CalibrationBin:
 
 def parse_column(values: object, name: str) -> tuple[FloatArray, str]:
     """Return (n,) floats and an empty problem, or no floats and the problem."""
-    array = validation.to_float_array(values)
+    array = computation.to_float_array(values)
     if array is None:
         return np.empty(0), f"the {name} are not one row of numbers"
     return array, "" if array.size else f"there are no {name}"
@@ -114,26 +115,21 @@ def calibration_bins(rows: ScoredRows, bin_count: int = 10) -> list[CalibrationB
 
     Bounds: Wilson 1927, Journal of the American Statistical Association 22:209-212.
     """
-    bins = []
-    for prediction, label in _group_by_rank(rows, bin_count):
-        positives = int((label == 1).sum())
-        low, high = map(float, binomtest(positives, label.size).proportion_ci(0.95, method="wilson"))
-        bins.append(CalibrationBin(label.size, float(prediction.mean()), positives / label.size, low, high))
-    return bins
+    return _bins(rows, bin_count, lambda label: binomtest(int(label.sum()), label.size).proportion_ci(0.95, "wilson"))
 
 
 def continuous_bins(rows: ScoredRows, bin_count: int = 20) -> list[CalibrationBin]:
     """Return rows with continuous labels by prediction, in bins as `calibration_bins` has."""
-    bins = []
-    for prediction, label in _group_by_rank(rows, bin_count):
-        low, high = map(float, np.quantile(label, [0.1, 0.9]))
+    return _bins(rows, bin_count, lambda label: np.quantile(label, [0.1, 0.9]))
+
+
+def _bins(rows: ScoredRows, bin_count: int, bounds: Callable[[FloatArray], Iterable[float]]) -> list[CalibrationBin]:
+    numbers, bins = equal_mass_bins(rows.score, bin_count), []
+    for number in np.unique(numbers):
+        prediction, label = rows.score[numbers == number], rows.label[numbers == number]
+        low, high = map(float, bounds(label))
         bins.append(CalibrationBin(label.size, float(prediction.mean()), float(label.mean()), low, high))
     return bins
-
-
-def _group_by_rank(rows: ScoredRows, bin_count: int) -> list[tuple[FloatArray, FloatArray]]:
-    bins = equal_mass_bins(rows.score, bin_count)
-    return [(rows.score[bins == bin_], rows.label[bins == bin_]) for bin_ in np.unique(bins)]
 
 
 def sample_evenly(rows: ScoredRows, size: int = 400) -> tuple[FloatArray, FloatArray]:

@@ -1,119 +1,97 @@
-"""The gate report: what was judged, the verdict and its evidence as one page."""
+"""The gate report: a verdict and its evidence as one page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date
-from typing import NamedTuple
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
 
-from evergreen.gates.evidence import Evidence
-from evergreen.gates.verdict import Verdict
+from evergreen.gates.alpha_spending import EarlierComparison
+from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
+from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult, Verdict
+from evergreen.ledger import VerdictRecorded
+from evergreen.reports import curves, gate_table, plots
 from evergreen.reports.formatting import format_date_range
-from evergreen.reports.gate_table import GATE_COLUMNS, describe_requirement, gate_rows, reference_value
 from evergreen.reports.page import jinja_environment
-from evergreen.spec.gates import AgainstChampionGate, BaselineGate, BySliceGate, FairnessGate, Gate
+from evergreen.spec import gates as gate_specs
+from evergreen.spec.model import ModelSpec
+
+_GateResults = Sequence[tuple[GateResult, gate_specs.Gate | None]]
 
 
-class AlphaBudget(NamedTuple):
-    """How much of its lifetime chance of a false promotion a comparison gate has spent, this run included.
+@dataclass(frozen=True)
+class Drawing:
+    """A plot, or the problems that prevented it; both, when only some rows could be drawn."""
 
-    Without what earlier comparisons gave back because they passed (`evergreen.gates.alpha_spending`).
-    """
-
-    gate: str
-    alpha_spent: float
-    budget: float
-    """1 - the gate's confidence"""
+    svg: str = ""
+    problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateReportContext:
-    """What was judged and where it came from.
-
-    Attributes:
-        candidate_fingerprint: the candidate's fingerprint.
-        candidate_version: its version in the registry, once it is registered.
-        champion_version: the version judged against; None if there is none yet.
-        as_of: the candidate knows only what was known before this day.
-        holdout: (first, end): the days first ≤ day < end.
-        run_id: the run that trained the candidate, and `run_reason`, why that ran (schedule, backfill, manual).
-        input_fingerprints: fingerprints of the candidate's inputs, by name.
-        alpha_budgets: one per comparison gate, in the order of the spec.
-    """
-
-    model: str
-    description: str
-    owner: str
-    candidate_fingerprint: str
-    candidate_version: str | None
-    champion_version: str | None
-    as_of: date
-    holdout: tuple[date, date]
-    holdout_rows: int
-    run_id: str
-    run_reason: str
-    input_fingerprints: Mapping[str, str] = field(default_factory=dict)
-    alpha_budgets: Sequence[AlphaBudget] = ()
-
-
-def render_gate_report(context: GateReportContext, gates: Sequence[Gate], verdict: Verdict, evidence: Evidence) -> str:
+def render_gate_report(
+    model: ModelSpec, event: VerdictRecorded, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()
+) -> str:
     """Return one self-contained HTML page: no script, nothing fetched; equal inputs give equal bytes.
 
     Needs nothing but its arguments, all of which are stored. Never raises because of the evidence: what cannot be
     shown is named in its place. At most 1 MB, also for 100,000 rows: curves are thinned (`evergreen.reports.curves`).
     """
-    from evergreen.reports import curves  # here: they load numpy and matplotlib
-    from evergreen.reports import gate_report_sections as sections
-
+    verdict, gates = event.verdict, model.gates
     specs = [{gate.name: gate for gate in gates}.get(result.gate) for result in verdict.results]
     results = list(zip(verdict.results, specs, strict=True))
-    is_binary = sections.has_binary_labels(gates, evidence)
-    models, models_plot = sections.compare_models(evidence, is_binary)
+    is_binary = _has_binary_labels(gates, evidence)
+    models, models_plot = _compare_models(evidence, is_binary)
     return (
         jinja_environment()
         .get_template("gate_report.html.j2")
         .render(
-            context=context,
+            model=model,
+            event=event,
             verdict=verdict,
-            summary=summarize_verdict(context, verdict),
-            holdout_days=format_date_range(*context.holdout),
-            columns=GATE_COLUMNS,
+            summary=summarize_verdict(event),
+            holdout_days=format_date_range(*event.holdout),
+            holdout_rows=curves.parse_column(evidence.label, "labels")[0].size,
+            alpha_budgets=_alpha_budgets(gates, verdict, earlier_comparisons),
+            columns=gate_table.GATE_COLUMNS,
             gate_rows=[
-                (row, result, describe_requirement(gate), reference_value(result, gate))
-                for row, (result, gate) in zip(gate_rows(verdict, gates), results, strict=True)
+                (row, result, gate_table.describe_requirement(gate), gate_table.reference_value(result, gate))
+                for row, (result, gate) in zip(gate_table.gate_rows(verdict, gates), results, strict=True)
             ],
-            intervals=sections.plot_gate_intervals(results),
+            intervals=_plot_gate_intervals(results),
             without_interval=[
                 result
                 for result, gate in results
-                if result.interval is None and isinstance(gate, AgainstChampionGate | BaselineGate)
+                if result.interval is None
+                and isinstance(gate, gate_specs.AgainstChampionGate | gate_specs.BaselineGate)
             ],
             alphas={result.gate: result.alpha for result in verdict.results},
             is_binary=is_binary,
             models_plot=models_plot,
             calibration={model.role: curves.calibration_bins(model) for model in models if is_binary},
             slice_sections=[
-                sections.slice_section(result, gate)
+                _slice_section(result, gate)
                 for result, gate in results
-                if isinstance(gate, BySliceGate | FairnessGate)
+                if isinstance(gate, gate_specs.BySliceGate | gate_specs.FairnessGate)
             ],
-            drift=sections.plot_drift(evidence),
+            drift=_plot_drift(evidence),
             serving_costs=evidence.serving_costs,
-            serving_rows=sections.serving_rows(evidence.serving_costs, results),
-            signature=sections.signature_differences(evidence.input_signature),
+            serving_rows=_serving_rows(evidence.serving_costs, results),
+            signature=_signature_differences(evidence.input_signature),
             online_sample=evidence.online_sample,
-            online=sections.describe_online_sample(evidence.online_sample),
-            missing=sections.missing_evidence(evidence),
+            online=_describe_online_sample(evidence.online_sample),
+            missing=_missing_evidence(evidence),
         )
     )
 
 
-def summarize_verdict(context: GateReportContext, verdict: Verdict) -> str:
+def summarize_verdict(event: VerdictRecorded) -> str:
     """Return the verdict in one sentence."""
-    candidate, gate_count = f"candidate {context.candidate_fingerprint[:12]}", len(verdict.results)
+    verdict = event.verdict
+    candidate, gate_count = f"candidate {event.candidate_fingerprint[:12]}", len(verdict.results)
     if verdict.promote:
-        version = context.champion_version
+        version = event.champion_version
         change = f"replace version {version}" if version else "become the first champion"
         gates = "The only gate" if gate_count == 1 else f"All {gate_count} gates"
         return f"{gates} passed: {candidate} may {change}."
@@ -124,3 +102,173 @@ def summarize_verdict(context: GateReportContext, verdict: Verdict) -> str:
         return f"Not to be promoted: {verdict.reason}."
     gates = f"{gate_count} gates" if gate_count > 1 else "the only gate"
     return f"Not to be promoted: of {gates} for {candidate}, {problems}."
+
+
+def _alpha_budgets(
+    gates: Sequence[gate_specs.Gate], verdict: Verdict, earlier_comparisons: Sequence[EarlierComparison]
+) -> list[tuple[str, float, float]]:
+    """Return each comparison's name, what it has spent of its budget, this run included, and the budget.
+
+    A comparison that passed gets its significance level back (`evergreen.gates.alpha_spending`).
+    """
+    levels = {result.gate: result.alpha for result in verdict.results if result.alpha is not None}
+    spent: dict[str, float] = defaultdict(float)
+    for comparison in earlier_comparisons:
+        for gate, level, passed in comparison.spending:
+            spent[gate] += 0.0 if passed else level
+    return [
+        (gate.name, spent[gate.name] + levels[gate.name], 1 - gate.confidence)
+        for gate in gates
+        if isinstance(gate, gate_specs.AgainstChampionGate) and gate.name in levels
+    ]
+
+
+def _draw(draw: Callable[[], str], *problems: str) -> Drawing:
+    """Draw a plot. The one place that catches its errors: a page without a plot is better than no page."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of characters that a font lacks, and of axes over equal numbers
+            return Drawing(draw(), problems)
+    except Exception as error:
+        return Drawing("", (*problems, f"this could not be drawn: {type(error).__name__}: {error}"))
+
+
+def _has_binary_labels(gates: Sequence[gate_specs.Gate], evidence: Evidence) -> bool:
+    """Whether labels are 0 or 1: as the metrics say, where they agree, so that a stray label is shown as one."""
+    types = {
+        gate.scale.label_type for gate in gates if isinstance(gate, gate_specs.MetricGate) and ":" not in gate.metric
+    }
+    if len(types) == 1:
+        return types == {"binary"}
+    label, _ = curves.select_finite(evidence.label, "labels")
+    return bool(((label == 0) | (label == 1)).all())
+
+
+def _compare_models(evidence: Evidence, is_binary: bool) -> tuple[list[curves.ScoredRows], Drawing]:
+    """Return the models that have scores, and the plot of them with the problems of the others."""
+    models: list[curves.ScoredRows] = []
+    problems: list[str] = []
+    for role, score in (("candidate", evidence.candidate), ("champion", evidence.champion)):
+        if isinstance(score, NoChampion):
+            problems.append("there is no champion yet")
+        elif isinstance(score, MissingEvidence):
+            problems.append(f"no scores of the {role}: {score.problem}")
+        else:
+            model, problem = curves.select_scored_rows(role, evidence.label, score, is_binary)
+            models += [model] if model else []
+            problems += [problem] if problem else []
+    problems = list(dict.fromkeys(problems))
+    draw = plots.plot_binary_predictions if is_binary else plots.plot_continuous_predictions
+    return models, _draw(lambda: draw(models), *problems) if models else Drawing("", tuple(problems))
+
+
+def _gain(gate: gate_specs.Gate | None, candidate: float | None, reference: float | None) -> float | None:
+    """Return by how much the candidate is better; None if unknown."""
+    if not isinstance(gate, gate_specs.PairedComparisonGate) or candidate is None or reference is None:
+        return None
+    return candidate - reference if gate.scale.higher_is_better else reference - candidate
+
+
+def _plot_gate_intervals(results: _GateResults) -> Drawing | None:
+    """Return the plot of gates that hold the lower bound of an interval against a limit; None if there are none."""
+    intervals = []
+    for result, gate in results:
+        if result.interval is None or not isinstance(
+            gate, gate_specs.AgainstChampionGate | gate_specs.BaselineGate | None
+        ):
+            continue
+        gain = _gain(gate, result.candidate, gate_table.reference_value(result, gate))
+        description = ""
+        if isinstance(gate, gate_specs.AgainstChampionGate):
+            description = f"{gate_table.metric_label(gate)}, {gate.must_be.replace('_', ' ')}"
+        elif gate:
+            description = f"{gate_table.metric_label(gate)}, against {gate.baseline}"
+        intervals.append((result, description, gain))
+    return _draw(lambda: plots.plot_intervals(intervals)) if intervals else None
+
+
+def _slice_section(result: GateResult, gate: gate_specs.Gate | None) -> tuple[GateResult, str, Drawing | None, int]:
+    """Return a gate's result, requirement, plot of its worst slices, and how many are not shown."""
+    requirement = gate_table.describe_requirement(gate)
+    if not result.slices or not isinstance(gate, gate_specs.MetricGate):
+        return result, requirement, None, 0
+    compares = isinstance(gate, gate_specs.BySliceGate)
+
+    def value(part: SliceResult) -> float | None:
+        return _gain(gate, part.candidate, part.champion) if compares else part.candidate
+
+    # Judged slices first, the worst first; those without a value last. Names decide between equals.
+    ordered = sorted(
+        result.slices, key=lambda part: (not part.is_judged, value(part) is None, value(part) or 0.0, part.name)
+    )
+    worst = ordered[: plots.MAX_SLICES]
+    values = [value(part) for part in worst]
+    metric = gate_table.metric_label(gate)
+    label = f"gain in {metric} over the champion; positive is better" if compares else f"the candidate's {metric}"
+    plot = _draw(lambda: plots.plot_slices(worst, values, result.threshold, label, limits_spread=not compares))
+    return result, requirement, plot, len(ordered) - len(worst)
+
+
+def _plot_drift(evidence: Evidence) -> Drawing:
+    """Return the plot of predictions on the holdout and on the most recent day."""
+    if isinstance(evidence.recent_predictions, MissingEvidence):
+        return Drawing("", (f"no predictions of a recent day: {evidence.recent_predictions.problem}",))
+    holdout, holdout_problem = curves.select_finite(evidence.candidate, "scores of the candidate")
+    recent, recent_problem = curves.select_finite(evidence.recent_predictions, "recent predictions")
+    problems = tuple(filter(None, (holdout_problem, recent_problem)))
+    if not holdout.size or not recent.size:
+        return Drawing("", problems)
+    return _draw(lambda: plots.plot_prediction_drift(holdout, recent), *problems)
+
+
+def _serving_rows(costs: object, results: _GateResults) -> list[tuple[str, Any, float | None, GateOutcome | None]]:
+    """Return name, value, limit and outcome per quantity that a gate limits or that was measured."""
+    if not isinstance(costs, Mapping):
+        return []
+    limits = {
+        gate.quantity: (gate.at_most, result.outcome)
+        for result, gate in results
+        if isinstance(gate, gate_specs.ServingGate)
+    }
+    names = [*limits, *(name for name in costs if name not in limits)]
+    return [(gate_table.quantity_label(name), costs.get(name), *limits.get(name, (None, None))) for name in names]
+
+
+def _signature_differences(signature: InputSignature | MissingEvidence) -> list[tuple[str, str]] | MissingEvidence:
+    """Return the positions where the model and serving differ, each side as "name type" or nothing."""
+    if isinstance(signature, MissingEvidence):
+        return signature
+    sides = (getattr(signature, side, None) for side in ("model_columns", "serving_columns"))
+    columns = [[" ".join(map(str, column)) for column in side] for side in sides if isinstance(side, tuple | list)]
+    if len(columns) < 2:
+        return MissingEvidence("it is not two lists of columns")
+    return [(model, serving) for model, serving in zip_longest(*columns, fillvalue="") if model != serving]
+
+
+def _describe_online_sample(sample: object) -> str:
+    """Return how many of the compared online features differ from the offline ones."""
+    if isinstance(sample, MissingEvidence):
+        return f"no online features were compared: {sample.problem}"
+    if not isinstance(sample, OnlineSample):
+        return "what was compared online is not a sample"
+    if not sample.value_count:
+        return "no online feature was compared"
+    if not sample.mismatch_count:
+        return f"all {sample.value_count:,} compared values are equal"
+    share = 100 * sample.mismatch_count / sample.value_count
+    first = f"; the first: {sample.first_mismatch}" if sample.first_mismatch else ""
+    return f"{sample.mismatch_count:,} of {sample.value_count:,} compared values differ ({share:.2g} %){first}"
+
+
+def _missing_evidence(evidence: Evidence) -> list[tuple[str, str]]:
+    """Return the name and the problem of each piece of evidence that should exist and does not."""
+    pieces = [
+        ("champion's scores", evidence.champion),
+        *((f"groups by {column}", groups) for column, groups in dict(evidence.groups or {}).items()),
+        *((f"baseline {name}", values) for name, values in dict(evidence.baselines or {}).items()),
+        ("predictions of a recent day", evidence.recent_predictions),
+        ("serving", evidence.serving_costs),
+        ("signature", evidence.input_signature),
+        ("online features", evidence.online_sample),
+    ]
+    return [(name, value.problem) for name, value in pieces if isinstance(value, MissingEvidence)]

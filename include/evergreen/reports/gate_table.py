@@ -32,7 +32,22 @@ def gate_rows(verdict: Verdict, gates: Iterable[Gate] = ()) -> list[GateRow]:
     whose spec is not among them is shown without.
     """
     gates_by_name = {gate.name: gate for gate in gates}
-    return [_gate_row(result, gates_by_name.get(result.gate)) for result in verdict.results]
+    rows = []
+    for result in verdict.results:
+        gate = gates_by_name.get(result.gate)
+        sign = _threshold_sign(gate)
+        rows.append(
+            GateRow(
+                result.gate,
+                format_number(result.candidate),
+                format_number(reference_value(result, gate)),
+                format_interval(result.interval),
+                sign + format_limit(result.threshold) if sign or result.threshold else NO_VALUE,
+                format_outcome(result.outcome),
+                result.reason,
+            )
+        )
+    return rows
 
 
 def gate_markdown_table(verdict: Verdict, gates: Iterable[Gate] = ()) -> str:
@@ -40,19 +55,6 @@ def gate_markdown_table(verdict: Verdict, gates: Iterable[Gate] = ()) -> str:
     # A bar or a line break in a cell would end it.
     rows = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in gate_rows(verdict, gates)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (GATE_COLUMNS, ["---"] * len(GATE_COLUMNS), *rows))
-
-
-def _gate_row(result: GateResult, gate: Gate | None) -> GateRow:
-    sign = _threshold_sign(gate)
-    return GateRow(
-        result.gate,
-        format_number(result.candidate),
-        format_number(reference_value(result, gate)),
-        format_interval(result.interval),
-        sign + format_limit(result.threshold) if sign or result.threshold else NO_VALUE,
-        format_outcome(result.outcome),
-        result.reason,
-    )
 
 
 def _threshold_sign(gate: Gate | None) -> str:

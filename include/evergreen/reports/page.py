@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from functools import cache
 from html import escape
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from evergreen.reports import formatting
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
-    from matplotlib.figure import Figure
 
 _PLOT_SETTINGS: Any = {
     "svg.hashsalt": "evergreen",  # else ids are random
@@ -42,8 +42,6 @@ _PLOT_SETTINGS: Any = {
 @cache
 def jinja_environment() -> Environment:
     """Return the environment of `templates/`: text is escaped, and an undefined name is an error."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     environment = Environment(
         loader=PackageLoader("evergreen.reports"),
         autoescape=True,
@@ -65,8 +63,6 @@ def jinja_environment() -> Environment:
 @contextmanager
 def plot_style() -> Iterator[None]:
     """Draw figures in the style of the pages, whatever the user's matplotlibrc."""
-    import matplotlib
-
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_PLOT_SETTINGS)
@@ -75,8 +71,6 @@ def plot_style() -> Iterator[None]:
 
 def render_svg(figure: Figure, title: str) -> Markup:
     """Return the figure as an element of a page; screen readers read `title`. Call inside `plot_style`."""
-    from markupsafe import Markup
-
     text = StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()

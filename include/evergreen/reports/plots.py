@@ -7,7 +7,6 @@ Green and blue, orange and grey also differ for the colour-blind (Okabe and Ito 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evergreen.gates.metrics import FloatArray
-from evergreen.gates.verdict import GateOutcome, SliceResult
+from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult
 from evergreen.reports import curves
 from evergreen.reports.curves import CalibrationBin, ScoredRows
 from evergreen.reports.formatting import format_limit, format_outcome
@@ -38,40 +37,28 @@ _WIDTH = 11.4  # inches
 MAX_SLICES = 40
 
 
-@dataclass(frozen=True)
-class GainInterval:
-    """A gate that holds the lower bound of a gain against a limit; the gain may be unknown."""
-
-    gate: str
-    description: str
-    gain: float | None
-    interval: tuple[float, float]
-    limit: float
-    outcome: GateOutcome
-
-
-def plot_intervals(gain_intervals: Sequence[GainInterval]) -> Markup:
-    """Draw a panel per gate, because units differ: the interval, the gain and the limit."""
+def plot_intervals(results: Sequence[tuple[GateResult, str, float | None]]) -> Markup:
+    """Draw a panel per result, its description and gain, because units differ: the interval, the gain, the limit."""
     with plot_style():
-        figure = Figure(figsize=(_WIDTH, 0.84 * len(gain_intervals) + 0.35), layout="constrained")
-        panels: Any = figure.subplots(len(gain_intervals), 1, squeeze=False)[:, 0]
-        for axes, gate in zip(panels, gain_intervals, strict=True):
-            _draw_limit(axes, [*gate.interval, gate.limit, 0.0], gate.limit)
-            colour = _OUTCOME_COLOURS[gate.outcome]
-            _draw_interval(axes, gate.interval, 0, color=colour, linewidth=2.4, capsize=5, capthick=2)
-            if gate.gain is not None:
-                marker = "o" if gate.outcome == "passed" else "X"
-                axes.plot([gate.gain], [0], marker=marker, markersize=9, color=colour, markeredgecolor="white")
-            axes.set_yticks([0], [f"{_truncate(gate.gate, 38)}\n{_truncate(gate.description, 44)}"])
+        figure = Figure(figsize=(_WIDTH, 0.84 * len(results) + 0.35), layout="constrained")
+        panels: Any = figure.subplots(len(results), 1, squeeze=False)[:, 0]
+        titles = []
+        for axes, (result, description, gain) in zip(panels, results, strict=True):
+            assert result.interval
+            low, high = result.interval
+            _draw_limit(axes, [low, high, result.threshold, 0.0], result.threshold)
+            colour = _OUTCOME_COLOURS[result.outcome]
+            _draw_interval(axes, (low, high), 0, color=colour, linewidth=2.4, capsize=5, capthick=2)
+            if gain is not None:
+                marker = "o" if result.outcome == "passed" else "X"
+                axes.plot([gain], [0], marker=marker, markersize=9, color=colour, markeredgecolor="white")
+            axes.set_yticks([0], [f"{_truncate(result.gate, 38)}\n{_truncate(description, 44)}"])
             axes.set_ylim(-1, 1)
             _simplify_axes(axes)
-            axes.text(1.012, 0.5, format_outcome(gate.outcome), transform=axes.transAxes, va="center", color=colour)
+            axes.text(1.012, 0.5, format_outcome(result.outcome), transform=axes.transAxes, va="center", color=colour)
+            titles.append(f"{result.gate} from {low:.4g} to {high:.4g}, limit {result.threshold:g}, {result.outcome}")
         panels[-1].set_xlabel("gain, in the metric's own unit; positive is better")
-        descriptions = "; ".join(
-            f"{gate.gate} from {gate.interval[0]:.4g} to {gate.interval[1]:.4g}, limit {gate.limit:g}, {gate.outcome}"
-            for gate in gain_intervals
-        )
-        return render_svg(figure, f"Intervals against limits: {descriptions}")
+        return render_svg(figure, f"Intervals against limits: {'; '.join(titles)}")
 
 
 def plot_binary_predictions(models: Sequence[ScoredRows]) -> Markup:

@@ -54,31 +54,21 @@ def score_table(folder: Path, table: pa.Table, feature_names: tuple[str, ...]) -
     predictor.check_columns(feature_names)
     inputs = table.select(list(feature_names))
     # In batches: a network needs many times its input while it computes.
-    batches = [
-        _predict_batch(predictor, inputs.slice(start, SCORING_BATCH_ROWS))
-        for start in range(0, inputs.num_rows, SCORING_BATCH_ROWS)
-    ]
-    return np.concatenate(batches) if batches else np.empty(0)
-
-
-def _predict_batch(predictor: Predictor, inputs: pa.Table) -> NDArray[np.float64]:
-    output = predictor.predict(inputs)
-    if output.shape not in ((inputs.num_rows,), (inputs.num_rows, 1)):
-        raise ScoringError(
-            f"the model returns {list(output.shape)} numbers for {inputs.num_rows} rows, not one for each"
-        )
-    scores = output.reshape(-1).astype(np.float64)
-    if invalid := int(np.count_nonzero(~np.isfinite(scores))):
-        raise ScoringError(f"the model returns NaN or infinity for {invalid:,} of {scores.size:,} rows")
-    return scores
+    batches = [np.empty(0)]
+    for start in range(0, inputs.num_rows, SCORING_BATCH_ROWS):
+        batch = inputs.slice(start, SCORING_BATCH_ROWS)
+        output, rows = predictor.predict(batch), batch.num_rows
+        if output.shape not in ((rows,), (rows, 1)):
+            raise ScoringError(f"the model returns {list(output.shape)} numbers for {rows} rows, not one for each")
+        scores = output.reshape(-1).astype(np.float64)
+        if invalid := int(np.count_nonzero(~np.isfinite(scores))):
+            raise ScoringError(f"the model returns NaN or infinity for {invalid:,} of {rows:,} rows")
+        batches.append(scores)
+    return np.concatenate(batches)
 
 
 def score_candidate(model: ModelSpec, candidate: datasets.Manifest, table: pa.Table) -> NDArray[np.float64]:
-    """Return the scores (n,) of `table` by a published candidate.
-
-    Raises:
-        ScoringError: as in `score_table`.
-    """
+    """Return the scores (n,) of `table` by a published candidate; raises a ScoringError as `score_table` does."""
     with candidate_folder(model, candidate) as folder:
         return score_table(folder, table, tuple(candidate.inputs["features"]))
 
@@ -99,13 +89,14 @@ def model_file(folder: Path) -> Path:
     return folder / names[0]
 
 
-def load_model(folder: Path) -> Predictor:
-    """Load the model in `folder`.
+def load_model(folder: Path, threads: int | None = None) -> Predictor:
+    """Load the model in `folder`, to predict on this many threads; None leaves their number to the library.
 
     Raises:
         ScoringError: as in `model_file`, or it cannot be read.
     """
-    return predictors.load_predictor(model_file(folder))
+    file = model_file(folder)
+    return predictors.PREDICTORS[file.name](file, threads)
 
 
 @contextmanager

@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +37,7 @@ class Predictor(ABC):
     """The columns it takes, as stored in its file; empty if they are not."""
 
     @abstractmethod
-    def __init__(self, file: Path, threads: int | None):
+    def __init__(self, file: Path, threads: int | None = None):
         """Load `file`, to predict on this many threads; None leaves their number to the library.
 
         Raises:
@@ -66,11 +65,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def prepare_request(self, table: pa.Table) -> Callable[[], object]:
-        """Return a function that predicts these rows, already converted to what the library takes.
-
-        Raises:
-            ScoringError: as in `predict`.
-        """
+        """Return a function that predicts these rows, converted already; raises a ScoringError as `predict` does."""
 
     @abstractmethod
     def mlflow_type(self, name: str) -> str:
@@ -93,7 +88,7 @@ class XGBoostPredictor(Predictor):
     mlflow_flavor = "xgboost"
     is_positional = True
 
-    def __init__(self, file: Path, threads: int | None):
+    def __init__(self, file: Path, threads: int | None = None):
         import xgboost
 
         super().__init__(file, threads)
@@ -110,9 +105,7 @@ class XGBoostPredictor(Predictor):
         try:
             return self._booster.predict(xgboost.DMatrix(table.to_pandas()))
         except (xgboost.core.XGBoostError, ValueError) as error:
-            raise ScoringError(
-                f"{self._file.name} cannot score the rows: {_stable_message(error, self._file)}"
-            ) from None
+            raise _scoring_error(self._file, _stable_message(error, self._file)) from None
 
     def prepare_request(self, table: pa.Table) -> Callable[[], object]:
         self._check_types(table)
@@ -137,7 +130,8 @@ class XGBoostPredictor(Predictor):
 
     def _check_types(self, table: pa.Table) -> None:
         wrong = [f"{field.name} is {field.type}, not a number" for field in table.schema if not _is_numeric(field.type)]
-        _raise_problems(self._file, wrong)
+        if wrong:
+            raise _scoring_error(self._file, *wrong)
 
 
 class OnnxPredictor(Predictor):
@@ -151,7 +145,7 @@ class OnnxPredictor(Predictor):
     mlflow_flavor = "onnx"
     is_positional = False
 
-    def __init__(self, file: Path, threads: int | None):
+    def __init__(self, file: Path, threads: int | None = None):
         import onnxruntime
 
         super().__init__(file, threads)
@@ -178,9 +172,7 @@ class OnnxPredictor(Predictor):
         try:
             (output,) = self._session.run(None, feeds)
         except Exception as error:  # as above
-            raise ScoringError(
-                f"{self._file.name} cannot score the rows: {_stable_message(error, self._file)}"
-            ) from None
+            raise _scoring_error(self._file, _stable_message(error, self._file)) from None
         return np.asarray(output)
 
     def prepare_request(self, table: pa.Table) -> Callable[[], object]:
@@ -214,24 +206,15 @@ class OnnxPredictor(Predictor):
                 problems.append(f"{name} {error}")
             else:
                 feeds[name] = values.reshape(-1, 1) if len(graph_input.shape) == 2 else values
-        _raise_problems(self._file, problems)
+        if problems:
+            raise _scoring_error(self._file, *problems)
         return feeds
 
 
 PREDICTORS: Mapping[str, type[Predictor]] = {"model.ubj": XGBoostPredictor, "model.onnx": OnnxPredictor}
 
 
-def load_predictor(file: Path, threads: int | None = None) -> Predictor:
-    """Load the model in `file`, which has one of the names in `PREDICTORS`.
-
-    Raises:
-        ScoringError: it cannot be read, or cannot predict.
-    """
-    return PREDICTORS[file.name](file, threads)
-
-
-@dataclass(frozen=True)
-class _TensorType:
+class _TensorType(NamedTuple):
     """The type of an ONNX input; `convert` raises ValueError or an Arrow error for columns of another type."""
 
     mlflow_type: str
@@ -288,9 +271,8 @@ def _is_numeric(type_: pa.DataType) -> bool:
     )
 
 
-def _raise_problems(file: Path, problems: list[str]) -> None:
-    if problems:
-        raise ScoringError(f"{file.name} cannot score the rows: {'; '.join(problems)}")
+def _scoring_error(file: Path, *problems: str) -> ScoringError:
+    return ScoringError(f"{file.name} cannot score the rows: {'; '.join(problems)}")
 
 
 def _stable_message(error: Exception, file: Path) -> str:

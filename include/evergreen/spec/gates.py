@@ -76,8 +76,9 @@ class _BaseGate(Frozen, strict=True, allow_inf_nan=False):
 
     @property
     def limit(self) -> float:
-        """The number that the gate's value is compared with."""
-        return float(getattr(self, "at_most", 0.0))
+        """The number that the gate's value is compared with: `at_least` or `at_most`, whichever is set."""
+        limits = (getattr(self, field, None) for field in ("at_least", "at_most"))
+        return next((float(limit) for limit in limits if limit is not None), 0.0)
 
 
 def _name_part(value: object) -> str:
@@ -161,13 +162,6 @@ class ThresholdGate(MetricGate):
             raise self._useless_limit(valid, limit)
         return self
 
-    @property
-    def limit(self) -> float:
-        """`at_least` or `at_most`, whichever is set."""
-        limit = self.at_most if self.at_least is None else self.at_least
-        assert limit is not None
-        return limit
-
 
 class PairedComparisonGate(MetricGate):
     """A gate on the difference between two scorers of the same rows; positive is better.
@@ -176,6 +170,7 @@ class PairedComparisonGate(MetricGate):
     a calibrated model looks worse than it is. Use a `ThresholdGate`; brier and log_loss count calibration too.
     """
 
+    confidence: Confidence = 0.95
     resamples: int = Field(2000, ge=200, le=100_000, description="of the bootstrap, for metrics without a formula")
 
     @model_validator(mode="after")
@@ -188,7 +183,8 @@ class PairedComparisonGate(MetricGate):
 
     @property
     def chosen_test(self) -> SignificanceTest:
-        return _TEST_BY_METRIC.get(self.metric, "bootstrap")
+        """`test`, where a gate has one; by default the test with a formula for the metric, or the bootstrap."""
+        return getattr(self, "test", None) or _TEST_BY_METRIC.get(self.metric, "bootstrap")
 
 
 class AgainstChampionGate(PairedComparisonGate):
@@ -206,7 +202,6 @@ class AgainstChampionGate(PairedComparisonGate):
     kind: Literal["against_champion"] = "against_champion"
     must_be: Literal["better", "not_worse"]
     margin: Margin = 0.0
-    confidence: Confidence = 0.95
     test: SignificanceTest | None = Field(
         None, description="by default delong for auc, mcnemar for accuracy, bootstrap for the rest"
     )
@@ -225,10 +220,6 @@ class AgainstChampionGate(PairedComparisonGate):
         """The smallest lower bound of the gain that passes."""
         return self.margin if self.must_be == "better" else -self.margin
 
-    @property
-    def chosen_test(self) -> SignificanceTest:
-        return self.test or super().chosen_test
-
 
 class BySliceGate(PairedComparisonGate):
     """In no slice is the candidate shown to be worse than the champion by more than `margin`.
@@ -243,7 +234,6 @@ class BySliceGate(PairedComparisonGate):
     kind: Literal["by_slice"] = "by_slice"
     group_by: RowGroups
     margin: Margin = 0.0
-    confidence: Confidence = 0.95
 
     @property
     def limit(self) -> float:
@@ -290,7 +280,6 @@ class BaselineGate(PairedComparisonGate):
 
     kind: Literal["baseline"] = "baseline"
     baseline: str = Field("prior", min_length=1)
-    confidence: Confidence = 0.95
 
     @model_validator(mode="after")
     def _check_constant_metric(self) -> Self:

@@ -48,7 +48,7 @@ def load_spec(name: str) -> ModelSpec:
     except (Exception, SystemExit) as cause:
         problem = f"{type(cause).__name__}: {first_line(cause)}"
         raise error(
-            _location(cause, file), problem, f"correct it until `python -m evergreen_models.{name}.model` runs"
+            error_location(cause, file), problem, f"correct it until `python -m evergreen_models.{name}.model` runs"
         ) from cause
     if not isinstance(spec, ModelSpec):
         raise error(str(file), "defines no MODEL", "add MODEL = ModelSpec(...)")
@@ -89,8 +89,8 @@ def _model_places() -> list[Path]:
     return [Path(place) for place in import_module("evergreen_models").__path__]
 
 
-def _location(error: BaseException, file: Path) -> str:
-    """Return file and line of the model folder's own code that failed."""
+def error_location(error: BaseException, file: Path) -> str:
+    """Return file and line of the failure in the folder of `file`: not the libraries' that its code calls."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     frames = [

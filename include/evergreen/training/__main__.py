@@ -6,10 +6,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 from pydantic import ValidationError
 
@@ -47,8 +45,13 @@ def make_attempt(uri: str) -> Outcome:
 
 
 def _run_attempt(job: Job, uri: str, checkpoints: Checkpoints) -> AttemptResult:
+    def stop(*_: object) -> None:
+        checkpoints.request_stop()
+        if checkpoints.last_step == checkpoints.resumed_step:  # the first step may take long
+            raise TrainingPreempted("asked to leave before its first step")
+
     try:
-        signal.signal(signal.SIGTERM, _stop_handler(checkpoints))
+        signal.signal(signal.SIGTERM, stop)
         if job.processes > 1 and torchrun.get_rank() is None:
             return torchrun.run_ranks(uri, job.processes, checkpoints)
         runner.run_training(job, storage.storage_path(uri).parent, checkpoints)
@@ -58,15 +61,6 @@ def _run_attempt(job: Job, uri: str, checkpoints: Checkpoints) -> AttemptResult:
             log.exception("training failed")
         return result
     return AttemptResult(Outcome.SUCCEEDED, "")
-
-
-def _stop_handler(checkpoints: Checkpoints) -> Callable[[int, FrameType | None], None]:
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        checkpoints.request_stop()
-        if checkpoints.last_step == checkpoints.resumed_step:  # the first step may take long
-            raise TrainingPreempted("asked to leave before its first step")
-
-    return handle
 
 
 def _report_result(result: AttemptResult) -> Outcome:

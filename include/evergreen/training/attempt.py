@@ -23,7 +23,7 @@ from evergreen.settings import IS_CHECKOUT, settings, variable_name
 from evergreen.spec import Frozen
 from evergreen.storage import UPath
 from evergreen.training.checkpoints import Checkpoints
-from evergreen.training.job import ATTEMPTS_FOLDER
+from evergreen.training.job import ATTEMPTS_FOLDER, JsonFile
 from evergreen.training.outcome import AttemptResult, Outcome
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ResourceAllocation(Frozen):
         return cls(**resources.model_dump(include={"cpu", "memory_gib", "gpu", "gpu_type"}), spot=spot)
 
 
-class Attempt(Frozen):
+class Attempt(JsonFile):
     """The record of an attempt. `ended_at` and `outcome` are None until the attempt itself ends."""
 
     id: str
@@ -76,9 +76,6 @@ class Attempt(Frozen):
     @property
     def duration_seconds(self) -> float:
         return ((self.ended_at or self.last_heartbeat) - self.started_at).total_seconds()
-
-    def write(self, job_folder: UPath) -> None:
-        storage.put(job_folder / ATTEMPTS_FOLDER / f"{self.id}.json", self.model_dump_json(indent=1).encode())
 
     @classmethod
     def from_environment(cls, model: str) -> Self:
@@ -116,8 +113,9 @@ def trainer_environment() -> dict[str, str]:
 def read_attempts(job_folder: UPath) -> list[Attempt]:
     """Return all attempts at a job, in the order in which they started."""
     folder = job_folder / ATTEMPTS_FOLDER
-    attempts = (Attempt.model_validate_json((folder / name).read_bytes()) for name in storage.list_names(folder))
-    return sorted(attempts, key=lambda attempt: attempt.started_at)
+    return sorted(
+        (Attempt.read(folder / name) for name in storage.list_names(folder)), key=lambda attempt: attempt.started_at
+    )
 
 
 @contextmanager
@@ -129,12 +127,13 @@ def record_attempt(
     A record that cannot be written is logged, and does not stop the training.
     """
     stopped = Event()
+    file = job_folder / ATTEMPTS_FOLDER / f"{attempt.id}.json"
     end: dict[str, object] = {}
 
     def write() -> None:
         progress = {"resumed_step": checkpoints.resumed_step, "step": checkpoints.last_step}
         try:
-            attempt.model_copy(update={"last_heartbeat": datetime.now(UTC), **progress, **end}).write(job_folder)
+            attempt.model_copy(update={"last_heartbeat": datetime.now(UTC), **progress, **end}).write(file)
         except OSError as error:
             log.warning("the record of this attempt was not written: %s", error)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +17,48 @@ from evergreen.storage import UPath
 from evergreen.training import runner
 from evergreen.training.job import CHECKPOINTS_FOLDER, JOB_FILE, RESULT_FILE, Job
 
+log = logging.getLogger(__name__)
+
 
 def candidate_dataset(model: ModelSpec) -> datasets.Dataset:
     return datasets.open_dataset(f"models/{model.name}")
 
 
-def find_published_candidate(
-    model: ModelSpec, training_set: datasets.Manifest, features: tuple[str, ...]
-) -> datasets.Manifest | None:
-    """Return the model that was trained from exactly these inputs, or None."""
-    fingerprint = fingerprints.compute_fingerprint(candidate_inputs(model, training_set, features))
-    return candidate_dataset(model).find(training_set.partition, fingerprint)
+def train_candidate(
+    model: ModelSpec,
+    training_set: datasets.Manifest,
+    dataset: datasets.Dataset,
+    features: tuple[str, ...],
+    run_job: Callable[[UPath], None],
+    *,
+    is_running: bool = False,
+) -> datasets.Manifest:
+    """Return the model that was trained from exactly these inputs; if none is published, train and publish it.
 
-
-def prepare_job(
-    model: ModelSpec, training_set: datasets.Manifest, dataset: datasets.Dataset, features: tuple[str, ...]
-) -> UPath:
-    """Write the job that trains on the file `train` of a training set, and return the job's file.
+    `run_job` makes attempts at the job in a file; whatever they report, only a complete model is success. An attempt
+    that `is_running` is seen to its end, even if another run has published the model meanwhile.
 
     Raises:
         SpecError: the model names a library that the trainer's environment does not have.
+        TrainingError: the model is incomplete, or belongs to another job; also what `run_job` raises.
     """
     inputs = candidate_inputs(model, training_set, features)
     fingerprint = fingerprints.compute_fingerprint(inputs)
+    candidates, partition = candidate_dataset(model), training_set.partition
+    if not is_running and (published := candidates.find(partition, fingerprint)):
+        log.info("model %s is already published with fingerprint %.12s", partition, fingerprint)
+        return published
     folder = job_folder(model, fingerprint)
-    data, digest = dataset.file_path(training_set, "train"), training_set.files["train"].sha256
+    train_file = dataset.file_path(training_set, "train")
+    data: Path | UPath = train_file
+    if not storage.is_local(folder):  # who can read the job must be able to read its data
+        data = folder.parent / "data" / f"{training_set.files['train'].sha256}.parquet"
+        if not data.exists():
+            storage.upload(train_file, data)
     job = Job(
         model=model.name,
         fingerprint=fingerprint,
-        training_data=_training_data_uri(folder, data, digest),
+        training_data=str(data),
         features=features,
         label="label",
         parameters=model.parameters,
@@ -58,25 +72,12 @@ def prepare_job(
         libraries=inputs["code"]["libraries"],
     )
     job.write(folder / JOB_FILE)
-    return folder / JOB_FILE
-
-
-def publish_candidate(
-    model: ModelSpec, training_set: datasets.Manifest, features: tuple[str, ...]
-) -> datasets.Manifest:
-    """Publish the model that the job of this training set left.
-
-    Raises:
-        TrainingError: the model is incomplete, or belongs to another job.
-    """
-    inputs = candidate_inputs(model, training_set, features)
-    fingerprint = fingerprints.compute_fingerprint(inputs)
-    dataset, partition, folder = candidate_dataset(model), training_set.partition, job_folder(model, fingerprint)
-    staged = dataset.stage(partition, fingerprint)
+    run_job(folder / JOB_FILE)
+    staged = candidates.stage(partition, fingerprint)
     result = runner.fetch_model_files(fingerprint, folder, staged)
     result.write(staged / RESULT_FILE)
     files = {name: staged / name for name in (*result.files, RESULT_FILE)}
-    manifest = dataset.publish(partition, fingerprint, files, inputs)
+    manifest = candidates.publish(partition, fingerprint, files, inputs)
     storage.remove(folder / CHECKPOINTS_FOLDER)
     return manifest
 
@@ -101,32 +102,12 @@ def candidate_inputs(model: ModelSpec, training_set: datasets.Manifest, features
 
 
 def pinned_library_versions(model: ModelSpec) -> dict[str, str]:
-    """Return the versions of the model's libraries in the lock of the trainer's environment.
-
-    Raises:
-        SpecError: the lock lacks a library; all of them are listed.
-    """
+    """Return the versions of the model's libraries in the trainer's lock; a SpecError lists those that it lacks."""
     lock = settings().trainer_requirements
-    pins = _read_pins(lock) if model.training_libraries else {}
+    text = lock.read_text() if lock.is_file() else ""
+    pins = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE))
     if missing := [name for name in model.training_libraries if name not in pins]:
         problem, fix = f"{{}} is not in {lock}", "add it there, or correct its name"
         faults = [Fault("training_libraries", problem.format(name), fix) for name in missing]
         raise SpecError(f"model {model.name}", faults)
     return {name: pins[name] for name in model.training_libraries}
-
-
-def _training_data_uri(folder: UPath, file: Path, digest: str) -> str:
-    """Return a URI that everyone who can read the job can read; jobs in an object store need a copy there."""
-    if storage.is_local(folder):
-        return str(file)
-    copy = folder.parent / "data" / f"{digest}.parquet"
-    if not copy.exists():
-        storage.upload(file, copy)
-    return str(copy)
-
-
-@cache
-def _read_pins(lock: Path) -> dict[str, str]:
-    if not lock.is_file():
-        return {}
-    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", lock.read_text(), re.MULTILINE))

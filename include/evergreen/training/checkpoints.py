@@ -115,11 +115,7 @@ class Checkpoints:
         self._stop_requested.set()
 
     def flush(self) -> None:
-        """Wait until nothing is being written.
-
-        Raises:
-            Exception: whatever a function of the last state raised.
-        """
+        """Wait until nothing is being written; raises what a function of the last state raised."""
         if self._pending_write:
             self._pending_write.result()
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -28,8 +28,6 @@ from pydantic import Field, ValidationError
 from evergreen.errors import Fault, SpecError
 from evergreen.spec import Frozen
 from evergreen.training.attempt import Attempt
-
-_SECONDS_PER_HOUR = 3600
 
 
 class HourlyRates(Frozen):
@@ -49,11 +47,7 @@ class PriceTable(Frozen):
 
     @classmethod
     def read(cls, file: Path) -> PriceTable:
-        """Read the table from a TOML file.
-
-        Raises:
-            SpecError: it is missing or invalid; all faults are listed.
-        """
+        """Read the table from a TOML file; a SpecError lists all its faults."""
         try:
             return cls.model_validate(tomllib.loads(file.read_text()))
         except ValidationError as error:
@@ -78,15 +72,15 @@ class TrainingCost:
     @property
     def summary(self) -> str:
         """One line for a model version."""
-        gpu_hours, cpu_hours = self.gpu_seconds / _SECONDS_PER_HOUR, self.cpu_seconds / _SECONDS_PER_HOUR
-        hours = f"{gpu_hours:.2f} GPU hours, {cpu_hours:.2f} CPU hours"
+        hours = f"{self.gpu_seconds / 3600:.2f} GPU hours, {self.cpu_seconds / 3600:.2f} CPU hours"
         price = "" if self.price is None else f", {self.price:.2f} {self.currency}"
         return f"{hours} in {self.attempts} attempt{'s' if self.attempts != 1 else ''}{price}"
 
     @property
     def metrics(self) -> dict[str, float]:
         """Metrics of an MLflow run, by name; without those that are unknown."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "currency"}
+        values = asdict(self)
+        del values["currency"]
         return {f"cost.{name}": float(value) for name, value in values.items() if value is not None}
 
 
@@ -112,4 +106,4 @@ def _attempt_price(attempt: Attempt, prices: PriceTable) -> float | None:
     if allocation.gpu and gpu_hour is None:
         return None
     per_hour = allocation.cpu * rates.cpu_hour + allocation.memory_gib * rates.memory_gib_hour
-    return attempt.duration_seconds / _SECONDS_PER_HOUR * (per_hour + allocation.gpu * (gpu_hour or 0))
+    return attempt.duration_seconds / 3600 * (per_hour + allocation.gpu * (gpu_hour or 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,7 +40,11 @@ def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
         metrics = import_module(f"evergreen_models.{job.model}.train").fit(job, output, checkpoints)
         checkpoints.flush()
         if checkpoints.is_writer:
-            _write_result(job, folder, output, metrics, versions)
+            files = {file.name: storage.file_sha256(file) for file in sorted(output.iterdir())}
+            for name, digest in files.items():
+                storage.upload(output / name, folder / OUTPUT_FOLDER / digest / name)
+            result = TrainingResult(fingerprint=job.fingerprint, files=files, metrics=metrics, environment=versions)
+            result.write(folder / OUTPUT_FOLDER / RESULT_FILE)
 
 
 def training_code(model_name: str, code_packages: Iterable[str]) -> dict[str, str]:
@@ -79,16 +83,6 @@ def fetch_model_files(fingerprint: str, folder: UPath, target: Path) -> Training
         if storage.file_sha256(target / name) != digest:
             raise TrainingError(f"{output}: {name} was changed after it was written")
     return result
-
-
-def _write_result(
-    job: Job, folder: UPath, output: Path, metrics: Mapping[str, float], environment: Mapping[str, str]
-) -> None:
-    files = {file.name: storage.file_sha256(file) for file in sorted(output.iterdir())}
-    for name, digest in files.items():
-        storage.upload(output / name, folder / OUTPUT_FOLDER / digest / name)
-    result = TrainingResult(fingerprint=job.fingerprint, files=files, metrics=metrics, environment=environment)
-    result.write(folder / OUTPUT_FOLDER / RESULT_FILE)
 
 
 def _check_code_and_libraries(job: Job) -> dict[str, str]:

@@ -23,12 +23,7 @@ def get_rank() -> int | None:
 
 def write_rank_report(rank: int, result: AttemptResult, checkpoints: Checkpoints) -> None:
     """Report the result to the process that started the ranks: torchrun itself only knows that one failed."""
-    report = {
-        "outcome": result.outcome.value,
-        "message": result.message,
-        "resumed_step": checkpoints.resumed_step,
-        "step": checkpoints.last_step,
-    }
+    report = [result.outcome.value, result.message, checkpoints.resumed_step, checkpoints.last_step]
     Path(os.environ[_REPORTS_VARIABLE], str(rank)).write_text(json.dumps(report))
 
 
@@ -48,9 +43,9 @@ def run_ranks(uri: str, processes: int, checkpoints: Checkpoints) -> AttemptResu
             signal.signal(signal.SIGTERM, stop)
             code = launcher.wait()
         reports = {int(file.name): json.loads(file.read_text()) for file in Path(folder).iterdir()}
-    if first := reports.get(0):
-        checkpoints.resumed_step, checkpoints.last_step = first["resumed_step"], first["step"]
-    results = [AttemptResult(Outcome(report["outcome"]), report["message"]) for _, report in sorted(reports.items())]
+    if 0 in reports:
+        _, _, checkpoints.resumed_step, checkpoints.last_step = reports[0]
+    results = [AttemptResult(Outcome(value), message) for _, (value, message, *_) in sorted(reports.items())]
     failures = [result for result in results if result.outcome is not Outcome.SUCCEEDED]
     if code == 0 and results and not failures:
         return results[0]
@@ -60,6 +55,6 @@ def run_ranks(uri: str, processes: int, checkpoints: Checkpoints) -> AttemptResu
         lasting = [result for result in failures if not result.outcome.is_retryable]
         return [*lasting, *preempted, AttemptResult(Outcome.PREEMPTED, "asked to leave before its first step")][0]
     # When one rank fails, torchrun stops the others: their preemptions are not the cause.
-    causes = [result for result in failures if result.outcome is not Outcome.PREEMPTED]
     unknown = f"torchrun ended with exit code {code}, and no process reported why: one was killed"
-    return [*causes, AttemptResult(Outcome.UNKNOWN, unknown)][0]
+    causes = (result for result in failures if result not in preempted)
+    return next(causes, AttemptResult(Outcome.UNKNOWN, unknown))

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MOUNTS = Path("/proc/self/mountinfo")
+_MOUNT = re.compile(rb"^\d+ \d+ ([^ ]+) [^ ]+ ([^ ]+) .*? - ([^ ]+)", re.MULTILINE)  # device, mount point, file system
+_ESCAPED_BYTE = re.compile(rb"\\([0-7]{3})")  # one that would end a field
 _POD_VARIABLE = "KUBERNETES_SERVICE_HOST"  # set in every container of a pod
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a mount point
-_MEMORY_FILE_SYSTEMS = ("tmpfs", "hugetlbfs")
 _MAX_PATH_LENGTH = 200  # so that the fix still fits into the pod's status
 _MAKE_ROOM = "make room; nothing is lost"
 
@@ -57,7 +58,6 @@ class Volume:
 
     @property
     def fix(self) -> str:
-        """What a person has to do."""
         if not self.belongs_to_attempt:
             return _MAKE_ROOM
         if self.path == _SHARED_MEMORY:
@@ -69,12 +69,7 @@ class Volume:
 
 
 class OutOfSpaceError(Exception):
-    """A write found no space.
-
-    Attributes:
-        volumes: those that were full, or that hold `file`; empty if unknown.
-        file: the file that was being written, if known.
-    """
+    """A write found no space: on `volumes`, which are empty if unknown, for `file`, if that is known."""
 
     def __init__(self, volumes: Iterable[Volume], file: str | None = None):
         self.volumes, self.file = tuple(volumes), file
@@ -96,11 +91,7 @@ class OutOfSpaceError(Exception):
 
 @contextmanager
 def identify_full_volume() -> Iterator[None]:
-    """Look at once which volume is full: handlers further out may remove what filled it.
-
-    Raises:
-        OutOfSpaceError: instead of any error that says that a write found no space.
-    """
+    """Raise OutOfSpaceError for an error of a full volume, at once: handlers further out may remove what filled it."""
     try:
         yield
     except Exception as error:
@@ -128,15 +119,16 @@ def writable_volumes() -> list[Volume]:
     """The volumes that this process may write to, by path."""
     volumes: dict[str, Volume] = {}
     with suppress(OSError):
-        for line in _MOUNTS.read_bytes().splitlines():
-            device, path, file_system = _parse_mount(line)
+        for device, escaped_path, file_system in _MOUNT.findall(_MOUNTS.read_bytes()):
+            path = os.fsdecode(_ESCAPED_BYTE.sub(lambda match: bytes([int(match[1], 8)]), escaped_path))
             with suppress(OSError):  # another mount hides it, or this user may not see it
                 status = os.statvfs(path)
                 size, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
                 if status.f_files and not status.f_favail:
                     free = 0  # no inode is left
                 if size and os.path.isdir(path) and os.access(path, os.W_OK):
-                    volumes[path] = Volume(path, device, file_system in _MEMORY_FILE_SYSTEMS, size, free)
+                    in_memory = file_system in (b"tmpfs", b"hugetlbfs")
+                    volumes[path] = Volume(path, device.decode(), in_memory, size, free)
     return [volumes[path] for path in sorted(volumes)]
 
 
@@ -148,21 +140,15 @@ def format_path(path: str) -> str:
 
 def _locate(error: BaseException) -> OutOfSpaceError:
     volumes = writable_volumes()
-    if file := _target_file(error):
-        return OutOfSpaceError(_volume_holding(file, volumes), file)
+    if isinstance(error, OSError):
+        for name in (error.filename2, error.filename):  # a copy names two, its source first
+            if isinstance(name, str | bytes | os.PathLike):
+                file = os.fsdecode(name)
+                return OutOfSpaceError(_volume_holding(file, volumes), file)
     if _NO_SHARED_MEMORY.search(str(error)):
         return OutOfSpaceError(_volume_holding(_SHARED_MEMORY, volumes))
     full_by_device = {volume.device: volume for volume in reversed(volumes) if volume.is_full}
     return OutOfSpaceError(reversed(full_by_device.values()))
-
-
-def _target_file(error: BaseException) -> str | None:
-    """The file that was being written. A copy names two, its source first."""
-    if isinstance(error, OSError):
-        for name in (error.filename2, error.filename):
-            if isinstance(name, str | bytes | os.PathLike):
-                return os.fsdecode(name)
-    return None
 
 
 def _volume_holding(file: str, volumes: list[Volume]) -> list[Volume]:
@@ -170,14 +156,6 @@ def _volume_holding(file: str, volumes: list[Volume]) -> list[Volume]:
     path = Path(os.path.realpath(file))
     parents = [volume for volume in volumes if path.is_relative_to(volume.path)]
     return sorted(parents, key=lambda volume: len(Path(volume.path).parts))[-1:]
-
-
-def _parse_mount(line: bytes) -> tuple[str, str, str]:
-    """Device, mount point and file system of a line of mountinfo, which escapes bytes that would end a field."""
-    mount, _, file_system = line.partition(b" - ")
-    fields = mount.split(b" ")
-    path = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
-    return fields[2].decode(), os.fsdecode(path), file_system.split(b" ")[0].decode()
 
 
 def _format_size(size: int) -> str:

@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, timedelta
-from importlib import import_module
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -65,12 +64,14 @@ foreign = FeatureService(name="foreign", features=[levels, rivers])
 
 
 @pytest.fixture
-def ponds(online: OnlineFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelSpec]:
+def ponds(
+    online: OnlineFixture, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
+) -> Iterator[ModelSpec]:
     """A model with two views of hourly rows, with small definitions and features."""
     (tmp_path / "evergreen_models/ponds").mkdir(parents=True)
     (tmp_path / "evergreen_models/ponds/__init__.py").touch()
     (tmp_path / "evergreen_models/ponds/model.py").write_text(SPEC)
-    monkeypatch.setattr(import_module("evergreen_models"), "__path__", [str(tmp_path / "evergreen_models")])
+    use_models(tmp_path / "evergreen_models", only=True)
     write_definitions(DEFINITIONS, tmp_path / "feature_repo")
     monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
     online.use(tmp_path / "home")
@@ -124,7 +125,7 @@ def span(start: int, end: int) -> dict[str, str]:
 
 
 def read(pond: str = "a", feature: str = "levels:level") -> float | None:
-    response = repository.open_feature_store().get_online_features([feature], [{"pond": pond}]).to_dict()
+    response = repository.open_feature_store("ponds").get_online_features([feature], [{"pond": pond}]).to_dict()
     return response[feature.split(":")[1]][0]
 
 
@@ -279,7 +280,7 @@ def run_and_die(online: OnlineFixture, writes: int, action: Callable[[], object]
 
 def test_concurrent_materializations_wait(ponds: ModelSpec, online: OnlineFixture, tmp_path: Path) -> None:
     publish(*range(5, 12))
-    repository.open_feature_store()
+    repository.open_feature_store("ponds")
     reached, released = os.pipe(), os.pipe()
 
     def materialize_older_slowly() -> None:

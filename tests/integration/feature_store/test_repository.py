@@ -8,14 +8,15 @@ import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 from feast import FeatureStore
 
+from evergreen.errors import SpecError
 from evergreen.feature_store import repository
 from evergreen.settings import REPOSITORY, settings
+from evergreen.spec import loader
 
 pytestmark = pytest.mark.integration
 
@@ -30,6 +31,14 @@ pond = Entity(name="pond", join_keys=["pond"], value_type=ValueType.STRING)
 levels = FeatureView(name="levels", entities=[pond], ttl=timedelta(days=1), source=feature_source("ponds", "levels"),
                      schema=[Field(name="level", dtype=Float64)])
 """
+SPEC = """
+from evergreen.spec.model import ModelSpec
+MODEL = ModelSpec(
+    name="{name}", feature_service="both", owner="tests", label="full", schedule="0 0 * * 1",
+    features=dict(timezone="UTC", first_day="2013-01-01", spine="visits", views=["levels"], sources=[dict(name="x")]),
+    gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
+)
+"""
 ANOTHER = """
 depths = FeatureView(name="depths", entities=[pond], ttl=timedelta(days=1), source=feature_source("ponds", "depths"),
                      schema=[Field(name="depth", dtype=Float64)])
@@ -38,8 +47,18 @@ both = FeatureService(name="both", features=[levels, depths])
 
 
 @pytest.fixture
-def repo(monkeypatch: pytest.MonkeyPatch, use_home: Callable[[Path], Path], tmp_path: Path) -> Path:
-    """A Feast repository with a registry that does not exist yet."""
+def repo(
+    monkeypatch: pytest.MonkeyPatch,
+    use_home: Callable[[Path], Path],
+    use_models: Callable[..., None],
+    tmp_path: Path,
+) -> Path:
+    """A Feast repository for two models, with a registry that does not exist yet."""
+    for name in ("ponds", "lakes"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "model.py").write_text(SPEC.format(name=name))
+    use_models(tmp_path / "models", only=True)
+    loader.load_spec.cache_clear()
     folder = tmp_path / "feature_repo"
     folder.mkdir()
     shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", folder)
@@ -71,7 +90,7 @@ def applications(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[]
 def open_anew() -> FeatureStore:
     """Open the store as a new process would."""
     repository.open_feature_store.cache_clear()
-    return repository.open_feature_store()
+    return repository.open_feature_store("ponds")
 
 
 def names(store: FeatureStore) -> list[str]:
@@ -121,20 +140,22 @@ def test_changed_definitions_are_applied(repo: Path, applications: Callable[[], 
 def test_sources_of_definitions_are_part_of_the_fingerprint(
     repo: Path, applications: Callable[[], int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "evergreen_models/ponds"
-    folder.mkdir(parents=True)
-    (folder / "features.py").write_text("COLUMNS = ['level']")
-    monkeypatch.setattr(import_module("evergreen_models"), "__path__", [str(folder.parent)])
+    columns = tmp_path / "models/ponds/columns.py"
+    columns.write_text("COLUMNS = ['level']")
+    (repo / "ponds.py").write_text("from evergreen_models.ponds import columns\n" + DEFINITIONS)
     open_anew()
-    (folder / "features.py").write_text("COLUMNS = ['level', 'murk']")
+    columns.write_text("COLUMNS = ['level', 'murk']")
     open_anew()
+    (tmp_path / "models/ponds/train.py").write_text("the definitions do not import it")
+    open_anew()
+    assert applications() == 2
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "elsewhere"))
     settings.cache_clear()
     assert str(tmp_path / "elsewhere") in open_anew().get_feature_view("levels").batch_source.path
-    assert applications() == 3
+    assert applications() == 1
 
 
-@pytest.mark.parametrize("lost", ["feast-registry.db", "online.db", "every row"])
+@pytest.mark.parametrize("lost", ["feast-registry.db", "online/ponds.db", "every row"])
 def test_lost_registry_or_online_store_is_applied_again(repo: Path, applications: Callable[[], int], lost: str) -> None:
     open_anew()
     if lost == "every row":
@@ -165,26 +186,38 @@ def test_killed_application_is_repeated(repo: Path, applications: Callable[[], i
     assert applications() == 3
 
 
-def test_removed_definitions_leave_this_project_only(
-    repo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_projects_of_two_models_do_not_touch_each_other(repo: Path) -> None:
+    (repo / "lakes.py").write_text((DEFINITIONS + ANOTHER).replace('"ponds"', '"lakes"'))
     open_anew()
-    other_repo = tmp_path / "other_repo"
-    shutil.copytree(repo, other_repo)
-    configuration = other_repo / "feature_store.yaml"
-    configuration.write_text(configuration.read_text().replace("project: evergreen", "project: other"))
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(other_repo))
-    settings.cache_clear()
-    other_store = open_anew()
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(repo))
-    settings.cache_clear()
+    lakes = repository.open_feature_store("lakes")
+    assert lakes.get_feature_view("levels").batch_source.path.endswith("features/lakes/levels")
     (repo / "ponds.py").write_text(DEFINITIONS)
-    assert names(open_anew()) == ["levels"]
-    assert names(other_store) == ["both", "depths", "levels"]
+    ponds = open_anew()
+    assert names(ponds) == ["levels"]
+    assert names(lakes) == ["both", "depths", "levels"]
+    assert ponds.get_feature_view("levels").batch_source.path.endswith("features/ponds/levels")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("1 / 0\n", "ponds.py, line 1: ZeroDivisionError: division by zero → correct it"),
+        ("def f(:\n", "ponds.py, line 1: SyntaxError"),
+        ("import sys\nsys.exit()\n", "ponds.py, line 2: SystemExit"),
+        (None, "ponds.py: no such file → define its entities, feature views and feature service there"),
+    ],
+)
+def test_broken_definitions_are_named_and_stay_with_their_model(repo: Path, text: str | None, problem: str) -> None:
+    (repo / "lakes.py").write_text(DEFINITIONS)
+    (repo / "ponds.py").unlink() if text is None else (repo / "ponds.py").write_text(text)
+    with pytest.raises(SpecError) as refused:
+        open_anew()
+    assert problem in str(refused.value)
+    assert names(repository.open_feature_store("lakes")) == ["levels"]
 
 
 def test_opening_does_not_wait_for_materialization(repo: Path) -> None:
     open_anew()
-    with repository.feast_lock():
+    with repository.feast_lock("ponds"):
         child = fork(open_anew)
         assert wait([child]) == [0]

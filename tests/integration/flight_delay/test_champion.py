@@ -16,6 +16,7 @@ from evergreen.ledger import ChampionRolledBack, VersionPromoted
 from evergreen.promotion import service
 from evergreen.promotion.service import EvaluationContext, PromotionRequest
 from evergreen.registry import aliases, versions
+from evergreen.reports import gate_report
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
@@ -85,7 +86,7 @@ def test_report_is_rendered_after_the_verdict_is_recorded(own_january: Path, mon
     """A crash between the two leaves an entry whose page is rendered from the recorded evidence."""
     context = case(11)
     with monkeypatch.context() as patch:
-        patch.setattr(service.reports, "render_gate_report", _crash)
+        patch.setattr(gate_report, "render_gate_report", _crash)
         with pytest.raises(RuntimeError, match="crash"):
             service.judge_candidate(MODEL, context)
     [entry] = ledger.read_state(MODEL.name).entries

@@ -138,7 +138,7 @@ def test_a_champion_that_was_never_registered_blocks(registered: tuple) -> None:
 
 def test_a_champion_with_another_schema_blocks(registered: tuple) -> None:
     _, _, version = registered
-    store = open_feature_store()
+    store = open_feature_store("flight_delay")
     views = [view for view in store.list_feature_views() if view.name != "aircraft"]
     store.delete_feature_service(MODEL.feature_service)
     store.apply([FeatureService(name=MODEL.feature_service, features=views)])
@@ -164,7 +164,9 @@ def test_online_features_never_go_back(own_january: Path, use_home: Callable[[Pa
 
     def temperature() -> float:
         rows = [{"origin": "JFK"}]
-        response = open_feature_store().get_online_features(["origin_weather:temperature"], rows).to_dict()
+        response = (
+            open_feature_store("flight_delay").get_online_features(["origin_weather:temperature"], rows).to_dict()
+        )
         return response["temperature"][0]
 
     assert online_store.materialize_features(MODEL, window(18)) == {

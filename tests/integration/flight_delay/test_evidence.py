@@ -21,7 +21,7 @@ import xgboost
 from feast import FeatureService
 
 from evergreen import evaluation
-from evergreen.evaluation.online_consistency import compare_online_store
+from evergreen.evaluation.serving_inputs import compare_online_store
 from evergreen.feature_store import online_store, training_sets
 from evergreen.feature_store.repository import feast_lock, open_feature_store
 from evergreen.features.inputs import features_dataset as features_dataset
@@ -211,11 +211,11 @@ def test_a_network_that_takes_categories_is_measured_like_trees(home: Path, exam
 def test_evidence_that_no_gate_needs_is_not_measured(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
-    (home / "online.db").unlink()
+    (home / "online/flight_delay.db").unlink()
     published = evaluation.collect_evidence(judged_by(AUC), examples, candidate, None)
     assert set(published.files) == {"metadata", "scores"}
     assert set(published.files["scores"].schema) == {"event_timestamp", "label", "candidate"}
-    assert not (home / "online.db").exists()
+    assert not (home / "online/flight_delay.db").exists()
     found = evaluation.load_evidence(judged_by(AUC), published)
     assert found.groups == found.baselines == {}
     assert problem(found.online_sample) == problem(found.serving_costs) == "it was not measured"
@@ -266,7 +266,7 @@ def test_one_wrong_online_value_is_found_and_so_is_its_repair(
     asked = table(examples, "holdout").filter(pc.equal(table(examples, "holdout")["day"], date(2013, 1, 17)))
     tail = asked["tailnum"].drop_null()[0].as_py()
     others = len(set(asked.select(["carrier", "origin", "dest", "tailnum"]).drop_null().to_pandas().agg(tuple, axis=1)))
-    with closing(sqlite3.connect(home / "online.db")) as con, con:
+    with closing(sqlite3.connect(home / "online/flight_delay.db")) as con, con:
         (key, right), *_ = [
             row for row in con.execute("SELECT entity_key, value FROM evergreen_aircraft") if tail.encode() in row[0]
         ]
@@ -277,7 +277,7 @@ def test_one_wrong_online_value_is_found_and_so_is_its_repair(
     assert 0 < found.mismatch_count < 20  # the flights of that aircraft on that day
     assert found.first_mismatch.startswith("aircraft__aircraft_age of carrier=")
     assert f"tailnum={tail} is " in found.first_mismatch
-    with closing(sqlite3.connect(home / "online.db")) as con, con:
+    with closing(sqlite3.connect(home / "online/flight_delay.db")) as con, con:
         con.execute("UPDATE evergreen_aircraft SET value = ? WHERE entity_key = ?", [right, key])
     # Nothing that is recorded in the lake has changed, and yet it is looked at again.
     assert ask_online(examples, candidate).mismatch_count == 0
@@ -286,7 +286,7 @@ def test_one_wrong_online_value_is_found_and_so_is_its_repair(
 def test_an_online_store_that_was_emptied_is_found(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
-    (home / "online.db").unlink()
+    (home / "online/flight_delay.db").unlink()
     open_feature_store.cache_clear()
     found = ask_online(examples, candidate)
     assert found.mismatch_count > found.value_count / 2
@@ -296,7 +296,7 @@ def test_an_online_store_that_was_emptied_is_found(
 def test_an_online_store_of_another_moment_is_found(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest, tmp_path: Path
 ) -> None:
-    (home / "online.db").unlink()
+    (home / "online/flight_delay.db").unlink()
     shutil.move(home / "lake/online", tmp_path / "online")
     open_feature_store.cache_clear()
     online_store.materialize_features(MODEL, window(17))
@@ -343,12 +343,12 @@ def test_a_store_that_was_never_or_only_half_written_is_not_compared(
 def test_the_online_store_is_not_read_while_it_is_written(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
-    open_feature_store()
+    open_feature_store("flight_delay")
     found: list[Any] = []
     reader = threading.Thread(
         target=lambda: found.append(compare_online_store(MODEL, examples, table(examples, "holdout"), 5))
     )
-    with feast_lock():
+    with feast_lock("flight_delay"):
         reader.start()
         reader.join(timeout=2)
         assert reader.is_alive()
@@ -358,7 +358,7 @@ def test_the_online_store_is_not_read_while_it_is_written(
 
 def serve_without(view: str) -> None:
     """Leave a view out of the model's service, until the store is opened again."""
-    store = open_feature_store()
+    store = open_feature_store("flight_delay")
     views = [v for v in store.list_feature_views() if v.name != view]
     store.delete_feature_service("flight_delay")
     store.apply([FeatureService(name="flight_delay", features=views)])
@@ -366,14 +366,14 @@ def serve_without(view: str) -> None:
 
 def test_a_column_added_to_the_service_after_training_is_found(home: Path) -> None:
     model = judged_by(AUC, SignatureGate())
-    before = open_feature_store().get_feature_service("flight_delay")
+    before = open_feature_store("flight_delay").get_feature_service("flight_delay")
     serve_without("aircraft")
     examples, candidate = retrain(16)
     found = shown(model, examples, candidate).input_signature
     assert isinstance(found, InputSignature)
     assert sorted(found.model_columns) == sorted(found.serving_columns)
-    open_feature_store().delete_feature_service("flight_delay")
-    open_feature_store().apply([before])
+    open_feature_store("flight_delay").delete_feature_service("flight_delay")
+    open_feature_store("flight_delay").apply([before])
     found = shown(model, examples, candidate).input_signature
     assert isinstance(found, InputSignature)
     assert set(found.serving_columns) - set(found.model_columns) == {("aircraft__aircraft_age", "number")}

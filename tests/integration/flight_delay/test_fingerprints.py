@@ -80,7 +80,7 @@ def field(**fields: object) -> Callable[[ModelSpec, pytest.MonkeyPatch], ModelSp
 def definition(model: ModelSpec, _: pytest.MonkeyPatch) -> ModelSpec:
     from datetime import timedelta
 
-    store = open_feature_store()
+    store = open_feature_store("flight_delay")
     view = store.get_feature_view("origin_weather")
     view.ttl = timedelta(hours=5)
     store.apply([view])

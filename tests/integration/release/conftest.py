@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 AIRFLOW = "apache-airflow==3.3.2"
 CONSTRAINTS = os.environ.get("AIRFLOW_CONSTRAINTS") or str(Path(__file__).with_name("constraints-3.3.2.txt"))
-"""Path or URL; `AIRFLOW_CONSTRAINTS` names another, such as the one that Airflow publishes for 3.3.2 and Python 3.11."""
+"""Path or URL; `AIRFLOW_CONSTRAINTS` names another, such as the one that Airflow publishes for this version."""
 FEAST = next(line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("feast=="))
 
 

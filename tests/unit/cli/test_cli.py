@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -97,3 +97,19 @@ def test_commands_that_move_aliases_need_the_local_mlflow(
     result = CliRunner().invoke(app, command.split())
     assert result.exit_code == 1
     assert "MLflow is not running" in result.stderr
+
+
+def test_an_error_of_one_model_leaves_the_others_repaired(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, use_models: Callable[..., None]
+) -> None:
+    (tmp_path / "a_torn_one").mkdir()
+    (tmp_path / "a_torn_one/model.py").write_text("MODEL = (\n")
+    use_models(tmp_path)
+    monkeypatch.setenv("EVERGREEN_MLFLOW", f"sqlite:///{home}/mlflow.db")
+    settings.cache_clear()
+    home.mkdir()
+    result = CliRunner().invoke(app, ["ledger", "repair"])
+    assert result.exit_code == 1
+    assert "model a_torn_one: 1 fault" in result.stderr
+    assert "flight_delay: " in result.stdout
+    assert "Traceback" not in result.stderr

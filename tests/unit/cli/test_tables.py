@@ -41,7 +41,7 @@ def record_attempt(model: str, job: str, name: str, team: str = "flights", hours
         started_at=START,
         last_heartbeat=end,
         ended_at=end,
-    ).write(storage.storage_path(settings().jobs) / model / job)
+    ).write(storage.storage_path(settings().jobs) / model / job / "attempts" / f"{name}.json")
 
 
 def output_of(show: Callable[[Console], None]) -> str:

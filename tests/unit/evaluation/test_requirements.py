@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from evergreen.evaluation.input_signature import coarse_type
 from evergreen.evaluation.requirements import EvidenceRequirements
+from evergreen.evaluation.serving_inputs import coarse_type
 from evergreen.gates import (
     AgainstChampionGate,
     BaselineGate,

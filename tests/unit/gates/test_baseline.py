@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error
 
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
-from evergreen.gates.kinds.baseline import compute
+from evergreen.gates.verdict import evaluate_gate
 from evergreen.spec.gates import BaselineGate
 
 pytestmark = pytest.mark.unit
@@ -34,7 +34,7 @@ def evidence(label, candidate, trivial, against="prior"):
 @pytest.mark.parametrize(("gate", "by_sklearn"), [(LOG_LOSS, log_loss), (BRIER, brier_score_loss)])
 def test_a_model_that_knows_something_beats_the_prior(gate, by_sklearn):
     label, candidate, prior = rows()
-    found = compute(gate, evidence(label, candidate, prior))
+    found = evaluate_gate(gate, evidence(label, candidate, prior))
     assert (found.outcome, found.threshold, found.rows, found.champion) == ("passed", 0.0, 800, None)
     assert found.candidate == pytest.approx(by_sklearn(label, candidate))
     theirs = by_sklearn(label, prior)
@@ -52,7 +52,7 @@ def test_the_bounds_of_a_mean_are_those_of_the_paired_t_test(gate):
     else:
         losses = [-np.log(np.where(label == 1, scores, 1 - scores)) for scores in (prior, candidate)]
     low, high = stats.ttest_rel(*losses).confidence_interval(0.90)
-    found = compute(gate, evidence(label, candidate, prior))
+    found = evaluate_gate(gate, evidence(label, candidate, prior))
     # 400 resamples tell a standard error to about 1/√800 = 3.5 %
     assert found.interval == pytest.approx((low, high), abs=0.11 * (high - low) / 2)
 
@@ -64,7 +64,7 @@ def test_accuracy_passes_exactly_when_mcnemar_rejects():
         candidate = trivial.copy()
         candidate[100 : 100 + wins] = label[100 : 100 + wins]
         candidate[:5] = 1 - label[:5]
-        found = compute(ACCURACY, evidence(label, candidate, trivial))
+        found = evaluate_gate(ACCURACY, evidence(label, candidate, trivial))
         p = stats.binomtest(wins, wins + 5, alternative="greater").pvalue
         assert (found.outcome == "passed") == (p <= 0.05)
         assert found.candidate == pytest.approx(np.mean(candidate == label))
@@ -75,7 +75,7 @@ def test_what_knows_nothing_does_not_pass(gate):
     label, candidate, prior = rows()
     random = np.random.default_rng(1)
     for unknowing in (random.permutation(candidate), prior + 0.1 * random.random(800)):
-        found = compute(gate, evidence(label, unknowing, prior))
+        found = evaluate_gate(gate, evidence(label, unknowing, prior))
         assert found.outcome == "failed"
         assert found.interval[0] <= 0
         assert "it is not shown to be better" in found.reason
@@ -83,7 +83,7 @@ def test_what_knows_nothing_does_not_pass(gate):
 
 def test_the_baseline_itself_is_not_better_than_itself():
     label, candidate, _ = rows()
-    found = compute(BRIER, evidence(label, candidate, candidate))
+    found = evaluate_gate(BRIER, evidence(label, candidate, candidate))
     assert (found.outcome, found.interval) == ("failed", (0.0, 0.0))
 
 
@@ -91,13 +91,13 @@ def test_amounts_against_the_last_value():
     random = np.random.default_rng(2)
     label = random.normal(100, 20, size=300)
     good, last = label + random.normal(size=300), label + random.normal(scale=9, size=300)
-    found = compute(LAST, evidence(label, good, last, "last_value"))
+    found = evaluate_gate(LAST, evidence(label, good, last, "last_value"))
     assert found.outcome == "passed"
     assert found.gate == "mae_last_value_baseline"
     assert found.candidate == pytest.approx(mean_absolute_error(label, good))
     assert "of last_value on 300 rows" in found.reason
-    assert compute(LAST, evidence(label, last, good, "last_value")).outcome == "failed"
-    assert compute(LAST, evidence(label, good, np.full(300, 100.0), "last_value")).outcome == "passed"
+    assert evaluate_gate(LAST, evidence(label, last, good, "last_value")).outcome == "failed"
+    assert evaluate_gate(LAST, evidence(label, good, np.full(300, 100.0), "last_value")).outcome == "passed"
 
 
 def test_a_model_no_better_passes_no_oftener_than_stated():
@@ -107,7 +107,7 @@ def test_a_model_no_better_passes_no_oftener_than_stated():
         label, truth, _ = rows(300, seed=history)
         one, other = np.random.default_rng(history + 1000).normal(scale=0.1, size=(2, 300))
         data = evidence(label, np.clip(truth + one, 0, 1), np.clip(truth + other, 0, 1))
-        passed += compute(gate, data).outcome == "passed"
+        passed += evaluate_gate(gate, data).outcome == "passed"
     assert 0 < passed <= stats.binom.ppf(0.999, 300, 0.2)
 
 
@@ -115,8 +115,8 @@ def test_a_model_no_better_passes_no_oftener_than_stated():
 def test_the_order_of_rows_does_not_matter(gate):
     label, candidate, prior = rows()
     order = np.random.default_rng(3).permutation(800)
-    shuffled = compute(gate, evidence(label[order], candidate[order], prior[order]))
-    assert compute(gate, evidence(label, candidate, prior)) == shuffled
+    shuffled = evaluate_gate(gate, evidence(label[order], candidate[order], prior[order]))
+    assert evaluate_gate(gate, evidence(label, candidate, prior)) == shuffled
 
 
 def bad(label, candidate, prior):
@@ -149,7 +149,7 @@ def bad(label, candidate, prior):
 def test_bad_evidence_blocks_and_all_that_is_wrong_is_named():
     for data, reasons in bad(*rows()):
         for gate in (LOG_LOSS, ACCURACY):
-            found = compute(gate, data)
+            found = evaluate_gate(gate, data)
             assert (found.outcome, found.candidate) == ("not_computed", None)
             for reason in reasons:
                 assert reason in found.reason
@@ -157,7 +157,7 @@ def test_bad_evidence_blocks_and_all_that_is_wrong_is_named():
 
 def test_rows_for_which_the_metric_does_not_exist_block():
     label, candidate, prior = rows()
-    found = compute(BaselineGate(metric="precision", cut=0.5), evidence(label, candidate, prior))
+    found = evaluate_gate(BaselineGate(metric="precision", cut=0.5), evidence(label, candidate, prior))
     assert found.outcome == "not_computed"  # the prior tells no row to be of class 1
     assert "precision does not exist for both" in found.reason
 
@@ -167,7 +167,7 @@ def test_a_few_rows_do_not_tell_how_sure_a_gain_is(better, outcome):
     label, last = np.random.default_rng(4).normal(size=(2, 300))
     candidate = last.copy()
     candidate[:better] = label[:better]
-    found = compute(LAST, evidence(label, candidate, last, "last_value"))
+    found = evaluate_gate(LAST, evidence(label, candidate, last, "last_value"))
     assert found.outcome == outcome
     assert ("differ in 29 of 300 rows: too few" in found.reason) == (outcome == "not_computed")
 
@@ -181,9 +181,9 @@ def test_a_metric_of_ones_own(monkeypatch):
     def by(name):
         metric = f"metrics_of_a_baseline_test:{name}"
         gate = BaselineGate(metric=metric, higher_is_better=False, resamples=400)
-        return compute(gate, evidence(*rows()))
+        return evaluate_gate(gate, evidence(*rows()))
 
-    brier = compute(BRIER, evidence(*rows()))
+    brier = evaluate_gate(BRIER, evidence(*rows()))
     assert by("squares").outcome == "passed"
     assert by("squares").interval == pytest.approx(brier.interval)
     assert "broken raised KeyError: 'carrier'" in by("broken").reason

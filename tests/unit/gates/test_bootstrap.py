@@ -6,8 +6,8 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from evergreen.gates import bootstrap
-from evergreen.gates.bootstrap import bootstrap_differences, draw_resample_counts, resampling_seed
+from evergreen.gates import comparisons
+from evergreen.gates.comparisons import bootstrap_differences, draw_resample_counts, resampling_seed
 from evergreen.gates.metrics import METRICS, auc
 
 pytestmark = pytest.mark.unit
@@ -71,11 +71,11 @@ def test_draws_are_with_replacement_and_uniform():
 
 def test_chunks_bound_memory_and_change_nothing(monkeypatch):
     whole = np.concatenate(list(draw_resample_counts(30, 101, 7)))
-    monkeypatch.setattr(bootstrap, "_CHUNK_SIZE", 100)
+    monkeypatch.setattr(comparisons, "_CHUNK_SIZE", 100)
     chunks = list(draw_resample_counts(30, 101, 7))
     assert max(chunk.size for chunk in chunks) <= 100
     assert np.array_equal(np.concatenate(chunks), whole)
-    monkeypatch.setattr(bootstrap, "_CHUNK_SIZE", 1)  # more rows than fit: one resample at a time
+    monkeypatch.setattr(comparisons, "_CHUNK_SIZE", 1)  # more rows than fit: one resample at a time
     assert np.array_equal(np.concatenate(list(draw_resample_counts(30, 101, 7))), whole)
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import brier_score_loss, mean_absolute_error, roc_auc_score
 
 from evergreen.gates.comparisons import estimate_gain
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
-from evergreen.gates.kinds.by_slice import compute
+from evergreen.gates.verdict import evaluate_gate
 from evergreen.spec.gates import BySliceGate
 
 pytestmark = pytest.mark.unit
@@ -58,7 +58,7 @@ def named(record):
 )
 def test_a_slice_that_falls_blocks_and_is_named_with_its_values(gate, by_sklearn):
     label, candidate, champion, groups = spoilt()
-    found = compute(gate, evidence(label, candidate, champion, groups))
+    found = evaluate_gate(gate, evidence(label, candidate, champion, groups))
     at = np.array(groups) == "UA"
     assert (found.outcome, found.rows, found.threshold) == ("failed", 1200, 0.0)
     assert found.candidate == pytest.approx(by_sklearn(label[at], candidate[at]))
@@ -77,7 +77,7 @@ def test_a_slice_that_falls_blocks_and_is_named_with_its_values(gate, by_sklearn
 
 @pytest.mark.parametrize("gate", [AUC, ACCURACY, BRIER])
 def test_equally_good_models_pass_with_the_largest_fall_told(gate):
-    found = compute(gate, evidence(*rows({"UA": 400, "AA": 500, "B6": 300})))
+    found = evaluate_gate(gate, evidence(*rows({"UA": 400, "AA": 500, "B6": 300})))
     assert found.outcome == "passed"
     sign = 1 if gate.scale.higher_is_better else -1
     falls = {part.name: sign * (part.candidate - part.champion) for part in found.slices}
@@ -89,7 +89,7 @@ def test_equally_good_models_pass_with_the_largest_fall_told(gate):
 def test_each_slice_spends_its_part_of_the_error():
     # The exact binomial bound of Clopper and Pearson (1934), of scipy, at 5 % / 3 for three slices.
     label, candidate, champion, groups = spoilt()
-    found = compute(ACCURACY, evidence(label, candidate, champion, groups))
+    found = evaluate_gate(ACCURACY, evidence(label, candidate, champion, groups))
     for name in ("AA", "B6", "UA"):
         at = np.array(groups) == name
         ours, theirs = ((scores[at] >= 0.5) == label[at] for scores in (candidate, champion))
@@ -105,7 +105,7 @@ def test_small_and_one_class_slices_are_reported_only():
     label[groups == "YV"] = 0
     label[np.flatnonzero(groups == "YV")[0]] = 1  # a single row of class 1 tells nothing either
     candidate[groups == "HA"] = 1 - label[groups == "HA"]  # as wrong as can be
-    found = compute(AUC, evidence(label, candidate, champion, groups.tolist()))
+    found = evaluate_gate(AUC, evidence(label, candidate, champion, groups.tolist()))
     parts = named(found)
     assert [name for name, part in parts.items() if not part.is_judged] == ["HA", "YV"]
     assert parts["HA"].candidate == 0.0
@@ -115,39 +115,39 @@ def test_small_and_one_class_slices_are_reported_only():
     assert "2 with too few rows are reported only" in found.reason
 
     at = (groups != "HA") & (groups != "YV")
-    without = compute(AUC, evidence(label[at], candidate[at], champion[at], groups[at].tolist()))
+    without = evaluate_gate(AUC, evidence(label[at], candidate[at], champion[at], groups[at].tolist()))
     assert without.interval == found.interval  # what is not judged costs the others nothing
 
 
 def test_a_metric_that_does_not_exist_in_a_small_slice_is_left_out():
     label, candidate, champion, groups = rows({"UA": 400, "HA": 50})
     label[400:] = 0
-    found = compute(AUC, evidence(label, candidate, champion, groups))
+    found = evaluate_gate(AUC, evidence(label, candidate, champion, groups))
     assert found.outcome == "passed"
     assert (named(found)["HA"].candidate, named(found)["HA"].champion) == (None, None)
 
 
 def test_amounts_need_no_classes():
     _, candidate, champion, groups = rows({"UA": 400, "AA": 300})
-    found = compute(MAE, evidence(np.zeros(700), candidate * 100, champion * 100, groups))
+    found = evaluate_gate(MAE, evidence(np.zeros(700), candidate * 100, champion * 100, groups))
     assert all(part.is_judged for part in found.slices)
 
 
 def test_rows_without_a_group_are_no_slice():
     label, candidate, champion, groups = spoilt()
     groups = [None if name == "UA" else name for name in groups]
-    found = compute(AUC, evidence(label, candidate, champion, groups))
+    found = evaluate_gate(AUC, evidence(label, candidate, champion, groups))
     assert (found.outcome, found.rows) == ("passed", 1200)
     assert list(named(found)) == ["AA", "B6"]
 
 
 def test_a_fall_within_the_margin_is_allowed():
     data = spoilt()
-    high = compute(AUC, evidence(*data)).interval[1]
+    high = evaluate_gate(AUC, evidence(*data)).interval[1]
     fits, misses = (AUC.model_copy(update={"margin": margin}) for margin in (-high, float(np.nextafter(-high, 0))))
-    assert compute(fits, evidence(*data)).outcome == "passed"
-    assert compute(fits, evidence(*data)).threshold == high
-    failed = compute(misses, evidence(*data))
+    assert evaluate_gate(fits, evidence(*data)).outcome == "passed"
+    assert evaluate_gate(fits, evidence(*data)).threshold == high
+    failed = evaluate_gate(misses, evidence(*data))
     assert failed.outcome == "failed"
     assert float(failed.reason.split("at least ")[1].split()[0]) > misses.margin  # not rounded onto the margin
 
@@ -160,7 +160,7 @@ def test_what_fails_is_named_before_a_larger_fall_that_may_be_noise():
     candidate = candidate.clip(0, 1)
     candidate[ha[:8]] = 1 - label[ha[:8]]
     gate = AUC.model_copy(update={"confidence": 0.999999})
-    found = compute(gate, evidence(label, candidate, champion, groups.tolist()))
+    found = evaluate_gate(gate, evidence(label, candidate, champion, groups.tolist()))
     falls = {part.name: part.candidate - part.champion for part in found.slices}
     assert min(falls, key=falls.get) == "HA"  # else this test shows nothing
     assert found.outcome == "failed"
@@ -170,7 +170,7 @@ def test_what_fails_is_named_before_a_larger_fall_that_may_be_noise():
 def test_all_slices_that_fail_are_named():
     label, candidate, champion, groups = rows({"UA": 400, "AA": 500, "B6": 300})
     candidate = np.random.default_rng(9).random(1200)
-    found = compute(AUC, evidence(label, candidate, champion, groups))
+    found = evaluate_gate(AUC, evidence(label, candidate, champion, groups))
     assert found.outcome == "failed"
     assert all(name in found.reason for name in ("UA", "AA", "B6"))
 
@@ -178,13 +178,13 @@ def test_all_slices_that_fail_are_named():
 def test_the_same_model_passes():
     label, candidate, _, groups = rows({"UA": 400, "AA": 500})
     for gate in (AUC, ACCURACY, BRIER):
-        found = compute(gate, evidence(label, candidate, candidate, groups))
+        found = evaluate_gate(gate, evidence(label, candidate, candidate, groups))
         assert (found.outcome, found.interval) == ("passed", (0.0, 0.0))
 
 
 def test_without_a_champion_there_is_nothing_to_compare_with():
     label, candidate, _, groups = rows({"UA": 400, "AA": 500})
-    found = compute(AUC, evidence(label, candidate, NoChampion(), groups))
+    found = evaluate_gate(AUC, evidence(label, candidate, NoChampion(), groups))
     assert (found.outcome, found.champion, found.interval) == ("passed", None, None)
     assert found.candidate == pytest.approx(roc_auc_score(label, candidate))
     assert found.reason == "no champion yet: nothing to compare with"
@@ -194,10 +194,10 @@ def test_without_a_champion_there_is_nothing_to_compare_with():
 def test_the_order_of_rows_does_not_matter(gate):
     label, candidate, champion, groups = spoilt(HA=20)
     candidate = candidate.round(2)  # with ties
-    first = compute(gate, evidence(label, candidate, champion, groups))
+    first = evaluate_gate(gate, evidence(label, candidate, champion, groups))
     order = np.random.default_rng(8).permutation(label.size)
     again = [column[order] for column in (label, candidate, champion)]
-    assert compute(gate, evidence(*again, [groups[row] for row in order])) == first
+    assert evaluate_gate(gate, evidence(*again, [groups[row] for row in order])) == first
 
 
 def bad(label, candidate, champion, groups):
@@ -247,7 +247,7 @@ def bad(label, candidate, champion, groups):
 def test_bad_evidence_blocks_and_all_that_is_wrong_is_named():
     for data, reasons in bad(*rows({"UA": 400, "AA": 300})):
         for gate in (AUC, BRIER):
-            found = compute(gate, data)
+            found = evaluate_gate(gate, data)
             assert (found.outcome, found.candidate) == ("not_computed", None)
             for reason in reasons:
                 assert reason in found.reason
@@ -258,7 +258,7 @@ def test_a_large_slice_that_cannot_be_compared_blocks_by_its_name():
     candidate[400:] = candidate[400:].clip(0, 0.89)  # no row of AA is told to be of class 1
     champion[400:] = 0.95
     gate = BySliceGate(metric="precision", cut=0.9, group_by="carrier", resamples=200)
-    found = compute(gate, evidence(label, candidate, champion, groups))
+    found = evaluate_gate(gate, evidence(label, candidate, champion, groups))
     assert found.outcome == "not_computed"
     assert "carrier AA: " in found.reason
     assert named(found)["AA"].candidate is None
@@ -277,16 +277,16 @@ def test_a_metric_of_ones_own_is_computed_and_when_it_raises_blocks(monkeypatch)
         metric = f"metrics_of_a_test:{name}"
         return BySliceGate(metric=metric, higher_is_better=False, group_by="carrier", resamples=200)
 
-    found, same = (compute(gate, evidence(*data)) for gate in (by("mean_error"), MAE))
+    found, same = (evaluate_gate(gate, evidence(*data)) for gate in (by("mean_error"), MAE))
     assert found.outcome == same.outcome == "failed"
     assert found.candidate == pytest.approx(same.candidate)
     assert found.interval == pytest.approx(same.interval)
     few = spoilt(HA=50)
-    found = compute(by("of_many"), evidence(*few))  # raises on 50 rows, which are not judged
+    found = evaluate_gate(by("of_many"), evidence(*few))  # raises on 50 rows, which are not judged
     assert (found.outcome, named(found)["HA"].candidate) == ("failed", None)
     for name, problem in [("broken", "IndexError"), ("missing", "AttributeError")]:
         for champion in (data[2], NoChampion()):
-            record = compute(by(name), evidence(data[0], data[1], champion, data[3]))
+            record = evaluate_gate(by(name), evidence(data[0], data[1], champion, data[3]))
             assert record.outcome == "not_computed"
             assert f"metrics_of_a_test:{name} raised {problem}" in record.reason
 
@@ -299,7 +299,7 @@ def test_equal_models_are_blocked_no_oftener_than_stated(gate, slices, histories
     blocked = 0
     for history in range(histories):
         data = rows({f"slice {i}": 120 for i in range(slices)}, seed=history)
-        blocked += compute(gate, evidence(*data)).outcome == "failed"
+        blocked += evaluate_gate(gate, evidence(*data)).outcome == "failed"
     # Under the rate stated, more blocks than this come up once in a thousand seeds.
     assert blocked <= stats.binom.ppf(0.999, histories, 1 - confidence)
     assert blocked > 0  # it does look
@@ -310,7 +310,7 @@ def test_a_slice_truly_worse_is_found():
     for history in range(40):
         label, candidate, champion, groups = rows({f"slice {i}": 300 for i in range(10)}, seed=history)
         candidate[:300] = np.random.default_rng(history).random(300)
-        blocked += compute(AUC, evidence(label, candidate, champion, groups)).outcome == "failed"
+        blocked += evaluate_gate(AUC, evidence(label, candidate, champion, groups)).outcome == "failed"
     assert blocked == 40
 
 
@@ -318,5 +318,5 @@ def test_the_bound_is_that_of_the_slices_rows_alone():
     label, candidate, champion, groups = spoilt()
     at = np.array(groups) == "B6"
     alone = estimate_gain(AUC, label[at], candidate[at], champion[at], 0.05 / 3, "delong")
-    found = named(compute(AUC, evidence(label, candidate, champion, groups)))["B6"]
+    found = named(evaluate_gate(AUC, evidence(label, candidate, champion, groups)))["B6"]
     assert found.interval == pytest.approx((alone.low, alone.high), abs=1e-12)

@@ -9,8 +9,9 @@ from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from evergreen.gates import AgainstChampionGate, BySliceGate
-from evergreen.gates.comparisons import MetricGain, NotComparableError, delong, estimate_gain, mcnemar
+from evergreen.gates.comparisons import MetricGain, delong, estimate_gain, mcnemar
 from evergreen.gates.metrics import METRICS
+from evergreen.gates.verdict import NotComputedError
 
 pytestmark = pytest.mark.unit
 
@@ -54,13 +55,13 @@ def test_delong_is_its_formula_with_ties(rows):
     label, one, other = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
     positives = int(label.sum())
     if min(positives, label.size - positives) < 2:
-        with pytest.raises(NotComparableError, match="needs 2 of each"):
+        with pytest.raises(NotComputedError, match="needs 2 of each"):
             delong(label, one, other)
         return
     difference, error, *_ = written_out(label, one, other)
     if error < 1e-12:
         if abs(difference) > 1e-12:
-            with pytest.raises(NotComparableError, match="gain the same"):
+            with pytest.raises(NotComputedError, match="gain the same"):
                 delong(label, one, other)
         else:
             assert delong(label, one, other).standard_error == 0
@@ -139,7 +140,7 @@ def test_the_same_scores_are_a_gain_of_nothing_for_sure():
 def test_a_sure_gain_with_no_spread_is_no_certainty():
     """All of class 1 first, against all last: no row tells how far off the whole may be."""
     label = np.repeat([0.0, 1.0], 50)
-    with pytest.raises(NotComparableError, match="all 50 rows of class 1 gain the same"):
+    with pytest.raises(NotComputedError, match="all 50 rows of class 1 gain the same"):
         estimate_gain(AUC, label, label, 1 - label, 0.05, "delong")
 
 
@@ -271,7 +272,7 @@ def test_small_levels_are_not_cut_off_by_the_number_of_resamples():
 
 def test_resamples_without_a_class_are_named():
     label, one, other = scorers(np.random.default_rng(11), 200, share=0.0)
-    with pytest.raises(NotComparableError, match=r"of 1,000 resamples drew .* 200 rows, 2 of them of the rarer class"):
+    with pytest.raises(NotComputedError, match=r"of 1,000 resamples drew .* 200 rows, 2 of them of the rarer class"):
         estimate_gain(AUC, label, one, other, 0.05, "bootstrap")
 
 

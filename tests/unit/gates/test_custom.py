@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from evergreen.gates.evidence import Evidence, NoChampion
-from evergreen.gates.kinds.custom import compute
-from evergreen.gates.verdict import CustomGateResult
+from evergreen.gates.verdict import CustomGateResult, evaluate_gate
 from evergreen.spec.gates import CustomGate
 
 pytestmark = pytest.mark.unit
@@ -22,7 +21,7 @@ def record(monkeypatch):
         module = ModuleType("models_of_a_test")
         module.check = function
         monkeypatch.setitem(sys.modules, "models_of_a_test", module)
-        return compute(CustomGate(function="models_of_a_test:check"), Evidence(LABEL, SCORE, NoChampion()))
+        return evaluate_gate(CustomGate(function="models_of_a_test:check"), Evidence(LABEL, SCORE, NoChampion()))
 
     return given
 
@@ -87,6 +86,6 @@ def test_what_it_does_wrong_blocks_and_is_named(record, function, reasons):
     ],
 )
 def test_a_function_that_is_not_there_blocks(function, reason):
-    found = compute(CustomGate(function=function), Evidence(None, None, NoChampion()))
+    found = evaluate_gate(CustomGate(function=function), Evidence(None, None, NoChampion()))
     assert (found.outcome, found.rows) == ("not_computed", 0)
     assert f"{function} raised {reason}" in found.reason

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import recall_score, roc_auc_score
 
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
-from evergreen.gates.kinds.fairness import compute
+from evergreen.gates.verdict import evaluate_gate
 from evergreen.spec.gates import FairnessGate
 
 pytestmark = pytest.mark.unit
@@ -28,7 +28,7 @@ def evidence(label=LABEL, score=SCORE, groups=GROUPS):
 
 
 def test_the_rate_of_positives_by_hand():
-    found = compute(RATE, evidence())
+    found = evaluate_gate(RATE, evidence())
     assert (found.outcome, found.threshold, found.rows) == ("failed", 0.1, 15)
     assert found.candidate == pytest.approx(3 / 5 - 1 / 4)
     assert found.gate == "positive_rate_sex_fairness"
@@ -48,7 +48,7 @@ def test_the_rate_of_positives_by_hand():
     ("gate", "reference"), [(RECALL, lambda y, s: recall_score(y, s >= 0.5)), (AUC, roc_auc_score)]
 )
 def test_metrics_are_those_of_scikit_learn(gate, reference):
-    found = compute(gate, evidence())
+    found = evaluate_gate(gate, evidence())
     groups = np.array(GROUPS, dtype=object)
     by_hand = {name: reference(LABEL[groups == name], SCORE[groups == name]) for name in "abc"}
     assert found.candidate == pytest.approx(max(by_hand.values()) - min(by_hand.values()))
@@ -56,26 +56,26 @@ def test_metrics_are_those_of_scikit_learn(gate, reference):
 
 
 def test_the_limit_itself_passes():
-    exact = compute(RATE, evidence()).candidate
+    exact = evaluate_gate(RATE, evidence()).candidate
     at, below = (RATE.model_copy(update={"at_most": float(x)}) for x in (exact, np.nextafter(exact, 0)))
-    assert compute(at, evidence()).outcome == "passed"
-    missed = compute(below, evidence())
+    assert evaluate_gate(at, evidence()).outcome == "passed"
+    missed = evaluate_gate(below, evidence())
     assert missed.outcome == "failed"
     assert float(missed.reason.split("by ")[1].split()[0]) > below.at_most
 
 
 def test_groups_all_equal_pass_with_a_reason_that_fits():
-    found = compute(RATE, evidence(np.tile(LABEL[:5], 2), np.tile(SCORE[:5], 2), [*"aaaaabbbbb"]))
+    found = evaluate_gate(RATE, evidence(np.tile(LABEL[:5], 2), np.tile(SCORE[:5], 2), [*"aaaaabbbbb"]))
     assert (found.outcome, found.candidate) == ("passed", 0.0)
     assert found.reason == "positive_rate is 0.6 in all 2 groups by sex, at most 0.1 is allowed"
 
 
 def test_binary_metrics_need_both_classes_and_rates_do_not():
     label = np.zeros(15)
-    assert compute(RATE, evidence(label)).candidate == pytest.approx(0.35)
-    assert compute(RECALL, evidence(label)).outcome == "not_computed"
+    assert evaluate_gate(RATE, evidence(label)).candidate == pytest.approx(0.35)
+    assert evaluate_gate(RECALL, evidence(label)).outcome == "not_computed"
     label = np.where(np.array(GROUPS) == "c", 0, LABEL)
-    found = compute(RECALL, evidence(label))
+    found = evaluate_gate(RECALL, evidence(label))
     assert [part.is_judged for part in found.slices] == [True, True, False, False]
     assert found.candidate == pytest.approx(2 / 3 - 1 / 2)
 
@@ -83,7 +83,7 @@ def test_binary_metrics_need_both_classes_and_rates_do_not():
 def test_a_metric_that_the_candidate_leaves_undefined_blocks():
     score = np.where(np.array(GROUPS) == "b", SCORE.clip(0, 0.4), SCORE)  # nobody of b is told to be of class 1
     precision = FairnessGate(metric="precision", group_by="sex", cut=0.5, at_most=0.9, min_rows=4)
-    found = compute(precision, evidence(score=score))
+    found = evaluate_gate(precision, evidence(score=score))
     assert (found.outcome, found.reason) == ("not_computed", "precision does not exist for sex b")
     assert len(found.slices) == 4
 
@@ -94,8 +94,8 @@ def test_the_order_of_rows_does_not_matter():
     groups = [f"g{i}" for i in random.integers(0, 5, 500)]
     order = random.permutation(500)
     for gate in (RATE, AUC, FairnessGate(metric="log_loss", group_by="sex", at_most=0.1)):
-        shuffled = compute(gate, evidence(label[order], score[order], [groups[row] for row in order]))
-        assert compute(gate, evidence(label, score, groups)) == shuffled
+        shuffled = evaluate_gate(gate, evidence(label[order], score[order], [groups[row] for row in order]))
+        assert evaluate_gate(gate, evidence(label, score, groups)) == shuffled
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_order_of_rows_does_not_matter():
 )
 def test_bad_evidence_blocks_and_all_that_is_wrong_is_named(data, reasons):
     for gate in (RATE, RECALL, AUC):
-        found = compute(gate, data)
+        found = evaluate_gate(gate, data)
         assert (found.outcome, found.candidate) == ("not_computed", None)
         for reason in reasons:
             assert reason in found.reason
@@ -134,7 +134,7 @@ def test_a_metric_of_ones_own(monkeypatch):
 
     def by(name):
         metric = f"metrics_of_a_fairness_test:{name}"
-        return compute(
+        return evaluate_gate(
             FairnessGate(metric=metric, higher_is_better=True, group_by="sex", at_most=0.1, min_rows=4),
             evidence(),
         )

@@ -312,10 +312,10 @@ def folder():
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        ("broken", "the gate broke with RuntimeError: no such luck"),
-        ("nothing", "the gate broke with TypeError: float() argument"),
+        ("broken", "folder_of_a_model:broken raised RuntimeError: no such luck"),
+        ("nothing", "folder_of_a_model:nothing raised TypeError: float() argument"),
         ("nan", "the candidate has no folder_of_a_model:nan on 400 rows"),
-        ("missing", "the gate broke with AttributeError"),
+        ("missing", "folder_of_a_model:missing raised AttributeError"),
     ],
 )
 def test_a_function_of_the_users_that_fails_blocks(folder, function, says):

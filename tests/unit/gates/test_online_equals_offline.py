@@ -3,7 +3,7 @@
 import pytest
 
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion, OnlineSample
-from evergreen.gates.kinds.online_equals_offline import compute
+from evergreen.gates.verdict import evaluate_gate
 from evergreen.spec.gates import OnlineEqualsOfflineGate
 
 pytestmark = pytest.mark.unit
@@ -13,7 +13,7 @@ FEW = OnlineEqualsOfflineGate(at_most=0.01)
 
 
 def record(gate, online):
-    return compute(gate, Evidence([], [], NoChampion(), online_sample=online))
+    return evaluate_gate(gate, Evidence([], [], NoChampion(), online_sample=online))
 
 
 @pytest.mark.parametrize(

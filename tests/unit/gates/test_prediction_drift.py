@@ -5,7 +5,8 @@ import pytest
 from scipy import special, stats
 
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
-from evergreen.gates.kinds.prediction_drift import compute, psi, stability_index
+from evergreen.gates.kinds.serving import psi, stability_index
+from evergreen.gates.verdict import evaluate_gate
 from evergreen.spec.gates import PredictionDriftGate
 
 pytestmark = pytest.mark.unit
@@ -15,7 +16,7 @@ KS = PredictionDriftGate(statistic="ks", at_most=0.1)
 
 
 def record(gate, holdout, recent):
-    return compute(gate, Evidence([], holdout, NoChampion(), recent_predictions=recent))
+    return evaluate_gate(gate, Evidence([], holdout, NoChampion(), recent_predictions=recent))
 
 
 def test_the_index_of_a_published_example():

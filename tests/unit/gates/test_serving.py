@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
-from evergreen.gates.kinds.serving import compute
+from evergreen.gates.verdict import evaluate_gate
 from evergreen.spec.gates import ServingGate
 
 pytestmark = pytest.mark.unit
@@ -13,7 +13,7 @@ P99 = ServingGate(quantity="single_p99_ms", at_most=5.0)
 
 
 def record(serving, gate=P99):
-    return compute(gate, Evidence([], [], NoChampion(), serving_costs=serving))
+    return evaluate_gate(gate, Evidence([], [], NoChampion(), serving_costs=serving))
 
 
 @pytest.mark.parametrize(

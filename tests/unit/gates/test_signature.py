@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion
-from evergreen.gates.kinds.signature import compute
+from evergreen.gates.verdict import evaluate_gate
 from evergreen.spec.gates import SignatureGate
 
 pytestmark = pytest.mark.unit
@@ -14,7 +14,7 @@ MODEL = (("carrier", "string"), ("distance", "double"), ("hour", "long"), ("wind
 
 
 def record(signature):
-    return compute(SignatureGate(), Evidence([], [], NoChampion(), input_signature=signature))
+    return evaluate_gate(SignatureGate(), Evidence([], [], NoChampion(), input_signature=signature))
 
 
 def against(*serving):

@@ -28,7 +28,7 @@ TEMPLATE = "evergreen/reports/templates/base.html.j2"
 TABLE = "evergreen_models/flight_delay_net/tables/ports.csv"
 VERDICTS = {"verdict", "backtest measurements", "backtest report"}
 CHANGES = {
-    "evergreen/gates/kinds/threshold.py": VERDICTS,
+    "evergreen/gates/kinds/metric.py": VERDICTS,
     "evergreen/spec/gates.py": VERDICTS,
     "evergreen/evaluation/rows.py": {"evidence", "backtest measurements", "backtest report"},
     "evergreen/scoring/formats.py": {"evidence", "backtest scores", "backtest measurements", "backtest report"},

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from evergreen.gates import GateResult, decide_verdict
-from evergreen.reports.backtest import render_backtest_report, summarize_backtest, summary_lines
-from evergreen.reports.backtest_results import (
+from evergreen.reports.backtest import (
     BacktestResults,
     BacktestStep,
     DeploymentSummary,
     GainEstimate,
     PeriodSummary,
     PolicySummary,
+    render_backtest_report,
+    summarize_backtest,
+    summary_lines,
 )
 
 pytestmark = pytest.mark.unit

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import zeta
 
 from evergreen.gates import (
     AgainstChampionGate,
@@ -32,28 +33,19 @@ from evergreen.gates import (
     SignatureGate,
     SliceResult,
     ThresholdGate,
+    Verdict,
     decide_verdict,
     judge_evidence,
 )
-from evergreen.reports import AlphaBudget, GateReportContext, render_gate_report
+from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison
+from evergreen.ledger import VerdictRecorded
+from evergreen.reports.gate_report import render_gate_report
+from evergreen.spec.model import ModelSpec
+from evergreen.window import RunReason
 
 pytestmark = pytest.mark.unit
 
-CONTEXT = GateReportContext(
-    model="flight_delay",
-    description="Probability that a flight arrives late.",
-    owner="somebody@example.org",
-    candidate_fingerprint="3f9c2b71aa90c4e2" * 4,
-    candidate_version=None,
-    champion_version="7",
-    as_of=date(2013, 3, 1),
-    holdout=(date(2013, 2, 22), date(2013, 3, 1)),
-    holdout_rows=1_500,
-    run_id="scheduled__2013-03-01",
-    run_reason="scheduled",
-    input_fingerprints={"training set": "aa11" * 16},
-    alpha_budgets=[AlphaBudget("auc_against_champion", 0.01, 0.05)],
-)
+HOLDOUT = (date(2013, 2, 22), date(2013, 3, 1))
 BINARY_GATES: tuple[Gate, ...] = (
     ThresholdGate(metric="auc", at_least=0.6),
     AgainstChampionGate(metric="auc", must_be="better"),
@@ -70,6 +62,20 @@ CONTINUOUS_GATES: tuple[Gate, ...] = (
     ThresholdGate(metric="rmse", at_most=20),
     AgainstChampionGate(metric="mae", must_be="not_worse", margin=1, resamples=200),
     BySliceGate(metric="mae", group_by="carrier", margin=2, resamples=200),
+)
+
+MODEL = ModelSpec(
+    name="flight_delay",
+    owner="somebody@example.org",
+    description="Probability that a flight arrives late.",
+    features="flight_delay",
+    feature_service="flight_delay",
+    schedule="0 0 * * 1",
+    gates=BINARY_GATES,
+)
+EARLIER = EarlierComparison(
+    (date(2013, 2, 1), date(2013, 2, 8)),
+    (AlphaSpend("auc_against_champion", 0.005, False), AlphaSpend("auc_against_champion", 0.02, True)),
 )
 
 
@@ -125,7 +131,7 @@ def evidence(n: int = 1_500, **changes: Any) -> Evidence:
         label=label,
         candidate=scores(1.0),
         champion=scores(2.5),
-        days=CONTEXT.holdout,
+        days=HOLDOUT,
         groups={"carrier": list(carrier)},
         baselines={"prior": np.full(n, 0.3)},
         recent_predictions=scores(1.0)[:300],
@@ -141,16 +147,34 @@ def continuous_evidence(n: int = 1_500, **changes: Any) -> Evidence:
     label = random.gamma(2, 15, n)
     carrier = list(random.choice(["AA", "B6"], n))
     candidate, champion = label + random.normal(0, 10, n), label + random.normal(3, 12, n)
-    return Evidence(label, candidate, champion, CONTEXT.holdout, {"carrier": carrier}, **changes)
+    return Evidence(label, candidate, champion, HOLDOUT, {"carrier": carrier}, **changes)
 
 
-def page(data: Evidence, gates: tuple[Gate, ...] = BINARY_GATES, context: GateReportContext = CONTEXT) -> Page:
-    return Page(render_gate_report(context, gates, judge_evidence(gates, data), data))
+def render(gates: tuple[Gate, ...], verdict: Verdict, data: Evidence, **changes: Any) -> str:
+    """Return the page; `changes` are of the model, or of the event."""
+    event = VerdictRecorded(
+        run="scheduled__2013-03-01",
+        run_reason=RunReason.SCHEDULE,
+        as_of=date(2013, 3, 1),
+        holdout=HOLDOUT,
+        candidate_fingerprint="3f9c2b71aa90c4e2" * 4,
+        champion_version="7",
+        verdict=verdict,
+        fingerprints={"training_set": "aa11" * 16, "evaluation": "bb22" * 16},
+    )
+    of_model = {name: value for name, value in changes.items() if name in ModelSpec.model_fields}
+    of_event = {name: value for name, value in changes.items() if name not in of_model}
+    model = MODEL.model_copy(update={"gates": gates, **of_model})  # not validated: a model without gates, too
+    return render_gate_report(model, event.model_copy(update=of_event), data, [EARLIER])
+
+
+def page(data: Evidence, gates: tuple[Gate, ...] = BINARY_GATES, **changes: Any) -> Page:
+    return Page(render(gates, judge_evidence(gates, data), data, **changes))
 
 
 @cache
 def good_page() -> str:
-    return render_gate_report(CONTEXT, BINARY_GATES, judge_evidence(BINARY_GATES, evidence()), evidence())
+    return render(BINARY_GATES, judge_evidence(BINARY_GATES, evidence()), evidence())
 
 
 def test_report_of_good_evidence_shows_everything() -> None:
@@ -162,7 +186,9 @@ def test_report_of_good_evidence_shows_everything() -> None:
     for text in ("candidate AUC 0.8", "champion AUC 0.6", "Calibration", "label 1", "rare (", "12.5", "600"):
         assert text in report.words, text
     assert "could not be drawn" not in report.words
-    assert ("aria-label", "20.0 % of the budget") in report.attributes
+    spent = 100 * (0.005 + 0.05 / zeta(1.6)) / 0.05  # of the earlier comparison that failed, and of this one
+    assert ("aria-label", f"{spent:.1f} % of the budget") in report.attributes
+    assert "training set aa11aa11aa11, evaluation bb22bb22bb22" in report.words
 
 
 def test_report_of_passed_gates_says_so() -> None:
@@ -172,9 +198,7 @@ def test_report_of_passed_gates_says_so() -> None:
 
 
 def test_report_without_champion_shows_candidate_only() -> None:
-    report = page(
-        evidence(champion=NoChampion()), BINARY_GATES[:-1], replace(CONTEXT, champion_version=None, alpha_budgets=())
-    )
+    report = page(evidence(champion=NoChampion()), BINARY_GATES[:-1], champion_version=None)
     assert "may become the first champion" in report.words
     assert "there is no champion yet" in report.words
     assert "champion AUC" not in report.words
@@ -260,7 +284,7 @@ CONTINUOUS_CASES = ("some NaN scores", "constant scores", "one class", "empty", 
 def test_report_shows_bad_evidence_as_problems(gates: tuple[Gate, ...], changes: Mapping[str, Any]) -> None:
     data = evidence(**({"recent_predictions": MissingEvidence("made later")} | dict(changes)))
     verdict = judge_evidence(gates, data)
-    report = Page(render_gate_report(CONTEXT, gates, verdict, data))
+    report = Page(render(gates, verdict, data))
     assert "could not be drawn" not in report.words
     for result in verdict.results:
         assert result.outcome == "passed" or report.words.count(" ".join(result.reason.split())) >= 2
@@ -287,12 +311,12 @@ def test_report_survives_a_failing_plot(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_report_of_results_without_gates_and_vice_versa() -> None:
     data = evidence()
-    report = Page(render_gate_report(CONTEXT, BINARY_GATES, decide_verdict([]), data))
+    report = Page(render(BINARY_GATES, decide_verdict([]), data))
     assert "no gates: nothing speaks for the candidate" in report.words
     stray = GateResult(
         gate="gone", outcome="failed", candidate=1, threshold=2, rows=3, interval=(0, 1), reason="it is so"
     )
-    report = Page(render_gate_report(CONTEXT, (), decide_verdict([stray]), data))
+    report = Page(render((), decide_verdict([stray]), data))
     assert "of the only gate for candidate 3f9c2b71aa90, 1 failed" in report.words
     assert "not in the spec" in report.words
 
@@ -322,8 +346,8 @@ def test_report_escapes_names() -> None:
         slices=parts,
         reason="<b>much</b>",
     )
-    context = replace(CONTEXT, description="a <i>model</i>", owner='"><script>', run_id="</title>")
-    html = render_gate_report(context, (gate,), decide_verdict([result]), evidence())
+    texts = {"description": "a <i>model</i>", "owner": '"><script>', "run": "</title>"}
+    html = render((gate,), decide_verdict([result]), evidence(), **texts)
     assert "<script" not in html
     report = Page(html)
     assert "<b>much</b>" in report.words
@@ -353,7 +377,7 @@ def test_report_shows_the_worst_of_many_slices() -> None:
         slices=parts,
         reason="fine",
     )
-    report = Page(render_gate_report(CONTEXT, (gate,), decide_verdict([result]), evidence()))
+    report = Page(render((gate,), decide_verdict([result]), evidence()))
     assert "s099 (200 rows)" in report.words
     assert "s001 (200 rows)" not in report.words
     assert "60 more are not shown" in report.words
@@ -371,9 +395,7 @@ def test_report_shows_signature_and_online_differences() -> None:
 
 
 def test_equal_inputs_render_equal_bytes() -> None:
-    assert (
-        render_gate_report(CONTEXT, BINARY_GATES, judge_evidence(BINARY_GATES, evidence()), evidence()) == good_page()
-    )
+    assert render(BINARY_GATES, judge_evidence(BINARY_GATES, evidence()), evidence()) == good_page()
 
 
 def test_report_of_large_holdout_is_small_and_fast() -> None:
@@ -381,6 +403,6 @@ def test_report_of_large_holdout_is_small_and_fast() -> None:
     verdict = judge_evidence(BINARY_GATES[:1], data)
     good_page()  # imports are not counted
     start = time.process_time()
-    html = render_gate_report(CONTEXT, BINARY_GATES, verdict, data)
+    html = render(BINARY_GATES, verdict, data)
     assert time.process_time() - start < 3
     assert len(html.encode()) < 1_000_000

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from evergreen.errors import ScoringError
 from evergreen.evaluation import score_table
-from evergreen.scoring import predictions, predictors
+from evergreen.scoring import predictions
 from support.onnx_models import COLUMNS, expected, network, rows, save
 
 pytestmark = pytest.mark.unit
@@ -56,10 +56,10 @@ def test_scores_do_not_depend_on_parts_threads_or_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object]
 ) -> None:
     write(tmp_path)
-    features = predictors.load_predictor(predictions.model_file(tmp_path)).input_columns
+    features = predictions.load_model(tmp_path).input_columns
     whole = score_table(tmp_path, TABLE, features)
     assert np.array_equal(whole, score_table(tmp_path, TABLE, features))
-    one = predictors.load_predictor(predictions.model_file(tmp_path), threads=1).predict(TABLE.select(list(features)))
+    one = predictions.load_model(tmp_path, threads=1).predict(TABLE.select(list(features)))
     assert np.array_equal(whole, one.reshape(-1))
     monkeypatch.setattr(predictions, "SCORING_BATCH_ROWS", 300)
     assert score_table(tmp_path, TABLE, features) == pytest.approx(whole, abs=1e-7)
@@ -69,7 +69,7 @@ def test_scores_do_not_depend_on_parts_threads_or_times(
 @pytest.mark.parametrize("write", [lambda folder: save(network(rank=2), folder), trees])
 def test_what_serving_times_are_the_predictions(tmp_path: Path, write: Callable[[Path], object]) -> None:
     write(tmp_path)
-    predictor = predictors.load_predictor(predictions.model_file(tmp_path), threads=1)
+    predictor = predictions.load_model(tmp_path, threads=1)
     inputs = TABLE.select(list(predictor.input_columns)).slice(0, 50)
     answered = np.concatenate([np.ravel(predictor.prepare_request(inputs.slice(n, 1))()) for n in range(50)])
     assert answered == pytest.approx(predictor.predict(inputs).reshape(-1), abs=1e-7)

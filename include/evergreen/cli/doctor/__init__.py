@@ -70,6 +70,8 @@ def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Itera
         return DoctorCheck(subject, redact_url(str(target)), partial(function, target, **options))
 
     yield DoctorCheck("settings", "the environment", environment.check_environment_variables)
+    models = ", ".join(map(str, config.models))
+    yield DoctorCheck("models", models, environment.check_models)
     yield check("lake", storage.check_folder, config.lake)
     yield check("ledger", storage.check_storage, config.ledger, append_only=True)
     yield check("jobs", storage.check_storage, config.jobs)

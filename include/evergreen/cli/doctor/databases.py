@@ -49,7 +49,7 @@ def check_mlflow_database(url: str) -> CheckPassed:
 def check_online_store(url: str) -> CheckPassed:
     """Check that the online store accepts values and does not evict them."""
     if "://" not in url:
-        return check_folder(Path(url).parent)
+        return check_folder(Path(url))
     import redis
 
     from evergreen.feature_store.online_backends import connect_redis

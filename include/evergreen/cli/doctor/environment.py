@@ -13,6 +13,7 @@ from pathlib import Path
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
 from evergreen.errors import EvergreenError
 from evergreen.settings import ENV_PREFIX, STACK_VARIABLE, Settings, variable_name
+from evergreen.spec.loader import feature_spec, load_spec, model_names
 
 MIN_JAVA_VERSION = 17
 _NON_SETTINGS = {"EVERGREEN_PRELOAD", STACK_VARIABLE}
@@ -33,6 +34,21 @@ def check_environment_variables() -> CheckPassed:
             f"did you mean {similar[0]}?" if similar else "remove it: evergreen/settings.py lists all variables",
         )
     return CheckPassed(f"{len(names)} variables, all known")
+
+
+def check_models() -> CheckPassed:
+    """Check that every model folder loads: a broken one has no DAGs."""
+    names = model_names()
+    faults = []
+    for name in names:
+        try:
+            feature_spec(load_spec(name))
+        except EvergreenError as error:
+            faults.append(str(error))
+    if faults:
+        problem = f"{len(faults)} of {len(names)} model folders have no DAGs: " + "\n".join(faults)
+        raise CheckFailedError(problem, "correct them; the other models are not affected")
+    return CheckPassed(f"{len(names)} model folders, all valid")
 
 
 def check_java() -> CheckPassed:

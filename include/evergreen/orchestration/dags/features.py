@@ -43,7 +43,7 @@ from evergreen.features import inputs, planning
 from evergreen.ingest import announcements, raw_files
 from evergreen.orchestration.dag_run import RETRY_ARGS, dag_kwargs, dag_run_info, data_range_kwargs, skip_tasks
 from evergreen.orchestration.handover import FeaturesPlan, XCom
-from evergreen.orchestration.triggers.dag_runs import ACTIVE_STATES, DagRunsFinishedTrigger
+from evergreen.orchestration.triggers import ACTIVE_STATES, DagRunsFinishedTrigger
 from evergreen.orchestration.triggers.raw_days import RawDataTrigger
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import Any
 
 import tenacity
@@ -20,27 +19,13 @@ from kubernetes.client import ApiException, CoreV1Api  # noqa: TID253
 from kubernetes.config import ConfigException  # noqa: TID253
 from urllib3.exceptions import HTTPError
 
-from evergreen.orchestration.triggers.pod import (
-    TrainerPodTrigger,
-    event_selector,
-    is_transient,
-    summary,
-)
+from evergreen.orchestration.triggers.pod import TrainerPodTrigger, is_transient, summary
 from evergreen.settings import PodSettings
 from evergreen.training.backends import diagnosis
-from evergreen.training.backends.pod import (
-    GRACE_PERIOD_S,
-    JOB_ANNOTATION,
-    RUN_LABEL,
-    SPEC_HASH_ANNOTATION,
-    label_value,
-)
+from evergreen.training.backends.pod import GRACE_PERIOD_S, JOB_ANNOTATION, RUN_LABEL, SPEC_HASH_ANNOTATION, label_value
 from evergreen.training.outcome import AttemptResult, Outcome, RetryableTrainingError
 
 log = logging.getLogger(__name__)
-
-RESUME_METHOD = "execute_complete"
-"""Method of the operator that is called with the trigger's `event`."""
 
 _DELETION_S = GRACE_PERIOD_S + 60  # a node may be slow to report
 _SYNC_LOGGING_S = 2  # a task that waits by itself shows the log as it is written
@@ -59,23 +44,13 @@ class TrainerPod:
     The pod is named by the job, and the API server gives a name to one pod at a time: that, and not a list of
     pods that looks right, keeps a second one away.
 
-    Args:
-        manifest: the pod, of `evergreen.training.backends.pod.pod_manifest`.
-        pods: the settings.
-        timeout: of a deferral.
-        state: handed to the trigger, and part of its event.
+    `manifest` is that of `pod_manifest`, `timeout` that of a deferral, and `state` becomes part of the trigger's event.
     """
 
-    def __init__(
-        self,
-        *,
-        manifest: Mapping[str, Any],
-        pods: PodSettings,
-        timeout: timedelta,
-        state: Mapping[str, Any] | None = None,
-    ):
+    def __init__(self, *, manifest: Mapping[str, Any], pods: PodSettings, timeout: timedelta, state: Mapping[str, Any]):
         self.name = manifest["metadata"]["name"]
         self._manifest, self._pods, self._timeout, self._state = manifest, pods, timeout, state
+        self._hook = KubernetesHook(conn_id=pods.connection)
         self._startup_timeout = timedelta(minutes=pods.startup_timeout_minutes)
         # Of the pod of this attempt: another run of the same job may have created the next one by now.
         self._uid = ""
@@ -91,11 +66,11 @@ class TrainerPod:
         try:
             if event is None:
                 self._create_or_adopt()
-            else:
-                self._uid = event["uid"]
+                event = self._await_event()
+            self._uid = event["uid"]
             return self._monitor(event)
         except _NotStartedError as error:
-            return error.result
+            return AttemptResult(*error.args)
         except ConfigException as error:
             fix = "name a connection in EVERGREEN_PODS__CONNECTION, or a file in KUBECONFIG"
             return AttemptResult(Outcome.BAD_CONFIG, f"no cluster is known: {error}: {fix}")
@@ -112,8 +87,6 @@ class TrainerPod:
         if self._uid:
             self._delete()
 
-    # Before the wait.
-
     @_retry_transient
     def _create_or_adopt(self) -> None:
         """Have a pod: the one that exists, or a new one once an old one is really gone.
@@ -123,7 +96,13 @@ class TrainerPod:
         """
         while (pod := self._read()) is not None:
             self._raise_if_killed()
-            self._check_owner(pod)
+            job, pod_job = _annotation(self._manifest, JOB_ANNOTATION), _annotation(pod, JOB_ANNOTATION)
+            if job != pod_job:
+                raise _NotStartedError(
+                    Outcome.BAD_CONFIG,
+                    f"pod {self.name} in namespace {self._pods.namespace} works on {pod_job or 'something else'}, not "
+                    f"on {job}: give each installation a namespace of its own (EVERGREEN_PODS__NAMESPACE)",
+                )
             if diagnosis.is_pod_terminating(pod):
                 log.info("Pod %s is being deleted: waiting until it is gone", self.name)
                 self._await_deletion(pod)
@@ -137,15 +116,6 @@ class TrainerPod:
         pod = self._api.create_namespaced_pod(self._pods.namespace, dict(self._manifest))
         log.info("Pod %s is created", self.name)
         self._hold(pod.metadata.uid)
-
-    def _check_owner(self, pod: diagnosis.PodJson) -> None:
-        job, pod_job = _annotation(self._manifest, JOB_ANNOTATION), _annotation(pod, JOB_ANNOTATION)
-        if job != pod_job:
-            raise _NotStartedError(
-                Outcome.BAD_CONFIG,
-                f"pod {self.name} in namespace {self._pods.namespace} works on {pod_job or 'something else'}, not on "
-                f"{job}: give each installation a namespace of its own (EVERGREEN_PODS__NAMESPACE)",
-            )
 
     def _is_reusable(self, pod: diagnosis.PodJson) -> bool:
         """Whether to continue with a pod that exists, rather than with a new one."""
@@ -180,19 +150,24 @@ class TrainerPod:
         if self._is_killed:
             raise RetryableTrainingError("the task was ended from outside, and its pod with it: the next try goes on")
 
-    # The wait, and what follows.
-
-    def _monitor(self, event: Mapping[str, Any] | None) -> AttemptResult:
-        event = event or self._await_event()
+    def _monitor(self, event: Mapping[str, Any]) -> AttemptResult:
         while True:
             self._raise_if_killed()
-            pod = self._get_pod()
-            if pod is None:
-                return diagnosis.POD_GONE
-            if event["problem"] or diagnosis.is_wait_over(pod, self._startup_timeout, datetime.now(UTC)):
-                return self._finish(pod, event["problem"])
+            pod = _retry_transient(self._read)()
+            if not pod or pod["metadata"]["uid"] != self._uid:
+                return diagnosis.diagnose_pod(None)
+            problem = event["problem"]
+            if problem or diagnosis.is_wait_over(pod, self._startup_timeout, datetime.now(UTC)):
+                break
             # The API server was away for long, and the pod is at work.
             event = self._await_event(event["log_position"])
+        unrecoverable = diagnosis.diagnose_unrecoverable_pod(pod, datetime.now(UTC))
+        result = unrecoverable or diagnosis.diagnose_pod(pod, self._events())
+        if problem and diagnosis.has_trainer_started(pod) and not diagnosis.is_pod_finished(pod):
+            result = AttemptResult(result.outcome, f"{result.message}: {problem}")
+        # Whoever creates the next one waits until it is gone; a kubelet may take a minute for one that never began.
+        self._delete()
+        return result
 
     def _await_event(self, log_position: str = "") -> Mapping[str, Any]:
         is_deferrable = self._pods.deferrable
@@ -209,33 +184,12 @@ class TrainerPod:
             state=self._state,
         )
         if is_deferrable:
-            raise TaskDeferred(trigger=trigger, method_name=RESUME_METHOD, timeout=self._timeout)
+            raise TaskDeferred(trigger=trigger, method_name="execute_complete", timeout=self._timeout)
         return asyncio.run(_first_event(trigger))
-
-    def _finish(self, pod: diagnosis.PodJson, problem: str) -> AttemptResult:
-        unrecoverable = diagnosis.diagnose_unrecoverable_pod(pod, datetime.now(UTC))
-        result = unrecoverable or diagnosis.diagnose_pod(pod, self._events())
-        if problem and diagnosis.has_trainer_started(pod) and not diagnosis.is_pod_finished(pod):
-            result = AttemptResult(result.outcome, f"{result.message}: {problem}")
-        # Whoever creates the next one waits until it is gone; a kubelet may take a minute for one that never began.
-        self._delete()
-        return result
-
-    # The cluster.
-
-    @cached_property
-    def _hook(self) -> KubernetesHook:
-        return KubernetesHook(conn_id=self._pods.connection)
 
     @property
     def _api(self) -> CoreV1Api:
         return self._hook.core_v1_client
-
-    @_retry_transient
-    def _get_pod(self) -> diagnosis.PodJson | None:
-        """The pod of this attempt; None if it is gone."""
-        pod = self._read()
-        return pod if pod and pod["metadata"]["uid"] == self._uid else None
 
     def _read(self) -> diagnosis.PodJson | None:
         """The pod of the job, whichever that is; None if there is none."""
@@ -247,14 +201,14 @@ class TrainerPod:
             raise
 
     def _events(self) -> list[diagnosis.PodJson]:
+        selector = f"involvedObject.uid={self._uid}"
         try:
-            events = self._api.list_namespaced_event(self._pods.namespace, field_selector=event_selector(self._uid))
+            events = self._api.list_namespaced_event(self._pods.namespace, field_selector=selector)
         except (ApiException, HTTPError):
             return []  # they only make the message better
         return [_to_json(self._api, event) for event in events.items]
 
     def _delete(self) -> None:
-        """Delete the pod of this attempt."""
         try:
             delete_pod(self._api, self._pods.namespace, self.name, self._uid)
         except (ApiException, HTTPError) as error:
@@ -279,17 +233,11 @@ def delete_pods_of_run(run: str, pods: PodSettings) -> None:
 
 
 class _NotStartedError(Exception):
-    """There is no pod to wait for, and why."""
-
-    def __init__(self, outcome: Outcome, message: str):
-        super().__init__(message)
-        self.result = AttemptResult(outcome, message)
+    """There is no pod to wait for; its arguments are the outcome and why."""
 
 
 async def _first_event(trigger: TrainerPodTrigger) -> Mapping[str, Any]:
-    async for event in trigger.run():
-        return event.payload
-    raise AssertionError("the trigger fires once")
+    return (await anext(trigger.run())).payload
 
 
 def _annotation(pod: Mapping[str, Any], key: str) -> str:
@@ -297,5 +245,4 @@ def _annotation(pod: Mapping[str, Any], key: str) -> str:
 
 
 def _to_json(api: CoreV1Api, resource: Any) -> diagnosis.PodJson:
-    """An object of the client as the JSON that the API server speaks."""
     return api.api_client.sanitize_for_serialization(resource)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -17,6 +18,7 @@ from evergreen.spec.model import ModelSpec
 
 if TYPE_CHECKING:
     from evergreen.orchestration.operators.pod import TrainerPod
+    from evergreen.storage import UPath
 
 
 class TrainOperator(BaseOperator):
@@ -46,11 +48,26 @@ class TrainOperator(BaseOperator):
         self._pod: TrainerPod | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:
-        return self._train(context)
+        return self.execute_complete(context)
 
-    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Continue once the trigger of the pod has fired; the name is `operators.pod.RESUME_METHOD`."""
-        return self._train(context, event)
+    def execute_complete(self, context: Any, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Train, or continue with the event of the pod's trigger."""
+        from evergreen.feature_store import training_sets
+        from evergreen.training import candidates
+        from evergreen.training.backends import process
+
+        model = loader.load_spec(self.model)
+        source = training_sets.training_set_dataset(model)
+        training_set = source.resolve(self.training_set_reference)
+        inputs = (model, training_set, source, training_sets.model_input_columns(model))
+        if event or settings().training_backend == "pod":
+            run_job = partial(self._run_in_pods, context, model, event)
+            candidate = candidates.train_candidate(*inputs, run_job, is_running=bool(event))
+        else:
+            candidate = process.train_in_process(*inputs, dag_run_name(context))
+        return TrainedCandidate(
+            training_set_reference=self.training_set_reference, candidate_reference=candidate.reference
+        ).dump()
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
         try:
@@ -69,80 +86,35 @@ class TrainOperator(BaseOperator):
             # Called in a signal handler: the exception unwinds the stack, which ends the training process.
             raise RetryableTrainingError("the task was ended from outside")
 
-    def _train(self, context: Any, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        from evergreen import storage
-        from evergreen.feature_store import training_sets
-        from evergreen.training import candidates
-        from evergreen.training.backends import process
-
-        model = loader.load_spec(self.model)
-        source, features = training_sets.training_set_dataset(model), training_sets.model_input_columns(model)
-        training_set = source.resolve(self.training_set_reference)
-        published = None if event else candidates.find_published_candidate(model, training_set, features)
-        if published:
-            fingerprint = published.fingerprint[:12]
-            self.log.info("model %s is published already with fingerprint %s", published.partition, fingerprint)
-        else:
-            job_file = str(candidates.prepare_job(model, training_set, source, features))
-            if event or settings().training_backend == "pod":
-                self._run_in_pods(context, model, job_file, event)
-            else:
-                process.run_attempts(model, storage.storage_path(job_file), dag_run_name(context))
-            # Whatever an attempt or Airflow reports, only a complete model is success.
-            published = candidates.publish_candidate(model, training_set, features)
-        return TrainedCandidate(
-            training_set_reference=self.training_set_reference, candidate_reference=published.reference
-        ).dump()
-
-    def _run_in_pods(self, context: Any, model: ModelSpec, job_file: str, event: Mapping[str, Any] | None) -> None:
-        """Attempt the job until there is a result; an attempt that is preempted is followed by another at once.
-
-        Raises:
-            TaskDeferred: an attempt goes on, and the trigger waits for it.
-            RetryableTrainingError, TrainingError: as of `AttemptResult.raise_unless_resumable`.
-        """
-        from evergreen import storage
-        from evergreen.training import runner
+    def _run_in_pods(self, context: Any, model: ModelSpec, event: Mapping[str, Any] | None, job_file: UPath) -> None:
+        """Attempt the job until there is a result; an attempt that is preempted is followed by another at once."""
+        from evergreen.orchestration.operators.pod import TrainerPod
+        from evergreen.training import Job, runner
+        from evergreen.training.backends import pod
         from evergreen.training.outcome import Outcome, RetryableTrainingError
 
-        preemptions = 0
+        preemptions, uri, folder = 0, str(job_file), job_file.parent
         if event:
-            state = event["state"]
-            preemptions = state["preemptions"]
-            if state["job"] != job_file:
+            preemptions = event["state"]["preemptions"]
+            if event["state"]["job"] != uri:
                 _delete_pods(dag_run_name(context))
                 raise RetryableTrainingError(
                     f"{model.name}'s code, data or parameters changed while it was trained: the next try trains anew"
                 )
-        folder = storage.storage_path(job_file).parent
+        pods, limit = settings().pods, model.resources.max_preemptions
+        template = pod.load_pod_template(pods.template) if pods.template else None
+        manifest = pod.pod_manifest(model, Job.read(job_file), uri, dag_run_name(context), pods, template)
         while True:
-            self._pod = self._build_trainer_pod(context, model, job_file, preemptions)
+            state = {"job": uri, "preemptions": preemptions}
+            self._pod = TrainerPod(manifest=manifest, pods=pods, timeout=training_timeout(model), state=state)
             ended = self._pod.attempt(event)
             if ended.outcome is Outcome.SUCCEEDED or runner.is_training_complete(folder.name, folder):
                 return
-            ended.raise_unless_resumable(model.name, preemptions, model.resources.max_preemptions)
+            ended.raise_unless_resumable(model.name, preemptions, limit)
             preemptions += 1
-            self.log.warning(
-                "Attempt %s was preempted: %s. The next one begins at once (%s of %s)",
-                preemptions,
-                ended.message,
-                preemptions,
-                model.resources.max_preemptions,
-            )
+            message = "Attempt %s was preempted: %s. The next one begins at once (%s of %s)"
+            self.log.warning(message, preemptions, ended.message, preemptions, limit)
             event = None
-
-    def _build_trainer_pod(self, context: Any, model: ModelSpec, job_file: str, preemptions: int) -> TrainerPod:
-        from evergreen import storage
-        from evergreen.orchestration.operators.pod import TrainerPod
-        from evergreen.training.backends import pod
-        from evergreen.training.job import Job
-
-        pods = settings().pods
-        template = pod.load_pod_template(pods.template) if pods.template else None
-        job = Job.read(storage.storage_path(job_file))
-        manifest = pod.pod_manifest(model, job, job_file, dag_run_name(context), pods, template)
-        state = {"job": job_file, "preemptions": preemptions}
-        return TrainerPod(manifest=manifest, pods=pods, timeout=training_timeout(model), state=state)
 
 
 def delete_leftover_pods(context: Mapping[str, Any]) -> None:

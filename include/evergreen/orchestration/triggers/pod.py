@@ -16,6 +16,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kubernetes_asyncio.client import ApiClient, ApiException, CoreV1Api, V1DeleteOptions, V1Preconditions
 from urllib3.exceptions import HTTPError
 
+from evergreen.orchestration.triggers import serialize_trigger
 from evergreen.training.backends import diagnosis
 from evergreen.training.backends.pod import TRAINER_CONTAINER
 
@@ -41,33 +42,23 @@ class TrainerPodTrigger(BaseTrigger):
         uid: str,
         startup_seconds: float,
         logging_seconds: float,
+        state: Mapping[str, Any],
         connection: str | None = None,
         in_cluster: bool | None = None,
         log_position: str = "",
-        state: Mapping[str, Any] | None = None,
     ):
         super().__init__()  # type: ignore[no-untyped-call]
         self.name, self.namespace, self.uid = name, namespace, uid
         self.startup_seconds, self.logging_seconds = startup_seconds, logging_seconds
         self.connection, self.in_cluster = connection, in_cluster
         self.log_position = log_position
-        self.state = dict(state or {})
-        self._log_fetched: float | None = None
+        self.state = dict(state)
+        self._log_fetched = -math.inf
         self._events_shown: set[tuple[str, str]] = set()
         self._last_warning = ""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return f"{__name__}.{type(self).__name__}", {
-            "name": self.name,
-            "namespace": self.namespace,
-            "uid": self.uid,
-            "startup_seconds": self.startup_seconds,
-            "logging_seconds": self.logging_seconds,
-            "connection": self.connection,
-            "in_cluster": self.in_cluster,
-            "log_position": self.log_position,
-            "state": self.state,
-        }
+        return serialize_trigger(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         problem, hook, last_contact, is_responding = "", self._hook(), time.monotonic(), True
@@ -114,20 +105,18 @@ class TrainerPodTrigger(BaseTrigger):
             raise
         if pod["metadata"]["uid"] != self.uid:
             return True
+        log_age = time.monotonic() - self._log_fetched
         settled = diagnosis.is_wait_over(pod, timedelta(seconds=self.startup_seconds), datetime.now(UTC))
         if not diagnosis.has_trainer_started(pod):
             await self._show_events(api)
-        elif settled or diagnosis.is_pod_terminating(pod) or self._is_log_due():
+        elif settled or diagnosis.is_pod_terminating(pod) or log_age >= self.logging_seconds:
             await self._show_log(api, complete=settled)
         return settled
-
-    def _is_log_due(self) -> bool:
-        return self._log_fetched is None or time.monotonic() >= self._log_fetched + self.logging_seconds
 
     async def _show_events(self, api: CoreV1Api) -> None:
         """Log what Kubernetes reports of this pod before it runs: images pulled, nodes awaited."""
         try:
-            events = await api.list_namespaced_event(self.namespace, field_selector=event_selector(self.uid))
+            events = await api.list_namespaced_event(self.namespace, field_selector=f"involvedObject.uid={self.uid}")
         except (ApiException, ClientError, TimeoutError) as error:
             self._warn(f"The events of pod {self.name} cannot be listed: {summary(error)}")
             return
@@ -151,7 +140,7 @@ class TrainerPodTrigger(BaseTrigger):
     async def _fetch_log(self, api: CoreV1Api) -> str:
         now = time.monotonic()
         options: dict[str, Any] = {}
-        if self._log_fetched is not None:
+        if math.isfinite(self._log_fetched):
             options["since_seconds"] = math.ceil(now - self._log_fetched) + _LOG_OVERLAP_S
         response: Any = await api.read_namespaced_pod_log(
             self.name,
@@ -181,12 +170,8 @@ def new_lines(text: str, position: str, *, complete: bool) -> tuple[list[str], s
     """The lines of a log with timestamps that come after `position`, without these, and the position after them.
 
     A position is the timestamp of a line, as the node wrote it: nobody's clock is compared with another one. A log
-    in which it does not occur was rotated, and is new as a whole.
-
-    Args:
-        text: of a log that begins before `position`, or is all that the node has kept.
-        position: "" before the first line.
-        complete: whether the last line counts although it does not end.
+    in which it does not occur was rotated, and is new as a whole. In a log that is `complete` the last line counts
+    although it does not end.
     """
     end = len(text) if complete else text.rfind("\n") + 1
     lines = [line.partition(" ") for line in text[:end].split("\n") if line]
@@ -209,8 +194,3 @@ def summary(error: BaseException) -> str:
     if getattr(error, "status", None):
         return f"{error.status} {getattr(error, 'reason', '')}".strip()  # type: ignore[attr-defined]
     return str(error) or type(error).__name__
-
-
-def event_selector(uid: str) -> str:
-    """The field selector of the events about the pod with this uid; its name may have had others before."""
-    return f"involvedObject.uid={uid}"

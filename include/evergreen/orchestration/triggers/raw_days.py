@@ -14,19 +14,10 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from evergreen.errors import Fault, SpecError
 from evergreen.ingest.announcements import AnnouncementStore
 from evergreen.ingest.watcher import SETTLE_TIME, RawDataWatcher
+from evergreen.orchestration.triggers import serialize_trigger
 
 log = logging.getLogger(__name__)
 
-_ARGUMENTS = (
-    "prefix",
-    "sources",
-    "records_folder",
-    "timezone",
-    "first_day",
-    "last_day",
-    "poll_seconds",
-    "settle_seconds",
-)
 _MAX_RETRY_WAIT_S = 30.0  # between two polls while the store cannot be listed
 
 
@@ -68,7 +59,7 @@ class RawDataTrigger(BaseEventTrigger):
         self.settle_seconds = float(settle_seconds)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in _ARGUMENTS}
+        return serialize_trigger(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         watcher = RawDataWatcher(
@@ -83,20 +74,18 @@ class RawDataTrigger(BaseEventTrigger):
         last_error: type[Exception] | None = None
         wait = self.poll_seconds
         while True:
-            days: dict[str, str] = {}
             try:
                 days = await asyncio.to_thread(watcher.poll)
             except Exception as error:
                 # Any exception: a store may be unreachable for an hour, and the watcher must survive that.
                 if type(error) is not last_error:
-                    log.error(
+                    log.exception(
                         "Cannot look for arrivals in %s (records in %s): %s: %s. Retrying; days that arrive "
                         "meanwhile are announced afterwards.",
                         self.prefix,
                         self.records_folder,
                         type(error).__name__,
                         error,
-                        exc_info=error,
                     )
                 last_error = type(error)
                 wait = max(self.poll_seconds, min(2 * wait, _MAX_RETRY_WAIT_S))
@@ -104,6 +93,6 @@ class RawDataTrigger(BaseEventTrigger):
                 if last_error:
                     log.info("Looking for arrivals in %s works again.", self.prefix)
                 last_error, wait = None, self.poll_seconds
-            if days:
-                yield TriggerEvent({"days": days})  # type: ignore[no-untyped-call]
+                if days:
+                    yield TriggerEvent({"days": days})  # type: ignore[no-untyped-call]
             await asyncio.sleep(wait)

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,7 @@ _unknown = partial(AttemptResult, Outcome.UNKNOWN)
 _preempted = partial(AttemptResult, Outcome.PREEMPTED)
 _out_of_memory = partial(AttemptResult, Outcome.OUT_OF_MEMORY)
 _bad_config = partial(AttemptResult, Outcome.BAD_CONFIG)
-
-POD_GONE = _preempted("its pod is gone: somebody deleted it, or its node was taken away")
+_SUCCESS = AttemptResult(Outcome.SUCCEEDED, "")
 
 _STALL_TIMEOUT = timedelta(seconds=60)
 _SIDECAR_TIMEOUT = timedelta(seconds=10)
@@ -52,26 +51,30 @@ _MISSING_PERMISSION = re.compile(r'User "([^"]+)" cannot (\w+) resource "([^"]+)
 def diagnose_pod(pod: PodJson | None, events: Sequence[PodJson] = ()) -> AttemptResult:
     """Return how the pod ended, why it does not start, or, if nobody waits for it any longer, its last state.
 
-    Args:
-        pod: as last read; None if it does not exist any more.
-        events: events about the pod, in any order.
+    `pod` is None if it does not exist any more; `events` are those about it, in any order.
     """
     if pod is None:
-        return POD_GONE
+        return _preempted("its pod is gone: somebody deleted it, or its node was taken away")
     terminated = _terminated_state(pod)
     if result := (terminated and _diagnose_container(terminated)) or _diagnose_pod_status(pod, terminated):
         return result
     if terminated:
         return _diagnose_exit_code(terminated)
-    phase = _status(pod).get("phase", "Unknown")
+    phase = pod["status"].get("phase", "Unknown")
     if phase == "Succeeded":
-        return AttemptResult(Outcome.SUCCEEDED, "")
-    return _diagnose_pending_pod(pod, events) or _unknown(f"its pod was left {phase}, and is ended")
+        return _SUCCESS
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled and scheduled.get("status") != "True":
+        return _unknown(_unschedulable_message(pod, scheduled.get("message", "")))
+    waiting = _container_state(pod).get("waiting")
+    if waiting or phase == "Pending":
+        return _diagnose_waiting_container(waiting or {}, events)
+    return _unknown(f"its pod was left {phase}, and is ended")
 
 
 def is_pod_finished(pod: PodJson) -> bool:
     """Whether nothing runs in the pod any more, and nothing will."""
-    return _status(pod).get("phase") in ("Succeeded", "Failed")
+    return pod["status"].get("phase") in ("Succeeded", "Failed")
 
 
 def has_trainer_started(pod: PodJson) -> bool:
@@ -88,7 +91,8 @@ def is_wait_over(pod: PodJson, startup_timeout: timedelta, now: datetime) -> boo
         return True
     if terminated := _terminated_state(pod):
         # The pod ends with its container, unless a sidecar was injected that does not.
-        return bool(terminated.get("finishedAt")) and now > _parse_time(terminated["finishedAt"]) + _SIDECAR_TIMEOUT
+        finished = terminated.get("finishedAt", "")
+        return bool(finished) and now > datetime.fromisoformat(finished) + _SIDECAR_TIMEOUT
     return not has_trainer_started(pod) and now > _waiting_since(pod, now) + startup_timeout
 
 
@@ -99,17 +103,17 @@ def is_pod_terminating(pod: PodJson) -> bool:
 
 def diagnose_unrecoverable_pod(pod: PodJson, now: datetime) -> AttemptResult | None:
     """Return why waiting for this pod is pointless, though Kubernetes would wait, or None."""
-    if is_pod_terminating(pod) and now > _parse_time(pod["metadata"]["deletionTimestamp"]) + _STALL_TIMEOUT:
+    if is_pod_terminating(pod) and now > datetime.fromisoformat(pod["metadata"]["deletionTimestamp"]) + _STALL_TIMEOUT:
         return _unknown(stuck_termination_message(pod))
     waiting = _container_state(pod).get("waiting", {})
-    if waiting.get("reason") in _UNRECOVERABLE_REASONS and now > _scheduled_at(pod, now) + _STALL_TIMEOUT:
+    if waiting.get("reason") in _UNRECOVERABLE_REASONS and now > _waiting_since(pod, now) + _STALL_TIMEOUT:
         return _diagnose_waiting_container(waiting, ())
     return None
 
 
 def stuck_termination_message(pod: PodJson) -> str:
     """Explain a pod whose deletion does not end."""
-    node = pod.get("spec", {}).get("nodeName", "?")
+    node = pod["spec"].get("nodeName", "?")
     return (
         f"pod {pod['metadata']['name']} was to be gone by {pod['metadata'].get('deletionTimestamp')}, and node {node} "
         "does not say that it is: the node may be cut off, with the trainer still at work, so no other is started. "
@@ -120,12 +124,12 @@ def stuck_termination_message(pod: PodJson) -> str:
 def diagnose_api_error(status: int | None, body: str, reason: str = "") -> AttemptResult:
     """Explain why the API server did not create the pod, or did not respond (`status` None or 0).
 
-    Args:
-        status: HTTP status of the response.
-        body: body of the response: mostly a Status object in JSON.
-        reason: the client's message, used if there is no body.
+    `body` is that of the response, mostly a Status object in JSON; without one, `reason` is the client's message.
     """
-    message = _api_error_message(body) or reason or "no message"
+    message = body.strip()
+    with suppress(ValueError, TypeError, KeyError):
+        message = str(json.loads(body)["message"])
+    message = message or reason or "no message"
     if not status:
         return _unknown(f"the cluster cannot be reached: {message}")
     if status == 401:
@@ -145,7 +149,7 @@ def _diagnose_container(terminated: PodJson) -> AttemptResult | None:
     reason, code = terminated.get("reason"), terminated.get("exitCode", 1)
     message = _termination_message(terminated)
     if code == 0:
-        return AttemptResult(Outcome.SUCCEEDED, "")
+        return _SUCCESS
     if reason == "OOMKilled":
         return _out_of_memory(
             "it used more memory than it has (OOMKilled): raise resources.memory_gib, of which shm_gib is a part, "
@@ -161,12 +165,12 @@ def _diagnose_container(terminated: PodJson) -> AttemptResult | None:
 
 def _diagnose_pod_status(pod: PodJson, terminated: PodJson | None) -> AttemptResult | None:
     """Return what ended the pod from outside, or None."""
-    status = _status(pod)
+    status = pod["status"]
     reason, message = status.get("reason", ""), status.get("message", "")
     if reason == "Evicted":
         return _diagnose_eviction(message)
     if reason == "DeadlineExceeded":
-        minutes = pod.get("spec", {}).get("activeDeadlineSeconds", 0) / 60
+        minutes = pod["spec"].get("activeDeadlineSeconds", 0) / 60
         return _unknown(
             f"it took longer than resources.timeout_minutes, {minutes:g}: the next try goes on from its last "
             "checkpoint; raise them if every attempt ends so"
@@ -222,18 +226,8 @@ def _diagnose_exit_code(terminated: PodJson) -> AttemptResult:
     return AttemptResult(outcome, f"exit code {code}: {message or 'it wrote no message; see its log'}")
 
 
-def _diagnose_pending_pod(pod: PodJson, events: Sequence[PodJson]) -> AttemptResult | None:
-    scheduled = _condition(pod, "PodScheduled")
-    if scheduled and scheduled.get("status") != "True":
-        return _unknown(_unschedulable_message(pod, scheduled.get("message", "")))
-    waiting = _container_state(pod).get("waiting")
-    if waiting or _status(pod).get("phase") == "Pending":
-        return _diagnose_waiting_container(waiting or {}, events)
-    return None
-
-
 def _unschedulable_message(pod: PodJson, message: str) -> str:
-    selector = pod.get("spec", {}).get("nodeSelector") or {}
+    selector = pod["spec"].get("nodeSelector") or {}
     labels = ", ".join(f"{key}={value}" for key, value in sorted(selector.items()))
     explanations = {
         r"Insufficient (nvidia\.com/gpu|amd\.com/gpu)": "no GPU is free",
@@ -303,24 +297,10 @@ def _diagnose_forbidden(message: str) -> AttemptResult:
     return _bad_config(f"the cluster forbids it: {message}")
 
 
-def _api_error_message(body: str) -> str:
-    with suppress(ValueError):
-        status = json.loads(body or "")
-        if isinstance(status, Mapping):
-            return str(status.get("message", ""))
-    return body.strip()
-
-
-def _status(pod: PodJson) -> PodJson:
-    return pod.get("status") or {}
-
-
 def _container_state(pod: PodJson) -> PodJson:
     """Return the state of the trainer's container; empty until a node has reported it."""
-    for container in _status(pod).get("containerStatuses") or ():
-        if container.get("name") == TRAINER_CONTAINER:
-            return {key: value for key, value in (container.get("state") or {}).items() if value is not None}
-    return {}
+    containers = pod["status"].get("containerStatuses") or ()
+    return next((item.get("state") or {} for item in containers if item["name"] == TRAINER_CONTAINER), {})
 
 
 def _terminated_state(pod: PodJson) -> PodJson | None:
@@ -334,26 +314,17 @@ def _termination_message(terminated: PodJson) -> str:
 
 
 def _condition(pod: PodJson, condition_type: str) -> PodJson | None:
-    conditions = _status(pod).get("conditions") or ()
+    conditions = pod["status"].get("conditions") or ()
     return next((condition for condition in conditions if condition.get("type") == condition_type), None)
 
 
-def _scheduled_at(pod: PodJson, now: datetime) -> datetime:
-    condition = _condition(pod, "PodScheduled")
-    return _parse_time(condition["lastTransitionTime"]) if condition and condition.get("lastTransitionTime") else now
-
-
 def _waiting_since(pod: PodJson, now: datetime) -> datetime:
-    condition = _condition(pod, "PodScheduled")
-    if condition and condition.get("status") == "True" and condition.get("lastTransitionTime"):
-        return _parse_time(condition["lastTransitionTime"])
-    created = pod["metadata"].get("creationTimestamp")
-    return _parse_time(created) if created else now
+    """Return when a node was found for the pod, or else when it was created."""
+    condition = _condition(pod, "PodScheduled") or {}
+    scheduled = condition.get("lastTransitionTime") if condition.get("status") == "True" else None
+    since = scheduled or pod["metadata"].get("creationTimestamp")
+    return datetime.fromisoformat(since) if since else now
 
 
 def _event_time(event: PodJson) -> str:
     return str(event.get("lastTimestamp") or event.get("eventTime") or event.get("firstTimestamp") or "")
-
-
-def _parse_time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)

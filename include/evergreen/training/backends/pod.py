@@ -13,7 +13,7 @@ import yaml
 
 from evergreen.errors import Fault, SpecError
 from evergreen.settings import PodSettings
-from evergreen.spec.model import ModelSpec, Resources
+from evergreen.spec.model import ModelSpec
 from evergreen.training.attempt import ATTEMPT_ID_VARIABLE, ResourceAllocation, attempt_environment
 from evergreen.training.job import Job
 
@@ -54,11 +54,7 @@ def pod_manifest(
 
 
 def load_pod_template(file: Path) -> Mapping[str, Any]:
-    """Read the pod template from this YAML file.
-
-    Raises:
-        SpecError: the file is missing, or holds no pod.
-    """
+    """Read the pod template from this YAML file; a SpecError if it is missing, or holds no pod."""
     try:
         template = yaml.safe_load(file.read_text())
     except (OSError, yaml.YAMLError) as error:
@@ -135,6 +131,9 @@ def _trainer_pod(model: ModelSpec, job: Job, uri: str, dag_run: str, pods: PodSe
 def _container(model: ModelSpec, uri: str, dag_run: str, pods: PodSettings) -> dict[str, Any]:
     resources = model.resources
     spot = resources.spot and bool(pods.spot_tolerations or pods.spot_node_selector)
+    limits = {"memory": _quantity(resources.memory_gib)}
+    if resources.gpu:
+        limits[_GPU_RESOURCE] = str(resources.gpu)
     variables = {
         **attempt_environment(dag_run, model.owner, ResourceAllocation.from_resources(resources, spot=spot)),
         "HOME": "/tmp",  # noqa: S108 - libraries cache their compiled kernels there, and all else is read-only
@@ -151,7 +150,9 @@ def _container(model: ModelSpec, uri: str, dag_run: str, pods: PodSettings) -> d
             {"name": ATTEMPT_ID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             *({"name": key, "value": value} for key, value in variables.items()),
         ],
-        "resources": _resource_requirements(resources),
+        # CPUs are shared by weight: a limit would only stop a trainer for parts of each 100 ms while its node has idle
+        # CPUs. (A template may set one.)
+        "resources": {"requests": {"cpu": str(resources.cpu), **limits}, "limits": limits},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -166,18 +167,6 @@ def _container(model: ModelSpec, uri: str, dag_run: str, pods: PodSettings) -> d
     if pods.secret:
         container["envFrom"] = [{"secretRef": {"name": pods.secret}}]
     return container
-
-
-def _resource_requirements(resources: Resources) -> dict[str, Any]:
-    """Return requests, and limits that equal them for memory and GPUs.
-
-    CPUs are shared by weight: a limit would only stop a trainer for parts of each 100 ms while its node has idle CPUs.
-    (A template may set one.)
-    """
-    limits = {"memory": _quantity(resources.memory_gib)}
-    if resources.gpu:
-        limits[_GPU_RESOURCE] = str(resources.gpu)
-    return {"requests": {"cpu": str(resources.cpu), **limits}, "limits": limits}
 
 
 def _quantity(gib: float) -> str:
@@ -222,12 +211,8 @@ def _merge(base: Any, overlay: Any, field: str = "") -> Any:
     if isinstance(base, Mapping) and isinstance(overlay, Mapping):
         merged = {key: _merge(base[key], overlay[key], key) for key in base if key in overlay}
         return {**base, **overlay, **merged}
-    if isinstance(base, list) and isinstance(overlay, list):
-        return _merge_lists(base, overlay, field)
-    return overlay
-
-
-def _merge_lists(base: list[Any], overlay: list[Any], field: str) -> list[Any]:
+    if not (isinstance(base, list) and isinstance(overlay, list)):
+        return overlay
     if not (key := _MERGE_KEYS.get(field)):
         return base + [item for item in overlay if item not in base]
     base_items = {item[key]: item for item in base}

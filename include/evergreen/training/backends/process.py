@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
+import time
 from contextlib import suppress
-from threading import Event, Timer
+from threading import Timer
 
 from evergreen import storage
 from evergreen.lake import datasets
@@ -30,24 +32,18 @@ def train_in_process(
     features: tuple[str, ...],
     dag_run: str = "",
 ) -> datasets.Manifest:
-    """Train on the file `train` of a training set, publish the model, and return its manifest.
-
-    Raises:
-        RetryableTrainingError: the process failed for a reason that may pass.
-        TrainingError: it failed for another reason, or left no valid model of this job.
-    """
-    if published := candidates.find_published_candidate(model, training_set, features):
-        log.info("model %s is already published with fingerprint %.12s", published.partition, published.fingerprint)
-        return published
-    run_attempts(model, candidates.prepare_job(model, training_set, dataset, features), dag_run)
-    return candidates.publish_candidate(model, training_set, features)
+    """Return the candidate of `train_candidate`; its attempts are processes, see `run_attempts`."""
+    return candidates.train_candidate(
+        model, training_set, dataset, features, lambda job_file: run_attempts(model, job_file, dag_run)
+    )
 
 
 def run_attempts(model: ModelSpec, job_file: UPath, dag_run: str) -> None:
     """Attempt the job until it succeeds. After a preemption the next attempt starts at once.
 
     Raises:
-        RetryableTrainingError, TrainingError: see `train_in_process`.
+        RetryableTrainingError: the process failed for a reason that may pass.
+        TrainingError: it failed for another reason.
     """
     allocation = ResourceAllocation.from_resources(model.resources)
     environment = trainer_environment() | attempt_environment(dag_run, model.owner, allocation)
@@ -69,13 +65,8 @@ def _run_attempt(command: list[str], environment: dict[str, str], timeout_minute
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as process:
         assert process.stdout
-        timed_out = Event()
-
-        def kill() -> None:
-            timed_out.set()
-            process.kill()
-
-        timer = Timer(60 * timeout_minutes, kill)
+        deadline = time.monotonic() + 60 * timeout_minutes
+        timer = Timer(60 * timeout_minutes, process.kill)
         timer.start()
         last_line = ""
         try:
@@ -91,7 +82,7 @@ def _run_attempt(command: list[str], environment: dict[str, str], timeout_minute
             raise
         finally:
             timer.cancel()
-    if timed_out.is_set():
+    if code == -signal.SIGKILL and time.monotonic() >= deadline:
         message = f"it took longer than resources.timeout_minutes, {timeout_minutes}; the next try goes on from there"
         return AttemptResult(Outcome.UNKNOWN, message)
     outcome = Outcome.from_exit_code(code)

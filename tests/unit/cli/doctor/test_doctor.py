@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from evergreen.cli import create_console, doctor
-from evergreen.cli.doctor import ChecksFailedError, DoctorCheck, environment, run_checks
+from evergreen.cli.doctor import ChecksFailedError, DoctorCheck, environment, run_checks, run_doctor
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe
 from evergreen.client.addresses import ServiceAddresses
 from evergreen.errors import LedgerError
@@ -35,7 +39,7 @@ def subjects(addresses: ServiceAddresses | None = None, **options: object) -> li
 
 def test_doctor_checks_of_the_defaults_need_no_server(home: Path) -> None:
     assert subjects() == [
-        *("settings", "lake", "ledger", "jobs", "entries", "Feast's registry", "online store"),
+        *("settings", "models", "lake", "ledger", "jobs", "entries", "Feast's registry", "online store"),
         *("Airflow", "MLflow's database", "Java", "trainer"),
     ]
 
@@ -152,3 +156,25 @@ def test_check_file_readable(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text("")
     assert environment.check_file_readable(tmp_path / "key.pem").message == "readable"
     assert failure(environment.check_file_readable, tmp_path / "other.pem")[0].startswith("No such file or directory")
+
+
+def test_check_models_names_the_broken_ones(tmp_path: Path, use_models: Callable[..., None]) -> None:
+    assert "all valid" in environment.check_models().message
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn/model.py").write_text("MODEL = (\n")
+    use_models(tmp_path)
+    with pytest.raises(CheckFailedError, match=r"1 of \d model folders have no DAGs: model torn: 1 fault"):
+        environment.check_models()
+
+
+def test_run_doctor_prints_json(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [check_with(CheckPassed("fine")), check_with(CheckFailedError("broken", "mend it"))]
+    monkeypatch.setattr(doctor, "doctor_checks", lambda *_: checks)
+    text = StringIO()
+    with pytest.raises(ChecksFailedError):
+        run_doctor(Console(file=text, width=40), as_json=True)
+    rows = json.loads(text.getvalue())
+    assert [(row["passed"], row["message"], row["fix"]) for row in rows] == [
+        (True, "fine", None),
+        (False, "broken", "mend it"),
+    ]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from evergreen.evaluation.online_consistency import compare_feature_values, values_equal
+from evergreen.evaluation.serving_inputs import compare_feature_values, values_equal
 
 pytestmark = pytest.mark.unit
 

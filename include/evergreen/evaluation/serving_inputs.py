@@ -1,8 +1,9 @@
-"""Compares the online store with the offline one, for sampled entities of the holdout.
+"""Compares the inputs that serving provides with those that a model learned from: columns, and values of entities.
 
-Both are read as of one moment: that of the newest feature row before the end of what the online store holds. Until
-there the store has received everything, and until the next row nothing changes in it. At a later moment every value
-with a short TTL has expired offline, which says nothing about the store.
+Values are those of sampled entities of the holdout, in the online store and in the offline one, as of one moment: that
+of the newest feature row before the end of what the online store holds. Until there the store has received everything,
+and until the next row nothing changes in it. At a later moment every value with a short TTL has expired offline, which
+says nothing about the store.
 
 Feast does not apply TTLs when it serves, and deletes no key: a key without current rows is served its last row for
 ever. In training it had no value. Such values count as differences, because predictions use them. But only entities of
@@ -21,18 +22,73 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evergreen.errors import first_line
+from evergreen.errors import ScoringError, first_line
 from evergreen.feature_store import online_store
 from evergreen.feature_store.repository import feast_lock, open_feature_store
 from evergreen.feature_store.training_sets import historical_features
 from evergreen.features.inputs import features_dataset
-from evergreen.gates.evidence import MissingEvidence, OnlineSample
+from evergreen.gates.evidence import ColumnTypes, InputSignature, MissingEvidence, OnlineSample
 from evergreen.lake import datasets
+from evergreen.scoring import predictions
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.window import midnight
 
 _RELATIVE_TOLERANCE = 1e-6  # single precision on one side is no difference
+
+
+def collect_input_signature(
+    model: ModelSpec,
+    training_set: datasets.Manifest,
+    candidate: datasets.Manifest,
+    columns: ColumnTypes | MissingEvidence,
+) -> InputSignature | MissingEvidence:
+    """Pair the candidate's input columns, with the `coarse_type` of its training set, with the `columns` of serving."""
+    if isinstance(columns, MissingEvidence):
+        return columns
+    names = tuple(candidate.inputs["features"])
+    try:
+        with predictions.candidate_folder(model, candidate) as folder:
+            predictions.load_model(folder).check_columns(names)
+    except ScoringError as error:
+        return MissingEvidence(f"the candidate cannot predict: {error}")
+    schema = training_set.files["train"].schema or {}
+    return InputSignature(tuple((name, coarse_type(schema.get(name, "none"))) for name in names), columns)
+
+
+def serving_columns(model: ModelSpec) -> ColumnTypes | MissingEvidence:
+    """Return what serving provides, in order: request columns, typed as in the newest spine, then features."""
+    from feast.type_map import feast_value_type_to_pa
+
+    published = features_dataset(model).manifests()
+    if not published:
+        return MissingEvidence(f"{model.feature_model} has no published features: the types of a request are not known")
+    spine = feature_spec(model).spine
+    schema = published[-1].files[spine].schema or {}
+    if unknown := [name for name in model.request_columns if name not in schema]:
+        text = f"{', '.join(unknown)} of request_columns is no column of {spine}"
+        return MissingEvidence(f"{text}, as published for {published[-1].partition}")
+    service = open_feature_store(model.feature_model).get_feature_service(model.feature_service)
+    features = [
+        (f"{view.name_to_use()}__{feature.name}", str(feast_value_type_to_pa(feature.dtype.to_value_type())))
+        for view in service.feature_view_projections
+        for feature in view.features
+    ]
+    request = [(name, schema[name]) for name in model.request_columns]
+    return tuple((name, coarse_type(type_)) for name, type_ in (*request, *features))
+
+
+def coarse_type(arrow_type: str) -> str:
+    """Return `number`, `boolean`, `text`, `time`, or the type itself, for the name of an Arrow type.
+
+    All numbers are one type: a column of integers becomes floating when one of its values is missing, and models take
+    every number as floating.
+    """
+    if arrow_type.startswith(("int", "uint", "float", "halffloat", "double", "decimal")):
+        return "number"
+    if arrow_type.startswith(("timestamp", "date")):
+        return "time"
+    return {"bool": "boolean", str(pa.string()): "text", str(pa.large_string()): "text"}.get(arrow_type, arrow_type)
 
 
 def compare_online_store(
@@ -43,7 +99,7 @@ def compare_online_store(
     An entity is a set of values of all join keys; rows without a value for one of them are left out. The online store
     is read under Feast's lock: this waits for a materialization to end.
     """
-    store = open_feature_store()
+    store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
     views = [(store.get_feature_view(join.name), join) for join in service.feature_view_projections]
     keys = sorted(
@@ -59,7 +115,7 @@ def compare_online_store(
     entities = _sample_entities(holdout, keys, sample_size, training_set.files["holdout"].sha256)
     if not entities.num_rows:
         return MissingEvidence(f"no row of the holdout's last day has a value for all of {', '.join(keys)}")
-    with feast_lock():
+    with feast_lock(model.feature_model):
         materialization = online_store.materialization_state(model)
         if problem := _staleness_problem(model, materialization):
             return MissingEvidence(problem)

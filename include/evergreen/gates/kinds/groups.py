@@ -1,0 +1,195 @@
+"""Gates on groups of rows: none falls behind the champion, and all are treated alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evergreen.gates.comparisons import MetricGain, estimate_gain
+from evergreen.gates.computation import (
+    compute_gate_metric,
+    finite_or_none,
+    format_against_limit,
+    gate_result,
+    no_champion_result,
+    validate_rows,
+)
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
+from evergreen.gates.metrics import FloatArray
+from evergreen.gates.verdict import GateResult, NotComputedError, SliceResult
+from evergreen.spec.gates import BySliceGate, FairnessGate, MetricGate
+
+RowIndices = NDArray[np.intp]
+
+
+def compute_by_slice(gate: BySliceGate, evidence: Evidence) -> GateResult:
+    """Pass when no judged slice is shown to fall by more than `gate.margin`; pass while there is no champion.
+
+    The upper bounds of the gains hold for all judged slices together with `gate.confidence`: each may be wrong with
+    a chance of (1 - confidence) / slices (Bonferroni; Dunn 1961, Journal of the American Statistical Association
+    56:52-64). A slice that is large enough to be judged but cannot be compared blocks. The result's values and interval
+    are those of the slice with the largest fall, of those that fail if any does.
+    """
+    has_scores = not isinstance(evidence.champion, NoChampion | MissingEvidence)
+    references = {"champion": evidence.champion} if has_scores else {}
+    (label, candidate, *champion), faults = validate_rows(gate, evidence, references)
+    if isinstance(evidence.champion, MissingEvidence):
+        faults.append(f"the champion cannot be compared: {evidence.champion.problem}")
+    groups = _group_rows(gate, evidence, label.size, faults)
+    if champion:
+        return _judge_slices(gate, label, candidate, champion[0], groups)
+    value = compute_gate_metric(gate, label, candidate)
+    if value is None:
+        raise NotComputedError(f"{gate.metric} does not exist on these {label.size:,} rows")
+    return no_champion_result(gate, value, label.size)
+
+
+def _judge_slices(
+    gate: BySliceGate, label: FloatArray, candidate: FloatArray, champion: FloatArray, groups: dict[str, RowIndices]
+) -> GateResult:
+    judged = {name for name, rows in groups.items() if _has_enough_rows(gate, label[rows])}
+    gains: dict[str, MetricGain] = {}
+    results, faults = [], []
+    for name, rows in groups.items():
+        labels, scores, is_judged = label[rows], (candidate[rows], champion[rows]), name in judged
+        values = [compute_gate_metric(gate, labels, score, ignore_errors=not is_judged) for score in scores]
+        if is_judged:
+            try:
+                gain = estimate_gain(gate, labels, *scores, (1 - gate.confidence) / len(judged), gate.chosen_test)
+                if None in values or not np.isfinite([gain.value, gain.low, gain.high]).all():
+                    raise NotComputedError(f"{gate.metric} does not exist for both on {rows.size:,} rows")
+                gains[name] = gain
+            except NotComputedError as error:
+                faults.append(f"{gate.group_by} {name}: {error}")
+        interval = (gains[name].low, gains[name].high) if name in gains else None
+        fields = {"candidate": values[0], "champion": values[1], "interval": interval}
+        results.append(SliceResult(name=name, rows=rows.size, is_judged=is_judged, **fields))
+    if not judged:
+        largest = max(part.rows for part in results)
+        classes = " of both classes" if gate.scale.label_type == "binary" else ""
+        faults = [
+            f"none of {len(results):,} slices by {gate.group_by} has the {gate.min_rows:,} rows{classes} that it takes "
+            f"to be judged: the largest has {largest:,}"
+        ]
+    if faults:
+        raise NotComputedError(*faults, slices=tuple(results))
+
+    failing = [name for name, gain in gains.items() if gain.high < gate.limit]
+    worst = min(failing or gains, key=lambda name: (gains[name].value, name))
+    result = next(part for part in results if part.name == worst)
+    return gate_result(
+        gate,
+        passed=not failing,
+        candidate=result.candidate,
+        champion=result.champion,
+        interval=result.interval,
+        rows=label.size,
+        slices=tuple(results),
+        reason=_describe_slices(gate, result, failing, len(judged)) + _describe_unjudged_slices(results),
+    )
+
+
+def _describe_slices(gate: BySliceGate, worst: SliceResult, failing: list[str], judged_count: int) -> str:
+    assert worst.interval is not None
+    low, high = worst.interval
+    confidence = f"at {100 * gate.confidence:g} % confidence for all {judged_count:,} slices judged by {gate.group_by}"
+    values = f"{gate.metric} {worst.candidate:.4g} against the champion's {worst.champion:.4g} on {worst.rows:,} rows"
+    if not failing:
+        nearest = f"the largest fall is in {worst.name}: {values}, a gain of {low:.4g} to {high:.4g}"
+        return f"{confidence} none is shown to fall by more than {gate.margin:g}; {nearest}"
+    size = format_against_limit(-high, gate.margin)
+    fall = f"{worst.name} falls by at least {size} ({gate.margin:g} is allowed): {values}"
+    rest = [name for name in failing if name != worst.name]
+    return f"{confidence} {fall}" + (f"; too much fall as well: {', '.join(rest)}" if rest else "")
+
+
+def compute_fairness(gate: FairnessGate, evidence: Evidence) -> GateResult:
+    """Pass when the metric differs by at most `gate.at_most` between any two judged groups.
+
+    With `positive_rate` that is the difference of demographic parity, with recall that of equal opportunity (Hardt,
+    Price and Srebro 2016, NeurIPS 29). The value is as measured: the largest difference of many small groups is large
+    by chance, so set `min_rows` by what `at_most` needs.
+    """
+    (label, candidate), faults = validate_rows(gate, evidence, {})
+    groups = _group_rows(gate, evidence, label.size, faults)
+    results = []
+    for name, rows in groups.items():
+        is_judged = _has_enough_rows(gate, label[rows])
+        value = compute_gate_metric(gate, label[rows], candidate[rows], ignore_errors=not is_judged)
+        results.append(SliceResult(name=name, rows=rows.size, candidate=value, is_judged=is_judged))
+    judged = {part.name: part for part in results if part.is_judged}
+    values = {name: part.candidate for name, part in judged.items() if part.candidate is not None}
+    faults = [f"{gate.metric} does not exist for {gate.group_by} {name}" for name in judged if name not in values]
+    if len(judged) < 2:
+        verb = "has" if len(judged) == 1 else "have"
+        faults.append(
+            f"{len(judged)} of {len(results):,} groups by {gate.group_by} {verb} enough rows "
+            f"(at least {gate.min_rows:,}), it takes 2 to compare"
+        )
+    if faults:
+        raise NotComputedError(*faults, slices=tuple(results))
+    highest, lowest = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
+    difference = values[highest] - values[lowest]
+    if finite_or_none(difference) is None:
+        fault = f"{gate.metric} of {highest} less that of {lowest} is not a finite number"
+        raise NotComputedError(fault, slices=tuple(results))
+    if highest == lowest:  # all are equal
+        finding = f"{gate.metric} is {values[highest]:.4g} in all {len(values):,} groups by {gate.group_by}"
+    else:
+        high, low = (f"{name} ({values[name]:.4g} on {judged[name].rows:,} rows)" for name in (highest, lowest))
+        size = format_against_limit(difference, gate.at_most)
+        finding = f"{gate.metric} differs by {size} between {gate.group_by} {high} and {low}"
+    return gate_result(
+        gate,
+        passed=difference <= gate.at_most,
+        candidate=difference,
+        rows=label.size,
+        slices=tuple(results),
+        reason=f"{finding}, at most {gate.at_most:g} is allowed{_describe_unjudged_slices(results)}",
+    )
+
+
+def _group_rows(
+    gate: BySliceGate | FairnessGate, evidence: Evidence, rows: int, faults: Sequence[str]
+) -> dict[str, RowIndices]:
+    """Return the rows (k,) of each group, by its name and in order of names. A row whose group is None is in no group.
+
+    Raises:
+        NotComputedError: there are `faults` of the rows already, or the groups have one.
+    """
+    groups = evidence.groups if isinstance(evidence.groups, Mapping) else {}
+    group_by, available = gate.group_by, ", ".join(sorted(groups)) or "nothing"
+    names = groups.get(group_by, MissingEvidence(f"there are those by {available}"))
+    indices: dict[str, list[int]] = {}
+    if isinstance(names, MissingEvidence):
+        fault: str | None = f"the groups by {group_by} are not known: {names.problem}"
+    elif isinstance(names, str) or not hasattr(names, "__len__"):
+        fault = f"the groups by {group_by} are not one row of names"
+    elif rows and len(names) != rows:
+        fault = f"there are {len(names):,} groups by {group_by} for {rows:,} labels"
+    elif invalid := sorted({repr(name) for name in names if not (name is None or isinstance(name, str))}):
+        fault = f"groups by {group_by} are names or None, not {', '.join(invalid[:3])}"
+    else:
+        for row, name in enumerate(names):
+            if name is not None:
+                indices.setdefault(str(name), []).append(row)
+        fault = None if indices else f"no row has a group by {group_by}"
+    if faults or fault:
+        raise NotComputedError(*faults, *filter(None, [fault]))
+    return {name: np.asarray(indices[name], dtype=np.intp) for name in sorted(indices)}
+
+
+def _has_enough_rows(gate: MetricGate, label: FloatArray) -> bool:
+    """Return whether a group with these labels (k,) is judged: it has the rows and, if needed, two of either class."""
+    if label.size < gate.min_rows:
+        return False
+    ones = int(np.count_nonzero(label == 1))
+    return gate.scale.label_type == "continuous" or gate.metric == "positive_rate" or min(ones, label.size - ones) >= 2
+
+
+def _describe_unjudged_slices(slices: Sequence[SliceResult]) -> str:
+    """Return the part of a sentence about slices that were not judged; empty if all were."""
+    small = sum(not part.is_judged for part in slices)
+    return f"; {small:,} with too few rows {'is' if small == 1 else 'are'} reported only" if small else ""
