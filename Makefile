@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: retrain up down trainer test test-compose test-kubernetes lint format bench lock dist sbom audit clean help
+.PHONY: retrain up down trainer test test-compose test-kubernetes lint format bench docs docs-links lock dist sbom audit clean help
 .NOTPARALLEL:
 # Compiled files are what makes the hundredth start of a process cheap.
 unexport PYTHONDONTWRITEBYTECODE
@@ -13,7 +13,7 @@ PYTHON ?= python3.11
 MODEL ?= flight_delay
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
-# Which engines: those of this machine, or the servers of docker-compose.yaml (docs/deploying.md).
+# Which engines: those of this machine, or the servers of docker-compose.yaml (docs/guides/deploy.md).
 STACK ?= embedded
 
 BIN := .venv/bin
@@ -52,10 +52,10 @@ test: lint $(TRAINER) ## lint, then every test but those of the two below
 	@$(BIN)/python -m pytest tests/integration --ignore tests/integration/airflow -q -n 2 --dist loadfile
 	@$(BIN)/python -m pytest tests/integration/airflow -q --durations=10
 
-test-compose: $(READY) ## the tests of the stack of docker-compose.yaml, on a machine without one (docs/deploying.md)
+test-compose: $(READY) ## the tests of the stack of docker-compose.yaml, on a machine without one (docs/guides/deploy.md)
 	@$(BIN)/python -m pytest tests/compose -q -rs --durations=10
 
-test-kubernetes: $(READY) ## the tests with pods, on the cluster that KUBECONFIG names (docs/kubernetes.md)
+test-kubernetes: $(READY) ## the tests with pods, on the cluster that KUBECONFIG names (docs/guides/kubernetes.md)
 	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10 -n 3 --dist loadscope
 
 lint: $(READY) ## style, types, and the order of the rooms
@@ -70,6 +70,13 @@ format: $(READY) ## let the formatter and the linter mend what they can
 
 bench: $(READY) ## the figures of docs/performance.md
 	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+
+docs: $(READY) ## the site of docs/, in docs/_build/html
+	@$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+docs-links: $(READY) ## ask every external link of the docs whether it is there
+	@$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 
 lock: $(READY) ## resolve everything that pyproject.toml and trainer/requirements.in name, anew
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)

@@ -37,7 +37,7 @@ def _default_trainer(fields: Mapping[str, Any]) -> Path:
 
 
 class PodSettings(BaseModel):
-    """Training in Kubernetes pods: `EVERGREEN_PODS__IMAGE` and so on. See docs/kubernetes.md."""
+    """Training in Kubernetes pods: `EVERGREEN_PODS__IMAGE` and so on. See docs/guides/kubernetes.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

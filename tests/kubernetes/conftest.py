@@ -37,7 +37,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     if "KUBECONFIG" not in os.environ:
-        pytest.skip("KUBECONFIG names no cluster (docs/kubernetes.md)")
+        pytest.skip("KUBECONFIG names no cluster (docs/guides/kubernetes.md)")
     try:
         config.load_kube_config()
         api = client.CoreV1Api()
@@ -81,7 +81,7 @@ def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             break
         time.sleep(0.1)
     if status.phase != "Running":
-        pytest.fail(f"no pod can be made of {IMAGE} (docs/kubernetes.md says how to build it): {status}")
+        pytest.fail(f"no pod can be made of {IMAGE} (docs/guides/kubernetes.md says how to build it): {status}")
     for _ in range(50):
         if (home / "seen").exists():
             break

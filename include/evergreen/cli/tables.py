@@ -95,7 +95,7 @@ def show_training_costs(console: Console, as_json: bool = False) -> None:
         table.add_row(team or "–", model, str(cost.attempts), *(f"{value:,.2f}" for value in hours), price)
     console.print(table, soft_wrap=False)
     if prices is None:
-        console.print("no prices are set: set EVERGREEN_PRICES to a price table, see docs/kubernetes.md")
+        console.print("no prices are set: set EVERGREEN_PRICES to a price table, see docs/guides/kubernetes.md")
 
 
 def _history_record(name: str, state: LedgerState, only_champion: bool) -> dict[str, Any]:

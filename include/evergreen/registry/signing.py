@@ -31,7 +31,7 @@ MANIFEST_FILE = "evergreen-manifest.json"
 SIGNATURE_FILE = "model.sig"
 
 _FIX_RETRAIN = "retrain, which registers a new version from the lake; find out who can write to the artifact store"
-_FIX_SIGN = "sign it, if you know where it comes from (docs/operating.md, Signing), or retrain"
+_FIX_SIGN = "sign it, if you know where it comes from (docs/guides/signing.md), or retrain"
 _PUBLIC_KEY_PATTERN = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
 
 
@@ -165,7 +165,7 @@ def _write_signature(folder: Path, key: SigningKey) -> None:
             password=passphrase,  # type: ignore[arg-type]
         )
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        fix = "EVERGREEN_SIGNING_KEY must name a private key, PEM, EC P-256 (docs/operating.md, Signing)"
+        fix = "EVERGREEN_SIGNING_KEY must name a private key, PEM, EC P-256 (docs/guides/signing.md)"
         fault = Fault(str(key.private_key), f"cannot sign: {_message(error)}", fix)
         raise SignatureError("the signing key", [fault]) from None
     all_files = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
@@ -193,7 +193,7 @@ def _public_keys(file: Path) -> Mapping[str, bytes]:
         if not keys:
             raise ValueError("there is no public key in it")
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        fix = "EVERGREEN_SIGNING_PUBLIC_KEY must name a PEM file (docs/operating.md, Signing)"
+        fix = "EVERGREEN_SIGNING_PUBLIC_KEY must name a PEM file (docs/guides/signing.md)"
         raise SignatureError("the trusted keys", [Fault(str(file), str(error), fix)]) from None
     return keys
 

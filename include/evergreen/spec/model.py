@@ -116,7 +116,7 @@ class ApprovalPolicy(Frozen):
 
 
 class ModelSpec(Frozen):
-    """Everything Evergreen needs to keep one model fresh. See docs/add-a-model.md for a tour."""
+    """Everything Evergreen needs to keep one model fresh. See docs/guides/add-a-model.md for a tour."""
 
     name: Name
     owner: NonEmptyStr = Field(description="the team")

@@ -54,7 +54,7 @@ class PriceTable(Frozen):
             details = error.errors(include_url=False)
             faults = [Fault(f"{file}: {'.'.join(map(str, detail['loc']))}", detail["msg"]) for detail in details]
         except (OSError, tomllib.TOMLDecodeError) as error:
-            faults = [Fault(str(file), str(error), "see docs/kubernetes.md")]
+            faults = [Fault(str(file), str(error), "see docs/guides/kubernetes.md")]
         raise SpecError("prices", faults)
 
 

@@ -35,7 +35,7 @@ MODEL = ModelSpec(
         dict(kind="threshold", metric="auc", at_least=0.60),
         dict(kind="threshold", metric="calibration_error", at_most=0.10),
         dict(kind="baseline", metric="log_loss", baseline="prior"),
-        # The confidence holds over the model's whole life: see docs/gates.md.
+        # The confidence holds over the model's whole life: see docs/guides/gates.md.
         dict(kind="against_champion", metric="auc", must_be="not_worse", margin=0.02, confidence=0.95),
         dict(kind="by_slice", metric="auc", group_by="origin", margin=0.05),
         # A day of storms may differ from its week: this gate is for broken features.

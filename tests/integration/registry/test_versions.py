@@ -129,12 +129,12 @@ def home(home: Path, empty_database: Path) -> Path:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
-    """Return a function that creates key pairs by the commands in docs/operating.md."""
+    """Return a function that creates key pairs by the commands in docs/guides/signing.md."""
 
     def make(name: str) -> tuple[Path, Path]:
         private, public = tmp_path / f"{name}.pem", tmp_path / f"{name}.pub.pem"
-        lines = (Path(__file__).parents[3] / "docs/operating.md").read_text().splitlines()
-        for line in (line for line in lines if line.startswith("openssl ")):
+        lines = (Path(__file__).parents[3] / "docs/guides/signing.md").read_text().splitlines()
+        for line in (line.removeprefix("$ ") for line in lines if line.startswith("$ openssl ")):
             command = line.replace("evergreen-key.pem", str(private)).replace("evergreen-key.pub.pem", str(public))
             subprocess.run(command.split(), check=True, capture_output=True)
         return private, public

@@ -45,7 +45,7 @@ class Calls:
 
 
 def key_pair(folder: Path, passphrase: str | None = None, private: object = None) -> tuple[SigningKey, Path]:
-    """Return a private key and the file of its public key, like those of the openssl commands in docs/operating.md."""
+    """Return a private key and the file of its public key, as by the openssl commands of docs/guides/signing.md."""
     folder.mkdir()
     private = private or ec.generate_private_key(ec.SECP256R1())
     locked = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()

@@ -16,7 +16,7 @@ _REQUIRED_PERMISSIONS = {
 
 
 def check_kubernetes(pods: PodSettings) -> CheckPassed:
-    """Check that the cluster responds, has the secret, and grants all permissions of docs/kubernetes.md."""
+    """Check that the cluster responds, has the secret, and grants all permissions of docs/guides/kubernetes.md."""
     from kubernetes.client import ApiException, CoreV1Api, VersionApi
     from kubernetes.config import ConfigException
     from urllib3.exceptions import HTTPError
@@ -33,7 +33,7 @@ def check_kubernetes(pods: PodSettings) -> CheckPassed:
         permissions = [(verb, resource) for resource, verbs in _REQUIRED_PERMISSIONS.items() for verb in verbs]
         if missing := [" ".join(pair) for pair in permissions if not _is_allowed(client, pods, *pair)]:
             raise CheckFailedError(
-                f"permission denied: {', '.join(missing)}", "grant its account the Role of docs/kubernetes.md"
+                f"permission denied: {', '.join(missing)}", "grant its account the Role of docs/guides/kubernetes.md"
             )
         if pods.secret and not _has_secret(CoreV1Api(client), pods):
             raise CheckFailedError(
