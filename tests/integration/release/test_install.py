@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from support.distributions import Installation, run_outside_a_checkout, run_uv
 
 pytestmark = pytest.mark.integration
 
@@ -28,44 +26,33 @@ print(*sorted(plugin.name for plugin in plugins))
 """
 
 
-def run(python: Path, home: Path, *arguments: str) -> str:
-    """Run `python` in an empty folder, without what this environment sets."""
-    variables = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    variables |= {
-        "AIRFLOW_HOME": str(home / "airflow"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "EVERGREEN_PROJECT": str(home),
-    }
-    done = subprocess.run([python, *arguments], cwd=home, env=variables, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def test_no_package_of_airflow_changes(installation: Any) -> None:
+def test_no_package_of_airflow_changes(installation: Installation) -> None:
     after = installation.after
     assert len(installation.before) > 100
     assert {name: after.get(name) for name in installation.before} == installation.before
     assert "evergreen" in after
 
 
-def test_only_the_bounds_of_feast_are_unmet(installation: Any) -> None:
+def test_only_the_bounds_of_feast_are_unmet(installation: Installation) -> None:
     """Nothing else is at a version that another package refuses."""
-    command = [Path(sys.executable).with_name("uv"), "pip", "check", "--python", installation.python]
-    problems = subprocess.run(command, capture_output=True, text=True).stderr.splitlines()
+    problems = run_uv("pip", "check", "--python", installation.python).stderr.splitlines()
     unmet = [line for line in problems if "requires" in line]
     assert unmet
     assert all("`feast` requires" in line for line in unmet), unmet
 
 
 def test_every_module_of_the_wheel_imports(installed: Path, tmp_path: Path) -> None:
-    out = run(installed, tmp_path, "-c", IMPORT_ALL)
+    out = run_outside_a_checkout(installed, tmp_path, "-c", IMPORT_ALL)
     assert str(installed.parents[1]) in out
 
 
 def test_airflow_loads_the_plugins(installed: Path, tmp_path: Path) -> None:
-    assert run(installed, tmp_path, "-c", PLUGINS).split() == ["evergreen_preload", "evergreen_verdicts"]
+    assert run_outside_a_checkout(installed, tmp_path, "-c", PLUGINS).split() == [
+        "evergreen_preload",
+        "evergreen_verdicts",
+    ]
 
 
 def test_the_command_starts_without_a_checkout(installed: Path, tmp_path: Path) -> None:
     command = installed.with_name("evergreen")
-    assert "retrain" in run(command, tmp_path, "--help")
+    assert "retrain" in run_outside_a_checkout(command, tmp_path, "--help")
