@@ -45,12 +45,13 @@ down: ## stop them, and lose nothing
 
 trainer: $(TRAINER) ## the environment that networks are trained in on this machine, with PyTorch
 
-# Files side by side where they have engines of their own; the stack of tests/integration/airflow wants both cores.
+# Files side by side where they have engines of their own; the stacks of the last line want both cores.
 test: lint $(TRAINER) ## lint, then every test but those of the two below
 	@$(BIN)/python -m pytest tests/unit tests/dag -q -n 2
 	@.trainer/bin/python -m pytest tests/trainer -q
-	@$(BIN)/python -m pytest tests/integration --ignore tests/integration/airflow -q -n 2 --dist loadfile
-	@$(BIN)/python -m pytest tests/integration/airflow -q --durations=10
+	@$(BIN)/python -m pytest tests/integration --ignore tests/integration/airflow --ignore tests/integration/release \
+		-q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest tests/integration/airflow tests/integration/release -q --durations=10
 
 test-compose: $(READY) ## the tests of the stack of docker-compose.yaml, on a machine without one (docs/guides/deploy.md)
 	@$(BIN)/python -m pytest tests/compose -q -rs --durations=10

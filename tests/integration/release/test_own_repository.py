@@ -1,0 +1,88 @@
+"""The guide to a repository of one's own, followed in an environment that had only Airflow: raw days to a champion."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.documents import DOCS, ROOT, documented_files
+
+pytestmark = pytest.mark.integration
+
+PAGE = DOCS / "guides/own-repository.md"
+MODEL = "late_delivery"
+PASSED_VARIABLES = ("PATH", "HOME", "LANG", "JAVA_HOME")
+BROKEN = "MODEL = ModelSpec(\n"
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository of the guide, and a second model in it, which is broken."""
+    folder = tmp_path_factory.mktemp("own") / "acme-models"
+    for name, text in documented_files(PAGE).items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (folder / "models" / MODEL / "__init__.py").touch()
+    shutil.copy(ROOT / "feature_repo/feature_store.yaml", folder / "feature_repo")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(installed: Path, project: Path) -> Iterator[Run]:
+    """Runs a command of the environment in the repository; stops at the end what it has started."""
+
+    def call(command: str, *arguments: str, code: int = 0) -> str:
+        variables = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
+        done = subprocess.run(
+            [installed.with_name(command), *arguments],
+            cwd=project,
+            env=variables | {"EVERGREEN_PROJECT": str(project)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == code, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout + done.stderr if code else done.stdout
+
+    yield call
+    call("evergreen", "down")
+
+
+def test_the_guide_shows_every_file_of_its_tree(project: Path) -> None:
+    tree = re.findall(r"[\w.]+\.(?:py|yaml)", PAGE.read_text().partition("```text")[2].partition("```")[0])
+    assert sorted(file.name for file in project.rglob("*") if file.is_file()) == sorted(tree)
+
+
+def test_the_guide_leads_to_a_champion(run: Run, project: Path) -> None:
+    """Real Airflow, Spark, Feast and MLflow, beside a model that is broken."""
+    (project / "models/torn").mkdir()
+    (project / "models/torn/model.py").write_text(BROKEN)
+    (project / "dags/torn.py").write_text((project / f"dags/{MODEL}.py").read_text().replace(MODEL, "torn"))
+    run("python", "deliver.py")
+    [outcome] = json.loads(run("evergreen", "retrain", MODEL, "--json"))
+    assert (outcome["as_of"], outcome["promoted"], outcome["champion"]) == ("2026-03-23", True, "1")
+    assert "gates for a candidate" in Path(outcome["report"]).read_text()
+
+    history = json.loads(run("evergreen", "history", MODEL, "--json"))
+    assert [champion["version"] for champion in history["champions"]] == ["1"]
+    assert "depot_history" in run("evergreen", "feast", MODEL, "feature-views", "list")
+
+    checks = run("evergreen", "doctor", "--json", code=1)
+    failed = [row for row in json.loads(checks[: checks.index("\nevergreen: ")]) if not row["passed"]]
+    assert [row["check"] for row in failed] == ["models", "Airflow"], "nothing but the broken model is wrong"
+    for row in failed:
+        assert "model torn: 1 fault" in row["message"]
+
+
+def test_the_same_data_again_needs_no_retrain(run: Run) -> None:
+    assert "the data of late_delivery ends on 2026-03-22" in run("evergreen", "retrain", MODEL)
