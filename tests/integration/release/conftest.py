@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def wheel(distributions: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     folder = tmp_path_factory.mktemp("existing") / "airflow"
     python = folder / "bin" / "python"
     made = run_uv("venv", "--python", sys.executable, folder)
@@ -41,7 +43,8 @@ def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Insta
     install(python, wheel, "--constraint", present)
     lock = (ROOT / "requirements.txt").read_text().splitlines()
     install(python, "--no-deps", next(line for line in lock if line.startswith("feast==")))  # see pyproject.toml
-    return Installation(python, before, list_packages(python))
+    yield Installation(python, before, list_packages(python))
+    shutil.rmtree(folder)  # gigabytes, which pytest would keep
 
 
 @pytest.fixture(scope="session")
