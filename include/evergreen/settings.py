@@ -42,7 +42,7 @@ class PodSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image: str | None = Field(None, description="image of the trainer, preferably by digest")
-    namespace: str = "default"
+    namespace: str = Field("default", description="namespace of the pods; one for each installation of Evergreen")
     connection: str | None = Field(
         None, description="Airflow connection of the cluster; default: the cluster this runs in, or KUBECONFIG"
     )
@@ -51,8 +51,8 @@ class PodSettings(BaseModel):
     logging_interval_seconds: int = Field(15, ge=1, description="how often a waiting task copies the pod's log")
     secret: str | None = Field(None, description="Secret whose keys become variables: credentials of the object store")
     template: Path | None = Field(None, description="YAML file of a pod to extend: volumes, affinity")
-    service_account: str | None = None
-    image_pull_secret: str | None = None
+    service_account: str | None = Field(None, description="service account of the pods, for a cloud identity")
+    image_pull_secret: str | None = Field(None, description="Secret with the login of the image registry")
     spot_tolerations: tuple[Mapping[str, Any], ...] = Field((), description="tolerations for the taints of spot nodes")
     spot_node_selector: Mapping[str, str] = Field(default_factory=dict, description="labels of spot nodes")
     gpu_type_label: str = Field("nvidia.com/gpu.product", description="node label with the type of GPU")

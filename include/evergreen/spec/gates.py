@@ -145,8 +145,8 @@ class ThresholdGate(MetricGate):
     """
 
     kind: Literal["threshold"] = "threshold"
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: float | None = Field(None, description="limit for a metric that is better when higher")
+    at_most: float | None = Field(None, description="limit for a metric that is better when lower")
 
     @model_validator(mode="after")
     def _check_limit(self) -> Self:
@@ -170,7 +170,7 @@ class PairedComparisonGate(MetricGate):
     a calibrated model looks worse than it is. Use a `ThresholdGate`; brier and log_loss count calibration too.
     """
 
-    confidence: Confidence = 0.95
+    confidence: Confidence = Field(0.95, description="of the bound of the gain that decides")
     resamples: int = Field(2000, ge=200, le=100_000, description="of the bootstrap, for metrics without a formula")
 
     @model_validator(mode="after")
@@ -200,8 +200,8 @@ class AgainstChampionGate(PairedComparisonGate):
     """
 
     kind: Literal["against_champion"] = "against_champion"
-    must_be: Literal["better", "not_worse"]
-    margin: Margin = 0.0
+    must_be: Literal["better", "not_worse"] = Field(description="what must be shown about the candidate")
+    margin: Margin = Field(0.0, description="in the metric's own unit")
     test: SignificanceTest | None = Field(
         None, description="by default delong for auc, mcnemar for accuracy, bootstrap for the rest"
     )
@@ -233,7 +233,7 @@ class BySliceGate(PairedComparisonGate):
 
     kind: Literal["by_slice"] = "by_slice"
     group_by: RowGroups
-    margin: Margin = 0.0
+    margin: Margin = Field(0.0, description="loss that is tolerated in a slice, in the metric's own unit")
 
     @property
     def limit(self) -> float:
@@ -255,7 +255,7 @@ class FairnessGate(MetricGate):
     metric: str = Field(
         "positive_rate", description="a metric, or positive_rate: the share of rows with at least `cut`"
     )
-    at_most: float = Field(gt=0)
+    at_most: float = Field(gt=0, description="largest difference between two groups")
 
     @model_validator(mode="after")
     def _check_limit(self) -> Self:
@@ -279,7 +279,7 @@ class BaselineGate(PairedComparisonGate):
     name_fields: ClassVar[tuple[str, ...]] = ("metric", "baseline")
 
     kind: Literal["baseline"] = "baseline"
-    baseline: str = Field("prior", min_length=1)
+    baseline: str = Field("prior", min_length=1, description="`prior`, or a column of the holdout")
 
     @model_validator(mode="after")
     def _check_constant_metric(self) -> Self:
@@ -303,8 +303,8 @@ class ServingGate(_BaseGate):
     name_fields: ClassVar[tuple[str, ...]] = ("quantity",)
 
     kind: Literal["serving"] = "serving"
-    quantity: ServingQuantity
-    at_most: float = Field(gt=0)
+    quantity: ServingQuantity = Field(description="what is measured, in the unit that its name ends with")
+    at_most: float = Field(gt=0, description="limit, in that unit")
 
 
 class SignatureGate(_BaseGate):
@@ -321,7 +321,7 @@ class OnlineEqualsOfflineGate(_BaseGate):
 
     kind: Literal["online_equals_offline"] = "online_equals_offline"
     at_most: float = Field(0.0, ge=0, lt=1, description="share of values that may differ")
-    sample_size: int = Field(200, ge=1, le=100_000)
+    sample_size: int = Field(200, ge=1, le=100_000, description="entities to compare")
 
 
 class PredictionDriftGate(_BaseGate):
@@ -334,9 +334,9 @@ class PredictionDriftGate(_BaseGate):
     name_fields: ClassVar[tuple[str, ...]] = ("statistic",)
 
     kind: Literal["prediction_drift"] = "prediction_drift"
-    statistic: Literal["psi", "ks"] = "psi"
-    at_most: float = Field(gt=0)
-    min_rows: int = Field(100, ge=4)
+    statistic: Literal["psi", "ks"] = Field("psi", description="how the two distributions are compared")
+    at_most: float = Field(gt=0, description="limit for the statistic")
+    min_rows: int = Field(100, ge=4, description="with fewer rows the gate is not computed, and so blocks")
 
 
 class CustomGate(_BaseGate):
@@ -345,7 +345,7 @@ class CustomGate(_BaseGate):
     name_fields: ClassVar[tuple[str, ...]] = ("function",)
 
     kind: Literal["custom"] = "custom"
-    function: FunctionPath
+    function: FunctionPath = Field(description="takes the `Evidence`")
 
 
 Gate = Annotated[

@@ -34,9 +34,9 @@ Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$"), AfterValidat
 class RawSource(Frozen):
     """One source of raw data. A day of features needs its file of that day and of `trailing_days` before."""
 
-    name: Name
+    name: Name = Field(description="folder and file name of its raw files")
     daily: bool = Field(True, description="one file per day; otherwise one file for all days")
-    trailing_days: int = Field(0, ge=0, le=366)
+    trailing_days: int = Field(0, ge=0, le=366, description="days before a day whose files its features need, too")
 
     @model_validator(mode="after")
     def _check_trailing_days(self) -> Self:
@@ -56,9 +56,9 @@ class FeatureSpec(Frozen):
     first_day: date = Field(description="no raw data exists before this day")
     last_day: date | None = Field(None, description="no raw data exists after this day")
     schedule: Cron = Field("0 0 * * *", description="cron, in `timezone`; one run per day")
-    sources: tuple[RawSource, ...] = Field(min_length=1)
-    views: tuple[Name, ...] = Field(min_length=1)
-    spine: Name
+    sources: tuple[RawSource, ...] = Field(min_length=1, description="what raw data the features are built from")
+    views: tuple[Name, ...] = Field(min_length=1, description="tables of features that `build` returns")
+    spine: Name = Field(description="table of examples that `build` returns")
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -82,9 +82,9 @@ class FeatureSpec(Frozen):
 class Resources(Frozen):
     """What one training attempt may use: a local process, or a pod."""
 
-    cpu: int = Field(2, ge=1)
-    memory_gib: float = Field(4, gt=0)
-    gpu: int = Field(0, ge=0)
+    cpu: int = Field(2, ge=1, description="CPUs, and threads of the trainer")
+    memory_gib: float = Field(4, gt=0, description="memory, in GiB")
+    gpu: int = Field(0, ge=0, description="GPUs")
     gpu_type: str | None = Field(None, description="the GPU product in the labels of nodes")
     processes: int = Field(1, ge=1, description="started by torchrun; at most one per GPU")
     shm_gib: float = Field(1, gt=0, description="shared memory for data loaders and NCCL; part of memory_gib")
@@ -93,7 +93,7 @@ class Resources(Frozen):
     spot: bool = Field(True, description="may run on cheaper nodes that may be reclaimed")
     max_preemptions: int = Field(20, ge=0, description="restarts after preemption within one try of the task")
     node_selector: Mapping[str, str] = Field(default_factory=dict, description="labels of nodes it may run on")
-    priority_class: str | None = None
+    priority_class: str | None = Field(None, description="PriorityClass of the pod")
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -118,14 +118,14 @@ class ApprovalPolicy(Frozen):
 class ModelSpec(Frozen):
     """Everything Evergreen needs to keep one model fresh. See docs/guides/add-a-model.md for a tour."""
 
-    name: Name
+    name: Name = Field(description="name of the model and of its folder")
     owner: NonEmptyStr = Field(description="the team")
-    description: str = ""
+    description: str = Field("", description="what it predicts; shown in Airflow and in reports")
 
     features: FeatureSpec | Name = Field(description="its own features, or the name of the model that builds them")
     feature_service: Name = Field(description="the Feast feature service that lists its inputs")
     request_columns: tuple[Name, ...] = Field((), description="inputs that are part of the request: spine columns")
-    label: Name = "label"
+    label: Name = Field("label", description="column of the spine to predict")
 
     schedule: Cron = Field(description="when to retrain: cron, in the features' time zone")
     retrain_after_days: int | None = Field(
@@ -135,7 +135,7 @@ class ModelSpec(Frozen):
     holdout_days: int = Field(7, ge=1, description="days before `as_of` on which models are judged")
 
     parameters: Mapping[str, Any] = Field(default_factory=dict, description="passed to train.fit unchanged")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of all randomness in training")
     training_libraries: tuple[str, ...] = Field(
         (), description="packages of the trainer's environment whose versions the trained model depends on"
     )
@@ -144,7 +144,7 @@ class ModelSpec(Frozen):
         description="packages of your own outside the model folders: where features.py, expectations.py, train.py or "
         "a gate imports one, all of its code counts as the model's",
     )
-    resources: Resources = Resources()
+    resources: Resources = Field(Resources(), description="what one training attempt may use")
 
     gates: tuple[Gate, ...] = Field(min_length=1, description="all must pass, or the champion stays")
     cooldown_days: int = Field(0, ge=0, description="days of data before a new champion can be replaced")

@@ -92,6 +92,13 @@ def test_all_gates_and_metrics_are_listed() -> None:
     assert [metric for metric in METRIC_SCALES if f"`{metric}`" not in text] == []
 
 
+def test_every_field_has_a_description() -> None:
+    for page in ("settings", "spec", "gates"):
+        rows = re.findall(r"^\| .* \|$", read_page(DOCS / f"reference/{page}.md"), re.MULTILINE)
+        generated = [row for row in rows if row.count(" | ") == 3]
+        assert [row for row in generated if re.search(r"\|\s+\|$", row)] == []
+
+
 def test_reference_does_not_depend_on_the_machine() -> None:
     for page in (DOCS / "reference").glob("*.md"):
         assert str(ROOT) not in read_page(page)
