@@ -24,7 +24,7 @@ def up_command(ctx: typer.Context) -> None:
 
 @local_commands.command("down")
 def down_command(ctx: typer.Context) -> None:
-    """Stop all services that `up` has started."""
+    """Stop all services that `up` has started; data stays."""
     with Progress(ctx.obj) as progress:
         stack.stop_stack(progress)
 
@@ -39,10 +39,10 @@ def status_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
 def retrain_command(
     ctx: typer.Context,
     model: ModelArgument,
-    as_of: Annotated[datetime | None, date_option("Use what was known then. Default: newest data.")] = None,
+    as_of: Annotated[datetime | None, date_option("Use only data before this day. Default: all.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Retrain a model, from raw days to a verdict."""
+    """Retrain a model through Airflow, from raw days to a verdict."""
     # Progress is for people, also beside output for programs.
     with Progress(create_console(stderr=True) if as_json else ctx.obj) as progress:
         outcomes = retraining.retrain_model(model, as_of.date() if as_of else None, progress)

@@ -111,7 +111,7 @@ def _root(
 def history_command(
     ctx: typer.Context,
     model: ModelArgument,
-    date: Annotated[datetime | None, date_option("Only the champion of this day.")] = None,
+    date: Annotated[datetime | None, date_option("Only the champion at the end of this day (UTC).")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the champions of a model, with reasons and evidence."""
@@ -123,7 +123,9 @@ def rollback_command(
     ctx: typer.Context,
     model: ModelArgument,
     reason: ReasonOption,
-    to_version: Annotated[str | None, typer.Option(metavar="VERSION", help="Default: the previous champion.")] = None,
+    to_version: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Version to restore. Default: the previous.")
+    ] = None,
 ) -> None:
     """Restore the previous champion and bar the current one."""
     _use_local_mlflow()
@@ -147,7 +149,7 @@ def release_command(ctx: typer.Context, model: ModelArgument, version: VersionAr
 
 @app.command("freeze")
 def freeze_command(ctx: typer.Context, model: ModelArgument, reason: ReasonOption) -> None:
-    """Promote nothing until `unfreeze`, whatever the gates say."""
+    """Promote nothing until `unfreeze`, even if all gates pass."""
     _use_local_mlflow()
     from evergreen.promotion import service
 
@@ -184,24 +186,26 @@ def costs_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 @app.command("doctor")
 def doctor_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """Check servers, permissions, buckets, versions and clocks."""
+    """Check settings, models, servers, permissions and clocks."""
     doctor.run_doctor(ctx.obj, as_json)
 
 
 @app.command("migrate")
 def migrate_command(
     ctx: typer.Context,
-    wait: Annotated[bool, typer.Option("--wait", help="Only wait until another process has done it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Change nothing: wait until they are upgraded.")] = False,
 ) -> None:
-    """Upgrade databases and create buckets for this version."""
+    """Upgrade all databases to this version, and create buckets."""
     (migrate.wait_for_migration if wait else migrate.migrate)(ctx.obj)
 
 
-@app.command("feast", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+# Options after the model are those of the feast command.
+@app.command("feast", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def feast_command(
-    model: ModelArgument, arguments: Annotated[list[str], typer.Argument(help="Arguments of the feast command.")]
+    model: ModelArgument,
+    arguments: Annotated[list[str], typer.Argument(metavar="ARGUMENTS", help="Arguments of the feast command.")],
 ) -> None:
-    """Run the feast command in the project of a model's features."""
+    """Run Feast's own command in the project of a model's features."""
     from evergreen.feature_store.repository import feast_variables
 
     variables = feast_variables(load_spec(model).feature_model)

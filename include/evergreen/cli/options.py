@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-ModelArgument = Annotated[str, typer.Argument(help="Name of the model's folder.")]
-OptionalModelArgument = Annotated[str | None, typer.Argument(help="Name of the model's folder. Default: all.")]
-VersionArgument = Annotated[str, typer.Argument(help="Registered version.")]
-ReasonOption = Annotated[str, typer.Option(help="Reason, stored in the ledger.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model's folder.")]
+OptionalModelArgument = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="Name of the model's folder. Default: all models.")
+]
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="Number of the version in MLflow.")]
+ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Reason, stored in the ledger.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -6,10 +6,11 @@ It runs daily by the clock, when raw days arrive, in a backfill, or by hand for 
 several runs need is built once: the first run builds the days of waiting runs in the same job as its own, and the
 waiting runs find them published.
 
-**A new DAG is paused.** Switch it on: until then, neither the clock nor arriving data starts it, and a run that is
+**A new DAG is paused.** Unpause it: until then, neither the clock nor arriving data starts it, and a run that is
 triggered waits.
 
-**When a run ends after `plan`,** its days were published already; the log names the fingerprint of each.
+**When a run ends after `plan`,** its days were published already; the log names the fingerprint of each (the hash of
+the inputs and code that they were built from).
 
 **When a run fails at `plan` or `check_raw`,** raw data is missing or breaks a rule; the log names file, column,
 rule and count. Deliver the file again and clear the run. Published features have not changed.

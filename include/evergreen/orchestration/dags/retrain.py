@@ -2,12 +2,15 @@
 
 `plan → materialize → training_set → train → evaluate → judge → register → (approve) → promote`
 
-**A new DAG is paused.** Switch it on: until then, neither the clock nor arriving data starts it, and a run that is
+**A new DAG is paused.** Unpause it: until then, neither the clock nor new features start it, and a run that is
 triggered waits.
 
+**`as_of`** is the date of a run: it uses only what was known when that day began. Scheduled runs take the end of their
+data interval.
+
 **A backfill is a walk-forward backtest:** `plan → training_set → train → backtest`. Each run trains as of its
-date with only what was known then; the report in the log of `backtest` shows what the gates would have decided
-and how each policy of retraining would have performed. The champion and the online features do not change.
+date; the report that the log of `backtest` names shows what the gates would have decided, and how each rule for
+deploying would have performed. The champion and the online store do not change.
 
 **When `promote` is skipped,** the champion stays: its log says why, and the button *Gate report* on `judge` opens
 all the evidence. This is a result, not a failure.
@@ -15,12 +18,12 @@ all the evidence. This is a result, not a failure.
 **When `approve` waits,** a person is asked, under *Required actions*; a rejection, or no response in time, keeps the
 champion.
 
-**When a run ends after `plan`,** features arrived, but fewer days than the model waits for.
+**When a run ends after `plan`,** features are new, but of fewer days than `retrain_after_days` in the model's spec.
 
 **When `training_set` fails,** days of features are missing; the log names them. Run the features DAG for them.
 
-**Running it again** is always safe: what is published with the same inputs, code and parameters is reused.
-A window that is not newer than the champion's never promotes.
+**Running it again** is always safe: what is published with the same inputs, code and parameters is reused. A
+candidate is promoted only if its `as_of` is later than the champion's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The DAG that rolls back to an earlier champion. It is triggered by hand, with a form that asks for the reason.
 
-It is not paused when it is new. A run that is triggered while it is paused waits until somebody switches it on.
+A new rollback DAG is not paused. If somebody has paused it, a run that is triggered waits until it is unpaused.
 
 The previous champion, or the version in the form, becomes champion. The rollback is recorded like any promotion,
 and the version that was champion cannot be promoted again before `evergreen release`.
