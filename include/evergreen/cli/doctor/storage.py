@@ -61,7 +61,7 @@ def check_folder(root: Path) -> CheckPassed:
     if free < _MIN_FREE_BYTES:
         raise CheckFailedError(
             f"{_gib(free)} free, at least {_gib(_MIN_FREE_BYTES)} recommended",
-            "add space, or remove datasets that no run needs (docs/guides/operate.md)",
+            "add space, or remove datasets that no run needs (docs/reference/lake.md)",
         )
     return CheckPassed(f"writable, {_gib(free)} free")
 
