@@ -59,7 +59,7 @@ test-compose: $(READY) ## the tests of the stack of docker-compose.yaml, on a ma
 test-kubernetes: $(READY) ## the tests with pods, on the cluster that KUBECONFIG names (docs/guides/kubernetes.md)
 	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10 -n 3 --dist loadscope
 
-lint: $(READY) ## style, types, and the order of the rooms
+lint: $(READY) ## style, types, and which package may import which
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

@@ -3,7 +3,7 @@
 A step passes the packages that compute its result to `code_of`. Their code is
 
 - every module of these packages, and the modules that they import, wherever the import statement is. Imports are
-  followed into Evergreen's rooms and the model folders, but not into the rooms of `CARRIERS`: these declare, locate
+  followed into Evergreen's packages and the model folders, but not into those of `CARRIERS`: these declare, locate
   and transport what a step reads, and the step's inputs hold that by value or by content hash. A step that computes
   with one of their modules passes it as well;
 - all of a package that the spec names in `code_packages`, if one of these modules imports it;

@@ -1,1 +1,1 @@
-"""The one room that imports Airflow: it resolves a run's window, and wires steps to tasks."""
+"""The one package that imports Airflow: it resolves a run's window, and wires steps to tasks."""

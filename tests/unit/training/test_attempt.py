@@ -142,5 +142,5 @@ def test_attempt_imports_only_what_it_needs() -> None:
         "pyspark",
         "sqlalchemy",
     }
-    rooms = {name.split(".")[1] for name in process.stdout.split() if name.startswith("evergreen.")}
-    assert rooms == {"errors", "lake", "settings", "spec", "storage", "training"}
+    packages = {name.split(".")[1] for name in process.stdout.split() if name.startswith("evergreen.")}
+    assert packages == {"errors", "lake", "settings", "spec", "storage", "training"}
