@@ -72,11 +72,11 @@ class Settings(BaseSettings):
 
     project: Path = Field(
         default=REPOSITORY if IS_CHECKOUT else PydanticUndefined,  # type: ignore[assignment]
-        description="folder of your repository: its models, feature_repo, dags and trainer are the defaults of others",
+        description="your repository: the folder whose `models`, `feature_repo` and `trainer` other settings default to",
     )
     models: Annotated[tuple[Path, ...], NoDecode] = Field(
         default_factory=_default_model_folders,
-        description="folders of model folders, separated by `:`; default: `models` in the project",
+        description="folders that contain model folders, separated by `:`",
     )
     home: Path = Field(
         default_factory=lambda data: data["project"] / ".evergreen",
@@ -87,7 +87,9 @@ class Settings(BaseSettings):
         default_factory=lambda data: f"{data['home']}/ledger",
         description="folder or object store URI of the ledger: all verdicts and changes of champions",
     )
-    airflow: str | None = Field(None, description="URL of an external Airflow: http://user:password@host:port")
+    airflow: str | None = Field(
+        None, description="URL of an Airflow that `evergreen up` did not start: http://user:password@host:port"
+    )
     airflow_ui: str | None = Field(None, description="URL of that Airflow's UI, if it differs")
     spark: str = Field("local[2]", description="Spark master, or sc://host:port of a Spark Connect server")
     max_days_per_run: int = Field(
@@ -102,7 +104,7 @@ class Settings(BaseSettings):
     )
     feast_registry: str = Field(
         default_factory=lambda data: f"sqlite:///{data['home']}/feast-registry.db?timeout=60",
-        description="SQLAlchemy URL of Feast's registry; its file registry loses concurrent commits",
+        description="SQLAlchemy URL of the database with Feast's registry",
     )
     online_store: str = Field(
         default_factory=lambda data: f"{data['home']}/online",
@@ -122,7 +124,7 @@ class Settings(BaseSettings):
     )
     trainer_requirements: Path = Field(
         default_factory=lambda data: data["project"] / "trainer" / "requirements.txt",
-        description="lock file of the environment that trains: the versions of `training_libraries`",
+        description="lock file of the trainer's packages; versions of `training_libraries` are read from it",
     )
     prices: Path | None = Field(None, description="TOML file with prices of CPUs, memory and GPUs")
     pods: PodSettings = PodSettings()

@@ -170,8 +170,10 @@ class PairedComparisonGate(MetricGate):
     a calibrated model looks worse than it is. Use a `ThresholdGate`; brier and log_loss count calibration too.
     """
 
-    confidence: Confidence = Field(0.95, description="of the bound of the gain that decides")
-    resamples: int = Field(2000, ge=200, le=100_000, description="of the bootstrap, for metrics without a formula")
+    confidence: Confidence = Field(0.95, description="confidence of the bound that decides")
+    resamples: int = Field(
+        2000, ge=200, le=100_000, description="number of bootstrap samples, for metrics without a formula"
+    )
 
     @model_validator(mode="after")
     def _check_comparison(self) -> Self:
@@ -201,7 +203,9 @@ class AgainstChampionGate(PairedComparisonGate):
 
     kind: Literal["against_champion"] = "against_champion"
     must_be: Literal["better", "not_worse"] = Field(description="what must be shown about the candidate")
-    margin: Margin = Field(0.0, description="in the metric's own unit")
+    margin: Margin = Field(
+        0.0, description="difference to require (better) or tolerate (not_worse), in the metric's unit"
+    )
     test: SignificanceTest | None = Field(
         None, description="by default delong for auc, mcnemar for accuracy, bootstrap for the rest"
     )
@@ -321,7 +325,7 @@ class OnlineEqualsOfflineGate(_BaseGate):
 
     kind: Literal["online_equals_offline"] = "online_equals_offline"
     at_most: float = Field(0.0, ge=0, lt=1, description="share of values that may differ")
-    sample_size: int = Field(200, ge=1, le=100_000, description="entities to compare")
+    sample_size: int = Field(200, ge=1, le=100_000, description="number of entities to compare")
 
 
 class PredictionDriftGate(_BaseGate):
@@ -345,7 +349,7 @@ class CustomGate(_BaseGate):
     name_fields: ClassVar[tuple[str, ...]] = ("function",)
 
     kind: Literal["custom"] = "custom"
-    function: FunctionPath = Field(description="takes the `Evidence`")
+    function: FunctionPath = Field(description="function that takes the `Evidence`")
 
 
 Gate = Annotated[

@@ -36,7 +36,9 @@ class RawSource(Frozen):
 
     name: Name = Field(description="folder and file name of its raw files")
     daily: bool = Field(True, description="one file per day; otherwise one file for all days")
-    trailing_days: int = Field(0, ge=0, le=366, description="days before a day whose files its features need, too")
+    trailing_days: int = Field(
+        0, ge=0, le=366, description="number of earlier days whose files the features of a day need too"
+    )
 
     @model_validator(mode="after")
     def _check_trailing_days(self) -> Self:
@@ -85,11 +87,15 @@ class Resources(Frozen):
     cpu: int = Field(2, ge=1, description="CPUs, and threads of the trainer")
     memory_gib: float = Field(4, gt=0, description="memory, in GiB")
     gpu: int = Field(0, ge=0, description="GPUs")
-    gpu_type: str | None = Field(None, description="the GPU product in the labels of nodes")
+    gpu_type: str | None = Field(
+        None, description="type of GPU, as in the label of its nodes (`nvidia.com/gpu.product`)"
+    )
     processes: int = Field(1, ge=1, description="started by torchrun; at most one per GPU")
     shm_gib: float = Field(1, gt=0, description="shared memory for data loaders and NCCL; part of memory_gib")
     timeout_minutes: int = Field(60, ge=1, description="a longer attempt is stopped")
-    checkpoint_seconds: float = Field(60, gt=0, description="the most work that is lost")
+    checkpoint_seconds: float = Field(
+        60, gt=0, description="time between checkpoints: the most work that a preemption loses"
+    )
     spot: bool = Field(True, description="may run on cheaper nodes that may be reclaimed")
     max_preemptions: int = Field(20, ge=0, description="restarts after preemption within one try of the task")
     node_selector: Mapping[str, str] = Field(default_factory=dict, description="labels of nodes it may run on")
@@ -116,7 +122,7 @@ class ApprovalPolicy(Frozen):
 
 
 class ModelSpec(Frozen):
-    """Everything Evergreen needs to keep one model fresh. See docs/guides/add-a-model.md for a tour."""
+    """Everything Evergreen needs to keep one model fresh."""
 
     name: Name = Field(description="name of the model and of its folder")
     owner: NonEmptyStr = Field(description="the team")
@@ -124,18 +130,18 @@ class ModelSpec(Frozen):
 
     features: FeatureSpec | Name = Field(description="its own features, or the name of the model that builds them")
     feature_service: Name = Field(description="the Feast feature service that lists its inputs")
-    request_columns: tuple[Name, ...] = Field((), description="inputs that are part of the request: spine columns")
+    request_columns: tuple[Name, ...] = Field((), description="inputs that come with the request: columns of the spine")
     label: Name = Field("label", description="column of the spine to predict")
 
     schedule: Cron = Field(description="when to retrain: cron, in the features' time zone")
     retrain_after_days: int | None = Field(
         None, ge=1, description="also retrain when this many days of features are new or corrected"
     )
-    train_days: int = Field(365, ge=1, description="at most this many days before the holdout to train on")
+    train_days: int = Field(365, ge=1, description="days before the holdout to train on; fewer if there are fewer")
     holdout_days: int = Field(7, ge=1, description="days before `as_of` on which models are judged")
 
     parameters: Mapping[str, Any] = Field(default_factory=dict, description="passed to train.fit unchanged")
-    seed: int = Field(0, ge=0, description="of all randomness in training")
+    seed: int = Field(0, ge=0, description="seed of all randomness in training")
     training_libraries: tuple[str, ...] = Field(
         (), description="packages of the trainer's environment whose versions the trained model depends on"
     )
@@ -146,7 +152,9 @@ class ModelSpec(Frozen):
     )
     resources: Resources = Field(Resources(), description="what one training attempt may use")
 
-    gates: tuple[Gate, ...] = Field(min_length=1, description="all must pass, or the champion stays")
+    gates: tuple[Gate, ...] = Field(
+        min_length=1, description="requirements for a candidate: all must pass, or the champion stays"
+    )
     cooldown_days: int = Field(0, ge=0, description="days of data before a new champion can be replaced")
     approval: ApprovalPolicy | None = Field(None, description="who approves a promotion; None: the gates decide")
 
