@@ -72,7 +72,7 @@ class Settings(BaseSettings):
 
     project: Path = Field(
         default=REPOSITORY if IS_CHECKOUT else PydanticUndefined,  # type: ignore[assignment]
-        description="your repository: the folder whose `models`, `feature_repo` and `trainer` other settings default to",
+        description="your repository: other settings default to `models`, `feature_repo` and `trainer` in it",
     )
     models: Annotated[tuple[Path, ...], NoDecode] = Field(
         default_factory=_default_model_folders,
