@@ -40,23 +40,23 @@ retrain: $(ENVIRONMENT) ## from raw days to a promoted champion, a week further 
 up: $(ENVIRONMENT) ## start Airflow, MLflow and Spark on this machine; on real servers with STACK=compose
 	@$(EVERGREEN) up
 
-down: ## stop them, and lose nothing
+down: ## stop them, and keep all data
 	@if [ -x $(EVERGREEN) ]; then $(EVERGREEN) down; else echo "nothing is up"; fi
 
-trainer: $(TRAINER) ## the environment that networks are trained in on this machine, with PyTorch
+trainer: $(TRAINER) ## the environment with PyTorch, which trains neural networks on this machine
 
 # Files side by side where they have engines of their own; the stacks of the last line want both cores.
-test: lint $(TRAINER) ## lint, then every test but those of the two below
+test: lint $(TRAINER) ## lint, then all tests except those of the next two targets; takes tens of minutes
 	@$(BIN)/python -m pytest tests/unit tests/dag -q -n 2
 	@.trainer/bin/python -m pytest tests/trainer -q
 	@$(BIN)/python -m pytest tests/integration --ignore tests/integration/airflow --ignore tests/integration/release \
 		-q -n 2 --dist loadfile
 	@$(BIN)/python -m pytest tests/integration/airflow tests/integration/release -q --durations=10
 
-test-compose: $(READY) ## the tests of the stack of docker-compose.yaml, on a machine without one (docs/guides/deploy.md)
+test-compose: $(READY) ## test the stack of docker-compose.yaml, which must not be running (docs/guides/deploy.md)
 	@$(BIN)/python -m pytest tests/compose -q -rs --durations=10
 
-test-kubernetes: $(READY) ## the tests with pods, on the cluster that KUBECONFIG names (docs/guides/kubernetes.md)
+test-kubernetes: $(READY) ## test training in pods, on the cluster that KUBECONFIG names (docs/guides/kubernetes.md)
 	@$(BIN)/python -m pytest tests/kubernetes -q -rs --durations=10 -n 3 --dist loadscope
 
 lint: $(READY) ## style, types, and which package may import which
@@ -65,21 +65,21 @@ lint: $(READY) ## style, types, and which package may import which
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(READY) ## let the formatter and the linter mend what they can
+format: $(READY) ## fix what the formatter and the linter can fix
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## the figures of docs/performance.md
+bench: $(READY) ## print the figures of docs/performance.md
 	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
-docs: $(READY) ## the site of docs/, in docs/_build/html
+docs: $(READY) ## build the site of docs/, in docs/_build/html
 	@$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
-docs-links: $(READY) ## ask every external link of the docs whether it is there
+docs-links: $(READY) ## check the external links of the docs; needs the network
 	@$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 
-lock: $(READY) ## resolve everything that pyproject.toml and trainer/requirements.in name, anew
+lock: $(READY) ## resolve all dependencies again, and write the lock files
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	@$(RESOLVE) pyproject.toml --upgrade --all-extras $(addprefix --group ,test lint docs release image) \
 		--output-file requirements.txt
@@ -93,15 +93,15 @@ dist: $(READY) ## build the wheel and the source distribution: the same bytes fr
 	@$(BIN)/python -m build --no-isolation
 	@$(BIN)/twine check --strict dist/*
 
-sbom: $(READY) ## list the packages of each lock in CycloneDX's format
+sbom: $(READY) ## write a bill of materials (CycloneDX) of each lock file
 	@mkdir -p dist/sbom
 	@$(foreach lock,$(LOCKS),PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements --output-reproducible --output-format JSON \
 		--pyproject pyproject.toml --output-file dist/sbom/$(subst /,-,$(lock:requirements.txt=sbom.cdx.json)) $(lock);)
 
-audit: $(READY) ## look for known vulnerabilities of what is locked; needs the network
+audit: $(READY) ## look for known vulnerabilities of the locked packages; needs the network
 	@$(foreach lock,$(LOCKS),$(BIN)/pip-audit --no-deps --disable-pip --requirement $(lock);)
 
-clean: down ## stop, and remove everything that was made: data, environment, caches
+clean: down ## stop, and remove everything that was created: data, environments, caches
 	@rm -rf .evergreen .venv .trainer .ruff_cache .mypy_cache .hypothesis dist
 
 help:

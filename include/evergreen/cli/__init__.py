@@ -269,7 +269,8 @@ def _use_local_mlflow() -> None:
     url = local_service_urls().get("mlflow")
     if url is None:
         raise EvergreenError(
-            "MLflow is not running, and its aliases must follow the ledger: start it by `evergreen up`"
+            "MLflow is not running, and its aliases must follow the ledger: start it by `evergreen up`, "
+            "or set EVERGREEN_MLFLOW to its address"
         )
     os.environ[variable_name("mlflow")] = url
     settings.cache_clear()

@@ -37,7 +37,7 @@ def show_history(name: str, day: date | None, console: Console, as_json: bool = 
         print_json(console, _history_record(name, at_day, only_champion=bool(day)))
         return
     if not state.entries:
-        console.print(f"{name}: the ledger has no entry yet")
+        console.print(f"{name}: the ledger has no entry yet: no candidate was judged")
         return
     if day:
         _show_champion_on_day(name, state, day, console)

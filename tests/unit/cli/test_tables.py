@@ -55,7 +55,7 @@ def history(day: date | None = None) -> str:
 
 
 def test_show_history_of_an_empty_ledger(home: Path) -> None:
-    assert history() == "flight_delay: the ledger has no entry yet"
+    assert history() == "flight_delay: the ledger has no entry yet: no candidate was judged"
 
 
 def test_show_history_lists_every_champion_with_its_reason(home: Path) -> None:
