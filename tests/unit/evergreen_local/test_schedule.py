@@ -77,7 +77,7 @@ def test_as_of_dates_of_data_without_an_end_always_continue():
 def test_simulated_retrains_follow_the_schedule_of_the_model(schedule, days):
     model = MODEL.model_copy(update={"schedule": schedule})
     assert retrain_interval(model) == timedelta(days)
-    assert simulated_as_of_dates(model, FEATURES, [])[1] == FIRST + timedelta(days)
+    assert simulated_as_of_dates(model, features(date(2013, 1, 1)), [])[1] == FIRST + timedelta(days)
 
 
 def test_newest_as_of_date_is_after_the_last_delivered_day():
