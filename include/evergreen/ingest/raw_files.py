@@ -7,7 +7,6 @@ raw_hashes/flights.json                         a cache: SHA-256 of each file an
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable
 from datetime import date
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evergreen import storage
+from evergreen.ingest.announcements import is_iso_day
 from evergreen.lake.datasets import day_partition
 from evergreen.settings import settings
 
@@ -36,7 +36,7 @@ def delivered_days(source: str) -> set[date]:
     """Return the days for which a raw file of `source` exists."""
     files = (raw_folder() / source).glob(f"day=*/{source}.parquet")
     names = [file.parent.name.removeprefix("day=") for file in files]
-    return {date.fromisoformat(name) for name in names if re.fullmatch(r"\d{4}-\d{2}-\d{2}", name)}
+    return {date.fromisoformat(name) for name in names if is_iso_day(name)}
 
 
 def hash_raw_files(files: Iterable[Path]) -> dict[Path, str]:

@@ -268,17 +268,17 @@ def test_one_wrong_online_value_is_found_and_so_is_its_repair(
     others = len(set(asked.select(["carrier", "origin", "dest", "tailnum"]).drop_null().to_pandas().agg(tuple, axis=1)))
     with closing(sqlite3.connect(home / "online/flight_delay.db")) as con, con:
         (key, right), *_ = [
-            row for row in con.execute("SELECT entity_key, value FROM evergreen_aircraft") if tail.encode() in row[0]
+            row for row in con.execute("SELECT entity_key, value FROM flight_delay_aircraft") if tail.encode() in row[0]
         ]
-        (other,) = con.execute("SELECT value FROM evergreen_aircraft WHERE value != ?", [right]).fetchone()
-        con.execute("UPDATE evergreen_aircraft SET value = ? WHERE entity_key = ?", [other, key])
+        (other,) = con.execute("SELECT value FROM flight_delay_aircraft WHERE value != ?", [right]).fetchone()
+        con.execute("UPDATE flight_delay_aircraft SET value = ? WHERE entity_key = ?", [other, key])
     found = ask_online(examples, candidate)
     assert found.value_count == others * FEATURES
     assert 0 < found.mismatch_count < 20  # the flights of that aircraft on that day
     assert found.first_mismatch.startswith("aircraft__aircraft_age of carrier=")
     assert f"tailnum={tail} is " in found.first_mismatch
     with closing(sqlite3.connect(home / "online/flight_delay.db")) as con, con:
-        con.execute("UPDATE evergreen_aircraft SET value = ? WHERE entity_key = ?", [right, key])
+        con.execute("UPDATE flight_delay_aircraft SET value = ? WHERE entity_key = ?", [right, key])
     # Nothing that is recorded in the lake has changed, and yet it is looked at again.
     assert ask_online(examples, candidate).mismatch_count == 0
 

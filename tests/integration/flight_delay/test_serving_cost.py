@@ -46,7 +46,7 @@ def measured(candidate: datasets.Manifest, table: pa.Table = TABLE) -> Mapping[s
 
 
 def test_every_quantity_is_measured_and_grows_with_the_model(home: Path) -> None:
-    small, large = measured(published()), measured(published(rounds=400, depth=8))
+    small, large = measured(published()), measured(published(rounds=1500, depth=8))
     assert set(small) == set(large) == set(get_args(ServingQuantity))
     for found in (small, large):
         assert 0 < found["single_p50_ms"] <= found["single_p99_ms"]

@@ -1,13 +1,14 @@
 """As-of dates of `evergreen retrain`."""
 
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 
 from evergreen.errors import EvergreenError
+from evergreen.ingest import raw_files
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen_local import retraining
-from evergreen_local.schedule import simulated_as_of_dates
+from evergreen_local.schedule import newest_as_of_date, retrain_interval, simulated_as_of_dates
 
 pytestmark = pytest.mark.unit
 
@@ -67,3 +68,41 @@ def test_as_of_dates_refuse_data_that_is_too_short(last_day):
 
 def test_as_of_dates_of_data_without_an_end_always_continue():
     assert simulated_as_of_dates(MODEL, features(date(2013, 1, 1)), [LAST]) == [date(2014, 1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "days"),
+    [("0 0 * * 5", 7), ("30 4 1 * *", 31), ("0 * * * *", 1), ("0 0 * * *", 1), ("0 6 */2 * *", 2), ("0 0 1 1 *", 365)],
+)
+def test_simulated_retrains_follow_the_schedule_of_the_model(schedule, days):
+    model = MODEL.model_copy(update={"schedule": schedule})
+    assert retrain_interval(model) == timedelta(days)
+    assert simulated_as_of_dates(model, features(date(2013, 1, 1)), [])[1] == FIRST + timedelta(days)
+
+
+def test_newest_as_of_date_is_after_the_last_delivered_day():
+    delivered = [date(2026, 1, 1) + timedelta(number) for number in range(20)]
+    assert newest_as_of_date(MODEL, delivered, []) == [date(2026, 1, 21)]
+    assert newest_as_of_date(MODEL, delivered, [date(2026, 1, 14)]) == [date(2026, 1, 21)]
+    assert newest_as_of_date(MODEL, delivered, [date(2026, 1, 21)]) == []
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_newest_as_of_date_refuses_data_for_the_holdout_alone(count):
+    delivered = [date(2026, 1, 1) + timedelta(number) for number in range(count)]
+    with pytest.raises(
+        EvergreenError, match=f"{count} days of raw data are delivered for flight_delay, and its holdout"
+    ):
+        newest_as_of_date(MODEL, delivered, [])
+
+
+def test_delivered_days_have_files_of_all_daily_sources(home):
+    for day in (1, 2, 3):
+        for source in ("flights", "weather")[: 1 if day == 2 else 2]:
+            file = raw_files.raw_file(source, date(2013, 1, day))
+            file.parent.mkdir(parents=True)
+            file.touch()
+    for stray in ("flights/day=2012-12-31", "weather/day=2012-12-31", "flights/day=2013-13-01", "flights/day=_tmp"):
+        (raw_files.raw_folder() / stray).mkdir(parents=True)
+        (raw_files.raw_folder() / stray / f"{stray.partition('/')[0]}.parquet").touch()
+    assert retraining._delivered_days(MODEL) == {date(2013, 1, 1), date(2013, 1, 3)}

@@ -102,7 +102,7 @@ def connect_database(url: str) -> Iterator[tuple[Connection, CheckPassed]]:
         engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, **options)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise CheckFailedError(
-            f"not a database URL: {error}", "use the form postgresql://user:password@host/name"
+            f"not a database URL: {error}", "use the form postgresql+psycopg://user:password@host/name"
         ) from None
     clock = ClockProbe()
     try:

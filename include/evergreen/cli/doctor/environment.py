@@ -31,7 +31,7 @@ def check_environment_variables() -> CheckPassed:
         similar = get_close_matches(unknown[0], valid_names, n=1)
         raise CheckFailedError(
             f"{', '.join(unknown)}: unknown variable{'s' if len(unknown) > 1 else ''}",
-            f"did you mean {similar[0]}?" if similar else "remove it: docs/reference/settings.md lists all variables",
+            f"did you mean {similar[0]}?" if similar else "remove it: docs/reference/settings.md lists all",
         )
     return CheckPassed(f"{len(names)} variables, all known")
 

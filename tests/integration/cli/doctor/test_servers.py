@@ -33,6 +33,7 @@ def airflow(server: FakeServer) -> FakeServer:
             (201, {"access_token": "t"}) if b'"password":"right"' in body else (401, {"detail": "Invalid credentials"})
         ),
         "GET /api/v2/importErrors": (200, {"import_errors": [], "total_entries": 0}),
+        "GET /api/v2/dags": (200, {"dags": [], "total_entries": 0}),
     }
     return server
 
@@ -58,6 +59,13 @@ def test_check_airflow_passes(airflow: FakeServer) -> None:
     outcome = servers.check_airflow(airflow.url)
     assert outcome.message == f"Airflow {AIRFLOW}, all components healthy, authentication succeeded"
     assert outcome.clock_skew == pytest.approx(0, abs=2)
+
+
+def test_check_airflow_names_the_first_paused_dags(airflow: FakeServer) -> None:
+    dags = [{"dag_id": f"demand_{number}.retrain"} for number in range(7)]
+    airflow.responses["GET /api/v2/dags"] = (200, {"dags": dags, "total_entries": 7})
+    message = servers.check_airflow(airflow.url).message
+    assert message.endswith("; paused: " + ", ".join(f"demand_{number}.retrain" for number in range(5)) + ", …")
 
 
 def test_check_airflow_measures_the_clock_skew(airflow: FakeServer) -> None:
