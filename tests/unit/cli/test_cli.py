@@ -49,6 +49,15 @@ def test_version_is_printed() -> None:
     assert CliRunner().invoke(app, ["--version"]).output.strip() == version("evergreen")
 
 
+def test_help_before_the_model_is_not_that_of_feast() -> None:
+    command = COMMANDS["feast",]
+    result = CliRunner().invoke(app, ["feast", "--help"])
+    assert result.exit_code == 0
+    assert "Arguments of the feast command." in result.output
+    context = command.make_context("feast", ["flight_delay", "--help"])
+    assert context.params == {"model": "flight_delay", "arguments": ["--help"]}
+
+
 def test_commands_of_the_local_stack_are_added_by_entry_point() -> None:
     command = [Path(sys.executable).parent / "evergreen", "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
