@@ -208,6 +208,11 @@ def feast_command(
     """Run Feast's own command in the project of a model's features."""
     from evergreen.feature_store.repository import feast_variables
 
+    if changing := {"apply", "delete", "init", "teardown"} & set(arguments):
+        raise EvergreenError(
+            f"`feast {changing.pop()}` would change the registry for the files of all models: Evergreen applies the "
+            "file of each model when its definitions change"
+        )
     variables = feast_variables(load_spec(model).feature_model)
     command = [str(Path(sys.executable).parent / "feast"), "--chdir", str(settings().feature_repo), *arguments]
     os.execve(command[0], command, os.environ | variables)  # noqa: S606 - no shell is wanted

@@ -122,3 +122,10 @@ def test_an_error_of_one_model_leaves_the_others_repaired(
     assert "model a_torn_one: 1 fault" in result.stderr
     assert "flight_delay: " in result.stdout
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("arguments", ["apply", "--log-level debug teardown", "delete levels"])
+def test_feast_commands_that_change_the_registry_are_refused(home: Path, arguments: str) -> None:
+    result = CliRunner().invoke(app, ["feast", "flight_delay", *arguments.split()])
+    assert result.exit_code == 1
+    assert "Evergreen applies the file of each model" in result.stderr
