@@ -229,7 +229,7 @@ def _batch_definition() -> BatchDefinition:
 
 
 def _run_expectations(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[ExpectationValidationResult]:
-    # Great Expectations converts text to `str`. In pandas 3 that is Arrow's, where `\w` in a regular expression is ASCII.
+    # Great Expectations converts text to `str`: in pandas 3 that is Arrow's, where `\w` of an expression is ASCII only.
     with _validation_lock, pd.option_context("mode.string_storage", "python"):
         batch = _batch_definition().get_batch({"dataframe": table})
         try:
