@@ -46,6 +46,7 @@ from feast.utils import make_tzaware
 from pydantic import PositiveInt, StrictStr
 
 from evergreen.errors import Fault, FaultsError
+from evergreen.ingest.frames import text_as_objects
 from evergreen.lake.datasets import published_files
 
 _RETRIEVAL = "Retrieval of historical features"
@@ -169,8 +170,8 @@ class AsofOfflineStore(OfflineStore):
         _check_request(entity_df, views, on_demand)
         # Event timestamps become UTC microseconds; the other columns stay as they are.
         timestamps = pd.to_datetime(entity_df[event_timestamp], utc=True).dt.floor("us").dt.as_unit("us")
-        entities = pa.Table.from_pandas(entity_df.assign(**{event_timestamp: timestamps}), preserve_index=False)
-        entities = entities.replace_schema_metadata(None)
+        entity_df = text_as_objects(entity_df.assign(**{event_timestamp: timestamps}))
+        entities = pa.Table.from_pandas(entity_df, preserve_index=False).replace_schema_metadata(None)
         instants = entities[event_timestamp].drop_null()
 
         def retrieve() -> pa.Table:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from evergreen.errors import Fault, InputsChangedError, RawDataError
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.features.inputs import features_dataset
+from evergreen.ingest.frames import text_as_objects, text_as_strings
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
@@ -115,10 +116,9 @@ def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
     service = store.get_feature_service(model.feature_service)
     if settings().offline_store == "spark":
         _register_spark_views(model, [projection.name for projection in service.feature_view_projections])
-    job = store.get_historical_features(
-        entity_df=entities.to_pandas(date_as_object=True), features=service, full_feature_names=True
-    )
-    table = job.to_arrow()
+    entity_df = text_as_objects(entities.to_pandas(date_as_object=True))
+    job = store.get_historical_features(entity_df=entity_df, features=service, full_feature_names=True)
+    table = text_as_strings(job.to_arrow())
     if table.num_rows != entities.num_rows:
         raise AssertionError(f"the point-in-time join returned {table.num_rows} rows for {entities.num_rows} examples")
     return table

@@ -365,6 +365,16 @@ def test_entity_columns_are_unchanged(repo: Repo) -> None:
     assert str(frame["event_timestamp"].dt.tz) == "UTC"
 
 
+@pytest.mark.parametrize("dtype", ["string", pd.StringDtype("pyarrow", na_value=np.nan)], ids=["string", "pandas 3"])
+def test_text_keys_of_every_type_give_the_same_table(repo: Repo, dtype: Any) -> None:
+    write(repo.file, [feature_row(1, "x", "y", 0, 0)])
+    entity_df = entities(("x", "y", 1), (None, "y", 2), ("x", None, 3))
+    typed = entity_df.astype({"a": dtype, "b": dtype})
+    expected = retrieve(repo.asof, entity_df, ["one:share", "pair:v"])
+    assert retrieve(repo.asof, typed, ["one:share", "pair:v"]).equals(expected)
+    assert [str(typed[name].dtype) for name in "ab"] == [str(dtype)] * 2
+
+
 def test_keys_of_other_types(tmp_path: Path) -> None:
     file = tmp_path / "typed.parquet"
     pq.write_table(

