@@ -125,7 +125,7 @@ def _session_processes(identity: ProcessIdentity, home: Path) -> list[psutil.Pro
     session = [p for p in psutil.process_iter() if _session_id(p) == identity.pid and _is_running(p)]
     if is_alive(identity):
         return session
-    return [process for process in session if process.pid != identity.pid and _belongs_to_home(process, home)]
+    return [process for process in session if process.pid != identity.pid and _belongs_to_home(process, home, 10)]
 
 
 def _session_id(process: psutil.Process) -> int | None:
@@ -135,9 +135,13 @@ def _session_id(process: psutil.Process) -> int | None:
         return None
 
 
-def _belongs_to_home(process: psutil.Process, home: Path) -> bool:
+def _belongs_to_home(process: psutil.Process, home: Path, attempts: int = 1) -> bool:
+    """Return whether a process has the variable of this home; while it executes another program, it has none at all."""
     try:
-        return process.environ().get(STACK_VARIABLE) == str(home)
+        while not (variables := process.environ()) and attempts > 1:
+            attempts -= 1
+            time.sleep(0.05)
+        return variables.get(STACK_VARIABLE) == str(home)
     except (psutil.Error, OSError):
         return False
 
