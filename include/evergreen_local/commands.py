@@ -1,4 +1,4 @@
-"""Commands of the local stack and of the demo, which the entry point adds to `evergreen`."""
+"""Commands of the local stack, and `retrain`, which the entry point adds to `evergreen`."""
 
 from __future__ import annotations
 

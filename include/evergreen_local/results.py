@@ -13,7 +13,7 @@ from rich.text import Text
 from evergreen.client.addresses import ServiceAddresses
 from evergreen.gates import Gate, Verdict
 from evergreen.reports.gate_table import GATE_COLUMNS, gate_rows
-from evergreen.settings import settings
+from evergreen.settings import IS_CHECKOUT, settings
 from evergreen_local.progress import Progress, format_duration
 
 _MIN_REASON_WIDTH = 120  # columns of a terminal that fits the reasons into the table
@@ -63,7 +63,7 @@ def show_addresses(progress: Progress, addresses: ServiceAddresses) -> None:
     progress.print(f"Airflow  {addresses.airflow_ui}{_login(progress, addresses.airflow)}")
     progress.print(f"MLflow   {addresses.mlflow_ui}")
     if not settings().airflow:
-        progress.print("Both run until `make down`.")
+        progress.print(f"Both run until `{'make' if IS_CHECKOUT else 'evergreen'} down`.")
 
 
 def _login(progress: Progress, url: str) -> str:

@@ -23,11 +23,13 @@ from evergreen.client.airflow import AirflowClient, AirflowConflictError, Airflo
 from evergreen.errors import EvergreenError
 from evergreen.features.inputs import features_dataset, format_days
 from evergreen.ingest import raw_files
+from evergreen.ingest.watcher import list_complete_days
 from evergreen.lake import datasets
 from evergreen.orchestration.handover import JudgedCandidate
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
+from evergreen.storage import storage_path
 from evergreen.window import days_between, midnight
 from evergreen_local import results, run_progress, schedule, stack
 from evergreen_local.progress import Progress, ProgressView, format_duration
@@ -57,6 +59,8 @@ def retrain_model(name: str, as_of: date | None, progress: Progress) -> list[Jso
     """
     start = time.monotonic()
     model = load_spec(name)
+    if as_of:
+        schedule.check_as_of(feature_spec(model), as_of)
     raw = _import_raw_module(model)
     addresses = stack.bring_up_stack(progress)
     airflow = AirflowClient(addresses.airflow, addresses.airflow_ui)
@@ -105,7 +109,11 @@ def _delivered_days(model: ModelSpec) -> set[date]:
     spec = feature_spec(model)
     today = datetime.now(ZoneInfo(spec.timezone)).date()
     days = set(days_between(spec.first_day, min(today, (spec.last_day or today) + timedelta(1))))
-    return days.intersection(*(raw_files.delivered_days(source.name) for source in spec.sources if source.daily))
+    daily = [source.name for source in spec.sources if source.daily]
+    if not daily:
+        return days
+    delivered = list_complete_days(storage_path(str(raw_files.raw_folder())), daily)
+    return days & {date.fromisoformat(day) for day in delivered}
 
 
 def _feature_days(model: ModelSpec, as_of: date) -> Sequence[date]:

@@ -55,6 +55,20 @@ def newest_as_of_date(
     return [newest] if newest not in finished_dates else []
 
 
+def check_as_of(features: FeatureSpec, as_of: date) -> None:
+    """Check that there can be data before `as_of`, and not only after it.
+
+    Raises:
+        EvergreenError: It is not after the first day of the features, or it is after the day that follows the last.
+    """
+    if as_of <= features.first_day or (features.last_day and as_of > features.last_day + timedelta(1)):
+        end = f", up to {features.last_day + timedelta(1)}" if features.last_day else ""
+        raise EvergreenError(
+            f"there is no data for a retrain as of {as_of}: choose a day after {features.first_day}{end}, "
+            "or correct first_day and last_day in the spec"
+        )
+
+
 def retrain_interval(model: ModelSpec) -> timedelta:
     """Return the days between two retrains on the model's schedule; at least one."""
     runs = croniter(model.schedule, datetime(2001, 1, 1, tzinfo=UTC))

@@ -40,6 +40,8 @@ print("RESULT" + json.dumps({
                     for w in a.watchers], "catchup": dag.catchup,
         "ends": dag.end_date is not None,
         "timeouts": all(t.execution_timeout for t in dag.tasks),
+        "with_params": [t.task_id for t in dag.tasks if t.params],
+        "paused_at_first": dag.is_paused_upon_creation is not False,
         "several_xcoms": [t.task_id for t in dag.tasks if getattr(t, "multiple_outputs", False)],
         "params": sorted(dag.params),
     } for dag in found},
@@ -120,6 +122,8 @@ def test_dags_have_docs_owners_timetables_and_timeouts(parsed: dict) -> None:
         assert dag["ends"] is not by_hand
         assert dag["catchup"] is False
         assert dag["timeouts"], f"{dag_id}: a hung task must end"
+        assert not dag["with_params"], f"{dag_id}: Airflow would validate a copy of the DAG's params for each task"
+        assert dag["paused_at_first"] is not by_hand, f"{dag_id}: what a person asks for runs at once"
         assert not dag["several_xcoms"], f"{dag_id}: one XCom per task, not one per day"
     assert parsed["dags"]["flight_delay.retrain"]["params"] == ["as_of", "promote"]
     assert parsed["dags"]["flight_delay.rollback"]["params"] == ["reason", "version"]

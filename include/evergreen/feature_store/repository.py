@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import runpy
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from feast.data_source import DataSource
 from feast.infra.registry.sql import FeastRegistrySchemaError
 
 from evergreen import storage
-from evergreen.errors import EvergreenError, Fault, SpecError, first_line
+from evergreen.errors import Fault, SpecError
 from evergreen.feature_store.online_backends import RedisBackend, SqliteBackend, online_backend
 from evergreen.lake import fingerprints
 from evergreen.settings import settings
-from evergreen.spec.loader import error_location, load_spec
+from evergreen.spec.loader import load_spec, locate_errors
 
 _OFFLINE_STORE_TYPES = {"asof": "evergreen.feature_store.offline_store.AsofOfflineStore", "spark": "spark"}
 _DEFINITIONS_KEY = "evergreen_definitions"  # fingerprint of what is applied, in the registry and in the online store
@@ -160,7 +160,7 @@ def _apply_definitions(feature_model: str, file: Path, fingerprint: str) -> Feat
 
 
 def _load_definitions(feature_model: str, file: Path) -> list[Any]:
-    with _raise_spec_error(feature_model, file):
+    with locate_errors(feature_model, file, "correct it"):
         values = runpy.run_path(str(file)).values()
     items = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
     return [item for item in items if isinstance(item, Entity | BaseFeatureView | FeatureService)]
@@ -169,7 +169,7 @@ def _load_definitions(feature_model: str, file: Path) -> list[Any]:
 def _definitions_fingerprint(feature_model: str, file: Path) -> str:
     """Hash everything that the definitions are made from. Reading it is cheap: running the file imports Spark."""
     current = settings()
-    with _raise_spec_error(feature_model, file):
+    with locate_errors(feature_model, file, "correct it"):
         code = fingerprints.code_of_file(file, load_spec(feature_model).code_packages)
     return fingerprints.compute_fingerprint(
         {
@@ -179,15 +179,3 @@ def _definitions_fingerprint(feature_model: str, file: Path) -> str:
             "code": fingerprints.code_of((__name__,), ("feast",)),
         }
     )
-
-
-@contextmanager
-def _raise_spec_error(feature_model: str, file: Path) -> Iterator[None]:
-    """Turn an error of the definitions' own code into one that says where it is."""
-    try:
-        yield
-    except EvergreenError:
-        raise
-    except (Exception, SystemExit) as cause:
-        fault = Fault(error_location(cause, file), f"{type(cause).__name__}: {first_line(cause)}", "correct it")
-        raise SpecError(f"model {feature_model}", [fault]) from cause

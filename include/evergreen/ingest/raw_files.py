@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from evergreen import storage
-from evergreen.ingest.announcements import is_iso_day
 from evergreen.lake.datasets import day_partition
 from evergreen.settings import settings
 
@@ -30,13 +29,6 @@ def raw_file(source: str, day: date | None = None) -> Path:
     """Path of the raw file of `source`: one file per day, or one for all days if `day` is None."""
     folder = raw_folder() / source
     return (folder / day_partition(day) if day else folder) / f"{source}.parquet"
-
-
-def delivered_days(source: str) -> set[date]:
-    """Return the days for which a raw file of `source` exists."""
-    files = (raw_folder() / source).glob(f"day=*/{source}.parquet")
-    names = [file.parent.name.removeprefix("day=") for file in files]
-    return {date.fromisoformat(name) for name in names if is_iso_day(name)}
 
 
 def hash_raw_files(files: Iterable[Path]) -> dict[Path, str]:

@@ -175,12 +175,8 @@ class RawDataWatcher:
 
     def _update_observations(self, now: datetime) -> None:
         """Observe the days for which every source has its file; a day whose files have not changed stays as it was."""
-        folder, list_source = self._folder, _list_local if is_local(self._folder) else _list_remote
-        folder.fs.invalidate_cache()
-        listings = [dict(list_source(folder.fs, folder.path.rstrip("/"), source)) for source in self.sources]
         observations = {}
-        for day in set[str].intersection(*map(set, listings)):
-            files = tuple(listing[day] for listing in listings)
+        for day, files in list_complete_days(self._folder, self.sources).items():
             observation = self._observations.get(day)
             if observation is None or observation.files != files:
                 observation = DayObservation(files, compute_delivery_id(files), now)
@@ -190,6 +186,14 @@ class RawDataWatcher:
     @cached_property
     def _folder(self) -> UPath:
         return storage_path(self.prefix)
+
+
+def list_complete_days(folder: UPath, sources: Sequence[str]) -> dict[str, tuple[RawFileInfo, ...]]:
+    """Return the files of each day, as in 2013-01-01, for which every one of at least one source has its file."""
+    list_source = _list_local if is_local(folder) else _list_remote
+    folder.fs.invalidate_cache()
+    listings = [dict(list_source(folder.fs, folder.path.rstrip("/"), source)) for source in sources]
+    return {day: tuple(listing[day] for listing in listings) for day in set[str].intersection(*map(set, listings))}
 
 
 def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:

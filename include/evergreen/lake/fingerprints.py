@@ -20,7 +20,7 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -51,9 +51,26 @@ def code_of(
     Raises:
         ModuleNotFoundError: a package or module has no source here.
     """
-    hashes = {library: version(library) for library in libraries}
     user_modules = {package: _modules(package) for package in code_packages}
-    pending = [module for package in packages for module in _modules(package)]
+    modules = [module for package in packages for module in _modules(package)]
+    return {library: version(library) for library in libraries} | _hash_modules(modules, user_modules)
+
+
+def code_of_file(file: Path, code_packages: Iterable[str] = ()) -> dict[str, str]:
+    """Return the hash of a Python file that is no module, and of the code that it imports, as `code_of` does.
+
+    Raises:
+        SyntaxError: it is no Python; names the file.
+    """
+    code = file.read_bytes()
+    compile(code, str(file), "exec")
+    user_modules = {package: _modules(package) for package in code_packages}
+    modules = list(_followed_modules(_imports(code, ""), user_modules))
+    return {file.name: _hash_syntax(code)} | _hash_modules(modules, user_modules)
+
+
+def _hash_modules(pending: list[str], user_modules: Mapping[str, list[str]]) -> dict[str, str]:
+    hashes: dict[str, str] = {}
     while pending:
         module = pending.pop()
         if module in hashes:
@@ -70,27 +87,17 @@ def code_of(
             }
         if "." in package and not package.startswith("evergreen.") and _source_file(package):
             pending.append(package)  # runs before its modules do
-        for name in imports:
-            if home := next((root for root in user_modules if f"{name}.".startswith(f"{root}.")), None):
-                pending += user_modules[home]
-            elif target := _followed_module(name):
-                pending.append(target)
+        pending += _followed_modules(imports, user_modules)
     return hashes
 
 
-def code_of_file(file: Path, code_packages: Iterable[str] = ()) -> dict[str, str]:
-    """Return the hash of a Python file that is no module, and of the code that it imports, as `code_of` does.
-
-    Raises:
-        SyntaxError: it is no Python; names the file.
-    """
-    code = file.read_bytes()
-    compile(code, str(file), "exec")
-    packages = {name.partition(".")[0] for name in _imports(code, "")} & {
-        name.partition(".")[0] for name in code_packages
-    }
-    modules = [module for name in _imports(code, "") if (module := _followed_module(name))]
-    return {file.name: _hash_syntax(code)} | code_of([*modules, *packages], (), code_packages)
+def _followed_modules(imports: Iterable[str], user_modules: Mapping[str, list[str]]) -> Iterator[str]:
+    """Yield the modules among `imports` whose code counts: of a package of the user's, all of its modules."""
+    for name in imports:
+        if home := next((root for root in user_modules if f"{name}.".startswith(f"{root}.")), None):
+            yield from user_modules[home]
+        elif target := _followed_module(name):
+            yield target
 
 
 def _modules(package: str) -> list[str]:

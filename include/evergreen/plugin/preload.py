@@ -80,7 +80,7 @@ def _module_names(component: object) -> list[str]:
 
 
 class PreloadListener:
-    """Calls `preload_modules` once, when the scheduler starts."""
+    """Calls `preload_modules` once, when a component starts that forks."""
 
     @hookimpl
     def on_starting(self, component: object) -> None:

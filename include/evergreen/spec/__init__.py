@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+NAME_PATTERN = r"[a-z][a-z0-9_]*"
+Name = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
 NonEmptyStr = Annotated[str, StringConstraints(min_length=1)]
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 from evergreen.errors import EvergreenError, Fault, SpecError, first_line
+from evergreen.spec import NAME_PATTERN
 from evergreen.spec.model import FeatureSpec, ModelSpec
 
 SPEC_FILE = "model.py"
-
-_NAME = r"[a-z][a-z0-9_]*"
 
 
 def feature_spec(model: ModelSpec) -> FeatureSpec:
@@ -41,15 +42,8 @@ def load_spec(name: str) -> ModelSpec:
     def error(location: str, problem: str, fix: str) -> SpecError:
         return SpecError(f"model {name}", [Fault(location, problem, fix)])
 
-    try:
+    with locate_errors(name, file, f"correct it until `python -m evergreen_models.{name}.model` runs"):
         spec = getattr(import_module(f"evergreen_models.{name}.model"), "MODEL", None)
-    except EvergreenError:
-        raise
-    except (Exception, SystemExit) as cause:
-        problem = f"{type(cause).__name__}: {first_line(cause)}"
-        raise error(
-            error_location(cause, file), problem, f"correct it until `python -m evergreen_models.{name}.model` runs"
-        ) from cause
     if not isinstance(spec, ModelSpec):
         raise error(str(file), "defines no MODEL", "add MODEL = ModelSpec(...)")
     if spec.name != name:
@@ -68,7 +62,7 @@ def model_folder(name: str) -> Path:
     Raises:
         SpecError: there is none, or there are several, or its name cannot be the name of a model.
     """
-    if not re.fullmatch(_NAME, name):
+    if not re.fullmatch(NAME_PATTERN, name):
         fix = "a model and its folder have a name of a–z, 0–9 and _, with a letter first: rename it"
         raise SpecError(f"model {name}", [Fault(repr(name), "cannot be the name of a model", fix)])
     places = _model_places()
@@ -85,11 +79,27 @@ def model_folder(name: str) -> Path:
     return folders[0]
 
 
+@contextmanager
+def locate_errors(name: str, file: Path, fix: str) -> Iterator[None]:
+    """Turn any error of the code in `file`, which is a user's of the model `name`, into one that says where it is.
+
+    Raises:
+        SpecError: with file and line. Errors of Evergreen's own pass, since they say it already.
+    """
+    try:
+        yield
+    except EvergreenError:
+        raise
+    except (Exception, SystemExit) as cause:
+        fault = Fault(_error_location(cause, file), f"{type(cause).__name__}: {first_line(cause)}", fix)
+        raise SpecError(f"model {name}", [fault]) from cause
+
+
 def _model_places() -> list[Path]:
     return [Path(place) for place in import_module("evergreen_models").__path__]
 
 
-def error_location(error: BaseException, file: Path) -> str:
+def _error_location(error: BaseException, file: Path) -> str:
     """Return file and line of the failure in the folder of `file`: not the libraries' that its code calls."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"

@@ -129,3 +129,14 @@ def test_stop_home_processes_finds_unrecorded_processes(launch, tmp_path):
     assert processes.stop_home_processes(tmp_path / "another home", timeout=0.1) == 0
     assert processes.stop_home_processes(tmp_path, timeout=5) == 2
     assert not processes.is_alive(identity)
+
+
+@pytest.mark.parametrize(("attempts", "found"), [(1, False), (3, True)])
+def test_a_process_that_executes_a_program_has_no_environment_yet(tmp_path, attempts, found):
+    environments = [{}, {}, {STACK_VARIABLE: str(tmp_path)}]
+
+    class Executing:
+        def environ(self):
+            return environments.pop(0)
+
+    assert processes._belongs_to_home(Executing(), tmp_path, attempts) is found

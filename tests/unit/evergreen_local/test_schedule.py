@@ -8,7 +8,7 @@ from evergreen.errors import EvergreenError
 from evergreen.ingest import raw_files
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen_local import retraining
-from evergreen_local.schedule import newest_as_of_date, retrain_interval, simulated_as_of_dates
+from evergreen_local.schedule import check_as_of, newest_as_of_date, retrain_interval, simulated_as_of_dates
 
 pytestmark = pytest.mark.unit
 
@@ -102,7 +102,21 @@ def test_delivered_days_have_files_of_all_daily_sources(home):
             file = raw_files.raw_file(source, date(2013, 1, day))
             file.parent.mkdir(parents=True)
             file.touch()
-    for stray in ("flights/day=2012-12-31", "weather/day=2012-12-31", "flights/day=2013-13-01", "flights/day=_tmp"):
-        (raw_files.raw_folder() / stray).mkdir(parents=True)
-        (raw_files.raw_folder() / stray / f"{stray.partition('/')[0]}.parquet").touch()
+    for source in ("flights", "weather"):
+        for stray in ("2012-12-31", "2013-13-01", "_tmp", "20130104"):
+            folder = raw_files.raw_folder() / source / f"day={stray}"
+            folder.mkdir(parents=True)
+            (folder / f"{source}.parquet").touch()
     assert retraining._delivered_days(MODEL) == {date(2013, 1, 1), date(2013, 1, 3)}
+
+
+@pytest.mark.parametrize("as_of", [date(2012, 12, 31), date(2013, 1, 1), date(2014, 1, 2)])
+def test_check_as_of_refuses_days_without_data(as_of):
+    with pytest.raises(EvergreenError, match=f"as of {as_of}: choose a day after 2013-01-01, up to 2014-01-01"):
+        check_as_of(FEATURES, as_of)
+
+
+def test_check_as_of_accepts_every_day_with_data_before_it():
+    for as_of in (date(2013, 1, 2), date(2014, 1, 1)):
+        check_as_of(FEATURES, as_of)
+    check_as_of(features(date(2013, 1, 1)), date(2040, 1, 1))

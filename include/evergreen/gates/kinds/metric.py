@@ -20,19 +20,14 @@ from evergreen.gates.computation import (
     validate_rows,
 )
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
-from evergreen.gates.metrics import user_code
+from evergreen.gates.metrics import FloatArray, user_code
 from evergreen.gates.verdict import CustomGateResult, GateResult, NotComputedError, SliceResult
-from evergreen.spec.gates import AgainstChampionGate, BaselineGate, CustomGate, ThresholdGate
+from evergreen.spec.gates import AgainstChampionGate, BaselineGate, CustomGate, MetricGate, ThresholdGate
 
 
 def compute_threshold(gate: ThresholdGate, evidence: Evidence) -> GateResult:
     """Pass when the metric on the holdout reaches `at_least`, or stays within `at_most`, to the last bit."""
-    (label, candidate), faults = validate_rows(gate, evidence, {})
-    if faults:
-        raise NotComputedError(*faults)
-    value = compute_gate_metric(gate, label, candidate)
-    if value is None:
-        raise NotComputedError(f"the candidate has no {gate.metric} on {label.size:,} rows")
+    label, _, value = _measure_candidate(gate, evidence)
     if gate.scale.higher_is_better:
         passed, bound = value >= gate.limit, "at least"
     else:
@@ -50,12 +45,7 @@ def compute_against_champion(
     The bound's level is what `earlier_comparisons` have left of the gate's lifetime budget. A comparison that is not
     computed spends nothing: it cannot pass.
     """
-    (label, candidate), faults = validate_rows(gate, evidence, {})
-    if faults:
-        raise NotComputedError(*faults)
-    value = compute_gate_metric(gate, label, candidate)
-    if value is None:
-        raise NotComputedError(f"the candidate has no {gate.metric} on {label.size:,} rows")
+    label, candidate, value = _measure_candidate(gate, evidence)
     if isinstance(evidence.champion, NoChampion):
         return no_champion_result(gate, value, label.size)
     if isinstance(evidence.champion, MissingEvidence):
@@ -92,6 +82,21 @@ def compute_against_champion(
         reason=f"{gate.metric} {value:.4g} against the champion's {champion_value:.4g} on {label.size:,} rows: "
         f"{_describe_gain(gate, gain.low, passed)}; spends {alpha:.3g} of the lifetime budget {budget:.3g}",
     )
+
+
+def _measure_candidate(gate: MetricGate, evidence: Evidence) -> tuple[FloatArray, FloatArray, float]:
+    """Return labels, the candidate's predictions, both of shape (n,), and its metric.
+
+    Raises:
+        NotComputedError: the rows are invalid, or the metric does not exist on them.
+    """
+    (label, candidate), faults = validate_rows(gate, evidence, {})
+    if faults:
+        raise NotComputedError(*faults)
+    value = compute_gate_metric(gate, label, candidate)
+    if value is None:
+        raise NotComputedError(f"the candidate has no {gate.metric} on {label.size:,} rows")
+    return label, candidate, value
 
 
 def _describe_gain(gate: AgainstChampionGate, low: float, passed: bool) -> str:
