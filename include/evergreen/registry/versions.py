@@ -103,7 +103,7 @@ def register_candidate(
             return str(registered.version)
     experiment = _get_or_create_experiment(client, model)
     source = candidates.candidate_dataset(model)
-    result = TrainingResult.read(source.file_path(candidate, "result.json"))
+    result = TrainingResult.model_validate_json(source.file_path(candidate, "result.json").read_bytes())
     as_of = training_set.inputs["as_of"]
     with mlflow.start_run(experiment_id=experiment, run_name=f"as of {as_of}") as run:
         mlflow.log_params({**model.parameters, "seed": model.seed})
