@@ -53,7 +53,7 @@ def write(writer):
         together.wait()
         while True:
             event = BacktestRecorded(
-                as_of=date(2013, 1, 1), candidate_fingerprint=f"{writer}-{turn}", report_uri="none"
+                as_of=date(2013, 1, 1), candidate_fingerprint=f"{writer}-{turn}", report="none"
             )
             try:
                 written.append(journal.append(journal.read(), f"writer {writer}", event).number)

@@ -250,6 +250,11 @@ def open_dataset(name: str) -> Dataset:
     return Dataset(settings().lake / name)
 
 
+def path_in_lake(path: Path) -> str:
+    """Return `path` relative to the configured lake, for a record that outlives a move of the lake; see `lake_path`."""
+    return path.relative_to(settings().lake).as_posix()
+
+
 def lake_path(path: str) -> Path:
     """Return the file or folder at `path`, relative to the configured lake.
 
