@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from evergreen.client.addresses import SPARK_TOKEN_FILE, SPARK_TOKEN_VARIABLE, accepts_connections
-from evergreen.settings import LOOPBACK_HOST, STACK_VARIABLE, parse_host_and_port, redact_url, settings
+from evergreen.settings import LOOPBACK_HOST, STACK_VARIABLE, parse_host_and_port, settings
 
 _BIN = Path(sys.executable).parent
 _SHARED_ENV_FILE = Path(__file__).with_name("airflow.env")
@@ -48,14 +48,15 @@ def external_services() -> dict[str, ServiceEndpoint]:
     config = settings()
     configured = config.model_fields_set
     endpoints = {}
-    if "spark" in configured and config.spark.startswith("sc://"):
-        host, port = parse_host_and_port(config.spark, 15002)
-        endpoints["spark"] = ServiceEndpoint("Spark Connect", redact_url(config.spark), port_check(port, host))
-    if "mlflow" in configured and config.mlflow.startswith("http"):
-        url = config.mlflow_ui or redact_url(config.mlflow)
+    spark, mlflow = config.spark.get_secret_value(), config.mlflow.get_secret_value()
+    if "spark" in configured and spark.startswith("sc://"):
+        host, port = parse_host_and_port(spark, 15002)
+        endpoints["spark"] = ServiceEndpoint("Spark Connect", str(config.spark), port_check(port, host))
+    if "mlflow" in configured and mlflow.startswith("http"):
+        url = config.mlflow_ui or str(config.mlflow)
         endpoints["mlflow"] = ServiceEndpoint("MLflow", url, _http_check(f"{config.mlflow}/health"))
     if config.airflow:
-        url = redact_url(config.airflow)
+        url = str(config.airflow)
         endpoints["airflow"] = ServiceEndpoint("Airflow", config.airflow_ui or url, _airflow_health_check(url))
     return endpoints
 
