@@ -208,7 +208,7 @@ class Dataset:
         if manifest := self.find(partition, fingerprint):
             return manifest
         for name in files:
-            check_file_name(name)
+            _check_name(name)
         try:
             entries = {name: self._publish_file(name, partition, file) for name, file in sorted(files.items())}
         except FileNotFoundError:
@@ -276,7 +276,7 @@ def _check_name(name: str) -> str:
     try:
         return check_file_name(name)
     except ValueError as error:
-        raise DatasetError(f"a partition of the lake: {error}") from None
+        raise DatasetError(f"a partition or file of the lake: {error}") from None
 
 
 def published_files(path: str) -> list[str] | None:
