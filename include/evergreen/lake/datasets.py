@@ -44,7 +44,7 @@ from evergreen.storage import (
 ROW_COLUMN = "evergreen_row"
 """Numbers the rows of a table that passes through an engine which may reorder them."""
 
-MAX_MANIFEST_BYTES = 2**26
+MAX_MANIFEST_BYTES = 2**24
 MAX_PARTITION_FILES = 10_000
 
 _MANIFESTS = "_manifests"
