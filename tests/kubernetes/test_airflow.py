@@ -128,7 +128,7 @@ def airflow(
         for dag_id in (SLOW, "flight_delay.retrain", "flight_delay_net.retrain"):
             eventually(f"{dag_id} is parsed", lambda dag_id=dag_id: found.airflow.dag(dag_id), 120)
             found.airflow.set_dag_paused(dag_id, False)
-        os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow
+        os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow.get_secret_value()
         settings.cache_clear()
         yield found
     finally:

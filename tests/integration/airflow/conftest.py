@@ -210,7 +210,7 @@ def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
                 manifest.partition: manifest
                 for manifest in inputs.features_dataset(loader.load_spec("flight_delay")).manifests()
             }
-            os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow
+            os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow.get_secret_value()
             settings.cache_clear()
             yield Chain(airflow, home, undisturbed)
     finally:
