@@ -264,6 +264,7 @@ def _missing_evidence(evidence: Evidence) -> list[tuple[str, str]]:
     """Return the name and the problem of each piece of evidence that should exist and does not."""
     pieces = [
         ("champion's scores", evidence.champion),
+        *((f"clusters by {name}", clusters) for name, clusters in dict(evidence.clusters or {}).items()),
         *((f"groups by {column}", groups) for column, groups in dict(evidence.groups or {}).items()),
         *((f"baseline {name}", values) for name, values in dict(evidence.baselines or {}).items()),
         ("predictions of a recent day", evidence.recent_predictions),

@@ -51,7 +51,7 @@ BINARY_GATES: tuple[Gate, ...] = (
     AgainstChampionGate(metric="auc", must_be="better"),
     BySliceGate(metric="auc", group_by="carrier", margin=0.05),
     FairnessGate(group_by="carrier", cut=0.5, at_most=0.2),
-    BaselineGate(metric="log_loss", resamples=200),
+    BaselineGate(metric="log_loss"),
     ServingGate(quantity="single_p99_ms", at_most=20),
     SignatureGate(),
     OnlineEqualsOfflineGate(),
@@ -60,8 +60,8 @@ BINARY_GATES: tuple[Gate, ...] = (
 )
 CONTINUOUS_GATES: tuple[Gate, ...] = (
     ThresholdGate(metric="rmse", at_most=20),
-    AgainstChampionGate(metric="mae", must_be="not_worse", margin=1, resamples=200),
-    BySliceGate(metric="mae", group_by="carrier", margin=2, resamples=200),
+    AgainstChampionGate(metric="mae", must_be="not_worse", margin=1),
+    BySliceGate(metric="mae", group_by="carrier", margin=2),
 )
 
 MODEL = ModelSpec(

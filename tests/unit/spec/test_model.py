@@ -35,7 +35,7 @@ def spec(**changes: Any) -> dict[str, Any]:
 
 def test_a_right_spec() -> None:
     model = ModelSpec(**spec())
-    assert model.history_days == 372
+    assert model.history_days == 379
     assert feature_spec(model).tables == ("departures", "carriers")
     with pytest.raises(ValidationError, match="frozen"):
         model.name = "other"  # type: ignore[misc]
