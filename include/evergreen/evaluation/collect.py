@@ -97,8 +97,8 @@ def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
         if name in evaluation.files:
             fields[name] = parse(json.loads(dataset.file_path(evaluation, name).read_text()))
     start, end = (date.fromisoformat(day) for day in metadata["days"])
-    rows = {"clusters": clusters, "groups": groups, "baselines": baselines}
-    return Evidence(**{"champion": NoChampion(), **fields}, days=(start, end), **rows)
+    fields |= {"days": (start, end), "clusters": clusters, "groups": groups, "baselines": baselines}
+    return Evidence(**{"champion": NoChampion(), **fields})
 
 
 def evidence_code() -> dict[str, str]:

@@ -7,10 +7,10 @@ may be anything (Cameron and Miller 2015, Journal of Human Resources 50:317-372)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class RowClusters:
     codes: tuple[ClusterCodes, ...]
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Sequence[str] | NDArray[np.str_]]) -> RowClusters:
+    def from_columns(cls, columns: Mapping[str, Any]) -> RowClusters:
         """Number the clusters of each column (n,) in the order of their names."""
         codes = (
             np.unique(np.asarray(values, dtype=str), return_inverse=True)[1].ravel() for values in columns.values()
@@ -79,6 +79,8 @@ class RowClusters:
             TooFewClustersError: the reason says how many would do.
         """
         ways = [one_way(codes) for codes in self.codes]
+        if not ways:
+            raise TooFewClustersError("it is not known which rows may differ together")
         if faults := list(filter(None, map(_count_fault, self.names, self.counts, ways))):
             raise TooFewClustersError(*faults)
         if len(ways) == 1:
@@ -88,28 +90,32 @@ class RowClusters:
         return ClusteredVariance(max(sum(variances) - pairs, *variances), min(way.degrees_of_freedom for way in ways))
 
 
+NO_CLUSTERS = RowClusters((), ())
+"""Of rows of which it is not known which may differ together."""
+
+
 def parse_clusters(evidence: Evidence, rows: int) -> tuple[RowClusters, list[str]]:
     """Return the clusters of the evidence, and all of their faults. With a fault there are none."""
     columns = evidence.clusters if isinstance(evidence.clusters, Mapping) else {}
     if not columns:
         fault = "the evidence does not say which rows may differ together: give its `clusters`, such as each row's day"
-        return RowClusters((), ()), [fault]
+        return NO_CLUSTERS, [fault]
     if len(columns) > 2:
-        return RowClusters((), ()), [f"rows have {len(columns)} kinds of clusters, at most two are possible"]
+        return NO_CLUSTERS, [f"rows have {len(columns)} kinds of clusters, at most two are possible"]
     if faults := list(filter(None, (_column_fault(name, values, rows) for name, values in columns.items()))):
-        return RowClusters((), ()), faults
+        return NO_CLUSTERS, faults
     return RowClusters.from_columns({name: columns[name] for name in sorted(columns)}), []
 
 
-def _column_fault(name: str, values: object, rows: int) -> str:
+def _column_fault(name: str, values: Any, rows: int) -> str:
     if isinstance(values, MissingEvidence):
         return f"the clusters by {name} are not known: {values.problem}"
-    if isinstance(values, str) or not isinstance(values, Iterable) or not hasattr(values, "__len__"):
+    if isinstance(values, str) or not hasattr(values, "__len__"):
         return f"the clusters by {name} are not one row of names"
     if rows and len(values) != rows:
         return f"there are {len(values):,} clusters by {name} for {rows:,} labels"
-    if without := sum(not isinstance(value, str) for value in values):
-        return f"{without:,} of {rows:,} rows have no name of {name}: fill the column, or take another for `clusters`"
+    if unnamed := sum(not isinstance(value, str) for value in values):
+        return f"{unnamed:,} of {rows:,} rows have no name of {name}: fill the column, or take another for `clusters`"
     return ""
 
 

@@ -120,10 +120,10 @@ def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray, clus
 
     def one_way(codes: ClusterCodes) -> ClusteredVariance:
         parts = []
-        for rows, others in ((positive, negatives), (~positive, positives)):
+        for rows, opponents in ((positive, negatives), (~positive, positives)):
             sizes = np.bincount(codes[rows], minlength=int(codes.max()) + 1).astype(np.float64)
             # Sums of whole numbers, so exact in any order of rows.
-            sums = np.bincount(codes[rows], ahead[rows], minlength=sizes.size) / (2 * others)
+            sums = np.bincount(codes[rows], ahead[rows], minlength=sizes.size) / (2 * opponents)
             parts.append((sizes / sizes.sum(), (sums - sizes * gain) / sizes.sum()))
         return _placement_variance(*parts)
 
@@ -189,22 +189,27 @@ def jackknife(
 
     def one_way(codes: ClusterCodes) -> ClusteredVariance:
         if isinstance(metric, RatioMetric):
-            (ours, our_weight), (theirs, their_weight) = (
+            (candidate_values, candidate_weight), (reference_values, reference_weight) = (
                 _values_without_clusters(metric, label, score, codes) for score in (candidate, reference)
             )
-            weight = our_weight + their_weight
+            weight = candidate_weight + reference_weight
         else:
             codes = _group_clusters(codes)
             weight = np.bincount(codes).astype(np.float64)
-            kept = (np.asarray(codes != code, dtype=np.float64)[None] for code in range(weight.size))
-            pairs = [(metric(label, candidate, rows)[0], metric(label, reference, rows)[0]) for rows in kept]
-            ours, theirs = np.transpose(pairs) if weight.size > 1 else (np.empty(0), np.empty(0))
-        changes = sign * (ours - theirs) - gain
+            if weight.size < 2:
+                return ClusteredVariance(0.0, 0.0)  # no rows are left without it
+            candidate_values, reference_values = (
+                np.array([metric(label, score, (codes != code)[None].astype(float))[0] for code in range(weight.size)])
+                for score in (candidate, reference)
+            )
+        changes = sign * (candidate_values - reference_values) - gain
         freedom = degrees_of_freedom(weight)
-        if not np.isfinite(changes).all() and freedom:
-            without = int(np.count_nonzero(~np.isfinite(changes)))
-            raise NotComputedError(f"without {without:,} of {weight.size:,} clusters {gate.metric} does not exist")
-        return ClusteredVariance((changes.size - 1) / max(changes.size, 1) * float((changes**2).sum()), freedom)
+        if not freedom:
+            return ClusteredVariance(0.0, 0.0)  # one cluster has it all
+        if undefined := int(np.count_nonzero(~np.isfinite(changes))):
+            text = f"without {undefined:,} of {weight.size:,} clusters {gate.metric} does not exist"
+            raise NotComputedError(f"{text}: it rests on too few")
+        return ClusteredVariance((changes.size - 1) / changes.size * float((changes**2).sum()), freedom)
 
     by_clusters = clusters.variance(one_way, subtract_pairs=isinstance(metric, RatioMetric))
     error = sqrt(by_clusters.variance)
@@ -218,7 +223,7 @@ def _values_without_clusters(
     metric: RatioMetric, label: FloatArray, score: FloatArray, codes: ClusterCodes
 ) -> tuple[FloatArray, FloatArray]:
     """Return the metric without each cluster, and what each weighs in its denominator, (k,) each."""
-    numerator, denominator = (np.bincount(codes, terms) for terms in metric.terms(label, score))
+    numerator, denominator = (np.bincount(codes, terms).astype(np.float64) for terms in metric.terms(label, score))
     return metric.from_sums(numerator.sum() - numerator, denominator.sum() - denominator), denominator
 
 

@@ -271,7 +271,7 @@ def test_other_metrics_leave_out_one_cluster_at_a_time(gate):
     assert (found.gain, found.standard_error) == pytest.approx(by_leaving_out(gate, label, one, other, codes))
 
 
-def test_a_function_of_the_users_is_called_for_groups_of_many_clusters():
+def test_users_functions_are_called_for_groups_of_clusters():
     label, one, other = scorers(np.random.default_rng(12), 3000)
     whole = RowClusters.from_columns({"plane": (np.arange(3000) % 1000).astype(str)})
     own = AgainstChampionGate(metric="sklearn.metrics:mean_absolute_error", higher_is_better=False, must_be="better")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from evergreen.gates.clusters import RowClusters, TooFewClustersError, parse_clusters
+from evergreen.gates.clusters import NO_CLUSTERS, RowClusters, TooFewClustersError, parse_clusters
 from evergreen.gates.comparisons import MetricGain, estimate_gain
 from evergreen.gates.computation import (
     compute_gate_metric,
@@ -39,7 +39,7 @@ def compute_by_slice(gate: BySliceGate, evidence: Evidence) -> GateResult:
     (label, candidate, *champion), faults = validate_rows(gate, evidence, references)
     if isinstance(evidence.champion, MissingEvidence):
         faults.append(f"the champion cannot be compared: {evidence.champion.problem}")
-    clusters, cluster_faults = parse_clusters(evidence, label.size) if champion else (RowClusters((), ()), [])
+    clusters, cluster_faults = parse_clusters(evidence, label.size) if champion else (NO_CLUSTERS, [])
     groups = _group_rows(gate, evidence, label.size, faults + cluster_faults)
     if champion:
         return _judge_slices(gate, label, candidate, champion[0], clusters, groups)
