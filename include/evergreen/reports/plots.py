@@ -82,7 +82,7 @@ def plot_cluster_gains(gains: Sequence[ClusterGain], total: float, limit: float,
         axes.set_xlim(-0.6, len(gains) - 0.4)
         axes.set_ylabel(f"gain in {metric}")
         axes.grid(visible=True, axis="y")
-        axes.legend(loc="upper left", ncols=2, **_LEGEND_STYLE)
+        figure.legend(loc="outside upper left", ncols=2, frameon=False)
         descriptions = ", ".join(
             f"{part.name} {'no value' if part.gain is None else format(part.gain, '.4g')}" for part in gains
         )
