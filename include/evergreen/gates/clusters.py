@@ -18,13 +18,10 @@ from numpy.typing import NDArray
 from evergreen.gates.evidence import Evidence, MissingEvidence
 from evergreen.gates.metrics import FloatArray
 from evergreen.gates.verdict import NotComputedError
-from evergreen.spec.gates import DAY_CLUSTER
+from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS
 
 ClusterCodes = NDArray[np.intp]
 """(n,) the number of each row's cluster, from 0 on."""
-
-# With fewer, the spread between clusters says next to nothing about the gain's error.
-MIN_CLUSTERS = 5
 
 
 class TooFewClustersError(NotComputedError):

@@ -40,6 +40,9 @@ METRIC_SCALES: dict[str, MetricScale] = {
 DAY_CLUSTER = "day"
 """The cluster of all rows of one calendar day, in the features' time zone."""
 
+# With fewer, the spread between clusters says next to nothing about the error of a gain.
+MIN_CLUSTERS = 5
+
 # Metrics of decisions, not of probabilities.
 _METRICS_WITH_CUT = ("accuracy", "precision", "recall", "positive_rate")
 

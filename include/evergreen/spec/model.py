@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from evergreen.errors import Fault, SpecError
 from evergreen.spec import Frozen, Name, NonEmptyStr
-from evergreen.spec.gates import DAY_CLUSTER, Gate
+from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, Gate, PairedComparisonGate
 
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 
@@ -174,6 +174,12 @@ class ModelSpec(Frozen):
     def _check_clusters(self) -> Self:
         if len(set(self.clusters)) < len(self.clusters):
             raise ValueError(f"clusters names {self.clusters[0]} twice: drop one")
+        compares = any(isinstance(gate, PairedComparisonGate) for gate in self.gates)
+        if compares and DAY_CLUSTER in self.clusters and self.holdout_days < MIN_CLUSTERS:
+            raise ValueError(
+                f"holdout_days is {self.holdout_days}, and gates that compare need {MIN_CLUSTERS} days at the very least, "
+                "because rows of a day may differ together: raise it, best to 14"
+            )
         return self
 
     @property

@@ -11,10 +11,11 @@ from scipy.stats import t as student
 from sklearn.metrics import median_absolute_error, precision_score, recall_score, roc_auc_score
 
 from evergreen.gates import AgainstChampionGate
-from evergreen.gates.clusters import MIN_CLUSTERS, RowClusters, degrees_of_freedom
+from evergreen.gates.clusters import RowClusters, degrees_of_freedom
 from evergreen.gates.comparisons import MetricGain, delong, estimate_gain, jackknife
 from evergreen.gates.metrics import compute_metric, resolve_metric
 from evergreen.gates.verdict import NotComputedError
+from evergreen.spec.gates import MIN_CLUSTERS
 from support.clusters import day_clusters, row_clusters
 
 pytestmark = pytest.mark.unit

@@ -77,6 +77,11 @@ def test_all_faults_at_once_each_with_its_path() -> None:
         ({"clusters": []}, "clusters", "at least 1 item"),
         ({"clusters": ["day", "plane", "hour"]}, "clusters", "at most 2 items"),
         ({"clusters": ["hour(left_at)"]}, "clusters.0", "match pattern"),
+        (
+            {"holdout_days": 4, "gates": [{"kind": "against_champion", "metric": "auc", "must_be": "better"}]},
+            "MODEL",
+            "holdout_days is 4, and gates that compare need 5 days at the very least",
+        ),
         ({"clusters": ["day", "day"]}, "MODEL", "clusters names day twice: drop one"),
         ({"features": {**spec()["features"], "timezone": "Mars/Olympus"}}, "features", "IANA"),
         ({"features": {**spec()["features"], "views": ["a", "a"]}}, "features", "twice"),
