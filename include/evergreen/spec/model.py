@@ -177,8 +177,8 @@ class ModelSpec(Frozen):
         compares = any(isinstance(gate, PairedComparisonGate) for gate in self.gates)
         if compares and DAY_CLUSTER in self.clusters and self.holdout_days < MIN_CLUSTERS:
             raise ValueError(
-                f"holdout_days is {self.holdout_days}, and gates that compare need {MIN_CLUSTERS} days at the very least, "
-                "because rows of a day may differ together: raise it, best to 14"
+                f"holdout_days is {self.holdout_days}, and gates that compare need {MIN_CLUSTERS} days at the very "
+                "least, because rows of a day may differ together: raise it, best to 14"
             )
         return self
 
