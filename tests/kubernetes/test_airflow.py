@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from integration.airflow.conftest import Chain
 from integration.conftest import january  # noqa: F401 - a fixture
 from support.cluster import Cluster, eventually
 from support.kills import kill_component, running_tasks
-from support.projects import make_project
+from support.projects import make_project, models_with_short_holdout
 from support.training_tasks import STEP_S, expected, template
 
 pytestmark = pytest.mark.kubernetes
@@ -119,6 +120,8 @@ def airflow(
         "EVERGREEN_PODS__STARTUP_TIMEOUT_MINUTES": "1",
         "EVERGREEN_PODS__LOGGING_INTERVAL_SECONDS": "2",
     }
+    short_holdout = ExitStack()
+    short_holdout.enter_context(models_with_short_holdout(shared / f"{request.param}-models", days=7))
     settings.cache_clear()
     try:
         with Progress() as progress:
@@ -134,6 +137,7 @@ def airflow(
     finally:
         with Progress() as progress:
             stack.stop_stack(progress)
+        short_holdout.close()
         os.environ.clear()
         os.environ.update(before)
         settings.cache_clear()
