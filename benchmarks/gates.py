@@ -2,23 +2,26 @@
 
     python benchmarks/gates.py [--histories 10000] [--retrains 100] [--json FILE]
 
-Labels and the scores of two models are drawn row by row, as in a weekly holdout of 1,000 rows with 20 % of class 1,
-and judged by the gate that judges real models. Scores are binormal (Green and Swets 1966): a row's score is a
-normal number, shifted up for class 1; the two models share 90 % of their noise, as a model and its retrained self do.
-Beside it, on the same rows: "promote if the AUC is higher", and a DeLong test at p < 0.05 in every run.
-Goal: at most 5 % of histories ever promote a model that is not better, whatever the number of retrains.
+Labels and the scores of two models are drawn row by row, as in a holdout of 14 days with 200 rows each and 20 % of
+class 1, and judged by the gate that judges real models, with days as clusters. Scores are binormal (Green and Swets
+1966): a row's score is a normal number, shifted up for class 1; the two models share 90 % of their noise, as a model
+and its retrained self do. The true gain in AUC differs from day to day, with a standard deviation of 0, 0.01 or 0.02.
+Beside it, on the same rows: the same gate with every row as a cluster of its own, a DeLong test at p < 0.05 in every
+run, and "promote if the AUC is higher".
+Goal: at most 5 % of histories ever promote a model that is not better, whatever the number of retrains and the spread.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
@@ -30,16 +33,21 @@ from rich.table import Table
 from scipy import special, stats
 
 from evergreen.gates import AgainstChampionGate, EarlierComparison, Evidence
+from evergreen.gates.alpha_spending import next_alpha
+from evergreen.gates.clusters import RowClusters
 from evergreen.gates.comparisons import delong
 from evergreen.gates.kinds.metric import compute_against_champion
 
 CHAMPION_AUC = 0.70
 SHARE = 0.20  # of class 1
 SHARED_NOISE = 0.90
+DAYS = 14
+SPREADS = (0.0, 0.01, 0.02)  # standard deviations of the true gain of a day
+POWER_SPREAD = 0.01
 FIRST = date(2013, 1, 4)
 BETTER = AgainstChampionGate(metric="auc", must_be="better", name="gate")
 NOT_WORSE = AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.01, name="gate")
-RULES = ("Evergreen", "p < 0.05 in each run", "promote if higher")
+RULES = ("Evergreen, by days", "the same by rows", "p < 0.05 in each run, by rows", "promote if higher")
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class World:
     gate: AgainstChampionGate
     least: float
     most: float  # true gains in AUC, drawn evenly between the two
+    spread: float = 0.0
 
 
 WORLDS = (
@@ -59,53 +68,69 @@ WORLDS = (
 )
 
 
-def distance(auc: float) -> float:
+def distance(auc: NDArray[np.float64] | float) -> NDArray[np.float64]:
     """How far apart the two classes lie, in standard deviations of either."""
-    return float(np.sqrt(2) * special.ndtri(auc))
+    return np.asarray(np.sqrt(2) * special.ndtri(auc))
 
 
-def rows(random: np.random.Generator, n: int, gain: float) -> Evidence:
-    """A holdout of `n` rows, and both models' scores."""
-    label = np.zeros(n)
-    label[: round(n * SHARE)] = 1
-    shared = np.sqrt(SHARED_NOISE) * random.standard_normal(n)
+def rows(random: np.random.Generator, n: int, gain: float, spread: float, number: int) -> Evidence:
+    """The holdout of the retrain `number`: about `n` rows, equally many of each day, and both models' scores."""
+    start, end = holdout(number)
+    of_day = round(n / DAYS)
+    label = np.tile(np.arange(of_day) < round(of_day * SHARE), DAYS).astype(float)
+    shared = np.sqrt(SHARED_NOISE) * random.standard_normal(label.size)
+    auc = CHAMPION_AUC + np.repeat(gain + spread * random.standard_normal(DAYS), of_day)
 
-    def score(auc: float) -> NDArray[np.float64]:
-        own = np.sqrt(1 - SHARED_NOISE) * random.standard_normal(n)
+    def score(auc: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        own = np.sqrt(1 - SHARED_NOISE) * random.standard_normal(label.size)
         return special.expit(shared + own + distance(auc) * label)
 
-    return Evidence(label, score(CHAMPION_AUC + gain), score(CHAMPION_AUC), days=(FIRST, FIRST))
+    days = [day for number in range(DAYS) for day in [str(start + timedelta(number))] * of_day]
+    return Evidence(label, score(auc), score(CHAMPION_AUC), days=(start, end), clusters={"day": days})
 
 
-def week(number: int) -> tuple[date, date]:
-    start = FIRST + timedelta(7 * number)
-    return start, start + timedelta(7)
+def holdout(number: int) -> tuple[date, date]:
+    """Days that no other retrain is judged on."""
+    start = FIRST + timedelta(DAYS * number)
+    return start, start + timedelta(DAYS)
+
+
+def by_rows(drawn: Evidence) -> tuple[float, float, float]:
+    """The gain, its error and its degrees of freedom, with every row as a cluster of its own."""
+    label, candidate, champion = map(np.asarray, (drawn.label, drawn.candidate, drawn.champion))
+    found = delong(label, candidate, champion, RowClusters(("row",), (np.arange(label.size),)))
+    return found.gain, found.standard_error, found.degrees_of_freedom
 
 
 def history(world: World, retrains: int, n: int, seed: int) -> list[int]:
     """One life: how often each of RULES promoted."""
     random = np.random.default_rng(seed)
-    promoted, past = [0, 0, 0], []
-    limit = world.gate.limit
+    promoted = [0] * len(RULES)
+    past: list[EarlierComparison] = []
+    past_by_rows: list[EarlierComparison] = []
+    limit, budget = world.gate.limit, 1 - world.gate.confidence
     for number in range(retrains):
-        drawn = rows(random, n, random.uniform(world.least, world.most))
-        shown = Evidence(drawn.label, drawn.candidate, drawn.champion, days=week(number))
-        record = compute_against_champion(world.gate, shown, past)
+        drawn = rows(random, n, random.uniform(world.least, world.most), world.spread, number)
+        record = compute_against_champion(world.gate, drawn, past)
         assert record.alpha, record.reason
         passed = record.outcome == "passed"
-        past.append(EarlierComparison(week(number), (("gate", record.alpha, passed),)))
-        found = delong(*map(np.asarray, (drawn.label, drawn.candidate, drawn.champion)))
+        past.append(EarlierComparison(holdout(number), (("gate", record.alpha, passed),)))
+        gain, error, freedom = by_rows(drawn)
+        alpha = next_alpha(budget, "gate", holdout(number), past_by_rows)
+        passed_by_rows = gain - stats.t.isf(alpha, freedom) * error > limit
+        past_by_rows.append(EarlierComparison(holdout(number), (("gate", alpha, passed_by_rows),)))
         promoted[0] += passed
-        promoted[1] += (found.gain - limit) / found.standard_error > stats.norm.ppf(0.95)
-        promoted[2] += found.gain > 0
+        promoted[1] += passed_by_rows
+        promoted[2] += (gain - limit) / error > stats.norm.ppf(0.95)
+        promoted[3] += gain > 0
     return promoted
 
 
 def lives(world: World, histories: int, retrains: int, n: int) -> list[float]:
     """Of each rule: the share of histories in which it ever promoted."""
-    started, ever = time.monotonic(), np.zeros(3)
+    started, ever = time.monotonic(), np.zeros(len(RULES))
     with multiprocessing.Pool(os.cpu_count()) as pool:
-        work = pool.imap_unordered(partial(history, world, retrains, n), range(histories), chunksize=20)
+        work = pool.imap_unordered(partial(history, world, retrains, n), range(histories), chunksize=10)
         for done, promoted in enumerate(work, 1):
             ever += np.array(promoted) > 0
             if done % max(1, histories // 10) == 0:
@@ -115,23 +140,28 @@ def lives(world: World, histories: int, retrains: int, n: int) -> list[float]:
 
 
 def chance(gain: float, n: int, before: int, draws: int, seed: int) -> list[float]:
-    """Of each rule: the share of `draws` candidates, truly better by `gain`, that it promotes.
+    """Of the gate, of one t test by days at the level 0.05, and of "if higher": the share of `draws` candidates, truly
+    better by `gain`, that it promotes.
 
     `before` comparisons were made earlier, and none passed.
     """
     random = np.random.default_rng(seed)
-    past = [EarlierComparison(week(number), (("gate", 0.001, False),)) for number in range(before)]
+    past = [EarlierComparison(holdout(number), (("gate", 0.001, False),)) for number in range(before)]
     promoted = np.zeros(3)
     for _ in range(draws):
-        drawn = rows(random, n, gain)
-        shown = Evidence(drawn.label, drawn.candidate, drawn.champion, days=week(before))
-        found = delong(*map(np.asarray, (drawn.label, drawn.candidate, drawn.champion)))
+        drawn = rows(random, n, gain, POWER_SPREAD, before)
+        record = compute_against_champion(BETTER, drawn, past)
+        alone = compute_against_champion(BETTER.model_copy(update={"confidence": ONE_TEST_CONFIDENCE}), drawn, ())
         promoted += [
-            compute_against_champion(BETTER, shown, past).outcome == "passed",
-            found.gain / found.standard_error > stats.norm.ppf(0.95),
-            found.gain > 0,
+            record.outcome == "passed",
+            alone.outcome == "passed",
+            (record.candidate or 0.0) > (record.champion or 0.0),
         ]
     return [float(share) for share in promoted / draws]
+
+
+# The first comparison of a life spends 1 / ζ(1.6) of its budget: with this confidence, 0.05.
+ONE_TEST_CONFIDENCE = 1 - 0.05 * float(special.zeta(1.6))
 
 
 def bounds(share: float, trials: int) -> tuple[float, float]:
@@ -143,14 +173,14 @@ def bounds(share: float, trials: int) -> tuple[float, float]:
 def show_lives(found: dict[str, list[float]], histories: int, retrains: int, n: int, console: Console) -> None:
     table = Table(
         title=f"Histories of {retrains} retrains in which a candidate is ever promoted, "
-        f"{histories:,} histories, {n:,} rows each"
+        f"{histories:,} histories, {n:,} rows of {DAYS} days each"
     )
-    for name in ("every candidate is truly", *RULES):
-        table.add_column(name, justify="left" if name not in RULES else "right")
+    for name in ("every candidate is truly", "spread of days", *RULES):
+        table.add_column(name, justify="right" if name in RULES else "left")
     for name, shares in found.items():
         low, high = bounds(shares[0], histories)
         table.add_row(
-            name,
+            *name.rsplit(", spread ", 1),
             f"{100 * shares[0]:.2f} % ({100 * low:.2f} – {100 * high:.2f})",
             *(f"{100 * share:.1f} %" for share in shares[1:]),
         )
@@ -158,8 +188,8 @@ def show_lives(found: dict[str, list[float]], histories: int, retrains: int, n: 
 
 
 def show_chances(found: Sequence[dict[str, object]], console: Console) -> None:
-    table = Table(title="Chance that a truly better candidate is promoted, in one run")
-    names = ["rows", "better by", "Evergreen, 1st", "10th", "50th comparison", *RULES[1:]]
+    table = Table(title=f"Chance that a better candidate is promoted, in one run; spread of days {POWER_SPREAD}")
+    names = ["rows", "better by", "Evergreen, 1st", "10th", "50th comparison", "t test by days, p < 0.05", RULES[-1]]
     for name in names:
         table.add_column(name, justify="right")
     for line in found:
@@ -172,17 +202,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--histories", type=int, default=10_000)
     parser.add_argument("--retrains", type=int, default=100)
-    parser.add_argument("--rows", type=int, default=1_000)
+    parser.add_argument("--rows", type=int, default=2_800)
     parser.add_argument("--draws", type=int, default=400, help="candidates per cell of the second table")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130)
 
-    false = {world.name: lives(world, arguments.histories, arguments.retrains, arguments.rows) for world in WORLDS}
+    false = {}
+    for world, spread in itertools.product(WORLDS, SPREADS):
+        named = replace(world, name=f"{world.name}, spread {spread:g}", spread=spread)
+        false[named.name] = lives(named, arguments.histories, arguments.retrains, arguments.rows)
     show_lives(false, arguments.histories, arguments.retrains, arguments.rows, console)
 
     power = []
-    cells = [(n, points) for n in (1_000, 2_000, 5_000, 10_000, 20_000, 50_000) for points in (1, 2)]
+    cells = [(n, points) for n in (1_400, 2_800, 5_600, 14_000, 28_000, 70_000) for points in (1, 2)]
     with multiprocessing.Pool(os.cpu_count()) as pool:
         asked = [
             [pool.apply_async(chance, (points / 100, n, before, arguments.draws, n)) for before in (0, 9, 49)]

@@ -55,7 +55,7 @@ from evergreen.client.airflow import AirflowClient, AirflowError
 from evergreen.features import inputs
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
-from evergreen.settings import settings
+from evergreen.settings import SecretUrl, settings
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
 from evergreen.window import midnight
@@ -576,7 +576,7 @@ def main() -> None:
     try:
         while not machine.airflow.is_ready():
             time.sleep(1)
-        airflow = AirflowClient(machine.airflow.url)
+        airflow = AirflowClient(SecretUrl(machine.airflow.url))
         while airflow.dag(DAG) is None:
             time.sleep(1)
         airflow.set_dag_paused(DAG, False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evergreen.client.airflow import AirflowClient, AirflowError
-from evergreen.settings import REPOSITORY
+from evergreen.settings import REPOSITORY, SecretUrl
 
 SERVICES = (
     *("postgres", "redis", "minio", "mlflow", "spark"),
@@ -54,7 +54,7 @@ class Stack:
     def airflow(self) -> AirflowClient:
         """As its one user, from this machine."""
         password, port = self.secrets()["AIRFLOW_PASSWORD"], self.port("AIRFLOW_PORT")
-        return AirflowClient(f"http://admin:{password}@localhost:{port}")
+        return AirflowClient(SecretUrl(f"http://admin:{password}@localhost:{port}"))
 
     def port(self, variable: str) -> int:
         return int(os.environ.get(variable) or self.secrets().get(variable) or PORTS[variable])

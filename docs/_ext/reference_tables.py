@@ -19,14 +19,22 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from evergreen.settings import ENV_PREFIX, REPOSITORY, Settings
+from evergreen.settings import ENV_PREFIX, REPOSITORY, SecretUrl, Settings
 from evergreen.spec import Name, NonEmptyStr
 from evergreen.spec.gates import FunctionPath, RowGroups
 from evergreen.spec.model import Cron, ModulePath
 
 PROJECT, HOME = "<project>", "<home>"
 
-_BASIC_TYPES = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path", Any: "any value"}
+_BASIC_TYPES = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    SecretUrl: "text",
+    Any: "any value",
+}
 _TEXT_TYPES = {
     Name: "name",
     Cron: "cron expression",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class EvergreenError(Exception):
@@ -13,6 +17,13 @@ class EvergreenError(Exception):
 def first_line(error: BaseException) -> str:
     """Return the first line of the message of `error`, or the name of its class if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def validation_problem(error: ValidationError) -> str:
+    """Return the first problem of an invalid file: field and message, without the content, which may be hostile."""
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(ascii(part)[1:-1][:40] if isinstance(part, str) else str(part) for part in fault["loc"])
+    return f"{field or 'the file'}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,10 @@ class InputsChangedError(EvergreenError):
 
 class HandoverError(EvergreenError):
     """A task cannot read what an earlier task of its run has returned."""
+
+
+class DatasetError(EvergreenError):
+    """A manifest in the lake is damaged, or names something outside of its dataset."""
 
 
 class TrainingError(EvergreenError):

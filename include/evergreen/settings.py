@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Secret, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as PydanticSettingsError
@@ -24,6 +25,16 @@ ENV_PREFIX = "EVERGREEN_"
 STACK_VARIABLE = "EVERGREEN_STACK"
 """Environment variable of all processes of a local stack: the home folder that they work for. Not a setting."""
 LOOPBACK_HOST = "127.0.0.1"
+
+_FILE_SCHEMES = ("", "file", "sqlite")
+_SECRET_PARAMETER = re.compile(r"([?&;/][^=&;/?]*(?:password|passwd|pwd|token|secret)[^=&;/?]*=)[^&;]*", re.IGNORECASE)
+
+
+class SecretUrl(Secret[str]):
+    """A URL that may hold a password. Every text of it is without user and password; `get_secret_value` returns it."""
+
+    def _display(self) -> str:
+        return redact_url(self.get_secret_value())
 
 
 def _default_model_folders(fields: Mapping[str, Any]) -> tuple[Path, ...]:
@@ -87,27 +98,30 @@ class Settings(BaseSettings):
         default_factory=lambda data: f"{data['home']}/ledger",
         description="folder or object store URI of the ledger: all verdicts and changes of champions",
     )
-    airflow: str | None = Field(
+    airflow: SecretUrl | None = Field(
         None, description="URL of an Airflow that `evergreen up` did not start: http://user:password@host:port"
     )
     airflow_ui: str | None = Field(None, description="URL of that Airflow's UI, if it differs")
-    spark: str = Field("local[2]", description="Spark master, or sc://host:port of a Spark Connect server")
+    spark: SecretUrl = Field(
+        SecretUrl("local[2]"), description="Spark master, or sc://host:port of a Spark Connect server"
+    )
     max_days_per_run: int = Field(
         31, ge=1, description="maximum days of features that one run builds in one Spark job: bounds its memory"
     )
-    mlflow: str = Field(
-        default_factory=lambda data: f"sqlite:///{data['home']}/mlflow.db", description="MLflow tracking URI"
+    mlflow: SecretUrl = Field(
+        default_factory=lambda data: SecretUrl(f"sqlite:///{data['home']}/mlflow.db"),
+        description="MLflow tracking URI",
     )
     mlflow_ui: str | None = Field(None, description="URL of the MLflow UI, if it differs")
     feature_repo: Path = Field(
         default_factory=lambda data: data["project"] / "feature_repo", description="folder of the Feast repository"
     )
-    feast_registry: str = Field(
-        default_factory=lambda data: f"sqlite:///{data['home']}/feast-registry.db?timeout=60",
+    feast_registry: SecretUrl = Field(
+        default_factory=lambda data: SecretUrl(f"sqlite:///{data['home']}/feast-registry.db?timeout=60"),
         description="SQLAlchemy URL of the database with Feast's registry",
     )
-    online_store: str = Field(
-        default_factory=lambda data: f"{data['home']}/online",
+    online_store: SecretUrl = Field(
+        default_factory=lambda data: SecretUrl(f"{data['home']}/online"),
         description="folder of SQLite files of the online store, or redis://user:password@host:port/db, or rediss://",
     )
     offline_store: Literal["asof", "spark"] = Field(
@@ -157,10 +171,34 @@ class Settings(BaseSettings):
             raise ValueError("must be a folder: the lake publishes by links and renames, which object stores lack")
         return lake
 
+    @field_validator("airflow", "spark", "mlflow", "feast_registry", "online_store")
+    @classmethod
+    def _check_password_is_encoded(cls, url: SecretUrl | None) -> SecretUrl | None:
+        """Refuse a password that ends the URL's host early: it could not be told from it, and left out of messages."""
+        text = url.get_secret_value() if url else ""
+        if "://" in text:
+            problem = "its user or password has one of / ? # @ [ ] in it: write it percent-encoded (%2F for /)"
+            try:
+                parts = urlsplit(text)
+                _ = parts.port  # checked when it is read
+            except ValueError:
+                raise ValueError(problem) from None
+            rest = "" if parts.scheme in _FILE_SCHEMES else parts.path + parts.query + parts.fragment
+            if "@" in rest or parts.netloc.count("@") > 1:
+                raise ValueError(problem)
+        return url
+
+    @field_validator("airflow_ui", "mlflow_ui", "ledger", "jobs")
+    @classmethod
+    def _check_has_no_password(cls, url: str | None) -> str | None:
+        if url and redact_url(url) != url:
+            raise ValueError("must have no user or password, because it is shown: stores have variables of their own")
+        return url
+
     @field_validator("online_store")
     @classmethod
-    def _check_online_store_scheme(cls, url: str) -> str:
-        scheme, separator, _ = url.partition("://")
+    def _check_online_store_scheme(cls, url: SecretUrl) -> SecretUrl:
+        scheme, separator, _ = url.get_secret_value().partition("://")
         if separator and scheme not in ("redis", "rediss"):
             raise ValueError(f"{scheme}:// is not supported: use redis://, rediss://, or a folder for SQLite files")
         return url
@@ -200,9 +238,14 @@ def variable_name(*path: str | int) -> str:
 
 
 def redact_url(url: str) -> str:
-    """Return `url` without user and password."""
-    netloc = urlsplit(url).netloc
-    return url.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else url
+    """Return `url` without user and password, and with `***` for the value of a parameter that holds one."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    end = re.search(r"[/?#]|$", rest)
+    assert end
+    netloc = rest[: end.start()].rpartition("@")[2]
+    return scheme + separator + netloc + _SECRET_PARAMETER.sub(r"\1***", rest[end.start() :])
 
 
 def parse_host_and_port(url: str, default_port: int = 0) -> tuple[str, int]:

@@ -2,27 +2,78 @@
 
 Only this module imports fsspec and universal_pathlib; others take paths from `storage_path`. A store that fails raises
 OSError, whatever its client raises.
+
+Names that come from outside (a pod's result, a manifest) are of the types `FileName` and `RelativePath`. Files that a
+pod wrote are read with `read_untrusted` and `download`, which follow no link.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from inspect import signature
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Annotated, Any, BinaryIO
 
 from fsspec import AbstractFileSystem as AbstractFileSystem
 from fsspec.core import split_protocol
+from pydantic import AfterValidator, StringConstraints
 from upath import UPath as UPath
 
+MAX_NAME_LENGTH = 128
+
 _MEMORY_LOCK = Lock()
+_COPY_BYTES = 1 << 20
+# Not even `_`: the lake's own folders begin with it. Nor a dot: scratch files do.
+_FILE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+_DEVICE_NAMES = frozenset(
+    ["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))]
+)  # of Windows, with any suffix
+
+
+def check_file_name(name: str) -> str:
+    """Return `name` if it can be the name of a file in any folder, and of nothing outside of it.
+
+    Raises:
+        ValueError: it is too long, has a separator or another character that is not allowed, or is reserved.
+    """
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(
+            f"{name[:24]!a}… is no file name: it has {len(name)} characters, not {MAX_NAME_LENGTH} or less"
+        )
+    if not _FILE_NAME_PATTERN.fullmatch(name) or name.endswith("."):
+        raise ValueError(
+            f"{name!a} is no file name: it has a letter or digit first, then letters, digits, or any of . _ - + =, "
+            "and no dot last"
+        )
+    if name.partition(".")[0].lower() in _DEVICE_NAMES:
+        raise ValueError(f"{name!a} is no file name: some systems reserve it for a device")
+    return name
+
+
+def check_relative_path(path: str) -> str:
+    """Return `path` if it is file names joined by `/`: then it stays in the folder that it is relative to.
+
+    Raises:
+        ValueError: one of its parts is no file name.
+    """
+    for name in path.split("/"):
+        check_file_name(name)
+    return path
+
+
+FileName = Annotated[str, AfterValidator(check_file_name)]
+RelativePath = Annotated[str, AfterValidator(check_relative_path)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 def storage_path(uri: str, *, fail_fast: bool = False) -> UPath:
@@ -107,13 +158,45 @@ def upload(source: Path, file: UPath) -> None:
             file.fs.put_file(str(source), file.path)
 
 
-def download(file: UPath, target: Path) -> None:
-    """Download `file` to the local path `target`."""
+def download(file: UPath, target: Path, root: UPath | Path) -> str:
+    """Copy `file`, which a pod wrote below `root`, to the new local file `target`; return the SHA-256 of its content.
+
+    Raises:
+        OSError: as `read_untrusted`, or `target` exists.
+    """
+    digest = hashlib.sha256()
+    with _open_untrusted(file, root) as source, target.open("xb") as copy:
+        while chunk := source.read(_COPY_BYTES):
+            digest.update(chunk)
+            copy.write(chunk)
+    return digest.hexdigest()
+
+
+def read_untrusted(file: UPath | Path, root: UPath | Path, max_bytes: int | None = None) -> bytes:
+    """Return the content of `file`, which a pod wrote below `root`; without `max_bytes`, of any size.
+
+    Raises:
+        OSError: it is larger than `max_bytes`, no regular file, has a second name, or is reached through a link.
+    """
+    with _open_untrusted(file, root) as source:
+        content = source.read(-1 if max_bytes is None else max_bytes + 1)
+    if max_bytes is not None and len(content) > max_bytes:
+        raise OSError(f"{file} is refused: it has more than {max_bytes:,} bytes")
+    return content
+
+
+def check_no_link(file: UPath | Path, root: UPath | Path) -> None:
+    """Check that nothing on the way from `root` to `file`, as far as it exists, is a link.
+
+    Raises:
+        OSError: something is; it is named.
+    """
     if isinstance(file, Path):
-        shutil.copyfile(file, target)
-    else:
-        with _translate_to_os_error(file):
-            file.fs.get_file(file.path, str(target))
+        for part in (file, *file.parents):
+            if part == root:
+                return
+            if part.is_symlink():
+                raise OSError(f"{part} is refused: it is a link, which a pod may have placed; remove it")
 
 
 def list_names(folder: UPath) -> list[str]:
@@ -166,9 +249,44 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_plain_file(path: Path) -> bool:
+    """Return whether `path` is a regular file with this name only: no link of any kind, no device."""
+    status = path.lstat()
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+
+
 def file_sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _open_untrusted(file: UPath | Path, root: UPath | Path) -> Iterator[BinaryIO]:
+    if not isinstance(file, Path):
+        with _translate_to_os_error(file), file.fs.open(file.path, "rb") as stream:
+            yield stream
+        return
+    # Opened part by part: a path that is checked first could be replaced before it is opened.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    *folders, name = file.relative_to(str(root)).parts
+    folder = os.open(str(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in folders:
+            parent, folder = folder, os.open(part, flags | os.O_DIRECTORY, dir_fd=folder)
+            os.close(parent)
+        descriptor = os.open(name, flags | os.O_NONBLOCK, dir_fd=folder)  # a pipe would block
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+            raise OSError(f"{file} is refused: it is a link, a socket or a pipe, or below a link") from None
+        raise type(error)(error.errno, error.strerror, str(file)) from None
+    finally:
+        os.close(folder)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # 0 if it was removed meanwhile
+        os.close(descriptor)
+        raise OSError(f"{file} is refused: it is a folder, a device or a pipe, or has a second name (a hard link)")
+    with open(descriptor, "rb") as stream:
+        yield stream
 
 
 def _link_if_absent(path: Path, data: bytes) -> bool:

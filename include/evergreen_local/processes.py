@@ -65,7 +65,8 @@ def is_alive(identity: ProcessIdentity) -> bool:
 def missing_children(identity: ProcessIdentity, child_names: Sequence[str]) -> list[str]:
     """Return the names in `child_names` without a running child process, which have died and will not restart.
 
-    A name is a word of the child's command line. `airflow standalone` survives the death of its scheduler or triggerer.
+    A name is a word of the child's command line. Airflow's parent process survives the death of its scheduler or
+    triggerer.
     """
     try:
         children = [child for child in psutil.Process(identity.pid).children() if _is_running(child)]

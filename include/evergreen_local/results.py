@@ -13,7 +13,7 @@ from rich.text import Text
 from evergreen.client.addresses import ServiceAddresses
 from evergreen.gates import Gate, Verdict
 from evergreen.reports.gate_table import GATE_COLUMNS, gate_rows
-from evergreen.settings import IS_CHECKOUT, settings
+from evergreen.settings import IS_CHECKOUT, SecretUrl, settings
 from evergreen_local.progress import Progress, format_duration
 
 _MIN_REASON_WIDTH = 120  # columns of a terminal that fits the reasons into the table
@@ -66,23 +66,25 @@ def show_addresses(progress: Progress, addresses: ServiceAddresses) -> None:
         progress.print(f"Both run until `{'make' if IS_CHECKOUT else 'evergreen'} down`.")
 
 
-def _login(progress: Progress, url: str) -> str:
+def _login(progress: Progress, url: SecretUrl) -> str:
     """Return user and password; the password only at a terminal, not in a log."""
-    parts = urlsplit(url)
+    parts = urlsplit(url.get_secret_value())
     if not parts.username:
         return ""
     password = unquote(parts.password or "") if progress.console.is_terminal else "(see EVERGREEN_AIRFLOW)"
     return f"  user {unquote(parts.username)}, password {password}"
 
 
-def fetch_champion_version(mlflow: str, model: str) -> str | None:
+def fetch_champion_version(mlflow: SecretUrl, model: str) -> str | None:
     """Return the version with the alias `champion` in the registry; None if there is none or no server."""
-    if not mlflow.startswith("http"):
+    login = httpx.URL(mlflow.get_secret_value())
+    if not login.scheme.startswith("http"):
         return None
     response = httpx.get(
         f"{mlflow}/api/2.0/mlflow/registered-models/alias",
         params={"name": model, "alias": "champion"},
         timeout=30,
         trust_env=False,
+        auth=(login.username, login.password) if login.username else None,
     )
     return str(response.json()["model_version"]["version"]) if response.status_code == 200 else None

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from evergreen.client.addresses import SPARK_TOKEN_FILE, SPARK_TOKEN_VARIABLE, accepts_connections
-from evergreen.settings import LOOPBACK_HOST, STACK_VARIABLE, parse_host_and_port, redact_url, settings
+from evergreen.settings import LOOPBACK_HOST, STACK_VARIABLE, parse_host_and_port, settings
 
 _BIN = Path(sys.executable).parent
 _SHARED_ENV_FILE = Path(__file__).with_name("airflow.env")
@@ -48,14 +48,15 @@ def external_services() -> dict[str, ServiceEndpoint]:
     config = settings()
     configured = config.model_fields_set
     endpoints = {}
-    if "spark" in configured and config.spark.startswith("sc://"):
-        host, port = parse_host_and_port(config.spark, 15002)
-        endpoints["spark"] = ServiceEndpoint("Spark Connect", redact_url(config.spark), port_check(port, host))
-    if "mlflow" in configured and config.mlflow.startswith("http"):
-        url = config.mlflow_ui or redact_url(config.mlflow)
+    spark, mlflow = config.spark.get_secret_value(), config.mlflow.get_secret_value()
+    if "spark" in configured and spark.startswith("sc://"):
+        host, port = parse_host_and_port(spark, 15002)
+        endpoints["spark"] = ServiceEndpoint("Spark Connect", str(config.spark), port_check(port, host))
+    if "mlflow" in configured and mlflow.startswith("http"):
+        url = config.mlflow_ui or str(config.mlflow)
         endpoints["mlflow"] = ServiceEndpoint("MLflow", url, _http_check(f"{config.mlflow}/health"))
     if config.airflow:
-        url = redact_url(config.airflow)
+        url = str(config.airflow)
         endpoints["airflow"] = ServiceEndpoint("Airflow", config.airflow_ui or url, _airflow_health_check(url))
     return endpoints
 
@@ -107,10 +108,10 @@ def mlflow_service(home: Path, port: int) -> LocalService:
 
 
 def airflow_service(home: Path, port: int, service_environment: Mapping[str, str]) -> LocalService:
-    """Return `airflow standalone`; its tasks find the other services by `service_environment`."""
+    """Return Airflow with all its components; its tasks find the other services by `service_environment`."""
     url = f"http://{LOOPBACK_HOST}:{port}"
     folder = home / "airflow"
-    log_port = free_port(8793)
+    log_port = str(free_port(8793))
     environment = {
         # Settings of another Airflow, such as its database, must not apply.
         **_inherited_environment(home, excluded_prefixes=("AIRFLOW_",)),
@@ -124,9 +125,10 @@ def airflow_service(home: Path, port: int, service_environment: Mapping[str, str
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        # Two stacks on one machine must not compete for the default ports of these two.
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(log_port),
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port(log_port + 1)),
+        # Two stacks on one machine must not compete for the default port. One server has the logs of both.
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": log_port,
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": log_port,
+        "AIRFLOW__CORE__HOSTNAME_CALLABLE": "evergreen_local.airflow_components.get_hostname",
         # Process titles would overwrite the environment in memory, by which `evergreen down` finds the processes.
         "SPT_NOENV": "1",
         **service_environment,
@@ -135,10 +137,10 @@ def airflow_service(home: Path, port: int, service_environment: Mapping[str, str
         "Airflow",
         url,
         _airflow_health_check(url),
-        (str(_BIN / "airflow"), "standalone"),
+        (sys.executable, "-m", "evergreen_local.airflow_components", log_port),
         environment,
         folder,
-        child_names=("schedule", "dag-proc", "trigger"),  # Airflow changes and truncates their titles
+        child_names=("schedule", "dag-proc", "trigger", "log_server"),  # Airflow changes and truncates their titles
     )
 
 
@@ -168,7 +170,7 @@ def _is_free(port: int) -> bool:
 
 def _inherited_environment(home: Path, excluded_prefixes: tuple[str, ...]) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(excluded_prefixes)}
-    environment["PATH"] = f"{_BIN}:{environment.get('PATH', os.defpath)}"  # `airflow standalone` looks for airflow
+    environment["PATH"] = f"{_BIN}:{environment.get('PATH', os.defpath)}"
     # Traffic between local processes uses no proxy.
     for name in ("no_proxy", "NO_PROXY"):
         environment[name] = ",".join(filter(None, [environment.get(name), LOOPBACK_HOST, "localhost"]))

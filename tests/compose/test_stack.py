@@ -12,6 +12,7 @@ import pytest
 
 from compose.conftest import STATE, LiveStack, outward_address
 from evergreen.client.airflow import AirflowClient, AirflowError
+from evergreen.settings import SecretUrl
 from measuring.compose import PORTS, SERVICES, DockerError, docker
 
 pytestmark = pytest.mark.compose
@@ -22,7 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from evergreen.settings import settings
 from evergreen.feature_store.online_backends import connect_redis
 
-with connect_redis(settings().online_store) as server:
+with connect_redis(settings().online_store.get_secret_value()) as server:
     keys = [key for key in server.scan_iter() if key != b"_evergreen"]
     rows = {key.hex(): server.hgetall(key) for key in keys}
 values = {key: sorted(map(repr, row.items())) for key, row in rows.items()}
@@ -53,7 +54,7 @@ def write(writer):
         together.wait()
         while True:
             event = BacktestRecorded(
-                as_of=date(2013, 1, 1), candidate_fingerprint=f"{writer}-{turn}", report_uri="none"
+                as_of=date(2013, 1, 1), candidate_fingerprint=f"{writer}-{turn}", report="none"
             )
             try:
                 written.append(journal.append(journal.read(), f"writer {writer}", event).number)
@@ -85,7 +86,7 @@ def test_one_login_and_no_other(stack: LiveStack) -> None:
     address = f"localhost:{stack.port('AIRFLOW_PORT')}"
     assert stack.airflow().dag_runs("flight_delay.retrain")
     with pytest.raises(AirflowError, match="authentication failed"):
-        AirflowClient(f"http://admin:wrong@{address}").dag_runs("flight_delay.retrain")
+        AirflowClient(SecretUrl(f"http://admin:wrong@{address}")).dag_runs("flight_delay.retrain")
     assert httpx.get(f"http://{address}/auth/token", trust_env=False).status_code in (401, 403, 405)
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from integration.airflow.conftest import Chain
 from integration.conftest import january  # noqa: F401 - a fixture
 from support.cluster import Cluster, eventually
 from support.kills import kill_component, running_tasks
-from support.projects import make_project
+from support.projects import make_project, models_with_short_holdout
 from support.training_tasks import STEP_S, expected, template
 
 pytestmark = pytest.mark.kubernetes
@@ -119,6 +120,8 @@ def airflow(
         "EVERGREEN_PODS__STARTUP_TIMEOUT_MINUTES": "1",
         "EVERGREEN_PODS__LOGGING_INTERVAL_SECONDS": "2",
     }
+    short_holdout = ExitStack()
+    short_holdout.enter_context(models_with_short_holdout(shared / f"{request.param}-models", days=7))
     settings.cache_clear()
     try:
         with Progress() as progress:
@@ -128,12 +131,13 @@ def airflow(
         for dag_id in (SLOW, "flight_delay.retrain", "flight_delay_net.retrain"):
             eventually(f"{dag_id} is parsed", lambda dag_id=dag_id: found.airflow.dag(dag_id), 120)
             found.airflow.set_dag_paused(dag_id, False)
-        os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow
+        os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow.get_secret_value()
         settings.cache_clear()
         yield found
     finally:
         with Progress() as progress:
             stack.stop_stack(progress)
+        short_holdout.close()
         os.environ.clear()
         os.environ.update(before)
         settings.cache_clear()

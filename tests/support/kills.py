@@ -19,8 +19,8 @@ def kill_engine(home: Path, name: str) -> None:
 
 def kill_component(home: Path, name: str) -> None:
     """Kill the scheduler or the triggerer, and its child processes."""
-    standalone = psutil.Process(StackRecord.read(home).services["airflow"].process.pid)
-    [component] = [child for child in standalone.children() if name in " ".join(child.cmdline())]
+    parent = psutil.Process(StackRecord.read(home).services["airflow"].process.pid)
+    [component] = [child for child in parent.children() if name in " ".join(child.cmdline())]
     for process in [component, *component.children(recursive=True)]:
         process.kill()
 

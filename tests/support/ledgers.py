@@ -39,7 +39,7 @@ class Book:
 
     model: str
     folder: Path
-    client: MlflowClient = field(default_factory=lambda: MlflowClient(settings().mlflow))
+    client: MlflowClient = field(default_factory=lambda: MlflowClient(settings().mlflow.get_secret_value()))
 
     def __post_init__(self) -> None:
         self.client.create_registered_model(self.model)

@@ -38,7 +38,7 @@ class OnlineFixture(Protocol):
 
 
 def online_file() -> Path:
-    return Path(settings().online_store) / "ponds.db"
+    return Path(settings().online_store.get_secret_value()) / "ponds.db"
 
 
 class SqliteOnline:
@@ -84,19 +84,19 @@ class RedisOnline:
         self._use_home(home)
 
     def contents(self) -> object:
-        with connect_redis(settings().online_store) as server:
+        with connect_redis(settings().online_store.get_secret_value()) as server:
             return {key: server.hgetall(key) for key in server.scan_iter() if key != _MARKER_TABLE.encode()}
 
     def empty(self) -> None:
-        with connect_redis(settings().online_store) as server:
+        with connect_redis(settings().online_store.get_secret_value()) as server:
             server.flushdb()
 
     def copy(self) -> dict[bytes, bytes]:
-        with connect_redis(settings().online_store) as server:
+        with connect_redis(settings().online_store.get_secret_value()) as server:
             return {key: server.dump(key) for key in server.scan_iter()}
 
     def restore(self, copy: dict[bytes, bytes]) -> None:
-        with connect_redis(settings().online_store) as server:
+        with connect_redis(settings().online_store.get_secret_value()) as server:
             server.flushdb()
             for key, value in copy.items():
                 server.restore(key, 0, value)

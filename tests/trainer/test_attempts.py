@@ -37,7 +37,7 @@ def wait(process: subprocess.Popen[str]) -> tuple[Outcome, str]:
 
 
 def result(folder: Path) -> TrainingResult:
-    return TrainingResult.read(UPath(folder / "output" / "result.json"))
+    return TrainingResult.read(UPath(folder / "output" / "result.json"), UPath(folder))
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from evergreen.errors import SettingsError
-from evergreen.settings import parse_host_and_port, redact_url, settings
+from evergreen.settings import Settings, parse_host_and_port, redact_url, settings
 
 pytestmark = pytest.mark.unit
 
@@ -71,10 +76,60 @@ def test_settings_ignores_empty_variables(monkeypatch: pytest.MonkeyPatch) -> No
         ("http://host:8080", "http://host:8080"),
         ("/a/path@home", "/a/path@home"),
         ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("postgresql:///db?user=u&password=p%40w&host=/run", "postgresql:///db?user=u&password=***&host=/run"),
+        ("sc://spark:15002/;use_ssl=true;token=abc", "sc://spark:15002/;use_ssl=true;token=***"),
+        ("http://u:p[w@host:8080/x", "http://host:8080/x"),
     ],
 )
 def test_redact_url_removes_user_and_password(url: str, redacted: str) -> None:
     assert redact_url(url) == redacted
+
+
+URL_SETTINGS = {
+    "airflow": "http://admin:{}@host:8080/base",
+    "spark": "sc://host:15002/;token={}",
+    "mlflow": "http://user:{}@host:5000",
+    "feast_registry": "postgresql+psycopg://user:{}@host/feast?sslmode=require",
+    "online_store": "rediss://:{}@host:6379/0",
+}
+
+
+@given(password=st.text(min_size=3), name=st.sampled_from(sorted(URL_SETTINGS)))
+def test_no_text_of_the_settings_has_a_password(password: str, name: str) -> None:
+    secret = "p4" + quote(password.encode("utf-8", "ignore"), safe="") + "w"
+    url = URL_SETTINGS[name].format(secret)
+    config = Settings.model_validate({name: url})
+    value = getattr(config, name)
+    assert value.get_secret_value() == url
+    texts = [repr(config), str(config), config.model_dump_json(), repr(config.model_dump()), repr(vars(config))]
+    for text in (*texts, repr(value), str(value), f"{value}", f"{value} {[value]!r}", repr([value])):
+        assert secret not in text
+    assert "host" in str(value), "people see which server it is"
+
+
+@given(password=st.text("abc/?#@[]:%", min_size=1, max_size=12), name=st.sampled_from(sorted(URL_SETTINGS)))
+def test_a_password_that_is_not_encoded_is_never_shown(password: str, name: str) -> None:
+    secret = f"p4{password}w"
+    try:
+        text = repr(Settings.model_validate({name: URL_SETTINGS[name].format(secret)}))
+    except ValidationError as error:
+        text = str(error)
+    assert "p4" not in text
+
+
+@pytest.mark.parametrize("password", ["p/w", "p@w", "p?w", "p#w", "1/w", "[w"])
+def test_a_password_that_is_not_encoded_is_refused(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    monkeypatch.setenv("EVERGREEN_MLFLOW", f"http://user:{password}@host:5000")
+    [message] = fault_messages()
+    assert message.startswith("EVERGREEN_MLFLOW: its user or password has one of / ? # @ [ ] in it: write it percent-")
+
+
+@pytest.mark.parametrize("name", ["AIRFLOW_UI", "MLFLOW_UI", "LEDGER", "JOBS"])
+def test_a_url_that_is_shown_has_no_password(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"EVERGREEN_{name}", "sftp://user:secret@host/folder")
+    [message] = fault_messages()
+    assert message.startswith(f"EVERGREEN_{name}: must have no user or password")
+    assert "secret" not in message
 
 
 @pytest.mark.parametrize(

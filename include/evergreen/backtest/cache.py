@@ -89,6 +89,7 @@ class BacktestCache:
             "champion": champion and self._candidate_fingerprint(champion.as_of),
             "champion_seen_until": champion and champion.holdout_start,
             "holdout_starts": candidate.holdout_start,
+            "clusters": self._model.clusters,
             "gates": [gate.model_dump(mode="json") for gate in self._model.gates],
         }
 
@@ -119,7 +120,7 @@ class BacktestCache:
         return self._cached(
             "metric",
             inputs,
-            lambda: backtest_metric(self._gate, *self._labels_and_scores(model, period.start, period.end)),
+            lambda: backtest_metric(self._gate, *self._scored_rows(model, period.start, period.end)[:2]),
         )
 
     def drift_test(self, model: BacktestPoint, period: MeasurementPeriod) -> DriftTest | None:
@@ -132,8 +133,8 @@ class BacktestCache:
         }
 
         def compute() -> dict[str, Any] | None:
-            holdout_sample = self._labels_and_scores(model, model.holdout_start, model.as_of)
-            recent_sample = self._labels_and_scores(model, period.start, period.end)
+            holdout_sample = self._scored_rows(model, model.holdout_start, model.as_of)
+            recent_sample = self._scored_rows(model, period.start, period.end)
             test = run_drift_test(self._gate, holdout_sample, recent_sample)
             return asdict(test) if test else None
 
@@ -151,9 +152,10 @@ class BacktestCache:
 
         return self._cached("rows", inputs, compute)
 
-    def _labels_and_scores(self, model: BacktestPoint, start: date, end: date) -> tuple[FloatArray, FloatArray]:
+    def _scored_rows(self, model: BacktestPoint, start: date, end: date) -> tuple[FloatArray, FloatArray, Any]:
+        """Return labels, scores and days (n,) of the rows of `end`'s holdout from the day `start` on."""
         label, rows = self._labels_from(start, end)
-        return label, self._score_holdout(model.as_of, end)[rows]
+        return label, self._score_holdout(model.as_of, end)[rows], self._load_holdout(end)["day"].to_numpy()[rows]
 
     def _labels_from(self, start: date, end: date) -> tuple[FloatArray, Any]:
         """Return labels of the rows of `end`'s holdout from the day `start` on, and the mask (n,) of these rows."""

@@ -83,7 +83,7 @@ def backtest_spec(model: ModelSpec, candidate: datasets.Manifest) -> dict[str, A
     """Return what must be equal for candidates to be comparable: how they were trained and are judged."""
     return {
         **{name: candidate.inputs[name] for name in ("features", "parameters", "seed", "code")},
-        **model.model_dump(mode="json", include={"label", "train_days", "holdout_days", "gates"}),
+        **model.model_dump(mode="json", include={"label", "train_days", "holdout_days", "clusters", "gates"}),
     }
 
 

@@ -1,19 +1,21 @@
-"""Drift of a live model, and bounds of a mean over periods; both by the gates' bootstrap."""
+"""Drift of a live model, and bounds of a mean over periods; both by the bootstrap."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from math import isfinite
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from evergreen.gates import metrics
-from evergreen.gates.comparisons import draw_resample_counts, resampling_seed
 from evergreen.gates.metrics import FloatArray
 from evergreen.spec.gates import MetricGate
 
 CONFIDENCE = 0.95
 RESAMPLES = 500  # leaves 25 beyond the bound; a backtest runs up to one test per date
+_CHUNK_SIZE = 2**19  # numbers per array while resampling: 4 MiB
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,21 @@ def backtest_metric(gate: MetricGate, label: FloatArray, score: FloatArray) -> f
 
 
 def run_drift_test(
-    gate: MetricGate, holdout_sample: tuple[FloatArray, FloatArray], recent_sample: tuple[FloatArray, FloatArray]
+    gate: MetricGate,
+    holdout_sample: tuple[FloatArray, FloatArray, ArrayLike],
+    recent_sample: tuple[FloatArray, FloatArray, ArrayLike],
 ) -> DriftTest | None:
-    """Compare a model with itself, by the metric of `gate`: labels and scores (n,) at deployment, (m,) recently.
+    """Compare a model with itself, by the metric of `gate`: labels, scores and days (n,) at deployment, (m,) recently.
 
-    The two-sample bootstrap (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 8): rows of
-    each sample are drawn with replacement, independently, and the 95 % percentile (chapter 13) of the changes is
-    the one-sided upper bound. It accounts for the chance in drawing rows, not in drawing weeks: weeks that differ for
-    other reasons than the model's age trigger it too. A metric that did not get worse is not tested.
+    The two-sample bootstrap (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 8): days of
+    each sample are drawn with replacement, with all of their rows, independently, and the 95 % percentile (chapter 13)
+    of the changes is the one-sided upper bound. It accounts for the chance in drawing days, not in drawing seasons:
+    times that differ for other reasons than the model's age trigger it too. A metric that did not get worse is not
+    tested.
 
     Return None if the metric does not exist for one of the samples.
     """
-    holdout_value, recent_value = backtest_metric(gate, *holdout_sample), backtest_metric(gate, *recent_sample)
+    holdout_value, recent_value = (backtest_metric(gate, *sample[:2]) for sample in (holdout_sample, recent_sample))
     if holdout_value is None or recent_value is None:
         return None
     sign = 1 if gate.scale.higher_is_better else -1
@@ -66,12 +71,22 @@ def run_drift_test(
     return DriftTest(holdout_value, recent_value, change, None if np.isnan(bound) else bound)
 
 
-def _resample_metric(gate: MetricGate, label: FloatArray, score: FloatArray) -> FloatArray:
-    """Return the metric in each resample of the rows: (RESAMPLES,)."""
-    label, score = metrics.sort_rows([label, score])
-    weights = draw_resample_counts(label.size, RESAMPLES, resampling_seed(label, score))
-    metric = metrics.resolve_metric(gate)
-    return np.concatenate([metric(label, score, weight) for weight in weights])
+def _resample_metric(gate: MetricGate, label: FloatArray, score: FloatArray, days: ArrayLike) -> FloatArray:
+    """Return the metric in each resample of the days: (RESAMPLES,)."""
+    unique_days, codes = np.unique(np.asarray(days), return_inverse=True)
+    order = np.lexsort((score, label, codes))
+    label, score, codes = label[order], score[order], codes[order]
+    counts = _resample_counts(unique_days.size, label, score)
+    metric, size = metrics.resolve_metric(gate), max(1, _CHUNK_SIZE // label.size)
+    chunks = (counts[start : start + size, codes] for start in range(0, RESAMPLES, size))
+    return np.concatenate([metric(label, score, weights) for weights in chunks])
+
+
+def _resample_counts(size: int, *evidence: FloatArray) -> FloatArray:
+    """Return how often each of `size` items is drawn in each resample, (RESAMPLES, size); equal for equal evidence."""
+    digest = sha256(b"".join(column.astype("<f8").tobytes() for column in evidence)).digest()
+    random = np.random.default_rng(int.from_bytes(digest, "big"))
+    return random.multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(np.float64)
 
 
 def mean_with_bounds(values: FloatArray) -> tuple[float, float, float]:
@@ -79,9 +94,6 @@ def mean_with_bounds(values: FloatArray) -> tuple[float, float, float]:
 
     Periods are taken as independent; where neighbours are alike, the bounds are too narrow.
     """
-    draws = [
-        (counts * values).sum(axis=1)
-        for counts in draw_resample_counts(values.size, RESAMPLES, resampling_seed(values))
-    ]
-    low, high = np.quantile(np.concatenate(draws) / values.size, [1 - CONFIDENCE, CONFIDENCE])
+    draws = (_resample_counts(values.size, values) * values).sum(axis=1)
+    low, high = np.quantile(draws / values.size, [1 - CONFIDENCE, CONFIDENCE])
     return float(values.mean()), float(low), float(high)

@@ -22,7 +22,7 @@ from rich.console import Console
 from evergreen.cli.doctor import ChecksFailedError, databases, storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, UnreachableError
 from evergreen.errors import EvergreenError, Fault
-from evergreen.settings import Settings, redact_url, settings
+from evergreen.settings import SecretUrl, Settings, settings
 
 _CONNECT_TIMEOUT_S = 120.0  # for servers that start at the same time
 _MIGRATION_TIMEOUT_S = 600.0  # for another process to migrate
@@ -75,7 +75,7 @@ def wait_for_migration(console: Console) -> None:
     """
     deadline = time.monotonic() + _MIGRATION_TIMEOUT_S
     for name, url in configured_databases(os.environ).items():
-        database = f"{name}'s database {redact_url(url)}"
+        database = f"{name}'s database {url}"
         reported = ""
         while problem := _schema_problem(name, url):
             if problem != reported:
@@ -86,10 +86,10 @@ def wait_for_migration(console: Console) -> None:
             time.sleep(1)
 
 
-def configured_databases(environment: Mapping[str, str]) -> dict[str, str]:
+def configured_databases(environment: Mapping[str, str]) -> dict[str, SecretUrl]:
     """Return name and SQLAlchemy URL of the databases of Airflow and MLflow, from their own variables."""
     variables = {"Airflow": "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "MLflow": "MLFLOW_BACKEND_STORE_URI"}
-    return {name: environment[variable] for name, variable in variables.items() if environment.get(variable)}
+    return {name: SecretUrl(environment[variable]) for name, variable in variables.items() if environment.get(variable)}
 
 
 def configured_buckets(environment: Mapping[str, str], config: Settings) -> dict[str, str]:
@@ -99,16 +99,18 @@ def configured_buckets(environment: Mapping[str, str], config: Settings) -> dict
     return {name: uri for name, uri in uris.items() if "://" in uri and not uri.startswith("file:")}
 
 
-def _server_checks(schemas: Mapping[str, str], buckets: Mapping[str, str], config: Settings) -> Iterator[_ServerCheck]:
+def _server_checks(
+    schemas: Mapping[str, SecretUrl], buckets: Mapping[str, str], config: Settings
+) -> Iterator[_ServerCheck]:
     for name, url in {**schemas, "Feast": config.feast_registry}.items():
-        yield f"{name}'s database", url, partial(_check_connection, url)
-    if "://" in config.online_store:
-        yield "online store", config.online_store, partial(databases.check_online_store, config.online_store)
+        yield f"{name}'s database", str(url), partial(_check_connection, url)
+    if "://" in config.online_store.get_secret_value():
+        yield "online store", str(config.online_store), partial(databases.check_online_store, config.online_store)
     for name, uri in buckets.items():
         yield name, uri, partial(_prepare_bucket, uri, append_only=name == "ledger")
 
 
-def _check_connection(url: str) -> None:
+def _check_connection(url: SecretUrl) -> None:
     with databases.connect_database(url):
         pass
 
@@ -127,11 +129,11 @@ def _check_server(deadline: float, server: _ServerCheck) -> Fault | None:
             return None
         except CheckFailedError as failure:
             if not isinstance(failure, UnreachableError) or time.monotonic() > deadline:
-                return Fault(f"{subject}, {redact_url(location)}", failure.problem, failure.fix)
+                return Fault(f"{subject}, {location}", failure.problem, failure.fix)
         time.sleep(0.5)
 
 
-def _schema_problem(name: str, url: str) -> str:
+def _schema_problem(name: str, url: SecretUrl) -> str:
     """Return why the schema of a database is not that of this version; empty if it is."""
     try:
         with databases.connect_database(url) as (connection, _):
@@ -146,11 +148,11 @@ def _schema_problem(name: str, url: str) -> str:
     return "has the schema of another version" if process.returncode else ""
 
 
-def _migrate_database(name: str, url: str) -> str:
+def _migrate_database(name: str, url: SecretUrl) -> str:
     """Run the service's own command to upgrade its database; return a message."""
     start = time.monotonic()
     process = subprocess.run(_COMMANDS[name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    database = f"{name}'s database {redact_url(url)}"
+    database = f"{name}'s database {url}"
     if process.returncode == 0:
         return f"✓ {database}: upgraded to this version in {time.monotonic() - start:.0f} s"
     if "Can't locate revision" in process.stdout:
@@ -158,5 +160,5 @@ def _migrate_database(name: str, url: str) -> str:
             f"{database} belongs to a newer version than this one: start that version, or restore the backup from "
             "before its migration"
         )
-    lines = [line.replace(url, redact_url(url)) for line in process.stdout.splitlines() if line.strip()]
+    lines = [line.replace(url.get_secret_value(), str(url)) for line in process.stdout.splitlines() if line.strip()]
     raise MigrationError("\n  ".join([f"{database} was not migrated:", *lines[-_TAIL:]]))

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from evergreen import ledger, storage
 from evergreen.cli.options import print_json
+from evergreen.lake import datasets
 from evergreen.ledger import (
     ChampionRolledBack,
     LedgerEvent,
@@ -155,9 +156,10 @@ def _show_champion_on_day(name: str, current_state: LedgerState, day: date, cons
 
 
 def _evidence(event: LedgerEvent, state: LedgerState) -> Mapping[str, str]:
-    """Return what the promotion stands on; empty for a rollback."""
+    """Return the files that the promotion stands on; empty for a rollback."""
     verdict_event = state.find_verdict_event(event.verdict_entry) if isinstance(event, VersionPromoted) else None
-    return verdict_event.evidence if verdict_event else {}
+    files = verdict_event.evidence.items() if verdict_event else ()
+    return {kind: str(datasets.lake_path(path)) for kind, path in files}
 
 
 def _change_reason(event: LedgerEvent, state: LedgerState) -> str:

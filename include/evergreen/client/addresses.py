@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evergreen.errors import EvergreenError
-from evergreen.settings import parse_host_and_port, redact_url, settings
+from evergreen.settings import SecretUrl, parse_host_and_port, settings
 
 STACK_FILE = "stack.json"
 """File in the home folder in which `evergreen up` records the services that it has started."""
@@ -25,17 +25,17 @@ SPARK_TOKEN_VARIABLE = "SPARK_CONNECT_AUTHENTICATE_TOKEN"  # noqa: S105 - a name
 class ServiceAddresses:
     """URLs of the services, including user and password, and of their UIs."""
 
-    airflow: str
-    mlflow: str
-    spark: str
+    airflow: SecretUrl
+    mlflow: SecretUrl
+    spark: SecretUrl
 
     @property
     def airflow_ui(self) -> str:
-        return settings().airflow_ui or redact_url(self.airflow)
+        return settings().airflow_ui or str(self.airflow)
 
     @property
     def mlflow_ui(self) -> str:
-        return settings().mlflow_ui or redact_url(self.mlflow)
+        return settings().mlflow_ui or str(self.mlflow)
 
 
 def service_addresses() -> ServiceAddresses | None:
@@ -48,10 +48,11 @@ def resolve_addresses(local_urls: Mapping[str, str]) -> ServiceAddresses:
     """Return the addresses of the services; where the settings name none, those in `local_urls`."""
     config = settings()
     configured = config.model_fields_set
+    local = {name: SecretUrl(url) for name, url in local_urls.items()}
     return ServiceAddresses(
-        airflow=config.airflow or local_urls["airflow"],
-        mlflow=config.mlflow if "mlflow" in configured else local_urls.get("mlflow", config.mlflow),
-        spark=config.spark if "spark" in configured else local_urls.get("spark", config.spark),
+        airflow=config.airflow or local["airflow"],
+        mlflow=config.mlflow if "mlflow" in configured else local.get("mlflow", config.mlflow),
+        spark=config.spark if "spark" in configured else local.get("spark", config.spark),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import httpx
 
 from evergreen.errors import EvergreenError
-from evergreen.settings import redact_url
+from evergreen.settings import SecretUrl
 
 Json = dict[str, Any]
 
@@ -38,10 +38,10 @@ class AirflowConflictError(AirflowError):
 class AirflowClient:
     """Client of one Airflow deployment."""
 
-    def __init__(self, url: str, ui: str = ""):
+    def __init__(self, url: SecretUrl, ui: str = ""):
         """Connect to the Airflow at `url`, which has user and password unless every client is admin."""
-        login = httpx.URL(url)
-        self.url = redact_url(url)
+        login = httpx.URL(url.get_secret_value())
+        self.url = str(url)
         self._ui = ui or self.url
         self._login = {"username": login.username, "password": login.password} if login.username else None
         self._client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)

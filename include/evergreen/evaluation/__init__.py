@@ -4,7 +4,7 @@
 spec needs. `load_evidence` reads it back, today or in a year, for `evergreen.gates.judge_evidence`.
 
     evaluations/flight_delay/                    under the lake's root: a dataset
-        scores                                   a row per holdout row: label, predictions, groups, baselines
+        scores                                   a row per holdout row: label, predictions, clusters, groups, baselines
         metadata                                 days, champion, and what is missing, with the reason
         recent_predictions, serving_costs,
         input_signature, online_sample           if a gate needs them

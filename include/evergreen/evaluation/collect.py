@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 
 from evergreen.errors import ScoringError
 from evergreen.evaluation.requirements import EvidenceRequirements
-from evergreen.evaluation.rows import compute_baselines, compute_groups
+from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
 from evergreen.lake import datasets, fingerprints
 from evergreen.scoring.predictions import Champion, score_candidate, score_table
 from evergreen.spec.model import ModelSpec
 
 # Columns of the file `scores`.
-_GROUP_PREFIX, _BASELINE_PREFIX = "group:", "baseline:"
+_CLUSTER_PREFIX, _GROUP_PREFIX, _BASELINE_PREFIX = "cluster:", "group:", "baseline:"
 
 _PARSERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "serving_costs": dict,
@@ -77,11 +77,14 @@ def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
     metadata = json.loads(dataset.file_path(evaluation, "metadata").read_text())
     missing = {name: MissingEvidence(problem) for name, problem in metadata["missing"].items()}
     scores = pq.read_table(dataset.file_path(evaluation, "scores"))
+    clusters: dict[str, Any] = {}
     groups: dict[str, Any] = {}
     baselines: dict[str, Any] = {}
     fields: dict[str, Any] = {}
     for name in (*scores.column_names, *missing):
-        if name.startswith(_GROUP_PREFIX):
+        if name.startswith(_CLUSTER_PREFIX):
+            clusters[name.removeprefix(_CLUSTER_PREFIX)] = missing.get(name) or scores[name].to_pylist()
+        elif name.startswith(_GROUP_PREFIX):
             groups[name.removeprefix(_GROUP_PREFIX)] = missing.get(name) or scores[name].to_pylist()
         elif name.startswith(_BASELINE_PREFIX):
             baselines[name.removeprefix(_BASELINE_PREFIX)] = missing.get(name) or scores[name].to_numpy()
@@ -94,7 +97,8 @@ def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
         if name in evaluation.files:
             fields[name] = parse(json.loads(dataset.file_path(evaluation, name).read_text()))
     start, end = (date.fromisoformat(day) for day in metadata["days"])
-    return Evidence(**{"champion": NoChampion(), **fields}, days=(start, end), groups=groups, baselines=baselines)
+    fields |= {"days": (start, end), "clusters": clusters, "groups": groups, "baselines": baselines}
+    return Evidence(**{"champion": NoChampion(), **fields})
 
 
 def evidence_code() -> dict[str, str]:
@@ -116,7 +120,7 @@ class _Measurement:
         self, model: ModelSpec, training_set: datasets.Manifest, candidate: datasets.Manifest, champion: Champion | None
     ):
         self._model, self._training_set, self._candidate, self._champion = model, training_set, candidate, champion
-        self._requirements = EvidenceRequirements.from_gates(model.gates)
+        self._requirements = EvidenceRequirements.from_gates(model.gates, model.clusters)
         self._serving_columns: Any = ()
         if self._requirements.input_signature:
             from evergreen.evaluation.serving_inputs import serving_columns
@@ -161,6 +165,8 @@ class _Measurement:
         evidence["candidate"] = pa.array(score_candidate(model, candidate, holdout))
         if self._champion:
             evidence["champion"] = self._score_champion(self._champion, holdout)
+        for name, cluster in compute_clusters(holdout, requirements.clusters).items():
+            evidence[_CLUSTER_PREFIX + name] = _to_array(cluster, pa.string())
         for expression, group in compute_groups(holdout, requirements.groups).items():
             evidence[_GROUP_PREFIX + expression] = _to_array(group, pa.string())
         baselines = compute_baselines(holdout, source.file_path(training_set, "train"), requirements.baselines)

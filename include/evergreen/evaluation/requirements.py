@@ -26,6 +26,7 @@ _GATES_OF_THE_DAY = (ServingGate, SignatureGate, OnlineEqualsOfflineGate, Predic
 class EvidenceRequirements:
     """The fields of `evergreen.gates.Evidence` to fill. A custom gate adds none: it takes what there is."""
 
+    clusters: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
     recent_predictions: bool = False
@@ -35,9 +36,10 @@ class EvidenceRequirements:
     """How many entities to sample; 0 for no sample."""
 
     @classmethod
-    def from_gates(cls, gates: Sequence[Gate]) -> EvidenceRequirements:
-        """Return what these gates need, each item once."""
+    def from_gates(cls, gates: Sequence[Gate], clusters: Sequence[str]) -> EvidenceRequirements:
+        """Return what these gates need, each item once, with rows in the `clusters` of the spec."""
         return cls(
+            clusters=tuple(clusters),
             groups=tuple(sorted({gate.group_by for gate in gates if isinstance(gate, BySliceGate | FairnessGate)})),
             baselines=tuple(sorted({gate.baseline for gate in gates if isinstance(gate, BaselineGate)})),
             recent_predictions=any(isinstance(gate, PredictionDriftGate) for gate in gates),

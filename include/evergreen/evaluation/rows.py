@@ -34,15 +34,34 @@ def historical_evidence(
 
     `train_file` is the Parquet file that the candidate learned from.
     """
-    requirements = EvidenceRequirements.from_gates(model.gates)
+    requirements = EvidenceRequirements.from_gates(model.gates, model.clusters)
     return Evidence(
         label=holdout["label"].to_numpy(),
         candidate=candidate,
         champion=champion,
         days=days,
+        clusters=compute_clusters(holdout, requirements.clusters),
         groups=compute_groups(holdout, requirements.groups),
         baselines=compute_baselines(holdout, train_file, requirements.baselines),
     )
+
+
+def compute_clusters(table: pa.Table, names: Sequence[str]) -> dict[str, list[str | None] | MissingEvidence]:
+    """Return, for each name, the cluster of each row of `table`, (n,), as text; None where the column is null.
+
+    `day` is the day of features that the row belongs to, in their time zone. Any other name is a column.
+    """
+    return {name: _compute_cluster(table, name) for name in names}
+
+
+def _compute_cluster(table: pa.Table, name: str) -> list[str | None] | MissingEvidence:
+    if name not in table.column_names:
+        return MissingEvidence(f"{name!r} is no column of the holdout; {_columns(table)}")
+    try:
+        names: list[str | None] = table[name].cast(pa.string()).to_pylist()
+    except pa.ArrowException:
+        return MissingEvidence(f"{name!r} is a column of {table[name].type}, which names nothing")
+    return names
 
 
 def compute_groups(table: pa.Table, expressions: Sequence[str]) -> dict[str, list[str | None] | MissingEvidence]:

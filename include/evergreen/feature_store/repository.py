@@ -105,14 +105,14 @@ def feast_variables(feature_model: str) -> Mapping[str, str]:
     current = settings()
     return {
         "EVERGREEN_FEAST_PROJECT": feature_model,
-        "EVERGREEN_FEAST_REGISTRY": current.feast_registry,
+        "EVERGREEN_FEAST_REGISTRY": current.feast_registry.get_secret_value(),
         "EVERGREEN_FEAST_ONLINE_STORE": json.dumps(_online_backend(feature_model).feast_config()),
         "EVERGREEN_FEAST_OFFLINE_STORE": _OFFLINE_STORE_TYPES[current.offline_store],
     }
 
 
 def _online_backend(feature_model: str) -> SqliteBackend | RedisBackend:
-    return online_backend(settings().online_store, feature_model)
+    return online_backend(settings().online_store.get_secret_value(), feature_model)
 
 
 def _open_store(feature_model: str) -> FeatureStore:

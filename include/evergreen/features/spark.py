@@ -46,7 +46,7 @@ def spark_session() -> Iterator[SparkSession]:
     A local session is shared by the steps of this process and ends with it, because its JVM takes seconds to start.
     A session at a server is private and is released, because a long-lived server would keep all of them.
     """
-    target = settings().spark
+    target = settings().spark.get_secret_value()
     if target.startswith("sc://"):
         spark = SparkSession.builder.remote(target).create()
         for key, value in REQUIRED_CONF.items():

@@ -3,9 +3,13 @@
 >>> from datetime import date
 >>> from evergreen.gates import AgainstChampionGate, Evidence, ThresholdGate, judge_evidence
 >>> gates = (ThresholdGate(metric="auc", at_least=0.6), AgainstChampionGate(metric="log_loss", must_be="better"))
->>> week = (date(2013, 3, 1), date(2013, 3, 8))
+>>> week = [date(2013, 3, day) for day in range(1, 8)]
 >>> evidence = Evidence(
-...     label=[0, 1] * 100, candidate=[0.2, 0.7, 0.6, 0.9] * 50, champion=[0.5, 0.6] * 100, days=week
+...     label=[0, 1] * 350,
+...     candidate=[0.2, 0.7, 0.6, 0.9] * 150 + [0.3, 0.8] * 50,
+...     champion=[0.5, 0.6] * 350,
+...     days=(week[0], date(2013, 3, 8)),
+...     clusters={"day": [str(day) for day in week for _ in range(100)]},
 ... )
 >>> verdict = judge_evidence(gates, evidence)
 >>> verdict.promote, verdict.reason

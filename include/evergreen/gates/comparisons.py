@@ -1,25 +1,27 @@
-"""The gain of one scorer over another on the same rows, with confidence bounds."""
+"""The gain of one scorer over another on the same rows, with confidence bounds by clusters of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from evergreen.gates.metrics import FloatArray, Metric, compute_metric, resolve_metric, sort_rows
+from evergreen.gates.clusters import ClusterCodes, ClusteredVariance, RowClusters, degrees_of_freedom
+from evergreen.gates.metrics import FloatArray, RatioMetric, compute_metric, resolve_metric
 from evergreen.gates.verdict import NotComputedError
-from evergreen.spec.gates import PairedComparisonGate, SignificanceTest
+from evergreen.spec.gates import PairedComparisonGate
 
-# With fewer, the spread over resamples does not measure the error: without any such row it is zero.
+# With fewer, the spread between clusters does not measure the error: without any such row it is zero.
 MIN_DIFFERING_ROWS = 30
 
-# Numbers per array while resampling: 4 MiB each, whatever the number of rows (up to half a million).
-_CHUNK_SIZE = 2**19
+# A function of the model folder is called once per group of clusters and scorer.
+MAX_JACKKNIFE_GROUPS = 200
+
+# An error that is smaller, beside the gain, is one of rounding.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,13 @@ class EstimatedGain:
 
 
 def check_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray, pair: str) -> None:
-    """Refuse a bootstrap over too few rows that differ; with a cut, rows that are put into different classes.
+    """Refuse to compare by too few rows that differ.
 
     Raises:
         NotComputedError: there are some, and too few. The message begins with `pair`.
     """
-    if gate.chosen_test != "bootstrap" or np.array_equal(candidate, reference):
-        return
-    differing = candidate != reference if gate.cut is None else (candidate >= gate.cut) != (reference >= gate.cut)
-    if (rows := int(np.count_nonzero(differing))) < MIN_DIFFERING_ROWS:
+    rows = _count_differing_rows(gate, candidate, reference)
+    if gate.metric != "auc" and 0 < rows < MIN_DIFFERING_ROWS:
         text = f"{pair} differ in {rows:,} of {candidate.size:,} rows: too few to estimate the error of the gain"
         raise NotComputedError(f"{text}, at least {MIN_DIFFERING_ROWS} are needed")
 
@@ -62,103 +62,52 @@ def estimate_gain(
     label: FloatArray,
     candidate: FloatArray,
     reference: FloatArray,
+    clusters: RowClusters,
     alpha: float,
-    test: SignificanceTest,
 ) -> MetricGain:
     """Estimate the gain of `candidate` over `reference`, (n,) each, by the metric of `gate`, in any order of rows.
 
-    - `delong`, of auc: the standard error of DeLong et al. (see `delong`) times the quantile of Student's t.
-    - `mcnemar`, of accuracy: exact (see `mcnemar`).
-    - `bootstrap`, of any metric: the standard deviation over resamples of the paired rows, times the quantile of
-      Student's t with n - 1 degrees of freedom (Efron and Tibshirani 1993, "An introduction to the bootstrap",
-      chapters 6 and 12). Not a percentile of the resamples: an alpha of 10⁻⁵, which the hundredth comparison of a
-      model's life may have, is less than one in 2,000. So the bounds assume that the gain is nearly normal, which
-      holds for means over hundreds of rows.
-
-    Equal scores for every row are a gain of 0 with bounds of 0.
+    The bounds are the gain and its standard error times the quantile of Student's t: of AUC by `delong`, of all
+    other metrics by `jackknife`. Both are by clusters, and have formulas: nothing is drawn, so an alpha of 10⁻⁵,
+    which the hundredth comparison of a model's life may have, is as exact as any. The bounds assume that the sum
+    over clusters is nearly normal. Where no row differs the gain is 0, with bounds of 0.
 
     Raises:
-        NotComputedError: the metric does not exist for these rows or for some resamples, or its error cannot be
-            estimated.
+        NotComputedError: the metric does not exist for these rows, or its error cannot be estimated, because there are
+            too few clusters for example.
     """
-    if np.array_equal(candidate, reference):
+    if not _count_differing_rows(gate, candidate, reference):
         return MetricGain(0.0, 0.0, 0.0)
-    if test == "delong":
-        return _student_t_bounds(delong(label, candidate, reference), alpha, gate.scale.maximum)
-    if test == "mcnemar":
-        assert gate.cut is not None
-        candidate_correct, reference_correct = ((score >= gate.cut) == (label == 1) for score in (candidate, reference))
-        return mcnemar(candidate_correct, reference_correct, alpha, has_margin=gate.limit != 0)
-    label, candidate, reference = sort_rows([label, candidate, reference])
-    metric = resolve_metric(gate)
-    sign = 1 if gate.scale.higher_is_better else -1
-    difference = sign * (compute_metric(metric, label, candidate) - compute_metric(metric, label, reference))
-    if not np.isfinite(difference):
-        raise NotComputedError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
-    resampled = bootstrap_differences(metric, label, candidate, reference, gate.resamples)
-    if undefined := int(np.count_nonzero(~np.isfinite(resampled))):
-        rows = f"{label.size:,} rows"
-        if gate.scale.label_type == "binary":
-            rows += f", {int(min(label.sum(), label.size - label.sum())):,} of them of the rarer class,"
-        text = f"{undefined:,} of {gate.resamples:,} resamples drew rows for which {gate.metric} does not exist"
-        raise NotComputedError(f"{text}: {rows} are too few")
-    error = float(resampled.std(ddof=1))
-    if difference and not error:
-        raise NotComputedError(f"every resample shows the same gain of {difference:g}: its error is not known")
-    return _student_t_bounds(EstimatedGain(difference, error, label.size - 1), alpha, gate.scale.maximum)
+    if gate.metric == "auc":
+        estimate = delong(label, candidate, reference, clusters)
+    else:
+        estimate = jackknife(gate, label, candidate, reference, clusters)
+    return _student_t_bounds(estimate, alpha, gate.scale.maximum)
 
 
-def bootstrap_differences(
-    metric: Metric, label: FloatArray, candidate: FloatArray, reference: FloatArray, resamples: int
-) -> FloatArray:
-    """Return the metric of `candidate` minus that of `reference` in each resample: (resamples,), from rows (n,).
-
-    The paired bootstrap (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapters 8 and 13):
-    rows are drawn with replacement, the same for both scorers. NaN where the metric does not exist.
-    """
-    return np.concatenate(
-        [
-            metric(label, candidate, counts) - metric(label, reference, counts)
-            for counts in draw_resample_counts(label.size, resamples, resampling_seed(label, candidate, reference))
-        ]
-    )
+def _count_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray) -> int:
+    """Return the number of rows with different scores; with a cut, of rows that are put into different classes."""
+    if gate.cut is None:
+        return int(np.count_nonzero(candidate != reference))
+    return int(np.count_nonzero((candidate >= gate.cut) != (reference >= gate.cut)))
 
 
-def draw_resample_counts(rows: int, resamples: int, seed: int) -> Iterator[FloatArray]:
-    """Yield how often each row is drawn in each resample, in chunks (k, rows) that add up to `resamples`."""
-    random = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_SIZE // rows)
-    for start in range(0, resamples, chunk):
-        k = min(chunk, resamples - start)
-        cells = random.integers(rows, size=(k, rows))
-        cells += rows * np.arange(k)[:, None]  # each resample counts in cells of its own
-        yield np.bincount(cells.ravel(), minlength=k * rows).reshape(k, rows).astype(np.float64)
-
-
-def resampling_seed(*columns: FloatArray) -> int:
-    """Return a seed that depends on the evidence alone, so that judging again draws the same resamples."""
-    digest = sha256()
-    for column in columns:
-        digest.update(column.astype("<f8").tobytes())
-    return int.from_bytes(digest.digest(), "big")
-
-
-def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray) -> EstimatedGain:
-    """Return the AUC of `candidate` minus that of `reference`, (n,) each, with the error of paired AUCs.
+def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray, clusters: RowClusters) -> EstimatedGain:
+    """Return the AUC of `candidate` minus that of `reference`, (n,) each, with the error of paired AUCs by clusters.
 
     A row's placement is the share of rows of the other class that it is correctly ordered with, ties half. The AUC is
-    the mean placement of either class; the variance of a difference of AUCs is the sum, over the classes, of the
-    variance of the differences of placements over the number of rows (DeLong, DeLong and Clarke-Pearson 1988,
-    Biometrics 44:837-845). Placements come from midranks in O(n log n) (Sun and Xu 2014, IEEE Signal Processing
-    Letters 21:1389-1393), here of a single sort per scorer. All sums are of whole numbers, so exact.
+    the mean placement of either class. Its variance is that of sums of placements by cluster, of both classes and of
+    what both share (Obuchowski 1997, Biometrics 53:567-578). With one row per cluster that is the variance of DeLong,
+    DeLong and Clarke-Pearson (1988, Biometrics 44:837-845). Placements come from midranks in O(n log n) (Sun and Xu
+    2014, IEEE Signal Processing Letters 21:1389-1393), here of a single sort per scorer.
 
-    The sum of two variances is estimated from few rows each: its degrees of freedom are those of Welch and
-    Satterthwaite, as for placements in Brunner and Munzel 2000, Biometrical Journal 42:17-25. With many rows of both
-    classes Student's t is the normal of the paper of 1988; with twenty of one class it is wider, which bounds at small
-    alphas need.
+    Degrees of freedom: `degrees_of_freedom`, from the rows of either class in each cluster. Equal clusters have their
+    number less 1; with one row per cluster they are those of Welch and Satterthwaite, as for placements in Brunner and
+    Munzel (2000, Biometrical Journal 42:17-25).
 
     Raises:
-        NotComputedError: fewer than two rows of a class; or the two differ, by the same amount in every row.
+        NotComputedError: fewer than two rows of a class; too few clusters; or the two differ, by the same amount in
+            every cluster.
     """
     positive = label == 1
     positives = int(np.count_nonzero(positive))
@@ -166,55 +115,131 @@ def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray) -> E
     if min(positives, negatives) < 2:
         raise NotComputedError(f"{positives:,} rows of class 1 and {negatives:,} of class 0: AUC needs 2 of each")
     ahead = _doubled_placements(positive, candidate) - _doubled_placements(positive, reference)
-    total, spread_positive = _total_and_spread(ahead[positive])
-    _, spread_negative = _total_and_spread(ahead[~positive])
-    pairs = positives * negatives
-    # The spreads are of twice the placements, not divided by the rows of the other class.
-    variances = (spread_positive / (4 * pairs**2 * (positives - 1)), spread_negative / (4 * pairs**2 * (negatives - 1)))
-    variance = sum(variances)
-    if not variance:
+    total = int(ahead[positive].sum())
+    gain = total / (2 * positives * negatives)
+
+    def one_way(codes: ClusterCodes) -> ClusteredVariance:
+        parts = []
+        for rows, opponents in ((positive, negatives), (~positive, positives)):
+            sizes = np.bincount(codes[rows], minlength=int(codes.max()) + 1).astype(np.float64)
+            # Sums of whole numbers, so exact in any order of rows.
+            sums = np.bincount(codes[rows], ahead[rows], minlength=sizes.size) / (2 * opponents)
+            parts.append((sizes / sizes.sum(), (sums - sizes * gain) / sizes.sum()))
+        return _placement_variance(*parts)
+
+    by_clusters = clusters.variance(one_way)
+    error = sqrt(max(by_clusters.variance, 0.0))
+    if error <= _ROUNDING * max(abs(gain), 1 / label.size):
         if total:
-            raise NotComputedError(f"all {positives:,} rows of class 1 gain the same: the error is not known")
-        return EstimatedGain(0.0, 0.0, float(label.size - 2))
-    freedom = variance**2 / (variances[0] ** 2 / (positives - 1) + variances[1] ** 2 / (negatives - 1))
-    return EstimatedGain(total / (2 * pairs), sqrt(variance), freedom)
+            raise NotComputedError(f"the gain is the same in all of {clusters.describe()}: its error is not known")
+        error = 0.0
+    return EstimatedGain(gain, error, by_clusters.degrees_of_freedom)
 
 
-def mcnemar(
-    candidate_correct: NDArray[np.bool_], reference_correct: NDArray[np.bool_], alpha: float, *, has_margin: bool
-) -> MetricGain:
-    """Return the candidate's share of correct rows minus the reference's, (n,) each; exact.
+def _placement_variance(
+    positive: tuple[FloatArray, FloatArray], negative: tuple[FloatArray, FloatArray]
+) -> ClusteredVariance:
+    """Return the variance of an AUC from either class's share of rows and deviation, (k,) each, by cluster."""
+    counts = [int(np.count_nonzero(shares)) for shares, _ in (positive, negative)]
+    if min(counts) < 2:
+        return ClusteredVariance(0.0, 0.0)  # one cluster has a whole class
+    factors = [count / (count - 1) for count in counts]
+    variances = [
+        factor * float((deviations**2).sum())
+        for factor, (_, deviations) in zip(factors, (positive, negative), strict=True)
+    ]
+    clusters = positive[0].size
+    shared = clusters / (clusters - 1) * float((positive[1] * negative[1]).sum())
+    # What each cluster is expected to add: to either class in proportion to its rows², squared.
+    added = [
+        variance * shares**2 / (shares**2).sum()
+        for variance, (shares, _) in zip(variances, (positive, negative), strict=True)
+    ]
+    if not sum(variances):
+        return ClusteredVariance(0.0, degrees_of_freedom(positive[0] + negative[0]))
+    spread = sum(factor * float((sum(added) * part).sum()) for factor, part in zip(factors, added, strict=True))
+    return ClusteredVariance(sum(variances) + 2 * shared, sum(variances) ** 2 / spread)
 
-    Only rows in which exactly one of them is correct distinguish the two; equally good scorers win half of these each
-    (McNemar 1947, Psychometrika 12:153-157). The share that the candidate wins has the bounds of Clopper and Pearson
-    (1934, Biometrika 26:404-413), from the binomial distribution, not from a normal one.
 
-    Without a margin only the sign of the gain matters, and the bounds are those of the share, times the part of rows
-    that distinguish. So `low` is above 0 exactly when the exact one-sided binomial test rejects at `alpha`. With a
-    margin that part matters too, and it is known from these rows only: a tenth of alpha goes to its own bound of
-    Clopper and Pearson, and both together are wrong with a chance of at most `alpha` (Bonferroni).
+def jackknife(
+    gate: PairedComparisonGate,
+    label: FloatArray,
+    candidate: FloatArray,
+    reference: FloatArray,
+    clusters: RowClusters,
+) -> EstimatedGain:
+    """Return the gain of `candidate` over `reference`, (n,) each, and its error by leaving out one cluster at a time.
+
+    With k clusters the variance is (k - 1)/k times the sum of squares of what each changes (Quenouille 1956, Tukey
+    1958; of clusters: Bell and McCaffrey 2002, Survey Methodology 28:169-181). For a mean over clusters of equal size
+    that is exactly the variance of a mean of cluster means, so that the bounds are those of a paired t test (Student
+    1908); with unequal sizes it is rather too large than too small. A function of the model folder is called for groups
+    of clusters, where there are more than 200 (Kott 2001, Journal of Official Statistics 17:521-526).
+
+    Raises:
+        NotComputedError: the metric does not exist for these rows, or without a cluster; there are too few clusters; or
+            the gain is the same in each.
     """
-    rows = candidate_correct.size
-    wins = int(np.count_nonzero(candidate_correct & ~reference_correct))
-    losses = int(np.count_nonzero(reference_correct & ~candidate_correct))
-    discordant = wins + losses
-    if not discordant and not has_margin:
-        return MetricGain(0.0, 0.0, 0.0)
-    share_alpha, part_alpha = (0.9 * alpha, 0.1 * alpha) if has_margin else (alpha, 0.0)
-    low = 2 * _clopper_pearson_lower_bound(wins, discordant, share_alpha) - 1
-    high = 1 - 2 * _clopper_pearson_lower_bound(losses, discordant, share_alpha)
-    min_part = max_part = discordant / rows
-    if has_margin:  # the largest part widens a bound below 0, the smallest one above
-        min_part = _clopper_pearson_lower_bound(discordant, rows, part_alpha)
-        max_part = 1 - _clopper_pearson_lower_bound(rows - discordant, rows, part_alpha)
-    return MetricGain(
-        (wins - losses) / rows, low * (min_part if low > 0 else max_part), high * (max_part if high > 0 else min_part)
-    )
+    clusters, (label, candidate, reference) = _sort_rows(clusters, [label, candidate, reference])
+    metric = resolve_metric(gate)
+    sign = 1 if gate.scale.higher_is_better else -1
+    gain = sign * (compute_metric(metric, label, candidate) - compute_metric(metric, label, reference))
+    if not np.isfinite(gain):
+        raise NotComputedError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
+
+    def one_way(codes: ClusterCodes) -> ClusteredVariance:
+        if isinstance(metric, RatioMetric):
+            (candidate_values, candidate_weight), (reference_values, reference_weight) = (
+                _values_without_clusters(metric, label, score, codes) for score in (candidate, reference)
+            )
+            weight = candidate_weight + reference_weight
+        else:
+            codes = _group_clusters(codes)
+            weight = np.bincount(codes).astype(np.float64)
+            if weight.size < 2:
+                return ClusteredVariance(0.0, 0.0)  # no rows are left without it
+            candidate_values, reference_values = (
+                np.array([metric(label, score, (codes != code)[None].astype(float))[0] for code in range(weight.size)])
+                for score in (candidate, reference)
+            )
+        changes = sign * (candidate_values - reference_values) - gain
+        freedom = degrees_of_freedom(weight)
+        if not freedom:
+            return ClusteredVariance(0.0, 0.0)  # one cluster has it all
+        if undefined := int(np.count_nonzero(~np.isfinite(changes))):
+            text = f"without {undefined:,} of {weight.size:,} clusters {gate.metric} does not exist"
+            raise NotComputedError(f"{text}: it rests on too few")
+        return ClusteredVariance((changes.size - 1) / changes.size * float((changes**2).sum()), freedom)
+
+    by_clusters = clusters.variance(one_way, subtract_pairs=isinstance(metric, RatioMetric))
+    error = sqrt(by_clusters.variance)
+    if gain and error <= _ROUNDING * abs(gain):
+        text = f"the gain is {gain:g} in all of {clusters.describe()}: its error is not known"
+        raise NotComputedError(text)
+    return EstimatedGain(gain, error, by_clusters.degrees_of_freedom)
 
 
-def _clopper_pearson_lower_bound(hits: int, trials: int, alpha: float) -> float:
-    """Return the lower bound of Clopper and Pearson for the chance of a hit. The upper one is 1 - that of misses."""
-    return float(special.betaincinv(hits, trials - hits + 1, alpha)) if hits else 0.0
+def _values_without_clusters(
+    metric: RatioMetric, label: FloatArray, score: FloatArray, codes: ClusterCodes
+) -> tuple[FloatArray, FloatArray]:
+    """Return the metric without each cluster, and what each weighs in its denominator, (k,) each."""
+    numerator, denominator = (np.bincount(codes, terms).astype(np.float64) for terms in metric.terms(label, score))
+    return metric.from_sums(numerator.sum() - numerator, denominator.sum() - denominator), denominator
+
+
+def _group_clusters(codes: ClusterCodes) -> ClusterCodes:
+    """Return the clusters, put into `MAX_JACKKNIFE_GROUPS` groups at random where there are more."""
+    count = int(codes.max()) + 1
+    if count <= MAX_JACKKNIFE_GROUPS:
+        return codes
+    groups = np.random.default_rng(0).permutation(count) % MAX_JACKKNIFE_GROUPS
+    return groups[codes]
+
+
+def _sort_rows(clusters: RowClusters, columns: list[FloatArray]) -> tuple[RowClusters, list[FloatArray]]:
+    """Return the same rows, sorted, so that evidence in another order gives the same bits."""
+    order = np.lexsort([*clusters.codes, *columns[::-1]])
+    return clusters.take(order), [values[order] for values in columns]
 
 
 def _student_t_bounds(estimate: EstimatedGain, alpha: float, maximum: float) -> MetricGain:
@@ -246,14 +271,3 @@ def _doubled_placements(positive: NDArray[np.bool_], score: FloatArray) -> NDArr
     twice_all = np.repeat(edges[:-1] + edges[1:], np.diff(edges))
     ahead[order] = np.where(is_one, twice_all - twice_ones, 2 * ones.size - twice_ones)
     return ahead
-
-
-def _total_and_spread(numbers: NDArray[np.int64]) -> tuple[int, int]:
-    """Return the sum of (m,) whole numbers, and m times the sum of squares about their mean; exact."""
-    total = int(numbers.sum())
-    peak = max(int(numbers.max()), -int(numbers.min()), 1)
-    # The squares of a chunk add up within 64 bits; Python adds up the chunks.
-    size = (2**63 - 1) // peak**2
-    chunks = (numbers[start : start + size] for start in range(0, numbers.size, size))
-    squares = sum(int(np.dot(chunk, chunk)) for chunk in chunks)
-    return total, numbers.size * squares - total**2

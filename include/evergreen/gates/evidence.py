@@ -64,6 +64,8 @@ class Evidence:
         champion: (n,) the champion's for the same rows in the same order; or why there are none.
         days: (first, end): the holdout's rows are of the days first ≤ day < end. A comparison with the
             champion needs them, to know whether earlier comparisons used the same days.
+        clusters: by name, such as `day`, (n,) the cluster that each row belongs to. Rows of one cluster may differ
+            together; gates with an interval need one, in one way or two.
         groups: by `group_by` of a gate, (n,) the group that each row belongs to, None for no group.
         baselines: by `baseline` of a gate, (n,) its predictions for the same rows.
         recent_predictions: (m,) the candidate's predictions for the most recent day whose labels are not known.
@@ -76,6 +78,7 @@ class Evidence:
     candidate: ArrayLike
     champion: ArrayLike | NoChampion | MissingEvidence
     days: tuple[date, date] | None = None
+    clusters: Mapping[str, Sequence[str | None] | MissingEvidence] = field(default_factory=dict)
     groups: Mapping[str, Sequence[str | None] | MissingEvidence] = field(default_factory=dict)
     baselines: Mapping[str, ArrayLike | MissingEvidence] = field(default_factory=dict)
     recent_predictions: ArrayLike | MissingEvidence = _NOT_MEASURED

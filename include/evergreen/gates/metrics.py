@@ -2,7 +2,7 @@
 
 Every function takes `label` (n,), `score` (n,) and `weight` (k, n), how often each row counts, and returns (k,), one
 value per weighting. For binary metrics labels are 0 and 1 and scores are in [0, 1]; for continuous ones both are any
-number. A bootstrap resample is a weighting, so rows are sorted once for many resamples. A value that does not exist
+number. Rows without a cluster are a weighting, so rows are sorted once for many of them. A value that does not exist
 is NaN.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pkgutil import resolve_name
 
@@ -25,6 +26,33 @@ Metric = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 CALIBRATION_BINS = 10
 
 
+@dataclass(frozen=True)
+class RatioMetric:
+    """A metric that is a ratio of two sums over rows, or the root of one.
+
+    `row_terms` takes labels and scores (n,), with the options of the gate, and returns what each row adds to the
+    numerator and to the denominator.
+    """
+
+    row_terms: Callable[..., tuple[FloatArray, FloatArray]]
+    is_root: bool = False
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    def __call__(self, label: FloatArray, score: FloatArray, weight: FloatArray, **options: float) -> FloatArray:
+        numerator, denominator = self.terms(label, score, **options)
+        # Not `weight @ numerator`: BLAS adds in an order that depends on its number of threads.
+        return self.from_sums((weight * numerator).sum(axis=1), (weight * denominator).sum(axis=1))
+
+    def terms(self, label: FloatArray, score: FloatArray, **options: float) -> tuple[FloatArray, FloatArray]:
+        """Return what each row (n,) adds to the numerator and to the denominator."""
+        return self.row_terms(label, score, **{**self.options, **options})
+
+    def from_sums(self, numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+        """Return the metric (k,) of sums (k,). NaN where there is no row to divide by."""
+        ratio = _ratio(numerator, denominator)
+        return np.sqrt(np.maximum(ratio, 0)) if self.is_root else ratio
+
+
 def resolve_metric(gate: MetricGate) -> Metric:
     """Return the metric of `gate`, with its `cut` or `quantile` filled in.
 
@@ -35,11 +63,8 @@ def resolve_metric(gate: MetricGate) -> Metric:
         with user_code(gate.metric):
             return partial(_custom_metric, gate.metric, resolve_name(gate.metric))
     metric = METRICS[gate.metric]
-    if gate.cut is not None:
-        return partial(metric, cut=gate.cut)
-    if gate.quantile is not None:
-        return partial(metric, quantile=gate.quantile)
-    return metric
+    options = {name: value for name in ("cut", "quantile") if (value := getattr(gate, name)) is not None}
+    return replace(metric, options=options) if isinstance(metric, RatioMetric) else metric
 
 
 @contextmanager
@@ -80,19 +105,21 @@ def auc(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
     return _ratio(wins, weight_positive.sum(axis=1) * beaten[:, -1])
 
 
-def log_loss(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
+@RatioMetric
+def log_loss(label: FloatArray, score: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean of -log(probability of the actual class), in nats (Good 1952, J. Royal Statistical Society B 14:107-114).
 
     Scores are kept the machine epsilon away from 0 and 1, so one row costs at most 36 nats, not infinity.
     """
     epsilon = np.finfo(np.float64).eps
     probability = np.where(label == 1, score, 1 - score).clip(epsilon, 1 - epsilon)
-    return _weighted_mean(-np.log(probability), weight)
+    return _mean_terms(-np.log(probability))
 
 
-def brier(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
+@RatioMetric
+def brier(label: FloatArray, score: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean of (score - label)² (Brier 1950, Monthly Weather Review 78:1-3)."""
-    return _weighted_mean((score - label) ** 2, weight)
+    return _mean_terms((score - label) ** 2)
 
 
 def calibration_error(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
@@ -117,53 +144,58 @@ def equal_mass_bins(score: FloatArray, bins: int) -> NDArray[np.intp]:
     return rank * bins // score.size
 
 
-def accuracy(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
+@RatioMetric
+def accuracy(label: FloatArray, score: FloatArray, cut: float) -> tuple[FloatArray, FloatArray]:
     """Share of rows whose class is predicted correctly; class 1 is a score of at least `cut`."""
-    return _weighted_mean((score >= cut) == (label == 1), weight)
+    return _mean_terms((score >= cut) == (label == 1))
 
 
-def precision(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
+@RatioMetric
+def precision(label: FloatArray, score: FloatArray, cut: float) -> tuple[FloatArray, FloatArray]:
     """Of the rows predicted as class 1 (score at least `cut`), the share that are. NaN if there are none.
 
     As recall, of Cleverdon, Mills and Keen 1966, "Factors determining the performance of indexing systems".
     """
-    predicted = weight[:, score >= cut].sum(axis=1)
-    return _ratio(weight[:, (score >= cut) & (label == 1)].sum(axis=1), predicted)
+    return ((score >= cut) & (label == 1)).astype(np.float64), (score >= cut).astype(np.float64)
 
 
-def recall(label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
+@RatioMetric
+def recall(label: FloatArray, score: FloatArray, cut: float) -> tuple[FloatArray, FloatArray]:
     """Of the rows of class 1, the share with a score of at least `cut`. NaN if there are none."""
-    positives = weight[:, label == 1].sum(axis=1)
-    return _ratio(weight[:, (score >= cut) & (label == 1)].sum(axis=1), positives)
+    return ((score >= cut) & (label == 1)).astype(np.float64), (label == 1).astype(np.float64)
 
 
-def positive_rate(_label: FloatArray, score: FloatArray, weight: FloatArray, *, cut: float) -> FloatArray:
+@RatioMetric
+def positive_rate(_label: FloatArray, score: FloatArray, cut: float) -> tuple[FloatArray, FloatArray]:
     """Share of rows with a score of at least `cut`, whatever their labels.
 
     Its difference between groups is that of demographic parity (Calders, Kamiran and Pechenizkiy 2009, ICDM Workshops,
     13-18).
     """
-    return _weighted_mean(score >= cut, weight)
+    return _mean_terms(score >= cut)
 
 
-def rmse(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
+@partial(RatioMetric, is_root=True)
+def rmse(label: FloatArray, score: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Root of the mean of (score - label)², in the label's unit."""
-    return np.sqrt(_weighted_mean((score - label) ** 2, weight))
+    return _mean_terms((score - label) ** 2)
 
 
-def mae(label: FloatArray, score: FloatArray, weight: FloatArray) -> FloatArray:
+@RatioMetric
+def mae(label: FloatArray, score: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean of |score - label|, in the label's unit."""
-    return _weighted_mean(np.abs(score - label), weight)
+    return _mean_terms(np.abs(score - label))
 
 
-def quantile_loss(label: FloatArray, score: FloatArray, weight: FloatArray, *, quantile: float) -> FloatArray:
+@RatioMetric
+def quantile_loss(label: FloatArray, score: FloatArray, quantile: float) -> tuple[FloatArray, FloatArray]:
     """Mean of `quantile` · (label - score) where the label is above, (1 - `quantile`) · (score - label) below.
 
     In the label's unit. The check function of Koenker and Bassett 1978, Econometrica 46:33-50; its expectation is
     smallest for the true quantile.
     """
     above = label - score
-    return _weighted_mean(np.maximum(quantile * above, (quantile - 1) * above), weight)
+    return _mean_terms(np.maximum(quantile * above, (quantile - 1) * above))
 
 
 def _custom_metric(
@@ -176,9 +208,8 @@ def _custom_metric(
     return np.array(values, dtype=np.float64)
 
 
-def _weighted_mean(loss: NDArray[np.float64] | NDArray[np.bool_], weight: FloatArray) -> FloatArray:
-    # Not `weight @ loss`: BLAS adds in an order that depends on its number of threads.
-    return _ratio((weight * loss).sum(axis=1), weight.sum(axis=1))
+def _mean_terms(loss: NDArray[np.float64] | NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    return loss.astype(np.float64), np.ones(loss.size)
 
 
 def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
@@ -187,7 +218,16 @@ def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
     return share
 
 
-_PROBABILITY_METRICS = (auc, log_loss, brier, calibration_error, accuracy, precision, recall, positive_rate)
 METRICS: Mapping[str, Callable[..., FloatArray]] = {
-    metric.__name__: metric for metric in (*_PROBABILITY_METRICS, rmse, mae, quantile_loss)
+    "auc": auc,
+    "log_loss": log_loss,
+    "brier": brier,
+    "calibration_error": calibration_error,
+    "accuracy": accuracy,
+    "precision": precision,
+    "recall": recall,
+    "positive_rate": positive_rate,
+    "rmse": rmse,
+    "mae": mae,
+    "quantile_loss": quantile_loss,
 }

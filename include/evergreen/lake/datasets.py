@@ -23,15 +23,29 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from evergreen.errors import InputsChangedError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from evergreen.errors import DatasetError, InputsChangedError, validation_problem
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.settings import settings
-from evergreen.storage import atomic_write, file_sha256, fsync_path
+from evergreen.storage import (
+    FileName,
+    RelativePath,
+    Sha256,
+    atomic_write,
+    check_file_name,
+    check_relative_path,
+    file_sha256,
+    fsync_path,
+)
 
 ROW_COLUMN = "evergreen_row"
 """Numbers the rows of a table that passes through an engine which may reorder them."""
+
+MAX_MANIFEST_BYTES = 2**24
+MAX_PARTITION_FILES = 10_000
 
 _MANIFESTS = "_manifests"
 _STAGING = "_staging"
@@ -42,10 +56,12 @@ _CACHE = "cached"
 class PublishedFile:
     """One file of a partition. `path` is relative to the dataset; `rows` and `schema` only for Parquet."""
 
-    path: str
-    sha256: str
-    size: int
-    rows: int | None = None
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    path: RelativePath
+    sha256: Sha256
+    size: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Field(ge=0)] | None = None
     schema: Mapping[str, str] | None = None
 
 
@@ -53,10 +69,12 @@ class PublishedFile:
 class Manifest:
     """The files of a partition and the inputs they were made from. No time stamps: same inputs, same bytes."""
 
-    partition: str
-    fingerprint: str
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    partition: FileName
+    fingerprint: FileName
     inputs: Mapping[str, Any]
-    files: Mapping[str, PublishedFile]
+    files: Annotated[Mapping[FileName, PublishedFile], Field(max_length=MAX_PARTITION_FILES)]
 
     @property
     def content_hash(self) -> str:
@@ -72,10 +90,23 @@ class Manifest:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        fields = json.loads(text)
-        fields["files"] = {name: PublishedFile(**file) for name, file in fields["files"].items()}
-        return cls(**fields)
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Return the manifest in `text`, which may come from anybody who can write to the lake.
+
+        Raises:
+            ValueError: it is no manifest, or the path of a file is not where `Dataset.publish` puts it.
+        """
+        try:
+            manifest = _MANIFEST_ADAPTER.validate_json(text)
+        except ValidationError as error:
+            raise ValueError(validation_problem(error)) from None
+        for name, file in manifest.files.items():
+            if file.path.split("/")[:-1] != [name, manifest.partition]:
+                raise ValueError(f"the path of {name} is not below {name}/{manifest.partition}")
+        return manifest
+
+
+_MANIFEST_ADAPTER = TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True)
@@ -85,11 +116,27 @@ class Dataset:
     root: Path
 
     def manifest(self, partition: str) -> Manifest | None:
-        """Return what is published under `partition`, or None."""
+        """Return what is published under `partition`, or None.
+
+        Raises:
+            DatasetError: its manifest is damaged, too large, or names a file outside of the partition.
+        """
+        path = self._manifest_path(partition)
         try:
-            return Manifest.from_json(self._manifest_path(partition).read_text())
+            with path.open("rb") as stream:
+                content = stream.read(MAX_MANIFEST_BYTES + 1)
         except FileNotFoundError:
             return None
+        try:
+            if len(content) > MAX_MANIFEST_BYTES:
+                raise ValueError(f"it has more than {MAX_MANIFEST_BYTES:,} bytes")
+            manifest = Manifest.from_json(content)
+            if manifest.partition != partition:
+                raise ValueError(f"it is that of {manifest.partition}")
+        except ValueError as error:
+            fix = "remove it and run what makes the partition again; find out who can write to the lake"
+            raise DatasetError(f"{path} is no manifest: {error}: {fix}") from None
+        return manifest
 
     def find(self, partition: str, fingerprint: str) -> Manifest | None:
         """Return the manifest of `partition` if it has this `fingerprint`, or None."""
@@ -116,7 +163,7 @@ class Dataset:
 
     def manifests(self) -> list[Manifest]:
         """Return all published manifests, in the order of the partitions' names."""
-        return [Manifest.from_json(self._manifest_path(partition).read_text()) for partition in self.partitions()]
+        return [manifest for partition in self.partitions() if (manifest := self.manifest(partition))]
 
     def file_path(self, manifest: Manifest, name: str) -> Path:
         """Return the path of the file `name` of a published partition."""
@@ -160,6 +207,8 @@ class Dataset:
         """
         if manifest := self.find(partition, fingerprint):
             return manifest
+        for name in files:
+            _check_name(name)
         try:
             entries = {name: self._publish_file(name, partition, file) for name, file in sorted(files.items())}
         except FileNotFoundError:
@@ -190,10 +239,10 @@ class Dataset:
         return PublishedFile(str(target.relative_to(self.root)), digest, target.stat().st_size, rows, schema)
 
     def _manifest_path(self, partition: str) -> Path:
-        return self.root / _MANIFESTS / f"{partition}.json"
+        return self.root / _MANIFESTS / f"{_check_name(partition)}.json"
 
     def _staging_folder(self, partition: str, fingerprint: str) -> Path:
-        return self.root / _STAGING / f"{partition}-{fingerprint[:16]}"
+        return self.root / _STAGING / _check_name(f"{partition}-{fingerprint[:16]}")
 
 
 def open_dataset(name: str) -> Dataset:
@@ -201,9 +250,33 @@ def open_dataset(name: str) -> Dataset:
     return Dataset(settings().lake / name)
 
 
+def path_in_lake(path: Path) -> str:
+    """Return `path` relative to the configured lake, for a record that outlives a move of the lake; see `lake_path`."""
+    return path.relative_to(settings().lake).as_posix()
+
+
+def lake_path(path: str) -> Path:
+    """Return the file or folder at `path`, relative to the configured lake.
+
+    Raises:
+        DatasetError: it would be outside of the lake.
+    """
+    try:
+        return settings().lake / check_relative_path(path)
+    except ValueError as error:
+        raise DatasetError(f"{path[:80]!a} is no path in the lake: {error}") from None
+
+
 def day_partition(day: date | str) -> str:
     """Return the partition of a date, or of a string such as 2013-01-01."""
     return f"day={day}"
+
+
+def _check_name(name: str) -> str:
+    try:
+        return check_file_name(name)
+    except ValueError as error:
+        raise DatasetError(f"a partition or file of the lake: {error}") from None
 
 
 def published_files(path: str) -> list[str] | None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, Field
 
 from evergreen.gates.verdict import Verdict
 from evergreen.spec import Frozen, Name, NonEmptyStr
+from evergreen.storage import RelativePath
 from evergreen.window import RunReason
 
 EntryNumber = Annotated[int, Field(ge=1)]
@@ -27,7 +28,9 @@ class VerdictRecorded(Frozen):
     candidate_fingerprint: NonEmptyStr
     champion_version: str | None = Field(description="version that the candidate was compared with, if any")
     verdict: Verdict
-    evidence: dict[str, str] = Field(default_factory=dict, description="URIs of the evaluation and the report")
+    evidence: dict[str, RelativePath] = Field(
+        default_factory=dict, description="evaluation and report, relative to the lake"
+    )
     fingerprints: dict[str, str] = Field(default_factory=dict, description="fingerprints of data, gates and code")
 
 
@@ -99,7 +102,7 @@ class BacktestRecorded(Frozen):
     kind: Literal["backtested"] = "backtested"
     as_of: date
     candidate_fingerprint: NonEmptyStr
-    report_uri: NonEmptyStr
+    report: RelativePath = Field(description="relative to the lake")
 
 
 LedgerEvent = (

@@ -18,7 +18,7 @@ import re
 from pydantic import ValidationError
 
 from evergreen import storage
-from evergreen.errors import LedgerError
+from evergreen.errors import LedgerError, validation_problem
 from evergreen.ledger.entries import LedgerEntry, LedgerEvent, hash_entry, utc_now
 from evergreen.ledger.state import LedgerState, apply_entry
 from evergreen.storage import UPath
@@ -107,9 +107,8 @@ class Journal:
         try:
             entry = LedgerEntry.model_validate_json(data)
         except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in fault["loc"]) or "the file"
-            raise LedgerError(f"{self._entry_file(number)}: cannot be read: {field}: {fault['msg']}: {_FIX}") from None
+            problem = validation_problem(error)
+            raise LedgerError(f"{self._entry_file(number)}: cannot be read: {problem}: {_FIX}") from None
         if entry.model != self._model:
             raise LedgerError(f"{self._entry_file(number)}: is about {entry.model}: {_FIX}")
         return entry

@@ -8,7 +8,6 @@ Only for users who may see the runs of that DAG: without a check of its own, a p
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -28,13 +27,14 @@ def create_report_app() -> Any:
     def show_gate_report(dag_id: str, number: int) -> HTMLResponse:
         from evergreen import ledger
         from evergreen.errors import EvergreenError
+        from evergreen.lake import datasets
         from evergreen.spec import loader
 
         model = dag_id.partition(".")[0]
         if model not in loader.model_names():
             raise HTTPException(404, f"no model is named {model}")
         try:
-            report = Path(ledger.read_verdict_event(model, number).evidence["report"])
+            report = datasets.lake_path(ledger.read_verdict_event(model, number).evidence["report"])
         except EvergreenError as error:
             raise HTTPException(404, str(error)) from None
         if not report.is_file():

@@ -57,9 +57,9 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     as_of = date.fromisoformat(context.training_set.inputs["as_of"])
     holdout_start = date.fromisoformat(context.training_set.inputs["holdout"])
     page = f"{context.evaluation.partition}-{fingerprints.compute_fingerprint(inputs)[:16]}.html"
-    uris = {
-        "evaluation": f"{evaluation.evaluation_dataset(model).root}/{context.evaluation.partition}",
-        "report": str(datasets.open_dataset(f"verdicts/{model.name}").root / page),
+    evidence_files = {
+        "evaluation": evaluation.evaluation_dataset(model).root / context.evaluation.partition,
+        "report": datasets.open_dataset(f"verdicts/{model.name}").root / page,
     }
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
@@ -74,7 +74,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             candidate_fingerprint=context.candidate.fingerprint,
             champion_version=context.champion_version,
             verdict=gates.judge_evidence(model.gates, evidence, state.comparisons),
-            evidence=uris,
+            evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()},
             fingerprints=inputs,
         )
 
@@ -91,7 +91,7 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
         InputsChangedError: the report is missing, and what it shows is gone or has changed.
     """
     event = ledger.read_verdict_event(model.name, verdict_entry)
-    file = Path(event.evidence["report"])
+    file = datasets.lake_path(event.evidence["report"])
     if file.exists():
         return file
     manifest = evaluation.evaluation_dataset(model).manifest(Path(event.evidence["evaluation"]).name)
@@ -111,7 +111,8 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
 
 def record_backtest(model: ModelSpec, as_of: date, candidate: datasets.Manifest, report: Path, *, actor: str) -> None:
     """Record the evidence of a backfill. Nothing acts on it."""
-    event = ledger.BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report_uri=str(report))
+    location = datasets.path_in_lake(report)
+    event = ledger.BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report=location)
     ledger.append_decision(
         model.name, actor, lambda state: next((entry for entry in state.entries if entry.event == event), event)
     )

@@ -29,6 +29,8 @@ from evergreen.scoring import formats
 
 MANIFEST_FILE = "evergreen-manifest.json"
 SIGNATURE_FILE = "model.sig"
+MAX_JSON_BYTES = 2**20
+"""Of the manifest, and of the signature."""
 
 _FIX_RETRAIN = "retrain, which registers a new version from the lake; find out who can write to the artifact store"
 _FIX_SIGN = "sign it, if you know where it comes from (docs/guides/signing.md), or retrain"
@@ -92,34 +94,41 @@ def claimed_key_hash(folder: Path) -> str | None:
     `verify_files` checks whether the claim is true.
     """
     try:
-        bundle = json.loads((folder / SIGNATURE_FILE).read_text())
+        bundle = json.loads(storage.read_untrusted(folder / SIGNATURE_FILE, folder, MAX_JSON_BYTES))
         return str(bundle["verificationMaterial"]["publicKey"]["hint"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
 def _file_hashes(folder: Path) -> dict[str, str]:
-    files = {name: path for name, path in formats.iter_files(folder) if path.is_file()}
+    files = {name: path for name, path in formats.iter_files(folder) if storage.is_plain_file(path)}
     return {n: storage.file_sha256(path) for n, path in files.items() if n not in (MANIFEST_FILE, SIGNATURE_FILE)}
 
 
 def _manifest_faults(folder: Path, identity: ModelIdentity, manifest_sha256: str | None) -> list[Fault]:
     """Return what is missing, changed or added according to the manifest."""
     file = folder / MANIFEST_FILE
-    if not file.is_file():
+    try:
+        content = storage.read_untrusted(file, folder, MAX_JSON_BYTES)
+    except FileNotFoundError:
         return [Fault(MANIFEST_FILE, "is missing: nothing says what the files must be", _FIX_SIGN)]
+    except OSError:
+        return [Fault(MANIFEST_FILE, f"is no file of its own of up to {MAX_JSON_BYTES:,} bytes", _FIX_RETRAIN)]
     faults = []
-    if storage.file_sha256(file) != manifest_sha256:
+    if hashlib.sha256(content).hexdigest() != manifest_sha256:
         faults.append(Fault(MANIFEST_FILE, "is not the one that was registered", _FIX_RETRAIN))
     try:
-        manifest = json.loads(file.read_bytes())
+        manifest = json.loads(content)
         claimed, expected = ModelIdentity(manifest["model"], manifest["fingerprint"]), dict(manifest["files"])
-    except (ValueError, KeyError, TypeError):
+        for name in expected:
+            storage.check_relative_path(name)
+    except (ValueError, KeyError, TypeError, RecursionError):
         return [*faults, Fault(MANIFEST_FILE, "cannot be read", _FIX_RETRAIN)]
     if claimed != identity:
-        problem = f"is that of {claimed.model} {str(claimed.fingerprint)[:12]}, not of {identity.fingerprint[:12]}"
+        claim = f"{claimed.model} {str(claimed.fingerprint)[:12]}"[:60]
+        problem = f"is that of {ascii(claim)[1:-1]}, not of {identity.fingerprint[:12]}"
         faults.append(Fault(MANIFEST_FILE, problem, _FIX_RETRAIN))
     actual = _file_hashes(folder)
     for name in sorted(expected.keys() | actual.keys()):
@@ -138,7 +147,7 @@ def _signature_faults(folder: Path, trusted_keys: Path) -> list[Fault]:
         return [Fault(SIGNATURE_FILE, "is missing: the version is not signed, and signing is on", _FIX_SIGN)]
     keys = _public_keys(trusted_keys)
     if key_hash not in keys:
-        problem = f"is by the key {key_hash[:12] or '(none named)'}, not by one in {trusted_keys}"
+        problem = f"is by the key {ascii(key_hash[:12])[1:-1] or '(none named)'}, not by one in {trusted_keys}"
         return [Fault(SIGNATURE_FILE, problem, f"add its public key to that file if you trust it, or {_FIX_SIGN}")]
     from model_signing import verifying
 

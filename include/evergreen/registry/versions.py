@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 # Read when MLflow is imported. Its default would let a registered file run code on loading.
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -47,8 +48,15 @@ _FINGERPRINT_TAG, _MANIFEST_TAG, _SIGNED_BY_TAG = "evergreen.fingerprint", "ever
 
 def registry_client() -> mlflow.MlflowClient:
     """Return a client of the configured MLflow server."""
-    mlflow.set_tracking_uri(settings().mlflow)
-    return mlflow.MlflowClient(settings().mlflow)
+    uri = settings().mlflow.get_secret_value()
+    login = urlsplit(uri)
+    if login.scheme in ("http", "https") and login.username:
+        # MLflow's errors show its URI.
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(login.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(login.password or "")
+        uri = str(settings().mlflow)
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri)
 
 
 def get_champion_version(model: ModelSpec) -> ModelVersion | None:
@@ -103,7 +111,7 @@ def register_candidate(
             return str(registered.version)
     experiment = _get_or_create_experiment(client, model)
     source = candidates.candidate_dataset(model)
-    result = TrainingResult.read(source.file_path(candidate, "result.json"))
+    result = TrainingResult.model_validate_json(source.file_path(candidate, "result.json").read_bytes())
     as_of = training_set.inputs["as_of"]
     with mlflow.start_run(experiment_id=experiment, run_name=f"as of {as_of}") as run:
         mlflow.log_params({**model.parameters, "seed": model.seed})
@@ -285,7 +293,7 @@ def _get_or_create_experiment(client: mlflow.MlflowClient, model: ModelSpec) -> 
     experiment = client.get_experiment_by_name(model.name)
     if experiment is None:
         # A server decides where artifacts go. Without one they would go to the working directory.
-        is_local = settings().mlflow.startswith("sqlite:")
+        is_local = settings().mlflow.get_secret_value().startswith("sqlite:")
         location = (settings().home / "mlflow-artifacts" / model.name).as_uri() if is_local else None
         with suppress(MlflowException):
             return client.create_experiment(model.name, artifact_location=location)

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy import special
 
 from evergreen.gates import computation
+from evergreen.gates.clusters import (
+    NO_CLUSTERS,
+    ClusterCodes,
+    ClusteredVariance,
+    RowClusters,
+    TooFewClustersError,
+    degrees_of_freedom,
+    parse_clusters,
+)
+from evergreen.gates.evidence import Evidence
 from evergreen.gates.metrics import FloatArray, equal_mass_bins
+from evergreen.spec.gates import DAY_CLUSTER, PairedComparisonGate
+
+MAX_CLUSTERS = 60
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredRows:
-    """Labels and scores of one model, (n,) each; every number is finite."""
+    """Labels and scores of one model, (n,) each; every number is finite. Without clusters, no error is known."""
 
     role: str
     label: FloatArray
     score: FloatArray
+    clusters: RowClusters = NO_CLUSTERS
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +51,8 @@ class RocCurve:
 class CalibrationBin:
     """Rows with neighbouring predictions.
 
-    `low` and `high` are 95 % bounds of the mean label for binary labels, else the labels' 10 % and 90 % quantiles.
+    `low` and `high` are 95 % bounds of the mean label by clusters for binary labels, else the labels' 10 % and 90 %
+    quantiles.
     """
 
     rows: int
@@ -62,7 +79,9 @@ def select_finite(values: object, name: str) -> tuple[FloatArray, str]:
     return finite, problem
 
 
-def select_scored_rows(role: str, label: object, score: object, is_binary: bool) -> tuple[ScoredRows | None, str]:
+def select_scored_rows(
+    role: str, label: object, score: object, clusters: RowClusters, is_binary: bool
+) -> tuple[ScoredRows | None, str]:
     """Return the rows with a label (if binary: 0 or 1) and a score, None without any, and the problem of the others."""
     labels, label_problem = parse_column(label, "labels")
     scores, score_problem = parse_column(score, f"{role}'s scores")
@@ -80,7 +99,9 @@ def select_scored_rows(role: str, label: object, score: object, is_binary: bool)
     if lost := int((~has_score).sum()):
         problems.append(f"{lost:,} of {scores.size:,} scores of the {role} are NaN or infinite")
     usable = has_label & has_score
-    rows = ScoredRows(role, labels[usable], scores[usable]) if usable.any() else None
+    if not usable.any():
+        return None, " and ".join(problems)
+    rows = ScoredRows(role, labels[usable], scores[usable], clusters.take(np.flatnonzero(usable)))
     return rows, " and ".join(problems)
 
 
@@ -113,23 +134,89 @@ def roc_curve(rows: ScoredRows, points: int = 512) -> RocCurve | None:
 def calibration_bins(rows: ScoredRows, bin_count: int = 10) -> list[CalibrationBin]:
     """Return rows with labels 0 and 1 by prediction, equally many in a bin, but equal predictions together.
 
-    Bounds: Wilson 1927, Journal of the American Statistical Association 22:209-212.
+    Bounds: of Wilson (1927, Journal of the American Statistical Association 22:209-212) for as many independent rows
+    as tell as much as these do in their clusters (Korn and Graubard 1998, Survey Methodology 24:193-201). Of too few
+    clusters anything is possible.
     """
-    return _bins(rows, bin_count, lambda label: binomtest(int(label.sum()), label.size).proportion_ci(0.95, "wilson"))
+    return _bins(rows, bin_count, _share_bounds)
 
 
 def continuous_bins(rows: ScoredRows, bin_count: int = 20) -> list[CalibrationBin]:
     """Return rows with continuous labels by prediction, in bins as `calibration_bins` has."""
-    return _bins(rows, bin_count, lambda label: np.quantile(label, [0.1, 0.9]))
+    return _bins(rows, bin_count, lambda label, _: np.quantile(label, [0.1, 0.9]))
 
 
-def _bins(rows: ScoredRows, bin_count: int, bounds: Callable[[FloatArray], Iterable[float]]) -> list[CalibrationBin]:
+def _share_bounds(label: FloatArray, clusters: RowClusters) -> tuple[float, float]:
+    """Return 95 % bounds of the mean of labels 0 and 1, (n,)."""
+    share = float(label.mean())
+
+    def one_way(codes: ClusterCodes) -> ClusteredVariance:
+        sizes, ones = np.bincount(codes).astype(np.float64), np.bincount(codes, label)
+        if sizes.size < 2:
+            return ClusteredVariance(0.0, 0.0)
+        changes = (label.sum() - ones) / (label.size - sizes) - share
+        variance = (sizes.size - 1) / sizes.size * float((changes**2).sum())
+        return ClusteredVariance(variance, degrees_of_freedom(sizes))
+
+    try:
+        variance, freedom = clusters.variance(one_way)
+    except TooFewClustersError:
+        return 0.0, 1.0
+    z = float(special.ndtri(0.975))
+    independent = share * (1 - share) / label.size
+    rows = label.size / max(variance / independent, 1.0) if independent else float(label.size)
+    rows *= (z / float(special.stdtrit(freedom, 0.975))) ** 2
+    middle = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
+    width = z * float(np.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))) / (1 + z**2 / rows)
+    return max(middle - width, 0.0), min(middle + width, 1.0)
+
+
+def _bins(
+    rows: ScoredRows, bin_count: int, bounds: Callable[[FloatArray, RowClusters], Iterable[float]]
+) -> list[CalibrationBin]:
     numbers, bins = equal_mass_bins(rows.score, bin_count), []
     for number in np.unique(numbers):
-        prediction, label = rows.score[numbers == number], rows.label[numbers == number]
-        low, high = map(float, bounds(label))
+        members = np.flatnonzero(numbers == number)
+        prediction, label = rows.score[members], rows.label[members]
+        low, high = map(float, bounds(label, rows.clusters.take(members)))
         bins.append(CalibrationBin(label.size, float(prediction.mean()), float(label.mean()), low, high))
     return bins
+
+
+class ClusterGain(NamedTuple):
+    """The candidate's gain over the champion in one cluster; None where the metric does not exist."""
+
+    name: str
+    rows: int
+    gain: float | None
+
+
+def cluster_gains(gate: PairedComparisonGate, evidence: Evidence) -> tuple[str, list[ClusterGain], int]:
+    """Return by what the rows are clustered, the gain in each cluster by name, and how many more there are.
+
+    By day if that is one of two ways. Of many clusters, only the `MAX_CLUSTERS` last days, or entities with most rows.
+    For evidence that could be judged.
+    """
+    label, candidate, champion = (
+        np.asarray(values, dtype=np.float64) for values in (evidence.label, evidence.candidate, evidence.champion)
+    )
+    clusters, _ = parse_clusters(evidence, label.size)
+    way = DAY_CLUSTER if DAY_CLUSTER in clusters.names else clusters.names[0]
+    names = np.asarray(evidence.clusters[way], dtype=str)
+    sizes = Counter(names.tolist())
+    largest = sizes if way == DAY_CLUSTER else [name for name, _ in sizes.most_common(MAX_CLUSTERS)]
+    chosen = sorted(largest)[-MAX_CLUSTERS:]
+    sign = 1 if gate.scale.higher_is_better else -1
+    gains = []
+    for name in chosen:
+        rows = names == name
+        values = [
+            computation.compute_gate_metric(gate, label[rows], scores[rows], ignore_errors=True)
+            for scores in (candidate, champion)
+        ]
+        gain = None if values[0] is None or values[1] is None else sign * (values[0] - values[1])
+        gains.append(ClusterGain(name, sizes[name], gain))
+    return way, gains, len(sizes) - len(chosen)
 
 
 def sample_evenly(rows: ScoredRows, size: int = 400) -> tuple[FloatArray, FloatArray]:

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from evergreen.gates.alpha_spending import EarlierComparison
+from evergreen.gates.clusters import parse_clusters
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
 from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult, Verdict
 from evergreen.ledger import VerdictRecorded
@@ -60,6 +61,11 @@ def render_gate_report(
                 for row, (result, gate) in zip(gate_table.gate_rows(verdict, gates), results, strict=True)
             ],
             intervals=_plot_gate_intervals(results),
+            cluster_sections=[
+                _cluster_section(result, gate, evidence)
+                for result, gate in results
+                if result.interval and result.champion is not None and isinstance(gate, gate_specs.AgainstChampionGate)
+            ],
             without_interval=[
                 result
                 for result, gate in results
@@ -148,13 +154,15 @@ def _compare_models(evidence: Evidence, is_binary: bool) -> tuple[list[curves.Sc
     """Return the models that have scores, and the plot of them with the problems of the others."""
     models: list[curves.ScoredRows] = []
     problems: list[str] = []
+    rows = curves.parse_column(evidence.label, "labels")[0].size
+    clusters, _ = parse_clusters(evidence, rows)
     for role, score in (("candidate", evidence.candidate), ("champion", evidence.champion)):
         if isinstance(score, NoChampion):
             problems.append("there is no champion yet")
         elif isinstance(score, MissingEvidence):
             problems.append(f"no scores of the {role}: {score.problem}")
         else:
-            model, problem = curves.select_scored_rows(role, evidence.label, score, is_binary)
+            model, problem = curves.select_scored_rows(role, evidence.label, score, clusters, is_binary)
             models += [model] if model else []
             problems += [problem] if problem else []
     problems = list(dict.fromkeys(problems))
@@ -185,6 +193,16 @@ def _plot_gate_intervals(results: _GateResults) -> Drawing | None:
             description = f"{gate_table.metric_label(gate)}, against {gate.baseline}"
         intervals.append((result, description, gain))
     return _draw(lambda: plots.plot_intervals(intervals)) if intervals else None
+
+
+def _cluster_section(
+    result: GateResult, gate: gate_specs.AgainstChampionGate, evidence: Evidence
+) -> tuple[str, str, Drawing, int]:
+    """Return a gate's name, what its rows are clustered by, the plot of the gain in each, and how many are left out."""
+    way, gains, hidden = curves.cluster_gains(gate, evidence)
+    total = _gain(gate, result.candidate, result.champion) or 0.0
+    drawing = _draw(lambda: plots.plot_cluster_gains(gains, total, result.threshold, gate_table.metric_label(gate)))
+    return result.gate, way, drawing, hidden
 
 
 def _slice_section(result: GateResult, gate: gate_specs.Gate | None) -> tuple[GateResult, str, Drawing | None, int]:
@@ -264,6 +282,7 @@ def _missing_evidence(evidence: Evidence) -> list[tuple[str, str]]:
     """Return the name and the problem of each piece of evidence that should exist and does not."""
     pieces = [
         ("champion's scores", evidence.champion),
+        *((f"clusters by {name}", clusters) for name, clusters in dict(evidence.clusters or {}).items()),
         *((f"groups by {column}", groups) for column, groups in dict(evidence.groups or {}).items()),
         *((f"baseline {name}", values) for name, values in dict(evidence.baselines or {}).items()),
         ("predictions of a recent day", evidence.recent_predictions),

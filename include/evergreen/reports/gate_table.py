@@ -112,5 +112,5 @@ def describe_requirement(gate: Gate | None) -> str:
             margin = f" by at least {gate.margin:g}" if gate.margin else ""
             comparison = f"better{margin}" if gate.must_be == "better" else f"not worse by more than {gate.margin:g}"
             sure = f"{100 * gate.confidence:g} % sure over the model's life"
-            requirement = f"{comparison}, {sure}, {gate.chosen_test}"
+            requirement = f"{comparison}, {sure}"
     return f"{metric_label(gate)} {requirement}"

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from evergreen.gates.metrics import FloatArray
 from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult
 from evergreen.reports import curves
-from evergreen.reports.curves import CalibrationBin, ScoredRows
+from evergreen.reports.curves import CalibrationBin, ClusterGain, ScoredRows
 from evergreen.reports.formatting import format_limit, format_outcome
 from evergreen.reports.page import plot_style, render_svg
 
@@ -59,6 +59,34 @@ def plot_intervals(results: Sequence[tuple[GateResult, str, float | None]]) -> M
             titles.append(f"{result.gate} from {low:.4g} to {high:.4g}, limit {result.threshold:g}, {result.outcome}")
         panels[-1].set_xlabel("gain, in the metric's own unit; positive is better")
         return render_svg(figure, f"Intervals against limits: {'; '.join(titles)}")
+
+
+def plot_cluster_gains(gains: Sequence[ClusterGain], total: float, limit: float, metric: str) -> Markup:
+    """Draw the gain in each cluster beside that of all rows; a dot's area grows with its rows."""
+    with plot_style():
+        figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
+        axes: Any = figure.subplots()
+        axes.axhline(0, color=_LINE, linewidth=1)
+        axes.axhline(limit, color=_INK, linestyle=(0, (3, 2)), linewidth=1.2, label=f"limit {format_limit(limit)}")
+        axes.axhline(total, color=_OUTCOME_COLOURS["passed"], linewidth=1.8, label=f"all rows {total:.4g}")
+        drawn = [(place, part) for place, part in enumerate(gains) if part.gain is not None]
+        largest = max((part.rows for part in gains), default=1)
+        axes.scatter(
+            [place for place, _ in drawn],
+            [part.gain for _, part in drawn],
+            s=[70 * part.rows / largest for _, part in drawn],
+            color=_MODEL_STYLES["candidate"]["color"],
+            zorder=3,
+        )
+        axes.set_xticks(range(len(gains)), [_truncate(part.name, 12) for part in gains], rotation=90, fontsize=8)
+        axes.set_xlim(-0.6, len(gains) - 0.4)
+        axes.set_ylabel(f"gain in {metric}")
+        axes.grid(visible=True, axis="y")
+        figure.legend(loc="outside upper left", ncols=2, frameon=False)
+        descriptions = ", ".join(
+            f"{part.name} {'no value' if part.gain is None else format(part.gain, '.4g')}" for part in gains
+        )
+        return render_svg(figure, f"Gain in {metric} by cluster: {descriptions}; of all rows {total:.4g}")
 
 
 def plot_binary_predictions(models: Sequence[ScoredRows]) -> Markup:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from evergreen import storage
 from evergreen.errors import Fault
 
 _TEXT_FILES = frozenset({"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"})  # what MLflow writes
@@ -32,6 +33,9 @@ _PICKLE_WRAPPER_MAGIC = (
     *(b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"),
 )
 _MAX_TEXT_PICKLE_BYTES = 1 << 20
+_MAX_TEXT_BYTES = 1 << 20
+_MAX_JSON_BYTES = 1 << 24
+_MAX_FILES = 100
 
 
 def iter_files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -42,8 +46,12 @@ def iter_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def format_faults(folder: Path) -> list[Fault]:
-    """Return one fault per file in `folder` that is not allowed in a model."""
-    return [Fault(name, *problem) for name, path in iter_files(folder) if (problem := format_problem(path))]
+    """Return one fault per file in `folder` that is not allowed in a model, whoever has written it."""
+    files = list(iter_files(folder))
+    if len(files) > _MAX_FILES:
+        return [Fault("the folder", f"has {len(files):,} files, more than any model", _FIX_USE_KNOWN_FORMAT)]
+    problems = ((name, format_problem(path) or _name_problem(name, path)) for name, path in files)
+    return [Fault(_printable(name), *problem) for name, problem in problems if problem]
 
 
 def format_problem(path: Path) -> tuple[str, str] | None:
@@ -60,6 +68,20 @@ def format_problem(path: Path) -> tuple[str, str] | None:
     if problem := check(path):
         return problem, "log the model again from one file that loads by itself"
     return None
+
+
+def _name_problem(name: str, path: Path) -> tuple[str, str] | None:
+    try:
+        storage.check_relative_path(name)
+    except ValueError:
+        return "has a name that no file of a model has", "name it by ASCII letters, digits, and . _ - + ="
+    if not storage.is_plain_file(path):
+        return "has a second name outside of the model (a hard link)", "log the file itself"
+    return None
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
 
 
 def _pickle_problem(path: Path) -> str | None:
@@ -136,6 +158,8 @@ def _external_data_locations(message: Any) -> Iterator[str]:
 
 
 def _json_problem(path: Path) -> str | None:
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        return f"has more than {_MAX_JSON_BYTES:,} bytes of JSON"
     try:
         json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -144,6 +168,8 @@ def _json_problem(path: Path) -> str | None:
 
 
 def _text_problem(path: Path) -> str | None:
+    if path.stat().st_size > _MAX_TEXT_BYTES:
+        return f"has more than {_MAX_TEXT_BYTES:,} bytes of text"
     try:
         return "is no text" if "\0" in path.read_text(encoding="utf-8") else None
     except UnicodeDecodeError:

@@ -37,10 +37,11 @@ METRIC_SCALES: dict[str, MetricScale] = {
     "quantile_loss": MetricScale(False, inf, "continuous"),
 }
 
-SignificanceTest = Literal["delong", "mcnemar", "bootstrap"]
+DAY_CLUSTER = "day"
+"""The cluster of all rows of one calendar day, in the features' time zone."""
 
-# The test that has a formula for a metric; the bootstrap needs none.
-_TEST_BY_METRIC: dict[str, SignificanceTest] = {"auc": "delong", "accuracy": "mcnemar"}
+# With fewer, the spread between clusters says next to nothing about the error of a gain.
+MIN_CLUSTERS = 5
 
 # Metrics of decisions, not of probabilities.
 _METRICS_WITH_CUT = ("accuracy", "precision", "recall", "positive_rate")
@@ -166,14 +167,13 @@ class ThresholdGate(MetricGate):
 class PairedComparisonGate(MetricGate):
     """A gate on the difference between two scorers of the same rows; positive is better.
 
-    calibration_error is not among the metrics: near zero it is biased upwards, each resample adds to the bias, and
-    a calibrated model looks worse than it is. Use a `ThresholdGate`; brier and log_loss count calibration too.
+    The bound is by the clusters of the model's spec: rows of a cluster, such as a day, may differ together.
+
+    calibration_error is not among the metrics: near zero it is biased upwards, more so on fewer rows, and a calibrated
+    model looks worse than it is. Use a `ThresholdGate`; brier and log_loss count calibration too.
     """
 
     confidence: Confidence = Field(0.95, description="confidence of the bound that decides")
-    resamples: int = Field(
-        2000, ge=200, le=100_000, description="number of bootstrap samples, for metrics without a formula"
-    )
 
     @model_validator(mode="after")
     def _check_comparison(self) -> Self:
@@ -182,11 +182,6 @@ class PairedComparisonGate(MetricGate):
         if abs(self.limit) >= self.scale.maximum:
             raise self._useless_limit("margin", abs(self.limit))
         return self
-
-    @property
-    def chosen_test(self) -> SignificanceTest:
-        """`test`, where a gate has one; by default the test with a formula for the metric, or the bootstrap."""
-        return getattr(self, "test", None) or _TEST_BY_METRIC.get(self.metric, "bootstrap")
 
 
 class AgainstChampionGate(PairedComparisonGate):
@@ -206,17 +201,11 @@ class AgainstChampionGate(PairedComparisonGate):
     margin: Margin = Field(
         0.0, description="difference to require (better) or tolerate (not_worse), in the metric's unit"
     )
-    test: SignificanceTest | None = Field(
-        None, description="by default delong for auc, mcnemar for accuracy, bootstrap for the rest"
-    )
 
     @model_validator(mode="after")
-    def _check_margin_and_test(self) -> Self:
+    def _check_margin(self) -> Self:
         if self.must_be == "not_worse" and not self.margin:
             raise ValueError("not_worse needs a margin; without one, use better")
-        metric_of_test = {test: metric for metric, test in _TEST_BY_METRIC.items()}
-        if self.test in metric_of_test and self.metric != metric_of_test[self.test]:
-            raise ValueError(f"{self.test} is a test of {metric_of_test[self.test]}, not of {self.metric}")
         return self
 
     @property
@@ -230,7 +219,8 @@ class BySliceGate(PairedComparisonGate):
 
     A slice blocks when the upper bound of its gain is below -`margin`. The bounds hold for all judged slices
     together: each spends (1 - confidence) / slices (Bonferroni), so that chance alone blocks a harmless
-    candidate in at most 1 - confidence of runs. Slices with fewer than `min_rows` rows are reported, not judged.
+    candidate in at most 1 - confidence of runs. Slices with fewer than `min_rows` rows, or of too few clusters, are
+    reported, not judged.
     """
 
     name_fields: ClassVar[tuple[str, ...]] = ("metric", "group_by")

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from evergreen.errors import Fault, SpecError
 from evergreen.spec import Frozen, Name, NonEmptyStr
-from evergreen.spec.gates import Gate
+from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, Gate, PairedComparisonGate
 
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 
@@ -138,7 +138,14 @@ class ModelSpec(Frozen):
         None, ge=1, description="also retrain when this many days of features are new or corrected"
     )
     train_days: int = Field(365, ge=1, description="days before the holdout to train on; fewer if there are fewer")
-    holdout_days: int = Field(7, ge=1, description="days before `as_of` on which models are judged")
+    holdout_days: int = Field(14, ge=1, description="days before `as_of` on which models are judged")
+    clusters: tuple[Name, ...] = Field(
+        (DAY_CLUSTER,),
+        min_length=1,
+        max_length=2,
+        description="which rows may differ together, the unit of every interval of a gate: `day`, the calendar day in "
+        "the features' time zone; a column of the spine, such as the entity that predictions are about; or both",
+    )
 
     parameters: Mapping[str, Any] = Field(default_factory=dict, description="passed to train.fit unchanged")
     seed: int = Field(0, ge=0, description="seed of all randomness in training")
@@ -169,6 +176,18 @@ class ModelSpec(Frozen):
         names = [gate.name for gate in self.gates]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"gates: two are named {', '.join(duplicates)}; give one of them another name")
+        return self
+
+    @model_validator(mode="after")
+    def _check_clusters(self) -> Self:
+        if len(set(self.clusters)) < len(self.clusters):
+            raise ValueError(f"clusters names {self.clusters[0]} twice: drop one")
+        compares = any(isinstance(gate, PairedComparisonGate) for gate in self.gates)
+        if compares and DAY_CLUSTER in self.clusters and self.holdout_days < MIN_CLUSTERS:
+            raise ValueError(
+                f"holdout_days is {self.holdout_days}, and gates that compare need {MIN_CLUSTERS} days at the very "
+                "least, because rows of a day may differ together: raise it, best to 14"
+            )
         return self
 
     @property

@@ -15,7 +15,7 @@ from evergreen import storage
 from evergreen.training import runner, torchrun
 from evergreen.training.attempt import Attempt, record_attempt
 from evergreen.training.checkpoints import Checkpoints
-from evergreen.training.job import CHECKPOINTS_FOLDER, Job
+from evergreen.training.job import CHECKPOINTS_FOLDER, Job, jobs_root
 from evergreen.training.outcome import AttemptResult, Outcome, TrainingPreempted
 
 _TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows what a container writes here in the pod's status
@@ -27,7 +27,7 @@ def make_attempt(uri: str) -> Outcome:
     """Make an attempt, log its result, and return the outcome."""
     file = storage.storage_path(uri)
     try:
-        job = Job.read(file)
+        job = Job.read(file, jobs_root(file.parent))
     except (OSError, ValidationError) as error:
         return _report_result(AttemptResult(Outcome.BAD_CONFIG, f"{uri}: no training job can be read: {error}"))
     rank = torchrun.get_rank()

@@ -16,20 +16,23 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Self
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field, ValidationError
 
 from evergreen import storage
+from evergreen.errors import validation_problem
 from evergreen.settings import IS_CHECKOUT, settings, variable_name
 from evergreen.spec import Frozen
 from evergreen.storage import UPath
 from evergreen.training.checkpoints import Checkpoints
-from evergreen.training.job import ATTEMPTS_FOLDER, JsonFile
+from evergreen.training.job import ATTEMPTS_FOLDER, JsonFile, jobs_root
 from evergreen.training.outcome import AttemptResult, Outcome
 
 if TYPE_CHECKING:
     from evergreen.spec.model import Resources
 
 HEARTBEAT_S = 5.0
+MAX_ATTEMPTS = 10_000
+"""Of one job, that `read_attempts` reads."""
 
 ATTEMPT_ID_VARIABLE = "EVERGREEN_ATTEMPT_ID"
 """Names an attempt; an attempt without it generates its own id."""
@@ -46,9 +49,9 @@ log = logging.getLogger(__name__)
 class ResourceAllocation(Frozen):
     """The resources that one attempt occupies, and that are paid for. Passed to it in its environment."""
 
-    cpu: float = 0
-    memory_gib: float = 0
-    gpu: int = 0
+    cpu: float = Field(0, ge=0, allow_inf_nan=False)
+    memory_gib: float = Field(0, ge=0, allow_inf_nan=False)
+    gpu: int = Field(0, ge=0)
     gpu_type: str | None = None
     spot: bool = False
 
@@ -65,11 +68,11 @@ class Attempt(JsonFile):
     model: str
     team: str
     allocation: ResourceAllocation
-    started_at: datetime
-    last_heartbeat: datetime
+    started_at: AwareDatetime
+    last_heartbeat: AwareDatetime
     resumed_step: int = Field(0, description="step of the checkpoint that it resumed from")
     step: int = Field(0, description="last step that it is known to have completed")
-    ended_at: datetime | None = None
+    ended_at: AwareDatetime | None = None
     outcome: Outcome | None = None
     message: str = ""
 
@@ -111,11 +114,22 @@ def trainer_environment() -> dict[str, str]:
 
 
 def read_attempts(job_folder: UPath) -> list[Attempt]:
-    """Return all attempts at a job, in the order in which they started."""
-    folder = job_folder / ATTEMPTS_FOLDER
-    return sorted(
-        (Attempt.read(folder / name) for name in storage.list_names(folder)), key=lambda attempt: attempt.started_at
-    )
+    """Return the attempts at a job, in the order in which they started.
+
+    Pods write the records: one that is damaged is logged and skipped, and only the first `MAX_ATTEMPTS` are read.
+    """
+    folder, root = job_folder / ATTEMPTS_FOLDER, jobs_root(job_folder)
+    names = [name for name in storage.list_names(folder) if not name.startswith(".")]  # one that is being written
+    if len(names) > MAX_ATTEMPTS:
+        log.warning("%s has %s files: only %s of them count", folder, len(names), MAX_ATTEMPTS)
+    attempts = []
+    for name in names[:MAX_ATTEMPTS]:
+        try:
+            attempts.append(Attempt.read(folder / storage.check_file_name(name), root))
+        except (OSError, ValueError) as error:
+            problem = validation_problem(error) if isinstance(error, ValidationError) else error
+            log.warning("%s: %a is no record of an attempt, and does not count: %s", folder, name, problem)
+    return sorted(attempts, key=lambda attempt: attempt.started_at)
 
 
 @contextmanager

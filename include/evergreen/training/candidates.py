@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evergreen import storage
-from evergreen.errors import Fault, SpecError
+from evergreen.errors import Fault, SpecError, TrainingError
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
@@ -49,6 +49,7 @@ def train_candidate(
         log.info("model %s is already published with fingerprint %.12s", partition, fingerprint)
         return published
     folder = job_folder(model, fingerprint)
+    _check_no_link(folder)
     train_file = dataset.file_path(training_set, "train")
     data: Path | UPath = train_file
     if not storage.is_local(folder):  # who can read the job must be able to read its data
@@ -73,6 +74,7 @@ def train_candidate(
     )
     job.write(folder / JOB_FILE)
     run_job(folder / JOB_FILE)
+    _check_no_link(folder / CHECKPOINTS_FOLDER)
     staged = candidates.stage(partition, fingerprint)
     result = runner.fetch_model_files(fingerprint, folder, staged)
     result.write(staged / RESULT_FILE)
@@ -80,6 +82,14 @@ def train_candidate(
     manifest = candidates.publish(partition, fingerprint, files, inputs)
     storage.remove(folder / CHECKPOINTS_FOLDER)
     return manifest
+
+
+def _check_no_link(folder: UPath) -> None:
+    """Refuse to write or remove anything through a link that a pod may have placed among the jobs."""
+    try:
+        storage.check_no_link(folder, storage.storage_path(settings().jobs))
+    except OSError as error:
+        raise TrainingError(str(error)) from None
 
 
 def job_folder(model: ModelSpec, fingerprint: str) -> UPath:

@@ -20,12 +20,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from evergreen import storage
-from evergreen.errors import TrainingDataError, first_line
-from evergreen.storage import UPath
-from evergreen.training.job import JsonFile
+from evergreen.errors import TrainingDataError, first_line, validation_problem
+from evergreen.storage import FileName, Sha256, UPath
+from evergreen.training.job import MAX_FILES, JsonFile, jobs_root
 from evergreen.training.outcome import TrainingPreempted
 
 CheckpointState = Mapping[str, bytes | Callable[[], bytes]]
@@ -51,7 +51,7 @@ class Checkpoint:
 class _CheckpointManifest(JsonFile):
     fingerprint: str
     step: int = Field(ge=0)
-    files: Mapping[str, str] = Field(description="SHA-256 of each file")
+    files: Mapping[FileName, Sha256] = Field(max_length=MAX_FILES, description="SHA-256 of each file")
 
 
 class Checkpoints:
@@ -83,7 +83,8 @@ class Checkpoints:
                 checkpoint = self._read(step)
             except (OSError, ValueError) as error:
                 # A second attempt that is further along may have removed it. The one before serves as well.
-                log.warning("checkpoint of step %s is skipped: %s", step, first_line(error))
+                problem = validation_problem(error) if isinstance(error, ValidationError) else first_line(error)
+                log.warning("checkpoint of step %s is skipped: %s", step, problem)
                 continue
             self.resumed_step = self.last_step = step
             log.info("resuming after step %s, from its checkpoint", step)
@@ -130,7 +131,15 @@ class Checkpoints:
             log.info("checkpoint of step %s: %.1f MiB in %.1f s", step, size / 2**20, time.monotonic() - start)
 
     def _write(self, step: int, state: CheckpointState) -> int:
-        """Write a checkpoint, remove old ones, and return its size in bytes."""
+        """Write a checkpoint, remove old ones, and return its size in bytes.
+
+        Raises:
+            ValueError: it has too many files, or a name that is none.
+        """
+        if len(state) > MAX_FILES:
+            raise ValueError(f"a checkpoint of {len(state):,} files: write {MAX_FILES:,} or fewer")
+        for name in state:
+            storage.check_file_name(name)
         hashes, size = {}, 0
         for name, value in state.items():
             data = value() if callable(value) else value
@@ -144,13 +153,15 @@ class Checkpoints:
         return size
 
     def _read(self, step: int) -> Checkpoint:
-        manifest = _CheckpointManifest.read(self._manifest_file(step))
+        root = jobs_root(self._folder.parent)
+        manifest = _CheckpointManifest.read(self._manifest_file(step), root)
         if manifest.fingerprint != self._fingerprint or manifest.step != step:
             raise TrainingDataError(
                 f"{self._manifest_file(step)} is a checkpoint of step {manifest.step} of job "
                 f"{manifest.fingerprint[:12]}, not of {self._fingerprint[:12]}, which has other data or code; remove it"
             )
-        files = {name: (self._files_folder(step) / name).read_bytes() for name in manifest.files}
+        folder = self._files_folder(step)
+        files = {name: storage.read_untrusted(folder / name, root) for name in manifest.files}
         for name, data in files.items():
             if hashlib.sha256(data).hexdigest() != manifest.files[name]:
                 raise ValueError(f"the content of {name} does not match its hash")

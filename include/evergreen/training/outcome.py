@@ -31,6 +31,10 @@ class CodeMismatchError(Exception):
     """The code or libraries of this machine differ from those that the job was planned with."""
 
 
+class TrainerOutputError(Exception):
+    """What `fit` has left in its folder, or returned, is no model with metrics. All faults are named."""
+
+
 class Outcome(Enum):
     """Values are exit codes, those of sysexits.h where it has one. UNKNOWN is also what Python exits with."""
 
@@ -78,7 +82,7 @@ class AttemptResult:
         summary = f"{name}: {first_line(error)}" if text.strip() else name
         if isinstance(error, TrainingPreempted):
             return cls(Outcome.PREEMPTED, text)
-        if isinstance(error, CodeMismatchError):
+        if isinstance(error, CodeMismatchError | TrainerOutputError):
             return cls(Outcome.BAD_CODE, text)
         if full := find_out_of_space(error):
             return cls(Outcome.UNKNOWN if full.is_retryable else Outcome.OUT_OF_MEMORY, str(full))

@@ -5,21 +5,35 @@ from __future__ import annotations
 import logging
 import platform
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from evergreen import storage
-from evergreen.errors import TrainingError
+from evergreen.errors import Fault, TrainingError, validation_problem
 from evergreen.lake import fingerprints
 from evergreen.storage import UPath
 from evergreen.training.checkpoints import Checkpoints
-from evergreen.training.job import OUTPUT_FOLDER, RESULT_FILE, Job, TrainingResult
-from evergreen.training.outcome import CodeMismatchError
+from evergreen.training.job import (
+    MAX_FILES,
+    MAX_METRICS,
+    OUTPUT_FOLDER,
+    RESULT_FILE,
+    Job,
+    TrainingResult,
+    check_metric_name,
+    check_metric_value,
+    check_model_file_name,
+    jobs_root,
+)
+from evergreen.training.outcome import CodeMismatchError, TrainerOutputError
 from evergreen.training.volumes import identify_full_volume
+
+_MAX_FAULTS = 10  # that a message names: it has to fit into the pod's status
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +43,7 @@ def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
 
     Raises:
         CodeMismatchError: the code or libraries here differ from the job's.
+        TrainerOutputError: the trainer has left a folder or a link, or returned a metric that MLflow would refuse.
         TrainingPreempted: see `Checkpoints.record_step`; also whatever the trainer raises.
     """
     versions = _check_code_and_libraries(job)
@@ -40,6 +55,7 @@ def run_training(job: Job, folder: UPath, checkpoints: Checkpoints) -> None:
         metrics = import_module(f"evergreen_models.{job.model}.train").fit(job, output, checkpoints)
         checkpoints.flush()
         if checkpoints.is_writer:
+            metrics = _check_output(output, metrics)
             files = {file.name: storage.file_sha256(file) for file in sorted(output.iterdir())}
             for name, digest in files.items():
                 storage.upload(output / name, folder / OUTPUT_FOLDER / digest / name)
@@ -65,24 +81,67 @@ def is_training_complete(fingerprint: str, folder: UPath) -> bool:
 def fetch_model_files(fingerprint: str, folder: UPath, target: Path) -> TrainingResult:
     """Copy the model of the job with this fingerprint from the job's `folder` to `target`.
 
+    Nothing in the folder is believed: a pod has written it. `target` is the only place that is written to.
+
     Raises:
-        TrainingError: the model is missing, belongs to another job, or a file does not match its hash.
+        TrainingError: the model is missing, belongs to another job, has a name that is none, or a file does not match
+            its hash, or is reached through a link.
     """
-    output = folder / OUTPUT_FOLDER
+    output, root = folder / OUTPUT_FOLDER, jobs_root(folder)
     try:
-        result = TrainingResult.read(output / RESULT_FILE)
-    except (OSError, ValidationError) as error:
+        result = TrainingResult.read(output / RESULT_FILE, root)
+    except ValidationError as error:
+        raise TrainingError(f"{output}: no valid {RESULT_FILE}, so no model: {validation_problem(error)}") from None
+    except OSError as error:
         raise TrainingError(f"{output}: no valid {RESULT_FILE}, so no model: {error}") from None
     if result.fingerprint != fingerprint:
         raise TrainingError(f"{output}: holds the model of job {result.fingerprint[:12]}, not {fingerprint[:12]}")
     for name, digest in result.files.items():
         try:
-            storage.download(output / digest / name, target / name)
+            content_hash = storage.download(output / digest / name, target / name, root)
         except OSError as error:
             raise TrainingError(f"{output}: {name} cannot be read: {error}") from None
-        if storage.file_sha256(target / name) != digest:
+        if content_hash != digest:
             raise TrainingError(f"{output}: {name} was changed after it was written")
     return result
+
+
+def _check_output(output: Path, metrics: Any) -> dict[str, float]:
+    """Return the metrics as floats, if they and the files in `output` can be taken over."""
+    files = sorted(output.iterdir())
+    faults = [fault for file in files[:MAX_FILES] if (fault := _file_fault(file))]
+    if not files:
+        faults.append(Fault("fit", "has written no file", "write the model's file to its argument `output`"))
+    if len(files) > MAX_FILES:
+        faults.append(Fault("fit", f"has written {len(files):,} files", f"write {MAX_FILES:,} or fewer"))
+    values: dict[str, float] = {}
+    if not isinstance(metrics, Mapping):
+        faults.append(Fault("fit", f"returns {type(metrics).__name__}, not a dict of metrics", "return {}, or metrics"))
+        metrics = {}
+    if len(metrics) > MAX_METRICS:
+        faults.append(Fault("fit", f"returns {len(metrics):,} metrics", f"return {MAX_METRICS} or fewer"))
+    for name, value in list(metrics.items())[:MAX_METRICS]:
+        try:
+            values[check_metric_name(str(name))] = check_metric_value(value)
+        except ValueError as problem:
+            faults.append(Fault(f"metric {ascii(name)[:60]}", str(problem)))
+    if faults:
+        rest = [f"and {len(faults) - _MAX_FAULTS} more"] if len(faults) > _MAX_FAULTS else []
+        raise TrainerOutputError(f"fit's output is refused: {'; '.join([*map(str, faults[:_MAX_FAULTS]), *rest])}")
+    return values
+
+
+def _file_fault(file: Path) -> Fault | None:
+    location = f"output {ascii(file.name)[:60]}"
+    if file.is_dir() and not file.is_symlink():
+        return Fault(location, "is a folder", "write its files beside one another, or one file")
+    if not storage.is_plain_file(file):
+        return Fault(location, "is a link or a device", "write the file itself")
+    try:
+        check_model_file_name(file.name)
+    except ValueError as problem:
+        return Fault("output", str(problem), "rename it")
+    return None
 
 
 def _check_code_and_libraries(job: Job) -> dict[str, str]:

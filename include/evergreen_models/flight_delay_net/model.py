@@ -12,7 +12,7 @@ MODEL = ModelSpec(
     label="late",
     schedule="0 1 * * 5",  # an hour after flight_delay, which uses the same cores
     train_days=180,
-    holdout_days=7,
+    holdout_days=14,
     parameters=dict(
         embedding_sizes=dict(carrier=4, origin=2, dest=8),
         min_category_rows=50,

@@ -9,7 +9,7 @@ MODEL = ModelSpec(
     label="late",
     schedule="0 0 * * 1",
     train_days=10,
-    holdout_days=3,
+    holdout_days=7,
     parameters=dict(rounds=20, max_depth=2),
     # Lenient, because this model tests approvals.
     gates=[

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from evergreen.spec import loader
 from evergreen.window import midnight
 from evergreen_local import stack
 from evergreen_local.progress import Progress
-from support.projects import make_project
+from support.projects import make_project, models_with_short_holdout
 
 ZONE = "America/New_York"
 FEATURES, RETRAIN = "flight_delay.features", "flight_delay.retrain"
@@ -195,6 +196,8 @@ def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     before = dict(os.environ)
     os.environ["EVERGREEN_HOME"] = str(home)
     os.environ["EVERGREEN_PROJECT"] = str(make_project(home.parent / "project", "coin", "cautious"))
+    short_holdout = ExitStack()
+    short_holdout.enter_context(models_with_short_holdout(home.parent / "models", days=7))
     settings.cache_clear()
     try:
         with Progress() as progress:
@@ -210,12 +213,13 @@ def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
                 manifest.partition: manifest
                 for manifest in inputs.features_dataset(loader.load_spec("flight_delay")).manifests()
             }
-            os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow
+            os.environ["EVERGREEN_MLFLOW"] = addresses.mlflow.get_secret_value()
             settings.cache_clear()
             yield Chain(airflow, home, undisturbed)
     finally:
         with Progress() as progress:
             stack.stop_stack(progress)
+        short_holdout.close()
         os.environ.clear()
         os.environ.update(before)
         settings.cache_clear()

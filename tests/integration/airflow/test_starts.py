@@ -66,7 +66,7 @@ def restore(day: date, content: bytes) -> None:
 
 def model_versions() -> list[tuple[str, list[str]]]:
     """Versions of the model that is backfilled; another may retrain meanwhile."""
-    found = MlflowClient(settings().mlflow).search_model_versions("name = 'flight_delay'")
+    found = MlflowClient(settings().mlflow.get_secret_value()).search_model_versions("name = 'flight_delay'")
     return [(str(version.version), sorted(version.aliases)) for version in found]
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from evergreen.cli import app
 from evergreen.client.addresses import ServiceAddresses
 from evergreen.client.airflow import AirflowClient, AirflowError
-from evergreen.settings import settings
+from evergreen.settings import SecretUrl, settings
 from evergreen_local import processes, results, services, stack
 from evergreen_local.progress import Progress
 from evergreen_local.stack import StackError
@@ -49,10 +49,15 @@ def external(home: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch) ->
     return server
 
 
+def airflow_url() -> SecretUrl:
+    assert settings().airflow
+    return settings().airflow
+
+
 def test_bring_up_stack_waits_and_starts_nothing(external: FakeServer) -> None:
     with Progress() as progress:
         addresses = stack.bring_up_stack(progress)
-    assert addresses == ServiceAddresses(settings().airflow or "", external.url, settings().spark)
+    assert addresses == ServiceAddresses(airflow_url(), SecretUrl(external.url), settings().spark)
     assert addresses.airflow_ui == external.url
     assert not (settings().home / "stack.json").exists()
 
@@ -85,18 +90,18 @@ def test_urls_of_pages_use_the_address_of_the_ui(external: FakeServer, monkeypat
 
 
 def test_client_authenticates_with_the_login_of_the_url(external: FakeServer) -> None:
-    assert AirflowClient(settings().airflow or "").import_errors() == []
+    assert AirflowClient(airflow_url()).import_errors() == []
     with pytest.raises(
         AirflowError, match=r"authentication failed: Invalid credentials\. Set user and password in EVERGREEN_AIRFLOW"
     ):
-        AirflowClient((settings().airflow or "").replace("pa%20ss", "other")).import_errors()
+        AirflowClient(SecretUrl(airflow_url().get_secret_value().replace("pa%20ss", "other"))).import_errors()
 
 
 @pytest.mark.parametrize(("terminal", "text"), [(True, "password pa ss"), (False, "(see EVERGREEN_AIRFLOW)")])
 def test_show_addresses_hides_the_password_in_a_log(external: FakeServer, terminal: bool, text: str) -> None:
     with Progress() as progress:
         progress.console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
-        results.show_addresses(progress, ServiceAddresses(settings().airflow or "", "http://m", "sc://s"))
+        results.show_addresses(progress, ServiceAddresses(airflow_url(), SecretUrl("http://m"), SecretUrl("sc://s")))
         output = progress.console.file.getvalue()  # type: ignore[attr-defined]
     assert text in output
     assert terminal or "pa ss" not in output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -12,6 +13,7 @@ from evergreen import evaluation, ledger
 from evergreen.errors import EvergreenError, InputsChangedError, PromotionRefusedError, RegistryError
 from evergreen.feature_store import training_sets
 from evergreen.gates import AgainstChampionGate, ThresholdGate
+from evergreen.lake import datasets
 from evergreen.ledger import ChampionRolledBack, VersionPromoted
 from evergreen.promotion import service
 from evergreen.promotion.service import EvaluationContext, PromotionRequest
@@ -32,7 +34,7 @@ MODEL = SPEC.model_copy(
             ThresholdGate(metric="auc", at_least=0.5),
             AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.2),
         ),
-        "holdout_days": 3,
+        "holdout_days": 6,
         "parameters": {**SPEC.parameters, "rounds": 12},
     }
 )
@@ -90,7 +92,7 @@ def test_report_is_rendered_after_the_verdict_is_recorded(own_january: Path, mon
         with pytest.raises(RuntimeError, match="crash"):
             service.judge_candidate(MODEL, context)
     [entry] = ledger.read_state(MODEL.name).entries
-    assert not Path(entry.event.evidence["report"]).exists()
+    assert not datasets.lake_path(entry.event.evidence["report"]).exists()
     assert service.judge_candidate(MODEL, context) == entry.number
     page = service.verdict_report_path(MODEL, entry.number)
     content = page.read_bytes()
@@ -99,6 +101,23 @@ def test_report_is_rendered_after_the_verdict_is_recorded(own_january: Path, mon
     page.unlink()
     with pytest.raises(InputsChangedError, match="clear the run from its evaluate task on"):
         service.verdict_report_path(MODEL.model_copy(update={"gates": MODEL.gates[:1]}), entry.number)
+
+
+def test_the_lake_moves_with_its_evidence(own_january: Path, use_home: Callable[[Path], Path], tmp_path: Path) -> None:
+    number, _ = promoted(11)
+    before = service.verdict_report_path(MODEL, number)
+    content = before.read_bytes()
+    for entry in (own_january / "ledger" / MODEL.name).iterdir():
+        assert str(own_january) not in entry.read_text()
+    moved = own_january.rename(tmp_path / "moved")
+    use_home(moved)
+    page = service.verdict_report_path(MODEL, number)
+    assert page == moved / before.relative_to(own_january)
+    assert page.read_bytes() == content
+    page.unlink()
+    assert service.verdict_report_path(MODEL, number).read_bytes() == content, "rendered from the evaluation"
+    evaluation_path = ledger.read_verdict_event(MODEL.name, number).evidence["evaluation"]
+    assert evaluation.evaluation_dataset(MODEL).manifest(Path(evaluation_path).name)
 
 
 def _crash(*_: object) -> str:

@@ -28,7 +28,7 @@ from evergreen.window import RunReason, Window
 pytestmark = pytest.mark.integration
 
 ZONE = "America/New_York"
-MODEL = loader.load_spec("flight_delay")
+MODEL = loader.load_spec("flight_delay").model_copy(update={"holdout_days": 7})  # of 17 days
 
 
 def window(end: int, start: int = 1) -> Window:

@@ -80,7 +80,7 @@ def window(end: int) -> Window:
 
 
 def judged_by(*gates: Gate) -> ModelSpec:
-    return SPEC.model_copy(update={"gates": gates, "parameters": FEW_ROUNDS})
+    return SPEC.model_copy(update={"gates": gates, "holdout_days": 7, "parameters": FEW_ROUNDS})
 
 
 MODEL = judged_by(*EVERYTHING)

@@ -137,10 +137,11 @@ def test_find_live_point_refuses_to_look_ahead() -> None:
         )
 
 
-def sample(signal: float, rows: int = 3000, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def sample(signal: float, rows: int = 3000, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     label = (random.random(rows) < 0.25).astype(float)
-    return label, 1 / (1 + np.exp(-(signal * label + random.normal(size=rows))))
+    score = 1 / (1 + np.exp(-(signal * label + random.normal(size=rows))))
+    return label, score, np.arange(rows) % 20
 
 
 def test_run_drift_test_is_significant_for_large_falls_only() -> None:
@@ -163,10 +164,10 @@ def test_run_drift_test_rarely_flags_a_stable_model() -> None:
 
 
 def test_backtest_metric_is_none_if_undefined() -> None:
-    label, score = sample(1.0)
+    label, score, days = sample(1.0)
     assert backtest_metric(AUC, label[:0], score[:0]) is None
     assert backtest_metric(AUC, np.ones(10), score[:10]) is None
-    assert run_drift_test(AUC, (label, score), (label[:0], score[:0])) is None
+    assert run_drift_test(AUC, (label, score, days), (label[:0], score[:0], days[:0])) is None
 
 
 def test_mean_with_bounds_equals_normal_bounds() -> None:

@@ -76,12 +76,12 @@ def test_show_history_names_the_challenger(home: Path) -> None:
 
 
 def test_show_history_of_a_day_includes_the_evidence(home: Path) -> None:
-    verdict = verdict_event(10).model_copy(update={"evidence": {"report": "s3://evidence/report.html"}})
+    verdict = verdict_event(10).model_copy(update={"evidence": {"report": "verdicts/late/page.html"}})
     append_events(verdict, promotion("1", 10, 1))
     today = ledger.read_state(MODEL).entries[-1].recorded_at.date()
     text = history(today)
     assert f"at the end of {today} (UTC): version 1" in text
-    assert "report: s3://evidence/report.html" in text
+    assert f"report: {home}/lake/verdicts/late/page.html" in text
     assert "requested by ada, entry 2" in text
     last_year = today.replace(year=today.year - 1)
     assert f"at the end of {last_year} (UTC): no champion" in history(last_year)
@@ -130,13 +130,13 @@ def json_of(show: Callable[[Console], None]) -> Any:
 def test_history_as_json_has_champions_and_evidence(home: Path) -> None:
     empty = json_of(lambda console: show_history(MODEL, None, console, as_json=True))
     assert (empty["champion"], empty["champions"], empty["challenger"]) == (None, [], None)
-    verdict = verdict_event(10).model_copy(update={"evidence": {"report": "s3://evidence/[red]report.html"}})
+    verdict = verdict_event(10).model_copy(update={"evidence": {"report": "verdicts/late/page.html"}})
     append_events(verdict, promotion("1", 10, 1), *THREE_CHAMPIONS[2:4], rollback("1", "2"))
     record = json_of(lambda console: show_history(MODEL, None, console, as_json=True))
     assert record["champion"] == "1"
     assert [champion["version"] for champion in record["champions"]] == ["1", "2", "1"]
     assert record["barred"] == ["2"]
-    assert record["champions"][0]["evidence"] == {"report": "s3://evidence/[red]report.html"}
+    assert record["champions"][0]["evidence"] == {"report": f"{home}/lake/verdicts/late/page.html"}
     past = json_of(lambda console: show_history(MODEL, date(2020, 1, 1), console, as_json=True))
     assert (past["champion"], past["entries"]) == (None, 0)
 

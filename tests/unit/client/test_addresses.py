@@ -11,7 +11,7 @@ import pytest
 
 from evergreen.client.addresses import STACK_FILE, ServiceAddresses, local_service_urls, service_addresses
 from evergreen.errors import EvergreenError
-from evergreen.settings import settings
+from evergreen.settings import SecretUrl, settings
 from evergreen_local.processes import ProcessIdentity
 from evergreen_local.stack import ServiceRecord, StackRecord
 
@@ -55,10 +55,12 @@ def test_service_addresses_without_an_airflow(home: Path) -> None:
 
 
 def test_service_addresses_prefers_the_settings(record: None, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert service_addresses() == ServiceAddresses(url, url, settings().spark)
+    assert service_addresses() == ServiceAddresses(SecretUrl(url), SecretUrl(url), settings().spark)
     monkeypatch.setenv("EVERGREEN_AIRFLOW", "http://admin:secret@a:8080")
     monkeypatch.setenv("EVERGREEN_SPARK", "sc://s:15002")
     settings.cache_clear()
     addresses = service_addresses()
-    assert addresses == ServiceAddresses("http://admin:secret@a:8080", url, "sc://s:15002")
+    assert addresses == ServiceAddresses(
+        SecretUrl("http://admin:secret@a:8080"), SecretUrl(url), SecretUrl("sc://s:15002")
+    )
     assert addresses.airflow_ui == "http://a:8080"

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_what_a_gate_asks_for(gate: object, asked: EvidenceRequirements) -> None:
-    assert EvidenceRequirements.from_gates([gate]) == asked
+    assert EvidenceRequirements.from_gates([gate], ()) == asked
 
 
 def test_several_gates_share_their_evidence() -> None:
@@ -49,8 +49,8 @@ def test_several_gates_share_their_evidence() -> None:
         OnlineEqualsOfflineGate(sample_size=7, name="few"),
         OnlineEqualsOfflineGate(sample_size=70, name="many"),
     ]
-    assert EvidenceRequirements.from_gates(gates) == EvidenceRequirements(
-        groups=("carrier", "origin"), online_sample_size=70
+    assert EvidenceRequirements.from_gates(gates, ["day"]) == EvidenceRequirements(
+        clusters=("day",), groups=("carrier", "origin"), online_sample_size=70
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen.evaluation.rows import compute_baselines, compute_groups
+from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups
 from evergreen.gates.evidence import MissingEvidence
 
 pytestmark = pytest.mark.unit
@@ -41,6 +41,19 @@ TABLE = pa.table(
 )
 def test_a_group_for_each_row_in_the_rows_order(expression: str, expected: list[str | None]) -> None:
     assert compute_groups(TABLE, [expression]) == {expression: expected}
+
+
+def test_a_cluster_for_each_row_is_a_day_or_a_value_of_a_column() -> None:
+    days = pa.array([date(2013, 1, 1), date(2013, 1, 1), date(2013, 1, 2), None], pa.date32())
+    table = TABLE.append_column("day", days).append_column("tags", pa.array([[1], [2], [3], [4]]))
+    found = compute_clusters(table, ["day", "carrier", "distance", "plane", "tags"])
+    assert found["day"] == ["2013-01-01", "2013-01-01", "2013-01-02", None]
+    assert found["carrier"] == ["UA", "AA", None, "UA"]
+    assert found["distance"] == ["300", "100", "200", None]
+    for name, problem in (("plane", "'plane' is no column of the holdout; its"), ("tags", "which names nothing")):
+        missing = found[name]
+        assert isinstance(missing, MissingEvidence)
+        assert problem in missing.problem
 
 
 def test_no_rows_have_no_groups() -> None:

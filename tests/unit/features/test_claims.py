@@ -30,11 +30,11 @@ def day(n: int) -> str:
 
 
 def marks(*days: int) -> dict[str, str]:
-    return {day(n): f"mark of {n}" for n in days}
+    return {day(n): f"mark-of-{n}" for n in days}
 
 
 def published(model: ModelSpec, name: str) -> None:
-    features_dataset(model).publish(f"day={name}", f"mark of {int(name[-2:])}", {}, {})
+    features_dataset(model).publish(f"day={name}", f"mark-of-{int(name[-2:])}", {}, {})
 
 
 def everybody(_: str) -> bool:

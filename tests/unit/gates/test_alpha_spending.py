@@ -2,12 +2,15 @@
 
 from datetime import date, timedelta
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom, norm
 
-from evergreen.gates import EarlierComparison
+from evergreen.gates import AgainstChampionGate, EarlierComparison, Evidence, judge_evidence
 from evergreen.gates.alpha_spending import next_alpha
+from support.clusters import day_clusters, row_clusters
 
 pytestmark = pytest.mark.unit
 
@@ -120,3 +123,32 @@ def test_comparisons_before_a_false_pass_spend_at_most_the_budget(error, life):
 def test_a_model_that_improves_keeps_what_it_did_not_lose():
     """The tenth comparison of a model whose nine before passed has nearly all of the budget."""
     assert live([True] * 10)[9] > 0.8 * 0.05 > 10 * live([False] * 10)[9]
+
+
+def life(random, spread, retrains=25, days=14, rows=100):
+    """Whether a model as good as the champion is ever promoted: by days, and were rows independent."""
+    label = np.tile(np.repeat([1.0, 0.0], [rows // 5, rows - rows // 5]), days)
+    gate = AgainstChampionGate(metric="auc", must_be="better")
+    promoted = []
+    for clusters in (day_clusters(label.size, days), row_clusters(label)):
+        past = []
+        for number in range(retrains):
+            gain = np.repeat(spread * random.normal(size=days), rows)
+            shared, one, other = random.normal(size=(3, label.size))
+            candidate, champion = (
+                norm.cdf(np.sqrt(2) * norm.ppf(auc) * label + 0.97 * shared + 0.24 * own)
+                for auc, own in ((0.7 + gain, one), (0.7, other))
+            )
+            start = date(2013, 1, 1) + timedelta(days * number)
+            period = (start, start + timedelta(days))
+            [result] = judge_evidence([gate], Evidence(label, candidate, champion, period, clusters), past).results
+            past.append(EarlierComparison(period, ((gate.name, result.alpha, result.outcome == "passed"),)))
+        promoted.append(any(comparison.spending[0][2] for comparison in past))
+    return promoted
+
+
+def test_days_that_differ_never_break_the_budget_of_a_life():
+    random = np.random.default_rng(20)
+    by_days, by_rows = np.sum([life(random, spread=0.03) for _ in range(60)], axis=0)
+    assert by_days <= binom.ppf(0.999, 60, 0.05)
+    assert by_rows > 12  # as if rows were independent

@@ -1,6 +1,7 @@
 """No slice may fall: what is shown, what is only noise, and what cannot be judged."""
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -8,17 +9,19 @@ import pytest
 from scipy import stats
 from sklearn.metrics import brier_score_loss, mean_absolute_error, roc_auc_score
 
+from evergreen.gates.clusters import RowClusters
 from evergreen.gates.comparisons import estimate_gain
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.verdict import evaluate_gate
 from evergreen.spec.gates import BySliceGate
+from support.clusters import row_clusters
 
 pytestmark = pytest.mark.unit
 
 AUC = BySliceGate(metric="auc", group_by="carrier")
 ACCURACY = BySliceGate(metric="accuracy", cut=0.5, group_by="carrier")
-BRIER = BySliceGate(metric="brier", group_by="carrier", resamples=200)
-MAE = BySliceGate(metric="mae", group_by="carrier", resamples=200)
+BRIER = BySliceGate(metric="brier", group_by="carrier")
+MAE = BySliceGate(metric="mae", group_by="carrier")
 
 
 def rows(sizes, seed=0, noise=0.05):
@@ -32,7 +35,7 @@ def rows(sizes, seed=0, noise=0.05):
 
 
 def evidence(label, candidate, champion, groups):
-    return Evidence(label, candidate, champion, groups={"carrier": groups})
+    return Evidence(label, candidate, champion, clusters=row_clusters(label), groups={"carrier": groups})
 
 
 def spoilt(seed=0, **changes):
@@ -87,16 +90,14 @@ def test_equally_good_models_pass_with_the_largest_fall_told(gate):
 
 
 def test_each_slice_spends_its_part_of_the_error():
-    # The exact binomial bound of Clopper and Pearson (1934), of scipy, at 5 % / 3 for three slices.
+    # The bound of the paired t test, of scipy, at 5 % / 3 for three slices.
     label, candidate, champion, groups = spoilt()
     found = evaluate_gate(ACCURACY, evidence(label, candidate, champion, groups))
     for name in ("AA", "B6", "UA"):
         at = np.array(groups) == name
-        ours, theirs = ((scores[at] >= 0.5) == label[at] for scores in (candidate, champion))
-        wins, losses = np.sum(ours & ~theirs), np.sum(theirs & ~ours)
-        bound = stats.binomtest(int(wins), int(wins + losses)).proportion_ci(1 - 2 * 0.05 / 3, method="exact").high
-        expected = (2 * bound - 1) * (wins + losses) / at.sum()
-        assert named(found)[name].interval[1] == pytest.approx(expected, rel=1e-6)
+        ours, theirs = (1.0 * ((scores[at] >= 0.5) == label[at]) for scores in (candidate, champion))
+        expected = stats.ttest_rel(ours, theirs).confidence_interval(1 - 2 * 0.05 / 3)
+        assert named(found)[name].interval == pytest.approx((expected.low, expected.high), rel=1e-6)
 
 
 def test_small_and_one_class_slices_are_reported_only():
@@ -112,7 +113,7 @@ def test_small_and_one_class_slices_are_reported_only():
     assert parts["HA"].interval is None
     assert (parts["HA"].rows, parts["YV"].rows) == (99, 120)
     assert "for all 3 slices" in found.reason
-    assert "2 with too few rows are reported only" in found.reason
+    assert "2 with too few rows or clusters are reported only" in found.reason
 
     at = (groups != "HA") & (groups != "YV")
     without = evaluate_gate(AUC, evidence(label[at], candidate[at], champion[at], groups[at].tolist()))
@@ -197,7 +198,23 @@ def test_the_order_of_rows_does_not_matter(gate):
     first = evaluate_gate(gate, evidence(label, candidate, champion, groups))
     order = np.random.default_rng(8).permutation(label.size)
     again = [column[order] for column in (label, candidate, champion)]
-    assert evaluate_gate(gate, evidence(*again, [groups[row] for row in order])) == first
+    shuffled = evidence(*again, [groups[row] for row in order])
+    assert evaluate_gate(gate, replace(shuffled, clusters={"row": [str(row) for row in order]})) == first
+
+
+def test_slices_of_too_few_days_are_reported_only():
+    label, candidate, champion, groups = spoilt()
+    candidate[:400] = 1 - label[:400]  # as wrong as can be, on three days only
+    days = [str(row % 3) for row in range(400)] + [str(row % 14) for row in range(800)]
+    data = replace(evidence(label, candidate, champion, groups), clusters={"day": days})
+    found = evaluate_gate(AUC, data)
+    assert found.outcome == "passed"
+    assert [(part.name, part.is_judged) for part in found.slices] == [("AA", True), ("B6", True), ("UA", False)]
+    assert "1 with too few rows or clusters is reported only" in found.reason
+    found = evaluate_gate(AUC, replace(data, clusters={"day": [str(row % 3) for row in range(1200)]}))
+    assert found.outcome == "not_computed"
+    assert "carrier AA: 3 days are too few to know the error of the gain" in found.reason
+    assert not any(part.is_judged for part in found.slices)
 
 
 def bad(label, candidate, champion, groups):
@@ -220,11 +237,11 @@ def bad(label, candidate, champion, groups):
     yield evidence(label, candidate, champion, "U" * 700), ["not one row of names"]
     yield evidence(label, candidate, champion, None), ["not one row of names"]
     yield (
-        Evidence(label, candidate, champion, groups={"origin": groups}),
+        Evidence(label, candidate, champion, clusters=row_clusters(label), groups={"origin": groups}),
         ["by carrier are not known", "by origin"],
     )
-    yield Evidence(label, candidate, champion, groups=None), ["by carrier are not known"]
-    yield Evidence(label, candidate, champion), ["by carrier are not known", "nothing"]
+    yield Evidence(label, candidate, champion, clusters=row_clusters(label), groups=None), ["by carrier are not known"]
+    yield Evidence(label, candidate, champion, clusters=row_clusters(label)), ["by carrier are not known", "nothing"]
     yield (
         Evidence(label, candidate, NoChampion()),
         ["by carrier are not known"],
@@ -257,7 +274,7 @@ def test_a_large_slice_that_cannot_be_compared_blocks_by_its_name():
     label, candidate, champion, groups = rows({"UA": 400, "AA": 300})
     candidate[400:] = candidate[400:].clip(0, 0.89)  # no row of AA is told to be of class 1
     champion[400:] = 0.95
-    gate = BySliceGate(metric="precision", cut=0.9, group_by="carrier", resamples=200)
+    gate = BySliceGate(metric="precision", cut=0.9, group_by="carrier")
     found = evaluate_gate(gate, evidence(label, candidate, champion, groups))
     assert found.outcome == "not_computed"
     assert "carrier AA: " in found.reason
@@ -275,9 +292,10 @@ def test_a_metric_of_ones_own_is_computed_and_when_it_raises_blocks(monkeypatch)
 
     def by(name):
         metric = f"metrics_of_a_test:{name}"
-        return BySliceGate(metric=metric, higher_is_better=False, group_by="carrier", resamples=200)
+        return BySliceGate(metric=metric, higher_is_better=False, group_by="carrier")
 
-    found, same = (evaluate_gate(gate, evidence(*data)) for gate in (by("mean_error"), MAE))
+    by_days = replace(evidence(*data), clusters={"day": [str(row % 14) for row in range(1200)]})
+    found, same = (evaluate_gate(gate, by_days) for gate in (by("mean_error"), MAE))
     assert found.outcome == same.outcome == "failed"
     assert found.candidate == pytest.approx(same.candidate)
     assert found.interval == pytest.approx(same.interval)
@@ -317,6 +335,7 @@ def test_a_slice_truly_worse_is_found():
 def test_the_bound_is_that_of_the_slices_rows_alone():
     label, candidate, champion, groups = spoilt()
     at = np.array(groups) == "B6"
-    alone = estimate_gain(AUC, label[at], candidate[at], champion[at], 0.05 / 3, "delong")
+    clusters = RowClusters.from_columns(row_clusters(label[at]))
+    alone = estimate_gain(AUC, label[at], candidate[at], champion[at], clusters, 0.05 / 3)
     found = named(evaluate_gate(AUC, evidence(label, candidate, champion, groups)))["B6"]
     assert found.interval == pytest.approx((alone.low, alone.high), abs=1e-12)

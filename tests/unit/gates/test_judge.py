@@ -2,8 +2,10 @@
 
 import doctest
 import json
+import re
 import sys
 import time
+from dataclasses import replace
 from datetime import date, timedelta
 from types import ModuleType
 
@@ -29,6 +31,7 @@ from evergreen.gates import (
 )
 from evergreen.gates.alpha_spending import next_alpha
 from evergreen.gates.metrics import METRICS
+from support.clusters import day_clusters, row_clusters
 
 pytestmark = pytest.mark.unit
 
@@ -39,7 +42,7 @@ WEEK = (date(2013, 3, 1), date(2013, 3, 8))
 
 
 def week_evidence(label, candidate, champion, days=WEEK):
-    return Evidence(label, candidate, champion, days)
+    return Evidence(label, candidate, champion, days, row_clusters(label))
 
 
 def good(n=400, seed=0):
@@ -109,7 +112,6 @@ def amounts(n=600, seed=0):
     ("metric", "margin", "fields"),
     [
         ("auc", 0.01, {}),
-        ("auc", 0.01, {"test": "bootstrap"}),
         ("log_loss", 0.01, {}),
         ("brier", 0.01, {}),
         ("accuracy", 0.01, {"cut": 0.5}),
@@ -126,7 +128,7 @@ def test_worse_and_better_are_told_apart_on_every_scale(metric, margin, fields):
     label, candidate, _ = amounts(n=2000) if of_amounts else good(n=2000)
     noise = np.random.default_rng(1).normal(scale=0.4, size=label.size)
     blurred = candidate + 50 * noise if of_amounts else np.clip(candidate + noise, 0.01, 0.99)
-    about = {"metric": metric, "resamples": 200, **fields}
+    about = {"metric": metric, **fields}
     not_worse = AgainstChampionGate(must_be="not_worse", margin=margin, **about)
     better = AgainstChampionGate(must_be="better", **about)
 
@@ -257,29 +259,63 @@ def test_days_that_are_no_dates_block_too():
     assert "the gate broke with TypeError" in record.reason
 
 
-def test_too_few_of_a_class_for_the_bootstrap_is_said():
-    label, candidate, champion = good()
-    label[:] = 0
-    label[:3] = 1
-    record = only(NOT_WORSE.model_copy(update={"test": "bootstrap"}), week_evidence(label, candidate, champion))
-    assert record.outcome == "not_computed"
-    assert "resamples drew rows for which auc does not exist: 400 rows, 3 of them of the rarer" in record.reason
-    assert record.champion is not None
-    assert record.alpha is None
-
-
-def test_two_that_hardly_differ_are_not_bootstrapped():
-    """Of 400 rows three are told differently. The spread over resamples says that this is next to nothing, the rows
-    that are not there may say otherwise; McNemar's test knows, and the others block."""
+def test_two_that_hardly_differ_are_not_compared():
+    """Of 400 rows three are told differently. Their spread says that this is next to nothing, the rows that are not
+    there may say otherwise."""
     label, candidate, _ = good()
     champion = candidate.copy()
     champion[:3] = 1 - champion[:3]
-    recall = AgainstChampionGate(metric="recall", cut=0.5, must_be="not_worse", margin=0.3)
-    record = only(recall, week_evidence(label, candidate, champion))
-    assert record.outcome == "not_computed"
-    assert "the two differ in 3 of 400 rows: too few" in record.reason
-    accuracy = AgainstChampionGate(metric="accuracy", cut=0.5, must_be="not_worse", margin=0.3)
-    assert only(accuracy, week_evidence(label, candidate, champion)).outcome == "passed"
+    for metric in ("recall", "accuracy"):
+        gate = AgainstChampionGate(metric=metric, cut=0.5, must_be="not_worse", margin=0.3)
+        record = only(gate, week_evidence(label, candidate, champion))
+        assert record.outcome == "not_computed"
+        assert "the two differ in 3 of 400 rows: too few" in record.reason
+
+
+def clustered(clusters, n=400):
+    return replace(week_evidence(*good(n=n)), clusters=clusters)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "says"),
+    [
+        ({}, "the evidence does not say which rows may differ together: give its `clusters`"),
+        (None, "does not say which rows may differ together"),
+        ({name: ["x"] * 400 for name in "abc"}, "rows have 3 kinds of clusters, at most two are possible"),
+        ({"day": MissingEvidence("the column is gone")}, "the clusters by day are not known: the column is gone"),
+        ({"day": "2013-03-01"}, "the clusters by day are not one row of names"),
+        ({"day": 7}, "the clusters by day are not one row of names"),
+        ({"day": ["x"] * 399}, "there are 399 clusters by day for 400 labels"),
+        ({"plane": [None, *["x"] * 399]}, "1 of 400 rows have no name of plane: fill the column"),
+        ({"day": ["2013-03-01"] * 400}, "1 day is too few to know the error of the gain: about 5 would do, so raise"),
+        (
+            day_clusters(400, 4),
+            "4 days are too few to know the error of the gain: about [56] would do, so raise holdout_d",
+        ),
+        (
+            {"plane": ["a"] * 397 + list("bcd")},
+            "4 values of plane, which weigh like 1\\.[58] of equal size, are too few",
+        ),
+        (
+            day_clusters(400, 14) | {"plane": ["a", "b"] * 200},
+            "2 values of plane are too few to know the error of the gain: about [56] would do, so judge more rows",
+        ),
+    ],
+)
+def test_unusable_clusters_block_and_name_what_would_do(clusters, says):
+    for gate in (NOT_WORSE, AgainstChampionGate(metric="brier", must_be="not_worse", margin=0.1)):
+        record = only(gate, clustered(clusters))
+        assert (record.outcome, record.alpha) == ("not_computed", None)
+        assert re.search(says, record.reason)
+        assert record.candidate is not None
+    assert only(AUC, clustered(clusters)).outcome == "passed"  # a limit of a value needs no clusters
+
+
+def test_a_result_names_its_clusters():
+    days = day_clusters(400, 14)
+    assert "on 400 rows of 14 days: " in only(NOT_WORSE, clustered(days)).reason
+    both = clustered(days | {"plane": [str(row % 50) for row in range(400)]})
+    assert "on 400 rows of 14 days and 50 values of plane: " in only(NOT_WORSE, both).reason
 
 
 def test_no_value_is_named_and_blocks():
@@ -375,11 +411,10 @@ def test_amounts_may_be_anything_but_infinite_or_constant():
     [
         AUC,
         NOT_WORSE,
-        NOT_WORSE.model_copy(update={"test": "bootstrap", "resamples": 200}),
         AgainstChampionGate(metric="accuracy", cut=0.3, must_be="not_worse", margin=0.1),
-        AgainstChampionGate(metric="log_loss", must_be="better", resamples=200),
+        AgainstChampionGate(metric="log_loss", must_be="better"),
     ],
-    ids=lambda gate: f"{gate.metric}-{getattr(gate, 'chosen_test', 'threshold')}",
+    ids=lambda gate: f"{gate.metric}-{gate.kind}",
 )
 def test_rows_are_a_set_and_types_do_not_matter(gate):
     """The same bits from rows in another order and numbers in another type: a re-run finds what was found."""
@@ -391,6 +426,7 @@ def test_rows_are_a_set_and_types_do_not_matter(gate):
     shuffled = week_evidence(
         label[order].astype(bool), candidate[order].astype(np.float64), list(map(float, champion[order]))
     )
+    shuffled = replace(shuffled, clusters={"row": [str(row) for row in order]})
     assert only(gate, shuffled).model_dump_json() == first.model_dump_json()
 
 
@@ -485,8 +521,8 @@ labels = hnp.arrays(np.int8, st.integers(4, 12), elements=st.sampled_from([0, 1,
     champion=scores | anything | st.builds(NoChampion) | st.builds(MissingEvidence, st.text(max_size=5)),
 )
 def test_whatever_comes_is_judged_and_a_pass_is_earned(label, candidate, champion):
-    not_worse = AgainstChampionGate(metric="brier", must_be="not_worse", margin=0.3, resamples=200)
-    amounts = AgainstChampionGate(metric="mae", must_be="not_worse", margin=0.5, resamples=200, name="continuous")
+    not_worse = AgainstChampionGate(metric="brier", must_be="not_worse", margin=0.3)
+    amounts = AgainstChampionGate(metric="mae", must_be="not_worse", margin=0.5, name="continuous")
     gates = [AUC, not_worse, amounts]
     gates = [gate.model_copy(update={"min_rows": 4}) for gate in gates]
     verdict = judge_evidence(gates, week_evidence(label, candidate, champion))

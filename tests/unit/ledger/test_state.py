@@ -118,7 +118,7 @@ def test_rollback_restores_as_of_of_the_champion() -> None:
 
 
 def test_backtest_changes_no_champion() -> None:
-    backtested = BacktestRecorded(as_of=day(5), candidate_fingerprint="abc", report_uri="file:///report.html")
+    backtested = BacktestRecorded(as_of=day(5), candidate_fingerprint="abc", report="backtests/x/report.html")
     earlier, state = build_state(*THREE_CHAMPIONS), build_state(*THREE_CHAMPIONS, backtested)
     assert (state.tenures, state.barred_versions, state.challenger) == (
         earlier.tenures,

@@ -119,6 +119,17 @@ def test_write_model_manifest_twice_is_equal(signed: tuple[Path, str, Path], tmp
     signing.verify_files(folder, SUBJECT, manifest, public)
 
 
+def replace_by_link(file: Path, target: str) -> None:
+    file.unlink()
+    file.symlink_to(target)
+
+
+def name_in_manifest(folder: Path, name: str) -> None:
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["files"][name] = "0" * 64
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
 def flip_a_bit(folder: Path) -> None:
     content = bytearray((folder / "model.ubj").read_bytes())
     content[len(content) // 2] ^= 1
@@ -141,6 +152,20 @@ def flip_a_bit(folder: Path) -> None:
             ".git/x: is of no",
         ),
         (lambda folder: (folder / "m.json").symlink_to("/etc/hostname"), "m.json: is a link"),
+        (lambda folder: os.mkfifo(folder / "m.json"), "m.json: is a link or a device"),
+        (lambda folder: os.link(folder / "model.ubj", folder / "m.ubj"), "model.ubj: has a second name"),
+        (lambda folder: (folder / "a\n\x1b[2J.json").write_text("{}"), r"'a\n\x1b[2J.json': has a name that no file"),
+        (lambda folder: (folder / "m.json").write_bytes(b" " * 2**25), "m.json: has more than 16,777,216 bytes"),
+        (lambda folder: (folder / "MLmodel").write_bytes(b"#" * 2**21), "MLmodel: has more than 1,048,576 bytes"),
+        (lambda folder: [(folder / f"{n}.json").write_text("{}") for n in range(200)], "the folder: has 20"),
+        (lambda folder: (folder / MANIFEST_FILE).write_bytes(b" " * 2**21), f"{MANIFEST_FILE}: is no file of its own"),
+        (lambda folder: (folder / MANIFEST_FILE).write_text("[" * 2**19), f"{MANIFEST_FILE}: cannot be read"),
+        (
+            lambda folder: replace_by_link(folder / MANIFEST_FILE, "/dev/zero"),
+            f"{MANIFEST_FILE}: is no file of its own",
+        ),
+        (lambda folder: name_in_manifest(folder, "../../x"), f"{MANIFEST_FILE}: cannot be read"),
+        (lambda folder: name_in_manifest(folder, "/etc/passwd"), f"{MANIFEST_FILE}: cannot be read"),
     ],
 )
 def test_verify_files_names_each_tampered_file(

@@ -42,6 +42,7 @@ from evergreen.ledger import VerdictRecorded
 from evergreen.reports.gate_report import render_gate_report
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
+from support.clusters import day_clusters
 
 pytestmark = pytest.mark.unit
 
@@ -51,7 +52,7 @@ BINARY_GATES: tuple[Gate, ...] = (
     AgainstChampionGate(metric="auc", must_be="better"),
     BySliceGate(metric="auc", group_by="carrier", margin=0.05),
     FairnessGate(group_by="carrier", cut=0.5, at_most=0.2),
-    BaselineGate(metric="log_loss", resamples=200),
+    BaselineGate(metric="log_loss"),
     ServingGate(quantity="single_p99_ms", at_most=20),
     SignatureGate(),
     OnlineEqualsOfflineGate(),
@@ -60,8 +61,8 @@ BINARY_GATES: tuple[Gate, ...] = (
 )
 CONTINUOUS_GATES: tuple[Gate, ...] = (
     ThresholdGate(metric="rmse", at_most=20),
-    AgainstChampionGate(metric="mae", must_be="not_worse", margin=1, resamples=200),
-    BySliceGate(metric="mae", group_by="carrier", margin=2, resamples=200),
+    AgainstChampionGate(metric="mae", must_be="not_worse", margin=1),
+    BySliceGate(metric="mae", group_by="carrier", margin=2),
 )
 
 MODEL = ModelSpec(
@@ -132,6 +133,7 @@ def evidence(n: int = 1_500, **changes: Any) -> Evidence:
         candidate=scores(1.0),
         champion=scores(2.5),
         days=HOLDOUT,
+        clusters=day_clusters(n, 14),
         groups={"carrier": list(carrier)},
         baselines={"prior": np.full(n, 0.3)},
         recent_predictions=scores(1.0)[:300],
@@ -147,7 +149,13 @@ def continuous_evidence(n: int = 1_500, **changes: Any) -> Evidence:
     label = random.gamma(2, 15, n)
     carrier = list(random.choice(["AA", "B6"], n))
     candidate, champion = label + random.normal(0, 10, n), label + random.normal(3, 12, n)
-    return Evidence(label, candidate, champion, HOLDOUT, {"carrier": carrier}, **changes)
+    return Evidence(
+        label,
+        candidate,
+        champion,
+        HOLDOUT,
+        **{"clusters": day_clusters(n, 14), "groups": {"carrier": carrier}, **changes},
+    )
 
 
 def render(gates: tuple[Gate, ...], verdict: Verdict, data: Evidence, **changes: Any) -> str:
@@ -181,7 +189,7 @@ def test_report_of_good_evidence_shows_everything() -> None:
     report = Page(good_page())
     # The custom gate's module does not exist; all other gates pass.
     assert "of 10 gates for candidate 3f9c2b71aa90, 1 could not be computed" in report.words
-    assert report.tags.count("svg") == 5
+    assert report.tags.count("svg") == 6
     assert report.words.count("✓ passed") >= 9
     for text in ("candidate AUC 0.8", "champion AUC 0.6", "Calibration", "label 1", "rare (", "12.5", "600"):
         assert text in report.words, text
@@ -299,6 +307,16 @@ def test_report_of_three_rows() -> None:
     assert report.tags.count("svg") >= 2  # three rows can be drawn all the same
 
 
+def test_report_shows_the_gain_by_day() -> None:
+    report = page(evidence())
+    assert "Gain by day: auc_against_champion" in report.words
+    [description] = [text for name, text in report.attributes if name == "aria-label" and "by cluster" in str(text)]
+    assert description is not None
+    assert description.count("2013-03-") == 14
+    without = page(evidence(champion=NoChampion()))
+    assert "Gain by day" not in without.words
+
+
 def test_report_survives_a_failing_plot(monkeypatch: pytest.MonkeyPatch) -> None:
     from evergreen.reports import plots
 
@@ -328,7 +346,7 @@ def test_report_references_nothing_outside() -> None:
     ids = [value for name, value in Page(html).attributes if name == "id"]
     used = [value for name, value in Page(html).attributes if name == "href" and value]
     assert {value.removeprefix("#") for value in used} <= set(ids)
-    assert html.count('<svg role="img" aria-label="') == html.count("<svg") == 5
+    assert html.count('<svg role="img" aria-label="') == html.count("<svg") == 6
 
 
 def test_report_escapes_names() -> None:

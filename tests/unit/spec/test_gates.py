@@ -71,12 +71,7 @@ BETTER = {"metric": "auc", "must_be": "better"}
         (AgainstChampionGate, BETTER | {"margin": float("nan")}, "finite"),
         (AgainstChampionGate, BETTER | {"confidence": 1.0}, "less than 1"),
         (AgainstChampionGate, BETTER | {"confidence": 0.4}, "greater than or equal to 0.5"),
-        (AgainstChampionGate, BETTER | {"resamples": 199}, "greater than or equal to 200"),
-        (AgainstChampionGate, BETTER | {"resamples": 10**6}, "less than or equal to 100000"),
-        (AgainstChampionGate, BETTER | {"resamples": 2000.5}, "valid integer"),
         (AgainstChampionGate, BETTER | {"metric": "calibration_error"}, "cannot be compared fairly"),
-        (AgainstChampionGate, BETTER | {"metric": "brier", "test": "delong"}, "delong is a test of auc"),
-        (AgainstChampionGate, BETTER | {"test": "mcnemar"}, "mcnemar is a test of accuracy, not of auc"),
         (BySliceGate, {"metric": "auc"}, "by"),
         (BySliceGate, {"metric": "auc", "group_by": ""}, "at least 1 character"),
         (BySliceGate, {"metric": "auc", "group_by": "carrier", "margin": 1.0}, "leaves nothing to decide"),
@@ -108,19 +103,12 @@ def test_edges_that_are_fine():
     assert ThresholdGate(metric="rmse", at_most=1e9).limit == 1e9
     assert ThresholdGate(metric="shop.metrics:profit", higher_is_better=True, at_least=-5.0).limit == -5.0
     assert AgainstChampionGate(**BETTER).limit == 0.0
-    assert AgainstChampionGate(**BETTER, margin=0.01, resamples=200).limit == 0.01
+    assert AgainstChampionGate(**BETTER, margin=0.01).limit == 0.01
     assert AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.01).limit == -0.01
     assert AgainstChampionGate(metric="rmse", must_be="not_worse", margin=70.0).limit == -70.0
     assert str(BySliceGate(metric="auc", group_by="carrier").limit) == "0.0"  # not -0.0
     assert FairnessGate(group_by="carrier", metric="rmse", at_most=3.0).scale.label_type == "continuous"
     assert FairnessGate(group_by="carrier", at_most=0.1, cut=0.5).scale.label_type == "binary"
-
-
-def test_the_test_follows_from_the_metric_unless_it_is_named():
-    assert AgainstChampionGate(**BETTER).chosen_test == "delong"
-    assert AgainstChampionGate(**BETTER, test="bootstrap").chosen_test == "bootstrap"
-    assert AgainstChampionGate(metric="accuracy", cut=0.5, must_be="better").chosen_test == "mcnemar"
-    assert AgainstChampionGate(metric="brier", must_be="better").chosen_test == "bootstrap"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +160,6 @@ gates = st.one_of(
         must_be=st.just("not_worse"),
         margin=st.floats(0, 1, exclude_min=True, exclude_max=True),
         confidence=st.floats(0.5, 0.99),
-        test=st.sampled_from([None, "bootstrap"]),
         min_rows=st.integers(4, 10**6),
     ),
     st.builds(

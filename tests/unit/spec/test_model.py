@@ -35,7 +35,9 @@ def spec(**changes: Any) -> dict[str, Any]:
 
 def test_a_right_spec() -> None:
     model = ModelSpec(**spec())
-    assert model.history_days == 372
+    assert model.history_days == 379
+    assert model.clusters == ("day",)
+    assert ModelSpec(**spec(clusters=["plane", "day"])).clusters == ("plane", "day")
     assert feature_spec(model).tables == ("departures", "carriers")
     with pytest.raises(ValidationError, match="frozen"):
         model.name = "other"  # type: ignore[misc]
@@ -72,6 +74,15 @@ def test_all_faults_at_once_each_with_its_path() -> None:
 @pytest.mark.parametrize(
     ("change", "where", "what"),
     [
+        ({"clusters": []}, "clusters", "at least 1 item"),
+        ({"clusters": ["day", "plane", "hour"]}, "clusters", "at most 2 items"),
+        ({"clusters": ["hour(left_at)"]}, "clusters.0", "match pattern"),
+        (
+            {"holdout_days": 4, "gates": [{"kind": "against_champion", "metric": "auc", "must_be": "better"}]},
+            "MODEL",
+            "holdout_days is 4, and gates that compare need 5 days at the very least",
+        ),
+        ({"clusters": ["day", "day"]}, "MODEL", "clusters names day twice: drop one"),
         ({"features": {**spec()["features"], "timezone": "Mars/Olympus"}}, "features", "IANA"),
         ({"features": {**spec()["features"], "views": ["a", "a"]}}, "features", "twice"),
         ({"features": {**spec()["features"], "views": ["departures"]}}, "features", "spine"),

@@ -48,6 +48,25 @@ def test_attempt_leaves_model_and_record(make_job: Make, tmp_path: Path) -> None
     assert 0 < record.duration_seconds < 60
 
 
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        ("(output / 'vocabulary').mkdir()", "output 'vocabulary': is a folder"),
+        ("(output / 'passwords').symlink_to('/etc/passwd')", "output 'passwords': is a link"),
+    ],
+)
+def test_refused_output_ends_the_attempt_as_bad_code(
+    make_job: Make, tmp_path: Path, problem: str, message: str
+) -> None:
+    attempt = start(make_job(parameters={"steps": 1, "problem": problem}), tmp_path)
+    output, _ = attempt.communicate(timeout=60)
+    assert Outcome.from_exit_code(attempt.returncode) is Outcome.BAD_CODE
+    assert f"bad code: fit's output is refused: {message}" in output
+    [record] = read_attempts(storage.storage_path(str(tmp_path)))
+    assert record.outcome is Outcome.BAD_CODE
+    assert message in record.message
+
+
 def test_preempted_attempt_resumes_to_the_same_bytes(make_job: Make, tmp_path: Path) -> None:
     uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
     job = make_job(parameters={"steps": 12, "pause": 0.05})

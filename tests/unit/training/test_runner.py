@@ -102,6 +102,6 @@ def test_different_libraries_are_refused(make_job: Make, folder: UPath) -> None:
 def test_job_round_trips_and_refuses_unknown_fields(make_job: Make, folder: UPath) -> None:
     job = make_job()
     job.write(folder / "job.json")
-    assert Job.read(folder / "job.json") == job
+    assert Job.read(folder / "job.json", folder) == job
     with pytest.raises(ValidationError, match="password"):
         Job.model_validate({**job.model_dump(), "password": "secret"})

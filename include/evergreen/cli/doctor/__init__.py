@@ -22,7 +22,7 @@ from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
 from evergreen.cli.options import print_json
 from evergreen.client.addresses import ServiceAddresses, service_addresses
 from evergreen.errors import EvergreenError, Fault, FaultsError, first_line
-from evergreen.settings import Settings, redact_url, settings
+from evergreen.settings import Settings, settings
 
 _CHECK_TIMEOUT_S = 60.0  # checks have shorter timeouts of their own; this covers what those do not reach
 _MAX_CLOCK_SKEW_S = 5.0  # Airflow's tokens tolerate 10
@@ -67,7 +67,7 @@ def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Itera
     """Yield all checks for these settings, and for the services at `addresses`."""
 
     def check(subject: str, function: Callable[..., CheckPassed], target: object, **options: bool) -> DoctorCheck:
-        return DoctorCheck(subject, redact_url(str(target)), partial(function, target, **options))
+        return DoctorCheck(subject, str(target), partial(function, target, **options))
 
     yield DoctorCheck("settings", "the environment", environment.check_environment_variables)
     models = ", ".join(map(str, config.models))
@@ -83,14 +83,14 @@ def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Itera
     else:
         yield DoctorCheck("Airflow", "this machine", servers.report_airflow_down)
     mlflow = addresses.mlflow if addresses else config.mlflow
-    if mlflow.startswith("http"):
+    if mlflow.get_secret_value().startswith("http"):
         yield check("MLflow", servers.check_mlflow, mlflow)
     else:
         yield check("MLflow's database", databases.check_mlflow_database, mlflow)
     spark = addresses.spark if addresses else config.spark
-    if spark.startswith("sc://"):
+    if spark.get_secret_value().startswith("sc://"):
         run = partial(servers.check_spark_connect, spark, config.lake)
-        yield DoctorCheck("Spark Connect", redact_url(spark), run)
+        yield DoctorCheck("Spark Connect", str(spark), run)
     else:
         yield DoctorCheck("Java", "this machine, for Spark", environment.check_java)
     if config.training_backend == "pod":

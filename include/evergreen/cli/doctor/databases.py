@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
 from evergreen.cli.doctor.storage import check_folder
+from evergreen.settings import SecretUrl
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
-def check_feast_registry(url: str) -> CheckPassed:
+def check_feast_registry(url: SecretUrl) -> CheckPassed:
     """Check Feast's registry: reachable, and with all its tables, or none: the first task creates them."""
     import sqlalchemy
     from feast.infra.registry.sql import metadata
@@ -31,7 +32,7 @@ def check_feast_registry(url: str) -> CheckPassed:
         return outcome
 
 
-def check_mlflow_database(url: str) -> CheckPassed:
+def check_mlflow_database(url: SecretUrl) -> CheckPassed:
     """Check MLflow's database: reachable, and of this version."""
     with connect_database(url) as (connection, outcome):
         from mlflow.store.db import utils
@@ -46,8 +47,9 @@ def check_mlflow_database(url: str) -> CheckPassed:
         return outcome
 
 
-def check_online_store(url: str) -> CheckPassed:
+def check_online_store(address: SecretUrl) -> CheckPassed:
     """Check that the online store accepts values and does not evict them."""
+    url = address.get_secret_value()
     if "://" not in url:
         return check_folder(Path(url))
     import redis
@@ -82,7 +84,7 @@ def check_online_store(url: str) -> CheckPassed:
 
 
 @contextmanager
-def connect_database(url: str) -> Iterator[tuple[Connection, CheckPassed]]:
+def connect_database(url: SecretUrl) -> Iterator[tuple[Connection, CheckPassed]]:
     """Connect to the database at the SQLAlchemy URL `url`; also yields what the server reports about itself.
 
     Raises:
@@ -92,7 +94,7 @@ def connect_database(url: str) -> Iterator[tuple[Connection, CheckPassed]]:
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
     try:
-        address = sqlalchemy.make_url(url)
+        address = sqlalchemy.make_url(url.get_secret_value())
         if address.database and address.drivername.startswith("sqlite"):
             check_folder(Path(address.database).parent)
         options: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockPr
 from evergreen.client.addresses import SPARK_TOKEN_VARIABLE, spark_token
 from evergreen.client.airflow import AirflowClient, AirflowError
 from evergreen.errors import first_line
-from evergreen.settings import parse_host_and_port, redact_url
+from evergreen.settings import SecretUrl, parse_host_and_port
 
 _AIRFLOW_COMPONENTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 _SHOWN_DAGS = 5  # of those that are paused
@@ -27,9 +27,9 @@ def report_airflow_down() -> CheckPassed:
     raise CheckFailedError("is not running", "start it by `evergreen up`, or set EVERGREEN_AIRFLOW to another one")
 
 
-def check_airflow(url: str) -> CheckPassed:
+def check_airflow(url: SecretUrl) -> CheckPassed:
     """Check Airflow: all components healthy, same version, authentication, and no import errors."""
-    base = redact_url(url)
+    base = str(url)
     clock = ClockProbe()
     response = _get(f"{base}/api/v2/monitor/health")
     clock_skew = clock.skew_from_header(response.headers.get("date"))
@@ -55,22 +55,24 @@ def check_airflow(url: str) -> CheckPassed:
     return CheckPassed(message, clock_skew)
 
 
-def check_mlflow(url: str) -> CheckPassed:
+def check_mlflow(url: SecretUrl) -> CheckPassed:
     """Check MLflow: same version, accepts this host name, reads its registry, and stores artifacts."""
+    login = httpx.URL(url.get_secret_value())
+    auth = (login.username, login.password) if login.username else None  # httpx logs what is in a URL
     clock = ClockProbe()
-    response = _get(f"{url}/version")
+    response = _get(f"{url}/version", auth)
     clock_skew = clock.skew_from_header(response.headers.get("date"))
     server_version = response.text.strip()
     _check_same_version("MLflow", server_version, version("mlflow"))
-    _get(f"{url}/api/2.0/mlflow/registered-models/search?max_results=1")
+    _get(f"{url}/api/2.0/mlflow/registered-models/search?max_results=1", auth)
     # A server that does not proxy artifacts leaves them to its clients, and responds with 503.
     probe, data = f"{url}/api/2.0/mlflow-artifacts/artifacts/evergreen-doctor/probe", uuid.uuid4().hex
     try:
-        upload = httpx.put(probe, content=data, timeout=30, trust_env=False)
+        upload = httpx.put(probe, content=data, timeout=30, trust_env=False, auth=auth)
         if upload.status_code == 503 and "no-serve-artifacts" in upload.text:
             return CheckPassed(f"MLflow {server_version}, reads its registry; does not proxy artifacts", clock_skew)
-        is_stored = upload.status_code == 200 and httpx.get(probe, timeout=30, trust_env=False).text == data
-        httpx.delete(probe.rpartition("/")[0], timeout=30, trust_env=False)
+        is_stored = upload.status_code == 200 and _get(probe, auth).text == data
+        httpx.delete(probe.rpartition("/")[0], timeout=30, trust_env=False, auth=auth)
     except httpx.HTTPError as error:
         raise CheckFailedError(f"does not respond to an artifact: {error}", _ARTIFACT_FIX) from None
     if not is_stored:
@@ -78,8 +80,9 @@ def check_mlflow(url: str) -> CheckPassed:
     return CheckPassed(f"MLflow {server_version}, reads its registry, stores artifacts", clock_skew)
 
 
-def check_spark_connect(url: str, lake: Path) -> CheckPassed:
+def check_spark_connect(address: SecretUrl, lake: Path) -> CheckPassed:
     """Check Spark Connect: authentication, same version, and that it reads and writes the same lake."""
+    url = address.get_secret_value()
     try:
         socket.create_connection(parse_host_and_port(url, 15002), timeout=5).close()  # its client would try for minutes
     except OSError as error:
@@ -128,15 +131,15 @@ def check_spark_connect(url: str, lake: Path) -> CheckPassed:
     return CheckPassed(f"Spark {version('pyspark')}, reads and writes the lake")
 
 
-def _get(url: str) -> httpx.Response:
+def _get(url: str, auth: tuple[str, str] | None = None) -> httpx.Response:
     """Return a successful response.
 
     Raises:
         CheckFailedError: There is none.
     """
-    parts = urlsplit(redact_url(url))
+    parts = urlsplit(url)
     try:
-        response = httpx.get(url, timeout=10, trust_env=False, follow_redirects=True)
+        response = httpx.get(url, timeout=10, trust_env=False, follow_redirects=True, auth=auth)
     except httpx.HTTPError as error:
         fix = f"start it, or correct the address {parts.scheme}://{parts.netloc}"
         raise UnreachableError(f"does not respond: {error}", fix) from None

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evergreen.gates.clusters import NO_CLUSTERS, RowClusters, TooFewClustersError, parse_clusters
 from evergreen.gates.comparisons import MetricGain, estimate_gain
 from evergreen.gates.computation import (
     compute_gate_metric,
@@ -30,16 +31,18 @@ def compute_by_slice(gate: BySliceGate, evidence: Evidence) -> GateResult:
     The upper bounds of the gains hold for all judged slices together with `gate.confidence`: each may be wrong with
     a chance of (1 - confidence) / slices (Bonferroni; Dunn 1961, Journal of the American Statistical Association
     56:52-64). A slice that is large enough to be judged but cannot be compared blocks. The result's values and interval
-    are those of the slice with the largest fall, of those that fail if any does.
+    are those of the slice with the largest fall, of those that fail if any does. A slice of too few clusters is
+    reported only.
     """
     has_scores = not isinstance(evidence.champion, NoChampion | MissingEvidence)
     references = {"champion": evidence.champion} if has_scores else {}
     (label, candidate, *champion), faults = validate_rows(gate, evidence, references)
     if isinstance(evidence.champion, MissingEvidence):
         faults.append(f"the champion cannot be compared: {evidence.champion.problem}")
-    groups = _group_rows(gate, evidence, label.size, faults)
+    clusters, cluster_faults = parse_clusters(evidence, label.size) if champion else (NO_CLUSTERS, [])
+    groups = _group_rows(gate, evidence, label.size, faults + cluster_faults)
     if champion:
-        return _judge_slices(gate, label, candidate, champion[0], groups)
+        return _judge_slices(gate, label, candidate, champion[0], clusters, groups)
     value = compute_gate_metric(gate, label, candidate)
     if value is None:
         raise NotComputedError(f"{gate.metric} does not exist on these {label.size:,} rows")
@@ -47,32 +50,42 @@ def compute_by_slice(gate: BySliceGate, evidence: Evidence) -> GateResult:
 
 
 def _judge_slices(
-    gate: BySliceGate, label: FloatArray, candidate: FloatArray, champion: FloatArray, groups: dict[str, RowIndices]
+    gate: BySliceGate,
+    label: FloatArray,
+    candidate: FloatArray,
+    champion: FloatArray,
+    clusters: RowClusters,
+    groups: dict[str, RowIndices],
 ) -> GateResult:
-    judged = {name for name, rows in groups.items() if _has_enough_rows(gate, label[rows])}
+    large = {name for name, rows in groups.items() if _has_enough_rows(gate, label[rows])}
     gains: dict[str, MetricGain] = {}
-    results, faults = [], []
+    results, faults, too_few = [], [], []
     for name, rows in groups.items():
-        labels, scores, is_judged = label[rows], (candidate[rows], champion[rows]), name in judged
+        labels, scores, is_judged = label[rows], (candidate[rows], champion[rows]), name in large
         values = [compute_gate_metric(gate, labels, score, ignore_errors=not is_judged) for score in scores]
         if is_judged:
             try:
-                gain = estimate_gain(gate, labels, *scores, (1 - gate.confidence) / len(judged), gate.chosen_test)
+                gain = estimate_gain(gate, labels, *scores, clusters.take(rows), (1 - gate.confidence) / len(large))
                 if None in values or not np.isfinite([gain.value, gain.low, gain.high]).all():
                     raise NotComputedError(f"{gate.metric} does not exist for both on {rows.size:,} rows")
                 gains[name] = gain
+            except TooFewClustersError as error:
+                is_judged = False
+                too_few.append(f"{gate.group_by} {name}: {error}")
             except NotComputedError as error:
                 faults.append(f"{gate.group_by} {name}: {error}")
         interval = (gains[name].low, gains[name].high) if name in gains else None
         fields = {"candidate": values[0], "champion": values[1], "interval": interval}
         results.append(SliceResult(name=name, rows=rows.size, is_judged=is_judged, **fields))
-    if not judged:
+    if not large:
         largest = max(part.rows for part in results)
         classes = " of both classes" if gate.scale.label_type == "binary" else ""
         faults = [
             f"none of {len(results):,} slices by {gate.group_by} has the {gate.min_rows:,} rows{classes} that it takes "
             f"to be judged: the largest has {largest:,}"
         ]
+    elif not gains and not faults:
+        faults = too_few
     if faults:
         raise NotComputedError(*faults, slices=tuple(results))
 
@@ -87,7 +100,8 @@ def _judge_slices(
         interval=result.interval,
         rows=label.size,
         slices=tuple(results),
-        reason=_describe_slices(gate, result, failing, len(judged)) + _describe_unjudged_slices(results),
+        reason=_describe_slices(gate, result, failing, len(gains))
+        + _describe_unjudged_slices(results, "too few rows or clusters"),
     )
 
 
@@ -147,7 +161,7 @@ def compute_fairness(gate: FairnessGate, evidence: Evidence) -> GateResult:
         candidate=difference,
         rows=label.size,
         slices=tuple(results),
-        reason=f"{finding}, at most {gate.at_most:g} is allowed{_describe_unjudged_slices(results)}",
+        reason=f"{finding}, at most {gate.at_most:g} is allowed{_describe_unjudged_slices(results, 'too few rows')}",
     )
 
 
@@ -189,7 +203,7 @@ def _has_enough_rows(gate: MetricGate, label: FloatArray) -> bool:
     return gate.scale.label_type == "continuous" or gate.metric == "positive_rate" or min(ones, label.size - ones) >= 2
 
 
-def _describe_unjudged_slices(slices: Sequence[SliceResult]) -> str:
+def _describe_unjudged_slices(slices: Sequence[SliceResult], problem: str) -> str:
     """Return the part of a sentence about slices that were not judged; empty if all were."""
     small = sum(not part.is_judged for part in slices)
-    return f"; {small:,} with too few rows {'is' if small == 1 else 'are'} reported only" if small else ""
+    return f"; {small:,} with {problem} {'is' if small == 1 else 'are'} reported only" if small else ""

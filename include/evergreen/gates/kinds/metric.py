@@ -9,6 +9,7 @@ from pkgutil import resolve_name
 import numpy as np
 
 from evergreen.gates.alpha_spending import EarlierComparison, next_alpha
+from evergreen.gates.clusters import parse_clusters
 from evergreen.gates.comparisons import check_differing_rows, estimate_gain
 from evergreen.gates.computation import (
     compute_gate_metric,
@@ -51,6 +52,8 @@ def compute_against_champion(
     if isinstance(evidence.champion, MissingEvidence):
         raise NotComputedError(f"the champion cannot be compared: {evidence.champion.problem}", candidate=value)
     (*_, champion), faults = validate_rows(gate, evidence, {"champion": evidence.champion})
+    clusters, cluster_faults = parse_clusters(evidence, label.size)
+    faults += cluster_faults
     if evidence.days is None:
         faults.append("the evidence does not say of which days it is: earlier comparisons may have used them")
     elif not evidence.days[0] < evidence.days[1]:
@@ -64,7 +67,7 @@ def compute_against_champion(
     alpha = next_alpha(budget, gate.name, evidence.days, earlier_comparisons)
     try:
         check_differing_rows(gate, candidate, champion, "the two")
-        gain = estimate_gain(gate, label, candidate, champion, alpha, gate.chosen_test)
+        gain = estimate_gain(gate, label, candidate, champion, clusters, alpha)
         if not np.isfinite([gain.low, gain.high]).all():
             raise NotComputedError(f"the bounds of the gain in {gate.metric} are infinite")
     except NotComputedError as error:
@@ -79,7 +82,8 @@ def compute_against_champion(
         interval=(gain.low, gain.high),
         alpha=alpha,
         rows=label.size,
-        reason=f"{gate.metric} {value:.4g} against the champion's {champion_value:.4g} on {label.size:,} rows: "
+        reason=f"{gate.metric} {value:.4g} against the champion's {champion_value:.4g} on {label.size:,} rows of "
+        f"{clusters.describe()}: "
         f"{_describe_gain(gate, gain.low, passed)}; spends {alpha:.3g} of the lifetime budget {budget:.3g}",
     )
 
@@ -126,15 +130,18 @@ def compute_baseline(gate: BaselineGate, evidence: Evidence) -> GateResult:
         raise NotComputedError(*faults, f"there is no baseline {gate.baseline}: {predictions.problem}")
     references = {f"baseline {gate.baseline}": predictions}
     (label, candidate, baseline), faults = validate_rows(gate, evidence, references, allow_constant=True)
+    clusters, cluster_faults = parse_clusters(evidence, label.size)
+    faults += cluster_faults
     if faults:
         raise NotComputedError(*faults)
     value, baseline_value = (compute_gate_metric(gate, label, scores) for scores in (candidate, baseline))
     if value is None or baseline_value is None:
         raise NotComputedError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
     check_differing_rows(gate, candidate, baseline, f"the candidate and {gate.baseline}")
-    gain = estimate_gain(gate, label, candidate, baseline, 1 - gate.confidence, gate.chosen_test)
+    gain = estimate_gain(gate, label, candidate, baseline, clusters, 1 - gate.confidence)
     passed = gain.low > 0
-    values = f"{gate.metric} {value:.4g} against {baseline_value:.4g} of {gate.baseline} on {label.size:,} rows"
+    values = f"{gate.metric} {value:.4g} against {baseline_value:.4g} of {gate.baseline} on {label.size:,} rows "
+    values += f"of {clusters.describe()}"
     finding = f"it is at least {gain.low:.4g} better" if passed else "it is not shown to be better"
     return gate_result(
         gate,

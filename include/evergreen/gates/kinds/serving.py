@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import SequenceMatcher
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from evergreen.gates.clusters import count_clusters, parse_clusters
 from evergreen.gates.computation import finite_or_none, format_against_limit, gate_result, to_float_array
 from evergreen.gates.evidence import ColumnTypes, Evidence, InputSignature, MissingEvidence, OnlineSample
 from evergreen.gates.metrics import FloatArray
 from evergreen.gates.verdict import GateResult, NotComputedError
-from evergreen.spec.gates import OnlineEqualsOfflineGate, PredictionDriftGate, ServingGate, SignatureGate
+from evergreen.spec.gates import DAY_CLUSTER, OnlineEqualsOfflineGate, PredictionDriftGate, ServingGate, SignatureGate
 
 DECILES = 10
 
@@ -126,8 +127,8 @@ def _is_count(number: object) -> bool:
 def compute_prediction_drift(gate: PredictionDriftGate, evidence: Evidence) -> GateResult:
     """Pass when the drift from the holdout to the recent day is at most `gate.at_most`. Rows are recent ones.
 
-    The reason also states what chance alone stays below on 95 of 100 days without any drift: with few rows that may be
-    more than `at_most`. It does not change the outcome.
+    The reason also states how far the days of the holdout lie from one another: without drift, the recent day is one
+    more of them. It does not change the outcome.
     """
     holdout = to_float_array(evidence.candidate)
     faults = _prediction_faults("predictions for the holdout", holdout, gate.min_rows)
@@ -140,7 +141,8 @@ def compute_prediction_drift(gate: PredictionDriftGate, evidence: Evidence) -> G
     if faults or holdout is None or recent is None:
         raise NotComputedError(*faults, rows=0 if recent is None else recent.size)
 
-    drift, chance_limit = psi(holdout, recent) if gate.statistic == "psi" else ks(holdout, recent)
+    statistic = psi if gate.statistic == "psi" else ks
+    drift = statistic(holdout, recent)
     samples = f"{holdout.size:,} predictions of the holdout and {recent.size:,} of the most recent day"
     return gate_result(
         gate,
@@ -148,21 +150,38 @@ def compute_prediction_drift(gate: PredictionDriftGate, evidence: Evidence) -> G
         candidate=drift,
         rows=recent.size,
         reason=f"{gate.statistic} {format_against_limit(drift, gate.at_most)} between {samples}, "
-        f"at most {gate.at_most:g} is allowed; without drift it stays below {chance_limit:.2g} on 95 of 100 days",
+        f"at most {gate.at_most:g} is allowed{_describe_daily_drift(statistic, holdout, evidence)}",
     )
 
 
-def psi(holdout: FloatArray, recent: FloatArray) -> tuple[float, float]:
-    """Return the population stability index between (n,) and (m,) predictions, and its 95 % quantile without drift.
+def _describe_daily_drift(
+    statistic: Callable[[FloatArray, FloatArray], float], holdout: FloatArray, evidence: Evidence
+) -> str:
+    """Return the part of a sentence about the drift of each day of the holdout from the others; empty if unknown.
+
+    Of days that are alike, with their weather, the newest is the most distant of k + 1 with a chance of 1 in k + 1. A
+    distribution for independent rows would promise far less: rows of a day differ together.
+    """
+    clusters, faults = parse_clusters(evidence, holdout.size)
+    if faults or DAY_CLUSTER not in clusters.names:
+        return ""
+    codes = clusters.codes[clusters.names.index(DAY_CLUSTER)]
+    count = int(codes.max()) + 1
+    if count < 2:
+        return ""
+    largest = max(statistic(holdout[codes != day], holdout[codes == day]) for day in range(count))
+    text = f"of the holdout's own {count_clusters(DAY_CLUSTER, count)} each differs from the others by up to"
+    return f"; {text} {largest:.2g}, and without drift one more would exceed that about once in {count + 1}"
+
+
+def psi(holdout: FloatArray, recent: FloatArray) -> float:
+    """Return the population stability index between (n,) and (m,) predictions.
 
     Σ (pᵢ - qᵢ) ln(pᵢ / qᵢ) over the tenths of the holdout's predictions, where pᵢ is the share of the recent ones
     that fall into the i-th and qᵢ that of the holdout (Siddiqi 2006, "Credit risk scorecards", Wiley). Equal
     predictions share a tenth, so there may be fewer than ten. A tenth without recent rows counts as half a row, for
     the logarithm of nothing is infinite (the half of Haldane 1956, Annals of Human Genetics 20:309-311). A fixed
     small share, such as 0.0001, is often put there: then that choice weighs more than the rows do.
-
-    Without drift, the index divided by (1/n + 1/m) follows about the χ² distribution with one degree of freedom less
-    than there are tenths (Yurdakul and Naranjo 2020, Journal of Risk Model Validation 14(4):89-100).
     """
     cuts = np.unique(np.quantile(holdout, np.arange(1, DECILES) / DECILES, method="inverted_cdf"))
     cuts = cuts[cuts < holdout.max()]  # nothing of the holdout lies above its largest
@@ -170,8 +189,7 @@ def psi(holdout: FloatArray, recent: FloatArray) -> tuple[float, float]:
         np.bincount(np.searchsorted(cuts, predictions, side="left"), minlength=cuts.size + 1)
         for predictions in (holdout, recent)
     )
-    chance = float(stats.chi2.ppf(0.95, cuts.size)) * (1 / holdout.size + 1 / recent.size)
-    return stability_index(holdout_counts, recent_counts), chance
+    return stability_index(holdout_counts, recent_counts)
 
 
 def stability_index(holdout_counts: NDArray[np.integer], recent_counts: NDArray[np.integer]) -> float:
@@ -180,14 +198,13 @@ def stability_index(holdout_counts: NDArray[np.integer], recent_counts: NDArray[
     return float(((actual - expected) * np.log(actual / expected)).sum())
 
 
-def ks(holdout: FloatArray, recent: FloatArray) -> tuple[float, float]:
-    """Return the largest distance between the two distribution functions, and its 95 % quantile without drift.
+def ks(holdout: FloatArray, recent: FloatArray) -> float:
+    """Return the largest distance between the two distribution functions.
 
     The two-sample statistic of Kolmogorov and Smirnov (Smirnov 1948, Annals of Mathematical Statistics
-    19:279-281), by scipy; the quantile is that of the limiting distribution, times √(1/n + 1/m).
+    19:279-281), by scipy.
     """
-    distance = float(stats.ks_2samp(holdout, recent, method="asymp").statistic)
-    return distance, float(stats.kstwobign.ppf(0.95)) * float(np.sqrt(1 / holdout.size + 1 / recent.size))
+    return float(stats.ks_2samp(holdout, recent, method="asymp").statistic)
 
 
 def _prediction_faults(description: str, predictions: FloatArray | None, min_rows: int) -> list[str]:

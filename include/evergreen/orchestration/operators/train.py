@@ -91,6 +91,7 @@ class TrainOperator(BaseOperator):
         from evergreen.orchestration.operators.pod import TrainerPod
         from evergreen.training import Job, runner
         from evergreen.training.backends import pod
+        from evergreen.training.job import jobs_root
         from evergreen.training.outcome import Outcome, RetryableTrainingError
 
         preemptions, uri, folder = 0, str(job_file), job_file.parent
@@ -103,7 +104,9 @@ class TrainOperator(BaseOperator):
                 )
         pods, limit = settings().pods, model.resources.max_preemptions
         template = pod.load_pod_template(pods.template) if pods.template else None
-        manifest = pod.pod_manifest(model, Job.read(job_file), uri, dag_run_name(context), pods, template)
+        manifest = pod.pod_manifest(
+            model, Job.read(job_file, jobs_root(folder)), uri, dag_run_name(context), pods, template
+        )
         while True:
             state = {"job": uri, "preemptions": preemptions}
             self._pod = TrainerPod(manifest=manifest, pods=pods, timeout=training_timeout(model), state=state)

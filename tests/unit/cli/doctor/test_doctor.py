@@ -18,7 +18,7 @@ from evergreen.cli.doctor import ChecksFailedError, DoctorCheck, environment, ru
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe
 from evergreen.client.addresses import ServiceAddresses
 from evergreen.errors import LedgerError
-from evergreen.settings import Settings
+from evergreen.settings import SecretUrl, Settings
 from support.checks import failure
 
 pytestmark = pytest.mark.unit
@@ -46,7 +46,7 @@ def test_doctor_checks_of_the_defaults_need_no_server(home: Path) -> None:
 
 def test_doctor_checks_of_configured_servers(home: Path) -> None:
     names = subjects(
-        ServiceAddresses("http://a:8080", "http://m:5000", "sc://s:15002"),
+        ServiceAddresses(SecretUrl("http://a:8080"), SecretUrl("http://m:5000"), SecretUrl("sc://s:15002")),
         training_backend="pod",
         prices=home / "prices.toml",
     )
@@ -55,8 +55,9 @@ def test_doctor_checks_of_configured_servers(home: Path) -> None:
 
 def test_doctor_checks_show_no_password(home: Path) -> None:
     config = Settings(feast_registry="postgresql://feast:secret@db/feast", online_store="redis://:secret@redis:6379/0")
-    addresses = ServiceAddresses("http://admin:secret@a:8080", "http://m:5000", "local")
-    assert "secret" not in " ".join(check.location for check in doctor.doctor_checks(config, addresses))
+    airflow, mlflow = SecretUrl("http://admin:secret@a:8080"), SecretUrl("http://m:secret@m:5000")
+    addresses = ServiceAddresses(airflow, mlflow, SecretUrl("local"))
+    assert "secret" not in repr([addresses, *doctor.doctor_checks(config, addresses)])
 
 
 def test_run_checks_keeps_the_order_and_reports_crashes() -> None:
