@@ -41,11 +41,9 @@ def record(*events: ledger.LedgerEvent) -> None:
 
 
 def configure(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    spec = loader.load_spec("coin").model_copy(update=changes)
-    monkeypatch.setattr(loader, "load_spec", lambda _name: spec if _name == "coin" else _load_spec(_name))
-
-
-_load_spec = loader.load_spec
+    load_spec = loader.load_spec
+    spec = load_spec("coin").model_copy(update=changes)
+    monkeypatch.setattr(loader, "load_spec", lambda name: spec if name == "coin" else load_spec(name))
 
 
 def plan(

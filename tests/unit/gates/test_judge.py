@@ -271,7 +271,7 @@ def test_no_comparison_is_spent_on_a_candidate_that_is_blocked_anyway(blocker, o
     strict_json(verdict)
 
 
-def test_gates_on_the_same_labels_do_not_choose_which_comparisons_are_made():
+def test_gates_on_the_same_labels_choose_no_comparison():
     """They would choose those where the candidate was lucky: docs/decisions/0025-nothing-in-vain.md."""
     label, candidate, champion = good()
     unreachable = ThresholdGate(metric="auc", at_least=0.99)
