@@ -137,9 +137,6 @@ def test_a_frozen_model_trains_nothing_and_says_why(chain: Chain) -> None:
     assert ledger.read_state(NAME).head_number == before
 
     service.unfreeze_promotions(loader.load_spec(NAME), "it is over", actor="grace")
-    chain.clear(DAG, "frozen")
-    assert chain.wait(DAG, run_id="frozen") == ["success"]
-    assert chain.states(DAG, "frozen")["judge"] == "success"
 
 
 def test_the_gate_report_is_linked_and_needs_a_login(chain: Chain) -> None:
