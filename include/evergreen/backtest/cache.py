@@ -74,12 +74,16 @@ class BacktestCache:
         self._metric = self._gate.model_dump(mode="json", include={"metric", "cut", "quantile"})
 
     def judge(
-        self, candidate: BacktestPoint, champion: BacktestPoint | None, past_comparisons: Sequence[EarlierComparison]
+        self,
+        candidate: BacktestPoint,
+        champion: BacktestPoint | None,
+        past_comparisons: Sequence[EarlierComparison],
+        pause: str | None = None,
     ) -> Verdict:
         """Judge by the model's gates, on the candidate's holdout, under the rules of a real retrain.
 
         `past_comparisons` are those of earlier dates, with the alpha that they spent. Gates about the present only
-        (not among `evaluation.backtest_gates`) are left out.
+        (not among `evaluation.backtest_gates`) are left out. During a `pause` nothing is compared with the champion.
         """
         training_set = self._candidates[candidate.as_of].training_set
         inputs = {
@@ -91,13 +95,14 @@ class BacktestCache:
             "holdout_starts": candidate.holdout_start,
             "clusters": self._model.clusters,
             "gates": [gate.model_dump(mode="json") for gate in self._model.gates],
+            "pause": pause,
         }
 
         def compute() -> dict[str, Any]:
             champion_scores: Any = NoChampion()
             if champion:
                 live = Champion(f"of {champion.as_of}", champion.holdout_start)
-                problem = live.overlap_problem(candidate.holdout_start)
+                problem = pause or live.overlap_problem(candidate.holdout_start)
                 champion_scores = (
                     MissingEvidence(problem) if problem else self._score_holdout(champion.as_of, candidate.as_of)
                 )

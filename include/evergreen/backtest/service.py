@@ -154,7 +154,7 @@ def _build_results(
     ledger = SimulatedLedger(model)
 
     def deploy_by_gates(point: BacktestPoint, champion: BacktestPoint | None) -> str | None:
-        verdict = cache.judge(point, champion, ledger.comparisons)
+        verdict = cache.judge(point, champion, ledger.comparisons, ledger.find_pause(point))
         candidate = candidates[point.as_of]
         promoted, reason = ledger.propose(point, candidate.candidate.fingerprint, verdict)
         steps.append(

@@ -25,6 +25,12 @@ class SimulatedLedger:
         """What has been spent so far."""
         return self._state.comparisons
 
+    def find_pause(self, candidate: BacktestPoint) -> str | None:
+        """Return why no candidate is trained at this date, as a run on schedule finds; None if one is."""
+        if self._model.keep_candidates_ready:
+            return None
+        return rules.promotion_pause(self._state, candidate.as_of, self._model.cooldown_days)
+
     def propose(self, candidate: BacktestPoint, fingerprint: str, verdict: Verdict) -> tuple[bool, str]:
         """Whether the candidate becomes champion, and why or why not. Where approval is asked for, it is given."""
         version = f"of {candidate.as_of}"

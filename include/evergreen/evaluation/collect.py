@@ -13,12 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evergreen import storage
 from evergreen.errors import ScoringError
 from evergreen.evaluation.requirements import EvidenceRequirements
 from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
 from evergreen.lake import datasets, fingerprints
-from evergreen.scoring.predictions import Champion, score_candidate, score_table
+from evergreen.scoring.predictions import Champion, model_file, score_candidate, score_table
 from evergreen.spec.model import ModelSpec
 
 # Columns of the file `scores`.
@@ -199,9 +200,19 @@ class _Measurement:
 
         try:
             with versions.open_artifact(self._model.name, champion.version) as (folder, _):
-                return pa.array(score_table(folder, holdout, versions.read_input_columns(folder)))
+                columns = versions.read_input_columns(folder)
+                if self._is_candidate(folder, columns):
+                    return MissingEvidence(f"version {champion.version} is the candidate itself, byte for byte")
+                return pa.array(score_table(folder, holdout, columns))
         except ScoringError as error:
             return MissingEvidence(f"version {champion.version} cannot be scored: {error}")
+
+    def _is_candidate(self, folder: Path, columns: tuple[str, ...]) -> bool:
+        """Return whether the model in `folder`, with these input columns, is the candidate."""
+        file = model_file(folder)
+        published = self._candidate.files.get(file.name)
+        is_same_file = published is not None and published.sha256 == storage.file_sha256(file)
+        return is_same_file and columns == tuple(self._candidate.inputs["features"])
 
     def _score_recent_rows(self, source: datasets.Dataset) -> pa.Table | MissingEvidence:
         """Return the candidate's predictions for the newest day that has a row whose label is not known."""

@@ -71,6 +71,8 @@ class RetrainPlan(Handover):
     champion_labels_until: date | None = None
     promotes: bool = False
     """Whether a backfill judges and promotes as scheduled runs do."""
+    pause: str | None = None
+    """Why the run trains and judges nothing: the model is frozen or cooling down."""
 
     def window(self) -> Window:
         return Window.from_range(self.start, self.end, self.run_reason, self.timezone)

@@ -7,8 +7,8 @@ report that is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -44,7 +44,9 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     """Record the verdict on an evaluation, render its report, and return the number of the ledger entry.
 
     The same evaluation is judged once. The significance level of a comparison depends on earlier comparisons, so
-    concurrent verdicts are decided one after the other.
+    concurrent verdicts are decided one after the other. While a comparison could promote nothing (the model is frozen
+    or cooling down, the candidate is not newer, another version is champion), none is made; the run that is cleared
+    afterwards is judged anew.
     """
     evidence = evaluation.load_evidence(model, context.evaluation)
     inputs = {
@@ -56,16 +58,20 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     }
     as_of = date.fromisoformat(context.training_set.inputs["as_of"])
     holdout_start = date.fromisoformat(context.training_set.inputs["holdout"])
-    page = f"{context.evaluation.partition}-{fingerprints.compute_fingerprint(inputs)[:16]}.html"
-    evidence_files = {
-        "evaluation": evaluation.evaluation_dataset(model).root / context.evaluation.partition,
-        "report": datasets.open_dataset(f"verdicts/{model.name}").root / page,
-    }
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
-        for entry in state.entries:
-            if isinstance(entry.event, ledger.VerdictRecorded) and entry.event.fingerprints == inputs:
+        if entry := _find_verdict(state, inputs):
+            return entry
+        basis, judged, compared = inputs, evidence, context.champion_version
+        if compared and (obstacle := rules.comparison_obstacle(state, as_of, compared, model)):
+            basis, judged = inputs | {"obstacle": obstacle}, replace(evidence, champion=gates.MissingEvidence(obstacle))
+            if entry := _find_verdict(state, basis):
                 return entry
+        page = f"{context.evaluation.partition}-{fingerprints.compute_fingerprint(basis)[:16]}.html"
+        evidence_files = {
+            "evaluation": evaluation.evaluation_dataset(model).root / context.evaluation.partition,
+            "report": datasets.open_dataset(f"verdicts/{model.name}").root / page,
+        }
         return ledger.VerdictRecorded(
             run=context.run,
             run_reason=context.run_reason,
@@ -73,9 +79,9 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             holdout=(holdout_start, as_of),
             candidate_fingerprint=context.candidate.fingerprint,
             champion_version=context.champion_version,
-            verdict=gates.judge_evidence(model.gates, evidence, state.comparisons),
+            verdict=gates.judge_evidence(model.gates, judged, state.comparisons),
             evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()},
-            fingerprints=inputs,
+            fingerprints=basis,
         )
 
     number = ledger.append_decision(model.name, context.run, decide).number
@@ -208,6 +214,14 @@ def _candidate_fingerprint(state: ledger.LedgerState, version: str) -> str:
     verdict_event = state.find_verdict_event(promotion.verdict_entry)
     assert verdict_event
     return verdict_event.candidate_fingerprint
+
+
+def _find_verdict(state: ledger.LedgerState, basis: Mapping[str, str]) -> ledger.LedgerEntry | None:
+    """Return the entry with the verdict that has exactly these fingerprints."""
+    for entry in state.entries:
+        if isinstance(entry.event, ledger.VerdictRecorded) and entry.event.fingerprints == basis:
+            return entry
+    return None
 
 
 def _gates_fingerprint(model: ModelSpec) -> str:

@@ -163,6 +163,11 @@ class ModelSpec(Frozen):
         min_length=1, description="requirements for a candidate: all must pass, or the champion stays"
     )
     cooldown_days: int = Field(0, ge=0, description="days of data before a new champion can be replaced")
+    keep_candidates_ready: bool = Field(
+        False,
+        description="train, judge and spend confidence also while the model is frozen or cooling down, so that a "
+        "challenger is ready when that ends",
+    )
     approval: ApprovalPolicy | None = Field(None, description="who approves a promotion; None: the gates decide")
 
     def __init__(self, **fields: Any):

@@ -40,3 +40,14 @@ def test_simulated_ledger_promotes_defers_and_spends_alpha():
         EarlierComparison((point(week).holdout_start, point(week).as_of), (("g", alpha, passed),))
         for week, alpha, passed in ((1, 0.02, True), (2, 0.01, False), (3, 0.005, True))
     )
+
+
+def test_simulated_ledger_pauses_as_runs_do():
+    ledger = SimulatedLedger(MODEL)
+    assert ledger.find_pause(point(0)) is None
+    ledger.propose(point(0), "a", verdict("passed"))
+    assert "cooldown_days is 10" in ledger.find_pause(point(1))
+    assert ledger.find_pause(point(2)) is None
+    ready = SimulatedLedger(MODEL.model_copy(update={"keep_candidates_ready": True}))
+    ready.propose(point(0), "a", verdict("passed"))
+    assert ready.find_pause(point(1)) is None
