@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from feast import FeatureStore, FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.provider import get_provider
 
 from evergreen.errors import Fault, InputsChangedError, RawDataError
+from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.features.inputs import features_dataset
 from evergreen.ingest.frames import text_as_objects, text_as_strings
@@ -114,10 +120,37 @@ def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
     """
     store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
-    if settings().offline_store == "spark":
-        _register_spark_views(model, [projection.name for projection in service.feature_view_projections])
-    entity_df = text_as_objects(entities.to_pandas(date_as_object=True))
-    job = store.get_historical_features(entity_df=entity_df, features=service, full_feature_names=True)
+    views = [store.get_feature_view(projection.name) for projection in service.feature_view_projections]
+    _register_spark_views(model.feature_model, views)
+    job = store.get_historical_features(
+        entity_df=text_as_objects(entities.to_pandas(date_as_object=True)), features=service, full_feature_names=True
+    )
+    return _read_joined_rows(job, entities)
+
+
+def join_views(
+    store: FeatureStore, feature_model: str, views: Sequence[FeatureView], references: list[str], entities: pa.Table
+) -> pa.Table:
+    """Return the features `references` (`view:feature`) of views over the tables that `feature_model` publishes.
+
+    The views need not be in Feast's registry. One row for each of `entities`, in their order; features are named
+    `view__feature`.
+    """
+    numbered = entities.append_column(datasets.ROW_COLUMN, pa.array(range(entities.num_rows), pa.int64()))
+    _register_spark_views(feature_model, views)
+    job = get_provider(store.config).get_historical_features(
+        store.config,
+        list(views),
+        references,
+        text_as_objects(numbered.to_pandas(date_as_object=True)),
+        store.registry,
+        store.project,
+        full_feature_names=True,
+    )
+    return _read_joined_rows(job, numbered).sort_by(datasets.ROW_COLUMN)
+
+
+def _read_joined_rows(job: RetrievalJob, entities: pa.Table) -> pa.Table:
     table = text_as_strings(job.to_arrow())
     if table.num_rows != entities.num_rows:
         raise AssertionError(f"the point-in-time join returned {table.num_rows} rows for {entities.num_rows} examples")
@@ -148,6 +181,7 @@ def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
         "holdout": first_holdout_day(model, window).isoformat(),
         "label": model.label,
         "service": model.feature_service,
+        "feature_model": model.feature_model,
         "features": published,
         "definitions": _view_definitions(model),
         "offline_store": settings().offline_store,
@@ -157,17 +191,23 @@ def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
 
 
 def _view_definitions(model: ModelSpec) -> dict[str, Any]:
-    """Return what the values of the service's features depend on, by view."""
+    """Return the `ViewDefinition` of each view of the service, by the first part of the names of its columns."""
     store = open_feature_store(model.feature_model)
     definitions = {}
     for projection in store.get_feature_service(model.feature_service).feature_view_projections:
         view = store.get_feature_view(projection.name)
-        definitions[projection.name_to_use()] = {
-            "view": projection.name,
-            "keys": sorted(column.name for column in view.entity_columns),
-            "ttl": str(view.ttl),
-            "features": {feature.name: str(feature.dtype) for feature in projection.features},
-        }
+        definition = ViewDefinition(
+            table=view.batch_source.name if view.batch_source else view.name,
+            keys={
+                column.name: column.dtype.to_value_type().name
+                for column in sorted(view.entity_columns, key=lambda column: column.name)
+                if column.name != DUMMY_ENTITY_ID
+            },
+            key_columns=dict(projection.join_key_map),
+            ttl_seconds=view.ttl.total_seconds() if view.ttl else 0,
+            features={feature.name: feature.dtype.to_value_type().name for feature in projection.features},
+        )
+        definitions[projection.name_to_use()] = definition.model_dump()
     return definitions
 
 
@@ -205,12 +245,14 @@ def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
     return joined.sort_by([(name, "ascending") for name in ("event_timestamp", *keys)])
 
 
-def _register_spark_views(model: ModelSpec, views: list[str]) -> None:
-    """Register the published files under each view's name in this process's Spark session, for Feast's Spark store."""
+def _register_spark_views(feature_model: str, views: Sequence[FeatureView]) -> None:
+    """Register the published tables of `views` in this process's Spark session, if Feast reads through Spark."""
+    if settings().offline_store != "spark":
+        return
     from pyspark.sql import SparkSession
 
     session = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
-    root = features_dataset(model).root
-    for view in views:
-        files = datasets.published_files(str(root / view)) or []
-        session.read.parquet(*files).createOrReplaceTempView(view)
+    root = datasets.open_dataset(f"features/{feature_model}").root
+    for table in sorted({view.batch_source.name for view in views if view.batch_source}):
+        files = datasets.published_files(str(root / table)) or []
+        session.read.parquet(*files).createOrReplaceTempView(table)

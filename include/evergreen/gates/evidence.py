@@ -16,7 +16,12 @@ ColumnTypes = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class NoChampion:
-    """No version has been promoted yet."""
+    """There is nothing to compare with, and nothing has to be: `reason` says why.
+
+    No version has been promoted yet; or the champion's inputs can no longer be made, and a person has accepted that.
+    """
+
+    reason: str = "no champion yet: nothing to compare with"
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def test_a_registered_version_tells_all_that_made_it(registered: tuple) -> None:
     for tag in ("code", "environment", "verdict", "run"):
         assert known.tags[f"evergreen.{tag}"]
     with versions.open_artifact(MODEL.name, version) as (folder, _):
-        assert versions.read_input_columns(folder) == tuple(candidate.inputs["features"])
+        assert versions.read_model_inputs(folder).column_names == tuple(candidate.inputs["features"])
         assert not [file for file in folder.rglob("*") if file.suffix in (".pkl", ".pickle", ".joblib")]
 
 
