@@ -46,10 +46,12 @@ def newest_as_of_date(
     Raises:
         EvergreenError: Too few days are delivered to train on and to hold out.
     """
-    if len(delivered_days) <= model.holdout_days:
+    untrained_days = model.history_days - model.train_days
+    if len(delivered_days) <= untrained_days:
+        delay = f", with its label delay, {untrained_days}" if model.label_delay else f" {untrained_days}"
         raise EvergreenError(
-            f"{len(delivered_days)} days of raw data are delivered for {model.name}, and its holdout alone takes "
-            f"{model.holdout_days}: deliver more, or reduce holdout_days"
+            f"{len(delivered_days)} days of raw data are delivered for {model.name}, and its holdout alone takes"
+            f"{delay}: deliver more, or reduce holdout_days"
         )
     newest = max(delivered_days) + timedelta(1)
     return [newest] if newest not in finished_dates else []

@@ -16,7 +16,13 @@ import pyarrow.parquet as pq
 
 from evergreen.errors import MissingInputsError, ScoringError
 from evergreen.evaluation.requirements import EvidenceRequirements
-from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups
+from evergreen.evaluation.rows import (
+    compute_baselines,
+    compute_clusters,
+    compute_groups,
+    labelled_days,
+    read_label_counts,
+)
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
 from evergreen.lake import datasets, fingerprints
 from evergreen.scoring.predictions import Champion, score_candidate, score_table
@@ -55,6 +61,8 @@ def collect_evidence(
     # The name holds the fingerprint because the ledger refers to a partition for as long as it exists.
     if published := dataset.find(f"{base}-{fingerprint[:16]}", fingerprint):
         return published
+    from evergreen.feature_store.training_sets import training_set_dataset
+
     evidence = measurement.evidence()
     missing = {name: value.problem for name, value in evidence.items() if isinstance(value, MissingEvidence)}
     # A registry or an online store may be repaired, and features of another model republished, without a change of any
@@ -71,8 +79,10 @@ def collect_evidence(
     if problems:
         inputs["problems"] = problems
         fingerprint = fingerprints.compute_fingerprint(inputs)
+    label_counts = read_label_counts(training_set_dataset(model).file_path(training_set, "label_counts"))
     metadata = {
-        "days": inputs["days"],
+        "days": [day.isoformat() for day in labelled_days(training_set, label_counts)],
+        "label_counts": label_counts,
         "champion": champion.version if champion else None,
         "no_champion": no_champion and no_champion.reason,
         "missing": missing,
@@ -109,6 +119,7 @@ def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
         if name in evaluation.files:
             fields[name] = parse(json.loads(dataset.file_path(evaluation, name).read_text()))
     start, end = (date.fromisoformat(day) for day in metadata["days"])
+    fields["label_counts"] = {day: tuple(counts) for day, counts in metadata["label_counts"].items()}
     fields |= {"days": (start, end), "clusters": clusters, "groups": groups, "baselines": baselines}
     no_champion = NoChampion(metadata["no_champion"]) if metadata["no_champion"] else NoChampion()
     return Evidence(**{"champion": no_champion, **fields})
@@ -145,7 +156,8 @@ class _Measurement:
         files, champion, requirements = self._training_set.files, self._champion, self._requirements
         inputs: dict[str, Any] = {
             "holdout": files["holdout"].sha256,
-            "days": [self._training_set.inputs["holdout"], self._training_set.inputs["as_of"]],
+            "days": [self._training_set.inputs["holdout"], self._training_set.inputs["holdout_end"]],
+            "label_counts": files["label_counts"].sha256,
             "candidate": {"content": self._candidate.content_hash, "features": self._candidate.inputs["features"]},
             "champion": champion and {**asdict(champion), "labels_until": champion.labels_until.isoformat()},
             "requirements": asdict(requirements),
@@ -234,8 +246,9 @@ class _Measurement:
         problem = f"inputs of version {champion.version} can no longer be made: {error}"
         if champion.accepted_change:
             return NoChampion(f"not compared with the champion: {problem}; {champion.accepted_change}")
-        fix = f"`evergreen accept-change {self._model.name}` lets the other gates decide, from the next plan task on"
-        return MissingEvidence(f"{problem}. Bring them back; or {fix}")
+        command = f"evergreen accept-change {self._model.name} {champion.version} --reason …"
+        fix = f"bring them back, or accept the change: `{command}` lets the other gates decide"
+        return MissingEvidence(f"{problem}; {fix}, when the run is cleared from its plan task on")
 
     def _score_recent_rows(self, source: datasets.Dataset) -> pa.Table | MissingEvidence:
         """Return the candidate's predictions for the newest day that has a row whose label is not known."""

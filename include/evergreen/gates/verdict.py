@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from evergreen.errors import EvergreenError
 from evergreen.gates.alpha_spending import EarlierComparison
-from evergreen.gates.evidence import Evidence
+from evergreen.gates.evidence import Evidence, unlabelled_share
 from evergreen.spec import Frozen
 from evergreen.spec.gates import AgainstChampionGate, Gate
 
@@ -97,6 +97,9 @@ class Verdict(Frozen, allow_inf_nan=False):
     results: tuple[GateResult, ...]
     promote: bool
     reason: str = Field(min_length=1)
+    unlabelled_share: float | None = Field(
+        None, ge=0, le=1, description="share of the holdout's rows whose label is not known; None if not counted"
+    )
 
     @model_validator(mode="after")
     def _check_promotion(self) -> Self:
@@ -117,7 +120,8 @@ def judge_evidence(
     The same gates, rows (in any order) and earlier comparisons give the same verdict. Invalid evidence does not raise:
     its gates are `not_computed`, with the reason, and block.
     """
-    return decide_verdict([evaluate_gate(gate, evidence, earlier_comparisons) for gate in gates])
+    verdict = decide_verdict([evaluate_gate(gate, evidence, earlier_comparisons) for gate in gates])
+    return verdict.model_copy(update={"unlabelled_share": unlabelled_share(evidence)})
 
 
 def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()) -> GateResult:

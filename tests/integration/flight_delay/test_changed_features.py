@@ -111,7 +111,7 @@ def test_removed_renamed_and_redefined_views_are_made(champion: str, expected_sc
         schema=weather.schema,
         source=feature_source("flight_delay", "origin_weather"),
     )
-    views["route_delays"].ttl = timedelta(seconds=1)  # next to no row has a value by the new definition
+    views["route_delays"].ttl = timedelta(seconds=1)  # most rows have no value by the new definition
     define(store, [*views.values(), renamed])
 
     published, evidence = against(champion)
@@ -122,7 +122,7 @@ def test_removed_renamed_and_redefined_views_are_made(champion: str, expected_sc
     examples, _ = retrain(18)
     learned = pq.read_table(training_sets.training_set_dataset(MODEL).file_path(examples, "holdout"))
     assert "aircraft__aircraft_age" not in learned.column_names
-    assert learned["route_delays__late_rate_24h"].null_count > learned.num_rows * 0.9
+    assert learned["route_delays__late_rate_24h"].null_count > learned.num_rows * 0.7
     assert judge_evidence(MODEL.gates, evidence).results[1].outcome == "passed"
     assert against(champion)[0] == published, "the same step again has the same result"
 
