@@ -76,7 +76,7 @@ def measurement_periods(points: Sequence[BacktestPoint]) -> tuple[MeasurementPer
     ordered, periods = sort_points(points), []
     for point, following in pairwise(ordered):
         start = max(point.holdout_end, following.holdout_start)
-        if dates := [other.as_of for other in ordered if other.as_of <= start]:
+        if dates := [candidate.as_of for candidate in ordered if candidate.as_of <= start]:
             periods.append(MeasurementPeriod(start, following.holdout_end, max(dates)))
     return tuple(periods)
 

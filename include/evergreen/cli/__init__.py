@@ -147,11 +147,11 @@ def release_command(ctx: typer.Context, model: ModelArgument, version: VersionAr
     ctx.obj.print(f"{model}: version {version} may be promoted again")
 
 
-@app.command("accept-change")
+@app.command("accept")
 def accept_change_command(
     ctx: typer.Context, model: ModelArgument, version: VersionArgument, reason: ReasonOption
 ) -> None:
-    """Judge candidates without the champion, where its inputs can no longer be made."""
+    """Judge candidates without a champion whose inputs are gone."""
     _use_local_mlflow()
     from evergreen.promotion import service
 

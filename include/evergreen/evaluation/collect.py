@@ -246,7 +246,7 @@ class _Measurement:
         problem = f"inputs of version {champion.version} can no longer be made: {error}"
         if champion.accepted_change:
             return NoChampion(f"not compared with the champion: {problem}; {champion.accepted_change}")
-        command = f"evergreen accept-change {self._model.name} {champion.version} --reason …"
+        command = f"evergreen accept {self._model.name} {champion.version} --reason …"
         fix = f"bring them back, or accept the change: `{command}` lets the other gates decide"
         return MissingEvidence(f"{problem}; {fix}, when the run is cleared from its plan task on")
 

@@ -24,12 +24,10 @@ class ViewDefinition(Frozen):
     ttl_seconds: float = Field(ge=0, description="how long a row holds; 0 for ever")
     features: Mapping[str, str] = Field(description="Feast's type of each feature")
 
-    def same_values(self, other: ViewDefinition | None, feature: str) -> bool:
-        """Return whether `feature` has the same values by both definitions."""
-        if other is None:
-            return False
-        mine, theirs = (view.model_dump(exclude={"features"}) for view in (self, other))
-        return mine == theirs and self.features[feature] == other.features.get(feature)
+    def defines_equally(self, definition: ViewDefinition, feature: str) -> bool:
+        """Return whether `feature` has the same values by another definition."""
+        is_same_view = self.model_copy(update={"features": {}}) == definition.model_copy(update={"features": {}})
+        return is_same_view and self.features[feature] == definition.features.get(feature)
 
 
 class ModelInputs(Frozen):
@@ -75,10 +73,11 @@ class ModelInputs(Frozen):
         feature = self.find_feature(name)
         if feature is None:
             return True
-        present: dict[str, Any] = training_set.inputs["definitions"]
-        view = ViewDefinition.model_validate(present[feature[0]]) if feature[0] in present else None
-        is_same_model = training_set.inputs["feature_model"] == self.feature_model
-        return is_same_model and self.views[feature[0]].same_values(view, feature[1])
+        view, feature_name = feature
+        definitions: dict[str, Any] = training_set.inputs["definitions"]
+        if view not in definitions or training_set.inputs["feature_model"] != self.feature_model:
+            return False
+        return self.views[view].defines_equally(ViewDefinition.model_validate(definitions[view]), feature_name)
 
 
 def coarse_type(arrow_type: str) -> str:

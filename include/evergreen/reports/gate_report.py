@@ -15,7 +15,7 @@ from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, 
 from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult, Verdict
 from evergreen.ledger import VerdictRecorded
 from evergreen.reports import curves, gate_table, plots
-from evergreen.reports.formatting import format_date_range
+from evergreen.reports.formatting import format_date_range, format_percent
 from evergreen.reports.page import jinja_environment
 from evergreen.spec import gates as gate_specs
 from evergreen.spec.model import ModelSpec

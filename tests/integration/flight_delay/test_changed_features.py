@@ -155,7 +155,7 @@ def test_a_person_accepts_what_can_no_longer_be_made(champion: str, change: str,
     _, evidence = against(champion)
     assert isinstance(evidence.champion, MissingEvidence)
     assert reason in evidence.champion.problem
-    assert "evergreen accept-change flight_delay" in evidence.champion.problem
+    assert "evergreen accept flight_delay 1" in evidence.champion.problem
     verdict = judge_evidence(MODEL.gates, evidence)
     assert [result.outcome for result in verdict.results] == ["passed", "not_computed"]
 

@@ -10,10 +10,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups
+from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups, labelled_days
 from evergreen.gates.evidence import MissingEvidence
+from evergreen.lake import datasets
 
 pytestmark = pytest.mark.unit
+
+
+def training_set(end: str) -> datasets.Manifest:
+    return datasets.Manifest("as_of=2013-03-15", "f", {"holdout": "2013-03-01", "holdout_end": end}, {})
+
+
+@pytest.mark.parametrize(
+    ("counts", "end"),
+    [
+        ({"2013-03-01": (5, 5), "2013-03-06": (5, 1), "2013-03-07": (5, 0)}, "2013-03-07"),
+        ({"2013-03-01": (5, 5)}, "2013-03-02"),
+        ({"2013-03-06": (5, 0)}, "2013-03-08"),
+        ({}, "2013-03-08"),
+    ],
+)
+def test_labelled_days_end_with_the_last_label(counts: dict[str, tuple[int, int]], end: str) -> None:
+    expected = (date(2013, 3, 1), date.fromisoformat(end))
+    assert labelled_days(training_set("2013-03-08"), counts) == expected
+
 
 TABLE = pa.table(
     {

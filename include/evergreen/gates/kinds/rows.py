@@ -61,7 +61,8 @@ def compute_churn(gate: ChurnGate, evidence: Evidence) -> GateResult:
     if faults:
         raise NotComputedError(*faults, rows=candidate.size)
     if gate.cut is None:
-        value = finite_or_none(np.abs(candidate - champion).mean())
+        with np.errstate(over="ignore"):
+            value = finite_or_none(np.abs(candidate - champion).mean())
         if value is None:
             raise NotComputedError("the mean difference is not a finite number", rows=candidate.size)
         finding = f"predictions differ from the champion's by {format_against_limit(value, gate.at_most)} on average"
