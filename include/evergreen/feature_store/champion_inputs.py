@@ -48,7 +48,10 @@ def recreate_inputs(
         raise MissingInputsError("; ".join(problems))
     table = holdout
     if views:
-        definitions = [_feature_view(name, inputs, features) for name, features in views.items()]
+        try:
+            definitions = [_feature_view(name, inputs, features) for name, features in views.items()]
+        except KeyError as error:
+            raise MissingInputsError(f"{error} is no type of Feast: the version's inputs are damaged") from None
         keys = {column for view in definitions for column in _key_columns(inputs.views[view.name]).values()}
         entities = holdout.select(["event_timestamp", *sorted(keys)])
         references = [f"{name}:{feature}" for name, features in views.items() for feature in features]

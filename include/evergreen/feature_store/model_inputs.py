@@ -12,13 +12,14 @@ import pyarrow as pa
 from pydantic import Field
 
 from evergreen.lake import datasets
-from evergreen.spec import Frozen, Name, NonEmptyStr
+from evergreen.spec import Frozen, Name
+from evergreen.storage import FileName
 
 
 class ViewDefinition(Frozen):
     """What the values of a feature view depend on, besides the rows of its table."""
 
-    table: NonEmptyStr = Field(description="table of the published features")
+    table: FileName = Field(description="table of the published features")
     keys: Mapping[str, str] = Field(description="Feast's type of each join key")
     key_columns: Mapping[str, str] = Field(description="column of the examples, for a join key of another name")
     ttl_seconds: float = Field(ge=0, description="how long a row holds; 0 for ever")

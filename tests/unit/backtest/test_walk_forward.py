@@ -61,7 +61,7 @@ def test_simulate_policy_with_simple_policies() -> None:
     assert live_days(walk.simulate_policy(WEEKLY, walk.deploy_first_only)) == [(0, None)]
 
 
-def test_with_a_label_delay_models_are_measured_when_labels_are_complete() -> None:
+def test_label_delay_measures_where_labels_are_complete() -> None:
     points = [BacktestPoint(point.as_of, point.as_of - timedelta(17), 10) for point in WEEKLY]
     periods = walk.measurement_periods(points)
     # The holdout of the date after 14 days is the first that begins after the first date, on day -3 + 7.
