@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Self
@@ -140,7 +140,7 @@ def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
     """
     store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
-    views = [store.get_feature_view(projection.name) for projection in service.feature_view_projections]
+    views = (store.get_feature_view(projection.name) for projection in service.feature_view_projections)
     _register_spark_views(model.feature_model, views)
     job = store.get_historical_features(
         entity_df=text_as_objects(entities.to_pandas(date_as_object=True)), features=service, full_feature_names=True
@@ -291,7 +291,7 @@ def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
     return joined.sort_by([(name, "ascending") for name in ("event_timestamp", *keys)])
 
 
-def _register_spark_views(feature_model: str, views: Sequence[FeatureView]) -> None:
+def _register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> None:
     """Register the published tables of `views` in this process's Spark session, if Feast reads through Spark."""
     if settings().offline_store != "spark":
         return

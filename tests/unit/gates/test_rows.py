@@ -27,8 +27,8 @@ def test_labelled_is_about_the_worst_day() -> None:
     result = evaluate_gate(LABELLED, evidence(counts=COUNTS))
     assert (result.outcome, result.candidate, result.rows) == ("passed", 0.905, 300)
     assert result.reason == (
-        "on 2013-03-07 181 of 200 rows have a label, a share of 0.905, the lowest of 2 days (at least 0.9 is required); "
-        "in all 6.3 % have none"
+        "on 2013-03-07 181 of 200 rows have a label, a share of 0.905, the lowest of 2 days (at least 0.9 is "
+        "required); in all 6.3 % have none"
     )
     # 299 of 300 rows in all would pass: one day of the evidence is made of a tenth of its rows.
     late = {"2013-03-06": (290, 290), "2013-03-07": (10, 1)}
