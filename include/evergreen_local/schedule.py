@@ -26,7 +26,8 @@ def simulated_as_of_dates(model: ModelSpec, features: FeatureSpec, finished_date
     if finished_dates:
         dates = [max(finished_dates) + interval]
     else:
-        first = features.first_day + min(timedelta(days=model.history_days), _FIRST_HISTORY)
+        delays = timedelta(2 * model.label_delay)
+        first = features.first_day + min(timedelta(days=model.history_days), _FIRST_HISTORY + delays)
         dates = [first, first + interval]
     last_day = features.last_day
     dates = [day for day in dates if last_day is None or day <= last_day + timedelta(1)]
