@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from evergreen.errors import EvergreenError
 from evergreen.gates.alpha_spending import EarlierComparison
-from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion, unlabelled_share
 from evergreen.spec import Frozen
 from evergreen.spec.gates import AgainstChampionGate, CustomGate, Gate, MetricGate
 
@@ -97,6 +97,9 @@ class Verdict(Frozen, allow_inf_nan=False):
     results: tuple[GateResult, ...]
     promote: bool
     reason: str = Field(min_length=1)
+    unlabelled_share: float | None = Field(
+        None, ge=0, le=1, description="share of the holdout's rows whose label is not known; None if not counted"
+    )
 
     @model_validator(mode="after")
     def _check_promotion(self) -> Self:
@@ -130,7 +133,8 @@ def judge_evidence(
     for n in comparisons:
         if blockers and (n not in results or results[n].outcome != "not_computed"):
             results[n] = _withhold_comparison(gates[n], evidence, blockers)
-    return decide_verdict([results[n] for n in range(len(gates))])
+    verdict = decide_verdict([results[n] for n in range(len(gates))])
+    return verdict.model_copy(update={"unlabelled_share": unlabelled_share(evidence)})
 
 
 def _blocks_for_any_labels(gate: Gate, result: GateResult) -> bool:

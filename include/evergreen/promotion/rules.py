@@ -174,6 +174,22 @@ def decide_unfreeze(state: ledger.LedgerState, reason: str) -> ledger.Promotions
     raise PromotionRefusedError("the model is not frozen: there is nothing to unfreeze")
 
 
+def decide_change_acceptance(
+    state: ledger.LedgerState, version: str, reason: str
+) -> ledger.ChangeAccepted | ledger.LedgerEntry:
+    """Accept that inputs of the champion, `version`, can no longer be made.
+
+    Raises:
+        PromotionRefusedError: it is not champion.
+    """
+    if version != state.champion:
+        raise PromotionRefusedError(
+            f"{_version_label(state.champion)} is champion, not version {version}: there is no comparison to do without"
+        )
+    entry = _last_entry(state, ledger.ChangeAccepted, champion=version) if state.accepted_change else None
+    return entry or ledger.ChangeAccepted(champion=version, reason=_require_reason(reason))
+
+
 def decide_rejection(
     state: ledger.LedgerState, version: str, verdict_entry: int, rejected_by: str, reason: str
 ) -> ledger.PromotionRejected | ledger.LedgerEntry:

@@ -18,6 +18,7 @@ from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
 from evergreen.registry import aliases, versions
+from evergreen.spec.gates import BaselineGate, ThresholdGate
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import atomic_write
 from evergreen.window import RunReason
@@ -57,7 +58,8 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
         "judging": fingerprints.compute_fingerprint(evaluation.verdict_code(model)),
     }
     as_of = date.fromisoformat(context.training_set.inputs["as_of"])
-    holdout_start = date.fromisoformat(context.training_set.inputs["holdout"])
+    assert evidence.days  # load_evidence knows them
+    holdout = evidence.days
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         if entry := _find_verdict(state, inputs):
@@ -76,7 +78,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             run=context.run,
             run_reason=context.run_reason,
             as_of=as_of,
-            holdout=(holdout_start, as_of),
+            holdout=holdout,
             candidate_fingerprint=context.candidate.fingerprint,
             champion_version=context.champion_version,
             verdict=gates.judge_evidence(model.gates, judged, state.comparisons),
@@ -187,6 +189,19 @@ def roll_back_champion(
 def release_version(model: ModelSpec, version: str, reason: str, *, actor: str) -> None:
     """Let a version that was barred by a rollback be promoted again."""
     _append_and_sync(model, actor, lambda state: rules.decide_release(state, version, reason))
+
+
+def accept_change(model: ModelSpec, version: str, reason: str, *, actor: str) -> None:
+    """Let candidates be judged without the champion, `version`, where its inputs can no longer be made.
+
+    Raises:
+        PromotionRefusedError: it is not champion, or no gate of the model judges a candidate without a champion.
+    """
+    if not any(isinstance(gate, ThresholdGate | BaselineGate) for gate in model.gates):
+        raise PromotionRefusedError(
+            f"without its champion nothing would judge a candidate of {model.name}: add a threshold or a baseline gate"
+        )
+    _append_and_sync(model, actor, lambda state: rules.decide_change_acceptance(state, version, reason))
 
 
 def freeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:

@@ -137,8 +137,14 @@ class ModelSpec(Frozen):
     retrain_after_days: int | None = Field(
         None, ge=1, description="also retrain when this many days of features are new or corrected"
     )
-    train_days: int = Field(365, ge=1, description="days before the holdout to train on; fewer if there are fewer")
-    holdout_days: int = Field(14, ge=1, description="days before `as_of` on which models are judged")
+    train_days: int = Field(365, ge=1, description="days to train on, before the holdout; fewer if there are fewer")
+    holdout_days: int = Field(14, ge=1, description="the last days of complete labels, on which models are judged")
+    label_delay: int = Field(
+        0,
+        ge=0,
+        description="days until labels are complete: the holdout ends this long before `as_of`, and the days to train "
+        "on this long before the holdout",
+    )
     clusters: tuple[Name, ...] = Field(
         (DAY_CLUSTER,),
         min_length=1,
@@ -197,8 +203,8 @@ class ModelSpec(Frozen):
 
     @property
     def history_days(self) -> int:
-        """Days of labels that a retrain uses."""
-        return self.train_days + self.holdout_days
+        """Days before `as_of` that a retrain uses."""
+        return self.train_days + self.label_delay + self.holdout_days + self.label_delay
 
     @property
     def builds_features(self) -> bool:

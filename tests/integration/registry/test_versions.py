@@ -96,8 +96,9 @@ def published(
         environment={"python": "3.11.9", **libraries},
     ).write(folder / "result.json")
     files = {file.name: file, "result.json": folder / "result.json"}
-    inputs_ = {"as_of": day, "holdout": "2013-01-04"}
-    training_set = datasets.Manifest(f"until={day}", "5e7" + fingerprint, inputs_, {})
+    inputs_ = {"as_of": day, "holdout": "2013-01-04", "feature_model": "flight_delay", "definitions": {}}
+    train = datasets.PublishedFile("train", "0" * 64, 0, schema=dict.fromkeys(features, "double"))
+    training_set = datasets.Manifest(f"until={day}", "5e7" + fingerprint, inputs_, {"train": train})
     return training_set, target.publish(f"until={day}", fingerprint, files, inputs)
 
 
@@ -191,7 +192,7 @@ def test_register_candidate_then_verify_and_score(home: Path) -> None:
         assert {file.name for file in folder.iterdir()} == {
             "MLmodel", "model.ubj", "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST_FILE,
         }  # fmt: skip
-        assert versions.read_input_columns(folder) == FEATURES
+        assert versions.read_model_inputs(folder).column_names == FEATURES
         scores = evaluation.score_table(folder, TABLE, FEATURES)
     _, manifest = candidate("2013-01-11", 3)
     assert scores == pytest.approx(evaluation.score_candidate(MODEL, manifest, TABLE), abs=0)
@@ -233,7 +234,7 @@ def test_register_candidate_every_format_is_served(home: Path, keys, configure, 
             signing.SIGNATURE_FILE,
         }  # fmt: skip
         assert storage.file_sha256(folder / name) == manifest.files[name].sha256
-        assert versions.read_input_columns(folder) == features
+        assert versions.read_model_inputs(folder).column_names == features
         assert format_.requirement in (folder / "requirements.txt").read_text().splitlines()
         scores = evaluation.score_table(folder, format_.table, features)
     assert np.array_equal(scores, evaluation.score_candidate(MODEL, manifest, format_.table))

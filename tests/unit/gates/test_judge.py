@@ -21,6 +21,7 @@ import evergreen.gates
 from evergreen.gates import (
     AgainstChampionGate,
     BaselineGate,
+    BySliceGate,
     CustomGate,
     EarlierComparison,
     Evidence,
@@ -591,3 +592,13 @@ def test_judging_is_quick():
     started = time.process_time()
     judge_evidence(gates, week_evidence(label, candidate, champion))
     assert time.process_time() - started < 2
+
+
+def test_a_comparison_that_a_person_did_without_says_so():
+    label, candidate, _ = good()
+    reason = "inputs of version 3 can no longer be made; ada accepted the change in entry 9: the source was closed"
+    by_slice = BySliceGate(metric="auc", group_by="origin", min_rows=10)
+    evidence = replace(week_evidence(label, candidate, NoChampion(reason)), groups={"origin": ["JFK"] * len(label)})
+    verdict = judge_evidence([NOT_WORSE, by_slice], evidence)
+    assert verdict.promote
+    assert [(result.reason, result.alpha) for result in verdict.results] == [(reason, None)] * 2

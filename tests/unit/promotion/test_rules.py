@@ -10,6 +10,7 @@ import pytest
 from evergreen.errors import PromotionRefusedError
 from evergreen.ledger import (
     ChampionRolledBack,
+    ChangeAccepted,
     LedgerEntry,
     LedgerEvent,
     LedgerState,
@@ -282,6 +283,19 @@ def test_decide_release() -> None:
         rules.decide_release(state, "2", "reason")
 
 
+def test_decide_change_acceptance_names_the_champion() -> None:
+    state = build_state(*THREE_CHAMPIONS)
+    for version in ("2", "4"):
+        with pytest.raises(PromotionRefusedError, match=f"version 3 is champion, not version {version}"):
+            rules.decide_change_acceptance(state, version, "reason")
+    with pytest.raises(PromotionRefusedError, match="no version is champion"):
+        rules.decide_change_acceptance(build_state(), "1", "reason")
+    event = rules.decide_change_acceptance(state, "3", " the source was closed ")
+    assert event == ChangeAccepted(champion="3", reason="the source was closed")
+    state = append_event(state, event)
+    assert rules.decide_change_acceptance(state, "3", "again") == state.entries[-1]
+
+
 def test_decide_freeze_and_unfreeze_twice() -> None:
     state = build_state()
     with pytest.raises(PromotionRefusedError, match="not frozen"):
@@ -304,6 +318,7 @@ Change = Callable[[LedgerState, str], LedgerEvent | LedgerEntry]
         rules.decide_freeze,
         lambda state, reason: rules.decide_unfreeze(append_event(state, FROZEN), reason),
         lambda state, reason: rules.decide_rejection(state, "4", 8, "grace", reason),
+        lambda state, reason: rules.decide_change_acceptance(state, "2", reason),
     ],
 )
 def test_decisions_require_a_reason(change: Change) -> None:

@@ -182,11 +182,20 @@ def plan(name: str) -> XCom:
             update={
                 "champion_version": str(champion.version),
                 "champion_labels_until": versions.holdout_start(champion),
+                "accepted_change": _accepted_change(name, str(champion.version)),
             }
         )
     else:
         log.info("there is no champion yet")
     return skip_tasks(context, retrain_plan.dump(), ["backtest"])
+
+
+def _accepted_change(name: str, champion_version: str) -> str | None:
+    """Return who has accepted that inputs of this champion can no longer be made, and why."""
+    from evergreen import ledger
+
+    state = ledger.read_state(name)
+    return state.accepted_change if state.champion == champion_version else None
 
 
 @task
@@ -258,6 +267,7 @@ def judge(name: str, plan: XCom, evaluate_output: XCom) -> XCom:
     for result in verdict.results:
         log.info("%12s  %s: %s", result.outcome.upper(), result.gate, result.reason)
     log.info("%s", verdict.reason)
+    log.info("%.2g %% of the holdout's rows have no known label", 100 * (verdict.unlabelled_share or 0))
     log.info("report: %s", report)
     return judged.dump()
 
