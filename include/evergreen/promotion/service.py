@@ -63,9 +63,9 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     }
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
-        for entry in state.entries:
-            if isinstance(entry.event, ledger.VerdictRecorded) and entry.event.fingerprints == inputs:
-                return entry
+        identity = {"candidate_fingerprint": context.candidate.fingerprint, "fingerprints": inputs}
+        if entry := state.entries.find_last(ledger.VerdictRecorded, **identity):
+            return entry
         return ledger.VerdictRecorded(
             run=context.run,
             run_reason=context.run_reason,
@@ -101,11 +101,11 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
             "model's gates have changed or the evaluation is gone: clear the run from its evaluate task on"
         )
     evidence = evaluation.load_evidence(model, manifest)
-    earlier = ledger.replay(ledger.read_state(model.name).entries[: verdict_entry - 1])
+    earlier = ledger.read_state(model.name).entries.comparisons(before_entry=verdict_entry)
     from evergreen.reports import gate_report  # here: it loads matplotlib
 
     with atomic_write(file) as scratch:
-        scratch.write_text(gate_report.render_gate_report(model, event, evidence, earlier.comparisons))
+        scratch.write_text(gate_report.render_gate_report(model, event, evidence, earlier))
     return file
 
 
@@ -114,7 +114,7 @@ def record_backtest(model: ModelSpec, as_of: date, candidate: datasets.Manifest,
     location = datasets.path_in_lake(report)
     event = ledger.BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report=location)
     ledger.append_decision(
-        model.name, actor, lambda state: next((entry for entry in state.entries if entry.event == event), event)
+        model.name, actor, lambda state: state.entries.find_last(ledger.BacktestRecorded, **dict(event)) or event
     )
 
 
@@ -203,9 +203,10 @@ def _append_and_sync(
 
 def _candidate_fingerprint(state: ledger.LedgerState, version: str) -> str:
     """Return the fingerprint in the verdict by which `version` was last promoted."""
-    promotions = (entry.event for entry in reversed(state.entries) if isinstance(entry.event, ledger.VersionPromoted))
-    promotion = next(event for event in promotions if event.version == version)
-    verdict_event = state.find_verdict_event(promotion.verdict_entry)
+    promotion = state.entries.find_last(ledger.VersionPromoted, version=version)
+    assert promotion
+    assert isinstance(promotion.event, ledger.VersionPromoted)
+    verdict_event = state.find_verdict_event(promotion.event.verdict_entry)
     assert verdict_event
     return verdict_event.candidate_fingerprint
 
