@@ -17,6 +17,7 @@ from evergreen.errors import InputsChangedError, PromotionRefusedError
 from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
+from evergreen.promotion.slices import attach_slices, detach_slices
 from evergreen.registry import aliases, versions
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import atomic_write
@@ -56,16 +57,19 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     }
     as_of = date.fromisoformat(context.training_set.inputs["as_of"])
     holdout_start = date.fromisoformat(context.training_set.inputs["holdout"])
+    verdicts = _verdict_dataset(model)
     page = f"{context.evaluation.partition}-{fingerprints.compute_fingerprint(inputs)[:16]}.html"
     evidence_files = {
         "evaluation": evaluation.evaluation_dataset(model).root / context.evaluation.partition,
-        "report": datasets.open_dataset(f"verdicts/{model.name}").root / page,
+        "report": verdicts.root / page,
     }
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         identity = {"candidate_fingerprint": context.candidate.fingerprint, "fingerprints": inputs}
         if entry := state.entries.find_last(ledger.VerdictRecorded, **identity):
             return entry
+        # Slices are stored before the entry that names them.
+        verdict, slice_files = detach_slices(gates.judge_evidence(model.gates, evidence, state.comparisons), verdicts)
         return ledger.VerdictRecorded(
             run=context.run,
             run_reason=context.run_reason,
@@ -73,8 +77,8 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             holdout=(holdout_start, as_of),
             candidate_fingerprint=context.candidate.fingerprint,
             champion_version=context.champion_version,
-            verdict=gates.judge_evidence(model.gates, evidence, state.comparisons),
-            evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()},
+            verdict=verdict,
+            evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()} | slice_files,
             fingerprints=inputs,
         )
 
@@ -102,10 +106,18 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
         )
     evidence = evaluation.load_evidence(model, manifest)
     earlier = ledger.read_state(model.name).entries.comparisons(before_entry=verdict_entry)
+    try:
+        whole_event = attach_slices(event)
+    except InputsChangedError:
+        # Equal evidence gives equal slices, and they are stored under their hash.
+        detach_slices(
+            gates.judge_evidence(model.gates, evidence, earlier), datasets.open_dataset(f"verdicts/{model.name}")
+        )
+        whole_event = attach_slices(event)
     from evergreen.reports import gate_report  # here: it loads matplotlib
 
     with atomic_write(file) as scratch:
-        scratch.write_text(gate_report.render_gate_report(model, event, evidence, earlier))
+        scratch.write_text(gate_report.render_gate_report(model, whole_event, evidence, earlier))
     return file
 
 
@@ -209,6 +221,10 @@ def _candidate_fingerprint(state: ledger.LedgerState, version: str) -> str:
     verdict_event = state.find_verdict_event(promotion.event.verdict_entry)
     assert verdict_event
     return verdict_event.candidate_fingerprint
+
+
+def _verdict_dataset(model: ModelSpec) -> datasets.Dataset:
+    return datasets.open_dataset(f"verdicts/{model.name}")
 
 
 def _gates_fingerprint(model: ModelSpec) -> str:
