@@ -18,7 +18,7 @@ from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
 from evergreen.promotion.slices import attach_slices, detach_slices
-from evergreen.registry import aliases, versions
+from evergreen.registry import aliases, anchors, versions
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import atomic_write
 from evergreen.window import RunReason
@@ -208,6 +208,7 @@ def unfreeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
 def _append_and_sync(
     model: ModelSpec, actor: str, decide: Callable[[ledger.LedgerState], ledger.LedgerEvent | ledger.LedgerEntry]
 ) -> ledger.LedgerEvent:
+    anchors.update_anchor(model.name)  # nothing is added to a ledger that has lost entries
     entry = ledger.append_decision(model.name, actor, decide)
     aliases.sync_aliases(model.name)  # also for an entry that existed: an earlier attempt may have died before this
     return entry.event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -216,6 +217,50 @@ def test_append_survives_failure_to_store_snapshot(place: str, monkeypatch: pyte
     expected = write(place, LIFE)
     assert not page_file(place, 1).exists()
     assert Journal(MODEL, place).read() == expected
+
+
+class Killed(BaseException):
+    """What a kill looks like to the code that it interrupts."""
+
+
+@pytest.mark.parametrize("completes_write", [False, True])
+def test_kill_at_any_write_of_a_page_leaves_a_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, completes_write: bool
+) -> None:
+    for fatal_write in range(1, 100):
+        place = str(tmp_path / str(fatal_write))
+        earlier = write(place, LIFE[: 2 * PAGE - 1])
+        writes = 0
+
+        def guard(function: Callable[..., object], fatal_write: int = fatal_write) -> Callable[..., object]:
+            def guarded(*arguments: object, **options: object) -> object:
+                nonlocal writes
+                writes += 1
+                if writes == fatal_write and not completes_write:
+                    raise Killed
+                result = function(*arguments, **options)
+                if writes == fatal_write:
+                    raise Killed
+                return result
+
+            return guarded
+
+        with monkeypatch.context() as patch:
+            for owner, name in ((Path, "mkdir"), (Path, "write_bytes"), (os, "fsync"), (os, "link"), (os, "replace")):
+                patch.setattr(owner, name, guard(getattr(owner, name)))
+            try:
+                Journal(MODEL, place).append(earlier, "ada", LIFE[2 * PAGE - 1])
+                killed = False
+            except Killed:
+                killed = True
+        state = Journal(MODEL, place).read()
+        assert state.head_number - earlier.head_number in ((0, 1) if killed else (1,))
+        rest = write(place, LIFE[state.head_number :])
+        assert Journal(MODEL, place).read() == rest == Journal(MODEL, place).verify()
+        assert page_file(place, 2).exists()
+        if not killed:
+            break
+    assert fatal_write > 10
 
 
 def test_entry_that_names_another_state_is_refused(place: str) -> None:
