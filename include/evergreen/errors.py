@@ -95,6 +95,10 @@ class ScoringError(EvergreenError):
     """A model cannot be scored."""
 
 
+class MissingInputsError(ScoringError):
+    """Inputs that a model learned from can no longer be made."""
+
+
 class SignatureError(ScoringError, FaultsError):
     """Files of a model differ from those registered and signed, or must not be loaded; has all faults."""
 

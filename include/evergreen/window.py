@@ -26,13 +26,20 @@ class RunReason(StrEnum):
 
 
 _EXAMPLE_EXTRA = '{"days": ["2013-03-01"]}'
-# By Airflow's run type. The run id says nothing: a backfill that re-runs an existing run keeps the old id.
+_EXTRA_KEYS = ("days", "data_end", "run_reason")
+_AIRFLOW_KEYS = ("from_rest_api", "from_trigger")  # added to an extra by Airflow
+# By Airflow's run type. The run id says nothing: a backfill that re-runs an existing run keeps the old id. Runs of all
+# other types were asked for: by a person, by another DAG, or by a button of the UI.
 _RUN_REASONS = {
     "scheduled": RunReason.SCHEDULE,
     "backfill": RunReason.BACKFILL,
     "asset_triggered": RunReason.ARRIVAL,
-    "manual": RunReason.MANUAL,
 }
+
+
+def run_reason_of(run_type: str) -> RunReason:
+    """Return why a run of this type of Airflow exists. Types that a later Airflow adds are like a run by hand."""
+    return _RUN_REASONS.get(run_type, RunReason.MANUAL)
 
 
 @dataclass(frozen=True)
@@ -50,16 +57,20 @@ class AssetEvent:
     def from_extra(cls, extra: Mapping[str, Any]) -> AssetEvent:
         """Parse the extra of an asset event: the payload of a watcher, or what an external system posted.
 
-        `days` is a list of dates or a mapping whose keys are dates. Unknown keys are ignored.
+        `days` is a list of dates or a mapping whose keys are dates.
 
         Raises:
-            WindowError: a date or the run reason cannot be parsed.
+            WindowError: a key is unknown, or a date or the run reason cannot be parsed.
         """
         from_watcher = bool(extra.get("from_trigger"))
         payload = extra.get("payload", extra) if from_watcher else extra
         if not isinstance(payload, Mapping):
             raise WindowError(f"an asset event came with {payload!r}: post extra like {_EXAMPLE_EXTRA}")
-        days, data_end, reason = (payload.get(name) for name in ("days", "data_end", "run_reason"))
+        if unknown := sorted(str(key) for key in set(payload) - {*_EXTRA_KEYS, *_AIRFLOW_KEYS}):
+            raise WindowError(
+                f"an asset event came with unknown {', '.join(unknown)}: post extra like {_EXAMPLE_EXTRA}"
+            )
+        days, data_end, reason = (payload.get(name) for name in _EXTRA_KEYS)
         if days is not None and not isinstance(days, list | tuple | Mapping):
             raise WindowError(f"an asset event came with days={days!r}: post extra like {_EXAMPLE_EXTRA}")
         if reason is not None and reason not in set(RunReason):
@@ -88,7 +99,7 @@ class DagRunInfo:
     requested_at: datetime
     """The one instant that a run without dates is resolved from; equal on every retry."""
     data_interval: tuple[datetime, datetime] | None = None
-    """None for runs without a logical date and for manual runs."""
+    """None for runs without a logical date and for runs that were asked for."""
     conf: Mapping[str, Any] = field(default_factory=dict)
     asset_events: tuple[AssetEvent, ...] = ()
     """The events that a run of type asset_triggered consumed: one or several."""
@@ -99,11 +110,9 @@ class DagRunInfo:
     @property
     def run_reason(self) -> RunReason:
         """Why the run exists. A run that only events of a backfill started belongs to that backfill."""
-        if self.run_type not in _RUN_REASONS:
-            raise WindowError(f"unknown run type {self.run_type!r}; known types: {', '.join(sorted(_RUN_REASONS))}")
         if self.asset_events and all(event.run_reason is RunReason.BACKFILL for event in self.asset_events):
             return RunReason.BACKFILL
-        return _RUN_REASONS[self.run_type]
+        return run_reason_of(self.run_type)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,12 @@ def show_promotion_outcome(progress: Progress, verdict: Verdict, promoted: bool,
     progress.print(f"champion: version {version}" if version else "champion: none yet")
 
 
+def show_pause(progress: Progress, pause: str, version: str | None) -> None:
+    """Print why nothing was trained."""
+    progress.print(f"nothing was trained or compared: {pause}", style="yellow")
+    progress.print(f"champion: version {version}" if version else "champion: none yet")
+
+
 def show_summary(progress: Progress, addresses: ServiceAddresses, seconds: float) -> None:
     progress.print(f"done in {format_duration(seconds)}")
     show_addresses(progress, addresses)

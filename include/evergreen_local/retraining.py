@@ -25,7 +25,7 @@ from evergreen.features.inputs import features_dataset, format_days
 from evergreen.ingest import raw_files
 from evergreen.ingest.watcher import list_complete_days
 from evergreen.lake import datasets
-from evergreen.orchestration.handover import JudgedCandidate
+from evergreen.orchestration.handover import JudgedCandidate, RetrainPlan
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
@@ -301,8 +301,12 @@ def _show_results(
     addresses: ServiceAddresses,
     progress: Progress,
 ) -> Json:
-    xcom = airflow.xcom(dag_id, _run_id(as_of), "judge")
-    candidate = JudgedCandidate.load(json.loads(xcom) if isinstance(xcom, str) else xcom)
+    champion = results.fetch_champion_version(addresses.mlflow, model.name)
+    outcome = {"model": model.name, "as_of": as_of.isoformat(), "champion": champion}
+    if pause := RetrainPlan.load(_load_xcom(airflow, dag_id, as_of, "plan")).pause:
+        results.show_pause(progress, pause, champion)
+        return {**outcome, "verdict": None, "promoted": False, "report": None, "pause": pause}
+    candidate = JudgedCandidate.load(_load_xcom(airflow, dag_id, as_of, "judge"))
     verdict = candidate.verdict_event(model.name).verdict
     instances = airflow.task_instances(dag_id, _run_id(as_of))
     promoted = any(i["task_id"] == "promote" and i["state"] == "success" for i in instances)
@@ -311,13 +315,16 @@ def _show_results(
     page = f"{addresses.airflow_ui}/evergreen/{dag_id}/verdicts/{candidate.entry}"
     report = page if settings().airflow else candidate.report
     progress.print(f"gate report: {report}")
-    champion = results.fetch_champion_version(addresses.mlflow, model.name)
     results.show_promotion_outcome(progress, verdict, promoted, champion)
     return {
-        "model": model.name,
-        "as_of": as_of.isoformat(),
+        **outcome,
         "verdict": verdict.model_dump(mode="json"),
         "promoted": promoted,
-        "champion": champion,
         "report": report,
+        "pause": None,
     }
+
+
+def _load_xcom(airflow: AirflowClient, dag_id: str, as_of: date, task_id: str) -> Json:
+    xcom = airflow.xcom(dag_id, _run_id(as_of), task_id)
+    return json.loads(xcom) if isinstance(xcom, str) else xcom

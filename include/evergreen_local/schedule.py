@@ -26,7 +26,8 @@ def simulated_as_of_dates(model: ModelSpec, features: FeatureSpec, finished_date
     if finished_dates:
         dates = [max(finished_dates) + interval]
     else:
-        first = features.first_day + min(timedelta(days=model.history_days), _FIRST_HISTORY)
+        delays = timedelta(2 * model.label_delay)
+        first = features.first_day + min(timedelta(days=model.history_days), _FIRST_HISTORY + delays)
         dates = [first, first + interval]
     last_day = features.last_day
     dates = [day for day in dates if last_day is None or day <= last_day + timedelta(1)]
@@ -46,10 +47,12 @@ def newest_as_of_date(
     Raises:
         EvergreenError: Too few days are delivered to train on and to hold out.
     """
-    if len(delivered_days) <= model.holdout_days:
+    untrained_days = model.history_days - model.train_days
+    if len(delivered_days) <= untrained_days:
+        delay = f", with its label delay, {untrained_days}" if model.label_delay else f" {untrained_days}"
         raise EvergreenError(
-            f"{len(delivered_days)} days of raw data are delivered for {model.name}, and its holdout alone takes "
-            f"{model.holdout_days}: deliver more, or reduce holdout_days"
+            f"{len(delivered_days)} days of raw data are delivered for {model.name}, and its holdout alone takes"
+            f"{delay}: deliver more, or reduce holdout_days"
         )
     newest = max(delivered_days) + timedelta(1)
     return [newest] if newest not in finished_dates else []

@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +83,16 @@ class Stack(Chain):
         assert made is not None
         assert made.fingerprint == self.job(day).name
         assert float(candidates.candidate_dataset(model).file_path(made, "value.json").read_text()) == expected(STEPS)
+
+    @contextmanager
+    def hold_last_step(self) -> Iterator[None]:
+        """Meanwhile training does not end, however long Airflow takes to do what it is asked for."""
+        file = Path(settings().lake, "hold")
+        file.touch()
+        try:
+            yield
+        finally:
+            file.unlink()
 
     def mark_failed(self, run: str) -> None:
         """What a person does with the button Mark as failed."""
@@ -181,23 +191,25 @@ def test_a_killed_scheduler_is_brought_back_while_a_pod_is_waited_for(airflow: S
 
 @pytest.mark.parametrize(("day", "moment"), [(15, 0), (16, 30)], ids=["at start-up", "in the midst"])
 def test_task_failed_by_hand_leaves_no_pod_and_resumes_when_cleared(airflow: Stack, day: int, moment: int) -> None:
-    run = airflow.begin(day)
-    first, done = airflow.pod_of(day, step=moment)
-    airflow.mark_failed(run)
-    eventually("its pod is gone", lambda: airflow.cluster.pod(first.metadata.name) is None)
-    eventually("the run has failed", lambda: (airflow.airflow.dag_run(SLOW, run) or {})["state"] == "failed")
+    with airflow.hold_last_step():
+        run = airflow.begin(day)
+        first, done = airflow.pod_of(day, step=moment)
+        airflow.mark_failed(run)
+        eventually("its pod is gone", lambda: airflow.cluster.pod(first.metadata.name) is None)
+        eventually("the run has failed", lambda: (airflow.airflow.dag_run(SLOW, run) or {})["state"] == "failed")
 
-    airflow.clear_task(run)
-    airflow.pod_of(day, after=first, step=1)
+        airflow.clear_task(run)
+        airflow.pod_of(day, after=first, step=1)
     airflow.ends_well(day, run)
     assert read_attempts(storage.storage_path(str(airflow.job(day))))[-1].resumed_step >= done - LOST_AT_MOST
 
 
 def test_task_cleared_by_hand_replaces_its_pod_by_one_that_resumes(airflow: Stack) -> None:
-    run = airflow.begin(17)
-    first, done = airflow.pod_of(17, step=30)
-    airflow.clear_task(run)
-    airflow.pod_of(17, after=first, step=1)
+    with airflow.hold_last_step():
+        run = airflow.begin(17)
+        first, done = airflow.pod_of(17, step=30)
+        airflow.clear_task(run)
+        airflow.pod_of(17, after=first, step=1)
     airflow.ends_well(17, run)
     last = read_attempts(storage.storage_path(str(airflow.job(17))))[-1]
     assert last.id != first.metadata.uid

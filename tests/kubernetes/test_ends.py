@@ -10,6 +10,7 @@ import pytest
 
 from evergreen.errors import EvergreenError
 from evergreen.training.outcome import RetryableTrainingError
+from support.cluster import Cluster
 from support.training_tasks import Trial, template
 
 pytestmark = pytest.mark.kubernetes
@@ -62,3 +63,38 @@ def test_a_full_volume(trial: Callable[..., Trial], shared: Path) -> None:
     error = trial(misbehaves="/tmp", pods={"template": template(shared / "tiny.yaml", shared, volumes=[tiny])}).error()
     assert isinstance(error, NEVER)
     assert "no space is left on /tmp (1 MiB of memory): give that volume more in EVERGREEN_PODS__TEMPLATE" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("command", "limits", "kind", "says"),
+    [
+        (
+            "echo connecting; echo no such bucket; exit 3",
+            {},
+            LATER,
+            "ended as unknown: init container 'fetch' .* exit code 3, so training did not begin: no such bucket",
+        ),
+        (
+            "exec python -c 'print(len(bytes(2**30)))'",
+            {"memory": "64Mi"},
+            NEVER,
+            r"ended as out of memory: init container 'fetch' .* \(OOMKilled\): raise its limit",
+        ),
+    ],
+    ids=["fails", "out of memory"],
+)
+def test_an_init_container(
+    trial: Callable[..., Trial],
+    shared: Path,
+    cluster: Cluster,
+    command: str,
+    limits: dict[str, str],
+    kind: type[Exception],
+    says: str,
+) -> None:
+    fetch = {"name": "fetch", "image": cluster.image, "imagePullPolicy": "IfNotPresent",
+             "command": ["sh", "-c", command], "resources": {"limits": limits}}  # fmt: skip
+    file = template(shared / f"init-{len(limits)}.yaml", shared, initContainers=[fetch])
+    error = trial(pods={"template": file}).error()
+    assert isinstance(error, kind)
+    assert re.search(says, str(error))

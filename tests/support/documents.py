@@ -67,3 +67,11 @@ def links(page: Path) -> Iterator[str]:
 def documented_files(page: Path) -> dict[str, str]:
     """Return the files that a page shows whole: blocks whose first line is a comment with a path."""
     return dict(_FILE.findall(page.read_text()))
+
+
+def table_below(page: Path, heading: str) -> list[list[str]]:
+    """Return the rows of the first table below a heading, without its head, as the text of their cells."""
+    _, _, text = page.read_text().partition(f"{heading}\n")
+    rows = re.search(r"^\|.*\n\|[-|: ]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert rows, f"{page_name(page)} has no table below {heading!r}"
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[1].splitlines()]

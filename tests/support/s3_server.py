@@ -46,6 +46,8 @@ class S3:
     ahead: float = 0.0
     """Seconds that its clock is ahead."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    """Method, and bucket with key (of a LIST: with its prefix), of every request so far."""
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Configure the clients of this process to use this server, and none that ran before."""
@@ -151,6 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         bucket, key = self._bucket_and_key()
+        self.store.requests.append(("PUT", f"{bucket}/{key}"))
         data = self._body()
         if not key:
             self.store.buckets.setdefault(bucket, {})
@@ -182,6 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
         bucket, key = self._bucket_and_key()
         if not bucket:
             return self._fault(403, "AccessDenied", "Access Denied")
+        prefix = parse_qs(urlsplit(self.path).query).get("prefix", [""])[0]
+        self.store.requests.append(("GET", f"{bucket}/{key}") if key else ("LIST", f"{bucket}/{prefix}"))
         if not self._allowed(bucket):
             return None
         objects = self.store.buckets[bucket]
@@ -190,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._fault(404, "NoSuchKey", "The specified key does not exist.")
             return self._give(objects[key])
         query = parse_qs(urlsplit(self.path).query)
-        prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
+        delimiter = query.get("delimiter", [""])[0]
         names = sorted(name for name in objects if name.startswith(prefix))
         folders = {
             prefix + name[len(prefix) :].split(delimiter)[0] + delimiter
@@ -211,6 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         bucket, key = self._bucket_and_key()
+        self.store.requests.append(("GET", f"{bucket}/{key}"))
         exists = key in self.store.buckets.get(bucket, {}) if key else bucket in self.store.buckets
         size = len(self.store.buckets[bucket][key]) if exists and key else 0
         self.send_response(200 if exists else 404)
@@ -221,6 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         bucket, key = self._bucket_and_key()
+        self.store.requests.append(("DELETE", f"{bucket}/{key}"))
         if self._allowed(bucket):
             self.store.buckets[bucket].pop(key, None)
             self._answer(204)
@@ -231,6 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
         keys = [unescape(key) for key in re.findall(r"<Key>(.*?)</Key>", self._body().decode())]
         if "delete" not in parse_qs(urlsplit(self.path).query, keep_blank_values=True):
             return self._fault(501, "NotImplemented", "uploads in parts are not implemented")
+        self.store.requests += [("DELETE", f"{bucket}/{key}") for key in keys]
         if not self._allowed(bucket):
             return None
         for key in keys:

@@ -58,6 +58,9 @@ D = date
         (run(end="2013-01-05", start=None), D(2013, 1, 5), D(2013, 1, 6), RunReason.MANUAL),
         (run(), D(2013, 3, 9), D(2013, 3, 10), RunReason.MANUAL),
         (run("asset_triggered"), D(2013, 3, 9), D(2013, 3, 10), RunReason.ARRIVAL),
+        (run("operator_triggered", start="2013-01-05"), D(2013, 1, 5), D(2013, 1, 6), RunReason.MANUAL),
+        (run("asset_materialization"), D(2013, 3, 9), D(2013, 3, 10), RunReason.MANUAL),
+        (run("of_a_later_airflow"), D(2013, 3, 9), D(2013, 3, 10), RunReason.MANUAL),
         # A form that was left empty does not hide the interval of a scheduled run.
         (
             run("scheduled", (D(2013, 3, 8), D(2013, 3, 9)), start=None),
@@ -108,6 +111,9 @@ def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[i
     ("extra", "complaint"),
     [
         ({"days": "2013-01-05"}, "post extra like"),
+        ({"day": "2013-01-05"}, "came with unknown day: post extra like"),
+        ({"days": ["2013-01-05"], "data_ends": "2013-01-06", "from_rest_api": True}, "came with unknown data_ends"),
+        ({"from_trigger": True, "payload": {"Days": ["2013-01-05"]}}, "came with unknown Days"),
         ({"days": ["soon"]}, "not a date"),
         ({"days": [20130105]}, "not a date"),
         ({"from_trigger": True, "payload": "soon"}, "post extra like"),
@@ -152,7 +158,6 @@ def test_a_day_of_23_hours_is_a_day() -> None:
         (run(start="soon"), "not a date"),
         (run(day="2013-01-05"), "unknown conf: day"),
         (DagRunInfo("manual", ASKED, None, {"start": 20130105}), "not a date"),
-        (DagRunInfo("cron", ASKED), "run type"),
         (DagRunInfo("scheduled", ASKED, (ASKED, ASKED)), "CronDataIntervalTimetable"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from evergreen.backtest.statistics import DriftTest, backtest_metric, run_drift_
 from evergreen.backtest.walk_forward import BacktestPoint, MeasurementPeriod
 from evergreen.errors import Fault, SpecError
 from evergreen.evaluation.requirements import backtest_gates, verdict_code
-from evergreen.evaluation.rows import historical_evidence
+from evergreen.evaluation.rows import LabelCounts, historical_evidence, labelled_days, read_label_counts
 from evergreen.gates import EarlierComparison, MissingEvidence, NoChampion, Verdict, judge_evidence
 from evergreen.gates.metrics import FloatArray
 from evergreen.lake import datasets, fingerprints
@@ -38,7 +38,8 @@ class BacktestCandidate:
     def point(self) -> BacktestPoint:
         """Its dates."""
         inputs = self.training_set.inputs
-        return BacktestPoint(date.fromisoformat(inputs["as_of"]), date.fromisoformat(inputs["holdout"]))
+        as_of, start, end = (date.fromisoformat(inputs[name]) for name in ("as_of", "holdout", "holdout_end"))
+        return BacktestPoint(as_of, start, (as_of - end).days)
 
 
 def first_metric_gate(model: ModelSpec) -> MetricGate:
@@ -74,12 +75,16 @@ class BacktestCache:
         self._metric = self._gate.model_dump(mode="json", include={"metric", "cut", "quantile"})
 
     def judge(
-        self, candidate: BacktestPoint, champion: BacktestPoint | None, past_comparisons: Sequence[EarlierComparison]
+        self,
+        candidate: BacktestPoint,
+        champion: BacktestPoint | None,
+        past_comparisons: Sequence[EarlierComparison],
+        pause: str | None = None,
     ) -> Verdict:
         """Judge by the model's gates, on the candidate's holdout, under the rules of a real retrain.
 
         `past_comparisons` are those of earlier dates, with the alpha that they spent. Gates about the present only
-        (not among `evaluation.backtest_gates`) are left out.
+        (not among `evaluation.backtest_gates`) are left out. During a `pause` nothing is compared with the champion.
         """
         training_set = self._candidates[candidate.as_of].training_set
         inputs = {
@@ -89,15 +94,17 @@ class BacktestCache:
             "champion": champion and self._candidate_fingerprint(champion.as_of),
             "champion_seen_until": champion and champion.holdout_start,
             "holdout_starts": candidate.holdout_start,
+            "label_counts": training_set.files["label_counts"].sha256,
             "clusters": self._model.clusters,
             "gates": [gate.model_dump(mode="json") for gate in self._model.gates],
+            "pause": pause,
         }
 
         def compute() -> dict[str, Any]:
             champion_scores: Any = NoChampion()
             if champion:
                 live = Champion(f"of {champion.as_of}", champion.holdout_start)
-                problem = live.overlap_problem(candidate.holdout_start)
+                problem = pause or live.overlap_problem(candidate.holdout_start)
                 champion_scores = (
                     MissingEvidence(problem) if problem else self._score_holdout(champion.as_of, candidate.as_of)
                 )
@@ -108,25 +115,32 @@ class BacktestCache:
                 self._training_sets.file_path(training_set, "train"),
                 self._score_holdout(candidate.as_of, candidate.as_of),
                 champion_scores,
-                (candidate.holdout_start, candidate.as_of),
+                self.labelled_days(candidate.as_of),
+                self._label_counts(candidate.as_of),
             )
             return judge_evidence(gates, evidence, past_comparisons).model_dump(mode="json")
 
         return Verdict.model_validate(self._cached("verdict", inputs, compute))
 
+    def labelled_days(self, as_of: date) -> tuple[date, date]:
+        """Return the days first ≤ day < end that a candidate is judged on."""
+        return labelled_days(self._candidates[as_of].training_set, self._label_counts(as_of))
+
     def period_metric(self, model: BacktestPoint, period: MeasurementPeriod) -> float | None:
         """Return the metric of `model` on the labelled rows of `period`."""
-        inputs = {**self._cache_inputs(model.as_of, period.end), "start": period.start, "metric": self._metric}
+        holdout = self._holdout_date(period)
+        inputs = {**self._cache_inputs(model.as_of, holdout), "start": period.start, "metric": self._metric}
         return self._cached(
             "metric",
             inputs,
-            lambda: backtest_metric(self._gate, *self._scored_rows(model, period.start, period.end)[:2]),
+            lambda: backtest_metric(self._gate, *self._scored_rows(model, period.start, holdout)[:2]),
         )
 
     def drift_test(self, model: BacktestPoint, period: MeasurementPeriod) -> DriftTest | None:
         """Compare `model` in `period` with itself on its own holdout."""
+        holdout = self._holdout_date(period)
         inputs = {
-            **self._cache_inputs(model.as_of, period.end),
+            **self._cache_inputs(model.as_of, holdout),
             "own_holdout": self._holdout_fingerprint(model.as_of),
             "start": period.start,
             "metric": self._metric,
@@ -134,7 +148,7 @@ class BacktestCache:
 
         def compute() -> dict[str, Any] | None:
             holdout_sample = self._scored_rows(model, model.holdout_start, model.as_of)
-            recent_sample = self._scored_rows(model, period.start, period.end)
+            recent_sample = self._scored_rows(model, period.start, holdout)
             test = run_drift_test(self._gate, holdout_sample, recent_sample)
             return asdict(test) if test else None
 
@@ -143,23 +157,33 @@ class BacktestCache:
 
     def count_rows(self, period: MeasurementPeriod) -> dict[str, Any]:
         """Return the number of labelled `rows` in a period, and among them the `positive_share` of label 1."""
-        holdout = self._holdout_fingerprint(period.end)
-        inputs = {"holdout": holdout, "start": period.start, "code": self._code_fingerprint}
+        holdout = self._holdout_date(period)
+        fingerprint = self._holdout_fingerprint(holdout)
+        inputs = {"holdout": fingerprint, "start": period.start, "code": self._code_fingerprint}
 
         def compute() -> dict[str, Any]:
-            label, _ = self._labels_from(period.start, period.end)
+            label, _ = self._labels_from(period.start, holdout)
             return {"rows": label.size, "positive_share": float(label.mean()) if label.size else None}
 
         return self._cached("rows", inputs, compute)
 
-    def _scored_rows(self, model: BacktestPoint, start: date, end: date) -> tuple[FloatArray, FloatArray, Any]:
-        """Return labels, scores and days (n,) of the rows of `end`'s holdout from the day `start` on."""
-        label, rows = self._labels_from(start, end)
-        return label, self._score_holdout(model.as_of, end)[rows], self._load_holdout(end)["day"].to_numpy()[rows]
+    def _holdout_date(self, period: MeasurementPeriod) -> date:
+        """Return the date whose holdout has the rows of `period`."""
+        return period.end + timedelta(self._model.label_delay)
 
-    def _labels_from(self, start: date, end: date) -> tuple[FloatArray, Any]:
-        """Return labels of the rows of `end`'s holdout from the day `start` on, and the mask (n,) of these rows."""
-        table = self._load_holdout(end)
+    def _label_counts(self, as_of: date) -> LabelCounts:
+        training_set = self._candidates[as_of].training_set
+        return read_label_counts(self._training_sets.file_path(training_set, "label_counts"))
+
+    def _scored_rows(self, model: BacktestPoint, start: date, holdout: date) -> tuple[FloatArray, FloatArray, Any]:
+        """Return labels, scores and days (n,) of the rows of the holdout of a date, from the day `start` on."""
+        label, rows = self._labels_from(start, holdout)
+        days = self._load_holdout(holdout)["day"].to_numpy()[rows]
+        return label, self._score_holdout(model.as_of, holdout)[rows], days
+
+    def _labels_from(self, start: date, holdout: date) -> tuple[FloatArray, Any]:
+        """Return labels of the rows of a holdout from the day `start` on, and the mask (n,) of these rows."""
+        table = self._load_holdout(holdout)
         rows = table["day"].to_numpy() >= np.datetime64(start)
         return table["label"].to_numpy()[rows].astype(np.float64), rows
 

@@ -30,6 +30,7 @@ from evergreen.reports.backtest import (
 )
 from evergreen.spec.model import ModelSpec
 
+_COMPARED_FIELDS = {"label", "train_days", "holdout_days", "label_delay", "clusters", "gates"}
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
 
 # Label and rule of each policy.
@@ -83,7 +84,7 @@ def backtest_spec(model: ModelSpec, candidate: datasets.Manifest) -> dict[str, A
     """Return what must be equal for candidates to be comparable: how they were trained and are judged."""
     return {
         **{name: candidate.inputs[name] for name in ("features", "parameters", "seed", "code")},
-        **model.model_dump(mode="json", include={"label", "train_days", "holdout_days", "clusters", "gates"}),
+        **model.model_dump(mode="json", include=_COMPARED_FIELDS),
     }
 
 
@@ -93,10 +94,11 @@ def _validate_inputs(
     faults = []
     if training_set.inputs["as_of"] != as_of.isoformat():
         faults.append(Fault("training set", f"is as of {training_set.inputs['as_of']}", f"pass that of {as_of}"))
-    days = (as_of - date.fromisoformat(training_set.inputs["holdout"])).days
-    if days != model.holdout_days:
-        problem = f"has a holdout of {days} days, but the spec says {model.holdout_days}"
-        faults.append(Fault("training set", problem, "build it again"))
+    start, end = (date.fromisoformat(training_set.inputs[name]) for name in ("holdout", "holdout_end"))
+    for name, days in (("holdout_days", (end - start).days), ("label_delay", (as_of - end).days)):
+        if days != (declared := getattr(model, name)):
+            problem = f"has {name} of {days}, but the spec says {declared}"
+            faults.append(Fault("training set", problem, "build it again"))
     if candidate.inputs["training_set"] != training_set.files["train"].sha256:
         faults.append(Fault("candidate", "was trained on another training set", "train it again"))
     if faults:
@@ -154,9 +156,11 @@ def _build_results(
     ledger = SimulatedLedger(model)
 
     def deploy_by_gates(point: BacktestPoint, champion: BacktestPoint | None) -> str | None:
-        verdict = cache.judge(point, champion, ledger.comparisons)
+        verdict = cache.judge(point, champion, ledger.comparisons, ledger.find_pause(point))
         candidate = candidates[point.as_of]
-        promoted, reason = ledger.propose(point, candidate.candidate.fingerprint, verdict)
+        promoted, reason = ledger.propose(
+            point, candidate.candidate.fingerprint, verdict, cache.labelled_days(point.as_of)
+        )
         steps.append(
             BacktestStep(
                 as_of=point.as_of,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 
 from evergreen.backtest.walk_forward import BacktestPoint
 from evergreen.errors import PromotionRefusedError
@@ -25,14 +25,25 @@ class SimulatedLedger:
         """What has been spent so far."""
         return self._state.comparisons
 
-    def propose(self, candidate: BacktestPoint, fingerprint: str, verdict: Verdict) -> tuple[bool, str]:
-        """Whether the candidate becomes champion, and why or why not. Where approval is asked for, it is given."""
+    def find_pause(self, candidate: BacktestPoint) -> str | None:
+        """Return why no candidate is trained at this date, as a run on schedule finds; None if one is."""
+        if self._model.keep_candidates_ready:
+            return None
+        return rules.promotion_pause(self._state, candidate.as_of, self._model.cooldown_days)
+
+    def propose(
+        self, candidate: BacktestPoint, fingerprint: str, verdict: Verdict, holdout: tuple[date, date]
+    ) -> tuple[bool, str]:
+        """Whether the candidate becomes champion, and why or why not. Where approval is asked for, it is given.
+
+        `holdout` are the days first ≤ day < end that it was judged on.
+        """
         version = f"of {candidate.as_of}"
         judged = VerdictRecorded(
             run=version,
             run_reason=RunReason.SCHEDULE,
             as_of=candidate.as_of,
-            holdout=(candidate.holdout_start, candidate.as_of),
+            holdout=holdout,
             candidate_fingerprint=fingerprint,
             champion_version=self._state.champion,
             verdict=verdict,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from itertools import pairwise
 
 
@@ -18,15 +18,25 @@ class BacktestPoint:
 
     as_of: date
     holdout_start: date
+    label_delay: int = 0
+    """Days from the end of its holdout to `as_of`."""
 
     def __post_init__(self) -> None:
-        if self.holdout_start >= self.as_of:
-            raise ValueError(f"the holdout from {self.holdout_start} until before {self.as_of} holds no day")
+        if self.holdout_start >= self.holdout_end:
+            raise ValueError(f"the holdout from {self.holdout_start} until before {self.holdout_end} holds no day")
+
+    @property
+    def holdout_end(self) -> date:
+        """The day after the last of its holdout."""
+        return self.as_of - timedelta(self.label_delay)
 
 
 @dataclass(frozen=True, order=True)
 class MeasurementPeriod:
-    """The days `start` ≤ day < `end`, on which the models live after the date `live_as_of` are measured."""
+    """The days `start` ≤ day < `end`, on which the models live after the date `live_as_of` are measured.
+
+    They end with the holdout of a later date, whose rows they are.
+    """
 
     start: date
     end: date
@@ -56,16 +66,19 @@ def sort_points(points: Sequence[BacktestPoint]) -> tuple[BacktestPoint, ...]:
 
 
 def measurement_periods(points: Sequence[BacktestPoint]) -> tuple[MeasurementPeriod, ...]:
-    """Return one per date but the last: the days of the next date's holdout, from the date on.
+    """Return one for each date but the first: the days of its holdout that no earlier holdout has.
 
-    When dates are a holdout apart, that is the whole holdout. When they are closer, holdouts overlap, and days
-    before the date are left out. When they are further apart, no holdout has the days in between: they are not
-    measured, for any policy.
+    When dates are a holdout apart, that is the whole holdout. When they are closer, holdouts overlap. When they are
+    further apart, no holdout has the days in between: they are not measured, for any policy. The models that are
+    measured are those of the newest date that is not after the first of the days. With a label delay, the first
+    holdouts are before the first date: they measure nothing.
     """
-    return tuple(
-        MeasurementPeriod(max(point.as_of, following.holdout_start), following.as_of, point.as_of)
-        for point, following in pairwise(sort_points(points))
-    )
+    ordered, periods = sort_points(points), []
+    for point, following in pairwise(ordered):
+        start = max(point.holdout_end, following.holdout_start)
+        if dates := [candidate.as_of for candidate in ordered if candidate.as_of <= start]:
+            periods.append(MeasurementPeriod(start, following.holdout_end, max(dates)))
+    return tuple(periods)
 
 
 def simulate_policy(points: Sequence[BacktestPoint], policy: DeploymentPolicy) -> tuple[Deployment, ...]:
@@ -115,8 +128,8 @@ def deploy_on_drift(
     def deploy(candidate: BacktestPoint, live: BacktestPoint | None) -> str | None:
         if live is None:
             return "the first candidate"
-        latest = periods_by_end[candidate.as_of]
-        assert live.as_of <= latest.start, f"{live} would be tested on {latest}, which it may have seen"
-        return describe_drift(live, latest)
+        latest = periods_by_end.get(candidate.holdout_end)
+        # With a label delay, nothing may be known yet of the days since it is live.
+        return describe_drift(live, latest) if latest and live.as_of <= latest.start else None
 
     return deploy

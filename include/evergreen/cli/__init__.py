@@ -147,9 +147,22 @@ def release_command(ctx: typer.Context, model: ModelArgument, version: VersionAr
     ctx.obj.print(f"{model}: version {version} may be promoted again")
 
 
+@app.command("accept")
+def accept_change_command(
+    ctx: typer.Context, model: ModelArgument, version: VersionArgument, reason: ReasonOption
+) -> None:
+    """Judge candidates without a champion whose inputs are gone."""
+    _use_local_mlflow()
+    from evergreen.promotion import service
+
+    service.accept_change(load_spec(model), version, reason, actor=_actor())
+    ctx.obj.print(f"{model}: where inputs of version {version} can no longer be made, the other gates decide")
+    ctx.obj.print("the next run does so; clear the last one from its plan task on to judge its candidate again")
+
+
 @app.command("freeze")
 def freeze_command(ctx: typer.Context, model: ModelArgument, reason: ReasonOption) -> None:
-    """Promote nothing until `unfreeze`, even if all gates pass."""
+    """Promote nothing until `unfreeze`, even if all gates pass; nothing is trained or compared meanwhile, either."""
     _use_local_mlflow()
     from evergreen.promotion import service
 

@@ -58,6 +58,9 @@ def show_history(name: str, day: date | None, console: Console, as_json: bool = 
         console.print(f"challenger: version {state.challenger}, held back: {_deferral_reason(state)}")
     if state.barred_versions:
         console.print(f"barred: version {', '.join(sorted(state.barred_versions))}; `evergreen release` ends that")
+    if state.accepted_change:
+        console.print(f"not compared where inputs of {_format_version(state.champion)} can no longer be made: ", end="")
+        console.print(Text(state.accepted_change))
     if state.is_frozen:
         console.print("frozen: nothing is promoted until `evergreen unfreeze`")
 
@@ -110,6 +113,7 @@ def _history_record(name: str, state: LedgerState, only_champion: bool) -> dict[
             "reason": _change_reason(entry.event, state),
             "requested_by": entry.actor,
             "entry": entry.number,
+            "unlabelled_share": _unlabelled_share(entry.event, state),
             "evidence": dict(_evidence(entry.event, state)),
         }
         for tenure, entry in zip(tenures, entries, strict=True)
@@ -122,6 +126,7 @@ def _history_record(name: str, state: LedgerState, only_champion: bool) -> dict[
         "challenger": challenger,
         "barred": sorted(state.barred_versions),
         "frozen": state.is_frozen,
+        "accepted_change": state.accepted_change,
         "entries": len(state.entries),
     }
 
@@ -162,6 +167,11 @@ def _evidence(event: LedgerEvent, state: LedgerState) -> Mapping[str, str]:
     return {kind: str(datasets.lake_path(path)) for kind, path in files}
 
 
+def _unlabelled_share(event: LedgerEvent, state: LedgerState) -> float | None:
+    verdict_event = state.find_verdict_event(event.verdict_entry) if isinstance(event, VersionPromoted) else None
+    return verdict_event.verdict.unlabelled_share if verdict_event else None
+
+
 def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
     """Return why the champion changed with this event."""
     if isinstance(event, ChampionRolledBack):
@@ -170,7 +180,9 @@ def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
     verdict_event = state.find_verdict_event(event.verdict_entry)
     assert verdict_event  # or the ledger would have refused the entry
     approval = f", approved by {event.approved_by}" if event.approved_by else ""
-    return verdict_event.verdict.reason.partition(":")[0] + approval
+    share = verdict_event.verdict.unlabelled_share
+    unlabelled = f", {100 * share:.2g} % of rows without a label" if share else ""
+    return verdict_event.verdict.reason.partition(":")[0] + unlabelled + approval
 
 
 def _deferral_reason(state: LedgerState) -> str:

@@ -7,22 +7,31 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen.errors import ScoringError
+from evergreen import storage
+from evergreen.errors import MissingInputsError, ScoringError
 from evergreen.evaluation.requirements import EvidenceRequirements
-from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups
+from evergreen.evaluation.rows import (
+    compute_baselines,
+    compute_clusters,
+    compute_groups,
+    labelled_days,
+    read_label_counts,
+)
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
 from evergreen.lake import datasets, fingerprints
-from evergreen.scoring.predictions import Champion, score_candidate, score_table
+from evergreen.scoring.predictions import Champion, model_file, score_candidate, score_table
 from evergreen.spec.model import ModelSpec
 
 # Columns of the file `scores`.
 _CLUSTER_PREFIX, _GROUP_PREFIX, _BASELINE_PREFIX = "cluster:", "group:", "baseline:"
+_CHAMPION_INPUTS = "champion_inputs"
 
 _PARSERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "serving_costs": dict,
@@ -53,18 +62,32 @@ def collect_evidence(
     # The name holds the fingerprint because the ledger refers to a partition for as long as it exists.
     if published := dataset.find(f"{base}-{fingerprint[:16]}", fingerprint):
         return published
+    from evergreen.feature_store.training_sets import training_set_dataset
+
     evidence = measurement.evidence()
     missing = {name: value.problem for name, value in evidence.items() if isinstance(value, MissingEvidence)}
-    # A registry or an online store may be repaired without a change of any input. With its problem in the fingerprint
-    # this evaluation stays as it is, and the next one does not find it.
+    # A registry or an online store may be repaired, and features of another model republished, without a change of any
+    # input. With these in the fingerprint this evaluation stays as it is, and the next one does not find it.
     problems: dict[str, Any] = {"missing": missing} if missing else {}
     sample = evidence.get("online_sample")
     if isinstance(sample, OnlineSample) and sample.mismatch_count:
         problems["online"] = asdict(sample)
+    no_champion = evidence.pop("champion") if isinstance(evidence.get("champion"), NoChampion) else None
+    if no_champion:
+        problems["no_champion"] = no_champion.reason
+    if _CHAMPION_INPUTS in evidence:
+        problems[_CHAMPION_INPUTS] = _table_sha256(evidence[_CHAMPION_INPUTS])
     if problems:
         inputs["problems"] = problems
         fingerprint = fingerprints.compute_fingerprint(inputs)
-    metadata = {"days": inputs["days"], "champion": champion.version if champion else None, "missing": missing}
+    label_counts = read_label_counts(training_set_dataset(model).file_path(training_set, "label_counts"))
+    metadata = {
+        "days": [day.isoformat() for day in labelled_days(training_set, label_counts)],
+        "label_counts": label_counts,
+        "champion": champion.version if champion else None,
+        "no_champion": no_champion and no_champion.reason,
+        "missing": missing,
+    }
     partition = f"{base}-{fingerprint[:16]}"
     measured = {name: value for name, value in evidence.items() if name not in missing}
     files = _write_files(dataset.stage(partition, fingerprint), measured, metadata)
@@ -97,8 +120,10 @@ def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
         if name in evaluation.files:
             fields[name] = parse(json.loads(dataset.file_path(evaluation, name).read_text()))
     start, end = (date.fromisoformat(day) for day in metadata["days"])
+    fields["label_counts"] = {day: tuple(counts) for day, counts in metadata["label_counts"].items()}
     fields |= {"days": (start, end), "clusters": clusters, "groups": groups, "baselines": baselines}
-    return Evidence(**{"champion": NoChampion(), **fields})
+    no_champion = NoChampion(metadata["no_champion"]) if metadata["no_champion"] else NoChampion()
+    return Evidence(**{"champion": no_champion, **fields})
 
 
 def evidence_code() -> dict[str, str]:
@@ -132,9 +157,10 @@ class _Measurement:
         files, champion, requirements = self._training_set.files, self._champion, self._requirements
         inputs: dict[str, Any] = {
             "holdout": files["holdout"].sha256,
-            "days": [self._training_set.inputs["holdout"], self._training_set.inputs["as_of"]],
+            "days": [self._training_set.inputs["holdout"], self._training_set.inputs["holdout_end"]],
+            "label_counts": files["label_counts"].sha256,
             "candidate": {"content": self._candidate.content_hash, "features": self._candidate.inputs["features"]},
-            "champion": champion and {"version": champion.version, "labels_until": champion.labels_until.isoformat()},
+            "champion": champion and {**asdict(champion), "labels_until": champion.labels_until.isoformat()},
             "requirements": asdict(requirements),
             "code": evidence_code(),
         }
@@ -164,7 +190,7 @@ class _Measurement:
         evidence: dict[str, Any] = {name: holdout[name] for name in ("event_timestamp", "label")}
         evidence["candidate"] = pa.array(score_candidate(model, candidate, holdout))
         if self._champion:
-            evidence["champion"] = self._score_champion(self._champion, holdout)
+            evidence |= self._score_champion(self._champion, holdout)
         for name, cluster in compute_clusters(holdout, requirements.clusters).items():
             evidence[_CLUSTER_PREFIX + name] = _to_array(cluster, pa.string())
         for expression, group in compute_groups(holdout, requirements.groups).items():
@@ -191,17 +217,49 @@ class _Measurement:
             evidence["online_sample"] = compare_online_store(model, training_set, holdout, sample_size)
         return evidence
 
-    def _score_champion(self, champion: Champion, holdout: pa.Table) -> pa.Array | MissingEvidence:
-        """Return the champion's scores (n,) of the holdout, or why there are none."""
+    def _score_champion(self, champion: Champion, holdout: pa.Table) -> dict[str, Any]:
+        """Return the champion's scores (n,) of the holdout, or why there are none, by the name of the evidence.
+
+        With its own inputs as `champion_inputs`, if the training set does not have all of them.
+        """
         if problem := champion.overlap_problem(date.fromisoformat(self._training_set.inputs["holdout"])):
-            return MissingEvidence(problem)
+            return {"champion": MissingEvidence(problem)}
+        from evergreen.feature_store.champion_inputs import recreate_inputs
         from evergreen.registry import versions
 
         try:
             with versions.open_artifact(self._model.name, champion.version) as (folder, _):
-                return pa.array(score_table(folder, holdout, versions.read_input_columns(folder)))
+                inputs = versions.read_model_inputs(folder)
+                if self._is_candidate(folder, inputs.column_names):
+                    problem = f"version {champion.version} is the candidate itself, byte for byte"
+                    return {"champion": MissingEvidence(problem)}
+                changed = inputs.changed_columns(self._training_set)
+                rows = recreate_inputs(self._model, self._training_set, holdout, inputs) if changed else holdout
+                scores = pa.array(score_table(folder, rows, inputs.column_names))
+        except MissingInputsError as error:
+            return {"champion": self._incomparable_champion(champion, error)}
         except ScoringError as error:
-            return MissingEvidence(f"version {champion.version} cannot be scored: {error}")
+            return {"champion": MissingEvidence(f"version {champion.version} cannot be scored: {error}")}
+        if not changed:
+            return {"champion": scores}
+        log.info("Features have changed; made for the champion as it learned them: %s", ", ".join(changed))
+        return {"champion": scores, _CHAMPION_INPUTS: rows}
+
+    def _incomparable_champion(self, champion: Champion, error: MissingInputsError) -> NoChampion | MissingEvidence:
+        """Return why there is no comparison: as no fault where a person has accepted that."""
+        problem = f"inputs of version {champion.version} can no longer be made: {error}"
+        if champion.accepted_change:
+            return NoChampion(f"not compared with the champion: {problem}; {champion.accepted_change}")
+        command = f"evergreen accept {self._model.name} {champion.version} --reason …"
+        fix = f"bring them back, or accept the change: `{command}` lets the other gates decide"
+        return MissingEvidence(f"{problem}; {fix}, when the run is cleared from its plan task on")
+
+    def _is_candidate(self, folder: Path, columns: tuple[str, ...]) -> bool:
+        """Return whether the model in `folder`, with these input columns, is the candidate."""
+        file = model_file(folder)
+        published = self._candidate.files.get(file.name)
+        is_same_file = published is not None and published.sha256 == storage.file_sha256(file)
+        return is_same_file and columns == tuple(self._candidate.inputs["features"])
 
     def _score_recent_rows(self, source: datasets.Dataset) -> pa.Table | MissingEvidence:
         """Return the candidate's predictions for the newest day that has a row whose label is not known."""
@@ -212,6 +270,13 @@ class _Measurement:
             return MissingEvidence("no day of the window has rows without a known label")
         scores = score_candidate(self._model, self._candidate, rows)
         return pa.table({"event_timestamp": rows["event_timestamp"], "candidate": scores})
+
+
+def _table_sha256(table: pa.Table) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return sha256(sink.getvalue()).hexdigest()
 
 
 def _to_array(values: Any, type_: pa.DataType) -> pa.Array | MissingEvidence:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import duckdb
@@ -18,8 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from evergreen.errors import first_line
 from evergreen.evaluation.requirements import EvidenceRequirements
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
+from evergreen.lake import datasets
 from evergreen.lake.datasets import ROW_COLUMN
 from evergreen.spec.model import ModelSpec
+
+LabelCounts = dict[str, tuple[int, int]]
+"""`Evidence.label_counts`."""
 
 
 def historical_evidence(
@@ -29,6 +33,7 @@ def historical_evidence(
     candidate: ArrayLike,
     champion: ArrayLike | NoChampion | MissingEvidence,
     days: tuple[date, date],
+    label_counts: LabelCounts,
 ) -> Evidence:
     """Return the evidence for `backtest_gates`: scores (n,) of the rows of `holdout`, of the days first ≤ day < end.
 
@@ -40,10 +45,28 @@ def historical_evidence(
         candidate=candidate,
         champion=champion,
         days=days,
+        label_counts=label_counts,
         clusters=compute_clusters(holdout, requirements.clusters),
         groups=compute_groups(holdout, requirements.groups),
         baselines=compute_baselines(holdout, train_file, requirements.baselines),
     )
+
+
+def read_label_counts(file: Path) -> LabelCounts:
+    """Read the file `label_counts` of a training set."""
+    table = pq.read_table(file)
+    counts = zip(table["rows"].to_pylist(), table["labelled"].to_pylist(), strict=True)
+    return dict(zip(map(str, table["day"].to_pylist()), counts, strict=True))
+
+
+def labelled_days(training_set: datasets.Manifest, label_counts: LabelCounts) -> tuple[date, date]:
+    """Return the days first ≤ day < end of a holdout, without those at its end that have no label yet.
+
+    A day without a labelled row is not used: a later holdout has its rows for the first time.
+    """
+    start, end = (date.fromisoformat(training_set.inputs[name]) for name in ("holdout", "holdout_end"))
+    last = max((date.fromisoformat(day) for day, (_, labelled) in label_counts.items() if labelled), default=None)
+    return start, last + timedelta(1) if last else end
 
 
 def compute_clusters(table: pa.Table, names: Sequence[str]) -> dict[str, list[str | None] | MissingEvidence]:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from evergreen.errors import ScoringError, first_line
 from evergreen.feature_store import online_store
+from evergreen.feature_store.model_inputs import coarse_type
 from evergreen.feature_store.repository import feast_lock, open_feature_store
 from evergreen.feature_store.training_sets import historical_features
 from evergreen.features.inputs import features_dataset
@@ -76,19 +77,6 @@ def serving_columns(model: ModelSpec) -> ColumnTypes | MissingEvidence:
     ]
     request = [(name, schema[name]) for name in model.request_columns]
     return tuple((name, coarse_type(type_)) for name, type_ in (*request, *features))
-
-
-def coarse_type(arrow_type: str) -> str:
-    """Return `number`, `boolean`, `text`, `time`, or the type itself, for the name of an Arrow type.
-
-    All numbers are one type: a column of integers becomes floating when one of its values is missing, and models take
-    every number as floating.
-    """
-    if arrow_type.startswith(("int", "uint", "float", "halffloat", "double", "decimal")):
-        return "number"
-    if arrow_type.startswith(("timestamp", "date")):
-        return "time"
-    return {"bool": "boolean", str(pa.string()): "text", str(pa.large_string()): "text"}.get(arrow_type, arrow_type)
 
 
 def compare_online_store(

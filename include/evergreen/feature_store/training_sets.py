@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
-from datetime import date, timedelta
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from feast import FeatureStore, FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.provider import get_provider
 
 from evergreen.errors import Fault, InputsChangedError, RawDataError
+from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.features.inputs import features_dataset
 from evergreen.ingest.frames import text_as_objects, text_as_strings
@@ -18,7 +25,7 @@ from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import Window
+from evergreen.window import Window, midnight
 
 _LABEL_COLUMNS = ["label", "label_known_at"]  # unknown at the time of a prediction
 _ROW_GROUP_ROWS = 65_536  # what a trainer reads at a time, and what several trainers share
@@ -26,26 +33,46 @@ _ROW_GROUP_ROWS = 65_536  # what a trainer reads at a time, and what several tra
 log = logging.getLogger(__name__)
 
 
-def first_holdout_day(model: ModelSpec, window: Window) -> date:
-    """Return the first day of the holdout: the last `holdout_days` of the window, which the model is judged on.
+@dataclass(frozen=True)
+class TrainingDays:
+    """How the days of a retrain are used: to train before `train_end`, to judge from `holdout_start` to `holdout_end`.
 
-    Raises:
-        RawDataError: the window is too short to leave a day to train on.
+    Both ends are exclusive. Labels of the days between, and after, may not be complete: those that came early are of
+    other rows than those that come late.
     """
-    start = window.end - timedelta(model.holdout_days)
-    if start <= window.start:
-        problem = f"only {len(window.days)} days of data, {model.holdout_days} of them for the holdout"
-        raise RawDataError(f"{model.name} as of {window.end}", [Fault("window", problem, "retrain later")])
-    return start
+
+    train_end: date
+    holdout_start: date
+    holdout_end: date
+
+    @classmethod
+    def from_window(cls, model: ModelSpec, window: Window) -> Self:
+        """Return the days of `window`, whose end is the run's `as_of`.
+
+        Raises:
+            RawDataError: the window is too short to leave a day to train on.
+        """
+        end = window.end - timedelta(model.label_delay)
+        start = end - timedelta(model.holdout_days)
+        days = cls(start - timedelta(model.label_delay), start, end)
+        if days.train_end <= window.start:
+            used = f"{model.holdout_days} of them for the holdout"
+            if model.label_delay:
+                used += f", {2 * model.label_delay} for labels to arrive after it and before it"
+            problem = f"only {len(window.days)} days of data, {used}"
+            raise RawDataError(f"{model.name} as of {window.end}", [Fault("window", problem, "retrain later")])
+        return days
 
 
 def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
-    """Publish the files `train`, `holdout` and `recent` for `window`, and return their manifest.
+    """Publish the files `train`, `holdout`, `recent` and `label_counts` for `window`, and return their manifest.
 
-    Each has one row per example, ordered by time: the columns of the spine and every feature of the model's service,
-    named `view__feature`. `train` and `holdout` leave out examples whose label was not known before `window.as_of`.
-    `recent` holds the newest requests: all examples of the newest day that has such an example, with or without a known
-    label, without the columns `label` and `label_known_at`. It is empty if every label was known.
+    The first three have one row per example, ordered by time: the columns of the spine and every feature of the model's
+    service, named `view__feature`. `train` has examples whose label was known before the holdout began: those that a
+    model deployed then could have learned from. `holdout` has those whose label was known before `window.as_of`.
+    `recent` holds the newest requests: all examples of the newest day that has one without a known label, without the
+    columns `label` and `label_known_at`. It is empty if every label was known. `label_counts` has, by day of the
+    holdout, the number of its examples (`rows`) and of those with a known label (`labelled`).
 
     Raises:
         RawDataError: days of the window have no published features; all are named.
@@ -57,23 +84,22 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
     if published := dataset.find(partition, fingerprint):
         log.info("training set as of %s is already published with fingerprint %.12s", window.end, fingerprint)
         return published
+    days = TrainingDays.from_window(model, window)
     spine = _read_spine(model, window)
-    is_known = _is_label_known(spine, window)
-    recent_day = pa.scalar(pc.max(spine.filter(pc.invert(is_known))["day"]).as_py(), pa.date32())
-    is_used = pc.or_(is_known, pc.equal(spine["day"], recent_day).fill_null(False))
-    labelled_rows = pc.sum(is_known).as_py() or 0
-    log.info("%s labelled examples, %s until %s; joining features", labelled_rows, window.start, window.end)
+    is_open = pc.invert(_is_label_known(spine, window.as_of))
+    recent_day = pa.scalar(pc.max(spine.filter(is_open)["day"]).as_py(), pa.date32())
+    is_used = pc.equal(spine["day"], recent_day).fill_null(False)
+    for mask in _file_masks(spine, days, window).values():
+        is_used = pc.or_(is_used, mask)
+    log.info("%s examples of %s until %s; joining features", pc.sum(is_used).as_py() or 0, window.start, window.end)
     table = _join_features(model, spine.filter(is_used))
     if _training_set_inputs(model, window) != inputs:
         raise InputsChangedError("features were republished while the training set was read; clear this task")
-    is_known = _is_label_known(table, window)
-    is_holdout = pc.greater_equal(table["day"], pa.scalar(first_holdout_day(model, window)))
-    is_recent = pc.equal(table["day"], recent_day).fill_null(False)
-    tables = {
-        "train": table.filter(pc.and_(is_known, pc.invert(is_holdout))),
-        "holdout": table.filter(pc.and_(is_known, is_holdout)),
-        "recent": table.filter(is_recent).drop_columns(_LABEL_COLUMNS),
-    }
+    masks = _file_masks(table, days, window)
+    masks["recent"] = pc.equal(table["day"], recent_day).fill_null(False)
+    tables = {name: table.filter(mask) for name, mask in masks.items()}
+    tables["recent"] = tables["recent"].drop_columns(_LABEL_COLUMNS)
+    tables["label_counts"] = _count_labels(spine, days, window)
     staged = dataset.stage(partition, fingerprint)
     files = {name: staged / f"{name}.parquet" for name in tables}
     for name, rows in tables.items():
@@ -114,10 +140,37 @@ def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
     """
     store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
-    if settings().offline_store == "spark":
-        _register_spark_views(model, [projection.name for projection in service.feature_view_projections])
-    entity_df = text_as_objects(entities.to_pandas(date_as_object=True))
-    job = store.get_historical_features(entity_df=entity_df, features=service, full_feature_names=True)
+    views = (store.get_feature_view(projection.name) for projection in service.feature_view_projections)
+    _register_spark_views(model.feature_model, views)
+    job = store.get_historical_features(
+        entity_df=text_as_objects(entities.to_pandas(date_as_object=True)), features=service, full_feature_names=True
+    )
+    return _read_joined_rows(job, entities)
+
+
+def join_views(
+    store: FeatureStore, feature_model: str, views: Sequence[FeatureView], references: list[str], entities: pa.Table
+) -> pa.Table:
+    """Return the features `references` (`view:feature`) of views over the tables that `feature_model` publishes.
+
+    The views need not be in Feast's registry. One row for each of `entities`, in their order; features are named
+    `view__feature`.
+    """
+    numbered = entities.append_column(datasets.ROW_COLUMN, pa.array(range(entities.num_rows), pa.int64()))
+    _register_spark_views(feature_model, views)
+    job = get_provider(store.config).get_historical_features(
+        store.config,
+        list(views),
+        references,
+        text_as_objects(numbered.to_pandas(date_as_object=True)),
+        store.registry,
+        store.project,
+        full_feature_names=True,
+    )
+    return _read_joined_rows(job, numbered).sort_by(datasets.ROW_COLUMN)
+
+
+def _read_joined_rows(job: RetrievalJob, entities: pa.Table) -> pa.Table:
     table = text_as_strings(job.to_arrow())
     if table.num_rows != entities.num_rows:
         raise AssertionError(f"the point-in-time join returned {table.num_rows} rows for {entities.num_rows} examples")
@@ -137,6 +190,7 @@ def _published_days(model: ModelSpec, window: Window) -> dict[str, str]:
 
 
 def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
+    days = TrainingDays.from_window(model, window)
     published = _published_days(model, window)
     if missing := sorted({datasets.day_partition(day) for day in window.days} - published.keys()):
         fix = f"run {model.feature_model}.features for these days first"
@@ -145,9 +199,12 @@ def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
     return {
         "as_of": window.end.isoformat(),
         "start": window.start.isoformat(),
-        "holdout": first_holdout_day(model, window).isoformat(),
+        "train_end": days.train_end.isoformat(),
+        "holdout": days.holdout_start.isoformat(),
+        "holdout_end": days.holdout_end.isoformat(),
         "label": model.label,
         "service": model.feature_service,
+        "feature_model": model.feature_model,
         "features": published,
         "definitions": _view_definitions(model),
         "offline_store": settings().offline_store,
@@ -157,17 +214,23 @@ def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
 
 
 def _view_definitions(model: ModelSpec) -> dict[str, Any]:
-    """Return what the values of the service's features depend on, by view."""
+    """Return the `ViewDefinition` of each view of the service, by the first part of the names of its columns."""
     store = open_feature_store(model.feature_model)
     definitions = {}
     for projection in store.get_feature_service(model.feature_service).feature_view_projections:
         view = store.get_feature_view(projection.name)
-        definitions[projection.name_to_use()] = {
-            "view": projection.name,
-            "keys": sorted(column.name for column in view.entity_columns),
-            "ttl": str(view.ttl),
-            "features": {feature.name: str(feature.dtype) for feature in projection.features},
-        }
+        definition = ViewDefinition(
+            table=view.batch_source.name if view.batch_source else view.name,
+            keys={
+                column.name: column.dtype.to_value_type().name
+                for column in sorted(view.entity_columns, key=lambda column: column.name)
+                if column.name != DUMMY_ENTITY_ID
+            },
+            key_columns=dict(projection.join_key_map),
+            ttl_seconds=view.ttl.total_seconds() if view.ttl else 0,
+            features={feature.name: feature.dtype.to_value_type().name for feature in projection.features},
+        )
+        definitions[projection.name_to_use()] = definition.model_dump()
     return definitions
 
 
@@ -183,10 +246,33 @@ def _read_spine(model: ModelSpec, window: Window) -> pa.Table:
     return pa.concat_tables(tables).rename_columns({model.label: "label"})
 
 
-def _is_label_known(examples: pa.Table, window: Window) -> pa.ChunkedArray:
-    """Return for each example whether its label was known before `as_of`."""
-    in_time = pc.less(examples["label_known_at"], pa.scalar(window.as_of)).fill_null(False)
+def _file_masks(examples: pa.Table, days: TrainingDays, window: Window) -> dict[str, pa.ChunkedArray]:
+    """Return which examples are in the files `train` and `holdout`."""
+    holdout_begins = midnight(days.holdout_start, window.timezone)
+    in_train = pc.less(examples["day"], pa.scalar(days.train_end))
+    return {
+        "train": pc.and_(in_train, _is_label_known(examples, holdout_begins)),
+        "holdout": pc.and_(_is_in_holdout(examples, days), _is_label_known(examples, window.as_of)),
+    }
+
+
+def _is_in_holdout(examples: pa.Table, days: TrainingDays) -> pa.ChunkedArray:
+    after_start = pc.greater_equal(examples["day"], pa.scalar(days.holdout_start))
+    return pc.and_(after_start, pc.less(examples["day"], pa.scalar(days.holdout_end)))
+
+
+def _is_label_known(examples: pa.Table, instant: datetime) -> pa.ChunkedArray:
+    """Return for each example whether its label was known before `instant`."""
+    in_time = pc.less(examples["label_known_at"], pa.scalar(instant)).fill_null(False)
     return pc.and_(pc.is_valid(examples["label"]), in_time)
+
+
+def _count_labels(spine: pa.Table, days: TrainingDays, window: Window) -> pa.Table:
+    """Return the number of examples, and of those with a known label, of each day of the holdout, in order."""
+    is_labelled = _is_label_known(spine, window.as_of).cast(pa.int64())
+    table = pa.table({"day": spine["day"], "labelled": is_labelled}).filter(_is_in_holdout(spine, days))
+    counts = table.group_by("day").aggregate([("labelled", "count"), ("labelled", "sum")]).sort_by("day")
+    return pa.table({"day": counts["day"], "rows": counts["labelled_count"], "labelled": counts["labelled_sum"]})
 
 
 def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
@@ -205,12 +291,14 @@ def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
     return joined.sort_by([(name, "ascending") for name in ("event_timestamp", *keys)])
 
 
-def _register_spark_views(model: ModelSpec, views: list[str]) -> None:
-    """Register the published files under each view's name in this process's Spark session, for Feast's Spark store."""
+def _register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> None:
+    """Register the published tables of `views` in this process's Spark session, if Feast reads through Spark."""
+    if settings().offline_store != "spark":
+        return
     from pyspark.sql import SparkSession
 
     session = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
-    root = features_dataset(model).root
-    for view in views:
-        files = datasets.published_files(str(root / view)) or []
-        session.read.parquet(*files).createOrReplaceTempView(view)
+    root = datasets.open_dataset(f"features/{feature_model}").root
+    for table in sorted({view.batch_source.name for view in views if view.batch_source}):
+        files = datasets.published_files(str(root / table)) or []
+        session.read.parquet(*files).createOrReplaceTempView(table)

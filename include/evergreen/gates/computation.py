@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evergreen.gates.evidence import Evidence
+from evergreen.gates.evidence import Evidence, NoChampion
 from evergreen.gates.metrics import FloatArray, compute_metric, resolve_metric, sort_rows
 from evergreen.gates.verdict import GateResult
 from evergreen.spec.gates import CustomGate, Gate, LabelType, MetricGate
@@ -19,10 +19,9 @@ def gate_result(gate: Gate, *, passed: bool, **fields: Any) -> GateResult:
     return GateResult(gate=gate.name, outcome="passed" if passed else "failed", **{"threshold": gate.limit, **fields})
 
 
-def no_champion_result(gate: Gate, candidate: float, rows: int) -> GateResult:
-    """Return the result of a gate that compares with the champion, while there is none."""
-    reason = "no champion yet: nothing to compare with"
-    return gate_result(gate, passed=True, candidate=candidate, rows=rows, reason=reason)
+def no_champion_result(gate: Gate, champion: NoChampion, candidate: float, rows: int) -> GateResult:
+    """Return the result of a gate that compares with the champion, while there is nothing to compare with."""
+    return gate_result(gate, passed=True, candidate=candidate, rows=rows, reason=champion.reason)
 
 
 def to_float_array(values: object) -> FloatArray | None:

@@ -16,7 +16,12 @@ ColumnTypes = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class NoChampion:
-    """No version has been promoted yet."""
+    """There is nothing to compare with, and nothing has to be: `reason` says why.
+
+    No version has been promoted yet; or the champion's inputs can no longer be made, and a person has accepted that.
+    """
+
+    reason: str = "no champion yet: nothing to compare with"
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,12 @@ class Evidence:
         label: (n,) the truth: 0 or 1 for binary metrics, any number for continuous ones.
         candidate: (n,) the candidate's prediction: the probability of label 1, or a number.
         champion: (n,) the champion's for the same rows in the same order; or why there are none.
-        days: (first, end): the holdout's rows are of the days first ≤ day < end. A comparison with the
-            champion needs them, to know whether earlier comparisons used the same days.
+        days: (first, end): the holdout's rows are of the days first ≤ day < end, the last of which has one. A
+            comparison with the champion needs them, to know whether earlier comparisons used the same rows.
         clusters: by name, such as `day`, (n,) the cluster that each row belongs to. Rows of one cluster may differ
             together; gates with an interval need one, in one way or two.
+        label_counts: by day of the holdout, in ISO format, how many rows it has, and for how many of them the label is
+            known: only those are among the (n,).
         groups: by `group_by` of a gate, (n,) the group that each row belongs to, None for no group.
         baselines: by `baseline` of a gate, (n,) its predictions for the same rows.
         recent_predictions: (m,) the candidate's predictions for the most recent day whose labels are not known.
@@ -79,9 +86,19 @@ class Evidence:
     champion: ArrayLike | NoChampion | MissingEvidence
     days: tuple[date, date] | None = None
     clusters: Mapping[str, Sequence[str | None] | MissingEvidence] = field(default_factory=dict)
+    label_counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     groups: Mapping[str, Sequence[str | None] | MissingEvidence] = field(default_factory=dict)
     baselines: Mapping[str, ArrayLike | MissingEvidence] = field(default_factory=dict)
     recent_predictions: ArrayLike | MissingEvidence = _NOT_MEASURED
     serving_costs: Mapping[str, float] | MissingEvidence = _NOT_MEASURED
     input_signature: InputSignature | MissingEvidence = _NOT_MEASURED
     online_sample: OnlineSample | MissingEvidence = _NOT_MEASURED
+
+
+def unlabelled_share(evidence: Evidence) -> float | None:
+    """Return the share of the holdout's rows whose label is not known, or None if the counts are missing or invalid."""
+    try:
+        rows, labelled = (sum(counts) for counts in zip(*evidence.label_counts.values(), strict=True))
+        return (rows - labelled) / rows if 0 <= labelled <= rows else None
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+        return None

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 
 from evergreen.errors import EvergreenError
 from evergreen.gates.alpha_spending import EarlierComparison
-from evergreen.gates.evidence import Evidence
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion, unlabelled_share
 from evergreen.spec import Frozen
-from evergreen.spec.gates import AgainstChampionGate, Gate
+from evergreen.spec.gates import AgainstChampionGate, CustomGate, Gate, MetricGate
 
 MAX_LISTED = 10
 """Faults or slices that a reason lists."""
@@ -103,6 +103,9 @@ class Verdict(Frozen, allow_inf_nan=False):
     results: tuple[GateResult, ...]
     promote: bool
     reason: str = Field(min_length=1)
+    unlabelled_share: float | None = Field(
+        None, ge=0, le=1, description="share of the holdout's rows whose label is not known; None if not counted"
+    )
 
     @model_validator(mode="after")
     def _check_promotion(self) -> Self:
@@ -120,10 +123,43 @@ def judge_evidence(
     `earlier_comparisons` are those of the model with a champion, oldest first: what they spent of its lifetime budget
     is gone.
 
+    Comparisons with the champion come last, and are not made where they would be spent in vain: where another gate
+    blocks whatever the labels are, or cannot be computed.
+
     The same gates, rows (in any order) and earlier comparisons give the same verdict. Invalid evidence does not raise:
     its gates are `not_computed`, with the reason, and block.
     """
-    return decide_verdict([evaluate_gate(gate, evidence, earlier_comparisons) for gate in gates])
+    comparisons = [n for n, gate in enumerate(gates) if isinstance(gate, AgainstChampionGate)]
+    results = {n: evaluate_gate(gate, evidence) for n, gate in enumerate(gates) if n not in comparisons}
+    blockers = [result.gate for n, result in results.items() if _blocks_for_any_labels(gates[n], result)]
+    is_free = isinstance(evidence.champion, NoChampion | MissingEvidence)
+    if is_free or not blockers:
+        results |= {n: evaluate_gate(gates[n], evidence, earlier_comparisons) for n in comparisons}
+        blockers = [] if is_free else [results[n].gate for n in comparisons if results[n].outcome == "not_computed"]
+    for n in comparisons:
+        if blockers and (n not in results or results[n].outcome != "not_computed"):
+            results[n] = _withhold_comparison(gates[n], evidence, blockers)
+    verdict = decide_verdict([results[n] for n in range(len(gates))])
+    return verdict.model_copy(update={"unlabelled_share": unlabelled_share(evidence)})
+
+
+def _blocks_for_any_labels(gate: Gate, result: GateResult) -> bool:
+    """Return whether the result blocks, and would with other labels of the same rows.
+
+    A gate that has judged the same labels must not decide whether they are compared: comparisons would be made where
+    the candidate was lucky, and at most the budget would no longer be spent (docs/decisions/0025-nothing-in-vain.md).
+    """
+    if isinstance(gate, MetricGate):
+        return result.outcome == "not_computed"
+    return result.outcome != "passed" and not isinstance(gate, CustomGate)
+
+
+def _withhold_comparison(gate: Gate, evidence: Evidence, blockers: Sequence[str]) -> GateResult:
+    from evergreen.gates.computation import count_rows
+
+    reason = f"nothing was compared, and nothing is spent: {', '.join(blockers)} did not pass"
+    rows = count_rows(gate, evidence)
+    return GateResult(gate=gate.name, outcome="not_computed", threshold=gate.limit, rows=rows, reason=reason)
 
 
 def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()) -> GateResult:

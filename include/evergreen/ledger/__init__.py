@@ -22,6 +22,7 @@ from evergreen.errors import LedgerError
 from evergreen.ledger.entries import (
     BacktestRecorded,
     ChampionRolledBack,
+    ChangeAccepted,
     LedgerEntry,
     LedgerEvent,
     PromotionDeferred,
@@ -41,6 +42,7 @@ __all__ = [
     "BacktestRecorded",
     "ChampionRolledBack",
     "ChampionTenure",
+    "ChangeAccepted",
     "LedgerEntry",
     "LedgerEvent",
     "LedgerState",

@@ -26,7 +26,7 @@ class VerdictRecorded(Frozen):
     run: NonEmptyStr
     run_reason: RunReason
     as_of: date
-    holdout: tuple[date, date] = Field(description="first ≤ day < end")
+    holdout: tuple[date, date] = Field(description="first ≤ day < end; the last day has a labelled row")
     candidate_fingerprint: NonEmptyStr
     champion_version: str | None = Field(description="version that the candidate was compared with, if any")
     verdict: Verdict
@@ -98,6 +98,14 @@ class PromotionRejected(Frozen):
     reason: NonEmptyStr
 
 
+class ChangeAccepted(Frozen):
+    """A person accepts that inputs of the champion can no longer be made: candidates are not compared with it."""
+
+    kind: Literal["change_accepted"] = "change_accepted"
+    champion: NonEmptyStr = Field(description="the version that this is about, and no other")
+    reason: NonEmptyStr
+
+
 class BacktestRecorded(Frozen):
     """A backfill recorded what the gates would have decided as of a past day."""
 
@@ -116,6 +124,7 @@ LedgerEvent = (
     | PromotionsFrozen
     | PromotionsUnfrozen
     | PromotionRejected
+    | ChangeAccepted
     | BacktestRecorded
 )
 

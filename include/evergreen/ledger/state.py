@@ -41,6 +41,7 @@ class LedgerState:
         last_promoted_as_of: `as_of` of the last promotion, even if it was rolled back since.
         challenger: the newest version whose promotion was deferred, unless it or a newer one was promoted since.
         barred_versions: versions that a rollback replaced and that were not released since.
+        accepted_change: who has accepted that inputs of the champion can no longer be made, and why; None if nobody.
     """
 
     entries: EntryHistory = field(default_factory=EntryHistory)
@@ -50,6 +51,7 @@ class LedgerState:
     challenger_as_of: date | None = None
     barred_versions: frozenset[str] = frozenset()
     is_frozen: bool = False
+    accepted_change: str | None = None
 
     @property
     def head_number(self) -> int:
@@ -145,6 +147,9 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
             return replace(state, challenger=event.version, challenger_as_of=event.as_of)
         case events.PromotionRejected() as event:
             return _clear_challenger(state) if event.version == state.challenger else state
+        case events.ChangeAccepted() as event:
+            text = f"{entry.actor} accepted the change in entry {entry.number}: {event.reason}"
+            return replace(state, accepted_change=text)
         case events.PromotionsFrozen():
             return replace(state, is_frozen=True)
         case events.PromotionsUnfrozen():
@@ -156,7 +161,7 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
 
 
 def _start_tenure(state: LedgerState, tenure: ChampionTenure) -> LedgerState:
-    state = replace(state, tenures=state.tenures.append(tenure))
+    state = replace(state, tenures=state.tenures.append(tenure), accepted_change=None)
     if state.challenger_as_of and (state.challenger == tenure.version or state.challenger_as_of <= tenure.as_of):
         return _clear_challenger(state)
     return state
@@ -196,6 +201,8 @@ def _event_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
                 return f"version {version} is champion, barred, or has never been champion"
         case events.VersionReleased(version=version) if version not in state.barred_versions:
             return f"version {version} was not barred"
+        case events.ChangeAccepted(champion=version) if version != state.champion:
+            return f"it is about version {version}, but the champion was {state.champion or 'none'}"
         case events.PromotionDeferred(version=version) if version == state.champion or version in state.barred_versions:
             return f"version {version} is champion or barred, it cannot be the challenger"
     return None

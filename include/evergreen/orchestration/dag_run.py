@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -12,7 +13,9 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 from evergreen.errors import EvergreenError
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import AssetEvent, DagRunInfo, RunReason, midnight
+from evergreen.window import AssetEvent, DagRunInfo, RunReason, midnight, run_reason_of
+
+_MANUAL_RUN_TYPES = ("manual", "operator_triggered", "asset_materialization")
 
 # Pauses of 5, 10, 20 and 40 seconds: enough for a server that restarts or is unreachable for a minute. An
 # EvergreenError is not retried: the same input would be refused again, and retries would hide its message.
@@ -23,15 +26,19 @@ RETRY_ARGS: Mapping[str, Any] = {
     "retry_policy": ExceptionRetryPolicy([RetryRule(EvergreenError, RetryAction.FAIL)]),
 }
 
+log = logging.getLogger(__name__)
+
 
 def dag_run_info(context: Any, *, excluded_conf_keys: tuple[str, ...] = ()) -> DagRunInfo:
     """The facts of the run of a task's context; `excluded_conf_keys` are conf keys that are not dates.
 
-    The run type, not the run id, identifies a backfill: one that re-runs an existing run keeps its id. A manual run
-    is requested at its logical date, if it has one; the data interval that Airflow infers for it is ignored.
+    The run type, not the run id, identifies a backfill: one that re-runs an existing run keeps its id. A run that was
+    asked for is requested at its logical date, if it has one; the data interval that Airflow infers is ignored.
     """
     run = context["dag_run"]
-    manual = run.run_type.value == "manual"
+    manual = run_reason_of(run.run_type.value) is RunReason.MANUAL
+    if manual and run.run_type.value not in _MANUAL_RUN_TYPES:
+        log.warning("Airflow's run type %s is not known: the run is like one by hand", run.run_type.value)
     interval = (run.data_interval_start, run.data_interval_end)
     return DagRunInfo(
         run_type=run.run_type.value,

@@ -69,8 +69,12 @@ class RetrainPlan(Handover):
     timezone: str
     champion_version: str | None = None
     champion_labels_until: date | None = None
+    accepted_change: str | None = None
+    """Who has accepted that inputs of the champion can no longer be made, and why."""
     promotes: bool = False
     """Whether a backfill judges and promotes as scheduled runs do."""
+    pause: str | None = None
+    """Why the run trains and judges nothing: the model is frozen or cooling down."""
 
     def window(self) -> Window:
         return Window.from_range(self.start, self.end, self.run_reason, self.timezone)
@@ -81,7 +85,7 @@ class RetrainPlan(Handover):
 
         if self.champion_version is None or self.champion_labels_until is None:
             return None
-        return Champion(self.champion_version, self.champion_labels_until)
+        return Champion(self.champion_version, self.champion_labels_until, self.accepted_change)
 
     def promotion_request(self, entry: int, version: str, approved_by: str | None = None) -> PromotionRequest:
         from evergreen.promotion.service import PromotionRequest

@@ -7,10 +7,11 @@ same result. Use them as ``append_decision(model, actor, lambda state: decide_fr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 
 from evergreen import ledger
 from evergreen.errors import PromotionRefusedError
+from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 
 
@@ -39,20 +40,24 @@ def decide_promotion(
 
     Raises:
         PromotionRefusedError: the gates did not pass, the version is barred or rejected, its data is not newer than
-            the champion's, the run is a backfill without `promote_backfill`, approval is missing, or the champion has
-            changed since the verdict.
+            the champion's, the run is a backfill without `promote_backfill`, the champion has changed since the
+            verdict, or, where nothing defers the promotion, approval is missing.
     """
     if entry := _find_promotion(state, request):
         return entry
     verdict_event = state.find_verdict_event(request.verdict_entry)
-    problem = _refusal_reason(state, request, verdict_event, needs_approval)
+    problem = _refusal_reason(state, request, verdict_event)
     if verdict_event is None or problem:
         raise PromotionRefusedError(f"version {request.version} is not promoted: {problem}")
     version, as_of, number = request.version, verdict_event.as_of, request.verdict_entry
-    if reason := _deferral_reason(state, verdict_event, cooldown_days):
+    if reason := promotion_pause(state, as_of, cooldown_days):
         entry = _last_entry(state, ledger.PromotionDeferred, verdict_entry=number, reason=reason)
         event = ledger.PromotionDeferred(version=version, as_of=as_of, verdict_entry=number, reason=reason)
         return entry or event
+    if needs_approval and not request.approved_by:
+        raise PromotionRefusedError(
+            f"version {version} is not promoted: the model's spec requires approval, and nobody has approved"
+        )
     return ledger.VersionPromoted(
         version=version,
         previous_champion=state.champion,
@@ -60,6 +65,30 @@ def decide_promotion(
         verdict_entry=number,
         approved_by=request.approved_by,
     )
+
+
+def promotion_pause(state: ledger.LedgerState, as_of: date, cooldown_days: int) -> str | None:
+    """Return why no candidate with data until `as_of` is promoted for now: a freeze, or the cooldown; else None."""
+    if state.is_frozen:
+        freeze = _last_entry(state, ledger.PromotionsFrozen)
+        assert freeze
+        assert isinstance(freeze.event, ledger.PromotionsFrozen)
+        return f"the model was frozen by {freeze.actor}: {freeze.event.reason}; unfreeze it, then clear this run"
+    if cooldown_days and state.last_promoted_as_of:
+        cooldown_end = state.last_promoted_as_of + timedelta(cooldown_days)
+        if as_of < cooldown_end:
+            return (
+                f"the last promotion was as of {state.last_promoted_as_of}, and cooldown_days is {cooldown_days}: "
+                f"a run as of {cooldown_end} or later may promote"
+            )
+    return None
+
+
+def comparison_obstacle(state: ledger.LedgerState, as_of: date, compared_version: str, model: ModelSpec) -> str | None:
+    """Return why a comparison with `compared_version` would be spent in vain: it could promote nothing; else None."""
+    if problem := _champion_problem(state, as_of, compared_version):
+        return problem
+    return None if model.keep_candidates_ready else promotion_pause(state, as_of, model.cooldown_days)
 
 
 def decide_rollback(
@@ -145,6 +174,22 @@ def decide_unfreeze(state: ledger.LedgerState, reason: str) -> ledger.Promotions
     raise PromotionRefusedError("the model is not frozen: there is nothing to unfreeze")
 
 
+def decide_change_acceptance(
+    state: ledger.LedgerState, version: str, reason: str
+) -> ledger.ChangeAccepted | ledger.LedgerEntry:
+    """Accept that inputs of the champion, `version`, can no longer be made.
+
+    Raises:
+        PromotionRefusedError: it is not champion.
+    """
+    if version != state.champion:
+        raise PromotionRefusedError(
+            f"{_version_label(state.champion)} is champion, not version {version}: there is no comparison to do without"
+        )
+    entry = _last_entry(state, ledger.ChangeAccepted, champion=version) if state.accepted_change else None
+    return entry or ledger.ChangeAccepted(champion=version, reason=_require_reason(reason))
+
+
 def decide_rejection(
     state: ledger.LedgerState, version: str, verdict_entry: int, rejected_by: str, reason: str
 ) -> ledger.PromotionRejected | ledger.LedgerEntry:
@@ -170,10 +215,7 @@ def _find_promotion(state: ledger.LedgerState, request: PromotionRequest) -> led
 
 
 def _refusal_reason(
-    state: ledger.LedgerState,
-    request: PromotionRequest,
-    verdict_event: ledger.VerdictRecorded | None,
-    needs_approval: bool,
+    state: ledger.LedgerState, request: PromotionRequest, verdict_event: ledger.VerdictRecorded | None
 ) -> str | None:
     if verdict_event is None:
         return f"entry {request.verdict_entry} of the ledger holds no verdict: judge the candidate first"
@@ -188,36 +230,21 @@ def _refusal_reason(
         return "a backfill leaves evidence, it does not promote; set promote in the run's conf if it should"
     if request.version == state.champion:
         return "it is champion already, by an earlier verdict"
-    if state.champion_as_of and verdict_event.as_of <= state.champion_as_of:
+    return _champion_problem(state, verdict_event.as_of, verdict_event.champion_version)
+
+
+def _champion_problem(state: ledger.LedgerState, as_of: date, compared_version: str | None) -> str | None:
+    """Return why a candidate that is compared with `compared_version` cannot replace the champion; None if it can."""
+    if state.champion_as_of and as_of <= state.champion_as_of:
         return (
             f"not newer: the champion, version {state.champion}, has data until {state.champion_as_of}, "
-            f"this version until {verdict_event.as_of}; retrain as of a later day"
+            f"this version until {as_of}; retrain as of a later day"
         )
-    if verdict_event.champion_version != state.champion:
+    if compared_version != state.champion:
         return (
-            f"it was judged against {_version_label(verdict_event.champion_version)}, but "
+            f"it was judged against {_version_label(compared_version)}, but "
             f"{_version_label(state.champion)} is champion now; clear the run from its plan task on to judge it again"
         )
-    if needs_approval and not request.approved_by:
-        return "the model's spec requires approval, and nobody has approved"
-    return None
-
-
-def _deferral_reason(
-    state: ledger.LedgerState, verdict_event: ledger.VerdictRecorded, cooldown_days: int
-) -> str | None:
-    if state.is_frozen:
-        freeze = _last_entry(state, ledger.PromotionsFrozen)
-        assert freeze
-        assert isinstance(freeze.event, ledger.PromotionsFrozen)
-        return f"the model was frozen by {freeze.actor}: {freeze.event.reason}; unfreeze it, then clear this task"
-    if cooldown_days and state.last_promoted_as_of:
-        cooldown_end = state.last_promoted_as_of + timedelta(cooldown_days)
-        if verdict_event.as_of < cooldown_end:
-            return (
-                f"the last promotion was as of {state.last_promoted_as_of}, and cooldown_days is {cooldown_days}: "
-                f"a run as of {cooldown_end} or later may promote"
-            )
     return None
 
 

@@ -7,8 +7,8 @@ report that is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from evergreen.promotion import rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
 from evergreen.promotion.slices import attach_slices, detach_slices
 from evergreen.registry import aliases, anchors, versions
+from evergreen.spec.gates import BaselineGate, ThresholdGate
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import atomic_write
 from evergreen.window import RunReason
@@ -45,7 +46,9 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     """Record the verdict on an evaluation, render its report, and return the number of the ledger entry.
 
     The same evaluation is judged once. The significance level of a comparison depends on earlier comparisons, so
-    concurrent verdicts are decided one after the other.
+    concurrent verdicts are decided one after the other. While a comparison could promote nothing (the model is frozen
+    or cooling down, the candidate is not newer, another version is champion), none is made; the run that is cleared
+    afterwards is judged anew.
     """
     evidence = evaluation.load_evidence(model, context.evaluation)
     inputs = {
@@ -56,30 +59,35 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
         "judging": fingerprints.compute_fingerprint(evaluation.verdict_code(model)),
     }
     as_of = date.fromisoformat(context.training_set.inputs["as_of"])
-    holdout_start = date.fromisoformat(context.training_set.inputs["holdout"])
+    assert evidence.days  # load_evidence knows them
+    holdout = evidence.days
     verdicts = _verdict_dataset(model)
-    page = f"{context.evaluation.partition}-{fingerprints.compute_fingerprint(inputs)[:16]}.html"
-    evidence_files = {
-        "evaluation": evaluation.evaluation_dataset(model).root / context.evaluation.partition,
-        "report": verdicts.root / page,
-    }
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
-        identity = {"candidate_fingerprint": context.candidate.fingerprint, "fingerprints": inputs}
-        if entry := state.entries.find_last(ledger.VerdictRecorded, **identity):
+        if entry := _find_verdict(state, inputs):
             return entry
+        basis, compared = inputs, context.champion_version
+        if compared and (obstacle := rules.comparison_obstacle(state, as_of, compared, model)):
+            basis = inputs | {"obstacle": obstacle}
+            if entry := _find_verdict(state, basis):
+                return entry
+        page = f"{context.evaluation.partition}-{fingerprints.compute_fingerprint(basis)[:16]}.html"
+        evidence_files = {
+            "evaluation": evaluation.evaluation_dataset(model).root / context.evaluation.partition,
+            "report": verdicts.root / page,
+        }
         # Slices are stored before the entry that names them.
-        verdict, slice_files = detach_slices(gates.judge_evidence(model.gates, evidence, state.comparisons), verdicts)
+        verdict, slice_files = detach_slices(_judge(model, evidence, basis, state.comparisons), verdicts)
         return ledger.VerdictRecorded(
             run=context.run,
             run_reason=context.run_reason,
             as_of=as_of,
-            holdout=(holdout_start, as_of),
+            holdout=holdout,
             candidate_fingerprint=context.candidate.fingerprint,
             champion_version=context.champion_version,
             verdict=verdict,
             evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()} | slice_files,
-            fingerprints=inputs,
+            fingerprints=basis,
         )
 
     number = ledger.append_decision(model.name, context.run, decide).number
@@ -110,9 +118,7 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
         whole_event = attach_slices(event)
     except InputsChangedError:
         # Equal evidence gives equal slices, and they are stored under their hash.
-        detach_slices(
-            gates.judge_evidence(model.gates, evidence, earlier), datasets.open_dataset(f"verdicts/{model.name}")
-        )
+        detach_slices(_judge(model, evidence, event.fingerprints, earlier), _verdict_dataset(model))
         whole_event = attach_slices(event)
     from evergreen.reports import gate_report  # here: it loads matplotlib
 
@@ -195,6 +201,19 @@ def release_version(model: ModelSpec, version: str, reason: str, *, actor: str) 
     _append_and_sync(model, actor, lambda state: rules.decide_release(state, version, reason))
 
 
+def accept_change(model: ModelSpec, version: str, reason: str, *, actor: str) -> None:
+    """Let candidates be judged without the champion, `version`, where its inputs can no longer be made.
+
+    Raises:
+        PromotionRefusedError: it is not champion, or no gate of the model judges a candidate without a champion.
+    """
+    if not any(isinstance(gate, ThresholdGate | BaselineGate) for gate in model.gates):
+        raise PromotionRefusedError(
+            f"without its champion nothing would judge a candidate of {model.name}: add a threshold or a baseline gate"
+        )
+    _append_and_sync(model, actor, lambda state: rules.decide_change_acceptance(state, version, reason))
+
+
 def freeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
     """Keep the champion, whatever the gates decide."""
     _append_and_sync(model, actor, lambda state: rules.decide_freeze(state, reason))
@@ -222,6 +241,25 @@ def _candidate_fingerprint(state: ledger.LedgerState, version: str) -> str:
     verdict_event = state.find_verdict_event(promotion.event.verdict_entry)
     assert verdict_event
     return verdict_event.candidate_fingerprint
+
+
+def _find_verdict(state: ledger.LedgerState, basis: Mapping[str, str]) -> ledger.LedgerEntry | None:
+    """Return the entry with the verdict that has exactly these fingerprints."""
+    return state.entries.find_last(
+        ledger.VerdictRecorded, candidate_fingerprint=basis["candidate"], fingerprints=dict(basis)
+    )
+
+
+def _judge(
+    model: ModelSpec,
+    evidence: gates.Evidence,
+    basis: Mapping[str, str],
+    earlier_comparisons: Sequence[gates.EarlierComparison],
+) -> gates.Verdict:
+    """Return the verdict on the evidence. An obstacle in `basis` to the promotion leaves the champion uncompared."""
+    if obstacle := basis.get("obstacle"):
+        evidence = replace(evidence, champion=gates.MissingEvidence(obstacle))
+    return gates.judge_evidence(model.gates, evidence, earlier_comparisons)
 
 
 def _verdict_dataset(model: ModelSpec) -> datasets.Dataset:

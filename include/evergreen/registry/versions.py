@@ -26,9 +26,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.store.artifact.models_artifact_repo import REGISTERED_MODEL_META_FILE_NAME
 from mlflow.types import ColSpec, Schema
+from pydantic import ValidationError
 
 from evergreen import ledger, storage
-from evergreen.errors import RegistryError, ScoringError, first_line
+from evergreen.errors import RegistryError, ScoringError, first_line, validation_problem
+from evergreen.feature_store.model_inputs import ModelInputs
 from evergreen.gates import Verdict
 from evergreen.lake import datasets, fingerprints
 from evergreen.registry import signing
@@ -122,7 +124,8 @@ def register_candidate(
         mlflow.log_dict(json.loads(training_set.to_json()), "evidence/training_set.json")
         mlflow.log_dict(verdict.model_dump(mode="json"), "evidence/verdict.json")
         mlflow.log_text(report.read_text(), "evidence/gate_report.html")
-        inputs = tuple(candidate.inputs["features"])
+        model_inputs = ModelInputs.from_training_set(training_set, candidate.inputs["features"])
+        inputs = model_inputs.column_names
         manifest_tags: dict[str, str] = {}
         with _open_candidate(model, candidate) as (file, predictor):
             predictor.check_columns(inputs)
@@ -146,7 +149,7 @@ def register_candidate(
                 ),
                 # Given, not inferred: inferring installs nothing but takes ten seconds.
                 pip_requirements=[predictor.pip_requirement(result.environment)],
-                metadata={_INPUTS_KEY: list(inputs)},
+                metadata={_INPUTS_KEY: model_inputs.model_dump(mode="json")},
             )
         version = mlflow.register_model(
             logged.model_uri,
@@ -229,14 +232,17 @@ def sign_version(model: str, version: str) -> None:
         client.set_model_version_tag(model, version, tag, value)
 
 
-def read_input_columns(folder: Path) -> tuple[str, ...]:
-    """Return the input columns, in order, of the registered model whose files are in `folder`.
+def read_model_inputs(folder: Path) -> ModelInputs:
+    """Return the inputs of the registered model whose files are in `folder`.
 
     Raises:
         ScoringError: the files do not list them.
     """
     try:
-        return tuple((mlflow.models.Model.load(str(folder)).metadata or {})[_INPUTS_KEY])
+        metadata = mlflow.models.Model.load(str(folder)).metadata or {}
+        return ModelInputs.model_validate(metadata[_INPUTS_KEY])
+    except ValidationError as error:
+        raise ScoringError(f"its MLmodel file does not list its inputs: {validation_problem(error)}") from None
     except (MlflowException, OSError, KeyError) as error:
         raise ScoringError(f"its MLmodel file does not list its inputs: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
@@ -37,7 +38,7 @@ class BacktestStep(Frozen, allow_inf_nan=False):
     """A candidate and the decision about it."""
 
     as_of: date
-    holdout_start: date = Field(description="first day of its holdout, which ends before `as_of`")
+    holdout_start: date = Field(description="first day of its holdout")
     candidate_fingerprint: str
     train_rows: int
     champion_as_of: date | None = Field(description="the champion that it was compared with, by its date")
@@ -111,7 +112,7 @@ class BacktestResults(Frozen, allow_inf_nan=False):
     @property
     def step_days(self) -> int | None:
         """Days between two steps, if all are equally far apart."""
-        days = {(period.end - period.live_as_of).days for period in self.periods}
+        days = {(later.as_of - step.as_of).days for step, later in pairwise(self.steps)}
         return days.pop() if len(days) == 1 else None
 
     def policy(self, name: str) -> PolicySummary:

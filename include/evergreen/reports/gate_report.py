@@ -15,7 +15,7 @@ from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, 
 from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult, Verdict
 from evergreen.ledger import VerdictRecorded
 from evergreen.reports import curves, gate_table, plots
-from evergreen.reports.formatting import format_date_range
+from evergreen.reports.formatting import format_date_range, format_percent
 from evergreen.reports.page import jinja_environment
 from evergreen.spec import gates as gate_specs
 from evergreen.spec.model import ModelSpec
@@ -40,6 +40,7 @@ def render_gate_report(
     shown is named in its place. At most 1 MB, also for 100,000 rows: curves are thinned (`evergreen.reports.curves`).
     """
     verdict, gates = event.verdict, model.gates
+    unlabelled = verdict.unlabelled_share
     specs = [{gate.name: gate for gate in gates}.get(result.gate) for result in verdict.results]
     results = list(zip(verdict.results, specs, strict=True))
     is_binary = _has_binary_labels(gates, evidence)
@@ -53,6 +54,7 @@ def render_gate_report(
             verdict=verdict,
             summary=summarize_verdict(event),
             holdout_days=format_date_range(*event.holdout),
+            unlabelled="" if unlabelled is None else f"{format_percent(unlabelled)} of all rows have no label yet",
             holdout_rows=curves.parse_column(evidence.label, "labels")[0].size,
             alpha_budgets=_alpha_budgets(gates, verdict, earlier_comparisons),
             columns=gate_table.GATE_COLUMNS,

@@ -59,7 +59,7 @@ def gate_markdown_table(verdict: Verdict, gates: Iterable[Gate] = ()) -> str:
 
 def _threshold_sign(gate: Gate | None) -> str:
     if isinstance(gate, gate_specs.PairedComparisonGate) or (
-        isinstance(gate, gate_specs.ThresholdGate) and gate.at_least is not None
+        isinstance(gate, gate_specs.ThresholdGate | gate_specs.LabelledGate) and gate.at_least is not None
     ):
         return "≥ "
     return "" if isinstance(gate, gate_specs.SignatureGate | gate_specs.CustomGate | None) else "≤ "
@@ -97,6 +97,12 @@ def describe_requirement(gate: Gate | None) -> str:
             return f"{quantity_label(gate.quantity)} at most {gate.at_most:g}"
         case gate_specs.OnlineEqualsOfflineGate():
             return f"at most {100 * gate.at_most:g} % of values differ online"
+        case gate_specs.LabelledGate():
+            return f"at least {100 * gate.at_least:g} % of each day's rows have a label"
+        case gate_specs.ChurnGate(cut=None):
+            return f"predictions move by at most {gate.at_most:g} on average"
+        case gate_specs.ChurnGate():
+            return f"at most {100 * gate.at_most:g} % of answers at {gate.cut:g} change"
         case gate_specs.PredictionDriftGate():
             return f"{gate.statistic} of predictions at most {gate.at_most:g}"
         case gate_specs.ThresholdGate():

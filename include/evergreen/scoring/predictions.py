@@ -30,6 +30,8 @@ class Champion:
     version: str
     labels_until: date
     """It was trained on no label of this day or later."""
+    accepted_change: str | None = None
+    """Who has accepted that its inputs can no longer be made, and why; None if nobody has."""
 
     def overlap_problem(self, holdout_start: date) -> str | None:
         """Return why it cannot be judged on a holdout that starts on this day, or None."""

@@ -333,6 +333,37 @@ class PredictionDriftGate(_BaseGate):
     min_rows: int = Field(100, ge=4, description="with fewer rows the gate is not computed, and so blocks")
 
 
+class LabelledGate(_BaseGate):
+    """On each day of the holdout, at least the share `at_least` of its rows has a known label.
+
+    Rows whose label is late are other rows than those whose label is early: a flight that has not landed by midnight is
+    a late one. Raise `label_delay` of the model where the newest days lack labels.
+    """
+
+    kind: Literal["labelled"] = "labelled"
+    at_least: float = Field(gt=0, le=1, description="share of the rows of a day")
+
+
+class ChurnGate(_BaseGate):
+    """At most so many of the champion's answers change for the same rows, whether for the better or not.
+
+    With `cut`, the value is the share of rows whose answer (at least `cut`, or below) differs from the champion's.
+    Without, it is the mean absolute difference of the two predictions, in their unit. It is compared as measured, as in
+    `FairnessGate`: this is no claim about which model is better.
+    """
+
+    kind: Literal["churn"] = "churn"
+    at_most: float = Field(gt=0, description="share of answers, or difference of predictions")
+    cut: float | None = Field(None, description="a prediction of at least `cut` is one answer, a lower one the other")
+    min_rows: int = Field(100, ge=4, description="with fewer rows the gate is not computed, and so blocks")
+
+    @model_validator(mode="after")
+    def _check_limit(self) -> Self:
+        if self.cut is not None and self.at_most >= 1:
+            raise ValueError(f"a share goes from 0 to 1: at_most={self.at_most:g} leaves nothing to decide")
+        return self
+
+
 class CustomGate(_BaseGate):
     """A function of the model folder: takes the `Evidence`, returns an `evergreen.gates.CustomGateResult`."""
 
@@ -352,6 +383,8 @@ Gate = Annotated[
     | SignatureGate
     | OnlineEqualsOfflineGate
     | PredictionDriftGate
+    | LabelledGate
+    | ChurnGate
     | CustomGate,
     Field(discriminator="kind"),
 ]

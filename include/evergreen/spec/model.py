@@ -137,8 +137,14 @@ class ModelSpec(Frozen):
     retrain_after_days: int | None = Field(
         None, ge=1, description="also retrain when this many days of features are new or corrected"
     )
-    train_days: int = Field(365, ge=1, description="days before the holdout to train on; fewer if there are fewer")
-    holdout_days: int = Field(14, ge=1, description="days before `as_of` on which models are judged")
+    train_days: int = Field(365, ge=1, description="days to train on, before the holdout; fewer if there are fewer")
+    holdout_days: int = Field(14, ge=1, description="the last days of complete labels, on which models are judged")
+    label_delay: int = Field(
+        0,
+        ge=0,
+        description="days until labels are complete: the holdout ends this long before `as_of`, and the days to train "
+        "on this long before the holdout",
+    )
     clusters: tuple[Name, ...] = Field(
         (DAY_CLUSTER,),
         min_length=1,
@@ -163,6 +169,11 @@ class ModelSpec(Frozen):
         min_length=1, description="requirements for a candidate: all must pass, or the champion stays"
     )
     cooldown_days: int = Field(0, ge=0, description="days of data before a new champion can be replaced")
+    keep_candidates_ready: bool = Field(
+        False,
+        description="train, judge and spend confidence also while the model is frozen or cooling down, so that a "
+        "challenger is ready when that ends",
+    )
     approval: ApprovalPolicy | None = Field(None, description="who approves a promotion; None: the gates decide")
 
     def __init__(self, **fields: Any):
@@ -192,8 +203,8 @@ class ModelSpec(Frozen):
 
     @property
     def history_days(self) -> int:
-        """Days of labels that a retrain uses."""
-        return self.train_days + self.holdout_days
+        """Days before `as_of` that a retrain uses."""
+        return self.train_days + self.label_delay + self.holdout_days + self.label_delay
 
     @property
     def builds_features(self) -> bool:

@@ -51,6 +51,14 @@ with create_session() as session:
 print(run_id)
 """
 
+STARTER = """
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG
+
+with DAG("starter", schedule=None):
+    TriggerDagRunOperator(task_id="start", trigger_dag_id="flight_delay.features", conf={"start": "2013-01-03"})
+"""
+
 
 @dataclass
 class Chain:
@@ -112,12 +120,17 @@ class Chain:
 
     def post_event(self, asset: str, extra: Json) -> None:
         """Post an asset event, as an external system does after delivering days."""
-        [found] = [
-            a
-            for a in self.airflow._request("GET", "/api/v2/assets", params={"name_pattern": asset})["assets"]
-            if a["name"] == asset
-        ]
-        self.airflow._request("POST", "/api/v2/assets/events", json={"asset_id": found["id"], "extra": extra})
+        body = {"asset_id": self.asset_id(asset), "extra": extra}
+        self.airflow._request("POST", "/api/v2/assets/events", json=body)
+
+    def materialize(self, asset: str, conf: Json) -> None:
+        """Start the DAG that updates an asset, as the button does."""
+        self.airflow._request("POST", f"/api/v2/assets/{self.asset_id(asset)}/materialize", json={"conf": conf})
+
+    def asset_id(self, name: str) -> int:
+        assets = self.airflow._request("GET", "/api/v2/assets", params={"name_pattern": name})["assets"]
+        [number] = [asset["id"] for asset in assets if asset["name"] == name]
+        return number
 
     def wait(self, dag_id: str, runs: int = 1, run_id: str | None = None) -> list[str]:
         """Wait for the run, or for all backfilled ones; return their states."""
@@ -195,7 +208,9 @@ def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     shutil.copytree(january, home)
     before = dict(os.environ)
     os.environ["EVERGREEN_HOME"] = str(home)
-    os.environ["EVERGREEN_PROJECT"] = str(make_project(home.parent / "project", "coin", "cautious"))
+    project = make_project(home.parent / "project", "coin", "cautious")
+    (project / "dags/starter.py").write_text(STARTER)
+    os.environ["EVERGREEN_PROJECT"] = str(project)
     short_holdout = ExitStack()
     short_holdout.enter_context(models_with_short_holdout(home.parent / "models", days=7))
     settings.cache_clear()
@@ -204,7 +219,7 @@ def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
             addresses = stack.bring_up_stack(progress)
             airflow = AirflowClient(addresses.airflow)
             deadline = time.monotonic() + 120
-            for dag_id in (FEATURES, RETRAIN, "coin.retrain"):
+            for dag_id in (FEATURES, RETRAIN, "coin.retrain", "starter"):
                 while airflow.dag(dag_id) is None:
                     assert time.monotonic() < deadline, airflow.import_errors()
                     time.sleep(1)

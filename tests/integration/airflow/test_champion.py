@@ -15,6 +15,7 @@ import pytest
 
 from evergreen import ledger
 from evergreen.ledger import ChampionRolledBack, PromotionRejected, VerdictRecorded, VersionPromoted
+from evergreen.promotion import service
 from evergreen.registry import versions
 from evergreen.spec import loader
 from integration.airflow.conftest import Chain
@@ -121,6 +122,21 @@ def test_approval_is_not_requested_for_a_blocked_version(chain: Chain) -> None:
     states = chain.states(DAG, "old")
     assert states["approve"] == states["promote"] == "skipped"
     assert "approval is not requested" in chain.log(DAG, "old", "register")
+
+
+def test_a_frozen_model_trains_nothing_and_says_why(chain: Chain) -> None:
+    service.freeze_promotions(loader.load_spec(NAME), "an audit", actor="grace")
+    before = ledger.read_state(NAME).head_number
+    chain.airflow.trigger_dag_run(DAG, "frozen", {"as_of": "2013-01-18"})
+    assert chain.wait(DAG, run_id="frozen") == ["success"]
+    states = chain.states(DAG, "frozen")
+    assert {states.pop("plan"), states.pop("materialize")} == {"success"}, "the online store stays fresh"
+    assert set(states.values()) == {"skipped"}
+    reason = "the model was frozen by grace: an audit; unfreeze it, then clear this run"
+    assert f"nothing is trained or compared: {reason}" in chain.log(DAG, "frozen", "plan")
+    assert ledger.read_state(NAME).head_number == before
+
+    service.unfreeze_promotions(loader.load_spec(NAME), "it is over", actor="grace")
 
 
 def test_the_gate_report_is_linked_and_needs_a_login(chain: Chain) -> None:

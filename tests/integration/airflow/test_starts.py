@@ -145,6 +145,21 @@ def test_features_by_hand_cleared_and_run_again(chain: Chain) -> None:
     assert {chain.states(FEATURES, "by-hand")[task] for task in AFTER_PLAN} == {"skipped"}
 
 
+def test_another_dag_and_the_button_materialize_start_runs(chain: Chain) -> None:
+    day = date(2013, 1, 3)
+    for run_type, start in (
+        ("operator_triggered", lambda: chain.airflow.trigger_dag_run("starter", "starts-features", {})),
+        ("asset_materialization", lambda: chain.materialize(FEATURES, {"start": str(day)})),
+    ):
+        chain.forget(day)
+        known = chain.run_ids(FEATURES)
+        start()
+        [run] = chain.new_runs(FEATURES, known, run_type, patience=120)
+        assert run["state"] == "success"
+        assert f"manual: {day}" in chain.log(FEATURES, run["dag_run_id"], "plan")
+        as_undisturbed(chain, day)
+
+
 def test_an_event_posted_from_outside(chain: Chain) -> None:
     requested = [date(2013, 1, 2), date(2013, 1, 4)]
     chain.forget(*requested)
@@ -154,6 +169,12 @@ def test_an_event_posted_from_outside(chain: Chain) -> None:
     assert run["state"] == "success"
     assert "arrival: 2013-01-02, 2013-01-04" in chain.log(FEATURES, run["dag_run_id"], "plan")
     as_undisturbed(chain, *requested)
+
+    known = chain.run_ids(FEATURES)
+    chain.post_event("flight_delay.raw", {"day": "2013-01-02"})
+    [run] = chain.new_runs(FEATURES, known, "asset_triggered", patience=120)
+    assert run["state"] == "failed"
+    assert "an asset event came with unknown day" in chain.log(FEATURES, run["dag_run_id"], "plan")
 
 
 def test_a_day_that_arrives_starts_its_run_once_within_seconds(chain: Chain) -> None:

@@ -12,7 +12,7 @@ import pytest
 from evergreen import evaluation, ledger
 from evergreen.errors import EvergreenError, InputsChangedError, PromotionRefusedError, RegistryError
 from evergreen.feature_store import training_sets
-from evergreen.gates import AgainstChampionGate, ThresholdGate
+from evergreen.gates import AgainstChampionGate, GateResult, MissingEvidence, ThresholdGate
 from evergreen.lake import datasets
 from evergreen.ledger import ChampionRolledBack, VersionPromoted
 from evergreen.promotion import service
@@ -20,7 +20,7 @@ from evergreen.promotion.service import EvaluationContext, PromotionRequest
 from evergreen.registry import aliases, versions
 from evergreen.reports import gate_report
 from evergreen.spec import loader
-from evergreen.spec.model import ModelSpec
+from evergreen.spec.model import ApprovalPolicy, ModelSpec
 from evergreen.training.backends import process
 from evergreen.window import RunReason, Window
 from support.ledgers import was_consistent
@@ -173,15 +173,80 @@ def test_what_was_judged_against_another_champion_is_not_promoted(own_january: P
 
 def test_a_frozen_model_keeps_its_champion_and_names_the_challenger(own_january: Path) -> None:
     promoted(11)
-    service.freeze_promotions(MODEL, "an audit", actor="a person")
     number, version = registered(case(15))
+    service.freeze_promotions(MODEL, "an audit", actor="a person")
     assert "an audit" in (service.promotion_blocker(MODEL, PromotionRequest(number, version, RunReason.MANUAL)) or "")
-    held = ask(number, version)
-    assert held is not None
-    assert ledger.read_state(MODEL.name).challenger == version
+    # The freeze is the reason, and not that nobody has approved.
+    cautious = MODEL.model_copy(update={"approval": ApprovalPolicy()})
+    for model in (MODEL, cautious):
+        held = service.promote_version(model, PromotionRequest(number, version, RunReason.MANUAL), actor="a test")
+        assert held is not None
+        assert "an audit" in held
+        assert ledger.read_state(MODEL.name).challenger == version
     service.unfreeze_promotions(MODEL, "it is over", actor="a person")
+    with pytest.raises(PromotionRefusedError, match="nobody has approved"):
+        service.promote_version(cautious, PromotionRequest(number, version, RunReason.MANUAL), actor="a test")
     assert ask(number, version) is None
     assert ledger.read_state(MODEL.name).champion == version
+
+
+def test_nothing_is_compared_while_the_model_is_frozen(own_january: Path) -> None:
+    promoted(11)
+    service.freeze_promotions(MODEL, "an audit", actor="a person")
+    context = case(15)
+    number, version = registered(context)
+    assert service.judge_candidate(MODEL, context) == number, "judged once"
+    result = comparison(number)
+    assert (result.outcome, result.alpha) == ("not_computed", None)
+    assert "an audit" in result.reason
+    with pytest.raises(PromotionRefusedError, match="the model was frozen by a person: an audit"):
+        ask(number, version)
+    assert not ledger.read_state(MODEL.name).comparisons
+
+    ready = MODEL.model_copy(update={"keep_candidates_ready": True})
+    assert comparison(service.judge_candidate(ready, context)).alpha is not None
+    # The run that is cleared after the freeze is judged on its own, and has a report of its own.
+    service.unfreeze_promotions(MODEL, "it is over", actor="a person")
+    later, _ = registered(case(17))
+    assert comparison(later).alpha is not None
+    assert service.verdict_report_path(MODEL, later) != service.verdict_report_path(MODEL, number)
+
+
+def test_a_run_cleared_after_a_freeze_is_judged_anew(own_january: Path) -> None:
+    promoted(11)
+    service.freeze_promotions(MODEL, "an audit", actor="a person")
+    number, version = registered(case(15))
+    service.unfreeze_promotions(MODEL, "it is over", actor="a person")
+    again, same_version = registered(case(15))
+    assert (again, same_version) == (number + 2, version)
+    assert "an audit" not in service.verdict_report_path(MODEL, again).read_text()
+    assert ask(again, version) is None
+
+
+@pytest.mark.parametrize("seed", [SPEC.seed, SPEC.seed + 1], ids=["the champion itself", "another one"])
+def test_the_same_window_again_spends_nothing(own_january: Path, seed: int) -> None:
+    """A candidate that is the champion, byte for byte, or that is not newer, is not compared."""
+    promoted(11)
+    model = MODEL.model_copy(update={"seed": seed})
+    context = case(11, model=model)
+    number, version = registered(context, model)
+    result = comparison(number)
+    assert (result.outcome, result.alpha) == ("not_computed", None)
+    assert "not newer" in result.reason
+    assert not ledger.read_state(MODEL.name).comparisons
+    with pytest.raises(PromotionRefusedError, match=f"version {version} is not promoted: .*not newer"):
+        ask(number, version)
+    champion = evaluation.load_evidence(model, context.evaluation).champion
+    is_candidate = seed == SPEC.seed
+    assert isinstance(champion, MissingEvidence) == is_candidate
+    if is_candidate:
+        assert champion == MissingEvidence("version 1 is the candidate itself, byte for byte")
+        assert version == "1"
+
+
+def comparison(number: int) -> GateResult:
+    """The result of the gate that compares with the champion."""
+    return ledger.read_verdict_event(MODEL.name, number).verdict.results[1]
 
 
 def test_a_backfill_is_promoted_only_if_it_asks(own_january: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -13,24 +14,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
 import onnxruntime
 import pyarrow as pa
 import pytest
+import requests
 import xgboost
 
-from evergreen import evaluation, storage
+from evergreen import evaluation, ledger, storage
 from evergreen.errors import EvergreenError, ScoringError, SignatureError
 from evergreen.gates import GateResult, Verdict, decide_verdict
 from evergreen.lake import datasets, fingerprints
-from evergreen.registry import signing, versions
+from evergreen.registry import aliases, anchors, signing, versions
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
 from evergreen.training.job import TrainingResult
 from evergreen_local import services
 from support import onnx_models
+from support.documents import DOCS, table_below
+from support.ledger_events import promotion, verdict_event
 
 pytestmark = pytest.mark.integration
 
@@ -90,8 +96,9 @@ def published(
         environment={"python": "3.11.9", **libraries},
     ).write(folder / "result.json")
     files = {file.name: file, "result.json": folder / "result.json"}
-    inputs_ = {"as_of": day, "holdout": "2013-01-04"}
-    training_set = datasets.Manifest(f"until={day}", "5e7" + fingerprint, inputs_, {})
+    inputs_ = {"as_of": day, "holdout": "2013-01-04", "feature_model": "flight_delay", "definitions": {}}
+    train = datasets.PublishedFile("train", "0" * 64, 0, schema=dict.fromkeys(features, "double"))
+    training_set = datasets.Manifest(f"until={day}", "5e7" + fingerprint, inputs_, {"train": train})
     return training_set, target.publish(f"until={day}", fingerprint, files, inputs)
 
 
@@ -185,7 +192,7 @@ def test_register_candidate_then_verify_and_score(home: Path) -> None:
         assert {file.name for file in folder.iterdir()} == {
             "MLmodel", "model.ubj", "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST_FILE,
         }  # fmt: skip
-        assert versions.read_input_columns(folder) == FEATURES
+        assert versions.read_model_inputs(folder).column_names == FEATURES
         scores = evaluation.score_table(folder, TABLE, FEATURES)
     _, manifest = candidate("2013-01-11", 3)
     assert scores == pytest.approx(evaluation.score_candidate(MODEL, manifest, TABLE), abs=0)
@@ -227,7 +234,7 @@ def test_register_candidate_every_format_is_served(home: Path, keys, configure, 
             signing.SIGNATURE_FILE,
         }  # fmt: skip
         assert storage.file_sha256(folder / name) == manifest.files[name].sha256
-        assert versions.read_input_columns(folder) == features
+        assert versions.read_model_inputs(folder).column_names == features
         assert format_.requirement in (folder / "requirements.txt").read_text().splitlines()
         scores = evaluation.score_table(folder, format_.table, features)
     assert np.array_equal(scores, evaluation.score_candidate(MODEL, manifest, format_.table))
@@ -435,3 +442,41 @@ def test_signature_is_valid_for_openssf_command(home: Path, keys, configure) -> 
     manifest = json.loads((folder / signing.MANIFEST_FILE).read_text())
     (folder / signing.MANIFEST_FILE).write_text(json.dumps(manifest))
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+
+def test_each_task_sends_the_requests_of_the_page(server: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/trust.md lists the rights in MLflow that each task needs."""
+    sent: set[tuple[str, str]] = set()
+    send = requests.Session.send
+
+    def record(self: requests.Session, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        path = re.sub(r"^/api/\d\.0/(mlflow/|mlflow-artifacts/)", "", urlsplit(request.url or "").path)
+        path = re.sub(r"^(logged-models|artifacts)/.*", r"\1", path)
+        if path != "server-info":  # once in a process
+            sent.add(("reads" if request.method == "GET" else "writes", path))
+        return send(self, request, **options)
+
+    monkeypatch.setattr(requests.Session, "send", record)
+
+    def requests_of(act: Callable[[], Any]) -> dict[str, set[str]]:
+        sent.clear()
+        act()
+        return {kind: {path for found, path in sent if found == kind} for kind in ("reads", "writes")}
+
+    listed = {
+        task: {"reads": set(re.findall(r"`([\w/-]+)`", reads)), "writes": set(re.findall(r"`([\w/-]+)`", writes))}
+        for task, reads, writes in table_below(DOCS / "trust.md", "### In MLflow")
+    }
+    ledger.append_decision(MODEL.name, "ada", lambda _: verdict_event(10))
+    register_requests = requests_of(lambda: (register(home), anchors.update_anchor(MODEL.name)))
+    assert register_requests["writes"] == listed["`register`"]["writes"]
+    assert register_requests["reads"] == listed["`register`"]["reads"]
+    ledger.append_decision(MODEL.name, "ada", lambda _: promotion("1", 10, 1))
+    assert (
+        requests_of(lambda: (anchors.check_anchor(MODEL.name), versions.get_champion_version(MODEL)))
+        == listed["`plan`"]
+    )
+    assert requests_of(lambda: versions.verify_version(MODEL.name, "1")) == listed["`evaluate`"]
+    promoting = requests_of(lambda: aliases.sync_aliases(MODEL.name))
+    assert promoting["reads"] <= listed["`evaluate`"]["reads"]
+    assert promoting["writes"] == listed["`promote`, `rollback`"]["writes"]

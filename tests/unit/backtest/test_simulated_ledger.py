@@ -27,16 +27,32 @@ def point(week):
 
 def test_simulated_ledger_promotes_defers_and_spends_alpha():
     ledger = SimulatedLedger(MODEL)
-    assert ledger.propose(point(0), "a", verdict("passed")) == (True, "the only gate passed: g")
+
+    def propose(week, fingerprint, verdict):
+        days = (point(week).holdout_start, point(week).holdout_end)
+        return ledger.propose(point(week), fingerprint, verdict, days)
+
+    assert propose(0, "a", verdict("passed")) == (True, "the only gate passed: g")
     assert ledger.comparisons == ()  # the first champion has no comparison
 
-    promoted, reason = ledger.propose(point(1), "b", verdict("passed", 0.02))
+    promoted, reason = propose(1, "b", verdict("passed", 0.02))
     assert not promoted
     assert "cooldown_days is 10" in reason
 
-    assert ledger.propose(point(2), "c", verdict("failed", 0.01)) == (False, "g: so")
-    assert ledger.propose(point(3), "d", verdict("passed", 0.005))[0]
+    assert propose(2, "c", verdict("failed", 0.01)) == (False, "g: so")
+    assert propose(3, "d", verdict("passed", 0.005))[0]
     assert ledger.comparisons == tuple(
         EarlierComparison((point(week).holdout_start, point(week).as_of), (("g", alpha, passed),))
         for week, alpha, passed in ((1, 0.02, True), (2, 0.01, False), (3, 0.005, True))
     )
+
+
+def test_simulated_ledger_pauses_as_runs_do():
+    ledger = SimulatedLedger(MODEL)
+    assert ledger.find_pause(point(0)) is None
+    ledger.propose(point(0), "a", verdict("passed"))
+    assert "cooldown_days is 10" in ledger.find_pause(point(1))
+    assert ledger.find_pause(point(2)) is None
+    ready = SimulatedLedger(MODEL.model_copy(update={"keep_candidates_ready": True}))
+    ready.propose(point(0), "a", verdict("passed"))
+    assert ready.find_pause(point(1)) is None

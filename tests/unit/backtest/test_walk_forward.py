@@ -61,6 +61,29 @@ def test_simulate_policy_with_simple_policies() -> None:
     assert live_days(walk.simulate_policy(WEEKLY, walk.deploy_first_only)) == [(0, None)]
 
 
+def test_label_delay_measures_where_labels_are_complete() -> None:
+    points = [BacktestPoint(point.as_of, point.as_of - timedelta(17), 10) for point in WEEKLY]
+    periods = walk.measurement_periods(points)
+    # The holdout of the date after 14 days is the first that begins after the first date, on day -3 + 7.
+    assert [((p.start - FIRST).days, (p.end - FIRST).days, (p.live_as_of - FIRST).days) for p in periods] == [
+        (4, 11, 0),
+        (11, 18, 7),
+        (18, 25, 14),
+    ]
+    deployments = walk.simulate_policy(points, walk.deploy_every_date)
+    assert [walk.find_live_point(deployments, period) for period in periods] == points[:3]
+
+    tests = []
+
+    def describe_drift(live: BacktestPoint, latest: MeasurementPeriod) -> str | None:
+        tests.append(((live.as_of - FIRST).days, (latest.end - FIRST).days))
+        return "drift" if len(tests) == 1 else None
+
+    walk.simulate_policy(points, walk.deploy_on_drift(points, describe_drift))
+    # After the deployment on day 21, nothing is known of the days since.
+    assert tests == [(0, 11)]
+
+
 def test_deploy_on_drift_tests_live_model_on_last_period() -> None:
     tests = []
 

@@ -94,6 +94,7 @@ def test_interruption_exits_with_130(home: Path, monkeypatch: pytest.MonkeyPatch
         "unfreeze flight_delay --reason test",
         "rollback flight_delay --reason test",
         "release flight_delay 1 --reason test",
+        "accept flight_delay 1 --reason test",
         "sign flight_delay 1",
         "ledger repair",
     ],

@@ -15,7 +15,7 @@ from rich.console import Console
 from evergreen import ledger, storage
 from evergreen.cli.tables import show_history, show_training_costs
 from evergreen.errors import SpecError
-from evergreen.ledger import LedgerEvent
+from evergreen.ledger import ChangeAccepted, LedgerEvent
 from evergreen.settings import settings
 from evergreen.training.attempt import Attempt, ResourceAllocation
 from support.ledger_events import MODEL, THREE_CHAMPIONS, deferral, promotion, rollback, verdict_event
@@ -73,6 +73,19 @@ def test_show_history_lists_every_champion_with_its_reason(home: Path) -> None:
 def test_show_history_names_the_challenger(home: Path) -> None:
     append_events(verdict_event(10), promotion("1", 10, 1), verdict_event(17, "1"), deferral("2", 17, 3))
     assert "challenger: version 2, held back: frozen" in history()
+
+
+def test_show_history_names_labels_and_an_accepted_change(home: Path) -> None:
+    first = verdict_event(10)
+    partly = first.verdict.model_copy(update={"unlabelled_share": 0.024})
+    accepted = ChangeAccepted(champion="3", reason="the source was closed")
+    append_events(first.model_copy(update={"verdict": partly}), *THREE_CHAMPIONS[1:], accepted)
+    text = "not compared where inputs of version 3 can no longer be made: ada accepted the change in entry 7"
+    assert f"{text}: the source was closed" in history()
+    assert "the only gate passed, 2.4 % of rows without a label" in history()
+    record = json_of(lambda console: show_history(MODEL, None, console, as_json=True))
+    assert [champion["unlabelled_share"] for champion in record["champions"]] == [0.024, None, None]
+    assert record["accepted_change"] == "ada accepted the change in entry 7: the source was closed"
 
 
 def test_show_history_of_a_day_includes_the_evidence(home: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evergreen.evaluation.requirements import EvidenceRequirements
-from evergreen.evaluation.serving_inputs import coarse_type
+from evergreen.feature_store.model_inputs import coarse_type
 from evergreen.gates import (
     AgainstChampionGate,
     BaselineGate,

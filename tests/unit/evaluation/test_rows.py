@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,50 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups
+from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups, labelled_days
+from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison, next_alpha
 from evergreen.gates.evidence import MissingEvidence
+from evergreen.lake import datasets
 
 pytestmark = pytest.mark.unit
+
+
+def training_set(end: str) -> datasets.Manifest:
+    return datasets.Manifest("as_of=2013-03-15", "f", {"holdout": "2013-03-01", "holdout_end": end}, {})
+
+
+@pytest.mark.parametrize(
+    ("counts", "end"),
+    [
+        ({"2013-03-01": (5, 5), "2013-03-06": (5, 1), "2013-03-07": (5, 0)}, "2013-03-07"),
+        ({"2013-03-01": (5, 5)}, "2013-03-02"),
+        ({"2013-03-06": (5, 0)}, "2013-03-08"),
+        ({}, "2013-03-08"),
+    ],
+)
+def test_labelled_days_end_with_the_last_label(counts: dict[str, tuple[int, int]], end: str) -> None:
+    expected = (date(2013, 3, 1), date.fromisoformat(end))
+    assert labelled_days(training_set("2013-03-08"), counts) == expected
+
+
+def test_late_labels_leave_the_budget_as_it_is() -> None:
+    """A year of weekly retrains whose labels come after 30 days: no labelled row is used twice, so no level halves."""
+    levels: dict[str, list[float]] = {}
+    for name, label_delay, holdout_days in (("declared", 30, 7), ("not declared", 0, 37), ("no delay", 0, 7)):
+        earlier: list[EarlierComparison] = []
+        late = 30 if name == "not declared" else 0
+        for week in range(52):
+            as_of = date(2013, 1, 1) + timedelta(7 * week)
+            end = as_of - timedelta(label_delay)
+            inputs = {"holdout": str(end - timedelta(holdout_days)), "holdout_end": str(end)}
+            counts = {str(end - timedelta(n)): (9, 9 if n > late else 0) for n in range(1, holdout_days + 1)}
+            days = labelled_days(datasets.Manifest("p", "f", inputs, {}), counts)
+            alpha = next_alpha(0.05, "auc", days, earlier)
+            earlier.append(EarlierComparison(days, (AlphaSpend("auc", alpha, False),)))
+            levels.setdefault(name, []).append(alpha)
+    assert levels["declared"] == levels["not declared"] == levels["no delay"]
+    assert levels["declared"][51] > 3e-5  # by the calendar, with five earlier holdouts on the same days: 1e-6
+
 
 TABLE = pa.table(
     {

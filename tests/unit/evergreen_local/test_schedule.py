@@ -55,6 +55,15 @@ def test_as_of_dates_of_a_model_with_a_short_history():
     assert simulated_as_of_dates(model, features(date(2025, 1, 1)), []) == [date(2025, 1, 22), date(2025, 1, 29)]
 
 
+def test_as_of_dates_of_a_model_whose_labels_come_late():
+    model = MODEL.model_copy(update={"label_delay": 30})
+    assert simulated_as_of_dates(model, features(date(2025, 1, 1)), [])[0] == date(2025, 1, 1) + timedelta(59 + 60)
+    days = {date(2025, 1, 1) + timedelta(number) for number in range(14 + 60)}
+    with pytest.raises(EvergreenError, match="74 days .* its holdout alone takes, with its label delay, 74: deliver"):
+        newest_as_of_date(model, days, [])
+    assert newest_as_of_date(model, days | {date(2025, 3, 16)}, [])
+
+
 def test_as_of_dates_leave_out_dates_after_the_data():
     for last_day in (date(2013, 3, 3), date(2013, 2, 28)):
         assert simulated_as_of_dates(MODEL, features(date(2013, 1, 1), last_day), []) == [FIRST]

@@ -20,11 +20,15 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 import evergreen.gates
 from evergreen.gates import (
     AgainstChampionGate,
+    BaselineGate,
+    BySliceGate,
     CustomGate,
     EarlierComparison,
     Evidence,
     MissingEvidence,
     NoChampion,
+    ServingGate,
+    SignatureGate,
     ThresholdGate,
     Verdict,
     judge_evidence,
@@ -244,6 +248,41 @@ def test_a_champion_that_cannot_be_compared_blocks():
 
 
 @pytest.mark.parametrize(
+    ("blocker", "outcome"),
+    [
+        (SignatureGate(), "not_computed"),
+        (ServingGate(quantity="size_mib", at_most=1), "failed"),
+        (BaselineGate(metric="log_loss"), "not_computed"),
+        (AgainstChampionGate(metric="brier", must_be="better", min_rows=10_000, name="of_many_rows"), "not_computed"),
+    ],
+    ids=lambda value: getattr(value, "kind", value),
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_no_comparison_is_spent_on_a_candidate_that_is_blocked_anyway(blocker, outcome, is_first):
+    evidence = replace(week_evidence(*good()), serving_costs={"size_mib": 2.0})
+    gates = [blocker, NOT_WORSE] if is_first else [NOT_WORSE, blocker]
+    verdict = judge_evidence(gates, evidence)
+    assert [result.gate for result in verdict.results] == [gate.name for gate in gates], "in the order of the spec"
+    results = {result.gate: result for result in verdict.results}
+    assert results[blocker.name].outcome == outcome
+    withheld = results[NOT_WORSE.name]
+    assert (withheld.outcome, withheld.alpha, withheld.interval, withheld.rows) == ("not_computed", None, None, 400)
+    assert withheld.reason == f"nothing was compared, and nothing is spent: {blocker.name} did not pass"
+    assert not verdict.promote
+    strict_json(verdict)
+
+
+def test_gates_on_the_same_labels_choose_no_comparison():
+    """They would choose those where the candidate was lucky: docs/decisions/0025-nothing-in-vain.md."""
+    label, candidate, champion = good()
+    unreachable = ThresholdGate(metric="auc", at_least=0.99)
+    threshold, compared = judge_evidence([unreachable, NOT_WORSE], week_evidence(label, candidate, champion)).results
+    assert threshold.outcome == "failed"
+    assert compared.alpha is not None
+    assert compared == only(NOT_WORSE, week_evidence(label, candidate, champion))
+
+
+@pytest.mark.parametrize(
     ("days", "says"),
     [(None, "does not say of which days"), (WEEK[::-1], "of no day"), ((WEEK[0], WEEK[0]), "of no day")],
 )
@@ -397,8 +436,9 @@ def test_amounts_may_be_anything_but_infinite_or_constant():
         (np.where(np.arange(600) == 7, np.inf, label), "1 of 600 labels are NaN or infinite"),
         (None, "the labels are not one row of numbers"),
     ):
-        assert {r.reason for r in judge_evidence(gates, week_evidence(spoiled, candidate, champion)).results} == {says}
-    constant = judge_evidence(gates, week_evidence(label, np.full(600, 40.0), champion)).results
+        evidence = week_evidence(spoiled, candidate, champion)
+        assert [only(gate, evidence).reason for gate in gates] == [says, says]
+    constant = [only(gate, week_evidence(label, np.full(600, 40.0), champion)) for gate in gates]
     assert {r.reason for r in constant} == {"the candidate scores every row 40: a constant ranks nothing"}
     with np.errstate(over="ignore"):
         huge = only(gates[1], week_evidence(label, candidate * 1e300, champion))
@@ -552,3 +592,13 @@ def test_judging_is_quick():
     started = time.process_time()
     judge_evidence(gates, week_evidence(label, candidate, champion))
     assert time.process_time() - started < 2
+
+
+def test_a_comparison_that_a_person_did_without_says_so():
+    label, candidate, _ = good()
+    reason = "inputs of version 3 can no longer be made; ada accepted the change in entry 9: the source was closed"
+    by_slice = BySliceGate(metric="auc", group_by="origin", min_rows=10)
+    evidence = replace(week_evidence(label, candidate, NoChampion(reason)), groups={"origin": ["JFK"] * len(label)})
+    verdict = judge_evidence([NOT_WORSE, by_slice], evidence)
+    assert verdict.promote
+    assert [(result.reason, result.alpha) for result in verdict.results] == [(reason, None)] * 2

@@ -15,6 +15,7 @@ from evergreen.gates.alpha_spending import EarlierComparison
 from evergreen.ledger import (
     BacktestRecorded,
     ChampionRolledBack,
+    ChangeAccepted,
     LedgerEntry,
     LedgerEvent,
     LedgerState,
@@ -130,6 +131,21 @@ def test_backtest_changes_no_champion() -> None:
 def test_freeze_and_unfreeze_set_is_frozen() -> None:
     assert build_state(FROZEN).is_frozen
     assert not build_state(FROZEN, UNFROZEN).is_frozen
+
+
+def test_accepted_change_ends_with_the_champion() -> None:
+    accepted = ChangeAccepted(champion="3", reason="the source was closed")
+    state = build_state(*THREE_CHAMPIONS, accepted)
+    assert state.accepted_change == "ada accepted the change in entry 7: the source was closed"
+    after = [
+        rollback("2", "3"),
+        verdict_event(40, "3"),
+        promotion("4", 40, 8, "3"),
+    ]
+    assert build_state(*THREE_CHAMPIONS, accepted, after[0]).accepted_change is None
+    assert build_state(*THREE_CHAMPIONS, accepted, *after[1:]).accepted_change is None
+    with pytest.raises(LedgerError, match="it is about version 3, but the champion was 2"):
+        build_state(*THREE_CHAMPIONS, rollback("2", "3"), accepted)
 
 
 def test_comparisons_are_verdicts_that_spent_alpha() -> None:

@@ -10,6 +10,7 @@ import pytest
 from evergreen.errors import PromotionRefusedError
 from evergreen.ledger import (
     ChampionRolledBack,
+    ChangeAccepted,
     LedgerEntry,
     LedgerEvent,
     LedgerState,
@@ -21,6 +22,7 @@ from evergreen.ledger import (
 )
 from evergreen.promotion import rules
 from evergreen.promotion.rules import decide_promotion
+from evergreen.spec import loader
 from evergreen.window import RunReason
 from support.ledger_events import (
     THREE_CHAMPIONS,
@@ -120,7 +122,7 @@ def test_decide_promotion_defers_while_frozen() -> None:
     state = append_event(JUDGED, FROZEN)
     event = decide_promotion(state, request(state, "4", 7), cooldown_days=0)
     assert isinstance(event, PromotionDeferred)
-    assert event.reason == "the model was frozen by ada: stocktaking; unfreeze it, then clear this task"
+    assert event.reason == "the model was frozen by ada: stocktaking; unfreeze it, then clear this run"
     # Requested again, first while the model is frozen and then after.
     state = append_event(state, event)
     assert decide_promotion(state, request(state, "4", 7), cooldown_days=0) == state.entries[-1]
@@ -143,6 +145,50 @@ def test_decide_promotion_needs_approval() -> None:
     with pytest.raises(PromotionRefusedError, match="grace did not approve: not before the holidays"):
         decide_promotion(rejected, approved, cooldown_days=0, needs_approval=True)
     assert rules.decide_rejection(rejected, "4", 7, "nobody", "time is over") == rejected.entries[-1]
+
+
+@pytest.mark.parametrize(
+    ("state", "cooldown_days", "reason"),
+    [(append_event(JUDGED, FROZEN), 0, "frozen by ada: stocktaking"), (JUDGED, 11, "cooldown_days is 11")],
+    ids=["frozen", "cooling down"],
+)
+def test_a_pause_is_the_reason_though_nobody_has_approved(state: LedgerState, cooldown_days: int, reason: str) -> None:
+    for approved_by in (None, "grace"):
+        wanted = request(state, "4", 7, approved_by=approved_by)
+        event = decide_promotion(state, wanted, cooldown_days=cooldown_days, needs_approval=True)
+        assert isinstance(event, PromotionDeferred)
+        assert reason in event.reason
+        assert append_event(state, event).challenger == "4"
+
+
+def test_promotion_pause_says_until_when() -> None:
+    assert rules.promotion_pause(JUDGED, day(40), 0) is None
+    assert rules.promotion_pause(JUDGED, day(41), 11) is None
+    assert "a run as of 2013-02-11 or later may promote" in (rules.promotion_pause(JUDGED, day(40), 11) or "")
+    frozen = append_event(JUDGED, FROZEN)
+    assert "by ada: stocktaking; unfreeze it, then clear this run" in (rules.promotion_pause(frozen, day(99), 0) or "")
+    assert rules.promotion_pause(build_state(), day(10), 99) is None, "the first champion needs no cooldown"
+
+
+@pytest.mark.parametrize(
+    ("as_of", "compared", "changes", "events", "obstacle"),
+    [
+        (40, "3", {}, [], None),
+        (30, "3", {}, [], "not newer"),
+        (40, "2", {}, [], "judged against version 2, but version 3 is champion now"),
+        (40, "3", {"cooldown_days": 11}, [], "cooldown_days is 11"),
+        (40, "3", {}, [FROZEN], "stocktaking"),
+        (40, "3", {}, [FROZEN, UNFROZEN], None),
+        (40, "3", {"cooldown_days": 11, "keep_candidates_ready": True}, [FROZEN], None),
+        (30, "3", {"keep_candidates_ready": True}, [FROZEN], "not newer"),
+    ],
+)
+def test_comparison_obstacle_names_what_makes_it_vain(
+    as_of: int, compared: str, changes: dict[str, object], events: list[LedgerEvent], obstacle: str | None
+) -> None:
+    model = loader.load_spec("flight_delay").model_copy(update=changes)
+    found = rules.comparison_obstacle(build_state(*THREE_CHAMPIONS, *events), day(as_of), compared, model)
+    assert found == obstacle if obstacle is None else obstacle in (found or "")
 
 
 def test_decide_rejection_refuses_promoted_version() -> None:
@@ -237,6 +283,19 @@ def test_decide_release() -> None:
         rules.decide_release(state, "2", "reason")
 
 
+def test_decide_change_acceptance_names_the_champion() -> None:
+    state = build_state(*THREE_CHAMPIONS)
+    for version in ("2", "4"):
+        with pytest.raises(PromotionRefusedError, match=f"version 3 is champion, not version {version}"):
+            rules.decide_change_acceptance(state, version, "reason")
+    with pytest.raises(PromotionRefusedError, match="no version is champion"):
+        rules.decide_change_acceptance(build_state(), "1", "reason")
+    event = rules.decide_change_acceptance(state, "3", " the source was closed ")
+    assert event == ChangeAccepted(champion="3", reason="the source was closed")
+    state = append_event(state, event)
+    assert rules.decide_change_acceptance(state, "3", "again") == state.entries[-1]
+
+
 def test_decide_freeze_and_unfreeze_twice() -> None:
     state = build_state()
     with pytest.raises(PromotionRefusedError, match="not frozen"):
@@ -259,6 +318,7 @@ Change = Callable[[LedgerState, str], LedgerEvent | LedgerEntry]
         rules.decide_freeze,
         lambda state, reason: rules.decide_unfreeze(append_event(state, FROZEN), reason),
         lambda state, reason: rules.decide_rejection(state, "4", 8, "grace", reason),
+        lambda state, reason: rules.decide_change_acceptance(state, "2", reason),
     ],
 )
 def test_decisions_require_a_reason(change: Change) -> None:

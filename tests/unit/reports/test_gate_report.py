@@ -18,12 +18,14 @@ from evergreen.gates import (
     AgainstChampionGate,
     BaselineGate,
     BySliceGate,
+    ChurnGate,
     CustomGate,
     Evidence,
     FairnessGate,
     Gate,
     GateResult,
     InputSignature,
+    LabelledGate,
     MissingEvidence,
     NoChampion,
     OnlineEqualsOfflineGate,
@@ -315,6 +317,25 @@ def test_report_shows_the_gain_by_day() -> None:
     assert description.count("2013-03-") == 14
     without = page(evidence(champion=NoChampion()))
     assert "Gain by day" not in without.words
+
+
+def test_report_shows_labels_and_churn() -> None:
+    gates: tuple[Gate, ...] = (
+        LabelledGate(at_least=0.9),
+        ChurnGate(cut=0.5, at_most=0.4),
+        ChurnGate(at_most=0.2, name="moves"),
+    )
+    words = page(evidence(label_counts={"2013-02-28": (1_600, 1_500)}), gates).words
+    assert "1,500 rows, 6.25 % of all rows have no label yet" in words
+    for text in (
+        "at least 90 % of each day's rows have a label",
+        "at most 40 % of answers at 0.5 change",
+        "predictions move by at most 0.2 on average",
+        "on 2013-02-28 1,500 of 1,600 rows have a label",
+        "answers differ from the champion's at 0.5",
+    ):
+        assert text in words, text
+    assert "have no label yet" not in page(evidence(), gates).words
 
 
 def test_report_survives_a_failing_plot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from evergreen.gates.kinds import groups, metric, serving
+from evergreen.gates.kinds import groups, metric, rows, serving
 from evergreen.gates.verdict import GateResult
 
 COMPUTE: dict[str, Callable[..., GateResult]] = {
@@ -16,4 +16,6 @@ COMPUTE: dict[str, Callable[..., GateResult]] = {
     "signature": serving.compute_signature,
     "online_equals_offline": serving.compute_online_equals_offline,
     "prediction_drift": serving.compute_prediction_drift,
+    "labelled": rows.compute_labelled,
+    "churn": rows.compute_churn,
 }

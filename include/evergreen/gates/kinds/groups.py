@@ -46,7 +46,8 @@ def compute_by_slice(gate: BySliceGate, evidence: Evidence) -> GateResult:
     value = compute_gate_metric(gate, label, candidate)
     if value is None:
         raise NotComputedError(f"{gate.metric} does not exist on these {label.size:,} rows")
-    return no_champion_result(gate, value, label.size)
+    assert isinstance(evidence.champion, NoChampion)  # anything else is a fault
+    return no_champion_result(gate, evidence.champion, value, label.size)
 
 
 def _judge_slices(

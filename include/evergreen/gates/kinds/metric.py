@@ -48,7 +48,7 @@ def compute_against_champion(
     """
     label, candidate, value = _measure_candidate(gate, evidence)
     if isinstance(evidence.champion, NoChampion):
-        return no_champion_result(gate, value, label.size)
+        return no_champion_result(gate, evidence.champion, value, label.size)
     if isinstance(evidence.champion, MissingEvidence):
         raise NotComputedError(f"the champion cannot be compared: {evidence.champion.problem}", candidate=value)
     (*_, champion), faults = validate_rows(gate, evidence, {"champion": evidence.champion})

@@ -20,6 +20,10 @@ champion.
 
 **When a run ends after `plan`,** features are new, but of fewer days than `retrain_after_days` in the model's spec.
 
+**When a run ends after `materialize`,** the model is frozen or cooling down, and the log of `plan` says why and until
+when. Nothing is trained or compared meanwhile, unless the spec says `keep_candidates_ready`; the online store stays
+fresh, for the champion.
+
 **When `training_set` fails,** days of features are missing; the log names them. Run the features DAG for them.
 
 **Running it again** is always safe: what is published with the same inputs, code and parameters is reused. A
@@ -63,7 +67,7 @@ from evergreen.window import RunReason, resolve_retrain_window
 
 _PROMOTE_PARAM = "promote"  # key of the conf
 _DECISION_TASKS = ("materialize", "evaluate", "judge", "register", "promote")
-_ALL_TASKS = (*_DECISION_TASKS, "training_set", "train", "backtest")
+_TRAINING_TASKS = ("training_set", "train", "backtest", *_DECISION_TASKS[1:])  # all but `materialize`
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +138,9 @@ def _request_approval(name: str, approval: ApprovalPolicy, judged: Any, version:
 @task
 def plan(name: str) -> XCom:
     """Resolve the window, and the champion that the candidate is judged against, once for all tasks."""
+    from evergreen import ledger
     from evergreen.feature_store import training_sets
+    from evergreen.promotion import rules
     from evergreen.registry import anchors, versions
 
     context, model = get_current_context(), loader.load_spec(name)
@@ -157,11 +163,19 @@ def plan(name: str) -> XCom:
     )
     if is_backfill and not retrain_plan.promotes:
         return skip_tasks(context, retrain_plan.dump(), _DECISION_TASKS)
+    pause = None
+    if not model.keep_candidates_ready:
+        pause = rules.promotion_pause(ledger.read_state(name), window.end, model.cooldown_days)
+    if pause:
+        log.info("nothing is trained or compared: %s", pause)
+        retrain_plan = retrain_plan.model_copy(update={"pause": pause})
     changed = training_sets.changed_feature_partitions(model, window)
     log.info("%s days are new or corrected since the last training set", len(changed))
     if window.run_reason is RunReason.ARRIVAL and len(changed) < (model.retrain_after_days or 0):
         log.info("%s retrains on arrival of %s days: nothing to do", name, model.retrain_after_days)
-        return skip_tasks(context, retrain_plan.dump(), _ALL_TASKS)
+        return skip_tasks(context, retrain_plan.dump(), ("materialize", *_TRAINING_TASKS))
+    if pause:
+        return skip_tasks(context, retrain_plan.dump(), _TRAINING_TASKS)
     anchors.check_anchor(name)
     if champion := versions.get_champion_version(model):
         log.info("the candidate is judged against version %s", champion.version)
@@ -169,11 +183,20 @@ def plan(name: str) -> XCom:
             update={
                 "champion_version": str(champion.version),
                 "champion_labels_until": versions.holdout_start(champion),
+                "accepted_change": _accepted_change(name, str(champion.version)),
             }
         )
     else:
         log.info("there is no champion yet")
     return skip_tasks(context, retrain_plan.dump(), ["backtest"])
+
+
+def _accepted_change(name: str, champion_version: str) -> str | None:
+    """Return who has accepted that inputs of this champion can no longer be made, and why."""
+    from evergreen import ledger
+
+    state = ledger.read_state(name)
+    return state.accepted_change if state.champion == champion_version else None
 
 
 @task
@@ -245,6 +268,7 @@ def judge(name: str, plan: XCom, evaluate_output: XCom) -> XCom:
     for result in verdict.results:
         log.info("%12s  %s: %s", result.outcome.upper(), result.gate, result.reason)
     log.info("%s", verdict.reason)
+    log.info("%.2g %% of the holdout's rows have no known label", 100 * (verdict.unlabelled_share or 0))
     log.info("report: %s", report)
     return judged.dump()
 

@@ -66,9 +66,9 @@ def diagnose_pod(pod: PodJson | None, events: Sequence[PodJson] = ()) -> Attempt
     scheduled = _condition(pod, "PodScheduled")
     if scheduled and scheduled.get("status") != "True":
         return _unknown(_unschedulable_message(pod, scheduled.get("message", "")))
-    waiting = _container_state(pod).get("waiting")
+    waiting = _waiting_state(pod)
     if waiting or phase == "Pending":
-        return _diagnose_waiting_container(waiting or {}, events)
+        return _diagnose_waiting_container(waiting, events)
     return _unknown(f"its pod was left {phase}, and is ended")
 
 
@@ -105,7 +105,7 @@ def diagnose_unrecoverable_pod(pod: PodJson, now: datetime) -> AttemptResult | N
     """Return why waiting for this pod is pointless, though Kubernetes would wait, or None."""
     if is_pod_terminating(pod) and now > datetime.fromisoformat(pod["metadata"]["deletionTimestamp"]) + _STALL_TIMEOUT:
         return _unknown(stuck_termination_message(pod))
-    waiting = _container_state(pod).get("waiting", {})
+    waiting = _waiting_state(pod)
     if waiting.get("reason") in _UNRECOVERABLE_REASONS and now > _waiting_since(pod, now) + _STALL_TIMEOUT:
         return _diagnose_waiting_container(waiting, ())
     return None
@@ -181,8 +181,23 @@ def _diagnose_pod_status(pod: PodJson, terminated: PodJson | None) -> AttemptRes
         last_message = _termination_message(terminated or {})
         return _preempted(f"{cause} ({last_message})" if last_message else cause)
     if status.get("phase") == "Failed" and not terminated:
+        name, state = _unfinished_init_container(pod)
+        if "terminated" in state:
+            return _diagnose_init_container(name, state["terminated"])
         return _unknown(f"its pod failed before it began: {reason or 'no reason is given'}: {message}")
     return None
+
+
+def _diagnose_init_container(name: str, terminated: PodJson) -> AttemptResult:
+    """Return how a container of the template ended that had to succeed before the trainer could begin."""
+    reason, code, message = terminated.get("reason"), terminated.get("exitCode", 1), _termination_message(terminated)
+    container = f"init container {name!r} of EVERGREEN_PODS__TEMPLATE"
+    if reason == "OOMKilled":
+        return _out_of_memory(f"{container} used more memory than it has (OOMKilled): raise its limit there")
+    if reason in ("ContainerCannotRun", "StartError"):
+        return _bad_config(f"{container} cannot run: {message}: correct its command or image")
+    words = message or "it wrote no message; see its log"
+    return _unknown(f"{container} ended with exit code {code}, so training did not begin: {words}")
 
 
 def _diagnose_eviction(message: str) -> AttemptResult:
@@ -301,6 +316,27 @@ def _container_state(pod: PodJson) -> PodJson:
     """Return the state of the trainer's container; empty until a node has reported it."""
     containers = pod["status"].get("containerStatuses") or ()
     return next((item.get("state") or {} for item in containers if item["name"] == TRAINER_CONTAINER), {})
+
+
+def _unfinished_init_container(pod: PodJson) -> tuple[str, PodJson]:
+    """Return name and state of the init container that the trainer waits for, or that has failed; empty if none."""
+    sidecars = {item["name"] for item in pod["spec"].get("initContainers") or () if item.get("restartPolicy")}
+    for item in pod["status"].get("initContainerStatuses") or ():
+        state = item.get("state") or {}
+        has_succeeded = "terminated" in state and state["terminated"].get("exitCode") == 0
+        if not has_succeeded and not (item["name"] in sidecars and "running" in state):
+            return item["name"], state
+    return "", {}
+
+
+def _waiting_state(pod: PodJson) -> PodJson:
+    """Return why the trainer's container, or an init container before it, waits; empty if neither does."""
+    name, state = _unfinished_init_container(pod)
+    if waiting := state.get("waiting"):
+        return waiting
+    if "running" in state:
+        return {"reason": f"waiting for init container {name!r}"}
+    return _container_state(pod).get("waiting") or {}
 
 
 def _terminated_state(pod: PodJson) -> PodJson | None:

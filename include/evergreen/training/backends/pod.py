@@ -43,7 +43,7 @@ def pod_manifest(
     Raises:
         SpecError: the settings or the template do not make a valid pod; all faults are listed.
     """
-    base = template or {}
+    base = _with_messages_of_init_containers(template or {})
     if faults := [*_configuration_faults(uri, pods, base)]:
         raise SpecError(f"the pod that trains {model.name}", faults)
     manifest = _merge(base, _trainer_pod(model, job, uri, dag_run, pods))
@@ -64,6 +64,15 @@ def load_pod_template(file: Path) -> Mapping[str, Any]:
     if not is_mapping or template.get("kind", "Pod") != "Pod":
         raise SpecError("the pod template", [Fault(str(file), "holds no pod", "write one with `kind: Pod`")])
     return template
+
+
+def _with_messages_of_init_containers(template: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the template with init containers whose last lines Kubernetes reports when they fail."""
+    containers = template.get("spec", {}).get("initContainers")
+    if not containers:
+        return template
+    containers = [{"terminationMessagePolicy": "FallbackToLogsOnError", **container} for container in containers]
+    return {**template, "spec": {**template["spec"], "initContainers": containers}}
 
 
 def _trainer_pod(model: ModelSpec, job: Job, uri: str, dag_run: str, pods: PodSettings) -> dict[str, Any]:

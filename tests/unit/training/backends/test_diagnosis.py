@@ -15,6 +15,7 @@ pytestmark = pytest.mark.unit
 
 SCHEDULED = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
 NOW = datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
+RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 
 
 def pod(
@@ -49,12 +50,20 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return pod("Pending", {"waiting": {"reason": reason, "message": message}})
 
 
+def init_container(phase: str = "Pending", sidecar: dict[str, Any] | None = None, **state: Any) -> dict[str, Any]:
+    """A pod whose trainer waits for `fetch`, and that has a sidecar."""
+    manifest = pod(phase, {"waiting": {"reason": "PodInitializing"}})
+    manifest["spec"]["initContainers"] = [{"name": "proxy", "restartPolicy": "Always"}, {"name": "fetch"}]
+    states = {"proxy": sidecar or RUNNING, "fetch": state}
+    manifest["status"]["initContainerStatuses"] = [{"name": name, "state": each} for name, each in states.items()]
+    return manifest
+
+
 def unscheduled(message: str) -> dict[str, Any]:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     return pod("Pending", conditions=(condition,))
 
 
-RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <module>\nRuntimeError: boom\n'
 
 
@@ -212,6 +221,40 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1, in <
         (unscheduled("0/1 nodes are available: 1 node(s) were unschedulable."), Outcome.UNKNOWN, "cordoned"),
         (unscheduled("something new"), Outcome.UNKNOWN, "the scheduler gives no reason (something new)"),
         (pod("Pending", conditions=()), Outcome.UNKNOWN, "it did not start in time"),
+        # What the template runs first.
+        (
+            init_container("Failed", terminated={"exitCode": 3, "reason": "Error", "message": "a\nno such bucket\n"}),
+            Outcome.UNKNOWN,
+            "init container 'fetch' of EVERGREEN_PODS__TEMPLATE ended with exit code 3, so training did not begin: "
+            "no such bucket",
+        ),
+        (
+            init_container("Failed", terminated={"exitCode": 1, "reason": "Error"}),
+            Outcome.UNKNOWN,
+            "it wrote no message; see its log",
+        ),
+        (
+            init_container("Failed", terminated={"exitCode": 137, "reason": "OOMKilled"}),
+            Outcome.OUT_OF_MEMORY,
+            "init container 'fetch' of EVERGREEN_PODS__TEMPLATE used more memory than it has (OOMKilled)",
+        ),
+        (
+            init_container("Failed", terminated={"exitCode": 128, "reason": "StartError", "message": "no sh in $PATH"}),
+            Outcome.BAD_CONFIG,
+            "cannot run: no sh in $PATH: correct its command or image",
+        ),
+        (
+            init_container(waiting={"reason": "ErrImageNeverPull", "message": 'image "fetch:1" is not present'}),
+            Outcome.BAD_CONFIG,
+            'image "fetch:1" is not present',
+        ),
+        (init_container(**RUNNING), Outcome.UNKNOWN, "it is still waiting for init container 'fetch'"),
+        (
+            init_container(sidecar={"waiting": {"reason": "CrashLoopBackOff"}}, terminated={"exitCode": 0}),
+            Outcome.UNKNOWN,
+            "it is still CrashLoopBackOff",
+        ),
+        (init_container(terminated={"exitCode": 0}), Outcome.UNKNOWN, "it is still PodInitializing"),
         # Nobody waits any longer.
         (pod("Running", RUNNING), Outcome.UNKNOWN, "its pod was left Running"),
     ],
@@ -317,6 +360,7 @@ class TestIsWaitOver:
 
     def test_pod_without_hope(self) -> None:
         assert self.is_over(waiting("InvalidImageName"), NOW - timedelta(minutes=3))
+        assert self.is_over(init_container(waiting={"reason": "InvalidImageName"}), NOW - timedelta(minutes=3))
 
 
 def status(code: int, message: str) -> tuple[int, str]:

@@ -238,7 +238,7 @@ class TestTemplate:
             "cpu": "4", "ephemeral-storage": "10Gi", "memory": "4096Mi", "nvidia.com/gpu": "1"
         }  # fmt: skip
         assert {"name": "NCCL_DEBUG", "value": "INFO"} in container["env"]
-        assert spec["initContainers"] == [{"name": "first"}]
+        assert spec["initContainers"] == [{"name": "first", "terminationMessagePolicy": "FallbackToLogsOnError"}]
 
     def test_rules_cannot_be_overridden(self, manifest: Callable[..., dict[str, Any]]) -> None:
         pod_json = manifest(

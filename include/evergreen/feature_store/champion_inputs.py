@@ -1,0 +1,154 @@
+"""The champion's own inputs for the rows of a holdout, after the spec's features have changed.
+
+A feature that was removed, renamed or defined in another way since is joined as the champion learned it, for as long as
+its table is published with that column. What can no longer be made is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from math import ceil
+
+import pyarrow as pa
+from feast import Entity, FeatureView, Field
+from feast.types import from_value_type
+from feast.value_type import ValueType
+
+from evergreen.errors import FaultsError, InputsChangedError, MissingInputsError
+from evergreen.feature_store.model_inputs import ModelInputs, ViewDefinition, coarse_type
+from evergreen.feature_store.repository import feature_source, open_feature_store
+from evergreen.feature_store.training_sets import join_views
+from evergreen.lake import datasets
+from evergreen.spec.model import ModelSpec
+from evergreen.window import days_between
+
+
+def recreate_inputs(
+    model: ModelSpec, training_set: datasets.Manifest, holdout: pa.Table, inputs: ModelInputs
+) -> pa.Table:
+    """Return the columns of `inputs` for each row of the training set's file `holdout`, in its order.
+
+    Columns that have not changed are taken from it.
+
+    Raises:
+        MissingInputsError: columns can no longer be made; all are named, with the reason.
+        InputsChangedError: features were published since the training set was made.
+    """
+    changed = inputs.changed_columns(training_set)
+    views: dict[str, list[str]] = {}
+    for column in changed:
+        if feature := inputs.find_feature(column):
+            views.setdefault(feature[0], []).append(feature[1])
+    published = _published_days(training_set, inputs.feature_model)
+    problems = _request_problems(inputs, changed, holdout)
+    for name, features in views.items():
+        problems += _view_problems(name, features, inputs, holdout, training_set, published)
+    if problems:
+        raise MissingInputsError("; ".join(problems))
+    table = holdout
+    if views:
+        try:
+            definitions = [_feature_view(name, inputs, features) for name, features in views.items()]
+        except KeyError as error:
+            raise MissingInputsError(f"{error} is no type of Feast: the version's inputs are damaged") from None
+        keys = {column for view in definitions for column in _key_columns(inputs.views[view.name]).values()}
+        entities = holdout.select(["event_timestamp", *sorted(keys)])
+        references = [f"{name}:{feature}" for name, features in views.items() for feature in features]
+        try:
+            store = open_feature_store(model.feature_model)
+            joined = join_views(store, inputs.feature_model, definitions, references, entities)
+        except FaultsError as error:  # what the columns of a table do not show, such as types that differ by day
+            problem = "; ".join(map(str, error.faults))
+            raise MissingInputsError(f"{', '.join(changed)} cannot be joined: {problem}") from None
+        for column in changed:
+            if column in table.column_names:
+                table = table.drop_columns([column])
+            table = table.append_column(column, joined[column])
+        if _published_days(training_set, inputs.feature_model) != published:
+            raise InputsChangedError("features were republished while the champion's were read; clear this task")
+    return table.select(list(inputs.column_names))
+
+
+def _published_days(training_set: datasets.Manifest, feature_model: str) -> Mapping[str, datasets.Manifest]:
+    """Return what is published of the days of the training set, by partition."""
+    start, end = (date.fromisoformat(training_set.inputs[name]) for name in ("start", "as_of"))
+    days = {datasets.day_partition(day) for day in days_between(start, end)}
+    manifests = datasets.open_dataset(f"features/{feature_model}").manifests()
+    published = {manifest.partition: manifest for manifest in manifests if manifest.partition in days}
+    if feature_model == training_set.inputs["feature_model"]:
+        contents = {partition: manifest.content_hash for partition, manifest in published.items()}
+        if contents != training_set.inputs["features"]:
+            raise InputsChangedError(
+                "features were republished since the training set was made; clear this run from its training_set task"
+            )
+    return published
+
+
+def _request_problems(inputs: ModelInputs, changed: Sequence[str], holdout: pa.Table) -> list[str]:
+    """Return what has become of columns that came with the request; none of them can be made."""
+    problems, types = [], dict(inputs.columns)
+    for column in changed:
+        if inputs.find_feature(column):
+            continue
+        if column not in holdout.column_names:
+            problems.append(f"{column} is no column of the examples any more")
+        else:
+            problems.append(f"{column} was {types[column]} and is {holdout.schema.field(column).type}")
+    return problems
+
+
+def _view_problems(
+    name: str,
+    features: Sequence[str],
+    inputs: ModelInputs,
+    holdout: pa.Table,
+    training_set: datasets.Manifest,
+    published: Mapping[str, datasets.Manifest],
+) -> list[str]:
+    """Return why features of a view cannot be made for all rows of the holdout."""
+    definition, types = inputs.views[name], dict(inputs.columns)
+    if lost := [column for column in _key_columns(definition).values() if column not in holdout.column_names]:
+        return [f"{name} is joined by {', '.join(lost)}, no column of the examples any more"]
+    if not holdout.num_rows:
+        return []
+    # Rows of earlier days are in reach, too; a view without a TTL is only read where the holdout is.
+    first, last = min(holdout["day"].to_pylist()), max(holdout["day"].to_pylist())
+    first = max(
+        first - timedelta(ceil(definition.ttl_seconds / 86_400)), date.fromisoformat(training_set.inputs["start"])
+    )
+    problems: dict[str, str] = {}
+    for day in days_between(first, last + timedelta(1)):
+        manifest = published.get(datasets.day_partition(day))
+        if manifest is None:
+            return [f"{inputs.feature_model} has no published features of {day}, which {name} needs"]
+        file = manifest.files.get(definition.table)
+        schema = (file.schema or {}) if file else {}
+        for feature in features:
+            column = f"{name}__{feature}"
+            if feature not in schema:
+                problems.setdefault(column, f"{column} is not in {definition.table} of {day}")
+            elif coarse_type(schema[feature]) != coarse_type(types[column]):
+                text = f"{column} was {types[column]} and is {schema[feature]} in {definition.table} of {day}"
+                problems.setdefault(column, text)
+    return list(problems.values())
+
+
+def _key_columns(definition: ViewDefinition) -> dict[str, str]:
+    return {key: definition.key_columns.get(key, key) for key in definition.keys}
+
+
+def _feature_view(name: str, inputs: ModelInputs, features: Sequence[str]) -> FeatureView:
+    """Return the view as the model learned it; it is not in Feast's registry."""
+    definition = inputs.views[name]
+    types = {**definition.keys, **{feature: definition.features[feature] for feature in features}}
+    keys = [Entity(name=key, join_keys=[key], value_type=ValueType[type_]) for key, type_ in definition.keys.items()]
+    view = FeatureView(
+        name=name,
+        entities=keys or None,
+        ttl=timedelta(seconds=definition.ttl_seconds),
+        schema=[Field(name=column, dtype=from_value_type(ValueType[type_])) for column, type_ in types.items()],
+        source=feature_source(inputs.feature_model, definition.table),
+    )
+    view.projection.join_key_map = dict(definition.key_columns)
+    return view

@@ -1,0 +1,126 @@
+"""The task `plan` of the retrain DAG: what it skips while the model is frozen or cooling down, however a run starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import DownstreamTasksSkipped
+
+from evergreen import ledger
+from evergreen.ledger import PromotionsFrozen
+from evergreen.orchestration.dags import retrain
+from evergreen.orchestration.handover import RetrainPlan
+from evergreen.registry import versions
+from evergreen.spec import loader
+from evergreen.window import midnight
+from support.ledger_events import promotion, verdict_event
+
+pytestmark = pytest.mark.dag
+
+PAUSED = {"training_set", "train", "backtest", "evaluate", "judge", "register", "promote"}
+BACKTEST = {"materialize", "evaluate", "judge", "register", "promote"}
+ZONE = "America/New_York"
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    use_home(tmp_path)
+    champion = SimpleNamespace(version="1", tags={"evergreen.holdout": "2013-01-04"})
+    monkeypatch.setattr(versions, "get_champion_version", lambda _model: champion)
+
+
+def record(*events: ledger.LedgerEvent) -> None:
+    for event in events:
+        ledger.append_decision("coin", "ada", lambda _state, event=event: event)
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    load_spec = loader.load_spec
+    spec = load_spec("coin").model_copy(update=changes)
+    monkeypatch.setattr(loader, "load_spec", lambda name: spec if name == "coin" else load_spec(name))
+
+
+def plan(
+    monkeypatch: pytest.MonkeyPatch, as_of: date, run_type: str = "manual", **params: Any
+) -> tuple[RetrainPlan, set[str]]:
+    """Run the task; return its result and the tasks that it skips."""
+    end = midnight(as_of, ZONE)
+    results: list[Any] = []
+    run = SimpleNamespace(
+        run_type=SimpleNamespace(value=run_type),
+        data_interval_start=end - timedelta(7),
+        data_interval_end=end,
+        logical_date=end - timedelta(7) if run_type != "manual" else None,
+        run_after=datetime(2013, 2, 20, tzinfo=UTC),
+        run_id="a run",
+        start_date=None,
+        consumed_asset_events=[SimpleNamespace(source_run_id="a run", extra={"data_end": str(as_of)})]
+        if run_type == "asset_triggered"
+        else [],
+    )
+    if run_type in ("manual", "asset_triggered"):
+        run.data_interval_start = run.data_interval_end = None
+    if run_type == "manual":
+        params["as_of"] = str(as_of)
+    instance = SimpleNamespace(xcom_push=lambda _key, value: results.append(value))
+    monkeypatch.setattr(
+        retrain, "get_current_context", lambda: {"dag_run": run, "params": {"promote": False, **params}, "ti": instance}
+    )
+    with pytest.raises(DownstreamTasksSkipped) as skipped:
+        retrain.plan.function("coin")
+    return RetrainPlan.load(results[0]), set(skipped.value.tasks)
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "manual"])
+def test_plan_trains_nothing_while_the_model_is_frozen(
+    run_type: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    record(PromotionsFrozen(reason="stocktaking"))
+    with caplog.at_level(logging.INFO):
+        planned, skipped = plan(monkeypatch, date(2013, 1, 18), run_type)
+    assert skipped == PAUSED, "the online store stays fresh"
+    reason = "the model was frozen by ada: stocktaking; unfreeze it, then clear this run"
+    assert planned.pause == reason
+    assert f"nothing is trained or compared: {reason}" in caplog.text
+
+
+def test_plan_says_so_too_when_data_arrives(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    record(PromotionsFrozen(reason="stocktaking"))
+    configure(monkeypatch, retrain_after_days=3)
+    with caplog.at_level(logging.INFO):
+        planned, skipped = plan(monkeypatch, date(2013, 1, 18), "asset_triggered")
+    assert skipped == PAUSED | {"materialize"}, "of 0 new days"
+    assert planned.pause
+    assert "stocktaking" in caplog.text
+
+
+def test_plan_trains_nothing_until_the_cooldown_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    record(verdict_event(10), promotion("1", 10, 1))  # as of 11 January
+    configure(monkeypatch, cooldown_days=28)
+    for as_of, is_paused in ((date(2013, 2, 7), True), (date(2013, 2, 8), False)):
+        planned, skipped = plan(monkeypatch, as_of)
+        assert skipped == (PAUSED if is_paused else {"backtest"})
+        assert bool(planned.pause) == is_paused
+    assert "a run as of 2013-02-08 or later may promote" in (plan(monkeypatch, date(2013, 2, 7))[0].pause or "")
+
+
+def test_plan_trains_during_a_freeze_if_the_spec_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    record(PromotionsFrozen(reason="stocktaking"))
+    configure(monkeypatch, keep_candidates_ready=True)
+    planned, skipped = plan(monkeypatch, date(2013, 1, 18))
+    assert (skipped, planned.pause, planned.champion_version) == ({"backtest"}, None, "1")
+
+
+@pytest.mark.parametrize(("promotes", "skips"), [(False, BACKTEST), (True, PAUSED)])
+def test_a_frozen_model_is_backtested_but_not_promoted_by_a_backfill(
+    promotes: bool, skips: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(PromotionsFrozen(reason="stocktaking"))
+    _, skipped = plan(monkeypatch, date(2013, 1, 18), "backfill", promote=promotes)
+    assert skipped == skips

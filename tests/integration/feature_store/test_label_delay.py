@@ -1,0 +1,215 @@
+"""Labels that come weeks later, on a regression in another time zone: what is trained on, judged on, and spent."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evergreen import evaluation, ledger
+from evergreen.errors import RawDataError
+from evergreen.feature_store import repository, training_sets
+from evergreen.feature_store.model_inputs import ModelInputs
+from evergreen.gates import judge_evidence
+from evergreen.gates.alpha_spending import next_alpha
+from evergreen.lake import datasets
+from evergreen.promotion import service
+from evergreen.registry import versions
+from evergreen.settings import REPOSITORY
+from evergreen.spec import loader
+from evergreen.spec.model import ModelSpec
+from evergreen.training.backends import process
+from evergreen.window import RunReason, Window, days_between, midnight
+
+pytestmark = pytest.mark.integration
+
+ZONE = "Asia/Tokyo"
+FIRST, LAST = date(2024, 1, 1), date(2024, 4, 30)
+LABEL_DELAY, ROWS = 30, 30
+SPEC = f"""
+from evergreen.spec.model import ModelSpec
+MODEL = ModelSpec(
+    name="loans", owner="tests", feature_service="loans", label="loss", request_columns=["amount"],
+    features=dict(timezone="{ZONE}", first_day="{FIRST}", spine="requests", views=["customers"],
+                  sources=[dict(name="bookings")]),
+    schedule="0 0 * * 1", train_days=21, holdout_days=7, label_delay={LABEL_DELAY},
+    gates=[
+        dict(kind="threshold", metric="rmse", at_most=100.0),
+        dict(kind="against_champion", metric="rmse", must_be="not_worse", margin=5.0),
+        dict(kind="labelled", at_least=0.95),
+        dict(kind="churn", at_most=1.0),
+    ],
+)
+"""
+TRAIN = """
+import pyarrow.parquet as pq
+import xgboost as xgb
+
+
+def fit(job, output, checkpoints):
+    table = pq.read_table(job.training_data)
+    data = xgb.DMatrix(table.select(list(job.features)).to_pandas(), label=table[job.label].to_numpy())
+    xgb.train({"max_depth": 3, "nthread": 1}, data, 20).save_model(output / "model.ubj")
+    return {"rows": float(table.num_rows)}
+"""
+DEFINITIONS = """
+from datetime import timedelta
+from feast import Entity, FeatureService, FeatureView, Field
+from feast.types import Float64
+from feast.value_type import ValueType
+from evergreen.feature_store.repository import feature_source
+
+customer = Entity(name="customer", join_keys=["customer"], value_type=ValueType.INT64)
+customers = FeatureView(name="customers", entities=[customer], ttl=timedelta(days=1),
+                        schema=[Field(name="debt", dtype=Float64)], source=feature_source("loans", "customers"))
+loans = FeatureService(name="loans", features=[customers])
+"""
+
+
+@pytest.fixture
+def loans(
+    home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
+) -> Iterator[ModelSpec]:
+    folder = tmp_path / "evergreen_models/loans"
+    folder.mkdir(parents=True)
+    for name, text in (("__init__.py", ""), ("model.py", SPEC), ("train.py", TRAIN)):
+        (folder / name).write_text(text)
+    use_models(tmp_path / "evergreen_models", only=True)
+    (tmp_path / "feature_repo").mkdir()
+    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", tmp_path / "feature_repo")
+    (tmp_path / "feature_repo/loans.py").write_text(DEFINITIONS)
+    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
+    repository.settings.cache_clear()
+    repository.open_feature_store.cache_clear()
+    loader.load_spec.cache_clear()
+    for day in days_between(FIRST, LAST):
+        publish(day)
+    yield loader.load_spec("loans")
+    loader.load_spec.cache_clear()
+
+
+def publish(day: date) -> None:
+    """Publish 30 requests of a day. The losses are known after 30 days, the large ones (the last rows) after ten."""
+    random = np.random.default_rng(day.toordinal())
+    begins = datetime.combine(day, datetime.min.time(), ZoneInfo(ZONE))
+    times = [begins + timedelta(minutes=30 * row) for row in range(ROWS)]
+    debt, amount = np.sort(random.random(ROWS)) * 10, random.random(ROWS) * 10
+    delays = [timedelta(days=10 if row >= ROWS - 6 else LABEL_DELAY - 1, hours=3) for row in range(ROWS)]
+    instant = pa.timestamp("us", "UTC")
+    keys = pa.array([1000 * day.toordinal() + row for row in range(ROWS)], pa.int64())
+    requests = {
+        "event_timestamp": pa.array(times, instant),
+        "customer": keys,
+        "amount": amount,
+        "loss": debt + amount + random.normal(size=ROWS),
+        "label_known_at": pa.array([begins + delay for delay in delays], instant),
+    }
+    customers = {"event_timestamp": pa.array([begins] * ROWS, instant), "customer": keys, "debt": debt}
+    dataset, partition = datasets.open_dataset("features/loans"), datasets.day_partition(day)
+    staged = dataset.stage(partition, f"of-{day}")
+    files = {name: staged / f"{name}.parquet" for name in ("requests", "customers")}
+    pq.write_table(pa.table(requests), files["requests"])
+    pq.write_table(pa.table(customers), files["customers"])
+    dataset.publish(partition, f"of-{day}", files, {})
+
+
+def window(model: ModelSpec, as_of: date) -> Window:
+    start = max(FIRST, as_of - timedelta(model.history_days))
+    return Window.from_range(start, as_of, RunReason.SCHEDULE, ZONE)
+
+
+def read(model: ModelSpec, examples: datasets.Manifest, name: str) -> pa.Table:
+    return pq.read_table(training_sets.training_set_dataset(model).file_path(examples, name))
+
+
+def retrain(model: ModelSpec, as_of: date) -> ledger.VerdictRecorded:
+    """Train, judge, and promote what passes; return the verdict's entry."""
+    examples = training_sets.build_training_set(model, window(model, as_of))
+    source = training_sets.training_set_dataset(model)
+    candidate = process.train_in_process(model, examples, source, training_sets.model_input_columns(model))
+    present = versions.get_champion_version(model)
+    champion = evaluation.Champion(present.version, versions.holdout_start(present)) if present else None
+    scores = evaluation.collect_evidence(model, examples, candidate, champion)
+    context = service.EvaluationContext(
+        f"as of {as_of}", RunReason.SCHEDULE, examples, candidate, scores, champion.version if champion else None
+    )
+    number = service.judge_candidate(model, context)
+    event = ledger.read_verdict_event(model.name, number)
+    report = service.verdict_report_path(model, number)
+    version = versions.register_candidate(model, examples, candidate, event.verdict, report)
+    request = service.PromotionRequest(number, version, RunReason.SCHEDULE)
+    if service.promotion_blocker(model, request) is None:
+        service.promote_version(model, request, actor="a test")
+    return event
+
+
+def test_training_learns_what_was_known_when_the_holdout_began(loans: ModelSpec) -> None:
+    as_of = date(2024, 4, 15)
+    examples = training_sets.build_training_set(loans, window(loans, as_of))
+    assert loans.history_days == 21 + 30 + 7 + 30
+    holdout, train = read(loans, examples, "holdout"), read(loans, examples, "train")
+    holdout_end = as_of - timedelta(LABEL_DELAY)
+    assert set(holdout["day"].to_pylist()) == set(days_between(holdout_end - timedelta(7), holdout_end))
+    assert holdout.num_rows == 7 * ROWS, "all labels of these days are known"
+    begins = midnight(holdout_end - timedelta(7), ZONE)
+    assert max(train["label_known_at"].to_pylist()) < begins
+    train_end = begins.date() - timedelta(LABEL_DELAY)
+    assert set(train["day"].to_pylist()) == set(days_between(train_end - timedelta(21), train_end))
+    # Early labels of later days are of large losses only: of rows unlike the others.
+    assert train.num_rows == 21 * ROWS
+    counts = read(loans, examples, "label_counts")
+    assert counts["rows"].to_pylist() == counts["labelled"].to_pylist() == [ROWS] * 7
+    inputs = ModelInputs.from_training_set(examples, ("amount", "customers__debt"))
+    assert inputs.columns == (("amount", "double"), ("customers__debt", "double"))
+    assert inputs.views["customers"].keys == {"customer": "INT64"}
+
+
+def test_weekly_retrains_use_no_labelled_row_twice(loans: ModelSpec) -> None:
+    """Holdouts of 37 calendar days overlap; the labelled ones do not, so each comparison has its whole share."""
+    events = [retrain(loans, date(2024, 4, 1) + timedelta(7 * week)) for week in range(4)]
+    for earlier, later in pairwise(events):
+        assert earlier.holdout[1] == later.holdout[0]
+    assert events[0].verdict.promote
+    budgets = []
+    for event in events[1:]:
+        result = next(result for result in event.verdict.results if result.gate == "rmse_against_champion")
+        assert result.alpha is not None, result.reason
+        budgets.append(result.alpha)
+        assert event.verdict.unlabelled_share == 0
+        churn = next(result for result in event.verdict.results if result.gate == "churn")
+        assert churn.candidate > 0
+    assert budgets == sorted(budgets), "each passed and carries its share over: none was halved"
+    assert budgets[0] == pytest.approx(next_alpha(0.05, "rmse_against_champion", events[1].holdout, []))
+
+
+def test_labels_that_come_later_than_declared_are_counted(loans: ModelSpec) -> None:
+    """Without `label_delay`, the last 29 of 37 days have next to no label: days without one are not used up."""
+    model = loans.model_copy(update={"label_delay": 0, "holdout_days": 37})
+    as_of = date(2024, 4, 15)
+    examples = training_sets.build_training_set(model, window(model, as_of))
+    candidate = process.train_in_process(
+        model, examples, training_sets.training_set_dataset(model), training_sets.model_input_columns(model)
+    )
+    evidence = evaluation.load_evidence(model, evaluation.collect_evidence(model, examples, candidate, None))
+    last_labelled = as_of - timedelta(11)  # its large losses, ten days and three hours later
+    assert evidence.days == (as_of - timedelta(37), last_labelled + timedelta(1))
+    verdict = judge_evidence(model.gates, evidence)
+    results = {result.gate: result for result in verdict.results}
+    assert results["labelled"].outcome == "failed"
+    assert "0 of 30 rows have a label" in results["labelled"].reason
+    share = 1 - (8 * ROWS + 19 * 6) / (37 * ROWS)
+    assert verdict.unlabelled_share == pytest.approx(share)
+
+
+def test_a_window_too_short_for_the_delay_says_so(loans: ModelSpec) -> None:
+    text = "only 67 days of data, 7 of them for the holdout, 60 for labels to arrive after it and before it"
+    with pytest.raises(RawDataError, match=text):
+        training_sets.build_training_set(loans, window(loans, FIRST + timedelta(67)))
