@@ -42,7 +42,9 @@ def book(mlflow: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Book:
     monkeypatch.setenv("EVERGREEN_MLFLOW", mlflow)
     settings.cache_clear()
     book = Book(f"anchored_{next(_NUMBERS)}", home)
-    book.promote(book.judge(10))
+    first = book.judge(10)
+    anchors.update_anchor(book.model)  # as the task `register` does
+    book.promote(first)
     book.promote(book.judge(20))
     return book
 
