@@ -6,16 +6,19 @@ written. So no caller, however wrong, can make a barred version champion.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import reduce
+from itertools import islice
 from typing import assert_never
 
 from evergreen.errors import LedgerError
-from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison
+from evergreen.gates.alpha_spending import EarlierComparison
 from evergreen.ledger import entries as events
 from evergreen.ledger.entries import LedgerEntry, hash_entry
+from evergreen.ledger.history import EntryHistory, Log
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class ChampionTenure:
 class LedgerState:
     """The state of a model after `entries`.
 
+    Snapshots store every field: one that is added changes their format (`evergreen.ledger.snapshots`).
+
     Attributes:
-        head_hash: hash of the last entry's bytes; empty without entries.
         tenures: every champion in order. Neighbours differ.
         last_promoted_as_of: `as_of` of the last promotion, even if it was rolled back since.
         challenger: the newest version whose promotion was deferred, unless it or a newer one was promoted since.
@@ -40,9 +44,8 @@ class LedgerState:
         accepted_change: who has accepted that inputs of the champion can no longer be made, and why; None if nobody.
     """
 
-    entries: tuple[LedgerEntry, ...] = ()
-    head_hash: str = ""
-    tenures: tuple[ChampionTenure, ...] = ()
+    entries: EntryHistory = field(default_factory=EntryHistory)
+    tenures: Log[ChampionTenure] = field(default_factory=Log)
     last_promoted_as_of: date | None = None
     challenger: str | None = None
     challenger_as_of: date | None = None
@@ -53,6 +56,11 @@ class LedgerState:
     @property
     def head_number(self) -> int:
         return len(self.entries)
+
+    @property
+    def head_hash(self) -> str:
+        """Return the hash of the last entry's bytes; empty without entries."""
+        return self.entries.head_hash
 
     @property
     def champion(self) -> str | None:
@@ -71,16 +79,7 @@ class LedgerState:
     @property
     def comparisons(self) -> tuple[EarlierComparison, ...]:
         """Return every verdict that spent a significance level, in order: the remaining budget follows from them."""
-        comparisons = []
-        for entry in self.entries:
-            if isinstance(entry.event, events.VerdictRecorded):
-                results = entry.event.verdict.results
-                spending = tuple(
-                    AlphaSpend(r.gate, r.alpha, r.outcome == "passed") for r in results if r.alpha is not None
-                )
-                if spending:
-                    comparisons.append(EarlierComparison(days=entry.event.holdout, spending=spending))
-        return tuple(comparisons)
+        return self.entries.comparisons()
 
     def find_verdict_event(self, entry_number: int) -> events.VerdictRecorded | None:
         """Return the verdict in entry `entry_number`, or None if it holds none."""
@@ -92,17 +91,19 @@ class LedgerState:
         return next((tenure for tenure in reversed(self.tenures) if tenure.version == version), None)
 
 
-def iter_states(entries: Sequence[LedgerEntry]) -> Iterator[LedgerState]:
+def iter_states(entries: Iterable[LedgerEntry]) -> Iterator[LedgerState]:
     """Yield the state after each of `entries`, which begin with the first."""
-    # Hashes as stored in the next entry: a field added later would change the JSON of an old entry.
-    hashes = [entry.previous_hash for entry in entries[1:]] + [hash_entry(entry.to_bytes()) for entry in entries[-1:]]
-    state = LedgerState()
-    for entry, entry_hash in zip(entries, hashes, strict=True):
-        state = apply_entry(state, entry, entry_hash)
-        yield state
+    state, entry = LedgerState(), None
+    for following in entries:
+        if entry:
+            # As stored in the next entry: a field added later would change the JSON of an old entry.
+            yield (state := apply_entry(state, entry, following.previous_hash))
+        entry = following
+    if entry:
+        yield apply_entry(state, entry, hash_entry(entry.to_bytes()))
 
 
-def replay(entries: Sequence[LedgerEntry]) -> LedgerState:
+def replay(entries: Iterable[LedgerEntry]) -> LedgerState:
     """Return the state after all `entries`."""
     return reduce(lambda _, state: state, iter_states(entries), LedgerState())
 
@@ -115,7 +116,7 @@ def state_at(entries: Sequence[LedgerEntry], instant: datetime) -> LedgerState:
     """
     if instant.tzinfo is None:
         raise LedgerError(f"{instant} has no time zone: add one, such as Z for UTC")
-    return replay([entry for entry in entries if entry.recorded_at <= instant])
+    return replay(islice(entries, bisect_right(entries, instant, key=lambda entry: entry.recorded_at)))
 
 
 def apply_entry(state: LedgerState, entry: LedgerEntry, entry_hash: str) -> LedgerState:
@@ -125,7 +126,7 @@ def apply_entry(state: LedgerState, entry: LedgerEntry, entry_hash: str) -> Ledg
             f"ledger of {entry.model}, entry {entry.number} ({entry.event.kind}, by {entry.actor}): {problem}. "
             "Entries are never changed: restore the ledger from a copy"
         )
-    return replace(_apply_event(state, entry), entries=(*state.entries, entry), head_hash=entry_hash)
+    return replace(_apply_event(state, entry), entries=state.entries.append(entry, entry_hash))
 
 
 def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
@@ -160,7 +161,7 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
 
 
 def _start_tenure(state: LedgerState, tenure: ChampionTenure) -> LedgerState:
-    state = replace(state, tenures=(*state.tenures, tenure), accepted_change=None)
+    state = replace(state, tenures=state.tenures.append(tenure), accepted_change=None)
     if state.challenger_as_of and (state.challenger == tenure.version or state.challenger_as_of <= tenure.as_of):
         return _clear_challenger(state)
     return state

@@ -7,7 +7,7 @@ report that is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -17,7 +17,8 @@ from evergreen.errors import InputsChangedError, PromotionRefusedError
 from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
-from evergreen.registry import aliases, versions
+from evergreen.promotion.slices import attach_slices, detach_slices
+from evergreen.registry import aliases, anchors, versions
 from evergreen.spec.gates import BaselineGate, ThresholdGate
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import atomic_write
@@ -60,20 +61,23 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     as_of = date.fromisoformat(context.training_set.inputs["as_of"])
     assert evidence.days  # load_evidence knows them
     holdout = evidence.days
+    verdicts = _verdict_dataset(model)
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         if entry := _find_verdict(state, inputs):
             return entry
-        basis, judged, compared = inputs, evidence, context.champion_version
+        basis, compared = inputs, context.champion_version
         if compared and (obstacle := rules.comparison_obstacle(state, as_of, compared, model)):
-            basis, judged = inputs | {"obstacle": obstacle}, replace(evidence, champion=gates.MissingEvidence(obstacle))
+            basis = inputs | {"obstacle": obstacle}
             if entry := _find_verdict(state, basis):
                 return entry
         page = f"{context.evaluation.partition}-{fingerprints.compute_fingerprint(basis)[:16]}.html"
         evidence_files = {
             "evaluation": evaluation.evaluation_dataset(model).root / context.evaluation.partition,
-            "report": datasets.open_dataset(f"verdicts/{model.name}").root / page,
+            "report": verdicts.root / page,
         }
+        # Slices are stored before the entry that names them.
+        verdict, slice_files = detach_slices(_judge(model, evidence, basis, state.comparisons), verdicts)
         return ledger.VerdictRecorded(
             run=context.run,
             run_reason=context.run_reason,
@@ -81,8 +85,8 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             holdout=holdout,
             candidate_fingerprint=context.candidate.fingerprint,
             champion_version=context.champion_version,
-            verdict=gates.judge_evidence(model.gates, judged, state.comparisons),
-            evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()},
+            verdict=verdict,
+            evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()} | slice_files,
             fingerprints=basis,
         )
 
@@ -109,11 +113,17 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
             "model's gates have changed or the evaluation is gone: clear the run from its evaluate task on"
         )
     evidence = evaluation.load_evidence(model, manifest)
-    earlier = ledger.replay(ledger.read_state(model.name).entries[: verdict_entry - 1])
+    earlier = ledger.read_state(model.name).entries.comparisons(before_entry=verdict_entry)
+    try:
+        whole_event = attach_slices(event)
+    except InputsChangedError:
+        # Equal evidence gives equal slices, and they are stored under their hash.
+        detach_slices(_judge(model, evidence, event.fingerprints, earlier), _verdict_dataset(model))
+        whole_event = attach_slices(event)
     from evergreen.reports import gate_report  # here: it loads matplotlib
 
     with atomic_write(file) as scratch:
-        scratch.write_text(gate_report.render_gate_report(model, event, evidence, earlier.comparisons))
+        scratch.write_text(gate_report.render_gate_report(model, whole_event, evidence, earlier))
     return file
 
 
@@ -122,7 +132,7 @@ def record_backtest(model: ModelSpec, as_of: date, candidate: datasets.Manifest,
     location = datasets.path_in_lake(report)
     event = ledger.BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report=location)
     ledger.append_decision(
-        model.name, actor, lambda state: next((entry for entry in state.entries if entry.event == event), event)
+        model.name, actor, lambda state: state.entries.find_last(ledger.BacktestRecorded, **dict(event)) or event
     )
 
 
@@ -217,6 +227,7 @@ def unfreeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
 def _append_and_sync(
     model: ModelSpec, actor: str, decide: Callable[[ledger.LedgerState], ledger.LedgerEvent | ledger.LedgerEntry]
 ) -> ledger.LedgerEvent:
+    anchors.update_anchor(model.name)  # nothing is added to a ledger that has lost entries
     entry = ledger.append_decision(model.name, actor, decide)
     aliases.sync_aliases(model.name)  # also for an entry that existed: an earlier attempt may have died before this
     return entry.event
@@ -224,19 +235,35 @@ def _append_and_sync(
 
 def _candidate_fingerprint(state: ledger.LedgerState, version: str) -> str:
     """Return the fingerprint in the verdict by which `version` was last promoted."""
-    promotions = (entry.event for entry in reversed(state.entries) if isinstance(entry.event, ledger.VersionPromoted))
-    promotion = next(event for event in promotions if event.version == version)
-    verdict_event = state.find_verdict_event(promotion.verdict_entry)
+    promotion = state.entries.find_last(ledger.VersionPromoted, version=version)
+    assert promotion
+    assert isinstance(promotion.event, ledger.VersionPromoted)
+    verdict_event = state.find_verdict_event(promotion.event.verdict_entry)
     assert verdict_event
     return verdict_event.candidate_fingerprint
 
 
 def _find_verdict(state: ledger.LedgerState, basis: Mapping[str, str]) -> ledger.LedgerEntry | None:
     """Return the entry with the verdict that has exactly these fingerprints."""
-    for entry in state.entries:
-        if isinstance(entry.event, ledger.VerdictRecorded) and entry.event.fingerprints == basis:
-            return entry
-    return None
+    return state.entries.find_last(
+        ledger.VerdictRecorded, candidate_fingerprint=basis["candidate"], fingerprints=dict(basis)
+    )
+
+
+def _judge(
+    model: ModelSpec,
+    evidence: gates.Evidence,
+    basis: Mapping[str, str],
+    earlier_comparisons: Sequence[gates.EarlierComparison],
+) -> gates.Verdict:
+    """Return the verdict on the evidence. An obstacle in `basis` to the promotion leaves the champion uncompared."""
+    if obstacle := basis.get("obstacle"):
+        evidence = replace(evidence, champion=gates.MissingEvidence(obstacle))
+    return gates.judge_evidence(model.gates, evidence, earlier_comparisons)
+
+
+def _verdict_dataset(model: ModelSpec) -> datasets.Dataset:
+    return datasets.open_dataset(f"verdicts/{model.name}")
 
 
 def _gates_fingerprint(model: ModelSpec) -> str:

@@ -14,6 +14,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from evergreen import ledger
+from evergreen.registry import anchors
 from evergreen.registry.versions import NOT_FOUND_CODES, missing_version_error, registry_client
 
 _LEDGER_ALIASES: Mapping[str, Callable[[ledger.LedgerState], str | None]] = {
@@ -39,7 +40,7 @@ class AliasStatus:
 
 
 def sync_aliases(model_name: str) -> ledger.LedgerState:
-    """Set the aliases to the versions that the ledger names, and return the ledger's state.
+    """Set the aliases to the versions that the ledger names, and its anchor; return the ledger's state.
 
     MLflow sets aliases unconditionally: the last writer wins, even one that read the ledger long ago. So every writer
     reads the ledger again afterwards, and repeats until it has not changed. Every last write is followed by a check;
@@ -53,6 +54,7 @@ def sync_aliases(model_name: str) -> ledger.LedgerState:
         is_set = _try_set_aliases(client, model_name, state)
         latest = ledger.read_state(model_name)
         if is_set and latest.head_number == state.head_number:
+            anchors.update_anchor(model_name)
             return state
         state = latest
 
@@ -103,6 +105,9 @@ def _try_set_aliases(client: mlflow.MlflowClient, model_name: str, state: ledger
 
 
 def _alias_status(alias: str, actual: str | None, state: ledger.LedgerState) -> AliasStatus:
+    if actual == _LEDGER_ALIASES[alias](state):
+        label = f"version {actual}" if actual else "no version"
+        return AliasStatus(alias, actual, actual, "consistent", f"{alias} is {label}, as the ledger says")
     # The versions that had the alias by the ledger, each with the entry since which it had it.
     history: list[tuple[str | None, int]] = [(None, 0)]
     for earlier in ledger.iter_states(state.entries):
@@ -112,11 +117,9 @@ def _alias_status(alias: str, actual: str | None, state: ledger.LedgerState) -> 
     actual_label = f"version {actual}" if actual else "no version"
     repair = f"set to version {expected} (entry {since})" if expected else "deleted"
     last_entries = {version: end for (version, _), (_, end) in pairwise(history)}
-    status: Literal["consistent", "stale", "moved_by_hand", "missing"] = "moved_by_hand"
+    status: Literal["stale", "moved_by_hand", "missing"] = "moved_by_hand"
     message = f"{alias} was {actual_label}, moved by hand outside the ledger: {repair}"
-    if actual == expected:
-        status, message = "consistent", f"{alias} is {actual_label}, as the ledger says"
-    elif not state.tenures and expected is None:
+    if not state.tenures and expected is None:
         message = (
             f"{alias} is {actual_label}, but the ledger has no promotion: left as it is, it was set by hand or before "
             "the ledger existed"

@@ -29,7 +29,7 @@ from evergreen import evaluation, ledger, storage
 from evergreen.errors import EvergreenError, ScoringError, SignatureError
 from evergreen.gates import GateResult, Verdict, decide_verdict
 from evergreen.lake import datasets, fingerprints
-from evergreen.registry import aliases, signing, versions
+from evergreen.registry import aliases, anchors, signing, versions
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
 from evergreen.training.job import TrainingResult
@@ -467,12 +467,15 @@ def test_each_task_sends_the_requests_of_the_page(server: str, home: Path, monke
         task: {"reads": set(re.findall(r"`([\w/-]+)`", reads)), "writes": set(re.findall(r"`([\w/-]+)`", writes))}
         for task, reads, writes in table_below(DOCS / "trust.md", "### In MLflow")
     }
-    register_requests = requests_of(lambda: register(home))
+    ledger.append_decision(MODEL.name, "ada", lambda _: verdict_event(10))
+    register_requests = requests_of(lambda: (register(home), anchors.update_anchor(MODEL.name)))
     assert register_requests["writes"] == listed["`register`"]["writes"]
     assert register_requests["reads"] == listed["`register`"]["reads"]
-    ledger.append_decision(MODEL.name, "ada", lambda _: verdict_event(10))
     ledger.append_decision(MODEL.name, "ada", lambda _: promotion("1", 10, 1))
-    assert requests_of(lambda: versions.get_champion_version(MODEL)) == listed["`plan`"]
+    assert (
+        requests_of(lambda: (anchors.check_anchor(MODEL.name), versions.get_champion_version(MODEL)))
+        == listed["`plan`"]
+    )
     assert requests_of(lambda: versions.verify_version(MODEL.name, "1")) == listed["`evaluate`"]
     promoting = requests_of(lambda: aliases.sync_aliases(MODEL.name))
     assert promoting["reads"] <= listed["`evaluate`"]["reads"]

@@ -141,7 +141,7 @@ def plan(name: str) -> XCom:
     from evergreen import ledger
     from evergreen.feature_store import training_sets
     from evergreen.promotion import rules
-    from evergreen.registry import versions
+    from evergreen.registry import anchors, versions
 
     context, model = get_current_context(), loader.load_spec(name)
     spec = feature_spec(model)
@@ -176,6 +176,7 @@ def plan(name: str) -> XCom:
         return skip_tasks(context, retrain_plan.dump(), ("materialize", *_TRAINING_TASKS))
     if pause:
         return skip_tasks(context, retrain_plan.dump(), _TRAINING_TASKS)
+    anchors.check_anchor(name)
     if champion := versions.get_champion_version(model):
         log.info("the candidate is judged against version %s", champion.version)
         retrain_plan = retrain_plan.model_copy(
@@ -276,7 +277,7 @@ def judge(name: str, plan: XCom, evaluate_output: XCom) -> XCom:
 def register(name: str, plan: XCom, judge_output: XCom) -> str:
     """Register the candidate with its verdict and fingerprints (MLflow), whatever the verdict; return its version."""
     from evergreen.promotion import service
-    from evergreen.registry import versions
+    from evergreen.registry import anchors, versions
 
     model, judged = loader.load_spec(name), JudgedCandidate.load(judge_output)
     version = versions.register_candidate(
@@ -286,6 +287,7 @@ def register(name: str, plan: XCom, judge_output: XCom) -> str:
         judged.verdict_event(name).verdict,
         service.verdict_report_path(model, judged.entry),
     )
+    anchors.update_anchor(name)  # a verdict that promotes nothing has spent some of the model's budget all the same
     log.info("%s version %s", name, version)
     request = RetrainPlan.load(plan).promotion_request(judged.entry, version)
     if model.approval and (blocker := service.promotion_blocker(model, request)):
