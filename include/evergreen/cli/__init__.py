@@ -149,7 +149,7 @@ def release_command(ctx: typer.Context, model: ModelArgument, version: VersionAr
 
 @app.command("freeze")
 def freeze_command(ctx: typer.Context, model: ModelArgument, reason: ReasonOption) -> None:
-    """Promote nothing until `unfreeze`, even if all gates pass; nothing is trained or compared meanwhile, either."""
+    """Train and promote nothing until `unfreeze`."""
     _use_local_mlflow()
     from evergreen.promotion import service
 
