@@ -34,7 +34,7 @@ MODEL = SPEC.model_copy(
             ThresholdGate(metric="auc", at_least=0.5),
             AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.2),
         ),
-        "holdout_days": 6,
+        "holdout_days": 7,
         "parameters": {**SPEC.parameters, "rounds": 12},
     }
 )
