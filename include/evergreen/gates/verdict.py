@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -18,7 +19,7 @@ from evergreen.gates.evidence import Evidence
 from evergreen.spec import Frozen
 from evergreen.spec.gates import AgainstChampionGate, Gate
 
-GateOutcome = Literal["passed", "failed", "not_computed"]
+GateOutcome = Literal["passed", "failed", "inconclusive", "not_computed"]
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,22 @@ class SliceResult(Frozen, allow_inf_nan=False):
     is_judged: bool = Field(description="False: reported only, because the rows are too few")
 
 
+class Look(Frozen, allow_inf_nan=False):
+    """One look at a comparison whose evidence grows."""
+
+    end: date = Field(description="the day after its last day of evidence")
+    days: int = Field(gt=0, description="days of evidence so far")
+    level: float = Field(ge=0, lt=1, description="one-sided significance level of this look")
+    gain: float = Field(description="estimated gain so far; positive is better")
+    low: float = Field(description="lower confidence bound of the gain, at that level")
+
+
 class GateResult(Frozen, allow_inf_nan=False):
     """The result of one gate.
 
-    `passed` and `failed` mean that the gate was computed. `not_computed` blocks like `failed` does, and `reason` names
-    all faults.
+    `passed`, `failed` and `inconclusive` mean that the gate was computed. `inconclusive` neither allows a promotion nor
+    rejects the candidate: the evidence does not suffice yet, and may with more days. `not_computed` blocks like `failed`
+    does, and `reason` names all faults.
     """
 
     gate: str = Field(min_length=1, description="the gate's name")
@@ -71,6 +83,11 @@ class GateResult(Frozen, allow_inf_nan=False):
         None, gt=0, lt=1, description="the chance of a false promotion that this comparison spent"
     )
     rows: int = Field(ge=0, description="rows of evidence")
+    days: int | None = Field(None, ge=0, description="days of evidence, where days are clusters")
+    day_correlation: float | None = Field(
+        None, description="of the gains of neighbouring days, its bias removed; later comparisons learn from it"
+    )
+    looks: tuple[Look, ...] = Field((), description="all looks so far, in order, if the evidence of the gate grows")
     slices: tuple[SliceResult, ...] = Field((), description="by slice or group, if the gate has them")
     reason: str = Field(min_length=1, description="one sentence, with the numbers, for people")
 
@@ -80,6 +97,8 @@ class GateResult(Frozen, allow_inf_nan=False):
             raise ValueError(f"gate {self.gate} {self.outcome} without a value of the candidate")
         if self.interval and self.interval[0] > self.interval[1]:
             raise ValueError(f"gate {self.gate}: the interval {self.interval} is upside down")
+        if self.outcome == "inconclusive" and not (self.looks and self.alpha):
+            raise ValueError(f"gate {self.gate} is inconclusive without a look and its alpha")
         return self
 
 
@@ -105,23 +124,64 @@ class Verdict(Frozen, allow_inf_nan=False):
             raise ValueError(f"this verdict cannot promote: {problem}")
         return self
 
+    @property
+    def is_inconclusive(self) -> bool:
+        """Whether no gate rejects the candidate, and at least one waits for more days of evidence."""
+        outcomes = {result.outcome for result in self.results}
+        return "inconclusive" in outcomes and outcomes <= {"inconclusive", "passed"}
+
 
 def judge_evidence(
-    gates: Sequence[Gate], evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()
+    gates: Sequence[Gate],
+    evidence: Evidence,
+    earlier_comparisons: Sequence[EarlierComparison] = (),
+    *,
+    accumulates: bool = False,
 ) -> Verdict:
     """Evaluate every gate, then decide on the results.
 
-    `earlier_comparisons` are those of the model with a champion, oldest first: what they spent of its lifetime budget
-    is gone.
+    `earlier_comparisons` are those of the model with a champion that have ended, oldest first: what they spent of its
+    budget is gone. With `accumulates` this is the first of several looks: a comparison with the champion may be
+    inconclusive, and go on with `judge_next_look`. Without, this look decides.
 
     The same gates, rows (in any order) and earlier comparisons give the same verdict. Invalid evidence does not raise:
     its gates are `not_computed`, with the reason, and block.
     """
-    return decide_verdict([evaluate_gate(gate, evidence, earlier_comparisons) for gate in gates])
+    return decide_verdict([evaluate_gate(gate, evidence, earlier_comparisons, accumulates) for gate in gates])
 
 
-def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()) -> GateResult:
-    """Return the result of `gate`: passed, failed, or not_computed with all faults.
+def judge_next_look(
+    gates: Sequence[Gate], evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison], previous: Verdict
+) -> Verdict:
+    """Judge an inconclusive candidate again, when more days have their labels.
+
+    Only gates that were inconclusive are evaluated; the others keep their result, and `previous` is all that is carried
+    from look to look. `evidence` is that of all days since the beginning of the holdout. `earlier_comparisons` are those
+    that had ended before the first look. Looks may come at any time, as long as the gain that was seen does not choose it.
+    """
+    by_name = {gate.name: gate for gate in gates}
+
+    def evaluate(result: GateResult) -> GateResult:
+        gate = by_name.get(result.gate)
+        if result.outcome != "inconclusive" or not isinstance(gate, AgainstChampionGate):
+            return result
+        found = evaluate_gate(gate, evidence, earlier_comparisons, True, result)
+        if found.outcome != "not_computed":
+            return found
+        # A week without evidence rejects nobody.
+        return result.model_copy(update={"reason": f"this look could not be computed: {found.reason}"})
+
+    return decide_verdict([evaluate(result) for result in previous.results])
+
+
+def evaluate_gate(
+    gate: Gate,
+    evidence: Evidence,
+    earlier_comparisons: Sequence[EarlierComparison] = (),
+    accumulates: bool = False,
+    previous: GateResult | None = None,
+) -> GateResult:
+    """Return the result of `gate`, or not_computed with all faults. `previous` is that of the look before, if there was.
 
     Never raises: a gate may run code of the model's folder, and evidence may have faults that no check foresees. Any
     exception blocks, and is named.
@@ -131,7 +191,7 @@ def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[
 
     try:
         if isinstance(gate, AgainstChampionGate):  # the only kind with a budget for the model's whole life
-            return COMPUTE[gate.kind](gate, evidence, earlier_comparisons)
+            return COMPUTE[gate.kind](gate, evidence, earlier_comparisons, accumulates, previous)
         return COMPUTE[gate.kind](gate, evidence)
     except NotComputedError as error:
         problem, fields = str(error), error.fields

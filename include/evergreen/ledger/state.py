@@ -13,7 +13,7 @@ from functools import reduce
 from typing import assert_never
 
 from evergreen.errors import LedgerError
-from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison
+from evergreen.gates.alpha_spending import AlphaSpend, DayCorrelation, EarlierComparison
 from evergreen.ledger import entries as events
 from evergreen.ledger.entries import LedgerEntry, hash_entry
 
@@ -76,8 +76,20 @@ class LedgerState:
                 spending = tuple(
                     AlphaSpend(r.gate, r.alpha, r.outcome == "passed") for r in results if r.alpha is not None
                 )
+                correlations = tuple(
+                    DayCorrelation(r.gate, r.days, r.day_correlation)
+                    for r in results
+                    if r.days is not None and r.day_correlation is not None
+                )
                 if spending:
-                    comparisons.append(EarlierComparison(days=entry.event.holdout, spending=spending))
+                    comparisons.append(
+                        EarlierComparison(
+                            days=entry.event.holdout,
+                            spending=spending,
+                            promoted=entry.event.verdict.promote,
+                            day_correlations=correlations,
+                        )
+                    )
         return tuple(comparisons)
 
     def find_verdict_event(self, entry_number: int) -> events.VerdictRecorded | None:
