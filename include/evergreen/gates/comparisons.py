@@ -12,10 +12,9 @@ from evergreen.gates.clusters import ClusterCodes, ClusteredVariance, RowCluster
 from evergreen.gates.day_correlation import (
     ErrorCase,
     chance_beyond,
-    correlated_freedom,
     distance_at,
-    inflate_variance,
     measure_day_correlation,
+    possible_errors,
 )
 from evergreen.gates.metrics import FloatArray, RatioMetric, compute_metric, resolve_metric
 from evergreen.gates.verdict import NotComputedError
@@ -62,17 +61,10 @@ class EstimatedGain:
 
     def error_cases(self, correlated_weight: float) -> list[ErrorCase]:
         """Return the possible errors: that of independent days, and that of correlated ones with this weight."""
-        if not correlated_weight or self.days < 2 or not self.day_variance:
-            return [ErrorCase(1.0, self.standard_error, self.degrees_of_freedom)]
-        added = (inflate_variance(self.days) - 1) * self.day_variance
-        return [
-            ErrorCase(1 - correlated_weight, self.standard_error, self.degrees_of_freedom),
-            ErrorCase(
-                correlated_weight,
-                sqrt(self.standard_error**2 + added),
-                correlated_freedom(self.degrees_of_freedom),
-            ),
-        ]
+        error, freedom = self.standard_error, self.degrees_of_freedom
+        if not correlated_weight or not self.day_variance:
+            return [ErrorCase(1.0, error, freedom)]
+        return possible_errors(error, freedom, self.days, self.day_variance, correlated_weight)
 
     def bounds(self, alpha: float, maximum: float, correlated_weight: float = 0.0) -> MetricGain:
         """Return the gain with bounds, not beyond the possible differences between values from 0 to `maximum`."""
@@ -83,7 +75,7 @@ class EstimatedGain:
         """Return the one-sided p-value of a true gain of `limit`: at most alpha if the lower bound is above it."""
         if not self.standard_error:
             return 0.0 if self.gain > limit else 1.0
-        return chance_beyond(self.gain - limit, self.error_cases(correlated_weight))
+        return float(chance_beyond(self.gain - limit, self.error_cases(correlated_weight)))
 
 
 NO_DIFFERENCE = EstimatedGain(0.0, 0.0, inf)
@@ -128,9 +120,9 @@ def measure_gain(
     """Estimate the gain of `candidate` over `reference`, (n,) each, by the metric of `gate`, in any order of rows.
 
     The error of AUC is by `delong`, that of all other metrics by `jackknife`. Both are by clusters and have
-    formulas: nothing is drawn, so an alpha of 10⁻⁵, which the hundredth comparison of a model's life may have, is as exact as
-    any. Bounds assume that the sum over clusters is nearly normal. Where no row differs the gain is 0, with an error
-    of 0.
+    formulas: nothing is drawn, so an alpha of 10⁻⁵, which the hundredth comparison of a model's life may have, is as
+    exact as any. Bounds assume that the sum over clusters is nearly normal. Where no row differs the gain is 0, with
+    an error of 0.
 
     Raises:
         NotComputedError: the metric does not exist for these rows, or its error cannot be estimated, because there are
@@ -144,13 +136,12 @@ def measure_gain(
 
 
 def estimate_with_days(gain: float, error: float, variance: RowVariance) -> EstimatedGain:
-    """Return the estimate with the part of its error that comes from the spread between days, and how days correlate."""
+    """Return the estimate with the part of its error that comes from days, and how neighbouring days correlate."""
     freedom, by_days = variance.degrees_of_freedom, variance.by_days
     if by_days is None or not error:
         return EstimatedGain(gain, error, freedom)
-    measured = measure_day_correlation(by_days.changes) if by_days.changes.size else None
-    days = by_days.changes.size
-    return EstimatedGain(gain, error, freedom, days, by_days.variance, measured)
+    measured = measure_day_correlation(by_days.changes)
+    return EstimatedGain(gain, error, freedom, by_days.changes.size, by_days.variance, measured)
 
 
 def _count_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray) -> int:

@@ -19,12 +19,15 @@ Levels depend on alpha and on the days of the looks so far, and on nothing else:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import inf, log, pi, sqrt
 from sys import float_info
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import optimize, special
 
+from evergreen.gates.day_correlation import Numbers
 from evergreen.gates.metrics import FloatArray
 
 # A comparison ends after so many days; after more of them if its alpha is small, and each look tells less.
@@ -52,7 +55,8 @@ def spent_alpha(alpha: float, share: float) -> float:
     return 2 * float(special.ndtr(float(special.ndtri(alpha / 2)) / sqrt(share)))
 
 
-def look_levels(alpha: float, look_days: Sequence[int], last_day: int) -> tuple[float, ...]:
+@lru_cache(maxsize=4096)
+def look_levels(alpha: float, look_days: tuple[int, ...], last_day: int) -> tuple[float, ...]:
     """Return the one-sided significance level of each look, (looks,), in order.
 
     `look_days` are the days of evidence at each look, increasing; `last_day` is that of the last possible one. Looks
@@ -73,7 +77,7 @@ def look_levels(alpha: float, look_days: Sequence[int], last_day: int) -> tuple[
         levels.append(max(float(special.ndtr(-z)), float_info.min))
         if number + 1 < len(look_days):
             gap = sqrt(max(min(look_days[number + 1] / last_day, 1.0) - time, 1e-9) / time)
-            grid, weight = _simpson_grid(_LOWEST_Z, min(z, -_LOWEST_Z), min(_GRID_STEP, gap / 5))
+            grid, weight = _simpson_grid(_LOWEST_Z, min(z, _MAX_Z), min(_GRID_STEP, gap / 5))
             grid = grid * root
             kernel = np.exp(-(((grid[:, None] - scores) / step) ** 2) / 2) / (step * sqrt(2 * pi))
             scores, density, before = grid, weight * root * (kernel @ density), time
@@ -101,21 +105,19 @@ def _simpson_grid(low: float, high: float, step: float) -> tuple[FloatArray, Flo
     return np.linspace(low, high, intervals + 1), weight * (high - low) / intervals / 3
 
 
-def chance_to_suffice(alpha: float, look_days: Sequence[int], last_day: int, significance: float) -> float:
+def chance_to_suffice(alpha: float, look_days: Sequence[int], last_day: int, significance: Numbers) -> FloatArray:
     """Return the predicted chance that the look on `last_day` suffices.
 
-    `significance` is the one-sided p-value of the last of the looks so far. The true gain is as uncertain as the days so far leave it (Spiegelhalter,
-    Freedman and Blackburn 1986, Controlled Clinical Trials 7:8-17): the last z is normal with mean z/√t and variance
-    (1 - t)/t, where t is the share of days so far.
+    `significance` is the one-sided p-value of the last of the looks so far. The true gain is as uncertain as the days
+    so far leave it (Spiegelhalter, Freedman and Blackburn 1986, Controlled Clinical Trials 7:8-17): the last z is
+    normal with mean z/√t and variance (1 - t)/t, where t is the share of days so far.
     """
     time = look_days[-1] / last_day
-    if time >= 1:
-        return 0.0
-    level = look_levels(alpha, [*look_days, last_day], last_day)[-1]
-    z, last_z = (-float(special.ndtri(min(max(chance, 1e-300), 1 - 1e-16))) for chance in (significance, level))
-    return float(special.ndtr((z / sqrt(time) - last_z) / sqrt((1 - time) / time)))
+    level = look_levels(alpha, (*look_days, last_day), last_day)[-1]
+    z, last_z = (-special.ndtri(np.clip(chance, 1e-300, 1 - 1e-16)) for chance in (significance, level))
+    return np.asarray(special.ndtr((z / sqrt(time) - last_z) / sqrt((1 - time) / time)))
 
 
-def is_hopeless(alpha: float, look_days: Sequence[int], last_day: int, significance: float) -> bool:
-    """Whether a comparison whose looks have not sufficed should end: see `chance_to_suffice`."""
+def is_hopeless(alpha: float, look_days: Sequence[int], last_day: int, significance: Numbers) -> NDArray[np.bool_]:
+    """Whether a comparison should end, of whose looks none sufficed and the last is before `last_day`."""
     return chance_to_suffice(alpha, look_days, last_day, significance) < _HOPE

@@ -61,7 +61,7 @@ def judge_gain(
     if alpha is None:
         alpha = next_alpha(1 - gate.confidence, gate.name, period, earlier_comparisons, gate.guarantee)
     correlated = _weigh_correlation(gate, estimate, earlier_comparisons)
-    look_days = [*(look.days for look in earlier_looks), days]
+    look_days = (*(look.days for look in earlier_looks), days)
     last_day = max_days(alpha, look_days[0]) if accumulates else days
     level = look_levels(alpha, look_days, last_day)[-1]
     gain = estimate.bounds(level, gate.scale.maximum, correlated)

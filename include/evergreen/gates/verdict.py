@@ -67,8 +67,8 @@ class GateResult(Frozen, allow_inf_nan=False):
     """The result of one gate.
 
     `passed`, `failed` and `inconclusive` mean that the gate was computed. `inconclusive` neither allows a promotion nor
-    rejects the candidate: the evidence does not suffice yet, and may with more days. `not_computed` blocks like `failed`
-    does, and `reason` names all faults.
+    rejects the candidate: the evidence does not suffice yet, and may with more days. `not_computed` blocks like
+    `failed` does, and `reason` names all faults.
     """
 
     gate: str = Field(min_length=1, description="the gate's name")
@@ -155,9 +155,10 @@ def judge_next_look(
 ) -> Verdict:
     """Judge an inconclusive candidate again, when more days have their labels.
 
-    Only gates that were inconclusive are evaluated; the others keep their result, and `previous` is all that is carried
-    from look to look. `evidence` is that of all days since the beginning of the holdout. `earlier_comparisons` are those
-    that had ended before the first look. Looks may come at any time, as long as the gain that was seen does not choose it.
+    Only gates that were inconclusive are evaluated; the others keep their result, and `previous` is all that is
+    carried from look to look. `evidence` is that of all days since the beginning of the holdout. `earlier_comparisons`
+    are those that had ended before the first look. Looks may come at any time, as long as the gain that was seen does
+    not choose it.
     """
     by_name = {gate.name: gate for gate in gates}
 
@@ -181,7 +182,7 @@ def evaluate_gate(
     accumulates: bool = False,
     previous: GateResult | None = None,
 ) -> GateResult:
-    """Return the result of `gate`, or not_computed with all faults. `previous` is that of the look before, if there was.
+    """Return the result of `gate`, or not_computed with all faults. `previous` is that of the look before, if any.
 
     Never raises: a gate may run code of the model's folder, and evidence may have faults that no check foresees. Any
     exception blocks, and is named.

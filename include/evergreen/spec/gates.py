@@ -195,8 +195,8 @@ class AgainstChampionGate(PairedComparisonGate):
 
     `confidence` holds for the model's whole life, not for one run, however often it is retrained. With the guarantee
     `rate`, of the promotions made at most 1 - confidence fall short, in expectation. With `lifetime`, the chance that
-    a candidate that falls short is ever promoted is at most 1 - confidence. Each comparison spends a part of that budget
-    (`evergreen.gates.alpha_spending`).
+    a candidate that falls short is ever promoted is at most 1 - confidence. Each comparison spends a part of that
+    budget (`evergreen.gates.alpha_spending`).
     """
 
     kind: Literal["against_champion"] = "against_champion"

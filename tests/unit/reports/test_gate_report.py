@@ -49,7 +49,7 @@ pytestmark = pytest.mark.unit
 HOLDOUT = (date(2013, 2, 22), date(2013, 3, 1))
 BINARY_GATES: tuple[Gate, ...] = (
     ThresholdGate(metric="auc", at_least=0.6),
-    AgainstChampionGate(metric="auc", must_be="better"),
+    AgainstChampionGate(metric="auc", must_be="better", guarantee="lifetime"),
     BySliceGate(metric="auc", group_by="carrier", margin=0.05),
     FairnessGate(group_by="carrier", cut=0.5, at_most=0.2),
     BaselineGate(metric="log_loss"),

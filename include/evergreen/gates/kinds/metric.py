@@ -26,7 +26,7 @@ from evergreen.gates.metrics import FloatArray, user_code
 from evergreen.gates.verdict import CustomGateResult, GateResult, NotComputedError, SliceResult
 from evergreen.spec.gates import AgainstChampionGate, BaselineGate, CustomGate, MetricGate, ThresholdGate
 
-BUDGET_NAMES = {"lifetime": "lifetime budget", "rate": "budget of the rate"}
+_PURPOSES = {"lifetime": "of the lifetime budget", "rate": "for a rate of"}
 
 
 def compute_threshold(gate: ThresholdGate, evidence: Evidence) -> GateResult:
@@ -51,8 +51,8 @@ def compute_against_champion(
     """Pass when the lower bound of the gain reaches the gate's limit; pass at once while there is no champion.
 
     The bound's level is what `earlier_comparisons` have left of the gate's budget. A comparison that is not computed
-    spends nothing: it cannot pass. If it `accumulates`, that is divided among its looks, of which `previous` was the one
-    before, and the outcome is inconclusive as long as later looks may suffice.
+    spends nothing: it cannot pass. If it `accumulates`, that is divided among its looks, of which `previous` was the
+    one before, and the outcome is inconclusive as long as later looks may suffice.
     """
     label, candidate, value = _measure_candidate(gate, evidence)
     if isinstance(evidence.champion, NoChampion):
@@ -75,9 +75,7 @@ def compute_against_champion(
     try:
         check_differing_rows(gate, candidate, champion, "the two")
         estimate = measure_gain(gate, label, candidate, champion, clusters)
-        look = judge_gain(
-            gate, estimate, (evidence.days[0], evidence.days[1]), days, earlier_comparisons, accumulates, previous
-        )
+        look = judge_gain(gate, estimate, evidence.days, days, earlier_comparisons, accumulates, previous)
     except NotComputedError as error:
         raise NotComputedError(str(error), candidate=value, champion=champion_value) from None
     return gate_result(
@@ -99,7 +97,7 @@ def compute_against_champion(
 
 
 def _describe_spending(gate: AgainstChampionGate, comparison: JudgedGain) -> str:
-    budget = f"spends {comparison.alpha:.3g} of the {BUDGET_NAMES[gate.guarantee]} {1 - gate.confidence:.3g}"
+    budget = f"spends {comparison.alpha:.3g} {_PURPOSES[gate.guarantee]} {1 - gate.confidence:.3g}"
     if not comparison.looks:
         return budget
     look = comparison.looks[-1]
