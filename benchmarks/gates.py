@@ -8,8 +8,8 @@ or out of days. 20,000 rows a week. The true gain in AUC of a day is normal, wit
 size that `delong` measures on rows of two models with 90 % of their noise in common.
 
 What is drawn is the gain of each day, for all histories at once, and what judges are the functions of the product
-that judge a gain: alpha, levels of looks, hopelessness, and the chance of an error with correlated days. `--full-rows`
-draws rows instead, and judges them by `judge_evidence` and `judge_next_look`, to check that both agree.
+that judge a gain: alpha, levels of looks, hopelessness, and the chance of an error with correlated days. The table
+`rows` draws rows instead, and judges them by `judge_evidence` and `judge_next_look`, to check that both agree.
 
 Beside it, on the holdout alone: one test by rows at p < 0.05 in every run, "promote if higher", and the gate of commit
 8f1aec1, which took rows as independent and spent alpha as `lifetime` does.
@@ -62,6 +62,7 @@ FIRST = date(2013, 1, 4)
 ERROR = 0.05
 BATCH = 2_500  # histories at a time, for memory
 GATE = AgainstChampionGate(metric="auc", must_be="better", name="gate", guarantee="lifetime")
+TABLES = ("lives", "rates", "power", "anytime", "rows")
 RULES = ("Evergreen", "8f1aec1, by rows", "p < 0.05 in each run", "promote if higher")
 ENTITIES, ENTITY_SPREAD = 400, 0.05
 
@@ -411,18 +412,19 @@ def main() -> None:
     parser.add_argument("--histories", type=int, default=10_000)
     parser.add_argument("--retrains", type=int, default=100)
     parser.add_argument("--draws", type=int, default=10_000, help="candidates per cell of the table of power")
-    parser.add_argument("--full-rows", type=int, default=0, metavar="N", help="only check so many histories by rows")
+    parser.add_argument("--check-histories", type=int, default=200, help="histories by rows")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=[*TABLES], help="only these")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
-    figures: dict[str, Any] = {}
-    if arguments.full_rows:
-        figures["full_rows"] = check_full_rows(arguments.full_rows, console)
-    else:
-        figures["lives"] = show_lives(arguments.histories, arguments.retrains, console)
-        figures["rates"] = show_rates(arguments.histories, console)
-        figures["power"] = show_power(arguments.draws, console)
-        figures["anytime"] = show_anytime(arguments.draws, console)
+    work: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "lives": lambda: show_lives(arguments.histories, arguments.retrains, console),
+        "rates": lambda: show_rates(arguments.histories, console),
+        "power": lambda: show_power(arguments.draws, console),
+        "anytime": lambda: show_anytime(arguments.draws, console),
+        "rows": lambda: check_full_rows(arguments.check_histories, console),
+    }
+    figures = {name: work[name]() for name in arguments.tables}
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 

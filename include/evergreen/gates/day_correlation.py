@@ -29,8 +29,8 @@ from evergreen.gates.metrics import FloatArray
 
 # By simulation (benchmarks/gates.py): with these, a life keeps its budget for correlations from 0 to 0.3, and a model
 # with independent days soon pays nothing.
-_CORRELATION = 0.36
-_PRIOR_WEIGHT = 0.8
+_CORRELATION = 0.38
+_PRIOR_WEIGHT = 0.78
 
 # The bias of the autocorrelation of n days takes four of them.
 _LOST_DAYS = 4

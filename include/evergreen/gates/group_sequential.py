@@ -65,12 +65,12 @@ def look_levels(alpha: float, look_days: tuple[int, ...], last_day: int) -> tupl
     if len(look_days) == 1 and look_days[0] >= last_day:
         return (alpha,)
     levels: list[float] = []
-    spent, before = 0.0, 0.0
+    spent, time_before = 0.0, 0.0
     scores, density = np.zeros(1), np.ones(1)  # of the sum of gains at the look before, where it did not suffice
     for number, days in enumerate(look_days):
         time = min(days / last_day, 1.0)
         total = spent_alpha(alpha, time)
-        target, spent, step = max(total - spent, 0.0), total, sqrt(time - before)
+        target, spent, step = max(total - spent, 0.0), total, sqrt(time - time_before)
         root = sqrt(time)
         z = _crossing_z(target, scores, density, root, step)
         # Never 0: a level is a chance, and the smallest number changes no sum.
@@ -80,7 +80,7 @@ def look_levels(alpha: float, look_days: tuple[int, ...], last_day: int) -> tupl
             grid, weight = _simpson_grid(_LOWEST_Z, min(z, _MAX_Z), min(_GRID_STEP, gap / 5))
             grid = grid * root
             kernel = np.exp(-(((grid[:, None] - scores) / step) ** 2) / 2) / (step * sqrt(2 * pi))
-            scores, density, before = grid, weight * root * (kernel @ density), time
+            scores, density, time_before = grid, weight * root * (kernel @ density), time
     return tuple(levels)
 
 

@@ -166,11 +166,11 @@ def judge_next_look(
         gate = by_name.get(result.gate)
         if result.outcome != "inconclusive" or not isinstance(gate, AgainstChampionGate):
             return result
-        found = evaluate_gate(gate, evidence, earlier_comparisons, True, result)
-        if found.outcome != "not_computed":
-            return found
+        judged = evaluate_gate(gate, evidence, earlier_comparisons, True, result)
+        if judged.outcome != "not_computed":
+            return judged
         # A week without evidence rejects nobody.
-        return result.model_copy(update={"reason": f"this look could not be computed: {found.reason}"})
+        return result.model_copy(update={"reason": f"this look could not be computed: {judged.reason}"})
 
     return decide_verdict([evaluate(result) for result in previous.results])
 

@@ -72,6 +72,7 @@ def render_gate_report(
                 if result.interval is None
                 and isinstance(gate, gate_specs.AgainstChampionGate | gate_specs.BaselineGate)
             ],
+            growing=[result for result in verdict.results if result.looks],
             alphas={result.gate: result.alpha for result in verdict.results},
             is_binary=is_binary,
             models_plot=models_plot,

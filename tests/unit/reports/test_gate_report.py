@@ -24,6 +24,7 @@ from evergreen.gates import (
     Gate,
     GateResult,
     InputSignature,
+    Look,
     MissingEvidence,
     NoChampion,
     OnlineEqualsOfflineGate,
@@ -315,6 +316,20 @@ def test_report_shows_the_gain_by_day() -> None:
     assert description.count("2013-03-") == 14
     without = page(evidence(champion=NoChampion()))
     assert "Gain by day" not in without.words
+
+
+def test_report_shows_the_evidence_growing() -> None:
+    gates, data = (AgainstChampionGate(metric="auc", must_be="better"),), evidence()
+    result = judge_evidence(gates, data).results[0]
+    looks = (
+        Look(end=date(2013, 3, 15), days=14, level=0.0012, gain=0.0123, low=-0.0045),
+        Look(end=date(2013, 3, 22), days=21, level=0.0077, gain=0.0131, low=-0.0011),
+    )
+    waiting = result.model_copy(update={"outcome": "inconclusive", "looks": looks})
+    report = Page(render(gates, decide_verdict([waiting]), data))
+    for text in ("Evidence so far: auc_against_champion", "2013-03-22", "0.0131", "−0.0011", "… inconclusive"):
+        assert text in report.words.replace("-0.0011", "−0.0011"), text
+    assert "1 inconclusive" in report.words
 
 
 def test_report_survives_a_failing_plot(monkeypatch: pytest.MonkeyPatch) -> None:
