@@ -135,13 +135,13 @@ def measure_gain(
     return jackknife(gate, label, candidate, reference, clusters)
 
 
-def estimate_with_days(gain: float, error: float, variance: RowVariance) -> EstimatedGain:
+def estimate_with_days(gain: float, error: float, variance: RowVariance, clusters: RowClusters) -> EstimatedGain:
     """Return the estimate with the part of its error that comes from days, and how neighbouring days correlate."""
     freedom, by_days = variance.degrees_of_freedom, variance.by_days
-    if by_days is None or not error:
+    if by_days is None or not clusters.days or not error:
         return EstimatedGain(gain, error, freedom)
     measured = measure_day_correlation(by_days.changes)
-    return EstimatedGain(gain, error, freedom, by_days.changes.size, by_days.variance, measured)
+    return EstimatedGain(gain, error, freedom, clusters.days, by_days.variance, measured)
 
 
 def _count_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray) -> int:
@@ -192,7 +192,7 @@ def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray, clus
         if total:
             raise NotComputedError(f"the gain is the same in all of {clusters.describe()}: its error is not known")
         error = 0.0
-    return estimate_with_days(gain, error, by_clusters)
+    return estimate_with_days(gain, error, by_clusters, clusters)
 
 
 def _placement_variance(
@@ -279,7 +279,7 @@ def jackknife(
     if gain and error <= _ROUNDING * abs(gain):
         text = f"the gain is {gain:g} in all of {clusters.describe()}: its error is not known"
         raise NotComputedError(text)
-    return estimate_with_days(gain, error, by_clusters)
+    return estimate_with_days(gain, error, by_clusters, clusters)
 
 
 def _values_without_clusters(
