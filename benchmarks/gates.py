@@ -83,6 +83,7 @@ class World:
     rows: int = ROWS_A_WEEK
     entities: bool = False
     guarantee: Guarantee = "lifetime"
+    accumulates: bool = True  # or the holdout alone decides
 
 
 @cache
@@ -184,7 +185,7 @@ class Comparison:
 
 def compare(world: World, gain: Array, alpha: float, pool: Pool, random: np.random.Generator) -> Comparison:
     """One comparison in each history, at one alpha, with all of its looks."""
-    last, drawn = max_days(alpha, HOLDOUT_DAYS), DrawnGains(world, gain, random)
+    last, drawn = max_days(alpha, HOLDOUT_DAYS) if world.accumulates else HOLDOUT_DAYS, DrawnGains(world, gain, random)
     passed, ended, correlation = np.zeros(gain.size, bool), np.zeros(gain.size), np.zeros(gain.size)
     waiting = np.arange(gain.size)
     look_days: tuple[int, ...] = ()
@@ -389,6 +390,10 @@ def life_worlds() -> list[World]:
     base = [World("better", (0.0,)), World("not_worse by 1 point", (-0.01,), limit=-0.01)]
     worlds = [replace(world, spread=spread, lag=lag) for world in base for spread, lag in days]
     worlds += [replace(base[0], spread=spread, lag=0.15) for spread in (0.01, 0.02)]
+    worlds += [
+        replace(base[0], name="better, holdout only", spread=spread, lag=lag, accumulates=False)
+        for spread, lag in ((0.0, 0.0), (0.01, 0.3), (0.02, 0.0), (0.02, 0.3))
+    ]
     worlds += [
         replace(base[0], name="better, days and entities", spread=spread, lag=lag, entities=True)
         for spread, lag in ((0.0, 0.0), (0.01, 0.3), (0.02, 0.3))
