@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evergreen.errors import LedgerError, PromotionRefusedError
-from evergreen.gates.alpha_spending import EarlierComparison
+from evergreen.gates.alpha_spending import DayCorrelation, EarlierComparison
 from evergreen.ledger import (
     BacktestRecorded,
     ChampionRolledBack,
@@ -151,6 +151,16 @@ def test_accepted_change_ends_with_the_champion() -> None:
 def test_comparisons_are_verdicts_that_spent_alpha() -> None:
     state = build_state(verdict_event(10), promotion("1", 10, 1), verdict_event(20, "1", level=0.02, passed=False))
     assert state.comparisons == (EarlierComparison(days=(day(13), day(20)), spending=(("auc", 0.02, False),)),)
+
+
+def test_comparisons_keep_promotions_and_what_days_told() -> None:
+    event = verdict_event(20, "1", level=0.02)
+    [result] = event.verdict.results
+    measured = result.model_copy(update={"days": 14, "day_correlation": 0.2})
+    verdict = event.verdict.model_copy(update={"results": (measured,)})
+    [comparison] = build_state(event.model_copy(update={"verdict": verdict})).comparisons
+    assert comparison.promoted
+    assert comparison.day_correlations == (DayCorrelation("auc", 14, 0.2),)
 
 
 @pytest.mark.parametrize(
