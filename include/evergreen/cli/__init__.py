@@ -251,6 +251,27 @@ def repair_command(ctx: typer.Context, model: OptionalModelArgument = None) -> N
     _for_each_model(model, repair)
 
 
+@ledger_app.command("declare-lost")
+def declare_lost_command(
+    ctx: typer.Context,
+    model: ModelArgument,
+    reason: ReasonOption,
+    first: Annotated[
+        bool, typer.Option("--first", help="Restore no earlier champion: the next candidate is the first.")
+    ] = False,
+) -> None:
+    """Record that the champion's files are gone for good, and restore an earlier champion."""
+    _use_local_mlflow()
+    from evergreen.promotion import service
+
+    event = service.declare_champion_lost(load_spec(model), reason, actor=_actor(), is_restoring=not first)
+    ctx.obj.print(f"{model}: version {event.lost_version} is recorded as lost")
+    if event.restored_version:
+        ctx.obj.print(f"version {event.restored_version} is champion again", style="green")
+    else:
+        ctx.obj.print("there is no champion: the next candidate is judged as the first one")
+
+
 def _for_each_model(model: str | None, action: Callable[[ModelSpec], None]) -> None:
     """Call `action` for one model, or for all: an error of one does not keep the others from it.
 

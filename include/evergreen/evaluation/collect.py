@@ -134,7 +134,7 @@ class _Measurement:
             "holdout": files["holdout"].sha256,
             "days": [self._training_set.inputs["holdout"], self._training_set.inputs["as_of"]],
             "candidate": {"content": self._candidate.content_hash, "features": self._candidate.inputs["features"]},
-            "champion": champion and {"version": champion.version, "labels_until": champion.labels_until.isoformat()},
+            "champion": champion and {"content": champion.content, "labels_until": champion.labels_until.isoformat()},
             "requirements": asdict(requirements),
             "code": evidence_code(),
         }
@@ -198,7 +198,7 @@ class _Measurement:
         from evergreen.registry import versions
 
         try:
-            with versions.open_artifact(self._model.name, champion.version) as (folder, _):
+            with versions.open_model(self._model.name, champion.content) as (folder, _):
                 return pa.array(score_table(folder, holdout, versions.read_input_columns(folder)))
         except ScoringError as error:
             return MissingEvidence(f"version {champion.version} cannot be scored: {error}")

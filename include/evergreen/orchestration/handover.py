@@ -68,6 +68,8 @@ class RetrainPlan(Handover):
     run_reason: RunReason
     timezone: str
     champion_version: str | None = None
+    champion_content: str | None = None
+    """What was champion when the run was planned; its version is a name."""
     champion_labels_until: date | None = None
     promotes: bool = False
     """Whether a backfill judges and promotes as scheduled runs do."""
@@ -79,9 +81,9 @@ class RetrainPlan(Handover):
         """The version that the candidate is judged against."""
         from evergreen.evaluation import Champion
 
-        if self.champion_version is None or self.champion_labels_until is None:
+        if self.champion_version is None or self.champion_labels_until is None or self.champion_content is None:
             return None
-        return Champion(self.champion_version, self.champion_labels_until)
+        return Champion(self.champion_version, self.champion_labels_until, content=self.champion_content)
 
     def promotion_request(self, entry: int, version: str, approved_by: str | None = None) -> PromotionRequest:
         from evergreen.promotion.service import PromotionRequest

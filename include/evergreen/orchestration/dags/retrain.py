@@ -162,12 +162,13 @@ def plan(name: str) -> XCom:
     if window.run_reason is RunReason.ARRIVAL and len(changed) < (model.retrain_after_days or 0):
         log.info("%s retrains on arrival of %s days: nothing to do", name, model.retrain_after_days)
         return skip_tasks(context, retrain_plan.dump(), _ALL_TASKS)
-    if champion := versions.get_champion_version(model):
+    if champion := versions.find_champion(model):
         log.info("the candidate is judged against version %s", champion.version)
         retrain_plan = retrain_plan.model_copy(
             update={
-                "champion_version": str(champion.version),
-                "champion_labels_until": versions.holdout_start(champion),
+                "champion_version": champion.version,
+                "champion_content": champion.content,
+                "champion_labels_until": champion.labels_until,
             }
         )
     else:
@@ -259,7 +260,7 @@ def register(name: str, plan: XCom, judge_output: XCom) -> str:
         model,
         judged.training_set(model),
         judged.candidate(model),
-        judged.verdict_event(name).verdict,
+        judged.entry,
         service.verdict_report_path(model, judged.entry),
     )
     log.info("%s version %s", name, version)
