@@ -30,21 +30,29 @@ from evergreen.window import RunReason
 START = datetime(2013, 3, 1, tzinfo=UTC)
 MODEL = "flight_delay"
 INPUTS = ("distance", "temperature")
-UNKNOWN_CONTENT = "0" * 64
 
 
 def day(number: int) -> date:
     return date(2013, 1, 1) + timedelta(number)
 
 
+def model_bytes(number: int | str) -> bytes:
+    """Return the file of the model of a day."""
+    return f'{{"model of day": "{number}"}}'.encode()
+
+
 def model_files(number: int | str) -> dict[str, str]:
-    """Return the files of the model of a day."""
-    return {"model.ubj": sha256(f"model of day {number}".encode()).hexdigest()}
+    """Return the hash of the file of the model of a day, by its name."""
+    return {"model.ubj": sha256(model_bytes(number)).hexdigest()}
 
 
 def content(number: int | str) -> str:
     """Return the content of the model of a day."""
     return hash_model(model_files(number), INPUTS)
+
+
+def _usual_content(version: str) -> str:
+    return content(int(version) * 10 if version.isdigit() else version)
 
 
 def verdict(passed: bool = True, level: float | None = None) -> Verdict:
@@ -77,7 +85,8 @@ def verdict_event(
 ) -> VerdictRecorded:
     """Return the verdict on a candidate with data until a day. The model is that of this day, or of day `model`.
 
-    `build_entries` finds the content of `champion` by its version; for a real ledger it is given.
+    The content of version 1, 2 … is that of day 10, 20 …, as in `THREE_CHAMPIONS`, if it is not given; `build_entries`
+    replaces it by what the version really was.
     """
     files = files or model_files(as_of if model is None else model)
     return VerdictRecorded(
@@ -89,7 +98,7 @@ def verdict_event(
         candidate_files=dict(files),
         candidate_inputs=INPUTS,
         champion_version=champion,
-        champion_content=(champion_content or UNKNOWN_CONTENT) if champion else None,
+        champion_content=(champion_content or _usual_content(champion)) if champion else None,
         verdict=verdict(passed, level),
     )
 
@@ -128,9 +137,11 @@ def build_entries(events: Sequence[LedgerEvent], model: str = MODEL) -> list[Led
             basis = entries[event.verdict_entry - 1].event
             if isinstance(basis, VerdictRecorded):
                 contents[event.version] = basis.candidate_content
-        if isinstance(event, VerdictRecorded) and event.champion_content == UNKNOWN_CONTENT:
-            found = contents.get(event.champion_version or "", UNKNOWN_CONTENT)
-            event = event.model_copy(update={"champion_content": found})
+        if isinstance(event, VerdictRecorded) and event.champion_version:
+            usual = _usual_content(event.champion_version)
+            if event.champion_content == usual:
+                actual = contents.get(event.champion_version, usual)
+                event = event.model_copy(update={"champion_content": actual})
         instant = START + timedelta(minutes=number)
         entries.append(
             LedgerEntry(

@@ -185,8 +185,11 @@ def _find_promotion(state: ledger.LedgerState, request: PromotionRequest) -> led
     verdict_event = state.find_verdict_event(request.verdict_entry)
     if promotion is None or verdict_event is None:
         return None
-    fault = state.suspect_contents.get(verdict_event.candidate_content, 0)
-    return promotion if fault < promotion.number else None
+    assert isinstance(promotion.event, ledger.VersionPromoted)
+    content = verdict_event.candidate_content
+    if request.version != promotion.event.version and state.content_of(request.version) != content:
+        return None
+    return promotion if state.suspect_contents.get(content, 0) < promotion.number else None
 
 
 def _find_replacement(
@@ -260,8 +263,6 @@ def _refusal_reason(
         return "it is champion already, by an earlier verdict"
     if request.verdict_entry < (fault := state.suspect_contents.get(content, 0)):
         return f"it was barred or lost until entry {fault}, after its verdict; retrain as of a later day"
-    if request.verdict_entry in state.closed_verdicts:
-        return "its verdict has promoted it before; retrain as of a later day"
     if state.champion_as_of and verdict_event.as_of <= state.champion_as_of:
         return (
             f"not newer: the champion, version {state.champion}, has data until {state.champion_as_of}, "
@@ -272,6 +273,8 @@ def _refusal_reason(
             f"it was judged against {_version_label(verdict_event.champion_version)}, but "
             f"{_version_label(state.champion)} is champion now; clear the run from its plan task on to judge it again"
         )
+    if request.verdict_entry in state.closed_verdicts:
+        return "its verdict has promoted it before; retrain as of a later day"
     if needs_approval and not request.approved_by:
         return "the model's spec requires approval, and nobody has approved"
     return None

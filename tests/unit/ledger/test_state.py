@@ -143,11 +143,14 @@ def test_comparisons_are_verdicts_that_spent_alpha() -> None:
         (promotion("4", 40, 2, "3"), "verdict in entry 2, which holds none"),
         (promotion("4", 40, 99, "3"), "verdict in entry 99, which holds none"),
         (promotion("4", 40, 8, "3"), "the verdict in entry 8 does not let it"),  # its gates failed
-        (promotion("4", 40, 7, "2"), "the verdict in entry 7 does not let it"),  # judged against 3
-        (promotion("4", 20, 3, "1"), "the champion was 3"),
-        (promotion("4", 30, 7, "3"), "not newer"),
-        (promotion("3", 40, 7, "3"), "not newer"),
-        (deferral("3", 40, 7), "cannot be the challenger"),
+        (promotion("4", 40, 7, "2"), "it replaces version 2, but the champion was 3"),
+        (promotion("4", 20, 3, "1"), "the verdict in entry 3 does not let it"),  # judged against 1
+        (promotion("4", 30, 7, "3"), "it is as of 2013-01-31, and the verdict in entry 7 as of 2013-02-10"),
+        (deferral("4", 41, 7), "it is as of 2013-02-11, and the verdict in entry 7 as of 2013-02-10"),
+        (promotion("3", 40, 7, "3"), "version 3 is not the candidate that the verdict in entry 7 is about"),
+        (deferral("3", 40, 7), "version 3 is not the candidate that the verdict in entry 7 is about"),
+        (promotion("2", 20, 3, "3"), "the verdict in entry 3 does not let it"),
+        (deferral("4", 40, 8), "the verdict in entry 8 does not let it"),
         (deferral("4", 40, 1000), "holds none"),
         (rollback("1", "2"), "the champion was 3"),
         (rollback("3", "3"), "is champion, barred, or has never"),
@@ -162,13 +165,16 @@ def test_replay_refuses_impossible_event(event: LedgerEvent, problem: str) -> No
 
 
 def test_replay_refuses_barred_version_and_frozen_model() -> None:
-    barred = [*THREE_CHAMPIONS, rollback("2", "3"), verdict_event(40, "2")]
-    with pytest.raises(LedgerError, match="was barred"):
-        build_state(*barred, promotion("3", 40, 8, "2"))
+    barred = [*THREE_CHAMPIONS, rollback("2", "3"), verdict_event(40, "2", model=30)]
+    for version in ("3", "4"):  # also under a new number
+        with pytest.raises(LedgerError, match="was barred"):
+            build_state(*barred, promotion(version, 40, 8, "2"))
+        with pytest.raises(LedgerError, match="was barred"):
+            build_state(*barred, deferral(version, 40, 8))
     with pytest.raises(LedgerError, match="champion, barred"):
         build_state(*barred, rollback("3", "2"))
     with pytest.raises(LedgerError, match="was frozen"):
-        build_state(*barred, FROZEN, promotion("4", 40, 8, "2"))
+        build_state(*barred, verdict_event(41, "2"), FROZEN, promotion("4", 41, 9, "2"))
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_decide_promotion_replaces_compared_champion() -> None:
     [
         (verdict_event(40, "3", passed=False), [], "auc 0.7"),
         (
-            verdict_event(30, "3"),
+            verdict_event(30, "3", model=4),
             [],
             "not newer.* version 3, has data until 2013-01-31, this version until 2013-01-31",
         ),
@@ -67,7 +67,7 @@ def test_decide_promotion_replaces_compared_champion() -> None:
         (verdict_event(40, "2"), [], "judged against version 2, but version 3 is champion now"),
         (verdict_event(40, None), [], "judged against no version, but version 3"),
         (verdict_event(40, "3", run_reason=RunReason.BACKFILL), [], "a backfill leaves evidence"),
-        (verdict_event(40, "2"), [rollback("2", "3")], "barred"),
+        (verdict_event(40, "2", model=30), [rollback("2", "3")], "barred"),
     ],
 )
 def test_decide_promotion_refuses(verdict_entry: LedgerEvent, earlier: list[LedgerEvent], problem: str) -> None:
@@ -83,7 +83,7 @@ def test_decide_promotion_refuses(verdict_entry: LedgerEvent, earlier: list[Ledg
         (0, "entry 0 of the ledger holds no verdict"),
         (1, "not newer"),  # an earlier verdict
         (2, "entry 2 of the ledger holds no verdict"),
-        (5, "not newer"),
+        (5, "judged against"),
         (8, "entry 8 of the ledger holds no verdict"),
     ],
 )
@@ -164,7 +164,10 @@ def test_decide_promotion_retry_does_not_undo_rollback() -> None:
     with pytest.raises(PromotionRefusedError, match="barred"):
         decide_promotion(state, request(state, "4", 7), cooldown_days=0)
     state = append_event(state, release("4"))
-    assert isinstance(decide_promotion(state, request(state, "4", 7), cooldown_days=0), VersionPromoted)
+    with pytest.raises(PromotionRefusedError, match="barred or lost until entry 10, after its verdict; retrain"):
+        decide_promotion(state, request(state, "4", 7), cooldown_days=0)
+    state = append_event(state, verdict_event(50, "3", model=40))
+    assert isinstance(decide_promotion(state, request(state, "4", 11), cooldown_days=0), VersionPromoted)
 
 
 def test_decide_promotion_after_rollback() -> None:
@@ -179,7 +182,7 @@ def test_decide_promotion_after_rollback() -> None:
         ([], None, "2"),
         ([], "1", "1"),
         ([rollback("2", "3")], None, "1"),  # not to 3, which is barred
-        ([rollback("2", "3"), release("3")], None, "3"),
+        ([rollback("2", "3"), release("3")], None, "1"),  # nor to 3, which no newer verdict has promoted
         ([rollback("2", "3"), release("3")], "3", "3"),
         ([rollback("2", "3"), verdict_event(40, "2"), promotion("4", 40, 8, "2")], None, "2"),
         ([FROZEN], None, "2"),  # a rollback is always possible
@@ -198,7 +201,8 @@ def test_decide_rollback_restores(later: list[LedgerEvent], target: str | None, 
     [
         ([], None, "no champion to roll back from"),
         (THREE_CHAMPIONS[:2], None, "no version to restore instead of version 1"),
-        ([*THREE_CHAMPIONS[:4], rollback("1", "2")], None, r"barred \(barred: 2\)"),
+        ([*THREE_CHAMPIONS[:4], rollback("1", "2")], None, r"barred or lost since \(barred: 2\)"),
+        ([*THREE_CHAMPIONS[:4], rollback("1", "2"), release("2")], None, "barred or lost since; retrain"),
         (THREE_CHAMPIONS, "3", "version 3 is champion already"),
         (THREE_CHAMPIONS, "9", "version 9 has never been champion"),
         ([*THREE_CHAMPIONS, rollback("2", "3")], "3", "version 3 is barred"),
