@@ -169,7 +169,7 @@ def unfreeze_command(ctx: typer.Context, model: ModelArgument, reason: ReasonOpt
 
 @app.command("sign")
 def sign_command(ctx: typer.Context, model: ModelArgument, version: VersionArgument) -> None:
-    """Sign an existing version, for example after rotating the key."""
+    """Sign an existing version, such as after rotating the key."""
     _use_local_mlflow()
     from evergreen.registry import versions
 
@@ -205,7 +205,7 @@ def feast_command(
     model: ModelArgument,
     arguments: Annotated[list[str], typer.Argument(metavar="ARGUMENTS", help="Arguments of the feast command.")],
 ) -> None:
-    """Run Feast's own command in the project of a model's features."""
+    """Run Feast's command in the project of a model's features."""
     from evergreen.feature_store.repository import feast_variables
 
     if changing := {"apply", "delete", "init", "teardown"} & set(arguments):
@@ -251,7 +251,7 @@ def repair_command(ctx: typer.Context, model: OptionalModelArgument = None) -> N
     _for_each_model(model, repair)
 
 
-@ledger_app.command("declare-lost")
+@app.command("declare-lost")
 def declare_lost_command(
     ctx: typer.Context,
     model: ModelArgument,
@@ -260,7 +260,7 @@ def declare_lost_command(
         bool, typer.Option("--first", help="Restore no earlier champion: the next candidate is the first.")
     ] = False,
 ) -> None:
-    """Record that the champion's files are gone for good, and restore an earlier champion."""
+    """Record that the champion's files are gone for good."""
     _use_local_mlflow()
     from evergreen.promotion import service
 

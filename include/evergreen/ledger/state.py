@@ -232,7 +232,7 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
             return replace(
                 _start_tenure(state, tenure),
                 last_promoted_as_of=event.as_of,
-                suspect_contents=_without(state.suspect_contents, content),
+                suspect_contents=_remove_key(state.suspect_contents, content),
                 closed_verdicts=state.closed_verdicts | {event.verdict_entry},
             )
         case events.ChampionRolledBack() as event:
@@ -260,7 +260,7 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
             assert released
             return replace(
                 state,
-                barred_contents=_without(state.barred_contents, released),
+                barred_contents=_remove_key(state.barred_contents, released),
                 suspect_contents={**state.suspect_contents, released: entry.number},
             )
         case events.PromotionDeferred() as event:
@@ -318,7 +318,7 @@ def _start_tenure(state: LedgerState, tenure: ChampionTenure) -> LedgerState:
     return state
 
 
-def _without(values: Mapping[str, _Value], key: str) -> dict[str, _Value]:
+def _remove_key(values: Mapping[str, _Value], key: str) -> dict[str, _Value]:
     return {k: value for k, value in values.items() if k != key}
 
 

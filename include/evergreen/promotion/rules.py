@@ -268,7 +268,9 @@ def _refusal_reason(
             f"not newer: the champion, version {state.champion}, has data until {state.champion_as_of}, "
             f"this version until {verdict_event.as_of}; retrain as of a later day"
         )
-    if verdict_event.champion_content != state.champion_content or request.verdict_entry < (state.vacant_since or 0):
+    if request.verdict_entry < (state.vacant_since or 0):
+        return "it was judged before the champion was lost; clear the run from its plan task on to judge it again"
+    if verdict_event.champion_content != state.champion_content:
         return (
             f"it was judged against {_version_label(verdict_event.champion_version)}, but "
             f"{_version_label(state.champion)} is champion now; clear the run from its plan task on to judge it again"

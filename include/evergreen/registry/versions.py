@@ -314,6 +314,8 @@ def _download_version(version: ModelVersion, scratch: Path) -> Path:
     except (MlflowException, OSError) as error:
         raise ScoringError(f"its artifact cannot be loaded: {first_line(error)}") from None
     (folder / REGISTERED_MODEL_META_FILE_NAME).unlink(missing_ok=True)  # added by the download
+    if not any(folder.iterdir()):  # as of a disk that is not mounted
+        raise ScoringError(f"its artifact cannot be loaded: there is no file at {version.source}")
     return folder
 
 
@@ -343,7 +345,7 @@ def _missing_problem(model: str, state: ledger.LedgerState, content: str, proble
     run = next((event.run for event in verdicts if event.candidate_content == content), "its run")
     fixes = [f"clear the register task of {run}, which registers it again from the lake", "restore the registry"]
     if content == state.champion_content:
-        fixes += ["roll back", f"if its files are gone for good, `evergreen ledger declare-lost {model}`"]
+        fixes += ["roll back", f"if its files are gone for good, `evergreen declare-lost {model}`"]
     return (
         f"{roles.get(content, 'a model')} of {model} is version {name} by the ledger, but {problem}. "
         f"{'; or '.join(fixes).capitalize()}"
