@@ -16,10 +16,31 @@ from evergreen.ledger import LedgerEntry, LedgerState, VersionRegistered
 from evergreen.promotion import rules
 from evergreen.registry import aliases
 from evergreen.settings import settings
+from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
 from support.ledger_events import request, verdict_event
 from support.model_folders import write_model_folder
 
 LEDGER_ALIASES = ("champion", "previous", "challenger")
+
+
+def ledger_model(name: str, cooldown_days: int = 0) -> ModelSpec:
+    """Return the spec of a model that is only judged and promoted."""
+    features = FeatureSpec(
+        timezone="UTC",
+        first_day="2013-01-01",
+        sources=(RawSource(name="flights"),),
+        views=("delays",),
+        spine="examples",
+    )
+    return ModelSpec(
+        name=name,
+        owner="ada",
+        features=features,
+        feature_service="delays",
+        schedule="0 0 * * *",
+        gates=({"kind": "threshold", "metric": "auc", "at_least": 0.6},),
+        cooldown_days=cooldown_days,
+    )
 
 
 def was_consistent(statuses: Iterable[aliases.AliasStatus]) -> bool:

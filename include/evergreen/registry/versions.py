@@ -226,6 +226,18 @@ def open_model(model: str, content: str) -> Iterator[tuple[Path, ModelVersion]]:
         yield folder, model_version
 
 
+@contextmanager
+def open_artifact(model: str, version: str) -> Iterator[tuple[Path, ModelVersion]]:
+    """Yield a temporary folder with the files of what is registered as a version, as `open_model` does.
+
+    Raises:
+        RegistryError: the version is not in the ledger, or what was registered as it is gone.
+        ScoringError, SignatureError: as `open_model`.
+    """
+    with open_model(model, _registered_content(model, ledger.read_state(model), version)) as opened:
+        yield opened
+
+
 def verify_version(model: str, version: str, content: str | None = None) -> None:
     """Refuse a version unless its files are what was registered as it, and the model of this content.
 
@@ -240,7 +252,7 @@ def verify_version(model: str, version: str, content: str | None = None) -> None
             f"version {version} of {model} is candidate {_fingerprint(state, actual)}, and "
             f"{content[:12]} was judged: find out who changed the registry; the champion stays"
         )
-    with open_model(model, actual):
+    with open_artifact(model, version):
         pass
 
 
@@ -348,7 +360,7 @@ def _missing_problem(model: str, state: ledger.LedgerState, content: str, proble
         fixes += ["roll back", f"if its files are gone for good, `evergreen declare-lost {model}`"]
     return (
         f"{roles.get(content, 'a model')} of {model} is version {name} by the ledger, but {problem}. "
-        f"{'; or '.join(fixes).capitalize()}"
+        f"Way out: {'; or '.join(fixes)}"
     )
 
 
