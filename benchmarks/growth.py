@@ -1,11 +1,17 @@
-"""What the day's run costs as history and rows grow.
+"""What the day's run costs as history and rows grow, and what a ledger costs to open as its entries grow.
 
     python benchmarks/growth.py [--plot docs/images/growth.svg]
+    python benchmarks/growth.py --ledger FOLDER_OR_URI
 
-One process with a Spark of its own makes days one at a time, as a run of the features DAG does (plan, check raw,
-build, check, publish), with 30, 180 and 365 days published before it; then with 1, 10 and 30 times the flights per
-day. CPU seconds of the process and its JVM, median of five days. Cost should grow with new data, not with history.
-The most rows that a day may have is not checked in the second part.
+The ledger: what it costs to open it, and then to replay it all (`evergreen ledger verify`), in a new process whose
+modules are imported; median of five seconds, most memory of five. Its verdicts have seven gates; in the second series
+one of them has 4,000 slices. Two of three candidates fail. 10,099 entries is the worst case: no ledger of about this
+length has more entries after its last snapshot.
+
+The day's run: one process with a Spark of its own makes days one at a time, as a run of the features DAG does (plan,
+check raw, build, check, publish), with 30, 180 and 365 days published before it; then with 1, 10 and 30 times the
+flights per day. CPU seconds of the process and its JVM, median of five days. Cost should grow with new data, not with
+history. The most rows that a day may have is not checked in the second part.
 """
 
 from __future__ import annotations
@@ -13,19 +19,43 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import psutil
 
+from evergreen.window import RunReason
+
+if TYPE_CHECKING:
+    from evergreen.gates import Verdict
+
+ENTRIES = (100, 1_000, 10_000, 10_099)
 HISTORY, ROWS = (30, 180, 365), (1, 10, 30)
 RUNS = 5
-FIRST = date(2013, 1, 1)
+FIRST = date(2000, 1, 1)
+MODEL = "flight_delay"
+OPEN = """
+import sys, time
+from evergreen.ledger.journal import Journal
+
+def memory_mib(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field)) / 1024
+
+journal = Journal("flight_delay", sys.argv[1])  # connects to the store
+idle, began, used = memory_mib("VmRSS"), time.perf_counter(), time.process_time()
+state = getattr(journal, sys.argv[2])()
+print(time.perf_counter() - began, time.process_time() - used, memory_mib("VmHWM") - idle)
+"""
 
 
 def cpu_seconds() -> float:
@@ -54,6 +84,113 @@ def measure(some: Sequence[date]) -> tuple[float, float]:
         walls.append(time.monotonic() - began)
         cpus.append(cpu_seconds() - used)
     return median(walls), median(cpus)
+
+
+def ledger_verdict(slices: int) -> tuple[Verdict, dict[str, str]]:
+    """Return a verdict of seven gates as the ledger holds it, and the file with its slices, if it has many."""
+    from evergreen.gates import GateResult, SliceResult, decide_verdict
+    from evergreen.lake import datasets
+    from evergreen.promotion.slices import detach_slices
+
+    parts = tuple(
+        SliceResult(
+            name=f"airport {n:04}",
+            rows=212,
+            candidate=0.7 + n / 1e5,
+            champion=0.7,
+            interval=(-0.1, 0.1),
+            is_judged=True,
+        )
+        for n in range(slices)
+    )
+    reason = "auc 0.7123 against the champion's 0.7012 on 123,456 rows: a gain of -0.00123 to 0.00988, at least -0.005"
+    results = [
+        GateResult(
+            gate=f"gate_{n}",
+            outcome="passed",
+            candidate=0.7123456789 + n,
+            champion=0.7012345678,
+            interval=(-0.00123456789, 0.00987654321),
+            threshold=-0.005,
+            alpha=0.0001234567 if n == 1 else None,
+            rows=123_456,
+            slices=parts if n == 2 else (),
+            reason=reason,
+        )
+        for n in range(7)
+    ]
+    return detach_slices(decide_verdict(results), datasets.open_dataset(f"verdicts/{MODEL}"))
+
+
+def write_ledger(place: str, lengths: Sequence[int], slices: int) -> Iterator[int]:
+    """Write one ledger, and yield at each length."""
+    from evergreen.gates import decide_verdict
+    from evergreen.ledger import LedgerEvent, VerdictRecorded, VersionPromoted
+    from evergreen.ledger.journal import Journal
+
+    passed, slice_files = ledger_verdict(slices)
+    failed = decide_verdict([passed.results[0].model_copy(update={"outcome": "failed"}), *passed.results[1:]])
+    journal = Journal(MODEL, place)
+    state = journal.read()
+    hashes = [f"{n:064x}" for n in range(5)]
+    candidates = 0
+    while state.head_number < max(lengths):
+        event: LedgerEvent
+        last = state.entries[-1].event if state.entries else None
+        if isinstance(last, VerdictRecorded) and last.verdict.promote:
+            event = VersionPromoted(
+                version=str(candidates),
+                previous_champion=state.champion,
+                as_of=last.as_of,
+                verdict_entry=state.head_number,
+            )
+        else:
+            candidates += 1
+            as_of = FIRST + timedelta(candidates)
+            event = VerdictRecorded(
+                run=f"{MODEL}.retrain scheduled__{as_of}T00:00:00+00:00",
+                run_reason=RunReason.SCHEDULE,
+                as_of=as_of,
+                holdout=(as_of - timedelta(7), as_of),
+                candidate_fingerprint=sha256(str(candidates).encode()).hexdigest(),
+                candidate_files={"model.ubj": sha256(f"model {candidates}".encode()).hexdigest()},
+                candidate_inputs=("distance", "temperature"),
+                champion_version=state.champion,
+                champion_content=state.champion_content,
+                verdict=passed if candidates % 3 == 1 else failed,
+                evidence={
+                    "evaluation": f"evaluations/{MODEL}/{hashes[0]}",
+                    "report": f"verdicts/{MODEL}/{hashes[1]}.html",
+                }
+                | slice_files,
+                fingerprints=dict(
+                    zip(("evaluation", "gates", "training_set", "candidate", "judging"), hashes, strict=True)
+                ),
+            )
+        journal.append(state, f"{MODEL}.retrain", event)
+        state = journal.read()
+        if state.head_number in lengths:
+            yield state.head_number
+
+
+def open_ledger(place: str, method: str, runs: int) -> tuple[float, float, float]:
+    """Return the median wall and CPU seconds, and the most MiB, to read a ledger in a new process."""
+    command = [sys.executable, "-c", OPEN, place, method]
+    lines = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() for _ in range(runs)]
+    walls, cpus, memory = zip(*(map(float, line) for line in lines), strict=True)
+    return median(walls), median(cpus), max(memory)
+
+
+def print_ledgers(place: str) -> None:
+    if "://" not in place:
+        os.fsync = lambda _: None  # while it is written: reading is what is measured
+    print(f"{'entries':>10}{'slices of a gate':>18}" + f"{'wall, s':>10}{'CPU, s':>8}{'MiB':>7}" * 2)
+    for slices in (0, 4000):
+        ledger = f"{place}/{slices}"
+        for length in write_ledger(ledger, ENTRIES, slices):
+            figures = open_ledger(ledger, "read", RUNS), open_ledger(ledger, "verify", 1)
+            columns = "".join(f"{wall:>10.3f}{cpu:>8.3f}{memory:>7.1f}" for wall, cpu, memory in figures)
+            print(f"{length:>10,}{slices:>18,}{columns}", flush=True)
 
 
 def by_history() -> Iterator[tuple[int, float, float]]:
@@ -120,10 +257,14 @@ def plot(history: list[tuple[int, float, float]], rows: list[tuple[int, float, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", type=Path, help="draw the figure into this file too")
+    parser.add_argument("--ledger", metavar="URI", help="measure ledgers only, which are written to this place")
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
     os.environ["EVERGREEN_HOME"] = str(home)
     try:
+        print_ledgers(arguments.ledger or f"{home}/ledgers")
+        if arguments.ledger:
+            return
         history = list(by_history())
         rows = list(by_rows(home))
     finally:

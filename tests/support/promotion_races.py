@@ -254,7 +254,7 @@ def request_promotion(model: str, version: str, as_of: date) -> rules.PromotionR
             fingerprints={},
         ),
     )
-    if version not in state.registrations:
+    if state.find_version(version) is None:
         manifest = model_manifest_sha256(model, f"candidate {version}", version)
         registered = VersionRegistered(version=version, verdict_entry=entry.number, manifest_sha256=manifest)
         ledger.append_decision(model, version, lambda _: registered)

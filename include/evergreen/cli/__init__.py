@@ -251,6 +251,31 @@ def repair_command(ctx: typer.Context, model: OptionalModelArgument = None) -> N
     _for_each_model(model, repair)
 
 
+@ledger_app.command("verify")
+def verify_command(ctx: typer.Context, model: OptionalModelArgument = None) -> None:
+    """Replay every entry, and compare the last with MLflow's anchor."""
+    _use_local_mlflow()
+    from evergreen import ledger
+    from evergreen.registry import anchors
+
+    def verify(spec: ModelSpec) -> None:
+        state = ledger.verify_ledger(spec.name)
+        anchors.check_anchor(spec.name)
+        ctx.obj.print(f"{spec.name}: {len(state.entries)} entries, each follows from those before it")
+
+    _for_each_model(model, verify)
+
+
+@ledger_app.command("anchor")
+def anchor_command(ctx: typer.Context, model: ModelArgument) -> None:
+    """Accept the ledger as it is, such as after restoring an older copy."""
+    _use_local_mlflow()
+    from evergreen.registry import anchors
+
+    number = anchors.replace_anchor(load_spec(model).name)
+    ctx.obj.print(f"{model}: MLflow's anchor is entry {number}, the last of the ledger")
+
+
 @app.command("declare-lost")
 def declare_lost_command(
     ctx: typer.Context,

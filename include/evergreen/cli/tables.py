@@ -53,7 +53,7 @@ def show_history(name: str, day: date | None, console: Console, as_json: bool = 
         since = _format_time(entry.recorded_at)
         table.add_row(since, tenure.version, str(tenure.as_of), reason, actor, str(entry.number))
     console.print(table, soft_wrap=False)
-    verdicts = sum(isinstance(entry.event, VerdictRecorded) for entry in state.entries)
+    verdicts = state.entries.count_kind(VerdictRecorded)
     console.print(f"champion: {_format_version(state.champion)}; {verdicts} verdicts in {len(state.entries)} entries")
     if state.challenger:
         console.print(f"challenger: version {state.challenger}, held back: {_deferral_reason(state)}")
@@ -177,8 +177,10 @@ def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
 
 
 def _deferral_reason(state: LedgerState) -> str:
-    events = [entry.event for entry in reversed(state.entries)]
-    return next(e.reason for e in events if isinstance(e, PromotionDeferred) and e.version == state.challenger_version)
+    entry = state.entries.find_last(PromotionDeferred, version=state.challenger_version)
+    assert entry
+    assert isinstance(entry.event, PromotionDeferred)
+    return entry.event.reason
 
 
 def _format_version(version: str | None) -> str:

@@ -18,6 +18,9 @@ from evergreen.gates.evidence import Evidence
 from evergreen.spec import Frozen
 from evergreen.spec.gates import AgainstChampionGate, Gate
 
+MAX_LISTED = 10
+"""Faults or slices that a reason lists."""
+
 GateOutcome = Literal["passed", "failed", "not_computed"]
 
 
@@ -72,6 +75,9 @@ class GateResult(Frozen, allow_inf_nan=False):
     )
     rows: int = Field(ge=0, description="rows of evidence")
     slices: tuple[SliceResult, ...] = Field((), description="by slice or group, if the gate has them")
+    stored_slices: int = Field(
+        0, ge=0, description="slices that are in the lake instead (`evergreen.promotion.slices`)"
+    )
     reason: str = Field(min_length=1, description="one sentence, with the numbers, for people")
 
     @model_validator(mode="after")
@@ -87,7 +93,7 @@ class NotComputedError(EvergreenError):
     """A gate cannot be computed, and blocks; `fields` are those of its result that are known nevertheless."""
 
     def __init__(self, *faults: str, **fields: Any):
-        super().__init__("; ".join(faults))
+        super().__init__(join_first(faults, "; "))
         self.fields = fields
 
 
@@ -139,6 +145,12 @@ def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[
         problem, fields = f"the gate broke with {describe_error(error)}", {}
     fields = {"rows": count_rows(gate, evidence), **fields}
     return GateResult(gate=gate.name, outcome="not_computed", threshold=gate.limit, reason=problem, **fields)
+
+
+def join_first(texts: Sequence[str], separator: str) -> str:
+    """Join texts, of many the first only: there may be one for each of thousands of slices."""
+    rest = len(texts) - MAX_LISTED
+    return separator.join([*texts[:MAX_LISTED], *([f"and {rest:,} more"] if rest > 0 else [])])
 
 
 def describe_error(error: Exception) -> str:

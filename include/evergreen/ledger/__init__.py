@@ -64,6 +64,7 @@ __all__ = [
     "read_verdict_event",
     "replay",
     "state_at",
+    "verify_ledger",
 ]
 
 
@@ -81,6 +82,11 @@ def read_verdict_event(model_name: str, entry_number: int) -> VerdictRecorded:
 def read_state(model_name: str) -> LedgerState:
     """Return the model's state after all entries."""
     return _open_journal(model_name, settings().ledger).read()
+
+
+def verify_ledger(model_name: str) -> LedgerState:
+    """Replay every entry, also those that a snapshot covers, and return the model's state after all."""
+    return _open_journal(model_name, settings().ledger).verify()
 
 
 def append_decision(

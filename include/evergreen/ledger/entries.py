@@ -16,6 +16,8 @@ from evergreen.storage import FileName, RelativePath, Sha256
 from evergreen.window import RunReason
 
 EntryNumber = Annotated[int, Field(ge=1)]
+SNAPSHOT_FORMAT = 1
+"""To be raised when equal entries give another snapshot: snapshots of another format are not used."""
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(lambda instant: instant.astimezone(UTC))]
 
 
@@ -154,6 +156,13 @@ LedgerEvent = (
 )
 
 
+class SnapshotReference(Frozen):
+    """Names the state before an entry, so that a copy of it is verified by the chain (`evergreen.ledger.snapshots`)."""
+
+    format: int = SNAPSHOT_FORMAT
+    sha256: Sha256
+
+
 class LedgerEntry(Frozen):
     """One event, when it was recorded and by whom, and the hash of the entry before."""
 
@@ -162,6 +171,7 @@ class LedgerEntry(Frozen):
     previous_hash: str = Field(description="SHA-256 of the bytes of the entry before; empty for the first")
     recorded_at: UtcDatetime
     actor: NonEmptyStr = Field(description="the run or the person")
+    snapshot: SnapshotReference | None = Field(None, description="in the first entry of each page but the first page")
     event: LedgerEvent = Field(discriminator="kind")
 
     def to_bytes(self) -> bytes:

@@ -9,16 +9,19 @@ gives a number again after a deletion, and the same content may be registered un
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import reduce
+from itertools import islice
 from typing import TypeVar, assert_never
 
 from evergreen.errors import LedgerError
-from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison
+from evergreen.gates.alpha_spending import EarlierComparison
 from evergreen.ledger import entries as events
 from evergreen.ledger.entries import LedgerEntry, hash_entry
+from evergreen.ledger.history import EntryHistory, Log
 
 _Value = TypeVar("_Value")
 
@@ -47,6 +50,7 @@ class ChampionTenure:
 class Registration:
     """A version of MLflow as it was registered, in entry `entry_number`: a content, and the manifest of its files."""
 
+    version: str
     content: str
     manifest_sha256: str
     verdict_entry: int
@@ -57,13 +61,13 @@ class Registration:
 class LedgerState:
     """The state of a model after `entries`.
 
+    Snapshots store every field: one that is added changes their format (`evergreen.ledger.snapshots`).
+
     Attributes:
-        head_hash: hash of the last entry's bytes; empty without entries.
         tenures: every champion in order. Neighbours differ.
         last_promoted_as_of: `as_of` of the last promotion, even if it was rolled back since.
         challenger_content: the newest model whose promotion was deferred, unless it or a newer one was promoted since.
-        registrations: by version, as last registered.
-        registered_versions: by content, the last version that it was registered as.
+        registrations: every version as it was registered, in order.
         barred_contents: models that a rollback replaced and that were not released since.
         suspect_contents: models that were barred or lost, and not promoted since, with the last entry that barred,
             released or lost it. Only a newer verdict promotes it.
@@ -72,15 +76,13 @@ class LedgerState:
         vacant_since: the entry that recorded the champion as lost, if no other took its place.
     """
 
-    entries: tuple[LedgerEntry, ...] = ()
-    head_hash: str = ""
-    tenures: tuple[ChampionTenure, ...] = ()
+    entries: EntryHistory = field(default_factory=EntryHistory)
+    tenures: Log[ChampionTenure] = field(default_factory=Log)
     last_promoted_as_of: date | None = None
     challenger_version: str | None = None
     challenger_content: str | None = None
     challenger_as_of: date | None = None
-    registrations: Mapping[str, Registration] = field(default_factory=dict)
-    registered_versions: Mapping[str, str] = field(default_factory=dict)
+    registrations: Log[Registration] = field(default_factory=Log)
     barred_contents: Mapping[str, str] = field(default_factory=dict)
     suspect_contents: Mapping[str, int] = field(default_factory=dict)
     lost_contents: frozenset[str] = frozenset()
@@ -91,6 +93,11 @@ class LedgerState:
     @property
     def head_number(self) -> int:
         return len(self.entries)
+
+    @property
+    def head_hash(self) -> str:
+        """Return the hash of the last entry's bytes; empty without entries."""
+        return self.entries.head_hash
 
     @property
     def champion_tenure(self) -> ChampionTenure | None:
@@ -132,28 +139,32 @@ class LedgerState:
 
     def find_registration(self, content: str) -> Registration | None:
         """Return what is registered with this content; None also if its version now names another."""
-        registration = self.registrations.get(self.registered_versions.get(content, ""))
-        return registration if registration and registration.content == content else None
+        registration = next((item for item in reversed(self.registrations) if item.content == content), None)
+        return registration if registration and self.find_version(registration.version) == registration else None
+
+    def find_version(self, version: str) -> Registration | None:
+        """Return what was last registered as this version."""
+        return next((item for item in reversed(self.registrations) if item.version == version), None)
 
     def name_of(self, content: str, version: str) -> str:
         """Return the version that a content is registered as; else `version`, its earlier name.
 
         Where that names another content, the beginning of the content's hash stands for it.
         """
-        if self.find_registration(content):
-            return self.registered_versions[content]
+        if registration := self.find_registration(content):
+            return registration.version
         return version if self.content_of(version) in (None, content) else content[:_MIN_CONTENT_DIGITS]
 
     def content_of(self, version: str) -> str | None:
         """Return what a version names, or a hash begins, of all that was registered or champion; else None."""
-        if registration := self.registrations.get(version):
+        if registration := self.find_version(version):
             return registration.content
         for tenure in reversed(self.tenures):
             if tenure.version == version:
                 return tenure.content
         if len(version) < _MIN_CONTENT_DIGITS:
             return None
-        contents = {*self.registered_versions, *(tenure.content for tenure in self.tenures)}
+        contents = {item.content for item in self.registrations} | {tenure.content for tenure in self.tenures}
         matches = [content for content in contents if content.startswith(version)]
         return matches[0] if len(matches) == 1 else None
 
@@ -163,16 +174,7 @@ class LedgerState:
     @property
     def comparisons(self) -> tuple[EarlierComparison, ...]:
         """Return every verdict that spent a significance level, in order: the remaining budget follows from them."""
-        comparisons = []
-        for entry in self.entries:
-            if isinstance(entry.event, events.VerdictRecorded):
-                results = entry.event.verdict.results
-                spending = tuple(
-                    AlphaSpend(r.gate, r.alpha, r.outcome == "passed") for r in results if r.alpha is not None
-                )
-                if spending:
-                    comparisons.append(EarlierComparison(days=entry.event.holdout, spending=spending))
-        return tuple(comparisons)
+        return self.entries.comparisons()
 
     def find_verdict_event(self, entry_number: int) -> events.VerdictRecorded | None:
         """Return the verdict in entry `entry_number`, or None if it holds none."""
@@ -184,17 +186,19 @@ class LedgerState:
         return next((tenure for tenure in reversed(self.tenures) if tenure.content == content), None)
 
 
-def iter_states(entries: Sequence[LedgerEntry]) -> Iterator[LedgerState]:
+def iter_states(entries: Iterable[LedgerEntry]) -> Iterator[LedgerState]:
     """Yield the state after each of `entries`, which begin with the first."""
-    # Hashes as stored in the next entry: a field added later would change the JSON of an old entry.
-    hashes = [entry.previous_hash for entry in entries[1:]] + [hash_entry(entry.to_bytes()) for entry in entries[-1:]]
-    state = LedgerState()
-    for entry, entry_hash in zip(entries, hashes, strict=True):
-        state = apply_entry(state, entry, entry_hash)
-        yield state
+    state, entry = LedgerState(), None
+    for following in entries:
+        if entry:
+            # As stored in the next entry: a field added later would change the JSON of an old entry.
+            yield (state := apply_entry(state, entry, following.previous_hash))
+        entry = following
+    if entry:
+        yield apply_entry(state, entry, hash_entry(entry.to_bytes()))
 
 
-def replay(entries: Sequence[LedgerEntry]) -> LedgerState:
+def replay(entries: Iterable[LedgerEntry]) -> LedgerState:
     """Return the state after all `entries`."""
     return reduce(lambda _, state: state, iter_states(entries), LedgerState())
 
@@ -207,7 +211,7 @@ def state_at(entries: Sequence[LedgerEntry], instant: datetime) -> LedgerState:
     """
     if instant.tzinfo is None:
         raise LedgerError(f"{instant} has no time zone: add one, such as Z for UTC")
-    return replay([entry for entry in entries if entry.recorded_at <= instant])
+    return replay(islice(entries, bisect_right(entries, instant, key=lambda entry: entry.recorded_at)))
 
 
 def apply_entry(state: LedgerState, entry: LedgerEntry, entry_hash: str) -> LedgerState:
@@ -217,7 +221,7 @@ def apply_entry(state: LedgerState, entry: LedgerEntry, entry_hash: str) -> Ledg
             f"ledger of {entry.model}, entry {entry.number} ({entry.event.kind}, by {entry.actor}): {problem}. "
             "Entries are never changed: restore the ledger from a copy"
         )
-    return replace(_apply_event(state, entry), entries=(*state.entries, entry), head_hash=entry_hash)
+    return replace(_apply_event(state, entry), entries=state.entries.append(entry, entry_hash))
 
 
 def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
@@ -294,11 +298,10 @@ def _register(state: LedgerState, event: events.VersionRegistered, number: int) 
     verdict_event = state.find_verdict_event(event.verdict_entry)
     assert verdict_event
     content = verdict_event.candidate_content
-    registration = Registration(content, event.manifest_sha256, event.verdict_entry, number)
+    registration = Registration(event.version, content, event.manifest_sha256, event.verdict_entry, number)
     return replace(
         state,
-        registrations={**state.registrations, event.version: registration},
-        registered_versions={**state.registered_versions, content: event.version},
+        registrations=state.registrations.append(registration),
         lost_contents=state.lost_contents - {content},
     )
 
@@ -310,7 +313,7 @@ def _restore(state: LedgerState, version: str, number: int) -> LedgerState:
 
 
 def _start_tenure(state: LedgerState, tenure: ChampionTenure) -> LedgerState:
-    state = replace(state, tenures=(*state.tenures, tenure), vacant_since=None)
+    state = replace(state, tenures=state.tenures.append(tenure), vacant_since=None)
     if state.challenger_as_of and (
         state.challenger_content == tenure.content or state.challenger_as_of <= tenure.as_of
     ):

@@ -304,11 +304,7 @@ def _last_entry(
     state: ledger.LedgerState, kind: type[ledger.LedgerEvent], **fields: object
 ) -> ledger.LedgerEntry | None:
     """Return the newest entry with an event of `kind` that has these values of its fields."""
-    for entry in reversed(state.entries):
-        event = entry.event
-        if isinstance(event, kind) and all(getattr(event, name) == value for name, value in fields.items()):
-            return entry
-    return None
+    return state.entries.find_last(kind, **fields)
 
 
 def _require_reason(reason: str) -> str:

@@ -17,7 +17,8 @@ from evergreen.errors import InputsChangedError, PromotionRefusedError, Registry
 from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
-from evergreen.registry import aliases, versions
+from evergreen.promotion.slices import attach_slices, detach_slices
+from evergreen.registry import aliases, anchors, versions
 from evergreen.scoring import predictions
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import atomic_write
@@ -57,10 +58,11 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     }
     as_of = date.fromisoformat(context.training_set.inputs["as_of"])
     holdout_start = date.fromisoformat(context.training_set.inputs["holdout"])
+    verdicts = _verdict_dataset(model)
     page = f"{context.evaluation.partition}-{fingerprints.compute_fingerprint(inputs)[:16]}.html"
     evidence_files = {
         "evaluation": evaluation.evaluation_dataset(model).root / context.evaluation.partition,
-        "report": datasets.open_dataset(f"verdicts/{model.name}").root / page,
+        "report": verdicts.root / page,
     }
 
     candidate_files, candidate_inputs = predictions.model_identity(context.candidate)
@@ -68,9 +70,11 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     champion_content = scored_champion and scored_champion["content"]
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
-        for entry in state.entries:
-            if isinstance(entry.event, ledger.VerdictRecorded) and entry.event.fingerprints == inputs:
-                return entry
+        identity = {"candidate_fingerprint": context.candidate.fingerprint, "fingerprints": inputs}
+        if entry := state.entries.find_last(ledger.VerdictRecorded, **identity):
+            return entry
+        # Slices are stored before the entry that names them.
+        verdict, slice_files = detach_slices(gates.judge_evidence(model.gates, evidence, state.comparisons), verdicts)
         return ledger.VerdictRecorded(
             run=context.run,
             run_reason=context.run_reason,
@@ -81,8 +85,8 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             candidate_inputs=candidate_inputs,
             champion_version=context.champion_version,
             champion_content=champion_content,
-            verdict=gates.judge_evidence(model.gates, evidence, state.comparisons),
-            evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()},
+            verdict=verdict,
+            evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()} | slice_files,
             fingerprints=inputs,
         )
 
@@ -109,11 +113,19 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
             "model's gates have changed or the evaluation is gone: clear the run from its evaluate task on"
         )
     evidence = evaluation.load_evidence(model, manifest)
-    earlier = ledger.replay(ledger.read_state(model.name).entries[: verdict_entry - 1])
+    earlier = ledger.read_state(model.name).entries.comparisons(before_entry=verdict_entry)
+    try:
+        whole_event = attach_slices(event)
+    except InputsChangedError:
+        # Equal evidence gives equal slices, and they are stored under their hash.
+        detach_slices(
+            gates.judge_evidence(model.gates, evidence, earlier), datasets.open_dataset(f"verdicts/{model.name}")
+        )
+        whole_event = attach_slices(event)
     from evergreen.reports import gate_report  # here: it loads matplotlib
 
     with atomic_write(file) as scratch:
-        scratch.write_text(gate_report.render_gate_report(model, event, evidence, earlier.comparisons))
+        scratch.write_text(gate_report.render_gate_report(model, whole_event, evidence, earlier))
     return file
 
 
@@ -122,7 +134,7 @@ def record_backtest(model: ModelSpec, as_of: date, candidate: datasets.Manifest,
     location = datasets.path_in_lake(report)
     event = ledger.BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report=location)
     ledger.append_decision(
-        model.name, actor, lambda state: next((entry for entry in state.entries if entry.event == event), event)
+        model.name, actor, lambda state: state.entries.find_last(ledger.BacktestRecorded, **dict(event)) or event
     )
 
 
@@ -240,6 +252,7 @@ def unfreeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
 def _append_and_sync(
     model: ModelSpec, actor: str, decide: Callable[[ledger.LedgerState], ledger.LedgerEvent | ledger.LedgerEntry]
 ) -> ledger.LedgerEvent:
+    anchors.update_anchor(model.name)  # nothing is added to a ledger that has lost entries
     entry = ledger.append_decision(model.name, actor, decide)
     aliases.sync_aliases(model.name)  # also for an entry that existed: an earlier attempt may have died before this
     return entry.event
@@ -256,6 +269,10 @@ def _has_files(model: ModelSpec, state: ledger.LedgerState, version: str) -> boo
         return False
     except ScoringError:
         return None
+
+
+def _verdict_dataset(model: ModelSpec) -> datasets.Dataset:
+    return datasets.open_dataset(f"verdicts/{model.name}")
 
 
 def _gates_fingerprint(model: ModelSpec) -> str:

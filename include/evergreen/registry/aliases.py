@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from evergreen import ledger
 from evergreen.errors import EvergreenError, RegistryError, ScoringError, SignatureError
+from evergreen.registry import anchors
 from evergreen.registry.versions import NOT_FOUND_CODES, open_model, registry_client
 
 _CHAMPION = "champion"
@@ -46,7 +47,7 @@ class AliasStatus:
 
 
 def sync_aliases(model_name: str) -> ledger.LedgerState:
-    """Set the aliases to the versions that the ledger names, and return the ledger's state.
+    """Set the aliases to the versions that the ledger names, and its anchor; return the ledger's state.
 
     MLflow sets aliases unconditionally: the last writer wins, even one that read the ledger long ago. So every writer
     reads the ledger again afterwards, and repeats until it has not changed. Every last write is followed by a check;
@@ -95,6 +96,7 @@ def _sync(model_name: str, *, verify_all: bool) -> tuple[ledger.LedgerState, dic
         problems = _try_set_aliases(client, model_name, state, verify_all=verify_all)
         latest = ledger.read_state(model_name)
         if problems is not None and latest.head_number == state.head_number:
+            anchors.update_anchor(model_name)
             return state, problems
         state = latest
 
@@ -171,6 +173,9 @@ def _is_gone(client: mlflow.MlflowClient, model_name: str, version: str) -> bool
 def _alias_status(
     alias: str, actual: str | None, state: ledger.LedgerState, problem: EvergreenError | None
 ) -> AliasStatus:
+    if problem is None and actual == _LEDGER_ALIASES[alias](state):
+        label = f"version {actual}" if actual else "no version"
+        return AliasStatus(alias, actual, actual, "consistent", f"{alias} is {label}, as the ledger says")
     # The versions that had the alias by the ledger, each with the entry since which it had it.
     history: list[tuple[str | None, int]] = [(None, 0)]
     for earlier in ledger.iter_states(state.entries):
@@ -180,12 +185,10 @@ def _alias_status(
     actual_label = f"version {actual}" if actual else "no version"
     repair = f"set to version {expected} (entry {since})" if expected else "deleted"
     last_entries = {version: end for (version, _), (_, end) in pairwise(history)}
-    status: Literal["consistent", "stale", "moved_by_hand", "missing", "unavailable"] = "moved_by_hand"
+    status: Literal["stale", "moved_by_hand", "missing", "unavailable"] = "moved_by_hand"
     message = f"{alias} was {actual_label}, moved by hand outside the ledger: {repair}"
     if problem:
         status, message = "unavailable", f"{alias} was {actual_label}, and cannot be set: {problem}"
-    elif actual == expected:
-        status, message = "consistent", f"{alias} is {actual_label}, as the ledger says"
     elif not state.tenures and expected is None:
         message = (
             f"{alias} is {actual_label}, but the ledger has no promotion: left as it is, it was set by hand or before "

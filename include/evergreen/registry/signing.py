@@ -13,6 +13,7 @@ signature also protects against a person who can write to both.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -22,10 +23,15 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evergreen import storage
 from evergreen.errors import Fault, SignatureError
 from evergreen.scoring import formats
+from evergreen.spec import Frozen
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 
 MANIFEST_FILE = "evergreen-manifest.json"
 SIGNATURE_FILE = "model.sig"
@@ -174,9 +180,7 @@ def _write_signature(folder: Path, key: SigningKey) -> None:
             password=passphrase,  # type: ignore[arg-type]
         )
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        fix = "EVERGREEN_SIGNING_KEY must name a private key, PEM, EC P-256 (docs/guides/signing.md)"
-        fault = Fault(str(key.private_key), f"cannot sign: {_message(error)}", fix)
-        raise SignatureError("the signing key", [fault]) from None
+        raise _unusable_key_error(key, error) from None
     all_files = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
     config.set_hashing_config(all_files).sign(folder, folder / SIGNATURE_FILE)
 
@@ -189,7 +193,7 @@ def _public_keys(file: Path) -> Mapping[str, bytes]:
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     keys = {}
     try:
@@ -197,8 +201,7 @@ def _public_keys(file: Path) -> Mapping[str, bytes]:
             key = load_pem_public_key(block)
             if not isinstance(key, EllipticCurvePublicKey):
                 raise ValueError("a key in it is not of an elliptic curve")
-            pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            keys[hashlib.sha256(pem).hexdigest()] = pem
+            keys[_key_hash(key)] = _public_pem(key)
         if not keys:
             raise ValueError("there is no public key in it")
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
@@ -210,3 +213,77 @@ def _public_keys(file: Path) -> Mapping[str, bytes]:
 def _message(error: Exception) -> str:
     """Return the error's message in one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class NoteSignature(Frozen):
+    """The signature of a short text: the hash of the public key, and ECDSA with SHA-256, as base64."""
+
+    key: str
+    value: str
+
+
+def sign_note(text: bytes, key: SigningKey) -> NoteSignature:
+    """Sign a short text.
+
+    Raises:
+        SignatureError: the key cannot be used.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        passphrase = key.passphrase.read_bytes().rstrip(b"\r\n") if key.passphrase else None
+        private_key = load_pem_private_key(key.private_key.read_bytes(), passphrase)
+        if not isinstance(private_key, EllipticCurvePrivateKey):
+            raise ValueError("it is not of an elliptic curve")
+    except (OSError, ValueError, TypeError) as error:
+        raise _unusable_key_error(key, error) from None
+    value = private_key.sign(text, _note_algorithm())
+    return NoteSignature(key=_key_hash(private_key.public_key()), value=base64.b64encode(value).decode())
+
+
+def note_problem(text: bytes, signature: NoteSignature | None, trusted_keys: Path) -> str | None:
+    """Return why `signature` is none of `text` by one of `trusted_keys`, a PEM file; None if it is.
+
+    Raises:
+        SignatureError: the file holds no usable keys.
+    """
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    if signature is None:
+        return "is not signed"
+    keys = _public_keys(trusted_keys)
+    if signature.key not in keys:
+        return f"is signed by the key {ascii(signature.key[:12])[1:-1]}, not by one in {trusted_keys}"
+    public_key = load_pem_public_key(keys[signature.key])
+    assert isinstance(public_key, EllipticCurvePublicKey)  # _public_keys has checked it
+    try:
+        public_key.verify(base64.b64decode(signature.value, validate=True), text, _note_algorithm())
+    except (InvalidSignature, ValueError):
+        return "has a signature that does not hold"
+    return None
+
+
+def _note_algorithm() -> ECDSA:
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return ECDSA(SHA256())
+
+
+def _key_hash(public_key: EllipticCurvePublicKey) -> str:
+    """Return the hash by which signatures name a key."""
+    return hashlib.sha256(_public_pem(public_key)).hexdigest()
+
+
+def _public_pem(public_key: EllipticCurvePublicKey) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _unusable_key_error(key: SigningKey, error: Exception) -> SignatureError:
+    fix = "EVERGREEN_SIGNING_KEY must name a private key, PEM, EC P-256 (docs/guides/signing.md)"
+    return SignatureError("the signing key", [Fault(str(key.private_key), f"cannot sign: {_message(error)}", fix)])

@@ -336,9 +336,8 @@ def _find_version(model: str, state: ledger.LedgerState, content: str) -> ModelV
     registration = state.find_registration(content)
     if registration is None:
         raise RegistryError(_missing_problem(model, state, content, "none of its versions in MLflow is that"))
-    version = state.registered_versions[content]
     try:
-        return registry_client().get_model_version(model, version)
+        return registry_client().get_model_version(model, registration.version)
     except MlflowException as error:
         if error.error_code in NOT_FOUND_CODES:
             problem = (
@@ -353,8 +352,9 @@ def _missing_problem(model: str, state: ledger.LedgerState, content: str, proble
     """Say which model is missing, and every way out."""
     name = state.name_of(content, content[:12])
     roles = {state.champion_content: "champion", state.challenger_content: "challenger"}
-    verdicts = (entry.event for entry in reversed(state.entries) if isinstance(entry.event, ledger.VerdictRecorded))
-    run = next((event.run for event in verdicts if event.candidate_content == content), "its run")
+    registration = next((item for item in reversed(state.registrations) if item.content == content), None)
+    verdict_event = registration and state.find_verdict_event(registration.verdict_entry)
+    run = verdict_event.run if verdict_event else "its run"
     fixes = [f"clear the register task of {run}, which registers it again from the lake", "restore the registry"]
     if content == state.champion_content:
         fixes += ["roll back", f"if its files are gone for good, `evergreen declare-lost {model}`"]
@@ -365,7 +365,7 @@ def _missing_problem(model: str, state: ledger.LedgerState, content: str, proble
 
 
 def _registered_content(model: str, state: ledger.LedgerState, version: str) -> str:
-    registration = state.registrations.get(version)
+    registration = state.find_version(version)
     if registration is None:
         raise RegistryError(
             f"version {version} of {model} is not in its ledger, so nothing says what it must hold: clear the register "

@@ -101,11 +101,31 @@ def test_report_is_rendered_after_the_verdict_is_recorded(own_january: Path, mon
         service.verdict_report_path(MODEL.model_copy(update={"gates": MODEL.gates[:1]}), entry.number)
 
 
+def test_report_shows_slices_that_are_in_the_lake(own_january: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    promoted(11)
+    context = case(15)
+    whole = service.verdict_report_path(MODEL, service.judge_candidate(MODEL, context)).read_text()
+    for file in (own_january / "ledger" / MODEL.name).rglob("*3.json"):
+        file.unlink()
+    ledger._open_journal.cache_clear()
+    monkeypatch.setattr("evergreen.promotion.slices.MAX_ENTRY_SLICES", 1)
+    number = service.judge_candidate(MODEL, context)
+    page = service.verdict_report_path(MODEL, number)
+    page.unlink()
+    event = ledger.read_verdict_event(MODEL.name, number)
+    assert any(result.stored_slices for result in event.verdict.results)
+    assert service.verdict_report_path(MODEL, number).read_text() == whole
+    page.unlink()
+    datasets.lake_path(event.evidence["slices"]).unlink()
+    assert service.verdict_report_path(MODEL, number).read_text() == whole, "computed again from the evaluation"
+    assert datasets.lake_path(event.evidence["slices"]).exists()
+
+
 def test_the_lake_moves_with_its_evidence(own_january: Path, use_home: Callable[[Path], Path], tmp_path: Path) -> None:
     number, _ = promoted(11)
     before = service.verdict_report_path(MODEL, number)
     content = before.read_bytes()
-    for entry in (own_january / "ledger" / MODEL.name).iterdir():
+    for entry in (own_january / "ledger" / MODEL.name).rglob("*.json"):
         assert str(own_january) not in entry.read_text()
     moved = own_january.rename(tmp_path / "moved")
     use_home(moved)

@@ -75,7 +75,7 @@ def test_journal_in_bucket_detects_conflict(s3: S3) -> None:
     with pytest.raises(LedgerConflictError):
         stale_journal.append(stale_state, "other", FROZEN)
     assert stale_journal.read().entries == (first,)
-    assert list(s3.buckets["evergreen"]) == ["ledger/flight_delay/000001.json"]
+    assert list(s3.buckets["evergreen"]) == ["ledger/flight_delay/0000/000001.json"]
 
 
 def test_journal_needs_no_right_to_remove(s3: S3) -> None:

@@ -160,7 +160,7 @@ def test_crash_at_any_write_is_repaired_and_retried(
         promotion_races.by_ledger(earlier).get(name) != aliases.get(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)
     )
     writes = fatal_writes[:-1:2]
-    assert writes.count("link") == 1
+    assert writes.count("link") == writes.count("set_registered_model_tag") == 1
     assert len([write for write in writes if write.endswith("alias")]) == changed
     assert happened == sorted(happened)
     assert not happened[0]
@@ -241,6 +241,7 @@ class Fuse:
             (os, "link"),
             (Path, "unlink"),
             (MlflowClient, "set_registered_model_alias"),
+            (MlflowClient, "set_registered_model_tag"),
             (MlflowClient, "delete_registered_model_alias"),
         ):
             setattr(owner, name, self._guarded(getattr(owner, name), name, report))

@@ -42,7 +42,7 @@ def write(place: str, *events: LedgerEvent) -> Journal:
 
 
 def stored(place: str, number: int) -> str:
-    return f"{place}/{MODEL}/{number:06d}.json"
+    return f"{place}/{MODEL}/{number // 100:04d}/{number:06d}.json"
 
 
 def overwrite(path: str, change: Callable[[bytes], bytes]) -> None:
@@ -148,7 +148,7 @@ def test_read_skips_known_entries(place: str) -> None:
 def test_read_ignores_other_files(tmp_path: Path) -> None:
     place = str(tmp_path)
     write(place, FROZEN)
-    (tmp_path / MODEL / ".000002.json.0123").write_text("{half")
+    (tmp_path / MODEL / "0000" / ".000002.json.0123").write_text("{half")
     (tmp_path / MODEL / "notes.txt").write_text("mine")
     assert Journal(MODEL, place).read().head_number == 1
     write(place, PromotionsUnfrozen(reason="done"))
@@ -160,7 +160,7 @@ def test_append_leaves_no_scratch_file(tmp_path: Path) -> None:
     stale = LedgerState()
     with pytest.raises(LedgerConflictError):
         journal.append(stale, "grace", FROZEN)
-    assert os.listdir(tmp_path / MODEL) == ["000001.json"]
+    assert os.listdir(tmp_path / MODEL / "0000") == ["000001.json"]
 
 
 def test_append_accepts_own_link_reported_as_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -420,3 +420,30 @@ def test_settings_require_both_signing_keys(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="without signing_key"):
         Settings(signing_passphrase=tmp_path / "passphrase")
     assert Settings(signing_public_key=tmp_path / "public.pem").signing_key is None
+
+
+def test_signed_note_holds_for_its_text_and_key_only(tmp_path: Path) -> None:
+    (key, public), (other_key, other_public) = key_pair(tmp_path / "a", "pass"), key_pair(tmp_path / "b")
+    signature = signing.sign_note(b"entry 7", key)
+    assert signing.note_problem(b"entry 7", signature, public) is None
+    both = tmp_path / "both.pem"
+    both.write_bytes(other_public.read_bytes() + public.read_bytes())
+    assert signing.note_problem(b"entry 7", signature, both) is None
+    assert signing.note_problem(b"entry 7", None, public) == "is not signed"
+    assert signing.note_problem(b"entry 8", signature, public) == "has a signature that does not hold"
+    assert str(other_public) in (signing.note_problem(b"entry 7", signature, other_public) or "")
+    forged = signature.model_copy(update={"value": signing.sign_note(b"entry 7", other_key).value})
+    assert signing.note_problem(b"entry 7", forged, public) == "has a signature that does not hold"
+    no_base64 = signature.model_copy(update={"value": "?"})
+    assert signing.note_problem(b"entry 7", no_base64, public) == "has a signature that does not hold"
+
+
+def test_note_is_not_signed_with_an_unusable_key(tmp_path: Path) -> None:
+    key, _ = key_pair(tmp_path / "locked", "pass")
+    with pytest.raises(SignatureError, match="cannot sign"):
+        signing.sign_note(b"entry 7", SigningKey(key.private_key))
+    with pytest.raises(SignatureError, match="cannot sign"):
+        signing.sign_note(b"entry 7", SigningKey(tmp_path / "none.pem"))
+    rsa_key = rsa.generate_private_key(65537, 2048)
+    with pytest.raises(SignatureError, match="not of an elliptic curve"):
+        signing.sign_note(b"entry 7", key_pair(tmp_path / "rsa", private=rsa_key)[0])

@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from evergreen import ledger
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
 from evergreen.client.addresses import SPARK_TOKEN_VARIABLE, spark_token
 from evergreen.client.airflow import AirflowClient, AirflowError
-from evergreen.errors import first_line
+from evergreen.errors import LedgerError, first_line
 from evergreen.settings import SecretUrl, parse_host_and_port
+from evergreen.spec.loader import model_names
 
 _AIRFLOW_COMPONENTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 _SHOWN_DAGS = 5  # of those that are paused
@@ -65,6 +67,7 @@ def check_mlflow(url: SecretUrl) -> CheckPassed:
     server_version = response.text.strip()
     _check_same_version("MLflow", server_version, version("mlflow"))
     _get(f"{url}/api/2.0/mlflow/registered-models/search?max_results=1", auth)
+    _check_anchors(url, auth)
     # A server that does not proxy artifacts leaves them to its clients, and responds with 503.
     probe, data = f"{url}/api/2.0/mlflow-artifacts/artifacts/evergreen-doctor/probe", uuid.uuid4().hex
     try:
@@ -129,6 +132,24 @@ def check_spark_connect(address: SecretUrl, lake: Path) -> CheckPassed:
         os.environ.pop("SPARK_CONNECT_MODE_ENABLED", None)
         shutil.rmtree(probe, ignore_errors=True)
     return CheckPassed(f"Spark {version('pyspark')}, reads and writes the lake")
+
+
+def _check_anchors(url: SecretUrl, auth: tuple[str, str] | None) -> None:
+    """Compare the ledger of each registered model with its anchor."""
+    from evergreen.registry import anchors
+
+    for name in model_names():
+        address = f"{url}/api/2.0/mlflow/registered-models/get"
+        response = httpx.get(address, params={"name": name}, timeout=10, trust_env=False, auth=auth)
+        if response.status_code == 404:
+            continue
+        tags = response.raise_for_status().json()["registered_model"].get("tags", [])
+        anchor = next((tag["value"] for tag in tags if tag["key"] == anchors.ANCHOR_TAG), "")
+        try:
+            anchors.check_anchor_tag(name, anchor, ledger.read_state(name))
+        except LedgerError as error:
+            problem, _, fix = str(error).partition("; ")
+            raise CheckFailedError(problem, fix or "restore the ledger from a copy") from None
 
 
 def _get(url: str, auth: tuple[str, str] | None = None) -> httpx.Response:

@@ -19,7 +19,7 @@ from evergreen.gates.computation import (
 )
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.metrics import FloatArray
-from evergreen.gates.verdict import GateResult, NotComputedError, SliceResult
+from evergreen.gates.verdict import GateResult, NotComputedError, SliceResult, join_first
 from evergreen.spec.gates import BySliceGate, FairnessGate, MetricGate
 
 RowIndices = NDArray[np.intp]
@@ -116,7 +116,7 @@ def _describe_slices(gate: BySliceGate, worst: SliceResult, failing: list[str], 
     size = format_against_limit(-high, gate.margin)
     fall = f"{worst.name} falls by at least {size} ({gate.margin:g} is allowed): {values}"
     rest = [name for name in failing if name != worst.name]
-    return f"{confidence} {fall}" + (f"; too much fall as well: {', '.join(rest)}" if rest else "")
+    return f"{confidence} {fall}" + (f"; too much fall as well: {join_first(rest, ', ')}" if rest else "")
 
 
 def compute_fairness(gate: FairnessGate, evidence: Evidence) -> GateResult:

@@ -135,7 +135,7 @@ def _request_approval(name: str, approval: ApprovalPolicy, judged: Any, version:
 def plan(name: str) -> XCom:
     """Resolve the window, and the champion that the candidate is judged against, once for all tasks."""
     from evergreen.feature_store import training_sets
-    from evergreen.registry import versions
+    from evergreen.registry import anchors, versions
 
     context, model = get_current_context(), loader.load_spec(name)
     spec = feature_spec(model)
@@ -162,6 +162,7 @@ def plan(name: str) -> XCom:
     if window.run_reason is RunReason.ARRIVAL and len(changed) < (model.retrain_after_days or 0):
         log.info("%s retrains on arrival of %s days: nothing to do", name, model.retrain_after_days)
         return skip_tasks(context, retrain_plan.dump(), _ALL_TASKS)
+    anchors.check_anchor(name)
     if champion := versions.find_champion(model):
         log.info("the candidate is judged against version %s", champion.version)
         retrain_plan = retrain_plan.model_copy(
@@ -253,7 +254,7 @@ def judge(name: str, plan: XCom, evaluate_output: XCom) -> XCom:
 def register(name: str, plan: XCom, judge_output: XCom) -> str:
     """Register the candidate with its verdict and fingerprints (MLflow), whatever the verdict; return its version."""
     from evergreen.promotion import service
-    from evergreen.registry import versions
+    from evergreen.registry import anchors, versions
 
     model, judged = loader.load_spec(name), JudgedCandidate.load(judge_output)
     version = versions.register_candidate(
@@ -263,6 +264,7 @@ def register(name: str, plan: XCom, judge_output: XCom) -> str:
         judged.entry,
         service.verdict_report_path(model, judged.entry),
     )
+    anchors.update_anchor(name)  # a verdict that promotes nothing has spent some of the model's budget all the same
     log.info("%s version %s", name, version)
     request = RetrainPlan.load(plan).promotion_request(judged.entry, version)
     if model.approval and (blocker := service.promotion_blocker(model, request)):

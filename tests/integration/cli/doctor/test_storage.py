@@ -137,7 +137,7 @@ def test_check_bucket_refuses_an_unknown_scheme() -> None:
 def test_check_ledger_entries_reads_all_chains(home: Path) -> None:
     ledger.append_decision("flight_delay", "tests", lambda state: rules.decide_freeze(state, "a test"))
     assert storage.check_ledger_entries().message.startswith("1 entries of")
-    entry = Path(settings().ledger, "flight_delay/000001.json")
+    entry = Path(settings().ledger, "flight_delay/0000/000001.json")
     entry.chmod(0o600)
     entry.write_text("{}")
     ledger._open_journal.cache_clear()
