@@ -401,15 +401,11 @@ def _verify_folder(
 
 
 def _intact_version(model: str, content: str) -> str | None:
-    """Return the version that has the files of this content; None if it was deleted, or its files were changed.
-
-    Raises:
-        ScoringError: the registry cannot provide the files.
-    """
+    """Return the version that has the files of this content; None if it, or a file, was deleted or changed."""
     try:
         with open_model(model, content) as (_, model_version):
             return str(model_version.version)
-    except (RegistryError, SignatureError) as error:
+    except (RegistryError, ScoringError) as error:
         log.warning("%s: it is registered again", error)
         return None
 

@@ -312,10 +312,12 @@ def test_register_candidate_again_after_a_deletion_or_a_change(home: Path) -> No
     assert register_judged(home, training_set, manifest, entry) == "2"
     client.delete_model_version(MODEL.name, "2")
     assert register_judged(home, training_set, manifest, entry) == "3"
+    shutil.rmtree(stored(home, "MLmodel", -1).parent)
+    assert register_judged(home, training_set, manifest, entry) == "4"
     client.delete_registered_model(MODEL.name)
     assert register_judged(home, training_set, manifest, entry) == "1"
     state = ledger.read_state(MODEL.name)
-    assert [e.event.version for e in state.entries if e.event.kind == "registered"] == ["1", "2", "3", "1"]
+    assert [e.event.version for e in state.entries if e.event.kind == "registered"] == ["1", "2", "3", "4", "1"]
     versions.verify_version(MODEL.name, "1", state.find_verdict_event(entry).candidate_content)
 
 

@@ -287,7 +287,7 @@ def test_entry_that_names_another_state_is_refused(place: str) -> None:
 
 
 def test_changed_entry_below_snapshot_is_named_on_use(place: str) -> None:
-    write(place, LIFE)
+    write(place, LIFE[:19])
     file = page_file(place, 0, "000002.json")
     file.write_bytes(file.read_bytes().replace(b'"ada"', b'"eve"'))
     state = Journal(MODEL, place).read()
