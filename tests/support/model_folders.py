@@ -6,14 +6,17 @@ import tempfile
 from pathlib import Path
 
 from evergreen.registry import signing
+from evergreen.settings import settings
 from support.ledger_events import model_bytes
 
 
 def write_model_folder(folder: Path, model: str, fingerprint: str, number: int | str) -> str:
-    """Write the model of a day, with its manifest; return the manifest's SHA-256."""
+    """Write the model of a day, with its manifest, signed if there is a key; return the manifest's SHA-256."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.ubj").write_bytes(model_bytes(number))
-    return signing.write_model_manifest(folder, signing.ModelIdentity(model, fingerprint), None)
+    key = settings().signing_key
+    identity = signing.ModelIdentity(model, fingerprint)
+    return signing.write_model_manifest(folder, identity, signing.SigningKey(key) if key else None)
 
 
 def model_manifest_sha256(model: str, fingerprint: str, number: int | str) -> str:
