@@ -11,8 +11,9 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from evergreen import ledger
+from evergreen import cli, ledger
 from evergreen.errors import EvergreenError, PromotionRefusedError, RegistryError, ScoringError, SignatureError
 from evergreen.ledger import ChampionLost
 from evergreen.promotion import service
@@ -308,3 +309,17 @@ def test_killed_registration_is_repeated(book: Book, model: ModelSpec) -> None:
     assert promote(model, candidate, "3") is None
     assert book.aliases == {"champion": "3"}
     assert served(model) == model_bytes(candidate.number)
+
+
+def test_command_declares_the_champion_lost(book: Book, model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "load_spec", lambda _: model)
+    command = ["declare-lost", model.name, "--reason", "the bucket was emptied"]
+    champions(book, model, 2)
+    book.client.delete_model_version(book.model, "2")
+    result = CliRunner().invoke(cli.app, command)
+    assert result.output.splitlines() == [f"{model.name}: version 2 is recorded as lost", "version 1 is champion again"]
+    book.client.delete_model_version(book.model, "1")
+    result = CliRunner().invoke(cli.app, [*command, "--first"])
+    assert result.output.splitlines()[-1] == "there is no champion: the next candidate is judged as the first one"
+    event = ledger.read_state(model.name).entries[-1].event
+    assert event == ChampionLost(lost_version="1", restored_version=None, reason="the bucket was emptied")
