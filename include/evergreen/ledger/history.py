@@ -13,7 +13,14 @@ _Item = TypeVar("_Item")
 
 _CHUNK_LENGTH = 256
 # Fields by which decisions look entries up.
-_INDEXED_FIELDS = ("version", "restored_version", "barred_version", "verdict_entry", "candidate_fingerprint")
+_INDEXED_FIELDS = (
+    "version",
+    "restored_version",
+    "barred_version",
+    "lost_version",
+    "verdict_entry",
+    "candidate_fingerprint",
+)
 _MAX_KEY_LENGTH = 16  # of a text in the index: a filter, since the entry itself is compared too
 
 

@@ -46,6 +46,7 @@ from evergreen.reports.gate_report import render_gate_report
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 from support.clusters import day_clusters
+from support.ledger_events import content, model_files
 
 pytestmark = pytest.mark.unit
 
@@ -169,7 +170,10 @@ def render(gates: tuple[Gate, ...], verdict: Verdict, data: Evidence, **changes:
         as_of=date(2013, 3, 1),
         holdout=HOLDOUT,
         candidate_fingerprint="3f9c2b71aa90c4e2" * 4,
+        candidate_files=model_files(1),
+        candidate_inputs=("distance",),
         champion_version="7",
+        champion_content=content(7),
         verdict=verdict,
         fingerprints={"training_set": "aa11" * 16, "evaluation": "bb22" * 16},
     )
@@ -209,7 +213,7 @@ def test_report_of_passed_gates_says_so() -> None:
 
 
 def test_report_without_champion_shows_candidate_only() -> None:
-    report = page(evidence(champion=NoChampion()), BINARY_GATES[:-1], champion_version=None)
+    report = page(evidence(champion=NoChampion()), BINARY_GATES[:-1], champion_version=None, champion_content=None)
     assert "may become the first champion" in report.words
     assert "there is no champion yet" in report.words
     assert "champion AUC" not in report.words
