@@ -281,7 +281,7 @@ def verify_command(ctx: typer.Context, model: OptionalModelArgument = None) -> N
 
 @ledger_app.command("anchor")
 def anchor_command(ctx: typer.Context, model: ModelArgument) -> None:
-    """Accept the ledger as it is, such as after restoring an older copy."""
+    """Accept the ledger as it is, whatever MLflow's anchor names."""
     _use_local_mlflow()
     from evergreen.registry import anchors
 
