@@ -162,7 +162,7 @@ def accept_change_command(
 
 @app.command("freeze")
 def freeze_command(ctx: typer.Context, model: ModelArgument, reason: ReasonOption) -> None:
-    """Promote nothing until `unfreeze`, even if all gates pass; nothing is trained or compared meanwhile, either."""
+    """Promote, and by default train, nothing until `unfreeze`."""
     _use_local_mlflow()
     from evergreen.promotion import service
 

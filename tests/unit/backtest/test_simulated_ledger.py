@@ -50,9 +50,9 @@ def test_simulated_ledger_promotes_defers_and_spends_alpha():
 def test_simulated_ledger_pauses_as_runs_do():
     ledger = SimulatedLedger(MODEL)
     assert ledger.find_pause(point(0)) is None
-    ledger.propose(point(0), "a", verdict("passed"))
+    ledger.propose(point(0), "a", verdict("passed"), (date(2013, 2, 22), date(2013, 3, 1)))
     assert "cooldown_days is 10" in ledger.find_pause(point(1))
     assert ledger.find_pause(point(2)) is None
     ready = SimulatedLedger(MODEL.model_copy(update={"keep_candidates_ready": True}))
-    ready.propose(point(0), "a", verdict("passed"))
+    ready.propose(point(0), "a", verdict("passed"), (date(2013, 2, 22), date(2013, 3, 1)))
     assert ready.find_pause(point(1)) is None
