@@ -323,7 +323,7 @@ def test_snapshot_bytes_are_those_of_the_format() -> None:
         '{"days":["2013-01-14","2013-01-21"],"spending":[["auc",0.02,true]]},null]],'
         '"tenures":[{"version":"1","as_of":"2013-01-11","entry_number":2}],'
         '"rest":{"last_promoted_as_of":"2013-01-11","challenger":null,"challenger_as_of":null,'
-        '"barred_versions":[],"is_frozen":false}}\n'
+        '"barred_versions":[],"is_frozen":false,"accepted_change":null}}\n'
     )
 
 
