@@ -40,7 +40,7 @@ def plain(days: list[date]) -> None:
         seconds[name] += time.monotonic() - began
 
     with stage("imports"):
-        from evergreen import evaluation, ledger
+        from evergreen import evaluation
         from evergreen.feature_store import online_store, training_sets
         from evergreen.features import build, checks, pipeline
         from evergreen.promotion import service
@@ -79,7 +79,7 @@ def plain(days: list[date]) -> None:
             model,
             examples,
             candidate,
-            ledger.read_verdict_event(NAME, judged).verdict,
+            judged,
             service.verdict_report_path(model, judged),
         )
     with stage("promote"):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 ENTRIES = (100, 1_000, 10_000, 10_099)
 HISTORY, ROWS = (30, 180, 365), (1, 10, 30)
 RUNS = 5
-FIRST = date(2013, 1, 1)
+FIRST = date(2000, 1, 1)
 MODEL = "flight_delay"
 OPEN = """
 import sys, time
@@ -154,7 +154,10 @@ def write_ledger(place: str, lengths: Sequence[int], slices: int) -> Iterator[in
                 as_of=as_of,
                 holdout=(as_of - timedelta(7), as_of),
                 candidate_fingerprint=sha256(str(candidates).encode()).hexdigest(),
+                candidate_files={"model.ubj": sha256(f"model {candidates}".encode()).hexdigest()},
+                candidate_inputs=("distance", "temperature"),
                 champion_version=state.champion,
+                champion_content=state.champion_content,
                 verdict=passed if candidates % 3 == 1 else failed,
                 evidence={
                     "evaluation": f"evaluations/{MODEL}/{hashes[0]}",

@@ -17,7 +17,7 @@ from evergreen.settings import IS_CHECKOUT, SecretUrl, settings
 from evergreen_local.progress import Progress, format_duration
 
 _MIN_REASON_WIDTH = 120  # columns of a terminal that fits the reasons into the table
-_OUTCOME_STYLES = {"passed": "green", "failed": "red", "not_computed": "yellow"}
+_OUTCOME_STYLES = {"passed": "green", "failed": "red", "inconclusive": "blue", "not_computed": "yellow"}
 
 
 def show_gate_table(progress: Progress, title: str, verdict: Verdict, gates: Iterable[Gate] = ()) -> None:

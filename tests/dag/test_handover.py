@@ -24,6 +24,7 @@ RETRAIN = RetrainPlan(
     run_reason=RunReason.SCHEDULE,
     timezone="America/New_York",
     champion_version="3",
+    champion_content="c" * 64,
     champion_labels_until=DAY,
 )
 JUDGED = JudgedCandidate(
@@ -57,7 +58,7 @@ def test_load_refuses_anything_else(xcom: Any) -> None:
 
 def test_a_retrain_plan_has_the_window_and_the_champion() -> None:
     assert RETRAIN.window() == Window.from_range(DAY, date(2013, 1, 9), RunReason.SCHEDULE, "America/New_York")
-    assert RETRAIN.champion() == Champion("3", DAY)
+    assert RETRAIN.champion() == Champion("3", DAY, content="c" * 64)
     assert RETRAIN.model_copy(update={"champion_version": None}).champion() is None
     request = RETRAIN.promotion_request(7, "4", approved_by="Ada")
     assert (request.verdict_entry, request.version, request.approved_by) == (7, "4", "Ada")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from evergreen.gates.verdict import GateResult, Verdict, decide_verdict
 from evergreen.ledger import (
+    ChampionLost,
     ChampionRolledBack,
     LedgerEntry,
     LedgerEvent,
@@ -16,7 +18,9 @@ from evergreen.ledger import (
     PromotionDeferred,
     VerdictRecorded,
     VersionPromoted,
+    VersionRegistered,
     VersionReleased,
+    hash_model,
     replay,
 )
 from evergreen.ledger.entries import hash_entry
@@ -25,10 +29,30 @@ from evergreen.window import RunReason
 
 START = datetime(2013, 3, 1, tzinfo=UTC)
 MODEL = "flight_delay"
+INPUTS = ("distance", "temperature")
 
 
 def day(number: int) -> date:
     return date(2013, 1, 1) + timedelta(number)
+
+
+def model_bytes(number: int | str) -> bytes:
+    """Return the file of the model of a day."""
+    return f'{{"model of day": "{number}"}}'.encode()
+
+
+def model_files(number: int | str) -> dict[str, str]:
+    """Return the hash of the file of the model of a day, by its name."""
+    return {"model.ubj": sha256(model_bytes(number)).hexdigest()}
+
+
+def content(number: int | str) -> str:
+    """Return the content of the model of a day."""
+    return hash_model(model_files(number), INPUTS)
+
+
+def _usual_content(version: str) -> str:
+    return content(int(version) * 10 if version.isdigit() else version)
 
 
 def verdict(passed: bool = True, level: float | None = None) -> Verdict:
@@ -55,14 +79,26 @@ def verdict_event(
     passed: bool = True,
     level: float | None = None,
     run_reason: RunReason = RunReason.SCHEDULE,
+    model: int | None = None,
+    files: Mapping[str, str] | None = None,
+    champion_content: str | None = None,
 ) -> VerdictRecorded:
+    """Return the verdict on a candidate with data until a day. The model is that of this day, or of day `model`.
+
+    The content of version 1, 2 … is that of day 10, 20 …, as in `THREE_CHAMPIONS`, if it is not given; `build_entries`
+    replaces it by what the version really was.
+    """
+    files = files or model_files(as_of if model is None else model)
     return VerdictRecorded(
         run="flight_delay.retrain manual__1",
         run_reason=run_reason,
         as_of=day(as_of),
         holdout=(day(as_of - 7), day(as_of)),
         candidate_fingerprint=f"candidate of day {as_of}",
+        candidate_files=dict(files),
+        candidate_inputs=INPUTS,
         champion_version=champion,
+        champion_content=(champion_content or _usual_content(champion)) if champion else None,
         verdict=verdict(passed, level),
     )
 
@@ -79,6 +115,15 @@ def rollback(restored: str, barred: str) -> ChampionRolledBack:
     return ChampionRolledBack(restored_version=restored, barred_version=barred, reason="late flights")
 
 
+def registration(version: str, verdict_entry: int, manifest: str = "manifest") -> VersionRegistered:
+    sha = sha256(manifest.encode()).hexdigest()
+    return VersionRegistered(version=version, verdict_entry=verdict_entry, manifest_sha256=sha)
+
+
+def loss(lost: str, restored: str | None) -> ChampionLost:
+    return ChampionLost(lost_version=lost, restored_version=restored, reason="the bucket was emptied")
+
+
 def release(version: str) -> VersionReleased:
     return VersionReleased(version=version, reason="it was the weather")
 
@@ -86,7 +131,17 @@ def release(version: str) -> VersionReleased:
 def build_entries(events: Sequence[LedgerEvent], model: str = MODEL) -> list[LedgerEntry]:
     entries: list[LedgerEntry] = []
     previous_hash = ""
+    contents: dict[str, str] = {}  # by version, as promoted or registered
     for number, event in enumerate(events, 1):
+        if isinstance(event, VersionPromoted | VersionRegistered) and 0 < event.verdict_entry < number:
+            basis = entries[event.verdict_entry - 1].event
+            if isinstance(basis, VerdictRecorded):
+                contents[event.version] = basis.candidate_content
+        if isinstance(event, VerdictRecorded) and event.champion_version:
+            usual = _usual_content(event.champion_version)
+            if event.champion_content == usual:
+                actual = contents.get(event.champion_version, usual)
+                event = event.model_copy(update={"champion_content": actual})
         instant = START + timedelta(minutes=number)
         entries.append(
             LedgerEntry(

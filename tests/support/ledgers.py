@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from evergreen import ledger
-from evergreen.ledger import LedgerEntry, LedgerState
+from evergreen.ledger import LedgerEntry, LedgerState, VersionRegistered
 from evergreen.promotion import rules
 from evergreen.registry import aliases
 from evergreen.settings import settings
+from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
 from support.ledger_events import request, verdict_event
+from support.model_folders import write_model_folder
 
 LEDGER_ALIASES = ("champion", "previous", "challenger")
+
+
+def ledger_model(name: str, cooldown_days: int = 0) -> ModelSpec:
+    """Return the spec of a model that is only judged and promoted."""
+    features = FeatureSpec(
+        timezone="UTC",
+        first_day="2013-01-01",
+        sources=(RawSource(name="flights"),),
+        views=("delays",),
+        spine="examples",
+    )
+    return ModelSpec(
+        name=name,
+        owner="ada",
+        features=features,
+        feature_service="delays",
+        schedule="0 0 * * *",
+        gates=({"kind": "threshold", "metric": "auc", "at_least": 0.6},),
+        cooldown_days=cooldown_days,
+    )
 
 
 def was_consistent(statuses: Iterable[aliases.AliasStatus]) -> bool:
@@ -31,6 +55,8 @@ class Candidate:
     version: str
     verdict_entry: int
     as_of: date
+    number: int
+    """Which model it is, of `support.ledger_events.model_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +77,10 @@ class Book:
     @property
     def aliases(self) -> Mapping[str, str]:
         """Return the aliases that follow the ledger."""
-        aliases_ = self.client.get_registered_model(self.model).aliases
+        try:
+            aliases_ = self.client.get_registered_model(self.model).aliases
+        except MlflowException:  # it was deleted
+            return {}
         return {alias: str(version) for alias, version in aliases_.items() if alias in LEDGER_ALIASES}
 
     @property
@@ -62,15 +91,45 @@ class Book:
         return {alias: version for alias, version in pairs if version is not None}
 
     def register(self) -> str:
-        version = self.client.create_model_version(self.model, source=(self.folder / "model").as_uri())
-        return str(version.version)
+        """Register a version that the ledger does not know, as somebody else does."""
+        return self._create_version(self.folder / "model")
 
-    def judge(self, as_of: int, *, passed: bool = True) -> Candidate:
-        """Register a version with data until a day, and record its verdict against the champion."""
+    def judge(self, as_of: int, *, passed: bool = True, number: int | None = None) -> Candidate:
+        """Register a model with data until a day, and record its verdict against the champion.
+
+        It is a new model, or with `number` the one with this number.
+        """
+        number = ledger.read_state(self.model).head_number if number is None else number
         entry = ledger.append_decision(
-            self.model, "retrain", lambda state: verdict_event(as_of, state.champion, passed=passed)
+            self.model,
+            "retrain",
+            lambda state: verdict_event(
+                as_of, state.champion, passed=passed, model=number, champion_content=state.champion_content
+            ),
         )
-        return Candidate(self.register(), entry.number, verdict_event(as_of).as_of)
+        candidate = Candidate("", entry.number, verdict_event(as_of).as_of, number)
+        return replace(candidate, version=self.register_again(candidate))
+
+    def register_again(self, candidate: Candidate, die: Callable[[], None] = lambda: None) -> str:
+        """Register a judged model, as a run does that is cleared; `die` is called before the ledger knows of it."""
+        entry = candidate.verdict_entry
+        fingerprint = ledger.read_verdict_event(self.model, entry).candidate_fingerprint
+        folder = self.files(candidate)
+        manifest = write_model_folder(folder, self.model, fingerprint, candidate.number)
+        version = self._create_version(folder)
+        die()
+        registered = VersionRegistered(version=version, verdict_entry=entry, manifest_sha256=manifest)
+        ledger.append_decision(self.model, "retrain", lambda _: registered)
+        return version
+
+    def files(self, candidate: Candidate) -> Path:
+        """Return the folder with the files of a candidate in MLflow."""
+        return self.folder / self.model / f"model-{candidate.number}"
+
+    def _create_version(self, folder: Path) -> str:
+        with suppress(MlflowException):  # there is one
+            self.client.create_registered_model(self.model)
+        return str(self.client.create_model_version(self.model, source=folder.as_uri()).version)
 
     def promote(self, candidate: Candidate, cooldown_days: int = 0) -> LedgerEntry:
         """Promote as a run does: append the entry, then set the aliases."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import tempfile
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +27,13 @@ from evergreen import ledger
 from evergreen.errors import PromotionRefusedError
 from evergreen.gates import GateResult
 from evergreen.gates import decide_verdict as verdict
-from evergreen.ledger import LedgerEntry, LedgerEvent, LedgerState, VerdictRecorded, VersionPromoted
+from evergreen.ledger import LedgerEntry, LedgerEvent, LedgerState, VerdictRecorded, VersionPromoted, VersionRegistered
 from evergreen.promotion import rules
 from evergreen.registry import aliases
 from evergreen.settings import settings
 from evergreen.window import RunReason
+from support.ledger_events import INPUTS, model_files
+from support.model_folders import model_manifest_sha256, write_model_folder
 
 RACERS = 16
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
@@ -80,15 +83,19 @@ class Place:
         return {name: str(v) for name, v in self.client.get_registered_model(self.model).aliases.items()}
 
     def register(self, versions: int) -> list[str]:
-        """Create the model with as many versions. They have no files: only the aliases are tested."""
+        """Create the model with as many versions, the n-th with the files of the model of day n."""
         client = self.client
         client.create_registered_model(self.model)
         run = client.create_run(client.create_experiment(self.model)).info
         # It logs for each version that it waits for it, and never has to.
         logging.getLogger("mlflow.store.model_registry.abstract_store").setLevel(logging.WARNING)
+        with tempfile.TemporaryDirectory() as scratch:
+            for number in range(1, versions + 1):
+                write_model_folder(Path(scratch, f"model-{number}"), self.model, f"candidate {number}", number)
+            client.log_artifacts(run.run_id, scratch)
         return [
-            str(client.create_model_version(self.model, f"{run.artifact_uri}/model", run.run_id).version)
-            for _ in range(versions)
+            str(client.create_model_version(self.model, f"{run.artifact_uri}/model-{number}", run.run_id).version)
+            for number in range(1, versions + 1)
         ]
 
 
@@ -228,7 +235,7 @@ def check_then_set_aliases(place: Place, version: str, as_of: date) -> Callable[
 
 def request_promotion(model: str, version: str, as_of: date) -> rules.PromotionRequest:
     """Record a verdict for `version` against the current champion, and return the request that refers to it."""
-    champion = ledger.read_state(model).champion
+    state = ledger.read_state(model)
     entry = ledger.append_decision(
         model,
         version,
@@ -238,12 +245,19 @@ def request_promotion(model: str, version: str, as_of: date) -> rules.PromotionR
             as_of=as_of,
             holdout=(as_of - timedelta(days=7), as_of),
             candidate_fingerprint=f"candidate {version}",
-            champion_version=champion,
+            candidate_files=model_files(version),
+            candidate_inputs=INPUTS,
+            champion_version=state.champion,
+            champion_content=state.champion_content,
             verdict=VERDICT,
             evidence={},
             fingerprints={},
         ),
     )
+    if state.find_version(version) is None:
+        manifest = model_manifest_sha256(model, f"candidate {version}", version)
+        registered = VersionRegistered(version=version, verdict_entry=entry.number, manifest_sha256=manifest)
+        ledger.append_decision(model, version, lambda _: registered)
     return rules.PromotionRequest(entry.number, version, RunReason.SCHEDULE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time
+from hashlib import sha256
 
 from evergreen.backtest.walk_forward import BacktestPoint
 from evergreen.errors import PromotionRefusedError
@@ -45,7 +46,11 @@ class SimulatedLedger:
             as_of=candidate.as_of,
             holdout=holdout,
             candidate_fingerprint=fingerprint,
+            # Named by what it was made of: a walk compares dates, and registers nothing.
+            candidate_files={"model": sha256(f"{version} {fingerprint}".encode()).hexdigest()},
+            candidate_inputs=("window",),
             champion_version=self._state.champion,
+            champion_content=self._state.champion_content,
             verdict=verdict,
         )
         self._append(candidate, judged)

@@ -182,7 +182,7 @@ def unfreeze_command(ctx: typer.Context, model: ModelArgument, reason: ReasonOpt
 
 @app.command("sign")
 def sign_command(ctx: typer.Context, model: ModelArgument, version: VersionArgument) -> None:
-    """Sign an existing version, for example after rotating the key."""
+    """Sign an existing version, such as after rotating the key."""
     _use_local_mlflow()
     from evergreen.registry import versions
 
@@ -218,7 +218,7 @@ def feast_command(
     model: ModelArgument,
     arguments: Annotated[list[str], typer.Argument(metavar="ARGUMENTS", help="Arguments of the feast command.")],
 ) -> None:
-    """Run Feast's own command in the project of a model's features."""
+    """Run Feast's command in the project of a model's features."""
     from evergreen.feature_store.repository import feast_variables
 
     if changing := {"apply", "delete", "init", "teardown"} & set(arguments):
@@ -287,6 +287,27 @@ def anchor_command(ctx: typer.Context, model: ModelArgument) -> None:
 
     number = anchors.replace_anchor(load_spec(model).name)
     ctx.obj.print(f"{model}: MLflow's anchor is entry {number}, the last of the ledger")
+
+
+@app.command("declare-lost")
+def declare_lost_command(
+    ctx: typer.Context,
+    model: ModelArgument,
+    reason: ReasonOption,
+    first: Annotated[
+        bool, typer.Option("--first", help="Restore no earlier champion: the next candidate is the first.")
+    ] = False,
+) -> None:
+    """Record that the champion's files are gone for good."""
+    _use_local_mlflow()
+    from evergreen.promotion import service
+
+    event = service.declare_champion_lost(load_spec(model), reason, actor=_actor(), is_restoring=not first)
+    ctx.obj.print(f"{model}: version {event.lost_version} is recorded as lost")
+    if event.restored_version:
+        ctx.obj.print(f"version {event.restored_version} is champion again", style="green")
+    else:
+        ctx.obj.print("there is no champion: the next candidate is judged as the first one")
 
 
 def _for_each_model(model: str | None, action: Callable[[ModelSpec], None]) -> None:

@@ -16,6 +16,7 @@ from evergreen import ledger, storage
 from evergreen.cli.options import print_json
 from evergreen.lake import datasets
 from evergreen.ledger import (
+    ChampionLost,
     ChampionRolledBack,
     LedgerEvent,
     LedgerState,
@@ -161,7 +162,7 @@ def _show_champion_on_day(name: str, current_state: LedgerState, day: date, cons
 
 
 def _evidence(event: LedgerEvent, state: LedgerState) -> Mapping[str, str]:
-    """Return the files that the promotion stands on; empty for a rollback."""
+    """Return the files that the promotion stands on; empty for a rollback or a loss."""
     verdict_event = state.find_verdict_event(event.verdict_entry) if isinstance(event, VersionPromoted) else None
     files = verdict_event.evidence.items() if verdict_event else ()
     return {kind: str(datasets.lake_path(path)) for kind, path in files}
@@ -176,6 +177,8 @@ def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
     """Return why the champion changed with this event."""
     if isinstance(event, ChampionRolledBack):
         return f"rolled back from version {event.barred_version}: {event.reason}"
+    if isinstance(event, ChampionLost):
+        return f"version {event.lost_version} was lost: {event.reason}"
     assert isinstance(event, VersionPromoted)  # nothing else begins a tenure
     verdict_event = state.find_verdict_event(event.verdict_entry)
     assert verdict_event  # or the ledger would have refused the entry
@@ -186,7 +189,7 @@ def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
 
 
 def _deferral_reason(state: LedgerState) -> str:
-    entry = state.entries.find_last(PromotionDeferred, version=state.challenger)
+    entry = state.entries.find_last(PromotionDeferred, version=state.challenger_version)
     assert entry
     assert isinstance(entry.event, PromotionDeferred)
     return entry.event.reason

@@ -160,7 +160,12 @@ class _Measurement:
             "days": [self._training_set.inputs["holdout"], self._training_set.inputs["holdout_end"]],
             "label_counts": files["label_counts"].sha256,
             "candidate": {"content": self._candidate.content_hash, "features": self._candidate.inputs["features"]},
-            "champion": champion and {**asdict(champion), "labels_until": champion.labels_until.isoformat()},
+            "champion": champion
+            and {
+                "content": champion.content,
+                "labels_until": champion.labels_until.isoformat(),
+                "accepted_change": champion.accepted_change,
+            },
             "requirements": asdict(requirements),
             "code": evidence_code(),
         }
@@ -228,7 +233,7 @@ class _Measurement:
         from evergreen.registry import versions
 
         try:
-            with versions.open_artifact(self._model.name, champion.version) as (folder, _):
+            with versions.open_model(self._model.name, champion.content) as (folder, _):
                 inputs = versions.read_model_inputs(folder)
                 if self._is_candidate(folder, inputs.column_names):
                     problem = f"version {champion.version} is the candidate itself, byte for byte"

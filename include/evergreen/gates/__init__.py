@@ -21,7 +21,16 @@ DAGs; numpy is loaded by the first call of `judge_evidence`.
 
 from evergreen.gates.alpha_spending import EarlierComparison
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
-from evergreen.gates.verdict import CustomGateResult, GateResult, SliceResult, Verdict, decide_verdict, judge_evidence
+from evergreen.gates.verdict import (
+    CustomGateResult,
+    GateResult,
+    Look,
+    SliceResult,
+    Verdict,
+    decide_verdict,
+    judge_evidence,
+    judge_next_look,
+)
 from evergreen.spec.gates import (
     AgainstChampionGate,
     BaselineGate,
@@ -52,6 +61,7 @@ __all__ = [
     "GateResult",
     "InputSignature",
     "LabelledGate",
+    "Look",
     "MissingEvidence",
     "NoChampion",
     "OnlineEqualsOfflineGate",
@@ -64,4 +74,5 @@ __all__ = [
     "Verdict",
     "decide_verdict",
     "judge_evidence",
+    "judge_next_look",
 ]

@@ -29,10 +29,23 @@ class TooFewClustersError(NotComputedError):
 
 
 class ClusteredVariance(NamedTuple):
-    """The variance of an estimate by the spread between clusters, and its degrees of freedom."""
+    """The variance of an estimate by the spread between clusters, and its degrees of freedom.
+
+    `changes` is what each cluster changes of the estimate (k,), in the clusters' order, up to a factor; empty where it
+    is not known.
+    """
 
     variance: float
     degrees_of_freedom: float
+    changes: FloatArray = np.empty(0)
+
+
+class RowVariance(NamedTuple):
+    """The variance of an estimate by all ways of clusters, and its degrees of freedom; `by_days` is that of days."""
+
+    variance: float
+    degrees_of_freedom: float
+    by_days: ClusteredVariance | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +68,11 @@ class RowClusters:
         return RowClusters(self.names, tuple(_renumber(codes[rows]) for codes in self.codes))
 
     @property
+    def days(self) -> int | None:
+        """Return the number of days, or None if they are no clusters."""
+        return dict(zip(self.names, self.counts, strict=True)).get(DAY_CLUSTER)
+
+    @property
     def counts(self) -> tuple[int, ...]:
         return tuple(int(codes.max()) + 1 if codes.size else 0 for codes in self.codes)
 
@@ -64,7 +82,7 @@ class RowClusters:
 
     def variance(
         self, one_way: Callable[[ClusterCodes], ClusteredVariance], *, subtract_pairs: bool = True
-    ) -> ClusteredVariance:
+    ) -> RowVariance:
         """Return the variance of an estimate whose variance by one way of clusters is `one_way`.
 
         For two ways: the sum of both, less the variance by pairs, which both contain (Cameron, Gelbach and Miller 2011,
@@ -80,11 +98,13 @@ class RowClusters:
             raise TooFewClustersError("it is not known which rows may differ together")
         if faults := list(filter(None, map(_count_fault, self.names, self.counts, ways))):
             raise TooFewClustersError(*faults)
+        by_days = dict(zip(self.names, ways, strict=True)).get(DAY_CLUSTER)
         if len(ways) == 1:
-            return ways[0]
+            return RowVariance(ways[0].variance, ways[0].degrees_of_freedom, by_days)
         variances = [way.variance for way in ways]
         pairs = one_way(_renumber(self.codes[0] * self.counts[1] + self.codes[1])).variance if subtract_pairs else 0.0
-        return ClusteredVariance(max(sum(variances) - pairs, *variances), min(way.degrees_of_freedom for way in ways))
+        freedom = min(way.degrees_of_freedom for way in ways)
+        return RowVariance(max(sum(variances) - pairs, *variances), freedom, by_days)
 
 
 NO_CLUSTERS = RowClusters((), ())

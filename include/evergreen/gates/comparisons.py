@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
-from evergreen.gates.clusters import ClusterCodes, ClusteredVariance, RowClusters, degrees_of_freedom
+from evergreen.gates.clusters import ClusterCodes, ClusteredVariance, RowClusters, RowVariance, degrees_of_freedom
+from evergreen.gates.day_correlation import (
+    ErrorCase,
+    chance_beyond,
+    distance_at,
+    measure_day_correlation,
+    possible_errors,
+)
 from evergreen.gates.metrics import FloatArray, RatioMetric, compute_metric, resolve_metric
 from evergreen.gates.verdict import NotComputedError
 from evergreen.spec.gates import PairedComparisonGate
@@ -38,11 +44,42 @@ class MetricGain:
 
 @dataclass(frozen=True)
 class EstimatedGain:
-    """A gain, its standard error, and the degrees of freedom of that error."""
+    """A gain, its standard error with independent days, and the degrees of freedom of that error.
+
+    Attributes:
+        days: the number of days that are clusters; 0 if days are none.
+        day_variance: the part of the error's square that comes from the spread between days.
+        day_correlation: the correlation of neighbouring days, if they are enough to measure it.
+    """
 
     gain: float
     standard_error: float
     degrees_of_freedom: float
+    days: int = 0
+    day_variance: float = 0.0
+    day_correlation: float | None = None
+
+    def error_cases(self, correlated_weight: float) -> list[ErrorCase]:
+        """Return the possible errors: that of independent days, and that of correlated ones with this weight."""
+        error, freedom = self.standard_error, self.degrees_of_freedom
+        if not correlated_weight or not self.day_variance:
+            return [ErrorCase(1.0, error, freedom)]
+        return possible_errors(error, freedom, self.days, self.day_variance, correlated_weight)
+
+    def bounds(self, alpha: float, maximum: float, correlated_weight: float = 0.0) -> MetricGain:
+        """Return the gain with bounds, not beyond the possible differences between values from 0 to `maximum`."""
+        width = distance_at(alpha, self.error_cases(correlated_weight)) if self.standard_error else 0.0
+        return MetricGain(self.gain, max(self.gain - width, -maximum), min(self.gain + width, maximum))
+
+    def significance(self, limit: float, correlated_weight: float = 0.0) -> float:
+        """Return the one-sided p-value of a true gain of `limit`: at most alpha if the lower bound is above it."""
+        if not self.standard_error:
+            return 0.0 if self.gain > limit else 1.0
+        return float(chance_beyond(self.gain - limit, self.error_cases(correlated_weight)))
+
+
+NO_DIFFERENCE = EstimatedGain(0.0, 0.0, inf)
+"""Of two scorers that are the same for every row."""
 
 
 def check_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray, pair: str) -> None:
@@ -65,24 +102,46 @@ def estimate_gain(
     clusters: RowClusters,
     alpha: float,
 ) -> MetricGain:
+    """Return the gain of `measure_gain` with bounds at `alpha`, where days are independent of one another.
+
+    Raises:
+        NotComputedError: as `measure_gain` does.
+    """
+    return measure_gain(gate, label, candidate, reference, clusters).bounds(alpha, gate.scale.maximum)
+
+
+def measure_gain(
+    gate: PairedComparisonGate,
+    label: FloatArray,
+    candidate: FloatArray,
+    reference: FloatArray,
+    clusters: RowClusters,
+) -> EstimatedGain:
     """Estimate the gain of `candidate` over `reference`, (n,) each, by the metric of `gate`, in any order of rows.
 
-    The bounds are the gain and its standard error times the quantile of Student's t: of AUC by `delong`, of all
-    other metrics by `jackknife`. Both are by clusters, and have formulas: nothing is drawn, so an alpha of 10⁻⁵,
-    which the hundredth comparison of a model's life may have, is as exact as any. The bounds assume that the sum
-    over clusters is nearly normal. Where no row differs the gain is 0, with bounds of 0.
+    The error of AUC is by `delong`, that of all other metrics by `jackknife`. Both are by clusters and have
+    formulas: nothing is drawn, so an alpha of 10⁻⁵, which the hundredth comparison of a model's life may have, is as
+    exact as any. Bounds assume that the sum over clusters is nearly normal. Where no row differs the gain is 0, with
+    an error of 0.
 
     Raises:
         NotComputedError: the metric does not exist for these rows, or its error cannot be estimated, because there are
             too few clusters for example.
     """
     if not _count_differing_rows(gate, candidate, reference):
-        return MetricGain(0.0, 0.0, 0.0)
+        return NO_DIFFERENCE
     if gate.metric == "auc":
-        estimate = delong(label, candidate, reference, clusters)
-    else:
-        estimate = jackknife(gate, label, candidate, reference, clusters)
-    return _student_t_bounds(estimate, alpha, gate.scale.maximum)
+        return delong(label, candidate, reference, clusters)
+    return jackknife(gate, label, candidate, reference, clusters)
+
+
+def estimate_with_days(gain: float, error: float, variance: RowVariance, clusters: RowClusters) -> EstimatedGain:
+    """Return the estimate with the part of its error that comes from days, and how neighbouring days correlate."""
+    freedom, by_days = variance.degrees_of_freedom, variance.by_days
+    if by_days is None or not clusters.days or not error:
+        return EstimatedGain(gain, error, freedom)
+    measured = measure_day_correlation(by_days.changes)
+    return EstimatedGain(gain, error, freedom, clusters.days, by_days.variance, measured)
 
 
 def _count_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray) -> int:
@@ -133,7 +192,7 @@ def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray, clus
         if total:
             raise NotComputedError(f"the gain is the same in all of {clusters.describe()}: its error is not known")
         error = 0.0
-    return EstimatedGain(gain, error, by_clusters.degrees_of_freedom)
+    return estimate_with_days(gain, error, by_clusters, clusters)
 
 
 def _placement_variance(
@@ -158,7 +217,8 @@ def _placement_variance(
     if not sum(variances):
         return ClusteredVariance(0.0, degrees_of_freedom(positive[0] + negative[0]))
     spread = sum(factor * float((sum(added) * part).sum()) for factor, part in zip(factors, added, strict=True))
-    return ClusteredVariance(sum(variances) + 2 * shared, sum(variances) ** 2 / spread)
+    changes = positive[1] + negative[1]
+    return ClusteredVariance(sum(variances) + 2 * shared, sum(variances) ** 2 / spread, changes)
 
 
 def jackknife(
@@ -188,6 +248,7 @@ def jackknife(
         raise NotComputedError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
 
     def one_way(codes: ClusterCodes) -> ClusteredVariance:
+        days = int(codes.max()) + 1
         if isinstance(metric, RatioMetric):
             (candidate_values, candidate_weight), (reference_values, reference_weight) = (
                 _values_without_clusters(metric, label, score, codes) for score in (candidate, reference)
@@ -209,14 +270,16 @@ def jackknife(
         if undefined := int(np.count_nonzero(~np.isfinite(changes))):
             text = f"without {undefined:,} of {weight.size:,} clusters {gate.metric} does not exist"
             raise NotComputedError(f"{text}: it rests on too few")
-        return ClusteredVariance((changes.size - 1) / changes.size * float((changes**2).sum()), freedom)
+        variance = (changes.size - 1) / changes.size * float((changes**2).sum())
+        # Groups of days are not in the order of days.
+        return ClusteredVariance(variance, freedom, changes if changes.size == days else np.empty(0))
 
     by_clusters = clusters.variance(one_way, subtract_pairs=isinstance(metric, RatioMetric))
     error = sqrt(by_clusters.variance)
     if gain and error <= _ROUNDING * abs(gain):
         text = f"the gain is {gain:g} in all of {clusters.describe()}: its error is not known"
         raise NotComputedError(text)
-    return EstimatedGain(gain, error, by_clusters.degrees_of_freedom)
+    return estimate_with_days(gain, error, by_clusters, clusters)
 
 
 def _values_without_clusters(
@@ -240,14 +303,6 @@ def _sort_rows(clusters: RowClusters, columns: list[FloatArray]) -> tuple[RowClu
     """Return the same rows, sorted, so that evidence in another order gives the same bits."""
     order = np.lexsort([*clusters.codes, *columns[::-1]])
     return clusters.take(order), [values[order] for values in columns]
-
-
-def _student_t_bounds(estimate: EstimatedGain, alpha: float, maximum: float) -> MetricGain:
-    """Return the bounds, not beyond the possible differences between values from 0 to `maximum`."""
-    width = 0.0
-    if estimate.standard_error:
-        width = -float(special.stdtrit(estimate.degrees_of_freedom, alpha)) * estimate.standard_error
-    return MetricGain(estimate.gain, max(estimate.gain - width, -maximum), min(estimate.gain + width, maximum))
 
 
 def _doubled_placements(positive: NDArray[np.bool_], score: FloatArray) -> NDArray[np.int64]:

@@ -16,7 +16,8 @@ from evergreen.spec.gates import CustomGate, Gate, LabelType, MetricGate
 
 def gate_result(gate: Gate, *, passed: bool, **fields: Any) -> GateResult:
     """Return the result of a gate that was computed."""
-    return GateResult(gate=gate.name, outcome="passed" if passed else "failed", **{"threshold": gate.limit, **fields})
+    outcome = "passed" if passed else "failed"
+    return GateResult(gate=gate.name, **{"outcome": outcome, "threshold": gate.limit, **fields})
 
 
 def no_champion_result(gate: Gate, champion: NoChampion, candidate: float, rows: int) -> GateResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -21,7 +22,7 @@ from evergreen.spec.gates import AgainstChampionGate, CustomGate, Gate, MetricGa
 MAX_LISTED = 10
 """Faults or slices that a reason lists."""
 
-GateOutcome = Literal["passed", "failed", "not_computed"]
+GateOutcome = Literal["passed", "failed", "inconclusive", "not_computed"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,22 @@ class SliceResult(Frozen, allow_inf_nan=False):
     is_judged: bool = Field(description="False: reported only, because the rows are too few")
 
 
+class Look(Frozen, allow_inf_nan=False):
+    """One look at a comparison whose evidence grows."""
+
+    end: date = Field(description="the day after its last day of evidence")
+    days: int = Field(gt=0, description="days of evidence so far")
+    level: float = Field(ge=0, lt=1, description="one-sided significance level of this look")
+    gain: float = Field(description="estimated gain so far; positive is better")
+    low: float = Field(description="lower confidence bound of the gain, at that level")
+
+
 class GateResult(Frozen, allow_inf_nan=False):
     """The result of one gate.
 
-    `passed` and `failed` mean that the gate was computed. `not_computed` blocks like `failed` does, and `reason` names
-    all faults.
+    `passed`, `failed` and `inconclusive` mean that the gate was computed. `inconclusive` neither allows a promotion nor
+    rejects the candidate: the evidence does not suffice yet, and may with more days. `not_computed` blocks like
+    `failed` does, and `reason` names all faults.
     """
 
     gate: str = Field(min_length=1, description="the gate's name")
@@ -74,6 +86,11 @@ class GateResult(Frozen, allow_inf_nan=False):
         None, gt=0, lt=1, description="the chance of a false promotion that this comparison spent"
     )
     rows: int = Field(ge=0, description="rows of evidence")
+    days: int | None = Field(None, ge=0, description="days of evidence, where days are clusters")
+    day_correlation: float | None = Field(
+        None, description="of the gains of neighbouring days, its bias removed; later comparisons learn from it"
+    )
+    looks: tuple[Look, ...] = Field((), description="all looks so far, in order, if the evidence of the gate grows")
     slices: tuple[SliceResult, ...] = Field((), description="by slice or group, if the gate has them")
     stored_slices: int = Field(
         0, ge=0, description="slices that are in the lake instead (`evergreen.promotion.slices`)"
@@ -86,6 +103,8 @@ class GateResult(Frozen, allow_inf_nan=False):
             raise ValueError(f"gate {self.gate} {self.outcome} without a value of the candidate")
         if self.interval and self.interval[0] > self.interval[1]:
             raise ValueError(f"gate {self.gate}: the interval {self.interval} is upside down")
+        if self.outcome == "inconclusive" and not (self.looks and self.alpha):
+            raise ValueError(f"gate {self.gate} is inconclusive without a look and its alpha")
         return self
 
 
@@ -114,14 +133,25 @@ class Verdict(Frozen, allow_inf_nan=False):
             raise ValueError(f"this verdict cannot promote: {problem}")
         return self
 
+    @property
+    def is_inconclusive(self) -> bool:
+        """Whether no gate rejects the candidate, and at least one waits for more days of evidence."""
+        outcomes = {result.outcome for result in self.results}
+        return "inconclusive" in outcomes and outcomes <= {"inconclusive", "passed"}
+
 
 def judge_evidence(
-    gates: Sequence[Gate], evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()
+    gates: Sequence[Gate],
+    evidence: Evidence,
+    earlier_comparisons: Sequence[EarlierComparison] = (),
+    *,
+    accumulates: bool = False,
 ) -> Verdict:
     """Evaluate every gate, then decide on the results.
 
-    `earlier_comparisons` are those of the model with a champion, oldest first: what they spent of its lifetime budget
-    is gone.
+    `earlier_comparisons` are those of the model with a champion that have ended, oldest first: what they spent of its
+    budget is gone. With `accumulates` this is the first of several looks: a comparison with the champion may be
+    inconclusive, and go on with `judge_next_look`. Without, this look decides.
 
     Comparisons with the champion come last, and are not made where they would be spent in vain: where another gate
     blocks whatever the labels are, or cannot be computed.
@@ -134,7 +164,7 @@ def judge_evidence(
     blockers = [result.gate for n, result in results.items() if _blocks_for_any_labels(gates[n], result)]
     is_free = isinstance(evidence.champion, NoChampion | MissingEvidence)
     if is_free or not blockers:
-        results |= {n: evaluate_gate(gates[n], evidence, earlier_comparisons) for n in comparisons}
+        results |= {n: evaluate_gate(gates[n], evidence, earlier_comparisons, accumulates) for n in comparisons}
         blockers = [] if is_free else [results[n].gate for n in comparisons if results[n].outcome == "not_computed"]
     for n in comparisons:
         if blockers and (n not in results or results[n].outcome != "not_computed"):
@@ -162,8 +192,39 @@ def _withhold_comparison(gate: Gate, evidence: Evidence, blockers: Sequence[str]
     return GateResult(gate=gate.name, outcome="not_computed", threshold=gate.limit, rows=rows, reason=reason)
 
 
-def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison] = ()) -> GateResult:
-    """Return the result of `gate`: passed, failed, or not_computed with all faults.
+def judge_next_look(
+    gates: Sequence[Gate], evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison], previous: Verdict
+) -> Verdict:
+    """Judge an inconclusive candidate again, when more days have their labels.
+
+    Only gates that were inconclusive are evaluated; the others keep their result, and `previous` is all that is
+    carried from look to look. `evidence` is that of all days since the beginning of the holdout. `earlier_comparisons`
+    are those that had ended before the first look. Looks may come at any time, as long as the gain that was seen does
+    not choose it.
+    """
+    by_name = {gate.name: gate for gate in gates}
+
+    def evaluate(result: GateResult) -> GateResult:
+        gate = by_name.get(result.gate)
+        if result.outcome != "inconclusive" or not isinstance(gate, AgainstChampionGate):
+            return result
+        judged = evaluate_gate(gate, evidence, earlier_comparisons, True, result)
+        if judged.outcome != "not_computed":
+            return judged
+        # A week without evidence rejects nobody.
+        return result.model_copy(update={"reason": f"this look could not be computed: {judged.reason}"})
+
+    return decide_verdict([evaluate(result) for result in previous.results])
+
+
+def evaluate_gate(
+    gate: Gate,
+    evidence: Evidence,
+    earlier_comparisons: Sequence[EarlierComparison] = (),
+    accumulates: bool = False,
+    previous: GateResult | None = None,
+) -> GateResult:
+    """Return the result of `gate`, or not_computed with all faults. `previous` is that of the look before, if any.
 
     Never raises: a gate may run code of the model's folder, and evidence may have faults that no check foresees. Any
     exception blocks, and is named.
@@ -173,7 +234,7 @@ def evaluate_gate(gate: Gate, evidence: Evidence, earlier_comparisons: Sequence[
 
     try:
         if isinstance(gate, AgainstChampionGate):  # the only kind with a budget for the model's whole life
-            return COMPUTE[gate.kind](gate, evidence, earlier_comparisons)
+            return COMPUTE[gate.kind](gate, evidence, earlier_comparisons, accumulates, previous)
         return COMPUTE[gate.kind](gate, evidence)
     except NotComputedError as error:
         problem, fields = str(error), error.fields

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from evergreen.errors import LedgerError
 from evergreen.ledger.entries import (
     BacktestRecorded,
+    ChampionLost,
     ChampionRolledBack,
     ChangeAccepted,
     LedgerEntry,
@@ -31,15 +32,18 @@ from evergreen.ledger.entries import (
     PromotionsUnfrozen,
     VerdictRecorded,
     VersionPromoted,
+    VersionRegistered,
     VersionReleased,
+    hash_model,
 )
 from evergreen.ledger.journal import Journal, LedgerConflictError
-from evergreen.ledger.state import ChampionTenure, LedgerState, iter_states, replay, state_at
+from evergreen.ledger.state import ChampionTenure, LedgerState, Registration, iter_states, replay, state_at
 from evergreen.settings import settings
 from evergreen.spec import Name
 
 __all__ = [
     "BacktestRecorded",
+    "ChampionLost",
     "ChampionRolledBack",
     "ChampionTenure",
     "ChangeAccepted",
@@ -50,10 +54,13 @@ __all__ = [
     "PromotionRejected",
     "PromotionsFrozen",
     "PromotionsUnfrozen",
+    "Registration",
     "VerdictRecorded",
     "VersionPromoted",
+    "VersionRegistered",
     "VersionReleased",
     "append_decision",
+    "hash_model",
     "iter_states",
     "read_state",
     "read_verdict_event",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from hashlib import sha256
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from evergreen.gates.verdict import Verdict
 from evergreen.spec import Frozen, Name, NonEmptyStr
-from evergreen.storage import RelativePath, Sha256
+from evergreen.storage import FileName, RelativePath, Sha256
 from evergreen.window import RunReason
 
 EntryNumber = Annotated[int, Field(ge=1)]
@@ -28,12 +30,35 @@ class VerdictRecorded(Frozen):
     as_of: date
     holdout: tuple[date, date] = Field(description="first ≤ day < end; the last day has a labelled row")
     candidate_fingerprint: NonEmptyStr
+    candidate_files: dict[FileName, Sha256] = Field(min_length=1, description="SHA-256 of each file of the model")
+    candidate_inputs: tuple[NonEmptyStr, ...] = Field(min_length=1, description="the columns it takes, in this order")
     champion_version: str | None = Field(description="version that the candidate was compared with, if any")
+    champion_content: Sha256 | None = Field(description="`candidate_content` of that version's own verdict")
     verdict: Verdict
     evidence: dict[str, RelativePath] = Field(
         default_factory=dict, description="evaluation and report, relative to the lake"
     )
     fingerprints: dict[str, str] = Field(default_factory=dict, description="fingerprints of data, gates and code")
+
+    @model_validator(mode="after")
+    def _check_champion(self) -> Self:
+        if (self.champion_version is None) != (self.champion_content is None):
+            raise ValueError("champion_version and champion_content are given together, or not at all")
+        return self
+
+    @property
+    def candidate_content(self) -> str:
+        """Return the identity of the model that was judged: what has other files, or other inputs, is another."""
+        return hash_model(self.candidate_files, self.candidate_inputs)
+
+
+class VersionRegistered(Frozen):
+    """A judged candidate is in MLflow. Its files there are those of this manifest, whatever MLflow says later."""
+
+    kind: Literal["registered"] = "registered"
+    version: NonEmptyStr = Field(description="a name: after a deletion MLflow gives the number again")
+    verdict_entry: EntryNumber
+    manifest_sha256: Sha256 = Field(description="of the manifest that lists the SHA-256 of every registered file")
 
 
 class VersionPromoted(Frozen):
@@ -66,8 +91,17 @@ class ChampionRolledBack(Frozen):
     reason: NonEmptyStr
 
 
+class ChampionLost(Frozen):
+    """A person has declared that the champion's files are gone. An earlier champion is restored, or there is none."""
+
+    kind: Literal["lost"] = "lost"
+    lost_version: NonEmptyStr
+    restored_version: str | None = Field(description="None: the next candidate is judged as the model's first")
+    reason: NonEmptyStr
+
+
 class VersionReleased(Frozen):
-    """A barred version may be promoted again if its gates pass."""
+    """A barred version may be promoted again, if its gates pass on newer data."""
 
     kind: Literal["released"] = "released"
     version: NonEmptyStr
@@ -117,9 +151,11 @@ class BacktestRecorded(Frozen):
 
 LedgerEvent = (
     VerdictRecorded
+    | VersionRegistered
     | VersionPromoted
     | PromotionDeferred
     | ChampionRolledBack
+    | ChampionLost
     | VersionReleased
     | PromotionsFrozen
     | PromotionsUnfrozen
@@ -150,6 +186,11 @@ class LedgerEntry(Frozen):
     def to_bytes(self) -> bytes:
         """Return the bytes that are stored and hashed."""
         return self.model_dump_json(indent=1).encode() + b"\n"
+
+
+def hash_model(files: Mapping[str, str], inputs: Sequence[str]) -> str:
+    """Return the content hash of a model: of the SHA-256 of its files, and its input columns."""
+    return sha256(json.dumps([files, list(inputs)], sort_keys=True).encode()).hexdigest()
 
 
 def hash_entry(data: bytes) -> str:

@@ -6,14 +6,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Generic, NamedTuple, TypeVar, overload
 
-from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison
+from evergreen.gates.alpha_spending import AlphaSpend, DayCorrelation, EarlierComparison
 from evergreen.ledger.entries import SNAPSHOT_FORMAT, LedgerEntry, LedgerEvent, VerdictRecorded
 
 _Item = TypeVar("_Item")
 
 _CHUNK_LENGTH = 256
 # Fields by which decisions look entries up.
-_INDEXED_FIELDS = ("version", "restored_version", "barred_version", "verdict_entry", "candidate_fingerprint")
+_INDEXED_FIELDS = (
+    "version",
+    "restored_version",
+    "barred_version",
+    "lost_version",
+    "verdict_entry",
+    "candidate_fingerprint",
+)
 _MAX_KEY_LENGTH = 16  # of a text in the index: a filter, since the entry itself is compared too
 
 
@@ -189,9 +196,15 @@ def _index_key(value: object) -> str | int:
 
 
 def _find_comparison(event: VerdictRecorded) -> EarlierComparison | None:
-    spending = tuple(
-        AlphaSpend(result.gate, result.alpha, result.outcome == "passed")
-        for result in event.verdict.results
-        if result.alpha is not None
+    results = event.verdict.results
+    spending = tuple(AlphaSpend(r.gate, r.alpha, r.outcome == "passed") for r in results if r.alpha is not None)
+    correlations = tuple(
+        DayCorrelation(r.gate, r.days, r.day_correlation)
+        for r in results
+        if r.days is not None and r.day_correlation is not None
     )
-    return EarlierComparison(days=event.holdout, spending=spending) if spending else None
+    if not spending:
+        return None
+    return EarlierComparison(
+        days=event.holdout, spending=spending, promoted=event.verdict.promote, day_correlations=correlations
+    )

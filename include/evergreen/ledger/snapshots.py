@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from evergreen.ledger.entries import SNAPSHOT_FORMAT, LedgerEntry, SnapshotReference
 from evergreen.ledger.history import EntryArchive, EntryHistory, IndexRecord, Log
-from evergreen.ledger.state import ChampionTenure, LedgerState
+from evergreen.ledger.state import ChampionTenure, LedgerState, Registration
 from evergreen.spec import Frozen
 
 PAGE_LENGTH = 100
@@ -35,6 +35,7 @@ class Snapshot(Frozen):
     since_sha256: str
     index: tuple[IndexRecord, ...]
     tenures: tuple[ChampionTenure, ...]
+    registrations: tuple[Registration, ...]
     rest: dict[str, Any]
     """Every other field of the state, whole: they are small."""
 
@@ -45,7 +46,7 @@ class Snapshot(Frozen):
 _REST_TYPES = {
     field.name: TypeAdapter(get_type_hints(LedgerState)[field.name])
     for field in fields(LedgerState)
-    if field.name not in ("entries", "tenures")
+    if field.name not in ("entries", "tenures", "registrations")
 }
 
 
@@ -77,6 +78,7 @@ def write_snapshot(state: LedgerState) -> bytes:
         since_sha256=since_hash,
         index=state.entries.records[first_entry - 1 :],
         tenures=tuple(tenure for tenure in state.tenures if tenure.entry_number >= first_entry),
+        registrations=tuple(item for item in state.registrations if item.entry_number >= first_entry),
         rest={name: _to_json(adapter, getattr(state, name)) for name, adapter in _REST_TYPES.items()},
     ).to_bytes()
 
@@ -102,6 +104,7 @@ def restore_state(
     return LedgerState(
         entries=EntryHistory((record for part in parts for record in part.index), archive),
         tenures=Log(tenure for part in parts for tenure in part.tenures),
+        registrations=Log(item for part in parts for item in part.registrations),
         **{name: adapter.validate_json(json.dumps(parts[-1].rest[name])) for name, adapter in _REST_TYPES.items()},
     )
 

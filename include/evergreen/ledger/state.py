@@ -2,17 +2,20 @@
 
 An entry that cannot follow from the entries before it raises LedgerError, both when it is read and before it is
 written. So no caller, however wrong, can make a barred version champion.
+
+A model is identified by its content, the hash of the files that were judged. Versions are names of contents: MLflow
+gives a number again after a deletion, and the same content may be registered under several.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import reduce
 from itertools import islice
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from evergreen.errors import LedgerError
 from evergreen.gates.alpha_spending import EarlierComparison
@@ -20,13 +23,37 @@ from evergreen.ledger import entries as events
 from evergreen.ledger.entries import LedgerEntry, hash_entry
 from evergreen.ledger.history import EntryHistory, Log
 
+_Value = TypeVar("_Value")
+
+_MIN_CONTENT_DIGITS = 12  # of a content's hash, where it stands for a version
+_EARLIEST_TIME_ZONE = timedelta(hours=14)  # its day begins as long before that of UTC
+
 
 @dataclass(frozen=True)
 class ChampionTenure:
-    """A version became champion by a promotion or a rollback, in entry `entry_number`."""
+    """A model became champion by a promotion, a rollback or a loss, in entry `entry_number`.
+
+    Attributes:
+        version: its name at that time.
+        as_of: the day until which, exclusively, it has data.
+        labels_until: it has learned from no label of this day or later: its holdout began.
+    """
 
     version: str
     as_of: date
+    entry_number: int
+    content: str
+    labels_until: date
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A version of MLflow as it was registered, in entry `entry_number`: a content, and the manifest of its files."""
+
+    version: str
+    content: str
+    manifest_sha256: str
+    verdict_entry: int
     entry_number: int
 
 
@@ -39,17 +66,29 @@ class LedgerState:
     Attributes:
         tenures: every champion in order. Neighbours differ.
         last_promoted_as_of: `as_of` of the last promotion, even if it was rolled back since.
-        challenger: the newest version whose promotion was deferred, unless it or a newer one was promoted since.
-        barred_versions: versions that a rollback replaced and that were not released since.
+        challenger_content: the newest model whose promotion was deferred, unless it or a newer one was promoted since.
+        registrations: every version as it was registered, in order.
+        barred_contents: models that a rollback replaced and that were not released since.
+        suspect_contents: models that were barred or lost, and not promoted since, with the last entry that barred,
+            released or lost it. Only a newer verdict promotes it.
+        lost_contents: champions whose files are gone and were not registered again.
+        closed_verdicts: entries of verdicts that have promoted or were rejected: they promote nothing any more.
+        vacant_since: the entry that recorded the champion as lost, if no other took its place.
         accepted_change: who has accepted that inputs of the champion can no longer be made, and why; None if nobody.
     """
 
     entries: EntryHistory = field(default_factory=EntryHistory)
     tenures: Log[ChampionTenure] = field(default_factory=Log)
     last_promoted_as_of: date | None = None
-    challenger: str | None = None
+    challenger_version: str | None = None
+    challenger_content: str | None = None
     challenger_as_of: date | None = None
-    barred_versions: frozenset[str] = frozenset()
+    registrations: Log[Registration] = field(default_factory=Log)
+    barred_contents: Mapping[str, str] = field(default_factory=dict)
+    suspect_contents: Mapping[str, int] = field(default_factory=dict)
+    lost_contents: frozenset[str] = frozenset()
+    closed_verdicts: frozenset[int] = frozenset()
+    vacant_since: int | None = None
     is_frozen: bool = False
     accepted_change: str | None = None
 
@@ -63,18 +102,76 @@ class LedgerState:
         return self.entries.head_hash
 
     @property
+    def champion_tenure(self) -> ChampionTenure | None:
+        return self.tenures[-1] if self.tenures and self.vacant_since is None else None
+
+    @property
     def champion(self) -> str | None:
-        return self.tenures[-1].version if self.tenures else None
+        """Return the champion's version, a name for people: `champion_content` is what it is."""
+        return self._name_tenure(self.champion_tenure)
+
+    @property
+    def champion_content(self) -> str | None:
+        return self.champion_tenure.content if self.champion_tenure else None
 
     @property
     def champion_as_of(self) -> date | None:
         """Return the day until which, exclusively, the champion has data."""
-        return self.tenures[-1].as_of if self.tenures else None
+        return self.champion_tenure.as_of if self.champion_tenure else None
+
+    @property
+    def previous_tenure(self) -> ChampionTenure | None:
+        """Return the champion before the current one that is not lost; after a rollback, the one that was barred."""
+        earlier = (tenure for tenure in reversed(self.tenures) if tenure.content not in self.lost_contents)
+        return next((tenure for tenure in earlier if tenure.content != self.champion_content), None)
 
     @property
     def previous_champion(self) -> str | None:
-        """Return the champion before the current one; after a rollback, the version that was barred."""
-        return self.tenures[-2].version if len(self.tenures) > 1 else None
+        return self._name_tenure(self.previous_tenure)
+
+    @property
+    def challenger(self) -> str | None:
+        if self.challenger_content is None or self.challenger_version is None:
+            return None
+        return self.name_of(self.challenger_content, self.challenger_version)
+
+    @property
+    def barred_versions(self) -> frozenset[str]:
+        return frozenset(self.name_of(content, version) for content, version in self.barred_contents.items())
+
+    def find_registration(self, content: str) -> Registration | None:
+        """Return what is registered with this content; None also if its version now names another."""
+        registration = next((item for item in reversed(self.registrations) if item.content == content), None)
+        return registration if registration and self.find_version(registration.version) == registration else None
+
+    def find_version(self, version: str) -> Registration | None:
+        """Return what was last registered as this version."""
+        return next((item for item in reversed(self.registrations) if item.version == version), None)
+
+    def name_of(self, content: str, version: str) -> str:
+        """Return the version that a content is registered as; else `version`, its earlier name.
+
+        Where that names another content, the beginning of the content's hash stands for it.
+        """
+        if registration := self.find_registration(content):
+            return registration.version
+        return version if self.content_of(version) in (None, content) else content[:_MIN_CONTENT_DIGITS]
+
+    def content_of(self, version: str) -> str | None:
+        """Return what a version names, or a hash begins, of all that was registered or champion; else None."""
+        if registration := self.find_version(version):
+            return registration.content
+        for tenure in reversed(self.tenures):
+            if tenure.version == version:
+                return tenure.content
+        if len(version) < _MIN_CONTENT_DIGITS:
+            return None
+        contents = {item.content for item in self.registrations} | {tenure.content for tenure in self.tenures}
+        matches = [content for content in contents if content.startswith(version)]
+        return matches[0] if len(matches) == 1 else None
+
+    def _name_tenure(self, tenure: ChampionTenure | None) -> str | None:
+        return self.name_of(tenure.content, tenure.version) if tenure else None
 
     @property
     def comparisons(self) -> tuple[EarlierComparison, ...]:
@@ -86,9 +183,9 @@ class LedgerState:
         event = self.entries[entry_number - 1].event if 1 <= entry_number <= self.head_number else None
         return event if isinstance(event, events.VerdictRecorded) else None
 
-    def last_tenure(self, version: str) -> ChampionTenure | None:
-        """Return the last tenure of `version`, or None if it has never been champion."""
-        return next((tenure for tenure in reversed(self.tenures) if tenure.version == version), None)
+    def last_tenure(self, content: str | None) -> ChampionTenure | None:
+        """Return the last tenure of the model with this content, or None if it has never been champion."""
+        return next((tenure for tenure in reversed(self.tenures) if tenure.content == content), None)
 
 
 def iter_states(entries: Iterable[LedgerEntry]) -> Iterator[LedgerState]:
@@ -131,22 +228,64 @@ def apply_entry(state: LedgerState, entry: LedgerEntry, entry_hash: str) -> Ledg
 
 def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
     match entry.event:
+        case events.VersionRegistered() as event:
+            return _register(state, event, entry.number)
         case events.VersionPromoted() as event:
-            state = _start_tenure(state, ChampionTenure(event.version, event.as_of, entry.number))
-            return replace(state, last_promoted_as_of=event.as_of)
+            verdict_event = state.find_verdict_event(event.verdict_entry)
+            assert verdict_event  # _event_problem has checked it
+            content, labels_until = verdict_event.candidate_content, verdict_event.holdout[0]
+            tenure = ChampionTenure(event.version, event.as_of, entry.number, content, labels_until)
+            return replace(
+                _start_tenure(state, tenure),
+                last_promoted_as_of=event.as_of,
+                suspect_contents=_remove_key(state.suspect_contents, content),
+                closed_verdicts=state.closed_verdicts | {event.verdict_entry},
+            )
         case events.ChampionRolledBack() as event:
-            restored = state.last_tenure(event.restored_version)
-            assert restored  # _event_problem has checked it
-            state = _start_tenure(state, ChampionTenure(event.restored_version, restored.as_of, entry.number))
-            return replace(state, barred_versions=state.barred_versions | {event.barred_version})
+            assert state.champion_content
+            barred = state.champion_content
+            state = replace(
+                state,
+                barred_contents={**state.barred_contents, barred: event.barred_version},
+                suspect_contents={**state.suspect_contents, barred: entry.number},
+            )
+            return _restore(state, event.restored_version, entry.number)
+        case events.ChampionLost() as event:
+            assert state.champion_content
+            lost = state.champion_content
+            state = replace(
+                state,
+                lost_contents=state.lost_contents | {lost},
+                suspect_contents={**state.suspect_contents, lost: entry.number},
+            )
+            if event.restored_version is None:
+                return replace(state, vacant_since=entry.number)
+            return _restore(state, event.restored_version, entry.number)
         case events.VersionReleased() as event:
-            return replace(state, barred_versions=state.barred_versions - {event.version})
+            released = _content_of_barred(state, event.version)
+            assert released
+            return replace(
+                state,
+                barred_contents=_remove_key(state.barred_contents, released),
+                suspect_contents={**state.suspect_contents, released: entry.number},
+            )
         case events.PromotionDeferred() as event:
             if state.challenger_as_of and event.as_of < state.challenger_as_of:
                 return state
-            return replace(state, challenger=event.version, challenger_as_of=event.as_of)
+            verdict_event = state.find_verdict_event(event.verdict_entry)
+            assert verdict_event
+            return replace(
+                state,
+                challenger_version=event.version,
+                challenger_content=verdict_event.candidate_content,
+                challenger_as_of=event.as_of,
+            )
         case events.PromotionRejected() as event:
-            return _clear_challenger(state) if event.version == state.challenger else state
+            state = replace(state, closed_verdicts=state.closed_verdicts | {event.verdict_entry})
+            verdict_event = state.find_verdict_event(event.verdict_entry)
+            assert verdict_event
+            is_challenger = verdict_event.candidate_content == state.challenger_content
+            return _clear_challenger(state) if is_challenger else state
         case events.ChangeAccepted() as event:
             text = f"{entry.actor} accepted the change in entry {entry.number}: {event.reason}"
             return replace(state, accepted_change=text)
@@ -160,15 +299,44 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
             assert_never(never)
 
 
+def _register(state: LedgerState, event: events.VersionRegistered, number: int) -> LedgerState:
+    verdict_event = state.find_verdict_event(event.verdict_entry)
+    assert verdict_event
+    content = verdict_event.candidate_content
+    registration = Registration(event.version, content, event.manifest_sha256, event.verdict_entry, number)
+    return replace(
+        state,
+        registrations=state.registrations.append(registration),
+        lost_contents=state.lost_contents - {content},
+    )
+
+
+def _restore(state: LedgerState, version: str, number: int) -> LedgerState:
+    restored = state.last_tenure(state.content_of(version))
+    assert restored
+    return _start_tenure(state, replace(restored, version=version, entry_number=number))
+
+
 def _start_tenure(state: LedgerState, tenure: ChampionTenure) -> LedgerState:
-    state = replace(state, tenures=state.tenures.append(tenure), accepted_change=None)
-    if state.challenger_as_of and (state.challenger == tenure.version or state.challenger_as_of <= tenure.as_of):
+    state = replace(state, tenures=state.tenures.append(tenure), vacant_since=None, accepted_change=None)
+    if state.challenger_as_of and (
+        state.challenger_content == tenure.content or state.challenger_as_of <= tenure.as_of
+    ):
         return _clear_challenger(state)
     return state
 
 
+def _remove_key(values: Mapping[str, _Value], key: str) -> dict[str, _Value]:
+    return {k: value for k, value in values.items() if k != key}
+
+
+def _content_of_barred(state: LedgerState, version: str) -> str | None:
+    content = state.content_of(version)
+    return content if content in state.barred_contents else None
+
+
 def _clear_challenger(state: LedgerState) -> LedgerState:
-    return replace(state, challenger=None, challenger_as_of=None)
+    return replace(state, challenger_version=None, challenger_content=None, challenger_as_of=None)
 
 
 def _sequence_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
@@ -186,38 +354,97 @@ def _sequence_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
 
 def _event_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
     event = entry.event
-    if (
-        isinstance(event, events.VersionPromoted | events.PromotionDeferred | events.PromotionRejected)
-        and state.find_verdict_event(event.verdict_entry) is None
-    ):
-        return f"it refers to the verdict in entry {event.verdict_entry}, which holds none"
     match event:
-        case events.VersionPromoted():
-            return _promotion_problem(state, event)
-        case events.ChampionRolledBack(restored_version=version):
-            if event.barred_version != state.champion:
-                return f"it bars version {event.barred_version}, but the champion was {state.champion or 'none'}"
-            if version == state.champion or version in state.barred_versions or state.last_tenure(version) is None:
-                return f"version {version} is champion, barred, or has never been champion"
-        case events.VersionReleased(version=version) if version not in state.barred_versions:
-            return f"version {version} was not barred"
-        case events.ChangeAccepted(champion=version) if version != state.champion:
-            return f"it is about version {version}, but the champion was {state.champion or 'none'}"
-        case events.PromotionDeferred(version=version) if version == state.champion or version in state.barred_versions:
-            return f"version {version} is champion or barred, it cannot be the challenger"
+        case events.VerdictRecorded():
+            return _verdict_problem(state, event) or _future_problem(entry, event.as_of)
+        case events.BacktestRecorded():
+            return _future_problem(entry, event.as_of)
+        case events.VersionRegistered():
+            return _reference_problem(state, event.verdict_entry)
+        case events.VersionPromoted() | events.PromotionDeferred():
+            return _reference_problem(state, event.verdict_entry) or _promotion_problem(state, event)
+        case events.PromotionRejected():
+            return _reference_problem(state, event.verdict_entry) or _rejection_problem(state, event)
+        case events.ChampionRolledBack(barred_version=replaced, restored_version=version):
+            return _replacement_problem(state, "bars", replaced, version)
+        case events.ChampionLost(lost_version=replaced, restored_version=version):
+            return _replacement_problem(state, "loses", replaced, version)
+        case events.VersionReleased(version=version):
+            return None if _content_of_barred(state, version) else f"version {version} was not barred"
+        case events.ChangeAccepted(champion=version):
+            is_about_champion = version == state.champion
+            return None if is_about_champion else f"it is about version {version}, not the champion, {state.champion}"
+        case events.PromotionsFrozen():
+            return "the model was frozen already" if state.is_frozen else None
+        case events.PromotionsUnfrozen():
+            return None if state.is_frozen else "the model was not frozen"
+        case _ as never:
+            assert_never(never)
+
+
+def _reference_problem(state: LedgerState, verdict_entry: int) -> str | None:
+    if state.find_verdict_event(verdict_entry) is None:
+        return f"it refers to the verdict in entry {verdict_entry}, which holds none"
     return None
 
 
-def _promotion_problem(state: LedgerState, event: events.VersionPromoted) -> str | None:
-    basis = state.find_verdict_event(event.verdict_entry)
-    if basis is None or not basis.verdict.promote or basis.champion_version != event.previous_champion:
-        return f"the verdict in entry {event.verdict_entry} does not let it replace version {event.previous_champion}"
+def _future_problem(entry: LedgerEntry, as_of: date) -> str | None:
+    """Return a problem if the data would end after the day of the entry, wherever that is."""
+    latest = (entry.recorded_at + _EARLIEST_TIME_ZONE).date()
+    return f"it claims data until {as_of}, and was recorded on {entry.recorded_at:%Y-%m-%d}" if as_of > latest else None
+
+
+def _verdict_problem(state: LedgerState, event: events.VerdictRecorded) -> str | None:
+    start, end = event.holdout
+    if not start < end <= event.as_of:
+        return f"its holdout, from {start} until {end}, does not end by {event.as_of}, the end of the candidate's data"
+    if event.champion_content and state.last_tenure(event.champion_content) is None:
+        return f"it compares with version {event.champion_version}, whose content was never champion"
+    return None
+
+
+def _replacement_problem(state: LedgerState, verb: str, replaced: str, version: str | None) -> str | None:
+    if state.champion_content is None or replaced != state.champion:
+        return f"it {verb} version {replaced}, but the champion was {state.champion or 'none'}"
+    if version is None:
+        return None
+    content = state.content_of(version)
+    if content == state.champion_content or content in state.barred_contents or state.last_tenure(content) is None:
+        return f"version {version} is champion, barred, or has never been champion"
+    if content in state.lost_contents:
+        return f"version {version} was lost"
+    return None
+
+
+def _rejection_problem(state: LedgerState, event: events.PromotionRejected) -> str | None:
+    if event.verdict_entry in state.closed_verdicts:
+        return f"the verdict in entry {event.verdict_entry} has promoted, or was rejected, before"
+    return None
+
+
+def _promotion_problem(state: LedgerState, event: events.VersionPromoted | events.PromotionDeferred) -> str | None:
+    """Return why the event does not follow from its verdict and the entries since."""
+    basis, version, number = state.find_verdict_event(event.verdict_entry), event.version, event.verdict_entry
+    assert basis  # or _reference_problem has refused it
+    content = basis.candidate_content
+    if event.as_of != basis.as_of:
+        return f"it is as of {event.as_of}, and the verdict in entry {number} as of {basis.as_of}"
+    if state.content_of(version) not in (None, content):
+        return f"version {version} is not the candidate that the verdict in entry {number} is about"
+    if not basis.verdict.promote or basis.champion_content != state.champion_content:
+        return f"the verdict in entry {number} does not let it replace {state.champion or 'no champion'}"
+    if content in state.barred_contents:
+        return f"version {version} was barred"
+    if number < state.suspect_contents.get(content, 0):
+        return f"version {version} was barred or lost in entry {state.suspect_contents[content]}, after its verdict"
+    if number in state.closed_verdicts:
+        return f"the verdict in entry {number} has promoted, or was rejected, before"
+    if number < (state.vacant_since or 0):
+        return f"the verdict in entry {number} is older than the loss of the champion in entry {state.vacant_since}"
+    if content == state.champion_content or (state.champion_as_of and event.as_of <= state.champion_as_of):
+        return f"version {version} as of {event.as_of} is not newer than the champion"
+    if isinstance(event, events.PromotionDeferred):
+        return None
     if event.previous_champion != state.champion:
         return f"it replaces version {event.previous_champion}, but the champion was {state.champion or 'none'}"
-    if event.version in state.barred_versions:
-        return f"version {event.version} was barred"
-    if state.is_frozen:
-        return "the model was frozen"
-    if event.version == state.champion or (state.champion_as_of and event.as_of <= state.champion_as_of):
-        return f"version {event.version} as of {event.as_of} is not newer than the champion"
-    return None
+    return "the model was frozen" if state.is_frozen else None

@@ -68,6 +68,8 @@ class RetrainPlan(Handover):
     run_reason: RunReason
     timezone: str
     champion_version: str | None = None
+    champion_content: str | None = None
+    """What was champion when the run was planned; its version is a name."""
     champion_labels_until: date | None = None
     accepted_change: str | None = None
     """Who has accepted that inputs of the champion can no longer be made, and why."""
@@ -83,9 +85,14 @@ class RetrainPlan(Handover):
         """The version that the candidate is judged against."""
         from evergreen.evaluation import Champion
 
-        if self.champion_version is None or self.champion_labels_until is None:
+        if self.champion_version is None or self.champion_labels_until is None or self.champion_content is None:
             return None
-        return Champion(self.champion_version, self.champion_labels_until, self.accepted_change)
+        return Champion(
+            self.champion_version,
+            self.champion_labels_until,
+            content=self.champion_content,
+            accepted_change=self.accepted_change,
+        )
 
     def promotion_request(self, entry: int, version: str, approved_by: str | None = None) -> PromotionRequest:
         from evergreen.promotion.service import PromotionRequest

@@ -6,6 +6,7 @@ same result. Use them as ``append_decision(model, actor, lambda state: decide_fr
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -84,9 +85,11 @@ def promotion_pause(state: ledger.LedgerState, as_of: date, cooldown_days: int) 
     return None
 
 
-def comparison_obstacle(state: ledger.LedgerState, as_of: date, compared_version: str, model: ModelSpec) -> str | None:
-    """Return why a comparison with `compared_version` would be spent in vain: it could promote nothing; else None."""
-    if problem := _champion_problem(state, as_of, compared_version):
+def comparison_obstacle(
+    state: ledger.LedgerState, as_of: date, compared_version: str, compared_content: str, model: ModelSpec
+) -> str | None:
+    """Return why a comparison with this model would be spent in vain: it could promote nothing; else None."""
+    if problem := _champion_problem(state, as_of, compared_version, compared_content):
         return problem
     return None if model.keep_candidates_ready else promotion_pause(state, as_of, model.cooldown_days)
 
@@ -94,7 +97,9 @@ def comparison_obstacle(state: ledger.LedgerState, as_of: date, compared_version
 def decide_rollback(
     state: ledger.LedgerState, target_version: str | None, reason: str, *, expected_champion: str | None = None
 ) -> ledger.ChampionRolledBack | ledger.LedgerEntry:
-    """Restore `target_version`, by default the last champion before the current one that is not barred.
+    """Restore `target_version`, by default the last champion before the current one that was never at fault.
+
+    A version that was barred and released is restored only if it is named, or if a newer verdict has promoted it since.
 
     `expected_champion` is the champion that the caller wants to replace. With it, a retry or a second caller does not
     roll back twice.
@@ -103,50 +108,62 @@ def decide_rollback(
         PromotionRefusedError: there is no version to restore; `target_version` is champion, barred, or was never
             champion; or `expected_champion` is not champion any more.
     """
+    restored = {} if target_version is None else {"restored_version": target_version}
+    if entry := _find_replacement(state, ledger.ChampionRolledBack, "barred_version", expected_champion, restored):
+        return entry
     champion = state.champion
-    if expected_champion is not None and champion != expected_champion:
-        restored = {} if target_version is None else {"restored_version": target_version}
-        tenure = state.last_tenure(expected_champion)
-        entry = _last_entry(state, ledger.ChampionRolledBack, barred_version=expected_champion, **restored)
-        if tenure and entry and entry.number > tenure.entry_number:  # it ended the last tenure
-            return entry
-        raise PromotionRefusedError(
-            f"version {expected_champion} is not champion any more, {_version_label(champion)} is: check it first, "
-            "then repeat the rollback"
-        )
     if champion is None:
         raise PromotionRefusedError("there is no champion to roll back from: promote a version first")
     if target_version is None:
-        earlier = (tenure.version for tenure in reversed(state.tenures) if tenure.version != champion)
-        target_version = next((version for version in earlier if version not in state.barred_versions), None)
+        target_version = next(restorable_versions(state), None)
         if target_version is None:
             raise PromotionRefusedError(
                 f"there is no version to restore instead of version {champion}: no other version has been champion "
-                f"that is not barred{_barred_versions_suffix(state)}; release one of those, or retrain"
+                f"that was not barred or lost since{_barred_versions_suffix(state)}; retrain, or release one of those "
+                "and name it"
             )
-    if target_version == champion:
-        raise PromotionRefusedError(f"version {target_version} is champion already: name another version, or none")
-    if state.last_tenure(target_version) is None:
-        raise PromotionRefusedError(
-            f"version {target_version} has never been champion: you can only roll back to a version that was promoted "
-            "through its gates"
-        )
-    if target_version in state.barred_versions:
-        raise PromotionRefusedError(
-            f"version {target_version} is barred by an earlier rollback: release it first, or name another version"
-        )
+    _check_restorable(state, target_version)
     return ledger.ChampionRolledBack(
         restored_version=target_version, barred_version=champion, reason=_require_reason(reason)
     )
 
 
+def decide_loss(
+    state: ledger.LedgerState, restored_version: str | None, reason: str, *, expected_champion: str
+) -> ledger.ChampionLost | ledger.LedgerEntry:
+    """Record that the champion's files are gone, and restore `restored_version`; with None there is no champion.
+
+    Raises:
+        PromotionRefusedError: `restored_version` is champion, barred, lost, or was never champion; or
+            `expected_champion` is not champion any more.
+    """
+    restored = {"restored_version": restored_version}
+    if entry := _find_replacement(state, ledger.ChampionLost, "lost_version", expected_champion, restored):
+        return entry
+    if restored_version is not None:
+        _check_restorable(state, restored_version)
+    return ledger.ChampionLost(
+        lost_version=expected_champion, restored_version=restored_version, reason=_require_reason(reason)
+    )
+
+
+def restorable_versions(state: ledger.LedgerState) -> Iterator[str]:
+    """Yield earlier champions, the last first, that were not barred or lost since a verdict has promoted them."""
+    contents = dict.fromkeys(tenure.content for tenure in reversed(state.tenures))
+    for content in contents:
+        if content != state.champion_content and content not in state.suspect_contents:
+            tenure = state.last_tenure(content)
+            assert tenure
+            yield state.name_of(content, tenure.version)
+
+
 def decide_release(state: ledger.LedgerState, version: str, reason: str) -> ledger.VersionReleased | ledger.LedgerEntry:
-    """Let a barred version be promoted, or restored, again.
+    """Let a barred version be promoted again, by a newer verdict, or be restored by a person who names it.
 
     Raises:
         PromotionRefusedError: the version is not barred, and never was.
     """
-    if version in state.barred_versions:
+    if state.content_of(version) in state.barred_contents:
         return ledger.VersionReleased(version=version, reason=_require_reason(reason))
     if entry := _last_entry(state, ledger.VersionReleased, version=version):
         return entry
@@ -200,6 +217,8 @@ def decide_rejection(
     """
     if entry := _last_entry(state, ledger.PromotionRejected, verdict_entry=verdict_entry):
         return entry
+    if state.find_verdict_event(verdict_entry) is None:
+        raise PromotionRefusedError(f"entry {verdict_entry} of the ledger holds no verdict: there is nothing to reject")
     if entry := _last_entry(state, ledger.VersionPromoted, verdict_entry=verdict_entry):
         raise PromotionRefusedError(f"version {version} was promoted by {entry.actor} already: roll back instead")
     return ledger.PromotionRejected(
@@ -208,10 +227,63 @@ def decide_rejection(
 
 
 def _find_promotion(state: ledger.LedgerState, request: PromotionRequest) -> ledger.LedgerEntry | None:
-    """Return the entry by which this verdict promoted the version, unless that was rolled back."""
-    promotion = _last_entry(state, ledger.VersionPromoted, version=request.version, verdict_entry=request.verdict_entry)
-    rollback = _last_entry(state, ledger.ChampionRolledBack, barred_version=request.version)
-    return None if promotion and rollback and rollback.number > promotion.number else promotion
+    """Return the entry by which this verdict promoted its candidate, unless that was rolled back or lost since."""
+    promotion = _last_entry(state, ledger.VersionPromoted, verdict_entry=request.verdict_entry)
+    verdict_event = state.find_verdict_event(request.verdict_entry)
+    if promotion is None or verdict_event is None:
+        return None
+    assert isinstance(promotion.event, ledger.VersionPromoted)
+    content = verdict_event.candidate_content
+    if request.version != promotion.event.version and state.content_of(request.version) != content:
+        return None
+    return promotion if state.suspect_contents.get(content, 0) < promotion.number else None
+
+
+def _find_replacement(
+    state: ledger.LedgerState,
+    kind: type[ledger.ChampionRolledBack | ledger.ChampionLost],
+    replaced: str,
+    expected_champion: str | None,
+    fields: Mapping[str, object],
+) -> ledger.LedgerEntry | None:
+    """Return the entry of `kind` that ended the last tenure of `expected_champion`; None if it is champion.
+
+    Raises:
+        PromotionRefusedError: something else ended it.
+    """
+    if expected_champion is None:
+        return None
+    content = state.content_of(expected_champion)
+    if content is not None and content == state.champion_content:
+        return None
+    tenure = state.last_tenure(content)
+    entry = _last_entry(state, kind, **{replaced: expected_champion, **fields})
+    if tenure and entry and entry.number > tenure.entry_number:
+        return entry
+    raise PromotionRefusedError(
+        f"version {expected_champion} is not champion any more, {_version_label(state.champion)} is: check it first, "
+        "then repeat the command"
+    )
+
+
+def _check_restorable(state: ledger.LedgerState, version: str) -> None:
+    content = state.content_of(version)
+    if content is not None and content == state.champion_content:
+        raise PromotionRefusedError(f"version {version} is champion already: name another version, or none")
+    if state.last_tenure(content) is None:
+        raise PromotionRefusedError(
+            f"version {version} has never been champion: you can only roll back to a version that was promoted "
+            "through its gates"
+        )
+    if content in state.barred_contents:
+        raise PromotionRefusedError(
+            f"version {version} is barred by an earlier rollback: release it first, or name another version"
+        )
+    if content in state.lost_contents:
+        raise PromotionRefusedError(
+            f"version {version} was recorded as lost: clear the register task of its run, which registers it again "
+            "from the lake, or name another version"
+        )
 
 
 def _refusal_reason(
@@ -221,26 +293,37 @@ def _refusal_reason(
         return f"entry {request.verdict_entry} of the ledger holds no verdict: judge the candidate first"
     if not verdict_event.verdict.promote:
         return verdict_event.verdict.reason
-    if request.version in state.barred_versions:
+    content = verdict_event.candidate_content
+    if state.content_of(request.version) not in (None, content):
+        return f"it is not the candidate that the verdict in entry {request.verdict_entry} is about"
+    if content in state.barred_contents:
         return "it is barred by a rollback; release it if the version was not at fault"
     if rejection := _last_entry(state, ledger.PromotionRejected, verdict_entry=request.verdict_entry):
         assert isinstance(rejection.event, ledger.PromotionRejected)
         return f"{rejection.event.rejected_by} did not approve: {rejection.event.reason}; retrain for another verdict"
     if request.run_reason == RunReason.BACKFILL and not request.promote_backfill:
         return "a backfill leaves evidence, it does not promote; set promote in the run's conf if it should"
-    if request.version == state.champion:
+    if content == state.champion_content:
         return "it is champion already, by an earlier verdict"
-    return _champion_problem(state, verdict_event.as_of, verdict_event.champion_version)
+    if request.verdict_entry < (fault := state.suspect_contents.get(content, 0)):
+        return f"it was barred or lost until entry {fault}, after its verdict; retrain as of a later day"
+    if request.verdict_entry < (state.vacant_since or 0):
+        return "it was judged before the champion was lost; clear the run from its plan task on to judge it again"
+    if request.verdict_entry in state.closed_verdicts:
+        return "its verdict has promoted it before; retrain as of a later day"
+    return _champion_problem(state, verdict_event.as_of, verdict_event.champion_version, verdict_event.champion_content)
 
 
-def _champion_problem(state: ledger.LedgerState, as_of: date, compared_version: str | None) -> str | None:
-    """Return why a candidate that is compared with `compared_version` cannot replace the champion; None if it can."""
+def _champion_problem(
+    state: ledger.LedgerState, as_of: date, compared_version: str | None, compared_content: str | None
+) -> str | None:
+    """Return why a candidate that is compared with this model cannot replace the champion; None if it can."""
     if state.champion_as_of and as_of <= state.champion_as_of:
         return (
             f"not newer: the champion, version {state.champion}, has data until {state.champion_as_of}, "
             f"this version until {as_of}; retrain as of a later day"
         )
-    if compared_version != state.champion:
+    if compared_content != state.champion_content:
         return (
             f"it was judged against {_version_label(compared_version)}, but "
             f"{_version_label(state.champion)} is champion now; clear the run from its plan task on to judge it again"

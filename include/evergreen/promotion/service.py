@@ -13,12 +13,13 @@ from datetime import date
 from pathlib import Path
 
 from evergreen import evaluation, gates, ledger
-from evergreen.errors import InputsChangedError, PromotionRefusedError
+from evergreen.errors import InputsChangedError, PromotionRefusedError, RegistryError, ScoringError, SignatureError
 from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
 from evergreen.promotion.slices import attach_slices, detach_slices
 from evergreen.registry import aliases, anchors, versions
+from evergreen.scoring import predictions
 from evergreen.spec.gates import BaselineGate, ThresholdGate
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import atomic_write
@@ -63,11 +64,15 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     holdout = evidence.days
     verdicts = _verdict_dataset(model)
 
+    candidate_files, candidate_inputs = predictions.model_identity(context.candidate)
+    scored_champion = context.evaluation.inputs["champion"]  # what was compared, not what the context calls it
+    champion_content = scored_champion and scored_champion["content"]
+
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         if entry := _find_verdict(state, inputs):
             return entry
         basis, compared = inputs, context.champion_version
-        if compared and (obstacle := rules.comparison_obstacle(state, as_of, compared, model)):
+        if compared and (obstacle := rules.comparison_obstacle(state, as_of, compared, champion_content, model)):
             basis = inputs | {"obstacle": obstacle}
             if entry := _find_verdict(state, basis):
                 return entry
@@ -84,7 +89,10 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             as_of=as_of,
             holdout=holdout,
             candidate_fingerprint=context.candidate.fingerprint,
+            candidate_files=candidate_files,
+            candidate_inputs=candidate_inputs,
             champion_version=context.champion_version,
+            champion_content=champion_content,
             verdict=verdict,
             evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()} | slice_files,
             fingerprints=basis,
@@ -154,7 +162,7 @@ def promote_version(model: ModelSpec, request: PromotionRequest, *, actor: str) 
         SignatureError: its files are not those that were registered and signed.
     """
     verdict_event = ledger.read_verdict_event(model.name, request.verdict_entry)
-    versions.verify_version(model.name, request.version, verdict_event.candidate_fingerprint)
+    versions.verify_version(model.name, request.version, verdict_event.candidate_content)
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         needs_approval = model.approval is not None
@@ -186,13 +194,49 @@ def roll_back_champion(
     plan = rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion)
     if isinstance(plan, ledger.ChampionRolledBack):
         target_version, expected_champion = plan.restored_version, plan.barred_version
-        versions.verify_version(model.name, target_version, _candidate_fingerprint(state, target_version))
+        versions.verify_version(model.name, target_version, state.content_of(target_version))
     event = _append_and_sync(
         model,
         actor,
         lambda state: rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion),
     )
     assert isinstance(event, ledger.ChampionRolledBack)
+    return event
+
+
+def declare_champion_lost(
+    model: ModelSpec, reason: str, *, actor: str, is_restoring: bool = True
+) -> ledger.ChampionLost:
+    """Record that the champion's files are gone for good, and restore the last champion before it that has its files.
+
+    Where there is none, or `is_restoring` is false, the model has no champion: the next candidate is its first.
+
+    Raises:
+        PromotionRefusedError: there is no champion, it is not lost, or nobody can say whether an earlier one is.
+    """
+    state = ledger.read_state(model.name)
+    champion = state.champion
+    if champion is None:
+        raise PromotionRefusedError("there is no champion that could be lost")
+    if _has_files(model, state, champion):
+        raise PromotionRefusedError(
+            f"version {champion} is not lost: MLflow has all its files as they were judged; roll back instead"
+        )
+    restored = None
+    for version in rules.restorable_versions(state) if is_restoring else ():
+        has_files = _has_files(model, state, version)
+        if has_files is None:
+            raise PromotionRefusedError(
+                f"version {version}, which would be champion again, cannot be loaded from MLflow: repeat this when it "
+                "can, or use --first, which restores none"
+            )
+        if has_files:
+            restored = version
+            break
+    event = _append_and_sync(
+        model, actor, lambda state: rules.decide_loss(state, restored, reason, expected_champion=champion)
+    )
+    assert isinstance(event, ledger.ChampionLost)
     return event
 
 
@@ -233,14 +277,17 @@ def _append_and_sync(
     return entry.event
 
 
-def _candidate_fingerprint(state: ledger.LedgerState, version: str) -> str:
-    """Return the fingerprint in the verdict by which `version` was last promoted."""
-    promotion = state.entries.find_last(ledger.VersionPromoted, version=version)
-    assert promotion
-    assert isinstance(promotion.event, ledger.VersionPromoted)
-    verdict_event = state.find_verdict_event(promotion.event.verdict_entry)
-    assert verdict_event
-    return verdict_event.candidate_fingerprint
+def _has_files(model: ModelSpec, state: ledger.LedgerState, version: str) -> bool | None:
+    """Return whether MLflow has the files that were judged; None if they cannot be loaded, perhaps just now."""
+    content = state.content_of(version)
+    assert content
+    try:
+        with versions.open_model(model.name, content):
+            return True
+    except (RegistryError, SignatureError):
+        return False
+    except ScoringError:
+        return None
 
 
 def _find_verdict(state: ledger.LedgerState, basis: Mapping[str, str]) -> ledger.LedgerEntry | None:

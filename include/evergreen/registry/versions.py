@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import date
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,12 +29,21 @@ from mlflow.types import ColSpec, Schema
 from pydantic import ValidationError
 
 from evergreen import ledger, storage
-from evergreen.errors import RegistryError, ScoringError, first_line, validation_problem
+from evergreen.errors import (
+    Fault,
+    InputsChangedError,
+    RegistryError,
+    ScoringError,
+    SignatureError,
+    first_line,
+    validation_problem,
+)
 from evergreen.feature_store.model_inputs import ModelInputs
 from evergreen.gates import Verdict
 from evergreen.lake import datasets, fingerprints
 from evergreen.registry import signing
 from evergreen.scoring import predictions, predictors
+from evergreen.scoring.predictions import Champion
 from evergreen.scoring.predictors import Predictor
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
@@ -43,6 +52,8 @@ from evergreen.training.attempt import read_attempts
 
 CANDIDATE_ALIAS = "candidate"
 NOT_FOUND_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's choice depends on what is missing
+
+log = logging.getLogger(__name__)
 
 _INPUTS_KEY = "evergreen_inputs"
 _FINGERPRINT_TAG, _MANIFEST_TAG, _SIGNED_BY_TAG = "evergreen.fingerprint", "evergreen.manifest", "evergreen.signed_by"
@@ -62,55 +73,62 @@ def registry_client() -> mlflow.MlflowClient:
 
 
 def get_champion_version(model: ModelSpec) -> ModelVersion | None:
-    """Return the registered version that the ledger names champion, or None before the first promotion.
+    """Return the version that the ledger's champion is registered as, or None without a champion.
+
+    Its files are not verified: `open_champion` does that.
 
     Raises:
-        RegistryError: the version is not registered any more.
+        RegistryError: it is not registered any more.
     """
-    version = ledger.read_state(model.name).champion
-    if version is None:
+    state = ledger.read_state(model.name)
+    return _find_version(model.name, state, state.champion_content) if state.champion_content else None
+
+
+def find_champion(model: ModelSpec) -> Champion | None:
+    """Return the champion to compare a candidate with, or None if there is none.
+
+    Raises:
+        RegistryError: it is not registered any more.
+    """
+    state = ledger.read_state(model.name)
+    tenure = state.champion_tenure
+    if tenure is None:
         return None
-    try:
-        return registry_client().get_model_version(model.name, version)
-    except MlflowException as error:
-        if error.error_code in NOT_FOUND_CODES:
-            raise missing_version_error(model.name, "champion", version) from None
-        raise
-
-
-def missing_version_error(model_name: str, alias: str, version: str) -> RegistryError:
-    return RegistryError(
-        f"{alias} of {model_name} is version {version} by the ledger, but MLflow has no such version: it was deleted, "
-        f"or {settings().mlflow} is not the registry that the ledger is about; restore the registry, or roll back"
-    )
-
-
-def holdout_start(version: ModelVersion) -> date:
-    """Return the first day whose labels the version has not learned from."""
-    return date.fromisoformat(version.tags["evergreen.holdout"])
+    version = _find_version(model.name, state, tenure.content)
+    return Champion(str(version.version), tenure.labels_until, content=tenure.content)
 
 
 def register_candidate(
     model: ModelSpec,
     training_set: datasets.Manifest,
     candidate: datasets.Manifest,
-    verdict: Verdict,
+    verdict_entry: int,
     report: Path,
 ) -> str:
-    """Register the candidate with its manifest, verdict and fingerprints; return its version.
+    """Register the candidate that was judged in entry `verdict_entry` of the ledger; return its version.
 
-    A candidate that an earlier attempt or a concurrent run has registered keeps its version.
+    A candidate that an earlier attempt or a concurrent run has registered keeps its version, if that still has its
+    files. Otherwise it is registered again: this also brings back a champion that was deleted. A version without an
+    entry in the ledger, such as one of an attempt that was killed, is never used.
 
     Raises:
+        InputsChangedError: the candidate is not the one that was judged.
         ScoringError: the candidate's file is not the one that was published, or takes other columns.
         SignatureError: its files may not be registered, or the key cannot sign them.
     """
     client = registry_client()
+    verdict_event = ledger.read_verdict_event(model.name, verdict_entry)
+    content, verdict = verdict_event.candidate_content, verdict_event.verdict
+    if predictions.model_identity(candidate) != (verdict_event.candidate_files, verdict_event.candidate_inputs):
+        raise InputsChangedError(
+            f"the candidate {candidate.fingerprint[:12]} of {model.name} is not the one that entry {verdict_entry} of "
+            "the ledger judged: clear the run from its evaluate task on"
+        )
+    registration = ledger.read_state(model.name).find_registration(content)
+    if registration and (present := _intact_version(model.name, content)):
+        client.set_registered_model_alias(model.name, CANDIDATE_ALIAS, present)
+        return present
     fingerprint = candidate.fingerprint
-    for registered in client.search_model_versions(f"name = '{model.name}'"):
-        if registered.tags.get(_FINGERPRINT_TAG) == fingerprint:
-            client.set_registered_model_alias(model.name, CANDIDATE_ALIAS, registered.version)
-            return str(registered.version)
     experiment = _get_or_create_experiment(client, model)
     source = candidates.candidate_dataset(model)
     result = TrainingResult.model_validate_json(source.file_path(candidate, "result.json").read_bytes())
@@ -151,6 +169,7 @@ def register_candidate(
                 pip_requirements=[predictor.pip_requirement(result.environment)],
                 metadata={_INPUTS_KEY: model_inputs.model_dump(mode="json")},
             )
+        # What follows may be killed before the ledger knows the version: then it is nobody's, and a retry adds another.
         version = mlflow.register_model(
             logged.model_uri,
             model.name,
@@ -168,63 +187,106 @@ def register_candidate(
                 "evergreen.run": run.info.run_id,
             },
         )
-    client.set_registered_model_alias(model.name, CANDIDATE_ALIAS, version.version)
-    return str(version.version)
+
+    def decide(state: ledger.LedgerState) -> ledger.VersionRegistered | ledger.LedgerEntry:
+        latest = state.find_registration(content)
+        if latest and latest != registration:  # a concurrent run was first
+            return state.entries[latest.entry_number - 1]
+        return ledger.VersionRegistered(
+            version=str(version.version), verdict_entry=verdict_entry, manifest_sha256=manifest_tags[_MANIFEST_TAG]
+        )
+
+    event = ledger.append_decision(model.name, verdict_event.run, decide).event
+    assert isinstance(event, ledger.VersionRegistered)
+    client.set_registered_model_alias(model.name, CANDIDATE_ALIAS, event.version)
+    return event.version
+
+
+@contextmanager
+def open_champion(model: str) -> Iterator[tuple[Path, ModelVersion]]:
+    """Yield a temporary folder with the champion's files, as `open_model` does: those that the gates have judged.
+
+    Raises:
+        RegistryError: there is no champion, or it is not registered any more.
+        ScoringError, SignatureError: as `open_model`.
+    """
+    content = ledger.read_state(model).champion_content
+    if content is None:
+        raise RegistryError(f"{model} has no champion: promote a version first")
+    with open_model(model, content) as opened:
+        yield opened
+
+
+@contextmanager
+def open_model(model: str, content: str) -> Iterator[tuple[Path, ModelVersion]]:
+    """Yield a temporary folder with the files of the model of this content, and its version in MLflow.
+
+    The files are those that were judged and registered, by their hashes in the ledger. MLflow's tags are not read.
+
+    Raises:
+        RegistryError: it is not registered any more.
+        ScoringError: the registry cannot provide the files.
+        SignatureError: they are not what was registered, not signed although signing is on, or may not be loaded.
+    """
+    state = ledger.read_state(model)
+    model_version = _find_version(model, state, content)
+    with tempfile.TemporaryDirectory() as scratch:
+        # The downloaded copy is used, so nobody can change the files after the check.
+        folder = _download_version(model_version, Path(scratch))
+        _verify_folder(model, state, content, folder, settings().signing_public_key)
+        yield folder, model_version
 
 
 @contextmanager
 def open_artifact(model: str, version: str) -> Iterator[tuple[Path, ModelVersion]]:
-    """Yield a temporary folder with the verified files of a registered version, and its entry in the registry.
+    """Yield a temporary folder with the files of what is registered as a version, as `open_model` does.
 
     Raises:
-        ScoringError: the registry cannot provide the files.
-        SignatureError: they are not what was registered, not signed although signing is on, or may not be loaded.
+        RegistryError: the version is not in the ledger, or what was registered as it is gone.
+        ScoringError, SignatureError: as `open_model`.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, model_version = _download_version(registry_client(), model, version, Path(scratch))
-        # The downloaded copy is used, so nobody can change the files after the check.
-        identity, manifest = _version_identity(model_version), model_version.tags.get(_MANIFEST_TAG)
-        signing.verify_files(folder, identity, manifest, settings().signing_public_key)
-        yield folder, model_version
+    with open_model(model, _registered_content(model, ledger.read_state(model), version)) as opened:
+        yield opened
 
 
-def verify_version(model: str, version: str, candidate_fingerprint: str | None = None) -> None:
-    """Refuse a version that `open_artifact` would refuse, or that is not the candidate with this fingerprint.
+def verify_version(model: str, version: str, content: str | None = None) -> None:
+    """Refuse a version unless its files are what was registered as it, and the model of this content.
 
     Raises:
-        ScoringError, SignatureError: as `open_artifact`.
-        RegistryError: the version is another candidate: somebody has changed the registry.
+        RegistryError: the version is another candidate, or is not in the ledger.
+        ScoringError, SignatureError: as `open_model`.
     """
-    with open_artifact(model, version) as (_, model_version):
-        fingerprint = model_version.tags.get(_FINGERPRINT_TAG)
-    if candidate_fingerprint and fingerprint != candidate_fingerprint:
+    state = ledger.read_state(model)
+    actual = _registered_content(model, state, version)
+    if content and actual != content:
         raise RegistryError(
-            f"version {version} of {model} is candidate {fingerprint}, and {candidate_fingerprint} was judged: find "
-            "out who changed the registry; the champion stays"
+            f"version {version} of {model} is candidate {_fingerprint(state, actual)}, and "
+            f"{content[:12]} was judged: find out who changed the registry; the champion stays"
         )
+    with open_artifact(model, version):
+        pass
 
 
 def sign_version(model: str, version: str) -> None:
     """Sign a registered version with the configured key, for example after signing was turned on or the key rotated.
 
-    A version without a manifest gets one of its present files: the caller vouches for them.
-
     Raises:
+        RegistryError: the ledger does not say what the version is.
         ScoringError: the registry cannot provide the files.
         SignatureError: they are not what was registered, may not be loaded, or the key cannot sign them.
     """
-    client = registry_client()
+    client, state = registry_client(), ledger.read_state(model)
+    content = _registered_content(model, state, version)
+    model_version = _find_version(model, state, content)
     with tempfile.TemporaryDirectory() as scratch:
-        folder, model_version = _download_version(client, model, version, Path(scratch))
+        folder = _download_version(model_version, Path(scratch))
         logged_model = (model_version.source or "").removeprefix("models:/")
         if not logged_model.startswith("m-"):
             raise ScoringError(
                 f"version {version} of {model} is stored at {model_version.source}, not as a logged model: retrain"
             )
-        identity = _version_identity(model_version)
-        if manifest := model_version.tags.get(_MANIFEST_TAG):
-            signing.verify_files(folder, identity, manifest, trusted_keys=None)
-        tags = _write_manifest(folder, identity)
+        _verify_folder(model, state, content, folder, trusted_keys=None)
+        tags = _write_manifest(folder, signing.ModelIdentity(model, _fingerprint(state, content)))
         for name in (signing.MANIFEST_FILE, signing.SIGNATURE_FILE):
             if (folder / name).exists():
                 client.log_model_artifact(logged_model, str(folder / name))
@@ -271,20 +333,95 @@ def _open_candidate(model: ModelSpec, candidate: datasets.Manifest) -> Iterator[
         yield file, predictors.PREDICTORS[file.name](file)
 
 
-def _download_version(
-    client: mlflow.MlflowClient, model: str, version: str, scratch: Path
-) -> tuple[Path, ModelVersion]:
+def _download_version(version: ModelVersion, scratch: Path) -> Path:
+    source = f"models:/{version.name}/{version.version}"
     try:
-        model_version = client.get_model_version(model, version)
-        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model}/{version}", dst_path=str(scratch)))
+        folder = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(scratch)))
     except (MlflowException, OSError) as error:
         raise ScoringError(f"its artifact cannot be loaded: {first_line(error)}") from None
     (folder / REGISTERED_MODEL_META_FILE_NAME).unlink(missing_ok=True)  # added by the download
-    return folder, model_version
+    if not any(folder.iterdir()):  # as of a disk that is not mounted
+        raise ScoringError(f"its artifact cannot be loaded: there is no file at {version.source}")
+    return folder
 
 
-def _version_identity(version: ModelVersion) -> signing.ModelIdentity:
-    return signing.ModelIdentity(version.name, version.tags.get(_FINGERPRINT_TAG, ""))
+def _find_version(model: str, state: ledger.LedgerState, content: str) -> ModelVersion:
+    """Return the version in MLflow that is registered with this content."""
+    registration = state.find_registration(content)
+    if registration is None:
+        raise RegistryError(_missing_problem(model, state, content, "none of its versions in MLflow is that"))
+    try:
+        return registry_client().get_model_version(model, registration.version)
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND_CODES:
+            problem = (
+                f"MLflow has no such version: it was deleted, or {settings().mlflow} is not the registry that the "
+                "ledger is about"
+            )
+            raise RegistryError(_missing_problem(model, state, content, problem)) from None
+        raise
+
+
+def _missing_problem(model: str, state: ledger.LedgerState, content: str, problem: str) -> str:
+    """Say which model is missing, and every way out."""
+    name = state.name_of(content, content[:12])
+    roles = {state.champion_content: "champion", state.challenger_content: "challenger"}
+    registration = next((item for item in reversed(state.registrations) if item.content == content), None)
+    verdict_event = registration and state.find_verdict_event(registration.verdict_entry)
+    run = verdict_event.run if verdict_event else "its run"
+    fixes = [f"clear the register task of {run}, which registers it again from the lake", "restore the registry"]
+    if content == state.champion_content:
+        fixes += ["roll back", f"if its files are gone for good, `evergreen declare-lost {model}`"]
+    return (
+        f"{roles.get(content, 'a model')} of {model} is version {name} by the ledger, but {problem}. "
+        f"Way out: {'; or '.join(fixes)}"
+    )
+
+
+def _registered_content(model: str, state: ledger.LedgerState, version: str) -> str:
+    registration = state.find_version(version)
+    if registration is None:
+        raise RegistryError(
+            f"version {version} of {model} is not in its ledger, so nothing says what it must hold: clear the register "
+            "task of its run, which registers what was judged"
+        )
+    return registration.content
+
+
+def _fingerprint(state: ledger.LedgerState, content: str) -> str:
+    registration = state.find_registration(content)
+    verdict_event = registration and state.find_verdict_event(registration.verdict_entry)
+    assert verdict_event
+    return verdict_event.candidate_fingerprint
+
+
+def _verify_folder(
+    model: str, state: ledger.LedgerState, content: str, folder: Path, trusted_keys: Path | None
+) -> None:
+    """Refuse files that are not those of the registration of `content` in the ledger."""
+    registration = state.find_registration(content)
+    verdict_event = registration and state.find_verdict_event(registration.verdict_entry)
+    assert registration
+    assert verdict_event
+    identity = signing.ModelIdentity(model, verdict_event.candidate_fingerprint)
+    signing.verify_files(folder, identity, registration.manifest_sha256, trusted_keys)
+    faults = [
+        Fault(name, "is not the file that was judged", f"clear the register task of {verdict_event.run}")
+        for name, sha256 in verdict_event.candidate_files.items()
+        if not (folder / name).is_file() or storage.file_sha256(folder / name) != sha256
+    ]
+    if faults:
+        raise SignatureError(f"the files of {model}", faults)
+
+
+def _intact_version(model: str, content: str) -> str | None:
+    """Return the version that has the files of this content; None if it, or a file, was deleted or changed."""
+    try:
+        with open_model(model, content) as (_, model_version):
+            return str(model_version.version)
+    except (RegistryError, ScoringError) as error:
+        log.warning("%s: it is registered again", error)
+        return None
 
 
 def _training_cost(model: ModelSpec, candidate: datasets.Manifest) -> cost.TrainingCost:

@@ -159,7 +159,7 @@ def _share_bounds(label: FloatArray, clusters: RowClusters) -> tuple[float, floa
         return ClusteredVariance(variance, degrees_of_freedom(sizes))
 
     try:
-        variance, freedom = clusters.variance(one_way)
+        variance, freedom, _ = clusters.variance(one_way)
     except TooFewClustersError:
         return 0.0, 1.0
     z = float(special.ndtri(0.975))

@@ -6,7 +6,7 @@ import math
 from datetime import date, timedelta
 from typing import Any
 
-OUTCOME_SYMBOLS = {"passed": "✓", "failed": "✗", "not_computed": "?"}
+OUTCOME_SYMBOLS = {"passed": "✓", "failed": "✗", "inconclusive": "…", "not_computed": "?"}
 NO_VALUE = "–"
 
 

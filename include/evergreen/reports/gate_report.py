@@ -74,6 +74,7 @@ def render_gate_report(
                 if result.interval is None
                 and isinstance(gate, gate_specs.AgainstChampionGate | gate_specs.BaselineGate)
             ],
+            growing=[result for result in verdict.results if result.looks],
             alphas={result.gate: result.alpha for result in verdict.results},
             is_binary=is_binary,
             models_plot=models_plot,
@@ -104,7 +105,11 @@ def summarize_verdict(event: VerdictRecorded) -> str:
         gates = "The only gate" if gate_count == 1 else f"All {gate_count} gates"
         return f"{gates} passed: {candidate} may {change}."
     outcomes = [result.outcome for result in verdict.results]
-    counts = (outcomes.count("failed"), "failed"), (outcomes.count("not_computed"), "could not be computed")
+    counts = (
+        (outcomes.count("failed"), "failed"),
+        (outcomes.count("not_computed"), "could not be computed"),
+        (outcomes.count("inconclusive"), "inconclusive"),
+    )
     problems = " and ".join(f"{count} {problem}" for count, problem in counts if count)
     if not problems:
         return f"Not to be promoted: {verdict.reason}."
@@ -115,7 +120,7 @@ def summarize_verdict(event: VerdictRecorded) -> str:
 def _alpha_budgets(
     gates: Sequence[gate_specs.Gate], verdict: Verdict, earlier_comparisons: Sequence[EarlierComparison]
 ) -> list[tuple[str, float, float]]:
-    """Return each comparison's name, what it has spent of its budget, this run included, and the budget.
+    """Return, by gate with a lifetime budget, its name, what has been spent, this run included, and the budget.
 
     A comparison that passed gets its significance level back (`evergreen.gates.alpha_spending`).
     """
@@ -127,7 +132,7 @@ def _alpha_budgets(
     return [
         (gate.name, spent[gate.name] + levels[gate.name], 1 - gate.confidence)
         for gate in gates
-        if isinstance(gate, gate_specs.AgainstChampionGate) and gate.name in levels
+        if isinstance(gate, gate_specs.AgainstChampionGate) and gate.guarantee == "lifetime" and gate.name in levels
     ]
 
 

@@ -117,6 +117,7 @@ def describe_requirement(gate: Gate | None) -> str:
         case gate_specs.AgainstChampionGate():
             margin = f" by at least {gate.margin:g}" if gate.margin else ""
             comparison = f"better{margin}" if gate.must_be == "better" else f"not worse by more than {gate.margin:g}"
-            sure = f"{100 * gate.confidence:g} % sure over the model's life"
+            scope = "over the model's life" if gate.guarantee == "lifetime" else "of promotions"
+            sure = f"{100 * gate.confidence:g} % sure {scope}"
             requirement = f"{comparison}, {sure}"
     return f"{metric_label(gate)} {requirement}"

@@ -21,7 +21,12 @@ from evergreen.reports.formatting import format_limit, format_outcome
 from evergreen.reports.page import plot_style, render_svg
 
 _INK, _SOFT, _LINE, _WASH, _ORANGE = "#1b2420", "#5d6a64", "#9aa5a0", "#fbeae6", "#c0571b"
-_OUTCOME_COLOURS: dict[GateOutcome, str] = {"passed": "#0b6e4f", "failed": "#b3361e", "not_computed": "#8a5c00"}
+_OUTCOME_COLOURS: dict[GateOutcome, str] = {
+    "passed": "#0b6e4f",
+    "failed": "#b3361e",
+    "inconclusive": "#0072b2",
+    "not_computed": "#8a5c00",
+}
 _MODEL_STYLES: dict[str, dict[str, Any]] = {
     "candidate": {"color": "#0b6e4f", "linestyle": "-", "linewidth": 2.6, "zorder": 3},
     "champion": {"color": "#0072b2", "linestyle": (0, (4, 2)), "linewidth": 1.6, "zorder": 4},

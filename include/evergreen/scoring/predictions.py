@@ -25,11 +25,13 @@ SCORING_BATCH_ROWS = 65_536
 
 @dataclass(frozen=True)
 class Champion:
-    """The version with the champion alias when the run was planned: the only one that the run compares with."""
+    """The champion by the ledger when the run was planned: the only one that the run compares with."""
 
     version: str
     labels_until: date
     """It was trained on no label of this day or later."""
+    content: str = ""
+    """The hash of its files by the ledger; empty for one that was never registered, such as that of a backtest."""
     accepted_change: str | None = None
     """Who has accepted that its inputs can no longer be made, and why; None if nobody has."""
 
@@ -99,6 +101,12 @@ def load_model(folder: Path, threads: int | None = None) -> Predictor:
     """
     file = model_file(folder)
     return predictors.PREDICTORS[file.name](file, threads)
+
+
+def model_identity(candidate: datasets.Manifest) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return what a verdict on the candidate is about: the SHA-256 of the model's files, and its input columns."""
+    files = {name: file.sha256 for name, file in candidate.files.items() if name in predictors.PREDICTORS}
+    return files, tuple(candidate.inputs["features"])
 
 
 @contextmanager

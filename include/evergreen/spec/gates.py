@@ -49,6 +49,8 @@ _METRICS_WITH_CUT = ("accuracy", "precision", "recall", "positive_rate")
 _FUNCTION_PATTERN = r"^[a-z_][\w.]*:[A-Za-z_]\w*$"
 FunctionPath = Annotated[str, StringConstraints(pattern=_FUNCTION_PATTERN)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1)]
+Guarantee = Literal["lifetime", "rate"]
+"""What the confidence of a comparison with the champion holds for: see `AgainstChampionGate`."""
 Margin = Annotated[float, Field(ge=0)]
 RowGroups = Annotated[
     str, Field(min_length=1, description="a column of the holdout, or an SQL expression over its columns")
@@ -191,15 +193,20 @@ class AgainstChampionGate(PairedComparisonGate):
     metrics that are better when lower; in the metric's own unit) must reach `margin` for `better`, and -`margin` for
     `not_worse`. For `better` with margin 0 it must be above 0: an equal model is not better.
 
-    `confidence` holds for the model's whole life, not for one run: the chance that a candidate that falls short is ever
-    promoted is at most 1 - confidence, however often it is retrained. Each comparison spends a part of that chance
-    (`evergreen.gates.alpha_spending`).
+    `confidence` holds for the model's whole life, not for one run, however often it is retrained. With the guarantee
+    `rate`, of the promotions made at most 1 - confidence fall short, in expectation. With `lifetime`, the chance that
+    a candidate that falls short is ever promoted is at most 1 - confidence. Each comparison spends a part of that
+    budget (`evergreen.gates.alpha_spending`).
     """
 
     kind: Literal["against_champion"] = "against_champion"
     must_be: Literal["better", "not_worse"] = Field(description="what must be shown about the candidate")
     margin: Margin = Field(
         0.0, description="difference to require (better) or tolerate (not_worse), in the metric's unit"
+    )
+    guarantee: Guarantee = Field(
+        "rate",
+        description="what `confidence` holds for: the share of promotions that fall short, or any such promotion",
     )
 
     @model_validator(mode="after")

@@ -45,7 +45,7 @@ MODEL = ModelSpec(
         dict(kind="threshold", metric="rmse", at_most=100.0),
         dict(kind="against_champion", metric="rmse", must_be="not_worse", margin=5.0),
         dict(kind="labelled", at_least=0.95),
-        dict(kind="churn", at_most=1.0),
+        dict(kind="churn", at_most=2.0),
     ],
 )
 """
@@ -56,7 +56,7 @@ import xgboost as xgb
 
 def fit(job, output, checkpoints):
     table = pq.read_table(job.training_data)
-    data = xgb.DMatrix(table.select(list(job.features)).to_pandas(), label=table[job.label].to_numpy())
+    data = xgb.QuantileDMatrix(table.select(list(job.features)), label=table[job.label].to_numpy(), nthread=1)
     xgb.train({"max_depth": 3, "nthread": 1}, data, 20).save_model(output / "model.ubj")
     return {"rows": float(table.num_rows)}
 """
@@ -136,7 +136,7 @@ def retrain(model: ModelSpec, as_of: date) -> ledger.VerdictRecorded:
     source = training_sets.training_set_dataset(model)
     candidate = process.train_in_process(model, examples, source, training_sets.model_input_columns(model))
     present = versions.get_champion_version(model)
-    champion = evaluation.Champion(present.version, versions.holdout_start(present)) if present else None
+    champion = evaluation.Champion(str(present.version), versions.holdout_start(present)) if present else None
     scores = evaluation.collect_evidence(model, examples, candidate, champion)
     context = service.EvaluationContext(
         f"as of {as_of}", RunReason.SCHEDULE, examples, candidate, scores, champion.version if champion else None

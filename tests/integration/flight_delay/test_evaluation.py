@@ -13,14 +13,15 @@ import pytest
 import xgboost
 from feast import FeatureService
 
-from evergreen import evaluation
+from evergreen import evaluation, ledger
 from evergreen.errors import RawDataError
 from evergreen.feature_store import training_sets
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.gates import GateResult, Verdict, judge_evidence
 from evergreen.lake import datasets
+from evergreen.promotion import service
+from evergreen.promotion.service import EvaluationContext
 from evergreen.registry import versions
-from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.training.backends import process
 from evergreen.window import RunReason, Window
@@ -53,10 +54,16 @@ def judged(scores: datasets.Manifest) -> Verdict:
 
 
 def register(examples: datasets.Manifest, candidate: datasets.Manifest) -> str:
-    verdict = judged(evaluation.collect_evidence(MODEL, examples, candidate, None))
-    page = settings().home / "report.html"
-    page.write_text("<p>all there is to say</p>")
-    return versions.register_candidate(MODEL, examples, candidate, verdict, page)
+    scores = evaluation.collect_evidence(MODEL, examples, candidate, None)
+    context = EvaluationContext("a run", RunReason.MANUAL, examples, candidate, scores, None)
+    entry = service.judge_candidate(MODEL, context)
+    return versions.register_candidate(MODEL, examples, candidate, entry, service.verdict_report_path(MODEL, entry))
+
+
+def champion_of(version: str, labels_until: date = date(2013, 1, 4)) -> evaluation.Champion:
+    content = ledger.read_state(MODEL.name).content_of(version)
+    assert content
+    return evaluation.Champion(version, labels_until, content=content)
 
 
 def compared(verdict: Verdict) -> GateResult:
@@ -66,7 +73,7 @@ def compared(verdict: Verdict) -> GateResult:
 def against(version: str, end: int = 18) -> GateResult:
     """What the gate says of a candidate as of `end`, judged against a version that has seen labels until 4 January."""
     examples, candidate = retrain(end)
-    champion = evaluation.Champion(version, date(2013, 1, 4))
+    champion = champion_of(version)
     verdict = judged(evaluation.collect_evidence(MODEL, examples, candidate, champion))
     assert verdict.promote == (not [r for r in verdict.results if r.outcome != "passed"])
     return compared(verdict)
@@ -79,7 +86,7 @@ def test_a_registered_version_tells_all_that_made_it(registered: tuple) -> None:
     assert known.tags["evergreen.data"] == examples.content_hash
     assert known.tags["evergreen.fingerprint"] == candidate.fingerprint
     assert known.tags["evergreen.as_of"] == "2013-01-11"
-    assert versions.holdout_start(known) == date(2013, 1, 4)
+    assert known.tags["evergreen.holdout"] == "2013-01-04"
     for tag in ("code", "environment", "verdict", "run"):
         assert known.tags[f"evergreen.{tag}"]
     with versions.open_artifact(MODEL.name, version) as (folder, _):
@@ -95,7 +102,7 @@ def test_registering_twice_gives_one_version(registered: tuple) -> None:
 def test_the_champion_is_scored_again_on_the_candidates_own_holdout(registered: tuple) -> None:
     _, _, version = registered
     examples, candidate = retrain(18)
-    champion = evaluation.Champion(version, date(2013, 1, 4))
+    champion = champion_of(version)
     scores = evaluation.collect_evidence(MODEL, examples, candidate, champion)
     table = pq.read_table(evaluation.evaluation_dataset(MODEL).file_path(scores, "scores"))
     assert table.num_rows == examples.files["holdout"].rows
@@ -113,7 +120,7 @@ def test_the_champion_is_scored_again_on_the_candidates_own_holdout(registered: 
 def test_a_champion_that_has_seen_the_holdout_blocks(registered: tuple) -> None:
     _, _, version = registered
     examples, candidate = retrain(18)
-    seen = evaluation.Champion(version, date(2013, 1, 15))
+    seen = champion_of(version, date(2013, 1, 15))
     verdict = judged(evaluation.collect_evidence(MODEL, examples, candidate, seen))
     assert not verdict.promote
     assert compared(verdict).outcome == "not_computed"

@@ -94,7 +94,7 @@ def truncate(book: Book, count: int) -> None:
 
 
 def judge_champion(state: ledger.LedgerState, as_of: int) -> ledger.VerdictRecorded:
-    return verdict_event(as_of, state.champion)
+    return verdict_event(as_of, state.champion, champion_content=state.champion_content)
 
 
 def change_champion(book: Book) -> None:
@@ -104,27 +104,27 @@ def change_champion(book: Book) -> None:
 
 
 def test_anchor_follows_every_change(book: Book) -> None:
-    assert anchored_number(book) == 4
-    change_champion(book)
-    assert anchored_number(book) == book.state.head_number == 5
-    book.judge(30, passed=False)
-    assert anchored_number(book) == 5
-    anchors.update_anchor(book.model)
     assert anchored_number(book) == 6
-    assert anchors.check_anchor(book.model).head_number == 6
+    change_champion(book)
+    assert anchored_number(book) == book.state.head_number == 7
+    book.judge(30, passed=False)
+    assert anchored_number(book) == 7
+    anchors.update_anchor(book.model)
+    assert anchored_number(book) == 9
+    assert anchors.check_anchor(book.model).head_number == 9
 
 
-@pytest.mark.parametrize("removed", [1, 4])
+@pytest.mark.parametrize("removed", [1, 6])
 def test_truncated_ledger_is_noticed_by_a_new_reader(book: Book, removed: int) -> None:
     truncate(book, removed)
-    problem = f"ends with entry {4 - removed}, but by its anchor in MLflow it had 4"
+    problem = f"ends with entry {6 - removed}, but by its anchor in MLflow it had 6"
     for read in (anchors.check_anchor, anchors.update_anchor, aliases.sync_aliases, aliases.repair_aliases):
         with pytest.raises(LedgerError, match=problem):
             read(book.model)
     with pytest.raises(LedgerError, match=problem):
         change_champion(book)
-    assert book.state.head_number == 4 - removed, "nothing was added"
-    assert anchored_number(book) == 4
+    assert book.state.head_number == 6 - removed, "nothing was added"
+    assert anchored_number(book) == 6
 
 
 def test_rewritten_ledger_is_noticed_by_a_new_reader(book: Book) -> None:
@@ -133,22 +133,22 @@ def test_rewritten_ledger_is_noticed_by_a_new_reader(book: Book) -> None:
     ledger.append_decision(book.model, "eve", lambda state: rules.decide_freeze(state, "mine"))
     ledger.append_decision(book.model, "eve", lambda state: rules.decide_unfreeze(state, "mine"))
     ledger._open_journal.cache_clear()
-    with pytest.raises(LedgerError, match="entry 4 .* is not the one that its anchor in MLflow names"):
+    with pytest.raises(LedgerError, match="entry 6 .* is not the one that its anchor in MLflow names"):
         anchors.check_anchor(book.model)
-    with pytest.raises(LedgerError, match="entry 4"):
+    with pytest.raises(LedgerError, match="entry 6"):
         change_champion(book)
 
 
 def test_rewritten_past_is_noticed_too(book: Book) -> None:
     previous_hash = ""
-    for number in range(1, 5):
+    for number in range(1, 7):
         entry = LedgerEntry.model_validate_json(entry_file(book, number).read_bytes())
         actor = "eve" if number == 1 else entry.actor
         data = entry.model_copy(update={"actor": actor, "previous_hash": previous_hash}).to_bytes()
         entry_file(book, number).write_bytes(data)
         previous_hash = hash_entry(data)
     ledger._open_journal.cache_clear()
-    assert ledger.verify_ledger(book.model).head_number == 4
+    assert ledger.verify_ledger(book.model).head_number == 6
     with pytest.raises(LedgerError, match="or one before it, was rewritten"):
         anchors.check_anchor(book.model)
 
@@ -156,9 +156,9 @@ def test_rewritten_past_is_noticed_too(book: Book) -> None:
 def test_accepted_ledger_goes_on(book: Book) -> None:
     """As after an older copy was restored."""
     truncate(book, 1)
-    assert anchors.replace_anchor(book.model) == 3
+    assert anchors.replace_anchor(book.model) == 5
     change_champion(book)
-    assert anchored_number(book) == book.state.head_number == 4
+    assert anchored_number(book) == book.state.head_number == 6
 
 
 def test_removed_anchor_is_written_again(book: Book, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,7 +166,7 @@ def test_removed_anchor_is_written_again(book: Book, caplog: pytest.LogCaptureFi
     anchors.check_anchor(book.model)
     assert f"somebody removed the tag {anchors.ANCHOR_TAG}" in caplog.text
     change_champion(book)
-    assert anchored_number(book) == 5
+    assert anchored_number(book) == 7
 
 
 def test_deleted_model_needs_no_anchor(book: Book) -> None:
@@ -177,7 +177,7 @@ def test_deleted_model_needs_no_anchor(book: Book) -> None:
         anchors.replace_anchor(book.model)
     book.client.create_registered_model(book.model)
     anchors.update_anchor(book.model)
-    assert anchored_number(book) == 4
+    assert anchored_number(book) == 6
 
 
 @pytest.mark.parametrize("value", ["junk", "{}", '{"number": 0, "sha256": "x"}', "[" * 4000])
@@ -186,7 +186,7 @@ def test_invalid_anchor_names_the_way_out(book: Book, value: str) -> None:
     with pytest.raises(LedgerError, match=f"is no anchor of its ledger; .*`evergreen ledger anchor {book.model}`"):
         anchors.check_anchor(book.model)
     anchors.replace_anchor(book.model)
-    assert anchored_number(book) == 4
+    assert anchored_number(book) == 6
 
 
 def test_racing_writers_leave_the_newest_anchor(book: Book) -> None:
@@ -197,28 +197,30 @@ def test_racing_writers_leave_the_newest_anchor(book: Book) -> None:
         for turn in range(3):
             as_of = 30 + 3 * turn + thread
             ledger.append_decision(
-                book.model, f"{thread}", lambda state, as_of=as_of: verdict_event(as_of, state.champion)
+                book.model,
+                f"{thread}",
+                lambda state, as_of=as_of: judge_champion(state, as_of),
             )
             anchors.update_anchor(book.model)
 
     book.client.delete_registered_model_tag(book.model, anchors.ANCHOR_TAG)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(change, range(4)))
-    assert anchored_number(book) == book.state.head_number == 16
+    assert anchored_number(book) == book.state.head_number == 18
 
 
 def test_signed_anchor_holds(signing_keys: Path, book: Book) -> None:
     assert json.loads(anchor_of(book))["signature"]
-    assert anchors.check_anchor(book.model).head_number == 4
+    assert anchors.check_anchor(book.model).head_number == 6
     truncate(book, 1)
-    with pytest.raises(LedgerError, match="ends with entry 3"):
+    with pytest.raises(LedgerError, match="ends with entry 5"):
         anchors.check_anchor(book.model)
 
 
 def test_hostile_writer_of_both_makes_no_signed_anchor(signing_keys: Path, book: Book) -> None:
     signed = json.loads(anchor_of(book))
     truncate(book, 1)
-    unsigned = {"number": 3, "sha256": book.state.head_hash}
+    unsigned = {"number": 5, "sha256": book.state.head_hash}
     for forged, problem in (
         (unsigned, "is not signed, and signing is on"),
         (unsigned | {"signature": signed["signature"]}, "has a signature that does not hold"),
@@ -230,7 +232,7 @@ def test_hostile_writer_of_both_makes_no_signed_anchor(signing_keys: Path, book:
     book.client.delete_registered_model_tag(book.model, anchors.ANCHOR_TAG)
     with pytest.raises(LedgerError, match="nothing shows that the ledger is whole; .*`evergreen ledger anchor"):
         change_champion(book)
-    assert anchors.replace_anchor(book.model) == 3
+    assert anchors.replace_anchor(book.model) == 5
     change_champion(book)
     assert json.loads(anchor_of(book))["signature"]
 
@@ -264,7 +266,7 @@ def test_first_promotion_that_is_killed_is_retried_with_signing(signing_keys: Pa
     anchors.update_anchor(book.model)
     book.record(candidate)
     change_champion(book)
-    assert anchored_number(book) == 3
+    assert anchored_number(book) == 4
 
 
 def test_commands_verify_and_accept(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,10 +274,10 @@ def test_commands_verify_and_accept(book: Book, monkeypatch: pytest.MonkeyPatch)
         cli, "load_spec", lambda name: loader.load_spec("flight_delay").model_copy(update={"name": name})
     )
     runner = CliRunner()
-    assert f"{book.model}: 4 entries, each follows" in runner.invoke(cli.app, ["ledger", "verify", book.model]).output
+    assert f"{book.model}: 6 entries, each follows" in runner.invoke(cli.app, ["ledger", "verify", book.model]).output
     truncate(book, 1)
     result = runner.invoke(cli.app, ["ledger", "verify", book.model])
     assert result.exit_code == 1
-    assert "ends with entry 3" in result.output
-    assert "anchor is entry 3" in runner.invoke(cli.app, ["ledger", "anchor", book.model]).output
+    assert "ends with entry 5" in result.output
+    assert "anchor is entry 5" in runner.invoke(cli.app, ["ledger", "anchor", book.model]).output
     assert runner.invoke(cli.app, ["ledger", "verify", book.model]).exit_code == 0

@@ -1,12 +1,16 @@
-"""Requests, kills and manual changes of aliases in any order: the rules hold, and a repair restores the aliases.
+"""Requests, kills and changes by hand in any order: the rules hold, and a repair restores the aliases.
 
-Real MLflow on SQLite. Every operation may be killed before or after any write of an entry or an alias.
+Real MLflow on SQLite. Every operation may be killed before or after any write of an entry, a version or an alias.
+Whoever changes MLflow by hand deletes versions and the whole model, registers versions, moves aliases, edits tags, and
+replaces artifacts. Whatever is served is what the gates have judged.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -24,14 +28,25 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from evergreen import ledger, storage
-from evergreen.errors import PromotionRefusedError
-from evergreen.ledger import ChampionRolledBack, LedgerEntry, VersionPromoted, VersionReleased
-from evergreen.promotion import rules
-from evergreen.registry import aliases
-from support.ledger_events import day
-from support.ledgers import LEDGER_ALIASES, Book, Candidate, was_consistent
+from evergreen.errors import PromotionRefusedError, RegistryError, ScoringError
+from evergreen.ledger import (
+    ChampionLost,
+    ChampionRolledBack,
+    LedgerEntry,
+    VersionPromoted,
+    VersionRegistered,
+    VersionReleased,
+)
+from evergreen.promotion import rules, service
+from evergreen.promotion.service import PromotionRequest
+from evergreen.registry import aliases, signing, versions
+from evergreen.window import RunReason
+from support.ledger_events import content as content_of_model
+from support.ledger_events import day, model_bytes
+from support.ledgers import LEDGER_ALIASES, Book, Candidate, ledger_model
 
 pytestmark = pytest.mark.integration
 
@@ -87,9 +102,13 @@ class Ledger(RuleBasedStateMachine):
         self.book = Book(f"model_{next(_NUMBERS)}", self.folder)
         self.known: tuple[LedgerEntry, ...] = ()
         self.by_hand: set[str] = set()
+        self.numbers: dict[str, int] = {}  # by content
 
-    def execute(self, kill: int | None, change: Callable[[], object]) -> None:
-        """Run `change` as a task does; unless it is killed, the aliases are consistent afterwards."""
+    def execute(self, kill: int | None, change: Callable[[], object], target: str | None = None) -> None:
+        """Run `change` as a task does; unless it is killed, the aliases are consistent afterwards.
+
+        It may fail if MLflow does not have the files of `target`, a content that it uses, or of the champion.
+        """
         try:
             with FUSE.set_to(kill):
                 change()
@@ -98,15 +117,54 @@ class Ledger(RuleBasedStateMachine):
         except PromotionRefusedError:
             assert self.book.state.entries == self.known  # nothing was recorded
             return
+        except (RegistryError, ScoringError):
+            champion = self.book.state.champion_content
+            assert (target and not self.is_intact(target)) or (champion and not self.is_intact(champion))
+            return
         self.check_aliases()
 
     def check_aliases(self) -> None:
+        state, aliases_ = self.book.state, self.book.aliases
+        if not state.tenures:  # until the first promotion nothing is deleted
+            return
+        for alias, content in self.alias_contents().items():
+            expected = self.book.expected_aliases.get(alias)
+            if content is None or self.is_intact(content):
+                assert aliases_.get(alias) == expected
+            else:  # without the files of the ledger it is not set, and nothing else is
+                assert aliases_.get(alias) in (None, expected)
+        self.by_hand.clear()
+
+    def alias_contents(self) -> dict[str, str | None]:
         state = self.book.state
-        # Until the first promotion nothing is deleted.
-        kept_aliases = {} if state.tenures else self.book.aliases
-        assert self.book.aliases == {**kept_aliases, **self.book.expected_aliases}
-        if state.tenures:
-            self.by_hand.clear()
+        previous = state.previous_tenure.content if state.previous_tenure else None
+        return dict(zip(LEDGER_ALIASES, (state.champion_content, previous, state.challenger_content), strict=True))
+
+    def is_intact(self, content: str) -> bool:
+        """Return whether MLflow has the files of a content. Derived from the entries, not by the code under test."""
+        latest, manifest, names = None, None, {}
+        for entry in self.book.state.entries:
+            if isinstance(entry.event, VersionRegistered):
+                judged = self.book.state.entries[entry.event.verdict_entry - 1].event
+                names[entry.event.version] = judged.candidate_content
+                if judged.candidate_content == content:
+                    latest, manifest = entry.event.version, entry.event.manifest_sha256
+        if latest is None or names[latest] != content:
+            return False
+        try:
+            source = self.book.client.get_model_version(self.book.model, latest).source
+        except MlflowException:
+            return False
+        folder, number = Path(source.removeprefix("file://")), self.numbers[content]
+        actual = {file.name: file.read_bytes() for file in folder.glob("*")}
+        return (
+            actual.get("model.ubj") == model_bytes(number)
+            and sha256(actual.get(signing.MANIFEST_FILE, b"")).hexdigest() == manifest
+        )
+
+    def remember(self, candidate: Candidate) -> Candidate:
+        self.numbers[content_of_model(candidate.number)] = candidate.number
+        return candidate
 
     def commit(self, kill: int | None, decide: Callable[[ledger.LedgerState], Any]) -> None:
         def change() -> None:
@@ -117,7 +175,7 @@ class Ledger(RuleBasedStateMachine):
 
     @initialize(target=candidates, champions=strategies.integers(1, 3))
     def begin(self, champions: int) -> Any:
-        return multiple(*(self.retrain(1, None) for _ in range(champions)), self.book.judge(20))
+        return multiple(*(self.retrain(1, None) for _ in range(champions)), self.remember(self.book.judge(20)))
 
     @rule(
         target=candidates,
@@ -128,17 +186,47 @@ class Ledger(RuleBasedStateMachine):
         state = self.book.state
         newest = max((e.event.as_of for e in state.entries if e.event.kind == "judged"), default=None)
         start = (newest - day(0)).days if newest else 10
-        return self.book.judge(max(start + days, 8), passed=passed)
+        return self.remember(self.book.judge(max(start + days, 8), passed=passed))
+
+    @rule(target=candidates, candidate=candidates, days=strategies.integers(1, 20))
+    def judge_again(self, candidate: Candidate, days: int) -> Candidate:
+        """Judge the same model on newer data, as of a run whose training ends in the same bytes."""
+        newest = max(e.event.as_of for e in self.book.state.entries if e.event.kind == "judged")
+        return self.book.judge((newest - day(0)).days + days, number=candidate.number)
 
     @rule(candidate=candidates, cooldown=strategies.sampled_from([0, 0, 10]), kill=KILLS)
     def promote(self, candidate: Candidate, cooldown: int, kill: int | None) -> None:
-        self.execute(kill, lambda: self.book.promote(candidate, cooldown))
+        model = ledger_model(self.book.model, cooldown)
+        version = self.book.state.name_of(content_of_model(candidate.number), candidate.version)
+        request = PromotionRequest(candidate.verdict_entry, version, RunReason.SCHEDULE)
+        self.execute(
+            kill,
+            lambda: service.promote_version(model, request, actor="retrain"),
+            content_of_model(candidate.number),
+        )
+
+    @rule(candidate=candidates, other=candidates)
+    def promote_another(self, candidate: Candidate, other: Candidate) -> None:
+        """Ask for the version of one candidate by the verdict on another."""
+        if candidate.number == other.number:
+            return
+        request = PromotionRequest(candidate.verdict_entry, other.version, RunReason.SCHEDULE)
+        with suppress(RegistryError, ScoringError, PromotionRefusedError):
+            service.promote_version(ledger_model(self.book.model), request, actor="retrain")
+        # A number may have been given again to the candidate itself.
+        names = {
+            e.event.version: self.book.state.entries[e.event.verdict_entry - 1].event.candidate_content
+            for e in self.book.state.entries
+            if isinstance(e.event, VersionRegistered)
+        }
+        if names[other.version] != content_of_model(candidate.number):
+            assert self.book.state.entries == self.known
 
     @rule(target=candidates, days=strategies.integers(1, 20), kill=KILLS)
     def retrain(self, days: int, kill: int | None) -> Candidate:
         """Promote a candidate that passed at once, so that there are champions to restore."""
         champion_as_of = self.book.state.champion_as_of
-        candidate = self.book.judge((champion_as_of - day(0)).days + days if champion_as_of else 10)
+        candidate = self.remember(self.book.judge((champion_as_of - day(0)).days + days if champion_as_of else 10))
         self.known = self.book.state.entries
         self.execute(kill, lambda: self.book.promote(candidate))
         return candidate
@@ -152,10 +240,77 @@ class Ledger(RuleBasedStateMachine):
     @rule(named=strategies.one_of(strategies.none(), strategies.integers(0, 9)), kill=KILLS)
     def rollback(self, named: int | None, kill: int | None) -> None:
         """Restore the previous champion, or any earlier one."""
-        tenures = self.book.state.tenures
-        target = None if named is None else tenures[named % len(tenures)].version
-        champion = tenures[-1].version
-        self.commit(kill, lambda state: rules.decide_rollback(state, target, "late", expected_champion=champion))
+        state = self.book.state
+        tenure = None if named is None else state.tenures[named % len(state.tenures)]
+        version = (
+            state.name_of(tenure.content, tenure.version) if tenure else next(rules.restorable_versions(state), "")
+        )
+        model, content = ledger_model(self.book.model), state.content_of(version)
+        self.execute(
+            kill,
+            lambda: service.roll_back_champion(
+                model, version if tenure else None, "late", actor="ada", expected_champion=state.champion
+            ),
+            content,
+        )
+
+    @precondition(lambda self: self.book.state.champion)
+    @rule(is_restoring=strategies.booleans(), kill=KILLS)
+    def declare_lost(self, is_restoring: bool, kill: int | None) -> None:
+        state = self.book.state
+        is_intact = self.is_intact(state.champion_content)
+        model = ledger_model(self.book.model)
+        self.execute(kill, lambda: service.declare_champion_lost(model, "gone", actor="ada", is_restoring=is_restoring))
+        if is_intact:
+            assert self.book.state.entries == self.known, "what is there cannot be lost"
+
+    @rule(candidate=candidates, kill=KILLS)
+    def register_again(self, candidate: Candidate, kill: int | None) -> None:
+        """Register a judged model, as a run that is cleared: after a deletion, or although it is registered."""
+        with suppress(Killed), FUSE.set_to(kill):
+            self.book.register_again(candidate)
+
+    @rule(candidate=candidates)
+    def delete_version(self, candidate: Candidate) -> None:
+        with suppress(MlflowException):
+            self.book.client.delete_model_version(self.book.model, candidate.version)
+
+    @rule()
+    def delete_model(self) -> None:
+        with suppress(MlflowException):
+            self.book.client.delete_registered_model(self.book.model)
+
+    @rule()
+    def register_by_hand(self) -> None:
+        """Register a version that nobody has judged; after a deletion it may have the champion's number."""
+        self.book.register()
+
+    @rule(candidate=candidates, name=strategies.sampled_from(["holdout", "fingerprint", "manifest"]))
+    def edit_tag(self, candidate: Candidate, name: str) -> None:
+        with suppress(MlflowException):
+            self.book.client.set_model_version_tag(
+                self.book.model, candidate.version, f"evergreen.{name}", "2030-01-01"
+            )
+
+    @rule(candidate=candidates, other=candidates)
+    def replace_files(self, candidate: Candidate, other: Candidate) -> None:
+        """Put the files of one candidate in the place of those of another."""
+        if candidate.number != other.number:
+            for file in self.book.files(other).iterdir():
+                shutil.copy(file, self.book.files(candidate))
+
+    @rule()
+    def serve(self) -> None:
+        """Load the champion as a server does: it is the model that was judged, or there is an error."""
+        content = self.book.state.champion_content
+        try:
+            with versions.open_champion(self.book.model) as (folder, _):
+                assert (folder / "model.ubj").read_bytes() == model_bytes(self.numbers[content])
+        except (RegistryError, ScoringError):
+            assert content is None or not self.is_intact(content)
+        else:
+            assert content
+            assert self.is_intact(content)
 
     @precondition(lambda self: self.book.state.barred_versions)
     @rule(index=strategies.integers(0, 9), kill=KILLS)
@@ -175,13 +330,15 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(candidate=candidates, alias=strategies.sampled_from(LEDGER_ALIASES))
     def move_by_hand(self, candidate: Candidate, alias: str) -> None:
-        self.book.client.set_registered_model_alias(self.book.model, alias, candidate.version)
-        self.by_hand.add(alias)
+        with suppress(MlflowException):  # it was deleted
+            self.book.client.set_registered_model_alias(self.book.model, alias, candidate.version)
+            self.by_hand.add(alias)
 
     @rule(alias=strategies.sampled_from(LEDGER_ALIASES))
     def delete_by_hand(self, alias: str) -> None:
-        self.book.client.delete_registered_model_alias(self.book.model, alias)
-        self.by_hand.add(alias)
+        with suppress(MlflowException):
+            self.book.client.delete_registered_model_alias(self.book.model, alias)
+            self.by_hand.add(alias)
 
     @rule(kill=KILLS)
     def repair(self, kill: int | None) -> None:
@@ -193,11 +350,17 @@ class Ledger(RuleBasedStateMachine):
                 aliases_before.get(alias.alias),
                 self.book.expected_aliases.get(alias.alias),
             )
+            if alias.status == "unavailable":
+                content = self.alias_contents()[alias.alias]
+                assert content
+                assert not self.is_intact(content)
+                continue
             assert (alias.status == "consistent") == (alias.actual_version == alias.expected_version)
             # A crash is not reported as a manual change.
             assert alias.status != "moved_by_hand" or alias.alias in by_hand
         if repairs and self.book.state.tenures:
-            assert was_consistent(aliases.repair_aliases(self.book.model))
+            statuses = {alias.status for alias in aliases.repair_aliases(self.book.model)}
+            assert statuses <= {"consistent", "unavailable"}
 
     @invariant()
     def history_is_only_added_to(self) -> None:
@@ -208,27 +371,50 @@ class Ledger(RuleBasedStateMachine):
     @invariant()
     def the_champion_changes_by_entries_that_allow_it(self) -> None:
         """Derived from the entries alone, not by the code under test."""
-        champion, as_of_by_version, barred = None, {}, set()
+        champion, as_of_by_content, barred = None, {}, set()
+        names: dict[str, str] = {}
+        faults: dict[str, int] = {}  # the last entry by which a content was barred, released or lost
+        used: set[int] = set()
         for entry in self.known:
             match entry.event:
+                case VersionRegistered() as event:
+                    names[event.version] = self.known[event.verdict_entry - 1].event.candidate_content
                 case VersionPromoted() as event:
-                    assert event.version not in barred
-                    assert event.previous_champion == champion
-                    assert champion is None or as_of_by_version[champion] < event.as_of
-                    champion = event.version
-                    as_of_by_version[champion] = event.as_of
+                    judged = self.known[event.verdict_entry - 1].event
+                    content = judged.candidate_content
+                    assert names[event.version] == content
+                    assert judged.verdict.promote
+                    assert judged.as_of == event.as_of
+                    assert judged.champion_content == champion
+                    assert content not in barred
+                    assert event.verdict_entry > faults.get(content, 0)
+                    assert event.verdict_entry not in used
+                    assert champion is None or as_of_by_content[champion] < event.as_of
+                    used.add(event.verdict_entry)
+                    champion = content
+                    as_of_by_content[champion] = event.as_of
                 case ChampionRolledBack() as event:
-                    assert event.barred_version == champion
-                    assert event.restored_version in as_of_by_version
-                    assert event.restored_version not in barred
                     barred.add(champion)
-                    champion = event.restored_version
+                    faults[champion] = entry.number
+                    champion = self.named(names, event.restored_version)
+                    assert champion in as_of_by_content
+                    assert champion not in barred
+                case ChampionLost() as event:
+                    faults[champion] = entry.number
+                    champion = event.restored_version and self.named(names, event.restored_version)
+                    assert champion is None or (champion in as_of_by_content and champion not in barred)
                 case VersionReleased() as event:
-                    barred.remove(event.version)
+                    content = self.named(names, event.version)
+                    barred.remove(content)
+                    faults[content] = entry.number
         state = self.book.state
-        assert (state.champion, state.barred_versions) == (champion, barred)
-        assert state.champion_as_of == (as_of_by_version[champion] if champion else None)
+        assert (state.champion_content, state.barred_contents.keys()) == (champion, barred)
+        assert state.champion_as_of == (as_of_by_content[champion] if champion else None)
         assert all(entry_.recorded_at <= next_entry.recorded_at for entry_, next_entry in pairwise(self.known))
+
+    def named(self, names: dict[str, str], version: str) -> str:
+        """Return the content that a version, or the beginning of its hash, stands for."""
+        return names.get(version) or next(content for content in self.numbers if content.startswith(version))
 
     def teardown(self) -> None:
         """One repair is enough after any sequence."""
@@ -242,7 +428,7 @@ def test_rules_and_repair_for_any_sequence(
 ) -> None:
     home = use_home(tmp_path_factory.mktemp("home"))
     monkeypatch.setattr(storage, "create_if_absent", FUSE.around(storage.create_if_absent))
-    for name in ("set_registered_model_alias", "delete_registered_model_alias"):
+    for name in ("set_registered_model_alias", "delete_registered_model_alias", "create_model_version"):
         monkeypatch.setattr(MlflowClient, name, FUSE.around(getattr(MlflowClient, name)))
     Ledger.folder = home
     run_state_machine_as_test(

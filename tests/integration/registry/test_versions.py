@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,13 +28,15 @@ import requests
 import xgboost
 
 from evergreen import evaluation, ledger, storage
-from evergreen.errors import EvergreenError, ScoringError, SignatureError
-from evergreen.gates import GateResult, Verdict, decide_verdict
+from evergreen.errors import InputsChangedError, RegistryError, ScoringError, SignatureError
+from evergreen.gates import GateResult, decide_verdict
 from evergreen.lake import datasets, fingerprints
 from evergreen.registry import aliases, anchors, signing, versions
+from evergreen.scoring import predictions
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
 from evergreen.training.job import TrainingResult
+from evergreen.window import RunReason
 from evergreen_local import services
 from support import onnx_models
 from support.documents import DOCS, table_below
@@ -102,15 +106,36 @@ def published(
     return training_set, target.publish(f"until={day}", fingerprint, files, inputs)
 
 
-def verdict(home: Path) -> tuple[Verdict, Path]:
+def judge(candidate_: datasets.Manifest) -> int:
+    """Record a verdict on a candidate, and return its entry."""
     record = GateResult(gate="auc", outcome="passed", candidate=0.7, threshold=0.6, rows=200, reason="auc 0.7")
-    result = decide_verdict([record])
-    (home / "verdict.json").write_text(result.model_dump_json())
-    return result, home / "verdict.json"
+    files, inputs = predictions.model_identity(candidate_)
+    event = ledger.VerdictRecorded(
+        run="sealed.retrain by hand",
+        run_reason=RunReason.MANUAL,
+        as_of=date(2013, 1, 18),
+        holdout=(date(2013, 1, 15), date(2013, 1, 18)),
+        candidate_fingerprint=candidate_.fingerprint,
+        candidate_files=files,
+        candidate_inputs=inputs,
+        champion_version=None,
+        champion_content=None,
+        verdict=decide_verdict([record]),
+    )
+    return ledger.append_decision(MODEL.name, "tests", lambda _: event).number
+
+
+def register_judged(
+    home: Path, training_set: datasets.Manifest, candidate_: datasets.Manifest, verdict_entry: int | None = None
+) -> str:
+    report = home / "report.html"
+    report.write_text("<p>all there is to say</p>")
+    entry = verdict_entry or judge(candidate_)
+    return versions.register_candidate(MODEL, training_set, candidate_, entry, report)
 
 
 def register(home: Path, day: str = "2013-01-11", rounds: int = 3) -> str:
-    return versions.register_candidate(MODEL, *candidate(day, rounds), *verdict(home))
+    return register_judged(home, *candidate(day, rounds))
 
 
 def stored(home: Path, name: str, number: int = 0) -> Path:
@@ -227,7 +252,7 @@ def test_register_candidate_every_format_is_served(home: Path, keys, configure, 
     format_ = FORMATS[name]
     features = tuple(format_.table.column_names)
     training_set, manifest = published(format_.write, features, format_.libraries)
-    version = versions.register_candidate(MODEL, training_set, manifest, *verdict(home))
+    version = register_judged(home, training_set, manifest)
     with versions.open_artifact(MODEL.name, version) as (folder, _):
         assert {file.name for file in folder.iterdir()} == {
             "MLmodel", name, "conda.yaml", "python_env.yaml", "requirements.txt", signing.MANIFEST_FILE,
@@ -251,7 +276,7 @@ def test_register_candidate_refuses_other_columns(home: Path) -> None:
     with pytest.raises(
         ScoringError, match="model.onnx takes distance, temperature, carrier, hour, not distance, temperature"
     ):
-        versions.register_candidate(MODEL, *manifest, *verdict(home))
+        register_judged(home, *manifest)
     assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
@@ -282,13 +307,74 @@ def test_register_candidate_twice_keeps_version(home: Path) -> None:
     assert register(home) == "1"
 
 
+def test_register_candidate_again_after_a_deletion_or_a_change(home: Path) -> None:
+    training_set, manifest = candidate("2013-01-11", 3)
+    entry = judge(manifest)
+    client = versions.registry_client()
+    assert register_judged(home, training_set, manifest, entry) == "1"
+    client.set_model_version_tag(MODEL.name, "1", "evergreen.fingerprint", "another")
+    assert register_judged(home, training_set, manifest, entry) == "1", "tags are not read"
+    stored(home, "conda.yaml").write_text("dependencies: [evil]")
+    assert register_judged(home, training_set, manifest, entry) == "2"
+    client.delete_model_version(MODEL.name, "2")
+    assert register_judged(home, training_set, manifest, entry) == "3"
+    shutil.rmtree(stored(home, "MLmodel", -1).parent)
+    assert register_judged(home, training_set, manifest, entry) == "4"
+    client.delete_registered_model(MODEL.name)
+    assert register_judged(home, training_set, manifest, entry) == "1"
+    state = ledger.read_state(MODEL.name)
+    assert [e.event.version for e in state.entries if e.event.kind == "registered"] == ["1", "2", "3", "4", "1"]
+    versions.verify_version(MODEL.name, "1", state.find_verdict_event(entry).candidate_content)
+
+
+def test_register_candidate_at_once_gives_one_version(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run registers the same candidate after this one has looked, and before the ledger knows of it."""
+    training_set, manifest = candidate("2013-01-11", 3)
+    entry = judge(manifest)
+    original = versions._training_cost
+
+    def overtake(*arguments: Any) -> Any:
+        monkeypatch.setattr(versions, "_training_cost", original)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(register_judged, home, training_set, manifest, entry).result() == "1"
+        return original(*arguments)
+
+    monkeypatch.setattr(versions, "_training_cost", overtake)
+    assert register_judged(home, training_set, manifest, entry) == "1"
+    assert len(ledger.read_state(MODEL.name).entries) == 2
+    assert [item.version for item in ledger.read_state(MODEL.name).registrations] == ["1"]
+
+
+def test_register_candidate_killed_before_the_ledger_knows(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training_set, manifest = candidate("2013-01-11", 3)
+    entry = judge(manifest)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "append_decision", die)
+        with pytest.raises(KeyboardInterrupt):
+            register_judged(home, training_set, manifest, entry)
+    with pytest.raises(RegistryError, match="version 1 of sealed is not in its ledger"):
+        versions.verify_version(MODEL.name, "1")
+    assert register_judged(home, training_set, manifest, entry) == "2"
+    versions.verify_version(MODEL.name, "2")
+
+
+def test_register_candidate_refuses_what_was_not_judged(home: Path) -> None:
+    entry = judge(candidate("2013-01-11", 3)[1])
+    with pytest.raises(InputsChangedError, match=f"is not the one that entry {entry} of the ledger judged"):
+        register_judged(home, *candidate("2013-01-18", 4), entry)
+
+
 def test_register_candidate_refuses_changed_file(home: Path) -> None:
     training_set, manifest = candidate("2013-01-11", 3)
     file = datasets.open_dataset(f"models/{MODEL.name}").file_path(manifest, "model.ubj")
     file.chmod(0o644)
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(ScoringError, match="was changed after it was published"):
-        versions.register_candidate(MODEL, training_set, manifest, *verdict(home))
+        register_judged(home, training_set, manifest)
     assert not versions.registry_client().search_model_versions(f"name = '{MODEL.name}'")
 
 
@@ -319,7 +405,7 @@ def test_verify_version_refuses_files_of_another_version(home: Path, keys, confi
     newer = stored(home, "MLmodel", 1).parent
     for file in older.iterdir():
         (newer / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(SignatureError, match=f"{signing.MANIFEST_FILE}: is that of"):
+    with pytest.raises(SignatureError, match=f"{signing.MANIFEST_FILE}: is not the one that was registered"):
         versions.verify_version(MODEL.name, version)
 
 
@@ -337,7 +423,7 @@ def test_verify_version_refuses_registered_pickle(home: Path) -> None:
             name="own", python_model=lambda model_input: model_input, pip_requirements=["cloudpickle"],
             registered_model_name=MODEL.name,
         )  # fmt: skip
-    with pytest.raises(SignatureError, match=r"\.pkl: is of a format that can run code"):
+    with pytest.raises(RegistryError, match="version 2 of sealed is not in its ledger"):
         versions.verify_version(MODEL.name, "2")
 
 
@@ -378,7 +464,7 @@ def test_sign_version_signs_existing_version(home: Path, keys, configure) -> Non
         versions.sign_version(MODEL.name, version)
 
 
-def test_sign_version_writes_missing_manifest(home: Path, keys, configure) -> None:
+def test_sign_version_refuses_what_nobody_has_judged(home: Path, keys, configure) -> None:
     register(home)
     with mlflow.start_run(experiment_id=versions.registry_client().get_experiment_by_name(MODEL.name).experiment_id):
         data = xgboost.DMatrix(ROWS, label=LABELS)
@@ -386,20 +472,19 @@ def test_sign_version_writes_missing_manifest(home: Path, keys, configure) -> No
             xgboost.train({}, data, 2), name="model", model_format="ubj", pip_requirements=["xgboost"],
             registered_model_name=MODEL.name,
         )  # fmt: skip
-    with pytest.raises(SignatureError, match=f"{signing.MANIFEST_FILE}: is missing"):
-        versions.verify_version(MODEL.name, "2")
     configure(*keys("one"))
-    versions.sign_version(MODEL.name, "2")
-    versions.verify_version(MODEL.name, "2")
+    for use in (versions.verify_version, versions.sign_version):
+        with pytest.raises(RegistryError, match="version 2 of sealed is not in its ledger"):
+            use(MODEL.name, "2")
 
 
 def test_verify_version_reports_missing_artifact(home: Path) -> None:
-    with pytest.raises(ScoringError, match="its artifact cannot be loaded"):
+    with pytest.raises(RegistryError, match="version 1 of sealed is not in its ledger"):
         versions.verify_version(MODEL.name, "1")
     version = register(home)
     for place in stored(home, "MLmodel").parent.iterdir():
         place.unlink()
-    with pytest.raises(EvergreenError):
+    with pytest.raises(ScoringError, match="its artifact cannot be loaded"):
         versions.verify_version(MODEL.name, version)
 
 

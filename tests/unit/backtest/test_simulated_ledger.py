@@ -42,7 +42,7 @@ def test_simulated_ledger_promotes_defers_and_spends_alpha():
     assert propose(2, "c", verdict("failed", 0.01)) == (False, "g: so")
     assert propose(3, "d", verdict("passed", 0.005))[0]
     assert ledger.comparisons == tuple(
-        EarlierComparison((point(week).holdout_start, point(week).as_of), (("g", alpha, passed),))
+        EarlierComparison((point(week).holdout_start, point(week).as_of), (("g", alpha, passed),), promoted=passed)
         for week, alpha, passed in ((1, 0.02, True), (2, 0.01, False), (3, 0.005, True))
     )
 

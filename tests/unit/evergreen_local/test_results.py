@@ -1,12 +1,18 @@
 """The results of a retrain in the terminal."""
 
+import json
+from datetime import date
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from evergreen.gates import GateResult, decide_verdict
-from evergreen_local import results
+from evergreen.orchestration.handover import RetrainPlan
+from evergreen.spec import loader
+from evergreen.window import RunReason
+from evergreen_local import results, retraining
 from evergreen_local.progress import Progress
 
 pytestmark = pytest.mark.unit
@@ -75,3 +81,33 @@ def test_show_promotion_outcome(gate_results, promoted, expected):
 def test_show_promotion_outcome_without_a_champion():
     text = output_of(lambda progress: results.show_promotion_outcome(progress, decide_verdict([FAILED]), False, None))
     assert "champion: none yet" in text
+
+
+def test_a_retrain_of_a_frozen_model_shows_why_nothing_was_trained(monkeypatch):
+    plan = RetrainPlan(
+        start=date(2013, 1, 1),
+        end=date(2013, 1, 18),
+        run_reason=RunReason.MANUAL,
+        timezone="UTC",
+        pause="the model was frozen by ada: an audit",
+    )
+    monkeypatch.setattr(results, "fetch_champion_version", lambda *_: "3")
+    airflow = SimpleNamespace(xcom=lambda _dag, _run, task: json.dumps(plan.dump()) if task == "plan" else None)
+    outcomes = []
+    text = output_of(
+        lambda progress: outcomes.append(
+            retraining._show_results(
+                airflow,
+                "flight_delay.retrain",
+                loader.load_spec("flight_delay"),
+                date(2013, 1, 18),
+                SimpleNamespace(mlflow=None),
+                progress,
+            )
+        )
+    )
+    assert "nothing was trained or compared: the model was frozen by ada: an audit" in text
+    assert "champion: version 3" in text
+    [outcome] = outcomes
+    assert (outcome["promoted"], outcome["verdict"], outcome["pause"]) == (False, None, plan.pause)
+    assert outcome["champion"] == "3"

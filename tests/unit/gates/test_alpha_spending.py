@@ -1,4 +1,4 @@
-"""The lifetime budget: what each comparison may spend, and that no life spends more."""
+"""The budget: what each comparison may spend, and that neither a life nor a rate spends more."""
 
 from datetime import date, timedelta
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
 from evergreen.gates import AgainstChampionGate, EarlierComparison, Evidence, judge_evidence
-from evergreen.gates.alpha_spending import next_alpha
+from evergreen.gates.alpha_spending import DayCorrelation, earlier_day_correlations, next_alpha
 from support.clusters import day_clusters, row_clusters
 
 pytestmark = pytest.mark.unit
@@ -123,6 +123,66 @@ def test_comparisons_before_a_false_pass_spend_at_most_the_budget(error, life):
 def test_a_model_that_improves_keeps_what_it_did_not_lose():
     """The tenth comparison of a model whose nine before passed has nearly all of the budget."""
     assert live([True] * 10)[9] > 0.8 * 0.05 > 10 * live([False] * 10)[9]
+
+
+def rate(outcomes, error=0.05, days=None):
+    """The levels of a life with the guarantee `rate`."""
+    past, levels = [], []
+    for number, passed in enumerate(outcomes):
+        on = days[number] if days else week(number)
+        levels.append(next_alpha(error, "gate", on, past, "rate"))
+        past.append(EarlierComparison(on, (("gate", levels[-1], passed),), promoted=passed))
+    return levels
+
+
+def test_a_rate_pays_each_promotion_with_one_more_share():
+    base = live([False] * 4)
+    assert rate([False] * 4) == pytest.approx(base)
+    assert rate([True, False, True, False]) == pytest.approx([base[0], 2 * base[1], 2 * base[2], 3 * base[3]])
+
+
+def test_only_promotions_count_for_a_rate():
+    """A gate that passed where another one failed promoted nothing."""
+    past = [EarlierComparison(week(0), (("gate", 0.01, True),), promoted=False)]
+    assert next_alpha(0.05, "gate", week(1), past, "rate") == pytest.approx(live([False] * 2)[1])
+
+
+@settings(max_examples=300)
+@given(errors, st.lists(st.tuples(any_days, st.booleans(), st.booleans()), max_size=60))
+def test_the_expected_rate_is_at_most_the_budget(error, life):
+    """Xu and Ramdas 2024: a comparison of a candidate that falls short adds at most its alpha over the promotions
+    including it to the expected share, whatever the others do."""
+    levels = rate([passes for *_, passes in life], error=error, days=[on for on, *_ in life])
+    promotions, added = 0, 0.0
+    for spent, (_, truly_better, passes) in zip(levels, life, strict=True):
+        assert 0 < spent <= error
+        added += 0.0 if truly_better else spent / (promotions + 1)
+        promotions += passes
+    assert added <= error * (1 + 1e-12)
+
+
+def test_looks_on_the_same_days_cost_by_what_they_may_have_told():
+    start, end = week(0, days=28)
+    looks = tuple(start + timedelta(days) for days in (14, 21, 28))
+    past = [EarlierComparison((start, end), (("gate", 0.01, False),), look_ends=looks)]
+    base = live([False] * 2)[1]
+
+    def discount(day):
+        on = start + timedelta(day), start + timedelta(day + 14)
+        return next_alpha(0.05, "gate", on, past) / base
+
+    assert discount(28) == pytest.approx(1)
+    assert discount(21) == discount(27) == pytest.approx(1 / 6)  # the last look used these days
+    assert discount(14) == pytest.approx(1 / 18)
+    assert discount(13) == discount(0) == pytest.approx(1 / 36)
+    # Promoted, withdrawn or replaced at some look: all that the looks may have told adds up to 1.
+    assert sum(3 / (3 * n * (n + 1)) for n in range(1, 100_000)) == pytest.approx(1, abs=1e-4)
+
+
+def test_what_the_days_told_is_kept_by_gate():
+    measured = DayCorrelation("gate", 14, 0.2)
+    past = [EarlierComparison(week(0), (), day_correlations=(measured, DayCorrelation("other", 14, 0.1)))]
+    assert earlier_day_correlations("gate", past) == (measured,)
 
 
 def life(random, spread, retrains=25, days=14, rows=100):

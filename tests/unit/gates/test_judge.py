@@ -141,7 +141,7 @@ def test_worse_and_better_are_told_apart_on_every_scale(metric, margin, fields):
         assert found.outcome == "passed"
         assert found.interval[0] > 0
         assert "it is at least" in found.reason
-        assert "better; spends 0.0219 of the lifetime budget 0.05" in found.reason
+        assert "better; spends 0.0219 for a rate of 0.05" in found.reason
 
     for gate, says in ((not_worse, "it may be up to"), (better, "it must be better, and may be up to")):
         found = only(gate, week_evidence(label, blurred, candidate))
@@ -213,7 +213,7 @@ def test_every_comparison_costs_and_the_same_days_cost_more():
     first = only(gate, week_evidence(label, candidate, blurred))
     assert first.alpha > on_new_days.alpha == pytest.approx(2 * on_used_days.alpha)
     assert first.interval[0] > on_new_days.interval[0] > on_used_days.interval[0]
-    assert "spends 0.00238 of the lifetime budget 0.05" in on_new_days.reason
+    assert "spends 0.00238 for a rate of 0.05" in on_new_days.reason
 
 
 def test_a_gain_may_fail_when_the_budget_is_nearly_spent():

@@ -1,13 +1,14 @@
 """Decisions on records alone."""
 
 import json
+from datetime import date
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from evergreen.gates import GateResult, Verdict, decide_verdict
+from evergreen.gates import GateResult, Look, Verdict, decide_verdict
 
 pytestmark = pytest.mark.unit
 
@@ -31,6 +32,25 @@ def test_one_that_did_not_pass_blocks_and_is_named(outcome):
     assert verdict.reason == f"b: b is bad; c: c was {outcome}"
 
 
+LOOK = Look(end=date(2013, 3, 15), days=14, level=0.001, gain=0.01, low=-0.01)
+WAITING = {"outcome": "inconclusive", "alpha": 0.02, "looks": (LOOK,)}
+
+
+@pytest.mark.parametrize(
+    ("others", "is_inconclusive"),
+    [([], True), (["passed"], True), (["failed"], False), (["passed", "not_computed"], False)],
+)
+def test_inconclusive_waits_only_while_no_gate_rejects(others, is_inconclusive):
+    waiting = record("w", **WAITING, reason="it goes on")
+    verdict = decide_verdict([waiting, *(record(f"g{n}", outcome) for n, outcome in enumerate(others))])
+    assert not verdict.promote
+    assert verdict.is_inconclusive is is_inconclusive
+    assert "w: it goes on" in verdict.reason
+    assert not decide_verdict([record("a")]).is_inconclusive
+    with pytest.raises(ValidationError, match="cannot promote"):
+        Verdict(results=verdict.results, promote=True, reason="trust me")
+
+
 def test_no_gates_block():
     assert decide_verdict([]) == Verdict(results=(), promote=False, reason="no gates: nothing speaks for the candidate")
 
@@ -51,6 +71,7 @@ def test_two_of_one_name_block():
         {"interval": (0.2, 0.1)},
         {"candidate": None},
         {"outcome": "maybe"},
+        {"outcome": "inconclusive"},
         {"rows": -1},
         {"reason": ""},
         {"gate": ""},

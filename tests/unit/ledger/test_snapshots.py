@@ -24,8 +24,11 @@ from support.ledger_events import (
     MODEL,
     build_entries,
     build_state,
+    content,
     deferral,
+    loss,
     promotion,
+    registration,
     release,
     rollback,
     verdict_event,
@@ -51,6 +54,12 @@ LIFE: tuple[LedgerEvent, ...] = (
     verdict_event(50, "3"),
     deferral("7", 50, 17),
     FROZEN,
+    registration("7", 17),
+    verdict_event(55, "3"),
+    registration("3", 5, "another"),
+    loss("3", "2"),
+    registration("4", 5, "a third"),
+    loss("2", None),
 )
 
 
@@ -126,7 +135,9 @@ def test_snapshots_of_any_sequence(kinds: list[str]) -> None:
     for n, kind in enumerate(kinds, 1):
         state = writer.read()
         events: dict[str, LedgerEvent | None] = {
-            "judge": verdict_event(n, state.champion, level=0.1 / n, passed=n % 3 > 0),
+            "judge": verdict_event(
+                n, state.champion, level=0.1 / n, passed=n % 3 > 0, champion_content=state.champion_content
+            ),
             "promote": promotion(str(n), n, state.head_number or 1, state.champion),
             "rollback": rollback(state.previous_champion or "0", state.champion or "0"),
             "release": release(min(state.barred_versions, default="0")),
@@ -276,7 +287,7 @@ def test_entry_that_names_another_state_is_refused(place: str) -> None:
 
 
 def test_changed_entry_below_snapshot_is_named_on_use(place: str) -> None:
-    write(place, LIFE)
+    write(place, LIFE[:19])
     file = page_file(place, 0, "000002.json")
     file.write_bytes(file.read_bytes().replace(b'"ada"', b'"eve"'))
     state = Journal(MODEL, place).read()
@@ -320,10 +331,13 @@ def test_snapshot_bytes_are_those_of_the_format() -> None:
         '["hash 1","judged",{"candidate_fingerprint":"candidate of day"},null,null],'
         '["hash 2","promoted",{"version":"1","verdict_entry":1},null,null],'
         '["hash 3","judged",{"candidate_fingerprint":"candidate of day"},'
-        '{"days":["2013-01-14","2013-01-21"],"spending":[["auc",0.02,true]]},null]],'
-        '"tenures":[{"version":"1","as_of":"2013-01-11","entry_number":2}],'
-        '"rest":{"last_promoted_as_of":"2013-01-11","challenger":null,"challenger_as_of":null,'
-        '"barred_versions":[],"is_frozen":false,"accepted_change":null}}\n'
+        '{"days":["2013-01-14","2013-01-21"],"spending":[["auc",0.02,true]],"promoted":true,"look_ends":[],'
+        '"day_correlations":[]},null]],'
+        f'"tenures":[{{"version":"1","as_of":"2013-01-11","entry_number":2,"content":"{content(10)}",'
+        '"labels_until":"2013-01-04"}],"registrations":[],'
+        '"rest":{"last_promoted_as_of":"2013-01-11","challenger_version":null,"challenger_content":null,'
+        '"challenger_as_of":null,"barred_contents":{},"suspect_contents":{},"lost_contents":[],'
+        '"closed_verdicts":[1],"vacant_since":null,"is_frozen":false,"accepted_change":null}}\n'
     )
 
 

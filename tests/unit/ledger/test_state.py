@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from contextlib import nullcontext
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from evergreen.errors import LedgerError, PromotionRefusedError
-from evergreen.gates.alpha_spending import EarlierComparison
+from evergreen.gates.alpha_spending import DayCorrelation, EarlierComparison
 from evergreen.ledger import (
     BacktestRecorded,
     ChampionRolledBack,
@@ -22,6 +24,7 @@ from evergreen.ledger import (
     PromotionRejected,
     PromotionsFrozen,
     PromotionsUnfrozen,
+    VerdictRecorded,
     VersionPromoted,
 )
 from evergreen.ledger import state_at as state_at
@@ -34,9 +37,12 @@ from support.ledger_events import (
     append_event,
     build_entries,
     build_state,
+    content,
     day,
     deferral,
+    loss,
     promotion,
+    registration,
     release,
     request,
     rollback,
@@ -153,17 +159,30 @@ def test_comparisons_are_verdicts_that_spent_alpha() -> None:
     assert state.comparisons == (EarlierComparison(days=(day(13), day(20)), spending=(("auc", 0.02, False),)),)
 
 
+def test_comparisons_keep_promotions_and_what_days_told() -> None:
+    event = verdict_event(20, "1", level=0.02)
+    [result] = event.verdict.results
+    measured = result.model_copy(update={"days": 14, "day_correlation": 0.2})
+    verdict = event.verdict.model_copy(update={"results": (measured,)})
+    [comparison] = build_state(event.model_copy(update={"verdict": verdict})).comparisons
+    assert comparison.promoted
+    assert comparison.day_correlations == (DayCorrelation("auc", 14, 0.2),)
+
+
 @pytest.mark.parametrize(
     ("event", "problem"),
     [
         (promotion("4", 40, 2, "3"), "verdict in entry 2, which holds none"),
         (promotion("4", 40, 99, "3"), "verdict in entry 99, which holds none"),
         (promotion("4", 40, 8, "3"), "the verdict in entry 8 does not let it"),  # its gates failed
-        (promotion("4", 40, 7, "2"), "the verdict in entry 7 does not let it"),  # judged against 3
-        (promotion("4", 20, 3, "1"), "the champion was 3"),
-        (promotion("4", 30, 7, "3"), "not newer"),
-        (promotion("3", 40, 7, "3"), "not newer"),
-        (deferral("3", 40, 7), "cannot be the challenger"),
+        (promotion("4", 40, 7, "2"), "it replaces version 2, but the champion was 3"),
+        (promotion("4", 20, 3, "1"), "the verdict in entry 3 does not let it"),  # judged against 1
+        (promotion("4", 30, 7, "3"), "it is as of 2013-01-31, and the verdict in entry 7 as of 2013-02-10"),
+        (deferral("4", 41, 7), "it is as of 2013-02-11, and the verdict in entry 7 as of 2013-02-10"),
+        (promotion("3", 40, 7, "3"), "version 3 is not the candidate that the verdict in entry 7 is about"),
+        (deferral("3", 40, 7), "version 3 is not the candidate that the verdict in entry 7 is about"),
+        (promotion("2", 20, 3, "3"), "the verdict in entry 3 does not let it"),
+        (deferral("4", 40, 8), "the verdict in entry 8 does not let it"),
         (deferral("4", 40, 1000), "holds none"),
         (rollback("1", "2"), "the champion was 3"),
         (rollback("3", "3"), "is champion, barred, or has never"),
@@ -178,13 +197,127 @@ def test_replay_refuses_impossible_event(event: LedgerEvent, problem: str) -> No
 
 
 def test_replay_refuses_barred_version_and_frozen_model() -> None:
-    barred = [*THREE_CHAMPIONS, rollback("2", "3"), verdict_event(40, "2")]
-    with pytest.raises(LedgerError, match="was barred"):
-        build_state(*barred, promotion("3", 40, 8, "2"))
+    barred = [*THREE_CHAMPIONS, rollback("2", "3"), verdict_event(40, "2", model=30)]
+    for version in ("3", "4"):  # also under a new number
+        with pytest.raises(LedgerError, match="was barred"):
+            build_state(*barred, promotion(version, 40, 8, "2"))
+        with pytest.raises(LedgerError, match="was barred"):
+            build_state(*barred, deferral(version, 40, 8))
     with pytest.raises(LedgerError, match="champion, barred"):
         build_state(*barred, rollback("3", "2"))
     with pytest.raises(LedgerError, match="was frozen"):
-        build_state(*barred, FROZEN, promotion("4", 40, 8, "2"))
+        build_state(*barred, verdict_event(41, "2"), FROZEN, promotion("4", 41, 9, "2"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (dict(as_of=date(2030, 1, 1)), "claims data until 2030-01-01, and was recorded on 2013-03-01"),
+        (dict(as_of=date(2013, 3, 2)), None),  # in Auckland it was
+        (dict(as_of=date(2013, 3, 3)), "claims data until 2013-03-03"),
+        (dict(holdout=(day(33), day(41))), "does not end by 2013-02-10"),
+        (dict(holdout=(day(40), day(40))), "does not end by"),
+        (dict(holdout=(day(30), day(35))), None),  # labels come later
+        (dict(champion_content="0" * 64), "compares with version 3, whose content was never champion"),
+        (dict(champion_content=content(10)), None),  # it was champion when the run was planned
+    ],
+)
+def test_replay_refuses_a_verdict_that_cannot_be(changes: dict, problem: str | None) -> None:
+    verdict = verdict_event(40, "3").model_copy(update=changes)
+    entry = build_entries([*THREE_CHAMPIONS, FROZEN])[-1].model_copy(
+        update={"event": verdict, "recorded_at": datetime(2013, 3, 1, 11, tzinfo=UTC)}
+    )
+    with pytest.raises(LedgerError, match=problem) if problem else nullcontext():
+        apply_entry(build_state(*THREE_CHAMPIONS), entry, "")
+
+
+def test_verdict_names_the_content_of_its_champion() -> None:
+    for champion, champion_content in ((None, content(10)), ("1", None)):
+        with pytest.raises(ValidationError, match="given together"):
+            VerdictRecorded.model_validate(
+                verdict_event(40).model_dump() | {"champion_version": champion, "champion_content": champion_content}
+            )
+
+
+@pytest.mark.parametrize(
+    ("events", "problem"),
+    [
+        ([BacktestRecorded(as_of=date(2030, 1, 1), candidate_fingerprint="a", report="b")], "claims data until 2030"),
+        ([FROZEN, FROZEN], "was frozen already"),
+        ([UNFROZEN], "was not frozen"),
+        ([registration("1", 2)], "holds none"),
+        ([loss("2", "1")], "it loses version 2, but the champion was 3"),
+        ([loss("3", "3")], "is champion, barred, or has never"),
+        ([loss("3", "9")], "is champion, barred, or has never"),
+        ([rollback("2", "3"), loss("2", "3")], "is champion, barred, or has never"),
+        ([loss("3", "2"), rollback("3", "2")], "version 3 was lost"),
+        ([loss("3", None), loss("3", None)], "the champion was none"),
+        ([loss("3", None), rollback("2", "3")], "the champion was none"),
+        ([verdict_event(40, "3"), REJECTED, REJECTED], "has promoted, or was rejected, before"),
+        ([verdict_event(40, "3"), REJECTED, promotion("4", 40, 7, "3")], "has promoted, or was rejected, before"),
+        ([verdict_event(40, "3"), REJECTED, deferral("4", 40, 7)], "has promoted, or was rejected, before"),
+        ([verdict_event(40, "3"), promotion("4", 40, 7, "3"), REJECTED], "has promoted, or was rejected, before"),
+    ],
+)
+def test_replay_refuses_what_its_kind_may_not_claim(events: list[LedgerEvent], problem: str) -> None:
+    with pytest.raises(LedgerError, match=problem):
+        build_state(*THREE_CHAMPIONS, *events)
+
+
+def test_bar_is_on_the_content_whatever_its_version() -> None:
+    """Rolled back and deleted in MLflow, the same model is registered again under another number."""
+    state = build_state(*THREE_CHAMPIONS, registration("3", 5), rollback("2", "3"), registration("4", 5, "another"))
+    assert state.barred_versions == {"4"}
+    assert state.content_of("3") == state.content_of("4") == content(30)
+    again = [*(entry.event for entry in state.entries), verdict_event(40, "2", model=30)]
+    with pytest.raises(LedgerError, match="was barred"):
+        build_state(*again, promotion("4", 40, 10, "2"))
+    released = [*again, release("4"), verdict_event(41, "2", model=30)]
+    with pytest.raises(LedgerError, match="was barred or lost in entry 11, after its verdict"):
+        build_state(*released, promotion("4", 40, 10, "2"))
+    promoted = build_state(*released, promotion("4", 41, 12, "2"))
+    assert (promoted.champion, promoted.suspect_contents) == ("4", {})
+
+
+def test_number_given_again_does_not_become_champion() -> None:
+    """The registered model is deleted, and a run under way registers another candidate as version 1."""
+    state = build_state(
+        *THREE_CHAMPIONS[:2], registration("1", 1), verdict_event(20, "1", passed=False), registration("1", 4, "new")
+    )
+    assert state.champion_content == content(10)
+    assert state.champion == content(10)[:12], "version 1 is another candidate now"
+    assert state.content_of("1") == content(20)
+    assert state.find_registration(content(10)) is None
+    assert state.content_of(content(10)[:12]) == content(10)
+    events = [entry.event for entry in state.entries]
+    with pytest.raises(LedgerError, match="does not let it"):
+        build_state(*events, promotion("1", 20, 4, content(10)[:12]))
+    again = build_state(*events, registration("2", 1, "again"))
+    assert again.champion == "2"
+
+
+def test_loss_restores_an_earlier_champion_or_none() -> None:
+    state = build_state(*THREE_CHAMPIONS, loss("3", "2"))
+    assert (state.champion, state.champion_as_of, state.previous_champion) == ("2", day(20), "1")
+    state = build_state(*THREE_CHAMPIONS, loss("3", None))
+    assert (state.champion, state.champion_as_of, state.previous_champion) == (None, None, "2")
+    assert state.lost_contents == {content(30)}
+    first = build_state(*THREE_CHAMPIONS, loss("3", None), verdict_event(25), promotion("4", 25, 8))
+    assert (first.champion, first.vacant_since, first.previous_champion) == ("4", None, "2")
+
+
+def test_verdict_before_a_loss_promotes_nothing_after_it() -> None:
+    events = [verdict_event(10), verdict_event(11), promotion("1", 10, 1), loss("1", None)]
+    with pytest.raises(LedgerError, match="is older than the loss of the champion in entry 4"):
+        build_state(*events, promotion("2", 11, 2))
+    with pytest.raises(LedgerError, match="was barred or lost in entry 4, after its verdict"):
+        build_state(*events, promotion("1", 10, 1))
+
+
+def test_registered_again_is_not_lost_any_more() -> None:
+    state = build_state(*THREE_CHAMPIONS, loss("3", "2"), registration("4", 5))
+    assert state.lost_contents == frozenset()
+    assert build_state(*(entry.event for entry in state.entries), rollback("4", "2")).champion_content == content(30)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from evergreen.errors import PromotionRefusedError
 from evergreen.ledger import (
+    ChampionLost,
     ChampionRolledBack,
     ChangeAccepted,
     LedgerEntry,
@@ -28,9 +29,12 @@ from support.ledger_events import (
     THREE_CHAMPIONS,
     append_event,
     build_state,
+    content,
     day,
     deferral,
+    loss,
     promotion,
+    registration,
     release,
     request,
     rollback,
@@ -61,7 +65,7 @@ def test_decide_promotion_replaces_compared_champion() -> None:
     [
         (verdict_event(40, "3", passed=False), [], "auc 0.7"),
         (
-            verdict_event(30, "3"),
+            verdict_event(30, "3", model=4),
             [],
             "not newer.* version 3, has data until 2013-01-31, this version until 2013-01-31",
         ),
@@ -69,7 +73,7 @@ def test_decide_promotion_replaces_compared_champion() -> None:
         (verdict_event(40, "2"), [], "judged against version 2, but version 3 is champion now"),
         (verdict_event(40, None), [], "judged against no version, but version 3"),
         (verdict_event(40, "3", run_reason=RunReason.BACKFILL), [], "a backfill leaves evidence"),
-        (verdict_event(40, "2"), [rollback("2", "3")], "barred"),
+        (verdict_event(40, "2", model=30), [rollback("2", "3")], "barred"),
     ],
 )
 def test_decide_promotion_refuses(verdict_entry: LedgerEvent, earlier: list[LedgerEvent], problem: str) -> None:
@@ -85,7 +89,7 @@ def test_decide_promotion_refuses(verdict_entry: LedgerEvent, earlier: list[Ledg
         (0, "entry 0 of the ledger holds no verdict"),
         (1, "not newer"),  # an earlier verdict
         (2, "entry 2 of the ledger holds no verdict"),
-        (5, "not newer"),
+        (5, "champion already"),
         (8, "entry 8 of the ledger holds no verdict"),
     ],
 )
@@ -210,7 +214,10 @@ def test_decide_promotion_retry_does_not_undo_rollback() -> None:
     with pytest.raises(PromotionRefusedError, match="barred"):
         decide_promotion(state, request(state, "4", 7), cooldown_days=0)
     state = append_event(state, release("4"))
-    assert isinstance(decide_promotion(state, request(state, "4", 7), cooldown_days=0), VersionPromoted)
+    with pytest.raises(PromotionRefusedError, match="barred or lost until entry 10, after its verdict; retrain"):
+        decide_promotion(state, request(state, "4", 7), cooldown_days=0)
+    state = append_event(state, verdict_event(50, "3", model=40))
+    assert isinstance(decide_promotion(state, request(state, "4", 11), cooldown_days=0), VersionPromoted)
 
 
 def test_decide_promotion_after_rollback() -> None:
@@ -225,7 +232,7 @@ def test_decide_promotion_after_rollback() -> None:
         ([], None, "2"),
         ([], "1", "1"),
         ([rollback("2", "3")], None, "1"),  # not to 3, which is barred
-        ([rollback("2", "3"), release("3")], None, "3"),
+        ([rollback("2", "3"), release("3")], None, "1"),  # nor to 3, which no newer verdict has promoted
         ([rollback("2", "3"), release("3")], "3", "3"),
         ([rollback("2", "3"), verdict_event(40, "2"), promotion("4", 40, 8, "2")], None, "2"),
         ([FROZEN], None, "2"),  # a rollback is always possible
@@ -244,7 +251,8 @@ def test_decide_rollback_restores(later: list[LedgerEvent], target: str | None, 
     [
         ([], None, "no champion to roll back from"),
         (THREE_CHAMPIONS[:2], None, "no version to restore instead of version 1"),
-        ([*THREE_CHAMPIONS[:4], rollback("1", "2")], None, r"barred \(barred: 2\)"),
+        ([*THREE_CHAMPIONS[:4], rollback("1", "2")], None, r"barred or lost since \(barred: 2\)"),
+        ([*THREE_CHAMPIONS[:4], rollback("1", "2"), release("2")], None, "barred or lost since; retrain"),
         (THREE_CHAMPIONS, "3", "version 3 is champion already"),
         (THREE_CHAMPIONS, "9", "version 9 has never been champion"),
         ([*THREE_CHAMPIONS, rollback("2", "3")], "3", "version 3 is barred"),
@@ -337,3 +345,91 @@ def test_decide_promotion_refuses_overtaken_challenger() -> None:
     with pytest.raises(PromotionRefusedError, match="not newer"):
         decide_promotion(state, request(state, "4", 7), cooldown_days=0)
     assert date(2013, 2, 11) == state.champion_as_of
+
+
+def test_decide_promotion_refuses_barred_content_under_another_number() -> None:
+    state = build_state(*THREE_CHAMPIONS, registration("3", 5), rollback("2", "3"), registration("4", 5))
+    with pytest.raises(PromotionRefusedError, match="version 4 is not promoted: it is barred by a rollback"):
+        decide_promotion(state, request(state, "4", 5), cooldown_days=0)
+    assert rules.decide_release(state, "4", "weather") == VersionReleased(version="4", reason="weather")
+    assert rules.decide_release(state, "3", "weather") == VersionReleased(version="3", reason="weather")
+
+
+def test_decide_promotion_retry_finds_the_entry_under_another_number() -> None:
+    """A run is cleared after its version was deleted: it registers the champion again."""
+    state = build_state(*THREE_CHAMPIONS, registration("3", 5), registration("7", 5, "again"))
+    assert state.champion == "7"
+    assert decide_promotion(state, request(state, "7", 5), cooldown_days=0) == state.entries[5]
+    judged = append_event(state, verdict_event(40, "7"))
+    assert judged.entries[-1].event.champion_content == content(30)
+    event = decide_promotion(judged, request(judged, "8", 9), cooldown_days=0)
+    assert event == VersionPromoted(version="8", previous_champion="7", as_of=day(40), verdict_entry=9)
+
+
+def test_decide_promotion_refuses_version_of_another_candidate() -> None:
+    state = build_state(
+        *THREE_CHAMPIONS, verdict_event(40, "3"), verdict_event(41, "3"), registration("4", 7), registration("5", 8)
+    )
+    with pytest.raises(PromotionRefusedError, match="not the candidate that the verdict in entry 7 is about"):
+        decide_promotion(state, request(state, "5", 7), cooldown_days=0)
+
+
+def test_decide_promotion_of_the_champions_own_content() -> None:
+    state = build_state(*THREE_CHAMPIONS, verdict_event(40, "3", model=30), registration("4", 7))
+    with pytest.raises(PromotionRefusedError, match="it is champion already"):
+        decide_promotion(state, request(state, "4", 7), cooldown_days=0)
+
+
+def test_default_rollback_skips_a_released_version() -> None:
+    events = [
+        *THREE_CHAMPIONS[:4],
+        rollback("1", "2"),
+        release("2"),
+        verdict_event(30, "1"),
+        promotion("3", 30, 7, "1"),
+    ]
+    state = build_state(*events)
+    assert rules.decide_rollback(state, None, "late").restored_version == "1"
+    assert rules.decide_rollback(state, "2", "a person names it").restored_version == "2"
+    # A newer verdict promotes version 2 again, before version 3.
+    events[6:] = [verdict_event(25, "1", model=20), promotion("2", 25, 7, "1"), verdict_event(30, "2")]
+    state = build_state(*events, promotion("3", 30, 9, "2"))
+    assert rules.decide_rollback(state, None, "late").restored_version == "2"
+
+
+def test_decide_loss() -> None:
+    state = build_state(*THREE_CHAMPIONS)
+    assert list(rules.restorable_versions(state)) == ["2", "1"]
+    event = rules.decide_loss(state, "2", " the bucket was emptied ", expected_champion="3")
+    assert event == ChampionLost(lost_version="3", restored_version="2", reason="the bucket was emptied")
+    state = append_event(state, event)
+    assert rules.decide_loss(state, "2", "again", expected_champion="3") == state.entries[-1]
+    with pytest.raises(PromotionRefusedError, match="version 3 is not champion any more, version 2 is"):
+        rules.decide_loss(state, None, "again", expected_champion="3")
+    with pytest.raises(PromotionRefusedError, match="version 3 was recorded as lost: clear the register task"):
+        rules.decide_rollback(state, "3", "back")
+    assert list(rules.restorable_versions(state)) == ["1"]
+
+
+@pytest.mark.parametrize(("restored", "problem"), [("3", "champion already"), ("9", "never been"), ("2", "is barred")])
+def test_decide_loss_refuses_to_restore(restored: str, problem: str) -> None:
+    state = build_state(*THREE_CHAMPIONS[:4], rollback("1", "2"), verdict_event(30, "1"), promotion("3", 30, 6, "1"))
+    with pytest.raises(PromotionRefusedError, match=problem):
+        rules.decide_loss(state, restored, "gone", expected_champion="3")
+
+
+def test_after_a_loss_the_next_candidate_is_the_first() -> None:
+    state = build_state(*THREE_CHAMPIONS, loss("3", None))
+    with pytest.raises(PromotionRefusedError, match="there is no champion to roll back from"):
+        rules.decide_rollback(state, None, "late")
+    early = build_state(verdict_event(10), verdict_event(11), promotion("1", 10, 1), loss("1", None))
+    with pytest.raises(PromotionRefusedError, match="judged before the champion was lost"):
+        decide_promotion(early, request(early, "2", 2), cooldown_days=0)
+    state = append_event(state, verdict_event(25))
+    event = decide_promotion(state, request(state, "4", 8), cooldown_days=0)
+    assert event == VersionPromoted(version="4", previous_champion=None, as_of=day(25), verdict_entry=8)
+
+
+def test_decide_rejection_needs_a_verdict() -> None:
+    with pytest.raises(PromotionRefusedError, match="entry 2 of the ledger holds no verdict"):
+        rules.decide_rejection(JUDGED, "1", 2, "grace", "no")

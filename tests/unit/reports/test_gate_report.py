@@ -26,6 +26,7 @@ from evergreen.gates import (
     GateResult,
     InputSignature,
     LabelledGate,
+    Look,
     MissingEvidence,
     NoChampion,
     OnlineEqualsOfflineGate,
@@ -45,13 +46,14 @@ from evergreen.reports.gate_report import render_gate_report
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 from support.clusters import day_clusters
+from support.ledger_events import content, model_files
 
 pytestmark = pytest.mark.unit
 
 HOLDOUT = (date(2013, 2, 22), date(2013, 3, 1))
 BINARY_GATES: tuple[Gate, ...] = (
     ThresholdGate(metric="auc", at_least=0.6),
-    AgainstChampionGate(metric="auc", must_be="better"),
+    AgainstChampionGate(metric="auc", must_be="better", guarantee="lifetime"),
     BySliceGate(metric="auc", group_by="carrier", margin=0.05),
     FairnessGate(group_by="carrier", cut=0.5, at_most=0.2),
     BaselineGate(metric="log_loss"),
@@ -168,7 +170,10 @@ def render(gates: tuple[Gate, ...], verdict: Verdict, data: Evidence, **changes:
         as_of=date(2013, 3, 1),
         holdout=HOLDOUT,
         candidate_fingerprint="3f9c2b71aa90c4e2" * 4,
+        candidate_files=model_files(1),
+        candidate_inputs=("distance",),
         champion_version="7",
+        champion_content=content(7),
         verdict=verdict,
         fingerprints={"training_set": "aa11" * 16, "evaluation": "bb22" * 16},
     )
@@ -208,7 +213,7 @@ def test_report_of_passed_gates_says_so() -> None:
 
 
 def test_report_without_champion_shows_candidate_only() -> None:
-    report = page(evidence(champion=NoChampion()), BINARY_GATES[:-1], champion_version=None)
+    report = page(evidence(champion=NoChampion()), BINARY_GATES[:-1], champion_version=None, champion_content=None)
     assert "may become the first champion" in report.words
     assert "there is no champion yet" in report.words
     assert "champion AUC" not in report.words
@@ -336,6 +341,20 @@ def test_report_shows_labels_and_churn() -> None:
     ):
         assert text in words, text
     assert "have no label yet" not in page(evidence(), gates).words
+
+
+def test_report_shows_the_evidence_growing() -> None:
+    gates, data = (AgainstChampionGate(metric="auc", must_be="better"),), evidence()
+    result = judge_evidence(gates, data).results[0]
+    looks = (
+        Look(end=date(2013, 3, 15), days=14, level=0.0012, gain=0.0123, low=-0.0045),
+        Look(end=date(2013, 3, 22), days=21, level=0.0077, gain=0.0131, low=-0.0011),
+    )
+    waiting = result.model_copy(update={"outcome": "inconclusive", "looks": looks})
+    report = Page(render(gates, decide_verdict([waiting]), data))
+    for text in ("Evidence so far: auc_against_champion", "2013-03-22", "0.0131", "−0.0011", "… inconclusive"):
+        assert text in report.words.replace("-0.0011", "−0.0011"), text
+    assert "1 inconclusive" in report.words
 
 
 def test_report_survives_a_failing_plot(monkeypatch: pytest.MonkeyPatch) -> None:

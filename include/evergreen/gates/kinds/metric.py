@@ -8,9 +8,9 @@ from pkgutil import resolve_name
 
 import numpy as np
 
-from evergreen.gates.alpha_spending import EarlierComparison, next_alpha
+from evergreen.gates.alpha_spending import EarlierComparison
 from evergreen.gates.clusters import parse_clusters
-from evergreen.gates.comparisons import check_differing_rows, estimate_gain
+from evergreen.gates.comparisons import check_differing_rows, estimate_gain, measure_gain
 from evergreen.gates.computation import (
     compute_gate_metric,
     count_rows,
@@ -21,9 +21,12 @@ from evergreen.gates.computation import (
     validate_rows,
 )
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
+from evergreen.gates.looks import JudgedGain, judge_gain
 from evergreen.gates.metrics import FloatArray, user_code
 from evergreen.gates.verdict import CustomGateResult, GateResult, NotComputedError, SliceResult
 from evergreen.spec.gates import AgainstChampionGate, BaselineGate, CustomGate, MetricGate, ThresholdGate
+
+_PURPOSES = {"lifetime": "of the lifetime budget", "rate": "for a rate of"}
 
 
 def compute_threshold(gate: ThresholdGate, evidence: Evidence) -> GateResult:
@@ -39,12 +42,17 @@ def compute_threshold(gate: ThresholdGate, evidence: Evidence) -> GateResult:
 
 
 def compute_against_champion(
-    gate: AgainstChampionGate, evidence: Evidence, earlier_comparisons: Sequence[EarlierComparison]
+    gate: AgainstChampionGate,
+    evidence: Evidence,
+    earlier_comparisons: Sequence[EarlierComparison],
+    accumulates: bool = False,
+    previous: GateResult | None = None,
 ) -> GateResult:
     """Pass when the lower bound of the gain reaches the gate's limit; pass at once while there is no champion.
 
-    The bound's level is what `earlier_comparisons` have left of the gate's lifetime budget. A comparison that is not
-    computed spends nothing: it cannot pass.
+    The bound's level is what `earlier_comparisons` have left of the gate's budget. A comparison that is not computed
+    spends nothing: it cannot pass. If it `accumulates`, that is divided among its looks, of which `previous` was the
+    one before, and the outcome is inconclusive as long as later looks may suffice.
     """
     label, candidate, value = _measure_candidate(gate, evidence)
     if isinstance(evidence.champion, NoChampion):
@@ -63,29 +71,43 @@ def compute_against_champion(
     champion_value = compute_gate_metric(gate, label, champion)
     if champion_value is None:
         raise NotComputedError(f"the champion has no {gate.metric} on {label.size:,} rows", candidate=value)
-    budget = 1 - gate.confidence
-    alpha = next_alpha(budget, gate.name, evidence.days, earlier_comparisons)
+    days = clusters.days or (evidence.days[1] - evidence.days[0]).days
     try:
         check_differing_rows(gate, candidate, champion, "the two")
-        gain = estimate_gain(gate, label, candidate, champion, clusters, alpha)
-        if not np.isfinite([gain.low, gain.high]).all():
-            raise NotComputedError(f"the bounds of the gain in {gate.metric} are infinite")
+        estimate = measure_gain(gate, label, candidate, champion, clusters)
+        look = judge_gain(gate, estimate, evidence.days, days, earlier_comparisons, accumulates, previous)
     except NotComputedError as error:
         raise NotComputedError(str(error), candidate=value, champion=champion_value) from None
-    # An equal model is not better.
-    passed = gain.low > 0 if gate.must_be == "better" and not gate.margin else gain.low >= gate.limit
     return gate_result(
         gate,
-        passed=passed,
+        passed=look.outcome == "passed",
         candidate=value,
         champion=champion_value,
-        interval=(gain.low, gain.high),
-        alpha=alpha,
+        interval=(look.gain.low, look.gain.high),
+        alpha=look.alpha,
         rows=label.size,
+        days=clusters.days,
+        day_correlation=estimate.day_correlation,
+        looks=look.looks,
         reason=f"{gate.metric} {value:.4g} against the champion's {champion_value:.4g} on {label.size:,} rows of "
         f"{clusters.describe()}: "
-        f"{_describe_gain(gate, gain.low, passed)}; spends {alpha:.3g} of the lifetime budget {budget:.3g}",
+        f"{_describe_gain(gate, look.gain.low, look.outcome == 'passed')}; {_describe_spending(gate, look)}",
+        **({"outcome": "inconclusive"} if look.outcome == "inconclusive" else {}),
     )
+
+
+def _describe_spending(gate: AgainstChampionGate, comparison: JudgedGain) -> str:
+    budget = f"spends {comparison.alpha:.3g} {_PURPOSES[gate.guarantee]} {1 - gate.confidence:.3g}"
+    if not comparison.looks:
+        return budget
+    look = comparison.looks[-1]
+    end = {
+        "passed": "it suffices",
+        "inconclusive": f"it goes on, up to {comparison.last_day} days",
+        "failed": "it cannot suffice any more" if look.days < comparison.last_day else "no days are left",
+    }[comparison.outcome]
+    number = len(comparison.looks)
+    return f"{budget}, {look.level:.3g} of it at look {number}, after {look.days} days: {end}"
 
 
 def _measure_candidate(gate: MetricGate, evidence: Evidence) -> tuple[FloatArray, FloatArray, float]:

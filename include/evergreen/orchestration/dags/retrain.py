@@ -177,13 +177,14 @@ def plan(name: str) -> XCom:
     if pause:
         return skip_tasks(context, retrain_plan.dump(), _TRAINING_TASKS)
     anchors.check_anchor(name)
-    if champion := versions.get_champion_version(model):
+    if champion := versions.find_champion(model):
         log.info("the candidate is judged against version %s", champion.version)
         retrain_plan = retrain_plan.model_copy(
             update={
-                "champion_version": str(champion.version),
-                "champion_labels_until": versions.holdout_start(champion),
-                "accepted_change": _accepted_change(name, str(champion.version)),
+                "champion_version": champion.version,
+                "champion_content": champion.content,
+                "champion_labels_until": champion.labels_until,
+                "accepted_change": _accepted_change(name, champion.content),
             }
         )
     else:
@@ -191,12 +192,12 @@ def plan(name: str) -> XCom:
     return skip_tasks(context, retrain_plan.dump(), ["backtest"])
 
 
-def _accepted_change(name: str, champion_version: str) -> str | None:
+def _accepted_change(name: str, champion_content: str) -> str | None:
     """Return who has accepted that inputs of this champion can no longer be made, and why."""
     from evergreen import ledger
 
     state = ledger.read_state(name)
-    return state.accepted_change if state.champion == champion_version else None
+    return state.accepted_change if state.champion_content == champion_content else None
 
 
 @task
@@ -284,7 +285,7 @@ def register(name: str, plan: XCom, judge_output: XCom) -> str:
         model,
         judged.training_set(model),
         judged.candidate(model),
-        judged.verdict_event(name).verdict,
+        judged.entry,
         service.verdict_report_path(model, judged.entry),
     )
     anchors.update_anchor(name)  # a verdict that promotes nothing has spent some of the model's budget all the same
