@@ -65,6 +65,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     verdicts = _verdict_dataset(model)
 
     candidate_files, candidate_inputs = predictions.model_identity(context.candidate)
+    content = ledger.hash_model(candidate_files, candidate_inputs)
     scored_champion = context.evaluation.inputs["champion"]  # what was compared, not what the context calls it
     champion_content = scored_champion and scored_champion["content"]
 
@@ -72,7 +73,9 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
         if entry := _find_verdict(state, inputs):
             return entry
         basis, compared = inputs, context.champion_version
-        if compared and (obstacle := rules.comparison_obstacle(state, as_of, compared, champion_content, model)):
+        if compared and (
+            obstacle := rules.comparison_obstacle(state, as_of, content, compared, champion_content, model)
+        ):
             basis = inputs | {"obstacle": obstacle}
             if entry := _find_verdict(state, basis):
                 return entry

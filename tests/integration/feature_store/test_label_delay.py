@@ -43,7 +43,7 @@ MODEL = ModelSpec(
     schedule="0 0 * * 1", train_days=21, holdout_days=7, label_delay={LABEL_DELAY},
     gates=[
         dict(kind="threshold", metric="rmse", at_most=100.0),
-        dict(kind="against_champion", metric="rmse", must_be="not_worse", margin=5.0),
+        dict(kind="against_champion", metric="rmse", must_be="not_worse", margin=5.0, guarantee="lifetime"),
         dict(kind="labelled", at_least=0.95),
         dict(kind="churn", at_most=2.0),
     ],
