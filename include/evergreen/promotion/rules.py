@@ -15,7 +15,7 @@ from evergreen.errors import PromotionRefusedError
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 
-_BARRED = "is barred by a rollback; release it if the version was not at fault"
+_BARRED = "its content is barred by a rollback; release it if the version was not at fault"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def comparison_obstacle(
 ) -> str | None:
     """Return why to compare the candidate with this model would be spent in vain: it promotes nothing; else None."""
     if candidate_content in state.barred_contents:
-        return f"the candidate {_BARRED}"
+        return f"the candidate cannot be promoted: {_BARRED}"
     if problem := _champion_problem(state, as_of, compared_version, compared_content):
         return problem
     return None if model.keep_candidates_ready else promotion_pause(state, as_of, model.cooldown_days)
@@ -306,7 +306,7 @@ def _refusal_reason(
     if state.content_of(request.version) not in (None, content):
         return f"it is not the candidate that the verdict in entry {request.verdict_entry} is about"
     if content in state.barred_contents:
-        return f"it {_BARRED}"
+        return _BARRED
     if rejection := _last_entry(state, ledger.PromotionRejected, verdict_entry=request.verdict_entry):
         assert isinstance(rejection.event, ledger.PromotionRejected)
         return f"{rejection.event.rejected_by} did not approve: {rejection.event.reason}; retrain for another verdict"

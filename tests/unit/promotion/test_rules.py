@@ -199,7 +199,7 @@ def test_comparison_obstacle_names_what_makes_it_vain(
 def test_comparison_obstacle_knows_barred_contents() -> None:
     state = build_state(*THREE_CHAMPIONS, rollback("2", "3"))
     model = loader.load_spec("flight_delay")
-    assert "the candidate is barred by a rollback" in (
+    assert "its content is barred by a rollback" in (
         rules.comparison_obstacle(state, day(40), content(30), "2", content(20), model) or ""
     )
     assert rules.comparison_obstacle(state, day(40), content(40), "2", content(20), model) is None
@@ -359,7 +359,7 @@ def test_decide_promotion_refuses_overtaken_challenger() -> None:
 
 def test_decide_promotion_refuses_barred_content_under_another_number() -> None:
     state = build_state(*THREE_CHAMPIONS, registration("3", 5), rollback("2", "3"), registration("4", 5))
-    with pytest.raises(PromotionRefusedError, match="version 4 is not promoted: it is barred by a rollback"):
+    with pytest.raises(PromotionRefusedError, match="version 4 is not promoted: its content is barred by a rollback"):
         decide_promotion(state, request(state, "4", 5), cooldown_days=0)
     assert rules.decide_release(state, "4", "weather") == VersionReleased(version="4", reason="weather")
     assert rules.decide_release(state, "3", "weather") == VersionReleased(version="3", reason="weather")

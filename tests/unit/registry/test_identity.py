@@ -81,7 +81,7 @@ def test_barred_model_registered_again_stays_barred(book: Book, model: ModelSpec
     book.client.delete_model_version(book.model, second.version)
     version = book.register_again(second)
     assert version == "3"
-    with pytest.raises(PromotionRefusedError, match="version 3 is not promoted: it is barred by a rollback"):
+    with pytest.raises(PromotionRefusedError, match="version 3 is not promoted: its content is barred by a rollback"):
         promote(model, second, version)
     assert book.state.barred_versions == {"3"}
     # Also when another run trains the same model on newer data.
