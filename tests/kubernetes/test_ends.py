@@ -48,7 +48,7 @@ def test_the_trigger_sees_it_too(trial: Callable[..., Trial]) -> None:
 
 
 def test_attempt_over_its_time_is_ended_and_the_next_one_resumes(trial: Callable[..., Trial], deferrable: bool) -> None:
-    job = trial(deferrable=deferrable, steps=60, resources={"timeout_minutes": 0.1})
+    job = trial(deferrable=deferrable, steps=120, resources={"timeout_minutes": 0.1})
     error = job.error()
     assert isinstance(error, LATER)
     assert "it took longer than resources.timeout_minutes, 0.1" in str(error)
@@ -75,7 +75,7 @@ def test_a_full_volume(trial: Callable[..., Trial], shared: Path) -> None:
             "ended as unknown: init container 'fetch' .* exit code 3, so training did not begin: no such bucket",
         ),
         (
-            "exec python -c 'print(len(bytes(2**30)))'",
+            "exec python -c 'print(len(b\"x\" * 2**30))'",
             {"memory": "64Mi"},
             NEVER,
             r"ended as out of memory: init container 'fetch' .* \(OOMKilled\): raise its limit",
