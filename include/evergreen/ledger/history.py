@@ -130,7 +130,7 @@ class EntryHistory(Sequence[LedgerEntry]):
         """Return the hash of the last entry; empty without entries."""
         return self.records[-1].hash if self.records else ""
 
-    def find_last(self, kind: type[LedgerEvent], **fields: object) -> LedgerEntry | None:
+    def find_last(self, kind: type[LedgerEvent], /, **fields: object) -> LedgerEntry | None:
         """Return the newest entry with an event of `kind` that has these values of its fields."""
         kind_name = kind.model_fields["kind"].default
         keys = {name: _index_key(value) for name, value in fields.items() if name in _INDEXED_FIELDS}
