@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen import storage
+from evergreen import ledger
 from evergreen.errors import MissingInputsError, RegistryError, ScoringError
 from evergreen.evaluation.requirements import EvidenceRequirements
 from evergreen.evaluation.rows import (
@@ -26,7 +26,7 @@ from evergreen.evaluation.rows import (
 )
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
 from evergreen.lake import datasets, fingerprints
-from evergreen.scoring.predictions import Champion, model_file, score_candidate, score_table
+from evergreen.scoring.predictions import Champion, model_identity, score_candidate, score_table
 from evergreen.spec.model import ModelSpec
 
 # Columns of the file `scores`.
@@ -229,15 +229,15 @@ class _Measurement:
         """
         if problem := champion.overlap_problem(date.fromisoformat(self._training_set.inputs["holdout"])):
             return {"champion": MissingEvidence(problem)}
+        if ledger.hash_model(*model_identity(self._candidate)) == champion.content:
+            problem = f"version {champion.version} is the candidate itself, byte for byte"
+            return {"champion": MissingEvidence(problem)}
         from evergreen.feature_store.champion_inputs import recreate_inputs
         from evergreen.registry import versions
 
         try:
             with versions.open_model(self._model.name, champion.content) as (folder, _):
                 inputs = versions.read_model_inputs(folder)
-                if self._is_candidate(folder, inputs.column_names):
-                    problem = f"version {champion.version} is the candidate itself, byte for byte"
-                    return {"champion": MissingEvidence(problem)}
                 changed = inputs.changed_columns(self._training_set)
                 rows = recreate_inputs(self._model, self._training_set, holdout, inputs) if changed else holdout
                 scores = pa.array(score_table(folder, rows, inputs.column_names))
@@ -258,13 +258,6 @@ class _Measurement:
         command = f"evergreen accept {self._model.name} {champion.version} --reason …"
         fix = f"bring them back, or accept the change: `{command}` lets the other gates decide"
         return MissingEvidence(f"{problem}; {fix}, when the run is cleared from its plan task on")
-
-    def _is_candidate(self, folder: Path, columns: tuple[str, ...]) -> bool:
-        """Return whether the model in `folder`, with these input columns, is the candidate."""
-        file = model_file(folder)
-        published = self._candidate.files.get(file.name)
-        is_same_file = published is not None and published.sha256 == storage.file_sha256(file)
-        return is_same_file and columns == tuple(self._candidate.inputs["features"])
 
     def _score_recent_rows(self, source: datasets.Dataset) -> pa.Table | MissingEvidence:
         """Return the candidate's predictions for the newest day that has a row whose label is not known."""

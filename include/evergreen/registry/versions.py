@@ -95,7 +95,9 @@ def find_champion(model: ModelSpec) -> Champion | None:
     if tenure is None:
         return None
     version = _find_version(model.name, state, tenure.content)
-    return Champion(str(version.version), tenure.labels_until, content=tenure.content)
+    return Champion(
+        str(version.version), tenure.labels_until, content=tenure.content, accepted_change=state.accepted_change
+    )
 
 
 def register_candidate(
@@ -263,7 +265,7 @@ def verify_version(model: str, version: str, content: str | None = None) -> None
             f"version {version} of {model} is candidate {_fingerprint(state, actual)}, and "
             f"{content[:12]} was judged: find out who changed the registry; the champion stays"
         )
-    with open_artifact(model, version):
+    with open_model(model, actual):
         pass
 
 

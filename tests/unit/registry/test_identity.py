@@ -323,3 +323,15 @@ def test_command_declares_the_champion_lost(book: Book, model: ModelSpec, monkey
     assert result.output.splitlines()[-1] == "there is no champion: the next candidate is judged as the first one"
     event = ledger.read_state(model.name).entries[-1].event
     assert event == ChampionLost(lost_version="1", restored_version=None, reason="the bucket was emptied")
+
+
+def test_find_champion_knows_an_accepted_change(book: Book, model: ModelSpec) -> None:
+    book.promote(book.judge(10))
+    champion = versions.find_champion(model)
+    assert champion
+    assert champion.accepted_change is None
+    accepted = ledger.ChangeAccepted(champion="1", reason="the source was closed")
+    ledger.append_decision(model.name, "ada", lambda _: accepted)
+    champion = versions.find_champion(model)
+    assert champion
+    assert "the source was closed" in (champion.accepted_change or "")

@@ -184,20 +184,12 @@ def plan(name: str) -> XCom:
                 "champion_version": champion.version,
                 "champion_content": champion.content,
                 "champion_labels_until": champion.labels_until,
-                "accepted_change": _accepted_change(name, champion.content),
+                "accepted_change": champion.accepted_change,
             }
         )
     else:
         log.info("there is no champion yet")
     return skip_tasks(context, retrain_plan.dump(), ["backtest"])
-
-
-def _accepted_change(name: str, champion_content: str) -> str | None:
-    """Return who has accepted that inputs of this champion can no longer be made, and why."""
-    from evergreen import ledger
-
-    state = ledger.read_state(name)
-    return state.accepted_change if state.champion_content == champion_content else None
 
 
 @task
