@@ -7,13 +7,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import invalidate_caches
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from evergreen.settings import settings
 
+if TYPE_CHECKING:
+    from support.ledgers import Book
+
 _ROOT = Path(__file__).parents[1]
+_MODEL_NUMBERS = count()
 # Those that ship, and those of the tests; processes that a test starts have them, too.
 os.environ["EVERGREEN_MODELS"] = f"{_ROOT}/include/evergreen_models:{_ROOT}/tests/evergreen_models"
 
@@ -74,3 +80,19 @@ def use_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Path]
 def home(use_home: Callable[[Path], Path], tmp_path: Path) -> Path:
     """An empty home."""
     return use_home(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def model_registry(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the URI of a registry; creating one takes seconds, so tests share it and use different models."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def new_book(model_registry: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Callable[[], Book]:
+    """Return a function that makes a model of its own in that registry, without versions or entries."""
+    from support.ledgers import Book  # here: it loads MLflow
+
+    monkeypatch.setenv("EVERGREEN_MLFLOW", model_registry)
+    settings.cache_clear()
+    return lambda: Book(f"model_{next(_MODEL_NUMBERS)}", home)

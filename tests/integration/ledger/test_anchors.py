@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 from threading import Barrier
 
@@ -28,20 +27,11 @@ from support.ledgers import Book
 
 pytestmark = pytest.mark.integration
 
-_NUMBERS = count()
-
-
-@pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
 
 @pytest.fixture
-def book(mlflow: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Book:
+def book(new_book: Callable[[], Book]) -> Book:
     """Return a model with two champions, one after the other, and an anchor."""
-    monkeypatch.setenv("EVERGREEN_MLFLOW", mlflow)
-    settings.cache_clear()
-    book = Book(f"anchored_{next(_NUMBERS)}", home)
+    book = new_book()
     first = book.judge(10)
     anchors.update_anchor(book.model)  # as the task `register` does
     book.promote(first)
@@ -258,10 +248,12 @@ def test_process_without_a_key_leaves_the_signed_anchor(
         anchors.replace_anchor(book.model)
 
 
-def test_first_promotion_that_is_killed_is_retried_with_signing(signing_keys: Path, mlflow: str, home: Path) -> None:
+def test_first_promotion_that_is_killed_is_retried_with_signing(
+    signing_keys: Path, new_book: Callable[[], Book]
+) -> None:
     """Its retry finds an anchor, which was written before the entry."""
     settings.cache_clear()
-    book = Book(f"anchored_{next(_NUMBERS)}", home)
+    book = new_book()
     candidate = book.judge(10)
     anchors.update_anchor(book.model)
     book.record(candidate)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
-from pathlib import Path
 
 import pytest
 
@@ -14,25 +12,14 @@ from evergreen import ledger
 from evergreen.errors import RegistryError
 from evergreen.promotion import rules
 from evergreen.registry import aliases, versions
-from evergreen.settings import settings
 from support.ledgers import Book, ledger_model, was_consistent
 
 pytestmark = pytest.mark.integration
 
-_NUMBERS = count()
-
-
-@pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the URI of a registry; creating one takes seconds, so tests share it and use different models."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
 
 @pytest.fixture
-def book(mlflow: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Book:
-    monkeypatch.setenv("EVERGREEN_MLFLOW", mlflow)
-    settings.cache_clear()
-    return Book(f"model_{next(_NUMBERS)}", home)
+def book(new_book: Callable[[], Book]) -> Book:
+    return new_book()
 
 
 def alias_statuses(repair: Iterable[aliases.AliasStatus]) -> dict[str, tuple[str, str | None, str | None]]:

@@ -50,15 +50,20 @@ def scorers(random, n, *, d_one=1.0, d_other=1.0, share=0.3):
     )
 
 
-def written_out(label, one, other):
-    """Gain and error by the formula of DeLong et al. 1988: every pair of rows, O(n m)."""
+def gains_of_pairs(label, one, other):
+    """By every pair of a row of class 1 and one of class 0, (m, n): how much more of it `one` wins, ties half."""
     ones, zeros = label == 1, label == 0
 
     def won(score):
         above, below = score[ones][:, None], score[zeros][None, :]
         return (above > below) + (above == below) / 2
 
-    matrix = won(one) - won(other)
+    return won(one) - won(other)
+
+
+def written_out(label, one, other):
+    """Gain and error by the formula of DeLong et al. 1988: every pair of rows, O(n m)."""
+    matrix = gains_of_pairs(label, one, other)
     m, n = matrix.shape
     s10, s01 = matrix.mean(axis=1).var(ddof=1), matrix.mean(axis=0).var(ddof=1)
     return matrix.mean(), np.sqrt(s10 / m + s01 / n), s10 / m, s01 / n
@@ -180,12 +185,7 @@ def test_a_sure_gain_with_no_spread_is_no_certainty():
 def obuchowski(label, one, other, codes):
     """Gain and variance by the formulas of Obuchowski 1997, cluster by cluster and pair by pair."""
     ones, zeros = label == 1, label == 0
-
-    def won(score):
-        above, below = score[ones][:, None], score[zeros][None, :]
-        return (above > below) + (above == below) / 2
-
-    matrix = won(one) - won(other)
+    matrix = gains_of_pairs(label, one, other)
     m, n = matrix.shape
     gain, placements, others = matrix.mean(), matrix.mean(axis=1), matrix.mean(axis=0)
     names = sorted(set(codes))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,19 +27,10 @@ from support.ledgers import Book, Candidate, ledger_model, was_consistent
 
 pytestmark = pytest.mark.unit
 
-_NUMBERS = count()
-
-
-@pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
 
 @pytest.fixture
-def book(mlflow: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Book:
-    monkeypatch.setenv("EVERGREEN_MLFLOW", mlflow)
-    settings.cache_clear()
-    return Book(f"identity_{next(_NUMBERS)}", home)
+def book(new_book: Callable[[], Book]) -> Book:
+    return new_book()
 
 
 @pytest.fixture
