@@ -17,6 +17,7 @@ from evergreen.ledger import PromotionsFrozen
 from evergreen.orchestration.dags import retrain
 from evergreen.orchestration.handover import RetrainPlan
 from evergreen.registry import versions
+from evergreen.scoring.predictions import Champion
 from evergreen.spec import loader
 from evergreen.window import midnight
 from support.ledger_events import promotion, verdict_event
@@ -31,8 +32,8 @@ ZONE = "America/New_York"
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     use_home(tmp_path)
-    champion = SimpleNamespace(version="1", tags={"evergreen.holdout": "2013-01-04"})
-    monkeypatch.setattr(versions, "get_champion_version", lambda _model: champion)
+    champion = Champion("1", date(2013, 1, 4), content="a hash")
+    monkeypatch.setattr(versions, "find_champion", lambda _model: champion)
 
 
 def record(*events: ledger.LedgerEvent) -> None:

@@ -94,8 +94,8 @@ def _validate_inputs(
     faults = []
     if training_set.inputs["as_of"] != as_of.isoformat():
         faults.append(Fault("training set", f"is as of {training_set.inputs['as_of']}", f"pass that of {as_of}"))
-    start, end = (date.fromisoformat(training_set.inputs[name]) for name in ("holdout", "holdout_end"))
-    for name, days in (("holdout_days", (end - start).days), ("label_delay", (as_of - end).days)):
+    start, end, last = (date.fromisoformat(training_set.inputs[name]) for name in ("holdout", "holdout_end", "as_of"))
+    for name, days in (("holdout_days", (end - start).days), ("label_delay", (last - end).days)):
         if days != (declared := getattr(model, name)):
             problem = f"has {name} of {days}, but the spec says {declared}"
             faults.append(Fault("training set", problem, "build it again"))

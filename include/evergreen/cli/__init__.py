@@ -266,7 +266,7 @@ def repair_command(ctx: typer.Context, model: OptionalModelArgument = None) -> N
 
 @ledger_app.command("verify")
 def verify_command(ctx: typer.Context, model: OptionalModelArgument = None) -> None:
-    """Replay every entry, and compare the last with MLflow's anchor."""
+    """Replay every entry; compare the last with MLflow's anchor."""
     _use_local_mlflow()
     from evergreen import ledger
     from evergreen.registry import anchors
@@ -281,7 +281,7 @@ def verify_command(ctx: typer.Context, model: OptionalModelArgument = None) -> N
 
 @ledger_app.command("anchor")
 def anchor_command(ctx: typer.Context, model: ModelArgument) -> None:
-    """Accept the ledger as it is, such as after restoring an older copy."""
+    """Accept the ledger as it is, as after restoring a copy."""
     _use_local_mlflow()
     from evergreen.registry import anchors
 

@@ -309,9 +309,13 @@ def _refusal_reason(
         return f"it was barred or lost until entry {fault}, after its verdict; retrain as of a later day"
     if request.verdict_entry < (state.vacant_since or 0):
         return "it was judged before the champion was lost; clear the run from its plan task on to judge it again"
+    if problem := _champion_problem(
+        state, verdict_event.as_of, verdict_event.champion_version, verdict_event.champion_content
+    ):
+        return problem
     if request.verdict_entry in state.closed_verdicts:
         return "its verdict has promoted it before; retrain as of a later day"
-    return _champion_problem(state, verdict_event.as_of, verdict_event.champion_version, verdict_event.champion_content)
+    return None
 
 
 def _champion_problem(

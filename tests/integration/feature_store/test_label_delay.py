@@ -135,8 +135,7 @@ def retrain(model: ModelSpec, as_of: date) -> ledger.VerdictRecorded:
     examples = training_sets.build_training_set(model, window(model, as_of))
     source = training_sets.training_set_dataset(model)
     candidate = process.train_in_process(model, examples, source, training_sets.model_input_columns(model))
-    present = versions.get_champion_version(model)
-    champion = evaluation.Champion(str(present.version), versions.holdout_start(present)) if present else None
+    champion = versions.find_champion(model)
     scores = evaluation.collect_evidence(model, examples, candidate, champion)
     context = service.EvaluationContext(
         f"as of {as_of}", RunReason.SCHEDULE, examples, candidate, scores, champion.version if champion else None
@@ -144,7 +143,7 @@ def retrain(model: ModelSpec, as_of: date) -> ledger.VerdictRecorded:
     number = service.judge_candidate(model, context)
     event = ledger.read_verdict_event(model.name, number)
     report = service.verdict_report_path(model, number)
-    version = versions.register_candidate(model, examples, candidate, event.verdict, report)
+    version = versions.register_candidate(model, examples, candidate, number, report)
     request = service.PromotionRequest(number, version, RunReason.SCHEDULE)
     if service.promotion_blocker(model, request) is None:
         service.promote_version(model, request, actor="a test")

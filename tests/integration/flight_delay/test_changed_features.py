@@ -52,10 +52,10 @@ def champion(own_january: Path) -> str:
     """A version as of 11 January that takes CHAMPION_COLUMNS."""
     examples, candidate = retrain(11, columns=CHAMPION_COLUMNS)
     scores = evaluation.collect_evidence(MODEL, examples, candidate, None)
-    verdict = judge_evidence(MODEL.gates, evaluation.load_evidence(MODEL, scores))
-    page = settings().home / "report.html"
-    page.write_text("<p>all there is to say</p>")
-    return versions.register_candidate(MODEL, examples, candidate, verdict, page)
+    context = service.EvaluationContext("a run", RunReason.MANUAL, examples, candidate, scores, None)
+    entry = service.judge_candidate(MODEL, context)
+    page = service.verdict_report_path(MODEL, entry)
+    return versions.register_candidate(MODEL, examples, candidate, entry, page)
 
 
 @pytest.fixture
@@ -71,7 +71,9 @@ def expected_scores(champion: str) -> list[float]:
 def against(version: str, model: ModelSpec = MODEL, accepted: str | None = None) -> tuple[datasets.Manifest, Evidence]:
     """Return the evidence about a candidate as of 18 January, and what was published of it."""
     examples, candidate = retrain(18, model)
-    against = evaluation.Champion(version, date(2013, 1, 4), accepted)
+    content = ledger.read_state(MODEL.name).content_of(version)
+    assert content
+    against = evaluation.Champion(version, date(2013, 1, 4), content=content, accepted_change=accepted)
     published = evaluation.collect_evidence(model, examples, candidate, against)
     return published, evaluation.load_evidence(model, published)
 

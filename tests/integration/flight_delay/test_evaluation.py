@@ -29,7 +29,7 @@ from evergreen.window import RunReason, Window
 pytestmark = pytest.mark.integration
 
 ZONE = "America/New_York"
-MODEL = loader.load_spec("flight_delay").model_copy(update={"holdout_days": 7})  # of 17 days
+MODEL = loader.load_spec("flight_delay").model_copy(update={"holdout_days": 8})  # of 17 days
 
 
 def window(end: int, start: int = 1) -> Window:
@@ -86,7 +86,7 @@ def test_a_registered_version_tells_all_that_made_it(registered: tuple) -> None:
     assert known.tags["evergreen.data"] == examples.content_hash
     assert known.tags["evergreen.fingerprint"] == candidate.fingerprint
     assert known.tags["evergreen.as_of"] == "2013-01-11"
-    assert known.tags["evergreen.holdout"] == "2013-01-04"
+    assert known.tags["evergreen.holdout"] == "2013-01-03"
     for tag in ("code", "environment", "verdict", "run"):
         assert known.tags[f"evergreen.{tag}"]
     with versions.open_artifact(MODEL.name, version) as (folder, _):
@@ -124,7 +124,7 @@ def test_a_champion_that_has_seen_the_holdout_blocks(registered: tuple) -> None:
     verdict = judged(evaluation.collect_evidence(MODEL, examples, candidate, seen))
     assert not verdict.promote
     assert compared(verdict).outcome == "not_computed"
-    assert "has seen labels until 2013-01-15, the holdout starts 2013-01-11" in compared(verdict).reason
+    assert "has seen labels until 2013-01-15, the holdout starts 2013-01-10" in compared(verdict).reason
 
 
 def test_a_champion_whose_artifact_is_gone_blocks_until_it_is_back(registered: tuple, own_january: Path) -> None:

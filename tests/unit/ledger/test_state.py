@@ -150,7 +150,7 @@ def test_accepted_change_ends_with_the_champion() -> None:
     ]
     assert build_state(*THREE_CHAMPIONS, accepted, after[0]).accepted_change is None
     assert build_state(*THREE_CHAMPIONS, accepted, *after[1:]).accepted_change is None
-    with pytest.raises(LedgerError, match="it is about version 3, but the champion was 2"):
+    with pytest.raises(LedgerError, match="it is about version 3, not the champion, 2"):
         build_state(*THREE_CHAMPIONS, rollback("2", "3"), accepted)
 
 
@@ -164,7 +164,8 @@ def test_comparisons_keep_promotions_and_what_days_told() -> None:
     [result] = event.verdict.results
     measured = result.model_copy(update={"days": 14, "day_correlation": 0.2})
     verdict = event.verdict.model_copy(update={"results": (measured,)})
-    [comparison] = build_state(event.model_copy(update={"verdict": verdict})).comparisons
+    event = event.model_copy(update={"verdict": verdict})
+    [comparison] = build_state(verdict_event(10), promotion("1", 10, 1), event).comparisons
     assert comparison.promoted
     assert comparison.day_correlations == (DayCorrelation("auc", 14, 0.2),)
 

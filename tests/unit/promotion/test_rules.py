@@ -191,7 +191,8 @@ def test_comparison_obstacle_names_what_makes_it_vain(
     as_of: int, compared: str, changes: dict[str, object], events: list[LedgerEvent], obstacle: str | None
 ) -> None:
     model = loader.load_spec("flight_delay").model_copy(update=changes)
-    found = rules.comparison_obstacle(build_state(*THREE_CHAMPIONS, *events), day(as_of), compared, model)
+    state = build_state(*THREE_CHAMPIONS, *events)
+    found = rules.comparison_obstacle(state, day(as_of), compared, content(int(compared) * 10), model)
     assert found == obstacle if obstacle is None else obstacle in (found or "")
 
 
