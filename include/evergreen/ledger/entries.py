@@ -16,7 +16,7 @@ from evergreen.storage import FileName, RelativePath, Sha256
 from evergreen.window import RunReason
 
 EntryNumber = Annotated[int, Field(ge=1)]
-SNAPSHOT_FORMAT = 1
+SNAPSHOT_FORMAT = 2
 """To be raised when equal entries give another snapshot: snapshots of another format are not used."""
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(lambda instant: instant.astimezone(UTC))]
 

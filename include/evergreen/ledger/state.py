@@ -408,8 +408,9 @@ def _event_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
         case events.PromotionRejected():
             return _reference_problem(state, event.verdict_entry) or _rejection_problem(state, event)
         case events.ChallengerWithdrawn(version=version, verdict_entry=number):
-            is_challenger = number == state.challenger_verdict and version == state.challenger
-            return None if is_challenger else f"version {version} is not the challenger by the verdict in entry {number}"
+            if number == state.challenger_verdict and version == state.challenger:
+                return None
+            return f"version {version} is not the challenger by the verdict in entry {number}"
         case events.ChampionRolledBack(barred_version=replaced, restored_version=version):
             return _replacement_problem(state, "bars", replaced, version)
         case events.ChampionLost(lost_version=replaced, restored_version=version):

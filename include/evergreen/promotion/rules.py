@@ -12,6 +12,7 @@ from datetime import date, timedelta
 
 from evergreen import ledger
 from evergreen.errors import PromotionRefusedError
+from evergreen.lake import fingerprints
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 
@@ -25,6 +26,7 @@ class PromotionRequest:
         run_reason: why the requesting run was started.
         promote_backfill: whether the run's conf lets a backfill promote.
         approved_by: the person who approved, if the model needs approval.
+        as_of: until when the requesting run knows the data, if that is later than the verdict.
     """
 
     verdict_entry: int
@@ -32,6 +34,7 @@ class PromotionRequest:
     run_reason: RunReason
     promote_backfill: bool = False
     approved_by: str | None = None
+    as_of: date | None = None
 
 
 def decide_promotion(
@@ -51,7 +54,8 @@ def decide_promotion(
     if verdict_event is None or problem:
         raise PromotionRefusedError(f"version {request.version} is not promoted: {problem}")
     version, as_of, number = request.version, verdict_event.as_of, request.verdict_entry
-    if reason := promotion_pause(state, as_of, cooldown_days):
+    known_until = max(verdict_event.judged_as_of, request.as_of or date.min)
+    if reason := promotion_pause(state, known_until, cooldown_days):
         entry = _last_entry(state, ledger.PromotionDeferred, verdict_entry=number, reason=reason)
         event = ledger.PromotionDeferred(version=version, as_of=as_of, verdict_entry=number, reason=reason)
         return entry or event
@@ -91,7 +95,108 @@ def comparison_obstacle(
     """Return why a comparison with this model would be spent in vain: it could promote nothing; else None."""
     if problem := _champion_problem(state, as_of, compared_version, compared_content):
         return problem
+    if reason := evidence_wait(state, model):
+        return reason
     return None if model.keep_candidates_ready else promotion_pause(state, as_of, model.cooldown_days)
+
+
+def evidence_wait(state: ledger.LedgerState, model: ModelSpec) -> str | None:
+    """Return why no other candidate is trained or compared while a challenger gathers evidence; None if one may be."""
+    if not state.open_comparison or withdrawal_reason(state, model) or (model.monitor and model.monitor.replaceable):
+        return None
+    return (
+        f"version {state.challenger} gathers evidence until {evidence_end(state, model)}, and {model.name}.monitor then "
+        f"promotes or withdraws it. For another candidate now, `evergreen withdraw {model.name} --reason …`"
+    )
+
+
+def challenger_wait(state: ledger.LedgerState, model: ModelSpec) -> str:
+    """Return what the challenger waits for: more days of evidence, or its promotion, with the reason."""
+    event = state.challenger_event
+    if event is None:
+        return "there is none"
+    if state.open_comparison:
+        return (
+            f"it gathers evidence, on days until {event.holdout[1]} so far, until {evidence_end(state, model)} at most"
+        )
+    deferral = _last_entry(state, ledger.PromotionDeferred, verdict_entry=state.challenger_verdict)
+    if deferral is None:
+        return "it passed its gates, and waits for its promotion"
+    assert isinstance(deferral.event, ledger.PromotionDeferred)
+    return f"it passed its gates, and its promotion is held back: {deferral.event.reason}"
+
+
+def look_wait(state: ledger.LedgerState, model: ModelSpec, as_of: date, days_end: date) -> str | None:
+    """Return why no look at the challenger is taken, with evidence of days until `days_end`; None if one is due."""
+    event = state.challenger_event
+    assert event
+    assert model.monitor
+    new_days = (days_end - event.holdout[1]).days
+    if new_days <= 0 or as_of <= event.judged_as_of:
+        return f"no day has labels that had none at the look before, until {event.holdout[1]}"
+    is_last = days_end >= evidence_end(state, model) - timedelta(model.label_delay)
+    if new_days < model.monitor.look_after_days and not is_last:
+        return f"{new_days} days are new since the look before, of {model.monitor.look_after_days}"
+    return None
+
+
+def evidence_end(state: ledger.LedgerState, model: ModelSpec) -> date:
+    """Return the day from which on the challenger's comparison has had its days: their labels are complete then."""
+    from evergreen.gates.group_sequential import max_days  # here: it loads scipy
+
+    event = state.challenger_event
+    assert event
+    days = [
+        max_days(result.alpha, result.looks[0].days)
+        for result in event.verdict.results
+        if result.outcome == "inconclusive" and result.alpha
+    ]
+    return event.holdout[0] + timedelta(max(days) + model.label_delay)
+
+
+def withdrawal_reason(state: ledger.LedgerState, model: ModelSpec, as_of: date | None = None) -> str | None:
+    """Return why the challenger can become champion no more, whatever later days show; None if it can.
+
+    With `as_of`, until when the caller knows the data, also where the comparison has had its days.
+    """
+    event = state.challenger_event
+    if event is None:
+        return None
+    if problem := _champion_problem(state, event.as_of, event.champion_version, event.champion_content):
+        return problem
+    if event.candidate_content in state.barred_contents:
+        return "it is barred by a rollback"
+    if not state.open_comparison:
+        return None
+    if not model.monitors:
+        return "the spec lets no candidate gather evidence any more"
+    if event.fingerprints.get("gates") != gates_fingerprint(model):
+        return "the model's gates have changed since its first look: evidence by other gates does not count"
+    if as_of and as_of >= (end := evidence_end(state, model)):
+        return f"its evidence does not suffice, and the days of its comparison were over on {end}"
+    return None
+
+
+def decide_withdrawal(state: ledger.LedgerState, version: str, reason: str) -> ledger.LedgerEvent | ledger.LedgerEntry:
+    """Withdraw the challenger `version`: its comparison ends without a promotion.
+
+    Raises:
+        PromotionRefusedError: it is not the challenger, and never was withdrawn.
+    """
+    if state.challenger_verdict and version == state.challenger:
+        return ledger.ChallengerWithdrawn(
+            version=version, verdict_entry=state.challenger_verdict, reason=_require_reason(reason)
+        )
+    if entry := _last_entry(state, ledger.ChallengerWithdrawn, version=version):
+        return entry
+    raise PromotionRefusedError(
+        f"version {version} is not the challenger, {_version_label(state.challenger)} is: there is nothing to withdraw"
+    )
+
+
+def gates_fingerprint(model: ModelSpec) -> str:
+    """Return the fingerprint of the specs of the model's gates."""
+    return fingerprints.compute_fingerprint([gate.model_dump(mode="json") for gate in model.gates])
 
 
 def decide_rollback(
@@ -293,6 +398,9 @@ def _refusal_reason(
         return f"entry {request.verdict_entry} of the ledger holds no verdict: judge the candidate first"
     if not verdict_event.verdict.promote:
         return verdict_event.verdict.reason
+    if withdrawal := _last_entry(state, ledger.ChallengerWithdrawn, verdict_entry=request.verdict_entry):
+        assert isinstance(withdrawal.event, ledger.ChallengerWithdrawn)
+        return f"it was withdrawn by {withdrawal.actor}: {withdrawal.event.reason}; retrain for another verdict"
     content = verdict_event.candidate_content
     if state.content_of(request.version) not in (None, content):
         return f"it is not the candidate that the verdict in entry {request.verdict_entry} is about"

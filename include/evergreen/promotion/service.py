@@ -27,6 +27,24 @@ from evergreen.window import RunReason
 
 
 @dataclass(frozen=True)
+class LookContext:
+    """A later look at the challenger, by one run.
+
+    Attributes:
+        run: DAG id and run id.
+        first_entry: the entry of the first verdict of the comparison.
+        examples: the labelled rows of all days so far (`training_sets.build_look_set`).
+        evaluation: the scores of both models for them (`evaluation.collect_look_evidence`).
+    """
+
+    run: str
+    run_reason: RunReason
+    first_entry: int
+    examples: datasets.Manifest
+    evaluation: datasets.Manifest
+
+
+@dataclass(frozen=True)
 class EvaluationContext:
     """The evaluation of a candidate by one run.
 
@@ -48,13 +66,16 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
 
     The same evaluation is judged once. The significance level of a comparison depends on earlier comparisons, so
     concurrent verdicts are decided one after the other. While a comparison could promote nothing (the model is frozen
-    or cooling down, the candidate is not newer, another version is champion), none is made; the run that is cleared
-    afterwards is judged anew.
+    or cooling down, a challenger gathers evidence, the candidate is not newer, another version is champion), none is
+    made; the run that is cleared afterwards is judged anew.
+
+    A candidate that is compared takes the place of a challenger that gathers evidence, if the spec says so: that is
+    withdrawn first, so that what it has spent counts.
     """
     evidence = evaluation.load_evidence(model, context.evaluation)
     inputs = {
         "evaluation": context.evaluation.content_hash,
-        "gates": _gates_fingerprint(model),
+        "gates": rules.gates_fingerprint(model),
         "training_set": context.training_set.content_hash,
         "candidate": context.candidate.fingerprint,
         "judging": fingerprints.compute_fingerprint(evaluation.verdict_code(model)),
@@ -76,13 +97,15 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             basis = inputs | {"obstacle": obstacle}
             if entry := _find_verdict(state, basis):
                 return entry
-        page = f"{context.evaluation.partition}-{fingerprints.compute_fingerprint(basis)[:16]}.html"
-        evidence_files = {
-            "evaluation": evaluation.evaluation_dataset(model).root / context.evaluation.partition,
-            "report": verdicts.root / page,
-        }
+        elif state.challenger and (reason := rules.withdrawal_reason(state, model)):
+            return rules.decide_withdrawal(state, state.challenger, reason)
+        # One challenger at a time: beside one that has passed its gates, the holdout decides.
+        accumulates = model.monitors and (state.challenger is None or state.open_comparison is not None)
+        judged = _judge(model, evidence, basis, state.entries.comparisons(), accumulates)
+        if state.challenger and state.open_comparison and any(result.alpha for result in judged.results):
+            return rules.decide_withdrawal(state, state.challenger, f"replaced by the candidate of {context.run}")
         # Slices are stored before the entry that names them.
-        verdict, slice_files = detach_slices(_judge(model, evidence, basis, state.comparisons), verdicts)
+        verdict, slice_files = detach_slices(judged, verdicts)
         return ledger.VerdictRecorded(
             run=context.run,
             run_reason=context.run_reason,
@@ -94,13 +117,76 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             champion_version=context.champion_version,
             champion_content=champion_content,
             verdict=verdict,
-            evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()} | slice_files,
+            evidence=_evidence_files(model, context.evaluation, basis) | slice_files,
             fingerprints=basis,
         )
 
-    number = ledger.append_decision(model.name, context.run, decide).number
-    verdict_report_path(model, number)
-    return number
+    entry = ledger.append_decision(model.name, context.run, decide)
+    while isinstance(entry.event, ledger.ChallengerWithdrawn):
+        aliases.sync_aliases(model.name)
+        entry = ledger.append_decision(model.name, context.run, decide)
+    verdict_report_path(model, entry.number)
+    return entry.number
+
+
+def judge_look(model: ModelSpec, context: LookContext) -> int:
+    """Record the verdict of a later look at the challenger, render its report, and return the number of the entry.
+
+    The same evaluation is judged once. A verdict that is neither inconclusive nor promotes ends the comparison.
+
+    Raises:
+        PromotionRefusedError: the comparison has ended, or no day is new since the look before.
+    """
+    evidence = evaluation.load_evidence(model, context.evaluation)
+    first = ledger.read_verdict_event(model.name, context.first_entry)
+    basis = _look_basis(model, context, first)
+
+    def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
+        if entry := _find_verdict(state, basis):
+            return entry
+        previous, problem = state.challenger_event, rules.withdrawal_reason(state, model)
+        if previous is None or state.open_comparison != context.first_entry or problem:
+            raise PromotionRefusedError(f"nothing is looked at: {problem or 'the comparison has ended meanwhile'}")
+        slices = {name: file for name, file in previous.evidence.items() if name == "slices"}
+        return previous.model_copy(
+            update={
+                "run": context.run,
+                "run_reason": context.run_reason,
+                "holdout": evidence.days,
+                "verdict": _judge_look(model, evidence, state, previous),
+                "later_look": ledger.LaterLook(
+                    first_entry=context.first_entry, as_of=date.fromisoformat(context.examples.inputs["as_of"])
+                ),
+                "evidence": _evidence_files(model, context.evaluation, basis) | slices,
+                "fingerprints": basis,
+            }
+        )
+
+    anchors.update_anchor(model.name)
+    entry = ledger.append_decision(model.name, context.run, decide)
+    aliases.sync_aliases(model.name)
+    verdict_report_path(model, entry.number)
+    return entry.number
+
+
+def preview_look(model: ModelSpec, context: LookContext) -> gates.Verdict:
+    """Return the verdict that a look would have had then, after those before it. Nothing is recorded.
+
+    Raises:
+        PromotionRefusedError: no day is new since the look before, or the comparison began later.
+    """
+    as_of = date.fromisoformat(context.examples.inputs["as_of"])
+    state = ledger.read_state(model.name)
+    looks = [
+        event
+        for number, record in enumerate(state.entries.records, 1)
+        if context.first_entry in (number, record.first_look)
+        and (event := state.find_verdict_event(number))
+        and event.judged_as_of < as_of
+    ]
+    if not looks:
+        raise PromotionRefusedError(f"the comparison of entry {context.first_entry} began later than {as_of}")
+    return _judge_look(model, evaluation.load_evidence(model, context.evaluation), state, looks[-1])
 
 
 def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
@@ -115,18 +201,18 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
     if file.exists():
         return file
     manifest = evaluation.evaluation_dataset(model).manifest(Path(event.evidence["evaluation"]).name)
-    if manifest is None or event.fingerprints["gates"] != _gates_fingerprint(model):
+    if manifest is None or event.fingerprints["gates"] != rules.gates_fingerprint(model):
         raise InputsChangedError(
             f"{file}: the report of entry {verdict_entry} is missing, and cannot be rendered again because the "
             "model's gates have changed or the evaluation is gone: clear the run from its evaluate task on"
         )
     evidence = evaluation.load_evidence(model, manifest)
-    earlier = ledger.read_state(model.name).entries.comparisons(before_entry=verdict_entry)
+    first_entry = event.later_look.first_entry if event.later_look else verdict_entry
+    earlier = ledger.read_state(model.name).entries.comparisons(before_entry=first_entry)
     try:
         whole_event = attach_slices(event)
     except InputsChangedError:
-        # Equal evidence gives equal slices, and they are stored under their hash.
-        detach_slices(_judge(model, evidence, event.fingerprints, earlier), _verdict_dataset(model))
+        _restore_slices(model, first_entry, earlier)
         whole_event = attach_slices(event)
     from evergreen.reports import gate_report  # here: it loads matplotlib
 
@@ -240,6 +326,12 @@ def declare_champion_lost(
     return event
 
 
+def sync_champion_aliases(model: ModelSpec) -> None:
+    """Let MLflow's aliases follow the ledger: an earlier attempt may have died before it did."""
+    if ledger.read_state(model.name).tenures:
+        aliases.sync_aliases(model.name)
+
+
 def release_version(model: ModelSpec, version: str, reason: str, *, actor: str) -> None:
     """Let a version that was barred by a rollback be promoted again."""
     _append_and_sync(model, actor, lambda state: rules.decide_release(state, version, reason))
@@ -256,6 +348,35 @@ def accept_change(model: ModelSpec, version: str, reason: str, *, actor: str) ->
             f"without its champion nothing would judge a candidate of {model.name}: add a threshold or a baseline gate"
         )
     _append_and_sync(model, actor, lambda state: rules.decide_change_acceptance(state, version, reason))
+
+
+def withdraw_challenger(model: ModelSpec, reason: str, *, actor: str) -> str:
+    """Withdraw the challenger, and return its version: its comparison ends without a promotion.
+
+    Raises:
+        PromotionRefusedError: there is none.
+    """
+    version = ledger.read_state(model.name).challenger
+    if version is None:
+        raise PromotionRefusedError(f"{model.name} has no challenger: there is nothing to withdraw")
+    _append_and_sync(model, actor, lambda state: rules.decide_withdrawal(state, version, reason))
+    return version
+
+
+def withdraw_obsolete_challenger(model: ModelSpec, as_of: date, *, actor: str) -> str | None:
+    """Withdraw the challenger if it can become champion no more, as of a day; return why, or None if it can."""
+
+    def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
+        reason = rules.withdrawal_reason(state, model, as_of)
+        if state.challenger is None or reason is None:
+            raise PromotionRefusedError("the challenger may still become champion")
+        return rules.decide_withdrawal(state, state.challenger, reason)
+
+    if rules.withdrawal_reason(ledger.read_state(model.name), model, as_of) is None:
+        return None
+    event = _append_and_sync(model, actor, decide)
+    assert isinstance(event, ledger.ChallengerWithdrawn)
+    return event.reason
 
 
 def freeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
@@ -302,16 +423,58 @@ def _judge(
     evidence: gates.Evidence,
     basis: Mapping[str, str],
     earlier_comparisons: Sequence[gates.EarlierComparison],
+    accumulates: bool,
 ) -> gates.Verdict:
     """Return the verdict on the evidence. An obstacle in `basis` to the promotion leaves the champion uncompared."""
     if obstacle := basis.get("obstacle"):
         evidence = replace(evidence, champion=gates.MissingEvidence(obstacle))
-    return gates.judge_evidence(model.gates, evidence, earlier_comparisons)
+    return gates.judge_evidence(model.gates, evidence, earlier_comparisons, accumulates=accumulates)
+
+
+def _judge_look(
+    model: ModelSpec, evidence: gates.Evidence, state: ledger.LedgerState, previous: ledger.VerdictRecorded
+) -> gates.Verdict:
+    assert evidence.days
+    if evidence.days[1] <= previous.holdout[1]:
+        raise PromotionRefusedError(f"no day has labels that had none at the look before, until {previous.holdout[1]}")
+    first_entry = previous.later_look.first_entry if previous.later_look else state.open_comparison
+    earlier = state.entries.comparisons(before_entry=first_entry)
+    verdict = gates.judge_next_look(model.gates, evidence, earlier, previous.verdict)
+    return verdict.model_copy(update={"unlabelled_share": gates.unlabelled_share(evidence)})
+
+
+def _look_basis(model: ModelSpec, context: LookContext, first: ledger.VerdictRecorded) -> dict[str, str]:
+    return {
+        "evaluation": context.evaluation.content_hash,
+        "gates": rules.gates_fingerprint(model),
+        "training_set": first.fingerprints["training_set"],
+        "examples": context.examples.content_hash,
+        "candidate": first.candidate_fingerprint,
+        "judging": fingerprints.compute_fingerprint(evaluation.verdict_code(model)),
+    }
+
+
+def _evidence_files(model: ModelSpec, measured: datasets.Manifest, basis: Mapping[str, str]) -> dict[str, str]:
+    """Return evaluation and report of a verdict on this basis, relative to the lake."""
+    page = f"{measured.partition}-{fingerprints.compute_fingerprint(dict(basis))[:16]}.html"
+    files = {
+        "evaluation": evaluation.evaluation_dataset(model).root / measured.partition,
+        "report": _verdict_dataset(model).root / page,
+    }
+    return {name: datasets.path_in_lake(file) for name, file in files.items()}
+
+
+def _restore_slices(model: ModelSpec, first_entry: int, earlier_comparisons: Sequence[gates.EarlierComparison]) -> None:
+    """Store the slices of a comparison's first verdict again, which its later looks keep.
+
+    Equal evidence gives equal slices, and they are stored under their hash.
+    """
+    event = ledger.read_verdict_event(model.name, first_entry)
+    if manifest := evaluation.evaluation_dataset(model).manifest(Path(event.evidence["evaluation"]).name):
+        evidence = evaluation.load_evidence(model, manifest)
+        judged = _judge(model, evidence, event.fingerprints, earlier_comparisons, accumulates=False)
+        detach_slices(judged, _verdict_dataset(model))
 
 
 def _verdict_dataset(model: ModelSpec) -> datasets.Dataset:
     return datasets.open_dataset(f"verdicts/{model.name}")
-
-
-def _gates_fingerprint(model: ModelSpec) -> str:
-    return fingerprints.compute_fingerprint([gate.model_dump(mode="json") for gate in model.gates])
