@@ -105,8 +105,8 @@ def evidence_wait(state: ledger.LedgerState, model: ModelSpec) -> str | None:
     if not state.open_comparison or withdrawal_reason(state, model) or (model.monitor and model.monitor.replaceable):
         return None
     return (
-        f"version {state.challenger} gathers evidence until {evidence_end(state, model)}, and {model.name}.monitor then "
-        f"promotes or withdraws it. For another candidate now, `evergreen withdraw {model.name} --reason …`"
+        f"version {state.challenger} gathers evidence until {evidence_end(state, model)}, when {model.name}.monitor "
+        f"withdraws it if it is not champion; for another candidate now, `evergreen withdraw {model.name} --reason …`"
     )
 
 
@@ -116,9 +116,8 @@ def challenger_wait(state: ledger.LedgerState, model: ModelSpec) -> str:
     if event is None:
         return "there is none"
     if state.open_comparison:
-        return (
-            f"it gathers evidence, on days until {event.holdout[1]} so far, until {evidence_end(state, model)} at most"
-        )
+        end = evidence_end(state, model)
+        return f"it gathers evidence until {end} at most, and has that of days until {event.holdout[1]}"
     deferral = _last_entry(state, ledger.PromotionDeferred, verdict_entry=state.challenger_verdict)
     if deferral is None:
         return "it passed its gates, and waits for its promotion"

@@ -22,7 +22,7 @@ champion.
 
 **When a run ends after `materialize`,** the model is frozen or cooling down, or a challenger gathers evidence, and the
 log of `plan` says why and until when. Nothing is trained or compared meanwhile, unless the spec says
-`keep_candidates_ready`, or lets later candidates replace the challenger; the online store stays fresh, for the champion.
+`keep_candidates_ready`, or lets later candidates replace the challenger. The online store stays fresh.
 
 **When `training_set` fails,** days of features are missing; the log names them. Run the features DAG for them.
 
