@@ -42,7 +42,7 @@ from evergreen.orchestration.dag_run import (
 )
 from evergreen.orchestration.dags.features import features_asset
 from evergreen.orchestration.dags.retrain import GateReportLink, request_approval
-from evergreen.orchestration.handover import JudgedVerdict, LookPlan, Reference, ScoredLook, XCom
+from evergreen.orchestration.handover import JudgedVerdict, LookPlan, ScoredLook, XCom
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -152,7 +152,7 @@ def plan(name: str) -> XCom:
 
 
 @task
-def examples(name: str, plan: XCom) -> Reference:
+def examples(name: str, plan: XCom) -> XCom:
     """Join the labelled rows of all days so far with the features known at each (Feast, point in time)."""
     from evergreen.feature_store import training_sets
 
