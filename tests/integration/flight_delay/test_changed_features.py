@@ -11,11 +11,12 @@ import pytest
 import xgboost
 from feast import FeatureService, FeatureStore, FeatureView
 
-from evergreen import evaluation
+from evergreen import evaluation, ledger
 from evergreen.feature_store import training_sets
 from evergreen.feature_store.repository import feature_source, open_feature_store
 from evergreen.gates import AgainstChampionGate, Evidence, MissingEvidence, NoChampion, ThresholdGate, judge_evidence
 from evergreen.lake import datasets
+from evergreen.promotion import service
 from evergreen.registry import versions
 from evergreen.settings import settings
 from evergreen.spec import loader
