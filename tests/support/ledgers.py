@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -23,7 +23,10 @@ from support.model_folders import write_model_folder
 LEDGER_ALIASES = ("champion", "previous", "challenger")
 
 
-def ledger_model(name: str, cooldown_days: int = 0) -> ModelSpec:
+_THRESHOLD = {"kind": "threshold", "metric": "auc", "at_least": 0.6}
+
+
+def ledger_model(name: str, cooldown_days: int = 0, gates: Sequence[Mapping[str, object]] = (_THRESHOLD,)) -> ModelSpec:
     """Return the spec of a model that is only judged and promoted."""
     features = FeatureSpec(
         timezone="UTC",
@@ -38,7 +41,7 @@ def ledger_model(name: str, cooldown_days: int = 0) -> ModelSpec:
         features=features,
         feature_service="delays",
         schedule="0 0 * * *",
-        gates=({"kind": "threshold", "metric": "auc", "at_least": 0.6},),
+        gates=tuple(gates),
         cooldown_days=cooldown_days,
     )
 

@@ -89,7 +89,7 @@ def loan_project(
 
 
 def publish(day: date, label_delay: int) -> None:
-    """Publish 30 requests of a day. The losses are known after so many days, the large ones (the last rows) after ten."""
+    """Publish 30 requests of a day. Losses are known after `label_delay` days, large ones (the last rows) after ten."""
     random = np.random.default_rng(day.toordinal())
     begins = datetime.combine(day, datetime.min.time(), ZoneInfo(ZONE))
     times = [begins + timedelta(minutes=30 * row) for row in range(ROWS)]

@@ -72,7 +72,7 @@ def test_show_history_lists_every_champion_with_its_reason(home: Path) -> None:
 
 def test_show_history_names_the_challenger(home: Path) -> None:
     append_events(verdict_event(10), promotion("1", 10, 1), verdict_event(17, "1"), deferral("2", 17, 3))
-    assert "challenger: version 2, held back: frozen" in history()
+    assert "challenger: version 2: it passed its gates, and its promotion is held back: frozen" in history()
 
 
 def test_show_history_names_labels_and_an_accepted_change(home: Path) -> None:
