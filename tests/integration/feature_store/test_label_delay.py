@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 LABEL_DELAY = 30
 GATES = """
 dict(kind="threshold", metric="rmse", at_most=100.0),
-dict(kind="against_champion", metric="rmse", must_be="not_worse", margin=5.0),
+dict(kind="against_champion", metric="rmse", must_be="not_worse", margin=5.0, guarantee="lifetime"),
 dict(kind="labelled", at_least=0.95),
 dict(kind="churn", at_most=2.0),
 """

@@ -213,7 +213,6 @@ def test_a_challenger_is_withdrawn_when_its_days_are_over(loans: ModelSpec, monk
     assert "version 2 is withdrawn: its evidence does not suffice, and the days of its comparison were over" in text
     assert aliases() == {"champion": "1"}
     assert [c.promoted for c in read().comparisons] == [False]
-    assert datetime
 
 
 def test_a_challenger_is_withdrawn_when_the_champion_changes(loans: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
