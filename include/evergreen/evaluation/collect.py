@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evergreen import storage
-from evergreen.errors import MissingInputsError, ScoringError
+from evergreen.errors import MissingInputsError, RegistryError, ScoringError
 from evergreen.evaluation.requirements import EvidenceRequirements
 from evergreen.evaluation.rows import (
     compute_baselines,
@@ -292,7 +292,7 @@ class _Measurement:
                 scores = pa.array(score_table(folder, rows, inputs.column_names))
         except MissingInputsError as error:
             return {"champion": self._incomparable_champion(champion, error)}
-        except ScoringError as error:
+        except (RegistryError, ScoringError) as error:
             return {"champion": MissingEvidence(f"version {champion.version} cannot be scored: {error}")}
         if not changed:
             return {"champion": scores}

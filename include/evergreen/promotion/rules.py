@@ -16,6 +16,8 @@ from evergreen.lake import fingerprints
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 
+_BARRED = "is barred by a rollback; release it if the version was not at fault"
+
 
 @dataclass(frozen=True)
 class PromotionRequest:
@@ -90,9 +92,16 @@ def promotion_pause(state: ledger.LedgerState, as_of: date, cooldown_days: int) 
 
 
 def comparison_obstacle(
-    state: ledger.LedgerState, as_of: date, compared_version: str, compared_content: str, model: ModelSpec
+    state: ledger.LedgerState,
+    as_of: date,
+    candidate_content: str,
+    compared_version: str,
+    compared_content: str,
+    model: ModelSpec,
 ) -> str | None:
-    """Return why a comparison with this model would be spent in vain: it could promote nothing; else None."""
+    """Return why to compare the candidate with this model would be spent in vain: it promotes nothing; else None."""
+    if candidate_content in state.barred_contents:
+        return f"the candidate {_BARRED}"
     if problem := _champion_problem(state, as_of, compared_version, compared_content):
         return problem
     if reason := evidence_wait(state, model):
@@ -164,7 +173,7 @@ def withdrawal_reason(state: ledger.LedgerState, model: ModelSpec, as_of: date |
     if problem := _champion_problem(state, event.as_of, event.champion_version, event.champion_content):
         return problem
     if event.candidate_content in state.barred_contents:
-        return "it is barred by a rollback"
+        return f"it {_BARRED}"
     if not state.open_comparison:
         return None
     if not model.monitors:
@@ -404,7 +413,7 @@ def _refusal_reason(
     if state.content_of(request.version) not in (None, content):
         return f"it is not the candidate that the verdict in entry {request.verdict_entry} is about"
     if content in state.barred_contents:
-        return "it is barred by a rollback; release it if the version was not at fault"
+        return f"it {_BARRED}"
     if rejection := _last_entry(state, ledger.PromotionRejected, verdict_entry=request.verdict_entry):
         assert isinstance(rejection.event, ledger.PromotionRejected)
         return f"{rejection.event.rejected_by} did not approve: {rejection.event.reason}; retrain for another verdict"

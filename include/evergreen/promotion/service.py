@@ -86,6 +86,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     verdicts = _verdict_dataset(model)
 
     candidate_files, candidate_inputs = predictions.model_identity(context.candidate)
+    content = ledger.hash_model(candidate_files, candidate_inputs)
     scored_champion = context.evaluation.inputs["champion"]  # what was compared, not what the context calls it
     champion_content = scored_champion and scored_champion["content"]
 
@@ -93,7 +94,9 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
         if entry := _find_verdict(state, inputs):
             return entry
         basis, compared = inputs, context.champion_version
-        if compared and (obstacle := rules.comparison_obstacle(state, as_of, compared, champion_content, model)):
+        if compared and (
+            obstacle := rules.comparison_obstacle(state, as_of, content, compared, champion_content, model)
+        ):
             basis = inputs | {"obstacle": obstacle}
             if entry := _find_verdict(state, basis):
                 return entry
@@ -440,6 +443,8 @@ def _judge_look(
     first_entry = previous.later_look.first_entry if previous.later_look else state.open_comparison
     earlier = state.entries.comparisons(before_entry=first_entry)
     verdict = gates.judge_next_look(model.gates, evidence, earlier, previous.verdict)
+    if all(new.looks == old.looks for new, old in zip(verdict.results, previous.verdict.results, strict=True)):
+        raise PromotionRefusedError(verdict.reason)  # nothing could be computed
     return verdict.model_copy(update={"unlabelled_share": gates.unlabelled_share(evidence)})
 
 

@@ -13,7 +13,7 @@ import pytest
 from evergreen.cli import create_console, migrate
 from evergreen.cli.doctor import ChecksFailedError
 from evergreen.cli.migrate import MigrationError
-from evergreen.settings import Settings, settings
+from evergreen.settings import SecretUrl, Settings, settings
 from support import s3_server
 from support.s3_server import S3
 
@@ -42,7 +42,7 @@ def migration_failure() -> str:
 def test_configured_databases_are_those_of_the_environment() -> None:
     assert migrate.configured_databases({"MLFLOW_BACKEND_STORE_URI": "", "OTHER": "x"}) == {}
     assert migrate.configured_databases({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://x"}) == {
-        "Airflow": "postgresql://x"
+        "Airflow": SecretUrl("postgresql://x")
     }
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 def rows() -> pd.DataFrame:
     """Training rows as of 12 January; few days, because Spark takes its time."""
-    model = loader.load_spec("flight_delay")
+    model = loader.load_spec("flight_delay").model_copy(update={"holdout_days": 5})
     window = Window.from_range(date(2013, 1, 3), date(2013, 1, 12), RunReason.MANUAL, "America/New_York")
     manifest = training_sets.build_training_set(model, window)
     published = training_sets.training_set_dataset(model)

@@ -12,7 +12,7 @@ import pytest
 from evergreen import evaluation, ledger
 from evergreen.errors import InputsChangedError, PromotionRefusedError, RegistryError, SignatureError
 from evergreen.feature_store import training_sets
-from evergreen.gates import AgainstChampionGate, GateResult, MissingEvidence, ThresholdGate
+from evergreen.gates import AgainstChampionGate, BySliceGate, GateResult, MissingEvidence, ThresholdGate
 from evergreen.lake import datasets
 from evergreen.ledger import ChampionRolledBack, VersionPromoted
 from evergreen.promotion import service
@@ -34,7 +34,7 @@ MODEL = SPEC.model_copy(
             ThresholdGate(metric="auc", at_least=0.5),
             AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.2),
         ),
-        "holdout_days": 7,
+        "holdout_days": 8,  # of 17: as many as weigh like five
         "parameters": {**SPEC.parameters, "rounds": 12},
     }
 )
@@ -103,21 +103,23 @@ def test_report_is_rendered_after_the_verdict_is_recorded(own_january: Path, mon
 
 def test_report_shows_slices_that_are_in_the_lake(own_january: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     promoted(11)
-    context = case(15)
-    whole = service.verdict_report_path(MODEL, service.judge_candidate(MODEL, context)).read_text()
-    for file in (own_january / "ledger" / MODEL.name).rglob("*3.json"):
+    by_origin = BySliceGate(metric="auc", group_by="origin", margin=0.5)
+    model = MODEL.model_copy(update={"gates": (*MODEL.gates, by_origin)})
+    context = case(15, model=model)
+    whole = service.verdict_report_path(model, service.judge_candidate(model, context)).read_text()
+    for file in (own_january / "ledger" / MODEL.name).rglob("*4.json"):
         file.unlink()
     ledger._open_journal.cache_clear()
     monkeypatch.setattr("evergreen.promotion.slices.MAX_ENTRY_SLICES", 1)
-    number = service.judge_candidate(MODEL, context)
-    page = service.verdict_report_path(MODEL, number)
+    number = service.judge_candidate(model, context)
+    page = service.verdict_report_path(model, number)
     page.unlink()
     event = ledger.read_verdict_event(MODEL.name, number)
     assert any(result.stored_slices for result in event.verdict.results)
-    assert service.verdict_report_path(MODEL, number).read_text() == whole
+    assert service.verdict_report_path(model, number).read_text() == whole
     page.unlink()
     datasets.lake_path(event.evidence["slices"]).unlink()
-    assert service.verdict_report_path(MODEL, number).read_text() == whole, "computed again from the evaluation"
+    assert service.verdict_report_path(model, number).read_text() == whole, "computed again from the evaluation"
     assert datasets.lake_path(event.evidence["slices"]).exists()
 
 
@@ -214,7 +216,7 @@ def test_a_run_cleared_after_a_freeze_is_judged_anew(own_january: Path) -> None:
     number, version = registered(case(15))
     service.unfreeze_promotions(MODEL, "it is over", actor="a person")
     again, same_version = registered(case(15))
-    assert (again, same_version) == (number + 2, version)
+    assert (again, same_version) == (number + 3, version)
     assert "an audit" not in service.verdict_report_path(MODEL, again).read_text()
     assert ask(again, version) is None
 

@@ -214,7 +214,7 @@ def test_evidence_that_no_gate_needs_is_not_measured(
     (home / "online/flight_delay.db").unlink()
     published = evaluation.collect_evidence(judged_by(AUC), examples, candidate, None)
     assert set(published.files) == {"metadata", "scores"}
-    assert set(published.files["scores"].schema) == {"event_timestamp", "label", "candidate"}
+    assert set(published.files["scores"].schema) == {"event_timestamp", "label", "candidate", "cluster:day"}
     assert not (home / "online/flight_delay.db").exists()
     found = evaluation.load_evidence(judged_by(AUC), published)
     assert found.groups == found.baselines == {}

@@ -13,7 +13,7 @@ import xgboost
 
 from evergreen.evaluation import serving_costs
 from evergreen.gates.evidence import MissingEvidence
-from evergreen.lake import datasets
+from evergreen.lake import datasets, fingerprints
 from evergreen.spec import loader
 from evergreen.spec.gates import ServingQuantity
 from evergreen.training import candidates
@@ -28,7 +28,7 @@ TABLE = pa.table({name: np.random.default_rng(n).random(700) for n, name in enum
 
 def published(features: tuple[str, ...] = NAMES, rounds: int = 10, depth: int = 3) -> datasets.Manifest:
     """A candidate that learned noise."""
-    target, mark = candidates.candidate_dataset(MODEL), f"{features} {rounds} {depth}"
+    target, mark = candidates.candidate_dataset(MODEL), fingerprints.compute_fingerprint([features, rounds, depth])
     folder = target.stage("as_of=2013-01-18", mark)
     rows = np.random.default_rng(5).random((2000, len(NAMES)))
     data = xgboost.DMatrix(rows, label=rows[:, 0] > rows[:, 1], feature_names=list(NAMES))

@@ -40,7 +40,7 @@ from evergreen.window import RunReason
 from evergreen_local import services
 from support import onnx_models
 from support.documents import DOCS, table_below
-from support.ledger_events import promotion, verdict_event
+from support.ledger_events import promotion
 
 pytestmark = pytest.mark.integration
 
@@ -552,11 +552,10 @@ def test_each_task_sends_the_requests_of_the_page(server: str, home: Path, monke
         task: {"reads": set(re.findall(r"`([\w/-]+)`", reads)), "writes": set(re.findall(r"`([\w/-]+)`", writes))}
         for task, reads, writes in table_below(DOCS / "trust.md", "### In MLflow")
     }
-    ledger.append_decision(MODEL.name, "ada", lambda _: verdict_event(10))
     register_requests = requests_of(lambda: (register(home), anchors.update_anchor(MODEL.name)))
     assert register_requests["writes"] == listed["`register`"]["writes"]
     assert register_requests["reads"] == listed["`register`"]["reads"]
-    ledger.append_decision(MODEL.name, "ada", lambda _: promotion("1", 10, 1))
+    ledger.append_decision(MODEL.name, "ada", lambda _: promotion("1", 17, 1))
     assert (
         requests_of(lambda: (anchors.check_anchor(MODEL.name), versions.get_champion_version(MODEL)))
         == listed["`plan`"]
