@@ -161,7 +161,7 @@ def test_keep_candidates_ready_is_about_pauses_only() -> None:
     state = build_state(*GATHERING)
     ready = MODEL.model_copy(update={"keep_candidates_ready": True})
     assert rules.evidence_wait(state, ready)
-    obstacle = rules.comparison_obstacle(state, day(40), "1", content(10), ready)
+    obstacle = rules.comparison_obstacle(state, day(40), content(40), "1", content(10), ready)
     assert obstacle
     assert "gathers evidence" in obstacle
 
