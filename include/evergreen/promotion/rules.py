@@ -104,14 +104,15 @@ def comparison_obstacle(
         return f"the candidate {_BARRED}"
     if problem := _champion_problem(state, as_of, compared_version, compared_content):
         return problem
-    if reason := evidence_wait(state, model):
+    if reason := evidence_wait(state, model, as_of):
         return reason
     return None if model.keep_candidates_ready else promotion_pause(state, as_of, model.cooldown_days)
 
 
-def evidence_wait(state: ledger.LedgerState, model: ModelSpec) -> str | None:
+def evidence_wait(state: ledger.LedgerState, model: ModelSpec, as_of: date) -> str | None:
     """Return why no other candidate is trained or compared while a challenger gathers evidence; None if one may be."""
-    if not state.open_comparison or withdrawal_reason(state, model) or (model.monitor and model.monitor.replaceable):
+    is_replaceable = model.monitor is not None and model.monitor.replaceable
+    if not state.open_comparison or is_replaceable or neglect_reason(state, model, as_of):
         return None
     return (
         f"version {state.challenger} gathers evidence until {evidence_end(state, model)}, when {model.name}.monitor "
@@ -183,6 +184,15 @@ def withdrawal_reason(state: ledger.LedgerState, model: ModelSpec, as_of: date |
     if as_of and as_of >= (end := evidence_end(state, model)):
         return f"its evidence does not suffice, and the days of its comparison were over on {end}"
     return None
+
+
+def neglect_reason(state: ledger.LedgerState, model: ModelSpec, as_of: date) -> str | None:
+    """Return why a run that retrains withdraws the challenger: as `withdrawal_reason`, but it leaves time for a look.
+
+    So a monitor DAG that is paused holds up no candidate for ever.
+    """
+    days = model.monitor.look_after_days if model.monitor else 0
+    return withdrawal_reason(state, model, as_of - timedelta(days))
 
 
 def decide_withdrawal(state: ledger.LedgerState, version: str, reason: str) -> ledger.LedgerEvent | ledger.LedgerEntry:

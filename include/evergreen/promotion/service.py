@@ -100,7 +100,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             basis = inputs | {"obstacle": obstacle}
             if entry := _find_verdict(state, basis):
                 return entry
-        elif state.challenger and (reason := rules.withdrawal_reason(state, model)):
+        elif state.challenger and (reason := rules.neglect_reason(state, model, as_of)):
             return rules.decide_withdrawal(state, state.challenger, reason)
         # One challenger at a time: beside one that has passed its gates, the holdout decides.
         accumulates = model.monitors and (state.challenger is None or state.open_comparison is not None)

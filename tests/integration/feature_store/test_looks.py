@@ -124,7 +124,7 @@ def test_a_better_challenger_is_promoted_when_evidence_suffices(
     first = retrain(loans, start, *ALL_INPUTS)
     assert first.verdict.is_inconclusive, first.verdict.reason
     assert aliases() == {"champion": "1", "challenger": "2"}
-    wait = rules.evidence_wait(read(), loans)
+    wait = rules.evidence_wait(read(), loans, start)
     assert wait
     assert "version 2 gathers evidence until" in wait
 
@@ -221,7 +221,7 @@ def test_a_challenger_is_withdrawn_when_the_champion_changes(loans: ModelSpec, m
     retrain(loans, start, *ALL_INPUTS)
     monkeypatch.setattr(service, "_has_files", lambda *_: False)
     service.declare_champion_lost(loans, "the disk broke", actor="ada", is_restoring=False)
-    assert rules.evidence_wait(read(), loans) is None, "it holds up no other candidate"
+    assert rules.evidence_wait(read(), loans, start) is None, "it holds up no other candidate"
     text = look(monkeypatch, start + timedelta(7))["conclude skipped"]
     assert "version 2 is withdrawn: it was judged against version 1, but no version is champion now" in text
     assert kinds()[-1] == "withdrawn"

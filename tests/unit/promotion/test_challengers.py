@@ -105,7 +105,7 @@ def test_a_passed_challenger_waits_for_the_end_of_a_freeze() -> None:
     assert "passed its gates, and its promotion is held back: the model was frozen" in rules.challenger_wait(
         state, MODEL
     )
-    assert rules.evidence_wait(state, MODEL) is None, "it gathers no evidence"
+    assert rules.evidence_wait(state, MODEL, day(30)) is None, "it gathers no evidence"
 
 
 def test_a_later_run_promotes_after_the_cooldown() -> None:
@@ -147,12 +147,14 @@ def test_evidence_wait_names_the_end_and_the_way_out() -> None:
     state = build_state(*GATHERING)
     end = day(13) + timedelta(28)
     assert rules.evidence_end(state, MODEL) == end
-    reason = rules.evidence_wait(state, MODEL)
+    reason = rules.evidence_wait(state, MODEL, day(30))
     assert reason
     assert f"version 2 gathers evidence until {end}" in reason
     assert "evergreen withdraw flight_delay --reason" in reason
     replaceable = MODEL.model_copy(update={"monitor": MonitorPolicy(replaceable=True)})
-    assert rules.evidence_wait(state, replaceable) is None
+    assert rules.evidence_wait(state, replaceable, day(30)) is None
+    assert rules.evidence_wait(state, MODEL, end + timedelta(6)), "a last look may still be taken"
+    assert rules.evidence_wait(state, MODEL, end + timedelta(7)) is None, "the monitor DAG is paused, or fails"
     late = MODEL.model_copy(update={"label_delay": 30})
     assert rules.evidence_end(state, late) == end + timedelta(30)
 
@@ -160,7 +162,7 @@ def test_evidence_wait_names_the_end_and_the_way_out() -> None:
 def test_keep_candidates_ready_is_about_pauses_only() -> None:
     state = build_state(*GATHERING)
     ready = MODEL.model_copy(update={"keep_candidates_ready": True})
-    assert rules.evidence_wait(state, ready)
+    assert rules.evidence_wait(state, ready, day(30))
     obstacle = rules.comparison_obstacle(state, day(40), content(40), "1", content(10), ready)
     assert obstacle
     assert "gathers evidence" in obstacle
@@ -180,7 +182,7 @@ def test_withdrawal_reasons() -> None:
     ):
         model = MODEL.model_copy(update=changes)
         assert text in (rules.withdrawal_reason(state, model) or "")
-        assert rules.evidence_wait(state, model) is None, "it holds up nobody"
+        assert rules.evidence_wait(state, model, day(30)) is None, "it holds up nobody"
 
 
 def test_a_challenger_is_withdrawn_when_the_champion_changes() -> None:

@@ -172,7 +172,7 @@ def plan(name: str) -> XCom:
     if is_backfill and not retrain_plan.promotes:
         return skip_tasks(context, retrain_plan.dump(), _DECISION_TASKS)
     state = ledger.read_state(name)
-    pause = rules.evidence_wait(state, model)
+    pause = rules.evidence_wait(state, model, window.end)
     if not model.keep_candidates_ready:
         pause = pause or rules.promotion_pause(state, window.end, model.cooldown_days)
     if pause:
