@@ -31,8 +31,9 @@ def make_project(folder: Path, *models: str) -> Path:
 def models_with_short_holdout(folder: Path, days: int) -> Iterator[None]:
     """Use copies in `folder` of the models that ship, judged on `days` days, in this process and in those it starts.
 
-    No candidate gathers evidence on later days. The other models stay. Two weeks of holdout would leave next to nothing of January to train on; and what is learned
-    in ten days beats the prior by less than a week of days can show, so that gate asks for the gain alone.
+    The other models stay. Two weeks of holdout would leave next to nothing of January to train on; and what is learned
+    in ten days beats the prior by less than a week of days can show, so that gate asks for the gain alone. Those days
+    decide: no candidate gathers evidence on later ones.
     """
     shipped, *others = evergreen_models.__path__
     shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("__pycache__"))
