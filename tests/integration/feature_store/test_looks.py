@@ -228,7 +228,7 @@ def test_a_challenger_is_withdrawn_when_the_champion_changes(loans: ModelSpec, m
     assert "challenger" not in aliases()
 
 
-def test_a_later_candidate_replaces_the_challenger_if_the_spec_says_so(loans: ModelSpec) -> None:
+def test_a_later_candidate_replaces_a_replaceable_challenger(loans: ModelSpec) -> None:
     model = loans.model_copy(update={"monitor": MonitorPolicy(replaceable=True)})
     retrain(model, FIRST_RETRAIN, "amount")
     start = FIRST_RETRAIN + timedelta(7)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evergreen import ledger
 from evergreen.errors import LedgerError, PromotionRefusedError
@@ -218,3 +220,59 @@ def test_look_wait_counts_new_days() -> None:
     assert rules.look_wait(state, MODEL, day(20), day(27)), "it was looked at as of that day"
     last = build_state(*GATHERING, later("inconclusive", 3))
     assert rules.look_wait(last, MODEL, day(41), day(41)) is None, "no more days will come"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(["judge", "look", "suffices", "fails", "withdraw", "roll back"]), max_size=14))
+def test_any_history_has_one_open_comparison_and_counts_all(steps: list[str]) -> None:
+    """Whatever happens in whatever order: what began is counted once it has ended, and only one is open."""
+    events: list[LedgerEvent] = [
+        verdict_event(1),
+        promotion("1", 1, 1),
+        verdict_event(2, "1"),
+        promotion("2", 2, 3, "1"),
+    ]
+    state, begun, as_of, looks = build_state(*events), 0, 20, 1
+    for step in steps:
+        as_of += 1
+        champion, basis = state.champion, state.challenger_event
+        assert champion
+        if step == "judge":
+            judged = look_event(verdict_event(as_of, champion, champion_content=state.champion_content), "inconclusive")
+            if state.open_comparison:
+                with pytest.raises(LedgerError, match="goes on"):
+                    append_event(state, judged)
+                continue
+            if state.challenger:  # it has passed
+                continue
+            event: LedgerEvent = judged
+            begun, looks = begun + 1, 1
+        elif step == "withdraw" and state.challenger:
+            decided = rules.decide_withdrawal(state, state.challenger, "a reason")
+            assert isinstance(decided, ChallengerWithdrawn)
+            event = decided
+        elif (
+            step == "roll back"
+            and state.previous_champion
+            and state.previous_tenure.content not in state.barred_contents
+        ):
+            event = rollback(state.previous_champion, champion)
+        elif step in ("look", "suffices", "fails") and basis and state.open_comparison:
+            outcome = {"look": "inconclusive", "suffices": "passed", "fails": "failed"}[step]
+            looks += 1
+            first = state.find_verdict_event(state.open_comparison)
+            assert first
+            event = look_event(first, outcome, looks, first_entry=state.open_comparison)
+            if basis.champion_content != state.champion_content:
+                with pytest.raises(LedgerError, match="it compares with another champion"):
+                    append_event(state, event)
+                looks -= 1
+                continue
+        else:
+            continue
+        state = append_event(state, event)
+        assert len(state.comparisons) + (state.open_comparison is not None) == begun
+        assert (state.challenger is None) == (state.challenger_verdict is None)
+        if state.open_comparison:
+            assert state.challenger_event
+            assert state.challenger_event.verdict.is_inconclusive
