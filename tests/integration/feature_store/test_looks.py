@@ -15,12 +15,13 @@ from mlflow import MlflowClient
 
 from evergreen import evaluation, ledger
 from evergreen.feature_store import training_sets
-from evergreen.ledger import LedgerState, VerdictRecorded
+from evergreen.ledger import LedgerState, VerdictRecorded, VersionPromoted
 from evergreen.orchestration.dags import monitor
 from evergreen.promotion import rules, service
 from evergreen.registry import versions
 from evergreen.settings import settings
-from evergreen.spec.model import ModelSpec, MonitorPolicy
+from evergreen.spec import loader
+from evergreen.spec.model import ApprovalPolicy, ModelSpec, MonitorPolicy
 from evergreen.training.backends import process
 from evergreen.window import RunReason, midnight
 from support.loans import FIRST, ZONE, loan_project, window
@@ -62,7 +63,9 @@ def retrain(model: ModelSpec, as_of: date, *inputs: str, seed: int = 0) -> Verdi
     return ledger.read_verdict_event(model.name, number)
 
 
-def look(monkeypatch: pytest.MonkeyPatch, as_of: date, run_type: str = "scheduled") -> dict[str, Any]:
+def look(
+    monkeypatch: pytest.MonkeyPatch, as_of: date, run_type: str = "scheduled", approval: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Run the tasks of the monitor DAG as Airflow does; return the result of each, or why it was skipped."""
     end = midnight(as_of, ZONE)
     run = SimpleNamespace(
@@ -99,7 +102,7 @@ def look(monkeypatch: pytest.MonkeyPatch, as_of: date, run_type: str = "schedule
     run_task("examples", results["plan"])
     run_task("evaluate", results["plan"], results["examples"])
     run_task("judge", results["plan"], results["evaluate"])
-    run_task("conclude", results["plan"], results["judge"], None)
+    run_task("conclude", results["plan"], results["judge"], approval)
     return results
 
 
@@ -243,3 +246,20 @@ def test_a_later_candidate_replaces_a_replaceable_challenger(loans: ModelSpec) -
     assert len(read().comparisons) == 1, "what the first has spent does not come back"
     alphas = [next(r.alpha for r in event.verdict.results if r.alpha) for event in (first, second)]
     assert alphas[1] < alphas[0] / 3
+
+
+def test_a_person_approves_a_challenger_that_has_passed(loans: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    retrain(loans, FIRST_RETRAIN, "amount")
+    start = FIRST_RETRAIN + timedelta(7)
+    retrain(loans, start, *ALL_INPUTS)
+    model = loans.model_copy(update={"approval": ApprovalPolicy()})
+    monkeypatch.setattr(loader, "load_spec", lambda _: model)
+    as_of = start + timedelta(21)
+    assert "the model's spec requires approval" in look(monkeypatch, as_of)["conclude skipped"]
+    assert read().challenger == "2"
+    approved = look(monkeypatch, as_of, approval={"responded_by_user": {"name": "grace"}})
+    assert approved["examples"] is None, "it has passed: nothing is looked at again"
+    assert approved["conclude"] == "2"
+    promoted = read().entries[-1].event
+    assert isinstance(promoted, VersionPromoted)
+    assert promoted.approved_by == "grace"

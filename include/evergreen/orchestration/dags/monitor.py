@@ -48,8 +48,7 @@ from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, resolve_retrain_window
 
-_LOOK_TASKS = ("examples", "evaluate", "judge", "approve")
-_ALL_TASKS = (*_LOOK_TASKS, "conclude")
+_LOOK_TASKS = ("examples", "evaluate", "judge")
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +116,12 @@ def plan(name: str) -> XCom:
     state = ledger.read_state(name)
     look_plan = LookPlan(start=window.start, end=window.end, run_reason=window.run_reason, timezone=window.timezone)
     event, is_backfill = state.challenger_event, window.run_reason is RunReason.BACKFILL
+    acts = ("approve", "conclude") if model.approval else ("conclude",)
+    looks = (*_LOOK_TASKS, "approve") if model.approval else _LOOK_TASKS
     if event is None or (is_backfill and not state.open_comparison):
         log.info("there is no challenger%s", " that gathers evidence" if event else "")
         service.sync_champion_aliases(model)
-        return skip_tasks(context, look_plan.dump(), _ALL_TASKS)
+        return skip_tasks(context, look_plan.dump(), (*_LOOK_TASKS, *acts))
     log.info("version %s is the challenger: %s", state.challenger, rules.challenger_wait(state, model))
     start = event.holdout[0]
     look_plan = look_plan.model_copy(
@@ -137,17 +138,17 @@ def plan(name: str) -> XCom:
         }
     )
     if is_backfill:
-        return skip_tasks(context, look_plan.dump(), ("approve", "conclude"))
+        return skip_tasks(context, look_plan.dump(), acts)
     if reason := rules.withdrawal_reason(state, model):
         log.info("it is withdrawn: %s", reason)
-        return skip_tasks(context, look_plan.dump(), _LOOK_TASKS)
+        return skip_tasks(context, look_plan.dump(), looks)
     if look_plan.verdict_entry:
         return skip_tasks(context, look_plan.dump(), ("examples", "evaluate"))
     assert look_plan.days
     if reason := rules.look_wait(state, model, window.end, look_plan.days[1]):
         log.info("no look is taken: %s", reason)
         is_over = rules.withdrawal_reason(state, model, window.end) is not None
-        return skip_tasks(context, look_plan.dump(), _LOOK_TASKS if is_over else _ALL_TASKS)
+        return skip_tasks(context, look_plan.dump(), looks if is_over else (*_LOOK_TASKS, *acts))
     return look_plan.dump()
 
 
