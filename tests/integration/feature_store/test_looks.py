@@ -253,11 +253,12 @@ def test_a_person_approves_a_challenger_that_has_passed(loans: ModelSpec, monkey
     start = FIRST_RETRAIN + timedelta(7)
     retrain(loans, start, *ALL_INPUTS)
     model = loans.model_copy(update={"approval": ApprovalPolicy()})
-    monkeypatch.setattr(loader, "load_spec", lambda _: model)
     as_of = start + timedelta(21)
-    assert "the model's spec requires approval" in look(monkeypatch, as_of)["conclude skipped"]
-    assert read().challenger == "2"
-    approved = look(monkeypatch, as_of, approval={"responded_by_user": {"name": "grace"}})
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "load_spec", lambda _: model)
+        assert "the model's spec requires approval" in look(patch, as_of)["conclude skipped"]
+        assert read().challenger == "2"
+        approved = look(patch, as_of, approval={"responded_by_user": {"name": "grace"}})
     assert approved["examples"] is None, "it has passed: nothing is looked at again"
     assert approved["conclude"] == "2"
     promoted = read().entries[-1].event
