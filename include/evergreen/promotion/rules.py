@@ -102,6 +102,8 @@ def comparison_obstacle(
     """Return why to compare the candidate with this model would be spent in vain: it promotes nothing; else None."""
     if candidate_content in state.barred_contents:
         return f"the candidate {_BARRED}"
+    if state.open_comparison and candidate_content == state.challenger_content:
+        return "the candidate is the challenger already, byte for byte, and gathers evidence"
     if problem := _champion_problem(state, as_of, compared_version, compared_content):
         return problem
     if reason := evidence_wait(state, model, as_of):
@@ -143,7 +145,8 @@ def look_wait(state: ledger.LedgerState, model: ModelSpec, as_of: date, days_end
     new_days = (days_end - event.holdout[1]).days
     if new_days <= 0 or as_of <= event.judged_as_of:
         return f"no day has labels that had none at the look before, until {event.holdout[1]}"
-    is_last = days_end >= evidence_end(state, model) - timedelta(model.label_delay)
+    end = evidence_end(state, model)
+    is_last = as_of >= end or days_end >= end - timedelta(model.label_delay)
     if new_days < model.monitor.look_after_days and not is_last:
         return f"{new_days} days are new since the look before, of {model.monitor.look_after_days}"
     return None

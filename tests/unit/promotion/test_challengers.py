@@ -170,6 +170,14 @@ def test_keep_candidates_ready_is_about_pauses_only() -> None:
     assert "gathers evidence" in obstacle
 
 
+def test_the_challenger_itself_is_not_compared_again() -> None:
+    replaceable = MODEL.model_copy(update={"monitor": MonitorPolicy(replaceable=True)})
+    state = build_state(*GATHERING)
+    obstacle = rules.comparison_obstacle(state, day(40), content(20), "1", content(10), replaceable)
+    assert obstacle == "the candidate is the challenger already, byte for byte, and gathers evidence"
+    assert rules.comparison_obstacle(state, day(40), content(40), "1", content(10), replaceable) is None
+
+
 def test_withdrawal_reasons() -> None:
     state = build_state(*GATHERING)
     assert rules.withdrawal_reason(state, MODEL) is None
@@ -220,6 +228,8 @@ def test_look_wait_counts_new_days() -> None:
     assert rules.look_wait(state, MODEL, day(20), day(27)), "it was looked at as of that day"
     last = build_state(*GATHERING, later("inconclusive", 3))
     assert rules.look_wait(last, MODEL, day(41), day(41)) is None, "no more days will come"
+    assert rules.look_wait(last, MODEL, day(40), day(36))
+    assert rules.look_wait(last, MODEL, day(41), day(36)) is None, "nor will those without features"
 
 
 @settings(max_examples=150, deadline=None)
