@@ -56,7 +56,9 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG
 
 with DAG("starter", schedule=None):
-    TriggerDagRunOperator(task_id="start", trigger_dag_id="flight_delay.features", conf={"start": "2013-01-03"})
+    TriggerDagRunOperator(
+        task_id="start", trigger_dag_id="flight_delay.features", conf={"start": "2013-01-03"}, logical_date=None
+    )
 """
 
 
