@@ -20,7 +20,7 @@ from evergreen.cli.doctor.environment import require_java
 from evergreen.cli.options import print_json
 from evergreen.client.addresses import STACK_FILE, ServiceAddresses, resolve_addresses
 from evergreen.errors import EvergreenError
-from evergreen.promotion.rules import challenger_wait
+from evergreen.promotion.challengers import challenger_wait
 from evergreen.settings import parse_host_and_port, settings, variable_name
 from evergreen.spec import Frozen
 from evergreen.spec.loader import load_spec, model_names

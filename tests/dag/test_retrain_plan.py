@@ -16,7 +16,7 @@ from evergreen import ledger
 from evergreen.ledger import PromotionsFrozen
 from evergreen.orchestration.dags import retrain
 from evergreen.orchestration.handover import RetrainPlan
-from evergreen.promotion import rules
+from evergreen.promotion import challengers
 from evergreen.registry import versions
 from evergreen.scoring.predictions import Champion
 from evergreen.spec import loader
@@ -134,7 +134,7 @@ def test_plan_trains_nothing_while_a_challenger_gathers_evidence(monkeypatch: py
     spec = loader.load_spec("coin")
     gates = (AgainstChampionGate(metric="auc", must_be="better"),)
     configure(monkeypatch, gates=gates, keep_candidates_ready=True)
-    fingerprint = rules.gates_fingerprint(spec.model_copy(update={"gates": gates}))
+    fingerprint = challengers.gates_fingerprint(spec.model_copy(update={"gates": gates}))
     judged = verdict_event(20, "1").model_copy(update={"fingerprints": {"gates": fingerprint}})
     record(verdict_event(10), promotion("1", 10, 1), look_event(judged, "inconclusive"), registration("2", 3))
     planned, skipped = plan(monkeypatch, date(2013, 2, 1))

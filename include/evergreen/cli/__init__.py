@@ -141,9 +141,9 @@ def rollback_command(
 def withdraw_command(ctx: typer.Context, model: ModelArgument, reason: ReasonOption) -> None:
     """Withdraw the challenger: it is not promoted any more."""
     _use_local_mlflow()
-    from evergreen.promotion import service
+    from evergreen.promotion import looks
 
-    version = service.withdraw_challenger(load_spec(model), reason, actor=_actor())
+    version = looks.withdraw_challenger(load_spec(model), reason, actor=_actor())
     ctx.obj.print(f"{model}: version {version} is withdrawn, and what its comparison has spent of the budget is gone")
 
 

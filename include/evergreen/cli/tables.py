@@ -23,7 +23,7 @@ from evergreen.ledger import (
     VerdictRecorded,
     VersionPromoted,
 )
-from evergreen.promotion.rules import challenger_wait
+from evergreen.promotion.challengers import challenger_wait
 from evergreen.settings import settings
 from evergreen.spec.loader import load_spec
 from evergreen.spec.model import ModelSpec

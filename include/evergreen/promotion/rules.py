@@ -12,11 +12,10 @@ from datetime import date, timedelta
 
 from evergreen import ledger
 from evergreen.errors import PromotionRefusedError
-from evergreen.lake import fingerprints
-from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 
-_BARRED = "is barred by a rollback; release it if the version was not at fault"
+BARRED = "is barred by a rollback; release it if the version was not at fault"
+"""What a model is that a rollback replaced, in a sentence about it."""
 
 
 @dataclass(frozen=True)
@@ -91,113 +90,6 @@ def promotion_pause(state: ledger.LedgerState, as_of: date, cooldown_days: int) 
     return None
 
 
-def comparison_obstacle(
-    state: ledger.LedgerState,
-    as_of: date,
-    candidate_content: str,
-    compared_version: str,
-    compared_content: str,
-    model: ModelSpec,
-) -> str | None:
-    """Return why to compare the candidate with this model would be spent in vain: it promotes nothing; else None."""
-    if candidate_content in state.barred_contents:
-        return f"the candidate {_BARRED}"
-    if state.open_comparison and candidate_content == state.challenger_content:
-        return "the candidate is the challenger already, byte for byte, and gathers evidence"
-    if problem := _champion_problem(state, as_of, compared_version, compared_content):
-        return problem
-    if reason := evidence_wait(state, model, as_of):
-        return reason
-    return None if model.keep_candidates_ready else promotion_pause(state, as_of, model.cooldown_days)
-
-
-def evidence_wait(state: ledger.LedgerState, model: ModelSpec, as_of: date) -> str | None:
-    """Return why no other candidate is trained or compared while a challenger gathers evidence; None if one may be."""
-    is_replaceable = model.monitor is not None and model.monitor.replaceable
-    if not state.open_comparison or is_replaceable or neglect_reason(state, model, as_of):
-        return None
-    return (
-        f"version {state.challenger} gathers evidence until {evidence_end(state, model)}, when {model.name}.monitor "
-        f"withdraws it if it is not champion; for another candidate now, `evergreen withdraw {model.name} --reason …`"
-    )
-
-
-def challenger_wait(state: ledger.LedgerState, model: ModelSpec) -> str:
-    """Return what the challenger waits for: more days of evidence, or its promotion, with the reason."""
-    event = state.challenger_event
-    if event is None:
-        return "there is none"
-    if state.open_comparison:
-        end = evidence_end(state, model)
-        return f"it gathers evidence until {end} at most, and has that of days until {event.holdout[1]}"
-    deferral = _last_entry(state, ledger.PromotionDeferred, verdict_entry=state.challenger_verdict)
-    if deferral is None:
-        return "it passed its gates, and waits for its promotion"
-    assert isinstance(deferral.event, ledger.PromotionDeferred)
-    return f"it passed its gates, and its promotion is held back: {deferral.event.reason}"
-
-
-def look_wait(state: ledger.LedgerState, model: ModelSpec, as_of: date, days_end: date) -> str | None:
-    """Return why no look at the challenger is taken, with evidence of days until `days_end`; None if one is due."""
-    event = state.challenger_event
-    assert event
-    assert model.monitor
-    new_days = (days_end - event.holdout[1]).days
-    if new_days <= 0 or as_of <= event.judged_as_of:
-        return f"no day has labels that had none at the look before, until {event.holdout[1]}"
-    end = evidence_end(state, model)
-    is_last = as_of >= end or days_end >= end - timedelta(model.label_delay)
-    if new_days < model.monitor.look_after_days and not is_last:
-        return f"{new_days} days are new since the look before, of {model.monitor.look_after_days}"
-    return None
-
-
-def evidence_end(state: ledger.LedgerState, model: ModelSpec) -> date:
-    """Return the day from which on the challenger's comparison has had its days: their labels are complete then."""
-    from evergreen.gates.group_sequential import max_days  # here: it loads scipy
-
-    event = state.challenger_event
-    assert event
-    days = [
-        max_days(result.alpha, result.looks[0].days)
-        for result in event.verdict.results
-        if result.outcome == "inconclusive" and result.alpha
-    ]
-    return event.holdout[0] + timedelta(max(days) + model.label_delay)
-
-
-def withdrawal_reason(state: ledger.LedgerState, model: ModelSpec, as_of: date | None = None) -> str | None:
-    """Return why the challenger can become champion no more, whatever later days show; None if it can.
-
-    With `as_of`, until when the caller knows the data, also where the comparison has had its days.
-    """
-    event = state.challenger_event
-    if event is None:
-        return None
-    if problem := _champion_problem(state, event.as_of, event.champion_version, event.champion_content):
-        return problem
-    if event.candidate_content in state.barred_contents:
-        return f"it {_BARRED}"
-    if not state.open_comparison:
-        return None
-    if not model.monitors:
-        return "the spec lets no candidate gather evidence any more"
-    if event.fingerprints.get("gates") != gates_fingerprint(model):
-        return "the model's gates have changed since its first look: evidence by other gates does not count"
-    if as_of and as_of >= (end := evidence_end(state, model)):
-        return f"its evidence does not suffice, and the days of its comparison were over on {end}"
-    return None
-
-
-def neglect_reason(state: ledger.LedgerState, model: ModelSpec, as_of: date) -> str | None:
-    """Return why a run that retrains withdraws the challenger: as `withdrawal_reason`, but it leaves time for a look.
-
-    So a monitor DAG that is paused holds up no candidate for ever.
-    """
-    days = model.monitor.look_after_days if model.monitor else 0
-    return withdrawal_reason(state, model, as_of - timedelta(days))
-
-
 def decide_withdrawal(state: ledger.LedgerState, version: str, reason: str) -> ledger.LedgerEvent | ledger.LedgerEntry:
     """Withdraw the challenger `version`: its comparison ends without a promotion.
 
@@ -213,11 +105,6 @@ def decide_withdrawal(state: ledger.LedgerState, version: str, reason: str) -> l
     raise PromotionRefusedError(
         f"version {version} is not the challenger, {_version_label(state.challenger)} is: there is nothing to withdraw"
     )
-
-
-def gates_fingerprint(model: ModelSpec) -> str:
-    """Return the fingerprint of the specs of the model's gates."""
-    return fingerprints.compute_fingerprint([gate.model_dump(mode="json") for gate in model.gates])
 
 
 def decide_rollback(
@@ -426,7 +313,7 @@ def _refusal_reason(
     if state.content_of(request.version) not in (None, content):
         return f"it is not the candidate that the verdict in entry {request.verdict_entry} is about"
     if content in state.barred_contents:
-        return f"it {_BARRED}"
+        return f"it {BARRED}"
     if rejection := _last_entry(state, ledger.PromotionRejected, verdict_entry=request.verdict_entry):
         assert isinstance(rejection.event, ledger.PromotionRejected)
         return f"{rejection.event.rejected_by} did not approve: {rejection.event.reason}; retrain for another verdict"
@@ -438,7 +325,7 @@ def _refusal_reason(
         return f"it was barred or lost until entry {fault}, after its verdict; retrain as of a later day"
     if request.verdict_entry < (state.vacant_since or 0):
         return "it was judged before the champion was lost; clear the run from its plan task on to judge it again"
-    if problem := _champion_problem(
+    if problem := champion_problem(
         state, verdict_event.as_of, verdict_event.champion_version, verdict_event.champion_content
     ):
         return problem
@@ -447,7 +334,7 @@ def _refusal_reason(
     return None
 
 
-def _champion_problem(
+def champion_problem(
     state: ledger.LedgerState, as_of: date, compared_version: str | None, compared_content: str | None
 ) -> str | None:
     """Return why a candidate that is compared with this model cannot replace the champion; None if it can."""

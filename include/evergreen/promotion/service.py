@@ -15,7 +15,7 @@ from pathlib import Path
 from evergreen import evaluation, gates, ledger
 from evergreen.errors import InputsChangedError, PromotionRefusedError, RegistryError, ScoringError, SignatureError
 from evergreen.lake import datasets, fingerprints
-from evergreen.promotion import rules
+from evergreen.promotion import challengers, rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
 from evergreen.promotion.slices import attach_slices, detach_slices
 from evergreen.registry import aliases, anchors, versions
@@ -24,24 +24,6 @@ from evergreen.spec.gates import BaselineGate, ThresholdGate
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import atomic_write
 from evergreen.window import RunReason
-
-
-@dataclass(frozen=True)
-class LookContext:
-    """A later look at the challenger, by one run.
-
-    Attributes:
-        run: DAG id and run id.
-        first_entry: the entry of the first verdict of the comparison.
-        examples: the labelled rows of all days so far (`training_sets.build_look_set`).
-        evaluation: the scores of both models for them (`evaluation.collect_look_evidence`).
-    """
-
-    run: str
-    run_reason: RunReason
-    first_entry: int
-    examples: datasets.Manifest
-    evaluation: datasets.Manifest
 
 
 @dataclass(frozen=True)
@@ -75,7 +57,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     evidence = evaluation.load_evidence(model, context.evaluation)
     inputs = {
         "evaluation": context.evaluation.content_hash,
-        "gates": rules.gates_fingerprint(model),
+        "gates": challengers.gates_fingerprint(model),
         "training_set": context.training_set.content_hash,
         "candidate": context.candidate.fingerprint,
         "judging": fingerprints.compute_fingerprint(evaluation.verdict_code(model)),
@@ -91,16 +73,16 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     champion_content = scored_champion and scored_champion["content"]
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
-        if entry := _find_verdict(state, inputs):
+        if entry := find_verdict(state, inputs):
             return entry
         basis, compared = inputs, context.champion_version
         if compared and (
-            obstacle := rules.comparison_obstacle(state, as_of, content, compared, champion_content, model)
+            obstacle := challengers.comparison_obstacle(state, as_of, content, compared, champion_content, model)
         ):
             basis = inputs | {"obstacle": obstacle}
-            if entry := _find_verdict(state, basis):
+            if entry := find_verdict(state, basis):
                 return entry
-        elif state.challenger and (reason := rules.neglect_reason(state, model, as_of)):
+        elif state.challenger and (reason := challengers.neglect_reason(state, model, as_of)):
             return rules.decide_withdrawal(state, state.challenger, reason)
         # One challenger at a time: beside one that has passed its gates, the holdout decides.
         accumulates = model.monitors and (state.challenger is None or state.open_comparison is not None)
@@ -120,7 +102,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             champion_version=context.champion_version,
             champion_content=champion_content,
             verdict=verdict,
-            evidence=_evidence_files(model, context.evaluation, basis) | slice_files,
+            evidence=verdict_files(model, context.evaluation, basis) | slice_files,
             fingerprints=basis,
         )
 
@@ -130,66 +112,6 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
         entry = ledger.append_decision(model.name, context.run, decide)
     verdict_report_path(model, entry.number)
     return entry.number
-
-
-def judge_look(model: ModelSpec, context: LookContext) -> int:
-    """Record the verdict of a later look at the challenger, render its report, and return the number of the entry.
-
-    The same evaluation is judged once. A verdict that is neither inconclusive nor promotes ends the comparison.
-
-    Raises:
-        PromotionRefusedError: the comparison has ended, or no day is new since the look before.
-    """
-    evidence = evaluation.load_evidence(model, context.evaluation)
-    first = ledger.read_verdict_event(model.name, context.first_entry)
-    basis = _look_basis(model, context, first)
-
-    def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
-        if entry := _find_verdict(state, basis):
-            return entry
-        previous, problem = state.challenger_event, rules.withdrawal_reason(state, model)
-        if previous is None or state.open_comparison != context.first_entry or problem:
-            raise PromotionRefusedError(f"nothing is looked at: {problem or 'the comparison has ended meanwhile'}")
-        slices = {name: file for name, file in previous.evidence.items() if name == "slices"}
-        return previous.model_copy(
-            update={
-                "run": context.run,
-                "run_reason": context.run_reason,
-                "holdout": evidence.days,
-                "verdict": _judge_look(model, evidence, state, previous),
-                "later_look": ledger.LaterLook(
-                    first_entry=context.first_entry, as_of=date.fromisoformat(context.examples.inputs["as_of"])
-                ),
-                "evidence": _evidence_files(model, context.evaluation, basis) | slices,
-                "fingerprints": basis,
-            }
-        )
-
-    anchors.update_anchor(model.name)
-    entry = ledger.append_decision(model.name, context.run, decide)
-    aliases.sync_aliases(model.name)
-    verdict_report_path(model, entry.number)
-    return entry.number
-
-
-def preview_look(model: ModelSpec, context: LookContext) -> gates.Verdict:
-    """Return the verdict that a look would have had then, after those before it. Nothing is recorded.
-
-    Raises:
-        PromotionRefusedError: no day is new since the look before, or the comparison began later.
-    """
-    as_of = date.fromisoformat(context.examples.inputs["as_of"])
-    state = ledger.read_state(model.name)
-    looks = [
-        event
-        for number, record in enumerate(state.entries.records, 1)
-        if context.first_entry in (number, record.first_look)
-        and (event := state.find_verdict_event(number))
-        and event.judged_as_of < as_of
-    ]
-    if not looks:
-        raise PromotionRefusedError(f"the comparison of entry {context.first_entry} began later than {as_of}")
-    return _judge_look(model, evaluation.load_evidence(model, context.evaluation), state, looks[-1])
 
 
 def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
@@ -204,7 +126,7 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
     if file.exists():
         return file
     manifest = evaluation.evaluation_dataset(model).manifest(Path(event.evidence["evaluation"]).name)
-    if manifest is None or event.fingerprints["gates"] != rules.gates_fingerprint(model):
+    if manifest is None or event.fingerprints["gates"] != challengers.gates_fingerprint(model):
         raise InputsChangedError(
             f"{file}: the report of entry {verdict_entry} is missing, and cannot be rendered again because the "
             "model's gates have changed or the evaluation is gone: clear the run from its evaluate task on"
@@ -257,7 +179,7 @@ def promote_version(model: ModelSpec, request: PromotionRequest, *, actor: str) 
         needs_approval = model.approval is not None
         return rules.decide_promotion(state, request, cooldown_days=model.cooldown_days, needs_approval=needs_approval)
 
-    event = _append_and_sync(model, actor, decide)
+    event = append_and_sync(model, actor, decide)
     return event.reason if isinstance(event, ledger.PromotionDeferred) else None
 
 
@@ -265,7 +187,7 @@ def reject_promotion(
     model: ModelSpec, verdict_entry: int, version: str, *, actor: str, rejected_by: str, reason: str
 ) -> None:
     """Record that a person, or a timeout, rejected the promotion by the verdict in `verdict_entry`."""
-    _append_and_sync(
+    append_and_sync(
         model, actor, lambda state: rules.decide_rejection(state, version, verdict_entry, rejected_by, reason)
     )
 
@@ -284,7 +206,7 @@ def roll_back_champion(
     if isinstance(plan, ledger.ChampionRolledBack):
         target_version, expected_champion = plan.restored_version, plan.barred_version
         versions.verify_version(model.name, target_version, state.content_of(target_version))
-    event = _append_and_sync(
+    event = append_and_sync(
         model,
         actor,
         lambda state: rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion),
@@ -322,7 +244,7 @@ def declare_champion_lost(
         if has_files:
             restored = version
             break
-    event = _append_and_sync(
+    event = append_and_sync(
         model, actor, lambda state: rules.decide_loss(state, restored, reason, expected_champion=champion)
     )
     assert isinstance(event, ledger.ChampionLost)
@@ -337,7 +259,7 @@ def sync_champion_aliases(model: ModelSpec) -> None:
 
 def release_version(model: ModelSpec, version: str, reason: str, *, actor: str) -> None:
     """Let a version that was barred by a rollback be promoted again."""
-    _append_and_sync(model, actor, lambda state: rules.decide_release(state, version, reason))
+    append_and_sync(model, actor, lambda state: rules.decide_release(state, version, reason))
 
 
 def accept_change(model: ModelSpec, version: str, reason: str, *, actor: str) -> None:
@@ -350,49 +272,20 @@ def accept_change(model: ModelSpec, version: str, reason: str, *, actor: str) ->
         raise PromotionRefusedError(
             f"without its champion nothing would judge a candidate of {model.name}: add a threshold or a baseline gate"
         )
-    _append_and_sync(model, actor, lambda state: rules.decide_change_acceptance(state, version, reason))
-
-
-def withdraw_challenger(model: ModelSpec, reason: str, *, actor: str) -> str:
-    """Withdraw the challenger, and return its version: its comparison ends without a promotion.
-
-    Raises:
-        PromotionRefusedError: there is none.
-    """
-    version = ledger.read_state(model.name).challenger
-    if version is None:
-        raise PromotionRefusedError(f"{model.name} has no challenger: there is nothing to withdraw")
-    _append_and_sync(model, actor, lambda state: rules.decide_withdrawal(state, version, reason))
-    return version
-
-
-def withdraw_obsolete_challenger(model: ModelSpec, as_of: date, *, actor: str) -> str | None:
-    """Withdraw the challenger if it can become champion no more, as of a day; return why, or None if it can."""
-
-    def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
-        reason = rules.withdrawal_reason(state, model, as_of)
-        if state.challenger is None or reason is None:
-            raise PromotionRefusedError("the challenger may still become champion")
-        return rules.decide_withdrawal(state, state.challenger, reason)
-
-    if rules.withdrawal_reason(ledger.read_state(model.name), model, as_of) is None:
-        return None
-    event = _append_and_sync(model, actor, decide)
-    assert isinstance(event, ledger.ChallengerWithdrawn)
-    return event.reason
+    append_and_sync(model, actor, lambda state: rules.decide_change_acceptance(state, version, reason))
 
 
 def freeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
     """Keep the champion, whatever the gates decide."""
-    _append_and_sync(model, actor, lambda state: rules.decide_freeze(state, reason))
+    append_and_sync(model, actor, lambda state: rules.decide_freeze(state, reason))
 
 
 def unfreeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
     """End a freeze."""
-    _append_and_sync(model, actor, lambda state: rules.decide_unfreeze(state, reason))
+    append_and_sync(model, actor, lambda state: rules.decide_unfreeze(state, reason))
 
 
-def _append_and_sync(
+def append_and_sync(
     model: ModelSpec, actor: str, decide: Callable[[ledger.LedgerState], ledger.LedgerEvent | ledger.LedgerEntry]
 ) -> ledger.LedgerEvent:
     anchors.update_anchor(model.name)  # nothing is added to a ledger that has lost entries
@@ -414,7 +307,7 @@ def _has_files(model: ModelSpec, state: ledger.LedgerState, version: str) -> boo
         return None
 
 
-def _find_verdict(state: ledger.LedgerState, basis: Mapping[str, str]) -> ledger.LedgerEntry | None:
+def find_verdict(state: ledger.LedgerState, basis: Mapping[str, str]) -> ledger.LedgerEntry | None:
     """Return the entry with the verdict that has exactly these fingerprints."""
     return state.entries.find_last(
         ledger.VerdictRecorded, candidate_fingerprint=basis["candidate"], fingerprints=dict(basis)
@@ -434,32 +327,7 @@ def _judge(
     return gates.judge_evidence(model.gates, evidence, earlier_comparisons, accumulates=accumulates)
 
 
-def _judge_look(
-    model: ModelSpec, evidence: gates.Evidence, state: ledger.LedgerState, previous: ledger.VerdictRecorded
-) -> gates.Verdict:
-    assert evidence.days
-    if evidence.days[1] <= previous.holdout[1]:
-        raise PromotionRefusedError(f"no day has labels that had none at the look before, until {previous.holdout[1]}")
-    first_entry = previous.later_look.first_entry if previous.later_look else state.open_comparison
-    earlier = state.entries.comparisons(before_entry=first_entry)
-    verdict = gates.judge_next_look(model.gates, evidence, earlier, previous.verdict)
-    if all(new.looks == old.looks for new, old in zip(verdict.results, previous.verdict.results, strict=True)):
-        raise PromotionRefusedError(verdict.reason)  # nothing could be computed
-    return verdict.model_copy(update={"unlabelled_share": gates.unlabelled_share(evidence)})
-
-
-def _look_basis(model: ModelSpec, context: LookContext, first: ledger.VerdictRecorded) -> dict[str, str]:
-    return {
-        "evaluation": context.evaluation.content_hash,
-        "gates": rules.gates_fingerprint(model),
-        "training_set": first.fingerprints["training_set"],
-        "examples": context.examples.content_hash,
-        "candidate": first.candidate_fingerprint,
-        "judging": fingerprints.compute_fingerprint(evaluation.verdict_code(model)),
-    }
-
-
-def _evidence_files(model: ModelSpec, measured: datasets.Manifest, basis: Mapping[str, str]) -> dict[str, str]:
+def verdict_files(model: ModelSpec, measured: datasets.Manifest, basis: Mapping[str, str]) -> dict[str, str]:
     """Return evaluation and report of a verdict on this basis, relative to the lake."""
     page = f"{measured.partition}-{fingerprints.compute_fingerprint(dict(basis))[:16]}.html"
     files = {

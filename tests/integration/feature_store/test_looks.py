@@ -17,7 +17,7 @@ from evergreen import evaluation, ledger
 from evergreen.feature_store import training_sets
 from evergreen.ledger import LedgerState, VerdictRecorded, VersionPromoted
 from evergreen.orchestration.dags import monitor
-from evergreen.promotion import rules, service
+from evergreen.promotion import challengers, service
 from evergreen.registry import versions
 from evergreen.settings import settings
 from evergreen.spec import loader
@@ -127,7 +127,7 @@ def test_a_better_challenger_is_promoted_when_evidence_suffices(
     first = retrain(loans, start, *ALL_INPUTS)
     assert first.verdict.is_inconclusive, first.verdict.reason
     assert aliases() == {"champion": "1", "challenger": "2"}
-    wait = rules.evidence_wait(read(), loans, start)
+    wait = challengers.evidence_wait(read(), loans, start)
     assert wait
     assert "version 2 gathers evidence until" in wait
 
@@ -192,7 +192,7 @@ def test_a_killed_look_is_completed_by_the_next_run(loans: ModelSpec, monkeypatc
             look(patch, as_of)
     assert read().challenger_verdict == read().head_number
     assert not read().open_comparison, "it has passed"
-    assert rules.challenger_wait(read(), loans) == "it passed its gates, and waits for its promotion"
+    assert challengers.challenger_wait(read(), loans) == "it passed its gates, and waits for its promotion"
     service.freeze_promotions(loans, "audit", actor="ada")
     assert "frozen by ada" in look(monkeypatch, as_of)["conclude skipped"]
     assert aliases()["challenger"] == "2"
@@ -205,7 +205,7 @@ def test_a_challenger_is_withdrawn_when_its_days_are_over(loans: ModelSpec, monk
     retrain(loans, FIRST_RETRAIN, "customers__debt")
     start = FIRST_RETRAIN + timedelta(7)
     retrain(loans, start, *ALL_INPUTS)
-    end = rules.evidence_end(read(), loans)
+    end = challengers.evidence_end(read(), loans)
     with monkeypatch.context() as patch:  # as where no day of features was published since
         event = read().challenger_event
         assert event
@@ -224,7 +224,7 @@ def test_a_challenger_is_withdrawn_when_the_champion_changes(loans: ModelSpec, m
     retrain(loans, start, *ALL_INPUTS)
     monkeypatch.setattr(service, "_has_files", lambda *_: False)
     service.declare_champion_lost(loans, "the disk broke", actor="ada", is_restoring=False)
-    assert rules.evidence_wait(read(), loans, start) is None, "it holds up no other candidate"
+    assert challengers.evidence_wait(read(), loans, start) is None, "it holds up no other candidate"
     text = look(monkeypatch, start + timedelta(7))["conclude skipped"]
     assert "version 2 is withdrawn: it was judged against version 1, but no version is champion now" in text
     assert kinds()[-1] == "withdrawn"

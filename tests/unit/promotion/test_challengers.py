@@ -18,7 +18,7 @@ from evergreen.ledger import (
     PromotionsFrozen,
     VersionPromoted,
 )
-from evergreen.promotion import rules
+from evergreen.promotion import challengers, rules
 from evergreen.promotion.rules import PromotionRequest
 from evergreen.spec.model import MonitorPolicy
 from evergreen.window import RunReason
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.unit
 
 MODEL = ledger_model("flight_delay", gates=({"kind": "against_champion", "metric": "auc", "must_be": "better"},))
 FIRST = look_event(
-    verdict_event(20, "1").model_copy(update={"fingerprints": {"gates": rules.gates_fingerprint(MODEL)}}),
+    verdict_event(20, "1").model_copy(update={"fingerprints": {"gates": challengers.gates_fingerprint(MODEL)}}),
     "inconclusive",
 )
 """On days 13 to 19, in entry 3: the challenger is the model of day 20."""
@@ -104,10 +104,10 @@ def test_a_passed_challenger_waits_for_the_end_of_a_freeze() -> None:
     assert isinstance(event, PromotionDeferred)
     state = append_event(state, event)
     assert not state.open_comparison
-    assert "passed its gates, and its promotion is held back: the model was frozen" in rules.challenger_wait(
+    assert "passed its gates, and its promotion is held back: the model was frozen" in challengers.challenger_wait(
         state, MODEL
     )
-    assert rules.evidence_wait(state, MODEL, day(30)) is None, "it gathers no evidence"
+    assert challengers.evidence_wait(state, MODEL, day(30)) is None, "it gathers no evidence"
 
 
 def test_a_later_run_promotes_after_the_cooldown() -> None:
@@ -148,24 +148,24 @@ def test_no_verdict_waits_for_evidence_beside_a_passed_challenger() -> None:
 def test_evidence_wait_names_the_end_and_the_way_out() -> None:
     state = build_state(*GATHERING)
     end = day(13) + timedelta(28)
-    assert rules.evidence_end(state, MODEL) == end
-    reason = rules.evidence_wait(state, MODEL, day(30))
+    assert challengers.evidence_end(state, MODEL) == end
+    reason = challengers.evidence_wait(state, MODEL, day(30))
     assert reason
     assert f"version 2 gathers evidence until {end}" in reason
     assert "evergreen withdraw flight_delay --reason" in reason
     replaceable = MODEL.model_copy(update={"monitor": MonitorPolicy(replaceable=True)})
-    assert rules.evidence_wait(state, replaceable, day(30)) is None
-    assert rules.evidence_wait(state, MODEL, end + timedelta(6)), "a last look may still be taken"
-    assert rules.evidence_wait(state, MODEL, end + timedelta(7)) is None, "the monitor DAG is paused, or fails"
+    assert challengers.evidence_wait(state, replaceable, day(30)) is None
+    assert challengers.evidence_wait(state, MODEL, end + timedelta(6)), "a last look may still be taken"
+    assert challengers.evidence_wait(state, MODEL, end + timedelta(7)) is None, "the monitor DAG is paused, or fails"
     late = MODEL.model_copy(update={"label_delay": 30})
-    assert rules.evidence_end(state, late) == end + timedelta(30)
+    assert challengers.evidence_end(state, late) == end + timedelta(30)
 
 
 def test_keep_candidates_ready_is_about_pauses_only() -> None:
     state = build_state(*GATHERING)
     ready = MODEL.model_copy(update={"keep_candidates_ready": True})
-    assert rules.evidence_wait(state, ready, day(30))
-    obstacle = rules.comparison_obstacle(state, day(40), content(40), "1", content(10), ready)
+    assert challengers.evidence_wait(state, ready, day(30))
+    obstacle = challengers.comparison_obstacle(state, day(40), content(40), "1", content(10), ready)
     assert obstacle
     assert "gathers evidence" in obstacle
 
@@ -173,16 +173,16 @@ def test_keep_candidates_ready_is_about_pauses_only() -> None:
 def test_the_challenger_itself_is_not_compared_again() -> None:
     replaceable = MODEL.model_copy(update={"monitor": MonitorPolicy(replaceable=True)})
     state = build_state(*GATHERING)
-    obstacle = rules.comparison_obstacle(state, day(40), content(20), "1", content(10), replaceable)
+    obstacle = challengers.comparison_obstacle(state, day(40), content(20), "1", content(10), replaceable)
     assert obstacle == "the candidate is the challenger already, byte for byte, and gathers evidence"
-    assert rules.comparison_obstacle(state, day(40), content(40), "1", content(10), replaceable) is None
+    assert challengers.comparison_obstacle(state, day(40), content(40), "1", content(10), replaceable) is None
 
 
 def test_withdrawal_reasons() -> None:
     state = build_state(*GATHERING)
-    assert rules.withdrawal_reason(state, MODEL) is None
-    assert rules.withdrawal_reason(state, MODEL, day(40)) is None
-    over = rules.withdrawal_reason(state, MODEL, day(41))
+    assert challengers.withdrawal_reason(state, MODEL) is None
+    assert challengers.withdrawal_reason(state, MODEL, day(40)) is None
+    over = challengers.withdrawal_reason(state, MODEL, day(41))
     assert over
     assert "the days of its comparison were over" in over
     other_gate = MODEL.gates[0].model_copy(update={"confidence": 0.9})
@@ -191,15 +191,15 @@ def test_withdrawal_reasons() -> None:
         ("the spec lets no candidate gather evidence", {"monitor": None}),
     ):
         model = MODEL.model_copy(update=changes)
-        assert text in (rules.withdrawal_reason(state, model) or "")
-        assert rules.evidence_wait(state, model, day(30)) is None, "it holds up nobody"
+        assert text in (challengers.withdrawal_reason(state, model) or "")
+        assert challengers.evidence_wait(state, model, day(30)) is None, "it holds up nobody"
 
 
 def test_a_challenger_is_withdrawn_when_the_champion_changes() -> None:
     champions = (verdict_event(10), promotion("1", 10, 1), verdict_event(12, "1"), promotion("2", 12, 3, "1"))
     first = look_event(verdict_event(20, "2").model_copy(update={"fingerprints": FIRST.fingerprints}), "inconclusive")
     state = build_state(*champions, first, registration("3", 5), rollback("1", "2"))
-    reason = rules.withdrawal_reason(state, MODEL)
+    reason = challengers.withdrawal_reason(state, MODEL)
     assert reason
     assert "it was judged against version 2, but version 1 is champion now" in reason
     event = rules.decide_withdrawal(state, "3", reason)
@@ -222,14 +222,14 @@ def test_withdrawal_happens_once_and_is_final() -> None:
 
 def test_look_wait_counts_new_days() -> None:
     state: LedgerState = build_state(*GATHERING)
-    assert "until 2013-01-21" in (rules.look_wait(state, MODEL, day(30), day(20)) or "")
-    assert "3 days are new since the look before, of 7" in (rules.look_wait(state, MODEL, day(30), day(23)) or "")
-    assert rules.look_wait(state, MODEL, day(30), day(27)) is None
-    assert rules.look_wait(state, MODEL, day(20), day(27)), "it was looked at as of that day"
+    assert "until 2013-01-21" in (challengers.look_wait(state, MODEL, day(30), day(20)) or "")
+    assert "3 days are new since the look before, of 7" in (challengers.look_wait(state, MODEL, day(30), day(23)) or "")
+    assert challengers.look_wait(state, MODEL, day(30), day(27)) is None
+    assert challengers.look_wait(state, MODEL, day(20), day(27)), "it was looked at as of that day"
     last = build_state(*GATHERING, later("inconclusive", 3))
-    assert rules.look_wait(last, MODEL, day(41), day(41)) is None, "no more days will come"
-    assert rules.look_wait(last, MODEL, day(40), day(36))
-    assert rules.look_wait(last, MODEL, day(41), day(36)) is None, "nor will those without features"
+    assert challengers.look_wait(last, MODEL, day(41), day(41)) is None, "no more days will come"
+    assert challengers.look_wait(last, MODEL, day(40), day(36))
+    assert challengers.look_wait(last, MODEL, day(41), day(36)) is None, "nor will those without features"
 
 
 @settings(max_examples=150, deadline=None)

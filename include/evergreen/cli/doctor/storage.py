@@ -16,7 +16,7 @@ import httpx
 from evergreen import ledger, storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
 from evergreen.errors import first_line
-from evergreen.promotion.rules import challenger_wait
+from evergreen.promotion.challengers import challenger_wait
 from evergreen.settings import redact_url
 from evergreen.spec.loader import load_spec, model_names
 

@@ -100,7 +100,7 @@ def plan(name: str) -> XCom:
     """Decide whether a look is due, once for all tasks."""
     from evergreen import ledger
     from evergreen.feature_store import training_sets
-    from evergreen.promotion import rules, service
+    from evergreen.promotion import challengers, service
     from evergreen.registry import anchors
 
     context, model = get_current_context(), loader.load_spec(name)
@@ -117,12 +117,12 @@ def plan(name: str) -> XCom:
     look_plan = LookPlan(start=window.start, end=window.end, run_reason=window.run_reason, timezone=window.timezone)
     event, is_backfill = state.challenger_event, window.run_reason is RunReason.BACKFILL
     acts = ("approve", "conclude") if model.approval else ("conclude",)
-    looks = (*_LOOK_TASKS, "approve") if model.approval else _LOOK_TASKS
+    look_tasks = (*_LOOK_TASKS, "approve") if model.approval else _LOOK_TASKS
     if event is None or (is_backfill and not state.open_comparison):
         log.info("there is no challenger%s", " that gathers evidence" if event else "")
         service.sync_champion_aliases(model)
         return skip_tasks(context, look_plan.dump(), (*_LOOK_TASKS, *acts))
-    log.info("version %s is the challenger: %s", state.challenger, rules.challenger_wait(state, model))
+    log.info("version %s is the challenger: %s", state.challenger, challengers.challenger_wait(state, model))
     start = event.holdout[0]
     look_plan = look_plan.model_copy(
         update={
@@ -139,16 +139,16 @@ def plan(name: str) -> XCom:
     )
     if is_backfill:
         return skip_tasks(context, look_plan.dump(), acts)
-    if reason := rules.withdrawal_reason(state, model):
+    if reason := challengers.withdrawal_reason(state, model):
         log.info("it is withdrawn: %s", reason)
-        return skip_tasks(context, look_plan.dump(), looks)
+        return skip_tasks(context, look_plan.dump(), look_tasks)
     if look_plan.verdict_entry:
         return skip_tasks(context, look_plan.dump(), ("examples", "evaluate"))
     assert look_plan.days
-    if reason := rules.look_wait(state, model, window.end, look_plan.days[1]):
+    if reason := challengers.look_wait(state, model, window.end, look_plan.days[1]):
         log.info("no look is taken: %s", reason)
-        is_over = rules.withdrawal_reason(state, model, window.end) is not None
-        return skip_tasks(context, look_plan.dump(), looks if is_over else (*_LOOK_TASKS, *acts))
+        is_over = challengers.withdrawal_reason(state, model, window.end) is not None
+        return skip_tasks(context, look_plan.dump(), look_tasks if is_over else (*_LOOK_TASKS, *acts))
     return look_plan.dump()
 
 
@@ -178,14 +178,14 @@ def evaluate(name: str, plan: XCom, examples_reference: XCom) -> XCom:
 @task(trigger_rule="none_failed")
 def judge(name: str, plan: XCom, evaluate_output: XCom) -> XCom:
     """Record the verdict of the look in the ledger before anything acts on it."""
-    from evergreen.promotion import service
+    from evergreen.promotion import looks, service
 
     context, model, look_plan = get_current_context(), loader.load_spec(name), LookPlan.load(plan)
     entry = look_plan.verdict_entry
     if entry is None:
         scored = ScoredLook.load(evaluate_output)
         assert look_plan.first_entry
-        look = service.LookContext(
+        look = looks.LookContext(
             run=dag_run_name(context),
             run_reason=look_plan.run_reason,
             first_entry=look_plan.first_entry,
@@ -194,9 +194,9 @@ def judge(name: str, plan: XCom, evaluate_output: XCom) -> XCom:
         )
         try:
             if look_plan.run_reason is RunReason.BACKFILL:
-                log.info("a look on this day would have said: %s", service.preview_look(model, look).reason)
+                log.info("a look on this day would have said: %s", looks.preview_look(model, look).reason)
                 return None
-            entry = service.judge_look(model, look)
+            entry = looks.judge_look(model, look)
         except PromotionRefusedError as error:
             raise AirflowSkipException(str(error)) from None
     judged = JudgedVerdict(entry=entry, report=str(service.verdict_report_path(model, entry)))
@@ -216,19 +216,19 @@ def conclude(name: str, plan: XCom, judge_output: XCom, approval_output: XCom) -
     """Promote the challenger if its verdict and the rules allow it, or withdraw it, or wait."""
     from evergreen import ledger
     from evergreen.orchestration.operators.approval import responder
-    from evergreen.promotion import rules, service
+    from evergreen.promotion import challengers, looks, service
 
     model, look_plan, actor = loader.load_spec(name), LookPlan.load(plan), requester(get_current_context())
     version = look_plan.challenger_version
     assert version
-    if reason := service.withdraw_obsolete_challenger(model, look_plan.end, actor=actor):
+    if reason := looks.withdraw_obsolete_challenger(model, look_plan.end, actor=actor):
         raise AirflowSkipException(f"the champion stays, version {version} is withdrawn: {reason}")
     if judge_output is None:
         raise AirflowSkipException("the champion stays: nothing was judged")
     entry = JudgedVerdict.from_judge(judge_output).entry
     state = ledger.read_state(name)
     if state.challenger_verdict == entry and state.open_comparison:
-        wait = rules.challenger_wait(state, model)
+        wait = challengers.challenger_wait(state, model)
         raise AirflowSkipException(f"the champion stays, version {version} is its challenger: {wait}")
     request = look_plan.promotion_request(entry, responder(approval_output) if approval_output else None)
     try:

@@ -148,7 +148,7 @@ def plan(name: str) -> XCom:
     """Resolve the window, and the champion that the candidate is judged against, once for all tasks."""
     from evergreen import ledger
     from evergreen.feature_store import training_sets
-    from evergreen.promotion import rules
+    from evergreen.promotion import challengers, rules
     from evergreen.registry import anchors, versions
 
     context, model = get_current_context(), loader.load_spec(name)
@@ -172,7 +172,7 @@ def plan(name: str) -> XCom:
     if is_backfill and not retrain_plan.promotes:
         return skip_tasks(context, retrain_plan.dump(), _DECISION_TASKS)
     state = ledger.read_state(name)
-    pause = rules.evidence_wait(state, model, window.end)
+    pause = challengers.evidence_wait(state, model, window.end)
     if not model.keep_candidates_ready:
         pause = pause or rules.promotion_pause(state, window.end, model.cooldown_days)
     if pause:
@@ -320,14 +320,14 @@ def promote(
     """Promote the candidate, in the ledger and then in MLflow, if the verdict and the rules allow it."""
     from evergreen import ledger
     from evergreen.orchestration.operators.approval import responder
-    from evergreen.promotion import rules, service
+    from evergreen.promotion import challengers, service
 
     approved_by = responder(approval_output) if approval_output else None
     entry = JudgedCandidate.load(judge_output).entry
     request = RetrainPlan.load(plan).promotion_request(entry, version, approved_by)
     model, state = loader.load_spec(name), ledger.read_state(name)
     if state.challenger_verdict == entry and state.open_comparison:
-        wait = rules.challenger_wait(state, model)
+        wait = challengers.challenger_wait(state, model)
         raise AirflowSkipException(f"the champion stays, version {version} is its challenger: {wait}")
     try:
         blocker = service.promote_version(model, request, actor=requester(get_current_context()))
