@@ -138,6 +138,7 @@ def test_a_better_challenger_is_promoted_when_evidence_suffices(
     assert early["examples"] is None, "three days are too few for another look"
     assert read().head_number == 7
 
+    assert look(monkeypatch, start, "backfill")["examples"] is None, "there was no challenger yet"
     backfilled = look(monkeypatch, start + timedelta(7), "backfill")
     assert backfilled["judge"] is None
     assert read().head_number == 7, "a backfill tells, and records nothing"

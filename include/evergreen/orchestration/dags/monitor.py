@@ -118,8 +118,8 @@ def plan(name: str) -> XCom:
     event, is_backfill = state.challenger_event, window.run_reason is RunReason.BACKFILL
     acts = ("approve", "conclude") if model.approval else ("conclude",)
     look_tasks = (*_LOOK_TASKS, "approve") if model.approval else _LOOK_TASKS
-    if event is None or (is_backfill and not state.open_comparison):
-        log.info("there is no challenger%s", " that gathers evidence" if event else "")
+    if event is None or (is_backfill and (not state.open_comparison or window.end <= event.as_of)):
+        log.info("there is no challenger%s", " that gathered evidence then" if event else "")
         service.sync_champion_aliases(model)
         return skip_tasks(context, look_plan.dump(), (*_LOOK_TASKS, *acts))
     log.info("version %s is the challenger: %s", state.challenger, challengers.challenger_wait(state, model))
