@@ -17,8 +17,8 @@ from evergreen import evaluation, ledger
 from evergreen.feature_store import training_sets
 from evergreen.ledger import LedgerState, VerdictRecorded, VersionPromoted
 from evergreen.orchestration.dags import monitor
-from evergreen.promotion import challengers, service
-from evergreen.registry import versions
+from evergreen.promotion import challengers, looks, service
+from evergreen.registry import aliases, versions
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.spec.model import ApprovalPolicy, ModelSpec, MonitorPolicy
@@ -110,7 +110,7 @@ def read() -> LedgerState:
     return ledger.read_state("loans")
 
 
-def aliases() -> dict[str, str]:
+def aliases_in_mlflow() -> dict[str, str]:
     found = MlflowClient(settings().mlflow.get_secret_value()).get_registered_model("loans").aliases
     return {name: str(version) for name, version in found.items() if name != "candidate"}
 
@@ -126,7 +126,7 @@ def test_a_better_challenger_is_promoted_when_evidence_suffices(
     start = FIRST_RETRAIN + timedelta(7)
     first = retrain(loans, start, *ALL_INPUTS)
     assert first.verdict.is_inconclusive, first.verdict.reason
-    assert aliases() == {"champion": "1", "challenger": "2"}
+    assert aliases_in_mlflow() == {"champion": "1", "challenger": "2"}
     wait = challengers.evidence_wait(read(), loans, start)
     assert wait
     assert "version 2 gathers evidence until" in wait
@@ -158,7 +158,7 @@ def test_a_better_challenger_is_promoted_when_evidence_suffices(
         assert read().head_number == count, "a look is recorded once"
     assert promoted_on
     assert results["conclude"] == "2"
-    assert aliases() == {"champion": "2", "previous": "1"}
+    assert aliases_in_mlflow() == {"champion": "2", "previous": "1"}
     assert kinds()[-2:] == ["judged", "promoted"]
     state = read()
     assert state.last_promoted_as_of == promoted_on
@@ -196,10 +196,39 @@ def test_a_killed_look_is_completed_by_the_next_run(loans: ModelSpec, monkeypatc
     assert challengers.challenger_wait(read(), loans) == "it passed its gates, and waits for its promotion"
     service.freeze_promotions(loans, "audit", actor="ada")
     assert "frozen by ada" in look(monkeypatch, as_of)["conclude skipped"]
-    assert aliases()["challenger"] == "2"
+    assert aliases_in_mlflow()["challenger"] == "2"
     service.unfreeze_promotions(loans, "done", actor="ada")
     assert look(monkeypatch, as_of)["conclude"] == "2"
-    assert aliases()["champion"] == "2"
+    assert aliases_in_mlflow()["champion"] == "2"
+
+
+def test_a_run_killed_anywhere_leaves_the_same_entries(loans: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    retrain(loans, FIRST_RETRAIN, "amount")
+    start = FIRST_RETRAIN + timedelta(7)
+    retrain(loans, start, *ALL_INPUTS)
+    before = kinds()
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    kill_points: list[tuple[Any, str]] = [
+        (training_sets, "build_look_set"),
+        (evaluation, "collect_look_evidence"),
+        (looks, "judge_look"),
+        (aliases, "sync_aliases"),  # the verdict is recorded
+        (service, "verdict_report_path"),
+        (service, "promote_version"),
+        (aliases, "sync_aliases"),  # the promotion is recorded
+    ]
+    for module, function in kill_points:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, function, die)
+            with pytest.raises(KeyboardInterrupt):
+                look(patch, start + timedelta(21))
+    assert aliases_in_mlflow() == {"champion": "1", "challenger": "2"}, "they follow"
+    look(monkeypatch, start + timedelta(21))
+    assert aliases_in_mlflow() == {"champion": "2", "previous": "1"}
+    assert kinds() == [*before, "judged", "promoted"]
 
 
 def test_a_challenger_is_withdrawn_when_its_days_are_over(loans: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +244,7 @@ def test_a_challenger_is_withdrawn_when_its_days_are_over(loans: ModelSpec, monk
         assert read().open_comparison
         text = look(patch, end)["conclude skipped"]
     assert "version 2 is withdrawn: its evidence does not suffice, and the days of its comparison were over" in text
-    assert aliases() == {"champion": "1"}
+    assert aliases_in_mlflow() == {"champion": "1"}
     assert [c.promoted for c in read().comparisons] == [False]
 
 
@@ -229,7 +258,7 @@ def test_a_challenger_is_withdrawn_when_the_champion_changes(loans: ModelSpec, m
     text = look(monkeypatch, start + timedelta(7))["conclude skipped"]
     assert "version 2 is withdrawn: it was judged against version 1, but no version is champion now" in text
     assert kinds()[-1] == "withdrawn"
-    assert "challenger" not in aliases()
+    assert "challenger" not in aliases_in_mlflow()
 
 
 def test_a_later_candidate_replaces_a_replaceable_challenger(loans: ModelSpec) -> None:
@@ -243,7 +272,7 @@ def test_a_later_candidate_replaces_a_replaceable_challenger(loans: ModelSpec) -
     withdrawn = read().entries.find_last(ledger.ChallengerWithdrawn, version="2")
     assert withdrawn
     assert withdrawn.event.reason.startswith("replaced by the candidate of retrain")
-    assert (read().challenger, aliases()["challenger"]) == ("3", "3")
+    assert (read().challenger, aliases_in_mlflow()["challenger"]) == ("3", "3")
     assert len(read().comparisons) == 1, "what the first has spent does not come back"
     alphas = [next(r.alpha for r in event.verdict.results if r.alpha) for event in (first, second)]
     assert alphas[1] < alphas[0] / 3
