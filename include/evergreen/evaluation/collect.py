@@ -77,9 +77,6 @@ def collect_evidence(
         problems["no_champion"] = no_champion.reason
     if _CHAMPION_INPUTS in evidence:
         problems[_CHAMPION_INPUTS] = _table_sha256(evidence[_CHAMPION_INPUTS])
-    if problems:
-        inputs["problems"] = problems
-        fingerprint = fingerprints.compute_fingerprint(inputs)
     label_counts = read_label_counts(training_set_dataset(model).file_path(training_set, "label_counts"))
     metadata = {
         "days": [day.isoformat() for day in labelled_days(training_set, label_counts)],
@@ -88,10 +85,62 @@ def collect_evidence(
         "no_champion": no_champion and no_champion.reason,
         "missing": missing,
     }
-    partition = f"{base}-{fingerprint[:16]}"
-    measured = {name: value for name, value in evidence.items() if name not in missing}
-    files = _write_files(dataset.stage(partition, fingerprint), measured, metadata)
-    return dataset.publish(partition, fingerprint, files, inputs)
+    return _publish_evidence(model, base, inputs, problems, evidence, metadata)
+
+
+def collect_look_evidence(
+    model: ModelSpec, examples: datasets.Manifest, challenger: Champion, champion: Champion
+) -> datasets.Manifest:
+    """Measure and publish what a look at the challenger needs: both models' scores of all days so far.
+
+    `examples` is published by `training_sets.build_look_set`. Both models are verified by their content, and get their
+    own inputs where the features have changed. A champion that cannot be scored is published as missing evidence.
+
+    Raises:
+        RegistryError, ScoringError, SignatureError: the challenger cannot be scored.
+    """
+    from evergreen.feature_store.training_sets import look_dataset
+
+    source, dataset = look_dataset(model), evaluation_dataset(model)
+    inputs: dict[str, Any] = {
+        "holdout": examples.files["holdout"].sha256,
+        "days": [examples.inputs["holdout"], examples.inputs["holdout_end"]],
+        "label_counts": examples.files["label_counts"].sha256,
+        "candidate": {"content": challenger.content},
+        "champion": {"content": champion.content},
+        "clusters": list(model.clusters),
+        "code": evidence_code(),
+    }
+    fingerprint = fingerprints.compute_fingerprint(inputs)
+    base = f"look-{examples.inputs['as_of']}-at-{challenger.version}-against-{champion.version}"
+    if published := dataset.find(f"{base}-{fingerprint[:16]}", fingerprint):
+        return published
+    holdout = pq.read_table(source.file_path(examples, "holdout"))
+    log.info("Scoring %s rows of the days so far", holdout.num_rows)
+    evidence: dict[str, Any] = {name: holdout[name] for name in ("event_timestamp", "label")}
+    try:
+        evidence["candidate"] = _score_registered_model(model, challenger.content, examples, holdout)
+    except MissingInputsError as error:
+        raise ScoringError(
+            f"inputs of the challenger, version {challenger.version}, can no longer be made: {error}; bring them back, "
+            f"or `evergreen withdraw {model.name} --reason …`"
+        ) from None
+    try:
+        evidence["champion"] = _score_registered_model(model, champion.content, examples, holdout)
+    except (MissingInputsError, ScoringError) as error:
+        evidence["champion"] = MissingEvidence(f"version {champion.version} cannot be scored: {error}")
+    for name, cluster in compute_clusters(holdout, model.clusters).items():
+        evidence[_CLUSTER_PREFIX + name] = _to_array(cluster, pa.string())
+    missing = {name: value.problem for name, value in evidence.items() if isinstance(value, MissingEvidence)}
+    label_counts = read_label_counts(source.file_path(examples, "label_counts"))
+    metadata = {
+        "days": [day.isoformat() for day in labelled_days(examples, label_counts)],
+        "label_counts": label_counts,
+        "champion": champion.version,
+        "no_champion": None,
+        "missing": missing,
+    }
+    return _publish_evidence(model, base, inputs, {"missing": missing} if missing else {}, evidence, metadata)
 
 
 def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
@@ -268,6 +317,40 @@ class _Measurement:
             return MissingEvidence("no day of the window has rows without a known label")
         scores = score_candidate(self._model, self._candidate, rows)
         return pa.table({"event_timestamp": rows["event_timestamp"], "candidate": scores})
+
+
+def _score_registered_model(model: ModelSpec, content: str, examples: datasets.Manifest, rows: pa.Table) -> pa.Array:
+    """Return the scores (n,) of `rows` by the registered model of this content.
+
+    Raises:
+        MissingInputsError: columns that it has learned from can no longer be made.
+        RegistryError, ScoringError, SignatureError: as `versions.open_model`.
+    """
+    from evergreen.feature_store.champion_inputs import recreate_inputs
+    from evergreen.registry import versions
+
+    with versions.open_model(model.name, content) as (folder, _):
+        inputs = versions.read_model_inputs(folder)
+        changed = inputs.changed_columns(examples)
+        rows = recreate_inputs(model, examples, rows, inputs) if changed else rows
+        return pa.array(score_table(folder, rows, inputs.column_names))
+
+
+def _publish_evidence(
+    model: ModelSpec,
+    base: str,
+    inputs: dict[str, Any],
+    problems: Mapping[str, Any],
+    evidence: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+) -> datasets.Manifest:
+    """Publish evidence as a partition whose name begins with `base`; `problems` count as inputs."""
+    inputs, dataset = {**inputs, "problems": problems} if problems else inputs, evaluation_dataset(model)
+    fingerprint = fingerprints.compute_fingerprint(inputs)
+    partition = f"{base}-{fingerprint[:16]}"
+    measured = {name: value for name, value in evidence.items() if name not in metadata["missing"]}
+    files = _write_files(dataset.stage(partition, fingerprint), measured, metadata)
+    return dataset.publish(partition, fingerprint, files, inputs)
 
 
 def _table_sha256(table: pa.Table) -> str:

@@ -57,7 +57,7 @@ class EarlierComparison:
         days: of all of its evidence, until its last look.
         spending: by gate.
         promoted: whether its verdict allowed a promotion.
-        look_ends: the day after the evidence of each look, in order, if it had several; empty if it had one.
+        look_ends: the day after the evidence of each look, in order; empty if one look was to decide.
         day_correlations: by gate, as of the last look.
     """
 
