@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen import ledger
 from evergreen.errors import MissingInputsError, RegistryError, ScoringError
 from evergreen.evaluation.requirements import EvidenceRequirements
 from evergreen.evaluation.rows import (
@@ -26,7 +25,7 @@ from evergreen.evaluation.rows import (
 )
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
 from evergreen.lake import datasets, fingerprints
-from evergreen.scoring.predictions import Champion, model_identity, score_candidate, score_table
+from evergreen.scoring.predictions import Champion, score_candidate, score_table
 from evergreen.spec.model import ModelSpec
 
 # Columns of the file `scores`.
@@ -278,12 +277,12 @@ class _Measurement:
         """
         if problem := champion.overlap_problem(date.fromisoformat(self._training_set.inputs["holdout"])):
             return {"champion": MissingEvidence(problem)}
-        if ledger.hash_model(*model_identity(self._candidate)) == champion.content:
-            problem = f"version {champion.version} is the candidate itself, byte for byte"
-            return {"champion": MissingEvidence(problem)}
         from evergreen.feature_store.champion_inputs import recreate_inputs
         from evergreen.registry import versions
 
+        if versions.hash_candidate(self._candidate) == champion.content:
+            problem = f"version {champion.version} is the candidate itself, byte for byte"
+            return {"champion": MissingEvidence(problem)}
         try:
             with versions.open_model(self._model.name, champion.content) as (folder, _):
                 inputs = versions.read_model_inputs(folder)

@@ -100,6 +100,11 @@ def find_champion(model: ModelSpec) -> Champion | None:
     )
 
 
+def hash_candidate(candidate: datasets.Manifest) -> str:
+    """Return the content hash that the candidate's version has, or will have, in the ledger."""
+    return ledger.hash_model(*predictions.model_identity(candidate))
+
+
 def register_candidate(
     model: ModelSpec,
     training_set: datasets.Manifest,
