@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from evergreen import ledger
 from evergreen.ledger import LedgerEntry, LedgerState, VersionRegistered
-from evergreen.promotion import rules
+from evergreen.promotion import challengers, rules
 from evergreen.registry import aliases
 from evergreen.settings import settings
 from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
@@ -24,6 +24,8 @@ LEDGER_ALIASES = ("champion", "previous", "challenger")
 
 
 _THRESHOLD = {"kind": "threshold", "metric": "auc", "at_least": 0.6}
+COMPARISON = {"kind": "against_champion", "metric": "auc", "must_be": "better"}
+"""The gate of verdicts that are inconclusive."""
 
 
 def ledger_model(name: str, cooldown_days: int = 0, gates: Sequence[Mapping[str, object]] = (_THRESHOLD,)) -> ModelSpec:
@@ -108,7 +110,10 @@ class Book:
         def decide(state: LedgerState) -> ledger.VerdictRecorded:
             content = state.champion_content
             event = verdict_event(as_of, state.champion, passed=passed, model=number, champion_content=content)
-            return look_event(event, "inconclusive") if is_inconclusive else event
+            if not is_inconclusive:
+                return event
+            gates = challengers.gates_fingerprint(ledger_model(self.model, gates=[COMPARISON]))
+            return look_event(event.model_copy(update={"fingerprints": {"gates": gates}}), "inconclusive")
 
         number = ledger.read_state(self.model).head_number if number is None else number
         entry = ledger.append_decision(self.model, "retrain", decide)

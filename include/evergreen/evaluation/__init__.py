@@ -6,7 +6,7 @@ spec needs. `load_evidence` reads it back, today or in a year, for `evergreen.ga
     evaluations/flight_delay/                    under the lake's root: a dataset
         scores                                   a row per holdout row: label, predictions, clusters, groups, baselines
         metadata                                 days, champion, and what is missing, with the reason
-        champion_inputs                          its own, where the training set does not have them as it learned them
+        champion_inputs, candidate_inputs        a model's own, where the examples do not have them as it learned them
         recent_predictions, serving_costs,
         input_signature, online_sample           if a gate needs them
 

@@ -223,5 +223,6 @@ def _find_comparison(event: VerdictRecorded) -> EarlierComparison | None:
         spending=spending,
         promoted=event.verdict.promote,
         look_ends=tuple(sorted(look_ends)),
+        is_decided=not event.verdict.is_inconclusive,
         day_correlations=correlations,
     )

@@ -124,13 +124,10 @@ class LookPlan(Handover):
     def window(self) -> Window:
         return Window.from_range(self.start, self.end, self.run_reason, self.timezone)
 
-    def promotion_request(self, entry: int, approved_by: str | None = None) -> PromotionRequest:
+    def promotion_request(self, entry: int, version: str, approved_by: str | None = None) -> PromotionRequest:
         from evergreen.promotion.service import PromotionRequest
 
-        assert self.challenger_version
-        return PromotionRequest(
-            entry, self.challenger_version, self.run_reason, approved_by=approved_by, as_of=self.end
-        )
+        return PromotionRequest(entry, version, self.run_reason, approved_by=approved_by, as_of=self.end)
 
     def challenger(self) -> Champion:
         return self._model(self.challenger_version, self.challenger_content)

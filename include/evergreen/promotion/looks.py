@@ -108,8 +108,8 @@ def withdraw_challenger(model: ModelSpec, reason: str, *, actor: str) -> str:
     return version
 
 
-def withdraw_obsolete_challenger(model: ModelSpec, as_of: date, *, actor: str) -> str | None:
-    """Withdraw the challenger if it can become champion no more, as of a day; return why, or None if it can."""
+def withdraw_obsolete_challenger(model: ModelSpec, as_of: date, *, actor: str) -> ledger.ChallengerWithdrawn | None:
+    """Withdraw the challenger if it can become champion no more, as of a day; return None if it can."""
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         reason = challengers.withdrawal_reason(state, model, as_of)
@@ -117,11 +117,12 @@ def withdraw_obsolete_challenger(model: ModelSpec, as_of: date, *, actor: str) -
             raise PromotionRefusedError("the challenger may still become champion")
         return rules.decide_withdrawal(state, state.challenger, reason)
 
-    if challengers.withdrawal_reason(ledger.read_state(model.name), model, as_of) is None:
+    try:
+        event = service.append_and_sync(model, actor, decide)
+    except PromotionRefusedError:
         return None
-    event = service.append_and_sync(model, actor, decide)
     assert isinstance(event, ledger.ChallengerWithdrawn)
-    return event.reason
+    return event
 
 
 def _judge_look(

@@ -116,11 +116,12 @@ def plan(name: str) -> XCom:
     state = ledger.read_state(name)
     look_plan = LookPlan(start=window.start, end=window.end, run_reason=window.run_reason, timezone=window.timezone)
     event, is_backfill = state.challenger_event, window.run_reason is RunReason.BACKFILL
+    obsolete = challengers.withdrawal_reason(state, model)
     acts = ("approve", "conclude") if model.approval else ("conclude",)
     look_tasks = (*_LOOK_TASKS, "approve") if model.approval else _LOOK_TASKS
-    if event is None or (is_backfill and (not state.open_comparison or window.end <= event.as_of)):
+    if event is None or (is_backfill and (obsolete or not state.open_comparison or window.end <= event.as_of)):
         log.info("there is no challenger%s", " that gathered evidence then" if event else "")
-        service.sync_champion_aliases(model)
+        service.sync_champion_aliases(model)  # an earlier run may have died before they followed
         return skip_tasks(context, look_plan.dump(), (*_LOOK_TASKS, *acts))
     log.info("version %s is the challenger: %s", state.challenger, challengers.challenger_wait(state, model))
     start = event.holdout[0]
@@ -139,8 +140,8 @@ def plan(name: str) -> XCom:
     )
     if is_backfill:
         return skip_tasks(context, look_plan.dump(), acts)
-    if reason := challengers.withdrawal_reason(state, model):
-        log.info("it is withdrawn: %s", reason)
+    if obsolete:
+        log.info("it is withdrawn: %s", obsolete)
         return skip_tasks(context, look_plan.dump(), look_tasks)
     if look_plan.verdict_entry:
         return skip_tasks(context, look_plan.dump(), ("examples", "evaluate"))
@@ -204,7 +205,8 @@ def judge(name: str, plan: XCom, evaluate_output: XCom) -> XCom:
     for result in verdict.results:
         log.info("%12s  %s: %s", result.outcome.upper(), result.gate, result.reason)
     log.info("report: %s", judged.report)
-    request = look_plan.promotion_request(entry)
+    assert look_plan.challenger_version
+    request = look_plan.promotion_request(entry, look_plan.challenger_version)
     if model.approval and (blocker := service.promotion_blocker(model, request)):
         log.info("approval is not requested: %s", blocker)
         return skip_tasks(context, judged.dump(), ["approve"])
@@ -219,18 +221,21 @@ def conclude(name: str, plan: XCom, judge_output: XCom, approval_output: XCom) -
     from evergreen.promotion import challengers, looks, service
 
     model, look_plan, actor = loader.load_spec(name), LookPlan.load(plan), requester(get_current_context())
-    version = look_plan.challenger_version
-    assert version
-    if reason := looks.withdraw_obsolete_challenger(model, look_plan.end, actor=actor):
-        raise AirflowSkipException(f"the champion stays, version {version} is withdrawn: {reason}")
+    if event := looks.withdraw_obsolete_challenger(model, look_plan.end, actor=actor):
+        raise AirflowSkipException(f"the champion stays, version {event.version} is withdrawn: {event.reason}")
     if judge_output is None:
         raise AirflowSkipException("the champion stays: nothing was judged")
     entry = JudgedVerdict.from_judge(judge_output).entry
     state = ledger.read_state(name)
+    # An approval may take days: the version may have been deleted, and registered again, since it was planned.
+    content, version = look_plan.challenger_content, look_plan.challenger_version
+    assert content
+    assert version
+    version = state.name_of(content, version)
     if state.challenger_verdict == entry and state.open_comparison:
         wait = challengers.challenger_wait(state, model)
         raise AirflowSkipException(f"the champion stays, version {version} is its challenger: {wait}")
-    request = look_plan.promotion_request(entry, responder(approval_output) if approval_output else None)
+    request = look_plan.promotion_request(entry, version, responder(approval_output) if approval_output else None)
     try:
         blocker = service.promote_version(model, request, actor=actor)
     except PromotionRefusedError as error:
