@@ -17,8 +17,8 @@ several times a year. So `1 - confidence` of a gate is a budget for the model's 
   of the share (the union bound over an adaptive analysis: Dwork et al. 2015, Science 349:636-638, "The reusable
   holdout", supplement). A comparison with many looks has told more: at which it ended, and how. If n of its looks used
   the days, and the last one decided, the share is divided by 3·4^(n - 1); by 3·4^n if the challenger was withdrawn
-  instead. Over all n and the three ways to end (passed, failed, withdrawn), the inverses add up to 1. Nothing is carried
-  into, or out of, such a comparison.
+  instead. Over all n and the three ways to end (passed, failed, withdrawn), the inverses add up to 1.
+- Nothing is carried into, or out of, a comparison on such days.
 """
 
 from __future__ import annotations

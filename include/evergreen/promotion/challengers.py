@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from math import ceil
 
 from evergreen import ledger
 from evergreen.lake import fingerprints
 from evergreen.promotion import rules
 from evergreen.spec.model import ModelSpec
+from evergreen.window import RunReason
 
 
 def comparison_obstacle(
@@ -58,12 +60,15 @@ def withdrawal_reason(state: ledger.LedgerState, model: ModelSpec, as_of: date |
     event = state.challenger_event
     if event is None:
         return None
+    if not state.open_comparison:
+        assert state.challenger
+        assert state.challenger_verdict
+        request = rules.PromotionRequest(state.challenger_verdict, state.challenger, RunReason.SCHEDULE)
+        return rules.refusal_reason(state, request)
     if problem := rules.champion_problem(state, event.as_of, event.champion_version, event.champion_content):
         return problem
     if event.candidate_content in state.barred_contents:
         return rules.BARRED
-    if not state.open_comparison:
-        return None
     if not model.monitors:
         return "the spec lets no candidate gather evidence any more"
     if event.fingerprints.get("gates") != gates_fingerprint(model):
@@ -74,17 +79,22 @@ def withdrawal_reason(state: ledger.LedgerState, model: ModelSpec, as_of: date |
 
 
 def evidence_end(state: ledger.LedgerState, model: ModelSpec) -> date:
-    """Return the day from which on the challenger's comparison has had its days: their labels are complete then."""
+    """Return the day from which on the challenger's comparison has had its days: their labels are complete then.
+
+    Days without rows do not count; of later ones, as many are expected to have none as of those of the first look.
+    """
     from evergreen.gates.group_sequential import max_days  # here: it loads scipy
 
     event = state.challenger_event
     assert event
+    start = event.holdout[0]
     days = [
-        max_days(result.alpha, result.looks[0].days)
+        ceil(max_days(result.alpha, first.days) * (first.end - start).days / first.days)
         for result in event.verdict.results
         if result.outcome == "inconclusive" and result.alpha
+        for first in result.looks[:1]
     ]
-    return event.holdout[0] + timedelta(max(days) + model.label_delay)
+    return start + timedelta(max(days) + model.label_delay)
 
 
 def look_wait(state: ledger.LedgerState, model: ModelSpec, as_of: date, days_end: date) -> str | None:

@@ -46,6 +46,7 @@ def judge_look(model: ModelSpec, context: LookContext) -> int:
     evidence = evaluation.load_evidence(model, context.evaluation)
     first = ledger.read_verdict_event(model.name, context.first_entry)
     basis = _look_basis(model, context, first)
+    as_of = date.fromisoformat(context.examples.inputs["as_of"])
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         if entry := service.find_verdict(state, basis):
@@ -53,6 +54,8 @@ def judge_look(model: ModelSpec, context: LookContext) -> int:
         previous, problem = state.challenger_event, challengers.withdrawal_reason(state, model)
         if previous is None or state.open_comparison != context.first_entry or problem:
             raise PromotionRefusedError(f"nothing is looked at: {problem or 'the comparison has ended meanwhile'}")
+        if as_of < previous.judged_as_of:
+            raise PromotionRefusedError(f"nothing is looked at: a look as of {previous.judged_as_of} was first")
         slices = {name: file for name, file in previous.evidence.items() if name == "slices"}
         return previous.model_copy(
             update={
@@ -60,9 +63,7 @@ def judge_look(model: ModelSpec, context: LookContext) -> int:
                 "run_reason": context.run_reason,
                 "holdout": evidence.days,
                 "verdict": _judge_look(model, evidence, state, previous),
-                "later_look": ledger.LaterLook(
-                    first_entry=context.first_entry, as_of=date.fromisoformat(context.examples.inputs["as_of"])
-                ),
+                "later_look": ledger.LaterLook(first_entry=context.first_entry, as_of=as_of),
                 "evidence": service.verdict_files(model, context.evaluation, basis) | slices,
                 "fingerprints": basis,
             }

@@ -51,7 +51,7 @@ def decide_promotion(
     if entry := _find_promotion(state, request):
         return entry
     verdict_event = state.find_verdict_event(request.verdict_entry)
-    problem = _refusal_reason(state, request, verdict_event)
+    problem = refusal_reason(state, request)
     if verdict_event is None or problem:
         raise PromotionRefusedError(f"version {request.version} is not promoted: {problem}")
     version, as_of, number = request.version, verdict_event.as_of, request.verdict_entry
@@ -299,9 +299,12 @@ def _check_restorable(state: ledger.LedgerState, version: str) -> None:
         )
 
 
-def _refusal_reason(
-    state: ledger.LedgerState, request: PromotionRequest, verdict_event: ledger.VerdictRecorded | None
-) -> str | None:
+def refusal_reason(state: ledger.LedgerState, request: PromotionRequest) -> str | None:
+    """Return why the verdict does not allow to promote the version, now or later; None if it does.
+
+    What only defers a promotion, or an approval that is missing, is no such reason.
+    """
+    verdict_event = state.find_verdict_event(request.verdict_entry)
     if verdict_event is None:
         return f"entry {request.verdict_entry} of the ledger holds no verdict: judge the candidate first"
     if not verdict_event.verdict.promote:

@@ -16,6 +16,7 @@ from evergreen.ledger import (
     LedgerState,
     PromotionDeferred,
     PromotionsFrozen,
+    PromotionsUnfrozen,
     VersionPromoted,
 )
 from evergreen.promotion import challengers, rules
@@ -30,6 +31,7 @@ from support.ledger_events import (
     day,
     deferral,
     look_event,
+    loss,
     promotion,
     registration,
     rollback,
@@ -159,6 +161,24 @@ def test_evidence_wait_names_the_end_and_the_way_out() -> None:
     assert challengers.evidence_wait(state, MODEL, end + timedelta(7)) is None, "the monitor DAG is paused, or fails"
     late = MODEL.model_copy(update={"label_delay": 30})
     assert challengers.evidence_end(state, late) == end + timedelta(30)
+
+
+def test_days_without_rows_do_not_shorten_a_comparison() -> None:
+    [result] = FIRST.verdict.results
+    looks = tuple(look.model_copy(update={"days": 5}) for look in result.looks)  # nobody works at weekends
+    verdict = FIRST.verdict.model_copy(update={"results": (result.model_copy(update={"looks": looks}),)})
+    state = build_state(*GATHERING[:2], FIRST.model_copy(update={"verdict": verdict}), GATHERING[3])
+    assert challengers.evidence_end(state, MODEL) == day(13) + timedelta(40)  # 28 of 7 days in which 5 have rows
+
+
+def test_a_passed_challenger_that_is_refused_for_good_is_withdrawn() -> None:
+    """It was judged as the model's first; since then another became champion, and was lost."""
+    first = (verdict_event(20), PromotionsFrozen(reason="audit"), deferral("2", 20, 1), PromotionsUnfrozen(reason="ok"))
+    state = build_state(*first, verdict_event(10), promotion("1", 10, 5), loss("1", None))
+    assert state.challenger == "2"
+    reason = challengers.withdrawal_reason(state, MODEL)
+    assert reason
+    assert "it was judged before the champion was lost" in reason
 
 
 def test_keep_candidates_ready_is_about_pauses_only() -> None:
