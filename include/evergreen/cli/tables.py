@@ -182,10 +182,12 @@ def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
     assert isinstance(event, VersionPromoted)  # nothing else begins a tenure
     verdict_event = state.find_verdict_event(event.verdict_entry)
     assert verdict_event  # or the ledger would have refused the entry
+    looks = max((len(result.looks) for result in verdict_event.verdict.results), default=0)
+    look = f", at look {looks}" if verdict_event.later_look else ""
     approval = f", approved by {event.approved_by}" if event.approved_by else ""
     share = verdict_event.verdict.unlabelled_share
     unlabelled = f", {100 * share:.2g} % of rows without a label" if share else ""
-    return verdict_event.verdict.reason.partition(":")[0] + unlabelled + approval
+    return verdict_event.verdict.reason.partition(":")[0] + look + unlabelled + approval
 
 
 def _challenger_record(model: ModelSpec, state: LedgerState) -> dict[str, Any] | None:

@@ -101,6 +101,8 @@ def test_show_history_shows_how_evidence_grows(home: Path) -> None:
     record = json_of(lambda console: show_history(MODEL, None, console, as_json=True))["challenger"]
     assert (record["version"], record["waits_for"]) == ("2", "evidence")
     assert [look["days"] for look in record["looks"]["auc_against_champion"]] == [7, 14]
+    append_events(look_event(compared, "passed", 3, first_entry=3), promotion("2", 20, 6, "1"))
+    assert "the only gate passed, at look 3" in history()
 
 
 def test_show_history_names_labels_and_an_accepted_change(home: Path) -> None:
