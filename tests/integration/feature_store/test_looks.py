@@ -156,6 +156,11 @@ def test_a_better_challenger_is_promoted_when_evidence_suffices(
         count = read().head_number
         assert look(monkeypatch, start + timedelta(7 * week))["conclude"] is None
         assert read().head_number == count, "a look is recorded once"
+        with monkeypatch.context() as patch:  # as a run that was planned before this look
+            patch.setattr(challengers, "look_wait", lambda *_: None)
+            late = look(patch, start + timedelta(7 * week - 1))
+            assert "a look as of" in late["judge skipped"]
+            assert late["conclude skipped"] == "the champion stays: nothing was judged"
     assert promoted_on
     assert results["conclude"] == "2"
     assert aliases_in_mlflow() == {"champion": "2", "previous": "1"}
@@ -255,6 +260,7 @@ def test_a_challenger_is_withdrawn_when_the_champion_changes(loans: ModelSpec, m
     monkeypatch.setattr(service, "_has_files", lambda *_: False)
     service.declare_champion_lost(loans, "the disk broke", actor="ada", is_restoring=False)
     assert challengers.evidence_wait(read(), loans, start) is None, "it holds up no other candidate"
+    assert look(monkeypatch, start + timedelta(7), "backfill")["examples"] is None, "it has nothing to tell"
     text = look(monkeypatch, start + timedelta(7))["conclude skipped"]
     assert "version 2 is withdrawn: it was judged against version 1, but no version is champion now" in text
     assert kinds()[-1] == "withdrawn"
