@@ -73,6 +73,7 @@ def test_looks_are_one_comparison_when_it_has_ended() -> None:
         state = append_event(waiting, later(outcome, looks))
         [comparison] = state.comparisons
         assert comparison.promoted is (outcome == "passed")
+        assert comparison.is_decided
         assert comparison.days == (day(13), day(34))
         assert comparison.look_ends == (day(20), day(27), day(34))
         assert comparison.spending == (("auc_against_champion", 0.02, outcome == "passed"),)
@@ -84,6 +85,7 @@ def test_withdrawn_challenger_counts_as_not_promoted() -> None:
     assert (state.challenger, state.open_comparison) == (None, None)
     [comparison] = state.comparisons
     assert not comparison.promoted
+    assert not comparison.is_decided
     assert comparison.look_ends == (day(20), day(27))
 
 
