@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import date
 
@@ -25,7 +26,11 @@ LOOK_TASKS = ("examples", "evaluate", "judge", "conclude")
 def _unpaused(chain: Chain) -> Iterator[None]:
     """Only this model hears of the features that are published here."""
     chain.airflow.set_dag_paused("coin.retrain", True)
+    deadline = time.monotonic() + 120
     for dag_id in (RETRAIN, MONITOR):
+        while chain.airflow.dag(dag_id) is None:
+            assert time.monotonic() < deadline, chain.airflow.import_errors()
+            time.sleep(1)
         chain.airflow.set_dag_paused(dag_id, False)
     yield
     for dag_id in (RETRAIN, MONITOR):
