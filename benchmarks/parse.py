@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-TASKS = {"features": 6, "retrain": 9, "rollback": 2}
+TASKS = {"features": 6, "retrain": 9, "monitor": 5, "rollback": 2}
 
 PLAIN = """
 from airflow.sdk import DAG, CronDataIntervalTimetable, task

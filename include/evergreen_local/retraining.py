@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from zoneinfo import ZoneInfo
 
+from evergreen import ledger
 from evergreen.client.addresses import ServiceAddresses
 from evergreen.client.airflow import AirflowClient, AirflowConflictError, AirflowError, Json
 from evergreen.errors import EvergreenError
@@ -65,14 +66,17 @@ def retrain_model(name: str, as_of: date | None, progress: Progress) -> list[Jso
     addresses = stack.bring_up_stack(progress)
     airflow = AirflowClient(addresses.airflow, addresses.airflow_ui)
     features, retraining = f"{model.feature_model}.features", f"{model.name}.retrain"
-    _wait_until_parsed(airflow, [features, retraining], progress)
+    monitoring = [f"{model.name}.monitor"] if model.monitors else []
+    _wait_until_parsed(airflow, [features, retraining, *monitoring], progress)
     dates = [as_of] if as_of else _next_as_of_dates(model, raw, _finished_as_of_dates(airflow, retraining), progress)
     outcomes = []
     for day in dates:
         if raw:
             _deliver_raw_days(raw, model, day, progress)
         _backfill_features(airflow, features, model, _feature_days(model, day), progress)
-        _run_retraining(airflow, retraining, day, progress)
+        if monitoring and ledger.read_state(model.name).challenger:
+            _run_dag(airflow, monitoring[0], day, progress)
+        _run_dag(airflow, retraining, day, progress)
         outcomes.append(_show_results(airflow, retraining, model, day, addresses, progress))
     results.show_summary(progress, addresses, time.monotonic() - start)
     return outcomes
@@ -241,7 +245,7 @@ def _runs_by_day(airflow: AirflowClient, dag_id: str, model: ModelSpec, days: Se
     return run_progress.runs_by_day(runs, ZoneInfo(zone))
 
 
-def _run_retraining(airflow: AirflowClient, dag_id: str, as_of: date, progress: Progress) -> None:
+def _run_dag(airflow: AirflowClient, dag_id: str, as_of: date, progress: Progress) -> None:
     """Start the run for `as_of`, or continue an earlier attempt, and wait for it."""
     run_id = _run_id(as_of)
     title = f"{dag_id} as of {as_of}"

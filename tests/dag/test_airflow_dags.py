@@ -61,7 +61,7 @@ def parsed(project: Path) -> dict:
 
 
 def test_broken_models_do_not_touch_the_others(parsed: dict) -> None:
-    family = ("features", "retrain", "rollback")
+    family = ("features", "monitor", "retrain", "rollback")
     assert parsed["dags"] == [f"{name}.{kind}" for name in ("healthy", "other") for kind in family]
     assert {Path(file).stem for file in parsed["errors"]} == {"gone", *BROKEN}
 

@@ -16,11 +16,14 @@ from evergreen import ledger
 from evergreen.ledger import PromotionsFrozen
 from evergreen.orchestration.dags import retrain
 from evergreen.orchestration.handover import RetrainPlan
+from evergreen.promotion import challengers
 from evergreen.registry import versions
 from evergreen.scoring.predictions import Champion
 from evergreen.spec import loader
+from evergreen.spec.gates import AgainstChampionGate
+from evergreen.spec.model import MonitorPolicy
 from evergreen.window import midnight
-from support.ledger_events import promotion, verdict_event
+from support.ledger_events import look_event, promotion, registration, verdict_event
 
 pytestmark = pytest.mark.dag
 
@@ -125,3 +128,18 @@ def test_a_frozen_model_is_backtested_but_not_promoted_by_a_backfill(
     record(PromotionsFrozen(reason="stocktaking"))
     _, skipped = plan(monkeypatch, date(2013, 1, 18), "backfill", promote=promotes)
     assert skipped == skips
+
+
+def test_plan_trains_nothing_while_a_challenger_gathers_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = loader.load_spec("coin")
+    gates = (AgainstChampionGate(metric="auc", must_be="better"),)
+    configure(monkeypatch, gates=gates, keep_candidates_ready=True)
+    fingerprint = challengers.gates_fingerprint(spec.model_copy(update={"gates": gates}))
+    judged = verdict_event(20, "1").model_copy(update={"fingerprints": {"gates": fingerprint}})
+    record(verdict_event(10), promotion("1", 10, 1), look_event(judged, "inconclusive"), registration("2", 3))
+    planned, skipped = plan(monkeypatch, date(2013, 2, 1))
+    assert skipped == PAUSED
+    assert planned.pause
+    assert "version 2 gathers evidence until 2013-02-11" in planned.pause
+    configure(monkeypatch, gates=gates, monitor=MonitorPolicy(replaceable=True))
+    assert plan(monkeypatch, date(2013, 2, 1))[1] == {"backtest"}

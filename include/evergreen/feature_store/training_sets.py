@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Self
@@ -25,7 +25,7 @@ from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import Window, midnight
+from evergreen.window import Window, days_between, midnight
 
 _LABEL_COLUMNS = ["label", "label_known_at"]  # unknown at the time of a prediction
 _ROW_GROUP_ROWS = 65_536  # what a trainer reads at a time, and what several trainers share
@@ -85,7 +85,7 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
         log.info("training set as of %s is already published with fingerprint %.12s", window.end, fingerprint)
         return published
     days = TrainingDays.from_window(model, window)
-    spine = _read_spine(model, window)
+    spine = _read_spine(model, window.days)
     is_open = pc.invert(_is_label_known(spine, window.as_of))
     recent_day = pa.scalar(pc.max(spine.filter(is_open)["day"]).as_py(), pa.date32())
     is_used = pc.equal(spine["day"], recent_day).fill_null(False)
@@ -100,13 +100,49 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
     tables = {name: table.filter(mask) for name, mask in masks.items()}
     tables["recent"] = tables["recent"].drop_columns(_LABEL_COLUMNS)
     tables["label_counts"] = _count_labels(spine, days, window)
-    staged = dataset.stage(partition, fingerprint)
-    files = {name: staged / f"{name}.parquet" for name in tables}
-    for name, rows in tables.items():
-        pq.write_table(rows, files[name], row_group_size=_ROW_GROUP_ROWS)
-    manifest = dataset.publish(partition, fingerprint, files, inputs)
-    log.info("%s", ", ".join(f"{name}: {file.rows} rows" for name, file in manifest.files.items()))
-    return manifest
+    return _publish_tables(dataset, partition, fingerprint, tables, inputs)
+
+
+def look_days_end(model: ModelSpec, window: Window, start: date) -> date:
+    """Return the day before which all days from `start` on have published features, and complete labels.
+
+    Days at the end may not be published yet. One that is missing before others is a fault: `build_look_set` names it.
+    """
+    published = _published_days(model, window)
+    complete = days_between(start, window.end - timedelta(model.label_delay))
+    present = [day for day in complete if datasets.day_partition(day) in published]
+    return present[-1] + timedelta(1) if present else start
+
+
+def build_look_set(model: ModelSpec, window: Window, start: date, end: date) -> datasets.Manifest:
+    """Publish the files `holdout` and `label_counts` for the days `start` ≤ day < `end`, and return their manifest.
+
+    They are as in a training set, with labels that were known before `window.as_of`: what a look compares two models on
+    that have learned from none of these days.
+
+    Raises:
+        RawDataError: days have no published features; all are named.
+        InputsChangedError: a day was republished while it was read.
+    """
+    days = TrainingDays(train_end=start, holdout_start=start, holdout_end=end)
+    inputs = _example_inputs(model, window, days, days_between(start, end))
+    fingerprint = fingerprints.compute_fingerprint(inputs)
+    dataset, partition = look_dataset(model), f"since={start}_as_of={window.end}"
+    if published := dataset.find(partition, fingerprint):
+        log.info("examples of this look are already published with fingerprint %.12s", fingerprint)
+        return published
+    spine = _read_spine(model, days_between(start, end))
+    is_labelled = _is_label_known(spine, window.as_of)
+    log.info("%s examples of %s until %s; joining features", pc.sum(is_labelled).as_py() or 0, start, end)
+    tables = {"holdout": _join_features(model, spine.filter(is_labelled))}
+    tables["label_counts"] = _count_labels(spine, days, window)
+    if _example_inputs(model, window, days, days_between(start, end)) != inputs:
+        raise InputsChangedError("features were republished while the examples were read; clear this task")
+    return _publish_tables(dataset, partition, fingerprint, tables, inputs)
+
+
+def look_dataset(model: ModelSpec) -> datasets.Dataset:
+    return datasets.open_dataset(f"looks/{model.name}")
 
 
 def changed_feature_partitions(model: ModelSpec, window: Window) -> list[str]:
@@ -182,6 +218,18 @@ def training_set_code() -> dict[str, str]:
     return fingerprints.code_of((__name__, "evergreen.feature_store.offline_store"), ("feast", "duckdb", "pyarrow"))
 
 
+def _publish_tables(
+    dataset: datasets.Dataset, partition: str, fingerprint: str, tables: Mapping[str, pa.Table], inputs: dict[str, Any]
+) -> datasets.Manifest:
+    staged = dataset.stage(partition, fingerprint)
+    files = {name: staged / f"{name}.parquet" for name in tables}
+    for name, rows in tables.items():
+        pq.write_table(rows, files[name], row_group_size=_ROW_GROUP_ROWS)
+    manifest = dataset.publish(partition, fingerprint, files, inputs)
+    log.info("%s", ", ".join(f"{name}: {file.rows} rows" for name, file in manifest.files.items()))
+    return manifest
+
+
 def _published_days(model: ModelSpec, window: Window) -> dict[str, str]:
     """Return the content hash of each published partition of features that is a day of the window."""
     days = {datasets.day_partition(day) for day in window.days}
@@ -190,9 +238,15 @@ def _published_days(model: ModelSpec, window: Window) -> dict[str, str]:
 
 
 def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
-    days = TrainingDays.from_window(model, window)
+    return _example_inputs(model, window, TrainingDays.from_window(model, window), window.days)
+
+
+def _example_inputs(
+    model: ModelSpec, window: Window, days: TrainingDays, needed_days: Sequence[date]
+) -> dict[str, Any]:
+    """Return what examples of `needed_days` depend on; features of all days of the window may be in reach."""
     published = _published_days(model, window)
-    if missing := sorted({datasets.day_partition(day) for day in window.days} - published.keys()):
+    if missing := sorted({datasets.day_partition(day) for day in needed_days} - published.keys()):
         fix = f"run {model.feature_model}.features for these days first"
         faults = [Fault(day, "has no published features", fix) for day in missing]
         raise RawDataError(f"{model.name} as of {window.end}", faults)
@@ -234,11 +288,11 @@ def _view_definitions(model: ModelSpec) -> dict[str, Any]:
     return definitions
 
 
-def _read_spine(model: ModelSpec, window: Window) -> pa.Table:
-    """Read all examples of the window, with their day."""
+def _read_spine(model: ModelSpec, days: Sequence[date]) -> pa.Table:
+    """Read all examples of these days, with their day."""
     published = features_dataset(model)
     tables = []
-    for day in window.days:
+    for day in days:
         manifest = published.manifest(datasets.day_partition(day))
         assert manifest is not None  # _training_set_inputs has checked all days
         table = pq.read_table(published.file_path(manifest, feature_spec(model).spine), partitioning=None)

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from evergreen.errors import Fault, SpecError
 from evergreen.spec import Frozen, Name, NonEmptyStr
-from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, Gate, PairedComparisonGate
+from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, AgainstChampionGate, Gate, PairedComparisonGate
 
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 
@@ -121,6 +121,24 @@ class ApprovalPolicy(Frozen):
     )
 
 
+class MonitorPolicy(Frozen):
+    """How a candidate that no gate rejects, but that cannot prove itself yet, gathers evidence on later days.
+
+    It is the challenger. Each look is a test of all days so far. Looks that come more often promote hardly earlier, and
+    each leaves less confidence to later candidates that are judged on the same days.
+    """
+
+    schedule: Cron | None = Field(
+        None, description="when to look: cron, in the features' time zone; None: as the model's own `schedule`"
+    )
+    look_after_days: int = Field(7, ge=1, description="new days of labels for another look")
+    replaceable: bool = Field(
+        False,
+        description="train later candidates, too: one that is compared with the champion takes the place of the "
+        "challenger, whose evidence and confidence are spent",
+    )
+
+
 class ModelSpec(Frozen):
     """Everything Evergreen needs to keep one model fresh."""
 
@@ -175,6 +193,11 @@ class ModelSpec(Frozen):
         "challenger is ready when that ends",
     )
     approval: ApprovalPolicy | None = Field(None, description="who approves a promotion; None: the gates decide")
+    monitor: MonitorPolicy | None = Field(
+        MonitorPolicy(),
+        description="how a candidate gathers evidence for gates that compare with the champion; None: its holdout "
+        "decides",
+    )
 
     def __init__(self, **fields: Any):
         try:
@@ -205,6 +228,11 @@ class ModelSpec(Frozen):
     def history_days(self) -> int:
         """Days before `as_of` that a retrain uses."""
         return self.train_days + self.label_delay + self.holdout_days + self.label_delay
+
+    @property
+    def monitors(self) -> bool:
+        """Whether a candidate may gather evidence on later days, and so has `<model>.monitor`."""
+        return self.monitor is not None and any(isinstance(gate, AgainstChampionGate) for gate in self.gates)
 
     @property
     def builds_features(self) -> bool:

@@ -20,9 +20,9 @@ champion.
 
 **When a run ends after `plan`,** features are new, but of fewer days than `retrain_after_days` in the model's spec.
 
-**When a run ends after `materialize`,** the model is frozen or cooling down, and the log of `plan` says why and until
-when. Nothing is trained or compared meanwhile, unless the spec says `keep_candidates_ready`; the online store stays
-fresh, for the champion.
+**When a run ends after `materialize`,** the model is frozen or cooling down, or a challenger gathers evidence, and the
+log of `plan` says why and until when. Nothing is trained or compared meanwhile, unless the spec says
+`keep_candidates_ready`, or lets later candidates replace the challenger. The online store stays fresh.
 
 **When `training_set` fails,** days of features are missing; the log names them. Run the features DAG for them.
 
@@ -58,7 +58,14 @@ from evergreen.orchestration.dag_run import (
     skip_tasks,
 )
 from evergreen.orchestration.dags.features import features_asset
-from evergreen.orchestration.handover import EvaluatedCandidate, JudgedCandidate, RetrainPlan, TrainedCandidate, XCom
+from evergreen.orchestration.handover import (
+    EvaluatedCandidate,
+    JudgedCandidate,
+    JudgedVerdict,
+    RetrainPlan,
+    TrainedCandidate,
+    XCom,
+)
 from evergreen.orchestration.operators.train import TrainOperator, delete_leftover_pods
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
@@ -108,7 +115,7 @@ def retrain_dag(model: ModelSpec) -> DAG:
         judged = judge(model.name, planned, evaluated)
         dag.get_task("judge").operator_extra_links = (GateReportLink(),)
         registered = register(model.name, planned, judged)
-        approved = _request_approval(model.name, model.approval, judged, registered) if model.approval else None
+        approved = request_approval(model.name, model.approval, judged, registered) if model.approval else None
         promoted = promote(model.name, planned, judged, registered, approved)
 
         planned >> materialized >> examples >> trained >> [backtested, evaluated]
@@ -126,7 +133,8 @@ def _schedule(model: ModelSpec) -> Any:
     return AssetOrTimeSchedule(timetable=clock, assets=[features_asset(model.feature_model)])
 
 
-def _request_approval(name: str, approval: ApprovalPolicy, judged: Any, version: Any) -> Any:
+def request_approval(name: str, approval: ApprovalPolicy, judged: Any, version: Any) -> Any:
+    """Return the output of a task `approve` that asks about the verdict of a task `judge`."""
     # Imported only for models that need it, because it makes parsing slower.
     from evergreen.orchestration.operators.approval import PromotionApprovalOperator
 
@@ -140,7 +148,7 @@ def plan(name: str) -> XCom:
     """Resolve the window, and the champion that the candidate is judged against, once for all tasks."""
     from evergreen import ledger
     from evergreen.feature_store import training_sets
-    from evergreen.promotion import rules
+    from evergreen.promotion import challengers, rules
     from evergreen.registry import anchors, versions
 
     context, model = get_current_context(), loader.load_spec(name)
@@ -163,9 +171,10 @@ def plan(name: str) -> XCom:
     )
     if is_backfill and not retrain_plan.promotes:
         return skip_tasks(context, retrain_plan.dump(), _DECISION_TASKS)
-    pause = None
+    state = ledger.read_state(name)
+    pause = challengers.evidence_wait(state, model, window.end)
     if not model.keep_candidates_ready:
-        pause = rules.promotion_pause(ledger.read_state(name), window.end, model.cooldown_days)
+        pause = pause or rules.promotion_pause(state, window.end, model.cooldown_days)
     if pause:
         log.info("nothing is trained or compared: %s", pause)
         retrain_plan = retrain_plan.model_copy(update={"pause": pause})
@@ -281,6 +290,8 @@ def register(name: str, plan: XCom, judge_output: XCom) -> str:
         service.verdict_report_path(model, judged.entry),
     )
     anchors.update_anchor(name)  # a verdict that promotes nothing has spent some of the model's budget all the same
+    if judged.verdict_event(name).verdict.is_inconclusive:
+        service.sync_champion_aliases(model)  # it is the challenger
     log.info("%s version %s", name, version)
     request = RetrainPlan.load(plan).promotion_request(judged.entry, version)
     if model.approval and (blocker := service.promotion_blocker(model, request)):
@@ -299,14 +310,19 @@ def promote(
     approval_output: XCom,
 ) -> str:
     """Promote the candidate, in the ledger and then in MLflow, if the verdict and the rules allow it."""
+    from evergreen import ledger
     from evergreen.orchestration.operators.approval import responder
-    from evergreen.promotion import service
+    from evergreen.promotion import challengers, service
 
     approved_by = responder(approval_output) if approval_output else None
     entry = JudgedCandidate.load(judge_output).entry
     request = RetrainPlan.load(plan).promotion_request(entry, version, approved_by)
+    model, state = loader.load_spec(name), ledger.read_state(name)
+    if state.challenger_verdict == entry and state.open_comparison:
+        wait = challengers.challenger_wait(state, model)
+        raise AirflowSkipException(f"the champion stays, version {version} is its challenger: {wait}")
     try:
-        blocker = service.promote_version(loader.load_spec(name), request, actor=requester(get_current_context()))
+        blocker = service.promote_version(model, request, actor=requester(get_current_context()))
     except PromotionRefusedError as error:
         raise AirflowSkipException(f"the champion stays: {error}") from None
     if blocker:
@@ -324,4 +340,4 @@ class GateReportLink(BaseOperatorLink):
         judge_output = ti_key.xcom_pull(task_ids=ti_key.task_id)
         if not judge_output:
             return ""
-        return f"/evergreen/{ti_key.dag_id}/verdicts/{JudgedCandidate.load(judge_output).entry}"
+        return f"/evergreen/{ti_key.dag_id}/verdicts/{JudgedVerdict.from_judge(judge_output).entry}"
