@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 from evergreen.errors import Fault, SpecError
 from evergreen.spec import Frozen, Name, NonEmptyStr
 from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, Gate, PairedComparisonGate
+from evergreen.spec.parameters import PARAMETERS_ERROR, Parameters
 
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 
@@ -81,7 +82,7 @@ class FeatureSpec(Frozen):
         return (self.spine, *self.views)
 
 
-class Resources(Frozen):
+class Resources(Frozen, allow_inf_nan=False):
     """What one training attempt may use: a local process, or a pod."""
 
     cpu: int = Field(2, ge=1, description="CPUs, and threads of the trainer")
@@ -153,7 +154,9 @@ class ModelSpec(Frozen):
         "the features' time zone; a column of the spine, such as the entity that predictions are about; or both",
     )
 
-    parameters: Mapping[str, Any] = Field(default_factory=dict, description="passed to train.fit unchanged")
+    parameters: Parameters = Field(
+        default_factory=dict, description="passed to train.fit unchanged: what JSON can hold, text as keys"
+    )
     seed: int = Field(0, ge=0, description="seed of all randomness in training")
     training_libraries: tuple[str, ...] = Field(
         (), description="packages of the trainer's environment whose versions the trained model depends on"
@@ -229,6 +232,12 @@ def _validation_faults(error: ValidationError) -> list[Fault]:
         if detail["type"] == "too_short" and any(p[:depth] == detail["loc"] and p[depth:] for p in paths):
             continue  # the list is short because an item of it is invalid, which has a fault of its own
         path = [str(part) for part in detail["loc"]]
+        if detail["type"] == PARAMETERS_ERROR:
+            faults += [
+                Fault(".".join(filter(None, (*path, fault.location))), fault.problem, fault.fix)
+                for fault in detail["ctx"]["faults"]
+            ]
+            continue
         if path[:1] == ["features"] and len(path) > 1:
             if path[1] == "constrained-str":
                 continue  # the features are a table, not another model's name
