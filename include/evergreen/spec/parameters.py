@@ -1,7 +1,7 @@
 """Parameters of `train.fit`: values that reach the trainer, in another process, exactly as the spec has them.
 
-They travel as JSON. What JSON lacks would arrive as something else, or as nothing, without a word: a tuple as a list, NaN
-as None, the key 1 as "1".
+They travel as JSON. What JSON lacks would arrive as something else without a word: a tuple as a list, NaN as None, the
+key 1 as "1".
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from evergreen.training.job import Job
 pytestmark = pytest.mark.unit
 
 
-class Word(str, enum.Enum):
+class Word(enum.StrEnum):
     A = "a"
 
 
