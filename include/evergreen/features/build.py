@@ -18,7 +18,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from evergreen.features import FeatureTables, inputs, spark
 from evergreen.features.inputs import FingerprintsByDay
-from evergreen.features.row_order import sort_rows
+from evergreen.features.row_order import order_rows
 from evergreen.lake import datasets
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -83,4 +83,4 @@ def _write_tables(tables: FeatureTables, scratch: Path, staging_folders: Mapping
                 table = pq.read_table(partition, columns=list(columns), partitioning=None)
             else:  # a day without rows is a table without rows
                 table = tables.frame.select(*columns).limit(0).toArrow()
-            pq.write_table(sort_rows(table).replace_schema_metadata(), folder / f"{name}.parquet")
+            pq.write_table(order_rows(table).replace_schema_metadata(), folder / f"{name}.parquet")

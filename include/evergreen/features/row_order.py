@@ -21,7 +21,7 @@ _NULL_RANK = np.iinfo(np.uint64).max
 _RANK_BYTES = 8
 
 
-def sort_rows(table: pa.Table) -> pa.Table:
+def order_rows(table: pa.Table) -> pa.Table:
     """Return `table` with its rows in order.
 
     Each column is in one piece and without a dictionary: a Parquet file would show either.

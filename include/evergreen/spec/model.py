@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
 from croniter import croniter
@@ -40,11 +40,18 @@ class RawSource(Frozen):
     trailing_days: int = Field(
         0, ge=0, le=366, description="number of earlier days whose files the features of a day need too"
     )
+    rebuild_on_change: bool = Field(
+        True,
+        description="one file for all days: whether days that are built already are stale when it changes; False for a "
+        "register that only grows, whose days are to keep what was known when they were built",
+    )
 
     @model_validator(mode="after")
     def _check_trailing_days(self) -> Self:
         if self.trailing_days and not self.daily:
             raise ValueError("trailing_days needs daily files: leave one of them out")
+        if self.daily and not self.rebuild_on_change:
+            raise ValueError("rebuild_on_change=False needs daily=False: a corrected day is always built again")
         return self
 
 
@@ -152,6 +159,12 @@ class ModelSpec(Frozen):
         max_length=2,
         description="which rows may differ together, the unit of every interval of a gate: `day`, the calendar day in "
         "the features' time zone; a column of the spine, such as the entity that predictions are about; or both",
+    )
+
+    stale_features: Literal["refuse", "rebuild"] = Field(
+        "refuse",
+        description="what a retrain does about days of its window whose features were made by other code, parameters or "
+        "registers than they would be now: it fails and names them, or has the features DAG build them again",
     )
 
     parameters: Parameters = Field(

@@ -80,7 +80,7 @@ def find_unportable_values(value: Any, path: str, depth: int = 0) -> Iterator[Fa
         if type(value).__module__ == "numpy":
             name, fix = f"numpy {name}", "write value.tolist(), which is plain Python"
         else:
-            fix = next((fix for known, fix in _FIXES.items() if isinstance(value, known)), _OTHER_FIX)
+            fix = next((fix for type_, fix in _FIXES.items() if isinstance(value, type_)), _OTHER_FIX)
         yield Fault(path, f"is of type {name}, and would reach train.fit as something else", fix)
 
 

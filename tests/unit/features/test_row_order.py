@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evergreen.features.row_order import sort_rows
+from evergreen.features.row_order import order_rows
 
 pytestmark = pytest.mark.unit
 
@@ -92,8 +92,8 @@ def test_same_rows_give_same_bytes(table: pa.Table, luck: Any, data: st.DataObje
     cut = data.draw(st.integers(0, table.num_rows))
     shuffled = table.take(pa.array(order, pa.int64()))
     pieces = pa.concat_tables([shuffled.slice(0, cut), shuffled.slice(cut)])
-    result = sort_rows(pieces)
-    assert file_of(result) == file_of(sort_rows(table))
+    result = order_rows(pieces)
+    assert file_of(result) == file_of(order_rows(table))
     assert sorted(map(repr, result.to_pylist())) == sorted(map(repr, table.to_pylist())), "the same rows"
     plain = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in table.schema]
     assert (result.schema.names, result.schema.types) == (table.schema.names, plain)
@@ -110,7 +110,7 @@ def test_a_column_of_each_type_decides(name: str) -> None:
         table = pa.table({"same": [1] * len(items), "decides": pa.array(items, kind)})
         luck.shuffle(items)
         other = pa.table({"same": [1] * len(items), "decides": pa.array(items, kind)})
-        assert file_of(sort_rows(other)) == file_of(sort_rows(table))
+        assert file_of(order_rows(other)) == file_of(order_rows(table))
 
     check()
 
@@ -132,16 +132,16 @@ def test_a_column_of_each_type_decides(name: str) -> None:
 )
 def test_values_are_in_the_order_of_the_definition(ordered: pa.Array) -> None:
     table = pa.table({"x": ordered})
-    result = sort_rows(table.take(list(reversed(range(len(ordered))))))
+    result = order_rows(table.take(list(reversed(range(len(ordered))))))
     assert file_of(result) == file_of(table.combine_chunks())
 
 
 def test_the_first_columns_decide_first() -> None:
     table = pa.table({"key": [2, 1, 1], "at": ["a", "b", "a"], "value": [0.1, 0.2, 0.3]})
-    assert sort_rows(table).to_pydict() == {"key": [1, 1, 2], "at": ["a", "b", "a"], "value": [0.3, 0.2, 0.1]}
+    assert order_rows(table).to_pydict() == {"key": [1, 1, 2], "at": ["a", "b", "a"], "value": [0.3, 0.2, 0.1]}
 
 
 def test_a_table_without_rows_or_columns_stays() -> None:
     empty = pa.table({"a": pa.array([], pa.list_(pa.int8())), "b": pa.array([], pa.float16())})
-    assert sort_rows(empty) == empty
-    assert sort_rows(pa.table({})) == pa.table({})
+    assert order_rows(empty) == empty
+    assert order_rows(pa.table({})) == pa.table({})

@@ -1,0 +1,133 @@
+"""Which published days were made by other code, parameters or registers than they would be now.
+
+A register is the one file of a source that is not daily: every day depends on it. Daily raw files are not compared
+here: a corrected day has a run of its own (`evergreen.features.inputs.stale_days`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from evergreen.errors import Fault
+from evergreen.features import inputs
+from evergreen.ingest import raw_files
+from evergreen.lake.datasets import Manifest
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import FeatureSpec, ModelSpec
+
+_MAX_DIFFERENCES = 6  # of one fault: an upgrade changes many modules at once
+_MAX_VALUE_LENGTH = 40
+_HASH_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class StaleFeatures:
+    """The stale ones of some published days, by what differs."""
+
+    feature_model: str
+    published: Sequence[date]
+    differences: Mapping[str, Sequence[date]]
+    """What differs, in words, and the days that it concerns, in order."""
+
+    @property
+    def days(self) -> list[date]:
+        """All stale days, in order."""
+        return sorted({day for days in self.differences.values() for day in days})
+
+    @property
+    def summary(self) -> str:
+        """How many days are stale, and why."""
+        count = f"{len(self.days)} of {len(self.published)} days of features of {self.feature_model} are stale"
+        return "; ".join([count, *(f"{fault.location}: {fault.problem}" for fault in self.faults(""))])
+
+    @property
+    def rebuild_advice(self) -> str:
+        """How a person rebuilds the stale days."""
+        conf = json.dumps({"start": str(self.days[0]), "end": str(self.days[-1])})
+        return f'run {self.feature_model}.features with {conf}, or set stale_features="rebuild" in the spec'
+
+    def faults(self, fix: str) -> list[Fault]:
+        """Return one fault for all that differs for the same days."""
+        by_days: dict[tuple[date, ...], list[str]] = {}
+        for difference, days in self.differences.items():
+            by_days.setdefault(tuple(days), []).append(difference)
+        return [Fault(inputs.format_days(days), _shorten(texts), fix) for days, texts in by_days.items()]
+
+
+def find_stale_features(model: ModelSpec, published: Mapping[date, Manifest]) -> StaleFeatures:
+    """Return those of the `published` days that would be made differently now.
+
+    A register that is not there now is compared with none.
+    """
+    spec = feature_spec(model)
+    registers = [file for file in inputs.register_files(spec) if file.path.exists()]
+    hashes = raw_files.hash_raw_files(file.path for file in registers)
+    current = {"raw": {file.name: hashes[file.path] for file in registers}, **inputs.shared_inputs(model)}
+    return _compare(model.feature_model, spec, published, current)
+
+
+def find_mixed_features(model: ModelSpec, published: Mapping[date, Manifest]) -> StaleFeatures:
+    """Return those of the `published` days that were not made like the newest of them."""
+    newest = published[max(published)].inputs if published else {}
+    return _compare(model.feature_model, feature_spec(model), published, newest)
+
+
+def _compare(
+    feature_model: str, spec: FeatureSpec, published: Mapping[date, Manifest], reference: Mapping[str, Any]
+) -> StaleFeatures:
+    registers = [source.name for source in spec.sources if not source.daily and source.rebuild_on_change]
+    reference = json.loads(json.dumps(reference))  # as manifests have it, with lists for tuples
+    differences: dict[str, list[date]] = {}
+    for day, manifest in sorted(published.items()):
+        for difference in _differences(manifest.inputs, reference, registers):
+            differences.setdefault(difference, []).append(day)
+    return StaleFeatures(feature_model, sorted(published), differences)
+
+
+def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any], registers: Sequence[str]) -> Iterator[str]:
+    recorded_raw, current_raw = recorded.get("raw", {}), current.get("raw", {})
+    for name in registers:
+        if name in current_raw and recorded_raw.get(name) != current_raw[name]:
+            yield f"the raw file of {name} {'has changed' if name in recorded_raw else 'is new'}"
+    for part, describe in (("code", _code_differences), ("parameters", _parameter_differences)):
+        if recorded.get(part, {}) != current.get(part, {}):
+            yield from describe(recorded.get(part, {}), current.get(part, {}))
+
+
+def _code_differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> Iterator[str]:
+    for name in sorted(recorded.keys() | current.keys()):
+        old, new = recorded.get(name), current.get(name)
+        if old == new:
+            continue
+        label = _file_name(name)
+        if old is None or new is None:
+            yield f"{label} is {'new' if old is None else 'no longer used'}"
+        elif len(old) == len(new) == _HASH_LENGTH:
+            yield f"{label} has changed"
+        else:
+            yield f"{label} was {old} and is {new}"
+
+
+def _file_name(module: str) -> str:
+    """Return the file of a module of a model folder, as a data scientist knows it; other names as they are."""
+    folder, _, path = module.removeprefix("evergreen_models.").partition(".")
+    return f"{folder}/{path.replace('.', '/')}.py" if path and module.startswith("evergreen_models.") else module
+
+
+def _parameter_differences(recorded: Any, current: Any, path: str = "") -> Iterator[str]:
+    if isinstance(recorded, Mapping) and isinstance(current, Mapping):
+        for key in sorted(recorded.keys() | current.keys()):
+            yield from _parameter_differences(recorded.get(key), current.get(key), f"{path}.{key}".removeprefix("."))
+    elif recorded != current:
+        old, new = repr(recorded), repr(current)
+        is_short = max(len(old), len(new)) <= _MAX_VALUE_LENGTH
+        yield f"{path} was {old} and is {new}" if is_short else f"{path} has changed"
+
+
+def _shorten(texts: Sequence[str]) -> str:
+    count = len(texts) - _MAX_DIFFERENCES
+    return ", ".join(texts[:_MAX_DIFFERENCES]) + (f", and {count} more" if count > 0 else "")
