@@ -20,7 +20,7 @@ from evergreen.errors import Fault, InputsChangedError, RawDataError, StaleFeatu
 from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.features.inputs import features_dataset, published_manifests
-from evergreen.features.staleness import find_mixed_features
+from evergreen.features.staleness import days_in_reach, find_mixed_features
 from evergreen.ingest.frames import text_as_objects, text_as_strings
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
@@ -111,6 +111,14 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
     return manifest
 
 
+def days_to_read(model: ModelSpec, window: Window) -> list[date]:
+    """Return the days whose features a training set of `window` may have, by the TTLs of its views."""
+    oldest = features_dataset(model).partitions()[:1]
+    if all(datasets.partition_day(partition) >= window.start for partition in oldest):
+        return list(window.days)
+    return days_in_reach(model, window, [view["ttl_seconds"] for view in _view_definitions(model).values()])
+
+
 def changed_feature_partitions(model: ModelSpec, manifests: Iterable[datasets.Manifest]) -> list[str]:
     """Return which published days of features are new, or were corrected, since the newest training set."""
     training_sets = training_set_dataset(model)
@@ -185,7 +193,7 @@ def training_set_code() -> dict[str, str]:
 
 def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
     days = TrainingDays.from_window(model, window)
-    published = published_manifests(model, window.days)
+    published = published_manifests(model, days_to_read(model, window))
     if missing := [day for day in window.days if day not in published]:
         fix = f"run {model.feature_model}.features for these days first"
         faults = [Fault(datasets.day_partition(day), "has no published features", fix) for day in missing]
@@ -202,12 +210,17 @@ def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
         "label": model.label,
         "service": model.feature_service,
         "feature_model": model.feature_model,
-        "features": {manifest.partition: manifest.content_hash for manifest in published.values()},
+        "features": _contents(published[day] for day in window.days),
+        "earlier_features": _contents(manifest for day, manifest in published.items() if day < window.start),
         "definitions": _view_definitions(model),
         "offline_store": settings().offline_store,
         "known_before": window.as_of.isoformat(),
         "code": training_set_code(),
     }
+
+
+def _contents(manifests: Iterable[datasets.Manifest]) -> dict[str, str]:
+    return {manifest.partition: manifest.content_hash for manifest in manifests}
 
 
 def _view_definitions(model: ModelSpec) -> dict[str, Any]:

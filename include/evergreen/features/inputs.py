@@ -149,7 +149,7 @@ def newest_published_day(model: ModelSpec) -> date:
     if not partitions:
         fault = Fault("lake", "none are published", f"run {model.feature_model}.features first")
         raise RawDataError(f"features of {model.feature_model}", [fault])
-    return date.fromisoformat(partitions[-1].removeprefix("day="))
+    return datasets.partition_day(partitions[-1])
 
 
 def stale_days(model: ModelSpec, changed_days: Sequence[date]) -> list[date]:

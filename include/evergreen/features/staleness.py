@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from evergreen.errors import Fault
 from evergreen.features import inputs
 from evergreen.ingest import raw_files
+from evergreen.lake import datasets
 from evergreen.lake.datasets import Manifest
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec
+from evergreen.window import Window, midnight
 
 _MAX_DIFFERENCES = 6  # of one fault: an upgrade changes many modules at once
 _MAX_VALUE_LENGTH = 40
@@ -56,6 +59,22 @@ class StaleFeatures:
         for difference, days in self.differences.items():
             by_days.setdefault(tuple(days), []).append(difference)
         return [Fault(inputs.format_days(days), _shorten(texts), fix) for days, texts in by_days.items()]
+
+
+def days_in_reach(model: ModelSpec, window: Window, ttls: Sequence[float]) -> list[date]:
+    """Return the days of `window`, and the published ones before it that its examples may have features of.
+
+    `ttls` are those of the views, in seconds; a view without one (0) reaches back to the first day.
+    """
+    published = (datasets.partition_day(partition) for partition in inputs.features_dataset(model).partitions())
+    earlier = [day for day in published if day < window.start]
+    if all(ttls):
+        first_instant = midnight(window.start, window.timezone).astimezone(UTC) - timedelta(
+            seconds=max(ttls, default=0)
+        )
+        first = first_instant.astimezone(ZoneInfo(window.timezone)).date()
+        earlier = [day for day in earlier if day >= first]
+    return [*earlier, *window.days]
 
 
 def find_stale_features(model: ModelSpec, published: Mapping[date, Manifest]) -> StaleFeatures:

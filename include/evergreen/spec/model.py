@@ -163,8 +163,8 @@ class ModelSpec(Frozen):
 
     stale_features: Literal["refuse", "rebuild"] = Field(
         "refuse",
-        description="what a retrain does about days of its window whose features were made by other code, parameters or "
-        "registers than they would be now: it fails and names them, or has the features DAG build them again",
+        description="what a retrain does about days of features that were made by other code, parameters or registers "
+        "than they would be now: it fails and names them, or has the features DAG build them again",
     )
 
     parameters: Parameters = Field(

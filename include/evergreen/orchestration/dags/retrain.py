@@ -8,8 +8,8 @@ triggered waits.
 **`as_of`** is the date of a run: it uses only what was known when that day began. Scheduled runs take the end of their
 data interval.
 
-**A backfill is a walk-forward backtest:** `plan → (rebuild) → training_set → train → backtest`. Each run trains as of its
-date; the report that the log of `backtest` names shows what the gates would have decided, and how each rule for
+**A backfill is a walk-forward backtest:** `plan → (rebuild) → training_set → train → backtest`. Each run trains as of
+its date; the report that the log of `backtest` names shows what the gates would have decided, and how each rule for
 deploying would have performed. The champion and the online store do not change.
 
 **When `promote` is skipped,** the champion stays: its log says why, and the button *Gate report* on `judge` opens
@@ -172,7 +172,7 @@ def plan(name: str) -> XCom:
         history_days=model.history_days,
     )
     log.info("%s: days %s until %s", window.run_reason, window.start, window.end)
-    published = inputs.published_manifests(model, window.days)
+    published = inputs.published_manifests(model, training_sets.days_to_read(model, window))
     stale = staleness.find_stale_features(model, published)
     if stale.days:
         log.warning("%s", stale.summary)
@@ -194,7 +194,9 @@ def plan(name: str) -> XCom:
     if pause:
         log.info("nothing is trained or compared: %s", pause)
         retrain_plan = retrain_plan.model_copy(update={"pause": pause})
-    changed = training_sets.changed_feature_partitions(model, published.values())
+    changed = training_sets.changed_feature_partitions(
+        model, [manifest for day, manifest in published.items() if day >= window.start]
+    )
     log.info("%s days are new or corrected since the last training set", len(changed))
     if window.run_reason is RunReason.ARRIVAL and len(changed) < (model.retrain_after_days or 0):
         log.info("%s retrains on arrival of %s days: nothing to do", name, model.retrain_after_days)

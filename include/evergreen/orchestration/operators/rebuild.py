@@ -42,11 +42,12 @@ class RebuildFeaturesOperator(BaseOperator):
         Raises:
             StaleFeaturesError: the features DAG is paused, or a run of it has ended and its days are stale still.
         """
+        from evergreen.feature_store import training_sets
+
         model = loader.load_spec(self.model)
         features_dag_id = f"{model.feature_model}.features"
-        stale = staleness.find_stale_features(
-            model, inputs.published_manifests(model, RetrainPlan.load(self.plan).window().days)
-        )
+        days = training_sets.days_to_read(model, RetrainPlan.load(self.plan).window())
+        stale = staleness.find_stale_features(model, inputs.published_manifests(model, days))
         log.info("%s", stale.summary)
         if unchanged := set(batch) & {day.isoformat() for day in stale.days}:
             problem = (
