@@ -118,10 +118,11 @@ def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any], regist
 
 
 def _code_differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> Iterator[str]:
-    for name in sorted(recorded.keys() | current.keys()):
-        old, new = recorded.get(name), current.get(name)
-        if old == new:
+    changed = sorted(name for name in recorded.keys() | current.keys() if recorded.get(name) != current.get(name))
+    for name in changed:
+        if name.startswith("evergreen."):
             continue
+        old, new = recorded.get(name), current.get(name)
         label = _file_name(name)
         if old is None or new is None:
             yield f"{label} is {'new' if old is None else 'no longer used'}"
@@ -129,6 +130,8 @@ def _code_differences(recorded: Mapping[str, str], current: Mapping[str, str]) -
             yield f"{label} has changed"
         else:
             yield f"{label} was {old} and is {new}"
+    if any(name.startswith("evergreen.") for name in changed):
+        yield "Evergreen's own code has changed"
 
 
 def _file_name(module: str) -> str:

@@ -120,6 +120,13 @@ def test_libraries_are_named_with_both_versions(model: ModelSpec, monkeypatch: p
     assert f"pyspark was {old} and is 99.0" in stale(model).differences
 
 
+def test_evergreens_own_modules_are_one_difference(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = inputs.feature_code(model)
+    changed = {name: "0" * 64 if name.startswith("evergreen.") else value for name, value in code.items()}
+    monkeypatch.setattr(inputs, "feature_code", lambda _model: changed)
+    assert stale(model).differences == {"Evergreen's own code has changed": DAYS}
+
+
 def test_each_difference_has_its_days(folder: Path, model: ModelSpec) -> None:
     append(folder / "features.py", "A = 1\n")
     tills.publish(model, DAYS[1:3])
