@@ -26,7 +26,7 @@ from support.ledger_events import promotion, verdict_event
 
 pytestmark = pytest.mark.dag
 
-PAUSED = {"training_set", "train", "backtest", "evaluate", "judge", "register", "promote"}
+PAUSED = {"rebuild", "training_set", "train", "backtest", "evaluate", "judge", "register", "promote"}
 BACKTEST = {"materialize", "evaluate", "judge", "register", "promote"}
 ZONE = "America/New_York"
 
@@ -141,6 +141,7 @@ def test_plan_refuses_to_mix_stale_days(
     run_type: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish_stale_days(8, 9, 10)
+    configure(monkeypatch, stale_features="refuse")
     with caplog.at_level(logging.WARNING), pytest.raises(StaleFeaturesError) as refused:
         plan(monkeypatch, date(2013, 1, 11), run_type)
     text = str(refused.value)
@@ -157,6 +158,7 @@ def test_plan_refuses_to_mix_stale_days(
 
 def test_a_backfill_that_promotes_refuses_stale_days_too(monkeypatch: pytest.MonkeyPatch) -> None:
     publish_stale_days(8)
+    configure(monkeypatch, stale_features="refuse")
     with pytest.raises(StaleFeaturesError):
         plan(monkeypatch, date(2013, 1, 11), "backfill", promote=True)
 
@@ -166,9 +168,10 @@ def test_plan_refuses_nothing_where_nothing_is_trained(
 ) -> None:
     publish_stale_days(8)
     record(PromotionsFrozen(reason="stocktaking"))
-    assert plan(monkeypatch, date(2013, 1, 11))[1] == PAUSED
-    configure(monkeypatch, retrain_after_days=3, keep_candidates_ready=True)
-    assert plan(monkeypatch, date(2013, 1, 11), "asset_triggered")[1] == PAUSED | {"materialize"}
+    configure(monkeypatch, stale_features="refuse")
+    assert plan(monkeypatch, date(2013, 1, 11))[1] == PAUSED - {"rebuild"}
+    configure(monkeypatch, stale_features="refuse", retrain_after_days=3, keep_candidates_ready=True)
+    assert plan(monkeypatch, date(2013, 1, 11), "asset_triggered")[1] == PAUSED - {"rebuild"} | {"materialize"}
     assert caplog.text.count("1 of 1 days of features of flight_delay are stale") == 2
 
 
@@ -179,8 +182,7 @@ def test_days_outside_of_the_window_may_be_stale(monkeypatch: pytest.MonkeyPatch
 
 def test_plan_leaves_stale_days_to_the_task_that_rebuilds_them(monkeypatch: pytest.MonkeyPatch) -> None:
     publish_stale_days(8)
-    configure(monkeypatch, stale_features="rebuild")
     assert plan(monkeypatch, date(2013, 1, 11))[1] == {"backtest"}
     assert plan(monkeypatch, date(2013, 1, 11), "backfill")[1] == BACKTEST
     record(PromotionsFrozen(reason="stocktaking"))
-    assert plan(monkeypatch, date(2013, 1, 11))[1] == PAUSED | {"rebuild"}, "the online store stays fresh"
+    assert plan(monkeypatch, date(2013, 1, 11))[1] == PAUSED, "the online store stays fresh"

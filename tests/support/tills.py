@@ -43,16 +43,18 @@ def build(spark, raw, days, timezone):
             FeatureTables({"takings": ("till", "event_timestamp", "takings", "floor")}, takings)]
 """
 _EXPECTATIONS = """
-RAW_COLUMNS = {"sales": {"day": "date32[day]", "till": "int64", "dollars": "double"},
+import great_expectations.expectations as gxe
+
+RAW_COLUMNS = {"sales": {"day": "object", "till": "int64", "dollars": "float64"},
                "tills": {"till": "int64", "floor": "int64"}}
 
 
 def raw_expectations(source, day):
-    return []
+    return [gxe.ExpectColumnValuesToNotBeNull(column="till")]
 
 
 def feature_expectations(table):
-    return []
+    return [gxe.ExpectColumnValuesToNotBeNull(column="till")]
 """
 _DEFINITIONS = """
 from datetime import timedelta
