@@ -121,13 +121,13 @@ def test_days_that_a_run_has_not_rebuilt_fail_the_task(model: ModelSpec, schedul
     with pytest.raises(StaleFeaturesError) as refused:
         operator().execute(scheduler.context(), event=[], **(deferred.value.kwargs or {}))
     run_id = scheduler.requests[0].run_id
-    assert f"the run {run_id} of tills.features has ended, and 1 of its days are stale still" in str(refused.value)
-    assert "its log says why; correct that, then clear this task" in str(refused.value)
+    assert f"tills.features: its run {run_id} has ended, and 1 of its days are stale still" in str(refused.value)
+    assert "the log of that run says why; correct it, then clear this task" in str(refused.value)
 
 
 def test_a_paused_features_dag_fails_the_task(model: ModelSpec, scheduler: Scheduler) -> None:
     scheduler.is_paused = True
-    with pytest.raises(StaleFeaturesError, match="unpause tills.features, then clear this task"):
+    with pytest.raises(StaleFeaturesError, match="tills.features: it is paused"):
         operator().execute(scheduler.context())
     assert not scheduler.requests
 

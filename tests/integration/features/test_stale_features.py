@@ -121,9 +121,7 @@ def deliver_hard_values(days: list[date]) -> None:
     )
 
 
-def test_a_day_has_the_same_bytes_alone_in_a_batch_and_in_any_number_of_parts(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_day_has_the_same_bytes_however_it_was_built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, days = tills.reload_spec(folder), DAYS[:3]
     deliver_hard_values(days)
     run_feature_pipeline(model, days)

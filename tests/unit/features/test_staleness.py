@@ -148,7 +148,7 @@ def test_each_difference_has_its_days(folder: Path, model: ModelSpec) -> None:
     assert result.rebuild_advice == f'run tills.features with {conf}, or set stale_features="rebuild" in the spec'
 
 
-def test_what_differs_for_the_same_days_is_one_fault_of_limited_length(folder: Path, model: ModelSpec) -> None:
+def test_differences_of_the_same_days_are_one_short_fault(folder: Path, model: ModelSpec) -> None:
     names = [f"part{n}" for n in range(10)]
     for name in names:
         (folder / f"{name}.py").write_text("A = 1\n")

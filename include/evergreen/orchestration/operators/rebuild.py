@@ -36,7 +36,7 @@ class RebuildFeaturesOperator(BaseOperator):
         super().__init__(doc_md=RebuildFeaturesOperator.__doc__, **kwargs)
         self.model, self.plan = model, plan
 
-    def execute(self, context: Any, event: Any = None, run_id: str = "", batch: Sequence[str] = ()) -> None:  # noqa: ARG002 - Airflow passes the trigger's event
+    def execute(self, context: Any, run_id: str = "", batch: Sequence[str] = (), **_: Any) -> None:
         """Start the next run; called again after it has ended, with its `run_id` and the days of its `batch`.
 
         Raises:
@@ -46,22 +46,19 @@ class RebuildFeaturesOperator(BaseOperator):
 
         model = loader.load_spec(self.model)
         features_dag_id = f"{model.feature_model}.features"
-        days = training_sets.days_to_read(model, RetrainPlan.load(self.plan).window())
-        stale = staleness.find_stale_features(model, inputs.published_manifests(model, days))
+        read_days = training_sets.days_to_read(model, RetrainPlan.load(self.plan).window())
+        stale = staleness.find_stale_features(model, inputs.published_manifests(model, read_days))
         log.info("%s", stale.summary)
-        if unchanged := set(batch) & {day.isoformat() for day in stale.days}:
-            problem = (
-                f"the run {run_id} of {features_dag_id} has ended, and {len(unchanged)} of its days are stale still"
-            )
-            fix = "its log says why; correct that, then clear this task"
-            raise StaleFeaturesError(f"{self.model}: {problem}", stale.faults(fix))
         if not stale.days:
             return
-        if context["ti"].get_dag(features_dag_id).is_paused:
-            fix = f"unpause {features_dag_id}, then clear this task"
-            raise StaleFeaturesError(
-                f"{self.model}: {features_dag_id}, which rebuilds them, is paused", stale.faults(fix)
-            )
+        problem, fix = "", ""
+        if unchanged := set(batch) & {day.isoformat() for day in stale.days}:
+            problem = f"its run {run_id} has ended, and {len(unchanged)} of its days are stale still"
+            fix = "the log of that run says why; correct it, then clear this task"
+        elif context["ti"].get_dag(features_dag_id).is_paused:
+            problem, fix = "it is paused, and has to rebuild them", "unpause it, then clear this task"
+        if problem:
+            raise StaleFeaturesError(f"{self.model}: features of {features_dag_id}: {problem}", stale.faults(fix))
         days = _next_batch(stale)
         new_run_id = f"rebuild__{context['dag_run'].dag_id}__{days[0]}__{uuid.uuid4().hex[:12]}"
         _trigger_dag_run(features_dag_id, new_run_id, days)
