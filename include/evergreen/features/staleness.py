@@ -134,10 +134,15 @@ def _code_differences(recorded: Mapping[str, str], current: Mapping[str, str]) -
         yield "Evergreen's own code has changed"
 
 
-def _file_name(module: str) -> str:
-    """Return the file of a module of a model folder, as a data scientist knows it; other names as they are."""
-    folder, _, path = module.removeprefix("evergreen_models.").partition(".")
-    return f"{folder}/{path.replace('.', '/')}.py" if path and module.startswith("evergreen_models.") else module
+def _file_name(name: str) -> str:
+    """Return the path of a module, or of a file beside one, of a model folder; other names as they are."""
+    package, _, file = name.partition("/")
+    if not package.startswith("evergreen_models."):
+        return name
+    parts = package.split(".")[1:]
+    if file:
+        return "/".join([*parts, file])
+    return "/".join(parts if len(parts) > 1 else [*parts, "__init__"]) + ".py"
 
 
 def _parameter_differences(recorded: Any, current: Any, path: str = "") -> Iterator[str]:

@@ -63,6 +63,14 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda folder: (folder / "units.py").write_text("PER_DOLLAR = 100.0\n"),
         ["tills/units.py has changed"],
     ),
+    "the package": (
+        lambda folder: (folder / "__init__.py").write_text("A = 1\n"),
+        ["tills/__init__.py has changed"],
+    ),
+    "a table beside features.py": (
+        lambda folder: (folder / "rates.csv").write_text("1,2\n"),
+        ["tills/rates.csv is new"],
+    ),
     "a module that nothing imports": (lambda folder: (folder / "notes.py").write_text("A = 1\n"), []),
     "train.py": (lambda folder: (folder / "train.py").write_text("A = 1\n"), []),
     "another import": (
