@@ -71,6 +71,10 @@ class FeatureError(FaultsError):
     """Computed features are invalid; nothing was published."""
 
 
+class StaleFeaturesError(FaultsError):
+    """Days of features were made by other code, parameters or registers than the rest, or than they would be now."""
+
+
 class InputsChangedError(EvergreenError):
     """Inputs changed while a step was reading them; its output was discarded."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any, Self
 
@@ -16,10 +16,11 @@ from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 
-from evergreen.errors import Fault, InputsChangedError, RawDataError
+from evergreen.errors import Fault, InputsChangedError, RawDataError, StaleFeaturesError
 from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.repository import open_feature_store
-from evergreen.features.inputs import features_dataset
+from evergreen.features.inputs import features_dataset, published_manifests
+from evergreen.features.staleness import days_in_reach, find_mixed_features
 from evergreen.ingest.frames import text_as_objects, text_as_strings
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
@@ -76,6 +77,7 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
 
     Raises:
         RawDataError: days of the window have no published features; all are named.
+        StaleFeaturesError: days of the window were made by other code, parameters or registers than its newest day.
         InputsChangedError: a day was republished while it was read.
     """
     inputs = _training_set_inputs(model, window)
@@ -108,9 +110,9 @@ def look_days_end(model: ModelSpec, window: Window, start: date) -> date:
 
     Days at the end may not be published yet. One that is missing before others is a fault: `build_look_set` names it.
     """
-    published = _published_days(model, window)
     complete = days_between(start, window.end - timedelta(model.label_delay))
-    present = [day for day in complete if datasets.day_partition(day) in published]
+    published = published_manifests(model, complete)
+    present = [day for day in complete if day in published]
     return present[-1] + timedelta(1) if present else start
 
 
@@ -122,9 +124,11 @@ def build_look_set(model: ModelSpec, window: Window, start: date, end: date) -> 
 
     Raises:
         RawDataError: days have no published features; all are named.
+        StaleFeaturesError: days were made by other code, parameters or registers than the newest one.
         InputsChangedError: a day was republished while it was read.
     """
     days = TrainingDays(train_end=start, holdout_start=start, holdout_end=end)
+    window = replace(window, days=days_between(start, window.end))
     inputs = _example_inputs(model, window, days, days_between(start, end))
     fingerprint = fingerprints.compute_fingerprint(inputs)
     dataset, partition = look_dataset(model), f"since={start}_as_of={window.end}"
@@ -145,13 +149,20 @@ def look_dataset(model: ModelSpec) -> datasets.Dataset:
     return datasets.open_dataset(f"looks/{model.name}")
 
 
-def changed_feature_partitions(model: ModelSpec, window: Window) -> list[str]:
-    """Return the published days of the window that are new, or were corrected, since the newest training set."""
+def days_to_read(model: ModelSpec, window: Window) -> list[date]:
+    """Return the days whose features a training set of `window` may have, by the TTLs of its views."""
+    oldest = features_dataset(model).partitions()[:1]
+    if all(datasets.partition_day(partition) >= window.start for partition in oldest):
+        return list(window.days)
+    return days_in_reach(model, window, [view["ttl_seconds"] for view in _view_definitions(model).values()])
+
+
+def changed_feature_partitions(model: ModelSpec, manifests: Iterable[datasets.Manifest]) -> list[str]:
+    """Return which published days of features are new, or were corrected, since the newest training set."""
     training_sets = training_set_dataset(model)
     newest = next((training_sets.manifest(partition) for partition in training_sets.partitions()[-1:]), None)
     used = newest.inputs["features"] if newest else {}
-    published = _published_days(model, window)
-    return [partition for partition, content in published.items() if used.get(partition) != content]
+    return [manifest.partition for manifest in manifests if used.get(manifest.partition) != manifest.content_hash]
 
 
 def training_set_dataset(model: ModelSpec) -> datasets.Dataset:
@@ -230,13 +241,6 @@ def _publish_tables(
     return manifest
 
 
-def _published_days(model: ModelSpec, window: Window) -> dict[str, str]:
-    """Return the content hash of each published partition of features that is a day of the window."""
-    days = {datasets.day_partition(day) for day in window.days}
-    manifests = features_dataset(model).manifests()
-    return {manifest.partition: manifest.content_hash for manifest in manifests if manifest.partition in days}
-
-
 def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
     return _example_inputs(model, window, TrainingDays.from_window(model, window), window.days)
 
@@ -245,11 +249,15 @@ def _example_inputs(
     model: ModelSpec, window: Window, days: TrainingDays, needed_days: Sequence[date]
 ) -> dict[str, Any]:
     """Return what examples of `needed_days` depend on; features of all days of the window may be in reach."""
-    published = _published_days(model, window)
-    if missing := sorted({datasets.day_partition(day) for day in needed_days} - published.keys()):
+    published = published_manifests(model, days_to_read(model, window))
+    if missing := [day for day in needed_days if day not in published]:
         fix = f"run {model.feature_model}.features for these days first"
-        faults = [Fault(day, "has no published features", fix) for day in missing]
+        faults = [Fault(datasets.day_partition(day), "has no published features", fix) for day in missing]
         raise RawDataError(f"{model.name} as of {window.end}", faults)
+    if (mixed := find_mixed_features(model, published)).days:
+        fix = "clear this run from its plan task on"  # it rebuilds them, or says how to
+        faults = mixed.faults(fix if needed_days == window.days else f"{mixed.rebuild_run}, then {fix}")
+        raise StaleFeaturesError(f"{model.name} as of {window.end}: features differ from the newest day's", faults)
     return {
         "as_of": window.end.isoformat(),
         "start": window.start.isoformat(),
@@ -259,12 +267,17 @@ def _example_inputs(
         "label": model.label,
         "service": model.feature_service,
         "feature_model": model.feature_model,
-        "features": published,
+        "features": _contents(published[day] for day in window.days if day in published),
+        "earlier_features": _contents(manifest for day, manifest in published.items() if day < window.start),
         "definitions": _view_definitions(model),
         "offline_store": settings().offline_store,
         "known_before": window.as_of.isoformat(),
         "code": training_set_code(),
     }
+
+
+def _contents(manifests: Iterable[datasets.Manifest]) -> dict[str, str]:
+    return {manifest.partition: manifest.content_hash for manifest in manifests}
 
 
 def _view_definitions(model: ModelSpec) -> dict[str, Any]:
@@ -330,19 +343,18 @@ def _count_labels(spine: pa.Table, days: TrainingDays, window: Window) -> pa.Tab
 
 
 def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
-    """Return `spine` with all features, ordered by time. The columns of the spine are unchanged.
+    """Return `spine` with all features, ordered by time, then as in `spine`. The columns of the spine are unchanged.
 
     Feast passes them through pandas, where one missing integer makes its whole column floating point. So only the
     features are taken from Feast's result, by row number.
     """
     row_numbers = pa.array(range(spine.num_rows), pa.int64())
     entities = spine.drop_columns(_LABEL_COLUMNS).append_column(datasets.ROW_COLUMN, row_numbers)
-    table = historical_features(model, entities)
-    joined = spine.take(table[datasets.ROW_COLUMN])
+    table = historical_features(model, entities).sort_by(datasets.ROW_COLUMN)
+    joined = spine
     for name in sorted(set(table.column_names) - set(entities.column_names)):
         joined = joined.append_column(name, table[name])
-    keys = [field.name for field in spine.schema if pa.types.is_string(field.type)]
-    return joined.sort_by([(name, "ascending") for name in ("event_timestamp", *keys)])
+    return joined.sort_by("event_timestamp")  # which is stable
 
 
 def _register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> None:

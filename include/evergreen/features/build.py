@@ -13,12 +13,12 @@ from datetime import date
 from importlib import import_module
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from evergreen.features import FeatureTables, inputs, spark
 from evergreen.features.inputs import FingerprintsByDay
+from evergreen.features.row_order import order_rows
 from evergreen.lake import datasets
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -72,8 +72,7 @@ def _build_batch(model: ModelSpec, staging_folders: Mapping[str, Path]) -> None:
 def _write_tables(tables: FeatureTables, scratch: Path, staging_folders: Mapping[str, Path]) -> None:
     """Compute the tables with Spark, in any number of files, and stage one file per table and day.
 
-    Staged rows are sorted by the columns that identify a row, keys and timestamps, so the bytes do not depend on
-    how Spark divided the work.
+    Staged rows are in the order of `row_order`, so the bytes do not depend on how Spark divided the work.
     """
     several = len(tables.columns) > 1
     tables.frame.write.partitionBy(*(["table", "day"] if several else ["day"])).parquet(str(scratch))
@@ -84,9 +83,4 @@ def _write_tables(tables: FeatureTables, scratch: Path, staging_folders: Mapping
                 table = pq.read_table(partition, columns=list(columns), partitioning=None)
             else:  # a day without rows is a table without rows
                 table = tables.frame.select(*columns).limit(0).toArrow()
-            order = [
-                (field.name, "ascending")
-                for field in table.schema
-                if pa.types.is_string(field.type) or pa.types.is_timestamp(field.type)
-            ]
-            pq.write_table(table.sort_by(order).replace_schema_metadata(), folder / f"{name}.parquet")
+            pq.write_table(order_rows(table).replace_schema_metadata(), folder / f"{name}.parquet")

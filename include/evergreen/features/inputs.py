@@ -47,6 +47,11 @@ def features_dataset(model: ModelSpec) -> datasets.Dataset:
     return datasets.open_dataset(f"features/{model.feature_model}")
 
 
+def register_files(spec: FeatureSpec) -> list[RawFile]:
+    """Return the file of each source that has one for all days."""
+    return [RawFile(source.name, None) for source in spec.sources if not source.daily]
+
+
 def raw_files_for_day(spec: FeatureSpec, day: date) -> list[RawFile]:
     """Every raw file that the features of `day` depend on, oldest first."""
     files = []
@@ -74,16 +79,26 @@ def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str
     if faults := find_missing_raw_files(spec, days):
         raise RawDataError(f"raw data for {format_days(days)} of {model.feature_model}", faults)
     hashes = raw_files.hash_raw_files(file.path for file in raw_files_for_days(spec, days))
-    code = feature_code(model)
+    shared = shared_inputs(model)
     return {
         day.isoformat(): {
             "day": day.isoformat(),
             "raw": {file.name: hashes[file.path] for file in raw_files_for_day(spec, day)},
-            "parameters": {"timezone": spec.timezone, "tables": spec.tables},
-            "code": code,
+            **shared,
         }
         for day in days
     }
+
+
+def shared_inputs(model: ModelSpec) -> dict[str, Any]:
+    """Return what the features of every day depend on besides raw files."""
+    spec = feature_spec(model)
+    parameters = {
+        "timezone": spec.timezone,
+        "tables": spec.tables,
+        "trailing_days": {source.name: source.trailing_days for source in spec.sources if source.daily},
+    }
+    return {"parameters": parameters, "code": feature_code(model)}
 
 
 def feature_code(model: ModelSpec) -> dict[str, str]:
@@ -112,6 +127,13 @@ def find_published_day(model: ModelSpec, day: str, fingerprint: str) -> datasets
     return features_dataset(model).find(datasets.day_partition(day), fingerprint)
 
 
+def published_manifests(model: ModelSpec, days: Iterable[date]) -> dict[date, datasets.Manifest]:
+    """Return the manifest of each of `days` that is published."""
+    dataset = features_dataset(model)
+    manifests = {day: dataset.manifest(datasets.day_partition(day)) for day in days}
+    return {day: manifest for day, manifest in manifests.items() if manifest}
+
+
 def unpublished_days(model: ModelSpec, fingerprints: FingerprintsByDay) -> FingerprintsByDay:
     """Those of `fingerprints` that are not published."""
     return {day: value for day, value in fingerprints.items() if not find_published_day(model, day, value)}
@@ -127,7 +149,7 @@ def newest_published_day(model: ModelSpec) -> date:
     if not partitions:
         fault = Fault("lake", "none are published", f"run {model.feature_model}.features first")
         raise RawDataError(f"features of {model.feature_model}", [fault])
-    return date.fromisoformat(partitions[-1].removeprefix("day="))
+    return datasets.partition_day(partitions[-1])
 
 
 def stale_days(model: ModelSpec, changed_days: Sequence[date]) -> list[date]:

@@ -272,6 +272,11 @@ def day_partition(day: date | str) -> str:
     return f"day={day}"
 
 
+def partition_day(partition: str) -> date:
+    """Return the date of a partition that `day_partition` has named."""
+    return date.fromisoformat(partition.removeprefix("day="))
+
+
 def _check_name(name: str) -> str:
     try:
         return check_file_name(name)

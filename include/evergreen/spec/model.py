@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
 from croniter import croniter
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 from evergreen.errors import Fault, SpecError
 from evergreen.spec import Frozen, Name, NonEmptyStr
 from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, AgainstChampionGate, Gate, PairedComparisonGate
+from evergreen.spec.parameters import PARAMETERS_ERROR, Parameters
 
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 
@@ -39,11 +40,18 @@ class RawSource(Frozen):
     trailing_days: int = Field(
         0, ge=0, le=366, description="number of earlier days whose files the features of a day need too"
     )
+    rebuild_on_change: bool = Field(
+        True,
+        description="one file for all days: whether days that are built already are stale when it changes; False for a "
+        "register that only grows, whose days are to keep what was known when they were built",
+    )
 
     @model_validator(mode="after")
     def _check_trailing_days(self) -> Self:
         if self.trailing_days and not self.daily:
             raise ValueError("trailing_days needs daily files: leave one of them out")
+        if self.daily and not self.rebuild_on_change:
+            raise ValueError("rebuild_on_change=False needs daily=False: a corrected day is always built again")
         return self
 
 
@@ -81,7 +89,7 @@ class FeatureSpec(Frozen):
         return (self.spine, *self.views)
 
 
-class Resources(Frozen):
+class Resources(Frozen, allow_inf_nan=False):
     """What one training attempt may use: a local process, or a pod."""
 
     cpu: int = Field(2, ge=1, description="CPUs, and threads of the trainer")
@@ -171,7 +179,15 @@ class ModelSpec(Frozen):
         "the features' time zone; a column of the spine, such as the entity that predictions are about; or both",
     )
 
-    parameters: Mapping[str, Any] = Field(default_factory=dict, description="passed to train.fit unchanged")
+    stale_features: Literal["refuse", "rebuild"] = Field(
+        "refuse",
+        description="what a retrain does about days of features that were made by other code, parameters or registers "
+        "than they would be now: it fails and names them, or has the features DAG build them again",
+    )
+
+    parameters: Parameters = Field(
+        default_factory=dict, description="passed to train.fit unchanged: what JSON can hold, text as keys"
+    )
     seed: int = Field(0, ge=0, description="seed of all randomness in training")
     training_libraries: tuple[str, ...] = Field(
         (), description="packages of the trainer's environment whose versions the trained model depends on"
@@ -257,6 +273,12 @@ def _validation_faults(error: ValidationError) -> list[Fault]:
         if detail["type"] == "too_short" and any(p[:depth] == detail["loc"] and p[depth:] for p in paths):
             continue  # the list is short because an item of it is invalid, which has a fault of its own
         path = [str(part) for part in detail["loc"]]
+        if detail["type"] == PARAMETERS_ERROR:
+            faults += [
+                Fault(".".join(filter(None, (*path, fault.location))), fault.problem, fault.fix)
+                for fault in detail["ctx"]["faults"]
+            ]
+            continue
         if path[:1] == ["features"] and len(path) > 1:
             if path[1] == "constrained-str":
                 continue  # the features are a table, not another model's name

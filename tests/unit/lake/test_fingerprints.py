@@ -39,6 +39,7 @@ CHANGES = {
     TEMPLATE: {"backtest report"},
     "evergreen/feature_store/offline_store.py": {"training set", "evidence"},
     "evergreen/features/build.py": {"features"},
+    "evergreen/features/row_order.py": {"features"},
     "evergreen_models/flight_delay/features.py": {"features"},
     "evergreen_models/flight_delay/train.py": {"trees"},
     "evergreen_models/flight_delay_net/stream.py": {"network"},
