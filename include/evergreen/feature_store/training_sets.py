@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Self
@@ -16,11 +16,13 @@ from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 
-from evergreen.errors import Fault, InputsChangedError, RawDataError
+from evergreen.errors import Fault, InputsChangedError, RawDataError, SpecError
 from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.repository import open_feature_store
+from evergreen.feature_store.retrieval import entity_frame, read_table, register_spark_views
 from evergreen.features.inputs import features_dataset
-from evergreen.ingest.frames import text_as_objects, text_as_strings
+from evergreen.features.types import common_type_problem, is_model_input
+from evergreen.ingest.frames import text_as_strings
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
@@ -76,6 +78,7 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
 
     Raises:
         RawDataError: days of the window have no published features; all are named.
+        SpecError: columns have types that do not fit together, or that a model does not take.
         InputsChangedError: a day was republished while it was read.
     """
     inputs = _training_set_inputs(model, window)
@@ -141,10 +144,8 @@ def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
     store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
     views = (store.get_feature_view(projection.name) for projection in service.feature_view_projections)
-    _register_spark_views(model.feature_model, views)
-    job = store.get_historical_features(
-        entity_df=text_as_objects(entities.to_pandas(date_as_object=True)), features=service, full_feature_names=True
-    )
+    register_spark_views(model.feature_model, views)
+    job = store.get_historical_features(entity_frame(entities), service, full_feature_names=True)
     return _read_joined_rows(job, entities)
 
 
@@ -157,12 +158,12 @@ def join_views(
     `view__feature`.
     """
     numbered = entities.append_column(datasets.ROW_COLUMN, pa.array(range(entities.num_rows), pa.int64()))
-    _register_spark_views(feature_model, views)
+    register_spark_views(feature_model, views)
     job = get_provider(store.config).get_historical_features(
         store.config,
         list(views),
         references,
-        text_as_objects(numbered.to_pandas(date_as_object=True)),
+        entity_frame(numbered),
         store.registry,
         store.project,
         full_feature_names=True,
@@ -171,7 +172,7 @@ def join_views(
 
 
 def _read_joined_rows(job: RetrievalJob, entities: pa.Table) -> pa.Table:
-    table = text_as_strings(job.to_arrow())
+    table = read_table(job)
     if table.num_rows != entities.num_rows:
         raise AssertionError(f"the point-in-time join returned {table.num_rows} rows for {entities.num_rows} examples")
     return table
@@ -235,15 +236,44 @@ def _view_definitions(model: ModelSpec) -> dict[str, Any]:
 
 
 def _read_spine(model: ModelSpec, window: Window) -> pa.Table:
-    """Read all examples of the window, with their day."""
-    published = features_dataset(model)
-    tables = []
+    """Read all examples of the window, with their day.
+
+    Raises:
+        SpecError: columns have types that do not fit together, or that trainer and scorer read differently.
+    """
+    published, spine = features_dataset(model), feature_spec(model).spine
+    tables: dict[date, pa.Table] = {}
     for day in window.days:
         manifest = published.manifest(datasets.day_partition(day))
         assert manifest is not None  # _training_set_inputs has checked all days
-        table = pq.read_table(published.file_path(manifest, feature_spec(model).spine), partitioning=None)
-        tables.append(table.append_column("day", pa.array([day] * table.num_rows, pa.date32())))
-    return pa.concat_tables(tables).rename_columns({model.label: "label"})
+        tables[day] = pq.read_table(published.file_path(manifest, spine), partitioning=None)
+    if faults := [*_spine_faults(spine, tables), *_request_faults(model, tables)]:
+        raise SpecError(f"model {model.name}", faults)
+    with_days = [table.append_column("day", pa.array([day] * len(table), pa.date32())) for day, table in tables.items()]
+    table = pa.concat_tables(with_days, promote_options="permissive")
+    return text_as_strings(table).rename_columns({model.label: "label"})
+
+
+def _spine_faults(spine: str, tables: Mapping[date, pa.Table]) -> Iterator[Fault]:
+    """Yield a fault for each column that differs between days, unless all its values stay what they are in one type."""
+    fix = "build the features of these days again"
+    for column in dict.fromkeys(name for table in tables.values() for name in table.column_names):
+        if missing := [day for day, table in tables.items() if column not in table.column_names]:
+            yield Fault(f"{spine}.{column}", f"is missing on {len(missing)} days, such as {missing[0]}", fix)
+            continue
+        days = {str(table.schema.field(column).type): day for day, table in tables.items()}
+        if problem := common_type_problem(days):
+            examples = ", ".join(f"{arrow_type} on {day}" for arrow_type, day in sorted(days.items()))
+            yield Fault(f"{spine}.{column}", f"{problem}: {examples}", fix)
+
+
+def _request_faults(model: ModelSpec, tables: Mapping[date, pa.Table]) -> Iterator[Fault]:
+    """Yield a fault for each column of the request that is learned in another way than it is scored."""
+    schema = tables[max(tables)].schema
+    for name in model.request_columns:
+        if name in schema.names and not is_model_input(schema.field(name).type):
+            problem = f"{name} is {schema.field(name).type}, which trainers and scorers do not read alike"
+            yield Fault("request_columns", problem, "let features.py return an integer, a float, a boolean or text")
 
 
 def _file_masks(examples: pa.Table, days: TrainingDays, window: Window) -> dict[str, pa.ChunkedArray]:
@@ -276,29 +306,14 @@ def _count_labels(spine: pa.Table, days: TrainingDays, window: Window) -> pa.Tab
 
 
 def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
-    """Return `spine` with all features, ordered by time. The columns of the spine are unchanged.
-
-    Feast passes them through pandas, where one missing integer makes its whole column floating point. So only the
-    features are taken from Feast's result, by row number.
-    """
+    """Return `spine` with all features, ordered by time. Its columns are unchanged: Feast gets only the keys."""
+    definitions = _view_definitions(model).values()
+    keys = {view["key_columns"].get(key, key) for view in definitions for key in view["keys"]}
     row_numbers = pa.array(range(spine.num_rows), pa.int64())
-    entities = spine.drop_columns(_LABEL_COLUMNS).append_column(datasets.ROW_COLUMN, row_numbers)
-    table = historical_features(model, entities)
+    columns = ["event_timestamp", *sorted(keys & set(spine.column_names))]
+    table = historical_features(model, spine.select(columns).append_column(datasets.ROW_COLUMN, row_numbers))
     joined = spine.take(table[datasets.ROW_COLUMN])
-    for name in sorted(set(table.column_names) - set(entities.column_names)):
+    for name in sorted(set(table.column_names) - {*columns, datasets.ROW_COLUMN}):
         joined = joined.append_column(name, table[name])
-    keys = [field.name for field in spine.schema if pa.types.is_string(field.type)]
-    return joined.sort_by([(name, "ascending") for name in ("event_timestamp", *keys)])
-
-
-def _register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> None:
-    """Register the published tables of `views` in this process's Spark session, if Feast reads through Spark."""
-    if settings().offline_store != "spark":
-        return
-    from pyspark.sql import SparkSession
-
-    session = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
-    root = datasets.open_dataset(f"features/{feature_model}").root
-    for table in sorted({view.batch_source.name for view in views if view.batch_source}):
-        files = datasets.published_files(str(root / table)) or []
-        session.read.parquet(*files).createOrReplaceTempView(table)
+    text = [field.name for field in spine.schema if pa.types.is_string(field.type)]
+    return joined.sort_by([(name, "ascending") for name in ("event_timestamp", *text)])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from evergreen.errors import Fault, RawDataError
+from evergreen.features.definitions import declared_types
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
@@ -74,12 +75,12 @@ def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str
     if faults := find_missing_raw_files(spec, days):
         raise RawDataError(f"raw data for {format_days(days)} of {model.feature_model}", faults)
     hashes = raw_files.hash_raw_files(file.path for file in raw_files_for_days(spec, days))
-    code = feature_code(model)
+    code, types = feature_code(model), declared_types(model.feature_model)
     return {
         day.isoformat(): {
             "day": day.isoformat(),
             "raw": {file.name: hashes[file.path] for file in raw_files_for_day(spec, day)},
-            "parameters": {"timezone": spec.timezone, "tables": spec.tables},
+            "parameters": {"timezone": spec.timezone, "tables": spec.tables, "types": types},
             "code": code,
         }
         for day in days
