@@ -80,7 +80,9 @@ def load_definitions(feature_model: str) -> list[Any]:
     faults: list[Fault | None] = []
     for item in definitions:
         if isinstance(item, BaseFeatureView) and type(item) is not FeatureView:
-            problem = f"is a {type(item).__name__}, which is computed by other code in training than in serving"
+            problem = (
+                f"has the class {type(item).__name__}, which Feast computes by other code in training than in serving"
+            )
             fix = "compute it in features.py, or in the model, and declare a FeatureView"
             faults.append(Fault(f"view {item.name}", problem, fix))
         elif isinstance(item, FeatureView):

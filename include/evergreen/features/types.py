@@ -162,6 +162,8 @@ def _cast_numbers(column: pa.ChunkedArray, target: pa.DataType) -> tuple[pa.Chun
     is_kept = pc.equal(result.cast(source, safe=False), column)
     if pa.types.is_floating(source) and pa.types.is_floating(target):
         return result, pc.or_(is_kept, pc.is_nan(column))
+    if pa.types.is_unsigned_integer(source):
+        is_kept = pc.and_(is_kept, pc.greater_equal(result, 0))  # half of them wrap to negative numbers, and back
     for whole, floats in ((target, column), (source, result)):
         # A float beyond an integer's range has no defined cast, and may come back as it was.
         if pa.types.is_integer(whole) and pa.types.is_floating(floats.type):
