@@ -437,11 +437,13 @@ class _SourceFiles:
         types = {column: self._types(column) for column in values}
         if all(len(by_type) == 1 for by_type in types.values()):
             return f"read_parquet({self.arguments})"
-        # It would cast the columns of all files to the types of the first, and so round 0.7 to 1.
+        # DuckDB would cast the columns of all files to the types of the first, and so round 0.7 to 1.
         fix = "build their days again, or declare one type"
         faults = []
         for column, by_type in types.items():
-            if problem := common_type_problem(by_type):
+            if partial := [file for file, schema in self.schemas.items() if column not in schema]:
+                faults.append(Fault(column, f"no such column in {len(partial)} files, such as {partial[0]}", fix))
+            elif problem := common_type_problem(by_type):
                 examples = ", ".join(f"{arrow_type} in {file}" for arrow_type, file in sorted(by_type.items()))
                 faults.append(Fault(column, f"{problem}: {examples}", fix))
         if faults:

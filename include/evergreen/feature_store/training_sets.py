@@ -304,11 +304,14 @@ def _read_spine(model: ModelSpec, window: Window) -> pa.Table:
         manifest = published.manifest(datasets.day_partition(day))
         assert manifest is not None  # _training_set_inputs has checked all days
         tables[day] = pq.read_table(published.file_path(manifest, spine), partitioning=None)
-    if faults := [*_spine_faults(spine, tables), *_request_faults(model, tables)]:
-        raise SpecError(f"model {model.name}", faults)
     with_days = [table.append_column("day", pa.array([day] * len(table), pa.date32())) for day, table in tables.items()]
-    table = pa.concat_tables(with_days, promote_options="permissive")
-    return text_as_strings(table).rename_columns({model.label: "label"})
+    faults = list(_spine_faults(spine, tables))
+    if not faults:
+        table = text_as_strings(pa.concat_tables(with_days, promote_options="permissive"))
+        faults = list(_request_faults(model, table.schema))
+    if faults:
+        raise SpecError(f"model {model.name}", faults)
+    return table.rename_columns({model.label: "label"})
 
 
 def _spine_faults(spine: str, tables: Mapping[date, pa.Table]) -> Iterator[Fault]:
@@ -324,9 +327,8 @@ def _spine_faults(spine: str, tables: Mapping[date, pa.Table]) -> Iterator[Fault
             yield Fault(f"{spine}.{column}", f"{problem}: {examples}", fix)
 
 
-def _request_faults(model: ModelSpec, tables: Mapping[date, pa.Table]) -> Iterator[Fault]:
+def _request_faults(model: ModelSpec, schema: pa.Schema) -> Iterator[Fault]:
     """Yield a fault for each column of the request that is learned in another way than it is scored."""
-    schema = tables[max(tables)].schema
     for name in model.request_columns:
         if name in schema.names and not is_model_input(schema.field(name).type):
             problem = f"{name} is {schema.field(name).type}, which trainers and scorers do not read alike"
