@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any, Self
@@ -11,17 +11,21 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from feast import FeatureStore, FeatureView
+from feast import FeatureStore, FeatureView, Field, OnDemandFeatureView
 from feast.feature_view import DUMMY_ENTITY_ID
+from feast.feature_view_projection import FeatureViewProjection
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 
-from evergreen.errors import Fault, InputsChangedError, RawDataError, StaleFeaturesError
+from evergreen.errors import Fault, InputsChangedError, RawDataError, SpecError, StaleFeaturesError
 from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.repository import open_feature_store
+from evergreen.feature_store.retrieval import entity_frame, read_table, register_spark_views
+from evergreen.features.definitions import request_types
 from evergreen.features.inputs import features_dataset, published_manifests
 from evergreen.features.staleness import days_in_reach, find_mixed_features
-from evergreen.ingest.frames import text_as_objects, text_as_strings
+from evergreen.features.types import common_type_problem, is_model_input
+from evergreen.ingest.frames import text_as_strings
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
@@ -78,6 +82,7 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
     Raises:
         RawDataError: days of the window have no published features; all are named.
         StaleFeaturesError: days of the window were made by other code, parameters or registers than its newest day.
+        SpecError: columns have types that do not fit together, or that a model does not take.
         InputsChangedError: a day was republished while it was read.
     """
     inputs = _training_set_inputs(model, window)
@@ -171,28 +176,56 @@ def training_set_dataset(model: ModelSpec) -> datasets.Dataset:
 
 def model_input_columns(model: ModelSpec) -> tuple[str, ...]:
     """Return the inputs of the model in its order: the columns of the request, then the features."""
+    return (*model.request_columns, *_service_features(model))
+
+
+def _service_features(model: ModelSpec) -> list[str]:
     service = open_feature_store(model.feature_model).get_feature_service(model.feature_service)
-    features = [
+    return [
         f"{projection.name_to_use()}__{feature.name}"
         for projection in service.feature_view_projections
         for feature in projection.features
     ]
-    return (*model.request_columns, *features)
+
+
+def service_views(
+    model: ModelSpec,
+) -> tuple[list[tuple[FeatureView, FeatureViewProjection]], list[OnDemandFeatureView]]:
+    """Return the feature views that the model's service needs, and its on-demand views, which take some of them."""
+    store = open_feature_store(model.feature_model)
+    listed = store.get_feature_service(model.feature_service).feature_view_projections
+    on_demand = {view.name: view for view in store.list_on_demand_feature_views()}
+    computed = [on_demand[projection.name] for projection in listed if projection.name in on_demand]
+    sources = [projection for view in computed for projection in view.source_feature_view_projections.values()]
+    projections = {
+        projection.name_to_use(): projection for projection in (*sources, *listed) if projection.name not in on_demand
+    }
+    return [(store.get_feature_view(projection.name), projection) for projection in projections.values()], computed
+
+
+def entity_columns(model: ModelSpec) -> list[str]:
+    """Return the columns of the examples that the features depend on: keys, and what on-demand views take."""
+    views, on_demand = service_views(model)
+    keys = {
+        projection.join_key_map.get(column.name, column.name)
+        for view, projection in views
+        for column in view.entity_columns
+        if column.name != DUMMY_ENTITY_ID
+    }
+    return sorted(keys.union(*(request_types(view) for view in on_demand)))
 
 
 def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
-    """Return `entities` (join keys and `event_timestamp`) with the features of the model's service at these instants.
+    """Return `entities` (`entity_columns` and `event_timestamp`) with the features of the model's service.
 
-    One row for each of theirs, in any order; features are named `view__feature`.
+    One row for each of theirs, in any order; features are as of the row's instant, and named `view__feature`.
     """
     store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
-    views = (store.get_feature_view(projection.name) for projection in service.feature_view_projections)
-    _register_spark_views(model.feature_model, views)
-    job = store.get_historical_features(
-        entity_df=text_as_objects(entities.to_pandas(date_as_object=True)), features=service, full_feature_names=True
-    )
-    return _read_joined_rows(job, entities)
+    views, _ = service_views(model)
+    register_spark_views(model.feature_model, (view for view, _ in views))
+    job = store.get_historical_features(entity_frame(entities), service, full_feature_names=True)
+    return _read_joined_rows(job, entities).select([*entities.column_names, *_service_features(model)])
 
 
 def join_views(
@@ -204,12 +237,12 @@ def join_views(
     `view__feature`.
     """
     numbered = entities.append_column(datasets.ROW_COLUMN, pa.array(range(entities.num_rows), pa.int64()))
-    _register_spark_views(feature_model, views)
+    register_spark_views(feature_model, views)
     job = get_provider(store.config).get_historical_features(
         store.config,
         list(views),
         references,
-        text_as_objects(numbered.to_pandas(date_as_object=True)),
+        entity_frame(numbered),
         store.registry,
         store.project,
         full_feature_names=True,
@@ -218,7 +251,7 @@ def join_views(
 
 
 def _read_joined_rows(job: RetrievalJob, entities: pa.Table) -> pa.Table:
-    table = text_as_strings(job.to_arrow())
+    table = read_table(job)
     if table.num_rows != entities.num_rows:
         raise AssertionError(f"the point-in-time join returned {table.num_rows} rows for {entities.num_rows} examples")
     return table
@@ -282,35 +315,91 @@ def _contents(manifests: Iterable[datasets.Manifest]) -> dict[str, str]:
 
 def _view_definitions(model: ModelSpec) -> dict[str, Any]:
     """Return the `ViewDefinition` of each view of the service, by the first part of the names of its columns."""
-    store = open_feature_store(model.feature_model)
-    definitions = {}
-    for projection in store.get_feature_service(model.feature_service).feature_view_projections:
-        view = store.get_feature_view(projection.name)
-        definition = ViewDefinition(
-            table=view.batch_source.name if view.batch_source else view.name,
-            keys={
-                column.name: column.dtype.to_value_type().name
-                for column in sorted(view.entity_columns, key=lambda column: column.name)
-                if column.name != DUMMY_ENTITY_ID
-            },
-            key_columns=dict(projection.join_key_map),
-            ttl_seconds=view.ttl.total_seconds() if view.ttl else 0,
-            features={feature.name: feature.dtype.to_value_type().name for feature in projection.features},
-        )
-        definitions[projection.name_to_use()] = definition.model_dump()
-    return definitions
+    views, on_demand = service_views(model)
+    definitions = {projection.name_to_use(): _table_definition(view, projection) for view, projection in views}
+    definitions |= {view.name: _on_demand_definition(view, definitions) for view in on_demand}
+    service = open_feature_store(model.feature_model).get_feature_service(model.feature_service)
+    names = [projection.name_to_use() for projection in service.feature_view_projections]
+    return {name: definitions[name].model_dump() for name in names}
+
+
+def _table_definition(view: FeatureView, projection: FeatureViewProjection) -> ViewDefinition:
+    return ViewDefinition(
+        table=view.batch_source.name if view.batch_source else view.name,
+        keys={
+            column.name: column.dtype.to_value_type().name
+            for column in sorted(view.entity_columns, key=lambda column: column.name)
+            if column.name != DUMMY_ENTITY_ID
+        },
+        key_columns=dict(projection.join_key_map),
+        ttl_seconds=view.ttl.total_seconds() if view.ttl else 0,
+        features=_value_types(projection.features),
+    )
+
+
+def _on_demand_definition(view: OnDemandFeatureView, definitions: Mapping[str, ViewDefinition]) -> ViewDefinition:
+    assert view.feature_transformation is not None
+    sources = sorted(projection.name for projection in view.source_feature_view_projections.values())
+    computation = {
+        "code": view.feature_transformation.udf_string,
+        "request": request_types(view),
+        "sources": {name: definitions[name].model_dump() for name in sources},
+    }
+    return ViewDefinition(
+        table=None,
+        computation=fingerprints.compute_fingerprint(computation),
+        keys={},
+        key_columns={},
+        ttl_seconds=0,
+        features=_value_types(view.features),
+    )
+
+
+def _value_types(columns: Sequence[Field]) -> dict[str, str]:
+    return {column.name: column.dtype.to_value_type().name for column in columns}
 
 
 def _read_spine(model: ModelSpec, days: Sequence[date]) -> pa.Table:
-    """Read all examples of these days, with their day."""
-    published = features_dataset(model)
-    tables = []
+    """Read all examples of these days, with their day.
+
+    Raises:
+        SpecError: columns have types that do not fit together, or that trainer and scorer read differently.
+    """
+    published, spine = features_dataset(model), feature_spec(model).spine
+    tables: dict[date, pa.Table] = {}
     for day in days:
         manifest = published.manifest(datasets.day_partition(day))
         assert manifest is not None  # _training_set_inputs has checked all days
-        table = pq.read_table(published.file_path(manifest, feature_spec(model).spine), partitioning=None)
-        tables.append(table.append_column("day", pa.array([day] * table.num_rows, pa.date32())))
-    return pa.concat_tables(tables).rename_columns({model.label: "label"})
+        tables[day] = pq.read_table(published.file_path(manifest, spine), partitioning=None)
+    with_days = [table.append_column("day", pa.array([day] * len(table), pa.date32())) for day, table in tables.items()]
+    faults = list(_spine_faults(spine, tables))
+    if not faults:
+        table = text_as_strings(pa.concat_tables(with_days, promote_options="permissive"))
+        faults = list(_request_faults(model, table.schema))
+    if faults:
+        raise SpecError(f"model {model.name}", faults)
+    return table.rename_columns({model.label: "label"})
+
+
+def _spine_faults(spine: str, tables: Mapping[date, pa.Table]) -> Iterator[Fault]:
+    """Yield a fault for each column that differs between days, unless all its values stay what they are in one type."""
+    fix = "build the features of these days again"
+    for column in dict.fromkeys(name for table in tables.values() for name in table.column_names):
+        if missing := [day for day, table in tables.items() if column not in table.column_names]:
+            yield Fault(f"{spine}.{column}", f"is missing on {len(missing)} days, such as {missing[0]}", fix)
+            continue
+        days = {str(table.schema.field(column).type): day for day, table in tables.items()}
+        if problem := common_type_problem(days):
+            examples = ", ".join(f"{arrow_type} on {day}" for arrow_type, day in sorted(days.items()))
+            yield Fault(f"{spine}.{column}", f"{problem}: {examples}", fix)
+
+
+def _request_faults(model: ModelSpec, schema: pa.Schema) -> Iterator[Fault]:
+    """Yield a fault for each column of the request that is learned in another way than it is scored."""
+    for name in model.request_columns:
+        if name in schema.names and not is_model_input(schema.field(name).type):
+            problem = f"{name} is {schema.field(name).type}, which trainers and scorers do not read alike"
+            yield Fault("request_columns", problem, "let features.py return an integer, a float, a boolean or text")
 
 
 def _file_masks(examples: pa.Table, days: TrainingDays, window: Window) -> dict[str, pa.ChunkedArray]:
@@ -343,28 +432,18 @@ def _count_labels(spine: pa.Table, days: TrainingDays, window: Window) -> pa.Tab
 
 
 def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
-    """Return `spine` with all features, ordered by time, then as in `spine`. The columns of the spine are unchanged.
+    """Return `spine` with all features, ordered by time, then as in `spine`.
 
-    Feast passes them through pandas, where one missing integer makes its whole column floating point. So only the
-    features are taken from Feast's result, by row number.
+    Columns of the spine are unchanged: Feast gets only `entity_columns`.
     """
+    columns = entity_columns(model)
+    if missing := [name for name in columns if name not in spine.column_names]:
+        problem, fix = f"{', '.join(missing)} is no column of the spine", "let features.py return it"
+        raise SpecError(f"model {model.name}", [Fault(f"feature service {model.feature_service}", problem, fix)])
     row_numbers = pa.array(range(spine.num_rows), pa.int64())
-    entities = spine.drop_columns(_LABEL_COLUMNS).append_column(datasets.ROW_COLUMN, row_numbers)
+    entities = spine.select(["event_timestamp", *columns]).append_column(datasets.ROW_COLUMN, row_numbers)
     table = historical_features(model, entities).sort_by(datasets.ROW_COLUMN)
     joined = spine
-    for name in sorted(set(table.column_names) - set(entities.column_names)):
+    for name in sorted(_service_features(model)):
         joined = joined.append_column(name, table[name])
     return joined.sort_by("event_timestamp")  # which is stable
-
-
-def _register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> None:
-    """Register the published tables of `views` in this process's Spark session, if Feast reads through Spark."""
-    if settings().offline_store != "spark":
-        return
-    from pyspark.sql import SparkSession
-
-    session = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
-    root = datasets.open_dataset(f"features/{feature_model}").root
-    for table in sorted({view.batch_source.name for view in views if view.batch_source}):
-        files = datasets.published_files(str(root / table)) or []
-        session.read.parquet(*files).createOrReplaceTempView(table)

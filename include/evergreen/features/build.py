@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from evergreen.features import FeatureTables, inputs, spark
+from evergreen.features.definitions import DeclaredTypes, declared_types
 from evergreen.features.inputs import FingerprintsByDay
 from evergreen.features.row_order import order_rows
+from evergreen.features.types import cast_columns
 from evergreen.lake import datasets
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -63,14 +65,20 @@ def _build_batch(model: ModelSpec, staging_folders: Mapping[str, Path]) -> None:
             schema = from_arrow_schema(pq.read_schema(paths[0]).remove_metadata(), prefer_timestamp_ntz=False)
             raw[source.name] = session.read.schema(schema).parquet(*paths)
         module = import_module(f"evergreen_models.{model.feature_model}.features")
+        types = declared_types(model.feature_model)
         for number, tables in enumerate(module.build(session, raw, days, spec.timezone)):
             log.info("%s: computing %s", inputs.format_days(days), ", ".join(tables.columns))
-            _write_tables(tables, scratch / str(number), staging_folders)
+            _write_tables(tables, scratch / str(number), staging_folders, types)
     shutil.rmtree(scratch)
 
 
-def _write_tables(tables: FeatureTables, scratch: Path, staging_folders: Mapping[str, Path]) -> None:
+def _write_tables(
+    tables: FeatureTables, scratch: Path, staging_folders: Mapping[str, Path], types: DeclaredTypes
+) -> None:
     """Compute the tables with Spark, in any number of files, and stage one file per table and day.
+
+    Columns get the types that Feast declares. One with values that would change stays as it is, for `validate_features`
+    to report: the other days of the batch may have none.
 
     Staged rows are in the order of `row_order`, so the bytes do not depend on how Spark divided the work.
     """
@@ -83,4 +91,5 @@ def _write_tables(tables: FeatureTables, scratch: Path, staging_folders: Mapping
                 table = pq.read_table(partition, columns=list(columns), partitioning=None)
             else:  # a day without rows is a table without rows
                 table = tables.frame.select(*columns).limit(0).toArrow()
+            table, _ = cast_columns(table, types.get(name, {}))
             pq.write_table(order_rows(table).replace_schema_metadata(), folder / f"{name}.parquet")

@@ -17,10 +17,13 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError, first_line
 from evergreen.features import inputs
+from evergreen.features.definitions import declared_types
 from evergreen.features.inputs import FingerprintsByDay, RawFile
+from evergreen.features.types import cast_columns
 from evergreen.ingest import expectations, raw_files
 from evergreen.ingest.expectations import ValidationReport
 from evergreen.lake import datasets, fingerprints
@@ -87,6 +90,7 @@ def _raise_own_faults(
 
 def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> FaultsByDay:
     rules, features = _expectations_module(model), inputs.features_dataset(model)
+    types = declared_types(model.feature_model)
     faults: FaultsByDay = {}
     for table in feature_spec(model).tables:
         files = {day: Path(folder) / f"{table}.parquet" for day, folder in folders.items()}
@@ -95,7 +99,10 @@ def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> Faults
             frames = {f"{day} {table}": pd.read_parquet(files[day]) for day in batch}
             stages = [rules.feature_expectations(table)]
             reports = expectations.validate_tables(frames, dict.fromkeys(frames, stages).__getitem__)
-            table_faults |= {day: reports[f"{day} {table}"].faults for day in batch}
+            for day in batch:
+                location = f"{day} {table}"
+                type_faults = _type_faults(files[day], location, types.get(table, {}))
+                table_faults[day] = [*type_faults, *reports[location].faults]
         for day in files.keys() - table_faults.keys():
             # Unless another attempt has published the day and deleted its folder.
             if files[day].parent.exists() or not features.manifest(datasets.day_partition(day)):
@@ -103,6 +110,19 @@ def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> Faults
                 table_faults[day] = [Fault(f"{day} {table}", "was not built", fix)]
         for day in sorted(day for day in table_faults if table_faults[day]):
             faults.setdefault(date.fromisoformat(day), []).extend(table_faults[day])
+    return faults
+
+
+def _type_faults(file: Path, location: str, types: Mapping[str, str]) -> list[Fault]:
+    """Return one fault per column that Feast declares and that is missing, or has values that would change."""
+    fix = "let features.py return what the feature repository declares, or declare what it returns"
+    schema = {field.name: str(field.type) for field in pq.read_schema(file)}
+    faults = [
+        Fault(f"{location} {column}", "is declared, and missing", fix) for column in types if column not in schema
+    ]
+    if columns := [column for column, type_ in types.items() if schema.get(column, type_) != type_]:
+        _, problems = cast_columns(pq.read_table(file, columns=columns), types)
+        faults += [Fault(f"{location} {column}", problem, fix) for column, problem in problems.items()]
     return faults
 
 

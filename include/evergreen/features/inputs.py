@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from evergreen.errors import Fault, RawDataError
+from evergreen.features.definitions import declared_types
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
@@ -97,6 +98,7 @@ def shared_inputs(model: ModelSpec) -> dict[str, Any]:
         "timezone": spec.timezone,
         "tables": spec.tables,
         "trailing_days": {source.name: source.trailing_days for source in spec.sources if source.daily},
+        "types": declared_types(model.feature_model),
     }
     return {"parameters": parameters, "code": feature_code(model)}
 
