@@ -15,6 +15,9 @@ from evergreen.spec.model import ModelSpec
 pytestmark = pytest.mark.unit
 
 
+COLUMNS = {"carrier": "string"}
+
+
 def spec(**changes: Any) -> dict[str, Any]:
     return {
         "name": "late",
@@ -22,7 +25,7 @@ def spec(**changes: Any) -> dict[str, Any]:
         "features": {
             "timezone": "UTC",
             "first_day": "2013-01-01",
-            "sources": [{"name": "flights", "trailing_days": 2}],
+            "sources": [{"name": "flights", "columns": COLUMNS, "trailing_days": 2}],
             "spine": "departures",
             "views": ["carriers"],
         },
@@ -50,7 +53,7 @@ def test_all_faults_at_once_each_with_its_path() -> None:
         schedule="weekly",
         gates=[{"kind": "threshold", "metric": "auc", "at_least": 3}, {"kind": "magic"}],
     )
-    wrong["features"] = {**wrong["features"], "timezone": "Mars/Olympus", "sources": [{"name": "Flights"}]}
+    wrong["features"] = {**wrong["features"], "timezone": "Mars/Olympus", "sources": [{"name": "Flights", "columns": COLUMNS}]}
     del wrong["owner"]
     with pytest.raises(SpecError) as refused:
         ModelSpec(**wrong)
@@ -90,7 +93,7 @@ def test_all_faults_at_once_each_with_its_path() -> None:
             {
                 "features": {
                     **spec()["features"],
-                    "sources": [{"name": "x", "daily": False, "trailing_days": 1}],
+                    "sources": [{"name": "x", "columns": COLUMNS, "daily": False, "trailing_days": 1}],
                 }
             },
             "features.sources.0",
