@@ -76,6 +76,8 @@ def is_convertible(stored: pa.DataType, declared: pa.DataType) -> bool:
         return pat.is_timestamp(stored) and stored.tz is not None
     if pat.is_string(declared):
         return pat.is_string(stored) or pat.is_binary(stored)  # some writers call text binary
+    if pat.is_binary(declared):
+        return pat.is_binary(stored) or pat.is_fixed_size_binary(stored)
     return stored == declared
 
 
@@ -95,6 +97,8 @@ def convert_values(values: pa.Array, declared: pa.DataType) -> tuple[pa.Array, p
         return _convert_lists(values, declared)
     if pat.is_float16(stored):
         stored = pa.float32()
+    if pat.is_fixed_size_binary(stored):
+        stored = pa.binary()
     values = values.cast(stored)
     if stored == declared:
         return values, values.slice(0, 0)

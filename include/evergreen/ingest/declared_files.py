@@ -25,6 +25,7 @@ from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.spec.model import RawSource
 
 _BATCH_ROWS = 65_536
+_BUFFER_BYTES = 2**20
 _ROWS = "rows"  # name of the copy in its partition
 _MAX_EXAMPLE_CHARS = 80
 
@@ -62,7 +63,10 @@ def read_as_declared(source: RawSource, file: Path, sha256: str, copies: Dataset
     try:
         with _readable():
             # A timestamp of 96 bits has no zone and no unit: all that write it mean instants, to the microsecond.
-            parquet = pq.ParquetFile(file, coerce_int96_timestamp_unit="us")
+            # Unless buffers are bounded, Arrow keeps all that it has read.
+            parquet = pq.ParquetFile(
+                file, coerce_int96_timestamp_unit="us", pre_buffer=False, buffer_size=_BUFFER_BYTES
+            )
         with parquet:
             return _read_parquet(parquet, source, file, sha256, copies, partition)
     except _UnreadableError as error:
