@@ -25,7 +25,7 @@ _TYPES = {
     "timestamp[us]": pa.timestamp("us"),
     "timestamp[us, tz=UTC]": pa.timestamp("us", "UTC"),
 }
-_MAX_PRECISION = 38  # of the decimals that can be declared
+MAX_PRECISION = 38  # of the decimals that can be declared
 _WIDE_PRECISION = 76  # holds every integer and every decimal of 38 digits at any scale
 _DECIMAL_CONTEXT_DIGITS = 200
 
@@ -50,7 +50,7 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if pat.is_large_binary(kind) or pat.is_binary_view(kind):
         return pa.binary()
-    if pat.is_decimal(kind) and kind.precision <= _MAX_PRECISION:
+    if pat.is_decimal(kind) and kind.precision <= MAX_PRECISION:
         return pa.decimal128(kind.precision, kind.scale)
     if pat.is_timestamp(kind) and kind.tz is not None:
         return pa.timestamp(kind.unit, "UTC")

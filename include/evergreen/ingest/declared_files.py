@@ -78,7 +78,7 @@ def unreadable_fault(file: Path, error: Exception) -> Fault:
     return Fault(str(file), f"is not a readable Parquet file: {first_line(error)}", "deliver it again")
 
 
-class _UnreadableError(Exception):
+class _UnreadableError(ValueError):
     """A file cannot be read, or a part of it."""
 
 
@@ -100,7 +100,7 @@ def _read_parquet(
         reading = _Reading(source)
         required = [name for name, column in source.columns.items() if not column.nullable]
         for name in required:
-            reading.nulls[name] = _count_nulls(parquet, name)
+            reading.nulls[name] = count_nulls(parquet, name)
         return DeclaredFile(file, rows, reading.faults(file, rows))
     declaration = declaration_of(source)
     code = code_of([__name__], ["pyarrow"])
@@ -155,7 +155,7 @@ def _int96_columns(parquet: pq.ParquetFile) -> set[str]:
     return {column.path.split(".")[0] for column in columns if column.physical_type == "INT96"}
 
 
-def _count_nulls(parquet: pq.ParquetFile, name: str) -> int:
+def count_nulls(parquet: pq.ParquetFile, name: str) -> int:
     """Count the nulls of a column, from the footer if it says so."""
     metadata, count = parquet.metadata, 0
     for group in map(metadata.row_group, range(metadata.num_row_groups)):

@@ -54,8 +54,8 @@ def _check_column_type(name: str) -> str:
         raise ValueError(f"{name!r}: Spark has only microseconds, without a zone or in UTC: write {_INSTANT}")
     if replacement := _REPLACEMENTS.get(name):
         raise ValueError(f"{name!r} is no type of a column: write {replacement.format(wider=_WIDER.get(name))}")
-    known = ", ".join((*COLUMN_TYPES, "decimal128(10, 2)", "list<string>"))
-    raise ValueError(f"{name!r} is no type of a column: write one of {known}")
+    types = ", ".join((*COLUMN_TYPES, "decimal128(10, 2)", "list<string>"))
+    raise ValueError(f"{name!r} is no type of a column: write one of {types}")
 
 
 ColumnType = Annotated[str, AfterValidator(_check_column_type)]

@@ -53,7 +53,11 @@ def test_all_faults_at_once_each_with_its_path() -> None:
         schedule="weekly",
         gates=[{"kind": "threshold", "metric": "auc", "at_least": 3}, {"kind": "magic"}],
     )
-    wrong["features"] = {**wrong["features"], "timezone": "Mars/Olympus", "sources": [{"name": "Flights", "columns": COLUMNS}]}
+    wrong["features"] = {
+        **wrong["features"],
+        "timezone": "Mars/Olympus",
+        "sources": [{"name": "Flights", "columns": COLUMNS}],
+    }
     del wrong["owner"]
     with pytest.raises(SpecError) as refused:
         ModelSpec(**wrong)
