@@ -35,7 +35,7 @@ Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$"), AfterValidat
 class RawSource(Frozen):
     """One source of raw data. A day of features needs its file of that day and of `trailing_days` before.
 
-    Every file is read with exactly the declared columns and types: see [raw data](../data.md).
+    Every file of it is read with exactly the declared columns and types.
     """
 
     name: Name = Field(description="folder and file name of its raw files")

@@ -6,8 +6,10 @@ docs/data.md counts the inputs of these tables.
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -25,6 +27,7 @@ from evergreen.ingest.declared_files import DeclaredFile, read_as_declared
 from evergreen.lake.datasets import Dataset
 from evergreen.spec.model import RawSource
 from evergreen.storage import file_sha256
+from support.documents import DOCS
 
 pytestmark = pytest.mark.unit
 
@@ -141,6 +144,30 @@ REFUSED: dict[str, tuple[pa.Array, str, int, str]] = {
     "a list for a number": (pa.array([[1]]), "int64", 1, "[1]"),
     "a number for a list": (pa.array([1]), "list<int64>", 1, "1"),
 }
+
+
+KINDS = {
+    "bool": "booleans",
+    "string": "text",
+    "binary": "bytes",
+    "date32": "days",
+    "timestamp": "timestamps",
+    "decimal128": "decimals",
+    "list": "lists",
+    "float": "floats",
+    "int": "integers",
+}
+
+
+def test_the_page_counts_these_inputs() -> None:
+    rows = re.findall(r"^\| (\w+) \|.*\| (\d+) \| (\d+) \|$", (DOCS / "data.md").read_text(), re.MULTILINE)
+    counted = [
+        Counter(kind for _, declared, *_ in table.values() for name, kind in KINDS.items() if declared.startswith(name))
+        for table in (WIDENED, REFUSED)
+    ]
+    assert {kind: (int(read), int(refused)) for kind, read, refused in rows} == {
+        kind: (counted[0][kind], counted[1][kind]) for kind in KINDS.values()
+    }
 
 
 @pytest.fixture
