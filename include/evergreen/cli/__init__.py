@@ -215,9 +215,7 @@ def migrate_command(
 @app.command("draft-source")
 def draft_source_command(
     ctx: typer.Context,
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILES", help="Parquet files of one source.", exists=True, dir_okay=False)
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Parquet files of one source.")],
 ) -> None:
     """Print the first draft of a source's declaration, for model.py."""
     from evergreen.ingest.drafts import draft_source  # imports pyarrow
