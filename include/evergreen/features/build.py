@@ -30,6 +30,7 @@ from evergreen.lake import datasets
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec, RawSource
 
+_MAX_FAILURES = 4
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _CONDITION_LINE = re.compile(r"^.*(\[[A-Z][A-Z0-9_.]+\].*)$", re.MULTILINE)
 _PASSING_CONDITIONS = ("INTERNAL_ERROR", "CONNECT", "OPERATION_CANCELED", "INVALID_HANDLE", "SPARK_JOB_CANCELLED")
@@ -75,23 +76,30 @@ def build_features(
 
 
 def _build_days(model: ModelSpec, staging_folders: Mapping[str, Path]) -> FaultsByDay:
-    """Build days in one job; if that fails, in halves, down to the days that fail alone. Return the faults of these."""
-    try:
-        _build_batch(model, staging_folders)
-    except Exception as error:
-        if not _is_repeatable(error):
-            raise
-        log.exception("%s cannot be built", inputs.format_days(list(map(date.fromisoformat, staging_folders))))
-        days = list(staging_folders)
-        if len(days) == 1:
-            return {date.fromisoformat(days[0]): _build_faults(model, days[0], error)}
-        halves = days[: len(days) // 2], days[len(days) // 2 :]
-        return {
-            day: faults
-            for half in halves
-            for day, faults in _build_days(model, {day: staging_folders[day] for day in half}).items()
-        }
-    return {}
+    """Build days in one job; if that fails, in halves, down to the days that fail alone. Return the faults of these.
+
+    If the first few days fail alone and nothing has been built, the code is wrong, and the other days are not tried.
+    """
+    pending, faults, has_built = [list(staging_folders)], FaultsByDay(), False
+    while pending:
+        days = pending.pop()
+        try:
+            _build_batch(model, {day: staging_folders[day] for day in days})
+            has_built = True
+        except Exception as error:
+            if not _is_repeatable(error):
+                raise
+            log.exception("%s cannot be built", inputs.format_days([date.fromisoformat(day) for day in days]))
+            if len(days) > 1:
+                pending += [days[len(days) // 2 :], days[: len(days) // 2]]
+                continue
+            faults[date.fromisoformat(days[0])] = _build_faults(model, days[0], error)
+            if pending and not has_built and len(faults) >= _MAX_FAILURES:
+                untried = [date.fromisoformat(day) for batch in pending for day in batch]
+                problem = f"not tried, because the first {_MAX_FAILURES} days of the job fail"
+                fault = Fault(inputs.format_days(untried), problem, "correct what they report")
+                return faults | {day: [fault] for day in untried}
+    return faults
 
 
 def _is_repeatable(error: Exception) -> bool:
