@@ -109,15 +109,13 @@ def _import_raw_module(model: ModelSpec) -> ModuleType | None:
 
 
 def _delivered_days(model: ModelSpec) -> set[date]:
-    """Return the days of the model for which every daily source has its raw file."""
-    spec = feature_spec(model)
-    today = datetime.now(ZoneInfo(spec.timezone)).date()
-    days = set(days_between(spec.first_day, min(today, (spec.last_day or today) + timedelta(1))))
-    daily = [source.name for source in spec.sources if source.daily]
-    if not daily:
-        return days
-    delivered = list_complete_days(storage_path(str(raw_files.raw_folder())), daily)
-    return days & {date.fromisoformat(day) for day in delivered}
+    """Return the days of the model for which every daily source has its raw file, or does not need it any more."""
+    spec, now = feature_spec(model), datetime.now(UTC)
+    today = now.astimezone(ZoneInfo(spec.timezone)).date()
+    days = days_between(spec.first_day, min(today, (spec.last_day or today) + timedelta(1)))
+    daily = {source.name: source.absence_hours for source in spec.sources if source.daily}
+    delivered = list_complete_days(storage_path(str(raw_files.raw_folder())), daily, now, spec.timezone, days)
+    return set(days) & {date.fromisoformat(day) for day in delivered}
 
 
 def _feature_days(model: ModelSpec, as_of: date) -> Sequence[date]:
@@ -129,7 +127,7 @@ def _deliver_raw_days(raw: ModuleType, model: ModelSpec, as_of: date, progress: 
     spec = feature_spec(model)
     trailing = max((source.trailing_days for source in spec.sources), default=0)
     days = days_between(max(spec.first_day, _feature_days(model, as_of)[0] - timedelta(trailing)), as_of)
-    daily = [source.name for source in spec.sources if source.daily]
+    daily = [source.name for source in spec.sources if source.daily and source.absence_hours is None]
     missing = [day for day in days if not all(raw_files.raw_file(source, day).exists() for source in daily)]
     if missing:
         progress.update(ProgressView("delivering raw days", 0, len(missing), "days"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "models" / name).mkdir(parents=True)
         text = spec.replace('name="flight_delay"', f'name="{name}"').replace(*BROKEN.get(name, ("", "")))
         (folder / "models" / name / "model.py").write_text(text)
+        shutil.copy(ROOT / "include/evergreen_models/flight_delay/sources.py", folder / "models" / name)
     for name in ("healthy", "other", "gone", *BROKEN):
         (folder / "dags" / f"{name}.py").write_text(DAG_FILE.replace("flight_delay", name))
     return folder

@@ -33,7 +33,7 @@ def ledger_model(name: str, cooldown_days: int = 0, gates: Sequence[Mapping[str,
     features = FeatureSpec(
         timezone="UTC",
         first_day="2013-01-01",
-        sources=(RawSource(name="flights"),),
+        sources=(RawSource(name="flights", columns={"carrier": "string"}),),
         views=("delays",),
         spine="examples",
     )

@@ -29,7 +29,7 @@ from evergreen.spec.model import ModelSpec
 MODEL = ModelSpec(
     name="loans", owner="tests", feature_service="loans", label="loss", request_columns=["amount"],
     features=dict(timezone="{ZONE}", first_day="{FIRST}", spine="requests", views=["customers"],
-                  sources=[dict(name="bookings")]),
+                  sources=[dict(name="bookings", columns=dict(x="int64"))]),
     schedule="0 0 * * 1", train_days=21, holdout_days=7, label_delay={{label_delay}},
     gates=[{{gates}}], {{options}}
 )

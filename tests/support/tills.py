@@ -22,7 +22,10 @@ from evergreen.spec.model import ModelSpec
 MODEL = ModelSpec(
     name="tills", owner="tests", feature_service="tills", label="late",
     features=dict(timezone="UTC", first_day="2024-01-01", spine="receipts", views=["takings"],
-                  sources=[dict(name="sales", trailing_days=1), dict(name="tills", daily=False)]),
+                  sources=[
+                      dict(name="sales", trailing_days=1, columns=dict(day="date32", till="int64", dollars="float64")),
+                      dict(name="tills", daily=False, columns=dict(till="int64", floor="int64")),
+                  ]),
     schedule="0 0 * * 1", train_days=5, holdout_days=2,
     gates=[dict(kind="threshold", metric="rmse", at_most=100.0)],
 )
@@ -44,9 +47,6 @@ def build(spark, raw, days, timezone):
 """
 _EXPECTATIONS = """
 import great_expectations.expectations as gxe
-
-RAW_COLUMNS = {"sales": {"day": "object", "till": "int64", "dollars": "float64"},
-               "tills": {"till": "int64", "floor": "int64"}}
 
 
 def raw_expectations(source, day):

@@ -222,6 +222,17 @@ def migrate_command(
     (migrate.wait_for_migration if wait else migrate.migrate)(ctx.obj)
 
 
+@app.command("draft-source")
+def draft_source_command(
+    ctx: typer.Context,
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Parquet files of one source.")],
+) -> None:
+    """Print the first draft of a source's declaration, for model.py."""
+    from evergreen.ingest.drafts import draft_source  # imports pyarrow
+
+    ctx.obj.print(draft_source(files))
+
+
 # Options after the model are those of the feast command.
 @app.command("feast", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def feast_command(

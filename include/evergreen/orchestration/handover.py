@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
-from evergreen.errors import HandoverError
+from evergreen.errors import Fault, HandoverError
 from evergreen.spec import Frozen
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
@@ -58,6 +58,15 @@ class FeaturesPlan(Handover):
     """The days that the run is about."""
     build_days: tuple[date, ...] = ()
     """The days that the run builds: unpublished days of its own and of runs that wait for it."""
+
+
+class StepResult(Handover):
+    """Result of a step of the features DAG, for the days that are not faulty."""
+
+    days: dict[str, str]
+    """Fingerprint, folder or content hash of each day."""
+    faults: tuple[Fault, ...] = ()
+    """Of the run's own days that this step and those before it have left out."""
 
 
 class RetrainPlan(Handover):

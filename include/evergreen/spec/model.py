@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from evergreen.errors import Fault, SpecError
 from evergreen.spec import Frozen, Name, NonEmptyStr
+from evergreen.spec.columns import RawColumn
 from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, AgainstChampionGate, Gate, PairedComparisonGate
 from evergreen.spec.parameters import PARAMETERS_ERROR, Parameters
 
@@ -33,9 +34,18 @@ Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$"), AfterValidat
 
 
 class RawSource(Frozen):
-    """One source of raw data. A day of features needs its file of that day and of `trailing_days` before."""
+    """One source of raw data. A day of features needs its file of that day and of `trailing_days` before.
+
+    Every file of it is read with exactly the declared columns and types.
+    """
 
     name: Name = Field(description="folder and file name of its raw files")
+    columns: Mapping[NonEmptyStr, RawColumn] = Field(
+        min_length=1, description="its columns by name: the type of each, or a `RawColumn`"
+    )
+    extra_columns: Literal["ignore", "refuse"] = Field(
+        "ignore", description="what happens to columns of a file that are not declared"
+    )
     daily: bool = Field(True, description="one file per day; otherwise one file for all days")
     trailing_days: int = Field(
         0, ge=0, le=366, description="number of earlier days whose files the features of a day need too"
@@ -45,14 +55,37 @@ class RawSource(Frozen):
         description="one file for all days: whether days that are built already are stale when it changes; False for a "
         "register that only grows, whose days are to keep what was known when they were built",
     )
+    empty_days: Literal["refused", "delivered", "absent"] = Field(
+        "refused",
+        description="days without rows: a fault; or allowed, with a file without rows; or allowed, and the file may be "
+        "absent too",
+    )
+    absent_after_hours: int = Field(
+        24,
+        ge=1,
+        description='with `empty_days="absent"`: hours after the end of a day, until which its file may still arrive',
+    )
 
     @model_validator(mode="after")
-    def _check_trailing_days(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.trailing_days and not self.daily:
             raise ValueError("trailing_days needs daily files: leave one of them out")
         if self.daily and not self.rebuild_on_change:
             raise ValueError("rebuild_on_change=False needs daily=False: a corrected day is always built again")
+        if self.empty_days != "refused" and not self.daily:
+            raise ValueError(f"empty_days={self.empty_days!r} needs daily files: leave one of them out")
+        if self.empty_days != "absent" and "absent_after_hours" in self.model_fields_set:
+            raise ValueError("absent_after_hours needs empty_days='absent': leave one of them out")
+        # Spark finds columns by name whatever the case of its letters.
+        names = [name.lower() for name in self.columns]
+        if duplicates := sorted({name for name in self.columns if names.count(name.lower()) > 1}):
+            raise ValueError(f"columns {', '.join(duplicates)} differ only in case: rename all but one")
         return self
+
+    @property
+    def absence_hours(self) -> int | None:
+        """Hours after the end of a day, until which its file may still arrive; None if it has to arrive."""
+        return self.absent_after_hours if self.empty_days == "absent" else None
 
 
 class FeatureSpec(Frozen):
@@ -82,6 +115,10 @@ class FeatureSpec(Frozen):
         if self.spine in self.views:
             raise ValueError(f"spine {self.spine!r} is also a view: the spine holds labels, name it once")
         return self
+
+    def source(self, name: str) -> RawSource:
+        """The source of this name."""
+        return next(source for source in self.sources if source.name == name)
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ from evergreen.spec.model import ModelSpec
 MODEL = ModelSpec(
     name="wallets", owner="tests", feature_service="wallets", label="paid", request_columns=["amount", "is_new"],
     features=dict(timezone="UTC", first_day="2024-01-01", spine="payments", views=["accounts", "shops"],
-                  sources=[dict(name="bookings")]),
+                  sources=[dict(name="bookings", columns=dict(x="int64"))]),
     schedule="0 0 * * 1", train_days=2, holdout_days=1,
     gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
 )

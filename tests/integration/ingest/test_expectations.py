@@ -38,8 +38,7 @@ Spoil = Callable[[pd.DataFrame, random.Random], pd.DataFrame]
 def stages(kind: str) -> Callable[[str], quality.ExpectationStages]:
     if kind in FEATURES:
         return lambda _: [expectations.feature_expectations(kind)]
-    columns = quality.schema_expectations(expectations.RAW_COLUMNS[kind])
-    return lambda day: [*columns, expectations.raw_expectations(kind, date.fromisoformat(day))]
+    return lambda day: [expectations.raw_expectations(kind, date.fromisoformat(day))]
 
 
 @cache

@@ -20,7 +20,7 @@ from evergreen.spec.model import ModelSpec
 MODEL = ModelSpec(
     name="shops", feature_service="shops", owner="tests", label="sold", schedule="0 0 * * 1",
     features=dict(timezone="UTC", first_day="2024-01-01", spine="visits", views=["prices", "stocks"],
-                  sources=[dict(name="tills")]),
+                  sources=[dict(name="tills", columns=dict(x="int64"))]),
     gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
 )
 """

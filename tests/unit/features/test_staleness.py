@@ -102,7 +102,11 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "another register": (
         lambda folder: [
-            tills.change_spec(folder, "sources=[", 'sources=[dict(name="shops", daily=False), '),
+            tills.change_spec(
+                folder,
+                "sources=[",
+                'sources=[dict(name="shops", daily=False, columns=dict(till="int64", floor="int64")), ',
+            ),
             raw_files.raw_file("shops").parent.mkdir(),
             rewrite_register(raw_files.raw_file("shops")),
         ],
