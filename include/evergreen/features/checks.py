@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -15,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import duckdb
 import pyarrow as pa
 
 from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError, first_line
@@ -90,17 +91,17 @@ def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> Faults
     faults: FaultsByDay = {}
     for table in feature_spec(model).tables:
         files = {day: Path(folder) / f"{table}.parquet" for day, folder in folders.items()}
-        table_faults: dict[str, Sequence[Fault]] = {}
-        for batch in inputs.split_into_batches([day for day in files if files[day].exists()]):
-            frames = {f"{day} {table}": pd.read_parquet(files[day]) for day in batch}
-            stages = [rules.feature_expectations(table)]
-            reports = expectations.validate_tables(frames, dict.fromkeys(frames, stages).__getitem__)
-            table_faults |= {day: reports[f"{day} {table}"].faults for day in batch}
+        stage = rules.feature_expectations(table)
+        table_faults = {
+            day: expectations.validate_file(file, f"{day} {table}", stage).faults
+            for day, file in files.items()
+            if file.exists()
+        }
         for day in files.keys() - table_faults.keys():
             # Unless another attempt has published the day and deleted its folder.
             if files[day].parent.exists() or not features.manifest(datasets.day_partition(day)):
                 fix = f"let features.build return {table!r}"
-                table_faults[day] = [Fault(f"{day} {table}", "was not built", fix)]
+                table_faults[day] = (Fault(f"{day} {table}", "was not built", fix),)
         for day in sorted(day for day in table_faults if table_faults[day]):
             faults.setdefault(date.fromisoformat(day), []).extend(table_faults[day])
     return faults
@@ -111,7 +112,7 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
     rules = _expectations_module(model)
     code = fingerprints.code_of(
         (rules.__name__, "evergreen.ingest.expectations"),
-        ("great-expectations", "pandas", "pyarrow"),
+        ("great-expectations", "duckdb", "pandas", "pyarrow"),
         load_spec(model.feature_model).code_packages,
     )
     dataset = datasets.open_dataset(f"checks/{model.feature_model}")
@@ -120,43 +121,32 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
     faults: dict[RawFile, Sequence[Fault]] = {
         file: [inputs.missing_raw_file_fault(file)] for file in files if file not in parts
     }
-    pending = []
+    validated: Counter[str] = Counter()
     for file in parts:
-        if manifest := dataset.find(file.name, fingerprints.compute_fingerprint(parts[file])):
+        fingerprint = fingerprints.compute_fingerprint(parts[file])
+        if manifest := dataset.find(file.name, fingerprint):
             report = json.loads(dataset.file_path(manifest, "report").read_text())
             faults[file] = [Fault(**fault) for fault in report["faults"]]
-        else:
-            pending.append(file)
-    for source in dict.fromkeys(file.source for file in pending):
-        for batch in inputs.split_into_batches([file for file in pending if file.source == source]):
-            for file, validation in _validate_batch(batch, rules).items():
-                fingerprint = fingerprints.compute_fingerprint(parts[file])
-                report_file = dataset.stage(file.name, fingerprint) / "report.json"
-                report_file.write_text(json.dumps(asdict(validation), indent=1))
-                dataset.publish(file.name, fingerprint, {"report": report_file}, parts[file])
-                faults[file] = validation.faults
-            log.info("checked %s raw files of %s", len(batch), source)
+            continue
+        validation = _validate_raw_file(file, rules)
+        report_file = dataset.stage(file.name, fingerprint) / "report.json"
+        report_file.write_text(json.dumps(asdict(validation), indent=1))
+        dataset.publish(file.name, fingerprint, {"report": report_file}, parts[file])
+        faults[file] = validation.faults
+        validated[file.source] += 1
+    for source, count in validated.items():
+        log.info("checked %s raw files of %s", count, source)
     return faults
 
 
-def _validate_batch(files: Sequence[RawFile], rules: Any) -> dict[RawFile, ValidationReport]:
-    """Return the report of each of some raw files of one source."""
-    reports, tables = {}, {}
-    for file in files:
-        try:
-            tables[str(file.path)] = pd.read_parquet(file.path)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            fault = Fault(str(file.path), f"is not a readable Parquet file: {first_line(error)}", "deliver it again")
-            reports[file] = ValidationReport((fault,), {})
-    by_path = {str(file.path): file for file in files}
-
-    def stages_for(path: str) -> expectations.ExpectationStages:
-        file = by_path[path]
-        schema = expectations.schema_expectations(rules.RAW_COLUMNS[file.source])
-        return [*schema, rules.raw_expectations(file.source, file.day)]
-
-    validated = expectations.validate_tables(tables, stages_for)
-    return reports | {by_path[path]: report for path, report in validated.items()}
+def _validate_raw_file(file: RawFile, rules: Any) -> ValidationReport:
+    schema = expectations.schema_expectations(rules.RAW_COLUMNS[file.source])
+    stages = [*schema, rules.raw_expectations(file.source, file.day)]
+    try:
+        return expectations.validate_file(file.path, str(file.path), *stages)
+    except (pa.ArrowException, OSError, duckdb.IOException, duckdb.InvalidInputException) as error:
+        fault = Fault(str(file.path), f"is not a readable Parquet file: {first_line(error)}", "deliver it again")
+        return ValidationReport((fault,), {})
 
 
 def _expectations_module(model: ModelSpec) -> Any:
