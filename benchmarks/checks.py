@@ -98,12 +98,13 @@ def flight_rules() -> list[Any]:
 
 
 def evergreen_checks(file: Path) -> Callable[[], Any]:
-    from evergreen.ingest import expectations
+    from evergreen.ingest import expectation_metrics, expectations
 
     rules = flight_rules()
 
     def check() -> None:
-        report = expectations.validate_file(file, "flights", rules)
+        with expectation_metrics.open_database() as database:
+            report = expectations.validate_file(database, file, "flights", rules)
         assert not report.faults, report.faults
 
     return check

@@ -23,6 +23,7 @@ from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError, fir
 from evergreen.features import inputs
 from evergreen.features.inputs import FingerprintsByDay, RawFile
 from evergreen.ingest import expectations, raw_files
+from evergreen.ingest.expectation_metrics import open_database
 from evergreen.ingest.expectations import ValidationReport
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec.loader import feature_spec, load_spec
@@ -92,11 +93,12 @@ def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> Faults
     for table in feature_spec(model).tables:
         files = {day: Path(folder) / f"{table}.parquet" for day, folder in folders.items()}
         stage = rules.feature_expectations(table)
-        table_faults = {
-            day: expectations.validate_file(file, f"{day} {table}", stage).faults
-            for day, file in files.items()
-            if file.exists()
-        }
+        with open_database() as database:
+            table_faults = {
+                day: expectations.validate_file(database, file, f"{day} {table}", stage).faults
+                for day, file in files.items()
+                if file.exists()
+            }
         for day in files.keys() - table_faults.keys():
             # Unless another attempt has published the day and deleted its folder.
             if files[day].parent.exists() or not features.manifest(datasets.day_partition(day)):
@@ -121,29 +123,31 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
     faults: dict[RawFile, Sequence[Fault]] = {
         file: [inputs.missing_raw_file_fault(file)] for file in files if file not in parts
     }
-    validated: Counter[str] = Counter()
+    pending = []
     for file in parts:
         fingerprint = fingerprints.compute_fingerprint(parts[file])
         if manifest := dataset.find(file.name, fingerprint):
             report = json.loads(dataset.file_path(manifest, "report").read_text())
             faults[file] = [Fault(**fault) for fault in report["faults"]]
-            continue
-        validation = _validate_raw_file(file, rules)
-        report_file = dataset.stage(file.name, fingerprint) / "report.json"
-        report_file.write_text(json.dumps(asdict(validation), indent=1))
-        dataset.publish(file.name, fingerprint, {"report": report_file}, parts[file])
-        faults[file] = validation.faults
-        validated[file.source] += 1
-    for source, count in validated.items():
+        else:
+            pending.append((file, fingerprint))
+    with open_database() as database:
+        for file, fingerprint in pending:
+            validation = _validate_raw_file(database, file, rules)
+            report_file = dataset.stage(file.name, fingerprint) / "report.json"
+            report_file.write_text(json.dumps(asdict(validation), indent=1))
+            dataset.publish(file.name, fingerprint, {"report": report_file}, parts[file])
+            faults[file] = validation.faults
+    for source, count in Counter(file.source for file, _ in pending).items():
         log.info("checked %s raw files of %s", count, source)
     return faults
 
 
-def _validate_raw_file(file: RawFile, rules: Any) -> ValidationReport:
+def _validate_raw_file(database: duckdb.DuckDBPyConnection, file: RawFile, rules: Any) -> ValidationReport:
     schema = expectations.schema_expectations(rules.RAW_COLUMNS[file.source])
     stages = [*schema, rules.raw_expectations(file.source, file.day)]
     try:
-        return expectations.validate_file(file.path, str(file.path), *stages)
+        return expectations.validate_file(database, file.path, str(file.path), *stages)
     except (pa.ArrowException, OSError, duckdb.IOException, duckdb.InvalidInputException) as error:
         fault = Fault(str(file.path), f"is not a readable Parquet file: {first_line(error)}", "deliver it again")
         return ValidationReport((fault,), {})

@@ -59,9 +59,13 @@ class CompiledExpectation:
 
 
 class ParquetRows:
-    """The rows of a Parquet file, as Great Expectations sees them: NaN is null."""
+    """The rows of a Parquet file, as Great Expectations sees them: NaN is null.
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    Raises:
+        pyarrow.ArrowException, OSError, duckdb.Error: the file cannot be read.
+    """
+
+    def __init__(self, database: duckdb.DuckDBPyConnection, path: Path) -> None:
         schema = pq.read_schema(path)
         frame = text_as_objects(schema.empty_table().to_pandas())
         self.dtypes: Mapping[str, Any] = dict(frame.dtypes)  # a frame's index is no column
@@ -79,7 +83,7 @@ class ParquetRows:
         # The names of folders are not data: day=… must not replace a column `day`.
         source = f"read_parquet({_text(glob.escape(str(path)))}, hive_partitioning = false)"
         self._source = f"(SELECT {', '.join([*columns, f'file_row_number AS {_ROW}'])} FROM {source})"
-        self._connection = connection
+        self._database = database
 
     def aggregate(self, compiled: Sequence[CompiledExpectation]) -> list[Metrics]:
         """Return the metrics of each of `compiled`, from one pass over the file."""
@@ -91,10 +95,10 @@ class ParquetRows:
         return [each.finish({name: values[sql] for name, sql in each.aggregates.items()}) for each in compiled]
 
     def fetch(self, query: str) -> list[tuple[Any, ...]]:
-        return self._connection.execute(self._with_rows(query)).fetchall()
+        return self._database.execute(self._with_rows(query)).fetchall()
 
     def fetch_batches(self, query: str) -> Iterator[list[tuple[Any, ...]]]:
-        cursor = self._connection.execute(self._with_rows(query))
+        cursor = self._database.execute(self._with_rows(query))
         while batch := cursor.fetchmany(_BATCH_ROWS):
             yield batch
 
@@ -102,25 +106,21 @@ class ParquetRows:
         """Return the first rows that meet `condition`, in the order of the file."""
         names = ", ".join(map(_name, columns))
         query = f"SELECT {names} FROM rows WHERE {condition} ORDER BY {_ROW} LIMIT {_EXAMPLE_LIMIT}"
-        return self._connection.sql(self._with_rows(query)).to_arrow_table()
+        return self._database.sql(self._with_rows(query)).to_arrow_table()
 
     def _with_rows(self, query: str) -> str:
         return f"WITH rows AS NOT MATERIALIZED {self._source} {query}"
 
 
 @contextmanager
-def open_rows(path: Path) -> Iterator[ParquetRows]:
-    """Open a Parquet file. Memory is limited, whatever the number of its rows.
-
-    Raises:
-        pyarrow.ArrowException, OSError, duckdb.Error: it cannot be read.
-    """
+def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an empty database for any number of files. Its memory is limited, whatever the number of their rows."""
     with (
         tempfile.TemporaryDirectory(prefix="evergreen-checks-") as scratch,
-        duckdb.connect(config={"memory_limit": _MEMORY_LIMIT, "temp_directory": scratch}) as connection,
+        duckdb.connect(config={"memory_limit": _MEMORY_LIMIT, "temp_directory": scratch}) as database,
     ):
-        connection.execute("SET TimeZone = 'UTC'")
-        yield ParquetRows(connection, path)
+        database.execute("SET TimeZone = 'UTC'")
+        yield database
 
 
 def compile_expectation(expectation: Expectation, rows: ParquetRows) -> CompiledExpectation | None:

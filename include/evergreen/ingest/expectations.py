@@ -15,6 +15,7 @@ from typing import Any
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read once, when the package is imported
 
+import duckdb
 import great_expectations as gx
 import great_expectations.expectations as gxe
 import pandas as pd
@@ -24,6 +25,7 @@ from great_expectations.core.expectation_validation_result import ExpectationVal
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.expectation_configuration import parse_result_format
+from great_expectations.util import convert_to_json_serializable
 
 from evergreen.errors import Fault
 from evergreen.ingest import expectation_metrics
@@ -63,14 +65,16 @@ def schema_expectations(schema: Mapping[str, str]) -> tuple[list[Expectation], l
     )
 
 
-def validate_file(path: Path, table_name: str, *stages: Sequence[Expectation]) -> ValidationReport:
+def validate_file(
+    database: duckdb.DuckDBPyConnection, path: Path, table_name: str, *stages: Sequence[Expectation]
+) -> ValidationReport:
     """Validate a Parquet file stage by stage, up to the first stage that fails. Faults name it by `table_name`.
 
     So a renamed column is reported once, as a renamed column, and not again by each rule about its values.
     An expectation that cannot be evaluated is a fault.
 
-    DuckDB computes what it can, for all stages in one pass; for the other expectations, Great Expectations reads their
-    columns into memory.
+    `database`, from `open_database`, computes what it can, for all stages in one pass; for the other expectations,
+    Great Expectations reads their columns into memory.
 
     Raises:
         pyarrow.ArrowException, OSError, duckdb.Error: the file cannot be read.
@@ -78,11 +82,11 @@ def validate_file(path: Path, table_name: str, *stages: Sequence[Expectation]) -
     if not any(stages):
         raise ValueError(f"{table_name}: no expectations, so any table would pass; declare at least one")
     summaries: dict[str, Any] = {}
-    with expectation_metrics.open_rows(path) as rows:
-        for number, results in enumerate(_validate_stages(rows, path, table_name, stages)):
-            summaries[f"stage {number}"] = [_summarize_result(result) for result in results]
-            if faults := tuple(_to_fault(result, table_name) for result in results if not result.success):
-                return ValidationReport(faults, summaries)
+    rows = ParquetRows(database, path)
+    for number, results in enumerate(_validate_stages(rows, path, table_name, stages)):
+        summaries[f"stage {number}"] = [_summarize_result(result) for result in results]
+        if faults := tuple(_to_fault(result, table_name) for result in results if not result.success):
+            return ValidationReport(faults, summaries)
     return ValidationReport((), summaries)
 
 
@@ -165,15 +169,15 @@ def _run_expectations(table: pd.DataFrame, expectations: Sequence[Expectation]) 
 
 def _summarize_result(result: ExpectationValidationResult) -> dict[str, Any]:
     """The part of a result that is stored, without tracebacks and run times."""
-    full = result.to_json_dict()
+    configuration = result.expectation_config
     summary = {
-        "expectation": full["expectation_config"]["type"],
-        "kwargs": {name: value for name, value in full["expectation_config"]["kwargs"].items() if name != "batch_id"},
-        "success": full["success"],
+        "expectation": configuration.type,
+        "kwargs": {name: value for name, value in configuration.kwargs.items() if name != "batch_id"},
+        "success": result.success,
         "error": _exception_message(result),
-        **{name: full["result"][name] for name in _RESULT_KEYS if name in full["result"]},
+        **{name: result.result[name] for name in _RESULT_KEYS if name in result.result},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(summary))
+    plain: dict[str, Any] = json.loads(json.dumps(convert_to_json_serializable(summary)))
     return plain
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from functools import cache
@@ -23,6 +23,7 @@ from pandas.api.types import is_string_dtype
 
 from evergreen.errors import Fault
 from evergreen.ingest import expectations as quality
+from evergreen.ingest.expectation_metrics import open_database
 from evergreen.ingest.frames import text_as_objects
 from evergreen_models.flight_delay import expectations
 from evergreen_models.flight_delay.features import DELAY_COLUMNS, DELAY_VIEW_KEYS, WEATHER_COLUMNS
@@ -119,6 +120,11 @@ SPOILS: dict[str, Spoil] = {
 }
 
 
+def validate(file: Path, name: str, *stages: Sequence[Expectation]) -> quality.ValidationReport:
+    with open_database() as database:
+        return quality.validate_file(database, file, name, *stages)
+
+
 def write(table: pd.DataFrame, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "table.parquet"
@@ -142,7 +148,7 @@ def test_same_faults_as_great_expectations(seed: int, tmp_path: Path) -> None:
     kind = KINDS[seed % len(KINDS)]
     day = chance.choice(DAYS)
     file = write(SPOILS[chance.choice(list(SPOILS))](good(kind)[day], chance), tmp_path)
-    report = quality.validate_file(file, "table", *stages(kind)(day))
+    report = validate(file, "table", *stages(kind)(day))
     assert sorted(map(str, report.faults)) == sorted(map(str, faults_in_pandas(file, stages(kind)(day))))
 
 
@@ -150,7 +156,7 @@ def test_same_faults_as_great_expectations(seed: int, tmp_path: Path) -> None:
 def test_expectations_of_the_example_are_all_compiled(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert not quality.validate_file(write(good(kind)[DAYS[0]], tmp_path), kind, *stages(kind)(DAYS[0])).faults
+    assert not validate(write(good(kind)[DAYS[0]], tmp_path), kind, *stages(kind)(DAYS[0])).faults
     assert not caplog.records
 
 
@@ -190,7 +196,7 @@ def test_great_expectations_itself_validates_what_is_not_compiled(
     """It reads only the columns that the rule is about, and the log says so."""
     rule, columns = IN_MEMORY[name]
     file = write(column(9, 9, 1), tmp_path)
-    report = quality.validate_file(file, "table", [rule])
+    report = validate(file, "table", [rule])
     assert [*report.faults] == faults_in_pandas(file, [[rule]]) != []
     [record] = caplog.records
     assert f"{type(rule).__name__} not compiled to SQL" in record.message
@@ -202,7 +208,7 @@ def test_names_of_folders_are_no_data(tmp_path: Path) -> None:
     rule = gxe.ExpectColumnValuesToBeInSet(column="y", value_set=[0, 1])
     file = write(column(1, 2), tmp_path / "[ab]*" / "y=7")
     write(column(1, 2, 3), tmp_path / "a" / "y=7")
-    assert not quality.validate_file(file, "table", [rule, gxe.ExpectTableRowCountToEqual(value=2)]).faults
+    assert not validate(file, "table", [rule, gxe.ExpectTableRowCountToEqual(value=2)]).faults
 
 
 def test_nan_is_null_whatever_the_statistics_of_the_file(tmp_path: Path) -> None:
@@ -212,7 +218,7 @@ def test_nan_is_null_whatever_the_statistics_of_the_file(tmp_path: Path) -> None
         gxe.ExpectColumnValuesToNotBeNull(column="x"),
         gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5),
     ]
-    assert [fault.problem.partition(": ")[2] for fault in quality.validate_file(file, "table", rules).faults] == [
+    assert [fault.problem.partition(": ")[2] for fault in validate(file, "table", rules).faults] == [
         "1 of 3 rows break it, such as nan",
         "1 of 3 rows break it, such as 9.0",
     ]
@@ -222,7 +228,7 @@ def test_integers_beside_nulls_keep_their_digits(tmp_path: Path) -> None:
     """In pandas they are floats, in which these two are one."""
     large = pd.DataFrame({"x": pd.array([2**60, 2**60 + 1, None], "Int64")})
     file = write(large, tmp_path)
-    assert not quality.validate_file(file, "table", [gxe.ExpectColumnValuesToBeUnique(column="x")]).faults
+    assert not validate(file, "table", [gxe.ExpectColumnValuesToBeUnique(column="x")]).faults
 
 
 def test_examples_are_the_first_rows_that_break_a_rule(tmp_path: Path) -> None:
@@ -230,9 +236,9 @@ def test_examples_are_the_first_rows_that_break_a_rule(tmp_path: Path) -> None:
     values[70_000] = values[40_000] = "-"
     values[60_000] = "?"
     file = write(pd.DataFrame({"x": values}), tmp_path)
-    [fault] = quality.validate_file(file, "t", [gxe.ExpectColumnValuesToMatchRegex(column="x", regex=r"^\w+$")]).faults
+    [fault] = validate(file, "t", [gxe.ExpectColumnValuesToMatchRegex(column="x", regex=r"^\w+$")]).faults
     assert fault.problem.endswith(": 3 of 100000 rows break it, such as -, ?, -")
-    [fault] = quality.validate_file(
+    [fault] = validate(
         file, "t", [gxe.ExpectColumnValuesToBeUnique(column="x", row_condition="x < 'v'", condition_parser="pandas")]
     ).faults
     assert fault.problem.endswith(": 2 of 3 rows break it, such as -, -")
@@ -244,7 +250,7 @@ def test_a_stage_is_validated_only_if_earlier_ones_pass(tmp_path: Path) -> None:
         [gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)],
     ]
     tables = {"both": column(9, 9), "late": column(9), "none": column(1)}
-    reports = {name: quality.validate_file(write(table, tmp_path), name, *either) for name, table in tables.items()}
+    reports = {name: validate(write(table, tmp_path), name, *either) for name, table in tables.items()}
     assert {name: len(report.faults) for name, report in reports.items()} == {"both": 1, "late": 1, "none": 0}
     assert "row count" in reports["both"].faults[0].problem
     assert {name: len(report.results) for name, report in reports.items()} == {"both": 1, "late": 2, "none": 2}
@@ -252,7 +258,7 @@ def test_a_stage_is_validated_only_if_earlier_ones_pass(tmp_path: Path) -> None:
 
 def test_a_stage_without_expectations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="b: no expectations"):
-        quality.validate_file(write(column(1), tmp_path), "b", [])
+        validate(write(column(1), tmp_path), "b", [])
 
 
 TEXT = [object, "string", pd.StringDtype("pyarrow", na_value=np.nan), pd.ArrowDtype(pa.string())]
@@ -269,7 +275,7 @@ def test_every_text_type_of_pandas_is_checked_alike(dtype: Any, tmp_path: Path) 
         gxe.ExpectColumnValuesToNotBeNull(column="x"),
     ]
     file = write(text, tmp_path)
-    report = quality.validate_file(file, "table", *schema, rules)
+    report = validate(file, "table", *schema, rules)
     assert [fault.problem.partition(": ")[2] for fault in report.faults] == [
         "1 of 4 rows break it, such as -",
         "1 of 4 rows break it, such as None",
@@ -280,7 +286,7 @@ def test_every_text_type_of_pandas_is_checked_alike(dtype: Any, tmp_path: Path) 
 @pytest.mark.parametrize("dtype", ["int64", "category", "datetime64[us, UTC]"])
 def test_what_is_no_text_is_no_object(dtype: str, tmp_path: Path) -> None:
     file = write(pd.DataFrame({"x": pd.Series([1, 2], dtype="int64").astype(dtype)}), tmp_path)
-    [fault] = quality.validate_file(file, "one", *quality.schema_expectations({"x": "object"})).faults
+    [fault] = validate(file, "one", *quality.schema_expectations({"x": "object"})).faults
     assert "of type (type_=object)" in fault.problem
 
 
@@ -288,7 +294,7 @@ def test_what_is_no_text_is_no_object(dtype: str, tmp_path: Path) -> None:
 def test_threads_do_not_see_each_others_table(rule: Any, tmp_path: Path) -> None:
     def wrong(number: int) -> str:
         file = write(column(number), tmp_path / str(number))
-        return quality.validate_file(file, "x", [rule(column="x", max_value=-1)]).faults[0].problem
+        return validate(file, "x", [rule(column="x", max_value=-1)]).faults[0].problem
 
     with ThreadPoolExecutor(4) as threads:
         messages = list(threads.map(wrong, range(40)))
