@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import glob
 import math
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ Metrics = dict[str, Any]
 """Values of metrics by Great Expectations' names."""
 
 _EXAMPLE_LIMIT = 20  # values that a result holds, as in Great Expectations
-_MEMORY_LIMIT = "512MB"  # beyond it, DuckDB writes the keys of a uniqueness rule to disk
+_MEMORY_MB_PER_THREAD = 256  # beyond it, DuckDB writes the keys of a uniqueness rule to disk
 _BATCH_ROWS = 20_000
 _ROW = '"row of the file"'
 
@@ -87,12 +88,12 @@ class ParquetRows:
 
     def aggregate(self, compiled: Sequence[CompiledExpectation]) -> list[Metrics]:
         """Return the metrics of each of `compiled`, from one pass over the file."""
-        distinct = list(dict.fromkeys(sql for each in compiled for sql in each.aggregates.values()))
+        distinct = list(dict.fromkeys(sql for plan in compiled for sql in plan.aggregates.values()))
         values: dict[str, Any] = {}
         if distinct:
             [row] = self.fetch(f"SELECT {', '.join(distinct)} FROM rows")
             values = dict(zip(distinct, row, strict=True))
-        return [each.finish({name: values[sql] for name, sql in each.aggregates.items()}) for each in compiled]
+        return [plan.finish({name: values[sql] for name, sql in plan.aggregates.items()}) for plan in compiled]
 
     def fetch(self, query: str) -> list[tuple[Any, ...]]:
         return self._database.execute(self._with_rows(query)).fetchall()
@@ -115,9 +116,11 @@ class ParquetRows:
 @contextmanager
 def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an empty database for any number of files. Its memory is limited, whatever the number of their rows."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = {"threads": threads, "memory_limit": f"{_MEMORY_MB_PER_THREAD * threads}MB"}
     with (
         tempfile.TemporaryDirectory(prefix="evergreen-checks-") as scratch,
-        duckdb.connect(config={"memory_limit": _MEMORY_LIMIT, "temp_directory": scratch}) as database,
+        duckdb.connect(config={**limits, "temp_directory": scratch}) as database,
     ):
         database.execute("SET TimeZone = 'UTC'")
         yield database
@@ -285,7 +288,7 @@ def _count(condition: str = "") -> str:
     return f"count(*) FILTER (WHERE {condition})" if condition and condition != "true" else "count(*)"
 
 
-def _each_row(
+def _compile_each_row(
     expectation: Any,
     rows: ParquetRows,
     columns: Sequence[str],
@@ -338,27 +341,27 @@ def _records(table: pa.Table) -> list[Any]:
     return table.to_pandas().to_dict("records")
 
 
-def _values_rule(expectation: Any, rows: ParquetRows, breach: str) -> CompiledExpectation:
+def _compile_values_rule(expectation: Any, rows: ParquetRows, breach: str) -> CompiledExpectation:
     column = _name(expectation.column)
-    return _each_row(expectation, rows, [expectation.column], f"{column} IS NOT NULL", breach, _single_values)
+    return _compile_each_row(expectation, rows, [expectation.column], f"{column} IS NOT NULL", breach, _single_values)
 
 
-def _not_null(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+def _compile_not_null(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
     column = _column(rows, expectation.column)
-    return _each_row(expectation, rows, [expectation.column], "", f"{column} IS NULL", _single_values)
+    return _compile_each_row(expectation, rows, [expectation.column], "", f"{column} IS NULL", _single_values)
 
 
-def _null(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+def _compile_null(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
     column = _column(rows, expectation.column)
-    return _each_row(expectation, rows, [expectation.column], "", f"{column} IS NOT NULL", _single_values)
+    return _compile_each_row(expectation, rows, [expectation.column], "", f"{column} IS NOT NULL", _single_values)
 
 
-def _between(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+def _compile_between(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
     column, kind = _column(rows, expectation.column, _COMPARABLE), rows.kinds[expectation.column]
     low, high = expectation.min_value, expectation.max_value
     if kind in ("datetime", "instant"):
         low, high = (parse_datetime(bound) if isinstance(bound, str) else bound for bound in (low, high))
-    return _values_rule(expectation, rows, _outside(column, kind, low, high, expectation))
+    return _compile_values_rule(expectation, rows, _outside(column, kind, low, high, expectation))
 
 
 def _outside(value: str, kind: str, low: Any, high: Any, expectation: Any) -> str:
@@ -374,15 +377,15 @@ def _outside(value: str, kind: str, low: Any, high: Any, expectation: Any) -> st
     return f"NOT ({' AND '.join(inside)})"
 
 
-def _length_between(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+def _compile_length_between(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
     length = f"length({_column(rows, expectation.column, ('text',))})"
     outside = _outside(length, "number", expectation.min_value, expectation.max_value, expectation)
-    return _values_rule(expectation, rows, outside)
+    return _compile_values_rule(expectation, rows, outside)
 
 
-def _length_equals(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+def _compile_length_equals(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
     column = _column(rows, expectation.column, ("text",))
-    return _values_rule(expectation, rows, f"length({column}) <> {_literal(expectation.value, 'number')}")
+    return _compile_values_rule(expectation, rows, f"length({column}) <> {_literal(expectation.value, 'number')}")
 
 
 def _members(expectation: Any, rows: ParquetRows) -> str:
@@ -394,15 +397,15 @@ def _members(expectation: Any, rows: ParquetRows) -> str:
     return f"{column} IN ({', '.join(_literal(value, kind) for value in expectation.value_set)})"
 
 
-def _in_set(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
-    return _values_rule(expectation, rows, f"NOT ({_members(expectation, rows)})")
+def _compile_in_set(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+    return _compile_values_rule(expectation, rows, f"NOT ({_members(expectation, rows)})")
 
 
-def _not_in_set(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
-    return _values_rule(expectation, rows, _members(expectation, rows))
+def _compile_not_in_set(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+    return _compile_values_rule(expectation, rows, _members(expectation, rows))
 
 
-def _pair(expectation: Any, rows: ParquetRows, operator: str) -> CompiledExpectation:
+def _compile_pair(expectation: Any, rows: ParquetRows, operator: str) -> CompiledExpectation:
     pair = [expectation.column_A, expectation.column_B]
     a, b = (_column(rows, name, (*_NUMBERS, *_TIMES)) for name in pair)
     kinds = [rows.kinds[name] for name in pair]
@@ -414,32 +417,32 @@ def _pair(expectation: Any, rows: ParquetRows, operator: str) -> CompiledExpecta
         "neither": "",
     }[expectation.ignore_row_if]
     breach = f"NOT coalesce({a} {operator} {b}, false)"
-    return _each_row(expectation, rows, pair, considered, breach, _pairs)
+    return _compile_each_row(expectation, rows, pair, considered, breach, _pairs)
 
 
-def _greater(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
-    return _pair(expectation, rows, ">=" if expectation.or_equal else ">")
+def _compile_greater(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+    return _compile_pair(expectation, rows, ">=" if expectation.or_equal else ">")
 
 
 # Uniqueness and regular expressions need a pass of their own over their columns, and one more if a rule is broken.
 
 
-def _unique(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+def _compile_unique(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
     column = _column(rows, expectation.column, _HASHABLE)
-    return _unique_keys(expectation, rows, [expectation.column], f"{column} IS NOT NULL", _single_values)
+    return _compile_unique_keys(expectation, rows, [expectation.column], f"{column} IS NOT NULL", _single_values)
 
 
-def _compound_unique(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+def _compile_compound_unique(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
     keys = [_column(rows, name, _HASHABLE) for name in expectation.column_list]
     considered = {
         "all_values_are_missing": f"NOT ({' AND '.join(f'{key} IS NULL' for key in keys)})",
         "any_value_is_missing": f"({' AND '.join(f'{key} IS NOT NULL' for key in keys)})",
         "never": "",
     }[expectation.ignore_row_if]
-    return _unique_keys(expectation, rows, expectation.column_list, considered, _records)
+    return _compile_unique_keys(expectation, rows, expectation.column_list, considered, _records)
 
 
-def _unique_keys(
+def _compile_unique_keys(
     expectation: Any,
     rows: ParquetRows,
     columns: Sequence[str],
@@ -466,8 +469,8 @@ def _unique_keys(
 
     def find_examples() -> Metrics:
         first = f"(SELECT {keys} FROM ({repeated}) ORDER BY {_name('first row')} LIMIT {_EXAMPLE_LIMIT})"
-        same = " AND ".join(f"rows.{_name(name)} IS NOT DISTINCT FROM repeated.{_name(name)}" for name in columns)
-        examples = rows.fetch_values(columns, f"{domain} AND EXISTS (FROM {first} AS repeated WHERE {same})")
+        same_keys = " AND ".join(f"rows.{_name(name)} IS NOT DISTINCT FROM repeated.{_name(name)}" for name in columns)
+        examples = rows.fetch_values(columns, f"{domain} AND EXISTS (FROM {first} AS repeated WHERE {same_keys})")
         return {_unexpected_values(expectation): values(examples)}
 
     return CompiledExpectation(
@@ -475,7 +478,7 @@ def _unique_keys(
     )
 
 
-def _regex(expectation: Any, rows: ParquetRows, matches: bool) -> CompiledExpectation:
+def _compile_regex(expectation: Any, rows: ParquetRows, matches: bool) -> CompiledExpectation:
     r"""Compile a regular expression: Python evaluates it, once for each different text.
 
     DuckDB's own engine means something else by `\w`, `$` and others.
@@ -509,7 +512,7 @@ def _regex(expectation: Any, rows: ParquetRows, matches: bool) -> CompiledExpect
 # What is asked of a column or a table as a whole.
 
 
-def _column_value(expectation: Any, rows: ParquetRows, function: str) -> CompiledExpectation:
+def _compile_column_value(expectation: Any, rows: ParquetRows, function: str) -> CompiledExpectation:
     column = _column(rows, expectation.column, ("number",))
     if function == "avg" and rows.dtypes[expectation.column] == np.float32:
         raise _NotCompilableError  # pandas' mean of them is less exact
@@ -519,29 +522,29 @@ def _column_value(expectation: Any, rows: ParquetRows, function: str) -> Compile
     return CompiledExpectation({metric: value}, dict)
 
 
-def _distinct_values(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+def _compile_distinct_values(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
     """Compile a rule about the set of the values of a column; no other values than those of the rule are collected."""
     members, column = _members(expectation, rows), _name(expectation.column)
     selected = _row_condition(expectation, rows)
     expected = list(dict.fromkeys(expectation.value_set))
-    others = _join(selected, f"NOT ({members})")
+    unexpected = _join(selected, f"NOT ({members})")
 
     def name_metrics(values: Metrics) -> Metrics:
         missing = [value for value in set(expected) if value not in set(values["present"] or ())]
         return {
-            "column.distinct_values.not_in_set.count": values["others"],
+            "column.distinct_values.not_in_set.count": values["unexpected"],
             "column.distinct_values.not_in_set": [],
             "column.distinct_values.missing_from_column.count": len(missing),
             "column.distinct_values.missing_from_column": missing,
         }
 
     def find_examples() -> Metrics:
-        query = f"SELECT DISTINCT {column} FROM rows WHERE {others} ORDER BY {column} LIMIT {_EXAMPLE_LIMIT}"
+        query = f"SELECT DISTINCT {column} FROM rows WHERE {unexpected} ORDER BY {column} LIMIT {_EXAMPLE_LIMIT}"
         return {"column.distinct_values.not_in_set": [value for (value,) in rows.fetch(query)]}
 
     return CompiledExpectation(
         {
-            "others": f"count(DISTINCT {column}) FILTER (WHERE {others})",
+            "unexpected": f"count(DISTINCT {column}) FILTER (WHERE {unexpected})",
             "present": f"list(DISTINCT {column}) FILTER (WHERE {_join(selected, members)})",
         },
         name_metrics,
@@ -549,16 +552,16 @@ def _distinct_values(expectation: Any, rows: ParquetRows) -> CompiledExpectation
     )
 
 
-def _row_count(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+def _compile_row_count(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
     return CompiledExpectation({"table.row_count": _count(_row_condition(expectation, rows))}, dict)
 
 
-def _columns(_: Any, rows: ParquetRows) -> CompiledExpectation:
+def _compile_columns(_: Any, rows: ParquetRows) -> CompiledExpectation:
     metrics = {"table.columns": list(rows.dtypes), "table.column_count": len(rows.dtypes)}
     return CompiledExpectation({}, lambda _: metrics)
 
 
-def _column_type(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
+def _compile_column_type(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
     """Compile a rule about the type that a column has in pandas, where integers beside nulls are floats."""
     column, dtype = _column(rows, expectation.column), rows.dtypes[expectation.column]
     is_integer = isinstance(dtype, np.dtype) and dtype.kind in "iu"
@@ -573,30 +576,30 @@ def _column_type(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
 
 
 _COMPILERS: Mapping[type[Expectation], Callable[[Any, ParquetRows], CompiledExpectation]] = {
-    gxe.ExpectColumnDistinctValuesToBeInSet: _distinct_values,
-    gxe.ExpectColumnDistinctValuesToContainSet: _distinct_values,
-    gxe.ExpectColumnDistinctValuesToEqualSet: _distinct_values,
-    gxe.ExpectColumnMaxToBeBetween: partial(_column_value, function="max"),
-    gxe.ExpectColumnMeanToBeBetween: partial(_column_value, function="avg"),
-    gxe.ExpectColumnMinToBeBetween: partial(_column_value, function="min"),
-    gxe.ExpectColumnPairValuesAToBeGreaterThanB: _greater,
-    gxe.ExpectColumnPairValuesToBeEqual: partial(_pair, operator="="),
-    gxe.ExpectColumnValueLengthsToBeBetween: _length_between,
-    gxe.ExpectColumnValueLengthsToEqual: _length_equals,
-    gxe.ExpectColumnValuesToBeBetween: _between,
-    gxe.ExpectColumnValuesToBeInSet: _in_set,
-    gxe.ExpectColumnValuesToBeNull: _null,
-    gxe.ExpectColumnValuesToBeOfType: _column_type,
-    gxe.ExpectColumnValuesToBeUnique: _unique,
-    gxe.ExpectColumnValuesToMatchRegex: partial(_regex, matches=True),
-    gxe.ExpectColumnValuesToNotBeInSet: _not_in_set,
-    gxe.ExpectColumnValuesToNotBeNull: _not_null,
-    gxe.ExpectColumnValuesToNotMatchRegex: partial(_regex, matches=False),
-    gxe.ExpectCompoundColumnsToBeUnique: _compound_unique,
-    gxe.ExpectTableColumnCountToBeBetween: _columns,
-    gxe.ExpectTableColumnCountToEqual: _columns,
-    gxe.ExpectTableColumnsToMatchOrderedList: _columns,
-    gxe.ExpectTableColumnsToMatchSet: _columns,
-    gxe.ExpectTableRowCountToBeBetween: _row_count,
-    gxe.ExpectTableRowCountToEqual: _row_count,
+    gxe.ExpectColumnDistinctValuesToBeInSet: _compile_distinct_values,
+    gxe.ExpectColumnDistinctValuesToContainSet: _compile_distinct_values,
+    gxe.ExpectColumnDistinctValuesToEqualSet: _compile_distinct_values,
+    gxe.ExpectColumnMaxToBeBetween: partial(_compile_column_value, function="max"),
+    gxe.ExpectColumnMeanToBeBetween: partial(_compile_column_value, function="avg"),
+    gxe.ExpectColumnMinToBeBetween: partial(_compile_column_value, function="min"),
+    gxe.ExpectColumnPairValuesAToBeGreaterThanB: _compile_greater,
+    gxe.ExpectColumnPairValuesToBeEqual: partial(_compile_pair, operator="="),
+    gxe.ExpectColumnValueLengthsToBeBetween: _compile_length_between,
+    gxe.ExpectColumnValueLengthsToEqual: _compile_length_equals,
+    gxe.ExpectColumnValuesToBeBetween: _compile_between,
+    gxe.ExpectColumnValuesToBeInSet: _compile_in_set,
+    gxe.ExpectColumnValuesToBeNull: _compile_null,
+    gxe.ExpectColumnValuesToBeOfType: _compile_column_type,
+    gxe.ExpectColumnValuesToBeUnique: _compile_unique,
+    gxe.ExpectColumnValuesToMatchRegex: partial(_compile_regex, matches=True),
+    gxe.ExpectColumnValuesToNotBeInSet: _compile_not_in_set,
+    gxe.ExpectColumnValuesToNotBeNull: _compile_not_null,
+    gxe.ExpectColumnValuesToNotMatchRegex: partial(_compile_regex, matches=False),
+    gxe.ExpectCompoundColumnsToBeUnique: _compile_compound_unique,
+    gxe.ExpectTableColumnCountToBeBetween: _compile_columns,
+    gxe.ExpectTableColumnCountToEqual: _compile_columns,
+    gxe.ExpectTableColumnsToMatchOrderedList: _compile_columns,
+    gxe.ExpectTableColumnsToMatchSet: _compile_columns,
+    gxe.ExpectTableRowCountToBeBetween: _compile_row_count,
+    gxe.ExpectTableRowCountToEqual: _compile_row_count,
 }

@@ -97,8 +97,10 @@ def _validate_stages(
     metrics = iter(rows.aggregate([plan for stage in compiled for _, plan in stage if plan]))
     for stage in compiled:
         results = [_judge(rule, plan, next(metrics)) for rule, plan in stage if plan]
-        others = [rule for rule, plan in stage if not plan]
-        yield results + (_validate_in_memory(path, table_name, others, list(rows.dtypes)) if others else [])
+        not_compiled = [rule for rule, plan in stage if not plan]
+        if not_compiled:
+            results += _validate_in_memory(path, table_name, not_compiled, list(rows.dtypes))
+        yield results
 
 
 def _judge(rule: Expectation, plan: CompiledExpectation, metrics: Metrics) -> ExpectationValidationResult:

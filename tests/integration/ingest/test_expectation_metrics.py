@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -19,7 +20,7 @@ from great_expectations.expectations.row_conditions import Column
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from evergreen.ingest import expectations
+from evergreen.ingest import expectation_metrics, expectations
 from evergreen.ingest.expectation_metrics import open_database
 from evergreen.ingest.frames import text_as_objects
 
@@ -155,7 +156,7 @@ def of_great_expectations(file: Path, rule: Expectation) -> dict[str, Any]:
     return expectations._summarize_result(result)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(table=tables(), drawn=st.lists(rules(), min_size=4, max_size=8))
 def test_same_results_as_in_pandas(tmp_path: Path, table: pa.Table, drawn: list[Expectation]) -> None:
     file = tmp_path / "table.parquet"
@@ -175,3 +176,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(item) for item in value]
     return "NaN" if isinstance(value, float) and math.isnan(value) else value
+
+
+def test_the_guide_lists_what_is_compiled() -> None:
+    guide = Path(__file__).parents[3].joinpath("docs/guides/expectations.md").read_text()
+    table = guide.partition("## Rules that DuckDB computes")[2].partition("\n- ")[0]
+    assert set(re.findall(r"`(Expect\w+)`", table)) == {kind.__name__ for kind in expectation_metrics._COMPILERS}
