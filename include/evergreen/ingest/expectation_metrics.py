@@ -117,7 +117,7 @@ class ParquetRows:
 def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an empty database for any number of files. Its memory is limited, whatever the number of their rows."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = {"threads": threads, "memory_limit": f"{_MEMORY_MB_PER_THREAD * threads}MB"}
+    limits: dict[str, Any] = {"threads": threads, "memory_limit": f"{_MEMORY_MB_PER_THREAD * threads}MB"}
     with (
         tempfile.TemporaryDirectory(prefix="evergreen-checks-") as scratch,
         duckdb.connect(config={**limits, "temp_directory": scratch}) as database,

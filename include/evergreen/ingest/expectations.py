@@ -124,9 +124,9 @@ def _validate_in_memory(
 ) -> list[ExpectationValidationResult]:
     """Return the results that Great Expectations computes itself, of the columns that `rules` may read."""
     start = time.perf_counter()
-    needed = {column for rule in rules for column in _columns_read(rule, columns)}
+    needed = dict.fromkeys(column for rule in rules for column in _columns_read(rule, columns))
     with pq.ParquetFile(path) as file:  # `read_table` would add columns from the names of folders
-        table = text_as_objects(file.read(None if needed == set(columns) else sorted(needed)).to_pandas())
+        table = text_as_objects(file.read([*needed], use_pandas_metadata=True).to_pandas())
     results = _run_expectations(table, rules)
     log.warning(
         "%s: %s not compiled to SQL: Great Expectations read %s rows of %s columns into memory, %.1f s",
