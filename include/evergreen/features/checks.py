@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -15,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,6 +26,7 @@ from evergreen.features.definitions import declared_types
 from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, RawFile, raise_own_faults
 from evergreen.features.types import cast_columns
 from evergreen.ingest import declared_files, expectations, raw_files
+from evergreen.ingest.expectation_metrics import open_database
 from evergreen.ingest.expectations import ValidationReport
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec.loader import feature_spec, load_spec
@@ -83,22 +85,24 @@ def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> Faults
     faults: FaultsByDay = {}
     for table in spec.tables:
         files = {day: Path(folder) / f"{table}.parquet" for day, folder in folders.items()}
+        stage = rules.feature_expectations(table)
         table_faults: dict[str, Sequence[Fault]] = {}
-        without_events = [day for day in files if files[day].exists() and _is_without_events(spec, day, files[day])]
-        table_faults |= dict.fromkeys(without_events, ())
-        for batch in inputs.split_into_batches([d for d in files if files[d].exists() and d not in without_events]):
-            frames = {f"{day} {table}": pd.read_parquet(files[day]) for day in batch}
-            stages = [rules.feature_expectations(table)]
-            reports = expectations.validate_tables(frames, dict.fromkeys(frames, stages).__getitem__)
-            for day in batch:
+        with open_database() as database:
+            for day, file in files.items():
                 location = f"{day} {table}"
-                type_faults = _type_faults(files[day], location, types.get(table, {}))
-                table_faults[day] = [*type_faults, *reports[location].faults]
+                if not file.exists():
+                    continue
+                if _is_without_events(spec, day, file):
+                    table_faults[day] = ()
+                    continue
+                type_faults = _type_faults(file, location, types.get(table, {}))
+                rule_faults = expectations.validate_file(database, file, location, stage).faults
+                table_faults[day] = [*type_faults, *rule_faults]
         for day in files.keys() - table_faults.keys():
             # Unless another attempt has published the day and deleted its folder.
             if files[day].parent.exists() or not features.manifest(datasets.day_partition(day)):
                 fix = f"let features.build return {table!r}"
-                table_faults[day] = [Fault(f"{day} {table}", "was not built", fix)]
+                table_faults[day] = (Fault(f"{day} {table}", "was not built", fix),)
         for day in sorted(day for day in table_faults if table_faults[day]):
             faults.setdefault(date.fromisoformat(day), []).extend(table_faults[day])
     return faults
@@ -131,7 +135,7 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
     rules, spec = _expectations_module(model), feature_spec(model)
     code = fingerprints.code_of(
         (rules.__name__, "evergreen.ingest.expectations", "evergreen.ingest.declared_files"),
-        ("great-expectations", "pandas", "pyarrow"),
+        ("great-expectations", "duckdb", "pandas", "pyarrow"),
         load_spec(model.feature_model).code_packages,
     )
     dataset = datasets.open_dataset(f"checks/{model.feature_model}")
@@ -146,44 +150,42 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
     faults: dict[RawFile, Sequence[Fault]] = {file: [missing[file]] if file in missing else [] for file in files}
     pending = []
     for file in parts:
-        if manifest := dataset.find(file.name, fingerprints.compute_fingerprint(parts[file])):
+        fingerprint = fingerprints.compute_fingerprint(parts[file])
+        if manifest := dataset.find(file.name, fingerprint):
             report = json.loads(dataset.file_path(manifest, "report").read_text())
             faults[file] = [Fault(**fault) for fault in report["faults"]]
         else:
-            pending.append(file)
-    for source in spec.sources:
-        for batch in inputs.split_into_batches([file for file in pending if file.source == source.name]):
-            for file, validation in _validate_batch(model, source, {file: hashes[file.path] for file in batch}).items():
-                fingerprint = fingerprints.compute_fingerprint(parts[file])
-                report_file = dataset.stage(file.name, fingerprint) / "report.json"
-                report_file.write_text(json.dumps(asdict(validation), indent=1))
-                dataset.publish(file.name, fingerprint, {"report": report_file}, parts[file])
-                faults[file] = validation.faults
-            log.info("checked %s raw files of %s", len(batch), source.name)
+            pending.append((file, fingerprint))
+    copies = declared_files.declared_copies(model.feature_model)
+    sources = {source.name: source for source in spec.sources}
+    with open_database() as database:
+        for file, fingerprint in pending:
+            source = sources[file.source]
+            declared = declared_files.read_as_declared(source, file.path, hashes[file.path], copies, file.name)
+            validation = _validate_rows(database, source, file, declared, rules)
+            report_file = dataset.stage(file.name, fingerprint) / "report.json"
+            report_file.write_text(json.dumps(asdict(validation), indent=1))
+            dataset.publish(file.name, fingerprint, {"report": report_file}, parts[file])
+            faults[file] = validation.faults
+    for name, count in Counter(file.source for file, _ in pending).items():
+        log.info("checked %s raw files of %s", count, name)
     return faults
 
 
-def _validate_batch(
-    model: ModelSpec, source: RawSource, hashes: Mapping[RawFile, str]
-) -> dict[RawFile, ValidationReport]:
-    """Return the report of each of some raw files of one source."""
-    rules, copies = _expectations_module(model), declared_files.declared_copies(model.feature_model)
-    reports, tables = {}, {}
-    for file, sha256 in hashes.items():
-        declared = declared_files.read_as_declared(source, file.path, sha256, copies, file.name)
-        if declared.faults or not declared.rows:  # nothing else has to hold of a day without events
-            reports[file] = ValidationReport(declared.faults, {})
-            continue
-        try:
-            tables[str(file.path)] = pd.read_parquet(declared.path, columns=list(source.columns))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            fault = declared_files.unreadable_fault(file.path, error)
-            reports[file] = ValidationReport((fault,), {})
-    by_path = {str(file.path): file for file in hashes}
-    validated = expectations.validate_tables(
-        tables, lambda path: [rules.raw_expectations(source.name, by_path[path].day)]
-    )
-    return reports | {by_path[path]: report for path, report in validated.items()}
+def _validate_rows(
+    database: duckdb.DuckDBPyConnection,
+    source: RawSource,
+    file: RawFile,
+    declared: declared_files.DeclaredFile,
+    rules: Any,
+) -> ValidationReport:
+    if declared.faults or not declared.rows:  # nothing else has to hold of a day without events
+        return ValidationReport(declared.faults, {})
+    stage = rules.raw_expectations(source.name, file.day)
+    try:
+        return expectations.validate_file(database, declared.path, str(file.path), stage, columns=tuple(source.columns))
+    except (pa.ArrowException, OSError, duckdb.IOException, duckdb.InvalidInputException) as error:
+        return ValidationReport((declared_files.unreadable_fault(file.path, error),), {})
 
 
 def _expectations_module(model: ModelSpec) -> Any:
