@@ -70,7 +70,7 @@ MODEL = ModelSpec(
     train_days=4, holdout_days=6, parameters=dict({parameters}),
     # Six days cannot tell, ten can.
     gates=[
-        dict(kind="threshold", metric="brier", at_most=1.0),
+        dict(kind="threshold", metric="brier", at_most=0.9),
         dict(kind="against_champion", metric="brier", must_be="better", confidence=0.8),
     ],
     monitor=dict(look_after_days=4),
