@@ -117,7 +117,7 @@ def deliver_hard_values(days: list[date]) -> None:
         table = pa.table({"day": pa.array([day] * len(tills_)), "till": tills_, "dollars": dollars})
         pq.write_table(table, raw_files.raw_file("sales", day))
     pq.write_table(
-        pa.table({"till": [2**53 + till for till in range(4)], "floor": [None, 0, 1, 2]}), raw_files.raw_file("tills")
+        pa.table({"till": [2**53 + till for till in range(4)], "floor": [3, 0, 1, 2]}), raw_files.raw_file("tills")
     )
 
 
