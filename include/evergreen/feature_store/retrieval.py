@@ -48,8 +48,8 @@ def register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> No
     from pyspark.sql import SparkSession
 
     # Without Arrow, Spark takes no nullable integers of pandas.
-    conf = {"spark.sql.session.timeZone": "UTC", "spark.sql.execution.arrow.pyspark.enabled": "true"}
-    session = SparkSession.builder.config(map=conf).getOrCreate()
+    builder = SparkSession.builder.config("spark.sql.execution.arrow.pyspark.enabled", "true")
+    session = builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
     root = datasets.open_dataset(f"features/{feature_model}").root
     for table in sorted({view.batch_source.name for view in views if view.batch_source}):
         files = datasets.published_files(str(root / table)) or {}
