@@ -26,7 +26,7 @@ from evergreen.errors import ScoringError, first_line
 from evergreen.feature_store import online_store
 from evergreen.feature_store.model_inputs import coarse_type
 from evergreen.feature_store.repository import feast_lock, open_feature_store
-from evergreen.feature_store.training_sets import entity_columns, historical_features, service_views
+from evergreen.feature_store.training_sets import historical_features
 from evergreen.features.inputs import features_dataset
 from evergreen.gates.evidence import ColumnTypes, InputSignature, MissingEvidence, OnlineSample
 from evergreen.lake import datasets
@@ -84,13 +84,20 @@ def compare_online_store(
 ) -> OnlineSample | MissingEvidence:
     """Compare all features of up to `sample_size` entities of the holdout's last day.
 
-    An entity is a set of values of all join keys, and of what on-demand views take from the request. Rows without one
-    of these are left out. The online store is read under Feast's lock: this waits for a materialization to end.
+    An entity is a set of values of all join keys; rows without a value for one of them are left out. The online store
+    is read under Feast's lock: this waits for a materialization to end.
     """
     store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
-    views, _ = service_views(model)
-    keys = entity_columns(model)
+    views = [(store.get_feature_view(join.name), join) for join in service.feature_view_projections]
+    keys = sorted(
+        {
+            join.join_key_map.get(column.name, column.name)
+            for view, join in views
+            for column in view.entity_columns
+            if column.name != "__dummy_id"
+        }
+    )
     if absent := [key for key in keys if key not in holdout.column_names]:
         return MissingEvidence(f"the holdout lacks the online store's keys {', '.join(absent)}")
     entities = _sample_entities(holdout, keys, sample_size, training_set.files["holdout"].sha256)

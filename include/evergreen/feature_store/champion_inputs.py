@@ -108,10 +108,6 @@ def _view_problems(
 ) -> list[str]:
     """Return why features of a view cannot be made for all rows of the holdout."""
     definition, types = inputs.views[name], dict(inputs.columns)
-    if definition.table is None:
-        return [
-            f"{name}__{feature} is computed on demand, and the code or its inputs have changed" for feature in features
-        ]
     if lost := [column for column in _key_columns(definition).values() if column not in holdout.column_names]:
         return [f"{name} is joined by {', '.join(lost)}, no column of the examples any more"]
     if not holdout.num_rows:
@@ -145,7 +141,6 @@ def _key_columns(definition: ViewDefinition) -> dict[str, str]:
 def _feature_view(name: str, inputs: ModelInputs, features: Sequence[str]) -> FeatureView:
     """Return the view as the model learned it; it is not in Feast's registry."""
     definition = inputs.views[name]
-    assert definition.table is not None  # _view_problems has refused on-demand views
     types = {**definition.keys, **{feature: definition.features[feature] for feature in features}}
     keys = [Entity(name=key, join_keys=[key], value_type=ValueType[type_]) for key, type_ in definition.keys.items()]
     view = FeatureView(

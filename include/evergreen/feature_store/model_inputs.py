@@ -19,10 +19,7 @@ from evergreen.storage import FileName
 class ViewDefinition(Frozen):
     """What the values of a feature view depend on, besides the rows of its table."""
 
-    table: FileName | None = Field(description="table of the published features; None if they are computed on demand")
-    computation: str = Field(
-        "", description="hash of an on-demand view: its code, and the definitions of what it takes"
-    )
+    table: FileName = Field(description="table of the published features")
     keys: Mapping[str, str] = Field(description="Feast's type of each join key")
     key_columns: Mapping[str, str] = Field(description="column of the examples, for a join key of another name")
     ttl_seconds: float = Field(ge=0, description="how long a row holds; 0 for ever")

@@ -10,12 +10,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 import pyarrow as pa
-from feast import FeatureView, OnDemandFeatureView
+from feast import FeatureView
 from feast.infra.offline_stores.offline_store import RetrievalJob
 
-from evergreen.errors import Fault, FeatureError, first_line
-from evergreen.features.definitions import request_types
-from evergreen.features.types import SUPPORTED_TYPES, cast_columns
 from evergreen.ingest.frames import text_as_objects, text_as_strings
 from evergreen.lake import datasets
 from evergreen.settings import settings
@@ -32,8 +29,6 @@ _NULLABLE_DTYPES = {
     pa.uint64(): pd.UInt64Dtype(),
 }
 
-_BATCH_ROWS = 65_536  # of an on-demand view, whose code gets Python lists
-
 
 def entity_frame(entities: pa.Table) -> pd.DataFrame:
     """Return the frame of keys and timestamps that Feast asks for."""
@@ -41,45 +36,9 @@ def entity_frame(entities: pa.Table) -> pd.DataFrame:
 
 
 def read_table(job: RetrievalJob) -> pa.Table:
-    """Return the result of a retrieval. Feast's Spark store would return it through pandas.
-
-    Features of on-demand views are added, named `view__feature`, computed from the columns that the view declares.
-
-    Raises:
-        FeatureError: the code of an on-demand view fails, or returns something else than it declares.
-    """
+    """Return the result of a retrieval. Feast's Spark store would return it through pandas."""
     is_spark = settings().offline_store == "spark"
-    table = text_as_strings(job.to_spark_df().toArrow() if is_spark else job.retrieve())  # type: ignore[attr-defined]
-    for view in job.on_demand_feature_views or ():
-        table = _add_on_demand_features(table, view)
-    return table
-
-
-def _add_on_demand_features(table: pa.Table, view: OnDemandFeatureView) -> pa.Table:
-    sources = view.source_feature_view_projections.values()
-    request = {name: SUPPORTED_TYPES[feast_type].arrow for name, feast_type in request_types(view).items()}
-    columns = [*(f"{source.name}__{feature.name}" for source in sources for feature in source.features), *request]
-    inputs, problems = cast_columns(table.select(columns), request)
-    types = {f"{view.name}__{feature.name}": SUPPORTED_TYPES[str(feature.dtype)].arrow for feature in view.features}
-    schema = pa.schema({name: pa.type_for_alias(arrow) for name, arrow in types.items()})
-    parts = [schema.empty_table()]
-    for batch in inputs.to_batches(_BATCH_ROWS):
-        try:
-            result = view.transform_arrow(pa.Table.from_batches([batch]), full_feature_names=True)
-            part, part_problems = cast_columns(result.select(list(types)), types)
-        except Exception as error:  # of any class: it is the user's code
-            part_problems = {"code": f"fails: {type(error).__name__}: {first_line(error)}"}
-        else:
-            if part.num_rows != batch.num_rows:
-                part_problems = {"code": f"returns {part.num_rows} values for {batch.num_rows} rows"}
-        if problems := problems | part_problems:
-            fix = "correct its code, which gets lists, with None for null; or declare other types"
-            faults = [Fault(f"{view.name}.{column}", problem, fix) for column, problem in problems.items()]
-            raise FeatureError(f"on-demand view {view.name}", faults)
-        parts.append(part)
-    for name, column in zip(schema.names, pa.concat_tables(parts).columns, strict=True):
-        table = table.append_column(name, column)
-    return table
+    return text_as_strings(job.to_spark_df().toArrow() if is_spark else job.to_arrow())  # type: ignore[attr-defined]
 
 
 def register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> None:

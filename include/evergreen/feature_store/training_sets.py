@@ -11,9 +11,8 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from feast import FeatureStore, FeatureView, Field, OnDemandFeatureView
+from feast import FeatureStore, FeatureView
 from feast.feature_view import DUMMY_ENTITY_ID
-from feast.feature_view_projection import FeatureViewProjection
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 
@@ -21,7 +20,6 @@ from evergreen.errors import Fault, InputsChangedError, RawDataError, SpecError,
 from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.feature_store.retrieval import entity_frame, read_table, register_spark_views
-from evergreen.features.definitions import request_types
 from evergreen.features.inputs import features_dataset, published_manifests
 from evergreen.features.staleness import days_in_reach, find_mixed_features
 from evergreen.features.types import common_type_problem, is_model_input
@@ -176,56 +174,26 @@ def training_set_dataset(model: ModelSpec) -> datasets.Dataset:
 
 def model_input_columns(model: ModelSpec) -> tuple[str, ...]:
     """Return the inputs of the model in its order: the columns of the request, then the features."""
-    return (*model.request_columns, *_service_features(model))
-
-
-def _service_features(model: ModelSpec) -> list[str]:
     service = open_feature_store(model.feature_model).get_feature_service(model.feature_service)
-    return [
+    features = [
         f"{projection.name_to_use()}__{feature.name}"
         for projection in service.feature_view_projections
         for feature in projection.features
     ]
-
-
-def service_views(
-    model: ModelSpec,
-) -> tuple[list[tuple[FeatureView, FeatureViewProjection]], list[OnDemandFeatureView]]:
-    """Return the feature views that the model's service needs, and its on-demand views, which take some of them."""
-    store = open_feature_store(model.feature_model)
-    listed = store.get_feature_service(model.feature_service).feature_view_projections
-    on_demand = {view.name: view for view in store.list_on_demand_feature_views()}
-    computed = [on_demand[projection.name] for projection in listed if projection.name in on_demand]
-    sources = [projection for view in computed for projection in view.source_feature_view_projections.values()]
-    projections = {
-        projection.name_to_use(): projection for projection in (*sources, *listed) if projection.name not in on_demand
-    }
-    return [(store.get_feature_view(projection.name), projection) for projection in projections.values()], computed
-
-
-def entity_columns(model: ModelSpec) -> list[str]:
-    """Return the columns of the examples that the features depend on: keys, and what on-demand views take."""
-    views, on_demand = service_views(model)
-    keys = {
-        projection.join_key_map.get(column.name, column.name)
-        for view, projection in views
-        for column in view.entity_columns
-        if column.name != DUMMY_ENTITY_ID
-    }
-    return sorted(keys.union(*(request_types(view) for view in on_demand)))
+    return (*model.request_columns, *features)
 
 
 def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
-    """Return `entities` (`entity_columns` and `event_timestamp`) with the features of the model's service.
+    """Return `entities` (join keys and `event_timestamp`) with the features of the model's service at these instants.
 
-    One row for each of theirs, in any order; features are as of the row's instant, and named `view__feature`.
+    One row for each of theirs, in any order; features are named `view__feature`.
     """
     store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
-    views, _ = service_views(model)
-    register_spark_views(model.feature_model, (view for view, _ in views))
+    views = (store.get_feature_view(projection.name) for projection in service.feature_view_projections)
+    register_spark_views(model.feature_model, views)
     job = store.get_historical_features(entity_frame(entities), service, full_feature_names=True)
-    return _read_joined_rows(job, entities).select([*entities.column_names, *_service_features(model)])
+    return _read_joined_rows(job, entities)
 
 
 def join_views(
@@ -315,48 +283,23 @@ def _contents(manifests: Iterable[datasets.Manifest]) -> dict[str, str]:
 
 def _view_definitions(model: ModelSpec) -> dict[str, Any]:
     """Return the `ViewDefinition` of each view of the service, by the first part of the names of its columns."""
-    views, on_demand = service_views(model)
-    definitions = {projection.name_to_use(): _table_definition(view, projection) for view, projection in views}
-    definitions |= {view.name: _on_demand_definition(view, definitions) for view in on_demand}
-    service = open_feature_store(model.feature_model).get_feature_service(model.feature_service)
-    names = [projection.name_to_use() for projection in service.feature_view_projections]
-    return {name: definitions[name].model_dump() for name in names}
-
-
-def _table_definition(view: FeatureView, projection: FeatureViewProjection) -> ViewDefinition:
-    return ViewDefinition(
-        table=view.batch_source.name if view.batch_source else view.name,
-        keys={
-            column.name: column.dtype.to_value_type().name
-            for column in sorted(view.entity_columns, key=lambda column: column.name)
-            if column.name != DUMMY_ENTITY_ID
-        },
-        key_columns=dict(projection.join_key_map),
-        ttl_seconds=view.ttl.total_seconds() if view.ttl else 0,
-        features=_value_types(projection.features),
-    )
-
-
-def _on_demand_definition(view: OnDemandFeatureView, definitions: Mapping[str, ViewDefinition]) -> ViewDefinition:
-    assert view.feature_transformation is not None
-    sources = sorted(projection.name for projection in view.source_feature_view_projections.values())
-    computation = {
-        "code": view.feature_transformation.udf_string,
-        "request": request_types(view),
-        "sources": {name: definitions[name].model_dump() for name in sources},
-    }
-    return ViewDefinition(
-        table=None,
-        computation=fingerprints.compute_fingerprint(computation),
-        keys={},
-        key_columns={},
-        ttl_seconds=0,
-        features=_value_types(view.features),
-    )
-
-
-def _value_types(columns: Sequence[Field]) -> dict[str, str]:
-    return {column.name: column.dtype.to_value_type().name for column in columns}
+    store = open_feature_store(model.feature_model)
+    definitions = {}
+    for projection in store.get_feature_service(model.feature_service).feature_view_projections:
+        view = store.get_feature_view(projection.name)
+        definition = ViewDefinition(
+            table=view.batch_source.name if view.batch_source else view.name,
+            keys={
+                column.name: column.dtype.to_value_type().name
+                for column in sorted(view.entity_columns, key=lambda column: column.name)
+                if column.name != DUMMY_ENTITY_ID
+            },
+            key_columns=dict(projection.join_key_map),
+            ttl_seconds=view.ttl.total_seconds() if view.ttl else 0,
+            features={feature.name: feature.dtype.to_value_type().name for feature in projection.features},
+        )
+        definitions[projection.name_to_use()] = definition.model_dump()
+    return definitions
 
 
 def _read_spine(model: ModelSpec, days: Sequence[date]) -> pa.Table:
@@ -434,16 +377,15 @@ def _count_labels(spine: pa.Table, days: TrainingDays, window: Window) -> pa.Tab
 def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
     """Return `spine` with all features, ordered by time, then as in `spine`.
 
-    Columns of the spine are unchanged: Feast gets only `entity_columns`.
+    Columns of the spine are unchanged: Feast gets only the keys.
     """
-    columns = entity_columns(model)
-    if missing := [name for name in columns if name not in spine.column_names]:
-        problem, fix = f"{', '.join(missing)} is no column of the spine", "let features.py return it"
-        raise SpecError(f"model {model.name}", [Fault(f"feature service {model.feature_service}", problem, fix)])
+    definitions = _view_definitions(model).values()
+    keys = {view["key_columns"].get(key, key) for view in definitions for key in view["keys"]}
     row_numbers = pa.array(range(spine.num_rows), pa.int64())
-    entities = spine.select(["event_timestamp", *columns]).append_column(datasets.ROW_COLUMN, row_numbers)
+    columns = ["event_timestamp", *sorted(keys & set(spine.column_names))]
+    entities = spine.select(columns).append_column(datasets.ROW_COLUMN, row_numbers)
     table = historical_features(model, entities).sort_by(datasets.ROW_COLUMN)
     joined = spine
-    for name in sorted(_service_features(model)):
+    for name in sorted(set(table.column_names) - {*columns, datasets.ROW_COLUMN}):
         joined = joined.append_column(name, table[name])
     return joined.sort_by("event_timestamp")  # which is stable

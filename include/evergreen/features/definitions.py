@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ DeclaredTypes = Mapping[str, Mapping[str, str]]
 def declared_types(feature_model: str) -> DeclaredTypes:
     """Return the types that Feast declares for the tables that `feature_model` publishes; none without definitions.
 
-    In the spine they are those of keys, and of what on-demand views take from the request. They are in a cache of the
-    lake until the definitions change: running these imports Feast, which takes seconds.
+    In the spine they are those of the keys. They are read from a cache in the lake, until the definitions change:
+    running these imports Feast, which takes seconds.
 
     Raises:
         SpecError: see `load_definitions`.
@@ -66,8 +66,10 @@ def load_definitions(feature_model: str) -> list[Any]:
         SpecError: there is no such file, it cannot be run, or it declares something that training and serving would not
             treat alike; all of that is named.
     """
-    from feast import Entity, FeatureService
+    from feast import Entity, FeatureService, FeatureView
     from feast.base_feature_view import BaseFeatureView
+
+    from evergreen.features.types import type_fault
 
     file = definitions_file(feature_model)
     with locate_errors(feature_model, file, "correct it"):
@@ -75,44 +77,21 @@ def load_definitions(feature_model: str) -> list[Any]:
     items = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
     definitions = list({id(item): item for item in items}.values())
     definitions = [item for item in definitions if isinstance(item, Entity | BaseFeatureView | FeatureService)]
-    faults = [
-        fault for item in definitions if isinstance(item, BaseFeatureView) for fault in _view_faults(item, definitions)
-    ]
-    if faults:
-        raise SpecError(f"features of {feature_model} in {file}", list(dict.fromkeys(faults)))
+    faults: list[Fault | None] = []
+    for item in definitions:
+        if isinstance(item, BaseFeatureView) and type(item) is not FeatureView:
+            problem = (
+                f"has the class {type(item).__name__}, which Feast computes by other code in training than in serving"
+            )
+            fix = "compute it in features.py, or in the model, and declare a FeatureView"
+            faults.append(Fault(f"view {item.name}", problem, fix))
+        elif isinstance(item, FeatureView):
+            faults += [type_fault(f"{item.name}.{column.name}", str(column.dtype)) for column in item.features]
+            keys = _key_types(item, definitions)
+            faults += [type_fault(f"{item.name}.{key}", feast_type, is_key=True) for key, feast_type in keys.items()]
+    if distinct := [fault for fault in dict.fromkeys(faults) if fault]:
+        raise SpecError(f"features of {feature_model} in {file}", distinct)
     return definitions
-
-
-def request_types(view: Any) -> dict[str, str]:
-    """Return Feast's type of each column of the request that an on-demand view takes."""
-    return {field.name: str(field.dtype) for source in view.source_request_sources.values() for field in source.schema}
-
-
-def _view_faults(view: Any, definitions: Sequence[Any]) -> Iterator[Fault]:
-    from feast import FeatureService, FeatureView, OnDemandFeatureView
-
-    from evergreen.features.types import type_fault
-
-    types = [(column.name, str(column.dtype), False) for column in view.features]
-    if type(view) is FeatureView:
-        types += [(key, feast_type, True) for key, feast_type in _key_types(view, definitions).items()]
-    elif isinstance(view, OnDemandFeatureView):
-        types += [(name, feast_type, False) for name, feast_type in request_types(view).items()]
-        services = [item for item in definitions if isinstance(item, FeatureService)]
-        projections = [projection for service in services for projection in service.feature_view_projections]
-        is_renamed = any(projection.name == view.name and projection.name_alias for projection in projections)
-        if view.mode != "python" or view.singleton or view.aggregations or view.write_to_online_store or is_renamed:
-            problem = "is computed on demand, in a way in which Feast has other values in training than in serving"
-            fix = "set mode='python'; leave out singleton, aggregations, write_to_online_store and another name"
-            yield Fault(f"view {view.name}", problem, fix)
-    else:
-        problem = (
-            f"has the class {type(view).__name__}, whose features Feast computes: Evergreen's are those of features.py"
-        )
-        yield Fault(f"view {view.name}", problem, "declare a FeatureView")
-    for column, feast_type, is_key in types:
-        if fault := type_fault(f"{view.name}.{column}", feast_type, is_key):
-            yield fault
 
 
 def _definitions_path(feature_model: str) -> Path:
@@ -121,7 +100,7 @@ def _definitions_path(feature_model: str) -> Path:
 
 def _column_types(feature_model: str, definitions: Sequence[Any]) -> dict[str, dict[str, str]]:
     """Raise a SpecError if two views declare a column differently."""
-    from feast import FeatureService, FeatureView, OnDemandFeatureView
+    from feast import FeatureService, FeatureView
 
     from evergreen.features.types import SUPPORTED_TYPES
 
@@ -143,9 +122,6 @@ def _column_types(feature_model: str, definitions: Sequence[Any]) -> dict[str, d
             features = {column.name: str(column.dtype) for column in view.features}
             for column, feast_type in {**keys, **features}.items():
                 declare(view.batch_source.name, column, feast_type)
-    for on_demand in (item for item in definitions if isinstance(item, OnDemandFeatureView)):
-        for column, feast_type in request_types(on_demand).items():
-            declare(spec.spine, column, feast_type)
     for service in (item for item in definitions if isinstance(item, FeatureService)):
         for projection in service.feature_view_projections:
             keys = _key_types(views[projection.name], definitions) if projection.name in views else {}

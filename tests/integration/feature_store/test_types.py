@@ -17,14 +17,10 @@ import xgboost
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evergreen.errors import FaultsError, FeatureError, MissingInputsError, SpecError
+from evergreen.errors import FaultsError, FeatureError, SpecError
 from evergreen.evaluation import score_table
-from evergreen.evaluation.serving_inputs import compare_online_store
 from evergreen.feature_store import online_store, repository, training_sets
-from evergreen.feature_store.champion_inputs import recreate_inputs
-from evergreen.feature_store.model_inputs import ModelInputs
 from evergreen.feature_store.offline_store import RetrievalError
-from evergreen.gates.evidence import OnlineSample
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import REPOSITORY
 from evergreen.spec import loader
@@ -45,8 +41,7 @@ MODEL = ModelSpec(
 """
 DEFINITIONS = """
 from datetime import timedelta
-from feast import Entity, FeatureService, FeatureView, Field, RequestSource
-from feast.on_demand_feature_view import on_demand_feature_view
+from feast import Entity, FeatureService, FeatureView, Field
 from feast.types import Bool, Float32, Float64, Int32, Int64, String
 from feast.value_type import ValueType
 from evergreen.feature_store.repository import feature_source
@@ -60,22 +55,7 @@ accounts = FeatureView(name="accounts", entities=[account], ttl=timedelta(days=3
                        source=feature_source("wallets", "accounts"))
 shops = FeatureView(name="shops", entities=[shop, till], ttl=timedelta(days=3),
                     schema=[Field(name="turnover", dtype=Int64)], source=feature_source("wallets", "shops"))
-request = RequestSource(name="request", schema=[Field(name="amount", dtype=Float64)])
-
-
-@on_demand_feature_view(
-    sources=[accounts, request], mode="python",
-    schema=[Field(name="next", dtype=Int64), Field(name="is_small", dtype=Bool), Field(name="share", dtype=Float64)],
-)
-def computed(inputs):
-    return {
-        "next": [None if large is None else large ^ 1 for large in inputs["large"]],
-        "is_small": [None if large is None else abs(large) < 2**31 for large in inputs["large"]],
-        "share": [None if amount is None else amount / 3 for amount in inputs["amount"]],
-    }
-
-
-wallets = FeatureService(name="wallets", features=[accounts, shops, computed])
+wallets = FeatureService(name="wallets", features=[accounts, shops])
 """
 INSTANT = pa.timestamp("us", "UTC")
 DAYS = [date(2024, 1, 1), date(2024, 1, 2), date(2024, 1, 3)]
@@ -174,9 +154,7 @@ def training_rows(model: ModelSpec) -> pa.Table:
 def read_online(model: ModelSpec, ids: Sequence[int]) -> dict[str, list[Any]]:
     store = repository.open_feature_store("wallets")
     service = store.get_feature_service("wallets")
-    keys = [
-        {"account": number, "shop": "a|b", "till": position % 2, "amount": 0.5} for position, number in enumerate(ids)
-    ]
+    keys = [{"account": number, "shop": "a|b", "till": position % 2} for position, number in enumerate(ids)]
     values: dict[str, list[Any]] = store.get_online_features(service, keys, full_feature_names=True).to_dict()
     return values
 
@@ -208,31 +186,23 @@ def test_values_are_the_same_everywhere(wallets: ModelSpec, tmp_path: Path, rows
         assert comparable(column.to_pylist()) == comparable([expected.get(key) for key in keys])
     assert examples["shops__turnover"].type == pa.int64()
 
-    expected_large = examples["accounts__large"].to_pylist()
-    is_small = [None if value is None else abs(value) < 2**31 for value in expected_large]
-    assert examples["computed__next"].to_pylist() == [None if value is None else value ^ 1 for value in expected_large]
-    assert examples["computed__is_small"].to_pylist() == is_small
-    assert examples["computed__share"].to_pylist() == [0.5 / 3] * len(examples)
-
     online_store.materialize_features(wallets, WINDOW)
     online = read_online(wallets, IDS)
-    newest = examples.slice(len(examples) - len(IDS) - 1, len(IDS))
-    assert newest["account"].to_pylist() == IDS
-    for name in ("next", "is_small", "share"):
-        assert online[f"computed__{name}"] == newest[f"computed__{name}"].to_pylist()
     for name, column in by_day[DAYS[-1]].items():
         values = [None if value != value else value for value in column.to_pylist()]
         assert online[f"accounts__{name}"] == values
         assert [type(value) for value in online[f"accounts__{name}"]] == [type(value) for value in values]
     assert online["shops__turnover"] == [2**62 + 1, None] * 3
 
-    features = (*(f"accounts__{name}" for name in NUMBERS), "computed__next", "computed__is_small")
+    features = tuple(f"accounts__{name}" for name in NUMBERS)
     learned = xgboost.QuantileDMatrix(examples.select(features), label=examples["label"].to_numpy())
     booster = xgboost.train({"min_child_weight": 0, "nthread": 1}, learned, 3)
     booster.save_model(tmp_path / "model.ubj")
     scores = score_table(tmp_path, examples, features)
     assert np.array_equal(scores, booster.predict(learned))
     served = pa.table({name: pa.array(online[name], examples.schema.field(name).type) for name in features})
+    newest = examples.slice(len(examples) - len(IDS) - 1, len(IDS))
+    assert newest["account"].to_pylist() == IDS
     assert np.array_equal(score_table(tmp_path, served, features), score_table(tmp_path, newest, features))
 
 
@@ -333,53 +303,3 @@ def test_float_keys_that_may_be_rounded_are_refused(wallets: ModelSpec, ids: lis
     entities = pa.table({"event_timestamp": instants(DAYS[0], 2, 2), "account": pa.array(ids, pa.float64())})
     with pytest.raises(FaultsError, match="is double, and 1 of its values may have been rounded"):
         store.get_historical_features(entities.to_pandas(), ["accounts:large"]).to_arrow()
-
-
-BROKEN = {
-    "amount / 3": ("amount + None", "fails: TypeError: unsupported operand"),
-    "large ^ 1": ("0.5", "computed.next: is double, declared int64, and"),
-    "abs(large) < 2**31": ("1", "computed.is_small: is int64, declared bool"),
-    'for amount in inputs["amount"]]': ("for amount in []]", "computed.code: "),
-    '"share": [': ('"part": [', "computed.code: fails: KeyError"),
-    'inputs["amount"]]': ('inputs["turnover"]]', "computed.code: fails: KeyError: 'turnover'"),
-}
-
-
-@pytest.mark.parametrize("code", BROKEN)
-def test_on_demand_code_is_refused_in_words(wallets: ModelSpec, tmp_path: Path, code: str) -> None:
-    replacement, message = BROKEN[code]
-    assert code in DEFINITIONS
-    (tmp_path / "feature_repo/wallets.py").write_text(DEFINITIONS.replace(code, replacement))
-    repository.open_feature_store.cache_clear()
-    for day in DAYS:
-        publish(day, PLAIN)
-    with pytest.raises(FeatureError) as refusal:
-        training_sets.build_training_set(wallets, WINDOW)
-    assert message in str(refusal.value)
-
-
-def test_changed_on_demand_code_is_a_changed_feature(wallets: ModelSpec, tmp_path: Path) -> None:
-    for day in DAYS:
-        publish(day, PLAIN)
-    training_set = training_sets.build_training_set(wallets, WINDOW)
-    inputs = ModelInputs.from_training_set(training_set, ["computed__next", "computed__share", "accounts__large"])
-    assert inputs.changed_columns(training_set) == []
-    (tmp_path / "feature_repo/wallets.py").write_text(DEFINITIONS.replace("large ^ 1", "large ^ 3"))
-    repository.open_feature_store.cache_clear()
-    changed = training_sets.build_training_set(wallets, WINDOW)
-    assert inputs.changed_columns(changed) == ["computed__next", "computed__share"]
-    holdout = pq.read_table(training_sets.training_set_dataset(wallets).file_path(changed, "holdout"))
-    with pytest.raises(MissingInputsError, match="computed__next is computed on demand, and the code or its inputs"):
-        recreate_inputs(wallets, changed, holdout, inputs)
-
-
-def test_values_on_demand_are_compared_online(wallets: ModelSpec) -> None:
-    for day in DAYS:
-        publish(day, PLAIN)
-    training_set = training_sets.build_training_set(wallets, WINDOW)
-    holdout = pq.read_table(training_sets.training_set_dataset(wallets).file_path(training_set, "holdout"))
-    online_store.materialize_features(wallets, WINDOW)
-    sample = compare_online_store(wallets, training_set, holdout, 100)
-    assert isinstance(sample, OnlineSample)
-    assert (sample.mismatch_count, sample.first_mismatch) == (0, "")
-    assert sample.value_count == 10 * 5  # a till is null, and so is an account
