@@ -7,6 +7,7 @@ days that are published or built already are recognized by their fingerprint and
     planning    which days a run publishes, and which run builds each when several need it
     checks      raw files and built features against expectations (Great Expectations)
     build       the features of many days in one job (Spark)
+    steps       faulty days are left out, and reported when the others are published
     pipeline    publishing, and all steps in one call
 """
 
