@@ -227,7 +227,7 @@ def draft_source_command(
     ctx: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Parquet files of one source.")],
 ) -> None:
-    """Print the first draft of a source's declaration, for model.py."""
+    """Draft the declaration of a source from files."""
     from evergreen.ingest.drafts import draft_source  # imports pyarrow
 
     ctx.obj.print(draft_source(files))

@@ -154,6 +154,8 @@ def _parameter_differences(recorded: Any, current: Any, path: str = "") -> Itera
     if isinstance(recorded, Mapping) and isinstance(current, Mapping):
         for key in sorted(recorded.keys() | current.keys()):
             yield from _parameter_differences(recorded.get(key), current.get(key), f"{path}.{key}".removeprefix("."))
+    elif recorded is None or current is None:
+        yield f"{path} is {'new' if recorded is None else 'no longer used'}"
     elif recorded != current:
         old, new = repr(recorded), repr(current)
         is_short = max(len(old), len(new)) <= _MAX_VALUE_LENGTH

@@ -29,5 +29,7 @@ def raise_faults(model: ModelSpec, faults: Sequence[Fault], published: int) -> N
     """Raise FaultyDaysError if days of a run were left out."""
     if faults:
         raise FaultyDaysError(
-            f"days of {model.feature_model} were left out; the other {published} of the run are published", faults
+            f"days of {model.feature_model} were left out; the other {published} of the run are published; clear the "
+            "whole run when they are fixed",
+            faults,
         )
