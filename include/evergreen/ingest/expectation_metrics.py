@@ -40,7 +40,7 @@ Metrics = dict[str, Any]
 """Values of metrics by Great Expectations' names."""
 
 _EXAMPLE_LIMIT = 20  # values that a result holds, as in Great Expectations
-_MEMORY_MB_PER_THREAD = 256  # beyond it, DuckDB writes the keys of a uniqueness rule to disk
+_MEMORY_MB_PER_THREAD = 256  # beyond it, DuckDB writes to disk what it groups, such as keys that repeat
 _BATCH_ROWS = 20_000
 _ROW = '"row of the file"'
 _NULLITY = re.compile(r'("(?:[^"]|"")+") IS (NOT )?NULL')
