@@ -148,7 +148,9 @@ def _validate_raw_file(database: duckdb.DuckDBPyConnection, file: RawFile, rules
     stages = [*schema, rules.raw_expectations(file.source, file.day)]
     try:
         return expectations.validate_file(database, file.path, str(file.path), *stages)
-    except (pa.ArrowException, OSError, duckdb.IOException, duckdb.InvalidInputException) as error:
+    except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.OutOfMemoryException):
+        raise  # not the fault of the file
+    except (pa.ArrowException, OSError, duckdb.Error) as error:
         fault = Fault(str(file.path), f"is not a readable Parquet file: {first_line(error)}", "deliver it again")
         return ValidationReport((fault,), {})
 
