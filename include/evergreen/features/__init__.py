@@ -9,7 +9,6 @@ days that are published or built already are recognized by their fingerprint and
     checks      raw files and built features against expectations (Great Expectations)
     build       the features of many days in one job (Spark)
     row_order   the order of rows in a published file
-    staleness   published days that other code, parameters or registers made
     steps       faulty days are left out, and reported when the others are published
     pipeline    publishing, and all steps in one call
 """

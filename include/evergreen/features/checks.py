@@ -184,7 +184,9 @@ def _validate_rows(
     stage = rules.raw_expectations(source.name, file.day)
     try:
         return expectations.validate_file(database, declared.path, str(file.path), stage, columns=tuple(source.columns))
-    except (pa.ArrowException, OSError, duckdb.IOException, duckdb.InvalidInputException) as error:
+    except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.OutOfMemoryException):
+        raise  # not the fault of the file
+    except (pa.ArrowException, OSError, duckdb.Error) as error:
         return ValidationReport((declared_files.unreadable_fault(file.path, error),), {})
 
 

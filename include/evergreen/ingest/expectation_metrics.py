@@ -40,7 +40,7 @@ Metrics = dict[str, Any]
 """Values of metrics by Great Expectations' names."""
 
 _EXAMPLE_LIMIT = 20  # values that a result holds, as in Great Expectations
-_MEMORY_MB_PER_THREAD = 256  # beyond it, DuckDB writes the keys of a uniqueness rule to disk
+_MEMORY_MB_PER_THREAD = 256  # beyond it, DuckDB writes to disk what it groups, such as keys that repeat
 _BATCH_ROWS = 20_000
 _ROW = '"row of the file"'
 _NULLITY = re.compile(r'("(?:[^"]|"")+") IS (NOT )?NULL')
@@ -116,11 +116,19 @@ class ParquetRows:
         for number in range(passes):
             part = f"{condition} AND hash({keys}) % {passes} = {number}" if passes > 1 else condition
             query = f"SELECT hash({keys}) AS hash FROM rows WHERE {part}"
-            hashes: Any = self._database.execute(self._with_rows(query)).fetchnumpy()["hash"]
+            hashes = self._fetch_numbers(query, count)
             _sort_in_threads(hashes)
             if (hashes[1:] == hashes[:-1]).any():
                 return True
         return False
+
+    def _fetch_numbers(self, query: str, limit: int) -> Any:
+        """Return one column of at most `limit` unsigned integers, without a copy of them."""
+        numbers, length = np.empty(limit, np.uint64), 0
+        for batch in self._database.sql(self._with_rows(query)).to_arrow_reader(_BATCH_ROWS):
+            numbers[length : length + len(batch)] = batch.column(0).to_numpy()
+            length += len(batch)
+        return numbers[:length]
 
     def fetch_values(self, columns: Sequence[str], condition: str) -> pa.Table:
         """Return the first rows that meet `condition`, in the order of the file."""

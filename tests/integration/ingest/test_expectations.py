@@ -22,6 +22,7 @@ from great_expectations.expectations.expectation import Expectation
 from pandas.api.types import is_string_dtype
 
 from evergreen.errors import Fault
+from evergreen.ingest import expectation_metrics
 from evergreen.ingest import expectations as quality
 from evergreen.ingest.expectation_metrics import open_database
 from evergreen.ingest.frames import text_as_objects
@@ -241,6 +242,20 @@ def test_examples_are_the_first_rows_that_break_a_rule(tmp_path: Path) -> None:
         file, "t", [gxe.ExpectColumnValuesToBeUnique(column="x", row_condition="x < 'v'", condition_parser="pandas")]
     ).faults
     assert fault.problem.endswith(": 2 of 3 rows break it, such as -, -")
+
+
+@pytest.mark.parametrize("hashes_in_memory", [7, 1000])
+@pytest.mark.parametrize(("place", "unexpected"), [(None, 0), (0, 2), (998, 2)])
+def test_keys_that_repeat_are_found_in_several_passes(
+    hashes_in_memory: int, place: int | None, unexpected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expectation_metrics, "_HASHES_IN_MEMORY", hashes_in_memory)
+    keys = pd.DataFrame({"x": np.arange(1000) // 10, "y": np.arange(1000) % 10})
+    if place is not None:
+        keys.iloc[999] = keys.iloc[place]
+    rule = gxe.ExpectCompoundColumnsToBeUnique(column_list=["x", "y"])
+    [[result]] = validate(write(keys, tmp_path), "t", [rule]).results.values()
+    assert result["unexpected_count"] == unexpected
 
 
 def test_a_stage_is_validated_only_if_earlier_ones_pass(tmp_path: Path) -> None:
