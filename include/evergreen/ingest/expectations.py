@@ -17,7 +17,6 @@ os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read once, when the pa
 
 import duckdb
 import great_expectations as gx
-import great_expectations.expectations as gxe
 import pandas as pd
 import pyarrow.parquet as pq
 from great_expectations.core.batch_definition import BatchDefinition
@@ -54,17 +53,6 @@ class ValidationReport:
     results: Mapping[str, Any]
 
 
-def schema_expectations(schema: Mapping[str, str]) -> tuple[list[Expectation], list[Expectation]]:
-    """Two stages of expectations: a table has exactly these columns, and they have these pandas types.
-
-    Text is `object`, with every version of pandas.
-    """
-    return (
-        [gxe.ExpectTableColumnsToMatchSet(column_set=list(schema), exact_match=True)],
-        [gxe.ExpectColumnValuesToBeOfType(column=name, type_=kind) for name, kind in schema.items()],
-    )
-
-
 def validate_file(
     database: duckdb.DuckDBPyConnection,
     path: Path,
@@ -76,7 +64,6 @@ def validate_file(
 
     With `columns`, no expectation sees others that the file has.
 
-    So a renamed column is reported once, as a renamed column, and not again by each rule about its values.
     An expectation that cannot be evaluated is a fault.
 
     `database`, from `open_database`, computes what it can, for all stages in one pass; for the other expectations,

@@ -283,25 +283,29 @@ TEXT = [object, "string", pd.StringDtype("pyarrow", na_value=np.nan), pd.ArrowDt
 def test_every_text_type_of_pandas_is_checked_alike(dtype: Any, tmp_path: Path) -> None:
     """A type is no fault, a null is null, and `\\w` has every letter: another engine of expressions has ASCII only."""
     text = pd.DataFrame({"x": pd.Series(["Île", "Ost", None, "-"], dtype=object)}).astype({"x": dtype})
-    schema = quality.schema_expectations({"x": "object"})
     rules = [
         gxe.ExpectColumnValuesToMatchRegex(column="x", regex=r"^\w+$"),
         gxe.ExpectColumnValuesToNotBeNull(column="x"),
     ]
     file = write(text, tmp_path)
-    report = validate(file, "table", *schema, rules)
+    report = validate(file, "table", rules)
     assert [fault.problem.partition(": ")[2] for fault in report.faults] == [
         "1 of 4 rows break it, such as -",
         "1 of 4 rows break it, such as None",
     ]
-    assert sorted(map(str, report.faults)) == sorted(map(str, faults_in_pandas(file, [*schema, rules])))
+    assert sorted(map(str, report.faults)) == sorted(map(str, faults_in_pandas(file, [rules])))
 
 
-@pytest.mark.parametrize("dtype", ["int64", "category", "datetime64[us, UTC]"])
-def test_what_is_no_text_is_no_object(dtype: str, tmp_path: Path) -> None:
-    file = write(pd.DataFrame({"x": pd.Series([1, 2], dtype="int64").astype(dtype)}), tmp_path)
-    [fault] = validate(file, "one", *quality.schema_expectations({"x": "object"})).faults
-    assert "of type (type_=object)" in fault.problem
+def test_rules_see_declared_columns_only(tmp_path: Path) -> None:
+    rule = gxe.ExpectTableColumnsToMatchSet(column_set=["x"])
+    file = write(column(1, 2), tmp_path)
+    with open_database() as database:
+        assert quality.validate_file(database, file, "t", [rule]).faults
+        assert not quality.validate_file(database, file, "t", [rule], columns=["x"]).faults
+        report = quality.validate_file(
+            database, file, "t", [gxe.ExpectColumnMedianToBeBetween(column="y")], columns=["x"]
+        )
+    assert "does not exist" in report.faults[0].problem
 
 
 @pytest.mark.parametrize("rule", [gxe.ExpectColumnValuesToBeBetween, gxe.ExpectColumnMedianToBeBetween])
