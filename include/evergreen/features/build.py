@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow.parquet as pq
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -27,7 +28,7 @@ from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, RawFile, r
 from evergreen.features.row_order import order_rows
 from evergreen.features.types import cast_columns
 from evergreen.ingest import raw_files
-from evergreen.ingest.declared_files import declared_copies, declared_schema, read_as_declared
+from evergreen.ingest.declared_files import declared_copies, declared_schema, find_damage, read_as_declared
 from evergreen.lake import datasets
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec, RawSource
@@ -35,6 +36,7 @@ from evergreen.spec.model import ModelSpec, RawSource
 _MAX_FAILURES = 4
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _CONDITION_LINE = re.compile(r"^.*(\[[A-Z][A-Z0-9_.]+\].*)$", re.MULTILINE)
+_READ_CONDITION = "FAILED_READ_FILE"
 _PASSING_CONDITIONS = ("INTERNAL_ERROR", "CONNECT", "OPERATION_CANCELED", "INVALID_HANDLE", "SPARK_JOB_CANCELLED")
 
 log = logging.getLogger(__name__)
@@ -110,17 +112,31 @@ def _is_repeatable(error: Exception) -> bool:
         # Spark names the condition of what it refuses. What it does not know, such as a lost connection, has no name.
         condition = error.getCondition() or ""
         return bool(condition) and not condition.startswith(_PASSING_CONDITIONS)
+    if isinstance(error, Py4JJavaError):  # a failure of a task that PySpark has no class for
+        return _READ_CONDITION in str(error)
     is_client = type(error).__module__.partition(".")[0] in ("grpc", "py4j")
     return not (is_client or isinstance(error, OSError | MemoryError))
 
 
 def _build_faults(model: ModelSpec, day: str, error: Exception) -> list[Fault]:
+    """Return what is wrong with a day that fails alone. Raises `error` if that may pass."""
     if isinstance(error, FaultsError):
         return [Fault(f"{day} {fault.location}", fault.problem, fault.fix) for fault in error.faults]
+    if _READ_CONDITION in str(error):
+        if damaged := _find_damaged_files(model, day):
+            return damaged
+        raise error  # by now, its files can be read
     # What Spark wraps around a failure of a task comes first, the failure itself last.
     causes = _CONDITION_LINE.findall(str(error)) or [first_line(error)]
     fix = f"correct features.py of {model.feature_model}, or the raw data; the log has the whole error"
     return [Fault(day, f"cannot be built: {type(error).__name__}: {causes[-1]}", fix)]
+
+
+def _find_damaged_files(model: ModelSpec, day: str) -> list[Fault]:
+    spec = feature_spec(model)
+    paths = _find_declared_files(model, inputs.raw_files_for_days(spec, [date.fromisoformat(day)]))
+    faults = (find_damage(path) for of_source in paths.values() for path in of_source)
+    return [fault for fault in faults if fault]
 
 
 def _build_batch(model: ModelSpec, staging_folders: Mapping[str, Path]) -> None:

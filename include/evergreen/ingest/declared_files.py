@@ -62,11 +62,7 @@ def read_as_declared(source: RawSource, file: Path, sha256: str, copies: Dataset
     """
     try:
         with _readable():
-            # A timestamp of 96 bits has no zone and no unit: all that write it mean instants, to the microsecond.
-            # Unless buffers are bounded, Arrow keeps all that it has read.
-            parquet = pq.ParquetFile(
-                file, coerce_int96_timestamp_unit="us", pre_buffer=False, buffer_size=_BUFFER_BYTES
-            )
+            parquet = _open_parquet(file)
         with parquet:
             return _read_parquet(parquet, source, file, sha256, copies, partition)
     except _UnreadableError as error:
@@ -78,8 +74,25 @@ def unreadable_fault(file: Path, error: Exception) -> Fault:
     return Fault(str(file), f"is not a readable Parquet file: {first_line(error)}", "deliver it again")
 
 
+def find_damage(file: Path) -> Fault | None:
+    """Return the fault of a file of which a part cannot be read; None if all of it can. Reads all of it."""
+    try:
+        with _readable(), _open_parquet(file) as parquet:
+            for _ in parquet.iter_batches(_BATCH_ROWS):
+                pass
+    except _UnreadableError as error:
+        return unreadable_fault(file, error)
+    return None
+
+
 class _UnreadableError(ValueError):
     """A file cannot be read, or a part of it."""
+
+
+def _open_parquet(file: Path) -> pq.ParquetFile:
+    # A timestamp of 96 bits has no zone and no unit: all that write it mean instants, to the microsecond.
+    # Unless buffers are bounded, Arrow keeps all that it has read.
+    return pq.ParquetFile(file, coerce_int96_timestamp_unit="us", pre_buffer=False, buffer_size=_BUFFER_BYTES)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from evergreen.spec.model import ModelSpec
 MODEL = ModelSpec(
     name="meters", owner="tests", feature_service="meters", label="late", request_columns=["rooms"],
     features=dict(timezone="UTC", first_day="2024-05-01", spine="bills", views=["readings"],
-                  sources=[dict(name="logs", columns=dict(x="int64"))]),
+                  sources=[dict(name="logs", columns=dict(line="int64"))]),
     schedule="0 0 * * 1", train_days=2, holdout_days=1,
     gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
 )

@@ -471,7 +471,7 @@ class Ledger(RuleBasedStateMachine):
     def every_comparison_is_counted_once_it_has_ended(self) -> None:
         """Derived from the entries alone: the first looks, and by which verdicts nothing is promoted any more."""
         begun, ended = [], set()
-        for entry in self.known:
+        for entry in self.book.state.entries:
             match entry.event:
                 case VerdictRecorded(later_look=None) as event if event.spends_alpha:
                     begun.append(entry.number)
