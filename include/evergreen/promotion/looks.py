@@ -121,6 +121,7 @@ def withdraw_obsolete_challenger(model: ModelSpec, as_of: date, *, actor: str) -
     try:
         event = service.append_and_sync(model, actor, decide)
     except PromotionRefusedError:
+        service.sync_champion_aliases(model)  # an earlier run may have died before they followed
         return None
     assert isinstance(event, ledger.ChallengerWithdrawn)
     return event

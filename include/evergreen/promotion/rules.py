@@ -226,7 +226,7 @@ def decide_rejection(
     """Record that a promotion was not approved: its verdict can no longer promote.
 
     Raises:
-        PromotionRefusedError: the version has been promoted already.
+        PromotionRefusedError: the version has been promoted, or withdrawn, already.
     """
     if entry := _last_entry(state, ledger.PromotionRejected, verdict_entry=verdict_entry):
         return entry
@@ -234,6 +234,8 @@ def decide_rejection(
         raise PromotionRefusedError(f"entry {verdict_entry} of the ledger holds no verdict: there is nothing to reject")
     if entry := _last_entry(state, ledger.VersionPromoted, verdict_entry=verdict_entry):
         raise PromotionRefusedError(f"version {version} was promoted by {entry.actor} already: roll back instead")
+    if entry := _last_entry(state, ledger.ChallengerWithdrawn, verdict_entry=verdict_entry):
+        raise PromotionRefusedError(f"version {version} was withdrawn by {entry.actor}: there is nothing to reject")
     return ledger.PromotionRejected(
         version=version, verdict_entry=verdict_entry, rejected_by=rejected_by, reason=_require_reason(reason)
     )

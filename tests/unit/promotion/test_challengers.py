@@ -254,7 +254,7 @@ def test_look_wait_counts_new_days() -> None:
     assert challengers.look_wait(last, MODEL, day(41), day(36)) is None, "nor will those without features"
 
 
-_MAX_LOOKS = 6  # one more would claim data of days after its entry
+_MAX_LOOKS = 4  # one more would claim data of days after its entry
 
 
 @settings(max_examples=150, deadline=None)
