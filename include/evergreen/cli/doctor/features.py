@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from evergreen.cli.doctor.databases import import_feast
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
 from evergreen.errors import EvergreenError
 from evergreen.features import inputs, staleness
@@ -18,19 +19,25 @@ def check_features() -> CheckPassed:
     count = 0
     refused: list[tuple[str, StaleFeatures]] = []
     rebuilt: list[tuple[str, StaleFeatures]] = []
+    errors: list[str] = []
     for name in model_names():
         try:
             model = load_spec(name)
             feature_spec(model)
         except EvergreenError:
             continue  # as the check of models says
-        stale = _stale_features_of_next_retrain(model)
+        try:
+            stale = _stale_features_of_next_retrain(model)
+        except EvergreenError as error:
+            errors.append(str(error))
+            continue
         count += len(stale.published)
         if stale.days:
             (refused if model.stale_features == "refuse" else rebuilt).append((name, stale))
-    if refused:
-        problem = "; ".join(f"{name} is not retrained: {stale.summary}" for name, stale in refused)
-        raise CheckFailedError(problem, "; ".join(dict.fromkeys(stale.rebuild_advice for _, stale in refused)))
+    if refused or errors:
+        problems = [*errors, *(f"{name} is not retrained: {stale.summary}" for name, stale in refused)]
+        fixes = dict.fromkeys(stale.rebuild_advice for _, stale in refused) or ["correct its feature repository"]
+        raise CheckFailedError("; ".join(problems), "; ".join(fixes))
     if rebuilt:
         return CheckPassed(
             "; ".join(f"the next retrain of {name} rebuilds: {stale.summary}" for name, stale in rebuilt)
@@ -39,7 +46,8 @@ def check_features() -> CheckPassed:
 
 
 def _stale_features_of_next_retrain(model: ModelSpec) -> StaleFeatures:
-    from evergreen.feature_store import training_sets  # imports Feast
+    import_feast()
+    from evergreen.feature_store import training_sets
 
     spec, partitions = feature_spec(model), inputs.features_dataset(model).partitions()
     if not partitions:
