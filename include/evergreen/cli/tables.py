@@ -190,6 +190,15 @@ def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
     return verdict_event.verdict.reason.partition(":")[0] + look + unlabelled + approval
 
 
+def list_challengers(states: Mapping[str, LedgerState]) -> list[str]:
+    """Return a sentence for each model that has a challenger: its version, and what it waits for."""
+    return [
+        f"challenger of {name}: version {state.challenger}: {challenger_wait(state, load_spec(name))}"
+        for name, state in states.items()
+        if state.challenger
+    ]
+
+
 def _challenger_record(model: ModelSpec, state: LedgerState) -> dict[str, Any] | None:
     event = state.challenger_event
     if event is None:

@@ -162,10 +162,15 @@ def days_to_read(model: ModelSpec, window: Window) -> list[date]:
 
 def changed_feature_partitions(model: ModelSpec, manifests: Iterable[datasets.Manifest]) -> list[str]:
     """Return which published days of features are new, or were corrected, since the newest training set."""
-    training_sets = training_set_dataset(model)
-    newest = next((training_sets.manifest(partition) for partition in training_sets.partitions()[-1:]), None)
+    newest = newest_training_set(model)
     used = newest.inputs["features"] if newest else {}
     return [manifest.partition for manifest in manifests if used.get(manifest.partition) != manifest.content_hash]
+
+
+def newest_training_set(model: ModelSpec) -> datasets.Manifest | None:
+    """Return the manifest of the training set of the newest day; None if there is none."""
+    dataset = training_set_dataset(model)
+    return next((dataset.manifest(partition) for partition in dataset.partitions()[-1:]), None)
 
 
 def training_set_dataset(model: ModelSpec) -> datasets.Dataset:

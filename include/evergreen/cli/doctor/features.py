@@ -56,8 +56,7 @@ def _stale_features_of_next_retrain(model: ModelSpec) -> StaleFeatures:
     start = max(spec.first_day, end - timedelta(model.history_days))
     window = Window.from_range(start, end, RunReason.MANUAL, spec.timezone)
     # From the newest training set, because opening the feature store may write to it.
-    dataset = training_sets.training_set_dataset(model)
-    newest = next((dataset.manifest(partition) for partition in dataset.partitions()[-1:]), None)
+    newest = training_sets.newest_training_set(model)
     ttls = [view["ttl_seconds"] for view in newest.inputs["definitions"].values()] if newest else []
     days = staleness.days_in_reach(model, window, ttls)
     return staleness.find_stale_features(model, inputs.published_manifests(model, days))

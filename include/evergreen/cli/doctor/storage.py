@@ -15,10 +15,10 @@ import httpx
 
 from evergreen import ledger, storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
+from evergreen.cli.tables import list_challengers
 from evergreen.errors import first_line
-from evergreen.promotion.challengers import challenger_wait
 from evergreen.settings import redact_url
-from evergreen.spec.loader import load_spec, model_names
+from evergreen.spec.loader import model_names
 
 _WRITERS, _ROUNDS = 16, 5
 _PAYLOADS = [b"writer %d" % number for number in range(_WRITERS)]
@@ -150,12 +150,8 @@ def check_ledger_entries() -> CheckPassed:
     """Check the hash chains of the ledgers of all models, and say which challengers wait, and for what."""
     states = {name: ledger.read_state(name) for name in model_names()}
     count = sum(len(state.entries) for state in states.values())
-    challengers = [
-        f"; challenger of {name}: version {state.challenger}: {challenger_wait(state, load_spec(name))}"
-        for name, state in states.items()
-        if state.challenger
-    ]
-    return CheckPassed(f"{count} entries of {len(states)} models, all chains intact{''.join(challengers)}")
+    parts = [f"{count} entries of {len(states)} models, all chains intact", *list_challengers(states)]
+    return CheckPassed("; ".join(parts))
 
 
 def _open_folder(uri: str) -> storage.UPath:
