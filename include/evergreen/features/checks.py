@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 from evergreen.errors import Fault, FeatureError, RawDataError
 from evergreen.features import inputs
 from evergreen.features.definitions import declared_types
-from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, RawFile, raise_own_faults
+from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, raise_own_faults
 from evergreen.features.types import cast_columns
 from evergreen.ingest import declared_files, expectations, raw_files
 from evergreen.ingest.expectation_metrics import open_database
 from evergreen.ingest.expectations import ValidationReport
+from evergreen.ingest.raw_files import RawFile
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
@@ -92,7 +93,7 @@ def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> Faults
                 location = f"{day} {table}"
                 if not file.exists():
                     continue
-                if _is_without_events(spec, day, file):
+                if _is_without_events(model.feature_model, spec, day, file):
                     table_faults[day] = ()
                     continue
                 type_faults = _type_faults(file, location, types.get(table, {}))
@@ -121,13 +122,16 @@ def _type_faults(file: Path, location: str, types: Mapping[str, str]) -> list[Fa
     return faults
 
 
-def _is_without_events(spec: FeatureSpec, day: str, table: Path) -> bool:
+def _is_without_events(feature_model: str, spec: FeatureSpec, day: str, table: Path) -> bool:
     """Whether a table of a day has no rows because every source that may be empty is empty on that day."""
     if pq.read_metadata(table).num_rows:
         return False
-    names = [source.name for source in spec.sources if source.empty_days != "refused"]
-    files = [raw_files.raw_file(name, date.fromisoformat(day)) for name in names]
-    return bool(files) and not any(file.exists() and pq.read_metadata(file).num_rows for file in files)
+    sources = {RawFile.from_source(source, date.fromisoformat(day)): source for source in spec.sources}
+    files = [file for file, source in sources.items() if source.daily and source.empty_days != "refused"]
+    copies, hashes = declared_files.declared_copies(feature_model), raw_files.hash_raw_files(files)
+    return bool(files) and not any(
+        declared_files.read_as_declared(sources[file], file, sha256, copies).rows for file, sha256 in hashes.items()
+    )
 
 
 def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile, Sequence[Fault]]:
@@ -139,12 +143,12 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
         load_spec(model.feature_model).code_packages,
     )
     dataset = datasets.open_dataset(f"checks/{model.feature_model}")
-    hashes = raw_files.hash_raw_files(file.path for file in files if file.path.exists())
+    hashes = raw_files.hash_raw_files(files)
     declarations = {source.name: declared_files.declaration_of(source) for source in spec.sources}
     parts = {
-        file: {"file": hashes[file.path], "declaration": declarations[file.source], "code": code}
+        file: {"file": hashes[file], "declaration": declarations[file.source], "code": code}
         for file in files
-        if file.path in hashes
+        if file in hashes
     }
     missing = inputs.find_missing_raw_files(spec, files)
     faults: dict[RawFile, Sequence[Fault]] = {file: [missing[file]] if file in missing else [] for file in files}
@@ -161,7 +165,10 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
     with open_database() as database:
         for file, fingerprint in pending:
             source = sources[file.source]
-            declared = declared_files.read_as_declared(source, file.path, hashes[file.path], copies, file.name)
+            declared = declared_files.read_as_declared(source, file, hashes[file], copies)
+            if declared.has_changed:  # the next run says what is wrong with what is there then
+                faults[file] = declared.faults
+                continue
             validation = _validate_rows(database, source, file, declared, rules)
             report_file = dataset.stage(file.name, fingerprint) / "report.json"
             report_file.write_text(json.dumps(asdict(validation), indent=1))

@@ -2,13 +2,14 @@
 
 A `RawDataWatcher` polls a prefix, one listing per source::
 
-    <prefix>/flights/day=2013-01-01/flights.parquet
-    <prefix>/weather/day=2013-01-01/weather.parquet
+    <prefix>/flights/day=2013-01-01/flights.parquet         by default
+    <prefix>/rides/dt=2013-01-01/part-0.csv.gz …            where the source says so
 
-A day is complete when every source has its file, none of the files has changed for a while, and each begins and
-ends as Parquet does. Other names, such as those of temporary files, are ignored.
+A day is complete when every source has all that it declares: its file, a marker, a number of parts; when nothing of
+it has changed for a while; and when each Parquet file begins and ends as such. Other names, such as those of temporary
+files, are ignored.
 
-The file of a source whose days may be absent is awaited for some hours after the end of the day, and not longer. If
+The data of a source whose days may be absent is awaited for some hours after the end of the day, and not longer. If
 it arrives later, the day has changed, and is announced again.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -24,13 +25,19 @@ from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from evergreen.ingest.announcements import Announcement, AnnouncementStore, is_iso_day
+from evergreen.ingest.announcements import Announcement, AnnouncementStore
+from evergreen.ingest.path_templates import PeriodTemplate, period_path, source_template
+from evergreen.ingest.raw_files import RawPart, complete_parts, find_local_file, remote_part, walk_folder
 from evergreen.lake.fingerprints import compute_fingerprint
+from evergreen.spec.model import RawSource
+from evergreen.spec.origins import ONE_PARQUET_FILE, RawFiles
 from evergreen.storage import AbstractFileSystem, UPath, is_local, storage_path
 from evergreen.window import days_between, midnight
 
-SETTLE_TIME = timedelta(seconds=3)
+SETTLE_TIME = timedelta(seconds=2)
 """A file that has not changed for this long is complete, until it changes again."""
+QUIET_TIME = timedelta(seconds=10)
+"""The same for a folder without a marker or a number of parts: another part may still come."""
 ANNOUNCEMENT_TIMEOUT = timedelta(seconds=60)
 """An announcement of an earlier watcher that is not acknowledged for this long is lost."""
 REANNOUNCE_AFTER = timedelta(minutes=15)
@@ -43,12 +50,6 @@ MAX_DAYS_PER_ANNOUNCEMENT = 400
 
 _MAGIC = b"PAR1"
 _MIN_FILE_SIZE = 12  # magic, length of the footer, magic
-# Keys of fsspec's listings that identify the version of a file. Never the access time.
-_VERSION_KEYS = (
-    *("ETag", "LastModified", "VersionId"),  # S3
-    *("etag", "generation", "updated", "md5Hash"),  # Google
-    *("last_modified", "mtime", "created", "ino"),  # Azure; SFTP and other file servers; memory
-)
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,38 @@ class RawFileInfo(NamedTuple):
     path: str
     size: int
     version: str
+    name: str = ""
+    is_parquet: bool = True
+
+
+@dataclass(frozen=True)
+class WatchedSource:
+    """What a watcher has to know about a source."""
+
+    files: RawFiles = ONE_PARQUET_FILE
+    absence_hours: int | None = None
+    """Hours after the end of a day, until which its data may still arrive; None: it has to arrive."""
+
+    @classmethod
+    def from_source(cls, source: RawSource) -> WatchedSource:
+        return cls(source.files, source.absence_hours)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> WatchedSource:
+        return cls(RawFiles(**fields["files"]), fields["absence_hours"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` takes: plain types."""
+        return {"files": self.files.model_dump(mode="json", exclude_unset=True), "absence_hours": self.absence_hours}
+
+    @cached_property
+    def settle_time(self) -> timedelta:
+        """How long nothing of a complete delivery has to change."""
+        if self.files.marker:
+            return timedelta()
+        if self.files.quiet_seconds is not None:
+            return timedelta(seconds=self.files.quiet_seconds)
+        return QUIET_TIME if self.files.has_parts and not self.files.part_count else SETTLE_TIME
 
 
 @dataclass(frozen=True)
@@ -73,7 +106,7 @@ class DayObservation:
 
 def compute_delivery_id(files: Sequence[RawFileInfo]) -> str:
     """Identify a delivery of a day without reading its files."""
-    return compute_fingerprint(sorted([file.source, file.size, file.version] for file in files))[:32]
+    return compute_fingerprint(sorted([file.source, file.name, file.size, file.version] for file in files))[:32]
 
 
 def decide_announcement(
@@ -98,10 +131,8 @@ class RawDataWatcher:
     """
 
     prefix: str
-    sources: Mapping[str, int | None]
-    """Hours after the end of a day, until which the file of a source may still arrive; None: it has to arrive."""
+    sources: Mapping[str, WatchedSource]
     announcements: AnnouncementStore
-    settle_time: timedelta = SETTLE_TIME
     timezone: str = "UTC"  # a day that is not over there is still arriving
     first_day: date | None = None
     last_day: date | None = None
@@ -118,7 +149,7 @@ class RawDataWatcher:
         settled = {
             day: observation
             for day, observation in self._observations.items()
-            if abs(now - observation.unchanged_since) >= self.settle_time
+            if abs(now - observation.unchanged_since) >= self._settle_time(observation)
             and self._is_expected(date.fromisoformat(day), now)
             and not self._is_handled(day, observation.delivery_id, now)
         }
@@ -132,6 +163,9 @@ class RawDataWatcher:
     def _is_expected(self, day: date, now: datetime) -> bool:
         first, last = self.first_day or day, self.last_day or day
         return first <= day <= last and day < now.astimezone(ZoneInfo(self.timezone)).date()
+
+    def _settle_time(self, observation: DayObservation) -> timedelta:
+        return max((self.sources[file.source].settle_time for file in observation.files), default=SETTLE_TIME)
 
     def _is_handled(self, day: str, delivery_id: str, now: datetime) -> bool:
         """Whether a run has acknowledged the day, or may still do so after this watcher's announcement."""
@@ -164,7 +198,8 @@ class RawDataWatcher:
             or failure[0] != observation.delivery_id
             or abs(now - failure[1]) >= RECHECK_INTERVAL
         }
-        faults_by_file = _find_unreadable(self._folder.fs, [file for day in unchecked.values() for file in day.files])
+        files = [file for day in unchecked.values() for file in day.files if file.is_parquet]
+        faults_by_file = _find_unreadable(self._folder.fs, files)
         readable, new_faults = {}, []
         for day, observation in unchecked.items():
             faults = [faults_by_file[file] for file in observation.files if file in faults_by_file]
@@ -197,62 +232,102 @@ class RawDataWatcher:
 
 
 def list_complete_days(
-    folder: UPath, sources: Mapping[str, int | None], now: datetime, timezone: str, calendar: Iterable[date] = ()
+    folder: UPath, sources: Mapping[str, WatchedSource], now: datetime, timezone: str, calendar: Iterable[date] = ()
 ) -> dict[str, tuple[RawFileInfo, ...]]:
-    """Return the files of each day, as in 2013-01-01, for which every one of at least one source has its file.
+    """Return the files of each day, as in 2013-01-01, for which every one of at least one source has its files.
 
-    `sources` has the hours after the end of a day, in `timezone`, after which its file may be absent; None: never. So
-    a day of the `calendar` may have no file at all.
+    Those of a source may be absent some hours after the end of the day, in `timezone`, if it says so. So a day of the
+    `calendar` may have no file at all.
     """
-    list_source = _list_local if is_local(folder) else _list_remote
     folder.fs.invalidate_cache()
-    listings = {source: dict(list_source(folder.fs, folder.path.rstrip("/"), source)) for source in sources}
+    listings = {name: dict(_list_days(folder, name, source.files)) for name, source in sources.items()}
     days = {*set[str]().union(*listings.values()), *map(str, calendar)}
 
     def is_complete(day: str) -> bool:
-        waits = [sources[source] for source, listing in listings.items() if day not in listing]
+        waits = [sources[source].absence_hours for source, listing in listings.items() if day not in listing]
         hours = [wait for wait in waits if wait is not None]
-        if len(hours) < len(waits) or not waits:  # most days: this runs every two seconds, for each of them
+        if len(hours) < len(waits) or not waits:  # most days: this runs every second, for each of them
             return not waits
         return now >= midnight(date.fromisoformat(day) + timedelta(1), timezone) + timedelta(hours=max(hours))
 
     return {
-        day: tuple(listing[day] for listing in listings.values() if day in listing) for day in days if is_complete(day)
+        day: tuple(file for listing in listings.values() for file in listing.get(day, ()))
+        for day in days
+        if is_complete(day)
     }
 
 
-def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:
-    # Asks for the one name that counts in each folder: a tenth of what fsspec's walk costs, and an error
-    # is an error, where the walk takes a folder that it cannot read for an empty one.
-    try:
-        with os.scandir(f"{root}/{source}") as entries:
-            folders = [entry for entry in entries if entry.name.startswith("day=")]
-    except FileNotFoundError:  # no drop of it yet
-        return
-    for folder in folders:
-        path = f"{folder.path}/{source}.parquet"
-        try:
-            status = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
+def _list_days(folder: UPath, source: str, files: RawFiles) -> Iterator[tuple[str, tuple[RawFileInfo, ...]]]:
+    """Yield each day that has a complete delivery, with its parts and its marker."""
+    template = PeriodTemplate(source_template(source, files, daily=True))
+    list_parts = _list_local if is_local(folder) else _list_remote
+    days: dict[date, list[RawPart]] = {}
+    for day, part in list_parts(folder, template):
+        days.setdefault(day, []).append(part)
+    for day, parts in days.items():
+        complete = complete_parts(files, parts)
+        if complete is not None:
+            marker = [part for part in parts if part.name == files.marker]
+            yield (
+                str(day),
+                tuple(
+                    RawFileInfo(
+                        *(source, part.path, part.size, part.version, part.name),
+                        is_parquet=files.format == "parquet" and part.is_file and part.name != files.marker,
+                    )
+                    for part in sorted((*complete, *marker))
+                ),
+            )
+
+
+def _list_local(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[date, RawPart]]:
+    # Goes into folders that match only, and asks for a single file by its name: a tenth of what fsspec's walk costs,
+    # and an error is an error, where the walk takes a folder that it cannot read for an empty one.
+    fixed = f"{template.fixed_folders}/" if template.fixed_folders else ""
+    places = [fixed]
+    for pattern in template.folders[fixed.count("/") :]:
+        places = [
+            f"{place}{name}/"
+            for place in places
+            for name in _matching_names(f"{folder}/{place}", pattern, may_be_file=place != fixed)
+        ]
+    for place in places:
+        if template.file is None:
+            if day := template.day_of(place):
+                yield from ((day, part) for part in walk_folder(f"{folder}/{place}".rstrip("/")))
             continue
-        day = folder.name.removeprefix("day=")
-        if stat.S_ISREG(status.st_mode) and is_iso_day(day):
-            # The change time tells apart what a copy with kept times does not.
-            version = f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-            yield day, RawFileInfo(source, path, status.st_size, version)
+        for name in _matching_names(f"{folder}/{place}", template.file, may_be_file=True):
+            if (day := template.day_of(place + name)) and (part := find_local_file(f"{folder}/{place}{name}")):
+                yield day, part
 
 
-def _list_remote(fs: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:
+def _matching_names(folder: str, pattern: str | re.Pattern[str], *, may_be_file: bool) -> list[str]:
+    """Return the names in a local folder that match; a name without a pattern, whether it exists or not."""
+    if isinstance(pattern, str):
+        return [pattern]
     try:
-        listing: dict[str, dict[str, Any]] = fs.find(f"{root}/{source}", detail=True)
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if pattern.fullmatch(entry.name)]
+    except FileNotFoundError:  # no drop of it yet
+        return []
+    except NotADirectoryError:
+        if may_be_file:
+            return []
+        raise
+
+
+def _list_remote(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[date, RawPart]]:
+    root = folder.path.rstrip("/")
+    try:
+        listing: dict[str, dict[str, Any]] = folder.fs.find(f"{root}/{template.fixed_folders}".rstrip("/"), detail=True)
     except FileNotFoundError:
         return
-    for path, info in listing.items():
-        folder, _, name = path.removeprefix(f"{root}/{source}/").rpartition("/")
-        day = folder.removeprefix("day=")
-        if name == f"{source}.parquet" and folder == f"day={day}" and is_iso_day(day):
-            version = " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if key in info)
-            yield day, RawFileInfo(source, path, int(info["size"] or 0), version)
+    for key, info in listing.items():
+        path = key.removeprefix(f"{root}/")
+        if key.endswith("/") or not (day := template.day_of(path)):
+            continue
+        place = period_path(template.text, day) if template.file is None else path.rpartition("/")[0] + "/"
+        yield day, remote_part(f"{root}/{place}".rstrip("/"), key, info)
 
 
 def _find_unreadable(fs: AbstractFileSystem, files: Sequence[RawFileInfo]) -> dict[RawFileInfo, str]:

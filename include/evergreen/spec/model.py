@@ -17,6 +17,7 @@ from evergreen.errors import Fault, SpecError
 from evergreen.spec import Frozen, Name, NonEmptyStr
 from evergreen.spec.columns import RawColumn
 from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, AgainstChampionGate, Gate, PairedComparisonGate
+from evergreen.spec.origins import TEXT_FORMATS, Origin, RawFiles, RawQuery, RawTable, check_origin
 from evergreen.spec.parameters import PARAMETERS_ERROR, Parameters
 
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
@@ -34,18 +35,21 @@ Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$"), AfterValidat
 
 
 class RawSource(Frozen):
-    """One source of raw data. A day of features needs its file of that day and of `trailing_days` before.
+    """One source of raw data. A day of features needs its data of that day and of `trailing_days` before.
 
-    Every file of it is read with exactly the declared columns and types.
+    All of it is read with exactly the declared columns and types. By default, a day is one Parquet file.
     """
 
-    name: Name = Field(description="folder and file name of its raw files")
+    name: Name = Field(description="folder and file name of its raw files, unless `files.path` says otherwise")
     columns: Mapping[NonEmptyStr, RawColumn] = Field(
         min_length=1, description="its columns by name: the type of each, or a `RawColumn`"
     )
     extra_columns: Literal["ignore", "refuse"] = Field(
         "ignore", description="what happens to columns of a file that are not declared"
     )
+    files: RawFiles = Field(RawFiles(), description="how its files are delivered, if not as one Parquet file per day")
+    query: RawQuery | None = Field(None, description="instead of files: a query on a SQL database")
+    table: RawTable | None = Field(None, description="instead of files: a table of Delta or Iceberg")
     daily: bool = Field(True, description="one file per day; otherwise one file for all days")
     trailing_days: int = Field(
         0, ge=0, le=366, description="number of earlier days whose files the features of a day need too"
@@ -80,7 +84,21 @@ class RawSource(Frozen):
         names = [name.lower() for name in self.columns]
         if duplicates := sorted({name for name in self.columns if names.count(name.lower()) > 1}):
             raise ValueError(f"columns {', '.join(duplicates)} differ only in case: rename all but one")
+        if len(self.model_fields_set & {"files", "query", "table"}) > 1:
+            raise ValueError("files, query and table: a source comes from one of them, leave the others out")
+        check_origin(self.origin, self.daily)
+        if isinstance(self.origin, RawFiles) and self.origin.format in TEXT_FORMATS:
+            kinds = ("binary", "list") if self.origin.format == "csv" else ("binary",)
+            if bad := [name for name, column in self.columns.items() if column.type.startswith(kinds)]:
+                raise ValueError(
+                    f"columns {', '.join(bad)}: {self.origin.format} has no {' and no '.join(kinds)}; declare string"
+                )
         return self
+
+    @property
+    def origin(self) -> Origin:
+        """Where its data comes from."""
+        return self.query or self.table or self.files
 
     @property
     def absence_hours(self) -> int | None:
