@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, BinaryIO, Protocol
 
@@ -204,17 +205,18 @@ class CsvReader:
     def __init__(self, stream: BinaryIO, source: RawSource, files: RawFiles):
         self._stream, self._source, self._files = stream, source, files
         self.malformed: dict[str, list[int]] = {}
+        self._start = bytes(_decompress(stream).read(_BLOCK_BYTES))
         self.names: Sequence[str] | None = None
         self.names = self._read_names()
 
     def read_batches(self) -> Iterator[Mapping[str, pa.Array]]:
-        if self._is_empty():
+        if not self._start:
             return
         names = self.names or ()
         text = _TextStream(_decompress(self._stream))
-        reader = self._open(text, {name: pa.binary() for name in names}, list(self._source.columns), len(names))
-        for batch in reader:
-            yield {name: batch.column(name) for name in self._source.columns}
+        with self._open(text, {name: pa.binary() for name in names}, list(self._source.columns), len(names)) as reader:
+            for batch in reader:
+                yield {name: batch.column(name) for name in self._source.columns}
         if self._files.quotes and text.quotes % 2:
             raise ValueError(
                 'it has an odd number of ": one is not closed, and rows after it are lost (quotes=False in '
@@ -228,14 +230,12 @@ class CsvReader:
     def _read_names(self) -> Sequence[str]:
         if not self._files.header:
             return list(self._source.columns)
-        if self._is_empty():
+        if not self._start:
             raise ValueError("it has no header: it is empty")
-        names: list[str] = self._open(_TextStream(_decompress(self._stream)), {}, [], 0).schema.names
+        # Of the first bytes only: a reader of the whole stream reads ahead, in a thread of its own.
+        with self._open(_TextStream(io.BytesIO(self._start)), {}, [], 0) as reader:
+            names: list[str] = reader.schema.names
         return names
-
-    def _is_empty(self) -> bool:
-        self._stream.seek(0)
-        return not _decompress(self._stream).read(1)
 
     def _open(
         self, text: _TextStream, types: Mapping[str, pa.DataType], columns: list[str], width: int
@@ -386,14 +386,21 @@ class _TextStream:
     content: Any
     quotes: int = 0
     closed: bool = False
-    _last: bytes = field(default=b"\n")
+    _last: bytes = b"\n"
+    _has_ended: bool = False
 
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = bytes(self.content.read(size))
-        if not data and self._last != b"\n":
-            data = b"\n"
+    def read(self, size: int) -> bytes:
+        pieces: list[bytes] = []
+        while size > 0 and not self._has_ended:
+            piece = bytes(self.content.read(size))
+            if not piece:
+                # With the last bytes: Arrow finds no row in a block that has only this.
+                self._has_ended, piece = True, b"" if self._last == b"\n" else b"\n"
+            pieces.append(piece)
+            size -= len(piece)
+            self._last = piece[-1:] or self._last
+        data = b"".join(pieces)
         self.quotes += data.count(b'"')
-        self._last = data[-1:] or self._last
         return data
 
     def close(self) -> None:

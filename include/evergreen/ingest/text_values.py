@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -15,6 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from evergreen.ingest.conversions import convert_values
+
+# Python types of which Arrow itself refuses each value that a type cannot hold.
+_PLAIN_KINDS: tuple[tuple[Callable[[pa.DataType], bool], set[type]], ...] = (
+    (pat.is_boolean, {bool}),
+    (pat.is_integer, {int}),
+    (pat.is_float64, {float}),
+    (pat.is_decimal, {Decimal, int}),
+    (pat.is_string, {str}),
+)
 
 Rejections = list[tuple[int, Any]]
 """Values that the declared type cannot hold, each with its place among the values."""
@@ -89,7 +99,7 @@ def _cast_floats(values: pa.Array, declared: pa.DataType) -> pa.Array:
         raise ValueError("beyond the range")
     # A fraction has a nearest float, which is what its text means. An integer that is rounded is another one.
     large = pc.and_(
-        pc.match_substring_regex(values, r"^-?\d+$"), pc.greater(pc.abs(wide), _EXACT_INTEGER[declared.bit_width])
+        pc.match_substring_regex(values, r"^-?\d+$"), pc.greater_equal(pc.abs(wide), _EXACT_INTEGER[declared.bit_width])
     )
     pairs = zip(floats.filter(large).to_pylist(), values.filter(large).to_pylist(), strict=True)
     if any(int(number) != int(text) for number, text in pairs):
@@ -131,6 +141,10 @@ def convert_objects(values: Sequence[Any], declared: pa.DataType, *, are_text: b
         if rejections:
             return pa.nulls(len(values), declared), rejections
         return parse_text(pa.array(values, pa.string()), declared)
+    kinds = set(map(type, values)) - {type(None)}
+    if any(is_kind(declared) and kinds <= python for is_kind, python in _PLAIN_KINDS):
+        with suppress(ValueError, OverflowError):  # one of them does not fit
+            return pa.array(values, declared), []
     accepted, rejections = [], []
     for place, value in enumerate(values):
         try:
