@@ -233,6 +233,30 @@ def draft_source_command(
     ctx.obj.print(draft_source(files))
 
 
+@app.command("reread")
+def reread_command(
+    ctx: typer.Context,
+    model: ModelArgument,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source with a query.")],
+    start: Annotated[datetime, date_option("First day.")],
+    end: Annotated[datetime | None, date_option("Last day, included. Default: the first.")] = None,
+) -> None:
+    """Read a query again for days that were read already."""
+    from evergreen.ingest.extracts import reread_query  # imports what talks to databases
+
+    spec = feature_spec(load_spec(model))
+    if source not in {named.name for named in spec.sources if named.query and named.daily}:
+        raise EvergreenError(f"{model} has no source {source!r} with a query by day: name one of its `sources`")
+    faults = []
+    for day in days_between(start.date(), (end or start).date() + timedelta(1)):
+        problems = reread_query(spec, RawFile.from_source(spec.source(source), day))
+        faults += problems
+        ctx.obj.print(f"{source}: {day} {'stays as it was' if problems else 'is read again'}")
+    if faults:
+        raise RawDataError(f"raw data of {model}", faults)
+    ctx.obj.print(f"run {spec_name(model)}.features for these days: it builds those that have changed")
+
+
 # Options after the model are those of the feast command.
 @app.command("feast", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def feast_command(

@@ -24,6 +24,7 @@ from evergreen.errors import Fault, FeatureError, RawDataError
 from evergreen.features import inputs
 from evergreen.features.definitions import declared_types
 from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, raise_own_faults
+from evergreen.features.planning import refresh_raw_data
 from evergreen.features.types import cast_columns
 from evergreen.ingest import declared_files, expectations, raw_files
 from evergreen.ingest.expectation_metrics import open_database
@@ -49,9 +50,10 @@ def validate_raw_files(
             fingerprints.
     """
     spec = feature_spec(model)
+    extract_faults = refresh_raw_data(spec, days)
     # Hashed before the files are validated, so that `publish_features` detects a file that is replaced later.
     day_fingerprints = inputs.compute_day_fingerprints(model, days)
-    file_faults = _validate_files(model, inputs.raw_files_for_days(spec, days))
+    file_faults = _validate_files(model, inputs.raw_files_for_days(spec, days)) | extract_faults
     # A fault of a raw file is a fault of each day that depends on it.
     faults = {
         day: day_faults
@@ -190,11 +192,11 @@ def _validate_rows(
         return ValidationReport(declared.faults, {})
     stage = rules.raw_expectations(source.name, file.day)
     try:
-        return expectations.validate_file(database, declared.path, str(file.path), stage, columns=tuple(source.columns))
+        return expectations.validate_file(database, declared.path, file.location, stage, columns=tuple(source.columns))
     except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.OutOfMemoryException):
         raise  # not the fault of the file
     except (pa.ArrowException, OSError, duckdb.Error) as error:
-        return ValidationReport((declared_files.unreadable_fault(file.path, error),), {})
+        return ValidationReport((declared_files.unreadable_fault(file.location, error),), {})
 
 
 def _expectations_module(model: ModelSpec) -> Any:

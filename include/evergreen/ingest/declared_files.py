@@ -26,12 +26,13 @@ from evergreen.ingest.part_readers import (
     ParquetReader,
     PartReader,
     UnreadableError,
+    file_format,
     format_name,
     open_parquet,
     open_part,
     readable,
 )
-from evergreen.ingest.raw_files import RawFile, RawPart, display_path, find_parts, hash_raw_files, raw_folder
+from evergreen.ingest.raw_files import RawFile, RawPart, display_path, find_parts, hash_raw_files, part_folder
 from evergreen.lake.datasets import Dataset, open_dataset
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.spec.model import RawSource
@@ -80,7 +81,7 @@ def read_as_declared(source: RawSource, file: RawFile, sha256: str, copies: Data
     try:
         declared = _read_delivery(source, file, sha256, copies)
     except FileNotFoundError as error:
-        return _changed_file(file, f"{display_path(error.filename or file.path)} is gone")
+        return _changed_file(file, f"{display_path(error.filename or file.location)} is gone")
     # What was read belongs to the hash only if nothing was written meanwhile.
     if hash_raw_files([file]).get(file) != sha256:
         return _changed_file(file, "it was written again")
@@ -88,20 +89,20 @@ def read_as_declared(source: RawSource, file: RawFile, sha256: str, copies: Data
 
 
 def _changed_file(file: RawFile, problem: str) -> DeclaredFile:
-    fault = Fault(display_path(file.path), f"changed while it was read: {problem}", "clear the run when it is complete")
+    fault = Fault(file.location, f"changed while it was read: {problem}", "clear the run when it is complete")
     return DeclaredFile(Path(), faults=(fault,), has_changed=True)
 
 
 def _read_delivery(source: RawSource, file: RawFile, sha256: str, copies: Dataset) -> DeclaredFile:
-    files, parts = source.files, find_parts(file)
+    files, parts = file_format(file), find_parts(file)
     if parts is None:
-        raise FileNotFoundError(file.path)
+        raise FileNotFoundError(file.location)
     if files.part_count and len(parts) > files.part_count:
         problem = f"has {len(parts)} parts instead of {files.part_count}"
-        return DeclaredFile(Path(), faults=(Fault(display_path(file.path), problem, "remove those that are not its"),))
-    if files.format == "parquet" and len(parts) == 1 and is_local(raw_folder()):
+        return DeclaredFile(Path(), faults=(Fault(file.location, problem, "remove those that are not its"),))
+    if files.format == "parquet" and len(parts) == 1 and is_local(part_folder(file)):
         try:
-            with open_part(source, files, parts[0]) as reader:
+            with open_part(source, file, parts[0]) as reader:
                 assert isinstance(reader, ParquetReader)
                 if _can_be_used_as_is(reader, source):
                     return _use_as_is(reader, source, Path(parts[0].path))
@@ -159,7 +160,7 @@ def _can_be_used_as_is(reader: ParquetReader, source: RawSource) -> bool:
 def _use_as_is(reader: ParquetReader, source: RawSource, path: Path) -> DeclaredFile:
     rows = reader.parquet.metadata.num_rows
     reading = _Reading(source, display_path(path))
-    faults = [*_find_column_faults(reader.names or (), source, reading.location), *_row_faults(source, rows, path)]
+    faults = [*_find_column_faults(reader.names or (), source, reading.location), *row_faults(source, rows, path)]
     if not faults:
         for name in [name for name, column in source.columns.items() if not column.nullable]:
             reading.nulls[name] = count_nulls(reader.parquet, name)
@@ -202,7 +203,7 @@ def _join(names: Sequence[str]) -> str:
     return display_path(", ".join(names))
 
 
-def _row_faults(source: RawSource, rows: int, path: object) -> Iterator[Fault]:
+def row_faults(source: RawSource, rows: int, path: object) -> Iterator[Fault]:
     if rows == 0 and source.empty_days == "refused":
         fix = 'deliver its rows, or let the source say empty_days="delivered" if there may be none'
         yield Fault(display_path(path), "has no rows", fix if source.daily else "deliver its rows")
@@ -214,32 +215,37 @@ def _copy_as_declared(source: RawSource, file: RawFile, parts: Sequence[RawPart]
     with pq.ParquetWriter(copy, declared_schema(source)) as writer:
         for part in parts:
             # Of a single file, the message has the path that was declared.
-            location = display_path(part.path if is_local(raw_folder()) else file.path.fs.unstrip_protocol(part.path))
+            folder = part_folder(file)
+            location = display_path(part.path if is_local(folder) else folder.fs.unstrip_protocol(part.path))
             try:
-                with open_part(source, source.files, part) as reader:
-                    part_rows, part_faults = _copy_part(reader, source, location, writer, is_wanted=not faults)
+                with open_part(source, file, part) as reader:
+                    part_rows, part_faults = copy_rows(reader, source, location, writer, is_wanted=not faults)
                     keys |= reader.keys if isinstance(reader, JsonReader) else set()
             except UnreadableError as error:
-                part_rows, part_faults = None, [unreadable_fault(location, error, source.files)]
+                part_rows, part_faults = None, [unreadable_fault(location, error, file_format(file))]
             rows, has_rows = rows + (part_rows or 0), has_rows or part_rows != 0
             if part_faults:
                 faulty_parts += 1
                 faults += part_faults if faulty_parts <= _MAX_FAULTY_PARTS else []
     if faulty_parts > _MAX_FAULTY_PARTS:
         problem = f"{faulty_parts} of {len(parts)} parts have faults: those of the first {_MAX_FAULTY_PARTS} are named"
-        faults.append(Fault(display_path(file.path), problem))
-    if rows and not faults and source.files.format == "jsonl":
+        faults.append(Fault(file.location, problem))
+    if rows and not faults and file_format(file).format == "jsonl":
         # Only all rows together show which keys there are: writers leave out those without a value.
-        faults += _find_column_faults([*keys], source, display_path(file.path))
+        faults += _find_column_faults([*keys], source, file.location)
     if not has_rows:
-        faults += _row_faults(source, rows, file.path)
+        faults += row_faults(source, rows, file.location)
     return DeclaredFile(copy, rows, tuple(faults))
 
 
-def _copy_part(
+def copy_rows(
     reader: PartReader, source: RawSource, location: str, writer: pq.ParquetWriter, *, is_wanted: bool
 ) -> tuple[int | None, list[Fault]]:
-    """Write the rows of a part, unless it has faults, or others had; return their number, if it is known."""
+    """Write rows as declared, unless they have faults, or others had; return their number, if known, and their faults.
+
+    Raises:
+        UnreadableError: they cannot be read.
+    """
     if reader.names is not None and (faults := [*_find_column_faults(reader.names, source, location)]):
         return reader.row_count, faults
     rows, schema, reading = 0, writer.schema, _Reading(source, location)

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from evergreen.errors import first_line
 from evergreen.ingest.conversions import convert_values
-from evergreen.ingest.raw_files import RawPart, raw_folder
+from evergreen.ingest.raw_files import RawFile, RawPart, part_folder
 from evergreen.ingest.text_values import convert_objects, parse_text
 from evergreen.spec.model import RawSource
-from evergreen.spec.origins import RawFiles
+from evergreen.spec.origins import ONE_PARQUET_FILE, RawFiles
 from evergreen.storage import is_local
 
 BATCH_ROWS = 65_536
@@ -67,6 +67,11 @@ class PartReader(Protocol):
         """Convert the values of one column of a batch."""
 
 
+def file_format(file: RawFile) -> RawFiles:
+    """Return how the parts of a delivery are written."""
+    return file.origin if isinstance(file.origin, RawFiles) else ONE_PARQUET_FILE
+
+
 def format_name(files: RawFiles) -> str:
     """Return the name of a format, for messages."""
     return _FORMAT_NAMES[files.format]
@@ -96,16 +101,16 @@ def open_parquet(file: Any) -> pq.ParquetFile:
 
 
 @contextmanager
-def open_part(source: RawSource, files: RawFiles, part: RawPart) -> Iterator[PartReader]:
+def open_part(source: RawSource, file: RawFile, part: RawPart) -> Iterator[PartReader]:
     """Open one part of a delivery.
 
     Raises:
-        UnreadableError: it is not what `files` says, or damaged.
+        UnreadableError: it is not what the source says, or damaged.
         FileNotFoundError: it is gone.
     """
     if not part.is_file:
         raise UnreadableError("it is a link, a pipe or a device, and no file: deliver the file itself")
-    folder = raw_folder()
+    folder, files = part_folder(file), file_format(file)
     with readable(), folder.fs.open(part.path, "rb") as stream:
         data = part.path if is_local(folder) else stream
         if files.format == "parquet":
@@ -137,7 +142,7 @@ def _json_text(value: Any) -> str:
     return json.dumps(value, default=str) if isinstance(value, dict | list | bool) else str(value)
 
 
-def _convert_arrow(values: pa.Array, declared: pa.DataType) -> Conversion:
+def convert_arrow(values: pa.Array, declared: pa.DataType) -> Conversion:
     converted, lost = convert_values(values, declared)
     if not len(lost):
         return Conversion(converted)
@@ -173,7 +178,7 @@ class ParquetReader:
             yield columns
 
     def convert(self, values: pa.Array, declared: pa.DataType) -> Conversion:
-        return _convert_arrow(values, declared)
+        return convert_arrow(values, declared)
 
 
 class OrcReader:
@@ -194,7 +199,7 @@ class OrcReader:
                 yield {name: batch.column(name) for name in self._source.columns}
 
     def convert(self, values: pa.Array, declared: pa.DataType) -> Conversion:
-        return _convert_arrow(values, declared)
+        return convert_arrow(values, declared)
 
 
 class CsvReader:
@@ -225,7 +230,7 @@ class CsvReader:
 
     def convert(self, values: pa.Array, declared: pa.DataType) -> Conversion:
         converted, rejections = parse_text(values, declared)
-        return _reject(converted, rejections, "text")
+        return report_rejections(converted, rejections, "text")
 
     def _read_names(self) -> Sequence[str]:
         if not self._files.header:
@@ -308,13 +313,13 @@ class JsonReader:
 
     def convert(self, values: Sequence[Any], declared: pa.DataType) -> Conversion:
         converted, rejections = convert_objects(values, declared, are_text=True)
-        return _reject(converted, rejections, _kind_of(rejections[0][1]) if rejections else "")
+        return report_rejections(converted, rejections, kind_of(rejections[0][1]) if rejections else "")
 
     def _columns(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         return {name: [row.get(name) for row in rows] for name in self._source.columns}
 
 
-def _reject(values: pa.Array, rejections: Sequence[tuple[int, Any]], stored: str) -> Conversion:
+def report_rejections(values: pa.Array, rejections: Sequence[tuple[int, Any]], stored: str) -> Conversion:
     if not rejections:
         return Conversion(values)
     row, example = rejections[0]
@@ -326,7 +331,7 @@ def _count_malformed(malformed: dict[str, list[int]], problem: str, row: int) ->
         malformed.setdefault(problem, [0, row])[0] += 1
 
 
-def _kind_of(value: Any) -> str:
+def kind_of(value: Any) -> str:
     kinds = {dict: "an object", list: "an array", str: "text", bool: "a boolean", int: "a number"}
     return kinds.get(type(value), "a number")
 

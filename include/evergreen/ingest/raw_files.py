@@ -2,6 +2,7 @@
 
 raw/flights/day=2013-01-01/flights.parquet      the default: one file per source and day; delivered by others
 raw/rides/dt=2013-01-01/part-0.csv.gz …         any other place and form that a source declares
+extracts/rides-3f9a12bc/                        what was read of a query or a table
 raw_hashes/flights.json                         a cache: SHA-256 of each delivery and the versions it belongs to
 
 Light: no engine is imported.
@@ -24,11 +25,15 @@ from typing import Any, NamedTuple
 from evergreen import storage
 from evergreen.errors import Fault
 from evergreen.ingest.path_templates import name_pattern, period_path, source_template
+from evergreen.lake.datasets import Dataset, open_dataset
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.settings import settings
 from evergreen.spec.model import RawSource
-from evergreen.spec.origins import ONE_PARQUET_FILE, Origin, RawFiles
+from evergreen.spec.origins import ONE_PARQUET_FILE, Origin, RawFiles, RawQuery, RawTable
 from evergreen.storage import UPath, is_local, storage_path
+
+EXTRACT = "rows"
+"""Name of the file of an extract."""
 
 _MIN_AGE_NS = 2_000_000_000  # coarser than the timestamps of any file system in use
 # Keys of fsspec's listings that identify the version of a file. Never the access time.
@@ -72,6 +77,15 @@ class RawFile:
         return raw_folder() / period_path(template, self.day)
 
     @property
+    def location(self) -> str:
+        """Where it comes from, for messages."""
+        if isinstance(self.origin, RawFiles):
+            return display_path(self.path)
+        if isinstance(self.origin, RawQuery):
+            return f"{self.name} (query on {self.origin.connection})"
+        return f"{self.name} (table {display_path(self.origin.location)})"
+
+    @property
     def name(self) -> str:
         return f"{self.source}-{self.day}" if self.day else self.source
 
@@ -86,13 +100,32 @@ def raw_file(source: str, day: date | None = None) -> Path:
     return Path(str(RawFile(source, day).path))
 
 
+def extracts(source: str, origin: RawQuery | RawTable) -> Dataset:
+    """What was read of a query or a table, a partition per period: its raw data, from then on."""
+    identity = origin.model_dump(
+        mode="json", include={"connection", "sql", "format", "location", "catalog", "time_column"}
+    )
+    return open_dataset(f"extracts/{source}-{compute_fingerprint(identity)[:8]}")
+
+
+def part_folder(file: RawFile) -> UPath:
+    """The folder, here or in an object store, that holds the parts of a delivery."""
+    return raw_folder() if isinstance(file.origin, RawFiles) else storage_path(str(settings().lake))
+
+
 def is_delivered(file: RawFile) -> bool:
     return find_parts(file) is not None
 
 
 def find_parts(file: RawFile) -> list[RawPart] | None:
     """Return the parts of a delivery, in order of their names; None if it is not there, or not complete."""
-    assert isinstance(file.origin, RawFiles)
+    if not isinstance(file.origin, RawFiles):
+        dataset = extracts(file.source, file.origin)
+        manifest = dataset.manifest(file.name)
+        if manifest is None:
+            return None
+        rows = manifest.files[EXTRACT]
+        return [RawPart(EXTRACT, str(dataset.file_path(manifest, EXTRACT)), rows.size, rows.sha256)]
     return complete_parts(file.origin, list_parts(file))
 
 
@@ -106,9 +139,9 @@ def complete_parts(files: RawFiles, parts: list[RawPart]) -> list[RawPart] | Non
 
 def missing_fault(file: RawFile) -> Fault:
     """Return the fault of a delivery that is not there, or not complete."""
-    fix = "deliver it, then clear the run"
-    assert isinstance(file.origin, RawFiles)
-    location = display_path(file.path)
+    if not isinstance(file.origin, RawFiles):
+        return Fault(file.location, "has not been read yet", "clear the run from the start")
+    fix, location = "deliver it, then clear the run", file.location
     if parts := [part for part in list_parts(file) if not is_hidden(part.name)]:
         if file.origin.marker:
             return Fault(location, f"is not complete: {len(parts)} parts, and no {file.origin.marker}", fix)
@@ -222,6 +255,9 @@ def hash_raw_files(files: Iterable[RawFile]) -> dict[RawFile, str]:
         for file in deliveries:
             parts = find_parts(file)
             if parts is None:
+                continue
+            if not isinstance(file.origin, RawFiles):
+                hashes[file] = parts[0].version
                 continue
             version, now = _delivery_version(file, parts), time.time_ns()
             entry = cache.get(file.name)

@@ -18,10 +18,11 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -30,7 +31,7 @@ from evergreen.ingest.path_templates import PeriodTemplate, period_path, source_
 from evergreen.ingest.raw_files import RawPart, complete_parts, find_local_file, remote_part, walk_folder
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.spec.model import RawSource
-from evergreen.spec.origins import ONE_PARQUET_FILE, RawFiles
+from evergreen.spec.origins import ONE_PARQUET_FILE, Origin, RawFiles, RawQuery, RawTable
 from evergreen.storage import AbstractFileSystem, UPath, is_local, storage_path
 from evergreen.window import days_between, midnight
 
@@ -45,9 +46,14 @@ REANNOUNCE_AFTER = timedelta(minutes=15)
 ANNOUNCEMENT_TIMEOUT, because a queued run acknowledges late."""
 RECHECK_INTERVAL = timedelta(seconds=60)
 """Time between two reads of a file that is not complete Parquet."""
+EXTRACT_INTERVAL = timedelta(seconds=10)
+"""Time between two looks at a database or a table."""
 MAX_DAYS_PER_ANNOUNCEMENT = 400
 """An announcement travels through Airflow's database. The next poll announces the remaining days."""
 
+_ORIGIN_KINDS: dict[str, type[RawFiles] | type[RawQuery] | type[RawTable]] = {
+    kind.__name__: kind for kind in (RawFiles, RawQuery, RawTable)
+}
 _MAGIC = b"PAR1"
 _MIN_FILE_SIZE = 12  # magic, length of the footer, magic
 
@@ -65,34 +71,40 @@ class RawFileInfo(NamedTuple):
     is_parquet: bool = True
 
 
+Listing = dict[str, tuple[RawFileInfo, ...]]
+"""The files of each day, as in 2013-01-01."""
+
+
 @dataclass(frozen=True)
 class WatchedSource:
     """What a watcher has to know about a source."""
 
-    files: RawFiles = ONE_PARQUET_FILE
+    origin: Origin = ONE_PARQUET_FILE
     absence_hours: int | None = None
     """Hours after the end of a day, until which its data may still arrive; None: it has to arrive."""
 
     @classmethod
     def from_source(cls, source: RawSource) -> WatchedSource:
-        return cls(source.files, source.absence_hours)
+        return cls(source.origin, source.absence_hours)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> WatchedSource:
-        return cls(RawFiles(**fields["files"]), fields["absence_hours"])
+        return cls(_ORIGIN_KINDS[fields["kind"]](**fields["origin"]), fields["absence_hours"])
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes: plain types."""
-        return {"files": self.files.model_dump(mode="json", exclude_unset=True), "absence_hours": self.absence_hours}
+        origin = self.origin.model_dump(mode="json", exclude_unset=True)
+        return {"kind": type(self.origin).__name__, "origin": origin, "absence_hours": self.absence_hours}
 
     @cached_property
     def settle_time(self) -> timedelta:
         """How long nothing of a complete delivery has to change."""
-        if self.files.marker:
+        files = self.origin
+        if not isinstance(files, RawFiles) or files.marker:
             return timedelta()
-        if self.files.quiet_seconds is not None:
-            return timedelta(seconds=self.files.quiet_seconds)
-        return QUIET_TIME if self.files.has_parts and not self.files.part_count else SETTLE_TIME
+        if files.quiet_seconds is not None:
+            return timedelta(seconds=files.quiet_seconds)
+        return QUIET_TIME if files.has_parts and not files.part_count else SETTLE_TIME
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,7 @@ class RawDataWatcher:
     _announced: dict[str, Announcement] = field(default_factory=dict)
     _acknowledged: dict[str, str] = field(default_factory=dict)
     _unreadable: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    _extract_listings: dict[str, tuple[datetime, Listing]] = field(default_factory=dict)
 
     def poll(self) -> dict[str, str]:
         """Return the days to announce now (ISO day → delivery id), recorded as announced."""
@@ -219,7 +232,16 @@ class RawDataWatcher:
         today = now.astimezone(ZoneInfo(self.timezone)).date()
         end = min(today, (self.last_day or today) + timedelta(1))
         calendar = days_between(self.first_day, end) if self.first_day else ()
-        for day, files in list_complete_days(self._folder, self.sources, now, self.timezone, calendar).items():
+        recent = {
+            name: listing
+            for name, (listed_at, listing) in self._extract_listings.items()
+            if abs(now - listed_at) < EXTRACT_INTERVAL
+        }
+        listings = list_sources(self._folder, self.sources, now, self.timezone, calendar, recent)
+        for name, source in self.sources.items():
+            if not isinstance(source.origin, RawFiles) and name not in recent:
+                self._extract_listings[name] = (now, listings[name])
+        for day, files in find_complete_days(listings, self.sources, now, self.timezone, calendar).items():
             observation = self._observations.get(day)
             if observation is None or observation.files != files:
                 observation = DayObservation(files, compute_delivery_id(files), now)
@@ -232,15 +254,45 @@ class RawDataWatcher:
 
 
 def list_complete_days(
-    folder: UPath, sources: Mapping[str, WatchedSource], now: datetime, timezone: str, calendar: Iterable[date] = ()
+    folder: UPath, sources: Mapping[str, WatchedSource], now: datetime, timezone: str, calendar: Collection[date] = ()
 ) -> dict[str, tuple[RawFileInfo, ...]]:
     """Return the files of each day, as in 2013-01-01, for which every one of at least one source has its files.
 
     Those of a source may be absent some hours after the end of the day, in `timezone`, if it says so. So a day of the
     `calendar` may have no file at all.
     """
+    listings = list_sources(folder, sources, now, timezone, calendar)
+    return find_complete_days(listings, sources, now, timezone, calendar)
+
+
+def list_sources(
+    folder: UPath,
+    sources: Mapping[str, WatchedSource],
+    now: datetime,
+    timezone: str,
+    calendar: Collection[date],
+    listings: Mapping[str, Listing] = MappingProxyType({}),
+) -> dict[str, Listing]:
+    """Return the complete days of each source, but for those in `listings`, whose are known."""
     folder.fs.invalidate_cache()
-    listings = {name: dict(_list_days(folder, name, source.files)) for name, source in sources.items()}
+    return {
+        name: listings[name]
+        if name in listings
+        else dict(_list_days(folder, name, source.origin))
+        if isinstance(source.origin, RawFiles)
+        else _list_periods(name, source.origin, now, timezone, calendar)
+        for name, source in sources.items()
+    }
+
+
+def find_complete_days(
+    listings: Mapping[str, Listing],
+    sources: Mapping[str, WatchedSource],
+    now: datetime,
+    timezone: str,
+    calendar: Collection[date],
+) -> Listing:
+    """Do what `list_complete_days` does, of listings."""
     days = {*set[str]().union(*listings.values()), *map(str, calendar)}
 
     def is_complete(day: str) -> bool:
@@ -255,6 +307,15 @@ def list_complete_days(
         for day in days
         if is_complete(day)
     }
+
+
+def _list_periods(
+    source: str, origin: RawQuery | RawTable, now: datetime, timezone: str, calendar: Collection[date]
+) -> Listing:
+    from evergreen.ingest.extracts import observe_periods  # imports what talks to databases
+
+    versions = observe_periods(origin, calendar, now, timezone)
+    return {str(day): (RawFileInfo(source, source, 0, version, is_parquet=False),) for day, version in versions.items()}
 
 
 def _list_days(folder: UPath, source: str, files: RawFiles) -> Iterator[tuple[str, tuple[RawFileInfo, ...]]]:

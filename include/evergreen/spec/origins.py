@@ -23,6 +23,7 @@ PLACEHOLDER = re.compile(r"%(.?)")
 TEXT_FORMATS = ("csv", "jsonl")
 
 _DATE_LETTERS = {"Y", "m", "d"}
+_SQL_PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")  # as SQLAlchemy finds them
 _CSV_FIELDS = ("delimiter", "header", "nulls", "quotes")
 
 
@@ -161,7 +162,7 @@ def check_origin(origin: Origin, daily: bool) -> None:
         if not daily and origin.placeholders:
             raise ValueError(f"files.path {origin.path!r} has a day in it, and the source has one file for all days")
     if isinstance(origin, RawQuery):
-        names = set(re.findall(r"(?<!:):([A-Za-z_]\w*)", origin.sql))
+        names = set(_SQL_PARAMETER.findall(origin.sql))
         wanted = {"start", "end"} if daily else set()
         if names != wanted:
             bounds = ":start and :end" if daily else "no parameter, because it is for all days"

@@ -616,7 +616,9 @@ def test_a_template_finds_its_files(raw: str, tmp_path: Path, name: str) -> None
         write(raw, {place: parquet(x=[1])}, "")
     source = a_source(ONE, path=path)
     assert rows_of(read(source, tmp_path)) == {"x": [1]}
-    listed = list_complete_days(raw_files.raw_folder(), {"x": WatchedSource(source.files)}, datetime.now(UTC), "UTC")
+    listed = list_complete_days(
+        raw_files.raw_folder(), {"x": WatchedSource.from_source(source)}, datetime.now(UTC), "UTC"
+    )
     # What has letters after it is another file; in a folder, another part.
     assert listed.keys() - {"2015-03-01"} == {"2013-03-01", "2014-03-01"}
     assert ("2015-03-01" in listed) == source.files.is_folder
@@ -786,7 +788,8 @@ from evergreen.ingest.raw_files import RawFile, hash_raw_files
 from evergreen.ingest.watcher import RawDataWatcher, WatchedSource, list_complete_days
 from evergreen.lake.datasets import Dataset
 from evergreen.spec.model import RawSource
-source = RawSource(name="orders", columns=dict(x="int64", y="string"), files=dict(path="%Y-%m-%d.gz", format=sys.argv[1]))
+files = dict(path="%Y-%m-%d.gz", format=sys.argv[1])
+source = RawSource(name="orders", columns=dict(x="int64", y="string"), files=files)
 for day in (1, 2):
     file = RawFile.from_source(source, date(2013, 3, day))
     declared = read_as_declared(source, file, hash_raw_files([file])[file], Dataset(Path("copies")))
