@@ -160,7 +160,7 @@ def _can_be_used_as_is(reader: ParquetReader, source: RawSource) -> bool:
 def _use_as_is(reader: ParquetReader, source: RawSource, path: Path) -> DeclaredFile:
     rows = reader.parquet.metadata.num_rows
     reading = _Reading(source, display_path(path))
-    faults = [*_find_column_faults(reader.names or (), source, reading.location), *row_faults(source, rows, path)]
+    faults = [*find_column_faults(reader.names or (), source, reading.location), *row_faults(source, rows, path)]
     if not faults:
         for name in [name for name, column in source.columns.items() if not column.nullable]:
             reading.nulls[name] = count_nulls(reader.parquet, name)
@@ -182,7 +182,7 @@ def count_nulls(parquet: pq.ParquetFile, name: str) -> int:
     return count
 
 
-def _find_column_faults(names: Sequence[str], source: RawSource, location: str) -> Iterator[Fault]:
+def find_column_faults(names: Sequence[str], source: RawSource, location: str) -> Iterator[Fault]:
     """Yield the faults that need no look at the rows: missing, doubled and undeclared columns."""
     missing = [name for name in source.columns if name not in names]
     doubled = [name for name in source.columns if names.count(name) > 1]
@@ -232,7 +232,7 @@ def _copy_as_declared(source: RawSource, file: RawFile, parts: Sequence[RawPart]
         faults.append(Fault(file.location, problem))
     if rows and not faults and file_format(file).format == "jsonl":
         # Only all rows together show which keys there are: writers leave out those without a value.
-        faults += _find_column_faults([*keys], source, file.location)
+        faults += find_column_faults([*keys], source, file.location)
     if not has_rows:
         faults += row_faults(source, rows, file.location)
     return DeclaredFile(copy, rows, tuple(faults))
@@ -246,7 +246,7 @@ def copy_rows(
     Raises:
         UnreadableError: they cannot be read.
     """
-    if reader.names is not None and (faults := [*_find_column_faults(reader.names, source, location)]):
+    if reader.names is not None and (faults := [*find_column_faults(reader.names, source, location)]):
         return reader.row_count, faults
     rows, schema, reading = 0, writer.schema, _Reading(source, location)
     with readable():

@@ -20,7 +20,7 @@ import sqlalchemy
 from sqlalchemy.engine.default import DefaultDialect
 
 from evergreen.errors import Fault, first_line
-from evergreen.ingest.declared_files import copy_rows, declared_schema, row_faults
+from evergreen.ingest.declared_files import copy_rows, declared_schema, find_column_faults, row_faults
 from evergreen.ingest.part_readers import (
     BATCH_ROWS,
     Conversion,
@@ -30,6 +30,7 @@ from evergreen.ingest.part_readers import (
     report_rejections,
 )
 from evergreen.ingest.raw_files import EXTRACT, RawFile, extracts
+from evergreen.ingest.tables import LakehouseTable, TableError, open_table
 from evergreen.ingest.text_values import convert_objects
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.settings import redact_url, settings, variable_name
@@ -40,6 +41,7 @@ from evergreen.window import midnight
 
 _DUCKDB_SCHEME = "duckdb:///"
 
+_FIX_TIME = "let the schedule start later, or clear the run then"
 _FIX = "correct the query of the source"
 
 log = logging.getLogger(__name__)
@@ -54,17 +56,20 @@ class QueryError(ValueError):
 
 
 def refresh_extracts(spec: FeatureSpec, files: Iterable[RawFile]) -> dict[RawFile, list[Fault]]:
-    """Read those of `files` that come from a query or a table and have not been read; return the faults of each.
+    """Read those of `files` that come from a query or a table, and were not read or have changed; return their faults.
 
     Raises:
         OSError: a database does not respond.
     """
     faults: dict[RawFile, list[Fault]] = {}
+    tables: dict[str, LakehouseTable] = {}  # each at one version
     for file in dict.fromkeys(files):
         if isinstance(file.origin, RawQuery):
             manifest = extracts(file.source, file.origin).manifest(file.name)
             if manifest is None or manifest.inputs != _query_inputs(spec, file, file.origin):
                 faults[file] = _read_query(spec, file, file.origin)
+        elif isinstance(file.origin, RawTable):
+            faults[file] = _refresh_from_table(spec, file, file.origin, tables)
     return {file: problems for file, problems in faults.items() if problems}
 
 
@@ -78,7 +83,7 @@ def observe_periods(origin: RawQuery | RawTable, days: Iterable[date], now: date
     """Return those of `days` that are complete, with the version of what they have now.
 
     Raises:
-        QueryError, OSError: the database cannot be asked.
+        QueryError, TableError, OSError: it cannot be asked.
     """
     delay = timedelta(minutes=origin.delay_minutes)
     ends = {day: period_bounds(day, timezone)[1] for day in days}
@@ -86,6 +91,8 @@ def observe_periods(origin: RawQuery | RawTable, days: Iterable[date], now: date
     if isinstance(origin, RawQuery) and origin.watermark and complete:
         watermark = read_watermark(origin)
         complete = [day for day in complete if watermark is not None and ends[day] <= watermark]
+    if isinstance(origin, RawTable):
+        return open_table(origin, timezone).period_versions(complete)
     return dict.fromkeys(complete, compute_fingerprint(origin.model_dump()))
 
 
@@ -132,18 +139,46 @@ def _read_query(spec: FeatureSpec, file: RawFile, query: RawQuery) -> list[Fault
         return [Fault(file.location, str(error), error.fix)]
 
 
+def _refresh_from_table(
+    spec: FeatureSpec, file: RawFile, origin: RawTable, tables: dict[str, LakehouseTable]
+) -> list[Fault]:
+    """Read the rows of a period, unless those that have been read are of the table's version."""
+    source = spec.source(file.source)
+    try:
+        if file.day:
+            _check_is_over(origin.delay_minutes, period_bounds(file.day, spec.timezone)[1])
+        if source.name not in tables:
+            tables[source.name] = open_table(origin, spec.timezone)
+        table = tables[source.name]
+        period = table.period_versions([file.day])[file.day] if file.day else table.whole_version
+        manifest = extracts(file.source, origin).manifest(file.name)
+        if manifest and manifest.inputs.get("period") == period and manifest.inputs.get("timezone") == spec.timezone:
+            return []
+        columns = [name for name in source.columns if name in table.columns]
+        if faults := list(find_column_faults(table.columns, source, file.location)):
+            return faults
+        inputs = {"version": table.version, "period": period, "timezone": spec.timezone}
+        return _publish_rows(ArrowReader(table.read_rows(columns, file.day)), source, file, inputs)
+    except (QueryError, TableError) as error:
+        return [Fault(file.location, str(error), error.fix)]
+
+
 def _check_is_complete(query: RawQuery, end: datetime) -> None:
     """Check that a period has all of its rows: what is read now is read once.
 
     Raises:
         QueryError: it has not.
     """
-    complete_at = end + timedelta(minutes=query.delay_minutes)
-    fix = "let the schedule start later, or clear the run then"
-    if datetime.now(UTC) < complete_at:
-        raise QueryError(f"is not complete before {complete_at.isoformat()}", fix)
+    _check_is_over(query.delay_minutes, end)
     if query.watermark and ((watermark := read_watermark(query)) is None or watermark < end):
-        raise QueryError(f"is not complete: it ends at {end.isoformat()}, and the watermark is {watermark}", fix)
+        problem = f"is not complete: it ends at {end.isoformat()}, and the watermark is {watermark}"
+        raise QueryError(problem, _FIX_TIME)
+
+
+def _check_is_over(delay_minutes: int, end: datetime) -> None:
+    complete_at = end + timedelta(minutes=delay_minutes)
+    if datetime.now(UTC) < complete_at:
+        raise QueryError(f"is not complete before {complete_at.isoformat()}", _FIX_TIME)
 
 
 def _publish_rows(reader: PartReader, source: RawSource, file: RawFile, inputs: Mapping[str, Any]) -> list[Fault]:
