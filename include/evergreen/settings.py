@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     )
     connections: Mapping[str, SecretUrl] = Field(
         default_factory=dict,
-        description="databases that sources query: `EVERGREEN_CONNECTIONS__<NAME>`, a "
+        description="databases that sources query, and catalogs of their tables: `EVERGREEN_CONNECTIONS__<NAME>`, a "
         "URL of SQLAlchemy, such as postgresql+psycopg://user:password@host/database, or duckdb:///file",
     )
     ledger: str = Field(

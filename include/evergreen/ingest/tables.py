@@ -21,6 +21,7 @@ import pyarrow.types as pat
 from evergreen.errors import first_line
 from evergreen.ingest.raw_files import raw_folder
 from evergreen.lake.fingerprints import compute_fingerprint
+from evergreen.settings import settings, variable_name
 from evergreen.spec.origins import RawTable
 from evergreen.window import midnight
 
@@ -191,10 +192,12 @@ class _IcebergSnapshot:
         from pyiceberg.catalog import load_catalog
         from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
+        assert origin.catalog
+        url = settings().connections.get(origin.catalog)
         try:
-            catalog = load_catalog(origin.catalog)
+            catalog = load_catalog(origin.catalog, **({"uri": url.get_secret_value()} if url else {}))
         except ValueError as error:
-            variable = f"PYICEBERG_CATALOG__{str(origin.catalog).upper()}__URI"
+            variable = variable_name("connections", origin.catalog)
             raise TableError(f"{origin.catalog} is no catalog: {first_line(error)}", f"set {variable}") from None
         try:
             self._table = catalog.load_table(origin.location)

@@ -131,7 +131,7 @@ class RawTable(Frozen):
         description="Delta: folder or URI, below `EVERGREEN_RAW` if relative; Iceberg: name, such as `shop.rides`"
     )
     catalog: Name | None = Field(
-        None, description="Iceberg: name of the catalog in pyiceberg's settings, such as `PYICEBERG_CATALOG__LAKE__URI`"
+        None, description="Iceberg: name of the catalog: its URI is in `EVERGREEN_CONNECTIONS__<NAME>`"
     )
     time_column: NonEmptyStr | None = Field(
         None, description="a date or an instant, by which rows belong to a period; needed for periods"
