@@ -19,6 +19,7 @@ from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec
+from evergreen.spec.origins import READING_FIELDS
 from evergreen.window import days_between
 
 T = TypeVar("T")
@@ -89,6 +90,9 @@ def shared_inputs(model: ModelSpec) -> dict[str, Any]:
             source.name: {name: column.type for name, column in source.columns.items()} for source in spec.sources
         },
         "types": declared_types(model.feature_model),
+        "formats": {
+            source.name: source.files.model_dump(include=READING_FIELDS, mode="json") for source in spec.sources
+        },
     }
     return {"parameters": parameters, "code": feature_code(model)}
 

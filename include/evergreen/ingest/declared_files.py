@@ -36,7 +36,7 @@ from evergreen.ingest.raw_files import RawFile, RawPart, display_path, find_part
 from evergreen.lake.datasets import Dataset, open_dataset
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.spec.model import RawSource
-from evergreen.spec.origins import ONE_PARQUET_FILE, RawFiles
+from evergreen.spec.origins import ONE_PARQUET_FILE, READING_FIELDS, RawFiles
 from evergreen.storage import is_local
 
 _ROWS = "rows"  # name of the copy in its partition
@@ -67,7 +67,7 @@ def declaration_of(source: RawSource) -> dict[str, Any]:
         "columns": columns,
         "extra_columns": source.extra_columns,
         "empty_days": source.empty_days,
-        "origin": source.origin.model_dump(mode="json"),
+        "format": source.files.model_dump(include={*READING_FIELDS, "part_count"}, mode="json"),
     }
 
 

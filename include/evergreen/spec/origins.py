@@ -108,6 +108,8 @@ class RawFiles(Frozen):
 
 
 ONE_PARQUET_FILE = RawFiles()
+READING_FIELDS = {"format", *_CSV_FIELDS}
+"""Fields of `RawFiles` that decide what values the same bytes have."""
 
 
 class RawQuery(Frozen):
