@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, datetime, time
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 from evergreen.spec.origins import PLACEHOLDER, PLACEHOLDERS, RawFiles
 
@@ -23,6 +23,9 @@ def period_path(template: str, day: date | None) -> str:
 def name_pattern(name: str) -> re.Pattern[str]:
     """Return what the name of a part has to match."""
     return re.compile("[^/]*".join(map(re.escape, name.split("*"))))
+
+
+_MAX_REMEMBERED = 65_536
 
 
 @dataclass(frozen=True)
@@ -52,19 +55,27 @@ class PeriodTemplate:
         return "/".join(names)
 
     def day_of(self, path: str) -> date | None:
-        """Return the day that a path, or the beginning of it, belongs to; None if it belongs to none."""
-        return _find_day(self, path)
+        """Return the day of a path of a file, or of the folder that it begins with; None if it belongs to none."""
+        if path not in self._days:
+            if len(self._days) >= _MAX_REMEMBERED:
+                self._days.clear()
+            self._days[path] = self._match_day(path)
+        return self._days[path]
 
-    def match_day(self, path: str) -> date | None:
-        """Do what `day_of` does, which remembers it."""
+    def _match_day(self, path: str) -> date | None:
         match = self._whole.match(path)
         if not match:
             return None
         letters = match.groupdict()
         try:
             return date(*(int(letters[letter]) for letter in "Ymd"))
-        except (ValueError, KeyError):
+        except ValueError:
             return None
+
+    @cached_property
+    def _days(self) -> dict[str, date | None]:
+        """What polls have seen: they see it again and again."""
+        return {}
 
     @cached_property
     def _segments(self) -> tuple[list[str], str]:
@@ -73,8 +84,10 @@ class PeriodTemplate:
 
     @cached_property
     def _whole(self) -> re.Pattern[str]:
-        end = "" if self.text.endswith("/") else r"\Z"
-        return re.compile(self._expression(self.text) + end)
+        folder, separator, name = self.text.rpartition("/")
+        if "%" not in name and "*" not in name:  # the folder says all
+            return re.compile(self._expression(folder + separator))
+        return re.compile(self._expression(self.text) + r"\Z")
 
     def _name_or_pattern(self, segment: str) -> str | re.Pattern[str]:
         return re.compile(self._expression(segment)) if "%" in segment or "*" in segment else segment
@@ -90,6 +103,7 @@ class PeriodTemplate:
         return "".join(pieces) + re.escape(text[end:]).replace(r"\*", "[^/]*")
 
 
-@lru_cache(maxsize=65_536)  # polls see the same paths again and again
-def _find_day(template: PeriodTemplate, path: str) -> date | None:
-    return template.match_day(path)
+@cache
+def period_template(text: str) -> PeriodTemplate:
+    """Return the template, which remembers what it has found."""
+    return PeriodTemplate(text)

@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from evergreen.ingest.announcements import Announcement, AnnouncementStore
-from evergreen.ingest.path_templates import PeriodTemplate, period_path, source_template
+from evergreen.ingest.path_templates import PeriodTemplate, period_path, period_template, source_template
 from evergreen.ingest.raw_files import RawPart, complete_parts, find_local_file, remote_part, walk_folder
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.spec.model import RawSource
@@ -320,8 +320,13 @@ def _list_periods(
 
 def _list_days(folder: UPath, source: str, files: RawFiles) -> Iterator[tuple[str, tuple[RawFileInfo, ...]]]:
     """Yield each day that has a complete delivery, with its parts and its marker."""
-    template = PeriodTemplate(source_template(source, files, daily=True))
+    template = period_template(source_template(source, files, daily=True))
     list_parts = _list_local if is_local(folder) else _list_remote
+    if not files.has_parts:
+        is_parquet = files.format == "parquet"
+        for day, part in list_parts(folder, template):
+            yield str(day), (RawFileInfo(source, part.path, part.size, part.version, part.name, is_parquet),)
+        return
     days: dict[date, list[RawPart]] = {}
     for day, part in list_parts(folder, template):
         days.setdefault(day, []).append(part)
@@ -353,6 +358,10 @@ def _list_local(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[date,
             for name in _matching_names(f"{folder}/{place}", pattern, may_be_file=place != fixed)
         ]
     for place in places:
+        if isinstance(template.file, str):
+            if (day := template.day_of(place)) and (part := find_local_file(f"{folder}/{place}{template.file}")):
+                yield day, part
+            continue
         if template.file is None:
             if day := template.day_of(place):
                 yield from ((day, part) for part in walk_folder(f"{folder}/{place}".rstrip("/")))
@@ -386,6 +395,8 @@ def _list_remote(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[date
     for key, info in listing.items():
         path = key.removeprefix(f"{root}/")
         if key.endswith("/") or not (day := template.day_of(path)):
+            continue
+        if isinstance(template.file, str) and path != period_path(template.text, day):
             continue
         place = period_path(template.text, day) if template.file is None else path.rpartition("/")[0] + "/"
         yield day, remote_part(f"{root}/{place}".rstrip("/"), key, info)
