@@ -142,7 +142,7 @@ def test_a_faulty_part_fails_its_day_alone_and_corrections_are_built(mixed: Mode
     run_feature_pipeline(mixed, DAYS)
     assert [row["amount"] for row in published(mixed, DAYS[2])] == [30, 30]
 
-    DeltaTable(str(raw_folder() / "stock")).update({"amount": "99"}, f"day = '{DAYS[2]}'")
+    DeltaTable(str(raw_folder() / "stock")).update(new_values={"amount": 99}, predicate=f"day = '{DAYS[2]}'")
     before = compute_day_fingerprints(mixed, DAYS)
     assert refresh_raw_data(feature_spec(mixed), DAYS) == {}
     after = compute_day_fingerprints(mixed, DAYS)
