@@ -52,7 +52,7 @@ from evergreen.features import FeatureTables
 
 def build(spark, raw, days, timezone):
     rows = raw["sales"].withColumn("day", F.to_date("sold_at")).where(F.col("day").isin(list(days)))
-    rows = rows.join(raw["stock"], ["day", "item"], "left").join(raw["returns"].select("item", "returned"), "item", "left")
+    rows = rows.join(raw["stock"], ["day", "item"], "left").join(raw["returns"], "item", "left")
     rows = rows.select("day", F.col("sold_at").alias("event_timestamp"), "item", "amount", "price")
     sold = ("event_timestamp", "item", "amount", "price")
     return [FeatureTables({"sold": sold}, rows), FeatureTables({"items": sold[:3]}, rows.drop("price"))]
