@@ -69,7 +69,7 @@ def backfill(airflow: AirflowClient, meter: Meter, days: Sequence[date]) -> Cost
     runs = airflow.dag_runs(DAG, logical_date_gte=first.isoformat(), logical_date_lte=last.isoformat())
     assert [run["state"] for run in runs] == ["success"] * len(days)
     built = {i["dag_run_id"] for i in airflow.task_instances(DAG, states=["success"]) if i["task_id"] == "build"}
-    computed = sum(len(airflow.xcom(DAG, r["dag_run_id"], "build")) for r in runs if r["dag_run_id"] in built)
+    computed = sum(len(airflow.xcom(DAG, r["dag_run_id"], "build")["days"]) for r in runs if r["dag_run_id"] in built)
     return Cost(len(days), wall, cpu, computed, meter.peak / 2**30)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-TASKS = {"features": 6, "retrain": 9, "rollback": 2}
+TASKS = {"features": 6, "retrain": 9, "monitor": 5, "rollback": 2}
 
 PLAIN = """
 from airflow.sdk import DAG, CronDataIntervalTimetable, task
@@ -83,6 +84,7 @@ def write_models(project: Path, count: int) -> None:
         if number == count - 1:
             text = text.replace("train_days", "trian_days")
         (project / "models" / name / "model.py").write_text(text)
+        shutil.copy(ROOT / "include/evergreen_models/flight_delay/sources.py", project / "models" / name)
         (project / "dags" / f"{name}.py").write_text(dag_file.replace("flight_delay", name))
 
 

@@ -6,6 +6,8 @@
 ```
 ```{evergreen-gates}
 ```
+```{evergreen-feature-types}
+```
 ```{evergreen-commands}
 ```
 """

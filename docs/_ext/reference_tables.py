@@ -19,6 +19,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from evergreen.features.types import REFUSED_TYPES, SUPPORTED_TYPES
 from evergreen.settings import ENV_PREFIX, REPOSITORY, SecretUrl, Settings
 from evergreen.spec import Name, NonEmptyStr
 from evergreen.spec.gates import FunctionPath, RowGroups
@@ -100,6 +101,36 @@ def render_commands(app: typer.Typer) -> str:
         if rows:
             sections += [*_table(("argument or option", "default", "description"), rows), ""]
     return "\n".join(sections)
+
+
+def render_feature_types() -> str:
+    """Return one table of the types of Feast that are supported, and one of those that are refused."""
+    head = ("type of Feast", "as a key", "Spark", "lake and training sets", "online", "XGBoost", "ONNX")
+    rows = [
+        (
+            f"`{name}`",
+            "yes" if supported.may_be_key else "no",
+            f"`{supported.spark}`",
+            f"`{supported.arrow}`",
+            f"`{supported.online}`",
+            supported.xgboost,
+            supported.onnx,
+        )
+        for name, supported in SUPPORTED_TYPES.items()
+    ]
+    refused = [(f"`{name}`", problem, fix) for name, (problem, fix) in REFUSED_TYPES.items()]
+    return "\n".join(
+        [
+            "## Supported",
+            "",
+            *_table(head, rows),
+            "",
+            "## Refused",
+            "",
+            *_table(("type of Feast", "why", "instead"), refused),
+            "",
+        ]
+    )
 
 
 def _walk_commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -239,6 +270,7 @@ DIRECTIVES = {
     "evergreen-settings": render_settings,
     "evergreen-model": lambda path: render_model(load_class(path)),
     "evergreen-gates": lambda: render_gates(import_module("evergreen.spec.gates").Gate),
+    "evergreen-feature-types": render_feature_types,
     "evergreen-commands": _render_evergreen_commands,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,12 +63,24 @@ class WindowError(EvergreenError):
     """The days of a DAG run are missing or invalid."""
 
 
-class RawDataError(FaultsError):
+class FaultyDaysError(FaultsError):
+    """Days of a run are left out, because of faults; `remaining` has what the step returns of the other days."""
+
+    def __init__(self, subject: str, faults: Sequence[Fault], remaining: Mapping[str, str] | None = None):
+        super().__init__(subject, faults)
+        self.remaining = dict(remaining or {})
+
+
+class RawDataError(FaultyDaysError):
     """Raw data is missing or invalid; nothing was computed from it."""
 
 
-class FeatureError(FaultsError):
-    """Computed features are invalid; nothing was published."""
+class FeatureError(FaultyDaysError):
+    """Features cannot be computed, or are invalid; nothing of their days was published."""
+
+
+class StaleFeaturesError(FaultsError):
+    """Days of features were made by other code, parameters or registers than the rest, or than they would be now."""
 
 
 class InputsChangedError(EvergreenError):

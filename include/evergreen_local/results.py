@@ -46,6 +46,8 @@ def show_promotion_outcome(progress: Progress, verdict: Verdict, promoted: bool,
     """Print what followed from the verdict."""
     if promoted:
         progress.print(f"promoted: {verdict.reason}", style="green")
+    elif verdict.is_inconclusive:
+        progress.print(f"the candidate is the challenger, and gathers evidence: {verdict.reason}", style="yellow")
     elif verdict.promote:
         progress.print("the gates passed, but the champion stays: see the log of `promote`", style="yellow")
     else:

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from zoneinfo import ZoneInfo
 
+from evergreen import ledger
 from evergreen.client.addresses import ServiceAddresses
 from evergreen.client.airflow import AirflowClient, AirflowConflictError, AirflowError, Json
 from evergreen.errors import EvergreenError
@@ -65,14 +66,17 @@ def retrain_model(name: str, as_of: date | None, progress: Progress) -> list[Jso
     addresses = stack.bring_up_stack(progress)
     airflow = AirflowClient(addresses.airflow, addresses.airflow_ui)
     features, retraining = f"{model.feature_model}.features", f"{model.name}.retrain"
-    _wait_until_parsed(airflow, [features, retraining], progress)
+    monitoring = [f"{model.name}.monitor"] if model.monitors else []
+    _wait_until_parsed(airflow, [features, retraining, *monitoring], progress)
     dates = [as_of] if as_of else _next_as_of_dates(model, raw, _finished_as_of_dates(airflow, retraining), progress)
     outcomes = []
     for day in dates:
         if raw:
             _deliver_raw_days(raw, model, day, progress)
         _backfill_features(airflow, features, model, _feature_days(model, day), progress)
-        _run_retraining(airflow, retraining, day, progress)
+        if monitoring and ledger.read_state(model.name).challenger:
+            _run_dag(airflow, monitoring[0], day, progress)
+        _run_dag(airflow, retraining, day, progress)
         outcomes.append(_show_results(airflow, retraining, model, day, addresses, progress))
     results.show_summary(progress, addresses, time.monotonic() - start)
     return outcomes
@@ -105,15 +109,13 @@ def _import_raw_module(model: ModelSpec) -> ModuleType | None:
 
 
 def _delivered_days(model: ModelSpec) -> set[date]:
-    """Return the days of the model for which every daily source has its raw file."""
-    spec = feature_spec(model)
-    today = datetime.now(ZoneInfo(spec.timezone)).date()
-    days = set(days_between(spec.first_day, min(today, (spec.last_day or today) + timedelta(1))))
-    daily = [source.name for source in spec.sources if source.daily]
-    if not daily:
-        return days
-    delivered = list_complete_days(storage_path(str(raw_files.raw_folder())), daily)
-    return days & {date.fromisoformat(day) for day in delivered}
+    """Return the days of the model for which every daily source has its raw file, or does not need it any more."""
+    spec, now = feature_spec(model), datetime.now(UTC)
+    today = now.astimezone(ZoneInfo(spec.timezone)).date()
+    days = days_between(spec.first_day, min(today, (spec.last_day or today) + timedelta(1)))
+    daily = {source.name: source.absence_hours for source in spec.sources if source.daily}
+    delivered = list_complete_days(storage_path(str(raw_files.raw_folder())), daily, now, spec.timezone, days)
+    return set(days) & {date.fromisoformat(day) for day in delivered}
 
 
 def _feature_days(model: ModelSpec, as_of: date) -> Sequence[date]:
@@ -125,7 +127,7 @@ def _deliver_raw_days(raw: ModuleType, model: ModelSpec, as_of: date, progress: 
     spec = feature_spec(model)
     trailing = max((source.trailing_days for source in spec.sources), default=0)
     days = days_between(max(spec.first_day, _feature_days(model, as_of)[0] - timedelta(trailing)), as_of)
-    daily = [source.name for source in spec.sources if source.daily]
+    daily = [source.name for source in spec.sources if source.daily and source.absence_hours is None]
     missing = [day for day in days if not all(raw_files.raw_file(source, day).exists() for source in daily)]
     if missing:
         progress.update(ProgressView("delivering raw days", 0, len(missing), "days"))
@@ -241,7 +243,7 @@ def _runs_by_day(airflow: AirflowClient, dag_id: str, model: ModelSpec, days: Se
     return run_progress.runs_by_day(runs, ZoneInfo(zone))
 
 
-def _run_retraining(airflow: AirflowClient, dag_id: str, as_of: date, progress: Progress) -> None:
+def _run_dag(airflow: AirflowClient, dag_id: str, as_of: date, progress: Progress) -> None:
     """Start the run for `as_of`, or continue an earlier attempt, and wait for it."""
     run_id = _run_id(as_of)
     title = f"{dag_id} as of {as_of}"

@@ -15,13 +15,15 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
-from evergreen import storage
+from evergreen import ledger, storage
 from evergreen.cli.doctor.environment import require_java
 from evergreen.cli.options import print_json
+from evergreen.cli.tables import list_challengers
 from evergreen.client.addresses import STACK_FILE, ServiceAddresses, resolve_addresses
 from evergreen.errors import EvergreenError
 from evergreen.settings import parse_host_and_port, settings, variable_name
 from evergreen.spec import Frozen
+from evergreen.spec.loader import model_names
 from evergreen_local import processes, services
 from evergreen_local.processes import ProcessIdentity
 from evergreen_local.progress import Progress, ProgressStep, ProgressView
@@ -191,6 +193,8 @@ def show_stack_status(console: Console, as_json: bool) -> None:
         console.print(f"{row['service']:8} {row['state']:5} {row['url']}  {location}")
     if not rows:
         console.print("no service is running; `evergreen up` starts them")
+    for line in list_challengers({name: ledger.read_state(name) for name in model_names()}):
+        console.print(line)
 
 
 def log_tail(log: Path, lines: int = _TAIL) -> str:

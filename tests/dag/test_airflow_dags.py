@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "models" / name).mkdir(parents=True)
         text = spec.replace('name="flight_delay"', f'name="{name}"').replace(*BROKEN.get(name, ("", "")))
         (folder / "models" / name / "model.py").write_text(text)
+        shutil.copy(ROOT / "include/evergreen_models/flight_delay/sources.py", folder / "models" / name)
     for name in ("healthy", "other", "gone", *BROKEN):
         (folder / "dags" / f"{name}.py").write_text(DAG_FILE.replace("flight_delay", name))
     return folder
@@ -61,7 +63,7 @@ def parsed(project: Path) -> dict:
 
 
 def test_broken_models_do_not_touch_the_others(parsed: dict) -> None:
-    family = ("features", "retrain", "rollback")
+    family = ("features", "monitor", "retrain", "rollback")
     assert parsed["dags"] == [f"{name}.{kind}" for name in ("healthy", "other") for kind in family]
     assert {Path(file).stem for file in parsed["errors"]} == {"gone", *BROKEN}
 

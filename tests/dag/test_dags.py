@@ -95,6 +95,7 @@ def test_the_family_of_every_model(parsed: dict) -> None:
         "check_features",
         "publish",
         "announce",
+        "report_faults",
     ]
     assert parsed["dags"]["flight_delay.retrain"]["order"] == [
         "plan",
@@ -107,6 +108,7 @@ def test_the_family_of_every_model(parsed: dict) -> None:
         "register",
         "promote",
     ]
+    assert parsed["dags"]["flight_delay.monitor"]["order"] == ["plan", "examples", "evaluate", "judge", "conclude"]
     assert parsed["dags"]["flight_delay.rollback"]["order"] == ["plan", "rollback"]
 
 

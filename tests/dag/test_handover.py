@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from evergreen.errors import HandoverError
+from evergreen.errors import Fault, HandoverError
 from evergreen.evaluation import Champion
-from evergreen.orchestration.handover import FeaturesPlan, Handover, JudgedCandidate, RetrainPlan
+from evergreen.orchestration.handover import FeaturesPlan, Handover, JudgedCandidate, RetrainPlan, StepResult
 from evergreen.window import RunReason, Window
 
 pytestmark = pytest.mark.dag
@@ -36,7 +36,10 @@ JUDGED = JudgedCandidate(
 )
 
 
-@pytest.mark.parametrize("handover", [FEATURES, RETRAIN, JUDGED], ids=lambda handover: type(handover).__name__)
+STEP = StepResult(days={str(DAY): "f" * 64}, faults=(Fault("flights.parquet: distance", "2 rows", "deliver it again"),))
+
+
+@pytest.mark.parametrize("handover", [FEATURES, STEP, RETRAIN, JUDGED], ids=lambda handover: type(handover).__name__)
 def test_load_returns_what_was_dumped(handover: Handover) -> None:
     assert type(handover).load(json.loads(json.dumps(handover.dump()))) == handover
 

@@ -36,7 +36,11 @@ def raw(tmp_path: Path) -> Path:
 
 def trigger(raw: Path | str, tmp_path: Path) -> RawDataTrigger:
     return RawDataTrigger(
-        str(raw), ["flights", "weather"], str(tmp_path / "records"), poll_seconds=POLL, settle_seconds=SETTLE
+        str(raw),
+        dict.fromkeys(("flights", "weather")),
+        str(tmp_path / "records"),
+        poll_seconds=POLL,
+        settle_seconds=SETTLE,
     )
 
 
@@ -190,21 +194,21 @@ def test_a_store_out_of_reach_is_retried(
 
 
 def test_the_trigger_is_identified_after_a_round_trip(tmp_path: Path) -> None:
-    path, kwargs = RawDataTrigger("raw", ["flights"], "records", poll_seconds=2).serialize()
+    path, kwargs = RawDataTrigger("raw", {"flights": None, "clicks": 24}, "records", poll_seconds=2).serialize()
     stored = json.loads(json.dumps(kwargs))
     assert stored == kwargs
     module, _, name = path.rpartition(".")
     assert (RawDataTrigger.__module__, RawDataTrigger.__name__) == (module, name)
     again = RawDataTrigger(**stored).serialize()
-    same = RawDataTrigger("raw", ("flights",), "records", poll_seconds=2.0).serialize()
+    same = RawDataTrigger("raw", {"flights": None, "clicks": 24}, "records", poll_seconds=2.0).serialize()
     assert BaseEventTrigger.hash(*again) == BaseEventTrigger.hash(*same) == BaseEventTrigger.hash(path, kwargs)
 
 
 def test_the_bound_holds_at_default_settings() -> None:
-    trigger = RawDataTrigger("raw", ["flights"], "records")
+    trigger = RawDataTrigger("raw", {"flights": None, "clicks": 24}, "records")
     assert trigger.settle_seconds + 2 * trigger.poll_seconds <= 8
 
 
 def test_a_trigger_without_daily_sources_is_refused() -> None:
     with pytest.raises(SpecError, match="none is daily"):
-        RawDataTrigger("raw", [], "records")
+        RawDataTrigger("raw", {}, "records")

@@ -13,18 +13,23 @@ import pytest
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from evergreen import ledger
+from evergreen.errors import StaleFeaturesError
+from evergreen.features import inputs
 from evergreen.ledger import PromotionsFrozen
 from evergreen.orchestration.dags import retrain
 from evergreen.orchestration.handover import RetrainPlan
+from evergreen.promotion import challengers
 from evergreen.registry import versions
 from evergreen.scoring.predictions import Champion
 from evergreen.spec import loader
+from evergreen.spec.gates import AgainstChampionGate
+from evergreen.spec.model import MonitorPolicy
 from evergreen.window import midnight
-from support.ledger_events import promotion, verdict_event
+from support.ledger_events import look_event, promotion, registration, verdict_event
 
 pytestmark = pytest.mark.dag
 
-PAUSED = {"training_set", "train", "backtest", "evaluate", "judge", "register", "promote"}
+PAUSED = {"rebuild", "training_set", "train", "backtest", "evaluate", "judge", "register", "promote"}
 BACKTEST = {"materialize", "evaluate", "judge", "register", "promote"}
 ZONE = "America/New_York"
 
@@ -45,6 +50,13 @@ def configure(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     load_spec = loader.load_spec
     spec = load_spec("coin").model_copy(update=changes)
     monkeypatch.setattr(loader, "load_spec", lambda name: spec if name == "coin" else load_spec(name))
+
+
+def publish_stale_days(*days: int) -> None:
+    """Publish days of January that nothing of today's code, parameters or registers has made."""
+    dataset = inputs.features_dataset(loader.load_spec("coin"))
+    for day in days:
+        dataset.publish(f"day=2013-01-{day:02}", "otherwise", {}, {"code": {"pyspark": "3.5.0"}})
 
 
 def plan(
@@ -125,3 +137,70 @@ def test_a_frozen_model_is_backtested_but_not_promoted_by_a_backfill(
     record(PromotionsFrozen(reason="stocktaking"))
     _, skipped = plan(monkeypatch, date(2013, 1, 18), "backfill", promote=promotes)
     assert skipped == skips
+
+
+def test_plan_trains_nothing_while_a_challenger_gathers_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = loader.load_spec("coin")
+    gates = (AgainstChampionGate(metric="auc", must_be="better"),)
+    configure(monkeypatch, gates=gates, keep_candidates_ready=True)
+    fingerprint = challengers.gates_fingerprint(spec.model_copy(update={"gates": gates}))
+    judged = verdict_event(20, "1").model_copy(update={"fingerprints": {"gates": fingerprint}})
+    record(verdict_event(10), promotion("1", 10, 1), look_event(judged, "inconclusive"), registration("2", 3))
+    planned, skipped = plan(monkeypatch, date(2013, 2, 1))
+    assert skipped == PAUSED
+    assert planned.pause
+    assert "version 2 gathers evidence until 2013-02-11" in planned.pause
+    configure(monkeypatch, gates=gates, monitor=MonitorPolicy(replaceable=True))
+    assert plan(monkeypatch, date(2013, 2, 1))[1] == {"backtest"}
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "manual", "asset_triggered", "backfill"])
+def test_plan_refuses_to_mix_stale_days(
+    run_type: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_stale_days(8, 9, 10)
+    configure(monkeypatch, stale_features="refuse")
+    with caplog.at_level(logging.WARNING), pytest.raises(StaleFeaturesError) as refused:
+        plan(monkeypatch, date(2013, 1, 11), run_type)
+    text = str(refused.value)
+    assert text.startswith("coin: 3 of 3 days of features are stale: 1 fault\n  - 3 days, 2013-01-08 – 2013-01-10: ")
+    for part in (
+        "pyspark was 3.5.0 and is ",
+        "flight_delay/features.py is new",
+        "Evergreen's own code has changed",
+        'run flight_delay.features with {"start"',
+    ):
+        assert part in text
+    assert "3 of 3 days of features of flight_delay are stale" in caplog.text
+
+
+def test_a_backfill_that_promotes_refuses_stale_days_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_stale_days(8)
+    configure(monkeypatch, stale_features="refuse")
+    with pytest.raises(StaleFeaturesError):
+        plan(monkeypatch, date(2013, 1, 11), "backfill", promote=True)
+
+
+def test_plan_refuses_nothing_where_nothing_is_trained(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_stale_days(8)
+    record(PromotionsFrozen(reason="stocktaking"))
+    configure(monkeypatch, stale_features="refuse")
+    assert plan(monkeypatch, date(2013, 1, 11))[1] == PAUSED - {"rebuild"}
+    configure(monkeypatch, stale_features="refuse", retrain_after_days=3, keep_candidates_ready=True)
+    assert plan(monkeypatch, date(2013, 1, 11), "asset_triggered")[1] == PAUSED - {"rebuild"} | {"materialize"}
+    assert caplog.text.count("1 of 1 days of features of flight_delay are stale") == 2
+
+
+def test_days_outside_of_the_window_may_be_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_stale_days(12, 13)
+    assert plan(monkeypatch, date(2013, 1, 11))[1] == {"backtest"}
+
+
+def test_plan_leaves_stale_days_to_the_task_that_rebuilds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_stale_days(8)
+    assert plan(monkeypatch, date(2013, 1, 11))[1] == {"backtest"}
+    assert plan(monkeypatch, date(2013, 1, 11), "backfill")[1] == BACKTEST
+    record(PromotionsFrozen(reason="stocktaking"))
+    assert plan(monkeypatch, date(2013, 1, 11))[1] == PAUSED, "the online store stays fresh"

@@ -8,10 +8,12 @@ from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from evergreen.gates.verdict import GateResult, Verdict, decide_verdict
+from evergreen.gates.verdict import GateOutcome, GateResult, Look, Verdict, decide_verdict
 from evergreen.ledger import (
+    ChallengerWithdrawn,
     ChampionLost,
     ChampionRolledBack,
+    LaterLook,
     LedgerEntry,
     LedgerEvent,
     LedgerState,
@@ -101,6 +103,36 @@ def verdict_event(
         champion_content=(champion_content or _usual_content(champion)) if champion else None,
         verdict=verdict(passed, level),
     )
+
+
+def look_event(
+    base: VerdictRecorded, outcome: GateOutcome, looks: int = 1, first_entry: int | None = None, level: float = 0.02
+) -> VerdictRecorded:
+    """Return a verdict of one gate with this outcome, after so many weekly looks at the candidate of `base`.
+
+    With `first_entry`, the entry of its first look, it is of a later one.
+    """
+    start, end = base.holdout
+    ends = [end + timedelta(7 * n) for n in range(looks)]
+    result = GateResult(
+        gate="auc_against_champion",
+        outcome=outcome,
+        candidate=0.7,
+        champion=0.69,
+        threshold=0.0,
+        alpha=level,
+        rows=1000 * looks,
+        looks=tuple(Look(end=day_, days=(day_ - start).days, level=level / 10, gain=0.01, low=-0.01) for day_ in ends),
+        reason="auc 0.7",
+    )
+    later = LaterLook(first_entry=first_entry, as_of=ends[-1]) if first_entry else None
+    return base.model_copy(
+        update={"verdict": decide_verdict([result]), "holdout": (start, ends[-1]), "later_look": later}
+    )
+
+
+def withdrawal(version: str, verdict_entry: int) -> ChallengerWithdrawn:
+    return ChallengerWithdrawn(version=version, verdict_entry=verdict_entry, reason="hopeless")
 
 
 def promotion(version: str, as_of: int, verdict_entry: int, previous: str | None = None) -> VersionPromoted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -13,22 +13,27 @@ from mlflow.exceptions import MlflowException
 
 from evergreen import ledger
 from evergreen.ledger import LedgerEntry, LedgerState, VersionRegistered
-from evergreen.promotion import rules
+from evergreen.promotion import challengers, rules
 from evergreen.registry import aliases
 from evergreen.settings import settings
 from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
-from support.ledger_events import request, verdict_event
+from support.ledger_events import look_event, request, verdict_event
 from support.model_folders import write_model_folder
 
 LEDGER_ALIASES = ("champion", "previous", "challenger")
 
 
-def ledger_model(name: str, cooldown_days: int = 0) -> ModelSpec:
+_THRESHOLD = {"kind": "threshold", "metric": "auc", "at_least": 0.6}
+COMPARISON = {"kind": "against_champion", "metric": "auc", "must_be": "better"}
+"""The gate of verdicts that are inconclusive."""
+
+
+def ledger_model(name: str, cooldown_days: int = 0, gates: Sequence[Mapping[str, object]] = (_THRESHOLD,)) -> ModelSpec:
     """Return the spec of a model that is only judged and promoted."""
     features = FeatureSpec(
         timezone="UTC",
         first_day="2013-01-01",
-        sources=(RawSource(name="flights"),),
+        sources=(RawSource(name="flights", columns={"carrier": "string"}),),
         views=("delays",),
         spine="examples",
     )
@@ -38,7 +43,7 @@ def ledger_model(name: str, cooldown_days: int = 0) -> ModelSpec:
         features=features,
         feature_service="delays",
         schedule="0 0 * * *",
-        gates=({"kind": "threshold", "metric": "auc", "at_least": 0.6},),
+        gates=tuple(gates),
         cooldown_days=cooldown_days,
     )
 
@@ -94,19 +99,24 @@ class Book:
         """Register a version that the ledger does not know, as somebody else does."""
         return self._create_version(self.folder / "model")
 
-    def judge(self, as_of: int, *, passed: bool = True, number: int | None = None) -> Candidate:
+    def judge(
+        self, as_of: int, *, passed: bool = True, number: int | None = None, is_inconclusive: bool = False
+    ) -> Candidate:
         """Register a model with data until a day, and record its verdict against the champion.
 
         It is a new model, or with `number` the one with this number.
         """
+
+        def decide(state: LedgerState) -> ledger.VerdictRecorded:
+            content = state.champion_content
+            event = verdict_event(as_of, state.champion, passed=passed, model=number, champion_content=content)
+            if not is_inconclusive:
+                return event
+            gates = challengers.gates_fingerprint(ledger_model(self.model, gates=[COMPARISON]))
+            return look_event(event.model_copy(update={"fingerprints": {"gates": gates}}), "inconclusive")
+
         number = ledger.read_state(self.model).head_number if number is None else number
-        entry = ledger.append_decision(
-            self.model,
-            "retrain",
-            lambda state: verdict_event(
-                as_of, state.champion, passed=passed, model=number, champion_content=state.champion_content
-            ),
-        )
+        entry = ledger.append_decision(self.model, "retrain", decide)
         candidate = Candidate("", entry.number, verdict_event(as_of).as_of, number)
         return replace(candidate, version=self.register_again(candidate))
 

@@ -32,14 +32,15 @@ def models_with_short_holdout(folder: Path, days: int) -> Iterator[None]:
     """Use copies in `folder` of the models that ship, judged on `days` days, in this process and in those it starts.
 
     The other models stay. Two weeks of holdout would leave next to nothing of January to train on; and what is learned
-    in ten days beats the prior by less than a week of days can show, so that gate asks for the gain alone.
+    in ten days beats the prior by less than a week of days can show, so that gate asks for the gain alone. Those days
+    decide: no candidate gathers evidence on later ones.
     """
     shipped, *others = evergreen_models.__path__
     shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in folder.glob("*/model.py"):
         text = file.read_text()
         assert "    holdout_days=14,\n" in text
-        text = text.replace("    holdout_days=14,\n", f"    holdout_days={days},\n")
+        text = text.replace("    holdout_days=14,\n", f"    holdout_days={days},\n    monitor=None,\n")
         file.write_text(text.replace('baseline="prior")', 'baseline="prior", confidence=0.5)'))
     places, variable = evergreen_models.__path__, os.environ["EVERGREEN_MODELS"]
     os.environ["EVERGREEN_MODELS"] = os.pathsep.join([str(folder), *others])

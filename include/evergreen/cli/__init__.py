@@ -137,6 +137,16 @@ def rollback_command(
     ctx.obj.print(f"version {barred} is barred until `evergreen release {model} {barred} --reason …`")
 
 
+@app.command("withdraw")
+def withdraw_command(ctx: typer.Context, model: ModelArgument, reason: ReasonOption) -> None:
+    """Withdraw the challenger: it is not promoted any more."""
+    _use_local_mlflow()
+    from evergreen.promotion import looks
+
+    version = looks.withdraw_challenger(load_spec(model), reason, actor=_actor())
+    ctx.obj.print(f"{model}: version {version} is withdrawn, and what its comparison has spent of the budget is gone")
+
+
 @app.command("release")
 def release_command(ctx: typer.Context, model: ModelArgument, version: VersionArgument, reason: ReasonOption) -> None:
     """Allow a barred version to be promoted again."""
@@ -210,6 +220,17 @@ def migrate_command(
 ) -> None:
     """Upgrade all databases to this version, and create buckets."""
     (migrate.wait_for_migration if wait else migrate.migrate)(ctx.obj)
+
+
+@app.command("draft-source")
+def draft_source_command(
+    ctx: typer.Context,
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Parquet files of one source.")],
+) -> None:
+    """Draft the declaration of a source from files."""
+    from evergreen.ingest.drafts import draft_source  # imports pyarrow
+
+    ctx.obj.print(draft_source(files))
 
 
 # Options after the model are those of the feast command.

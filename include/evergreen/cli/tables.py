@@ -20,20 +20,20 @@ from evergreen.ledger import (
     ChampionRolledBack,
     LedgerEvent,
     LedgerState,
-    PromotionDeferred,
     VerdictRecorded,
     VersionPromoted,
 )
+from evergreen.promotion.challengers import challenger_wait
 from evergreen.settings import settings
 from evergreen.spec.loader import load_spec
+from evergreen.spec.model import ModelSpec
 from evergreen.training.attempt import Attempt, read_attempts
 from evergreen.training.cost import PriceTable, TrainingCost, total_cost
 
 
 def show_history(name: str, day: date | None, console: Console, as_json: bool = False) -> None:
     """Print the champions of a model, or only the champion at the end of `day`."""
-    load_spec(name)
-    state = ledger.read_state(name)
+    model, state = load_spec(name), ledger.read_state(name)
     if as_json:
         at_day = ledger.state_at(state.entries, datetime.combine(day, time.max, UTC)) if day else state
         print_json(console, _history_record(name, at_day, only_champion=bool(day)))
@@ -55,8 +55,9 @@ def show_history(name: str, day: date | None, console: Console, as_json: bool = 
     console.print(table, soft_wrap=False)
     verdicts = state.entries.count_kind(VerdictRecorded)
     console.print(f"champion: {_format_version(state.champion)}; {verdicts} verdicts in {len(state.entries)} entries")
-    if state.challenger:
-        console.print(f"challenger: version {state.challenger}, held back: {_deferral_reason(state)}")
+    if event := state.challenger_event:
+        console.print(f"challenger: version {state.challenger}: {challenger_wait(state, model)}")
+        _show_looks(event, console)
     if state.barred_versions:
         console.print(f"barred: version {', '.join(sorted(state.barred_versions))}; `evergreen release` ends that")
     if state.accepted_change:
@@ -119,12 +120,11 @@ def _history_record(name: str, state: LedgerState, only_champion: bool) -> dict[
         }
         for tenure, entry in zip(tenures, entries, strict=True)
     ]
-    challenger = {"version": state.challenger, "held_back": _deferral_reason(state)} if state.challenger else None
     return {
         "model": name,
         "champion": state.champion,
         "champions": champions,
-        "challenger": challenger,
+        "challenger": _challenger_record(load_spec(name), state),
         "barred": sorted(state.barred_versions),
         "frozen": state.is_frozen,
         "accepted_change": state.accepted_change,
@@ -182,17 +182,47 @@ def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
     assert isinstance(event, VersionPromoted)  # nothing else begins a tenure
     verdict_event = state.find_verdict_event(event.verdict_entry)
     assert verdict_event  # or the ledger would have refused the entry
+    looks = max((len(result.looks) for result in verdict_event.verdict.results), default=0)
+    look = f", at look {looks}" if verdict_event.later_look else ""
     approval = f", approved by {event.approved_by}" if event.approved_by else ""
     share = verdict_event.verdict.unlabelled_share
     unlabelled = f", {100 * share:.2g} % of rows without a label" if share else ""
-    return verdict_event.verdict.reason.partition(":")[0] + unlabelled + approval
+    return verdict_event.verdict.reason.partition(":")[0] + look + unlabelled + approval
 
 
-def _deferral_reason(state: LedgerState) -> str:
-    entry = state.entries.find_last(PromotionDeferred, version=state.challenger_version)
-    assert entry
-    assert isinstance(entry.event, PromotionDeferred)
-    return entry.event.reason
+def list_challengers(states: Mapping[str, LedgerState]) -> list[str]:
+    """Return a sentence for each model that has a challenger: its version, and what it waits for."""
+    return [
+        f"challenger of {name}: version {state.challenger}: {challenger_wait(state, load_spec(name))}"
+        for name, state in states.items()
+        if state.challenger
+    ]
+
+
+def _challenger_record(model: ModelSpec, state: LedgerState) -> dict[str, Any] | None:
+    event = state.challenger_event
+    if event is None:
+        return None
+    return {
+        "version": state.challenger,
+        "waits_for": "evidence" if state.open_comparison else "promotion",
+        "reason": challenger_wait(state, model),
+        "looks": {r.gate: [look.model_dump(mode="json") for look in r.looks] for r in event.verdict.results if r.looks},
+    }
+
+
+def _show_looks(event: VerdictRecorded, console: Console) -> None:
+    """Print how the evidence of a challenger has grown."""
+    table = _table("its evidence")
+    table.add_column("gate")
+    for column in ("data until", "days", "level", "gain", "at least"):
+        table.add_column(column, justify="right")
+    for result in event.verdict.results:
+        for look in result.looks:
+            numbers = (f"{look.level:.2g}", f"{look.gain:+.4f}", f"{look.low:+.4f}")
+            table.add_row(result.gate, str(look.end), str(look.days), *numbers)
+    if table.row_count:
+        console.print(table, soft_wrap=False)
 
 
 def _format_version(version: str | None) -> str:

@@ -6,7 +6,7 @@ spec needs. `load_evidence` reads it back, today or in a year, for `evergreen.ga
     evaluations/flight_delay/                    under the lake's root: a dataset
         scores                                   a row per holdout row: label, predictions, clusters, groups, baselines
         metadata                                 days, champion, and what is missing, with the reason
-        champion_inputs                          its own, where the training set does not have them as it learned them
+        champion_inputs, candidate_inputs        a model's own, where the examples do not have them as it learned them
         recent_predictions, serving_costs,
         input_signature, online_sample           if a gate needs them
 
@@ -14,7 +14,7 @@ An evaluation is never replaced: its partition is named by its fingerprint. Prob
 online store that is out of date) are part of that fingerprint, so that a step that runs again measures again.
 """
 
-from evergreen.evaluation.collect import collect_evidence, evaluation_dataset, load_evidence
+from evergreen.evaluation.collect import collect_evidence, collect_look_evidence, evaluation_dataset, load_evidence
 from evergreen.evaluation.requirements import backtest_gates, verdict_code
 from evergreen.evaluation.rows import historical_evidence
 from evergreen.scoring.predictions import Champion, score_candidate, score_table
@@ -23,6 +23,7 @@ __all__ = [
     "Champion",
     "backtest_gates",
     "collect_evidence",
+    "collect_look_evidence",
     "evaluation_dataset",
     "historical_evidence",
     "load_evidence",

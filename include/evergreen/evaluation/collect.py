@@ -30,7 +30,7 @@ from evergreen.spec.model import ModelSpec
 
 # Columns of the file `scores`.
 _CLUSTER_PREFIX, _GROUP_PREFIX, _BASELINE_PREFIX = "cluster:", "group:", "baseline:"
-_CHAMPION_INPUTS = "champion_inputs"
+_INPUTS_SUFFIX = "_inputs"  # of a table: the columns that a model has learned from, where they have changed since
 
 _PARSERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "serving_costs": dict,
@@ -64,33 +64,53 @@ def collect_evidence(
     from evergreen.feature_store.training_sets import training_set_dataset
 
     evidence = measurement.evidence()
-    missing = {name: value.problem for name, value in evidence.items() if isinstance(value, MissingEvidence)}
-    # A registry or an online store may be repaired, and features of another model republished, without a change of any
-    # input. With these in the fingerprint this evaluation stays as it is, and the next one does not find it.
-    problems: dict[str, Any] = {"missing": missing} if missing else {}
-    sample = evidence.get("online_sample")
-    if isinstance(sample, OnlineSample) and sample.mismatch_count:
-        problems["online"] = asdict(sample)
-    no_champion = evidence.pop("champion") if isinstance(evidence.get("champion"), NoChampion) else None
-    if no_champion:
-        problems["no_champion"] = no_champion.reason
-    if _CHAMPION_INPUTS in evidence:
-        problems[_CHAMPION_INPUTS] = _table_sha256(evidence[_CHAMPION_INPUTS])
-    if problems:
-        inputs["problems"] = problems
-        fingerprint = fingerprints.compute_fingerprint(inputs)
-    label_counts = read_label_counts(training_set_dataset(model).file_path(training_set, "label_counts"))
-    metadata = {
-        "days": [day.isoformat() for day in labelled_days(training_set, label_counts)],
-        "label_counts": label_counts,
-        "champion": champion.version if champion else None,
-        "no_champion": no_champion and no_champion.reason,
-        "missing": missing,
+    return _publish_evidence(model, base, inputs, evidence, training_set_dataset(model), training_set, champion)
+
+
+def collect_look_evidence(
+    model: ModelSpec, examples: datasets.Manifest, challenger: Champion, champion: Champion
+) -> datasets.Manifest:
+    """Measure and publish what a look at the challenger needs: both models' scores of all days so far.
+
+    `examples` is published by `training_sets.build_look_set`. Both models are verified by their content, and get their
+    own inputs where the features have changed. A champion that cannot be scored is published as missing evidence.
+
+    Raises:
+        RegistryError, ScoringError, SignatureError: the challenger cannot be scored.
+    """
+    from evergreen.feature_store.training_sets import look_dataset
+
+    source, dataset = look_dataset(model), evaluation_dataset(model)
+    inputs: dict[str, Any] = {
+        "holdout": examples.files["holdout"].sha256,
+        "days": [examples.inputs["holdout"], examples.inputs["holdout_end"]],
+        "label_counts": examples.files["label_counts"].sha256,
+        "candidate": {"content": challenger.content},
+        "champion": {"content": champion.content},
+        "clusters": list(model.clusters),
+        "code": evidence_code(),
     }
-    partition = f"{base}-{fingerprint[:16]}"
-    measured = {name: value for name, value in evidence.items() if name not in missing}
-    files = _write_files(dataset.stage(partition, fingerprint), measured, metadata)
-    return dataset.publish(partition, fingerprint, files, inputs)
+    fingerprint = fingerprints.compute_fingerprint(inputs)
+    base = f"look-{examples.inputs['as_of']}-at-{challenger.version}-against-{champion.version}"
+    if published := dataset.find(f"{base}-{fingerprint[:16]}", fingerprint):
+        return published
+    holdout = pq.read_table(source.file_path(examples, "holdout"))
+    log.info("Scoring %s rows of the days so far", holdout.num_rows)
+    evidence: dict[str, Any] = {name: holdout[name] for name in ("event_timestamp", "label")}
+    try:
+        evidence |= _score_registered_model("candidate", model, challenger.content, examples, holdout)
+    except MissingInputsError as error:
+        raise ScoringError(
+            f"inputs of the challenger, version {challenger.version}, can no longer be made: {error}; bring them back, "
+            f"or `evergreen withdraw {model.name} --reason …`"
+        ) from None
+    try:
+        evidence |= _score_registered_model("champion", model, champion.content, examples, holdout)
+    except (MissingInputsError, ScoringError) as error:
+        evidence["champion"] = MissingEvidence(f"version {champion.version} cannot be scored: {error}")
+    for name, cluster in compute_clusters(holdout, model.clusters).items():
+        evidence[_CLUSTER_PREFIX + name] = _to_array(cluster, pa.string())
+    return _publish_evidence(model, base, inputs, evidence, source, examples, champion)
 
 
 def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
@@ -228,26 +248,17 @@ class _Measurement:
         """
         if problem := champion.overlap_problem(date.fromisoformat(self._training_set.inputs["holdout"])):
             return {"champion": MissingEvidence(problem)}
-        from evergreen.feature_store.champion_inputs import recreate_inputs
         from evergreen.registry import versions
 
         if versions.hash_candidate(self._candidate) == champion.content:
             problem = f"version {champion.version} is the candidate itself, byte for byte"
             return {"champion": MissingEvidence(problem)}
         try:
-            with versions.open_model(self._model.name, champion.content) as (folder, _):
-                inputs = versions.read_model_inputs(folder)
-                changed = inputs.changed_columns(self._training_set)
-                rows = recreate_inputs(self._model, self._training_set, holdout, inputs) if changed else holdout
-                scores = pa.array(score_table(folder, rows, inputs.column_names))
+            return _score_registered_model("champion", self._model, champion.content, self._training_set, holdout)
         except MissingInputsError as error:
             return {"champion": self._incomparable_champion(champion, error)}
         except (RegistryError, ScoringError) as error:
             return {"champion": MissingEvidence(f"version {champion.version} cannot be scored: {error}")}
-        if not changed:
-            return {"champion": scores}
-        log.info("Features have changed; made for the champion as it learned them: %s", ", ".join(changed))
-        return {"champion": scores, _CHAMPION_INPUTS: rows}
 
     def _incomparable_champion(self, champion: Champion, error: MissingInputsError) -> NoChampion | MissingEvidence:
         """Return why there is no comparison: as no fault where a person has accepted that."""
@@ -267,6 +278,70 @@ class _Measurement:
             return MissingEvidence("no day of the window has rows without a known label")
         scores = score_candidate(self._model, self._candidate, rows)
         return pa.table({"event_timestamp": rows["event_timestamp"], "candidate": scores})
+
+
+def _score_registered_model(
+    name: str, model: ModelSpec, content: str, examples: datasets.Manifest, rows: pa.Table
+) -> dict[str, Any]:
+    """Return the scores (n,) of `rows` by the registered model of this content, as evidence with this name.
+
+    Also its own inputs, if the examples do not have all of them.
+
+    Raises:
+        MissingInputsError: columns that it has learned from can no longer be made.
+        RegistryError, ScoringError, SignatureError: as `versions.open_model`.
+    """
+    from evergreen.feature_store.champion_inputs import recreate_inputs
+    from evergreen.registry import versions
+
+    with versions.open_model(model.name, content) as (folder, _):
+        inputs = versions.read_model_inputs(folder)
+        changed = inputs.changed_columns(examples)
+        own_inputs = recreate_inputs(model, examples, rows, inputs) if changed else None
+        scores = score_table(folder, rows if own_inputs is None else own_inputs, inputs.column_names)
+    if own_inputs is None:
+        return {name: pa.array(scores)}
+    log.info("Features have changed; made for the %s as it learned them: %s", name, ", ".join(changed))
+    return {name: pa.array(scores), f"{name}{_INPUTS_SUFFIX}": own_inputs}
+
+
+def _publish_evidence(
+    model: ModelSpec,
+    base: str,
+    inputs: Mapping[str, Any],
+    evidence: Mapping[str, Any],
+    source: datasets.Dataset,
+    examples: datasets.Manifest,
+    champion: Champion | None,
+) -> datasets.Manifest:
+    """Publish the evidence about the `examples` of `source` as a partition whose name begins with `base`."""
+    label_counts = read_label_counts(source.file_path(examples, "label_counts"))
+    missing = {name: value.problem for name, value in evidence.items() if isinstance(value, MissingEvidence)}
+    no_champion = next((value.reason for value in evidence.values() if isinstance(value, NoChampion)), None)
+    # A registry or an online store may be repaired, and features of another model republished, without a change of any
+    # input. With these in the fingerprint this evaluation stays as it is, and the next one does not find it.
+    problems: dict[str, Any] = {"missing": missing} if missing else {}
+    sample = evidence.get("online_sample")
+    if isinstance(sample, OnlineSample) and sample.mismatch_count:
+        problems["online"] = asdict(sample)
+    if no_champion:
+        problems["no_champion"] = no_champion
+    for name, value in evidence.items():
+        if isinstance(value, pa.Table) and name.endswith(_INPUTS_SUFFIX):
+            problems[name] = _table_sha256(value)
+    metadata = {
+        "days": [day.isoformat() for day in labelled_days(examples, label_counts)],
+        "label_counts": label_counts,
+        "champion": champion.version if champion else None,
+        "no_champion": no_champion,
+        "missing": missing,
+    }
+    inputs, dataset = {**inputs, "problems": problems} if problems else inputs, evaluation_dataset(model)
+    fingerprint = fingerprints.compute_fingerprint(inputs)
+    partition = f"{base}-{fingerprint[:16]}"
+    measured = {name: value for name, value in evidence.items() if not isinstance(value, MissingEvidence | NoChampion)}
+    files = _write_files(dataset.stage(partition, fingerprint), measured, metadata)
+    return dataset.publish(partition, fingerprint, files, inputs)
 
 
 def _table_sha256(table: pa.Table) -> str:

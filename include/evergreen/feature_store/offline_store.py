@@ -4,13 +4,15 @@ It is enabled by `type` in the section `offline_store` of feature_store.yaml, wi
 those of Feast's stock DuckDB store: inclusive boundaries (`feature ts <= entity ts <= feature ts + ttl`), the latest
 event wins and among its corrections the latest created. Only the work differs: the stock store joins every entity row
 with the whole past of its key and then drops all but one match; an ASOF join merges two sorted sides.
-It also guarantees three things that the stock store does not:
+It also guarantees four things that the stock store does not:
 
 * the rows of the result are the entity rows, in their order, each once; anything else is an error, never a shorter
   table;
 * rows with equal event and created timestamps are ranked by their position in the files, so the same files and
   entities give the same bytes;
-* a dataset of the lake is read through its manifests, so a partly published day is never visible.
+* a dataset of the lake is read through its manifests, so a partly published day is never visible;
+* features have the types that Feast declares, whatever those of the files are, and keys are compared as they are: a
+  value that would change is an error.
 
 Timestamps are compared in microseconds; those without a time zone are UTC. Whole queries are in
 `tests/unit/feature_store/snapshots`.
@@ -46,6 +48,7 @@ from feast.utils import make_tzaware
 from pydantic import PositiveInt, StrictStr
 
 from evergreen.errors import Fault, FaultsError
+from evergreen.features.types import SUPPORTED_TYPES, cast_column, common_type_problem
 from evergreen.ingest.frames import text_as_objects
 from evergreen.lake.datasets import published_files
 
@@ -61,6 +64,10 @@ _ROW_RANK = f"row(event_ts, coalesce(created_ts, '-infinity'), {_FILE_POSITION})
 # The same order as one number, for sources without a created timestamp: comparing it takes half the time.
 _MICROSECOND_STRIDE = 2**64
 _PACKED_RANK = f"epoch_us(event_ts) * {_MICROSECOND_STRIDE}::HUGEINT + file_index * {2**40}::HUGEINT + file_row_number"
+
+
+_SUPPORTED = {column_type.arrow for column_type in SUPPORTED_TYPES.values()}
+_FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
 
 
 class RetrievalError(FaultsError):
@@ -118,13 +125,13 @@ def _pull_rows(
     values = [name for name in dict.fromkeys((*join_key_columns, *feature_name_columns)) if name not in instants]
 
     def retrieve() -> pa.Table:
-        relation = _source_relation(data_source, config)
-        if relation is None:
-            types = dict.fromkeys(values, pa.null()) | dict.fromkeys(instants, pa.timestamp("us", "UTC"))
-            return pa.schema(types).empty_table()
         latest_by = join_key_columns if latest_only else None
         with _connect_duckdb(config) as con:
-            _check_source_columns(data_source.name, _column_types(con, relation), [*values, *instants])
+            files = _SourceFiles.find(con, data_source, config)
+            if not files.schemas:
+                types = dict.fromkeys(values, pa.null()) | dict.fromkeys(instants, pa.timestamp("us", "UTC"))
+                return pa.schema(types).empty_table()
+            relation = files.relation(data_source.name, values, instants)
             return con.sql(_pull_query(relation, values, instants, (start_date, end_date), latest_by)).to_arrow_table()
 
     return AsofRetrievalJob(retrieve)
@@ -178,8 +185,8 @@ class AsofOfflineStore(OfflineStore):
             table = entities
             with _connect_duckdb(config) as con:
                 for view in views:
-                    relation = _source_relation(view.source, config)
-                    columns = _asof_join(con, relation, entities, event_timestamp, view, filter_by_created_timestamp)
+                    files = _SourceFiles.find(con, view.source, config)
+                    columns = _asof_join(con, files, entities, event_timestamp, view, filter_by_created_timestamp)
                     for name, column in zip(view.columns, columns, strict=True):
                         table = table.append_column(name, column)
             return table
@@ -263,31 +270,33 @@ def _check_request(
 
 def _asof_join(
     con: duckdb.DuckDBPyConnection,
-    relation: str | None,
+    files: _SourceFiles,
     entities: pa.Table,
     event_timestamp: str,
     view: _ViewRequest,
     filter_by_created_timestamp: bool,
 ) -> list[pa.ChunkedArray]:
     """Return the columns of `view.features`, as long as `entities` and in its order."""
-    if relation is None:
+    if not files.schemas:
         return [pa.chunked_array([pa.nulls(entities.num_rows, dtype)]) for dtype in view.types]
     instants = entities[event_timestamp]
     keys = {f"key_{i}": entities[column] for i, column in enumerate(view.keys.values())}
     row_numbers = np.arange(entities.num_rows)
     con.register("entities", pa.table({"row_number": row_numbers, "entity_ts": instants, **keys}))
-    source_types, entity_types = _column_types(con, relation), _column_types(con, "entities")
-    raw_names = {mapped: raw for raw, mapped in view.source.field_mapping.items() if raw in source_types}
+    raw_names = {mapped: raw for raw, mapped in view.source.field_mapping.items() if raw in files.columns}
     timestamps = filter(None, (view.source.timestamp_field, view.source.created_timestamp_column))
     raw = {name: raw_names.get(name, name) for name in [*view.keys, *view.features, *timestamps]}
-    _check_source_columns(view.name, source_types, list(raw.values()))
+    values = [raw[name] for name in (*view.keys, *view.features)]
+    relation = files.relation(view.name, values, [name for name in raw.values() if name not in values])
+    source_types, entity_types = _column_types(con, relation), _column_types(con, "entities")
     for i, (key, column) in enumerate(view.keys.items()):
         _check_key_types(view.name, key, source_types[raw[key]], column, entity_types[f"key_{i}"])
+        _check_float_key(column, keys[f"key_{i}"])
     span = pc.min(instants).as_py(), pc.max(instants).as_py()
     query = _asof_join_query(relation, view, raw, span, filter_by_created_timestamp)
     joined = con.sql(query).to_arrow_table()
     _check_row_numbers(view.name, joined["row_number"].to_numpy(), entities.num_rows)
-    return joined.columns[1:]
+    return _as_declared(view, joined.columns[1:])
 
 
 def _asof_join_query(
@@ -382,17 +391,68 @@ def _pull_query(
     return query
 
 
-def _source_relation(source: DataSource, config: RepoConfig) -> str | None:
-    """Return the table expression that reads `source`, or None for a dataset of the lake with nothing published."""
-    if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
-        fault = Fault(f"source {source.name}", "not supported", "use a FileSource of Parquet")
-        raise RetrievalError("AsofOfflineStore", [fault])
-    path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
-    files = published_files(path)
-    if files is None:
-        return f"read_parquet({_quote_literal(path)})"
-    # The names of published folders are not data: day=… must not replace a column `day`.
-    return f"read_parquet([{', '.join(map(_quote_literal, files))}], hive_partitioning = false)" if files else None
+@dataclass(frozen=True)
+class _SourceFiles:
+    """The Parquet files of a source; there are none in a dataset of the lake with nothing published."""
+
+    arguments: str  # of DuckDB's read_parquet
+    schemas: Mapping[str, Mapping[str, str]]  # by file: its columns and their Arrow types
+
+    @classmethod
+    def find(cls, con: duckdb.DuckDBPyConnection, source: DataSource, config: RepoConfig) -> _SourceFiles:
+        if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
+            fault = Fault(f"source {source.name}", "not supported", "use a FileSource of Parquet")
+            raise RetrievalError("AsofOfflineStore", [fault])
+        path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+        if (published := published_files(path)) is not None:
+            # The names of published folders are not data: day=… must not replace a column `day`.
+            return cls(f"[{', '.join(map(_quote_literal, published))}], hive_partitioning = false", published)
+        literal = _quote_literal(path)
+        names = con.sql(
+            f"FROM parquet_file_metadata({literal}) SELECT DISTINCT file_name ORDER BY file_name"
+        ).fetchall()
+        schemas = {}
+        for (name,) in names:
+            schema = con.sql(f"FROM read_parquet({_quote_literal(name)}) LIMIT 0").to_arrow_table().schema
+            schemas[name] = {field.name: str(field.type) for field in schema}
+        return cls(literal, schemas)
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of the first file, which DuckDB takes for those of all."""
+        return list(next(iter(self.schemas.values())))
+
+    def relation(self, name: str, values: Sequence[str], instants: Sequence[str]) -> str:
+        """Return the table expression that reads these columns: keys and features, and timestamps.
+
+        Raises:
+            RetrievalError: columns are missing, or the types of several files cannot be read as one.
+        """
+        # DuckDB itself would accept `Delay` for `delay`.
+        existing = f"there are {', '.join(self.columns)}"
+        missing = [column for column in (*values, *instants) if column not in self.columns]
+        if missing:
+            faults = [Fault(column, "no such column in its files", existing) for column in missing]
+            raise RetrievalError(f"Source of {name}", faults)
+        types = {column: self._types(column) for column in values}
+        if all(len(by_type) == 1 for by_type in types.values()):
+            return f"read_parquet({self.arguments})"
+        # DuckDB would cast the columns of all files to the types of the first, and so round 0.7 to 1.
+        fix = "build their days again, or declare one type"
+        faults = []
+        for column, by_type in types.items():
+            if partial := [file for file, schema in self.schemas.items() if column not in schema]:
+                faults.append(Fault(column, f"no such column in {len(partial)} files, such as {partial[0]}", fix))
+            elif problem := common_type_problem(by_type):
+                examples = ", ".join(f"{arrow_type} in {file}" for arrow_type, file in sorted(by_type.items()))
+                faults.append(Fault(column, f"{problem}: {examples}", fix))
+        if faults:
+            raise RetrievalError(f"Source of {name}", faults)
+        return f"read_parquet({self.arguments}, union_by_name = true)"
+
+    def _types(self, column: str) -> dict[str, str]:
+        """Return the Arrow types of a column, each with the last file that has it."""
+        return {schema[column]: file for file, schema in self.schemas.items() if column in schema}
 
 
 @contextmanager
@@ -409,21 +469,40 @@ def _column_types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, st
     return {name: dtype.id for name, dtype in zip(rows.columns, rows.types, strict=True)}
 
 
-def _check_source_columns(name: str, column_types: dict[str, str], required_columns: Sequence[str]) -> None:
-    """Raise if a column is missing. DuckDB itself would accept `Delay` for `delay`."""
-    if missing := [column for column in required_columns if column not in column_types]:
-        existing = f"there are {', '.join(column_types)}"
-        faults = [Fault(column, "no such column in its files", existing) for column in missing]
-        raise RetrievalError(f"Source of {name}", faults)
-
-
 def _check_key_types(view: str, key: str, source_type: str, column: str, entity_type: str) -> None:
-    """Raise for text against anything else, which DuckDB would cast: "01" must not match 1."""
-    text = {"varchar", "enum"}
-    if entity_type != "null" and (source_type in text) != (entity_type in text):
-        problem = f"is {entity_type}, but join key {key} of view {view} is {source_type}"
-        fault = Fault(f"entity_df[{column!r}]", problem, "cast one of them")
+    """Raise for text against anything else, which DuckDB would cast: "01" must not match 1; and for floats in files."""
+    text, problem = {"varchar", "enum"}, ""
+    if source_type in ("float", "double"):
+        problem, fix = f"is {source_type} in the files of view {view}, which rounds whole numbers", "store integers"
+    elif "null" not in (entity_type, source_type) and (source_type in text) != (entity_type in text):
+        problem, fix = f"is {entity_type}, but join key {key} of view {view} is {source_type}", "cast one of them"
+    if problem:
+        raise RetrievalError(_RETRIEVAL, [Fault(f"entity_df[{column!r}]", problem, fix)])
+
+
+def _check_float_key(column: str, values: pa.ChunkedArray) -> None:
+    """Raise for a float that may have been another whole number: pandas makes floats of integers if one is missing."""
+    if not pa.types.is_floating(values.type):
+        return
+    if rounded := pc.sum(pc.greater_equal(pc.abs(values.cast(pa.float64())), _FIRST_ROUNDED_FLOAT)).as_py():
+        problem = f"is {values.type}, and {rounded:,} of its values may have been rounded"
+        fault = Fault(f"entity_df[{column!r}]", problem, "use integers; where one is missing, pandas' Int64")
         raise RetrievalError(_RETRIEVAL, [fault])
+
+
+def _as_declared(view: _ViewRequest, columns: Sequence[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
+    """Return the features with the types that Feast declares; types that Evergreen does not support are unchanged."""
+    results, faults = [], []
+    for feature, column, dtype in zip(view.features, columns, view.types, strict=True):
+        problem = None
+        if str(dtype) in _SUPPORTED:
+            column, problem = cast_column(column, dtype)
+        if problem:
+            faults.append(Fault(f"{view.name}:{feature}", problem, "build its days again, or declare another type"))
+        results.append(column)
+    if faults:
+        raise RetrievalError(_RETRIEVAL, faults)
+    return results
 
 
 def _indent(query: str) -> str:

@@ -19,12 +19,20 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.infra.provider import get_provider
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from pydantic import Field
 
-from evergreen.errors import Fault, SpecError
+from evergreen.errors import Fault, FeatureError, SpecError
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
+from evergreen.feature_store.retrieval import read_table, register_spark_views
 from evergreen.features.inputs import features_dataset
+from evergreen.features.types import SUPPORTED_TYPES, cast_columns
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec import Frozen
 from evergreen.spec.loader import feature_spec
@@ -33,6 +41,7 @@ from evergreen.window import Window, midnight
 
 _STATE_PARTITION = "state"
 _MICROSECOND = timedelta(microseconds=1)
+_BATCH_ROWS = 10_000  # of messages in memory, which take a hundred times as much as the values
 
 log = logging.getLogger(__name__)
 
@@ -103,16 +112,69 @@ def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_s
         view_names = [view.name for view in views]
         log.info("materializing %s: from %s until %s", ", ".join(view_names), start, watermark)
         _write_state(dataset, _MaterializationState(watermark=watermark))
-        store.materialize(
+        register_spark_views(model.feature_model, views)
+        for view in views:
             # Feast includes both ends. The watermark itself belongs to a day that is not in the state.
-            start_date=midnight(start, timezone).astimezone(UTC),
-            end_date=watermark - _MICROSECOND,
-            feature_views=view_names,
-        )
+            _write_view(store, view, midnight(start, timezone).astimezone(UTC), watermark - _MICROSECOND)
         write_online_marker(store, name, target.fingerprint)
         _write_state(dataset, target)
     last_day = (watermark - _MICROSECOND).astimezone(ZoneInfo(timezone)).date()
     return {"start": start.isoformat(), "end": (last_day + timedelta(1)).isoformat()}
+
+
+def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: datetime) -> None:
+    """Write the newest value of each key from `start` to `end`.
+
+    As `FeatureStore.materialize` does, whose values pass through pandas: there, a nullable integer is a float.
+
+    Raises:
+        FeatureError: published values are not of the types that Feast declares; nothing of the view was written.
+    """
+    provider, source = get_provider(store.config), view.batch_source
+    assert source is not None  # _online_views takes no others
+    raw_names = {mapped: raw for raw, mapped in source.field_mapping.items()}
+    keys = {column.name: column.dtype for column in view.entity_columns if column.name != DUMMY_ENTITY_ID}
+    features = {column.name: column.dtype for column in view.features}
+    job = provider.offline_store.pull_latest_from_table_or_query(
+        store.config,
+        source,
+        [raw_names.get(name, name) for name in keys],
+        [raw_names.get(name, name) for name in features],
+        source.timestamp_field,
+        source.created_timestamp_column,
+        start,
+        end,
+    )
+    columns = {name: SUPPORTED_TYPES[str(dtype)] for name, dtype in {**keys, **features}.items()}
+    table = read_table(job)
+    table = table.rename_columns([source.field_mapping.get(name, name) for name in table.column_names])
+    table, problems = cast_columns(table, {name: column.arrow for name, column in columns.items()})
+    if problems:
+        fix = "build its days again, or declare another type"
+        faults = [Fault(f"{view.name}.{name}", problem, fix) for name, problem in problems.items()]
+        raise FeatureError(f"features of {store.project}", faults)
+    table = table.filter(pc.field(source.timestamp_field).is_valid())
+    for name in keys:  # nobody can ask for a key that is null
+        table = table.filter(pc.field(name).is_valid())
+    for batch in table.to_batches(_BATCH_ROWS):
+        values = {name: _to_messages(batch[name], column.online) for name, column in columns.items()}
+        key_columns = [values[name] for name in keys] or [[Value(string_val=DUMMY_ENTITY_VAL)] * batch.num_rows]
+        names = list(keys) or [DUMMY_ENTITY_ID]
+        rows: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = [
+            (EntityKey(join_keys=names, entity_values=key), dict(zip(features, row, strict=True)), timestamp, None)
+            for key, row, timestamp in zip(
+                zip(*key_columns, strict=True),
+                zip(*(values[name] for name in features), strict=True),
+                batch[source.timestamp_field].to_pylist(),
+                strict=True,
+            )
+        ]
+        provider.online_write_batch(store.config, view, rows, progress=None)
+
+
+def _to_messages(column: pa.Array, field: str) -> list[Value]:
+    """Return Feast's messages of a column. As a missing value, NaN is one without content."""
+    return [Value() if value is None or value != value else Value(**{field: value}) for value in column.to_pylist()]
 
 
 def _dataset_name(model: ModelSpec) -> str:

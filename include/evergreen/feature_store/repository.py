@@ -11,22 +11,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-import runpy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from feast import Entity, FeatureService, FeatureStore, FileSource
+from feast import FeatureService, FeatureStore, FileSource
 from feast.base_feature_view import BaseFeatureView
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.registry.sql import FeastRegistrySchemaError
 
 from evergreen import storage
-from evergreen.errors import Fault, SpecError
 from evergreen.feature_store.online_backends import RedisBackend, SqliteBackend, online_backend
+from evergreen.features.definitions import definitions_file, load_definitions
 from evergreen.lake import fingerprints
 from evergreen.settings import settings
 from evergreen.spec.loader import load_spec, locate_errors
@@ -59,13 +58,10 @@ def open_feature_store(feature_model: str) -> FeatureStore:
     lock and writes nothing. Two deployments that share one registry apply theirs in turn each time.
 
     Raises:
-        SpecError: the repository has no file for this model, or it cannot be run.
+        SpecError: see `load_definitions`.
     """
     settings().home.mkdir(parents=True, exist_ok=True)
-    file = settings().feature_repo / f"{feature_model}.py"
-    if not file.is_file():
-        fix = "define its entities, feature views and feature service there"
-        raise SpecError(f"model {feature_model}", [Fault(str(file), "no such file", fix)])
+    file = definitions_file(feature_model)
     fingerprint = _definitions_fingerprint(feature_model, file)
     if store := _open_if_applied(feature_model, fingerprint):
         return store
@@ -141,7 +137,7 @@ def _open_if_applied(feature_model: str, fingerprint: str) -> FeatureStore | Non
 
 def _apply_definitions(feature_model: str, file: Path, fingerprint: str) -> FeatureStore:
     """Apply the definitions; registry and online store are marked only after that."""
-    definitions = _load_definitions(feature_model, file)
+    definitions = load_definitions(feature_model)
     store = _open_store(feature_model)
     store.apply(definitions)
     # Entities and data sources that nothing uses any more may stay: they mislead nobody.
@@ -157,13 +153,6 @@ def _apply_definitions(feature_model: str, file: Path, fingerprint: str) -> Feat
     registry.set_project_metadata(store.project, _DEFINITIONS_KEY, fingerprint)
     log.info("applied the feature definitions of %s: %s", feature_model, file)
     return store
-
-
-def _load_definitions(feature_model: str, file: Path) -> list[Any]:
-    with locate_errors(feature_model, file, "correct it"):
-        values = runpy.run_path(str(file)).values()
-    items = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
-    return [item for item in items if isinstance(item, Entity | BaseFeatureView | FeatureService)]
 
 
 def _definitions_fingerprint(feature_model: str, file: Path) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any, Self
 
@@ -16,16 +16,19 @@ from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 
-from evergreen.errors import Fault, InputsChangedError, RawDataError
+from evergreen.errors import Fault, InputsChangedError, RawDataError, SpecError, StaleFeaturesError
 from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.repository import open_feature_store
-from evergreen.features.inputs import features_dataset
-from evergreen.ingest.frames import text_as_objects, text_as_strings
+from evergreen.feature_store.retrieval import entity_frame, read_table, register_spark_views
+from evergreen.features.inputs import features_dataset, published_manifests
+from evergreen.features.staleness import days_in_reach, find_mixed_features
+from evergreen.features.types import common_type_problem, is_model_input
+from evergreen.ingest.frames import text_as_strings
 from evergreen.lake import datasets, fingerprints
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import Window, midnight
+from evergreen.window import Window, days_between, midnight
 
 _LABEL_COLUMNS = ["label", "label_known_at"]  # unknown at the time of a prediction
 _ROW_GROUP_ROWS = 65_536  # what a trainer reads at a time, and what several trainers share
@@ -76,6 +79,8 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
 
     Raises:
         RawDataError: days of the window have no published features; all are named.
+        StaleFeaturesError: days of the window were made by other code, parameters or registers than its newest day.
+        SpecError: columns have types that do not fit together, or that a model does not take.
         InputsChangedError: a day was republished while it was read.
     """
     inputs = _training_set_inputs(model, window)
@@ -85,7 +90,7 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
         log.info("training set as of %s is already published with fingerprint %.12s", window.end, fingerprint)
         return published
     days = TrainingDays.from_window(model, window)
-    spine = _read_spine(model, window)
+    spine = _read_spine(model, window.days)
     is_open = pc.invert(_is_label_known(spine, window.as_of))
     recent_day = pa.scalar(pc.max(spine.filter(is_open)["day"]).as_py(), pa.date32())
     is_used = pc.equal(spine["day"], recent_day).fill_null(False)
@@ -100,22 +105,72 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
     tables = {name: table.filter(mask) for name, mask in masks.items()}
     tables["recent"] = tables["recent"].drop_columns(_LABEL_COLUMNS)
     tables["label_counts"] = _count_labels(spine, days, window)
-    staged = dataset.stage(partition, fingerprint)
-    files = {name: staged / f"{name}.parquet" for name in tables}
-    for name, rows in tables.items():
-        pq.write_table(rows, files[name], row_group_size=_ROW_GROUP_ROWS)
-    manifest = dataset.publish(partition, fingerprint, files, inputs)
-    log.info("%s", ", ".join(f"{name}: {file.rows} rows" for name, file in manifest.files.items()))
-    return manifest
+    return _publish_tables(dataset, partition, fingerprint, tables, inputs)
 
 
-def changed_feature_partitions(model: ModelSpec, window: Window) -> list[str]:
-    """Return the published days of the window that are new, or were corrected, since the newest training set."""
-    training_sets = training_set_dataset(model)
-    newest = next((training_sets.manifest(partition) for partition in training_sets.partitions()[-1:]), None)
+def look_days_end(model: ModelSpec, window: Window, start: date) -> date:
+    """Return the day before which all days from `start` on have published features, and complete labels.
+
+    Days at the end may not be published yet. One that is missing before others is a fault: `build_look_set` names it.
+    """
+    complete = days_between(start, window.end - timedelta(model.label_delay))
+    published = published_manifests(model, complete)
+    present = [day for day in complete if day in published]
+    return present[-1] + timedelta(1) if present else start
+
+
+def build_look_set(model: ModelSpec, window: Window, start: date, end: date) -> datasets.Manifest:
+    """Publish the files `holdout` and `label_counts` for the days `start` ≤ day < `end`, and return their manifest.
+
+    They are as in a training set, with labels that were known before `window.as_of`: what a look compares two models on
+    that have learned from none of these days.
+
+    Raises:
+        RawDataError: days have no published features; all are named.
+        StaleFeaturesError: days were made by other code, parameters or registers than the newest one.
+        InputsChangedError: a day was republished while it was read.
+    """
+    days = TrainingDays(train_end=start, holdout_start=start, holdout_end=end)
+    window = replace(window, days=days_between(start, window.end))
+    inputs = _example_inputs(model, window, days, days_between(start, end))
+    fingerprint = fingerprints.compute_fingerprint(inputs)
+    dataset, partition = look_dataset(model), f"since={start}_as_of={window.end}"
+    if published := dataset.find(partition, fingerprint):
+        log.info("examples of this look are already published with fingerprint %.12s", fingerprint)
+        return published
+    spine = _read_spine(model, days_between(start, end))
+    is_labelled = _is_label_known(spine, window.as_of)
+    log.info("%s examples of %s until %s; joining features", pc.sum(is_labelled).as_py() or 0, start, end)
+    tables = {"holdout": _join_features(model, spine.filter(is_labelled))}
+    tables["label_counts"] = _count_labels(spine, days, window)
+    if _example_inputs(model, window, days, days_between(start, end)) != inputs:
+        raise InputsChangedError("features were republished while the examples were read; clear this task")
+    return _publish_tables(dataset, partition, fingerprint, tables, inputs)
+
+
+def look_dataset(model: ModelSpec) -> datasets.Dataset:
+    return datasets.open_dataset(f"looks/{model.name}")
+
+
+def days_to_read(model: ModelSpec, window: Window) -> list[date]:
+    """Return the days whose features a training set of `window` may have, by the TTLs of its views."""
+    oldest = features_dataset(model).partitions()[:1]
+    if all(datasets.partition_day(partition) >= window.start for partition in oldest):
+        return list(window.days)
+    return days_in_reach(model, window, [view["ttl_seconds"] for view in _view_definitions(model).values()])
+
+
+def changed_feature_partitions(model: ModelSpec, manifests: Iterable[datasets.Manifest]) -> list[str]:
+    """Return which published days of features are new, or were corrected, since the newest training set."""
+    newest = newest_training_set(model)
     used = newest.inputs["features"] if newest else {}
-    published = _published_days(model, window)
-    return [partition for partition, content in published.items() if used.get(partition) != content]
+    return [manifest.partition for manifest in manifests if used.get(manifest.partition) != manifest.content_hash]
+
+
+def newest_training_set(model: ModelSpec) -> datasets.Manifest | None:
+    """Return the manifest of the training set of the newest day; None if there is none."""
+    dataset = training_set_dataset(model)
+    return next((dataset.manifest(partition) for partition in dataset.partitions()[-1:]), None)
 
 
 def training_set_dataset(model: ModelSpec) -> datasets.Dataset:
@@ -141,10 +196,8 @@ def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
     store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
     views = (store.get_feature_view(projection.name) for projection in service.feature_view_projections)
-    _register_spark_views(model.feature_model, views)
-    job = store.get_historical_features(
-        entity_df=text_as_objects(entities.to_pandas(date_as_object=True)), features=service, full_feature_names=True
-    )
+    register_spark_views(model.feature_model, views)
+    job = store.get_historical_features(entity_frame(entities), service, full_feature_names=True)
     return _read_joined_rows(job, entities)
 
 
@@ -157,12 +210,12 @@ def join_views(
     `view__feature`.
     """
     numbered = entities.append_column(datasets.ROW_COLUMN, pa.array(range(entities.num_rows), pa.int64()))
-    _register_spark_views(feature_model, views)
+    register_spark_views(feature_model, views)
     job = get_provider(store.config).get_historical_features(
         store.config,
         list(views),
         references,
-        text_as_objects(numbered.to_pandas(date_as_object=True)),
+        entity_frame(numbered),
         store.registry,
         store.project,
         full_feature_names=True,
@@ -171,7 +224,7 @@ def join_views(
 
 
 def _read_joined_rows(job: RetrievalJob, entities: pa.Table) -> pa.Table:
-    table = text_as_strings(job.to_arrow())
+    table = read_table(job)
     if table.num_rows != entities.num_rows:
         raise AssertionError(f"the point-in-time join returned {table.num_rows} rows for {entities.num_rows} examples")
     return table
@@ -182,20 +235,35 @@ def training_set_code() -> dict[str, str]:
     return fingerprints.code_of((__name__, "evergreen.feature_store.offline_store"), ("feast", "duckdb", "pyarrow"))
 
 
-def _published_days(model: ModelSpec, window: Window) -> dict[str, str]:
-    """Return the content hash of each published partition of features that is a day of the window."""
-    days = {datasets.day_partition(day) for day in window.days}
-    manifests = features_dataset(model).manifests()
-    return {manifest.partition: manifest.content_hash for manifest in manifests if manifest.partition in days}
+def _publish_tables(
+    dataset: datasets.Dataset, partition: str, fingerprint: str, tables: Mapping[str, pa.Table], inputs: dict[str, Any]
+) -> datasets.Manifest:
+    staged = dataset.stage(partition, fingerprint)
+    files = {name: staged / f"{name}.parquet" for name in tables}
+    for name, rows in tables.items():
+        pq.write_table(rows, files[name], row_group_size=_ROW_GROUP_ROWS)
+    manifest = dataset.publish(partition, fingerprint, files, inputs)
+    log.info("%s", ", ".join(f"{name}: {file.rows} rows" for name, file in manifest.files.items()))
+    return manifest
 
 
 def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
-    days = TrainingDays.from_window(model, window)
-    published = _published_days(model, window)
-    if missing := sorted({datasets.day_partition(day) for day in window.days} - published.keys()):
+    return _example_inputs(model, window, TrainingDays.from_window(model, window), window.days)
+
+
+def _example_inputs(
+    model: ModelSpec, window: Window, days: TrainingDays, needed_days: Sequence[date]
+) -> dict[str, Any]:
+    """Return what examples of `needed_days` depend on; features of all days of the window may be in reach."""
+    published = published_manifests(model, days_to_read(model, window))
+    if missing := [day for day in needed_days if day not in published]:
         fix = f"run {model.feature_model}.features for these days first"
-        faults = [Fault(day, "has no published features", fix) for day in missing]
+        faults = [Fault(datasets.day_partition(day), "has no published features", fix) for day in missing]
         raise RawDataError(f"{model.name} as of {window.end}", faults)
+    if (mixed := find_mixed_features(model, published)).days:
+        fix = "clear this run from its plan task on"  # it rebuilds them, or says how to
+        faults = mixed.faults(fix if needed_days == window.days else f"{mixed.rebuild_run}, then {fix}")
+        raise StaleFeaturesError(f"{model.name} as of {window.end}: features differ from the newest day's", faults)
     return {
         "as_of": window.end.isoformat(),
         "start": window.start.isoformat(),
@@ -205,12 +273,17 @@ def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
         "label": model.label,
         "service": model.feature_service,
         "feature_model": model.feature_model,
-        "features": published,
+        "features": _contents(published[day] for day in window.days if day in published),
+        "earlier_features": _contents(manifest for day, manifest in published.items() if day < window.start),
         "definitions": _view_definitions(model),
         "offline_store": settings().offline_store,
         "known_before": window.as_of.isoformat(),
         "code": training_set_code(),
     }
+
+
+def _contents(manifests: Iterable[datasets.Manifest]) -> dict[str, str]:
+    return {manifest.partition: manifest.content_hash for manifest in manifests}
 
 
 def _view_definitions(model: ModelSpec) -> dict[str, Any]:
@@ -234,16 +307,47 @@ def _view_definitions(model: ModelSpec) -> dict[str, Any]:
     return definitions
 
 
-def _read_spine(model: ModelSpec, window: Window) -> pa.Table:
-    """Read all examples of the window, with their day."""
-    published = features_dataset(model)
-    tables = []
-    for day in window.days:
+def _read_spine(model: ModelSpec, days: Sequence[date]) -> pa.Table:
+    """Read all examples of these days, with their day.
+
+    Raises:
+        SpecError: columns have types that do not fit together, or that trainer and scorer read differently.
+    """
+    published, spine = features_dataset(model), feature_spec(model).spine
+    tables: dict[date, pa.Table] = {}
+    for day in days:
         manifest = published.manifest(datasets.day_partition(day))
         assert manifest is not None  # _training_set_inputs has checked all days
-        table = pq.read_table(published.file_path(manifest, feature_spec(model).spine), partitioning=None)
-        tables.append(table.append_column("day", pa.array([day] * table.num_rows, pa.date32())))
-    return pa.concat_tables(tables).rename_columns({model.label: "label"})
+        tables[day] = pq.read_table(published.file_path(manifest, spine), partitioning=None)
+    with_days = [table.append_column("day", pa.array([day] * len(table), pa.date32())) for day, table in tables.items()]
+    faults = list(_spine_faults(spine, tables))
+    if not faults:
+        table = text_as_strings(pa.concat_tables(with_days, promote_options="permissive"))
+        faults = list(_request_faults(model, table.schema))
+    if faults:
+        raise SpecError(f"model {model.name}", faults)
+    return table.rename_columns({model.label: "label"})
+
+
+def _spine_faults(spine: str, tables: Mapping[date, pa.Table]) -> Iterator[Fault]:
+    """Yield a fault for each column that differs between days, unless all its values stay what they are in one type."""
+    fix = "build the features of these days again"
+    for column in dict.fromkeys(name for table in tables.values() for name in table.column_names):
+        if missing := [day for day, table in tables.items() if column not in table.column_names]:
+            yield Fault(f"{spine}.{column}", f"is missing on {len(missing)} days, such as {missing[0]}", fix)
+            continue
+        days = {str(table.schema.field(column).type): day for day, table in tables.items()}
+        if problem := common_type_problem(days):
+            examples = ", ".join(f"{arrow_type} on {day}" for arrow_type, day in sorted(days.items()))
+            yield Fault(f"{spine}.{column}", f"{problem}: {examples}", fix)
+
+
+def _request_faults(model: ModelSpec, schema: pa.Schema) -> Iterator[Fault]:
+    """Yield a fault for each column of the request that is learned in another way than it is scored."""
+    for name in model.request_columns:
+        if name in schema.names and not is_model_input(schema.field(name).type):
+            problem = f"{name} is {schema.field(name).type}, which trainers and scorers do not read alike"
+            yield Fault("request_columns", problem, "let features.py return an integer, a float, a boolean or text")
 
 
 def _file_masks(examples: pa.Table, days: TrainingDays, window: Window) -> dict[str, pa.ChunkedArray]:
@@ -276,29 +380,17 @@ def _count_labels(spine: pa.Table, days: TrainingDays, window: Window) -> pa.Tab
 
 
 def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
-    """Return `spine` with all features, ordered by time. The columns of the spine are unchanged.
+    """Return `spine` with all features, ordered by time, then as in `spine`.
 
-    Feast passes them through pandas, where one missing integer makes its whole column floating point. So only the
-    features are taken from Feast's result, by row number.
+    Columns of the spine are unchanged: Feast gets only the keys.
     """
+    definitions = _view_definitions(model).values()
+    keys = {view["key_columns"].get(key, key) for view in definitions for key in view["keys"]}
     row_numbers = pa.array(range(spine.num_rows), pa.int64())
-    entities = spine.drop_columns(_LABEL_COLUMNS).append_column(datasets.ROW_COLUMN, row_numbers)
-    table = historical_features(model, entities)
-    joined = spine.take(table[datasets.ROW_COLUMN])
-    for name in sorted(set(table.column_names) - set(entities.column_names)):
+    columns = ["event_timestamp", *sorted(keys & set(spine.column_names))]
+    entities = spine.select(columns).append_column(datasets.ROW_COLUMN, row_numbers)
+    table = historical_features(model, entities).sort_by(datasets.ROW_COLUMN)
+    joined = spine
+    for name in sorted(set(table.column_names) - {*columns, datasets.ROW_COLUMN}):
         joined = joined.append_column(name, table[name])
-    keys = [field.name for field in spine.schema if pa.types.is_string(field.type)]
-    return joined.sort_by([(name, "ascending") for name in ("event_timestamp", *keys)])
-
-
-def _register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> None:
-    """Register the published tables of `views` in this process's Spark session, if Feast reads through Spark."""
-    if settings().offline_store != "spark":
-        return
-    from pyspark.sql import SparkSession
-
-    session = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
-    root = datasets.open_dataset(f"features/{feature_model}").root
-    for table in sorted({view.batch_source.name for view in views if view.batch_source}):
-        files = datasets.published_files(str(root / table)) or []
-        session.read.parquet(*files).createOrReplaceTempView(table)
+    return joined.sort_by("event_timestamp")  # which is stable

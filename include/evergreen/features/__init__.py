@@ -4,9 +4,12 @@ Each is a function over days that runs from a task, a test or a notebook, and ma
 days that are published or built already are recognized by their fingerprint and not computed again.
 
     inputs      what the features of a day depend on, and the fingerprint of that
+    staleness   which published days other code, parameters or registers have made
     planning    which days a run publishes, and which run builds each when several need it
     checks      raw files and built features against expectations (Great Expectations)
     build       the features of many days in one job (Spark)
+    row_order   the order of rows in a published file
+    steps       faulty days are left out, and reported when the others are published
     pipeline    publishing, and all steps in one call
 """
 

@@ -5,13 +5,15 @@ Light: raw files are only hashed, and no engine is imported.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evergreen.errors import Fault, RawDataError
+from evergreen.errors import Fault, FaultyDaysError, RawDataError
+from evergreen.features.definitions import declared_types
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
@@ -24,6 +26,12 @@ T = TypeVar("T")
 
 FingerprintsByDay = dict[str, str]
 """Fingerprint of the features of each day, by ISO date."""
+
+
+FaultsByDay = dict[date, list[Fault]]
+"""The faults of each day; days without a fault are left out."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,11 @@ def features_dataset(model: ModelSpec) -> datasets.Dataset:
     return datasets.open_dataset(f"features/{model.feature_model}")
 
 
+def register_files(spec: FeatureSpec) -> list[RawFile]:
+    """Return the file of each source that has one for all days."""
+    return [RawFile(source.name, None) for source in spec.sources if not source.daily]
+
+
 def raw_files_for_day(spec: FeatureSpec, day: date) -> list[RawFile]:
     """Every raw file that the features of `day` depend on, oldest first."""
     files = []
@@ -67,23 +80,34 @@ def raw_files_for_days(spec: FeatureSpec, days: Iterable[date]) -> list[RawFile]
 def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str, Any]]:
     """Return everything that the features of each of `days` depend on, by ISO date.
 
-    Raises:
-        RawDataError: raw files are missing; the error names all of them.
+    The hash of a raw file that does not exist is None.
     """
     spec, days = feature_spec(model), list(days)
-    if faults := find_missing_raw_files(spec, days):
-        raise RawDataError(f"raw data for {format_days(days)} of {model.feature_model}", faults)
-    hashes = raw_files.hash_raw_files(file.path for file in raw_files_for_days(spec, days))
-    code = feature_code(model)
+    hashes = raw_files.hash_raw_files(file.path for file in raw_files_for_days(spec, days) if file.path.exists())
+    shared = shared_inputs(model)
     return {
         day.isoformat(): {
             "day": day.isoformat(),
-            "raw": {file.name: hashes[file.path] for file in raw_files_for_day(spec, day)},
-            "parameters": {"timezone": spec.timezone, "tables": spec.tables},
-            "code": code,
+            "raw": {file.name: hashes.get(file.path) for file in raw_files_for_day(spec, day)},
+            **shared,
         }
         for day in days
     }
+
+
+def shared_inputs(model: ModelSpec) -> dict[str, Any]:
+    """Return what the features of every day depend on besides raw files."""
+    spec = feature_spec(model)
+    parameters = {
+        "timezone": spec.timezone,
+        "tables": spec.tables,
+        "trailing_days": {source.name: source.trailing_days for source in spec.sources if source.daily},
+        "columns": {
+            source.name: {name: column.type for name, column in source.columns.items()} for source in spec.sources
+        },
+        "types": declared_types(model.feature_model),
+    }
+    return {"parameters": parameters, "code": feature_code(model)}
 
 
 def feature_code(model: ModelSpec) -> dict[str, str]:
@@ -94,22 +118,29 @@ def feature_code(model: ModelSpec) -> dict[str, str]:
 
 
 def compute_day_fingerprints(model: ModelSpec, days: Iterable[date]) -> FingerprintsByDay:
-    """Return the fingerprint of the features of each day. Raises what `feature_inputs` raises."""
+    """Return the fingerprint of the features of each day."""
     return {day: compute_fingerprint(parts) for day, parts in feature_inputs(model, days).items()}
 
 
-def find_missing_raw_files(spec: FeatureSpec, days: Iterable[date]) -> list[Fault]:
-    """One fault for each raw file that `days` depend on and that has not been delivered."""
-    return [missing_raw_file_fault(file) for file in raw_files_for_days(spec, days) if not file.path.exists()]
-
-
-def missing_raw_file_fault(raw_file: RawFile) -> Fault:
-    return Fault(str(raw_file.path), "missing", "deliver it, then clear the run")
+def find_missing_raw_files(spec: FeatureSpec, files: Iterable[RawFile]) -> dict[RawFile, Fault]:
+    """The fault of each of `files` that has not been delivered and may not be absent."""
+    return {
+        file: Fault(str(file.path), "missing", "deliver it, then clear the run")
+        for file in files
+        if spec.source(file.source).empty_days != "absent" and not file.path.exists()
+    }
 
 
 def find_published_day(model: ModelSpec, day: str, fingerprint: str) -> datasets.Manifest | None:
     """The manifest of `day` if it is published with this fingerprint."""
     return features_dataset(model).find(datasets.day_partition(day), fingerprint)
+
+
+def published_manifests(model: ModelSpec, days: Iterable[date]) -> dict[date, datasets.Manifest]:
+    """Return the manifest of each of `days` that is published."""
+    dataset = features_dataset(model)
+    manifests = {day: dataset.manifest(datasets.day_partition(day)) for day in days}
+    return {day: manifest for day, manifest in manifests.items() if manifest}
 
 
 def unpublished_days(model: ModelSpec, fingerprints: FingerprintsByDay) -> FingerprintsByDay:
@@ -127,7 +158,7 @@ def newest_published_day(model: ModelSpec) -> date:
     if not partitions:
         fault = Fault("lake", "none are published", f"run {model.feature_model}.features first")
         raise RawDataError(f"features of {model.feature_model}", [fault])
-    return date.fromisoformat(partitions[-1].removeprefix("day="))
+    return datasets.partition_day(partitions[-1])
 
 
 def stale_days(model: ModelSpec, changed_days: Sequence[date]) -> list[date]:
@@ -147,6 +178,26 @@ def stale_days(model: ModelSpec, changed_days: Sequence[date]) -> list[date]:
         if manifest and any(manifest.inputs["raw"].get(file.name) != hashes[file.path] for file in files):
             stale.append(day)
     return stale
+
+
+def raise_own_faults(
+    error: type[FaultyDaysError],
+    label: str,
+    model: ModelSpec,
+    faults: FaultsByDay,
+    own_days: Collection[date] | None,
+    remaining: Mapping[str, str],
+) -> None:
+    """Raise `error` with the faults of `own_days`, by default all days, and with what `remaining` has of other days.
+
+    Faults of other days are only logged: the runs that are about those days report them.
+    """
+    own_faults = {day: faults[day] for day in faults if own_days is None or day in own_days}
+    for day in faults.keys() - own_faults.keys():
+        log.warning("%s skipped: %s; the run for that day will report it", day, "; ".join(map(str, faults[day])))
+    if own_faults:
+        distinct = list(dict.fromkeys(fault for day_faults in own_faults.values() for fault in day_faults))
+        raise error(f"{label} for {format_days(own_faults)} of {model.feature_model}", distinct, remaining)
 
 
 def split_into_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:

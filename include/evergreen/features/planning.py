@@ -52,10 +52,8 @@ def claim_days_to_build(
     """Claim those of `days` that are not published; return the days to build and the runs to wait for.
 
     At most one of the lists has elements; both are empty if every day is published. The days to build may include
-    days of other runs that are waiting.
-
-    Raises:
-        RawDataError: raw files are missing.
+    days of other runs that are waiting. Days whose raw files are missing are among them: `validate_raw_files` names
+    these with all other faults.
     """
     fingerprints = inputs.compute_day_fingerprints(model, days)
     unpublished = inputs.unpublished_days(model, fingerprints)
@@ -130,7 +128,11 @@ def days_awaited_by_other_runs(
         days_between(first, min(first + timedelta(limit), end)),
         lambda days: count_active_runs(logical_dates=[logical_date(day) for day in days]),
     )
-    return [day for day in awaited if day not in own_days and not inputs.find_missing_raw_files(spec, [day])][:capacity]
+    return [
+        day
+        for day in awaited
+        if day not in own_days and not inputs.find_missing_raw_files(spec, inputs.raw_files_for_day(spec, day))
+    ][:capacity]
 
 
 def days_with_runs(days: Sequence[date], count_runs: Callable[[Sequence[date]], int]) -> list[date]:

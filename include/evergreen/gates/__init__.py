@@ -20,7 +20,14 @@ DAGs; numpy is loaded by the first call of `judge_evidence`.
 """
 
 from evergreen.gates.alpha_spending import EarlierComparison
-from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
+from evergreen.gates.evidence import (
+    Evidence,
+    InputSignature,
+    MissingEvidence,
+    NoChampion,
+    OnlineSample,
+    unlabelled_share,
+)
 from evergreen.gates.verdict import (
     CustomGateResult,
     GateResult,
@@ -75,4 +82,5 @@ __all__ = [
     "decide_verdict",
     "judge_evidence",
     "judge_next_look",
+    "unlabelled_share",
 ]

@@ -15,9 +15,10 @@ several times a year. So `1 - confidence` of a gate is a budget for the model's 
 - Holdout days that an earlier comparison used may have shaped this candidate, through the verdicts that followed. A
   verdict is one bit, so after j of them there are 2^j candidates that they may have led to, and each receives 2^(-j)
   of the share (the union bound over an adaptive analysis: Dwork et al. 2015, Science 349:636-638, "The reusable
-  holdout", supplement). A comparison with many looks has told more: when it ended, and how. If n of its looks used the
-  days, the share is divided by 3n(n + 1); over all n and the three ways to end, the inverses add up to 1. Nothing is
-  carried into, or out of, such a comparison.
+  holdout", supplement). A comparison with many looks has told more: at which it ended, and how. If n of its looks used
+  the days, and the last one decided, the share is divided by 3·4^(n - 1); by 3·4^n if the challenger was withdrawn
+  instead. Over all n and the three ways to end (passed, failed, withdrawn), the inverses add up to 1.
+- Nothing is carried into, or out of, a comparison on such days.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class EarlierComparison:
         days: of all of its evidence, until its last look.
         spending: by gate.
         promoted: whether its verdict allowed a promotion.
-        look_ends: the day after the evidence of each look, in order, if it had several; empty if it had one.
+        look_ends: the day after the evidence of each look, in order; empty if one look was to decide.
+        is_decided: whether its last look passed or failed; False if the challenger was withdrawn before another one.
         day_correlations: by gate, as of the last look.
     """
 
@@ -65,6 +67,7 @@ class EarlierComparison:
     spending: tuple[AlphaSpend, ...]
     promoted: bool = False
     look_ends: tuple[date, ...] = ()
+    is_decided: bool = True
     day_correlations: tuple[DayCorrelation, ...] = ()
 
 
@@ -112,7 +115,7 @@ def _discount_used_days(days: tuple[date, date], earlier_comparisons: Sequence[E
     for earlier in earlier_comparisons:
         if earlier.days[0] < days[1] and days[0] < earlier.days[1]:
             looks = sum(end > days[0] for end in earlier.look_ends)
-            discount /= 3 * looks * (looks + 1) if looks else 2
+            discount /= 3 * 4.0 ** (looks - earlier.is_decided) if looks else 2
     return discount
 
 

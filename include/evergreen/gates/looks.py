@@ -63,6 +63,7 @@ def judge_gain(
     correlated = _weigh_correlation(gate, estimate, earlier_comparisons)
     look_days = (*(look.days for look in earlier_looks), days)
     last_day = max_days(alpha, look_days[0]) if accumulates else days
+    accumulates = accumulates and look_days[0] < last_day  # a first look that has all its days decides
     level = look_levels(alpha, look_days, last_day)[-1]
     gain = estimate.bounds(level, gate.scale.maximum, correlated)
     if not np.isfinite([gain.low, gain.high]).all():

@@ -7,6 +7,9 @@ A `RawDataWatcher` polls a prefix, one listing per source::
 
 A day is complete when every source has its file, none of the files has changed for a while, and each begins and
 ends as Parquet does. Other names, such as those of temporary files, are ignored.
+
+The file of a source whose days may be absent is awaited for some hours after the end of the day, and not longer. If
+it arrives later, the day has changed, and is announced again.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial
@@ -24,6 +27,7 @@ from zoneinfo import ZoneInfo
 from evergreen.ingest.announcements import Announcement, AnnouncementStore, is_iso_day
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.storage import AbstractFileSystem, UPath, is_local, storage_path
+from evergreen.window import days_between, midnight
 
 SETTLE_TIME = timedelta(seconds=3)
 """A file that has not changed for this long is complete, until it changes again."""
@@ -94,7 +98,8 @@ class RawDataWatcher:
     """
 
     prefix: str
-    sources: Sequence[str]
+    sources: Mapping[str, int | None]
+    """Hours after the end of a day, until which the file of a source may still arrive; None: it has to arrive."""
     announcements: AnnouncementStore
     settle_time: timedelta = SETTLE_TIME
     timezone: str = "UTC"  # a day that is not over there is still arriving
@@ -176,7 +181,10 @@ class RawDataWatcher:
     def _update_observations(self, now: datetime) -> None:
         """Observe the days for which every source has its file; a day whose files have not changed stays as it was."""
         observations = {}
-        for day, files in list_complete_days(self._folder, self.sources).items():
+        today = now.astimezone(ZoneInfo(self.timezone)).date()
+        end = min(today, (self.last_day or today) + timedelta(1))
+        calendar = days_between(self.first_day, end) if self.first_day else ()
+        for day, files in list_complete_days(self._folder, self.sources, now, self.timezone, calendar).items():
             observation = self._observations.get(day)
             if observation is None or observation.files != files:
                 observation = DayObservation(files, compute_delivery_id(files), now)
@@ -188,12 +196,29 @@ class RawDataWatcher:
         return storage_path(self.prefix)
 
 
-def list_complete_days(folder: UPath, sources: Sequence[str]) -> dict[str, tuple[RawFileInfo, ...]]:
-    """Return the files of each day, as in 2013-01-01, for which every one of at least one source has its file."""
+def list_complete_days(
+    folder: UPath, sources: Mapping[str, int | None], now: datetime, timezone: str, calendar: Iterable[date] = ()
+) -> dict[str, tuple[RawFileInfo, ...]]:
+    """Return the files of each day, as in 2013-01-01, for which every one of at least one source has its file.
+
+    `sources` has the hours after the end of a day, in `timezone`, after which its file may be absent; None: never. So
+    a day of the `calendar` may have no file at all.
+    """
     list_source = _list_local if is_local(folder) else _list_remote
     folder.fs.invalidate_cache()
-    listings = [dict(list_source(folder.fs, folder.path.rstrip("/"), source)) for source in sources]
-    return {day: tuple(listing[day] for listing in listings) for day in set[str].intersection(*map(set, listings))}
+    listings = {source: dict(list_source(folder.fs, folder.path.rstrip("/"), source)) for source in sources}
+    days = {*set[str]().union(*listings.values()), *map(str, calendar)}
+
+    def is_complete(day: str) -> bool:
+        waits = [sources[source] for source, listing in listings.items() if day not in listing]
+        hours = [wait for wait in waits if wait is not None]
+        if len(hours) < len(waits) or not waits:  # most days: this runs every two seconds, for each of them
+            return not waits
+        return now >= midnight(date.fromisoformat(day) + timedelta(1), timezone) + timedelta(hours=max(hours))
+
+    return {
+        day: tuple(listing[day] for listing in listings.values() if day in listing) for day in days if is_complete(day)
+    }
 
 
 def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:

@@ -272,6 +272,11 @@ def day_partition(day: date | str) -> str:
     return f"day={day}"
 
 
+def partition_day(partition: str) -> date:
+    """Return the date of a partition that `day_partition` has named."""
+    return date.fromisoformat(partition.removeprefix("day="))
+
+
 def _check_name(name: str) -> str:
     try:
         return check_file_name(name)
@@ -279,8 +284,8 @@ def _check_name(name: str) -> str:
         raise DatasetError(f"a partition or file of the lake: {error}") from None
 
 
-def published_files(path: str) -> list[str] | None:
-    """Return the files that are published under `<dataset>/<name>`, oldest partition first.
+def published_files(path: str) -> dict[str, Mapping[str, str]] | None:
+    """Return the files that are published under `<dataset>/<name>`, oldest partition first, each with its schema.
 
     Return None if `path` is not in a dataset, so that readers can treat it as an ordinary path.
     """
@@ -289,4 +294,7 @@ def published_files(path: str) -> list[str] | None:
         return None
     dataset = Dataset(folder.parent)
     manifests = [manifest for manifest in dataset.manifests() if folder.name in manifest.files]
-    return [str(dataset.file_path(manifest, folder.name)) for manifest in manifests]
+    return {
+        str(dataset.file_path(manifest, folder.name)): manifest.files[folder.name].schema or {}
+        for manifest in manifests
+    }

@@ -21,9 +21,11 @@ from pydantic import TypeAdapter, ValidationError
 from evergreen.errors import LedgerError
 from evergreen.ledger.entries import (
     BacktestRecorded,
+    ChallengerWithdrawn,
     ChampionLost,
     ChampionRolledBack,
     ChangeAccepted,
+    LaterLook,
     LedgerEntry,
     LedgerEvent,
     PromotionDeferred,
@@ -43,10 +45,12 @@ from evergreen.spec import Name
 
 __all__ = [
     "BacktestRecorded",
+    "ChallengerWithdrawn",
     "ChampionLost",
     "ChampionRolledBack",
     "ChampionTenure",
     "ChangeAccepted",
+    "LaterLook",
     "LedgerEntry",
     "LedgerEvent",
     "LedgerState",

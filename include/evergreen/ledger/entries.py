@@ -16,25 +16,39 @@ from evergreen.storage import FileName, RelativePath, Sha256
 from evergreen.window import RunReason
 
 EntryNumber = Annotated[int, Field(ge=1)]
-SNAPSHOT_FORMAT = 1
+SNAPSHOT_FORMAT = 2
 """To be raised when equal entries give another snapshot: snapshots of another format are not used."""
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(lambda instant: instant.astimezone(UTC))]
 
 
+class LaterLook(Frozen):
+    """What continues a comparison: its evidence has grown, and is judged again."""
+
+    first_entry: EntryNumber = Field(description="number of the entry with the verdict of the first look")
+    as_of: date = Field(description="labels that were known when this day began were used")
+
+
 class VerdictRecorded(Frozen):
-    """The gates have judged a candidate. Nothing acts on a verdict before it is recorded."""
+    """The gates have judged a candidate. Nothing acts on a verdict before it is recorded.
+
+    One that is inconclusive makes its candidate the challenger: the comparison goes on, look by look, until a verdict
+    is not inconclusive any more, or the challenger is withdrawn.
+    """
 
     kind: Literal["judged"] = "judged"
     run: NonEmptyStr
     run_reason: RunReason
-    as_of: date
-    holdout: tuple[date, date] = Field(description="first ≤ day < end; the last day has a labelled row")
+    as_of: date = Field(description="the candidate has data until this day, exclusively")
+    holdout: tuple[date, date] = Field(
+        description="first ≤ day < end; the last day has a labelled row. At a later look, of all days so far"
+    )
     candidate_fingerprint: NonEmptyStr
     candidate_files: dict[FileName, Sha256] = Field(min_length=1, description="SHA-256 of each file of the model")
     candidate_inputs: tuple[NonEmptyStr, ...] = Field(min_length=1, description="the columns it takes, in this order")
     champion_version: str | None = Field(description="version that the candidate was compared with, if any")
     champion_content: Sha256 | None = Field(description="`candidate_content` of that version's own verdict")
     verdict: Verdict
+    later_look: LaterLook | None = Field(None, description="None: the first look")
     evidence: dict[str, RelativePath] = Field(
         default_factory=dict, description="evaluation and report, relative to the lake"
     )
@@ -45,6 +59,16 @@ class VerdictRecorded(Frozen):
         if (self.champion_version is None) != (self.champion_content is None):
             raise ValueError("champion_version and champion_content are given together, or not at all")
         return self
+
+    @property
+    def judged_as_of(self) -> date:
+        """Return the day until which, exclusively, the verdict knows what happened."""
+        return self.later_look.as_of if self.later_look else self.as_of
+
+    @property
+    def spends_alpha(self) -> bool:
+        """Return whether something was compared with the champion."""
+        return any(result.alpha is not None for result in self.verdict.results)
 
     @property
     def candidate_content(self) -> str:
@@ -73,12 +97,21 @@ class VersionPromoted(Frozen):
 
 
 class PromotionDeferred(Frozen):
-    """A version passed its gates, but a rule defers its promotion: it is the challenger."""
+    """A version passed its gates, but a rule defers its promotion: it is the challenger, and waits for that to end."""
 
     kind: Literal["deferred"] = "deferred"
     version: NonEmptyStr
     as_of: date
     verdict_entry: EntryNumber
+    reason: NonEmptyStr
+
+
+class ChallengerWithdrawn(Frozen):
+    """The challenger is none any more, and its comparison has ended without a promotion, if it had not before."""
+
+    kind: Literal["withdrawn"] = "withdrawn"
+    version: NonEmptyStr
+    verdict_entry: EntryNumber = Field(description="number of the entry with its last verdict")
     reason: NonEmptyStr
 
 
@@ -154,6 +187,7 @@ LedgerEvent = (
     | VersionRegistered
     | VersionPromoted
     | PromotionDeferred
+    | ChallengerWithdrawn
     | ChampionRolledBack
     | ChampionLost
     | VersionReleased

@@ -79,7 +79,8 @@ class IndexRecord(NamedTuple):
         hash: of the entry's bytes: an entry that is read later is compared with it.
         kind: of its event.
         keys: the event's indexed fields, texts cut short.
-        comparison: what the verdict spent of the model's budget, if it spent any.
+        comparison: what the verdict spent of the model's budget, if it spent any, with all looks so far.
+        first_look: number of the entry with the first look of the comparison, if this verdict is of a later one.
         snapshot: hash of the snapshot that the entry names, if it names one of this format.
     """
 
@@ -88,6 +89,7 @@ class IndexRecord(NamedTuple):
     keys: Mapping[str, str | int]
     comparison: EarlierComparison | None = None
     snapshot: str | None = None
+    first_look: int | None = None
 
 
 class EntryArchive:
@@ -147,9 +149,16 @@ class EntryHistory(Sequence[LedgerEntry]):
         return sum(record.kind == kind_name for record in self.records)
 
     def comparisons(self, before_entry: int | None = None) -> tuple[EarlierComparison, ...]:
-        """Return every verdict that spent a significance level, in order; only those before entry `before_entry`."""
+        """Return every comparison that spent a significance level, as of its last look, in order.
+
+        With `before_entry`, only what is in entries before that.
+        """
         records = islice(self.records, None if before_entry is None else before_entry - 1)
-        return tuple(record.comparison for record in records if record.comparison)
+        latest: dict[int, EarlierComparison] = {}
+        for number, record in enumerate(records, 1):
+            if record.comparison:
+                latest[record.first_look or number] = record.comparison
+        return tuple(latest.values())
 
     def __len__(self) -> int:
         return len(self.records)
@@ -186,9 +195,12 @@ def _index_record(entry: LedgerEntry, entry_hash: str) -> IndexRecord:
     event = entry.event
     fields = {name: getattr(event, name, None) for name in _INDEXED_FIELDS}
     keys = {name: _index_key(value) for name, value in fields.items() if value is not None}
-    comparison = _find_comparison(event) if isinstance(event, VerdictRecorded) else None
+    comparison, first_look = None, None
+    if isinstance(event, VerdictRecorded):
+        comparison = _find_comparison(event)
+        first_look = event.later_look.first_entry if event.later_look else None
     snapshot = entry.snapshot.sha256 if entry.snapshot and entry.snapshot.format == SNAPSHOT_FORMAT else None
-    return IndexRecord(entry_hash, event.kind, keys, comparison, snapshot)
+    return IndexRecord(entry_hash, event.kind, keys, comparison, snapshot, first_look)
 
 
 def _index_key(value: object) -> str | int:
@@ -205,6 +217,12 @@ def _find_comparison(event: VerdictRecorded) -> EarlierComparison | None:
     )
     if not spending:
         return None
+    look_ends = {look.end for result in results for look in result.looks}
     return EarlierComparison(
-        days=event.holdout, spending=spending, promoted=event.verdict.promote, day_correlations=correlations
+        days=event.holdout,
+        spending=spending,
+        promoted=event.verdict.promote,
+        look_ends=tuple(sorted(look_ends)),
+        is_decided=not event.verdict.is_inconclusive,
+        day_correlations=correlations,
     )

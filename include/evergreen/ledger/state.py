@@ -65,8 +65,12 @@ class LedgerState:
 
     Attributes:
         tenures: every champion in order. Neighbours differ.
-        last_promoted_as_of: `as_of` of the last promotion, even if it was rolled back since.
-        challenger_content: the newest model whose promotion was deferred, unless it or a newer one was promoted since.
+        last_promoted_as_of: until when the last verdict that promoted knew the data, even if it was rolled back since.
+        challenger_content: the model that may replace the champion next, if there is one. While `open_comparison` is
+            set it gathers evidence; otherwise it has passed its gates, and waits for its promotion.
+        challenger_as_of: the day until which, exclusively, it has data.
+        challenger_verdict: the entry of its newest verdict.
+        open_comparison: the entry of the first verdict of a comparison that still goes on: later looks follow.
         registrations: every version as it was registered, in order.
         barred_contents: models that a rollback replaced and that were not released since.
         suspect_contents: models that were barred or lost, and not promoted since, with the last entry that barred,
@@ -83,6 +87,8 @@ class LedgerState:
     challenger_version: str | None = None
     challenger_content: str | None = None
     challenger_as_of: date | None = None
+    challenger_verdict: int | None = None
+    open_comparison: int | None = None
     registrations: Log[Registration] = field(default_factory=Log)
     barred_contents: Mapping[str, str] = field(default_factory=dict)
     suspect_contents: Mapping[str, int] = field(default_factory=dict)
@@ -175,8 +181,13 @@ class LedgerState:
 
     @property
     def comparisons(self) -> tuple[EarlierComparison, ...]:
-        """Return every verdict that spent a significance level, in order: the remaining budget follows from them."""
-        return self.entries.comparisons()
+        """Return every comparison that has ended, in order: the remaining budget follows from them."""
+        return self.entries.comparisons(before_entry=self.open_comparison)
+
+    @property
+    def challenger_event(self) -> events.VerdictRecorded | None:
+        """Return the challenger's newest verdict."""
+        return self.find_verdict_event(self.challenger_verdict) if self.challenger_verdict else None
 
     def find_verdict_event(self, entry_number: int) -> events.VerdictRecorded | None:
         """Return the verdict in entry `entry_number`, or None if it holds none."""
@@ -237,7 +248,7 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
             tenure = ChampionTenure(event.version, event.as_of, entry.number, content, labels_until)
             return replace(
                 _start_tenure(state, tenure),
-                last_promoted_as_of=event.as_of,
+                last_promoted_as_of=verdict_event.judged_as_of,
                 suspect_contents=_remove_key(state.suspect_contents, content),
                 closed_verdicts=state.closed_verdicts | {event.verdict_entry},
             )
@@ -270,7 +281,7 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
                 suspect_contents={**state.suspect_contents, released: entry.number},
             )
         case events.PromotionDeferred() as event:
-            if state.challenger_as_of and event.as_of < state.challenger_as_of:
+            if state.challenger_as_of and (event.as_of < state.challenger_as_of or state.open_comparison):
                 return state
             verdict_event = state.find_verdict_event(event.verdict_entry)
             assert verdict_event
@@ -279,7 +290,11 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
                 challenger_version=event.version,
                 challenger_content=verdict_event.candidate_content,
                 challenger_as_of=event.as_of,
+                challenger_verdict=event.verdict_entry,
             )
+        case events.ChallengerWithdrawn() as event:
+            closed = state.closed_verdicts | {event.verdict_entry}
+            return replace(_clear_challenger(state), closed_verdicts=closed)
         case events.PromotionRejected() as event:
             state = replace(state, closed_verdicts=state.closed_verdicts | {event.verdict_entry})
             verdict_event = state.find_verdict_event(event.verdict_entry)
@@ -293,10 +308,30 @@ def _apply_event(state: LedgerState, entry: LedgerEntry) -> LedgerState:
             return replace(state, is_frozen=True)
         case events.PromotionsUnfrozen():
             return replace(state, is_frozen=False)
-        case events.VerdictRecorded() | events.BacktestRecorded():
+        case events.VerdictRecorded() as event:
+            return _judge(state, event, entry.number)
+        case events.BacktestRecorded():
             return state
         case _ as never:
             assert_never(never)
+
+
+def _judge(state: LedgerState, event: events.VerdictRecorded, number: int) -> LedgerState:
+    if event.verdict.is_inconclusive:
+        content, version = event.candidate_content, state.challenger_version if event.later_look else None
+        return replace(
+            state,
+            challenger_version=version or content[:_MIN_CONTENT_DIGITS],  # until it is registered
+            challenger_content=content,
+            challenger_as_of=event.as_of,
+            challenger_verdict=number,
+            open_comparison=event.later_look.first_entry if event.later_look else number,
+        )
+    if event.later_look is None:
+        return state
+    if event.verdict.promote:
+        return replace(state, challenger_verdict=number, open_comparison=None)
+    return _clear_challenger(state)
 
 
 def _register(state: LedgerState, event: events.VersionRegistered, number: int) -> LedgerState:
@@ -336,7 +371,14 @@ def _content_of_barred(state: LedgerState, version: str) -> str | None:
 
 
 def _clear_challenger(state: LedgerState) -> LedgerState:
-    return replace(state, challenger_version=None, challenger_content=None, challenger_as_of=None)
+    return replace(
+        state,
+        challenger_version=None,
+        challenger_content=None,
+        challenger_as_of=None,
+        challenger_verdict=None,
+        open_comparison=None,
+    )
 
 
 def _sequence_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
@@ -356,7 +398,7 @@ def _event_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
     event = entry.event
     match event:
         case events.VerdictRecorded():
-            return _verdict_problem(state, event) or _future_problem(entry, event.as_of)
+            return _verdict_problem(state, event) or _future_problem(entry, event.judged_as_of)
         case events.BacktestRecorded():
             return _future_problem(entry, event.as_of)
         case events.VersionRegistered():
@@ -365,6 +407,10 @@ def _event_problem(state: LedgerState, entry: LedgerEntry) -> str | None:
             return _reference_problem(state, event.verdict_entry) or _promotion_problem(state, event)
         case events.PromotionRejected():
             return _reference_problem(state, event.verdict_entry) or _rejection_problem(state, event)
+        case events.ChallengerWithdrawn(version=version, verdict_entry=number):
+            if number == state.challenger_verdict and version == state.challenger:
+                return None
+            return f"version {version} is not the challenger by the verdict in entry {number}"
         case events.ChampionRolledBack(barred_version=replaced, restored_version=version):
             return _replacement_problem(state, "bars", replaced, version)
         case events.ChampionLost(lost_version=replaced, restored_version=version):
@@ -396,11 +442,41 @@ def _future_problem(entry: LedgerEntry, as_of: date) -> str | None:
 
 def _verdict_problem(state: LedgerState, event: events.VerdictRecorded) -> str | None:
     start, end = event.holdout
-    if not start < end <= event.as_of:
-        return f"its holdout, from {start} until {end}, does not end by {event.as_of}, the end of the candidate's data"
+    if not start < end <= event.judged_as_of:
+        return f"its holdout, from {start} until {end}, does not end by {event.judged_as_of}, the end of its data"
     if event.champion_content and state.last_tenure(event.champion_content) is None:
         return f"it compares with version {event.champion_version}, whose content was never champion"
+    if event.later_look:
+        return _look_problem(state, event, event.later_look)
+    if state.open_comparison and event.spends_alpha:
+        return f"the comparison that began in entry {state.open_comparison} goes on: it has to end first"
+    if event.verdict.is_inconclusive and state.challenger_content:
+        return f"it waits for evidence, but the challenger was {state.challenger}"
+    if event.verdict.is_inconclusive and event.champion_content != state.champion_content:
+        return f"it waits for evidence against {event.champion_version}, but the champion was {state.champion}"
     return None
+
+
+def _look_problem(state: LedgerState, event: events.VerdictRecorded, look: events.LaterLook) -> str | None:
+    """Return why this is no later look of the comparison that goes on."""
+    previous = state.challenger_event
+    if previous is None or state.open_comparison != look.first_entry:
+        return f"it continues the comparison of entry {look.first_entry}, which does not go on"
+    if event.candidate_content != previous.candidate_content or event.as_of != previous.as_of:
+        return "it is about another candidate than the look before"
+    if event.champion_content != previous.champion_content or event.champion_content != state.champion_content:
+        return "it compares with another champion than the look before, or one that was replaced"
+    start, end = previous.holdout
+    if event.holdout[0] != start or event.holdout[1] < end or look.as_of < previous.judged_as_of:
+        return "it does not have all days of the look before"
+    earlier_results = {result.gate: result for result in previous.verdict.results}
+    for result in event.verdict.results:
+        earlier = earlier_results.get(result.gate)
+        if earlier is None or result.alpha != earlier.alpha or result.looks[: len(earlier.looks)] != earlier.looks:
+            return f"gate {result.gate} does not continue its looks at the same alpha"
+        if earlier.outcome != "inconclusive" and result.outcome != earlier.outcome:
+            return f"gate {result.gate} had {earlier.outcome} already"
+    return None if len(event.verdict.results) == len(earlier_results) else "it leaves out a gate"
 
 
 def _replacement_problem(state: LedgerState, verb: str, replaced: str, version: str | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
-from evergreen.errors import HandoverError
+from evergreen.errors import Fault, HandoverError
 from evergreen.spec import Frozen
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
@@ -60,6 +60,15 @@ class FeaturesPlan(Handover):
     """The days that the run builds: unpublished days of its own and of runs that wait for it."""
 
 
+class StepResult(Handover):
+    """Result of a step of the features DAG, for the days that are not faulty."""
+
+    days: dict[str, str]
+    """Fingerprint, folder or content hash of each day."""
+    faults: tuple[Fault, ...] = ()
+    """Of the run's own days that this step and those before it have left out."""
+
+
 class RetrainPlan(Handover):
     """Result of `plan` of the retrain DAG."""
 
@@ -100,6 +109,84 @@ class RetrainPlan(Handover):
         return PromotionRequest(entry, version, self.run_reason, self.promotes, approved_by=approved_by)
 
 
+class LookPlan(Handover):
+    """Result of `plan` of the monitor DAG."""
+
+    start: date
+    end: date
+    """Until when, exclusively, the run knows the data: its `as_of`."""
+    run_reason: RunReason
+    timezone: str
+    first_entry: int | None = None
+    """The entry of the first verdict of the comparison that is looked at; None: there is nothing to look at."""
+    days: tuple[date, date] | None = None
+    """The days of all evidence so far, first ≤ day < end."""
+    challenger_version: str | None = None
+    challenger_content: str | None = None
+    champion_version: str | None = None
+    champion_content: str | None = None
+    labels_until: date | None = None
+    """Neither model has learned from a label of this day or later."""
+    verdict_entry: int | None = None
+    """The entry of a verdict that has passed, of a challenger whose promotion waits."""
+
+    def window(self) -> Window:
+        return Window.from_range(self.start, self.end, self.run_reason, self.timezone)
+
+    def promotion_request(self, entry: int, version: str, approved_by: str | None = None) -> PromotionRequest:
+        from evergreen.promotion.service import PromotionRequest
+
+        return PromotionRequest(entry, version, self.run_reason, approved_by=approved_by, as_of=self.end)
+
+    def challenger(self) -> Champion:
+        return self._model(self.challenger_version, self.challenger_content)
+
+    def champion(self) -> Champion:
+        return self._model(self.champion_version, self.champion_content)
+
+    def _model(self, version: str | None, content: str | None) -> Champion:
+        from evergreen.evaluation import Champion
+
+        assert version
+        assert content
+        assert self.labels_until
+        return Champion(version, self.labels_until, content=content)
+
+
+class ScoredLook(Handover):
+    """Result of `evaluate` of the monitor DAG."""
+
+    examples_reference: Reference
+    evaluation_reference: Reference
+
+    def examples(self, model: ModelSpec) -> Manifest:
+        from evergreen.feature_store import training_sets
+
+        return training_sets.look_dataset(model).resolve(self.examples_reference)
+
+    def evaluation(self, model: ModelSpec) -> Manifest:
+        from evergreen.evaluation import evaluation_dataset
+
+        return evaluation_dataset(model).resolve(self.evaluation_reference)
+
+
+class JudgedVerdict(Handover):
+    """What the tasks `judge` have in common: a verdict in the ledger, and the path of its report."""
+
+    entry: int
+    report: str
+
+    @classmethod
+    def from_judge(cls, xcom: XCom) -> JudgedVerdict:
+        """Parse it from the result of either task `judge`."""
+        return JudgedVerdict.load({name: xcom.get(name) for name in JudgedVerdict.model_fields})
+
+    def verdict_event(self, model_name: str) -> VerdictRecorded:
+        from evergreen import ledger
+
+        return ledger.read_verdict_event(model_name, self.entry)
+
+
 class TrainedCandidate(Handover):
     """Result of `train`. Methods raise InputsChangedError if another run has replaced what they resolve."""
 
@@ -128,15 +215,5 @@ class EvaluatedCandidate(TrainedCandidate):
         return evaluation_dataset(model).resolve(self.evaluation_reference)
 
 
-class JudgedCandidate(EvaluatedCandidate):
-    """Result of `judge`."""
-
-    entry: int
-    """Number of the ledger entry with the verdict."""
-    report: str
-    """Path of the gate report."""
-
-    def verdict_event(self, model_name: str) -> VerdictRecorded:
-        from evergreen import ledger
-
-        return ledger.read_verdict_event(model_name, self.entry)
+class JudgedCandidate(EvaluatedCandidate, JudgedVerdict):
+    """Result of `judge` of the retrain DAG."""

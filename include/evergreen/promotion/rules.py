@@ -12,10 +12,10 @@ from datetime import date, timedelta
 
 from evergreen import ledger
 from evergreen.errors import PromotionRefusedError
-from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 
-_BARRED = "its content is barred by a rollback; release it if the version was not at fault"
+BARRED = "its content is barred by a rollback; release it if the version was not at fault"
+"""Why a model that a rollback replaced is not promoted."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class PromotionRequest:
         run_reason: why the requesting run was started.
         promote_backfill: whether the run's conf lets a backfill promote.
         approved_by: the person who approved, if the model needs approval.
+        as_of: until when the requesting run knows the data, if that is later than the verdict.
     """
 
     verdict_entry: int
@@ -34,6 +35,7 @@ class PromotionRequest:
     run_reason: RunReason
     promote_backfill: bool = False
     approved_by: str | None = None
+    as_of: date | None = None
 
 
 def decide_promotion(
@@ -49,11 +51,12 @@ def decide_promotion(
     if entry := _find_promotion(state, request):
         return entry
     verdict_event = state.find_verdict_event(request.verdict_entry)
-    problem = _refusal_reason(state, request, verdict_event)
+    problem = refusal_reason(state, request)
     if verdict_event is None or problem:
         raise PromotionRefusedError(f"version {request.version} is not promoted: {problem}")
     version, as_of, number = request.version, verdict_event.as_of, request.verdict_entry
-    if reason := promotion_pause(state, as_of, cooldown_days):
+    known_until = max(verdict_event.judged_as_of, request.as_of or date.min)
+    if reason := promotion_pause(state, known_until, cooldown_days):
         entry = _last_entry(state, ledger.PromotionDeferred, verdict_entry=number, reason=reason)
         event = ledger.PromotionDeferred(version=version, as_of=as_of, verdict_entry=number, reason=reason)
         return entry or event
@@ -87,20 +90,21 @@ def promotion_pause(state: ledger.LedgerState, as_of: date, cooldown_days: int) 
     return None
 
 
-def comparison_obstacle(
-    state: ledger.LedgerState,
-    as_of: date,
-    candidate_content: str,
-    compared_version: str,
-    compared_content: str,
-    model: ModelSpec,
-) -> str | None:
-    """Return why to compare the candidate with this model would be spent in vain: it promotes nothing; else None."""
-    if candidate_content in state.barred_contents:
-        return f"the candidate cannot be promoted: {_BARRED}"
-    if problem := _champion_problem(state, as_of, compared_version, compared_content):
-        return problem
-    return None if model.keep_candidates_ready else promotion_pause(state, as_of, model.cooldown_days)
+def decide_withdrawal(state: ledger.LedgerState, version: str, reason: str) -> ledger.LedgerEvent | ledger.LedgerEntry:
+    """Withdraw the challenger `version`: its comparison ends without a promotion.
+
+    Raises:
+        PromotionRefusedError: it is not the challenger, and never was withdrawn.
+    """
+    if state.challenger_verdict and version == state.challenger:
+        return ledger.ChallengerWithdrawn(
+            version=version, verdict_entry=state.challenger_verdict, reason=_require_reason(reason)
+        )
+    if entry := _last_entry(state, ledger.ChallengerWithdrawn, version=version):
+        return entry
+    raise PromotionRefusedError(
+        f"version {version} is not the challenger, {_version_label(state.challenger)} is: there is nothing to withdraw"
+    )
 
 
 def decide_rollback(
@@ -222,7 +226,7 @@ def decide_rejection(
     """Record that a promotion was not approved: its verdict can no longer promote.
 
     Raises:
-        PromotionRefusedError: the version has been promoted already.
+        PromotionRefusedError: the version has been promoted, or withdrawn, already.
     """
     if entry := _last_entry(state, ledger.PromotionRejected, verdict_entry=verdict_entry):
         return entry
@@ -230,6 +234,8 @@ def decide_rejection(
         raise PromotionRefusedError(f"entry {verdict_entry} of the ledger holds no verdict: there is nothing to reject")
     if entry := _last_entry(state, ledger.VersionPromoted, verdict_entry=verdict_entry):
         raise PromotionRefusedError(f"version {version} was promoted by {entry.actor} already: roll back instead")
+    if entry := _last_entry(state, ledger.ChallengerWithdrawn, verdict_entry=verdict_entry):
+        raise PromotionRefusedError(f"version {version} was withdrawn by {entry.actor}: there is nothing to reject")
     return ledger.PromotionRejected(
         version=version, verdict_entry=verdict_entry, rejected_by=rejected_by, reason=_require_reason(reason)
     )
@@ -295,18 +301,24 @@ def _check_restorable(state: ledger.LedgerState, version: str) -> None:
         )
 
 
-def _refusal_reason(
-    state: ledger.LedgerState, request: PromotionRequest, verdict_event: ledger.VerdictRecorded | None
-) -> str | None:
+def refusal_reason(state: ledger.LedgerState, request: PromotionRequest) -> str | None:
+    """Return why the verdict does not allow to promote the version, now or later; None if it does.
+
+    What only defers a promotion, or an approval that is missing, is no such reason.
+    """
+    verdict_event = state.find_verdict_event(request.verdict_entry)
     if verdict_event is None:
         return f"entry {request.verdict_entry} of the ledger holds no verdict: judge the candidate first"
     if not verdict_event.verdict.promote:
         return verdict_event.verdict.reason
+    if withdrawal := _last_entry(state, ledger.ChallengerWithdrawn, verdict_entry=request.verdict_entry):
+        assert isinstance(withdrawal.event, ledger.ChallengerWithdrawn)
+        return f"it was withdrawn by {withdrawal.actor}: {withdrawal.event.reason}; retrain for another verdict"
     content = verdict_event.candidate_content
     if state.content_of(request.version) not in (None, content):
         return f"it is not the candidate that the verdict in entry {request.verdict_entry} is about"
     if content in state.barred_contents:
-        return _BARRED
+        return BARRED
     if rejection := _last_entry(state, ledger.PromotionRejected, verdict_entry=request.verdict_entry):
         assert isinstance(rejection.event, ledger.PromotionRejected)
         return f"{rejection.event.rejected_by} did not approve: {rejection.event.reason}; retrain for another verdict"
@@ -318,7 +330,7 @@ def _refusal_reason(
         return f"it was barred or lost until entry {fault}, after its verdict; retrain as of a later day"
     if request.verdict_entry < (state.vacant_since or 0):
         return "it was judged before the champion was lost; clear the run from its plan task on to judge it again"
-    if problem := _champion_problem(
+    if problem := champion_problem(
         state, verdict_event.as_of, verdict_event.champion_version, verdict_event.champion_content
     ):
         return problem
@@ -327,7 +339,7 @@ def _refusal_reason(
     return None
 
 
-def _champion_problem(
+def champion_problem(
     state: ledger.LedgerState, as_of: date, compared_version: str | None, compared_content: str | None
 ) -> str | None:
     """Return why a candidate that is compared with this model cannot replace the champion; None if it can."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from evergreen import evaluation, gates, ledger
 from evergreen.errors import InputsChangedError, PromotionRefusedError, RegistryError, ScoringError, SignatureError
 from evergreen.lake import datasets, fingerprints
-from evergreen.promotion import rules
+from evergreen.promotion import challengers, rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
 from evergreen.promotion.slices import attach_slices, detach_slices
 from evergreen.registry import aliases, anchors, versions
@@ -48,13 +48,16 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
 
     The same evaluation is judged once. The significance level of a comparison depends on earlier comparisons, so
     concurrent verdicts are decided one after the other. While a comparison could promote nothing (the model is frozen
-    or cooling down, the candidate is not newer, another version is champion), none is made; the run that is cleared
-    afterwards is judged anew.
+    or cooling down, a challenger gathers evidence, the candidate is not newer, another version is champion), none is
+    made; the run that is cleared afterwards is judged anew.
+
+    A candidate that is compared takes the place of a challenger that gathers evidence, if the spec says so: that is
+    withdrawn first, so that what it has spent counts.
     """
     evidence = evaluation.load_evidence(model, context.evaluation)
     inputs = {
         "evaluation": context.evaluation.content_hash,
-        "gates": _gates_fingerprint(model),
+        "gates": challengers.gates_fingerprint(model),
         "training_set": context.training_set.content_hash,
         "candidate": context.candidate.fingerprint,
         "judging": fingerprints.compute_fingerprint(evaluation.verdict_code(model)),
@@ -70,22 +73,24 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     champion_content = scored_champion and scored_champion["content"]
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
-        if entry := _find_verdict(state, inputs):
+        if entry := find_verdict(state, inputs):
             return entry
         basis, compared = inputs, context.champion_version
         if compared and (
-            obstacle := rules.comparison_obstacle(state, as_of, content, compared, champion_content, model)
+            obstacle := challengers.comparison_obstacle(state, as_of, content, compared, champion_content, model)
         ):
             basis = inputs | {"obstacle": obstacle}
-            if entry := _find_verdict(state, basis):
+            if entry := find_verdict(state, basis):
                 return entry
-        page = f"{context.evaluation.partition}-{fingerprints.compute_fingerprint(basis)[:16]}.html"
-        evidence_files = {
-            "evaluation": evaluation.evaluation_dataset(model).root / context.evaluation.partition,
-            "report": verdicts.root / page,
-        }
+        elif state.challenger and (reason := challengers.neglect_reason(state, model, as_of)):
+            return rules.decide_withdrawal(state, state.challenger, reason)
+        # One challenger at a time: beside one that has passed its gates, the holdout decides.
+        accumulates = model.monitors and (state.challenger is None or state.open_comparison is not None)
+        judged = _judge(model, evidence, basis, state.entries.comparisons(), accumulates)
+        if state.challenger and state.open_comparison and any(result.alpha for result in judged.results):
+            return rules.decide_withdrawal(state, state.challenger, f"replaced by the candidate of {context.run}")
         # Slices are stored before the entry that names them.
-        verdict, slice_files = detach_slices(_judge(model, evidence, basis, state.comparisons), verdicts)
+        verdict, slice_files = detach_slices(judged, verdicts)
         return ledger.VerdictRecorded(
             run=context.run,
             run_reason=context.run_reason,
@@ -97,13 +102,16 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             champion_version=context.champion_version,
             champion_content=champion_content,
             verdict=verdict,
-            evidence={name: datasets.path_in_lake(file) for name, file in evidence_files.items()} | slice_files,
+            evidence=verdict_files(model, context.evaluation, basis) | slice_files,
             fingerprints=basis,
         )
 
-    number = ledger.append_decision(model.name, context.run, decide).number
-    verdict_report_path(model, number)
-    return number
+    entry = ledger.append_decision(model.name, context.run, decide)
+    while isinstance(entry.event, ledger.ChallengerWithdrawn):
+        aliases.sync_aliases(model.name)
+        entry = ledger.append_decision(model.name, context.run, decide)
+    verdict_report_path(model, entry.number)
+    return entry.number
 
 
 def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
@@ -118,18 +126,18 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
     if file.exists():
         return file
     manifest = evaluation.evaluation_dataset(model).manifest(Path(event.evidence["evaluation"]).name)
-    if manifest is None or event.fingerprints["gates"] != _gates_fingerprint(model):
+    if manifest is None or event.fingerprints["gates"] != challengers.gates_fingerprint(model):
         raise InputsChangedError(
             f"{file}: the report of entry {verdict_entry} is missing, and cannot be rendered again because the "
             "model's gates have changed or the evaluation is gone: clear the run from its evaluate task on"
         )
     evidence = evaluation.load_evidence(model, manifest)
-    earlier = ledger.read_state(model.name).entries.comparisons(before_entry=verdict_entry)
+    first_entry = event.later_look.first_entry if event.later_look else verdict_entry
+    earlier = ledger.read_state(model.name).entries.comparisons(before_entry=first_entry)
     try:
         whole_event = attach_slices(event)
     except InputsChangedError:
-        # Equal evidence gives equal slices, and they are stored under their hash.
-        detach_slices(_judge(model, evidence, event.fingerprints, earlier), _verdict_dataset(model))
+        _restore_slices(model, first_entry, earlier)
         whole_event = attach_slices(event)
     from evergreen.reports import gate_report  # here: it loads matplotlib
 
@@ -171,7 +179,7 @@ def promote_version(model: ModelSpec, request: PromotionRequest, *, actor: str) 
         needs_approval = model.approval is not None
         return rules.decide_promotion(state, request, cooldown_days=model.cooldown_days, needs_approval=needs_approval)
 
-    event = _append_and_sync(model, actor, decide)
+    event = append_and_sync(model, actor, decide)
     return event.reason if isinstance(event, ledger.PromotionDeferred) else None
 
 
@@ -179,7 +187,7 @@ def reject_promotion(
     model: ModelSpec, verdict_entry: int, version: str, *, actor: str, rejected_by: str, reason: str
 ) -> None:
     """Record that a person, or a timeout, rejected the promotion by the verdict in `verdict_entry`."""
-    _append_and_sync(
+    append_and_sync(
         model, actor, lambda state: rules.decide_rejection(state, version, verdict_entry, rejected_by, reason)
     )
 
@@ -198,7 +206,7 @@ def roll_back_champion(
     if isinstance(plan, ledger.ChampionRolledBack):
         target_version, expected_champion = plan.restored_version, plan.barred_version
         versions.verify_version(model.name, target_version, state.content_of(target_version))
-    event = _append_and_sync(
+    event = append_and_sync(
         model,
         actor,
         lambda state: rules.decide_rollback(state, target_version, reason, expected_champion=expected_champion),
@@ -236,16 +244,22 @@ def declare_champion_lost(
         if has_files:
             restored = version
             break
-    event = _append_and_sync(
+    event = append_and_sync(
         model, actor, lambda state: rules.decide_loss(state, restored, reason, expected_champion=champion)
     )
     assert isinstance(event, ledger.ChampionLost)
     return event
 
 
+def sync_champion_aliases(model: ModelSpec) -> None:
+    """Let MLflow's aliases follow the ledger: an earlier attempt may have died before it did."""
+    if ledger.read_state(model.name).tenures:
+        aliases.sync_aliases(model.name)
+
+
 def release_version(model: ModelSpec, version: str, reason: str, *, actor: str) -> None:
     """Let a version that was barred by a rollback be promoted again."""
-    _append_and_sync(model, actor, lambda state: rules.decide_release(state, version, reason))
+    append_and_sync(model, actor, lambda state: rules.decide_release(state, version, reason))
 
 
 def accept_change(model: ModelSpec, version: str, reason: str, *, actor: str) -> None:
@@ -258,20 +272,20 @@ def accept_change(model: ModelSpec, version: str, reason: str, *, actor: str) ->
         raise PromotionRefusedError(
             f"without its champion nothing would judge a candidate of {model.name}: add a threshold or a baseline gate"
         )
-    _append_and_sync(model, actor, lambda state: rules.decide_change_acceptance(state, version, reason))
+    append_and_sync(model, actor, lambda state: rules.decide_change_acceptance(state, version, reason))
 
 
 def freeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
     """Keep the champion, whatever the gates decide."""
-    _append_and_sync(model, actor, lambda state: rules.decide_freeze(state, reason))
+    append_and_sync(model, actor, lambda state: rules.decide_freeze(state, reason))
 
 
 def unfreeze_promotions(model: ModelSpec, reason: str, *, actor: str) -> None:
     """End a freeze."""
-    _append_and_sync(model, actor, lambda state: rules.decide_unfreeze(state, reason))
+    append_and_sync(model, actor, lambda state: rules.decide_unfreeze(state, reason))
 
 
-def _append_and_sync(
+def append_and_sync(
     model: ModelSpec, actor: str, decide: Callable[[ledger.LedgerState], ledger.LedgerEvent | ledger.LedgerEntry]
 ) -> ledger.LedgerEvent:
     anchors.update_anchor(model.name)  # nothing is added to a ledger that has lost entries
@@ -293,7 +307,7 @@ def _has_files(model: ModelSpec, state: ledger.LedgerState, version: str) -> boo
         return None
 
 
-def _find_verdict(state: ledger.LedgerState, basis: Mapping[str, str]) -> ledger.LedgerEntry | None:
+def find_verdict(state: ledger.LedgerState, basis: Mapping[str, str]) -> ledger.LedgerEntry | None:
     """Return the entry with the verdict that has exactly these fingerprints."""
     return state.entries.find_last(
         ledger.VerdictRecorded, candidate_fingerprint=basis["candidate"], fingerprints=dict(basis)
@@ -305,16 +319,35 @@ def _judge(
     evidence: gates.Evidence,
     basis: Mapping[str, str],
     earlier_comparisons: Sequence[gates.EarlierComparison],
+    accumulates: bool,
 ) -> gates.Verdict:
     """Return the verdict on the evidence. An obstacle in `basis` to the promotion leaves the champion uncompared."""
     if obstacle := basis.get("obstacle"):
         evidence = replace(evidence, champion=gates.MissingEvidence(obstacle))
-    return gates.judge_evidence(model.gates, evidence, earlier_comparisons)
+    return gates.judge_evidence(model.gates, evidence, earlier_comparisons, accumulates=accumulates)
+
+
+def verdict_files(model: ModelSpec, measured: datasets.Manifest, basis: Mapping[str, str]) -> dict[str, str]:
+    """Return evaluation and report of a verdict on this basis, relative to the lake."""
+    page = f"{measured.partition}-{fingerprints.compute_fingerprint(dict(basis))[:16]}.html"
+    files = {
+        "evaluation": evaluation.evaluation_dataset(model).root / measured.partition,
+        "report": _verdict_dataset(model).root / page,
+    }
+    return {name: datasets.path_in_lake(file) for name, file in files.items()}
+
+
+def _restore_slices(model: ModelSpec, first_entry: int, earlier_comparisons: Sequence[gates.EarlierComparison]) -> None:
+    """Store the slices of a comparison's first verdict again, which its later looks keep.
+
+    Equal evidence gives equal slices, and they are stored under their hash.
+    """
+    event = ledger.read_verdict_event(model.name, first_entry)
+    if manifest := evaluation.evaluation_dataset(model).manifest(Path(event.evidence["evaluation"]).name):
+        evidence = evaluation.load_evidence(model, manifest)
+        judged = _judge(model, evidence, event.fingerprints, earlier_comparisons, accumulates=False)
+        detach_slices(judged, _verdict_dataset(model))
 
 
 def _verdict_dataset(model: ModelSpec) -> datasets.Dataset:
     return datasets.open_dataset(f"verdicts/{model.name}")
-
-
-def _gates_fingerprint(model: ModelSpec) -> str:
-    return fingerprints.compute_fingerprint([gate.model_dump(mode="json") for gate in model.gates])

@@ -375,6 +375,8 @@ def _missing_problem(model: str, state: ledger.LedgerState, content: str, proble
     roles = {state.champion_content: "champion", state.challenger_content: "challenger"}
     registration = next((item for item in reversed(state.registrations) if item.content == content), None)
     verdict_event = registration and state.find_verdict_event(registration.verdict_entry)
+    if content == state.challenger_content:
+        verdict_event = verdict_event or state.challenger_event
     run = verdict_event.run if verdict_event else "its run"
     fixes = [f"clear the register task of {run}, which registers it again from the lake", "restore the registry"]
     if content == state.champion_content:

@@ -114,6 +114,8 @@ def summarize_verdict(event: VerdictRecorded) -> str:
     if not problems:
         return f"Not to be promoted: {verdict.reason}."
     gates = f"{gate_count} gates" if gate_count > 1 else "the only gate"
+    if verdict.is_inconclusive:
+        return f"Not to be promoted yet: of {gates} for {candidate}, {problems}; none rejects it."
     return f"Not to be promoted: of {gates} for {candidate}, {problems}."
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
 from croniter import croniter
@@ -15,7 +15,9 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from evergreen.errors import Fault, SpecError
 from evergreen.spec import Frozen, Name, NonEmptyStr
-from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, Gate, PairedComparisonGate
+from evergreen.spec.columns import RawColumn
+from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, AgainstChampionGate, Gate, PairedComparisonGate
+from evergreen.spec.parameters import PARAMETERS_ERROR, Parameters
 
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 
@@ -32,19 +34,58 @@ Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$"), AfterValidat
 
 
 class RawSource(Frozen):
-    """One source of raw data. A day of features needs its file of that day and of `trailing_days` before."""
+    """One source of raw data. A day of features needs its file of that day and of `trailing_days` before.
+
+    Every file of it is read with exactly the declared columns and types.
+    """
 
     name: Name = Field(description="folder and file name of its raw files")
+    columns: Mapping[NonEmptyStr, RawColumn] = Field(
+        min_length=1, description="its columns by name: the type of each, or a `RawColumn`"
+    )
+    extra_columns: Literal["ignore", "refuse"] = Field(
+        "ignore", description="what happens to columns of a file that are not declared"
+    )
     daily: bool = Field(True, description="one file per day; otherwise one file for all days")
     trailing_days: int = Field(
         0, ge=0, le=366, description="number of earlier days whose files the features of a day need too"
     )
+    rebuild_on_change: bool = Field(
+        True,
+        description="one file for all days: whether days that are built already are stale when it changes; False for a "
+        "register that only grows, whose days are to keep what was known when they were built",
+    )
+    empty_days: Literal["refused", "delivered", "absent"] = Field(
+        "refused",
+        description="days without rows: a fault; or allowed, with a file without rows; or allowed, and the file may be "
+        "absent too",
+    )
+    absent_after_hours: int = Field(
+        24,
+        ge=1,
+        description='with `empty_days="absent"`: hours after the end of a day, until which its file may still arrive',
+    )
 
     @model_validator(mode="after")
-    def _check_trailing_days(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.trailing_days and not self.daily:
             raise ValueError("trailing_days needs daily files: leave one of them out")
+        if self.daily and not self.rebuild_on_change:
+            raise ValueError("rebuild_on_change=False needs daily=False: a corrected day is always built again")
+        if self.empty_days != "refused" and not self.daily:
+            raise ValueError(f"empty_days={self.empty_days!r} needs daily files: leave one of them out")
+        if self.empty_days != "absent" and "absent_after_hours" in self.model_fields_set:
+            raise ValueError("absent_after_hours needs empty_days='absent': leave one of them out")
+        # Spark finds columns by name whatever the case of its letters.
+        names = [name.lower() for name in self.columns]
+        if duplicates := sorted({name for name in self.columns if names.count(name.lower()) > 1}):
+            raise ValueError(f"columns {', '.join(duplicates)} differ only in case: rename all but one")
         return self
+
+    @property
+    def absence_hours(self) -> int | None:
+        """Hours after the end of a day, until which its file may still arrive; None if it has to arrive."""
+        return self.absent_after_hours if self.empty_days == "absent" else None
 
 
 class FeatureSpec(Frozen):
@@ -75,13 +116,17 @@ class FeatureSpec(Frozen):
             raise ValueError(f"spine {self.spine!r} is also a view: the spine holds labels, name it once")
         return self
 
+    def source(self, name: str) -> RawSource:
+        """The source of this name."""
+        return next(source for source in self.sources if source.name == name)
+
     @property
     def tables(self) -> tuple[str, ...]:
         """All tables of a published day."""
         return (self.spine, *self.views)
 
 
-class Resources(Frozen):
+class Resources(Frozen, allow_inf_nan=False):
     """What one training attempt may use: a local process, or a pod."""
 
     cpu: int = Field(2, ge=1, description="CPUs, and threads of the trainer")
@@ -121,6 +166,24 @@ class ApprovalPolicy(Frozen):
     )
 
 
+class MonitorPolicy(Frozen):
+    """How a candidate that no gate rejects, but that cannot prove itself yet, gathers evidence on later days.
+
+    It is the challenger. Each look is a test of all days so far. Looks that come more often promote hardly earlier, and
+    each leaves less confidence to later candidates that are judged on the same days.
+    """
+
+    schedule: Cron | None = Field(
+        None, description="when to look: cron, in the features' time zone; None: as the model's own `schedule`"
+    )
+    look_after_days: int = Field(7, ge=1, description="new days of labels for another look")
+    replaceable: bool = Field(
+        False,
+        description="train later candidates, too: one that is compared with the champion takes the place of the "
+        "challenger, whose evidence and confidence are spent",
+    )
+
+
 class ModelSpec(Frozen):
     """Everything Evergreen needs to keep one model fresh."""
 
@@ -153,7 +216,15 @@ class ModelSpec(Frozen):
         "the features' time zone; a column of the spine, such as the entity that predictions are about; or both",
     )
 
-    parameters: Mapping[str, Any] = Field(default_factory=dict, description="passed to train.fit unchanged")
+    stale_features: Literal["refuse", "rebuild"] = Field(
+        "refuse",
+        description="what a retrain does about days of features that were made by other code, parameters or registers "
+        "than they would be now: it fails and names them, or has the features DAG build them again",
+    )
+
+    parameters: Parameters = Field(
+        default_factory=dict, description="passed to train.fit unchanged: what JSON can hold, text as keys"
+    )
     seed: int = Field(0, ge=0, description="seed of all randomness in training")
     training_libraries: tuple[str, ...] = Field(
         (), description="packages of the trainer's environment whose versions the trained model depends on"
@@ -175,6 +246,11 @@ class ModelSpec(Frozen):
         "challenger is ready when that ends",
     )
     approval: ApprovalPolicy | None = Field(None, description="who approves a promotion; None: the gates decide")
+    monitor: MonitorPolicy | None = Field(
+        MonitorPolicy(),
+        description="how a candidate gathers evidence for gates that compare with the champion; None: its holdout "
+        "decides",
+    )
 
     def __init__(self, **fields: Any):
         try:
@@ -207,6 +283,11 @@ class ModelSpec(Frozen):
         return self.train_days + self.label_delay + self.holdout_days + self.label_delay
 
     @property
+    def monitors(self) -> bool:
+        """Whether a candidate may gather evidence on later days, and so has `<model>.monitor`."""
+        return self.monitor is not None and any(isinstance(gate, AgainstChampionGate) for gate in self.gates)
+
+    @property
     def builds_features(self) -> bool:
         return isinstance(self.features, FeatureSpec)
 
@@ -229,6 +310,12 @@ def _validation_faults(error: ValidationError) -> list[Fault]:
         if detail["type"] == "too_short" and any(p[:depth] == detail["loc"] and p[depth:] for p in paths):
             continue  # the list is short because an item of it is invalid, which has a fault of its own
         path = [str(part) for part in detail["loc"]]
+        if detail["type"] == PARAMETERS_ERROR:
+            faults += [
+                Fault(".".join(filter(None, (*path, fault.location))), fault.problem, fault.fix)
+                for fault in detail["ctx"]["faults"]
+            ]
+            continue
         if path[:1] == ["features"] and len(path) > 1:
             if path[1] == "constrained-str":
                 continue  # the features are a table, not another model's name

@@ -2,6 +2,8 @@
 
 from evergreen.spec.model import ModelSpec
 
+from .sources import SOURCES
+
 MODEL = ModelSpec(
     name="flight_delay",
     owner="flight-operations",
@@ -10,13 +12,7 @@ MODEL = ModelSpec(
         timezone="America/New_York",
         first_day="2013-01-01",
         last_day="2013-12-31",
-        sources=[
-            # Trailing rates look back seven days from each hour, at flights scheduled up to two days earlier.
-            dict(name="flights", trailing_days=9),
-            dict(name="weather", trailing_days=1),
-            dict(name="planes", daily=False),
-            dict(name="airports", daily=False),
-        ],
+        sources=SOURCES,
         spine="departures",
         views=["carrier_delays", "origin_delays", "destination_delays", "route_delays", "origin_weather", "aircraft"],
     ),

@@ -17,4 +17,5 @@ MODEL = ModelSpec(
         dict(kind="against_champion", metric="auc", must_be="not_worse", margin=0.3),
     ],
     approval=dict(timeout_hours=1),
+    monitor=None,  # each candidate is decided on its week, and then asked about
 )

@@ -11,6 +11,7 @@ MODEL = ModelSpec(
     retrain_after_days=3,
     train_days=10,
     holdout_days=3,
+    stale_features="rebuild",
     parameters=dict(rounds=20, max_depth=2),
     # Unreachable: its candidates are judged and registered, but never promoted.
     gates=[dict(kind="threshold", metric="auc", at_least=0.99)],

@@ -61,6 +61,32 @@ with DAG("starter", schedule=None):
     )
 """
 
+PATIENT = """
+from evergreen.spec.model import ModelSpec
+
+MODEL = ModelSpec(
+    name="patient", owner="tests", features="flight_delay", feature_service="flight_delay",
+    request_columns=["departure_minute"], label="late", schedule="0 0 * * 1",
+    train_days=4, holdout_days=6, parameters=dict({parameters}),
+    # Six days cannot tell, ten can.
+    gates=[
+        dict(kind="threshold", metric="brier", at_most=0.9),
+        dict(kind="against_champion", metric="brier", must_be="better", confidence=0.8),
+    ],
+    monitor=dict(look_after_days=4),
+)
+"""
+# A champion that gives nearly every flight one chance in two of being late.
+CHAMPION_PARAMETERS = "rounds=1, max_depth=1, base_score=0.5, learning_rate=0.01"
+
+
+def write_patient(models: Path, parameters: str) -> None:
+    """Write the spec of a model whose candidates gather evidence, or change its parameters as a person does."""
+    folder = models / "patient"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.py").write_text(PATIENT.format(parameters=parameters))
+    (folder / "train.py").write_text("from evergreen_models.flight_delay.train import fit as fit\n")
+
 
 @dataclass
 class Chain:
@@ -210,11 +236,12 @@ def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     shutil.copytree(january, home)
     before = dict(os.environ)
     os.environ["EVERGREEN_HOME"] = str(home)
-    project = make_project(home.parent / "project", "coin", "cautious")
+    project = make_project(home.parent / "project", "coin", "cautious", "patient")
     (project / "dags/starter.py").write_text(STARTER)
     os.environ["EVERGREEN_PROJECT"] = str(project)
     short_holdout = ExitStack()
     short_holdout.enter_context(models_with_short_holdout(home.parent / "models", days=7))
+    write_patient(home.parent / "models", CHAMPION_PARAMETERS)
     settings.cache_clear()
     try:
         with Progress() as progress:

@@ -110,7 +110,7 @@ def test_a_backfill_fails_for_days_without_raw_data_only(chain: Chain) -> None:
     runs = {day: chain.backfilled(FEATURES, day) for day in requested}
     assert [runs[day]["state"] for day in requested] == ["success", "failed", "failed"]
     for day in requested[1:]:
-        log = chain.log(FEATURES, runs[day]["dag_run_id"], "plan")
+        log = chain.log(FEATURES, runs[day]["dag_run_id"], "check_raw")
         assert f"day={day}/flights.parquet: missing" in log
     as_undisturbed(chain, requested[0])
 

@@ -2,75 +2,37 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from evergreen import evaluation, ledger
 from evergreen.errors import RawDataError
-from evergreen.feature_store import repository, training_sets
+from evergreen.feature_store import training_sets
 from evergreen.feature_store.model_inputs import ModelInputs
 from evergreen.gates import judge_evidence
 from evergreen.gates.alpha_spending import next_alpha
 from evergreen.lake import datasets
 from evergreen.promotion import service
 from evergreen.registry import versions
-from evergreen.settings import REPOSITORY
-from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
-from evergreen.window import RunReason, Window, days_between, midnight
+from evergreen.window import RunReason, days_between, midnight
+from support.loans import FIRST, ROWS, ZONE, loan_project, window
 
 pytestmark = pytest.mark.integration
 
-ZONE = "Asia/Tokyo"
-FIRST, LAST = date(2024, 1, 1), date(2024, 4, 30)
-LABEL_DELAY, ROWS = 30, 30
-SPEC = f"""
-from evergreen.spec.model import ModelSpec
-MODEL = ModelSpec(
-    name="loans", owner="tests", feature_service="loans", label="loss", request_columns=["amount"],
-    features=dict(timezone="{ZONE}", first_day="{FIRST}", spine="requests", views=["customers"],
-                  sources=[dict(name="bookings")]),
-    schedule="0 0 * * 1", train_days=21, holdout_days=7, label_delay={LABEL_DELAY},
-    gates=[
-        dict(kind="threshold", metric="rmse", at_most=100.0),
-        dict(kind="against_champion", metric="rmse", must_be="not_worse", margin=5.0, guarantee="lifetime"),
-        dict(kind="labelled", at_least=0.95),
-        dict(kind="churn", at_most=2.0),
-    ],
-)
-"""
-TRAIN = """
-import pyarrow.parquet as pq
-import xgboost as xgb
-
-
-def fit(job, output, checkpoints):
-    table = pq.read_table(job.training_data)
-    data = xgb.QuantileDMatrix(table.select(list(job.features)), label=table[job.label].to_numpy(), nthread=1)
-    xgb.train({"max_depth": 3, "nthread": 1}, data, 20).save_model(output / "model.ubj")
-    return {"rows": float(table.num_rows)}
-"""
-DEFINITIONS = """
-from datetime import timedelta
-from feast import Entity, FeatureService, FeatureView, Field
-from feast.types import Float64
-from feast.value_type import ValueType
-from evergreen.feature_store.repository import feature_source
-
-customer = Entity(name="customer", join_keys=["customer"], value_type=ValueType.INT64)
-customers = FeatureView(name="customers", entities=[customer], ttl=timedelta(days=1),
-                        schema=[Field(name="debt", dtype=Float64)], source=feature_source("loans", "customers"))
-loans = FeatureService(name="loans", features=[customers])
+LABEL_DELAY = 30
+GATES = """
+dict(kind="threshold", metric="rmse", at_most=100.0),
+dict(kind="against_champion", metric="rmse", must_be="not_worse", margin=5.0, guarantee="lifetime"),
+dict(kind="labelled", at_least=0.95),
+dict(kind="churn", at_most=2.0),
 """
 
 
@@ -78,52 +40,8 @@ loans = FeatureService(name="loans", features=[customers])
 def loans(
     home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
 ) -> Iterator[ModelSpec]:
-    folder = tmp_path / "evergreen_models/loans"
-    folder.mkdir(parents=True)
-    for name, text in (("__init__.py", ""), ("model.py", SPEC), ("train.py", TRAIN)):
-        (folder / name).write_text(text)
-    use_models(tmp_path / "evergreen_models", only=True)
-    (tmp_path / "feature_repo").mkdir()
-    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", tmp_path / "feature_repo")
-    (tmp_path / "feature_repo/loans.py").write_text(DEFINITIONS)
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
-    repository.settings.cache_clear()
-    repository.open_feature_store.cache_clear()
-    loader.load_spec.cache_clear()
-    for day in days_between(FIRST, LAST):
-        publish(day)
-    yield loader.load_spec("loans")
-    loader.load_spec.cache_clear()
-
-
-def publish(day: date) -> None:
-    """Publish 30 requests of a day. The losses are known after 30 days, the large ones (the last rows) after ten."""
-    random = np.random.default_rng(day.toordinal())
-    begins = datetime.combine(day, datetime.min.time(), ZoneInfo(ZONE))
-    times = [begins + timedelta(minutes=30 * row) for row in range(ROWS)]
-    debt, amount = np.sort(random.random(ROWS)) * 10, random.random(ROWS) * 10
-    delays = [timedelta(days=10 if row >= ROWS - 6 else LABEL_DELAY - 1, hours=3) for row in range(ROWS)]
-    instant = pa.timestamp("us", "UTC")
-    keys = pa.array([1000 * day.toordinal() + row for row in range(ROWS)], pa.int64())
-    requests = {
-        "event_timestamp": pa.array(times, instant),
-        "customer": keys,
-        "amount": amount,
-        "loss": debt + amount + random.normal(size=ROWS),
-        "label_known_at": pa.array([begins + delay for delay in delays], instant),
-    }
-    customers = {"event_timestamp": pa.array([begins] * ROWS, instant), "customer": keys, "debt": debt}
-    dataset, partition = datasets.open_dataset("features/loans"), datasets.day_partition(day)
-    staged = dataset.stage(partition, f"of-{day}")
-    files = {name: staged / f"{name}.parquet" for name in ("requests", "customers")}
-    pq.write_table(pa.table(requests), files["requests"])
-    pq.write_table(pa.table(customers), files["customers"])
-    dataset.publish(partition, f"of-{day}", files, {})
-
-
-def window(model: ModelSpec, as_of: date) -> Window:
-    start = max(FIRST, as_of - timedelta(model.history_days))
-    return Window.from_range(start, as_of, RunReason.SCHEDULE, ZONE)
+    with loan_project(tmp_path, monkeypatch, use_models, GATES, LABEL_DELAY, "monitor=None,") as model:
+        yield model
 
 
 def read(model: ModelSpec, examples: datasets.Manifest, name: str) -> pa.Table:

@@ -38,7 +38,7 @@ from evergreen.spec.model import ModelSpec
 MODEL = ModelSpec(
     name="ponds", feature_service="ponds",
     features=dict(timezone="America/New_York", first_day="2013-01-01", spine="visits", views=["levels", "depths"],
-                  sources=[dict(name="gauges")]),
+                  sources=[dict(name="gauges", columns=dict(x="int64"))]),
     owner="tests", label="full", schedule="0 0 * * 1", train_days=3, holdout_days=1,
     gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
 )

@@ -35,7 +35,10 @@ SPEC = """
 from evergreen.spec.model import ModelSpec
 MODEL = ModelSpec(
     name="{name}", feature_service="both", owner="tests", label="full", schedule="0 0 * * 1",
-    features=dict(timezone="UTC", first_day="2013-01-01", spine="visits", views=["levels"], sources=[dict(name="x")]),
+    features=dict(
+        timezone="UTC", first_day="2013-01-01", spine="visits", views=["levels"],
+        sources=[dict(name="x", columns=dict(x="int64"))],
+    ),
     gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
 )
 """

@@ -45,14 +45,14 @@ BAD = {
     "empty file": (lambda file: file.write_bytes(b""), ["not a readable Parquet file"]),
     "renamed column": (
         rewrite(lambda t: t.rename(columns={"dep_time": "departure"})),
-        ["1 missing: dep_time", "1 unexpected: departure"],
+        ["1 declared columns are missing: dep_time", "1 undeclared columns: departure"],
     ),
     "retyped column": (
         rewrite(lambda t: t.assign(distance=t.distance.astype(str))),
-        ["distance: column values to be of type (type_=int64)"],
+        ["distance:", "rows cannot be read as int64 without loss", "the file has string"],
     ),
-    "dropped column": (rewrite(lambda t: t.drop(columns="air_time")), ["1 missing: air_time"]),
-    "added column": (rewrite(lambda t: t.assign(gate="B7")), ["1 unexpected: gate"]),
+    "dropped column": (rewrite(lambda t: t.drop(columns="air_time")), ["1 declared columns are missing: air_time"]),
+    "added column": (rewrite(lambda t: t.assign(gate="B7")), ["1 undeclared columns: gate"]),
     "duplicated flights": (
         rewrite(lambda t: pd.concat([t, t.head(7)])),
         ["compound columns to be unique", "14 of"],
@@ -65,7 +65,7 @@ BAD = {
         rewrite(lambda t: t.assign(dep_time=t.dep_time.mask((t.index < 5) & t.arr_delay.notna()))),
         ["dep_time", "not be null", "5 of"],
     ),
-    "no rows": (rewrite(lambda t: t.head(0)), ["table row count to be between", "found 0"]),
+    "no rows": (rewrite(lambda t: t.head(0)), ["has no rows"]),
     "half of the day": (rewrite(lambda t: t.head(250)), ["table row count to be between", "found 250"]),
     "another day's rows": (rewrite(lambda t: t.assign(day=11)), ["day: column values to be in set"]),
     "an airport gone": (

@@ -36,6 +36,7 @@ MODEL = SPEC.model_copy(
         ),
         "holdout_days": 8,  # of 17: as many as weigh like five
         "parameters": {**SPEC.parameters, "rounds": 12},
+        "monitor": None,  # these days decide
     }
 )
 

@@ -1,15 +1,15 @@
-"""Validating many tables at once finds the same faults as validating one after the other."""
+"""A file has the faults that Great Expectations finds in it; what is not compiled, it validates itself."""
 
 from __future__ import annotations
 
 import gc
-import json
 import random
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import great_expectations.expectations as gxe
@@ -22,7 +22,10 @@ from great_expectations.expectations.expectation import Expectation
 from pandas.api.types import is_string_dtype
 
 from evergreen.errors import Fault
+from evergreen.ingest import expectation_metrics
 from evergreen.ingest import expectations as quality
+from evergreen.ingest.expectation_metrics import open_database
+from evergreen.ingest.frames import text_as_objects
 from evergreen_models.flight_delay import expectations
 from evergreen_models.flight_delay.features import DELAY_COLUMNS, DELAY_VIEW_KEYS, WEATHER_COLUMNS
 
@@ -38,8 +41,7 @@ Spoil = Callable[[pd.DataFrame, random.Random], pd.DataFrame]
 def stages(kind: str) -> Callable[[str], quality.ExpectationStages]:
     if kind in FEATURES:
         return lambda _: [expectations.feature_expectations(kind)]
-    columns = quality.schema_expectations(expectations.RAW_COLUMNS[kind])
-    return lambda day: [*columns, expectations.raw_expectations(kind, date.fromisoformat(day))]
+    return lambda day: [expectations.raw_expectations(kind, date.fromisoformat(day))]
 
 
 @cache
@@ -63,7 +65,9 @@ def _features(kind: str, day: str) -> pd.DataFrame:
             dest="SFO",
             departure_minute=(rows.index % 1440).astype("int32"),
             late=pd.Series(rows.index % 2).astype("float64").mask(rows.index % 7 == 0),
-            label_known_at=(rows.event_timestamp + pd.Timedelta("5h")).mask(rows.index % 7 == 0),
+            label_known_at=(rows.event_timestamp + pd.Timedelta("5h"))
+            .mask(rows.index % 7 == 0)
+            .astype("datetime64[us, UTC]"),
         )
     if kind in DELAY_VIEW_KEYS:
         rows = pd.DataFrame(
@@ -98,6 +102,8 @@ def _other_type(table: pd.DataFrame, chance: random.Random) -> pd.DataFrame:
 
 SPOILS: dict[str, Spoil] = {
     "nothing": lambda t, _: t,
+    "rows of another day": lambda t, chance: t.assign(day=t.day % 28 + 1) if "day" in t else t,
+    "no arrivals": lambda t, _: t.assign(arr_delay=float("nan")) if "arr_delay" in t else t,
     "nulls": _nulls,
     "a column of nulls": lambda t, chance: t.assign(**{_any_column(t, chance): None}),
     "out of range": _out_of_range,
@@ -114,228 +120,159 @@ SPOILS: dict[str, Spoil] = {
 }
 
 
-@cache
-def faults_of_the_good(kind: str, day: str) -> tuple[Fault, ...]:
-    return quality.validate_table(good(kind)[day], day, *stages(kind)(day)).faults
+def validate(file: Path, name: str, *stages: Sequence[Expectation]) -> quality.ValidationReport:
+    with open_database() as database:
+        return quality.validate_file(database, file, name, *stages)
 
 
-def assert_same(tables: Mapping[str, pd.DataFrame], kind: str) -> Mapping[str, quality.ValidationReport]:
-    expected = {
-        day: faults_of_the_good(kind, day)
-        if table is good(kind).get(day)
-        else quality.validate_table(table, day, *stages(kind)(day)).faults
-        for day, table in tables.items()
-    }
-    reports = quality.validate_tables(tables, stages(kind))
-    assert {day: report.faults for day, report in reports.items()} == expected
-    return reports
+def write(table: pd.DataFrame, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "table.parquet"
+    table.to_parquet(file)
+    return file
+
+
+def faults_in_pandas(file: Path, stages: quality.ExpectationStages) -> list[Fault]:
+    """The faults that Great Expectations finds itself."""
+    table = text_as_objects(pd.read_parquet(file))
+    for stage in stages:
+        results = quality._run_expectations(table, stage)
+        if faults := [quality._to_fault(result, "table") for result in results if not result.success]:
+            return faults
+    return []
 
 
 @pytest.mark.parametrize("seed", range(54))
-def test_same_faults_as_one_after_the_other(seed: int) -> None:
+def test_same_faults_as_great_expectations(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
     kind = KINDS[seed % len(KINDS)]
-    tables = dict(good(kind))
-    for day in chance.sample(DAYS, chance.choice([1, 1, 2])):
-        tables[day] = SPOILS[chance.choice(list(SPOILS))](tables[day], chance)
-    assert_same(tables, kind)
+    day = chance.choice(DAYS)
+    file = write(SPOILS[chance.choice(list(SPOILS))](good(kind)[day], chance), tmp_path)
+    report = validate(file, "table", *stages(kind)(day))
+    assert sorted(map(str, report.faults)) == sorted(map(str, faults_in_pandas(file, stages(kind)(day))))
 
 
-def test_rows_of_one_day_under_the_name_of_another() -> None:
-    first, second, *_ = DAYS
-    tables = {**good("flights"), first: good("flights")[second], second: good("flights")[first]}
-    assert_same(tables, "flights")
-
-
-def test_a_day_without_arrivals_among_days_with_many() -> None:
-    tables = dict(good("flights"))
-    tables[DAYS[1]] = tables[DAYS[1]].assign(arr_delay=float("nan"))
-    reports = assert_same(tables, "flights")
-    assert [day for day in DAYS if reports[day].faults] == [DAYS[1]]
-
-
-def test_the_same_rows_in_two_tables_are_no_fault_of_either() -> None:
-    tables = {"a": good("aircraft")[DAYS[0]], "b": good("aircraft")[DAYS[0]]}
-    assert all(not report.faults for report in quality.validate_tables(tables, stages("aircraft")).values())
+@pytest.mark.parametrize("kind", KINDS)
+def test_expectations_of_the_example_are_all_compiled(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not validate(write(good(kind)[DAYS[0]], tmp_path), kind, *stages(kind)(DAYS[0])).faults
+    assert not caplog.records
 
 
 def column(*values: object, dtype: str | None = None) -> pd.DataFrame:
     return pd.DataFrame({"x": pd.Series(values, dtype=dtype), "y": range(len(values))})
 
 
-HIDDEN_BY_OTHER_ROWS: dict[str, tuple[Expectation, pd.DataFrame, pd.DataFrame]] = {
-    "mostly": (
-        gxe.ExpectColumnValuesToNotBeNull(column="x", mostly=0.5),
-        column(1.0, 2.0),
-        column(None, None, dtype="float"),
-    ),
-    "mostly in range": (
-        gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5, mostly=0.5),
-        column(1, 2),
-        column(9),
-    ),
-    "row count": (gxe.ExpectTableRowCountToBeBetween(min_value=2), column(1, 2), column(3)),
-    "set of all values": (
-        gxe.ExpectColumnDistinctValuesToEqualSet(column="x", value_set=[1, 2]),
-        column(1, 2),
-        column(1),
-    ),
-    "values contained": (
-        gxe.ExpectColumnDistinctValuesToContainSet(column="x", value_set=[1, 2]),
-        column(1, 2),
-        column(1),
-    ),
-    "mean": (
-        gxe.ExpectColumnMeanToBeBetween(column="x", min_value=2, max_value=4),
-        column(3, 3, 3),
-        column(5),
-    ),
-    "maximum": (gxe.ExpectColumnMaxToBeBetween(column="x", min_value=2), column(3), column(1)),
-    "z-score": (
-        gxe.ExpectColumnValueZScoresToBeLessThan(column="x", threshold=1.5, double_sided=True),
-        column(-50, 50, -50, 50),
-        column(0, 0, 0, 0, 10),
-    ),
-    "condition on all rows": (
+class ExpectColumnValuesToBeSmall(gxe.ExpectColumnValuesToBeBetween):
+    max_value: int = 5
+
+
+IN_MEMORY: dict[str, tuple[Expectation, int]] = {
+    "a subclass": (ExpectColumnValuesToBeSmall(column="x"), 2),
+    "a statistic": (gxe.ExpectColumnMedianToBeBetween(column="x", max_value=5), 1),
+    "a condition on all rows": (
         gxe.ExpectColumnValuesToBeBetween(
-            column="x", max_value=5, row_condition="y == y.max()", condition_parser="pandas"
+            column="x", max_value=5, row_condition="x == x.max()", condition_parser="pandas"
         ),
-        column(9, 9, 3),
-        column(9),
+        1,
     ),
-    "condition on the row number": (
+    "a condition on another column": (
         gxe.ExpectColumnValuesToBeBetween(
-            column="x", max_value=5, row_condition="index == 0", condition_parser="pandas"
+            column="x", max_value=5, row_condition="y == y.max() - 2", condition_parser="pandas"
         ),
-        column(1, 9),
-        column(9, 1),
+        2,
     ),
-    "integers beside floats": (
-        gxe.ExpectColumnValuesToBeOfType(column="x", type_="float64"),
-        column(1.5),
-        column(1),
-    ),
-    "nothing in common": (
-        gxe.ExpectColumnValuesToBeOfType(column="x", type_="object"),
-        column("a"),
-        column(1),
-    ),
-    "column missing": (
+    "a set of another type": (gxe.ExpectColumnValuesToBeInSet(column="x", value_set=["1"]), 1),
+    "a missing column": (gxe.ExpectColumnValuesToNotBeNull(column="z"), 0),
+    "a column of another case": (gxe.ExpectColumnValuesToBeNull(column="X"), 1),
+}
+
+
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_great_expectations_itself_validates_what_is_not_compiled(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It reads only the columns that the rule is about, and the log says so."""
+    rule, columns = IN_MEMORY[name]
+    file = write(column(9, 9, 1), tmp_path)
+    report = validate(file, "table", [rule])
+    assert [*report.faults] == faults_in_pandas(file, [[rule]]) != []
+    [record] = caplog.records
+    assert f"{type(rule).__name__} not compiled to SQL" in record.message
+    assert f"3 rows of {columns} columns" in record.message
+
+
+def test_names_of_folders_are_no_data(tmp_path: Path) -> None:
+    """A path is no pattern either."""
+    rule = gxe.ExpectColumnValuesToBeInSet(column="y", value_set=[0, 1])
+    file = write(column(1, 2), tmp_path / "[ab]*" / "y=7")
+    write(column(1, 2, 3), tmp_path / "a" / "y=7")
+    assert not validate(file, "table", [rule, gxe.ExpectTableRowCountToEqual(value=2)]).faults
+
+
+def test_nan_is_null_whatever_the_statistics_of_the_file(tmp_path: Path) -> None:
+    """They leave NaN out, so that DuckDB takes a column without nulls for one without NaN."""
+    file = write(column(float("nan"), 1.0, 9.0), tmp_path)
+    rules = [
+        gxe.ExpectColumnValuesToNotBeNull(column="x"),
         gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5),
-        column(1),
-        column(1)[["y"]],
-    ),
-    "column too many": (
-        gxe.ExpectTableColumnsToMatchSet(column_set=["x", "y"]),
-        column(1),
-        column(1).assign(z=1),
-    ),
-}
+    ]
+    assert [fault.problem.partition(": ")[2] for fault in validate(file, "table", rules).faults] == [
+        "1 of 3 rows break it, such as nan",
+        "1 of 3 rows break it, such as 9.0",
+    ]
 
 
-@pytest.mark.parametrize("kind", HIDDEN_BY_OTHER_ROWS)
-def test_a_fault_that_the_rows_of_other_tables_would_hide(kind: str) -> None:
-    expectation, right, wrong = HIDDEN_BY_OTHER_ROWS[kind]
-    reports = quality.validate_tables({"right": right, "wrong": wrong, "too": right}, lambda _: [[expectation]])
-    assert reports["right"].faults == reports["too"].faults == ()
-    assert reports["wrong"].faults == quality.validate_table(wrong, "wrong", [expectation]).faults != ()
+def test_integers_beside_nulls_keep_their_digits(tmp_path: Path) -> None:
+    """In pandas they are floats, in which these two are one."""
+    large = pd.DataFrame({"x": pd.array([2**60, 2**60 + 1, None], "Int64")})
+    file = write(large, tmp_path)
+    assert not validate(file, "table", [gxe.ExpectColumnValuesToBeUnique(column="x")]).faults
 
 
-INVENTED_BY_OTHER_ROWS: dict[str, tuple[Expectation, pd.DataFrame, pd.DataFrame]] = {
-    "unique": (gxe.ExpectColumnValuesToBeUnique(column="x"), column(1, 2), column(2, 3)),
-    "unique together": (gxe.ExpectCompoundColumnsToBeUnique(column_list=["x", "y"]), column(1), column(1)),
-    "row count": (gxe.ExpectTableRowCountToBeBetween(max_value=2), column(1, 2), column(3)),
-    "type": (gxe.ExpectColumnValuesToBeOfType(column="x", type_="int64"), column(1), column(2)),
-}
+def test_examples_are_the_first_rows_that_break_a_rule(tmp_path: Path) -> None:
+    values = [f"v{n % 1000}" for n in range(100_000)]
+    values[70_000] = values[40_000] = "-"
+    values[60_000] = "?"
+    file = write(pd.DataFrame({"x": values}), tmp_path)
+    [fault] = validate(file, "t", [gxe.ExpectColumnValuesToMatchRegex(column="x", regex=r"^\w+$")]).faults
+    assert fault.problem.endswith(": 3 of 100000 rows break it, such as -, ?, -")
+    [fault] = validate(
+        file, "t", [gxe.ExpectColumnValuesToBeUnique(column="x", row_condition="x < 'v'", condition_parser="pandas")]
+    ).faults
+    assert fault.problem.endswith(": 2 of 3 rows break it, such as -, -")
 
 
-@pytest.mark.parametrize("kind", INVENTED_BY_OTHER_ROWS)
-def test_rows_of_several_tables_make_no_fault(kind: str) -> None:
-    expectation, one, other = INVENTED_BY_OTHER_ROWS[kind]
-    reports = quality.validate_tables({"one": one, "other": other}, lambda _: [[expectation]])
-    assert all(not report.faults for report in reports.values())
+@pytest.mark.parametrize("hashes_in_memory", [7, 1000])
+@pytest.mark.parametrize(("place", "unexpected"), [(None, 0), (0, 2), (998, 2)])
+def test_keys_that_repeat_are_found_in_several_passes(
+    hashes_in_memory: int, place: int | None, unexpected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expectation_metrics, "_HASHES_IN_MEMORY", hashes_in_memory)
+    keys = pd.DataFrame({"x": np.arange(1000) // 10, "y": np.arange(1000) % 10})
+    if place is not None:
+        keys.iloc[999] = keys.iloc[place]
+    rule = gxe.ExpectCompoundColumnsToBeUnique(column_list=["x", "y"])
+    [[result]] = validate(write(keys, tmp_path), "t", [rule]).results.values()
+    assert result["unexpected_count"] == unexpected
 
 
-def test_the_same_rule_with_other_bounds_is_another_rule() -> None:
-    bounds = {"wide": 9, "narrow": 1, "wide too": 9}
-    reports = quality.validate_tables(
-        dict.fromkeys(bounds, column(5)),
-        lambda name: [[gxe.ExpectColumnValuesToBeBetween(column="x", max_value=bounds[name])]],
-    )
-    assert [name for name, report in reports.items() if report.faults] == ["narrow"]
-
-
-def test_a_subclass_of_an_expectation_is_validated_per_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    validate = quality._run_expectations
-
-    def count(table: pd.DataFrame, expected: list[Expectation]) -> object:
-        sizes.append(len(table))
-        return validate(table, expected)
-
-    class ExpectColumnValuesToBeSmall(gxe.ExpectColumnValuesToBeBetween):
-        max_value: int = 5
-
-    monkeypatch.setattr(quality, "_run_expectations", count)
-    tables = {"a": column(1), "b": column(2)}
-    quality.validate_tables(tables, lambda _: [[gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)]])
-    assert sizes == [2]
-    sizes.clear()
-    quality.validate_tables(tables, lambda _: [[ExpectColumnValuesToBeSmall(column="x")]])
-    assert sizes == [1, 1]
-
-
-def test_a_stage_is_validated_only_if_earlier_ones_pass() -> None:
+def test_a_stage_is_validated_only_if_earlier_ones_pass(tmp_path: Path) -> None:
     either = [
         [gxe.ExpectTableRowCountToEqual(value=1)],
         [gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)],
     ]
-    reports = quality.validate_tables({"both": column(9, 9), "late": column(9), "none": column(1)}, lambda _: either)
+    tables = {"both": column(9, 9), "late": column(9), "none": column(1)}
+    reports = {name: validate(write(table, tmp_path), name, *either) for name, table in tables.items()}
     assert {name: len(report.faults) for name, report in reports.items()} == {"both": 1, "late": 1, "none": 0}
     assert "row count" in reports["both"].faults[0].problem
-    assert {name: len(report.results) for name, report in reports.items()} == {
-        "both": 1,
-        "late": 2,
-        "none": 2,
-    }
+    assert {name: len(report.results) for name, report in reports.items()} == {"both": 1, "late": 2, "none": 2}
 
 
-def test_the_results_of_each_table_are_stored() -> None:
-    reports = quality.validate_tables(good("flights"), stages("flights"))
-    for day, report in reports.items():
-        alone = quality.validate_table(good("flights")[day], day, *stages("flights")(day))
-        separate, together = (
-            {
-                stage: sorted(json.dumps([a["expectation"], a["kwargs"]]) for a in answers)
-                for stage, answers in e.items()
-            }
-            for e in (alone.results, report.results)
-        )
-        assert separate == together
-        answers = report.results["stage 2"]
-        own = {answer["expectation"]: answer for answer in answers if "table_count" not in answer}
-        assert own["expect_table_row_count_to_be_between"]["observed_value"] == len(good("flights")[day])
-        shared = [answer for answer in answers if answer.get("table_count") == len(DAYS)]
-        assert len(shared) > 20
-        assert {answer["element_count"] for answer in shared if "row_condition" not in answer["kwargs"]} == {
-            sum(map(len, good("flights").values()))
-        }
-
-
-def test_batches_are_limited_in_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = {name: column(1, 2, 3) for name in "abc"}
-    monkeypatch.setattr(quality, "_MAX_BATCH_ROWS", 6)
-    rule = gxe.ExpectColumnValuesToBeBetween(column="x", max_value=5)
-    reports = quality.validate_tables(tables, lambda _: [[rule]])
-    counts = {name: report.results["stage 0"][0]["element_count"] for name, report in reports.items()}
-    assert counts == {"a": 6, "b": 6, "c": 3}
-
-
-def test_a_stage_without_expectations_is_refused() -> None:
-    rule = gxe.ExpectTableRowCountToEqual(value=1)
+def test_a_stage_without_expectations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="b: no expectations"):
-        quality.validate_tables({"a": column(1), "b": column(1)}, lambda name: [[rule]] if name == "a" else [[]])
-    assert quality.validate_tables({}, lambda _: []) == {}
+        validate(write(column(1), tmp_path), "b", [])
 
 
 TEXT = [object, "string", pd.StringDtype("pyarrow", na_value=np.nan), pd.ArrowDtype(pa.string())]
@@ -343,45 +280,49 @@ TEXT = [object, "string", pd.StringDtype("pyarrow", na_value=np.nan), pd.ArrowDt
 
 
 @pytest.mark.parametrize("dtype", TEXT, ids=str)
-def test_every_text_type_of_pandas_is_checked_alike(dtype: Any) -> None:
+def test_every_text_type_of_pandas_is_checked_alike(dtype: Any, tmp_path: Path) -> None:
     """A type is no fault, a null is null, and `\\w` has every letter: another engine of expressions has ASCII only."""
-    text = pd.DataFrame({"x": pd.Series(["Île", "Ost", None, "-"], dtype=object)})
-    schema = quality.schema_expectations({"x": "object"})
+    text = pd.DataFrame({"x": pd.Series(["Île", "Ost", None, "-"], dtype=object)}).astype({"x": dtype})
     rules = [
         gxe.ExpectColumnValuesToMatchRegex(column="x", regex=r"^\w+$"),
         gxe.ExpectColumnValuesToNotBeNull(column="x"),
     ]
-    tables = {name: text.astype({"x": dtype}) for name in ("one", "two")}
-    expected = quality.validate_table(text, "one", *schema, rules)
-    assert [fault.problem.partition(": ")[2] for fault in expected.faults] == [
+    file = write(text, tmp_path)
+    report = validate(file, "table", rules)
+    assert [fault.problem.partition(": ")[2] for fault in report.faults] == [
         "1 of 4 rows break it, such as -",
         "1 of 4 rows break it, such as None",
     ]
-    assert quality.validate_table(tables["one"], "one", *schema, rules) == expected
-    assert quality.validate_tables(tables, lambda _: [*schema, rules])["one"] == expected
+    assert sorted(map(str, report.faults)) == sorted(map(str, faults_in_pandas(file, [rules])))
 
 
-@pytest.mark.parametrize("dtype", ["int64", "category", "datetime64[us, UTC]"])
-def test_what_is_no_text_is_no_object(dtype: str) -> None:
-    table = pd.DataFrame({"x": pd.Series([1, 2], dtype="int64").astype(dtype)})
-    [fault] = quality.validate_table(table, "one", *quality.schema_expectations({"x": "object"})).faults
-    assert "of type (type_=object)" in fault.problem
+def test_rules_see_declared_columns_only(tmp_path: Path) -> None:
+    rule = gxe.ExpectTableColumnsToMatchSet(column_set=["x"])
+    file = write(column(1, 2), tmp_path)
+    with open_database() as database:
+        assert quality.validate_file(database, file, "t", [rule]).faults
+        assert not quality.validate_file(database, file, "t", [rule], columns=["x"]).faults
+        report = quality.validate_file(
+            database, file, "t", [gxe.ExpectColumnMedianToBeBetween(column="y")], columns=["x"]
+        )
+    assert "does not exist" in report.faults[0].problem
 
 
-def test_threads_do_not_see_each_others_table() -> None:
+@pytest.mark.parametrize("rule", [gxe.ExpectColumnValuesToBeBetween, gxe.ExpectColumnMedianToBeBetween])
+def test_threads_do_not_see_each_others_table(rule: Any, tmp_path: Path) -> None:
     def wrong(number: int) -> str:
-        rule = gxe.ExpectColumnValuesToBeBetween(column="x", max_value=-1)
-        return quality.validate_table(column(number), "x", [rule]).faults[0].problem
+        file = write(column(number), tmp_path / str(number))
+        return validate(file, "x", [rule(column="x", max_value=-1)]).faults[0].problem
 
     with ThreadPoolExecutor(4) as threads:
         messages = list(threads.map(wrong, range(40)))
-    assert [what.rsplit(" ", 1)[1] for what in messages] == [str(number) for number in range(40)]
+    assert [float(what.rsplit(" ", 1)[1]) for what in messages] == list(range(40))
 
 
 def test_a_validated_table_is_released() -> None:
     table = column(1, 2)
     gone = weakref.ref(table)
-    quality.validate_table(table, "x", [gxe.ExpectTableRowCountToEqual(value=2)])
+    quality._run_expectations(table, [gxe.ExpectTableRowCountToEqual(value=2)])
     del table
     gc.collect()
     assert gone() is None

@@ -31,22 +31,24 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from evergreen import ledger, storage
-from evergreen.errors import PromotionRefusedError, RegistryError, ScoringError
+from evergreen.errors import LedgerError, PromotionRefusedError, RegistryError, ScoringError
 from evergreen.ledger import (
+    ChallengerWithdrawn,
     ChampionLost,
     ChampionRolledBack,
     LedgerEntry,
+    VerdictRecorded,
     VersionPromoted,
     VersionRegistered,
     VersionReleased,
 )
-from evergreen.promotion import rules, service
+from evergreen.promotion import looks, rules, service
 from evergreen.promotion.service import PromotionRequest
 from evergreen.registry import aliases, signing, versions
 from evergreen.window import RunReason
 from support.ledger_events import content as content_of_model
-from support.ledger_events import day, model_bytes
-from support.ledgers import LEDGER_ALIASES, Book, Candidate, ledger_model
+from support.ledger_events import day, look_event, model_bytes
+from support.ledgers import COMPARISON, LEDGER_ALIASES, Book, Candidate, ledger_model
 
 pytestmark = pytest.mark.integration
 
@@ -231,6 +233,59 @@ class Ledger(RuleBasedStateMachine):
         self.execute(kill, lambda: self.book.promote(candidate))
         return candidate
 
+    @precondition(lambda self: self.book.state.tenures)
+    @rule(target=candidates, days=strategies.integers(1, 20))
+    def judge_inconclusive(self, days: int) -> Any:
+        """A candidate becomes the challenger, if there is none."""
+        state = self.book.state
+        newest = max(e.event.as_of for e in state.entries if e.event.kind == "judged")
+        try:
+            candidate = self.book.judge((newest - day(0)).days + days, is_inconclusive=True)
+        except LedgerError:
+            assert state.challenger or not state.champion, "one at a time, against the champion"
+            return multiple()
+        assert not state.challenger
+        return self.remember(candidate)
+
+    @precondition(lambda self: self.book.state.open_comparison)
+    @rule(outcome=strategies.sampled_from(["inconclusive", "passed", "failed"]), kill=KILLS)
+    def look(self, outcome: Any, kill: int | None) -> None:
+        """Look at the challenger once more, whoever is champion now."""
+        before = self.book.state
+
+        def decide(state: ledger.LedgerState) -> VerdictRecorded:
+            number, newest = state.open_comparison, state.challenger_event
+            first = state.find_verdict_event(number)
+            return look_event(first, outcome, 1 + len(newest.verdict.results[0].looks), number)
+
+        if before.challenger_event.champion_content == before.champion_content:
+            self.commit(kill, decide)
+            return
+        with pytest.raises(LedgerError, match="it compares with another champion"):
+            self.commit(None, decide)
+
+    @precondition(lambda self: self.book.state.challenger)
+    @rule(is_obsolete=strategies.booleans(), kill=KILLS)
+    def withdraw(self, is_obsolete: bool, kill: int | None) -> None:
+        """A person withdraws the challenger, or the monitor DAG does if it can become champion no more."""
+        model, state = ledger_model(self.book.model, gates=[COMPARISON]), self.book.state
+        if not is_obsolete:
+            self.execute(kill, lambda: looks.withdraw_challenger(model, "no use", actor="ada"))
+            return
+        self.execute(kill, lambda: looks.withdraw_obsolete_challenger(model, day(0), actor="monitor"))
+        if state.challenger_event.champion_content == state.champion_content and state.open_comparison:
+            assert self.book.state.entries == self.known, "it may still prove itself"
+        elif kill is None and state.open_comparison:
+            assert not self.book.state.challenger
+
+    @precondition(lambda self: self.book.state.challenger and not self.book.state.open_comparison)
+    @rule(cooldown=strategies.sampled_from([0, 0, 10]), kill=KILLS)
+    def promote_challenger(self, cooldown: int, kill: int | None) -> None:
+        """As the monitor DAG, once the challenger has passed."""
+        state, model = self.book.state, ledger_model(self.book.model, cooldown, [COMPARISON])
+        request = PromotionRequest(state.challenger_verdict, state.challenger, RunReason.SCHEDULE)
+        self.execute(kill, lambda: service.promote_version(model, request, actor="monitor"), state.challenger_content)
+
     @rule(candidate=candidates, kill=KILLS)
     def reject(self, candidate: Candidate, kill: int | None) -> None:
         verdict_entry, version = candidate.verdict_entry, candidate.version
@@ -411,6 +466,23 @@ class Ledger(RuleBasedStateMachine):
         assert (state.champion_content, state.barred_contents.keys()) == (champion, barred)
         assert state.champion_as_of == (as_of_by_content[champion] if champion else None)
         assert all(entry_.recorded_at <= next_entry.recorded_at for entry_, next_entry in pairwise(self.known))
+
+    @invariant()
+    def every_comparison_is_counted_once_it_has_ended(self) -> None:
+        """Derived from the entries alone: the first looks, and by which verdicts nothing is promoted any more."""
+        begun, ended = [], set()
+        for entry in self.book.state.entries:
+            match entry.event:
+                case VerdictRecorded(later_look=None) as event if event.spends_alpha:
+                    begun.append(entry.number)
+                case ChallengerWithdrawn() as event:
+                    ended.add(event.verdict_entry)
+                case VersionPromoted() as event:
+                    assert event.verdict_entry not in ended
+        state = self.book.state
+        assert len(state.comparisons) + (state.open_comparison is not None) == len(begun)
+        assert state.open_comparison in (None, *begun[-1:])
+        assert state.challenger_event is None or state.challenger_event.candidate_content == state.challenger_content
 
     def named(self, names: dict[str, str], version: str) -> str:
         """Return the content that a version, or the beginning of its hash, stands for."""

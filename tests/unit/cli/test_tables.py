@@ -18,7 +18,17 @@ from evergreen.errors import SpecError
 from evergreen.ledger import ChangeAccepted, LedgerEvent
 from evergreen.settings import settings
 from evergreen.training.attempt import Attempt, ResourceAllocation
-from support.ledger_events import MODEL, THREE_CHAMPIONS, deferral, promotion, rollback, verdict_event
+from support.ledger_events import (
+    MODEL,
+    THREE_CHAMPIONS,
+    content,
+    deferral,
+    look_event,
+    promotion,
+    registration,
+    rollback,
+    verdict_event,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -72,7 +82,27 @@ def test_show_history_lists_every_champion_with_its_reason(home: Path) -> None:
 
 def test_show_history_names_the_challenger(home: Path) -> None:
     append_events(verdict_event(10), promotion("1", 10, 1), verdict_event(17, "1"), deferral("2", 17, 3))
-    assert "challenger: version 2, held back: frozen" in history()
+    assert "challenger: version 2: it passed its gates, and its promotion is held back: frozen" in history()
+
+
+def test_show_history_shows_how_evidence_grows(home: Path) -> None:
+    first = look_event(verdict_event(20, "1"), "inconclusive")
+    compared = first.model_copy(update={"champion_content": content(10)})
+    later = look_event(compared, "inconclusive", 2, first_entry=3)
+    append_events(verdict_event(10), promotion("1", 10, 1), first, registration("2", 3), later)
+    text = history()
+    # Day 13 is 14 January; 28 days.
+    assert (
+        "challenger: version 2: it gathers evidence until 2013-02-11 at most, and has that of days until 2013-01-28"
+        in text
+    )
+    assert "auc_against_champion 2013-01-21 7 0.002 +0.0100 -0.0100" in text
+    assert "auc_against_champion 2013-01-28 14 0.002 +0.0100 -0.0100" in text
+    record = json_of(lambda console: show_history(MODEL, None, console, as_json=True))["challenger"]
+    assert (record["version"], record["waits_for"]) == ("2", "evidence")
+    assert [look["days"] for look in record["looks"]["auc_against_champion"]] == [7, 14]
+    append_events(look_event(compared, "passed", 3, first_entry=3), promotion("2", 20, 6, "1"))
+    assert "the only gate passed, at look 3" in history()
 
 
 def test_show_history_names_labels_and_an_accepted_change(home: Path) -> None:

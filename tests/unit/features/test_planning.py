@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evergreen.features import planning
-from evergreen.features.inputs import raw_files_for_days
+from evergreen.features.inputs import find_missing_raw_files, raw_files_for_days
 from evergreen.features.planning import days_with_runs
 from evergreen.ingest.announcements import announcement_store
 from evergreen.settings import settings
@@ -84,6 +84,23 @@ def test_a_run_builds_days_of_waiting_runs_with_its_own(model: ModelSpec) -> Non
     assert other == ([], ["backfill"])
     dead = planning.claim_days_to_build(model, backfilled(DAYS[3], "other"), [DAYS[3]], counter([]))
     assert dead == ([DAYS[3]], [])
+
+
+def test_days_with_holes_are_left_to_the_check(model: ModelSpec) -> None:
+    """It names them together with all other faults."""
+    days = [DAYS[8], DAYS[10]]  # the raw files of the second are missing
+    assert planning.claim_days_to_build(model, backfilled(DAYS[8]), days, counter([])) == (days, [])
+
+
+def test_an_absent_file_is_no_hole_where_it_may_be(model: ModelSpec) -> None:
+    spec = feature_spec(model)
+    files = raw_files_for_days(spec, DAYS[9:11])
+    missing = {file.name for file in find_missing_raw_files(spec, files)}
+    assert missing == {"flights-2013-01-11", "weather-2013-01-11"}
+    weather = spec.source("weather").model_copy(update={"empty_days": "absent"})
+    sources = tuple(weather if source.name == "weather" else source for source in spec.sources)
+    relaxed = spec.model_copy(update={"sources": sources})
+    assert {file.name for file in find_missing_raw_files(relaxed, files)} == {"flights-2013-01-11"}
 
 
 def test_days_that_were_not_over_are_left_to_their_runs(model: ModelSpec) -> None:

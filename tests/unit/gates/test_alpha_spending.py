@@ -161,22 +161,42 @@ def test_the_expected_rate_is_at_most_the_budget(error, life):
     assert added <= error * (1 + 1e-12)
 
 
-def test_looks_on_the_same_days_cost_by_what_they_may_have_told():
-    start, end = week(0, days=28)
-    looks = tuple(start + timedelta(days) for days in (14, 21, 28))
-    past = [EarlierComparison((start, end), (("gate", 0.01, False),), look_ends=looks)]
-    base = live([False] * 2)[1]
+def looks_discount(day, look_days=(14, 21, 28), is_decided=True):
+    """What remains of alpha on two weeks from `day` on, after a comparison with looks on days that began at day 0."""
+    start = FIRST
+    looks = tuple(start + timedelta(days) for days in look_days)
+    past = [EarlierComparison((start, looks[-1]), (("gate", 0.01, False),), look_ends=looks, is_decided=is_decided)]
+    on = start + timedelta(day), start + timedelta(day + 14)
+    return next_alpha(0.05, "gate", on, past) / live([False] * 2)[1]
 
-    def discount(day):
-        on = start + timedelta(day), start + timedelta(day + 14)
-        return next_alpha(0.05, "gate", on, past) / base
 
-    assert discount(28) == pytest.approx(1)
-    assert discount(21) == discount(27) == pytest.approx(1 / 6)  # the last look used these days
-    assert discount(14) == pytest.approx(1 / 18)
-    assert discount(13) == discount(0) == pytest.approx(1 / 36)
-    # Promoted, withdrawn or replaced at some look: all that the looks may have told adds up to 1.
-    assert sum(3 / (3 * n * (n + 1)) for n in range(1, 100_000)) == pytest.approx(1, abs=1e-4)
+@pytest.mark.parametrize(
+    ("day", "is_decided", "share"),
+    [
+        (28, True, 1),
+        (27, True, 1 / 3),  # the last look used these days
+        (21, True, 1 / 3),
+        (14, True, 1 / 12),
+        (13, True, 1 / 48),
+        (0, True, 1 / 48),
+        (21, False, 1 / 12),
+        (0, False, 1 / 192),
+        (28, False, 1),
+    ],
+)
+def test_looks_on_the_same_days_cost_by_what_they_may_have_told(day, is_decided, share):
+    assert looks_discount(day, is_decided=is_decided) == pytest.approx(share)
+
+
+def test_shares_of_all_that_looks_may_tell_add_up_to_one():
+    """Passed or failed at the n-th look, or withdrawn after it: the union bound over all candidates that follow."""
+    shares = 0.0
+    for looks in range(1, 20):
+        look_days = tuple(range(14, 14 + looks))
+        decided, withdrawn = (looks_discount(0, look_days, is_decided) for is_decided in (True, False))
+        shares += 2 * decided + withdrawn
+    assert shares == pytest.approx(1, abs=1e-9)
+    assert shares <= 1
 
 
 def test_what_the_days_told_is_kept_by_gate():

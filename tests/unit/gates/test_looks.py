@@ -158,6 +158,15 @@ def simulated_estimate(daily):
     return EstimatedGain(daily.mean(), error, daily.size - 1, daily.size, error**2, measure_day_correlation(deviations))
 
 
+@pytest.mark.parametrize("gain", [0.0, 0.1])
+def test_a_first_look_that_has_all_its_days_decides(gain):
+    """It tells one bit, and so costs later comparisons no more than one without looks."""
+    evidence = until(28, rows(gain))
+    verdict = judge_evidence([GATE], evidence, accumulates=True)
+    assert verdict == judge_evidence([GATE], evidence)
+    assert verdict.results[0].looks == ()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_bounds_decide_as_significance_does(seed):
     """The bound reaches the limit exactly where the p-value reaches the level: what benchmarks/gates.py rests on."""

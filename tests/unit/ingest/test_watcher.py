@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ from evergreen.ingest.watcher import (
 
 pytestmark = pytest.mark.unit
 
-SOURCES = ("flights", "weather")
+SOURCES: Mapping[str, int | None] = {"flights": None, "weather": None}
 FIRST, SECOND, THIRD = "2013-01-01", "2013-01-02", "2013-01-03"
 
 
@@ -43,7 +43,7 @@ def parquet(mark: str = "data") -> bytes:
 class Bench:
     """A raw prefix, its records, a clock that tests set, and the present watcher."""
 
-    def __init__(self, prefix: str, records: Path, sources: tuple[str, ...] = SOURCES):
+    def __init__(self, prefix: str, records: Path, sources: Mapping[str, int | None] = SOURCES):
         self.prefix, self.records, self.sources = prefix, AnnouncementStore(records), sources
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.fs, self.root = fsspec.core.url_to_fs(prefix)
@@ -154,7 +154,7 @@ def test_a_broken_file_is_logged_once_and_read_again_later(tmp_path: Path, caplo
 
 def test_a_file_listed_while_incomplete_is_read_again(tmp_path: Path) -> None:
     """As with stores whose listings are ahead of what can be read."""
-    bench = Bench("memory://late/raw", tmp_path / "records", ("flights",))
+    bench = Bench("memory://late/raw", tmp_path / "records", {"flights": None})
     path = bench.write(FIRST, "flights", parquet()[:-1] + b"?")
     assert bench.settled() == []
     content = bench.fs.store[path]
@@ -194,7 +194,7 @@ class Caching(MemoryFileSystem):
 
 def test_every_poll_lists_the_store(tmp_path: Path) -> None:
     fsspec.register_implementation("caching", Caching, clobber=True)
-    bench = Bench("caching://lake/raw", tmp_path / "records", ("flights",))
+    bench = Bench("caching://lake/raw", tmp_path / "records", {"flights": None})
     assert bench.settled() == []
     bench.fs.pipe_file(f"/lake/raw/flights/day={FIRST}/flights.parquet", parquet())
     assert bench.settled() == [FIRST]
@@ -215,7 +215,7 @@ def test_every_poll_lists_the_store(tmp_path: Path) -> None:
     ],
 )
 def test_other_names_are_ignored(bench: Bench, source: str, day: str, name: str) -> None:
-    bench.sources = (source,)
+    bench.sources = {source: None}
     bench.restart()
     bench.write(day, source, parquet(), name)
     bench.write(SECOND, source, parquet())
@@ -230,7 +230,7 @@ def test_a_folder_that_is_not_named_day_is_ignored(bench: Bench) -> None:
 
 
 def test_links_and_strange_things_among_local_drops(tmp_path: Path) -> None:
-    bench = Bench(str(tmp_path / "raw"), tmp_path / "records", ("flights",))
+    bench = Bench(str(tmp_path / "raw"), tmp_path / "records", {"flights": None})
     bench.deliver(FIRST)
     (tmp_path / "raw/flights/day=2013-01-02").write_text("a file")
     (tmp_path / "raw/flights/day=2013-01-03/flights.parquet").mkdir(parents=True)
@@ -241,7 +241,7 @@ def test_links_and_strange_things_among_local_drops(tmp_path: Path) -> None:
 
 
 def test_touched_files_are_announced_and_read_files_are_not(tmp_path: Path) -> None:
-    bench = Bench(str(tmp_path / "raw"), tmp_path / "records", ("flights",))
+    bench = Bench(str(tmp_path / "raw"), tmp_path / "records", {"flights": None})
     bench.deliver(FIRST, SECOND)
     assert bench.settled() == [FIRST, SECOND]
     first, second = (tmp_path / f"raw/flights/day={day}/flights.parquet" for day in (FIRST, SECOND))
@@ -254,7 +254,7 @@ def test_touched_files_are_announced_and_read_files_are_not(tmp_path: Path) -> N
 
 
 def test_a_replaced_file_of_equal_size_and_time_is_announced(tmp_path: Path) -> None:
-    bench = Bench(str(tmp_path / "raw"), tmp_path / "records", ("flights",))
+    bench = Bench(str(tmp_path / "raw"), tmp_path / "records", {"flights": None})
     bench.deliver(FIRST, mark="one")
     assert bench.settled() == [FIRST]
     file = tmp_path / f"raw/flights/day={FIRST}/flights.parquet"
@@ -283,6 +283,63 @@ def test_a_day_that_is_not_over_is_still_arriving(bench: Bench) -> None:
     assert bench.records.read_announcements().keys() == {"2025-12-30"}
     assert bench.look(timedelta(hours=4)) == {}
     assert list(bench.look(timedelta(hours=1))) == ["2025-12-31"]
+
+
+HOURS = timedelta(hours=1)
+YESTERDAY = "2025-12-31"  # over since 0:00 UTC, when the clock of the bench starts
+
+
+def quiet_bench(bench: Bench, sources: Mapping[str, int | None]) -> Bench:
+    bench.sources = sources
+    bench.restart()
+    bench.watch.first_day = date(2025, 12, 30)
+    return bench
+
+
+def test_an_absent_file_is_awaited_until_its_deadline(bench: Bench) -> None:
+    quiet_bench(bench, {"flights": None, "weather": 6})
+    bench.write(YESTERDAY, "flights", parquet())
+    assert bench.settled() == []
+    assert bench.look(5 * HOURS) == {}
+    assert bench.look(1 * HOURS) == {}, "the day is done since now, and settles"
+    (delivery,) = bench.look().items()
+    assert delivery[0] == YESTERDAY
+    bench.write(YESTERDAY, "weather", parquet())
+    assert bench.look() == {}
+    (late,) = bench.look().items()
+    assert late[0] == YESTERDAY
+    assert late[1] != delivery[1], "the late file is another delivery of its day"
+
+
+def test_a_file_that_arrives_in_time_ends_the_wait(bench: Bench) -> None:
+    quiet_bench(bench, {"flights": None, "weather": 6})
+    bench.deliver(YESTERDAY)
+    assert bench.settled() == [YESTERDAY]
+
+
+def test_a_file_that_has_to_arrive_is_awaited_for_ever(bench: Bench) -> None:
+    quiet_bench(bench, {"flights": None, "weather": 6})
+    bench.write(YESTERDAY, "weather", parquet())
+    bench.look(1000 * HOURS)
+    assert bench.look() == {}
+
+
+def test_days_without_any_file_are_done_in_time(bench: Bench) -> None:
+    """A shop with a single source that was closed on some days."""
+    quiet_bench(bench, {"sales": 6})
+    bench.write("2026-01-01", "sales", parquet())
+    assert bench.look() == {}
+    announced = bench.look()
+    assert list(announced) == ["2025-12-30"]
+    bench.records.acknowledge(announced)
+    bench.look(6 * HOURS)
+    announced = bench.look()
+    assert list(announced) == [YESTERDAY]
+    bench.records.acknowledge(announced)
+    assert list(bench.look(24 * HOURS)) == ["2026-01-01"]
+    assert bench.look() == {}
+    bench.write(YESTERDAY, "sales", parquet())
+    assert bench.settled() == [YESTERDAY], "the day had events, which came late"
 
 
 def test_days_outside_the_models_range_are_not_announced(bench: Bench) -> None:
@@ -415,7 +472,7 @@ def test_the_order_of_sources_does_not_matter(bench: Bench) -> None:
     bench.deliver(FIRST)
     bench.look()
     announced = bench.look()
-    bench.sources = SOURCES[::-1]
+    bench.sources = dict(reversed(SOURCES.items()))
     bench.restart()
     bench.look()
     assert bench.look(ANNOUNCEMENT_TIMEOUT) == announced
@@ -502,7 +559,7 @@ class Story:
             self.lies[day, source] = self.number
 
     def correct(self) -> None:
-        self.write(self.dice.choice(self.DAYS), self.dice.choice(SOURCES))
+        self.write(self.dice.choice(self.DAYS), self.dice.choice(list(SOURCES)))
 
     def deliver(self) -> None:
         day = self.dice.choice(self.DAYS)

@@ -80,7 +80,7 @@ def test_published_files_excludes_staged_and_replaced(tmp_path: Path) -> None:
     stage(dataset, "c" * 64, 3)
     (file,) = datasets.published_files(str(dataset.root / "carriers")) or []
     assert pq.read_table(file)["n"][0].as_py() == 2
-    assert datasets.published_files(str(dataset.root / "unknown")) == []
+    assert datasets.published_files(str(dataset.root / "unknown")) == {}
 
 
 WRITER = """

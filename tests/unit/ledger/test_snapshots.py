@@ -328,15 +328,15 @@ def test_snapshot_bytes_are_those_of_the_format() -> None:
         state = apply_entry(state, chained, f"hash {entry.number}")
     assert write_snapshot(state).decode() == (
         '{"page":1,"since":0,"since_sha256":"","index":['
-        '["hash 1","judged",{"candidate_fingerprint":"candidate of day"},null,null],'
-        '["hash 2","promoted",{"version":"1","verdict_entry":1},null,null],'
+        '["hash 1","judged",{"candidate_fingerprint":"candidate of day"},null,null,null],'
+        '["hash 2","promoted",{"version":"1","verdict_entry":1},null,null,null],'
         '["hash 3","judged",{"candidate_fingerprint":"candidate of day"},'
         '{"days":["2013-01-14","2013-01-21"],"spending":[["auc",0.02,true]],"promoted":true,"look_ends":[],'
-        '"day_correlations":[]},null]],'
+        '"is_decided":true,"day_correlations":[]},null,null]],'
         f'"tenures":[{{"version":"1","as_of":"2013-01-11","entry_number":2,"content":"{content(10)}",'
         '"labels_until":"2013-01-04"}],"registrations":[],'
         '"rest":{"last_promoted_as_of":"2013-01-11","challenger_version":null,"challenger_content":null,'
-        '"challenger_as_of":null,"barred_contents":{},"suspect_contents":{},"lost_contents":[],'
+        '"challenger_as_of":null,"challenger_verdict":null,"open_comparison":null,"barred_contents":{},"suspect_contents":{},"lost_contents":[],'
         '"closed_verdicts":[1],"vacant_since":null,"is_frozen":false,"accepted_change":null}}\n'
     )
 

@@ -21,7 +21,7 @@ from evergreen.ledger import (
     VersionPromoted,
     VersionReleased,
 )
-from evergreen.promotion import rules
+from evergreen.promotion import challengers, rules
 from evergreen.promotion.rules import decide_promotion
 from evergreen.spec import loader
 from evergreen.window import RunReason
@@ -192,7 +192,9 @@ def test_comparison_obstacle_names_what_makes_it_vain(
 ) -> None:
     model = loader.load_spec("flight_delay").model_copy(update=changes)
     state = build_state(*THREE_CHAMPIONS, *events)
-    found = rules.comparison_obstacle(state, day(as_of), content(40), compared, content(int(compared) * 10), model)
+    found = challengers.comparison_obstacle(
+        state, day(as_of), content(40), compared, content(int(compared) * 10), model
+    )
     assert found == obstacle if obstacle is None else obstacle in (found or "")
 
 
@@ -200,9 +202,9 @@ def test_comparison_obstacle_knows_barred_contents() -> None:
     state = build_state(*THREE_CHAMPIONS, rollback("2", "3"))
     model = loader.load_spec("flight_delay")
     assert "its content is barred by a rollback" in (
-        rules.comparison_obstacle(state, day(40), content(30), "2", content(20), model) or ""
+        challengers.comparison_obstacle(state, day(40), content(30), "2", content(20), model) or ""
     )
-    assert rules.comparison_obstacle(state, day(40), content(40), "2", content(20), model) is None
+    assert challengers.comparison_obstacle(state, day(40), content(40), "2", content(20), model) is None
 
 
 def test_decide_rejection_refuses_promoted_version() -> None:

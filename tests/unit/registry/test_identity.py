@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from evergreen import cli, ledger
 from evergreen.errors import EvergreenError, PromotionRefusedError, RegistryError, ScoringError, SignatureError
-from evergreen.ledger import ChampionLost
+from evergreen.ledger import ChallengerWithdrawn, ChampionLost
 from evergreen.promotion import service
 from evergreen.promotion.service import PromotionRequest
 from evergreen.registry import aliases, signing, versions
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
-from support.ledger_events import content, day, model_bytes
+from support.ledger_events import content, day, look_event, model_bytes, verdict_event
 from support.ledgers import Book, Candidate, ledger_model, was_consistent
 
 pytestmark = pytest.mark.unit
@@ -326,3 +326,40 @@ def test_find_champion_knows_an_accepted_change(book: Book, model: ModelSpec) ->
     champion = versions.find_champion(model)
     assert champion
     assert "the source was closed" in (champion.accepted_change or "")
+
+
+def test_challenger_has_its_alias_once_it_is_registered(book: Book, model: ModelSpec) -> None:
+    champions(book, model, 1)
+    judged = look_event(
+        verdict_event(20, "1", model=20, champion_content=ledger.read_state(model.name).champion_content),
+        "inconclusive",
+    )
+    entry = ledger.append_decision(model.name, "retrain", lambda _: judged)
+    service.sync_champion_aliases(model)
+    assert book.aliases == {"champion": "1"}, "the run was killed before it registered the challenger"
+    candidate = Candidate("2", entry.number, day(20), 20)
+    assert book.register_again(candidate) == "2"
+    service.sync_champion_aliases(model)
+    assert book.aliases == {"champion": "1", "challenger": "2"}
+    book.client.delete_model_version(book.model, "2")
+    *_, status = aliases.repair_aliases(book.model)
+    assert status.status == "unavailable"
+    assert "clear the register task of" in status.message
+    assert book.aliases == {"champion": "1"}
+
+
+def test_command_withdraws_the_challenger(book: Book, model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "load_spec", lambda _: model)
+    champions(book, model, 1)
+    candidate = book.judge(20, is_inconclusive=True)
+    service.sync_champion_aliases(model)
+    assert book.aliases == {"champion": "1", "challenger": "2"}
+    command = ["withdraw", model.name, "--reason", "trained on the wrong labels"]
+    result = CliRunner().invoke(cli.app, command)
+    assert result.output.startswith(f"{model.name}: version 2 is withdrawn")
+    assert book.aliases == {"champion": "1"}
+    event = ledger.read_state(model.name).entries[-1].event
+    reason = "trained on the wrong labels"
+    assert event == ChallengerWithdrawn(version="2", verdict_entry=candidate.verdict_entry, reason=reason)
+    again = CliRunner().invoke(cli.app, command)
+    assert isinstance(again.exception, PromotionRefusedError) or again.exit_code == 1

@@ -354,7 +354,8 @@ def test_report_shows_the_evidence_growing() -> None:
     report = Page(render(gates, decide_verdict([waiting]), data))
     for text in ("Evidence so far: auc_against_champion", "2013-03-22", "0.0131", "−0.0011", "… inconclusive"):
         assert text in report.words.replace("-0.0011", "−0.0011"), text
-    assert "1 inconclusive" in report.words
+    assert "1 inconclusive; none rejects it" in report.words
+    assert "This is a later look" not in report.words
 
 
 def test_report_survives_a_failing_plot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ import onnx
 import pyarrow as pa
 import pytest
 import xgboost
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from evergreen.errors import ScoringError
@@ -130,6 +132,31 @@ def test_text_is_no_number_to_trees_even_if_it_looks_like_one(tmp_path: Path) ->
     trees(tmp_path)
     with pytest.raises(ScoringError, match="model.ubj cannot score the rows: distance is string, not a number"):
         score_table(tmp_path, replaced(distance="12"), NUMBERS)
+
+
+COLUMN_TYPES = {
+    pa.bool_(): st.booleans(),
+    pa.int8(): st.integers(-(2**7), 2**7 - 1),
+    pa.int32(): st.integers(-(2**31), 2**31 - 1),
+    pa.int64(): st.integers(-(2**63), 2**63 - 1),
+    pa.float32(): st.floats(width=32, allow_infinity=False),
+    pa.float64(): st.floats(-1e38, 1e38),
+}
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+@pytest.mark.parametrize("column_type", COLUMN_TYPES, ids=str)
+def test_trees_score_what_they_learned_from(
+    tmp_path_factory: pytest.TempPathFactory, column_type: pa.DataType, data: st.DataObject
+) -> None:
+    values = data.draw(st.lists(st.none() | COLUMN_TYPES[column_type], min_size=4, max_size=20))
+    table = pa.table({"value": pa.array(values, column_type), "row": np.arange(len(values), dtype=np.float64)})
+    learned = xgboost.QuantileDMatrix(table, label=np.arange(len(values)) % 2)
+    booster = xgboost.train({"min_child_weight": 0, "max_depth": 6, "nthread": 1}, learned, 3)
+    folder = tmp_path_factory.mktemp("trees")
+    booster.save_model(folder / "model.ubj")
+    assert np.array_equal(score_table(folder, table, ("value", "row")), booster.predict(learned))
 
 
 def test_trees_know_their_columns_by_their_order(tmp_path: Path) -> None:

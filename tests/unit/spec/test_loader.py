@@ -18,9 +18,10 @@ pytestmark = pytest.mark.unit
 SPEC = """
 from evergreen.spec.model import ModelSpec
 {before}
+SOURCE = dict(name="orders", columns=dict(item="string"))
 MODEL = ModelSpec(
     name="{name}", owner="shop", feature_service="{name}", label="sold", schedule="0 4 * * 1",
-    features=dict(timezone="UTC", first_day="2020-01-01", sources=[dict(name="orders")], spine="baskets", views=["x"]),
+    features=dict(timezone="UTC", first_day="2020-01-01", sources=[SOURCE], spine="baskets", views=["x"]),
     gates=[dict(kind="threshold", metric="auc", at_least=0.6)],
 )
 """

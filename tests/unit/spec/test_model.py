@@ -9,10 +9,14 @@ from pydantic import ValidationError
 
 from evergreen.errors import SpecError
 from evergreen.spec import loader
+from evergreen.spec.columns import COLUMN_TYPES, RawColumn
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 
 pytestmark = pytest.mark.unit
+
+
+COLUMNS = {"carrier": "string"}
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -22,7 +26,7 @@ def spec(**changes: Any) -> dict[str, Any]:
         "features": {
             "timezone": "UTC",
             "first_day": "2013-01-01",
-            "sources": [{"name": "flights", "trailing_days": 2}],
+            "sources": [{"name": "flights", "columns": COLUMNS, "trailing_days": 2}],
             "spine": "departures",
             "views": ["carriers"],
         },
@@ -31,6 +35,42 @@ def spec(**changes: Any) -> dict[str, Any]:
         "gates": [{"kind": "threshold", "metric": "auc", "at_least": 0.6}],
         **changes,
     }
+
+
+def source(**changes: Any) -> dict[str, Any]:
+    return {"features": {**spec()["features"], "sources": [{"name": "x", "columns": COLUMNS, **changes}]}}
+
+
+@pytest.mark.parametrize(
+    ("declared", "advice"),
+    [
+        ("uint32", "write Spark has only signed integers: int64"),
+        ("float", "write float64"),
+        ("object", "write string"),
+        ("timestamp[ns]", "Spark has only microseconds, without a zone or in UTC"),
+        ("timestamp[us, tz=Europe/Berlin]", "write timestamp[us, tz=UTC] for instants, timestamp[us] for"),
+        ("datetime64[ns]", "write timestamp[us, tz=UTC] for instants"),
+        ("decimal128(39, 2)", "a decimal has 1 to 38 digits"),
+        ("decimal128(4, 5)", "at most all of them after the point"),
+        ("list<list<int64>>", "'list<list<int64>>' is no type"),
+        ("list<uint8>", "Spark has only signed integers: int16"),
+        ("struct<a: int64>", "write one of bool, int8"),
+        ("", "write one of bool"),
+    ],
+)
+def test_types_that_no_step_holds_are_refused(declared: str, advice: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        ModelSpec(**spec(**source(columns={"a": declared})))
+    (fault,) = refused.value.faults
+    assert fault.location == "features.sources.0.columns.a.type"
+    assert advice in fault.problem
+
+
+def test_a_type_is_short_for_a_column() -> None:
+    types = [*COLUMN_TYPES, "decimal128(38, 38)", "list<string>", "list<decimal128(4, 2)>"]
+    (built,) = feature_spec(ModelSpec(**spec(**source(columns={name: name for name in types})))).sources
+    assert [column.type for column in built.columns.values()] == types
+    assert built.columns["int8"] == RawColumn(type="int8", nullable=True)
 
 
 def test_a_right_spec() -> None:
@@ -50,7 +90,11 @@ def test_all_faults_at_once_each_with_its_path() -> None:
         schedule="weekly",
         gates=[{"kind": "threshold", "metric": "auc", "at_least": 3}, {"kind": "magic"}],
     )
-    wrong["features"] = {**wrong["features"], "timezone": "Mars/Olympus", "sources": [{"name": "Flights"}]}
+    wrong["features"] = {
+        **wrong["features"],
+        "timezone": "Mars/Olympus",
+        "sources": [{"name": "Flights", "columns": COLUMNS}],
+    }
     del wrong["owner"]
     with pytest.raises(SpecError) as refused:
         ModelSpec(**wrong)
@@ -90,12 +134,17 @@ def test_all_faults_at_once_each_with_its_path() -> None:
             {
                 "features": {
                     **spec()["features"],
-                    "sources": [{"name": "x", "daily": False, "trailing_days": 1}],
+                    "sources": [{"name": "x", "columns": COLUMNS, "daily": False, "trailing_days": 1}],
                 }
             },
             "features.sources.0",
             "daily",
         ),
+        (source(daily=False, empty_days="absent"), "features.sources.0", "empty_days='absent' needs daily files"),
+        (source(absent_after_hours=3), "features.sources.0", "absent_after_hours needs empty_days='absent'"),
+        (source(columns={}), "features.sources.0.columns", "at least 1 item"),
+        (source(columns={"a": "int64", "A": "int64"}), "features.sources.0", "columns A, a differ only in case"),
+        (source(columns={"a": {"type": "int64", "null": 1}}), "features.sources.0.columns.a.null", "not permitted"),
         ({"gates": []}, "gates", "at least 1"),
         ({"gates": spec()["gates"] * 2}, "MODEL", "another name"),
         ({"resources": {"cpu": 0}}, "resources.cpu", "greater than or equal to 1"),

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evergreen.cli.doctor import cluster, databases, environment, servers, storage
+from evergreen.cli.doctor import cluster, databases, environment, features, servers, storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
 from evergreen.cli.options import print_json
 from evergreen.client.addresses import ServiceAddresses, service_addresses
@@ -76,6 +76,7 @@ def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Itera
     yield check("ledger", storage.check_storage, config.ledger, append_only=True)
     yield check("jobs", storage.check_storage, config.jobs)
     yield DoctorCheck("entries", config.ledger, storage.check_ledger_entries)
+    yield DoctorCheck("features", str(config.lake), features.check_features)
     yield check("Feast's registry", databases.check_feast_registry, config.feast_registry)
     yield check("online store", databases.check_online_store, config.online_store)
     if addresses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -15,9 +16,18 @@ from evergreen.settings import SecretUrl
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+_feast_import = threading.Lock()
+
+
+def import_feast() -> None:
+    """Import Feast, in one thread at a time: its modules import one another in a circle."""
+    with _feast_import:
+        import feast.infra.registry.sql  # noqa: F401
+
 
 def check_feast_registry(url: SecretUrl) -> CheckPassed:
     """Check Feast's registry: reachable, and with all its tables, or none: the first task creates them."""
+    import_feast()
     import sqlalchemy
     from feast.infra.registry.sql import metadata
 

@@ -15,6 +15,7 @@ import httpx
 
 from evergreen import ledger, storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
+from evergreen.cli.tables import list_challengers
 from evergreen.errors import first_line
 from evergreen.settings import redact_url
 from evergreen.spec.loader import model_names
@@ -146,9 +147,11 @@ def ensure_bucket(uri: str) -> None:
 
 
 def check_ledger_entries() -> CheckPassed:
-    """Check the hash chains of the ledgers of all models."""
-    counts = {name: len(ledger.read_state(name).entries) for name in model_names()}
-    return CheckPassed(f"{sum(counts.values())} entries of {len(counts)} models, all chains intact")
+    """Check the hash chains of the ledgers of all models, and say which challengers wait, and for what."""
+    states = {name: ledger.read_state(name) for name in model_names()}
+    count = sum(len(state.entries) for state in states.values())
+    parts = [f"{count} entries of {len(states)} models, all chains intact", *list_challengers(states)]
+    return CheckPassed("; ".join(parts))
 
 
 def _open_folder(uri: str) -> storage.UPath:

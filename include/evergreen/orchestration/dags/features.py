@@ -1,6 +1,6 @@
 """The DAG that turns arriving raw days into published features.
 
-`plan → check_raw → build → check_features → publish → announce`
+`plan → check_raw → build → check_features → publish → announce`, and `report_faults` if days were left out
 
 It runs daily by the clock, when raw days arrive, in a backfill, or by hand for any range of days. A day that
 several runs need is built once: the first run builds the days of waiting runs in the same job as its own, and the
@@ -12,10 +12,14 @@ triggered waits.
 **When a run ends after `plan`,** its days were published already; the log names the fingerprint of each (the hash of
 the inputs and code that they were built from).
 
-**When a run fails at `plan` or `check_raw`,** raw data is missing or breaks a rule; the log names file, column,
-rule and count. Deliver the file again and clear the run. Published features have not changed.
+**When a run fails at `check_raw`,** raw data is missing, has other types than declared, or breaks a rule; the log names
+file, column, rule and count. Deliver the file again and clear the run. Published features have not changed.
 
-**When a run fails at `check_features`,** the code in the model's `features.py` computed values that break a rule.
+**When a run fails at `build` or `check_features`,** the code in the model's `features.py` fails, or computed values
+that break a rule.
+
+**When a run fails at `report_faults`,** some of its days have such faults, and the others are published. The log names
+all faults. Clear the whole run when they are fixed.
 
 **Running it again** is always safe: a day that is published with the same inputs, code and parameters is not built
 again. A corrected day is built again, together with the later days that look back to it.
@@ -24,6 +28,7 @@ again. A corrected day is built again, together with the later days that look ba
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -41,9 +46,10 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowSkipException
 
 from evergreen.features import inputs, planning
+from evergreen.features.steps import leave_out_faulty_days, raise_faults
 from evergreen.ingest import announcements, raw_files
 from evergreen.orchestration.dag_run import RETRY_ARGS, dag_kwargs, dag_run_info, data_range_kwargs, skip_tasks
-from evergreen.orchestration.handover import FeaturesPlan, XCom
+from evergreen.orchestration.handover import FeaturesPlan, StepResult, XCom
 from evergreen.orchestration.triggers import ACTIVE_STATES, DagRunsFinishedTrigger
 from evergreen.orchestration.triggers.raw_days import RawDataTrigger
 from evergreen.spec import loader
@@ -52,6 +58,7 @@ from evergreen.spec.model import FeatureSpec, ModelSpec
 from evergreen.window import AssetEvent, RunReason, resolve_features_window
 
 _ANNOUNCE = "announce"  # task id, and key of the conf
+_REPORT_FAULTS = "report_faults"
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +93,13 @@ def features_dag(model: ModelSpec) -> DAG:
     ) as dag:
         planned = PlanFeaturesOperator(task_id="plan", model=model.name).output
         fingerprints = check_raw(model.name, planned)
-        built = build(model.name, fingerprints)
+        built = build(model.name, planned, fingerprints)
         checked = check_features(model.name, planned, built)
         published = publish(model.name, planned, fingerprints, checked)
-        announced = announce.override(outlets=[features_asset(model.name)])(model.name, planned)
+        announced = announce.override(outlets=[features_asset(model.name)])(model.name, planned, published)
+        reported = report_faults(model.name, published)
 
-        planned >> fingerprints >> built >> checked >> published >> announced
+        planned >> fingerprints >> built >> checked >> published >> [announced, reported]
     return dag
 
 
@@ -104,7 +112,7 @@ def _raw_asset(name: str, spec: FeatureSpec) -> Asset:
     """The raw days of the model `name`. Systems that deliver data elsewhere can post an event of this asset."""
     trigger = RawDataTrigger(
         prefix=str(raw_files.raw_folder()),
-        sources=[source.name for source in spec.sources if source.daily],
+        sources={source.name: source.absence_hours for source in spec.sources if source.daily},
         records_folder=str(announcements.announcement_store(name).folder),
         timezone=spec.timezone,
         first_day=spec.first_day.isoformat(),
@@ -159,30 +167,45 @@ def _should_announce(context: Any, run_reason: RunReason) -> bool:
 def check_raw(name: str, plan: XCom) -> XCom:
     """Validate the raw files that the days depend on (Great Expectations); return the days' fingerprints.
 
-    Fails with every broken rule of the run's own days: file, column, rule, count. Faulty days of other runs are
-    left out; those runs report them.
+    Leaves out days with faults, and fails if no day is left, with every broken rule of the run's own days: file,
+    column, rule, count. Faults of other runs' days are left to those runs.
     """
     from evergreen.features import checks
 
-    features_plan = FeaturesPlan.load(plan)
     # `check_raw` may be cleared alone after a file was replaced, so it computes the fingerprints itself.
-    return checks.validate_raw_files(loader.load_spec(name), features_plan.build_days, features_plan.days)
+    features_plan = FeaturesPlan.load(plan)
+    return _run_step(
+        lambda: checks.validate_raw_files(loader.load_spec(name), features_plan.build_days, features_plan.days)
+    )
 
 
 @task
-def build(name: str, fingerprints: XCom) -> XCom:
-    """Compute the features of the days in one job (Spark), in folders that no reader looks into."""
+def build(name: str, plan: XCom, fingerprints: XCom) -> XCom:
+    """Compute the features of the days in one job (Spark), in folders that no reader looks into.
+
+    Leaves out days that fail alone, and fails if no day is left.
+    """
     from evergreen.features.build import build_features
 
-    return build_features(loader.load_spec(name), fingerprints)
+    validated, own_days = StepResult.load(fingerprints), FeaturesPlan.load(plan).days
+    return _run_step(lambda: build_features(loader.load_spec(name), validated.days, own_days), validated)
 
 
 @task
 def check_features(name: str, plan: XCom, folders: XCom) -> XCom:
-    """Validate the computed features (Great Expectations); nothing is published before this succeeds."""
+    """Validate the computed features (Great Expectations); nothing is published before this succeeds.
+
+    Leaves out days with faults, and fails if no day is left.
+    """
     from evergreen.features import checks
 
-    return checks.validate_features(loader.load_spec(name), folders, FeaturesPlan.load(plan).days)
+    built, own_days = StepResult.load(folders), FeaturesPlan.load(plan).days
+    return _run_step(lambda: checks.validate_features(loader.load_spec(name), built.days, own_days), built)
+
+
+def _run_step(step: Callable[[], dict[str, str]], earlier: StepResult | None = None) -> XCom:
+    days, faults = leave_out_faulty_days(step, earlier.faults if earlier else ())
+    return StepResult(days=days, faults=faults).dump()
 
 
 @task
@@ -190,16 +213,31 @@ def publish(name: str, plan: XCom, fingerprints: XCom, folders: XCom) -> XCom:
     """Publish each day in one atomic step, with its manifest: rows, schema, content hash, fingerprint."""
     from evergreen.features.pipeline import publish_features
 
-    return publish_features(loader.load_spec(name), fingerprints, folders, FeaturesPlan.load(plan).days)
+    validated, checked = StepResult.load(fingerprints), StepResult.load(folders)
+    days = publish_features(loader.load_spec(name), validated.days, checked.days, FeaturesPlan.load(plan).days)
+    result = StepResult(days=days, faults=checked.faults).dump()
+    return result if checked.faults else skip_tasks(get_current_context(), result, [_REPORT_FAULTS])
+
+
+@task(task_id=_REPORT_FAULTS)
+def report_faults(name: str, published: XCom) -> None:
+    """Fail with the faults of all days that were left out; the other days of the run are published."""
+    result = StepResult.load(published)
+    raise_faults(loader.load_spec(name), result.faults, len(result.days))
 
 
 @task(trigger_rule="none_failed")
-def announce(name: str, plan: XCom) -> None:
+def announce(name: str, plan: XCom, published: XCom) -> None:
     """Start the DAGs that wait for these features, with the days that are new or changed; not from a backfill."""
     context, features_plan = get_current_context(), FeaturesPlan.load(plan)
+    # Nothing was published by this run if all days had been before.
+    published_days = set(StepResult.load(published).days) if published else set()
+    left_out = {day for day in features_plan.build_days if day.isoformat() not in published_days}
     if not _should_announce(context, features_plan.run_reason):
         raise AirflowSkipException("a backfill starts no other DAG unless its conf says announce: true")
     data_end = inputs.newest_published_day(loader.load_spec(name)) + timedelta(1)
-    extra = AssetEvent(features_plan.days, data_end, features_plan.run_reason).to_extra()
+    extra = AssetEvent(
+        tuple(day for day in features_plan.days if day not in left_out), data_end, features_plan.run_reason
+    ).to_extra()
     context["outlet_events"][features_asset(name)].extra = extra
     log.info("announced: %s", extra)

@@ -1,6 +1,6 @@
 """The DAG that trains a candidate, judges it against the champion, and promotes it if the evidence allows it.
 
-`plan → materialize → training_set → train → evaluate → judge → register → (approve) → promote`
+`plan → (rebuild) → materialize → training_set → train → evaluate → judge → register → (approve) → promote`
 
 **A new DAG is paused.** Unpause it: until then, neither the clock nor new features start it, and a run that is
 triggered waits.
@@ -8,8 +8,8 @@ triggered waits.
 **`as_of`** is the date of a run: it uses only what was known when that day began. Scheduled runs take the end of their
 data interval.
 
-**A backfill is a walk-forward backtest:** `plan → training_set → train → backtest`. Each run trains as of its
-date; the report that the log of `backtest` names shows what the gates would have decided, and how each rule for
+**A backfill is a walk-forward backtest:** `plan → (rebuild) → training_set → train → backtest`. Each run trains as of
+its date; the report that the log of `backtest` names shows what the gates would have decided, and how each rule for
 deploying would have performed. The champion and the online store do not change.
 
 **When `promote` is skipped,** the champion stays: its log says why, and the button *Gate report* on `judge` opens
@@ -20,9 +20,13 @@ champion.
 
 **When a run ends after `plan`,** features are new, but of fewer days than `retrain_after_days` in the model's spec.
 
-**When a run ends after `materialize`,** the model is frozen or cooling down, and the log of `plan` says why and until
-when. Nothing is trained or compared meanwhile, unless the spec says `keep_candidates_ready`; the online store stays
-fresh, for the champion.
+**When a run ends after `materialize`,** the model is frozen or cooling down, or a challenger gathers evidence, and the
+log of `plan` says why and until when. Nothing is trained or compared meanwhile, unless the spec says
+`keep_candidates_ready`, or lets later candidates replace the challenger. The online store stays fresh.
+
+**When `plan` fails with `StaleFeaturesError`,** days of features were made by other code, parameters or registers than
+they would be now: its log names the days and what differs. Build them again by the features DAG, then clear the run.
+With `stale_features="rebuild"` in the model's spec the task `rebuild` does that.
 
 **When `training_set` fails,** days of features are missing; the log names them. Run the features DAG for them.
 
@@ -47,7 +51,8 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowSkipException
 
-from evergreen.errors import PromotionRefusedError
+from evergreen.errors import PromotionRefusedError, StaleFeaturesError
+from evergreen.features.staleness import StaleFeatures
 from evergreen.orchestration.dag_run import (
     RETRY_ARGS,
     dag_kwargs,
@@ -58,7 +63,14 @@ from evergreen.orchestration.dag_run import (
     skip_tasks,
 )
 from evergreen.orchestration.dags.features import features_asset
-from evergreen.orchestration.handover import EvaluatedCandidate, JudgedCandidate, RetrainPlan, TrainedCandidate, XCom
+from evergreen.orchestration.handover import (
+    EvaluatedCandidate,
+    JudgedCandidate,
+    JudgedVerdict,
+    RetrainPlan,
+    TrainedCandidate,
+    XCom,
+)
 from evergreen.orchestration.operators.train import TrainOperator, delete_leftover_pods
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
@@ -66,8 +78,9 @@ from evergreen.spec.model import ApprovalPolicy, ModelSpec
 from evergreen.window import RunReason, resolve_retrain_window
 
 _PROMOTE_PARAM = "promote"  # key of the conf
+_REBUILD = "rebuild"  # task id
 _DECISION_TASKS = ("materialize", "evaluate", "judge", "register", "promote")
-_TRAINING_TASKS = ("training_set", "train", "backtest", *_DECISION_TASKS[1:])  # all but `materialize`
+_TRAINING_TASKS = ("training_set", "train", "backtest", *_DECISION_TASKS[1:])  # all but `rebuild` and `materialize`
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +113,7 @@ def retrain_dag(model: ModelSpec) -> DAG:
         },
     ) as dag:
         planned = plan(model.name)
+        rebuilt = _rebuild_stale_features(model, planned)
         materialized = materialize(model.name, planned)
         examples = training_set(model.name, planned)
         trained = TrainOperator(task_id="train", model=model, training_set_reference=examples).output
@@ -108,9 +122,11 @@ def retrain_dag(model: ModelSpec) -> DAG:
         judged = judge(model.name, planned, evaluated)
         dag.get_task("judge").operator_extra_links = (GateReportLink(),)
         registered = register(model.name, planned, judged)
-        approved = _request_approval(model.name, model.approval, judged, registered) if model.approval else None
+        approved = request_approval(model.name, model.approval, judged, registered) if model.approval else None
         promoted = promote(model.name, planned, judged, registered, approved)
 
+        if rebuilt is not None:
+            planned >> rebuilt >> materialized
         planned >> materialized >> examples >> trained >> [backtested, evaluated]
         evaluated >> judged >> registered >> promoted
         if approved is not None:
@@ -126,7 +142,17 @@ def _schedule(model: ModelSpec) -> Any:
     return AssetOrTimeSchedule(timetable=clock, assets=[features_asset(model.feature_model)])
 
 
-def _request_approval(name: str, approval: ApprovalPolicy, judged: Any, version: Any) -> Any:
+def _rebuild_stale_features(model: ModelSpec, planned: Any) -> Any:
+    if model.stale_features != "rebuild":
+        return None
+    # Imported only for models that need it, because it makes parsing slower.
+    from evergreen.orchestration.operators.rebuild import RebuildFeaturesOperator
+
+    return RebuildFeaturesOperator(task_id=_REBUILD, model=model.name, plan=planned)
+
+
+def request_approval(name: str, approval: ApprovalPolicy, judged: Any, version: Any) -> Any:
+    """Return the output of a task `approve` that asks about the verdict of a task `judge`."""
     # Imported only for models that need it, because it makes parsing slower.
     from evergreen.orchestration.operators.approval import PromotionApprovalOperator
 
@@ -140,7 +166,8 @@ def plan(name: str) -> XCom:
     """Resolve the window, and the champion that the candidate is judged against, once for all tasks."""
     from evergreen import ledger
     from evergreen.feature_store import training_sets
-    from evergreen.promotion import rules
+    from evergreen.features import inputs, staleness
+    from evergreen.promotion import challengers, rules
     from evergreen.registry import anchors, versions
 
     context, model = get_current_context(), loader.load_spec(name)
@@ -153,6 +180,11 @@ def plan(name: str) -> XCom:
         history_days=model.history_days,
     )
     log.info("%s: days %s until %s", window.run_reason, window.start, window.end)
+    published = inputs.published_manifests(model, training_sets.days_to_read(model, window))
+    stale = staleness.find_stale_features(model, published)
+    if stale.days:
+        log.warning("%s", stale.summary)
+    rebuild = [_REBUILD] if model.stale_features == "rebuild" else []
     is_backfill = window.run_reason is RunReason.BACKFILL
     retrain_plan = RetrainPlan(
         start=window.start,
@@ -162,20 +194,25 @@ def plan(name: str) -> XCom:
         promotes=is_backfill and bool(context["params"].get(_PROMOTE_PARAM)),
     )
     if is_backfill and not retrain_plan.promotes:
+        _check_features(model, stale)
         return skip_tasks(context, retrain_plan.dump(), _DECISION_TASKS)
-    pause = None
+    state = ledger.read_state(name)
+    pause = challengers.evidence_wait(state, model, window.end)
     if not model.keep_candidates_ready:
-        pause = rules.promotion_pause(ledger.read_state(name), window.end, model.cooldown_days)
+        pause = pause or rules.promotion_pause(state, window.end, model.cooldown_days)
     if pause:
         log.info("nothing is trained or compared: %s", pause)
         retrain_plan = retrain_plan.model_copy(update={"pause": pause})
-    changed = training_sets.changed_feature_partitions(model, window)
+    changed = training_sets.changed_feature_partitions(
+        model, [manifest for day, manifest in published.items() if day >= window.start]
+    )
     log.info("%s days are new or corrected since the last training set", len(changed))
     if window.run_reason is RunReason.ARRIVAL and len(changed) < (model.retrain_after_days or 0):
         log.info("%s retrains on arrival of %s days: nothing to do", name, model.retrain_after_days)
-        return skip_tasks(context, retrain_plan.dump(), ("materialize", *_TRAINING_TASKS))
+        return skip_tasks(context, retrain_plan.dump(), (*rebuild, "materialize", *_TRAINING_TASKS))
     if pause:
-        return skip_tasks(context, retrain_plan.dump(), _TRAINING_TASKS)
+        return skip_tasks(context, retrain_plan.dump(), (*rebuild, *_TRAINING_TASKS))
+    _check_features(model, stale)
     anchors.check_anchor(name)
     if champion := versions.find_champion(model):
         log.info("the candidate is judged against version %s", champion.version)
@@ -192,7 +229,15 @@ def plan(name: str) -> XCom:
     return skip_tasks(context, retrain_plan.dump(), ["backtest"])
 
 
-@task
+def _check_features(model: ModelSpec, stale: StaleFeatures) -> None:
+    """Raise a StaleFeaturesError if there are stale features, and the spec does not say that they are rebuilt."""
+    if stale.days and model.stale_features == "refuse":
+        subject = f"{model.name}: {len(stale.days)} of {len(stale.published)} days of features are stale"
+        raise StaleFeaturesError(subject, stale.faults(stale.rebuild_advice))
+
+
+# `rebuild` is skipped where nothing is trained, and readers of the online store need no rebuilt days.
+@task(trigger_rule="none_failed")
 def materialize(name: str, plan: XCom) -> XCom:
     """Load the features of the window into the online store (Feast)."""
     from evergreen.feature_store import online_store
@@ -281,6 +326,8 @@ def register(name: str, plan: XCom, judge_output: XCom) -> str:
         service.verdict_report_path(model, judged.entry),
     )
     anchors.update_anchor(name)  # a verdict that promotes nothing has spent some of the model's budget all the same
+    if judged.verdict_event(name).verdict.is_inconclusive:
+        service.sync_champion_aliases(model)  # it is the challenger
     log.info("%s version %s", name, version)
     request = RetrainPlan.load(plan).promotion_request(judged.entry, version)
     if model.approval and (blocker := service.promotion_blocker(model, request)):
@@ -299,14 +346,19 @@ def promote(
     approval_output: XCom,
 ) -> str:
     """Promote the candidate, in the ledger and then in MLflow, if the verdict and the rules allow it."""
+    from evergreen import ledger
     from evergreen.orchestration.operators.approval import responder
-    from evergreen.promotion import service
+    from evergreen.promotion import challengers, service
 
     approved_by = responder(approval_output) if approval_output else None
     entry = JudgedCandidate.load(judge_output).entry
     request = RetrainPlan.load(plan).promotion_request(entry, version, approved_by)
+    model, state = loader.load_spec(name), ledger.read_state(name)
+    if state.challenger_verdict == entry and state.open_comparison:
+        wait = challengers.challenger_wait(state, model)
+        raise AirflowSkipException(f"the champion stays, version {version} is its challenger: {wait}")
     try:
-        blocker = service.promote_version(loader.load_spec(name), request, actor=requester(get_current_context()))
+        blocker = service.promote_version(model, request, actor=requester(get_current_context()))
     except PromotionRefusedError as error:
         raise AirflowSkipException(f"the champion stays: {error}") from None
     if blocker:
@@ -324,4 +376,4 @@ class GateReportLink(BaseOperatorLink):
         judge_output = ti_key.xcom_pull(task_ids=ti_key.task_id)
         if not judge_output:
             return ""
-        return f"/evergreen/{ti_key.dag_id}/verdicts/{JudgedCandidate.load(judge_output).entry}"
+        return f"/evergreen/{ti_key.dag_id}/verdicts/{JudgedVerdict.from_judge(judge_output).entry}"

@@ -9,7 +9,7 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from evergreen.orchestration.dag_run import requester
-from evergreen.orchestration.handover import JudgedCandidate
+from evergreen.orchestration.handover import JudgedVerdict
 from evergreen.spec import loader
 from evergreen.spec.model import ApprovalPolicy
 
@@ -17,7 +17,7 @@ from evergreen.spec.model import ApprovalPolicy
 class PromotionApprovalOperator(ApprovalOperator):
     """Asks whether a candidate that passed its gates may become champion; a rejection is recorded in the ledger.
 
-    `judge_output` and `version` are the results of the tasks `judge` and `register`.
+    `judge_output` is the result of a task `judge`, and `version` the registered version.
     """
 
     template_fields: Sequence[str] = ("subject", "body", "judge_output", "version")
@@ -35,7 +35,7 @@ class PromotionApprovalOperator(ApprovalOperator):
     def execute(self, context: Any) -> Any:
         from evergreen.reports.gate_table import gate_markdown_table
 
-        judged = JudgedCandidate.load(self.judge_output)
+        judged = JudgedVerdict.from_judge(self.judge_output)
         event = judged.verdict_event(self.model)
         champion = event.champion_version
         self.subject = f"May version {self.version} of {self.model} become champion?"
@@ -56,7 +56,7 @@ class PromotionApprovalOperator(ApprovalOperator):
             user = responder(event)
             service.reject_promotion(
                 loader.load_spec(self.model),
-                JudgedCandidate.load(self.judge_output).entry,
+                JudgedVerdict.from_judge(self.judge_output).entry,
                 self.version,
                 actor=requester(context),
                 rejected_by=user or "nobody",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ class RawDataTrigger(BaseEventTrigger):
     """Fires `{"days": {"2013-01-01": delivery id, …}}` once for all days that one poll finds complete.
 
     prefix: folder of the raw files, a local path or any URI that fsspec opens.
-    sources: names of the daily sources; a complete day has a file of each.
+    sources: names of the daily sources; a complete day has a file of each. For a source whose days may be absent, the
+        hours after the end of a day, until which its file may still arrive; else None.
     records_folder: local folder of the `AnnouncementStore`; the run that an event starts calls its
         `acknowledge_with_pending` first.
     timezone, first_day, last_day: the days to watch for, as ISO dates; a day that is not over is not complete.
@@ -37,7 +38,7 @@ class RawDataTrigger(BaseEventTrigger):
     def __init__(
         self,
         prefix: str,
-        sources: Sequence[str],
+        sources: Mapping[str, int | None],
         records_folder: str,
         *,
         timezone: str = "UTC",
@@ -52,7 +53,7 @@ class RawDataTrigger(BaseEventTrigger):
             raise SpecError(f"watcher of {prefix}", [fault])
         self.prefix = prefix
         # Plain types: Airflow identifies a trigger by the JSON of its arguments.
-        self.sources = list(sources)
+        self.sources = dict(sources)
         self.records_folder = str(records_folder)
         self.timezone, self.first_day, self.last_day = timezone, first_day, last_day
         self.poll_seconds = float(poll_seconds)

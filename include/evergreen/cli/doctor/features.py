@@ -1,0 +1,62 @@
+"""Check of published features: what made them, and what would make them now."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from evergreen.cli.doctor.databases import import_feast
+from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
+from evergreen.errors import EvergreenError
+from evergreen.features import inputs, staleness
+from evergreen.features.staleness import StaleFeatures
+from evergreen.spec.loader import feature_spec, load_spec, model_names
+from evergreen.spec.model import ModelSpec
+from evergreen.window import RunReason, Window
+
+
+def check_features() -> CheckPassed:
+    """Check the features that the next retrain of each model reads: it does not mix what different code has made."""
+    count = 0
+    refused: list[tuple[str, StaleFeatures]] = []
+    rebuilt: list[tuple[str, StaleFeatures]] = []
+    errors: list[str] = []
+    for name in model_names():
+        try:
+            model = load_spec(name)
+            feature_spec(model)
+        except EvergreenError:
+            continue  # as the check of models says
+        try:
+            stale = _stale_features_of_next_retrain(model)
+        except EvergreenError as error:
+            errors.append(str(error))
+            continue
+        count += len(stale.published)
+        if stale.days:
+            (refused if model.stale_features == "refuse" else rebuilt).append((name, stale))
+    if refused or errors:
+        problems = [*errors, *(f"{name} is not retrained: {stale.summary}" for name, stale in refused)]
+        fixes = dict.fromkeys(stale.rebuild_advice for _, stale in refused) or ["correct its feature repository"]
+        raise CheckFailedError("; ".join(problems), "; ".join(fixes))
+    if rebuilt:
+        return CheckPassed(
+            "; ".join(f"the next retrain of {name} rebuilds: {stale.summary}" for name, stale in rebuilt)
+        )
+    return CheckPassed(f"{count} days that the next retrains read, none stale")
+
+
+def _stale_features_of_next_retrain(model: ModelSpec) -> StaleFeatures:
+    import_feast()
+    from evergreen.feature_store import training_sets
+
+    spec, partitions = feature_spec(model), inputs.features_dataset(model).partitions()
+    if not partitions:
+        return staleness.find_stale_features(model, {})
+    end = inputs.newest_published_day(model) + timedelta(1)
+    start = max(spec.first_day, end - timedelta(model.history_days))
+    window = Window.from_range(start, end, RunReason.MANUAL, spec.timezone)
+    # From the newest training set, because opening the feature store may write to it.
+    newest = training_sets.newest_training_set(model)
+    ttls = [view["ttl_seconds"] for view in newest.inputs["definitions"].values()] if newest else []
+    days = staleness.days_in_reach(model, window, ttls)
+    return staleness.find_stale_features(model, inputs.published_manifests(model, days))

@@ -1,0 +1,56 @@
+"""Tables into and out of Feast's offline stores, whose interface is pandas: no value changes on the way.
+
+pandas makes a float of every integer of a column in which one is missing. So integers and booleans go in as pandas'
+own nullable types, and results come out as Arrow tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+import pyarrow as pa
+from feast import FeatureView
+from feast.infra.offline_stores.offline_store import RetrievalJob
+
+from evergreen.ingest.frames import text_as_objects, text_as_strings
+from evergreen.lake import datasets
+from evergreen.settings import settings
+
+_NULLABLE_DTYPES = {
+    pa.bool_(): pd.BooleanDtype(),
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+}
+
+
+def entity_frame(entities: pa.Table) -> pd.DataFrame:
+    """Return the frame of keys and timestamps that Feast asks for."""
+    return text_as_objects(entities.to_pandas(date_as_object=True, types_mapper=_NULLABLE_DTYPES.get))
+
+
+def read_table(job: RetrievalJob) -> pa.Table:
+    """Return the result of a retrieval. Feast's Spark store would return it through pandas."""
+    is_spark = settings().offline_store == "spark"
+    return text_as_strings(job.to_spark_df().toArrow() if is_spark else job.to_arrow())  # type: ignore[attr-defined]
+
+
+def register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> None:
+    """Register the published tables of `views` in this process's Spark session, if Feast reads through Spark."""
+    if settings().offline_store != "spark":
+        return
+    from pyspark.sql import SparkSession
+
+    # Without Arrow, Spark takes no nullable integers of pandas.
+    builder = SparkSession.builder.config("spark.sql.execution.arrow.pyspark.enabled", "true")
+    session = builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
+    root = datasets.open_dataset(f"features/{feature_model}").root
+    for table in sorted({view.batch_source.name for view in views if view.batch_source}):
+        files = datasets.published_files(str(root / table)) or {}
+        session.read.parquet(*files).createOrReplaceTempView(table)

@@ -1,0 +1,167 @@
+"""Which published days were made by other code, parameters or registers than they would be now.
+
+A register is the one file of a source that is not daily: every day depends on it. Daily raw files are not compared
+here: a corrected day has a run of its own (`evergreen.features.inputs.stale_days`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from evergreen.errors import Fault
+from evergreen.features import inputs
+from evergreen.ingest import raw_files
+from evergreen.lake import datasets
+from evergreen.lake.datasets import Manifest
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import FeatureSpec, ModelSpec
+from evergreen.window import Window, midnight
+
+_MAX_DIFFERENCES = 6  # of one fault: an upgrade changes many modules at once
+_MAX_VALUE_LENGTH = 40
+_HASH_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class StaleFeatures:
+    """The stale ones of some published days, by what differs."""
+
+    feature_model: str
+    published: Sequence[date]
+    differences: Mapping[str, Sequence[date]]
+    """What differs, in words, and the days that it concerns, in order."""
+
+    @property
+    def days(self) -> list[date]:
+        """All stale days, in order."""
+        return sorted({day for days in self.differences.values() for day in days})
+
+    @property
+    def summary(self) -> str:
+        """How many days are stale, and why."""
+        count = f"{len(self.days)} of {len(self.published)} days of features of {self.feature_model} are stale"
+        return "; ".join([count, *(f"{fault.location}: {fault.problem}" for fault in self.faults(""))])
+
+    @property
+    def rebuild_run(self) -> str:
+        """The run by which a person rebuilds the stale days."""
+        conf = json.dumps({"start": str(self.days[0]), "end": str(self.days[-1])})
+        return f"run {self.feature_model}.features with {conf}"
+
+    @property
+    def rebuild_advice(self) -> str:
+        """How a person has the stale days rebuilt, now or whenever there are any."""
+        return f'{self.rebuild_run}, or set stale_features="rebuild" in the spec'
+
+    def faults(self, fix: str) -> list[Fault]:
+        """Return one fault for all that differs for the same days."""
+        by_days: dict[tuple[date, ...], list[str]] = {}
+        for difference, days in self.differences.items():
+            by_days.setdefault(tuple(days), []).append(difference)
+        return [Fault(inputs.format_days(days), _shorten(texts), fix) for days, texts in by_days.items()]
+
+
+def days_in_reach(model: ModelSpec, window: Window, ttls: Sequence[float]) -> list[date]:
+    """Return the days of `window`, and the published ones before it that its examples may have features of.
+
+    `ttls` are those of the views, in seconds; a view without one (0) reaches back to the first day.
+    """
+    published = (datasets.partition_day(partition) for partition in inputs.features_dataset(model).partitions())
+    earlier = [day for day in published if day < window.start]
+    if all(ttls):
+        first_instant = midnight(window.start, window.timezone).astimezone(UTC) - timedelta(
+            seconds=max(ttls, default=0)
+        )
+        first = first_instant.astimezone(ZoneInfo(window.timezone)).date()
+        earlier = [day for day in earlier if day >= first]
+    return [*earlier, *window.days]
+
+
+def find_stale_features(model: ModelSpec, published: Mapping[date, Manifest]) -> StaleFeatures:
+    """Return those of the `published` days that would be made differently now.
+
+    A register that is not there now is compared with none.
+    """
+    spec = feature_spec(model)
+    registers = [file for file in inputs.register_files(spec) if file.path.exists()]
+    hashes = raw_files.hash_raw_files(file.path for file in registers)
+    current = {"raw": {file.name: hashes[file.path] for file in registers}, **inputs.shared_inputs(model)}
+    return _compare(model.feature_model, spec, published, current)
+
+
+def find_mixed_features(model: ModelSpec, published: Mapping[date, Manifest]) -> StaleFeatures:
+    """Return those of the `published` days that were not made like the newest of them."""
+    newest = published[max(published)].inputs if published else {}
+    return _compare(model.feature_model, feature_spec(model), published, newest)
+
+
+def _compare(
+    feature_model: str, spec: FeatureSpec, published: Mapping[date, Manifest], reference: Mapping[str, Any]
+) -> StaleFeatures:
+    registers = [source.name for source in spec.sources if not source.daily and source.rebuild_on_change]
+    reference = json.loads(json.dumps(reference))  # as manifests have it, with lists for tuples
+    differences: dict[str, list[date]] = {}
+    for day, manifest in sorted(published.items()):
+        for difference in _differences(manifest.inputs, reference, registers):
+            differences.setdefault(difference, []).append(day)
+    return StaleFeatures(feature_model, sorted(published), differences)
+
+
+def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any], registers: Sequence[str]) -> Iterator[str]:
+    recorded_raw, current_raw = recorded.get("raw", {}), current.get("raw", {})
+    for name in registers:
+        if name in current_raw and recorded_raw.get(name) != current_raw[name]:
+            yield f"the raw file of {name} {'has changed' if name in recorded_raw else 'is new'}"
+    for part, describe in (("code", _code_differences), ("parameters", _parameter_differences)):
+        if recorded.get(part, {}) != current.get(part, {}):
+            yield from describe(recorded.get(part, {}), current.get(part, {}))
+
+
+def _code_differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> Iterator[str]:
+    changed = sorted(name for name in recorded.keys() | current.keys() if recorded.get(name) != current.get(name))
+    for name in changed:
+        if name.startswith("evergreen."):
+            continue
+        old, new = recorded.get(name), current.get(name)
+        label = _file_name(name)
+        if old is None or new is None:
+            yield f"{label} is {'new' if old is None else 'no longer used'}"
+        elif len(old) == len(new) == _HASH_LENGTH:
+            yield f"{label} has changed"
+        else:
+            yield f"{label} was {old} and is {new}"
+    if any(name.startswith("evergreen.") for name in changed):
+        yield "Evergreen's own code has changed"
+
+
+def _file_name(name: str) -> str:
+    """Return the path of a module, or of a file beside one, of a model folder; other names as they are."""
+    package, _, file = name.partition("/")
+    if not package.startswith("evergreen_models."):
+        return name
+    parts = package.split(".")[1:]
+    if file:
+        return "/".join([*parts, file])
+    return "/".join(parts if len(parts) > 1 else [*parts, "__init__"]) + ".py"
+
+
+def _parameter_differences(recorded: Any, current: Any, path: str = "") -> Iterator[str]:
+    if isinstance(recorded, Mapping) and isinstance(current, Mapping):
+        for key in sorted(recorded.keys() | current.keys()):
+            yield from _parameter_differences(recorded.get(key), current.get(key), f"{path}.{key}".removeprefix("."))
+    elif recorded is None or current is None:
+        yield f"{path} is {'new' if recorded is None else 'no longer used'}"
+    elif recorded != current:
+        old, new = repr(recorded), repr(current)
+        is_short = max(len(old), len(new)) <= _MAX_VALUE_LENGTH
+        yield f"{path} was {old} and is {new}" if is_short else f"{path} has changed"
+
+
+def _shorten(texts: Sequence[str]) -> str:
+    count = len(texts) - _MAX_DIFFERENCES
+    return ", ".join(texts[:_MAX_DIFFERENCES]) + (f", and {count} more" if count > 0 else "")

@@ -1,0 +1,246 @@
+"""The DAG that lets a challenger prove itself on later days, then promotes it or withdraws it.
+
+`plan → examples → evaluate → judge → (approve) → conclude`
+
+A candidate that no gate rejects, but that cannot prove itself on its holdout yet, is the challenger. As the labels of
+later days become known, this DAG compares it with the champion again, on all days so far. Neither has learned from any
+of them.
+
+**A new DAG is paused.** Unpause it together with the retrain DAG: until then, a challenger gathers no evidence, and the
+retrain DAG trains no other candidate.
+
+**When a run ends after `plan`,** there is no challenger, or too few days are new since the last look. Its log says
+which.
+
+**When `conclude` is skipped,** the champion stays, and the log says why: the challenger needs more days, its promotion
+waits for the end of a freeze or a cooldown, or it was withdrawn. The button *Gate report* on `judge` opens the evidence
+so far.
+
+**A backfill tells what was seen then:** `judge` logs the verdict that a look would have had on that day. Nothing is
+recorded or promoted.
+
+**Running it again** is always safe: a look is recorded once.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronDataIntervalTimetable, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from evergreen.errors import PromotionRefusedError
+from evergreen.orchestration.dag_run import (
+    RETRY_ARGS,
+    dag_kwargs,
+    dag_run_info,
+    dag_run_name,
+    data_range_kwargs,
+    requester,
+    skip_tasks,
+)
+from evergreen.orchestration.dags.features import features_asset
+from evergreen.orchestration.dags.retrain import GateReportLink, request_approval
+from evergreen.orchestration.handover import JudgedVerdict, LookPlan, ScoredLook, XCom
+from evergreen.spec import loader
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import ModelSpec
+from evergreen.window import RunReason, resolve_retrain_window
+
+_LOOK_TASKS = ("examples", "evaluate", "judge")
+
+log = logging.getLogger(__name__)
+
+
+def monitor_dag(model: ModelSpec) -> DAG:
+    """`<model>.monitor`."""
+    assert model.monitor
+    # Also when features are published: a look that is due then comes before the retrain of that day, as a rule. Where
+    # both start at once either order is right, and the next candidate is trained a week later at most.
+    clock = CronDataIntervalTimetable(model.monitor.schedule or model.schedule, timezone=feature_spec(model).timezone)
+    with DAG(
+        **dag_kwargs(model, "monitor", "A challenger's evidence as it grows", __doc__),
+        **data_range_kwargs(model),
+        schedule=AssetOrTimeSchedule(timetable=clock, assets=[features_asset(model.feature_model)]),
+        max_active_runs=1,  # a look continues the one before
+        default_args={
+            "owner": model.owner,
+            **RETRY_ARGS,
+            "execution_timeout": timedelta(minutes=30),
+        },
+        params={
+            "as_of": Param(
+                None,
+                type=["null", "string"],
+                format="date",
+                description="Use only what was known at the start of this day; empty: as of today",
+            ),
+        },
+    ) as dag:
+        planned = plan(model.name)
+        published = examples(model.name, planned)
+        evaluated = evaluate(model.name, planned, published)
+        judged = judge(model.name, planned, evaluated)
+        dag.get_task("judge").operator_extra_links = (GateReportLink(),)
+        approved = None
+        if model.approval:
+            version = "{{ ti.xcom_pull(task_ids='plan')['challenger_version'] }}"
+            approved = request_approval(model.name, model.approval, judged, version)
+        concluded = conclude(model.name, planned, judged, approved)
+
+        planned >> published >> evaluated >> judged >> concluded
+        if approved is not None:
+            judged >> approved >> concluded
+    return dag
+
+
+@task
+def plan(name: str) -> XCom:
+    """Decide whether a look is due, once for all tasks."""
+    from evergreen import ledger
+    from evergreen.feature_store import training_sets
+    from evergreen.promotion import challengers, service
+    from evergreen.registry import anchors
+
+    context, model = get_current_context(), loader.load_spec(name)
+    spec = feature_spec(model)
+    window = resolve_retrain_window(
+        dag_run_info(context),
+        first_day=spec.first_day,
+        last_day=spec.last_day,
+        timezone=spec.timezone,
+        history_days=model.history_days,
+    )
+    anchors.check_anchor(name)
+    state = ledger.read_state(name)
+    look_plan = LookPlan(start=window.start, end=window.end, run_reason=window.run_reason, timezone=window.timezone)
+    event, is_backfill = state.challenger_event, window.run_reason is RunReason.BACKFILL
+    obsolete = challengers.withdrawal_reason(state, model)
+    acts = ("approve", "conclude") if model.approval else ("conclude",)
+    look_tasks = (*_LOOK_TASKS, "approve") if model.approval else _LOOK_TASKS
+    if event is None or (is_backfill and (obsolete or not state.open_comparison or window.end <= event.as_of)):
+        log.info("there is no challenger%s", " that gathered evidence then" if event else "")
+        service.sync_champion_aliases(model)  # an earlier run may have died before they followed
+        return skip_tasks(context, look_plan.dump(), (*_LOOK_TASKS, *acts))
+    log.info("version %s is the challenger: %s", state.challenger, challengers.challenger_wait(state, model))
+    start = event.holdout[0]
+    look_plan = look_plan.model_copy(
+        update={
+            "start": min(window.start, start),
+            "first_entry": state.open_comparison,
+            "days": (start, training_sets.look_days_end(model, window, start)),
+            "challenger_version": state.challenger,
+            "challenger_content": event.candidate_content,
+            "champion_version": state.champion,
+            "champion_content": event.champion_content,
+            "labels_until": start,
+            "verdict_entry": None if state.open_comparison else state.challenger_verdict,
+        }
+    )
+    if is_backfill:
+        return skip_tasks(context, look_plan.dump(), acts)
+    if obsolete:
+        log.info("it is withdrawn: %s", obsolete)
+        return skip_tasks(context, look_plan.dump(), look_tasks)
+    if look_plan.verdict_entry:
+        return skip_tasks(context, look_plan.dump(), ("examples", "evaluate"))
+    assert look_plan.days
+    if reason := challengers.look_wait(state, model, window.end, look_plan.days[1]):
+        log.info("no look is taken: %s", reason)
+        is_over = challengers.withdrawal_reason(state, model, window.end) is not None
+        return skip_tasks(context, look_plan.dump(), look_tasks if is_over else (*_LOOK_TASKS, *acts))
+    return look_plan.dump()
+
+
+@task
+def examples(name: str, plan: XCom) -> XCom:
+    """Join the labelled rows of all days so far with the features known at each (Feast, point in time)."""
+    from evergreen.feature_store import training_sets
+
+    look_plan = LookPlan.load(plan)
+    assert look_plan.days
+    return training_sets.build_look_set(loader.load_spec(name), look_plan.window(), *look_plan.days).reference
+
+
+@task
+def evaluate(name: str, plan: XCom, examples_reference: XCom) -> XCom:
+    """Score challenger and champion, verified by their contents, on the same rows."""
+    from evergreen import evaluation
+    from evergreen.feature_store import training_sets
+
+    model, look_plan = loader.load_spec(name), LookPlan.load(plan)
+    rows = training_sets.look_dataset(model).resolve(examples_reference)
+    evidence = evaluation.collect_look_evidence(model, rows, look_plan.challenger(), look_plan.champion())
+    return ScoredLook(examples_reference=examples_reference, evaluation_reference=evidence.reference).dump()
+
+
+# Where a challenger has passed its gates already, nothing is looked at, and its verdict is handed on.
+@task(trigger_rule="none_failed")
+def judge(name: str, plan: XCom, evaluate_output: XCom) -> XCom:
+    """Record the verdict of the look in the ledger before anything acts on it."""
+    from evergreen.promotion import looks, service
+
+    context, model, look_plan = get_current_context(), loader.load_spec(name), LookPlan.load(plan)
+    entry = look_plan.verdict_entry
+    if entry is None:
+        scored = ScoredLook.load(evaluate_output)
+        assert look_plan.first_entry
+        look = looks.LookContext(
+            run=dag_run_name(context),
+            run_reason=look_plan.run_reason,
+            first_entry=look_plan.first_entry,
+            examples=scored.examples(model),
+            evaluation=scored.evaluation(model),
+        )
+        try:
+            if look_plan.run_reason is RunReason.BACKFILL:
+                log.info("a look on this day would have said: %s", looks.preview_look(model, look).reason)
+                return None
+            entry = looks.judge_look(model, look)
+        except PromotionRefusedError as error:
+            raise AirflowSkipException(str(error)) from None
+    judged = JudgedVerdict(entry=entry, report=str(service.verdict_report_path(model, entry)))
+    verdict = judged.verdict_event(name).verdict
+    for result in verdict.results:
+        log.info("%12s  %s: %s", result.outcome.upper(), result.gate, result.reason)
+    log.info("report: %s", judged.report)
+    assert look_plan.challenger_version
+    request = look_plan.promotion_request(entry, look_plan.challenger_version)
+    if model.approval and (blocker := service.promotion_blocker(model, request)):
+        log.info("approval is not requested: %s", blocker)
+        return skip_tasks(context, judged.dump(), ["approve"])
+    return judged.dump()
+
+
+@task(trigger_rule="none_failed")
+def conclude(name: str, plan: XCom, judge_output: XCom, approval_output: XCom) -> str:
+    """Promote the challenger if its verdict and the rules allow it, or withdraw it, or wait."""
+    from evergreen import ledger
+    from evergreen.orchestration.operators.approval import responder
+    from evergreen.promotion import challengers, looks, service
+
+    model, look_plan, actor = loader.load_spec(name), LookPlan.load(plan), requester(get_current_context())
+    if event := looks.withdraw_obsolete_challenger(model, look_plan.end, actor=actor):
+        raise AirflowSkipException(f"the champion stays, version {event.version} is withdrawn: {event.reason}")
+    if judge_output is None:
+        raise AirflowSkipException("the champion stays: nothing was judged")
+    entry = JudgedVerdict.from_judge(judge_output).entry
+    state = ledger.read_state(name)
+    # An approval may take days: the version may have been deleted, and registered again, since it was planned.
+    content, version = look_plan.challenger_content, look_plan.challenger_version
+    assert content
+    assert version
+    version = state.name_of(content, version)
+    if state.challenger_verdict == entry and state.open_comparison:
+        wait = challengers.challenger_wait(state, model)
+        raise AirflowSkipException(f"the champion stays, version {version} is its challenger: {wait}")
+    request = look_plan.promotion_request(entry, version, responder(approval_output) if approval_output else None)
+    try:
+        blocker = service.promote_version(model, request, actor=actor)
+    except PromotionRefusedError as error:
+        raise AirflowSkipException(f"the champion stays: {error}") from None
+    if blocker:
+        raise AirflowSkipException(f"the champion stays, version {version} is its challenger: {blocker}")
+    log.info("%s version %s is champion", name, version)
+    return version

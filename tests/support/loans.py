@@ -1,0 +1,119 @@
+"""A tiny regression of loans, whose losses are known weeks later, in another time zone: all in one process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evergreen.feature_store import repository
+from evergreen.lake import datasets
+from evergreen.settings import REPOSITORY
+from evergreen.spec import loader
+from evergreen.spec.model import ModelSpec
+from evergreen.window import RunReason, Window, days_between
+
+ZONE = "Asia/Tokyo"
+FIRST, LAST = date(2024, 1, 1), date(2024, 4, 30)
+ROWS = 30
+_SPEC = f"""
+from evergreen.spec.model import ModelSpec
+MODEL = ModelSpec(
+    name="loans", owner="tests", feature_service="loans", label="loss", request_columns=["amount"],
+    features=dict(timezone="{ZONE}", first_day="{FIRST}", spine="requests", views=["customers"],
+                  sources=[dict(name="bookings", columns=dict(x="int64"))]),
+    schedule="0 0 * * 1", train_days=21, holdout_days=7, label_delay={{label_delay}},
+    gates=[{{gates}}], {{options}}
+)
+"""
+_TRAIN = """
+import pyarrow.parquet as pq
+import xgboost as xgb
+
+
+def fit(job, output, checkpoints):
+    table = pq.read_table(job.training_data)
+    data = xgb.QuantileDMatrix(table.select(list(job.features)), label=table[job.label].to_numpy(), nthread=1)
+    xgb.train({"max_depth": 3, "nthread": 1}, data, 20).save_model(output / "model.ubj")
+    return {"rows": float(table.num_rows)}
+"""
+_DEFINITIONS = """
+from datetime import timedelta
+from feast import Entity, FeatureService, FeatureView, Field
+from feast.types import Float64
+from feast.value_type import ValueType
+from evergreen.feature_store.repository import feature_source
+
+customer = Entity(name="customer", join_keys=["customer"], value_type=ValueType.INT64)
+customers = FeatureView(name="customers", entities=[customer], ttl=timedelta(days=1),
+                        schema=[Field(name="debt", dtype=Float64)], source=feature_source("loans", "customers"))
+loans = FeatureService(name="loans", features=[customers])
+"""
+
+
+@contextmanager
+def loan_project(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    use_models: Callable[..., None],
+    gates: str,
+    label_delay: int,
+    options: str = "",
+) -> Iterator[ModelSpec]:
+    """Use a model folder `loans` with these gates, and features of all days from FIRST to LAST."""
+    models = folder / "evergreen_models/loans"
+    models.mkdir(parents=True)
+    spec = _SPEC.format(label_delay=label_delay, gates=gates, options=options)
+    for name, text in (("__init__.py", ""), ("model.py", spec), ("train.py", _TRAIN)):
+        (models / name).write_text(text)
+    use_models(folder / "evergreen_models", only=True)
+    (folder / "feature_repo").mkdir()
+    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", folder / "feature_repo")
+    (folder / "feature_repo/loans.py").write_text(_DEFINITIONS)
+    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(folder / "feature_repo"))
+    repository.settings.cache_clear()
+    repository.open_feature_store.cache_clear()
+    loader.load_spec.cache_clear()
+    for day in days_between(FIRST, LAST):
+        publish(day, label_delay)
+    yield loader.load_spec("loans")
+    loader.load_spec.cache_clear()
+
+
+def publish(day: date, label_delay: int) -> None:
+    """Publish 30 requests of a day. Losses are known after `label_delay` days, large ones (the last rows) after ten."""
+    random = np.random.default_rng(day.toordinal())
+    begins = datetime.combine(day, datetime.min.time(), ZoneInfo(ZONE))
+    times = [begins + timedelta(minutes=30 * row) for row in range(ROWS)]
+    debt, amount = np.sort(random.random(ROWS)) * 10, random.random(ROWS) * 10
+    early = min(10, label_delay - 1)
+    delays = [timedelta(days=early if row >= ROWS - 6 else label_delay - 1, hours=3) for row in range(ROWS)]
+    instant = pa.timestamp("us", "UTC")
+    keys = pa.array([1000 * day.toordinal() + row for row in range(ROWS)], pa.int64())
+    requests = {
+        "event_timestamp": pa.array(times, instant),
+        "customer": keys,
+        "amount": amount,
+        "loss": debt + amount + random.normal(size=ROWS),
+        "label_known_at": pa.array([begins + delay for delay in delays], instant),
+    }
+    customers = {"event_timestamp": pa.array([begins] * ROWS, instant), "customer": keys, "debt": debt}
+    dataset, partition = datasets.open_dataset("features/loans"), datasets.day_partition(day)
+    staged = dataset.stage(partition, f"of-{day}")
+    files = {name: staged / f"{name}.parquet" for name in ("requests", "customers")}
+    pq.write_table(pa.table(requests), files["requests"])
+    pq.write_table(pa.table(customers), files["customers"])
+    dataset.publish(partition, f"of-{day}", files, {})
+
+
+def window(model: ModelSpec, as_of: date) -> Window:
+    start = max(FIRST, as_of - timedelta(model.history_days))
+    return Window.from_range(start, as_of, RunReason.SCHEDULE, ZONE)

@@ -1,0 +1,104 @@
+"""Of the days of a job that fails, those that fail alone are blamed, and the others are built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.errors.exceptions.connect import SparkConnectGrpcException
+
+from evergreen.errors import Fault, FeatureError
+from evergreen.features import build
+from evergreen.spec import loader
+
+pytestmark = pytest.mark.unit
+
+MODEL = loader.load_spec("flight_delay")
+DAYS = [str(date(2013, 3, 1) + timedelta(n)) for n in range(32)]
+
+Job = Callable[[Any, Mapping[str, Path]], None]
+
+
+def job(bad: set[str], jobs: list[list[str]], error: Exception | None = None) -> Job:
+    """Return a job that fails if it is about a bad day."""
+
+    def run(_: Any, folders: Mapping[str, Path]) -> None:
+        jobs.append(list(folders))
+        if bad & folders.keys():
+            raise error or ValueError(f"negative amount on {min(bad & folders.keys())}")
+
+    return run
+
+
+def run(bad: set[str], error: Exception | None = None) -> tuple[dict[date, list[Fault]], list[list[str]]]:
+    jobs: list[list[str]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_build_batch", job(bad, jobs, error))
+        return build._build_days(MODEL, dict.fromkeys(DAYS, Path())), jobs
+
+
+@given(st.sets(st.sampled_from(DAYS[1:])))
+def test_exactly_the_bad_days_are_blamed(bad: set[str]) -> None:
+    faults, jobs = run(bad)
+    if len(bad) < build._MAX_FAILURES:
+        assert set(map(str, faults)) == bad
+    for day, day_faults in faults.items():
+        if str(day) in bad and "not tried" not in day_faults[0].problem:
+            assert str(day_faults[0]).startswith(f"{day}: cannot be built: ValueError: negative amount on {day} → ")
+    assert len(jobs) <= 1 + 2 * max(1, len(bad)) * 5
+
+
+def test_a_day_is_found_with_few_jobs() -> None:
+    faults, jobs = run({DAYS[20]})
+    assert list(map(str, faults)) == [DAYS[20]]
+    assert len(jobs) == 11
+
+
+def test_code_that_fails_for_all_days_is_not_tried_on_all() -> None:
+    faults, jobs = run(set(DAYS))
+    assert len(faults) == len(DAYS)
+    assert len(jobs) < 12
+    assert faults[date.fromisoformat(DAYS[-1])][0].problem == "not tried, because the first 4 days of the job fail"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AnalysisException("[UNRESOLVED_COLUMN] no column", errorClass="UNRESOLVED_COLUMN", messageParameters={}),
+        KeyError("price"),
+        FeatureError("features", [Fault("sold", "1 rows have no day", "set it")]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_rows_or_code_cause_is_blamed_on_days(error: Exception) -> None:
+    assert list(map(str, run({DAYS[3]}, error)[0])) == [DAYS[3]]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        ConnectionRefusedError(),
+        MemoryError(),
+        SparkConnectGrpcException("<_InactiveRpcError: UNAVAILABLE>"),
+        PySparkException("[INTERNAL_ERROR] a bug", errorClass="INTERNAL_ERROR", messageParameters={}),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_a_server_or_a_disk_causes_is_raised(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run({DAYS[3]}, error)
+
+
+def test_the_cause_of_a_failed_task_is_told() -> None:
+    text = (
+        "[TASK_WRITE_FAILED] Task failed while writing rows.\n\nCaused by: X: [USER_RAISED_EXCEPTION] no amount\n\tat Y"
+    )
+    (fault,) = build._build_faults(MODEL, DAYS[0], ValueError(text))
+    assert fault.problem.endswith("[USER_RAISED_EXCEPTION] no amount")

@@ -1,0 +1,223 @@
+"""Stale days: what was made by other code, parameters or registers, and nothing else, is named with what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evergreen.features import inputs, staleness
+from evergreen.features.staleness import StaleFeatures, days_in_reach
+from evergreen.ingest import raw_files
+from evergreen.lake import fingerprints
+from evergreen.spec.loader import feature_spec
+from evergreen.spec.model import ModelSpec
+from evergreen.window import RunReason, Window, days_between
+from support import tills
+
+pytestmark = pytest.mark.unit
+
+DAYS = tills.days(4)
+FLOORS = 'dict(name="tills", daily=False'
+
+
+@pytest.fixture
+def folder(home: Path, tmp_path: Path, use_models: Callable[..., None]) -> Path:
+    """The model's folder, with raw files of four days."""
+    folder = tills.write_model(tmp_path / "evergreen_models")
+    use_models(tmp_path / "evergreen_models", only=True)
+    tills.reload_spec(folder)
+    tills.deliver(4)
+    return folder
+
+
+@pytest.fixture
+def model(folder: Path) -> ModelSpec:
+    """The model, whose four days are published."""
+    model = tills.reload_spec(folder)
+    tills.publish(model, DAYS)
+    return model
+
+
+def stale(model: ModelSpec) -> StaleFeatures:
+    return staleness.find_stale_features(model, inputs.published_manifests(model, DAYS))
+
+
+def append(file: Path, text: str) -> None:
+    file.write_text(file.read_text() + text)
+
+
+def rewrite_register(path: Path | None = None) -> None:
+    pq.write_table(pa.table({"till": [0], "floor": [9]}), path or raw_files.raw_file("tills"))
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "nothing": (lambda _folder: None, []),
+    "a comment in features.py": (lambda folder: append(folder / "features.py", "# A comment.\n"), []),
+    "features.py": (lambda folder: append(folder / "features.py", "A = 1\n"), ["tills/features.py has changed"]),
+    "a module that features.py imports": (
+        lambda folder: (folder / "units.py").write_text("PER_DOLLAR = 100.0\n"),
+        ["tills/units.py has changed"],
+    ),
+    "the package": (
+        lambda folder: (folder / "__init__.py").write_text("A = 1\n"),
+        ["tills/__init__.py has changed"],
+    ),
+    "a table beside features.py": (
+        lambda folder: (folder / "rates.csv").write_text("1,2\n"),
+        ["tills/rates.csv is new"],
+    ),
+    "a module that nothing imports": (lambda folder: (folder / "notes.py").write_text("A = 1\n"), []),
+    "train.py": (lambda folder: (folder / "train.py").write_text("A = 1\n"), []),
+    "another import": (
+        lambda folder: [
+            (folder / "more.py").write_text("A = 1\n"),
+            append(folder / "units.py", "from evergreen_models.tills.more import A\n"),
+        ],
+        ["tills/more.py is new", "tills/units.py has changed"],
+    ),
+    "the register": (lambda _folder: rewrite_register(), ["the raw file of tills has changed"]),
+    "the register, with the same bytes": (lambda _folder: tills.deliver(4), []),
+    "the register is gone": (lambda _folder: raw_files.raw_file("tills").unlink(), []),
+    "a register that keeps its days": (
+        lambda folder: [rewrite_register(), tills.change_spec(folder, FLOORS, f"{FLOORS}, rebuild_on_change=False")],
+        [],
+    ),
+    "a daily raw file": (lambda _folder: tills.deliver(4, raise_by=1.0), []),
+    "the time zone": (
+        lambda folder: tills.change_spec(folder, '"UTC"', '"Asia/Tokyo"'),
+        ["timezone was 'UTC' and is 'Asia/Tokyo'"],
+    ),
+    "a view": (
+        lambda folder: tills.change_spec(folder, '["takings"]', '["takings", "floors"]'),
+        ["tables was ['receipts', 'takings'] and is ['receipts', 'takings', 'floors']"],
+    ),
+    "how far a source looks back": (
+        lambda folder: tills.change_spec(folder, "trailing_days=1", "trailing_days=2"),
+        ["trailing_days.sales was 1 and is 2"],
+    ),
+    "another register": (
+        lambda folder: [
+            tills.change_spec(
+                folder,
+                "sources=[",
+                'sources=[dict(name="shops", daily=False, columns=dict(till="int64", floor="int64")), ',
+            ),
+            raw_files.raw_file("shops").parent.mkdir(),
+            rewrite_register(raw_files.raw_file("shops")),
+        ],
+        ["the raw file of shops is new", "columns.shops is new"],
+    ),
+    "the schedule": (lambda folder: tills.change_spec(folder, "0 0 * * 1", "0 0 * * 2"), []),
+    "a gate": (lambda folder: tills.change_spec(folder, "100.0", "99.0"), []),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_differs_is_named_and_nothing_else(change: str, folder: Path, model: ModelSpec) -> None:
+    act, differences = CHANGES[change]
+    act(folder)
+    result = stale(tills.reload_spec(folder))
+    assert list(result.differences) == differences
+    assert result.days == (DAYS if differences else [])
+
+
+def test_libraries_are_named_with_both_versions(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprints, "version", lambda _library: "99.0")
+    old = next(iter(inputs.published_manifests(model, DAYS[:1]).values())).inputs["code"]["pyspark"]
+    assert f"pyspark was {old} and is 99.0" in stale(model).differences
+
+
+def test_evergreens_own_modules_are_one_difference(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = inputs.feature_code(model)
+    changed = {name: "0" * 64 if name.startswith("evergreen.") else value for name, value in code.items()}
+    monkeypatch.setattr(inputs, "feature_code", lambda _model: changed)
+    assert stale(model).differences == {"Evergreen's own code has changed": DAYS}
+
+
+def test_each_difference_has_its_days(folder: Path, model: ModelSpec) -> None:
+    append(folder / "features.py", "A = 1\n")
+    tills.publish(model, DAYS[1:3])
+    rewrite_register()
+    result = stale(model)
+    assert result.differences == {
+        "the raw file of tills has changed": DAYS,
+        "tills/features.py has changed": [DAYS[0], DAYS[3]],
+    }
+    assert [str(fault) for fault in result.faults("rebuild")] == [
+        "4 days, 2024-01-01 – 2024-01-04: the raw file of tills has changed → rebuild",
+        "2 days, 2024-01-01 – 2024-01-04: tills/features.py has changed → rebuild",
+    ]
+    assert result.summary == (
+        "4 of 4 days of features of tills are stale; 4 days, 2024-01-01 – 2024-01-04: the raw file of tills has "
+        "changed; 2 days, 2024-01-01 – 2024-01-04: tills/features.py has changed"
+    )
+    conf = '{"start": "2024-01-01", "end": "2024-01-04"}'
+    assert result.rebuild_advice == f'run tills.features with {conf}, or set stale_features="rebuild" in the spec'
+
+
+def test_differences_of_the_same_days_are_one_short_fault(folder: Path, model: ModelSpec) -> None:
+    names = [f"part{n}" for n in range(10)]
+    for name in names:
+        (folder / f"{name}.py").write_text("A = 1\n")
+    append(folder / "units.py", "".join(f"import evergreen_models.tills.{name}\n" for name in names))
+    (fault,) = stale(model).faults("")
+    assert fault.problem == ", ".join(f"tills/part{n}.py is new" for n in range(6)) + ", and 5 more"
+
+
+def test_a_day_of_unknown_inputs_is_stale(model: ModelSpec) -> None:
+    dataset = inputs.features_dataset(model)
+    dataset.publish("day=2024-01-02", "another", {}, {})
+    assert stale(model).days == [DAYS[1]]
+
+
+def test_days_that_differ_from_the_newest_are_mixed(folder: Path, model: ModelSpec) -> None:
+    append(folder / "features.py", "A = 1\n")
+
+    def mixed() -> StaleFeatures:
+        return staleness.find_mixed_features(model, inputs.published_manifests(model, DAYS))
+
+    assert mixed().days == [], "all are stale, none is mixed"
+    tills.publish(model, DAYS[2:])
+    assert mixed().differences == {"tills/features.py has changed": DAYS[:2]}
+    assert staleness.find_mixed_features(model, {}).days == []
+
+
+def test_nothing_published_is_not_stale(folder: Path) -> None:
+    model = tills.reload_spec(folder)
+    result = stale(model)
+    assert (result.published, result.days) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("zone", "start", "ttls", "first"),
+    [
+        ("UTC", "2024-03-11", [], "2024-03-11"),
+        ("UTC", "2024-03-11", [3540.0], "2024-03-10"),
+        ("UTC", "2024-03-11", [86_400.0, 60.0], "2024-03-10"),
+        ("UTC", "2024-03-11", [86_401.0], "2024-03-09"),
+        ("UTC", "2024-03-11", [86_400.0, 0.0], "2024-01-01"),  # a view without a TTL reads all that is before
+        # 10 March has 23 hours in New York, and 3 November has 25.
+        ("America/New_York", "2024-03-11", [86_400.0], "2024-03-09"),
+        ("America/New_York", "2024-03-11", [82_800.0], "2024-03-10"),
+        ("America/New_York", "2024-11-04", [90_000.0], "2024-11-03"),
+    ],
+)
+def test_days_before_the_window_count_as_far_as_views_reach(
+    zone: str, start: str, ttls: list[float], first: str, folder: Path
+) -> None:
+    model = tills.change_spec(folder, '"UTC"', f'"{zone}"')
+    dataset = inputs.features_dataset(model)
+    end = date(2024, 11, 6)
+    for day in days_between(date(2024, 1, 1), end):
+        dataset.publish(f"day={day}", "any", {}, {})
+    window = Window.from_range(date.fromisoformat(start), end, RunReason.MANUAL, zone)
+    assert days_in_reach(model, window, ttls) == list(days_between(date.fromisoformat(first), end))
+
+
+def test_the_files_of_the_model_are_those_of_its_spec(folder: Path) -> None:
+    assert [file.name for file in inputs.register_files(feature_spec(tills.reload_spec(folder)))] == ["tills"]
