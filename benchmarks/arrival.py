@@ -11,14 +11,16 @@ import argparse
 import shutil
 import tempfile
 import time
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
+from evergreen.periods import Calendar
 from measuring.stack import running
 
 DAG = "flight_delay.features"
-FIRST = date(2013, 1, 1)
+CALENDAR = Calendar("1d", "America/New_York")
+FIRST = "2013-01-01"
 
 
 def main() -> None:
@@ -33,7 +35,7 @@ def main() -> None:
         airflow.set_dag_paused(DAG, False)
         for number in range(arguments.days + 1):
             known = {run["dag_run_id"] for run in airflow.dag_runs(DAG)}
-            deliver([FIRST + timedelta(number)])
+            deliver([CALENDAR.shift(FIRST, number)])
             delivered = time.time()
             while True:
                 new = [run for run in airflow.dag_runs(DAG) if run["dag_run_id"] not in known]

@@ -21,16 +21,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 
 from evergreen.client.airflow import AirflowClient
-from evergreen.window import midnight
+from evergreen.periods import Calendar
 from measuring.stack import Meter, deliver, environment, metered, running
 
 NAME, ZONE = "flight_delay", "America/New_York"
 DAG = f"{NAME}.features"
-FIRST = date(2013, 1, 1)
+CALENDAR = Calendar("1d", "America/New_York")
+FIRST = "2013-01-01"
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ def stack_of(home: Path, days: int, **more: str) -> Iterator[tuple[AirflowClient
     shutil.rmtree(home)
 
 
-def backfill(airflow: AirflowClient, meter: Meter, days: Sequence[date]) -> Cost:
+def backfill(airflow: AirflowClient, meter: Meter, days: Sequence[str]) -> Cost:
     """From the call that the UI makes to the end of the last run."""
     meter.peak = 0
     began, cpu = time.monotonic(), meter.cpu_seconds()
-    first, last = (midnight(day, ZONE) for day in (days[0], days[-1]))
+    first, last = (Calendar("1d", ZONE).start(day) for day in (days[0], days[-1]))
     airflow.create_backfill(DAG, first, last, "completed", 10)
     while airflow.active_backfill(DAG):
         time.sleep(1)
@@ -69,19 +69,21 @@ def backfill(airflow: AirflowClient, meter: Meter, days: Sequence[date]) -> Cost
     runs = airflow.dag_runs(DAG, logical_date_gte=first.isoformat(), logical_date_lte=last.isoformat())
     assert [run["state"] for run in runs] == ["success"] * len(days)
     built = {i["dag_run_id"] for i in airflow.task_instances(DAG, states=["success"]) if i["task_id"] == "build"}
-    computed = sum(len(airflow.xcom(DAG, r["dag_run_id"], "build")["days"]) for r in runs if r["dag_run_id"] in built)
+    computed = sum(
+        len(airflow.xcom(DAG, r["dag_run_id"], "build")["periods"]) for r in runs if r["dag_run_id"] in built
+    )
     return Cost(len(days), wall, cpu, computed, meter.peak / 2**30)
 
 
-def by_spark_submit(home: Path, days: Sequence[date]) -> Cost:
+def by_spark_submit(home: Path, days: Sequence[str]) -> Cost:
     """A process and a Spark for each day, one after the other; no Airflow."""
     deliver(home, len(days))
     began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     for day in days:
         code = (
-            "from datetime import date; from evergreen.spec import loader;"
+            "from evergreen.spec import loader;"
             "from evergreen.features.pipeline import run_feature_pipeline;"
-            f"run_feature_pipeline(loader.load_spec({NAME!r}), [date.fromisoformat('{day}')])"
+            f"run_feature_pipeline(loader.load_spec({NAME!r}), ['{day}'])"
         )
         command = [sys.executable, "-c", code]
         subprocess.run(command, env=environment(home), check=True, capture_output=True)
@@ -97,7 +99,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=90)
     parser.add_argument("--reference-days", type=int, default=12)
     arguments = parser.parse_args()
-    days = [FIRST + timedelta(n) for n in range(arguments.days)]
+    days = [CALENDAR.shift(FIRST, n) for n in range(arguments.days)]
     few, third = days[: arguments.reference_days], days[: arguments.days // 3]
     scratch = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
 

@@ -20,16 +20,18 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
+from evergreen.periods import Calendar
 from measuring.stack import deliver, environment, metered
 
 NAME = "flight_delay"
-FIRST = date(2013, 1, 1)
+CALENDAR = Calendar("1d", "America/New_York")
+FIRST = "2013-01-01"
 
 
-def plain(days: list[date]) -> None:
+def plain(days: list[str]) -> None:
     """The steps, one after the other, in this process; prints the seconds of each stage."""
     seconds: dict[str, float] = defaultdict(float)
 
@@ -59,7 +61,7 @@ def plain(days: list[date]) -> None:
             checks.validate_features(model, folders)
         with stage("publish"):
             pipeline.publish_features(model, wanted, folders)
-    window = Window.from_range(FIRST, days[-1] + timedelta(1), RunReason.MANUAL, "America/New_York")
+    window = Window.from_range(FIRST, CALENDAR.shift(days[-1], 1), RunReason.MANUAL, Calendar("1d", "America/New_York"))
     with stage("plan"):
         assert versions.get_champion_version(model) is None
     with stage("materialize"):
@@ -90,7 +92,7 @@ def plain(days: list[date]) -> None:
     print("RESULT" + json.dumps(seconds))
 
 
-def under_airflow(home: Path, days: list[date]) -> tuple[float, float, dict[str, float], int]:
+def under_airflow(home: Path, days: list[str]) -> tuple[float, float, dict[str, float], int]:
     """Wall seconds, seconds until the stack was up, seconds per stage summed over its tasks, peak memory."""
     os.environ["EVERGREEN_HOME"] = str(home)
     from evergreen.client.airflow import AirflowClient
@@ -109,7 +111,7 @@ def under_airflow(home: Path, days: list[date]) -> tuple[float, float, dict[str,
             up = time.monotonic() - began
             began = time.monotonic()
             retraining._backfill_features(airflow, features, model, days, progress)
-            retraining._run_retraining(airflow, retrain, days[-1] + timedelta(1), progress)
+            retraining._run_retraining(airflow, retrain, CALENDAR.shift(days[-1], 1), progress)
             wall = time.monotonic() - began
             seconds: dict[str, float] = defaultdict(float)
             for dag_id in (features, retrain):
@@ -137,7 +139,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=59)
     parser.add_argument("--plain", action="store_true", help="only the plain process, in EVERGREEN_HOME")
     arguments = parser.parse_args()
-    days = [FIRST + timedelta(n) for n in range(arguments.days)]
+    days = [CALENDAR.shift(FIRST, n) for n in range(arguments.days)]
     if arguments.plain:
         return plain(days)
 

@@ -18,12 +18,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-DAY = date(2013, 1, 5)
+DAY = "2013-01-05"
 RUNS = 5
 MAX_PANDAS_ROWS = 1_000_000
 PASS, CHECKS, PANDAS = "DuckDB pass", "Evergreen's checks", "Great Expectations in pandas"

@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -33,6 +32,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import psutil
 
+from evergreen.periods import Calendar
 from evergreen.window import RunReason
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 ENTRIES = (100, 1_000, 10_000, 10_099)
 HISTORY, ROWS = (30, 180, 365), (1, 10, 30)
 RUNS = 5
-FIRST = date(2000, 1, 1)
+CALENDAR = Calendar("1d", "America/New_York")
+FIRST = "2000-01-01"
 MODEL = "flight_delay"
 OPEN = """
 import sys, time
@@ -65,12 +66,12 @@ def cpu_seconds() -> float:
     return sum(sum(p.cpu_times()[:2]) for p in (me, *me.children(recursive=True)))
 
 
-def days(first: int, last: int) -> list[date]:
+def days(first: int, last: int) -> list[str]:
     """Day `first` to before day `last` of the year, from 0."""
-    return [FIRST + timedelta(n) for n in range(first, last)]
+    return [CALENDAR.shift(FIRST, n) for n in range(first, last)]
 
 
-def measure(some: Sequence[date]) -> tuple[float, float]:
+def measure(some: Sequence[str]) -> tuple[float, float]:
     """Median wall and CPU seconds of a day's run."""
     from evergreen.features import inputs
     from evergreen.features.pipeline import run_feature_pipeline
@@ -80,7 +81,7 @@ def measure(some: Sequence[date]) -> tuple[float, float]:
     walls, cpus = [], []
     for day in some:
         began, used = time.monotonic(), cpu_seconds()
-        assert not inputs.stale_days(model, [day])  # what `plan` asks first
+        assert not inputs.stale_periods(model, [day])  # what `plan` asks first
         run_feature_pipeline(model, [day])
         walls.append(time.monotonic() - began)
         cpus.append(cpu_seconds() - used)
@@ -147,12 +148,13 @@ def write_ledger(place: str, lengths: Sequence[int], slices: int) -> Iterator[in
             )
         else:
             candidates += 1
-            as_of = FIRST + timedelta(candidates)
+            as_of = CALENDAR.shift(FIRST, candidates)
             event = VerdictRecorded(
                 run=f"{MODEL}.retrain scheduled__{as_of}T00:00:00+00:00",
                 run_reason=RunReason.SCHEDULE,
                 as_of=as_of,
-                holdout=(as_of - timedelta(7), as_of),
+                holdout=(CALENDAR.shift(as_of, -7), as_of),
+                days=CALENDAR.dates(CALENDAR.shift(as_of, -7), as_of),
                 candidate_fingerprint=sha256(str(candidates).encode()).hexdigest(),
                 candidate_files={"model.ubj": sha256(f"model {candidates}".encode()).hexdigest()},
                 candidate_inputs=("distance", "temperature"),

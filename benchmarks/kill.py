@@ -43,7 +43,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, date, timedelta
+from datetime import UTC, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -55,17 +55,18 @@ from evergreen.client.airflow import AirflowClient, AirflowError
 from evergreen.features import inputs
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
+from evergreen.periods import Calendar
 from evergreen.settings import SecretUrl, settings
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
-from evergreen.window import midnight
 from evergreen_local import processes, services
 from evergreen_local.processes import ProcessIdentity
 from measuring.stack import deliver, environment
 
 NAME, ZONE = "flight_delay", "America/New_York"
 DAG = f"{NAME}.features"
-FIRST = date(2013, 1, 1)
+CALENDAR = Calendar("1d", "America/New_York")
+FIRST = "2013-01-01"
 TABLES = len(feature_spec(loader.load_spec(NAME)).tables)
 AT_ONCE = 8  # days per backfill
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -92,7 +93,7 @@ from datetime import date
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.spec import loader
 
-run_feature_pipeline(loader.load_spec("flight_delay"), list(map(date.fromisoformat, sys.argv[1:])))
+run_feature_pipeline(loader.load_spec("flight_delay"), sys.argv[1:])
 """
 
 
@@ -336,13 +337,13 @@ class Witness(threading.Thread):
 class World:
     """Delivers further days, and corrects delivered ones, whole files each."""
 
-    def __init__(self, arriving: Sequence[date], chance: random.Random):
+    def __init__(self, arriving: Sequence[str], chance: random.Random):
         self.arriving, self.chance = list(arriving), chance
-        self.arrived: dict[date, float] = {}
-        self.before: dict[date, bytes] = {}
+        self.arrived: dict[str, float] = {}
+        self.before: dict[str, bytes] = {}
         self.counts: Counter[str] = Counter()
 
-    def move(self, asked: Sequence[date]) -> None:
+    def move(self, asked: Sequence[str]) -> None:
         from evergreen_models.flight_delay.raw import deliver
 
         if self.before and self.chance.random() < 0.15:
@@ -371,7 +372,7 @@ class World:
 class Person:
     """Asks for backfills, one after the other, and clears what has failed."""
 
-    def __init__(self, airflow: AirflowClient, machine: Machine, days: Sequence[date]):
+    def __init__(self, airflow: AirflowClient, machine: Machine, days: Sequence[str]):
         self.airflow, self.machine = airflow, machine
         self.parts = [days[first : first + AT_ONCE] for first in range(0, len(days), AT_ONCE)]
         self.asked, self.backfilling = 0, False
@@ -384,7 +385,7 @@ class Person:
         if more and self.asked < len(self.parts) and not self.backfilling:
             part = self.parts[self.asked]
             said(f"backfill of {part[0]} – {part[-1]}")
-            first, last = (midnight(day, ZONE) for day in (part[0], part[-1]))
+            first, last = (Calendar("1d", ZONE).start(day) for day in (part[0], part[-1]))
             self.airflow.create_backfill(DAG, first, last, "completed", AT_ONCE)
             self.asked, self.backfilling = self.asked + 1, True
         for run in self.airflow.dag_runs(DAG, state=["failed"]):
@@ -412,7 +413,7 @@ class Person:
         self.reasons[why] += 1
 
     @property
-    def days(self) -> list[date]:
+    def days(self) -> list[str]:
         """All that backfills were asked for."""
         return [day for part in self.parts[: self.asked] for day in part]
 
@@ -474,17 +475,17 @@ def tolerantly(act: Callable[[], None]) -> None:
         said(str(error))
 
 
-def unpublished(days: Sequence[date]) -> list[str]:
+def unpublished(days: Sequence[str]) -> list[str]:
     """Days that are not published with what their raw data, and their code, are now."""
     model = loader.load_spec(NAME)
     return [
         day
-        for day, mark in inputs.compute_day_fingerprints(model, days).items()
-        if not inputs.find_published_day(model, day, mark)
+        for day, mark in inputs.compute_period_fingerprints(model, days).items()
+        if not inputs.find_published_period(model, day, mark)
     ]
 
 
-def settle(person: Person, witness: Witness, days: Sequence[date]) -> float:
+def settle(person: Person, witness: Witness, days: Sequence[str]) -> float:
     """Seconds until everything is published and nothing is under way."""
     began = time.monotonic()
     progress, since = -1, began
@@ -508,15 +509,15 @@ def settle(person: Person, witness: Witness, days: Sequence[date]) -> float:
 # What has come of it.
 
 
-def faults(home: Path, clean: Path, days: Sequence[date], seen: Seen) -> list[str]:
+def faults(home: Path, clean: Path, days: Sequence[str], seen: Seen) -> list[str]:
     """What is lost, wrong or doubled; empty if all is well."""
     found = []
     for root in (home, clean):
         there = {path.stem for path in (root / f"lake/features/{NAME}/_manifests").glob("*.json")}
-        if missing := {datasets.day_partition(day) for day in days} ^ there:
+        if missing := {datasets.period_partition(day) for day in days} ^ there:
             found.append(f"{root.name}: missing or not delivered: {sorted(missing)}")
     for day in days:
-        partition = datasets.day_partition(day)
+        partition = datasets.period_partition(day)
         disturbed, plain = ((root / f"lake/features/{NAME}/_manifests/{partition}.json") for root in (home, clean))
         if disturbed.read_bytes() != plain.read_bytes():
             found.append(f"{partition}: another manifest than the plain process has made")
@@ -560,7 +561,7 @@ def main() -> None:
     chance = random.Random(arguments.seed)
     scratch = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
     home, clean = scratch / "killed", scratch / "plain"
-    days = [FIRST + timedelta(n) for n in range(arguments.days)]
+    days = [CALENDAR.shift(FIRST, n) for n in range(arguments.days)]
     asked = days[: len(days) * 2 // 3]
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["EVERGREEN_HOME"] = str(home)
@@ -609,7 +610,7 @@ def main() -> None:
     for kind, count in sorted(Counter(run["run_type"] for run in runs).items()):
         print(f"{'runs, ' + kind:<48}{count}")
     print(f"{'tasks that succeeded at try 1, 2, …':<48}{', '.join(str(tries[n]) for n in range(1, max(tries) + 1))}")
-    waited = sorted(seen.published[datasets.day_partition(day)][0][0] - at for day, at in world.arrived.items())
+    waited = sorted(seen.published[datasets.period_partition(day)][0][0] - at for day, at in world.arrived.items())
     print(f"{'s from arrival to published, median, longest':<48}{waited[len(waited) // 2]:.0f}, {waited[-1]:.0f}")
     print(f"{'clears needed':<48}{sum(person.clears.values())}")
     for why, count in person.reasons.items():

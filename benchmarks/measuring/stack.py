@@ -76,7 +76,7 @@ from evergreen.ingest.announcements import announcement_store
 from evergreen.ingest.watcher import RawDataWatcher, WatchedSource
 from evergreen_models.flight_delay.raw import deliver
 
-deliver([date(2013, 1, 1) + timedelta(n) for n in range(int(sys.argv[1]))])
+deliver([str(date(2013, 1, 1) + timedelta(n)) for n in range(int(sys.argv[1]))])
 store = announcement_store("flight_delay")
 sources = dict.fromkeys(("flights", "weather"), WatchedSource())
 watcher = RawDataWatcher(str(raw_files.raw_folder()), sources, store)

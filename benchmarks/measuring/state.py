@@ -46,7 +46,7 @@ def state() -> dict[str, object]:
     repair = aliases.repair_aliases(MODEL)
     predictions: dict[str, list[str]] = {}
     for evaluation in datasets.open_dataset(f"evaluations/{MODEL}").manifests():
-        as_of = evaluation.inputs["days"][1]
+        as_of = evaluation.inputs["periods"][1]
         predictions.setdefault(as_of, []).append(evaluation.files["scores"].sha256)
     return {
         "contents": contents,

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from evergreen.features.types import REFUSED_TYPES, SUPPORTED_TYPES
+from evergreen.periods import Duration
 from evergreen.settings import ENV_PREFIX, REPOSITORY, SecretUrl, Settings
 from evergreen.spec import Name, NonEmptyStr
 from evergreen.spec.gates import FunctionPath, RowGroups
@@ -33,6 +34,7 @@ _BASIC_TYPES = {
     float: "number",
     bool: "true or false",
     Path: "path",
+    Duration: "length of time",
     SecretUrl: "text",
     Any: "any value",
 }

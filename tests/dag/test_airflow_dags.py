@@ -23,7 +23,7 @@ print("RESULT" + json.dumps({"dags": sorted(bag.dags), "errors": bag.import_erro
 """
 DAG_FILE = (ROOT / "dags/flight_delay.py").read_text()
 BROKEN = {
-    "typo": ("train_days", "trian_days"),
+    "typo": ("    train=", "    trian="),
     "syntax": ("MODEL = ", "MODEL = = "),
     "cron": ('schedule="0 0 * * 5"', 'schedule="0 99 * * 5"'),
     "exits": ("MODEL = ", "raise SystemExit(0)\nMODEL = "),
@@ -72,7 +72,7 @@ def test_an_import_error_begins_with_what_to_correct(parsed: dict) -> None:
     errors = {Path(file).stem: text for file, text in parsed["errors"].items()}
     for name in BROKEN:
         assert errors[name].startswith(f"evergreen.errors.SpecError: model {name}: 1 fault\n  - ")
-    assert "trian_days: extra inputs are not permitted" in errors["typo"].splitlines()[1]
+    assert "trian: extra inputs are not permitted" in errors["typo"].splitlines()[1]
     assert "/models/syntax/model.py, line " in errors["syntax"].splitlines()[1]
     assert "no folder gone with a model.py" in errors["gone"].splitlines()[1]
 

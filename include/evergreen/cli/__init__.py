@@ -9,7 +9,7 @@ import getpass
 import os
 import sys
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +34,6 @@ from evergreen.ingest.raw_files import RawFile
 from evergreen.settings import settings, variable_name
 from evergreen.spec.loader import feature_spec, load_spec, model_names
 from evergreen.spec.model import ModelSpec
-from evergreen.window import days_between
 
 # Clients of servers: the first line of their errors is useful to users, a traceback is not.
 _CLIENT_PACKAGES = {"aiohttp", "botocore", "grpc", "mlflow", "pyspark", "redis", "sqlalchemy"}
@@ -240,23 +239,22 @@ def reread_command(
     ctx: typer.Context,
     model: ModelArgument,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source with a query.")],
-    start: Annotated[datetime, date_option("First day.")],
-    end: Annotated[datetime | None, date_option("Last day, included. Default: the first.")] = None,
+    start: Annotated[str, typer.Option(metavar="PERIOD", help="First period, such as 2013-03-01.")],
+    end: Annotated[str | None, typer.Option(metavar="PERIOD", help="Last period. Default: the first.")] = None,
 ) -> None:
-    """Read a query again for days that were read already."""
+    """Read a query again for periods that were read already."""
     from evergreen.ingest.extracts import reread_query  # imports what talks to databases
 
-    spec = feature_spec(load_spec(model))
+    spec, faults = feature_spec(load_spec(model)), list[Fault]()
     if source not in {named.name for named in spec.sources if named.query and named.daily}:
-        raise EvergreenError(f"{model} has no source {source!r} with a query by day: name one of its `sources`")
-    faults: list[Fault] = []
-    for day in days_between(start.date(), (end or start).date() + timedelta(1)):
-        problems = reread_query(spec, RawFile.from_source(spec.source(source), day))
+        raise EvergreenError(f"{model} has no source {source!r} with a query by period: name one of its `sources`")
+    for period in spec.calendar.periods_between(start, spec.calendar.shift(end or start, 1)):
+        problems = reread_query(spec, RawFile.from_source(spec.source(source), period))
         faults += problems
-        ctx.obj.print(f"{source}: {day} {'stays as it was' if problems else 'is read again'}")
+        ctx.obj.print(f"{source}: {period} {'stays as it was' if problems else 'is read again'}")
     if faults:
         raise RawDataError(f"raw data of {model}", faults)
-    ctx.obj.print(f"run {load_spec(model).feature_model}.features for these days: it builds those that have changed")
+    ctx.obj.print(f"run {load_spec(model).feature_model}.features for these periods: it builds those that have changed")
 
 
 # Options after the model are those of the feast command.

@@ -10,7 +10,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -33,11 +33,11 @@ from evergreen.ingest.raw_files import EXTRACT, RawFile, extracts
 from evergreen.ingest.tables import LakehouseTable, TableError, open_table
 from evergreen.ingest.text_values import convert_objects
 from evergreen.lake.fingerprints import compute_fingerprint
+from evergreen.periods import Calendar
 from evergreen.settings import redact_url, settings, variable_name
 from evergreen.spec.model import FeatureSpec, RawSource
 from evergreen.spec.origins import RawQuery, RawTable
 from evergreen.storage import file_sha256
-from evergreen.window import midnight
 
 _DUCKDB_SCHEME = "duckdb:///"
 
@@ -79,26 +79,23 @@ def reread_query(spec: FeatureSpec, file: RawFile) -> list[Fault]:
     return _read_query(spec, file, file.origin)
 
 
-def observe_periods(origin: RawQuery | RawTable, days: Iterable[date], now: datetime, timezone: str) -> dict[date, str]:
-    """Return those of `days` that are complete, with the version of what they have now.
+def observe_periods(
+    origin: RawQuery | RawTable, periods: Iterable[str], now: datetime, calendar: Calendar
+) -> dict[str, str]:
+    """Return those of `periods` that are complete, with the version of what they have now.
 
     Raises:
         QueryError, TableError, OSError: it cannot be asked.
     """
     delay = timedelta(minutes=origin.delay_minutes)
-    ends = {day: period_bounds(day, timezone)[1] for day in days}
-    complete = [day for day, end in ends.items() if end + delay <= now]
+    ends = {period: calendar.end(period) for period in periods}
+    complete = [period for period, end in ends.items() if end + delay <= now]
     if isinstance(origin, RawQuery) and origin.watermark and complete:
         watermark = read_watermark(origin)
-        complete = [day for day in complete if watermark is not None and ends[day] <= watermark]
+        complete = [period for period in complete if watermark is not None and ends[period] <= watermark]
     if isinstance(origin, RawTable):
-        return open_table(origin, timezone).period_versions(complete)
+        return open_table(origin, calendar).period_versions(complete)
     return dict.fromkeys(complete, compute_fingerprint(origin.model_dump()))
-
-
-def period_bounds(day: date, timezone: str) -> tuple[datetime, datetime]:
-    """Return the first instant of a period, and that of the next one."""
-    return midnight(day, timezone).astimezone(UTC), midnight(day + timedelta(1), timezone).astimezone(UTC)
 
 
 def read_watermark(query: RawQuery) -> datetime | None:
@@ -121,7 +118,7 @@ def read_watermark(query: RawQuery) -> datetime | None:
 
 
 def _bounds(spec: FeatureSpec, file: RawFile) -> dict[str, datetime]:
-    return dict(zip(("start", "end"), period_bounds(file.day, spec.timezone), strict=True)) if file.day else {}
+    return {"start": spec.calendar.start(file.period), "end": spec.calendar.end(file.period)} if file.period else {}
 
 
 def _query_inputs(spec: FeatureSpec, file: RawFile, query: RawQuery) -> dict[str, str]:
@@ -145,12 +142,12 @@ def _refresh_from_table(
     """Read the rows of a period, unless those that have been read are of the table's version."""
     source = spec.source(file.source)
     try:
-        if file.day:
-            _check_is_over(origin.delay_minutes, period_bounds(file.day, spec.timezone)[1])
+        if file.period:
+            _check_is_over(origin.delay_minutes, spec.calendar.end(file.period))
         if source.name not in tables:
-            tables[source.name] = open_table(origin, spec.timezone)
+            tables[source.name] = open_table(origin, spec.calendar)
         table = tables[source.name]
-        period = table.period_versions([file.day])[file.day] if file.day else table.whole_version
+        period = table.period_versions([file.period])[file.period] if file.period else table.whole_version
         manifest = extracts(file.source, origin).manifest(file.name)
         if manifest and manifest.inputs.get("period") == period and manifest.inputs.get("timezone") == spec.timezone:
             return []
@@ -158,7 +155,7 @@ def _refresh_from_table(
         if faults := list(find_column_faults(table.columns, source, file.location)):
             return faults
         inputs = {"version": table.version, "period": period, "timezone": spec.timezone}
-        return _publish_rows(ArrowReader(table.read_rows(columns, file.day)), source, file, inputs)
+        return _publish_rows(ArrowReader(table.read_rows(columns, file.period)), source, file, inputs)
     except (QueryError, TableError) as error:
         return [Fault(file.location, str(error), error.fix)]
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import UTC, datetime
 from functools import cache, cached_property
 
 from evergreen.spec.origins import PLACEHOLDER, PLACEHOLDERS, RawFiles
 
-
-def source_template(source: str, files: RawFiles, *, daily: bool) -> str:
-    """Return the template of a source's paths, below the folder of raw data."""
-    return files.path or (f"{source}/day=%Y-%m-%d/{source}.parquet" if daily else f"{source}/{source}.parquet")
+_DEFAULT_FOLDERS = {None: "", "day": "day=%Y-%m-%d/", "period": "period=%Y-%m-%dT%H%MZ/"}
 
 
-def period_path(template: str, day: date | None) -> str:
-    """Return the path of a period's files; of a folder, with `/` at its end."""
-    return datetime.combine(day, time()).strftime(template) if day else template
+def source_template(source: str, files: RawFiles, partition_key: str | None) -> str:
+    """Return the template of a source's paths, below the folder of raw data.
+
+    `partition_key` is that of the calendar, None for a source with one delivery for all periods.
+    """
+    return files.path or f"{source}/{_DEFAULT_FOLDERS[partition_key]}{source}.parquet"
+
+
+def period_path(template: str, period: str | None) -> str:
+    """Return the path of a period's files, with the numbers of the period's name; of a folder, with `/` at its end."""
+    return datetime.fromisoformat(period).strftime(template) if period else template
 
 
 def name_pattern(name: str) -> re.Pattern[str]:
@@ -54,26 +59,27 @@ class PeriodTemplate:
             names.append(segment)
         return "/".join(names)
 
-    def day_of(self, path: str) -> date | None:
-        """Return the day of a path of a file, or of the folder that it begins with; None if it belongs to none."""
-        if path not in self._days:
-            if len(self._days) >= _MAX_REMEMBERED:
-                self._days.clear()
-            self._days[path] = self._match_day(path)
-        return self._days[path]
+    def period_of(self, path: str) -> str | None:
+        """Return the period of a path of a file, or of the folder that it begins with; None if it belongs to none."""
+        if path not in self._periods:
+            if len(self._periods) >= _MAX_REMEMBERED:
+                self._periods.clear()
+            self._periods[path] = self._match_period(path)
+        return self._periods[path]
 
-    def _match_day(self, path: str) -> date | None:
+    def _match_period(self, path: str) -> str | None:
         match = self._whole.match(path)
         if not match:
             return None
         letters = match.groupdict()
         try:
-            return date(*(int(letters[letter]) for letter in "Ymd"))
-        except ValueError:
+            start = datetime(*(int(letters.get(letter) or 0) for letter in PLACEHOLDERS), tzinfo=UTC)
+        except ValueError:  # no such date or time
             return None
+        return f"{start:%Y-%m-%dT%H:%MZ}" if "H" in letters else f"{start:%Y-%m-%d}"
 
     @cached_property
-    def _days(self) -> dict[str, date | None]:
+    def _periods(self) -> dict[str, str | None]:
         """What polls have seen: they see it again and again."""
         return {}
 

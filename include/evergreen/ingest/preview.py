@@ -17,16 +17,20 @@ from evergreen.lake.datasets import Dataset
 from evergreen.spec.model import FeatureSpec, RawSource
 
 
-def read_source(source: RawSource, day: date | None = None, timezone: str = "UTC") -> pa.Table:
-    """Return the rows that features get of a source for a day, or of one without days. They have to fit into memory.
+def read_source(source: RawSource, period: str | None = None, *, length: str = "1d", timezone: str = "UTC") -> pa.Table:
+    """Return the rows that features get of a source for a period, such as 2026-01-01. They have to fit into memory.
+
+    `length` is that of a period, as `period` in the features of a model.
 
     What it reads from a query or a table stays in the lake, as after a run.
 
     Raises:
         RawDataError: all faults of what is delivered.
     """
-    file = RawFile.from_source(source, day)
-    spec = FeatureSpec(timezone=timezone, first_day=day or date.min, sources=(source,), views=("view",), spine="spine")
+    file = RawFile.from_source(source, period)
+    spec = FeatureSpec(
+        period=length, timezone=timezone, first_day=date.min, sources=(source,), views=("view",), spine="spine"
+    )
     faults = refresh_extracts(spec, [file]).get(file, [])
     sha256 = hash_raw_files([file]).get(file)
     if faults or sha256 is None:

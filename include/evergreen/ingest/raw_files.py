@@ -18,14 +18,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from evergreen import storage
 from evergreen.errors import Fault
 from evergreen.ingest.path_templates import name_pattern, period_path, source_template
-from evergreen.lake.datasets import Dataset, open_dataset
+from evergreen.lake.datasets import Dataset, file_name_of_period, open_dataset, period_partition
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.settings import settings
 from evergreen.spec.model import RawSource
@@ -59,22 +58,22 @@ class RawPart(NamedTuple):
 
 @dataclass(frozen=True)
 class RawFile:
-    """What is delivered of one source for one day; `day` is None for a source with one delivery for all days."""
+    """What is delivered of a source for one period; `period` is None if it has one delivery for all of them."""
 
     source: str
-    day: date | None
+    period: str | None
     origin: Origin = ONE_PARQUET_FILE
 
     @classmethod
-    def from_source(cls, source: RawSource, day: date | None) -> RawFile:
-        return cls(source.name, day, source.origin)
+    def from_source(cls, source: RawSource, period: str | None) -> RawFile:
+        return cls(source.name, period, source.origin)
 
     @property
     def path(self) -> UPath:
         """Its file or folder; with `*` in its name if that is what parts are named like."""
         assert isinstance(self.origin, RawFiles)
-        template = source_template(self.source, self.origin, daily=self.day is not None)
-        return raw_folder() / period_path(template, self.day)
+        key = None if self.period is None else period_partition(self.period).partition("=")[0]
+        return raw_folder() / period_path(source_template(self.source, self.origin, key), self.period)
 
     @property
     def location(self) -> str:
@@ -87,7 +86,7 @@ class RawFile:
 
     @property
     def name(self) -> str:
-        return f"{self.source}-{self.day}" if self.day else self.source
+        return f"{self.source}-{file_name_of_period(self.period)}" if self.period else self.source
 
 
 def raw_folder() -> UPath:
@@ -95,9 +94,9 @@ def raw_folder() -> UPath:
     return storage_path(settings().raw)
 
 
-def raw_file(source: str, day: date | None = None) -> Path:
-    """Path of the raw file of `source` by default: one per day, or one for all days if `day` is None."""
-    return Path(str(RawFile(source, day).path))
+def raw_file(source: str, period: str | None = None) -> Path:
+    """Path of the raw file of `source` by default: one per period, or one for all of them if `period` is None."""
+    return Path(str(RawFile(source, period).path))
 
 
 def extracts(source: str, origin: RawQuery | RawTable) -> Dataset:

@@ -7,9 +7,10 @@ periods changes nothing.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
@@ -21,10 +22,11 @@ import pyarrow.types as pat
 from evergreen.errors import first_line
 from evergreen.ingest.raw_files import raw_folder
 from evergreen.lake.fingerprints import compute_fingerprint
+from evergreen.periods import Calendar
 from evergreen.settings import settings, variable_name
 from evergreen.spec.origins import RawTable
-from evergreen.window import midnight
 
+_NOON = time(12)
 _LIBRARIES = {"delta": "deltalake", "iceberg": "pyiceberg"}
 
 
@@ -62,7 +64,7 @@ class LakehouseTable:
     """A table as it is now."""
 
     origin: RawTable
-    timezone: str
+    calendar: Calendar
     _snapshot: _Snapshot = field(compare=False)
 
     @property
@@ -73,36 +75,53 @@ class LakehouseTable:
     def columns(self) -> list[str]:
         return list(self._snapshot.schema.names)
 
-    def period_versions(self, days: Iterable[date]) -> dict[date, str]:
-        """Return what identifies the rows of each day."""
-        files: dict[date, list[str]] = {day: [] for day in days}
+    def period_versions(self, periods: Iterable[str]) -> dict[str, str]:
+        """Return what identifies the rows of each period."""
+        names = sorted(periods)
+        files: dict[str, list[str]] = {period: [] for period in names}
         for file in self._files:
-            for day in self._days_of(file, files):
-                files[day].append(file.identity)
-        return {day: compute_fingerprint(sorted(identities)) for day, identities in files.items()}
+            first, end = 0, len(names)
+            if file.low is not None and file.high is not None:  # names sort as time does
+                first = bisect_left(names, self.calendar.period_at(self._instant(file.low)))
+                end = bisect_right(names, self.calendar.period_at(self._instant(file.high)))
+            for period in names[first:end]:
+                files[period].append(file.identity)
+        return {period: compute_fingerprint(sorted(identities)) for period, identities in files.items()}
 
     @property
     def whole_version(self) -> str:
         """What identifies all rows."""
         return compute_fingerprint(sorted(file.identity for file in self._files))
 
-    def read_rows(self, columns: Sequence[str], day: date | None) -> pa.RecordBatchReader:
-        """Return the rows of a day, or all."""
-        low, high = self._bounds(day) if day else (None, None)
+    def read_rows(self, columns: Sequence[str], period: str | None) -> pa.RecordBatchReader:
+        """Return the rows of a period, or all."""
+        low, high = self._bounds(period) if period else (None, None)
         return self._snapshot.read_rows(columns, self.origin.time_column, low, high)
 
     @cached_property
     def _files(self) -> list[_TableFile]:
         return list(self._snapshot.list_files(self.origin.time_column))
 
-    def _bounds(self, day: date) -> tuple[Any, Any]:
-        next_day = day + timedelta(1)
-        kind = self._time_type
-        if pat.is_date(kind):
-            return day, next_day
-        if kind.tz is None:
-            return datetime.combine(day, time()), datetime.combine(next_day, time())
-        return midnight(day, self.timezone).astimezone(UTC), midnight(next_day, self.timezone).astimezone(UTC)
+    def _bounds(self, period: str) -> tuple[Any, Any]:
+        instants = self.calendar.start(period), self.calendar.end(period)
+        if pat.is_timestamp(self._time_type) and self._time_type.tz:
+            return instants
+        if self._has_dates:  # what a clock shows at its start, not at the instant, which clocks may skip
+            clock = [datetime.fromisoformat(name) for name in (period, self.calendar.shift(period, 1))]
+        else:
+            clock = [instant.replace(tzinfo=None) for instant in instants]
+        low, high = (moment.date() if pat.is_date(self._time_type) else moment for moment in clock)
+        return low, high
+
+    def _instant(self, value: date | datetime) -> datetime:
+        if not isinstance(value, datetime):
+            value = datetime.combine(value, _NOON)
+        zone = ZoneInfo(self.calendar.timezone) if self._has_dates else UTC
+        return value if value.tzinfo else value.replace(tzinfo=zone)
+
+    @property
+    def _has_dates(self) -> bool:
+        return self.calendar.partition_key == "day"
 
     @cached_property
     def _time_type(self) -> pa.DataType:
@@ -112,23 +131,12 @@ class LakehouseTable:
         kind = self._snapshot.schema.field(name).type
         if not (pat.is_date(kind) or pat.is_timestamp(kind)):
             raise TableError(f"{name} is {kind}, and no date or instant", "correct table.time_column")
+        if pat.is_date(kind) and not self._has_dates:
+            raise TableError(f"{name} is a date, and a period is {self.calendar.period}", "name a column of instants")
         return kind
 
-    def _days_of(self, file: _TableFile, days: dict[date, list[str]]) -> Iterable[date]:
-        if file.low is None or file.high is None:
-            return days
-        first, last = self._date_of(file.low), self._date_of(file.high)
-        if (last - first).days > len(days):
-            return [day for day in days if first <= day <= last]
-        return [day for n in range((last - first).days + 1) if (day := first + timedelta(n)) in days]
 
-    def _date_of(self, value: date | datetime) -> date:
-        if not isinstance(value, datetime):
-            return value
-        return (value if self._time_type.tz is None else value.astimezone(ZoneInfo(self.timezone))).date()
-
-
-def open_table(origin: RawTable, timezone: str) -> LakehouseTable:
+def open_table(origin: RawTable, calendar: Calendar) -> LakehouseTable:
     """Open a table at its newest version.
 
     Raises:
@@ -141,7 +149,7 @@ def open_table(origin: RawTable, timezone: str) -> LakehouseTable:
     except ModuleNotFoundError:
         raise TableError(f"{library} is not installed", f"pip install 'evergreen[{origin.format}]'") from None
     snapshot = _DeltaSnapshot(origin) if origin.format == "delta" else _IcebergSnapshot(origin)
-    table = LakehouseTable(origin, timezone, snapshot)
+    table = LakehouseTable(origin, calendar, snapshot)
     if origin.time_column:
         _ = table._time_type  # noqa: SLF001 - refused here
     return table

@@ -1,16 +1,16 @@
-"""Watch for raw data: find complete days of raw files that have not been announced yet.
+"""Watch for raw data: find complete periods of raw files that have not been announced yet.
 
 A `RawDataWatcher` polls a prefix, one listing per source::
 
     <prefix>/flights/day=2013-01-01/flights.parquet         by default
     <prefix>/rides/dt=2013-01-01/part-0.csv.gz …            where the source says so
 
-A day is complete when every source has all that it declares: its file, a marker, a number of parts; when nothing of
+A period is complete when every source has all that it declares: its file, a marker, a number of parts; when nothing of
 it has changed for a while; and when each Parquet file begins and ends as such. Other names, such as those of temporary
 files, are ignored.
 
-The data of a source whose days may be absent is awaited for some hours after the end of the day, and not longer. If
-it arrives later, the day has changed, and is announced again.
+The data of a source that may lack periods is awaited for some hours after the end of the period, and not longer. If
+it arrives later, the period has changed, and is announced again.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from functools import cached_property, partial
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
-from zoneinfo import ZoneInfo
 
+from evergreen.errors import WindowError
 from evergreen.ingest.announcements import Announcement, AnnouncementStore
 from evergreen.ingest.path_templates import PeriodTemplate, period_path, period_template, source_template
 from evergreen.ingest.raw_files import RawPart, complete_parts, find_local_file, remote_part, walk_folder
 from evergreen.lake.fingerprints import compute_fingerprint
+from evergreen.periods import Calendar
 from evergreen.spec.model import RawSource
 from evergreen.spec.origins import ONE_PARQUET_FILE, Origin, RawFiles, RawQuery, RawTable
 from evergreen.storage import AbstractFileSystem, UPath, is_local, storage_path
-from evergreen.window import days_between, midnight
 
 SETTLE_TIME = timedelta(seconds=2)
 """A file that has not changed for this long is complete, until it changes again."""
@@ -42,14 +42,14 @@ QUIET_TIME = timedelta(seconds=10)
 ANNOUNCEMENT_TIMEOUT = timedelta(seconds=60)
 """An announcement of an earlier watcher that is not acknowledged for this long is lost."""
 REANNOUNCE_AFTER = timedelta(minutes=15)
-"""A day that is not acknowledged for this long is announced again, in case the DAG was paused. Longer than
+"""A period that is not acknowledged for this long is announced again, in case the DAG was paused. Longer than
 ANNOUNCEMENT_TIMEOUT, because a queued run acknowledges late."""
 RECHECK_INTERVAL = timedelta(seconds=60)
 """Time between two reads of a file that is not complete Parquet."""
 EXTRACT_INTERVAL = timedelta(seconds=10)
 """Time between two looks at a database or a table."""
-MAX_DAYS_PER_ANNOUNCEMENT = 400
-"""An announcement travels through Airflow's database. The next poll announces the remaining days."""
+MAX_PERIODS_PER_ANNOUNCEMENT = 400
+"""An announcement travels through Airflow's database. The next poll announces the remaining periods."""
 
 _ORIGIN_KINDS: dict[str, type[RawFiles] | type[RawQuery] | type[RawTable]] = {
     kind.__name__: kind for kind in (RawFiles, RawQuery, RawTable)
@@ -72,7 +72,7 @@ class RawFileInfo(NamedTuple):
 
 
 Listing = dict[str, tuple[RawFileInfo, ...]]
-"""The files of each day, as in 2013-01-01."""
+"""The files of each period."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class WatchedSource:
 
     origin: Origin = ONE_PARQUET_FILE
     absence_hours: int | None = None
-    """Hours after the end of a day, until which its data may still arrive; None: it has to arrive."""
+    """Hours after the end of a period, until which its data may still arrive; None: it has to arrive."""
 
     @classmethod
     def from_source(cls, source: RawSource) -> WatchedSource:
@@ -108,8 +108,8 @@ class WatchedSource:
 
 
 @dataclass(frozen=True)
-class DayObservation:
-    """The files of a day, as they have been since `unchanged_since`."""
+class PeriodObservation:
+    """The files of a period, as they have been since `unchanged_since`."""
 
     files: tuple[RawFileInfo, ...]
     delivery_id: str
@@ -117,14 +117,14 @@ class DayObservation:
 
 
 def compute_delivery_id(files: Sequence[RawFileInfo]) -> str:
-    """Identify a delivery of a day without reading its files."""
+    """Identify a delivery of a period without reading its files."""
     return compute_fingerprint(sorted([file.source, file.name, file.size, file.version] for file in files))[:32]
 
 
 def decide_announcement(
     delivery_id: str, last_announcement: Announcement | None, is_acknowledged: bool, now: datetime
 ) -> Literal["announce", "wait", "skip"]:
-    """Decide about a complete day that this watcher has not announced.
+    """Decide about a complete period that this watcher has not announced.
 
     It waits while a run may still acknowledge the announcement of an earlier watcher.
     """
@@ -145,107 +145,109 @@ class RawDataWatcher:
     prefix: str
     sources: Mapping[str, WatchedSource]
     announcements: AnnouncementStore
-    timezone: str = "UTC"  # a day that is not over there is still arriving
-    first_day: date | None = None
-    last_day: date | None = None
+    calendar: Calendar = field(default=Calendar("1d", "UTC"))  # a period that is not over is still arriving
+    first: str | None = None
+    end: str | None = None
     clock: Callable[[], datetime] = field(default=partial(datetime.now, UTC))
-    _observations: dict[str, DayObservation] = field(default_factory=dict)
+    _observations: dict[str, PeriodObservation] = field(default_factory=dict)
     _announced: dict[str, Announcement] = field(default_factory=dict)
     _acknowledged: dict[str, str] = field(default_factory=dict)
     _unreadable: dict[str, tuple[str, datetime]] = field(default_factory=dict)
     _extract_listings: dict[str, tuple[datetime, Listing]] = field(default_factory=dict)
 
     def poll(self) -> dict[str, str]:
-        """Return the days to announce now (ISO day → delivery id), recorded as announced."""
+        """Return the periods to announce now (period → delivery id), recorded as announced."""
         now = self.clock()
+        current = self.calendar.period_at(now)
         self._update_observations(now)
         settled = {
-            day: observation
-            for day, observation in self._observations.items()
+            period: observation
+            for period, observation in self._observations.items()
             if abs(now - observation.unchanged_since) >= self._settle_time(observation)
-            and self._is_expected(date.fromisoformat(day), now)
-            and not self._is_handled(day, observation.delivery_id, now)
+            and self._is_expected(period, current)
+            and not self._is_handled(period, observation.delivery_id, now)
         }
         due = self._filter_readable(self._select_due(settled, now), now)
-        days = {day: due[day].delivery_id for day in sorted(due)[:MAX_DAYS_PER_ANNOUNCEMENT]}
-        if days:
-            self.announcements.record_announcement(days, now)
-            self._announced |= {day: Announcement(delivery_id, now) for day, delivery_id in days.items()}
-        return days
+        periods = {period: due[period].delivery_id for period in sorted(due)[:MAX_PERIODS_PER_ANNOUNCEMENT]}
+        if periods:
+            self.announcements.record_announcement(periods, now)
+            self._announced |= {period: Announcement(delivery_id, now) for period, delivery_id in periods.items()}
+        return periods
 
-    def _is_expected(self, day: date, now: datetime) -> bool:
-        first, last = self.first_day or day, self.last_day or day
-        return first <= day <= last and day < now.astimezone(ZoneInfo(self.timezone)).date()
+    def _is_expected(self, period: str, current: str) -> bool:
+        return (self.first or period) <= period < min(current, self.end or current)
 
-    def _settle_time(self, observation: DayObservation) -> timedelta:
+    def _settle_time(self, observation: PeriodObservation) -> timedelta:
         return max((self.sources[file.source].settle_time for file in observation.files), default=SETTLE_TIME)
 
-    def _is_handled(self, day: str, delivery_id: str, now: datetime) -> bool:
-        """Whether a run has acknowledged the day, or may still do so after this watcher's announcement."""
-        announcement = self._announced.get(day)
-        return self._acknowledged.get(day) == delivery_id or (
+    def _is_handled(self, period: str, delivery_id: str, now: datetime) -> bool:
+        """Whether a run has acknowledged the period, or may still do so after this watcher's announcement."""
+        announcement = self._announced.get(period)
+        return self._acknowledged.get(period) == delivery_id or (
             announcement is not None
             and announcement.delivery_id == delivery_id
             and abs(now - announcement.announced_at) < REANNOUNCE_AFTER
         )
 
-    def _select_due(self, observations: Mapping[str, DayObservation], now: datetime) -> dict[str, DayObservation]:
+    def _select_due(self, observations: Mapping[str, PeriodObservation], now: datetime) -> dict[str, PeriodObservation]:
         announcements = self.announcements.read_announcements() if observations else {}
         due = {}
-        for day, observation in observations.items():
+        for period, observation in observations.items():
             delivery_id = observation.delivery_id
-            is_acknowledged = self.announcements.is_acknowledged(day, delivery_id)
-            action = decide_announcement(delivery_id, announcements.get(day), is_acknowledged, now)
+            is_acknowledged = self.announcements.is_acknowledged(period, delivery_id)
+            action = decide_announcement(delivery_id, announcements.get(period), is_acknowledged, now)
             if action == "announce":
-                due[day] = observation
+                due[period] = observation
             elif action == "skip":
-                self._acknowledged[day] = delivery_id
+                self._acknowledged[period] = delivery_id
         return due
 
-    def _filter_readable(self, observations: Mapping[str, DayObservation], now: datetime) -> dict[str, DayObservation]:
+    def _filter_readable(
+        self, observations: Mapping[str, PeriodObservation], now: datetime
+    ) -> dict[str, PeriodObservation]:
         """Those whose files are complete Parquet. Others are logged once, and read again after RECHECK_INTERVAL."""
         unchecked = {
-            day: observation
-            for day, observation in observations.items()
-            if not (failure := self._unreadable.get(day))
+            period: observation
+            for period, observation in observations.items()
+            if not (failure := self._unreadable.get(period))
             or failure[0] != observation.delivery_id
             or abs(now - failure[1]) >= RECHECK_INTERVAL
         }
-        files = [file for day in unchecked.values() for file in day.files if file.is_parquet]
+        files = [file for period in unchecked.values() for file in period.files if file.is_parquet]
         faults_by_file = _find_unreadable(self._folder.fs, files)
         readable, new_faults = {}, []
-        for day, observation in unchecked.items():
+        for period, observation in unchecked.items():
             faults = [faults_by_file[file] for file in observation.files if file in faults_by_file]
             if not faults:
-                readable[day] = observation
+                readable[period] = observation
                 continue
-            if self._unreadable.get(day, ("",))[0] != observation.delivery_id:
+            if self._unreadable.get(period, ("",))[0] != observation.delivery_id:
                 new_faults += faults
-            self._unreadable[day] = (observation.delivery_id, now)
+            self._unreadable[period] = (observation.delivery_id, now)
         if new_faults:
-            log.warning("%s. The day is announced once all of its files can be read.", ", ".join(new_faults))
+            log.warning("%s. The period is announced once all of its files can be read.", ", ".join(new_faults))
         return readable
 
     def _update_observations(self, now: datetime) -> None:
-        """Observe the days for which every source has its file; a day whose files have not changed stays as it was."""
+        """Observe the periods for which every source has its file; one whose files have not changed stays as it was."""
         observations = {}
-        today = now.astimezone(ZoneInfo(self.timezone)).date()
-        end = min(today, (self.last_day or today) + timedelta(1))
-        calendar = days_between(self.first_day, end) if self.first_day else ()
+        current = self.calendar.period_at(now)
+        end = min(current, self.end or current)
+        expected = list(self.calendar.periods_between(self.first, end)) if self.first else []
         recent = {
             name: listing
             for name, (listed_at, listing) in self._extract_listings.items()
             if abs(now - listed_at) < EXTRACT_INTERVAL
         }
-        listings = list_sources(self._folder, self.sources, now, self.timezone, calendar, recent)
+        listings = list_sources(self._folder, self.sources, now, self.calendar, expected, recent)
         for name, source in self.sources.items():
             if not isinstance(source.origin, RawFiles) and name not in recent:
                 self._extract_listings[name] = (now, listings[name])
-        for day, files in find_complete_days(listings, self.sources, now, self.timezone, calendar).items():
-            observation = self._observations.get(day)
+        for period, files in find_complete_periods(listings, self.sources, now, self.calendar, expected).items():
+            observation = self._observations.get(period)
             if observation is None or observation.files != files:
-                observation = DayObservation(files, compute_delivery_id(files), now)
-            observations[day] = observation
+                observation = PeriodObservation(files, compute_delivery_id(files), now)
+            observations[period] = observation
         self._observations = observations
 
     @cached_property
@@ -253,89 +255,106 @@ class RawDataWatcher:
         return storage_path(self.prefix)
 
 
-def list_complete_days(
-    folder: UPath, sources: Mapping[str, WatchedSource], now: datetime, timezone: str, calendar: Collection[date] = ()
+def list_complete_periods(
+    folder: UPath,
+    sources: Mapping[str, WatchedSource],
+    now: datetime,
+    calendar: Calendar,
+    expected: Collection[str] = (),
 ) -> dict[str, tuple[RawFileInfo, ...]]:
-    """Return the files of each day, as in 2013-01-01, for which every one of at least one source has its files.
+    """Return the files of each period for which every one of at least one source has its files.
 
-    Those of a source may be absent some hours after the end of the day, in `timezone`, if it says so. So a day of the
-    `calendar` may have no file at all.
+    Those of a source may be absent some hours after the end of the period, if it says so. So a period that is
+    `expected` may have no file at all.
     """
-    listings = list_sources(folder, sources, now, timezone, calendar)
-    return find_complete_days(listings, sources, now, timezone, calendar)
+    listings = list_sources(folder, sources, now, calendar, expected)
+    return find_complete_periods(listings, sources, now, calendar, expected)
 
 
 def list_sources(
     folder: UPath,
     sources: Mapping[str, WatchedSource],
     now: datetime,
-    timezone: str,
-    calendar: Collection[date],
+    calendar: Calendar,
+    expected: Collection[str],
     listings: Mapping[str, Listing] = MappingProxyType({}),
 ) -> dict[str, Listing]:
-    """Return the complete days of each source, but for those in `listings`, whose are known."""
+    """Return the complete periods of each source, but for those in `listings`, whose are known."""
     folder.fs.invalidate_cache()
     return {
         name: listings[name]
         if name in listings
-        else dict(_list_days(folder, name, source.origin))
+        else dict(_list_deliveries(folder, name, source.origin, calendar))
         if isinstance(source.origin, RawFiles)
-        else _list_periods(name, source.origin, now, timezone, calendar)
+        else _list_extracts(name, source.origin, now, calendar, expected)
         for name, source in sources.items()
     }
 
 
-def find_complete_days(
+def find_complete_periods(
     listings: Mapping[str, Listing],
     sources: Mapping[str, WatchedSource],
     now: datetime,
-    timezone: str,
-    calendar: Collection[date],
+    calendar: Calendar,
+    expected: Collection[str],
 ) -> Listing:
-    """Do what `list_complete_days` does, of listings."""
-    days = {*set[str]().union(*listings.values()), *map(str, calendar)}
+    """Do what `list_complete_periods` does, of listings."""
+    periods = {*set[str]().union(*listings.values()), *expected}
 
-    def is_complete(day: str) -> bool:
-        waits = [sources[source].absence_hours for source, listing in listings.items() if day not in listing]
+    def is_complete(period: str) -> bool:
+        waits = [sources[source].absence_hours for source, listing in listings.items() if period not in listing]
         hours = [wait for wait in waits if wait is not None]
-        if len(hours) < len(waits) or not waits:  # most days: this runs every second, for each of them
+        if len(hours) < len(waits) or not waits:  # most periods: this runs every second, for each of them
             return not waits
-        return now >= midnight(date.fromisoformat(day) + timedelta(1), timezone) + timedelta(hours=max(hours))
+        return now >= calendar.end(period) + timedelta(hours=max(hours))
 
     return {
-        day: tuple(file for listing in listings.values() for file in listing.get(day, ()))
-        for day in days
-        if is_complete(day)
+        period: tuple(file for listing in listings.values() for file in listing.get(period, ()))
+        for period in periods
+        if is_complete(period)
     }
 
 
-def _list_periods(
-    source: str, origin: RawQuery | RawTable, now: datetime, timezone: str, calendar: Collection[date]
+@lru_cache(maxsize=2**17)
+def _is_period_of(calendar: Calendar, name: str) -> bool:
+    try:
+        return bool(calendar.parse(name))
+    except WindowError:
+        return False
+
+
+def _list_extracts(
+    source: str, origin: RawQuery | RawTable, now: datetime, calendar: Calendar, expected: Collection[str]
 ) -> Listing:
     from evergreen.ingest.extracts import observe_periods  # imports what talks to databases
 
-    versions = observe_periods(origin, calendar, now, timezone)
-    return {str(day): (RawFileInfo(source, source, 0, version, is_parquet=False),) for day, version in versions.items()}
+    versions = observe_periods(origin, expected, now, calendar)
+    return {
+        period: (RawFileInfo(source, source, 0, version, is_parquet=False),) for period, version in versions.items()
+    }
 
 
-def _list_days(folder: UPath, source: str, files: RawFiles) -> Iterator[tuple[str, tuple[RawFileInfo, ...]]]:
-    """Yield each day that has a complete delivery, with its parts and its marker."""
-    template = period_template(source_template(source, files, daily=True))
+def _list_deliveries(
+    folder: UPath, source: str, files: RawFiles, calendar: Calendar
+) -> Iterator[tuple[str, tuple[RawFileInfo, ...]]]:
+    """Yield each period that has a complete delivery, with its parts and its marker."""
+    template = period_template(source_template(source, files, calendar.partition_key))
     list_parts = _list_local if is_local(folder) else _list_remote
     if not files.has_parts:
         is_parquet = files.format == "parquet"
-        for day, part in list_parts(folder, template):
-            yield str(day), (RawFileInfo(source, part.path, part.size, part.version, part.name, is_parquet),)
+        for period, part in list_parts(folder, template):
+            if _is_period_of(calendar, period):
+                yield period, (RawFileInfo(source, part.path, part.size, part.version, part.name, is_parquet),)
         return
-    days: dict[date, list[RawPart]] = {}
-    for day, part in list_parts(folder, template):
-        days.setdefault(day, []).append(part)
-    for day, parts in days.items():
+    deliveries: dict[str, list[RawPart]] = {}
+    for period, part in list_parts(folder, template):
+        deliveries.setdefault(period, []).append(part)
+    for period, parts in deliveries.items():
         complete = complete_parts(files, parts)
-        if complete is not None:
+        if complete is not None and _is_period_of(calendar, period):
             marker = [part for part in parts if part.name == files.marker]
             yield (
-                str(day),
+                period,
                 tuple(
                     RawFileInfo(
                         *(source, part.path, part.size, part.version, part.name),
@@ -346,7 +365,7 @@ def _list_days(folder: UPath, source: str, files: RawFiles) -> Iterator[tuple[st
             )
 
 
-def _list_local(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[date, RawPart]]:
+def _list_local(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[str, RawPart]]:
     # Goes into folders that match only, and asks for a single file by its name: a tenth of what fsspec's walk costs,
     # and an error is an error, where the walk takes a folder that it cannot read for an empty one.
     fixed = f"{template.fixed_folders}/" if template.fixed_folders else ""
@@ -359,16 +378,16 @@ def _list_local(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[date,
         ]
     for place in places:
         if isinstance(template.file, str):
-            if (day := template.day_of(place)) and (part := find_local_file(f"{folder}/{place}{template.file}")):
-                yield day, part
+            if (period := template.period_of(place)) and (part := find_local_file(f"{folder}/{place}{template.file}")):
+                yield period, part
             continue
         if template.file is None:
-            if day := template.day_of(place):
-                yield from ((day, part) for part in walk_folder(f"{folder}/{place}".rstrip("/")))
+            if period := template.period_of(place):
+                yield from ((period, part) for part in walk_folder(f"{folder}/{place}".rstrip("/")))
             continue
         for name in _matching_names(f"{folder}/{place}", template.file, may_be_file=True):
-            if (day := template.day_of(place + name)) and (part := find_local_file(f"{folder}/{place}{name}")):
-                yield day, part
+            if (period := template.period_of(place + name)) and (part := find_local_file(f"{folder}/{place}{name}")):
+                yield period, part
 
 
 def _matching_names(folder: str, pattern: str | re.Pattern[str], *, may_be_file: bool) -> list[str]:
@@ -386,7 +405,7 @@ def _matching_names(folder: str, pattern: str | re.Pattern[str], *, may_be_file:
         raise
 
 
-def _list_remote(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[date, RawPart]]:
+def _list_remote(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[str, RawPart]]:
     root = folder.path.rstrip("/")
     try:
         listing: dict[str, dict[str, Any]] = folder.fs.find(f"{root}/{template.fixed_folders}".rstrip("/"), detail=True)
@@ -394,12 +413,12 @@ def _list_remote(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[date
         return
     for key, info in listing.items():
         path = key.removeprefix(f"{root}/")
-        if key.endswith("/") or not (day := template.day_of(path)):
+        if key.endswith("/") or not (period := template.period_of(path)):
             continue
-        if isinstance(template.file, str) and path != period_path(template.text, day):
+        if isinstance(template.file, str) and path != period_path(template.text, period):
             continue
-        place = period_path(template.text, day) if template.file is None else path.rpartition("/")[0] + "/"
-        yield day, remote_part(f"{root}/{place}".rstrip("/"), key, info)
+        place = period_path(template.text, period) if template.file is None else path.rpartition("/")[0] + "/"
+        yield period, remote_part(f"{root}/{place}".rstrip("/"), key, info)
 
 
 def _find_unreadable(fs: AbstractFileSystem, files: Sequence[RawFileInfo]) -> dict[RawFileInfo, str]:

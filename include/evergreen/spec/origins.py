@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from evergreen.periods import Calendar
 from evergreen.spec import Frozen, Name, NonEmptyStr
 
 PLACEHOLDERS = {"Y": r"\d{4}", "m": r"\d{2}", "d": r"\d{2}", "H": r"\d{2}", "M": r"\d{2}"}
@@ -57,9 +58,9 @@ class RawFiles(Frozen):
 
     path: PathTemplate = Field(
         "",
-        description="where they are below `EVERGREEN_RAW`, with `%Y`, `%m` and `%d` for the day: a folder "
-        "(`rides/dt=%Y-%m-%d/`), a file, or files (`rides/%Y-%m-%d-*.csv`); empty: "
-        "`<name>/day=%Y-%m-%d/<name>.parquet`",
+        description="where they are below `EVERGREEN_RAW`, with `%Y`, `%m`, `%d` of the start of the period, and `%H`, "
+        "`%M`, in UTC, for periods shorter than a day: a folder (`rides/dt=%Y-%m-%d/`), a file, or files by name "
+        "(`rides/%Y-%m-%d-*.csv`); empty: `<name>/day=%Y-%m-%d/<name>.parquet`",
     )
     format: Literal["parquet", "orc", "csv", "jsonl"] = Field(
         "parquet", description="of all of them; CSV and JSON lines may be compressed with gzip or zstd"
@@ -150,6 +151,21 @@ class RawTable(Frozen):
 Origin = RawFiles | RawQuery | RawTable
 
 
+def check_template_period(name: str, files: RawFiles, calendar: Calendar, *, daily: bool) -> None:
+    """Check that a template of paths tells periods of the calendar apart.
+
+    Raises:
+        ValueError: it does not, or tells apart what is no period.
+    """
+    needed = {"day": "", "week": "", "hour": "H", "hours": "H"}.get(calendar.unit, "HM")
+    if not files.path or not daily:
+        return
+    if missing := [letter for letter in needed if letter not in files.placeholders]:
+        raise ValueError(f"files.path of {name} has no %{missing[0]}, and a period is {calendar.period}: write it")
+    if not needed and (finer := sorted(files.placeholders - _DATE_LETTERS)):
+        raise ValueError(f"files.path of {name} has %{finer[0]}, and a period is {calendar.period}: leave it out")
+
+
 def check_origin(origin: Origin, daily: bool) -> None:
     """Check that a source with a period has one in its origin, and one without has none.
 
@@ -159,8 +175,6 @@ def check_origin(origin: Origin, daily: bool) -> None:
     if isinstance(origin, RawFiles) and origin.path:
         if daily and not origin.placeholders >= _DATE_LETTERS:
             raise ValueError(f"files.path {origin.path!r} does not say which day: write %Y, %m and %d into it")
-        if daily and (finer := sorted(origin.placeholders - _DATE_LETTERS)):
-            raise ValueError(f"files.path {origin.path!r} has %{finer[0]}, and a period is a day: leave it out")
         if not daily and origin.placeholders:
             raise ValueError(f"files.path {origin.path!r} has a day in it, and the source has one file for all days")
     if isinstance(origin, RawQuery):

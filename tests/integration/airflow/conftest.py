@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,12 @@ import pytest
 from evergreen.client.airflow import AirflowClient, AirflowConflictError, Json
 from evergreen.features import inputs
 from evergreen.lake import datasets
+from evergreen.periods import Calendar
 from evergreen.settings import settings
 from evergreen.spec import loader
-from evergreen.window import midnight
 from evergreen_local import stack
 from evergreen_local.progress import Progress
+from support.calendars import later
 from support.projects import make_project, models_with_short_holdout
 
 ZONE = "America/New_York"
@@ -67,13 +68,13 @@ from evergreen.spec.model import ModelSpec
 MODEL = ModelSpec(
     name="patient", owner="tests", features="flight_delay", feature_service="flight_delay",
     request_columns=["departure_minute"], label="late", schedule="0 0 * * 1",
-    train_days=4, holdout_days=6, parameters=dict({parameters}),
+    train="4d", holdout="6d", parameters=dict({parameters}),
     # Six days cannot tell, ten can.
     gates=[
         dict(kind="threshold", metric="brier", at_most=0.9),
         dict(kind="against_champion", metric="brier", must_be="better", confidence=0.8),
     ],
-    monitor=dict(look_after_days=4),
+    monitor=dict(look_after="4d"),
 )
 """
 # A champion that gives nearly every flight one chance in two of being late.
@@ -105,7 +106,7 @@ class Chain:
         """Undo publishing and validating of days."""
         dataset = inputs.features_dataset(loader.load_spec("flight_delay"))
         for day in days:
-            (dataset.root / "_manifests" / f"{datasets.day_partition(day)}.json").unlink()
+            (dataset.root / "_manifests" / f"{datasets.period_partition(day)}.json").unlink()
             for source in ("flights", "weather"):
                 checked = self.home / f"lake/checks/flight_delay/_manifests/{source}-{day}.json"
                 checked.unlink(missing_ok=True)
@@ -115,19 +116,21 @@ class Chain:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                self.airflow.create_backfill(FEATURES, midnight(first, ZONE), midnight(last, ZONE), "completed", 4)
+                self.airflow.create_backfill(
+                    FEATURES, Calendar("1d", ZONE).start(first), Calendar("1d", ZONE).start(last), "completed", 4
+                )
                 return
             except AirflowConflictError:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(1)  # as often as all that waits here looks
 
-    def backfill_announced(self, day: date) -> None:
+    def backfill_announced(self, day: str) -> None:
         """A backfill whose conf lets it start other DAGs."""
         body = {
             "dag_id": FEATURES,
-            "from_date": midnight(day, ZONE).isoformat(),
-            "to_date": midnight(day, ZONE).isoformat(),
+            "from_date": Calendar("1d", ZONE).start(day).isoformat(),
+            "to_date": Calendar("1d", ZONE).start(day).isoformat(),
             "reprocess_behavior": "completed",
             "max_active_runs": 1,
             "dag_run_conf": {"announce": True},
@@ -193,12 +196,12 @@ class Chain:
             time.sleep(0.5)
         raise TimeoutError(f"no {run_type} run of {dag_id} is done after {patience} s")
 
-    def backfilled(self, dag_id: str, day: date) -> Json:
+    def backfilled(self, dag_id: str, day: str) -> Json:
         """The backfilled run whose data interval begins with `day`. (Its id contains the end of that interval.)"""
         [run] = self.airflow.dag_runs(
             dag_id,
-            logical_date_gte=midnight(day, ZONE).isoformat(),
-            logical_date_lte=midnight(day, ZONE).isoformat(),
+            logical_date_gte=Calendar("1d", ZONE).start(day).isoformat(),
+            logical_date_lte=Calendar("1d", ZONE).start(day).isoformat(),
             run_type=["backfill"],
         )
         return run
@@ -224,7 +227,7 @@ class Chain:
 
     def published(self, *days: date) -> dict[str, datasets.Manifest | None]:
         dataset = inputs.features_dataset(loader.load_spec("flight_delay"))
-        return {str(day): dataset.manifest(datasets.day_partition(day)) for day in days}
+        return {str(day): dataset.manifest(datasets.period_partition(day)) for day in days}
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         return {i["task_id"]: i["state"] for i in self.airflow.task_instances(dag_id, run_id)}
@@ -269,5 +272,5 @@ def chain(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         settings.cache_clear()
 
 
-def days(first: int, last: int) -> list[date]:
-    return [date(2013, 1, first) + timedelta(n) for n in range(last - first + 1)]
+def days(first: int, last: int) -> list[str]:
+    return [later(f"2013-01-{first:02d}", n) for n in range(last - first + 1)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 
 import pytest
 
@@ -40,7 +39,7 @@ def eventually(what: str, holds: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def arrive_again(chain: Chain, day: date) -> None:
+def arrive_again(chain: Chain, day: str) -> None:
     """Deliver a day as if for the first time."""
     chain.forget(day)
     file = raw_files.raw_file("flights", day)
@@ -51,7 +50,7 @@ def arrive_again(chain: Chain, day: date) -> None:
 
 def test_days_survive_kills_of_spark_a_task_and_the_triggerer(chain: Chain) -> None:
     chance = random.Random(SEED)
-    requested, arriving = days(4, 11), date(2013, 1, 15)
+    requested, arriving = days(4, 11), "2013-01-15"
     chain.forget(*requested)
     chain.airflow.trigger_dag_run(FEATURES, "killed", {"start": "2013-01-04", "end": "2013-01-09"})
     eventually("it makes its days", lambda: chain.states(FEATURES, "killed").get("plan") == "success")

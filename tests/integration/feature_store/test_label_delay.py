@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from evergreen.feature_store.model_inputs import ModelInputs
 from evergreen.gates import judge_evidence
 from evergreen.gates.alpha_spending import next_alpha
 from evergreen.lake import datasets
+from evergreen.periods import Calendar, Duration
 from evergreen.promotion import service
 from evergreen.registry import versions
 from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
-from evergreen.window import RunReason, days_between, midnight
+from evergreen.window import RunReason
+from support.calendars import later
 from support.loans import FIRST, ROWS, ZONE, loan_project, window
 
 pytestmark = pytest.mark.integration
@@ -37,6 +39,10 @@ dict(kind="churn", at_most=2.0),
 
 
 @pytest.fixture
+def dates(first: str, end: str) -> set[date]:
+    return set(map(date.fromisoformat, Calendar("1d", ZONE).periods_between(first, end)))
+
+
 def loans(
     home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
 ) -> Iterator[ModelSpec]:
@@ -69,17 +75,17 @@ def retrain(model: ModelSpec, as_of: date) -> ledger.VerdictRecorded:
 
 
 def test_training_learns_what_was_known_when_the_holdout_began(loans: ModelSpec) -> None:
-    as_of = date(2024, 4, 15)
+    as_of = "2024-04-15"
     examples = training_sets.build_training_set(loans, window(loans, as_of))
-    assert loans.history_days == 21 + 30 + 7 + 30
+    assert sum(duration.count for duration in loans.history) == 21 + 30 + 7 + 30
     holdout, train = read(loans, examples, "holdout"), read(loans, examples, "train")
-    holdout_end = as_of - timedelta(LABEL_DELAY)
-    assert set(holdout["day"].to_pylist()) == set(days_between(holdout_end - timedelta(7), holdout_end))
+    holdout_end = later(as_of, -LABEL_DELAY)
+    assert set(holdout["day"].to_pylist()) == dates(later(holdout_end, -7), holdout_end)
     assert holdout.num_rows == 7 * ROWS, "all labels of these days are known"
-    begins = midnight(holdout_end - timedelta(7), ZONE)
+    begins = Calendar("1d", ZONE).start(later(holdout_end, -7))
     assert max(train["label_known_at"].to_pylist()) < begins
-    train_end = begins.date() - timedelta(LABEL_DELAY)
-    assert set(train["day"].to_pylist()) == set(days_between(train_end - timedelta(21), train_end))
+    train_end = later(holdout_end, -7 - LABEL_DELAY)
+    assert set(train["day"].to_pylist()) == dates(later(train_end, -21), train_end)
     # Early labels of later days are of large losses only: of rows unlike the others.
     assert train.num_rows == 21 * ROWS
     counts = read(loans, examples, "label_counts")
@@ -91,9 +97,9 @@ def test_training_learns_what_was_known_when_the_holdout_began(loans: ModelSpec)
 
 def test_weekly_retrains_use_no_labelled_row_twice(loans: ModelSpec) -> None:
     """Holdouts of 37 calendar days overlap; the labelled ones do not, so each comparison has its whole share."""
-    events = [retrain(loans, date(2024, 4, 1) + timedelta(7 * week)) for week in range(4)]
-    for earlier, later in pairwise(events):
-        assert earlier.holdout[1] == later.holdout[0]
+    events = [retrain(loans, later("2024-04-01", 7 * week)) for week in range(4)]
+    for earlier, following in pairwise(events):
+        assert earlier.holdout[1] == following.holdout[0]
     assert events[0].verdict.promote
     budgets = []
     for event in events[1:]:
@@ -109,15 +115,15 @@ def test_weekly_retrains_use_no_labelled_row_twice(loans: ModelSpec) -> None:
 
 def test_labels_that_come_later_than_declared_are_counted(loans: ModelSpec) -> None:
     """Without `label_delay`, the last 29 of 37 days have next to no label: days without one are not used up."""
-    model = loans.model_copy(update={"label_delay": 0, "holdout_days": 37})
-    as_of = date(2024, 4, 15)
+    model = loans.model_copy(update={"label_delay": Duration(0, "d"), "holdout": "37d"})
+    as_of = "2024-04-15"
     examples = training_sets.build_training_set(model, window(model, as_of))
     candidate = process.train_in_process(
         model, examples, training_sets.training_set_dataset(model), training_sets.model_input_columns(model)
     )
     evidence = evaluation.load_evidence(model, evaluation.collect_evidence(model, examples, candidate, None))
-    last_labelled = as_of - timedelta(11)  # its large losses, ten days and three hours later
-    assert evidence.days == (as_of - timedelta(37), last_labelled + timedelta(1))
+    last_labelled = later(as_of, -11)  # its large losses, ten days and three hours later
+    assert evidence.holdout == (later(as_of, -37), later(last_labelled, 1))
     verdict = judge_evidence(model.gates, evidence)
     results = {result.gate: result for result in verdict.results}
     assert results["labelled"].outcome == "failed"
@@ -129,4 +135,4 @@ def test_labels_that_come_later_than_declared_are_counted(loans: ModelSpec) -> N
 def test_a_window_too_short_for_the_delay_says_so(loans: ModelSpec) -> None:
     text = "only 67 days of data, 7 of them for the holdout, 60 for labels to arrive after it and before it"
     with pytest.raises(RawDataError, match=text):
-        training_sets.build_training_set(loans, window(loans, FIRST + timedelta(67)))
+        training_sets.build_training_set(loans, window(loans, later(FIRST, 67)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,18 +17,20 @@ from evergreen import evaluation, ledger
 from evergreen.feature_store import training_sets
 from evergreen.ledger import LedgerState, VerdictRecorded, VersionPromoted
 from evergreen.orchestration.dags import monitor
+from evergreen.periods import Calendar
 from evergreen.promotion import challengers, looks, service
 from evergreen.registry import aliases, versions
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.spec.model import ApprovalPolicy, ModelSpec, MonitorPolicy
 from evergreen.training.backends import process
-from evergreen.window import RunReason, midnight
+from evergreen.window import RunReason
+from support.calendars import later
 from support.loans import FIRST, ZONE, loan_project, window
 
 pytestmark = pytest.mark.integration
 
-FIRST_RETRAIN = FIRST + timedelta(35)
+FIRST_RETRAIN = later(FIRST, 35)
 ALL_INPUTS = ("amount", "customers__debt")
 GATES = """
 dict(kind="threshold", metric="rmse", at_most=100.0),
@@ -40,11 +42,11 @@ dict(kind="against_champion", metric="rmse", must_be="better", margin=1.7),
 def loans(
     home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
 ) -> Iterator[ModelSpec]:
-    with loan_project(tmp_path, monkeypatch, use_models, GATES, label_delay=2) as model:
+    with loan_project(tmp_path, monkeypatch, use_models, GATES, label_delay="2d") as model:
         yield model
 
 
-def retrain(model: ModelSpec, as_of: date, *inputs: str, seed: int = 0) -> VerdictRecorded:
+def retrain(model: ModelSpec, as_of: str, *inputs: str, seed: int = 0) -> VerdictRecorded:
     """Train on these inputs, judge, register, and promote what passes; return the verdict's event."""
     model = model.model_copy(update={"seed": seed})
     examples = training_sets.build_training_set(model, window(model, as_of))
@@ -64,10 +66,10 @@ def retrain(model: ModelSpec, as_of: date, *inputs: str, seed: int = 0) -> Verdi
 
 
 def look(
-    monkeypatch: pytest.MonkeyPatch, as_of: date, run_type: str = "scheduled", approval: dict[str, Any] | None = None
+    monkeypatch: pytest.MonkeyPatch, as_of: str, run_type: str = "scheduled", approval: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Run the tasks of the monitor DAG as Airflow does; return the result of each, or why it was skipped."""
-    end = midnight(as_of, ZONE)
+    end = Calendar("1d", ZONE).start(as_of)
     run = SimpleNamespace(
         run_type=SimpleNamespace(value=run_type),
         data_interval_start=end - timedelta(7),
@@ -123,7 +125,7 @@ def test_a_better_challenger_is_promoted_when_evidence_suffices(
     loans: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert retrain(loans, FIRST_RETRAIN, "amount").verdict.promote
-    start = FIRST_RETRAIN + timedelta(7)
+    start = later(FIRST_RETRAIN, 7)
     first = retrain(loans, start, *ALL_INPUTS)
     assert first.verdict.is_inconclusive, first.verdict.reason
     assert aliases_in_mlflow() == {"champion": "1", "challenger": "2"}
@@ -131,34 +133,34 @@ def test_a_better_challenger_is_promoted_when_evidence_suffices(
     assert wait
     assert "version 2 gathers evidence until" in wait
 
-    again = retrain(loans, start + timedelta(7), *ALL_INPUTS, seed=1)
+    again = retrain(loans, later(start, 7), *ALL_INPUTS, seed=1)
     assert not again.spends_alpha, "nothing is compared while a challenger gathers evidence"
 
-    early = look(monkeypatch, start + timedelta(3))
+    early = look(monkeypatch, later(start, 3))
     assert early["examples"] is None, "three days are too few for another look"
     assert read().head_number == 7
 
     assert look(monkeypatch, start, "backfill")["examples"] is None, "there was no challenger yet"
-    backfilled = look(monkeypatch, start + timedelta(7), "backfill")
+    backfilled = look(monkeypatch, later(start, 7), "backfill")
     assert backfilled["judge"] is None
     assert read().head_number == 7, "a backfill tells, and records nothing"
 
     promoted_on = None
     for week in range(1, 5):
-        results = look(monkeypatch, start + timedelta(7 * week))
+        results = look(monkeypatch, later(start, 7 * week))
         event = read().entries[-1].event
         if results["conclude"]:
-            promoted_on = start + timedelta(7 * week)
+            promoted_on = later(start, 7 * week)
             break
         assert isinstance(event, VerdictRecorded)
         assert event.verdict.is_inconclusive, event.verdict.reason
         assert "it gathers evidence until" in results["conclude skipped"]
         count = read().head_number
-        assert look(monkeypatch, start + timedelta(7 * week))["conclude"] is None
+        assert look(monkeypatch, later(start, 7 * week))["conclude"] is None
         assert read().head_number == count, "a look is recorded once"
         with monkeypatch.context() as patch:  # as a run that was planned before this look
             patch.setattr(challengers, "look_wait", lambda *_: None)
-            late = look(patch, start + timedelta(7 * week - 1))
+            late = look(patch, later(start, 7 * week - 1))
             assert "a look as of" in late["judge skipped"]
             assert late["conclude skipped"] == "the champion stays: nothing was judged"
     assert promoted_on
@@ -171,7 +173,7 @@ def test_a_better_challenger_is_promoted_when_evidence_suffices(
     verdict_event = state.find_verdict_event(state.head_number - 1)
     assert verdict_event
     [result] = [r for r in verdict_event.verdict.results if r.looks]
-    assert verdict_event.holdout == (first.holdout[0], promoted_on - timedelta(2))
+    assert verdict_event.holdout == (first.holdout[0], later(promoted_on, -2))
     assert len(result.looks) > 2
     assert [r.days for r in result.looks] == [7 * n for n in range(1, len(result.looks) + 1)]
     [comparison] = state.comparisons
@@ -182,16 +184,16 @@ def test_a_better_challenger_is_promoted_when_evidence_suffices(
 
     rows = training_sets.look_dataset(loans).resolve(results["examples"])
     table = pq.read_table(training_sets.look_dataset(loans).file_path(rows, "holdout"))
-    assert max(table["label_known_at"].to_pylist()) < midnight(promoted_on, ZONE)
+    assert max(table["label_known_at"].to_pylist()) < Calendar("1d", ZONE).start(promoted_on)
     assert min(table["day"].to_pylist()) == first.holdout[0]
     assert look(monkeypatch, promoted_on)["examples"] is None, "there is no challenger any more"
 
 
 def test_a_killed_look_is_completed_by_the_next_run(loans: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     retrain(loans, FIRST_RETRAIN, "amount")
-    start = FIRST_RETRAIN + timedelta(7)
+    start = later(FIRST_RETRAIN, 7)
     retrain(loans, start, *ALL_INPUTS)
-    as_of = start + timedelta(21)  # one look, on 28 days
+    as_of = later(start, 21)  # one look, on 28 days
     with monkeypatch.context() as patch:
         patch.setattr(service, "promote_version", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -209,7 +211,7 @@ def test_a_killed_look_is_completed_by_the_next_run(loans: ModelSpec, monkeypatc
 
 def test_a_run_killed_anywhere_leaves_the_same_entries(loans: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     retrain(loans, FIRST_RETRAIN, "amount")
-    start = FIRST_RETRAIN + timedelta(7)
+    start = later(FIRST_RETRAIN, 7)
     retrain(loans, start, *ALL_INPUTS)
     before = kinds()
 
@@ -229,23 +231,23 @@ def test_a_run_killed_anywhere_leaves_the_same_entries(loans: ModelSpec, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(module, function, die)
             with pytest.raises(KeyboardInterrupt):
-                look(patch, start + timedelta(21))
+                look(patch, later(start, 21))
     assert aliases_in_mlflow() == {"champion": "1", "challenger": "2"}, "they follow"
-    look(monkeypatch, start + timedelta(21))
+    look(monkeypatch, later(start, 21))
     assert aliases_in_mlflow() == {"champion": "2", "previous": "1"}
     assert kinds() == [*before, "judged", "promoted"]
 
 
 def test_a_challenger_is_withdrawn_when_its_days_are_over(loans: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     retrain(loans, FIRST_RETRAIN, "customers__debt")
-    start = FIRST_RETRAIN + timedelta(7)
+    start = later(FIRST_RETRAIN, 7)
     retrain(loans, start, *ALL_INPUTS)
     end = challengers.evidence_end(read(), loans)
     with monkeypatch.context() as patch:  # as where no day of features was published since
         event = read().challenger_event
         assert event
-        patch.setattr(training_sets, "look_days_end", lambda *_: event.holdout[1])
-        assert look(patch, end - timedelta(1))["conclude"] is None
+        patch.setattr(training_sets, "look_end", lambda *_: event.holdout[1])
+        assert look(patch, later(end, -1))["conclude"] is None
         assert read().open_comparison
         text = look(patch, end)["conclude skipped"]
     assert "version 2 is withdrawn: its evidence does not suffice, and the days of its comparison were over" in text
@@ -255,13 +257,13 @@ def test_a_challenger_is_withdrawn_when_its_days_are_over(loans: ModelSpec, monk
 
 def test_a_challenger_is_withdrawn_when_the_champion_changes(loans: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     retrain(loans, FIRST_RETRAIN, "amount")
-    start = FIRST_RETRAIN + timedelta(7)
+    start = later(FIRST_RETRAIN, 7)
     retrain(loans, start, *ALL_INPUTS)
     monkeypatch.setattr(service, "_has_files", lambda *_: False)
     service.declare_champion_lost(loans, "the disk broke", actor="ada", is_restoring=False)
     assert challengers.evidence_wait(read(), loans, start) is None, "it holds up no other candidate"
-    assert look(monkeypatch, start + timedelta(7), "backfill")["examples"] is None, "it has nothing to tell"
-    text = look(monkeypatch, start + timedelta(7))["conclude skipped"]
+    assert look(monkeypatch, later(start, 7), "backfill")["examples"] is None, "it has nothing to tell"
+    text = look(monkeypatch, later(start, 7))["conclude skipped"]
     assert "version 2 is withdrawn: it was judged against version 1, but no version is champion now" in text
     assert kinds()[-1] == "withdrawn"
     assert "challenger" not in aliases_in_mlflow()
@@ -270,9 +272,9 @@ def test_a_challenger_is_withdrawn_when_the_champion_changes(loans: ModelSpec, m
 def test_a_later_candidate_replaces_a_replaceable_challenger(loans: ModelSpec) -> None:
     model = loans.model_copy(update={"monitor": MonitorPolicy(replaceable=True)})
     retrain(model, FIRST_RETRAIN, "amount")
-    start = FIRST_RETRAIN + timedelta(7)
+    start = later(FIRST_RETRAIN, 7)
     first = retrain(model, start, *ALL_INPUTS)
-    second = retrain(model, start + timedelta(7), *ALL_INPUTS)
+    second = retrain(model, later(start, 7), *ALL_INPUTS)
     assert first.verdict.is_inconclusive
     assert second.verdict.is_inconclusive
     withdrawn = read().entries.find_last(ledger.ChallengerWithdrawn, version="2")
@@ -286,10 +288,10 @@ def test_a_later_candidate_replaces_a_replaceable_challenger(loans: ModelSpec) -
 
 def test_a_person_approves_a_challenger_that_has_passed(loans: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     retrain(loans, FIRST_RETRAIN, "amount")
-    start = FIRST_RETRAIN + timedelta(7)
+    start = later(FIRST_RETRAIN, 7)
     retrain(loans, start, *ALL_INPUTS)
     model = loans.model_copy(update={"approval": ApprovalPolicy()})
-    as_of = start + timedelta(21)
+    as_of = later(start, 21)
     with monkeypatch.context() as patch:
         patch.setattr(loader, "load_spec", lambda _: model)
         assert "the model's spec requires approval" in look(patch, as_of)["conclude skipped"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from evergreen.evaluation import score_table
 from evergreen.feature_store import online_store, repository, training_sets
 from evergreen.feature_store.offline_store import RetrievalError
 from evergreen.lake import datasets, fingerprints
+from evergreen.periods import Calendar
 from evergreen.settings import REPOSITORY
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
@@ -35,7 +36,7 @@ MODEL = ModelSpec(
     name="wallets", owner="tests", feature_service="wallets", label="paid", request_columns=["amount", "is_new"],
     features=dict(timezone="UTC", first_day="2024-01-01", spine="payments", views=["accounts", "shops"],
                   sources=[dict(name="bookings", columns=dict(x="int64"))]),
-    schedule="0 0 * * 1", train_days=2, holdout_days=1,
+    schedule="0 0 * * 1", train="2d", holdout="1d",
     gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
 )
 """
@@ -58,8 +59,8 @@ shops = FeatureView(name="shops", entities=[shop, till], ttl=timedelta(days=3),
 wallets = FeatureService(name="wallets", features=[accounts, shops])
 """
 INSTANT = pa.timestamp("us", "UTC")
-DAYS = [date(2024, 1, 1), date(2024, 1, 2), date(2024, 1, 3)]
-WINDOW = Window.from_range(DAYS[0], date(2024, 1, 4), RunReason.MANUAL, "UTC")
+DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
+WINDOW = Window.from_range(DAYS[0], "2024-01-04", RunReason.MANUAL, Calendar("1d", "UTC"))
 IDS = [1234567890123456789, 1234567890123456790, 1234567890123456791, -(2**63), 2**63 - 1, 0]
 TYPES = {
     "flag": pa.bool_(),
@@ -106,13 +107,13 @@ def wallets(
     loader.load_spec.cache_clear()
 
 
-def instants(day: date, count: int, hour: int) -> pa.Array:
-    moment = datetime(day.year, day.month, day.day, hour, tzinfo=UTC)
+def instants(day: str, count: int, hour: int) -> pa.Array:
+    moment = datetime.fromisoformat(f"{day}T{hour:02d}:00Z")
     return pa.array([moment + timedelta(microseconds=number) for number in range(count)], INSTANT)
 
 
 def publish(
-    day: date, accounts: Columns, payments: Columns | None = None, ids: Sequence[int | None] = (*IDS, None)
+    day: str, accounts: Columns, payments: Columns | None = None, ids: Sequence[int | None] = (*IDS, None)
 ) -> None:
     """Publish a day: features of every id at 1:00, and a payment of every id of `ids` at 2:00."""
     count = len(ids)
@@ -134,7 +135,7 @@ def publish(
         "turnover": pa.array([2**62 + 1, None, 3, 4], pa.int64()),
     }
     tables = {"payments": spine | dict(payments or {}), "accounts": keyed | dict(accounts), "shops": tills}
-    dataset, partition = datasets.open_dataset("features/wallets"), datasets.day_partition(day)
+    dataset, partition = datasets.open_dataset("features/wallets"), datasets.period_partition(day)
     fingerprint = fingerprints.compute_fingerprint({name: str(table) for name, table in tables.items()})
     staged = dataset.stage(partition, fingerprint)
     files = {name: staged / f"{name}.parquet" for name in tables}
@@ -267,7 +268,7 @@ def test_values_that_would_change_are_refused(
         with pytest.raises(FeatureError) as unwritten:
             online_store.materialize_features(wallets, WINDOW)
         assert message in str(unwritten.value)
-        assert online_store.materialization_state(wallets)["days"] == {}
+        assert online_store.materialization_state(wallets)["periods"] == {}
 
 
 @pytest.mark.parametrize(

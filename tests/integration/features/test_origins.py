@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from evergreen.errors import FaultyDaysError
+from evergreen.errors import FaultyPeriodsError
 from evergreen.feature_store import repository
-from evergreen.features.inputs import compute_day_fingerprints, features_dataset
+from evergreen.features.inputs import compute_period_fingerprints, features_dataset
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.features.planning import refresh_raw_data
 from evergreen.ingest.raw_files import raw_folder
@@ -27,6 +27,7 @@ from evergreen.spec.model import ModelSpec
 pytestmark = pytest.mark.integration
 
 DAYS = [date(2013, 3, n) for n in (1, 2, 3)]
+PERIODS = [str(day) for day in DAYS]
 SPEC = """
 from evergreen.spec.model import ModelSpec
 SQL = "SELECT item, count(*) AS returned FROM returns WHERE sold_at >= :start AND sold_at < :end GROUP BY item"
@@ -125,8 +126,8 @@ def published(model: ModelSpec, day: date) -> list[dict[str, object]]:
 def test_a_faulty_part_fails_its_day_alone_and_corrections_are_built(mixed: ModelSpec) -> None:
     deliver(DAYS[1], "1,5")
     (raw_folder() / f"sales/dt={DAYS[2]}/_SUCCESS").unlink()
-    with pytest.raises(FaultyDaysError) as raised:
-        run_feature_pipeline(mixed, DAYS)
+    with pytest.raises(FaultyPeriodsError) as raised:
+        run_feature_pipeline(mixed, PERIODS)
     text = str(raised.value)
     assert "dt=2013-03-02/b.csv: 1 rows cannot be read, such as row 1: 4 values instead of 3" in text
     assert "dt=2013-03-03: is not complete: 2 parts, and no _SUCCESS" in text
@@ -139,14 +140,14 @@ def test_a_faulty_part_fails_its_day_alone_and_corrections_are_built(mixed: Mode
     first = features_dataset(mixed).manifest(f"day={DAYS[0]}")
     # Without the database, whose answers are in the lake for the days that were read.
     (settings().home.parent / "shop.db").rename(settings().home.parent / "moved.db")
-    run_feature_pipeline(mixed, DAYS)
+    run_feature_pipeline(mixed, PERIODS)
     assert [row["amount"] for row in published(mixed, DAYS[2])] == [30, 30]
 
     DeltaTable(str(raw_folder() / "stock")).update(new_values={"amount": 99}, predicate=f"day = '{DAYS[2]}'")
-    before = compute_day_fingerprints(mixed, DAYS)
-    assert refresh_raw_data(feature_spec(mixed), DAYS) == {}
-    after = compute_day_fingerprints(mixed, DAYS)
+    before = compute_period_fingerprints(mixed, PERIODS)
+    assert refresh_raw_data(feature_spec(mixed), PERIODS) == {}
+    after = compute_period_fingerprints(mixed, PERIODS)
     assert [day for day in after if after[day] != before[day]] == [str(DAYS[2])]
-    run_feature_pipeline(mixed, DAYS)
+    run_feature_pipeline(mixed, PERIODS)
     assert [row["amount"] for row in published(mixed, DAYS[2])] == [99, 99]
     assert features_dataset(mixed).manifest(f"day={DAYS[0]}") == first

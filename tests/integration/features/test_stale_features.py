@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from datetime import date, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,17 @@ from evergreen.features import FeatureTables, inputs, staleness
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
+from evergreen.periods import Calendar
 from evergreen.settings import REPOSITORY
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
 from support import tills
+from support.calendars import later
 
 pytestmark = pytest.mark.integration
 
 DAYS = tills.days(9)
-WINDOW = Window.from_range(DAYS[2], DAYS[-1] + timedelta(1), RunReason.MANUAL, "UTC")
+WINDOW = Window.from_range(DAYS[2], later(DAYS[-1], 1), RunReason.MANUAL, Calendar("1d", "UTC"))
 
 
 @pytest.fixture
@@ -52,12 +53,12 @@ def change_unit(folder: Path) -> ModelSpec:
     return tills.reload_spec(folder)
 
 
-def unpublish(model: ModelSpec, days: list[date]) -> None:
+def unpublish(model: ModelSpec, days: list[str]) -> None:
     for day in days:
-        (inputs.features_dataset(model).root / f"_manifests/{datasets.day_partition(day)}.json").unlink()
+        (inputs.features_dataset(model).root / f"_manifests/{datasets.period_partition(day)}.json").unlink()
 
 
-def contents(model: ModelSpec, days: list[date]) -> dict[date, str]:
+def contents(model: ModelSpec, days: list[str]) -> dict[str, str]:
     return {day: manifest.content_hash for day, manifest in inputs.published_manifests(model, days).items()}
 
 
@@ -77,7 +78,7 @@ def test_a_window_of_two_versions_of_the_code_is_not_mixed(folder: Path) -> None
     # The day before the window counts: its values hold for a day, so until the second morning.
     assert "3 days, 2024-01-02 – 2024-01-04: tills/units.py has changed" in str(refused.value)
 
-    days = training_sets.days_to_read(model, WINDOW)
+    days = training_sets.periods_to_read(model, WINDOW)
     stale = staleness.find_stale_features(model, inputs.published_manifests(model, days))
     assert stale.days == DAYS[1:4]
     run_feature_pipeline(model, stale.days)
@@ -109,7 +110,7 @@ def test_a_training_set_depends_on_earlier_days_that_it_reads(folder: Path) -> N
     assert before.inputs["features"] == after.inputs["features"]
 
 
-def deliver_hard_values(days: list[date]) -> None:
+def deliver_hard_values(days: list[str]) -> None:
     """Several sales of the same till, of amounts that are equal, unordered or missing."""
     amounts = [0.0, -0.0, float("nan"), None, 1.5, 1.5, -1.5, float("inf")]
     for day in days:

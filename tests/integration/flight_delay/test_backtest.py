@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, timedelta
+from datetime import date
 from itertools import combinations
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from evergreen import backtest, evaluation, storage
 from evergreen.errors import FaultsError
 from evergreen.feature_store import training_sets
 from evergreen.lake import datasets
+from evergreen.periods import Calendar
 from evergreen.reports import backtest as backtest_report
 from evergreen.settings import settings
 from evergreen.spec import loader
@@ -23,23 +24,24 @@ from evergreen.spec.model import ModelSpec
 from evergreen.training import candidates
 from evergreen.training.backends import process
 from evergreen.window import RunReason, Window
+from support.calendars import later
 
 pytestmark = pytest.mark.integration
 
 SPEC = loader.load_spec("flight_delay")
 MODEL = SPEC.model_copy(
     update={
-        "train_days": 6,
-        "holdout_days": 2,
+        "train": "6d",
+        "holdout": "2d",
         "parameters": {**SPEC.parameters, "rounds": 12},
         # Two days are too few to know whether a candidate beats the prior.
         "gates": tuple(gate for gate in SPEC.gates if gate.kind != "baseline"),
     }
 )
 CHANGED = MODEL.model_copy(update={"parameters": {**MODEL.parameters, "max_depth": 2}})
-DATES = [date(2013, 1, day) for day in (9, 11, 13, 15)]
+DATES = [f"2013-01-{day:02d}" for day in (9, 11, 13, 15)]
 
-Examples = dict[date, datasets.Manifest]
+Examples = dict[str, datasets.Manifest]
 Candidates = dict[tuple[str, date], datasets.Manifest]
 Trained = tuple[Path, Examples, Candidates]
 
@@ -55,7 +57,12 @@ def trained_home(january: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     source = training_sets.training_set_dataset(MODEL)
     examples, trained = {}, {}
     for day in DATES:
-        window = Window.from_range(day - timedelta(MODEL.history_days), day, RunReason.BACKFILL, "America/New_York")
+        window = Window.from_range(
+            later(day, -sum(duration.count for duration in MODEL.history)),
+            day,
+            RunReason.BACKFILL,
+            Calendar("1d", "America/New_York"),
+        )
         examples[day] = training_sets.build_training_set(MODEL, window)
         features = training_sets.model_input_columns(MODEL)
         trained["unchanged", day] = process.train_in_process(MODEL, examples[day], source, features)
@@ -76,7 +83,7 @@ def use_copy(trained_home: Trained, use_home: Callable[[Path], Path], tmp_path: 
     return copy
 
 
-def add(trained_home: Trained, day: date, model: ModelSpec = MODEL) -> Path:
+def add(trained_home: Trained, day: str, model: ModelSpec = MODEL) -> Path:
     _, examples, trained = trained_home
     kind = "unchanged" if model is MODEL else "changed"
     return backtest.add_candidate(model, day, examples[day], trained[kind, day])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +16,7 @@ from evergreen.feature_store import training_sets
 from evergreen.feature_store.repository import feature_source, open_feature_store
 from evergreen.gates import AgainstChampionGate, Evidence, MissingEvidence, NoChampion, ThresholdGate, judge_evidence
 from evergreen.lake import datasets
+from evergreen.periods import Calendar
 from evergreen.promotion import service
 from evergreen.registry import versions
 from evergreen.settings import settings
@@ -33,7 +34,7 @@ MODEL = SPEC.model_copy(
             ThresholdGate(metric="auc", at_least=0.5),
             AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.2),
         ),
-        "holdout_days": 7,
+        "holdout": "7d",
         "parameters": {**SPEC.parameters, "rounds": 12},
     }
 )
@@ -41,7 +42,7 @@ CHAMPION_COLUMNS = ("distance", "aircraft__aircraft_age", "origin_weather__tempe
 
 
 def retrain(end: int, model: ModelSpec = MODEL, columns: Sequence[str] = ()) -> tuple[datasets.Manifest, ...]:
-    window = Window.from_range(date(2013, 1, 1), date(2013, 1, end), RunReason.MANUAL, "America/New_York")
+    window = Window.from_range("2013-01-01", f"2013-01-{end:02d}", RunReason.MANUAL, Calendar("1d", "America/New_York"))
     examples = training_sets.build_training_set(model, window)
     source = training_sets.training_set_dataset(model)
     features = tuple(columns) or training_sets.model_input_columns(model)
@@ -74,7 +75,7 @@ def against(version: str, model: ModelSpec = MODEL, accepted: str | None = None)
     examples, candidate = retrain(18, model)
     content = ledger.read_state(MODEL.name).content_of(version)
     assert content
-    against = evaluation.Champion(version, date(2013, 1, 4), content=content, accepted_change=accepted)
+    against = evaluation.Champion(version, "2013-01-04", content=content, accepted_change=accepted)
     published = evaluation.collect_evidence(model, examples, candidate, against)
     return published, evaluation.load_evidence(model, published)
 

@@ -41,7 +41,7 @@ Spoil = Callable[[pd.DataFrame, random.Random], pd.DataFrame]
 def stages(kind: str) -> Callable[[str], quality.ExpectationStages]:
     if kind in FEATURES:
         return lambda _: [expectations.feature_expectations(kind)]
-    return lambda day: [expectations.raw_expectations(kind, date.fromisoformat(day))]
+    return lambda day: [expectations.raw_expectations(kind, day)]
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import pytest
 from evergreen.ingest import raw_files
 from evergreen.ingest.declared_files import read_as_declared
 from evergreen.ingest.raw_files import RawFile, hash_raw_files, raw_folder
-from evergreen.ingest.watcher import WatchedSource, list_complete_days
+from evergreen.ingest.watcher import WatchedSource, list_complete_periods
 from evergreen.lake.datasets import Dataset
+from evergreen.periods import Calendar
 from evergreen.settings import settings
 from evergreen.spec.model import RawSource
 from support import s3_server
@@ -22,7 +23,7 @@ from support.s3_server import S3
 
 pytestmark = pytest.mark.integration
 
-DAY = date(2013, 3, 1)
+PERIOD, CALENDAR = "2013-03-01", Calendar("1d", "UTC")
 FILES = dict(path="orders/dt=%Y-%m-%d/", format="csv", marker="_SUCCESS")
 ORDERS = RawSource(name="orders", columns={"x": "int64"}, files=FILES)
 
@@ -43,13 +44,13 @@ def put(name: str, content: bytes) -> None:
 
 def test_parts_in_a_bucket_are_read_when_they_are_complete(s3: S3, tmp_path: Path) -> None:
     sources = {"orders": WatchedSource.from_source(ORDERS)}
-    delivery = RawFile.from_source(ORDERS, DAY)
+    delivery = RawFile.from_source(ORDERS, PERIOD)
     put("dt=2013-03-01/b.csv", b"x\n2\n")
     put("dt=2013-03-01/a.csv", b"x\n1\n")
-    assert list_complete_days(raw_folder(), sources, datetime.now(UTC), "UTC") == {}
+    assert list_complete_periods(raw_folder(), sources, datetime.now(UTC), CALENDAR) == {}
     assert hash_raw_files([delivery]) == {}
     put("dt=2013-03-01/_SUCCESS", b"")
-    assert list(list_complete_days(raw_folder(), sources, datetime.now(UTC), "UTC")) == ["2013-03-01"]
+    assert list(list_complete_periods(raw_folder(), sources, datetime.now(UTC), CALENDAR)) == ["2013-03-01"]
     declared = read_as_declared(ORDERS, delivery, hash_raw_files([delivery])[delivery], Dataset(tmp_path / "copies"))
     assert pq.read_table(declared.path)["x"].to_pylist() == [1, 2]
 
@@ -57,7 +58,7 @@ def test_parts_in_a_bucket_are_read_when_they_are_complete(s3: S3, tmp_path: Pat
 def test_faults_name_the_object(s3: S3, tmp_path: Path) -> None:
     put("dt=2013-03-01/a.csv", b"x\n0.7\n")
     put("dt=2013-03-01/_SUCCESS", b"")
-    delivery = RawFile.from_source(ORDERS, DAY)
+    delivery = RawFile.from_source(ORDERS, PERIOD)
     declared = read_as_declared(ORDERS, delivery, hash_raw_files([delivery])[delivery], Dataset(tmp_path / "copies"))
     assert declared.faults[0].location == "s3://evergreen/raw/orders/dt=2013-03-01/a.csv: x"
 
@@ -71,7 +72,7 @@ def test_an_object_is_hashed_once_per_version(s3: S3, monkeypatch: pytest.Monkey
         return hash_part(part)
 
     monkeypatch.setattr(raw_files, "_hash_part", count)
-    delivery = RawFile.from_source(ORDERS, DAY)
+    delivery = RawFile.from_source(ORDERS, PERIOD)
     put("dt=2013-03-01/a.csv", b"x\n1\n")
     put("dt=2013-03-01/_SUCCESS", b"")
     first = hash_raw_files([delivery])

@@ -48,7 +48,7 @@ def extract(values: str, declared: Any, **fields: Any) -> tuple[list[str], list[
     sql = f"SELECT v AS x FROM (VALUES {values}) t(v) {BOUNDS}"
     source = RawSource(name="rides", columns={"x": declared}, query=dict(connection="shop", sql=sql), **fields)
     spec = FeatureSpec(timezone="Europe/Berlin", first_day=DAY, sources=(source,), views=("v",), spine="s")
-    file = RawFile.from_source(source, DAY)
+    file = RawFile.from_source(source, str(DAY))
     faults = [str(fault) for problems in refresh_extracts(spec, [file]).values() for fault in problems]
     parts = find_parts(file)
     return faults, pq.read_table(parts[0].path)["x"].to_pylist() if parts else []
@@ -130,7 +130,7 @@ for name, limit in (("few", 100_000), ("many", 800_000)):
     sql = f"SELECT x, y FROM many WHERE x <= {limit} AND :start < :end"
     source = RawSource(name=name, columns=dict(x="int64", y="string"), query=dict(connection="shop", sql=sql))
     spec = FeatureSpec(timezone="UTC", first_day=date(2013, 3, 1), sources=(source,), views=("v",), spine="s")
-    assert not refresh_extracts(spec, [RawFile.from_source(source, date(2013, 3, 1))])
+    assert not refresh_extracts(spec, [RawFile.from_source(source, "2013-03-01")])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
     command = [sys.executable, "-c", code]

@@ -1,7 +1,6 @@
 """The results of a retrain in the terminal."""
 
 import json
-from datetime import date
 from io import StringIO
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from evergreen.gates import GateResult, decide_verdict
 from evergreen.orchestration.handover import RetrainPlan
+from evergreen.periods import Calendar
 from evergreen.spec import loader
 from evergreen.window import RunReason
 from evergreen_local import results, retraining
@@ -85,10 +85,10 @@ def test_show_promotion_outcome_without_a_champion():
 
 def test_a_retrain_of_a_frozen_model_shows_why_nothing_was_trained(monkeypatch):
     plan = RetrainPlan(
-        start=date(2013, 1, 1),
-        end=date(2013, 1, 18),
+        start="2013-01-01",
+        end="2013-01-18",
         run_reason=RunReason.MANUAL,
-        timezone="UTC",
+        calendar=Calendar("1d", "UTC"),
         pause="the model was frozen by ada: an audit",
     )
     monkeypatch.setattr(results, "fetch_champion_version", lambda *_: "3")
@@ -100,7 +100,7 @@ def test_a_retrain_of_a_frozen_model_shows_why_nothing_was_trained(monkeypatch):
                 airflow,
                 "flight_delay.retrain",
                 loader.load_spec("flight_delay"),
-                date(2013, 1, 18),
+                "2013-01-18",
                 SimpleNamespace(mlflow=None),
                 progress,
             )

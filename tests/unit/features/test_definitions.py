@@ -93,7 +93,7 @@ def test_definitions_are_refused_in_words(define: Callable[[str], None], case: s
     text, message = REFUSED[case]
     define(text)
     with pytest.raises(SpecError) as refusal:
-        inputs.compute_day_fingerprints(loader.load_spec("shops"), [])
+        inputs.compute_period_fingerprints(loader.load_spec("shops"), [])
     assert message in str(refusal.value)
     assert len(refusal.value.faults) == 1
 
@@ -139,7 +139,7 @@ def test_a_declared_type_is_part_of_the_fingerprint(define: Callable[[str], None
         raw = settings().lake / "raw/tills/day=2024-01-01/tills.parquet"
         raw.parent.mkdir(parents=True, exist_ok=True)
         raw.touch()
-        day = inputs.feature_inputs(loader.load_spec("shops"), [loader.load_spec("shops").features.first_day])  # type: ignore[union-attr]
+        day = inputs.feature_inputs(loader.load_spec("shops"), ["2024-01-01"])
         fingerprints.append(day["2024-01-01"]["parameters"])
     assert fingerprints[0] == fingerprints[2] != fingerprints[1]
 

@@ -182,7 +182,7 @@ def read(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
             name: fields.pop(name) for name in ("use_deprecated_int96_timestamps", "row_group_size") if name in fields
         }
         source = RawSource(name="orders", columns=columns, **{"empty_days": "delivered", **fields})
-        delivery = RawFile.from_source(source, date(2013, 3, 1))
+        delivery = RawFile.from_source(source, "2013-03-01")
         delivery.path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(table, bytes):
             delivery.path.write_bytes(table)

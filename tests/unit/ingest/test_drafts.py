@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def test_a_draft_reads_all_files_it_is_from(files: list[Path], tmp_path: Path, h
     source = RawSource(**draft)
     assert source.name == "orders"
     for file in files:
-        delivery = RawFile.from_source(source, date(2013, 3, 1))
+        delivery = RawFile.from_source(source, "2013-03-01")
         delivery.path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, delivery.path)
         sha256 = hash_raw_files([delivery])[delivery]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ from evergreen.ingest.extracts import refresh_extracts, reread_query
 from evergreen.ingest.raw_files import RawFile, find_parts, hash_raw_files, missing_fault
 from evergreen.ingest.watcher import RawDataWatcher, WatchedSource
 from evergreen.lake.datasets import Dataset
+from evergreen.periods import Calendar
 from evergreen.settings import settings
 from evergreen.spec.model import FeatureSpec, RawSource
 
 pytestmark = pytest.mark.unit
 
-FIRST, SECOND = date(2013, 3, 1), date(2013, 3, 2)
+FIRST, SECOND = "2013-03-01", "2013-03-02"
 ZONE = "America/New_York"  # five hours after UTC
 
 
@@ -42,13 +43,13 @@ def a_spec(columns: Mapping[str, Any], **fields: Any) -> FeatureSpec:
     return FeatureSpec(timezone=ZONE, first_day=FIRST, sources=(source,), views=("v",), spine="s")
 
 
-def refresh(spec: FeatureSpec, *days: date) -> list[Fault]:
-    files = [RawFile.from_source(spec.sources[0], day) for day in days]
+def refresh(spec: FeatureSpec, *periods: str) -> list[Fault]:
+    files = [RawFile.from_source(spec.sources[0], period) for period in periods]
     return [fault for faults in refresh_extracts(spec, files).values() for fault in faults]
 
 
-def rows_of(spec: FeatureSpec, tmp_path: Path, day: date | None = FIRST) -> dict[str, list[Any]]:
-    file = RawFile.from_source(spec.sources[0], day)
+def rows_of(spec: FeatureSpec, tmp_path: Path, period: str | None = FIRST) -> dict[str, list[Any]]:
+    file = RawFile.from_source(spec.sources[0], period)
     declared = read_as_declared(spec.sources[0], file, hash_raw_files([file])[file], Dataset(tmp_path / "copies"))
     assert declared.faults == ()
     return pq.read_table(declared.path).to_pydict()
@@ -84,6 +85,13 @@ def test_a_query_is_bound_to_the_period(database: Callable[[str], None], tmp_pat
     assert refresh(spec, FIRST, SECOND) == []
     assert rows_of(spec, tmp_path)["x"] == list(range(5, 29)), "a day of New York"
     assert rows_of(spec, tmp_path, SECOND)["x"] == list(range(29, 53))
+
+
+def test_a_query_is_bound_to_an_hour(database: Callable[[str], None], tmp_path: Path) -> None:
+    fields = a_spec(COLUMNS, query=dict(connection="shop", sql=SQL)).model_dump(exclude_unset=True)
+    spec = FeatureSpec(**fields | {"period": "6h"})
+    assert refresh(spec, "2013-03-01T06:00Z") == []
+    assert rows_of(spec, tmp_path, "2013-03-01T06:00Z")["x"] == [6, 7, 8, 9, 10, 11]
 
 
 def test_a_query_is_read_once_unless_it_is_asked_for(database: Callable[[str], None], tmp_path: Path) -> None:
@@ -212,8 +220,8 @@ def announced(spec: FeatureSpec, tmp_path: Path, now: datetime) -> tuple[RawData
         str(settings().raw),
         {source.name: WatchedSource.from_json(WatchedSource.from_source(source).to_json()) for source in spec.sources},
         AnnouncementStore(tmp_path / "records"),
-        timezone=ZONE,
-        first_day=FIRST,
+        calendar=Calendar("1d", ZONE),
+        first=FIRST,
         clock=lambda: now,
     )
     return watcher, list(watcher.poll())
@@ -304,6 +312,24 @@ def test_a_table_is_read_by_period(lakehouse: Lakehouse, tmp_path: Path) -> None
     assert sorted(rows_of(spec, tmp_path, SECOND)["x"]) == list(range(29, 53))
 
 
+def test_a_table_is_read_by_hour(lakehouse: Lakehouse, tmp_path: Path) -> None:
+    lakehouse.append(hours(0, 40))
+    spec = FeatureSpec(**lakehouse.spec().model_dump(exclude_unset=True) | {"period": "1h"})
+    assert refresh(spec, "2013-03-01T06:00Z", "2013-03-01T07:00Z") == []
+    assert rows_of(spec, tmp_path, "2013-03-01T07:00Z")["x"] == [7]
+    before = hash_raw_files([RawFile.from_source(spec.sources[0], "2013-03-01T06:00Z")])
+    lakehouse.append(hours(100, 1))
+    refresh(spec, "2013-03-01T06:00Z")
+    assert hash_raw_files([RawFile.from_source(spec.sources[0], "2013-03-01T06:00Z")]) == before
+
+
+def test_a_date_tells_no_hours(lakehouse: Lakehouse) -> None:
+    lakehouse.append(pa.table({"day": pa.array([datetime(2013, 3, 1).date()]), "x": [1]}))
+    fields = lakehouse.spec({"x": "int64"}, time_column="day").model_dump(exclude_unset=True)
+    (fault,) = refresh(FeatureSpec(**fields | {"period": "1h"}), "2013-03-01T06:00Z")
+    assert "day is a date, and a period is 1h" in fault.problem
+
+
 def test_a_correction_is_noticed_where_it_is(lakehouse: Lakehouse, tmp_path: Path) -> None:
     lakehouse.append(hours(5, 24))
     lakehouse.append(hours(29, 24))
@@ -376,7 +402,7 @@ TABLE_FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"nulls": True},
         "1 of 25 rows have no value",
     ),
-    "no rows": (COLUMNS, {"day": date(2013, 4, 1)}, "has no rows"),
+    "no rows": (COLUMNS, {"day": "2013-04-01"}, "has no rows"),
 }
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ AGE_S = 2.0
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
     settings.cache_clear()
-    file = raw_files.raw_file("flights", date(2013, 1, 1))
+    file = raw_files.raw_file("flights", "2013-01-01")
     file.parent.mkdir(parents=True)
     file.write_text("first")
     yield file
@@ -33,7 +32,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def hash_file(file: Path) -> str:
-    delivery = RawFile("flights", date(2013, 1, 1))
+    delivery = RawFile("flights", "2013-01-01")
     return raw_files.hash_raw_files([delivery])[delivery]
 
 
@@ -80,7 +79,7 @@ def test_hashes_of_several_sources_are_cached_apart(file: Path) -> None:
     register.parent.mkdir(parents=True)
     register.write_text("planes")
     time.sleep(AGE_S)
-    daily, planes = RawFile("flights", date(2013, 1, 1)), RawFile("planes", None)
+    daily, planes = RawFile("flights", "2013-01-01"), RawFile("planes", None)
     expected = {daily: storage.file_sha256(file), planes: storage.file_sha256(register)}
     assert raw_files.hash_raw_files([daily, planes]) == expected
     assert raw_files.hash_raw_files([planes, daily]) == expected

@@ -30,15 +30,17 @@ from evergreen.ingest import declared_files, raw_files
 from evergreen.ingest.announcements import AnnouncementStore
 from evergreen.ingest.declared_files import DeclaredFile, read_as_declared
 from evergreen.ingest.raw_files import RawFile, hash_raw_files
-from evergreen.ingest.watcher import RawDataWatcher, WatchedSource, list_complete_days
+from evergreen.ingest.watcher import RawDataWatcher, WatchedSource, list_complete_periods
 from evergreen.lake.datasets import Dataset
+from evergreen.periods import Calendar
 from evergreen.settings import settings
-from evergreen.spec.model import RawSource
+from evergreen.spec.model import FeatureSpec, RawSource
 from support.documents import DOCS, ROOT
 
 pytestmark = pytest.mark.unit
 
-DAY = date(2013, 3, 1)
+PERIOD, DAY = "2013-03-01", date(2013, 3, 1)
+CALENDAR, ZONE = Calendar("1d", "UTC"), "America/New_York"
 INSTANT, CLOCK = "timestamp[us, tz=UTC]", "timestamp[us]"
 NOON = datetime(2013, 3, 1, 12)
 FOLDER = "orders/dt=%Y-%m-%d/"
@@ -567,8 +569,8 @@ def write(raw: str, parts: Parts, folder: str = "orders/dt=2013-03-01") -> None:
         fs.pipe_file(path, content)
 
 
-def read(source: RawSource, tmp_path: Path, day: date = DAY) -> DeclaredFile:
-    delivery = RawFile.from_source(source, day)
+def read(source: RawSource, tmp_path: Path, period: str = PERIOD) -> DeclaredFile:
+    delivery = RawFile.from_source(source, period)
     return read_as_declared(source, delivery, hash_raw_files([delivery])[delivery], Dataset(tmp_path / "copies"))
 
 
@@ -649,9 +651,8 @@ def test_a_template_finds_its_files(raw: str, tmp_path: Path, name: str) -> None
         write(raw, {place: parquet(x=[1])}, "")
     source = a_source(ONE, path=path)
     assert rows_of(read(source, tmp_path)) == {"x": [1]}
-    listed = list_complete_days(
-        raw_files.raw_folder(), {"x": WatchedSource.from_source(source)}, datetime.now(UTC), "UTC"
-    )
+    sources = {"x": WatchedSource.from_source(source)}
+    listed = list_complete_periods(raw_files.raw_folder(), sources, datetime.now(UTC), CALENDAR)
     # What has letters after it is another file; in a folder, another part.
     assert listed.keys() - {"2015-03-01"} == {"2013-03-01", "2014-03-01"}
     assert ("2015-03-01" in listed) == source.files.is_folder
@@ -660,7 +661,6 @@ def test_a_template_finds_its_files(raw: str, tmp_path: Path, name: str) -> None
 WRONG_TEMPLATES = {
     "rides/": "does not say which day",
     "rides/%Y-%m/": "does not say which day",
-    "rides/%Y-%m-%d/%H/": "has %H, and a period is a day",
     "rides/%y-%m-%d/": "has %y: write one of %Y",
     "rides/%Y-%m-%d%": "write one of %Y",
     "../rides/%Y-%m-%d/": "leaves the folder of raw data",
@@ -679,8 +679,43 @@ def test_a_wrong_template_is_refused_with_its_spec(path: str) -> None:
         a_source(ONE, path=path)
 
 
+HOURS = {
+    "hive": ("rides/dt=%Y-%m-%d/hour=%H/", "rides/dt=2013-03-01/hour=07/a"),
+    "a file": ("rides/%Y%m%d%H.csv", "rides/2013030107.csv"),
+    "by default": ("", "orders/period=2013-03-01T0700Z/orders.parquet"),
+    "minutes": ("rides/%Y%m%d/%H%M/", "rides/20130301/0700/a"),
+}
+
+
+@pytest.mark.parametrize("name", HOURS)
+def test_a_template_may_have_hours(raw: str, tmp_path: Path, name: str) -> None:
+    path, file = HOURS[name]
+    for place in (file, file.replace("07", "99"), file.replace("00", "30", 1)):
+        write(raw, {place: parquet(x=[1])}, "")
+    source, hour = a_source(ONE, path=path), "2013-03-01T07:00Z"
+    assert rows_of(read(source, tmp_path, hour)) == {"x": [1]}
+    sources = {"orders": WatchedSource.from_source(source)}
+    listed = list_complete_periods(raw_files.raw_folder(), sources, datetime.now(UTC), Calendar("1h", ZONE))
+    assert list(listed) == [hour], "an hour is one of UTC, and half past is none"
+
+
+@pytest.mark.parametrize(
+    ("period", "path", "problem"),
+    [
+        ("1d", "rides/%Y-%m-%d/%H/", "has %H, and a period is 1d: leave it out"),
+        ("1w", "rides/%Y-%m-%d/%H/", "has %H, and a period is 1w: leave it out"),
+        ("1h", "rides/%Y-%m-%d/", "has no %H, and a period is 1h"),
+        ("15min", "rides/%Y-%m-%d/%H/", "has no %M, and a period is 15min"),
+    ],
+)
+def test_a_template_tells_periods_apart(period: str, path: str, problem: str) -> None:
+    sources = (a_source(ONE, path=path),)
+    with pytest.raises(ValueError, match=problem):
+        FeatureSpec(period=period, timezone=ZONE, first_day=DAY, sources=sources, views=("v",), spine="s")
+
+
 def identity(source: RawSource) -> str | None:
-    delivery = RawFile.from_source(source, DAY)
+    delivery = RawFile.from_source(source, PERIOD)
     return hash_raw_files([delivery]).get(delivery)
 
 
@@ -713,7 +748,7 @@ def test_a_delivery_is_its_parts_and_their_names(raw: str) -> None:
 )
 def test_what_is_incomplete_is_missing(raw: str, options: dict[str, Any], steps: list[tuple[Parts, str]]) -> None:
     source = a_source(ONE, options)
-    delivery = RawFile.from_source(source, DAY)
+    delivery = RawFile.from_source(source, PERIOD)
     assert raw_files.missing_fault(delivery).problem == "missing"
     for parts, problem in steps:
         write(raw, parts)
@@ -814,17 +849,16 @@ def test_a_delivery_that_changes_while_it_is_read(
 def test_memory_does_not_grow_with_compressed_rows(tmp_path: Path, name: str) -> None:
     code = """
 import resource, sys
-from datetime import date
 from pathlib import Path
 from evergreen.ingest.declared_files import read_as_declared
 from evergreen.ingest.raw_files import RawFile, hash_raw_files
-from evergreen.ingest.watcher import RawDataWatcher, WatchedSource, list_complete_days
+from evergreen.ingest.watcher import RawDataWatcher, WatchedSource, list_complete_periods
 from evergreen.lake.datasets import Dataset
 from evergreen.spec.model import RawSource
 files = dict(path="%Y-%m-%d.gz", format=sys.argv[1])
 source = RawSource(name="orders", columns=dict(x="int64", y="string"), files=files)
 for day in (1, 2):
-    file = RawFile.from_source(source, date(2013, 3, day))
+    file = RawFile.from_source(source, f"2013-03-0{day}")
     declared = read_as_declared(source, file, hash_raw_files([file])[file], Dataset(Path("copies")))
     print(declared.rows, len(declared.faults), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

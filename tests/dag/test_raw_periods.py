@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from evergreen.errors import SpecError
 from evergreen.ingest.announcements import AnnouncementStore
 from evergreen.ingest.watcher import SETTLE_TIME, WatchedSource
-from evergreen.orchestration.triggers.raw_days import RawDataTrigger
+from evergreen.orchestration.triggers.raw_periods import RawDataTrigger
 from evergreen.spec.origins import RawFiles
 
 pytestmark = pytest.mark.dag
@@ -65,7 +65,7 @@ async def events(trigger: RawDataTrigger) -> AsyncIterator[asyncio.Queue[dict[st
     async def listen() -> None:
         async for event in trigger.run():
             assert json.loads(json.dumps(event.payload)) == event.payload
-            fired.put_nowait(event.payload["days"])
+            fired.put_nowait(event.payload["periods"])
 
     listener = asyncio.create_task(listen())
     try:
@@ -117,7 +117,7 @@ def test_an_event_is_recorded_before_it_is_fired(raw: Path, tmp_path: Path) -> N
     async def story() -> None:
         async for event in trigger(raw, tmp_path).run():
             announced = AnnouncementStore(tmp_path / "records").read_announcements()
-            assert {day: was.delivery_id for day, was in announced.items()} == event.payload["days"]
+            assert {day: was.delivery_id for day, was in announced.items()} == event.payload["periods"]
             break
 
     deliver(raw, FIRST)
