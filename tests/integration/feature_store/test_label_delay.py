@@ -38,11 +38,11 @@ dict(kind="churn", at_most=2.0),
 """
 
 
-@pytest.fixture
 def dates(first: str, end: str) -> set[date]:
     return set(map(date.fromisoformat, Calendar("1d", ZONE).periods_between(first, end)))
 
 
+@pytest.fixture
 def loans(
     home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
 ) -> Iterator[ModelSpec]:
