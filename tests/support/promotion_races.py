@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import date
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.synchronize import Barrier
@@ -32,7 +31,7 @@ from evergreen.promotion import rules
 from evergreen.registry import aliases
 from evergreen.settings import settings
 from evergreen.window import RunReason
-from support.calendars import cooldown, later
+from support.calendars import DAYS, cooldown, later
 from support.ledger_events import INPUTS, model_files
 from support.model_folders import model_manifest_sha256, write_model_folder
 
@@ -168,11 +167,11 @@ def processes() -> ForkServerContext:
     return context
 
 
-Promoter = Callable[[Place, str, date], Callable[[], RaceResult]]
+Promoter = Callable[[Place, str, str], Callable[[], RaceResult]]
 """Prepares the promotion of a version with data until a day, and returns a function that promotes it."""
 
 
-def evergreen(place: Place, version: str, as_of: date) -> Callable[[], RaceResult]:
+def evergreen(place: Place, version: str, as_of: str) -> Callable[[], RaceResult]:
     request = request_promotion(place.model, version, as_of)
     expected_champion = ledger.read_verdict_event(place.model, request.verdict_entry).champion_version
 
@@ -195,7 +194,7 @@ def evergreen(place: Place, version: str, as_of: date) -> Callable[[], RaceResul
     return promote
 
 
-def evergreen_with_retry(place: Place, version: str, as_of: date) -> Callable[[], RaceResult]:
+def evergreen_with_retry(place: Place, version: str, as_of: str) -> Callable[[], RaceResult]:
     """Promote by runs that are cleared when they are too late: several promote in a round."""
 
     def promote() -> RaceResult:
@@ -207,7 +206,7 @@ def evergreen_with_retry(place: Place, version: str, as_of: date) -> Callable[[]
     return promote
 
 
-def set_aliases(place: Place, version: str, as_of: date) -> Callable[[], RaceResult]:
+def set_aliases(place: Place, version: str, as_of: str) -> Callable[[], RaceResult]:
     """Promote with MLflow only: read the champion, then set both aliases."""
     client = place.client
 
@@ -221,7 +220,7 @@ def set_aliases(place: Place, version: str, as_of: date) -> Callable[[], RaceRes
     return promote
 
 
-def check_then_set_aliases(place: Place, version: str, as_of: date) -> Callable[[], RaceResult]:
+def check_then_set_aliases(place: Place, version: str, as_of: str) -> Callable[[], RaceResult]:
     """Promote with MLflow only, unless the champion has changed since this version was judged."""
     expected_champion = _champion(place.client, place.model)
     promote_unchecked = set_aliases(place, version, as_of)
@@ -234,7 +233,7 @@ def check_then_set_aliases(place: Place, version: str, as_of: date) -> Callable[
     return promote
 
 
-def request_promotion(model: str, version: str, as_of: date) -> rules.PromotionRequest:
+def request_promotion(model: str, version: str, as_of: str) -> rules.PromotionRequest:
     """Record a verdict for `version` against the current champion, and return the request that refers to it."""
     state = ledger.read_state(model)
     entry = ledger.append_decision(
@@ -245,6 +244,7 @@ def request_promotion(model: str, version: str, as_of: date) -> rules.PromotionR
             run_reason=RunReason.SCHEDULE.value,
             as_of=as_of,
             holdout=(later(as_of, -7), as_of),
+            days=DAYS.dates(later(as_of, -7), as_of),
             candidate_fingerprint=f"candidate {version}",
             candidate_files=model_files(version),
             candidate_inputs=INPUTS,

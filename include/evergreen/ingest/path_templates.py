@@ -73,10 +73,11 @@ class PeriodTemplate:
             return None
         letters = match.groupdict()
         try:
-            start = datetime(*(int(letters.get(letter) or 0) for letter in PLACEHOLDERS), tzinfo=UTC)
+            year, month, day, hour, minute = (int(letters.get(letter) or 0) for letter in PLACEHOLDERS)
+            start = datetime(year, month, day, hour, minute, tzinfo=UTC)
         except ValueError:  # no such date or time
             return None
-        return f"{start:%Y-%m-%dT%H:%MZ}" if "H" in letters else f"{start:%Y-%m-%d}"
+        return f"{start.date()}T{start:%H:%M}Z" if "H" in letters else str(start.date())
 
     @cached_property
     def _periods(self) -> dict[str, str | None]:

@@ -45,10 +45,11 @@ def _check_cron(expression: str) -> str:
 Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$"), AfterValidator(_check_cron)]
 
 
-def _check_multiple(name: str, duration: Duration, calendar: Calendar) -> None:
-    if not calendar.is_multiple(duration):
-        shorter = "days or weeks" if calendar.unit == "day" else f"a multiple of {calendar.period}"
-        raise ValueError(f"{name} is {duration}, no whole number of periods of {calendar.period}: write {shorter}")
+def _multiple_problem(name: str, duration: Duration, calendar: Calendar) -> str | None:
+    if calendar.is_multiple(duration):
+        return None
+    multiple = "days or weeks" if calendar.unit == "day" else f"a multiple of {calendar.period}"
+    return f"{name} is {duration}, no whole number of periods of {calendar.period}: write {multiple}"
 
 
 class RawSource(Frozen):
@@ -159,7 +160,8 @@ class FeatureSpec(Frozen):
             raise ValueError(f"{self.timezone!r} is no IANA time zone: write one like 'America/New_York'")
         calendar = self.calendar
         for source in self.sources:
-            _check_multiple(f"trailing of {source.name}", source.trailing, calendar)
+            if problem := _multiple_problem(f"trailing of {source.name}", source.trailing, calendar):
+                raise ValueError(problem)
             check_template_period(source.name, source.files, calendar, daily=source.daily)
         for field, names in (("sources", [s.name for s in self.sources]), ("views", list(self.views))):
             if duplicates := sorted({name for name in names if names.count(name) > 1}):
@@ -273,7 +275,7 @@ class ModelSpec(Frozen):
         None, description="also retrain when periods of features of this length, such as 7d, are new or corrected"
     )
     train: PositiveDuration = Field(
-        Duration(365, "d"), description="time to train on, before the holdout; less if there is less"
+        Duration(52, "w"), description="time to train on, before the holdout; less if there is less"
     )
     holdout: PositiveDuration = Field(
         Duration(14, "d"), description="the last time of complete labels, on which models are judged"
@@ -373,9 +375,9 @@ class ModelSpec(Frozen):
             "retrain_after": self.retrain_after,
             "monitor.look_after": self.monitor and self.monitor.look_after,
         }
-        for name, duration in durations.items():
-            if duration:
-                _check_multiple(name, duration, calendar)
+        problems = [_multiple_problem(name, duration, calendar) for name, duration in durations.items() if duration]
+        if named := list(filter(None, problems)):
+            raise ValueError("; ".join(named))
         compares = any(isinstance(gate, PairedComparisonGate) for gate in self.gates)
         if calendar.unit == "week" and compares and calendar.count_in(self.holdout) < MIN_CLUSTERS:
             raise ValueError(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -102,7 +102,7 @@ class Chain:
         """Variables that select the database of this stack's Airflow."""
         return {"AIRFLOW_HOME": str(self.home / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
 
-    def forget(self, *days: date) -> None:
+    def forget(self, *days: str) -> None:
         """Undo publishing and validating of days."""
         dataset = inputs.features_dataset(loader.load_spec("flight_delay"))
         for day in days:
@@ -111,7 +111,7 @@ class Chain:
                 checked = self.home / f"lake/checks/flight_delay/_manifests/{source}-{day}.json"
                 checked.unlink(missing_ok=True)
 
-    def backfill(self, first: date, last: date) -> None:
+    def backfill(self, first: str, last: str) -> None:
         """Create a backfill; retried, because one that SQLite was too busy to create exists by half for a moment."""
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -225,7 +225,7 @@ class Chain:
         assert made.returncode == 0, made.stderr
         return made.stdout.strip().splitlines()[-1]
 
-    def published(self, *days: date) -> dict[str, datasets.Manifest | None]:
+    def published(self, *days: str) -> dict[str, datasets.Manifest | None]:
         dataset = inputs.features_dataset(loader.load_spec("flight_delay"))
         return {str(day): dataset.manifest(datasets.period_partition(day)) for day in days}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import date
 
 import pandas as pd
 import pytest
@@ -27,7 +26,7 @@ AS_OF = "2013-01-18"
 CONF = {"as_of": "2013-01-18"}
 
 
-def as_undisturbed(chain: Chain, *requested: date) -> None:
+def as_undisturbed(chain: Chain, *requested: str) -> None:
     for day, manifest in chain.published(*requested).items():
         expected = chain.undisturbed[f"day={day}"]
         assert manifest == expected, day

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -37,7 +36,7 @@ def register(chain: Chain) -> Iterator[Path]:
     assert chain.published(*JANUARY) == {str(day): chain.undisturbed[f"day={day}"] for day in JANUARY}
 
 
-def published(chain: Chain, *requested: date) -> list[datasets.Manifest]:
+def published(chain: Chain, *requested: str) -> list[datasets.Manifest]:
     return list(inputs.published_manifests(loader.load_spec("flight_delay"), requested).values())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import date
 
 import pandas as pd
 import pytest
@@ -38,7 +37,7 @@ def _calm(chain: Chain) -> Iterator[None]:
         chain.quiet(dag_id)
 
 
-def as_undisturbed(chain: Chain, *requested: date) -> None:
+def as_undisturbed(chain: Chain, *requested: str) -> None:
     for day, manifest in chain.published(*requested).items():
         assert manifest == chain.undisturbed[f"day={day}"], day
 

@@ -38,11 +38,11 @@ dict(kind="churn", at_most=2.0),
 """
 
 
-@pytest.fixture
 def dates(first: str, end: str) -> set[date]:
     return set(map(date.fromisoformat, Calendar("1d", ZONE).periods_between(first, end)))
 
 
+@pytest.fixture
 def loans(
     home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
 ) -> Iterator[ModelSpec]:
@@ -115,7 +115,7 @@ def test_weekly_retrains_use_no_labelled_row_twice(loans: ModelSpec) -> None:
 
 def test_labels_that_come_later_than_declared_are_counted(loans: ModelSpec) -> None:
     """Without `label_delay`, the last 29 of 37 days have next to no label: days without one are not used up."""
-    model = loans.model_copy(update={"label_delay": Duration(0, "d"), "holdout": "37d"})
+    model = loans.model_copy(update={"label_delay": Duration(0, "d"), "holdout": Duration(37, "d")})
     as_of = "2024-04-15"
     examples = training_sets.build_training_set(model, window(model, as_of))
     candidate = process.train_in_process(

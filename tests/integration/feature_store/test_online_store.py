@@ -98,7 +98,7 @@ def publish(*days: int, values: Mapping[tuple[str, int], float | None] | None = 
         midnight = datetime(2013, 1, day, tzinfo=ZoneInfo(ZONE))
         levels = {(pond, hour): day + hour / 100 for pond in ponds for hour in range(24)} | dict(values or {})
         rows = {key: level for key, level in levels.items() if level is not None}
-        dataset, partition = datasets.open_dataset("features/ponds"), datasets.period_partition(midnight.date())
+        dataset, partition = datasets.open_dataset("features/ponds"), datasets.period_partition(str(midnight.date()))
         fingerprint = fingerprints.compute_fingerprint(sorted(map(str, rows.items())))
         folder = dataset.stage(partition, fingerprint)
         for name, column, offset in (("levels", "level", 0), ("depths", "depth", 100)):

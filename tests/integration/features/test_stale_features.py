@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,8 @@ def test_a_window_of_two_versions_of_the_code_is_not_mixed(folder: Path) -> None
 
     days = training_sets.periods_to_read(model, WINDOW)
     stale = staleness.find_stale_features(model, inputs.published_manifests(model, days))
-    assert stale.days == DAYS[1:4]
-    run_feature_pipeline(model, stale.days)
+    assert stale.periods == DAYS[1:4]
+    run_feature_pipeline(model, stale.periods)
     manifest = training_sets.build_training_set(model, WINDOW)
     assert manifest.inputs["earlier_features"].keys() == {"day=2024-01-02"}
     dollars = [till + number for number in range(2, len(DAYS)) for till in range(tills.TILLS)]
@@ -115,7 +116,7 @@ def deliver_hard_values(days: list[str]) -> None:
     amounts = [0.0, -0.0, float("nan"), None, 1.5, 1.5, -1.5, float("inf")]
     for day in days:
         tills_, dollars = zip(*[(2**53 + till, amount) for amount in amounts for till in (1, 0, 3, 2)], strict=True)
-        table = pa.table({"day": pa.array([day] * len(tills_)), "till": tills_, "dollars": dollars})
+        table = pa.table({"day": pa.array([date.fromisoformat(day)] * len(tills_)), "till": tills_, "dollars": dollars})
         pq.write_table(table, raw_files.raw_file("sales", day))
     pq.write_table(
         pa.table({"till": [2**53 + till for till in range(4)], "floor": [3, 0, 1, 2]}), raw_files.raw_file("tills")

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 from itertools import combinations
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from evergreen import backtest, evaluation, storage
 from evergreen.errors import FaultsError
 from evergreen.feature_store import training_sets
 from evergreen.lake import datasets
-from evergreen.periods import Calendar
+from evergreen.periods import Calendar, Duration
 from evergreen.reports import backtest as backtest_report
 from evergreen.settings import settings
 from evergreen.spec import loader
@@ -31,8 +30,8 @@ pytestmark = pytest.mark.integration
 SPEC = loader.load_spec("flight_delay")
 MODEL = SPEC.model_copy(
     update={
-        "train": "6d",
-        "holdout": "2d",
+        "train": Duration(6, "d"),
+        "holdout": Duration(2, "d"),
         "parameters": {**SPEC.parameters, "rounds": 12},
         # Two days are too few to know whether a candidate beats the prior.
         "gates": tuple(gate for gate in SPEC.gates if gate.kind != "baseline"),
@@ -42,7 +41,7 @@ CHANGED = MODEL.model_copy(update={"parameters": {**MODEL.parameters, "max_depth
 DATES = [f"2013-01-{day:02d}" for day in (9, 11, 13, 15)]
 
 Examples = dict[str, datasets.Manifest]
-Candidates = dict[tuple[str, date], datasets.Manifest]
+Candidates = dict[tuple[str, str], datasets.Manifest]
 Trained = tuple[Path, Examples, Candidates]
 
 

@@ -14,7 +14,7 @@ from evergreen.feature_store import training_sets
 from evergreen.gates import AgainstChampionGate, BySliceGate, GateResult, MissingEvidence, ThresholdGate
 from evergreen.lake import datasets
 from evergreen.ledger import ChampionRolledBack, VersionPromoted
-from evergreen.periods import Calendar
+from evergreen.periods import Calendar, Duration
 from evergreen.promotion import service
 from evergreen.promotion.service import EvaluationContext, PromotionRequest
 from evergreen.registry import aliases, versions
@@ -34,7 +34,7 @@ MODEL = SPEC.model_copy(
             ThresholdGate(metric="auc", at_least=0.5),
             AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.2),
         ),
-        "holdout": "8d",  # of 17: as many as weigh like five
+        "holdout": Duration(8, "d"),  # of 17: as many as weigh like five
         "parameters": {**SPEC.parameters, "rounds": 12},
         "monitor": None,  # these days decide
     }

@@ -16,7 +16,7 @@ from evergreen.feature_store import training_sets
 from evergreen.feature_store.repository import feature_source, open_feature_store
 from evergreen.gates import AgainstChampionGate, Evidence, MissingEvidence, NoChampion, ThresholdGate, judge_evidence
 from evergreen.lake import datasets
-from evergreen.periods import Calendar
+from evergreen.periods import Calendar, Duration
 from evergreen.promotion import service
 from evergreen.registry import versions
 from evergreen.settings import settings
@@ -34,7 +34,7 @@ MODEL = SPEC.model_copy(
             ThresholdGate(metric="auc", at_least=0.5),
             AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.2),
         ),
-        "holdout": "7d",
+        "holdout": Duration(7, "d"),
         "parameters": {**SPEC.parameters, "rounds": 12},
     }
 )

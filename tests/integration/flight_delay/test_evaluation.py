@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import mlflow
@@ -64,7 +63,7 @@ def register(examples: datasets.Manifest, candidate: datasets.Manifest) -> str:
     return versions.register_candidate(MODEL, examples, candidate, entry, service.verdict_report_path(MODEL, entry))
 
 
-def champion_of(version: str, labels_until: date = "2013-01-04") -> evaluation.Champion:
+def champion_of(version: str, labels_until: str = "2013-01-04") -> evaluation.Champion:
     content = ledger.read_state(MODEL.name).content_of(version) or "of nothing that was registered"
     return evaluation.Champion(version, labels_until, content=content)
 

@@ -43,7 +43,7 @@ from evergreen.gates import (
     judge_evidence,
 )
 from evergreen.lake import datasets, fingerprints
-from evergreen.periods import Calendar
+from evergreen.periods import Calendar, Duration
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.spec.gates import ServingQuantity
@@ -80,7 +80,7 @@ def window(end: int) -> Window:
 
 
 def judged_by(*gates: Gate) -> ModelSpec:
-    return SPEC.model_copy(update={"gates": gates, "holdout": "7d", "parameters": FEW_ROUNDS})
+    return SPEC.model_copy(update={"gates": gates, "holdout": Duration(7, "d"), "parameters": FEW_ROUNDS})
 
 
 MODEL = judged_by(*EVERYTHING)
@@ -149,7 +149,7 @@ def test_required_evidence_is_measured_published_and_read_back(
     published = evaluation.collect_evidence(MODEL, examples, candidate, None)
     found = evaluation.load_evidence(MODEL, published)
     holdout, features = table(examples, "holdout"), list(candidate.inputs["features"])
-    assert found.days == ("2013-01-11", "2013-01-18")
+    assert found.holdout == ("2013-01-11", "2013-01-18")
     assert isinstance(found.champion, NoChampion)
     assert np.array_equal(found.label, holdout["label"].to_numpy())
     assert found.groups == {

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection
@@ -32,6 +31,7 @@ from evergreen.ledger.journal import Journal
 from evergreen.promotion import rules
 from evergreen.registry import aliases
 from support import promotion_races
+from support.calendars import cooldown, later
 from support.ledgers import was_consistent
 from support.promotion_races import CHALLENGER, CHAMPION, PREVIOUS, Place
 
@@ -65,9 +65,9 @@ class Book:
 
     def promotion(self, version: str, cooldown_days: int = 0) -> Operation:
         """Return the promotion of a version that has just been judged against the current champion."""
-        request = promotion_races.request_promotion(self.place.model, version, _FIRST + timedelta(weeks=self.week))
+        request = promotion_races.request_promotion(self.place.model, version, later(_FIRST, 7 * self.week))
         self.week += 1
-        return Operation(partial(rules.decide_promotion, request=request, cooldown=cooldown_days))
+        return Operation(partial(rules.decide_promotion, request=request, **cooldown(cooldown_days)))
 
     def rollback(self, target_version: str | None = None) -> Operation:
         champion = ledger.read_state(self.place.model).champion
@@ -85,7 +85,7 @@ class Book:
             self.promotion(version).run(self.place.model)
 
     def hold(self, version: str) -> None:
-        self.promotion(version, cooldown="365d").run(self.place.model)
+        self.promotion(version, cooldown_days=365).run(self.place.model)
 
 
 def first_promotion(book: Book) -> Operation:
@@ -105,7 +105,7 @@ def promotion_past_a_challenger(book: Book) -> Operation:
 
 def promotion_that_is_held_back(book: Book) -> Operation:
     book.promote("1", "2")
-    return book.promotion("3", cooldown="365d")
+    return book.promotion("3", cooldown_days=365)
 
 
 def rollback_to_the_one_before(book: Book) -> Operation:

@@ -46,6 +46,7 @@ from evergreen.promotion import looks, rules, service
 from evergreen.promotion.service import PromotionRequest
 from evergreen.registry import aliases, signing, versions
 from evergreen.window import RunReason
+from support.calendars import DAYS
 from support.ledger_events import content as content_of_model
 from support.ledger_events import day, look_event, model_bytes
 from support.ledgers import COMPARISON, LEDGER_ALIASES, Book, Candidate, ledger_model
@@ -187,14 +188,14 @@ class Ledger(RuleBasedStateMachine):
     def judge(self, days: int, passed: bool) -> Candidate:
         state = self.book.state
         newest = max((e.event.as_of for e in state.entries if e.event.kind == "judged"), default=None)
-        start = (newest - day(0)).days if newest else 10
+        start = DAYS.count(day(0), newest) if newest else 10
         return self.remember(self.book.judge(max(start + days, 8), passed=passed))
 
     @rule(target=candidates, candidate=candidates, days=strategies.integers(1, 20))
     def judge_again(self, candidate: Candidate, days: int) -> Candidate:
         """Judge the same model on newer data, as of a run whose training ends in the same bytes."""
         newest = max(e.event.as_of for e in self.book.state.entries if e.event.kind == "judged")
-        return self.book.judge((newest - day(0)).days + days, number=candidate.number)
+        return self.book.judge(DAYS.count(day(0), newest) + days, number=candidate.number)
 
     @rule(candidate=candidates, cooldown=strategies.sampled_from([0, 0, 10]), kill=KILLS)
     def promote(self, candidate: Candidate, cooldown: int, kill: int | None) -> None:
@@ -228,7 +229,7 @@ class Ledger(RuleBasedStateMachine):
     def retrain(self, days: int, kill: int | None) -> Candidate:
         """Promote a candidate that passed at once, so that there are champions to restore."""
         champion_as_of = self.book.state.champion_as_of
-        candidate = self.remember(self.book.judge((champion_as_of - day(0)).days + days if champion_as_of else 10))
+        candidate = self.remember(self.book.judge(DAYS.count(day(0), champion_as_of) + days if champion_as_of else 10))
         self.known = self.book.state.entries
         self.execute(kill, lambda: self.book.promote(candidate))
         return candidate
@@ -240,7 +241,7 @@ class Ledger(RuleBasedStateMachine):
         state = self.book.state
         newest = max(e.event.as_of for e in state.entries if e.event.kind == "judged")
         try:
-            candidate = self.book.judge((newest - day(0)).days + days, is_inconclusive=True)
+            candidate = self.book.judge(DAYS.count(day(0), newest) + days, is_inconclusive=True)
         except LedgerError:
             assert state.challenger or not state.champion, "one at a time, against the champion"
             return multiple()

@@ -114,6 +114,7 @@ def judge(candidate_: datasets.Manifest) -> int:
         run_reason=RunReason.MANUAL,
         as_of="2013-01-18",
         holdout=("2013-01-15", "2013-01-18"),
+        days=("2013-01-15", "2013-01-18"),
         candidate_fingerprint=candidate_.fingerprint,
         candidate_files=files,
         candidate_inputs=inputs,

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.unit
 
 
 COLUMNS = {"carrier": "string"}
+COMPARISON = {"kind": "against_champion", "metric": "auc", "must_be": "better"}
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -35,6 +36,10 @@ def spec(**changes: Any) -> dict[str, Any]:
         "gates": [{"kind": "threshold", "metric": "auc", "at_least": 0.6}],
         **changes,
     }
+
+
+def features(**changes: Any) -> dict[str, Any]:
+    return {"features": {**spec()["features"], "sources": [{"name": "flights", "columns": COLUMNS}], **changes}}
 
 
 def source(**changes: Any) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def test_a_type_is_short_for_a_column() -> None:
 
 def test_a_right_spec() -> None:
     model = ModelSpec(**spec())
-    assert list(map(str, model.history)) == ["0d", "14d", "0d", "365d"]
+    assert list(map(str, model.history)) == ["0d", "14d", "0d", "52w"]
     assert model.clusters == ("day",)
     assert ModelSpec(**spec(clusters=["plane", "day"])).clusters == ("plane", "day")
     assert feature_spec(model).tables == ("departures", "carriers")
@@ -122,10 +127,28 @@ def test_all_faults_at_once_each_with_its_path() -> None:
         ({"clusters": ["day", "plane", "hour"]}, "clusters", "at most 2 items"),
         ({"clusters": ["hour(left_at)"]}, "clusters.0", "match pattern"),
         (
-            {"holdout": "4d", "gates": [{"kind": "against_champion", "metric": "auc", "must_be": "better"}]},
+            {"holdout": "4d", "gates": [COMPARISON]},
             "MODEL",
             "holdout is 4d, and gates that compare need 5 days at the very least",
         ),
+        ({"holdout": "0d"}, "holdout", "0d is no time: write a longer one"),
+        ({"train": 90}, "train", "90 is no length of time: write a count and min, h, d or w"),
+        ({"train": "36h"}, "MODEL", "train is 36h, no whole number of periods of 1d: write days or weeks"),
+        (
+            {"label_delay": "90min", "cooldown": "30min", **features(period="1h")},
+            "MODEL",
+            "write a multiple of 1h; cooldown is 30min, no whole number of periods of 1h",
+        ),
+        ({"monitor": {"look_after": "10d"}, **features(period="1w")}, "MODEL", "monitor.look_after is 10d, no whole"),
+        (
+            {"holdout": "4w", "gates": [COMPARISON], "monitor": None, **features(period="1w")},
+            "MODEL",
+            "gates that compare need 5 weeks at the very least",
+        ),
+        (features(period="2d"), "features", "2d is no period: write 1d or 1w"),
+        (features(period="90min"), "features", "90min is no period, because neither is an hour"),
+        (source(trailing="12h"), "features", "trailing of x is 12h, no whole number of periods of 1d"),
+        (source(trailing="367d"), "features.sources.0", "at most 366d"),
         ({"clusters": ["day", "day"]}, "MODEL", "clusters names day twice: drop one"),
         ({"features": {**spec()["features"], "timezone": "Mars/Olympus"}}, "features", "IANA"),
         ({"features": {**spec()["features"], "views": ["a", "a"]}}, "features", "twice"),
@@ -159,6 +182,30 @@ def test_impossible_combinations_are_refused(change: dict[str, Any], where: str,
     (fault,) = refused.value.faults
     assert fault.location == where
     assert what in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("period", "changes"),
+    [
+        ("15min", {"train": "36h", "holdout": "45min", "label_delay": "15min"}),
+        ("1h", {"train": "90d", "holdout": "7d", "cooldown": "6h", "retrain_after": "24h"}),
+        ("6h", {"train": "4w", "holdout": "12h"}),
+        ("1w", {"train": "364d", "holdout": "26w", "monitor": {"look_after": "14d"}}),
+    ],
+)
+def test_durations_of_other_periods(period: str, changes: dict[str, Any]) -> None:
+    model = ModelSpec(**spec(**{"monitor": {"look_after": "7d"}, **changes, **features(period=period)}))
+    for name in changes.keys() - {"monitor"}:
+        assert str(getattr(model, name)) == changes[name]
+    assert ModelSpec(**model.model_dump(mode="json", exclude_unset=True)) == model
+
+
+def test_the_features_of_another_model_have_its_period() -> None:
+    model = ModelSpec(**spec(features="flight_delay", train="36h"))
+    with pytest.raises(
+        SpecError, match="train is 36h, no whole number of periods of 1d.* the features of flight_delay"
+    ):
+        feature_spec(model)
 
 
 def test_the_models_that_ship_load() -> None:

@@ -175,7 +175,7 @@ def plan(name: str) -> XCom:
         last_day=spec.last_day,
         history=model.history,
     )
-    log.info("%s: %s until %s", window.run_reason, window.start, window.end)
+    log.info("%s: %ss %s until %s", window.run_reason, spec.calendar.unit, window.start, window.end)
     published = inputs.published_manifests(model, training_sets.periods_to_read(model, window))
     stale = staleness.find_stale_features(model, published)
     if stale.periods:
