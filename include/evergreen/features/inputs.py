@@ -1,6 +1,6 @@
 """What the features of a day depend on, and so the fingerprint that tells whether they are up to date.
 
-Light: raw files are only hashed, and no engine is imported.
+Light: raw files are only hashed, and no engine is imported, unless a register has a history.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +19,8 @@ from evergreen.lake import datasets
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
-from evergreen.spec.model import FeatureSpec, ModelSpec
-from evergreen.window import days_between
+from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
+from evergreen.window import days_between, midnight
 
 T = TypeVar("T")
 
@@ -80,19 +80,55 @@ def raw_files_for_days(spec: FeatureSpec, days: Iterable[date]) -> list[RawFile]
 def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str, Any]]:
     """Return everything that the features of each of `days` depend on, by ISO date.
 
-    The hash of a raw file that does not exist is None.
+    The hash of a raw file that does not exist is None. That of a register with history is of what the day sees of it.
     """
     spec, days = feature_spec(model), list(days)
     hashes = raw_files.hash_raw_files(file.path for file in raw_files_for_days(spec, days) if file.path.exists())
+    histories = hash_visible_histories(model, days)
     shared = shared_inputs(model)
     return {
         day.isoformat(): {
             "day": day.isoformat(),
-            "raw": {file.name: hashes.get(file.path) for file in raw_files_for_day(spec, day)},
+            "raw": {file.name: hashes.get(file.path) for file in raw_files_for_day(spec, day)} | histories[day],
             **shared,
         }
         for day in days
     }
+
+
+def visible_span(spec: FeatureSpec, source: RawSource, day: date) -> tuple[date, date]:
+    """Return the time at which `day` sees a register with history: until the day ends, the end not included.
+
+    As days or as instants, as the register itself has them.
+    """
+    first, end = day - timedelta(source.trailing_days), day + timedelta(1)
+    if source.has_dates_of_validity:
+        return first, end
+    return midnight(first, spec.timezone).astimezone(UTC), midnight(end, spec.timezone).astimezone(UTC)
+
+
+def hash_visible_histories(model: ModelSpec, days: Iterable[date]) -> dict[date, dict[str, str]]:
+    """Return the hash of what each of `days` sees of each register with history that is there, by name.
+
+    Of a file that cannot be read as declared, it is that of the file: the days are not built.
+    """
+    spec, days = feature_spec(model), list(days)
+    result: dict[date, dict[str, str]] = {day: {} for day in days}
+    for file in register_files(spec):
+        source = spec.source(file.source)
+        if not (source.history and days and file.path.exists()):
+            continue
+        from evergreen.ingest import declared_files, histories  # they load engines
+
+        sha256 = raw_files.hash_raw_files([file.path])[file.path]
+        copies = declared_files.declared_copies(model.feature_model)
+        declared = declared_files.read_as_declared(source, file.path, sha256, copies, file.name)
+        spans = [visible_span(spec, source, day) for day in days]
+        is_readable = not declared.faults
+        hashes = histories.hash_visible(source, declared.path, spans) if is_readable else [sha256] * len(days)
+        for day, value in zip(days, hashes, strict=True):
+            result[day][file.name] = value
+    return result
 
 
 def shared_inputs(model: ModelSpec) -> dict[str, Any]:
@@ -101,7 +137,10 @@ def shared_inputs(model: ModelSpec) -> dict[str, Any]:
     parameters = {
         "timezone": spec.timezone,
         "tables": spec.tables,
-        "trailing_days": {source.name: source.trailing_days for source in spec.sources if source.daily},
+        "trailing_days": {
+            source.name: source.trailing_days for source in spec.sources if source.daily or source.history
+        },
+        "histories": {source.name: source.history.model_dump() for source in spec.sources if source.history},
         "columns": {
             source.name: {name: column.type for name, column in source.columns.items()} for source in spec.sources
         },

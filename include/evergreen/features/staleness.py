@@ -1,7 +1,8 @@
 """Which published days were made by other code, parameters or registers than they would be now.
 
-A register is the one file of a source that is not daily: every day depends on it. Daily raw files are not compared
-here: a corrected day has a run of its own (`evergreen.features.inputs.stale_days`).
+A register is the one file of a source that is not daily: every day depends on it, or, if it has a history, on what was
+valid then. Daily raw files are not compared here: a corrected day has a run of its own
+(`evergreen.features.inputs.stale_days`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.lake.datasets import Manifest
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import FeatureSpec, ModelSpec
+from evergreen.spec.model import ModelSpec
 from evergreen.window import Window, midnight
 
 _MAX_DIFFERENCES = 6  # of one fault: an upgrade changes many modules at once
@@ -91,25 +92,31 @@ def find_stale_features(model: ModelSpec, published: Mapping[date, Manifest]) ->
     registers = [file for file in inputs.register_files(spec) if file.path.exists()]
     hashes = raw_files.hash_raw_files(file.path for file in registers)
     current = {"raw": {file.name: hashes[file.path] for file in registers}, **inputs.shared_inputs(model)}
-    return _compare(model.feature_model, spec, published, current)
+    return _compare(model, published, current)
 
 
 def find_mixed_features(model: ModelSpec, published: Mapping[date, Manifest]) -> StaleFeatures:
-    """Return those of the `published` days that were not made like the newest of them."""
+    """Return those of the `published` days that were not made like the newest of them.
+
+    Each day sees another part of a register with history: that is compared with the register as it is now.
+    """
     newest = published[max(published)].inputs if published else {}
-    return _compare(model.feature_model, feature_spec(model), published, newest)
+    return _compare(model, published, newest)
 
 
-def _compare(
-    feature_model: str, spec: FeatureSpec, published: Mapping[date, Manifest], reference: Mapping[str, Any]
-) -> StaleFeatures:
-    registers = [source.name for source in spec.sources if not source.daily and source.rebuild_on_change]
+def _compare(model: ModelSpec, published: Mapping[date, Manifest], reference: Mapping[str, Any]) -> StaleFeatures:
+    sources = feature_spec(model).sources
+    registers = [source.name for source in sources if not source.daily and source.rebuild_on_change]
+    histories = inputs.hash_visible_histories(model, published)
     reference = json.loads(json.dumps(reference))  # as manifests have it, with lists for tuples
+    with_history = {source.name for source in sources if source.history}
+    raw = {name: value for name, value in reference.get("raw", {}).items() if name not in with_history}
     differences: dict[str, list[date]] = {}
     for day, manifest in sorted(published.items()):
-        for difference in _differences(manifest.inputs, reference, registers):
+        current = {**reference, "raw": raw | histories[day]}
+        for difference in _differences(manifest.inputs, current, registers):
             differences.setdefault(difference, []).append(day)
-    return StaleFeatures(feature_model, sorted(published), differences)
+    return StaleFeatures(model.feature_model, sorted(published), differences)
 
 
 def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any], registers: Sequence[str]) -> Iterator[str]:

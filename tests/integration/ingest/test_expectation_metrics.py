@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from evergreen.ingest import expectation_metrics, expectations
-from evergreen.ingest.expectation_metrics import open_database
+from evergreen.ingest.databases import open_database
 from evergreen.ingest.frames import text_as_objects
 
 pytestmark = pytest.mark.integration
