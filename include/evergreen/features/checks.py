@@ -26,7 +26,7 @@ from evergreen.features.definitions import declared_types
 from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, RawFile, raise_own_faults
 from evergreen.features.types import cast_columns
 from evergreen.ingest import declared_files, expectations, histories, raw_files
-from evergreen.ingest.databases import open_database
+from evergreen.ingest.databases import QUERY_ERRORS, open_database
 from evergreen.ingest.expectations import ValidationReport
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec.loader import feature_spec, load_spec
@@ -193,8 +193,8 @@ def _validate_rows(
             database, declared.path, str(file.path), stage, columns=tuple(source.columns)
         )
         return ValidationReport((*faults, *report.faults), report.results)
-    except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.OutOfMemoryException):
-        raise  # not the fault of the file
+    except QUERY_ERRORS:
+        raise
     except (pa.ArrowException, OSError, duckdb.Error) as error:
         return ValidationReport((declared_files.unreadable_fault(file.path, error),), {})
 

@@ -110,7 +110,7 @@ def visible_span(spec: FeatureSpec, source: RawSource, day: date) -> tuple[date,
 def hash_visible_histories(model: ModelSpec, days: Iterable[date]) -> dict[date, dict[str, str]]:
     """Return the hash of what each of `days` sees of each register with history that is there, by name.
 
-    Of a file that cannot be read as declared, it is that of the file: the days are not built.
+    Of a file that cannot be read as declared, it is the hash of the file, and no day is built from it.
     """
     spec, days = feature_spec(model), list(days)
     result: dict[date, dict[str, str]] = {day: {} for day in days}
@@ -124,9 +124,8 @@ def hash_visible_histories(model: ModelSpec, days: Iterable[date]) -> dict[date,
         copies = declared_files.declared_copies(model.feature_model)
         declared = declared_files.read_as_declared(source, file.path, sha256, copies, file.name)
         spans = [visible_span(spec, source, day) for day in days]
-        is_readable = not declared.faults
-        hashes = histories.hash_visible(source, declared.path, spans) if is_readable else [sha256] * len(days)
-        for day, value in zip(days, hashes, strict=True):
+        hashes = None if declared.faults else histories.hash_visible(source, declared.path, spans)
+        for day, value in zip(days, hashes or [sha256] * len(days), strict=True):
             result[day][file.name] = value
     return result
 

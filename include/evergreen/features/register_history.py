@@ -33,11 +33,11 @@ class RegisterHistory:
     """The days or instants that may be asked for, each without its end."""
     timezone: str
 
-    def join_as_of(self, events: DataFrame, at: str = "event_timestamp", keys: Sequence[str] = ()) -> DataFrame:
-        """Return `events` with the other columns of the row that was valid at the time `at` of each, or with nulls.
+    def join_as_of(self, events: DataFrame, timestamp: str = "event_timestamp", keys: Sequence[str] = ()) -> DataFrame:
+        """Return `events` with the other columns of the row that was valid at the `timestamp` of each, or with nulls.
 
         Each event is returned once. `keys` are the columns of `events` with the keys of the register, in its order, if
-        they are not named alike. `at` is an instant; of a register of days it is the day in the model's time zone, or
+        they are not named alike. `timestamp` is an instant; of a register of days it is the day in the model's time zone, or
         may be a day itself.
 
         Raises:
@@ -46,21 +46,21 @@ class RegisterHistory:
         own_keys = [f"_key_{name}" for name in self._history.keys]
         versions = self._versions().withColumnsRenamed(dict(zip(self._history.keys, own_keys, strict=True)))
         pairs = list(zip(keys or self._history.keys, own_keys, strict=True))
-        self._check_columns(events, at, versions.columns)
+        self._check_columns(events, timestamp, versions.columns)
         self._check_keys(events, versions, pairs)
         is_match = reduce(and_, (F.col(name) == F.col(own_key) for name, own_key in pairs))
-        joined = self._with_moments(events, at).join(versions, is_match & _is_valid(), "left")
+        joined = self._with_moments(events, timestamp).join(versions, is_match & _is_valid(), "left")
         return joined.drop(*own_keys, *_OWN_COLUMNS)
 
-    def snapshot(self, instants: DataFrame, at: str = "event_timestamp") -> DataFrame:
-        """Return each of a few `instants` with each row that is valid at its time `at`: its keys and other columns.
+    def snapshot(self, instants: DataFrame, timestamp: str = "event_timestamp") -> DataFrame:
+        """Return each of a few `instants` with each row that is valid at its `timestamp`: its keys and other columns.
 
         Raises:
             FeatureError: as `join_as_of`.
         """
         versions = self._versions()
-        self._check_columns(instants, at, versions.columns)
-        return F.broadcast(self._with_moments(instants, at)).join(versions, _is_valid()).drop(*_OWN_COLUMNS)
+        self._check_columns(instants, timestamp, versions.columns)
+        return F.broadcast(self._with_moments(instants, timestamp)).join(versions, _is_valid()).drop(*_OWN_COLUMNS)
 
     @property
     def _history(self) -> HistoryColumns:
@@ -76,10 +76,10 @@ class RegisterHistory:
         first, last = min(start for start, _ in self.spans), max(end for _, end in self.spans)
         return versions.where((F.col(_BEGINS) < last) & (F.col(_ENDS).isNull() | (F.col(_ENDS) > first)))
 
-    def _with_moments(self, events: DataFrame, at: str) -> DataFrame:
+    def _with_moments(self, events: DataFrame, timestamp: str) -> DataFrame:
         """Add the day or instant at which an event asks for the register. Spark fails if it may not."""
-        moment = F.col(at)
-        if self.source.has_dates_of_validity and isinstance(events.schema[at].dataType, TimestampType):
+        moment = F.col(timestamp)
+        if self.source.has_dates_of_validity and isinstance(events.schema[timestamp].dataType, TimestampType):
             moment = F.to_date(F.from_utc_timestamp(moment, self.timezone))
         in_spans = reduce(or_, ((moment >= start) & (moment < end) for start, end in _merge(self.spans)))
         days = f"the days that are built and the {self.source.trailing_days} before each"
@@ -90,13 +90,15 @@ class RegisterHistory:
         may_ask = F.when(moment.isNull() | in_spans, True).otherwise(F.raise_error(message).cast("boolean"))
         return events.where(may_ask).withColumn(_MOMENT, moment)
 
-    def _check_columns(self, events: DataFrame, at: str, added: Sequence[str]) -> None:
+    def _check_columns(self, events: DataFrame, timestamp: str, added: Sequence[str]) -> None:
         existing = {name.lower() for name in events.columns}
         if clashes := [name for name in added if name.lower() in existing]:
             raise self._error(f"the events have columns {', '.join(clashes)} too", "rename or drop them before")
-        kind = events.schema[at].dataType
+        kind = events.schema[timestamp].dataType
         if not isinstance(kind, (TimestampType, DateType) if self.source.has_dates_of_validity else TimestampType):
-            raise self._error(f"{at} is {kind.simpleString()}", "ask at an instant: a timestamp, not timestamp_ntz")
+            raise self._error(
+                f"{timestamp} is {kind.simpleString()}", "ask at an instant: a timestamp, not timestamp_ntz"
+            )
 
     def _check_keys(self, events: DataFrame, versions: DataFrame, pairs: Sequence[tuple[str, str]]) -> None:
         for name, own_key in pairs:

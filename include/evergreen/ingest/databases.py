@@ -10,6 +10,9 @@ from typing import Any
 
 import duckdb
 
+QUERY_ERRORS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.OutOfMemoryException)
+"""What DuckDB raises when the query, or the machine, is at fault. Any other error is that of a file."""
+
 _MEMORY_MB_PER_THREAD = 256  # beyond it, DuckDB writes to disk what it groups, such as keys that repeat
 
 

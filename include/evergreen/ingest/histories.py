@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 
 from evergreen.errors import Fault
-from evergreen.ingest.databases import open_database
+from evergreen.ingest.databases import QUERY_ERRORS, open_database
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.spec.model import HistoryColumns, RawSource
 
@@ -72,8 +72,10 @@ def find_history_faults(
     )
 
 
-def hash_visible(source: RawSource, rows: Path, spans: Sequence[tuple[date, date]]) -> list[str]:
+def hash_visible(source: RawSource, rows: Path, spans: Sequence[tuple[date, date]]) -> list[str] | None:
     """Return, for each span of days or instants, the hash of what is valid when in it: the end is not included.
+
+    None if the file is damaged.
 
     Two registers have the same hash exactly if all keys have the same values at all times of the span. So it does not
     matter what was or will be valid at other times, whether what is valid throughout has ended since, in which order
@@ -103,8 +105,14 @@ def hash_visible(source: RawSource, rows: Path, spans: Sequence[tuple[date, date
         ASOF JOIN (SELECT unnest(?::BIGINT[]) AS bound) ON moment <= bound
         GROUP BY bound
     """
-    with open_database() as database:
-        by_bound = {bound: np.array(halves, object) for bound, *halves in database.execute(query, [bounds]).fetchall()}
+    try:
+        with open_database() as database:
+            sums_by_bound = database.execute(query, [bounds]).fetchall()
+    except QUERY_ERRORS:
+        raise
+    except duckdb.Error:
+        return None
+    by_bound = {bound: np.array(halves, object) for bound, *halves in sums_by_bound}
     nothing = np.zeros(4, object)  # Python's integers, which have any size
     totals = dict(zip(bounds, accumulate(by_bound.get(bound, nothing) for bound in bounds), strict=True))
     return [compute_fingerprint([*totals[first][:2], *(totals[last] - totals[first])[2:]]) for first, last in limits]

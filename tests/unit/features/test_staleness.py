@@ -16,7 +16,7 @@ from evergreen.ingest import raw_files
 from evergreen.lake import fingerprints
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import RunReason, Window, days_between
+from evergreen.window import RunReason, Window, days_between, midnight
 from support import tills
 
 pytestmark = pytest.mark.unit
@@ -124,6 +124,106 @@ def test_what_differs_is_named_and_nothing_else(change: str, folder: Path, model
     result = stale(tills.reload_spec(folder))
     assert list(result.differences) == differences
     assert result.days == (DAYS if differences else [])
+
+
+FLOORS_BY_DAY = (
+    f"{FLOORS}, {{trailing}}columns=dict(till=dict(type='int64', nullable=False), since=dict(type='{{kind}}', "
+    "nullable=False), until='{kind}', floor='int64'), "
+    "history=dict(keys=['till'], valid_from='since', valid_to='until'))"
+)
+VERSIONS = [(0, "2020-01-01", "2024-01-02", 1), (0, "2024-01-02", None, 2), (1, "2023-05-01", "2024-01-04", 3)]
+HISTORIES: dict[str, tuple[list[tuple[int, str, str | None, int]], list[int]]] = {
+    "nothing": (VERSIONS, []),
+    "another order": (VERSIONS[::-1], []),
+    "what begins after the last day": ([*VERSIONS, (1, "2024-01-05", None, 9), (2, "2024-01-05", None, 9)], []),
+    "an end after the last day": ([VERSIONS[0], (0, "2024-01-02", "2024-01-05", 2), VERSIONS[2]], []),
+    "what was before the first day": (
+        [(0, "2021-06-01", "2024-01-02", 1), (1, "2020-01-01", "2023-05-01", 8), *VERSIONS[1:]],
+        [],
+    ),
+    "one row as two": ([*VERSIONS[:2], (1, "2023-05-01", "2024-01-02", 3), (1, "2024-01-02", "2024-01-04", 3)], []),
+    "a new key of the last day": ([*VERSIONS, (2, "2024-01-04", None, 9)], [3]),
+    "a value until the second day": ([(0, "2020-01-01", "2024-01-02", 7), *VERSIONS[1:]], [0]),
+    "a value from the second day on": ([VERSIONS[0], (0, "2024-01-02", None, 7), VERSIONS[2]], [1, 2, 3]),
+    "a change two days later": ([(0, "2020-01-01", "2024-01-04", 1), (0, "2024-01-04", None, 2), VERSIONS[2]], [1, 2]),
+    "an end a day earlier": ([*VERSIONS[:2], (1, "2023-05-01", "2024-01-03", 3)], [2]),
+    "no rows of a key": (VERSIONS[:2], [0, 1, 2]),
+}
+
+
+def write_history(versions: list[tuple[int, str, str | None, int]], kind: str = "date32", zone: str = "UTC") -> None:
+    def moment(day: str | None) -> date | None:
+        if day is None or kind == "date32":
+            return day and date.fromisoformat(day)
+        return midnight(date.fromisoformat(day), zone)
+
+    tills_, since, until, floors = zip(*versions, strict=True)
+    stored = pa.date32() if kind == "date32" else pa.timestamp("us", "UTC")
+    times = {"since": [moment(day) for day in since], "until": [moment(day) for day in until]}
+    table = {"till": tills_, **{name: pa.array(days, stored) for name, days in times.items()}, "floor": floors}
+    pq.write_table(pa.table(table), raw_files.raw_file("tills"))
+
+
+def publish_with_history(folder: Path, kind: str, zone: str = "UTC", trailing: str = "") -> ModelSpec:
+    tills.change_spec(folder, '"UTC"', f'"{zone}"')
+    spec = FLOORS_BY_DAY.format(kind=kind, trailing=trailing)
+    model = tills.change_spec(folder, f'{FLOORS}, columns=dict(till="int64", floor="int64"))', spec)
+    write_history(VERSIONS, kind, zone)
+    tills.publish(model, DAYS)
+    assert not stale(model).days
+    return model
+
+
+@pytest.mark.parametrize(("kind", "zone"), [("date32", "UTC"), ("timestamp[us, tz=UTC]", "America/New_York")])
+@pytest.mark.parametrize("name", HISTORIES)
+def test_a_changed_history_concerns_its_days_only(name: str, kind: str, zone: str, folder: Path) -> None:
+    versions, numbers = HISTORIES[name]
+    model = publish_with_history(folder, kind, zone)
+    write_history(versions, kind, zone)
+    days = [DAYS[number] for number in numbers]
+    assert stale(model).differences == ({"the raw file of tills has changed": days} if days else {})
+    mixed = staleness.find_mixed_features(model, inputs.published_manifests(model, DAYS))
+    assert mixed.differences == stale(model).differences
+    tills.publish(model, stale(model).days)
+    assert not stale(model).days
+
+
+def test_trailing_days_reach_back_into_a_history(folder: Path) -> None:
+    model = publish_with_history(folder, "date32", trailing="trailing_days=1, ")
+    write_history([(0, "2020-01-01", "2024-01-02", 7), *VERSIONS[1:]])
+    assert stale(model).days == DAYS[:2]
+
+
+def test_a_history_that_is_gone_is_compared_with_none(folder: Path) -> None:
+    model = publish_with_history(folder, "date32")
+    raw_files.raw_file("tills").unlink()
+    assert not stale(model).days
+    assert not staleness.find_mixed_features(model, inputs.published_manifests(model, DAYS)).days
+
+
+@pytest.mark.parametrize("spoil", ["no parquet", "damaged pages", "null keys"])
+def test_all_days_differ_from_a_history_that_is_damaged(spoil: str, folder: Path) -> None:
+    model = publish_with_history(folder, "date32")
+    file = raw_files.raw_file("tills")
+    content = file.read_bytes()
+    if spoil == "null keys":
+        table = pq.read_table(file)
+        pq.write_table(table.set_column(0, "till", pa.array([None, 0, 1])), file)
+    else:
+        file.write_bytes(b"no" if spoil == "no parquet" else content[:4] + b"\xff" * 100 + content[104:])
+    assert stale(model).days == DAYS
+
+
+def test_a_history_may_keep_its_days(folder: Path) -> None:
+    publish_with_history(folder, "date32")
+    write_history(VERSIONS[:1])
+    assert not stale(tills.change_spec(folder, "daily=False", "daily=False, rebuild_on_change=False")).days
+
+
+def test_other_columns_of_validity_make_days_stale(folder: Path) -> None:
+    publish_with_history(folder, "date32")
+    model = tills.change_spec(folder, ", valid_to='until'", "")
+    assert list(stale(model).differences)[1:] == ["histories.tills.valid_to is no longer used"]
 
 
 def test_libraries_are_named_with_both_versions(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
