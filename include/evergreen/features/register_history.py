@@ -37,8 +37,8 @@ class RegisterHistory:
         """Return `events` with the other columns of the row that was valid at the `timestamp` of each, or with nulls.
 
         Each event is returned once. `keys` are the columns of `events` with the keys of the register, in its order, if
-        they are not named alike. `timestamp` is an instant; of a register of days it is the day in the model's time zone, or
-        may be a day itself.
+        they are not named alike. `timestamp` is an instant. For a register of days its day in the model's time zone
+        counts, and it may be a day itself.
 
         Raises:
             FeatureError: columns of `events` have other types, or the names of columns of the register.
