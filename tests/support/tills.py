@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evergreen.features import inputs
+from evergreen.ingest.raw_files import raw_file
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
+from evergreen.window import midnight
 
 FIRST = date(2024, 1, 1)
 TILLS = 4
@@ -127,6 +130,43 @@ def deliver(count: int, floors: int = 2, raise_by: float = 0.0) -> None:
             dollars = [float(till + number) + raise_by for till in tills]
             table = pa.table({"day": pa.array([file.day] * TILLS), "till": tills, "dollars": dollars})
         pq.write_table(table, file.path)
+
+
+TillVersion = tuple[int, str, str | None, int]
+"""A row of the register with history: till, first day, day after the last (None: open), floor."""
+
+
+def declare_history(model: Path, kind: str = "date32", trailing: int = 0) -> ModelSpec:
+    """Make the tills a register with history, of this type of times, and let `build` ask it for the floor of a day."""
+    features, sales = model / "features.py", 'raw["sales"].where(F.col("day").isin(list(days)))'
+    text, join = features.read_text(), f'{sales}.join(raw["tills"], "till")'
+    assert join in text
+    features.write_text(text.replace(join, f'raw["tills"].join_as_of({sales}, "day")'))
+    begins, key = (dict(type=type_, nullable=False) for type_ in (kind, "int64"))
+    declared = dict(
+        name="tills",
+        daily=False,
+        trailing_days=trailing,
+        columns=dict(till=key, since=begins, until=kind, floor="int64"),
+        history=dict(keys=["till"], valid_from="since", valid_to="until"),
+    )
+    register = 'dict(name="tills", daily=False, columns=dict(till="int64", floor="int64"))'
+    return change_spec(model, register, repr(declared))
+
+
+def deliver_history(versions: Iterable[TillVersion]) -> None:
+    """Deliver the register with history. Its times are days, or the midnights at which they begin."""
+    spec = feature_spec(loader.load_spec("tills"))
+
+    def times(texts: Iterable[str | None]) -> pa.Array:
+        days = [text and date.fromisoformat(text) for text in texts]
+        if spec.source("tills").has_dates_of_validity:
+            return pa.array(days, pa.date32())
+        return pa.array([day and midnight(day, spec.timezone) for day in days], pa.timestamp("us", "UTC"))
+
+    tills, since, until, floors = zip(*versions, strict=True)
+    table = pa.table({"till": tills, "since": times(since), "until": times(until), "floor": floors})
+    pq.write_table(table, raw_file("tills"))
 
 
 def publish(model: ModelSpec, days_: list[date]) -> None:

@@ -16,7 +16,7 @@ from evergreen.ingest import raw_files
 from evergreen.lake import fingerprints
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import RunReason, Window, days_between, midnight
+from evergreen.window import RunReason, Window, days_between
 from support import tills
 
 pytestmark = pytest.mark.unit
@@ -126,13 +126,8 @@ def test_what_differs_is_named_and_nothing_else(change: str, folder: Path, model
     assert result.days == (DAYS if differences else [])
 
 
-FLOORS_BY_DAY = (
-    f"{FLOORS}, {{trailing}}columns=dict(till=dict(type='int64', nullable=False), since=dict(type='{{kind}}', "
-    "nullable=False), until='{kind}', floor='int64'), "
-    "history=dict(keys=['till'], valid_from='since', valid_to='until'))"
-)
 VERSIONS = [(0, "2020-01-01", "2024-01-02", 1), (0, "2024-01-02", None, 2), (1, "2023-05-01", "2024-01-04", 3)]
-HISTORIES: dict[str, tuple[list[tuple[int, str, str | None, int]], list[int]]] = {
+HISTORIES: dict[str, tuple[list[tills.TillVersion], list[int]]] = {
     "nothing": (VERSIONS, []),
     "another order": (VERSIONS[::-1], []),
     "what begins after the last day": ([*VERSIONS, (1, "2024-01-05", None, 9), (2, "2024-01-05", None, 9)], []),
@@ -151,24 +146,10 @@ HISTORIES: dict[str, tuple[list[tuple[int, str, str | None, int]], list[int]]] =
 }
 
 
-def write_history(versions: list[tuple[int, str, str | None, int]], kind: str = "date32", zone: str = "UTC") -> None:
-    def moment(day: str | None) -> date | None:
-        if day is None or kind == "date32":
-            return day and date.fromisoformat(day)
-        return midnight(date.fromisoformat(day), zone)
-
-    tills_, since, until, floors = zip(*versions, strict=True)
-    stored = pa.date32() if kind == "date32" else pa.timestamp("us", "UTC")
-    times = {"since": [moment(day) for day in since], "until": [moment(day) for day in until]}
-    table = {"till": tills_, **{name: pa.array(days, stored) for name, days in times.items()}, "floor": floors}
-    pq.write_table(pa.table(table), raw_files.raw_file("tills"))
-
-
-def publish_with_history(folder: Path, kind: str, zone: str = "UTC", trailing: str = "") -> ModelSpec:
+def publish_with_history(folder: Path, kind: str = "date32", zone: str = "UTC", trailing: int = 0) -> ModelSpec:
     tills.change_spec(folder, '"UTC"', f'"{zone}"')
-    spec = FLOORS_BY_DAY.format(kind=kind, trailing=trailing)
-    model = tills.change_spec(folder, f'{FLOORS}, columns=dict(till="int64", floor="int64"))', spec)
-    write_history(VERSIONS, kind, zone)
+    model = tills.declare_history(folder, kind, trailing)
+    tills.deliver_history(VERSIONS)
     tills.publish(model, DAYS)
     assert not stale(model).days
     return model
@@ -179,7 +160,7 @@ def publish_with_history(folder: Path, kind: str, zone: str = "UTC", trailing: s
 def test_a_changed_history_concerns_its_days_only(name: str, kind: str, zone: str, folder: Path) -> None:
     versions, numbers = HISTORIES[name]
     model = publish_with_history(folder, kind, zone)
-    write_history(versions, kind, zone)
+    tills.deliver_history(versions)
     days = [DAYS[number] for number in numbers]
     assert stale(model).differences == ({"the raw file of tills has changed": days} if days else {})
     mixed = staleness.find_mixed_features(model, inputs.published_manifests(model, DAYS))
@@ -189,13 +170,13 @@ def test_a_changed_history_concerns_its_days_only(name: str, kind: str, zone: st
 
 
 def test_trailing_days_reach_back_into_a_history(folder: Path) -> None:
-    model = publish_with_history(folder, "date32", trailing="trailing_days=1, ")
-    write_history([(0, "2020-01-01", "2024-01-02", 7), *VERSIONS[1:]])
+    model = publish_with_history(folder, trailing=1)
+    tills.deliver_history([(0, "2020-01-01", "2024-01-02", 7), *VERSIONS[1:]])
     assert stale(model).days == DAYS[:2]
 
 
 def test_a_history_that_is_gone_is_compared_with_none(folder: Path) -> None:
-    model = publish_with_history(folder, "date32")
+    model = publish_with_history(folder)
     raw_files.raw_file("tills").unlink()
     assert not stale(model).days
     assert not staleness.find_mixed_features(model, inputs.published_manifests(model, DAYS)).days
@@ -203,7 +184,7 @@ def test_a_history_that_is_gone_is_compared_with_none(folder: Path) -> None:
 
 @pytest.mark.parametrize("spoil", ["no parquet", "damaged pages", "null keys"])
 def test_all_days_differ_from_a_history_that_is_damaged(spoil: str, folder: Path) -> None:
-    model = publish_with_history(folder, "date32")
+    model = publish_with_history(folder)
     file = raw_files.raw_file("tills")
     content = file.read_bytes()
     if spoil == "null keys":
@@ -215,14 +196,14 @@ def test_all_days_differ_from_a_history_that_is_damaged(spoil: str, folder: Path
 
 
 def test_a_history_may_keep_its_days(folder: Path) -> None:
-    publish_with_history(folder, "date32")
-    write_history(VERSIONS[:1])
-    assert not stale(tills.change_spec(folder, "daily=False", "daily=False, rebuild_on_change=False")).days
+    publish_with_history(folder)
+    tills.deliver_history(VERSIONS[:1])
+    assert not stale(tills.change_spec(folder, "'daily': False", "'daily': False, 'rebuild_on_change': False")).days
 
 
 def test_other_columns_of_validity_make_days_stale(folder: Path) -> None:
-    publish_with_history(folder, "date32")
-    model = tills.change_spec(folder, ", valid_to='until'", "")
+    publish_with_history(folder)
+    model = tills.change_spec(folder, ", 'valid_to': 'until'", "")
     assert list(stale(model).differences)[1:] == ["histories.tills.valid_to is no longer used"]
 
 
