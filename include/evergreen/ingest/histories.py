@@ -24,7 +24,6 @@ from evergreen.spec.model import HistoryColumns, RawSource
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LITERAL = "'"
 _NEVER = 2**63 - 1
-_HALF = 2**64  # of a hash of 128 bits: sums of halves stay below 127 bits
 
 
 def find_history_faults(
@@ -88,21 +87,17 @@ def hash_visible(source: RawSource, rows: Path, spans: Sequence[tuple[date, date
     bounds = sorted({bound for span in limits for bound in span})
     columns = sorted(source.columns.keys() - set(_history_of(source).validity))
     row_text = " || ".join(f"coalesce(strlen({_text(name)}) || ':' || {_text(name)}, '-')" for name in columns)
-    sums = ", ".join(
-        f"sum(sign * ({name} {operator} {_HALF})::HUGEINT)" for name in ("row", "change") for operator in ("//", "%")
-    )
+    halves = ("({} >> 64)", f"({{}} & {2**64 - 1}::UHUGEINT)")  # whose sums stay below 127 bits
+    sums = ", ".join(f"sum(sign * {half.format(hash_)}::HUGEINT)" for hash_ in ("row_hash", "hash") for half in halves)
     query = f"""
-        WITH versions AS (
-            SELECT begins, ends, md5_number(text) AS row
-            FROM ({_versions_query(source, rows, row_text)}) WHERE ends IS NULL OR begins < ends
-        ),
+        WITH versions AS (SELECT begins, ends, md5(text) AS row FROM ({_versions_query(source, rows, row_text)})),
         changes AS (
             SELECT begins AS moment, 1 AS sign, row FROM versions
             UNION ALL SELECT ends, -1, row FROM versions WHERE ends IS NOT NULL
-        )
+        ),
+        hashes AS (SELECT *, md5_number(row) AS row_hash, md5_number(row || ' ' || moment) AS hash FROM changes)
         SELECT bound, {sums}
-        FROM (SELECT *, md5_number(row || ' ' || moment) AS change FROM changes)
-        ASOF JOIN (SELECT unnest(?::BIGINT[]) AS bound) ON moment <= bound
+        FROM hashes ASOF JOIN (SELECT unnest(?::BIGINT[]) AS bound) ON moment <= bound
         GROUP BY bound
     """
     try:

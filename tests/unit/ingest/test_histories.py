@@ -31,7 +31,7 @@ RIGHT = {
     "one that follows the other": ("to", [(1, 0, 5), (1, 5, None)]),
     "a gap": ("to", [(1, 7, 9), (1, 0, 5)]),
     "open rows of two keys": ("to", [(1, 0, None), (2, 0, None)]),
-    "a row that is never valid": ("to", [(1, 0, 5), (1, 3, 3), (1, 5, 5), (1, 5, None)]),
+    "a row that is never valid": ("to", [(1, 0, 5), (1, 3, 3), (1, 5, 5), (1, 5, None), (1, 7, 7)]),
     "the same times of two keys": ("to", [(1, 0, 5), (2, 0, 5)]),
     "beginnings": ("from", [(1, 5, None), (1, 0, None), (2, 0, None)]),
 }
