@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from evergreen.features import inputs
 from evergreen.ingest.raw_files import raw_file
@@ -16,6 +17,8 @@ from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.window import midnight
+from support import small_models
+from support.small_models import UseModels, write_small_model
 
 FIRST = date(2024, 1, 1)
 TILLS = 4
@@ -73,25 +76,20 @@ tills = FeatureService(name="tills", features=[takings])
 """
 
 
-def write_model(folder: Path) -> Path:
-    """Write the folder `tills` of the model into `folder`, and return it."""
-    model = folder / "tills"
-    model.mkdir(parents=True)
-    files = {
-        "__init__.py": "",
-        "model.py": _SPEC,
-        "features.py": _FEATURES,
-        "units.py": "PER_DOLLAR = 1.0\n",
-        "expectations.py": _EXPECTATIONS,
-    }
-    for name, text in files.items():
-        (model / name).write_text(text)
-    return model
-
-
-def write_definitions(feature_repo: Path) -> None:
-    """Write the model's file in a feature repository."""
-    (feature_repo / "tills.py").write_text(_DEFINITIONS)
+def write_model(root: Path, monkeypatch: pytest.MonkeyPatch, use_models: UseModels, has_views: bool = False) -> Path:
+    """Write the model `tills` below `root`, with its definitions if it `has_views`, and return its folder."""
+    write_small_model(
+        "tills",
+        root,
+        monkeypatch,
+        use_models,
+        _DEFINITIONS if has_views else None,
+        model=_SPEC,
+        features=_FEATURES,
+        units="PER_DOLLAR = 1.0\n",
+        expectations=_EXPECTATIONS,
+    )
+    return root / "evergreen_models/tills"
 
 
 def change_spec(model: Path, old: str, new: str) -> ModelSpec:
@@ -100,17 +98,12 @@ def change_spec(model: Path, old: str, new: str) -> ModelSpec:
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new))
-    return reload_spec(model)
+    return reload_spec()
 
 
-def reload_spec(model: Path) -> ModelSpec:
-    """Return the spec in a model folder, read again."""
-    import sys
-
-    loader.load_spec.cache_clear()
-    for name in [name for name in sys.modules if name.startswith(f"evergreen_models.{model.name}")]:
-        del sys.modules[name]
-    return loader.load_spec(model.name)
+def reload_spec() -> ModelSpec:
+    """Return the spec of the model, read again."""
+    return small_models.reload_spec("tills")
 
 
 def days(count: int) -> list[date]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ from evergreen.registry import versions
 from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
 from evergreen.window import RunReason, days_between, midnight
-from support.loans import FIRST, ROWS, ZONE, loan_project, window
+from support.loans import FIRST, ROWS, ZONE, window, write_loans
 
 pytestmark = pytest.mark.integration
 
@@ -37,11 +37,8 @@ dict(kind="churn", at_most=2.0),
 
 
 @pytest.fixture
-def loans(
-    home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
-) -> Iterator[ModelSpec]:
-    with loan_project(tmp_path, monkeypatch, use_models, GATES, LABEL_DELAY, "monitor=None,") as model:
-        yield model
+def loans(home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path) -> ModelSpec:
+    return write_loans(tmp_path, monkeypatch, use_models, GATES, LABEL_DELAY, "monitor=None,")
 
 
 def read(model: ModelSpec, examples: datasets.Manifest, name: str) -> pa.Table:

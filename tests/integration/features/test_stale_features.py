@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
 from importlib import import_module
@@ -14,12 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from evergreen.errors import FeatureError, RawDataError, StaleFeaturesError
-from evergreen.feature_store import repository, training_sets
+from evergreen.feature_store import training_sets
 from evergreen.features import FeatureTables, inputs, staleness
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
-from evergreen.settings import REPOSITORY
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
 from support import tills
@@ -33,15 +31,7 @@ WINDOW = Window.from_range(DAYS[2], DAYS[-1] + timedelta(1), RunReason.MANUAL, "
 @pytest.fixture
 def folder(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The model's folder and its definitions, with nine raw days."""
-    folder = tills.write_model(tmp_path / "evergreen_models")
-    use_models(tmp_path / "evergreen_models", only=True)
-    (tmp_path / "feature_repo").mkdir()
-    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", tmp_path / "feature_repo")
-    tills.write_definitions(tmp_path / "feature_repo")
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
-    repository.settings.cache_clear()
-    repository.open_feature_store.cache_clear()
-    tills.reload_spec(folder)
+    folder = tills.write_model(tmp_path, monkeypatch, use_models, has_views=True)
     tills.deliver(len(DAYS))
     return folder
 
@@ -49,7 +39,7 @@ def folder(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypa
 def change_unit(folder: Path) -> ModelSpec:
     """From dollars to cents."""
     (folder / "units.py").write_text("PER_DOLLAR = 100.0\n")
-    return tills.reload_spec(folder)
+    return tills.reload_spec()
 
 
 def unpublish(model: ModelSpec, days: list[date]) -> None:
@@ -68,7 +58,7 @@ def takings(model: ModelSpec, manifest: datasets.Manifest) -> list[float]:
 
 
 def test_a_window_of_two_versions_of_the_code_is_not_mixed(folder: Path) -> None:
-    model = tills.reload_spec(folder)
+    model = tills.reload_spec()
     run_feature_pipeline(model, DAYS[:4])
     model = change_unit(folder)
     run_feature_pipeline(model, DAYS[4:])
@@ -88,7 +78,7 @@ def test_a_window_of_two_versions_of_the_code_is_not_mixed(folder: Path) -> None
 
 
 def test_a_changed_register_is_not_mixed_either(folder: Path) -> None:
-    model = tills.reload_spec(folder)
+    model = tills.reload_spec()
     run_feature_pipeline(model, DAYS[:4])
     tills.deliver(len(DAYS), floors=3)
     run_feature_pipeline(model, DAYS[4:])
@@ -142,13 +132,13 @@ def test_a_faulty_history_is_refused_and_so_is_asking_too_far(folder: Path) -> N
     features = folder / "features.py"
     text = features.read_text().replace('), "day")', ').withColumn("eve", F.date_sub("day", 1)), "eve")')
     features.write_text(text)
-    model = tills.reload_spec(folder)
+    model = tills.reload_spec()
     with pytest.raises(FeatureError, match="raise trailing_days of tills"):
         run_feature_pipeline(model, DAYS[:2])
 
 
 def test_a_training_set_depends_on_earlier_days_that_it_reads(folder: Path) -> None:
-    model = tills.reload_spec(folder)
+    model = tills.reload_spec()
     run_feature_pipeline(model, DAYS)
     before = training_sets.build_training_set(model, WINDOW)
     tills.deliver(2, raise_by=1.0)
@@ -171,7 +161,7 @@ def deliver_hard_values(days: list[date]) -> None:
 
 
 def test_a_day_has_the_same_bytes_however_it_was_built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, days = tills.reload_spec(folder), DAYS[:3]
+    model, days = tills.reload_spec(), DAYS[:3]
     deliver_hard_values(days)
     run_feature_pipeline(model, days)
     batch = contents(model, days)

@@ -26,11 +26,9 @@ FLOORS = 'dict(name="tills", daily=False'
 
 
 @pytest.fixture
-def folder(home: Path, tmp_path: Path, use_models: Callable[..., None]) -> Path:
+def folder(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The model's folder, with raw files of four days."""
-    folder = tills.write_model(tmp_path / "evergreen_models")
-    use_models(tmp_path / "evergreen_models", only=True)
-    tills.reload_spec(folder)
+    folder = tills.write_model(tmp_path, monkeypatch, use_models)
     tills.deliver(4)
     return folder
 
@@ -38,7 +36,7 @@ def folder(home: Path, tmp_path: Path, use_models: Callable[..., None]) -> Path:
 @pytest.fixture
 def model(folder: Path) -> ModelSpec:
     """The model, whose four days are published."""
-    model = tills.reload_spec(folder)
+    model = tills.reload_spec()
     tills.publish(model, DAYS)
     return model
 
@@ -121,7 +119,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 def test_what_differs_is_named_and_nothing_else(change: str, folder: Path, model: ModelSpec) -> None:
     act, differences = CHANGES[change]
     act(folder)
-    result = stale(tills.reload_spec(folder))
+    result = stale(tills.reload_spec())
     assert list(result.differences) == differences
     assert result.days == (DAYS if differences else [])
 
@@ -269,7 +267,7 @@ def test_days_that_differ_from_the_newest_are_mixed(folder: Path, model: ModelSp
 
 
 def test_nothing_published_is_not_stale(folder: Path) -> None:
-    model = tills.reload_spec(folder)
+    model = tills.reload_spec()
     result = stale(model)
     assert (result.published, result.days) == ([], [])
 
@@ -301,4 +299,4 @@ def test_days_before_the_window_count_as_far_as_views_reach(
 
 
 def test_the_files_of_the_model_are_those_of_its_spec(folder: Path) -> None:
-    assert [file.name for file in inputs.register_files(feature_spec(tills.reload_spec(folder)))] == ["tills"]
+    assert [file.name for file in inputs.register_files(feature_spec(tills.reload_spec()))] == ["tills"]
