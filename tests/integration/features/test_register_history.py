@@ -164,6 +164,9 @@ def test_events_of_other_columns_are_refused(
 ) -> None:
     source = tariff_source(dates=dates)
     events = events_at(spark, source, 1).selectExpr(*columns.split(", "))
+    register = open_register(spark, source, VERSIONS, tmp_path)
     with pytest.raises(FeatureError) as refused:
-        open_register(spark, source, VERSIONS, tmp_path).join_as_of(events, "at")
+        register.join_as_of(events, "at")
     assert words in str(refused.value)
+    with pytest.raises(FeatureError, match="keys has 2 columns → name a column for each of station"):
+        register.join_as_of(events_at(spark, source, 1), "at", keys=["station", "station"])
