@@ -188,7 +188,9 @@ def _validate_rows(
         return ValidationReport(declared.faults, {})
     stage = rules.raw_expectations(source.name, file.day)
     try:
-        faults = histories.find_history_faults(database, source, declared.path, file.path) if source.history else ()
+        faults = (
+            histories.find_history_faults(database, source, declared.path, str(file.path)) if source.history else ()
+        )
         report = expectations.validate_file(
             database, declared.path, str(file.path), stage, columns=tuple(source.columns)
         )

@@ -27,11 +27,11 @@ _NEVER = 2**63 - 1
 
 
 def find_history_faults(
-    database: duckdb.DuckDBPyConnection, source: RawSource, rows: Path, file: Path
+    database: duckdb.DuckDBPyConnection, source: RawSource, rows: Path, location: str
 ) -> tuple[Fault, ...]:
     """Return what is wrong with the times at which rows are valid, with counts and examples.
 
-    `rows` is where the rows of the raw `file` are, as declared.
+    `rows` is where the rows of the raw file at `location` are, as declared.
     """
     history = _history_of(source)
     is_valid = "(ends IS NULL OR begins < ends)"
@@ -65,7 +65,7 @@ def find_history_faults(
     row = database.execute(query).fetchone()
     assert row
     return tuple(
-        Fault(f"{file}: {', '.join(history.validity)}", f"{count} rows {problem}, such as {value}", fix)
+        Fault(f"{location}: {', '.join(history.validity)}", f"{count} rows {problem}, such as {value}", fix)
         for count, value, (problem, fix) in zip(row[::2], row[1::2], problems.values(), strict=True)
         if count
     )

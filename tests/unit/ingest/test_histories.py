@@ -61,7 +61,7 @@ WRONG = {
 
 def faults(source: RawSource, file: Path) -> list[str]:
     with open_database() as database:
-        return [str(fault) for fault in find_history_faults(database, source, file, Path("raw.parquet"))]
+        return [str(fault) for fault in find_history_faults(database, source, file, "raw.parquet")]
 
 
 @pytest.mark.parametrize("dates", [True, False])
