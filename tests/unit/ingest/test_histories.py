@@ -137,7 +137,7 @@ def similar_histories(draw: st.DrawFn) -> tuple[str, list[Version], list[Version
     return form, before, draw(st.sampled_from([others, [*others, value], [*others, *dict.fromkeys(halves)]]))
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @example(("to", [Version(0, 0, None, "a")], [Version(0, 0, 6, "a"), Version(0, 6, None, "a")]), True)
 @example(("to", [Version(0, 0, 5, "a")], [Version(0, 0, 5, "a"), Version(1, 7, 9, None)]), False)
 @given(similar_histories(), st.booleans())
