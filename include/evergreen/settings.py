@@ -94,6 +94,15 @@ class Settings(BaseSettings):
         description="folder of everything that is stored locally",
     )
     lake: Path = Field(default_factory=lambda data: data["home"] / "lake", description="root of the lake")
+    raw: str = Field(
+        default_factory=lambda data: f"{data['lake']}/raw",
+        description="folder or object store URI that raw files are delivered to",
+    )
+    connections: Mapping[str, SecretUrl] = Field(
+        default_factory=dict,
+        description="databases that sources query, and catalogs of their tables: `EVERGREEN_CONNECTIONS__<NAME>`, a "
+        "URL of SQLAlchemy, such as postgresql+psycopg://user:password@host/database, or duckdb:///file",
+    )
     ledger: str = Field(
         default_factory=lambda data: f"{data['home']}/ledger",
         description="folder or object store URI of the ledger: all verdicts and changes of champions",
@@ -188,7 +197,7 @@ class Settings(BaseSettings):
                 raise ValueError(problem)
         return url
 
-    @field_validator("airflow_ui", "mlflow_ui", "ledger", "jobs")
+    @field_validator("airflow_ui", "mlflow_ui", "raw", "ledger", "jobs")
     @classmethod
     def _check_has_no_password(cls, url: str | None) -> str | None:
         if url and redact_url(url) != url:

@@ -24,13 +24,12 @@ from evergreen.client.airflow import AirflowClient, AirflowConflictError, Airflo
 from evergreen.errors import EvergreenError
 from evergreen.features.inputs import features_dataset, format_days
 from evergreen.ingest import raw_files
-from evergreen.ingest.watcher import list_complete_days
+from evergreen.ingest.watcher import WatchedSource, list_complete_days
 from evergreen.lake import datasets
 from evergreen.orchestration.handover import JudgedCandidate, RetrainPlan
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.storage import storage_path
 from evergreen.window import days_between, midnight
 from evergreen_local import results, run_progress, schedule, stack
 from evergreen_local.progress import Progress, ProgressView, format_duration
@@ -113,8 +112,8 @@ def _delivered_days(model: ModelSpec) -> set[date]:
     spec, now = feature_spec(model), datetime.now(UTC)
     today = now.astimezone(ZoneInfo(spec.timezone)).date()
     days = days_between(spec.first_day, min(today, (spec.last_day or today) + timedelta(1)))
-    daily = {source.name: source.absence_hours for source in spec.sources if source.daily}
-    delivered = list_complete_days(storage_path(str(raw_files.raw_folder())), daily, now, spec.timezone, days)
+    daily = {source.name: WatchedSource.from_source(source) for source in spec.sources if source.daily}
+    delivered = list_complete_days(raw_files.raw_folder(), daily, now, spec.timezone, days)
     return set(days) & {date.fromisoformat(day) for day in delivered}
 
 
@@ -127,8 +126,12 @@ def _deliver_raw_days(raw: ModuleType, model: ModelSpec, as_of: date, progress: 
     spec = feature_spec(model)
     trailing = max((source.trailing_days for source in spec.sources), default=0)
     days = days_between(max(spec.first_day, _feature_days(model, as_of)[0] - timedelta(trailing)), as_of)
-    daily = [source.name for source in spec.sources if source.daily and source.absence_hours is None]
-    missing = [day for day in days if not all(raw_files.raw_file(source, day).exists() for source in daily)]
+    daily = [source for source in spec.sources if source.daily and source.absence_hours is None]
+    missing = [
+        day
+        for day in days
+        if not all(raw_files.is_delivered(raw_files.RawFile.from_source(source, day)) for source in daily)
+    ]
     if missing:
         progress.update(ProgressView("delivering raw days", 0, len(missing), "days"))
         raw.deliver(days)

@@ -18,10 +18,16 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from evergreen.errors import SpecError
 from evergreen.ingest.announcements import AnnouncementStore
+from evergreen.ingest.watcher import SETTLE_TIME, WatchedSource
 from evergreen.orchestration.triggers.raw_days import RawDataTrigger
+from evergreen.spec.origins import RawFiles
 
 pytestmark = pytest.mark.dag
 
+SOURCES = {
+    "flights": WatchedSource().to_json(),
+    "clicks": WatchedSource(RawFiles(path="clicks/%Y/%m/%d/", format="csv", nulls=("", "NA")), 24).to_json(),
+}
 PARQUET = b"PAR1 data\0\0\0\0PAR1"
 FIRST, SECOND = "2013-01-01", "2013-01-02"
 POLL, SETTLE = 0.02, 0.03
@@ -37,10 +43,9 @@ def raw(tmp_path: Path) -> Path:
 def trigger(raw: Path | str, tmp_path: Path) -> RawDataTrigger:
     return RawDataTrigger(
         str(raw),
-        dict.fromkeys(("flights", "weather")),
+        dict.fromkeys(("flights", "weather"), WatchedSource(RawFiles(quiet_seconds=SETTLE)).to_json()),
         str(tmp_path / "records"),
         poll_seconds=POLL,
-        settle_seconds=SETTLE,
     )
 
 
@@ -194,19 +199,19 @@ def test_a_store_out_of_reach_is_retried(
 
 
 def test_the_trigger_is_identified_after_a_round_trip(tmp_path: Path) -> None:
-    path, kwargs = RawDataTrigger("raw", {"flights": None, "clicks": 24}, "records", poll_seconds=2).serialize()
+    path, kwargs = RawDataTrigger("raw", SOURCES, "records", poll_seconds=2).serialize()
     stored = json.loads(json.dumps(kwargs))
     assert stored == kwargs
     module, _, name = path.rpartition(".")
     assert (RawDataTrigger.__module__, RawDataTrigger.__name__) == (module, name)
     again = RawDataTrigger(**stored).serialize()
-    same = RawDataTrigger("raw", {"flights": None, "clicks": 24}, "records", poll_seconds=2.0).serialize()
+    same = RawDataTrigger("raw", SOURCES, "records", poll_seconds=2.0).serialize()
     assert BaseEventTrigger.hash(*again) == BaseEventTrigger.hash(*same) == BaseEventTrigger.hash(path, kwargs)
 
 
 def test_the_bound_holds_at_default_settings() -> None:
-    trigger = RawDataTrigger("raw", {"flights": None, "clicks": 24}, "records")
-    assert trigger.settle_seconds + 2 * trigger.poll_seconds <= 8
+    trigger = RawDataTrigger("raw", SOURCES, "records")
+    assert SETTLE_TIME.total_seconds() + 2 * trigger.poll_seconds <= 4
 
 
 def test_a_trigger_without_daily_sources_is_refused() -> None:

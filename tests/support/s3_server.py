@@ -141,6 +141,11 @@ def _server(s3: S3, host: str, port: int) -> ThreadingHTTPServer:
     return ThreadingHTTPServer((host, port), Handler)
 
 
+def etag(content: bytes) -> str:
+    """Return what identifies the content of an object, in quotes."""
+    return f'"{hashlib.md5(content).hexdigest()}"'
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     store: S3
@@ -179,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.store.conditions == "late":
             sleep(0.02)
             self.store.buckets[bucket][key] = data
-        return self._answer(200, headers={"ETag": f'"{hashlib.md5(data).hexdigest()}"'})
+        return self._answer(200, headers={"ETag": etag(data)})
 
     def do_GET(self) -> None:
         bucket, key = self._bucket_and_key()
@@ -204,7 +209,8 @@ class _Handler(BaseHTTPRequestHandler):
         }
         files = [name for name in names if not any(name.startswith(folder) for folder in folders)]
         body = "".join(
-            f"<Contents><Key>{escape(name)}</Key><Size>{len(objects[name])}</Size><ETag>e</ETag>"
+            f"<Contents><Key>{escape(name)}</Key><Size>{len(objects[name])}</Size>"
+            f"<ETag>{escape(etag(objects[name]))}</ETag>"
             "<LastModified>2013-01-01T00:00:00.000Z</LastModified></Contents>"
             for name in files
         ) + "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in sorted(folders))
@@ -218,10 +224,10 @@ class _Handler(BaseHTTPRequestHandler):
         bucket, key = self._bucket_and_key()
         self.store.requests.append(("GET", f"{bucket}/{key}"))
         exists = key in self.store.buckets.get(bucket, {}) if key else bucket in self.store.buckets
-        size = len(self.store.buckets[bucket][key]) if exists and key else 0
+        content = self.store.buckets[bucket][key] if exists and key else b""
         self.send_response(200 if exists else 404)
-        self.send_header("Content-Length", str(size))
-        self.send_header("ETag", '"e"')
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", etag(content))
         self.send_header("Last-Modified", formatdate(0, usegmt=True))
         self.end_headers()
 
@@ -248,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _give(self, content: bytes) -> None:
         """Respond with the object, or the requested range of it."""
-        headers = {"ETag": '"e"', "Last-Modified": formatdate(0, usegmt=True)}
+        headers = {"ETag": etag(content), "Last-Modified": formatdate(0, usegmt=True)}
         byte_range = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if not byte_range:
             return self._answer(200, content, headers)

@@ -9,7 +9,7 @@ import getpass
 import os
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,10 +29,12 @@ from evergreen.cli.options import (
     date_option,
 )
 from evergreen.client.addresses import local_service_urls
-from evergreen.errors import EvergreenError, first_line
+from evergreen.errors import EvergreenError, Fault, RawDataError, first_line
+from evergreen.ingest.raw_files import RawFile
 from evergreen.settings import settings, variable_name
-from evergreen.spec.loader import load_spec, model_names
+from evergreen.spec.loader import feature_spec, load_spec, model_names
 from evergreen.spec.model import ModelSpec
+from evergreen.window import days_between
 
 # Clients of servers: the first line of their errors is useful to users, a traceback is not.
 _CLIENT_PACKAGES = {"aiohttp", "botocore", "grpc", "mlflow", "pyspark", "redis", "sqlalchemy"}
@@ -231,6 +233,30 @@ def draft_source_command(
     from evergreen.ingest.drafts import draft_source  # imports pyarrow
 
     ctx.obj.print(draft_source(files))
+
+
+@app.command("reread")
+def reread_command(
+    ctx: typer.Context,
+    model: ModelArgument,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name of a source with a query.")],
+    start: Annotated[datetime, date_option("First day.")],
+    end: Annotated[datetime | None, date_option("Last day, included. Default: the first.")] = None,
+) -> None:
+    """Read a query again for days that were read already."""
+    from evergreen.ingest.extracts import reread_query  # imports what talks to databases
+
+    spec = feature_spec(load_spec(model))
+    if source not in {named.name for named in spec.sources if named.query and named.daily}:
+        raise EvergreenError(f"{model} has no source {source!r} with a query by day: name one of its `sources`")
+    faults: list[Fault] = []
+    for day in days_between(start.date(), (end or start).date() + timedelta(1)):
+        problems = reread_query(spec, RawFile.from_source(spec.source(source), day))
+        faults += problems
+        ctx.obj.print(f"{source}: {day} {'stays as it was' if problems else 'is read again'}")
+    if faults:
+        raise RawDataError(f"raw data of {model}", faults)
+    ctx.obj.print(f"run {load_spec(model).feature_model}.features for these days: it builds those that have changed")
 
 
 # Options after the model are those of the feast command.

@@ -24,12 +24,13 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError, first_line
 from evergreen.features import FeatureTables, inputs, spark
 from evergreen.features.definitions import DeclaredTypes, declared_types
-from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, RawFile, raise_own_faults
+from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, raise_own_faults
 from evergreen.features.register_history import RegisterHistory
 from evergreen.features.row_order import order_rows
 from evergreen.features.types import cast_columns
 from evergreen.ingest import raw_files
 from evergreen.ingest.declared_files import declared_copies, declared_schema, find_damage, read_as_declared
+from evergreen.ingest.raw_files import RawFile
 from evergreen.lake import datasets
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec, RawSource
@@ -169,12 +170,12 @@ def _find_declared_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[str
         RawDataError: a file has been replaced since it was validated, by one with faults.
     """
     spec, copies = feature_spec(model), declared_copies(model.feature_model)
-    hashes = raw_files.hash_raw_files(file.path for file in files if file.path.exists())
+    hashes = raw_files.hash_raw_files(files)
     paths: dict[str, list[Path]] = {source.name: [] for source in spec.sources}
     faults: list[Fault] = list(inputs.find_missing_raw_files(spec, files).values())
     for file in files:
-        if sha256 := hashes.get(file.path):
-            declared = read_as_declared(spec.source(file.source), file.path, sha256, copies, file.name)
+        if sha256 := hashes.get(file):
+            declared = read_as_declared(spec.source(file.source), file, sha256, copies)
             faults += declared.faults
             paths[file.source].append(declared.path)
     if faults:

@@ -23,11 +23,13 @@ import pyarrow.parquet as pq
 from evergreen.errors import Fault, FeatureError, RawDataError
 from evergreen.features import inputs
 from evergreen.features.definitions import declared_types
-from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, RawFile, raise_own_faults
+from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, raise_own_faults
+from evergreen.features.planning import refresh_raw_data
 from evergreen.features.types import cast_columns
 from evergreen.ingest import declared_files, expectations, histories, raw_files
 from evergreen.ingest.databases import QUERY_ERRORS, open_database
 from evergreen.ingest.expectations import ValidationReport
+from evergreen.ingest.raw_files import RawFile
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
@@ -48,9 +50,10 @@ def validate_raw_files(
             fingerprints.
     """
     spec = feature_spec(model)
+    extract_faults = refresh_raw_data(spec, days)
     # Hashed before the files are validated, so that `publish_features` detects a file that is replaced later.
     day_fingerprints = inputs.compute_day_fingerprints(model, days)
-    file_faults = _validate_files(model, inputs.raw_files_for_days(spec, days))
+    file_faults = _validate_files(model, inputs.raw_files_for_days(spec, days)) | extract_faults
     # A fault of a raw file is a fault of each day that depends on it.
     faults = {
         day: day_faults
@@ -92,7 +95,7 @@ def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> Faults
                 location = f"{day} {table}"
                 if not file.exists():
                     continue
-                if _is_without_events(spec, day, file):
+                if _is_without_events(model.feature_model, spec, day, file):
                     table_faults[day] = ()
                     continue
                 type_faults = _type_faults(file, location, types.get(table, {}))
@@ -121,13 +124,16 @@ def _type_faults(file: Path, location: str, types: Mapping[str, str]) -> list[Fa
     return faults
 
 
-def _is_without_events(spec: FeatureSpec, day: str, table: Path) -> bool:
+def _is_without_events(feature_model: str, spec: FeatureSpec, day: str, table: Path) -> bool:
     """Whether a table of a day has no rows because every source that may be empty is empty on that day."""
     if pq.read_metadata(table).num_rows:
         return False
-    names = [source.name for source in spec.sources if source.empty_days != "refused"]
-    files = [raw_files.raw_file(name, date.fromisoformat(day)) for name in names]
-    return bool(files) and not any(file.exists() and pq.read_metadata(file).num_rows for file in files)
+    sources = {RawFile.from_source(source, date.fromisoformat(day)): source for source in spec.sources}
+    files = [file for file, source in sources.items() if source.daily and source.empty_days != "refused"]
+    copies, hashes = declared_files.declared_copies(feature_model), raw_files.hash_raw_files(files)
+    return bool(files) and not any(
+        declared_files.read_as_declared(sources[file], file, sha256, copies).rows for file, sha256 in hashes.items()
+    )
 
 
 def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile, Sequence[Fault]]:
@@ -139,18 +145,18 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
         load_spec(model.feature_model).code_packages,
     )
     dataset = datasets.open_dataset(f"checks/{model.feature_model}")
-    hashes = raw_files.hash_raw_files(file.path for file in files if file.path.exists())
+    hashes = raw_files.hash_raw_files(files)
     sources = {source.name: source for source in spec.sources}
     declarations = {source.name: declared_files.declaration_of(source) for source in spec.sources}
     parts = {
         file: {
-            "file": hashes[file.path],
+            "file": hashes[file],
             "declaration": declarations[file.source],
             "history": (history := sources[file.source].history) and history.model_dump(),
             "code": code,
         }
         for file in files
-        if file.path in hashes
+        if file in hashes
     }
     missing = inputs.find_missing_raw_files(spec, files)
     faults: dict[RawFile, Sequence[Fault]] = {file: [missing[file]] if file in missing else [] for file in files}
@@ -166,7 +172,10 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
     with open_database() as database:
         for file, fingerprint in pending:
             source = sources[file.source]
-            declared = declared_files.read_as_declared(source, file.path, hashes[file.path], copies, file.name)
+            declared = declared_files.read_as_declared(source, file, hashes[file], copies)
+            if declared.has_changed:  # the next run says what is wrong with what is there then
+                faults[file] = declared.faults
+                continue
             validation = _validate_rows(database, source, file, declared, rules)
             report_file = dataset.stage(file.name, fingerprint) / "report.json"
             report_file.write_text(json.dumps(asdict(validation), indent=1))
@@ -188,17 +197,15 @@ def _validate_rows(
         return ValidationReport(declared.faults, {})
     stage = rules.raw_expectations(source.name, file.day)
     try:
-        faults = (
-            histories.find_history_faults(database, source, declared.path, str(file.path)) if source.history else ()
-        )
+        faults = histories.find_history_faults(database, source, declared.path, file.location) if source.history else ()
         report = expectations.validate_file(
-            database, declared.path, str(file.path), stage, columns=tuple(source.columns)
+            database, declared.path, file.location, stage, columns=tuple(source.columns)
         )
         return ValidationReport((*faults, *report.faults), report.results)
     except QUERY_ERRORS:
         raise
     except (pa.ArrowException, OSError, duckdb.Error) as error:
-        return ValidationReport((declared_files.unreadable_fault(file.path, error),), {})
+        return ValidationReport((declared_files.unreadable_fault(file.location, error),), {})
 
 
 def _expectations_module(model: ModelSpec) -> Any:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 from evergreen.errors import Fault, FaultyDaysError, RawDataError
 from evergreen.features.definitions import declared_types
 from evergreen.ingest import raw_files
+from evergreen.ingest.raw_files import RawFile
 from evergreen.lake import datasets
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
+from evergreen.spec.origins import READING_FIELDS
 from evergreen.window import days_between, midnight
 
 T = TypeVar("T")
@@ -34,22 +34,6 @@ FaultsByDay = dict[date, list[Fault]]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RawFile:
-    """One raw file that a day of features depends on; `day` is None for a source with one file for all days."""
-
-    source: str
-    day: date | None
-
-    @property
-    def path(self) -> Path:
-        return raw_files.raw_file(self.source, self.day)
-
-    @property
-    def name(self) -> str:
-        return f"{self.source}-{self.day}" if self.day else self.source
-
-
 def features_dataset(model: ModelSpec) -> datasets.Dataset:
     """The published features that `model` uses, its own or another model's."""
     return datasets.open_dataset(f"features/{model.feature_model}")
@@ -57,7 +41,7 @@ def features_dataset(model: ModelSpec) -> datasets.Dataset:
 
 def register_files(spec: FeatureSpec) -> list[RawFile]:
     """Return the file of each source that has one for all days."""
-    return [RawFile(source.name, None) for source in spec.sources if not source.daily]
+    return [RawFile.from_source(source, None) for source in spec.sources if not source.daily]
 
 
 def raw_files_for_day(spec: FeatureSpec, day: date) -> list[RawFile]:
@@ -66,9 +50,9 @@ def raw_files_for_day(spec: FeatureSpec, day: date) -> list[RawFile]:
     for source in spec.sources:
         if source.daily:
             first = max(spec.first_day, day - timedelta(source.trailing_days))
-            files += [RawFile(source.name, raw_day) for raw_day in days_between(first, day + timedelta(1))]
+            files += [RawFile.from_source(source, raw_day) for raw_day in days_between(first, day + timedelta(1))]
         else:
-            files.append(RawFile(source.name, None))
+            files.append(RawFile.from_source(source, None))
     return files
 
 
@@ -83,13 +67,13 @@ def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str
     The hash of a raw file that does not exist is None. That of a register with history is of what the day sees of it.
     """
     spec, days = feature_spec(model), list(days)
-    hashes = raw_files.hash_raw_files(file.path for file in raw_files_for_days(spec, days) if file.path.exists())
+    hashes = raw_files.hash_raw_files(raw_files_for_days(spec, days))
     histories = hash_visible_histories(model, days)
     shared = shared_inputs(model)
     return {
         day.isoformat(): {
             "day": day.isoformat(),
-            "raw": {file.name: hashes.get(file.path) for file in raw_files_for_day(spec, day)} | histories[day],
+            "raw": {file.name: hashes.get(file) for file in raw_files_for_day(spec, day)} | histories[day],
             **shared,
         }
         for day in days
@@ -116,13 +100,13 @@ def hash_visible_histories(model: ModelSpec, days: Iterable[date]) -> dict[date,
     result: dict[date, dict[str, str]] = {day: {} for day in days}
     for file in register_files(spec):
         source = spec.source(file.source)
-        if not (source.history and days and file.path.exists()):
+        sha256 = raw_files.hash_raw_files([file]).get(file)
+        if not (source.history and days and sha256):
             continue
         from evergreen.ingest import declared_files, histories  # they load engines
 
-        sha256 = raw_files.hash_raw_files([file.path])[file.path]
         copies = declared_files.declared_copies(model.feature_model)
-        declared = declared_files.read_as_declared(source, file.path, sha256, copies, file.name)
+        declared = declared_files.read_as_declared(source, file, sha256, copies)
         spans = [visible_span(spec, source, day) for day in days]
         hashes = None if declared.faults else histories.hash_visible(source, declared.path, spans)
         for day, value in zip(days, hashes or [sha256] * len(days), strict=True):
@@ -144,6 +128,9 @@ def shared_inputs(model: ModelSpec) -> dict[str, Any]:
             source.name: {name: column.type for name, column in source.columns.items()} for source in spec.sources
         },
         "types": declared_types(model.feature_model),
+        "formats": {
+            source.name: source.files.model_dump(include=READING_FIELDS, mode="json") for source in spec.sources
+        },
     }
     return {"parameters": parameters, "code": feature_code(model)}
 
@@ -163,9 +150,9 @@ def compute_day_fingerprints(model: ModelSpec, days: Iterable[date]) -> Fingerpr
 def find_missing_raw_files(spec: FeatureSpec, files: Iterable[RawFile]) -> dict[RawFile, Fault]:
     """The fault of each of `files` that has not been delivered and may not be absent."""
     return {
-        file: Fault(str(file.path), "missing", "deliver it, then clear the run")
+        file: raw_files.missing_fault(file)
         for file in files
-        if spec.source(file.source).empty_days != "absent" and not file.path.exists()
+        if spec.source(file.source).empty_days != "absent" and not raw_files.is_delivered(file)
     }
 
 
@@ -207,13 +194,12 @@ def stale_days(model: ModelSpec, changed_days: Sequence[date]) -> list[date]:
     spec = feature_spec(model)
     longest = max((source.trailing_days for source in spec.sources), default=0)
     later = {day + timedelta(n) for day in changed_days for n in range(1, longest + 1)} - set(changed_days)
-    paths = [file.path for file in raw_files_for_days(spec, later) if file.day in changed_days]
-    hashes = raw_files.hash_raw_files(path for path in paths if path.exists())
+    hashes = raw_files.hash_raw_files(file for file in raw_files_for_days(spec, later) if file.day in changed_days)
     stale = []
     for day in sorted(later):
         manifest = features_dataset(model).manifest(datasets.day_partition(day))
-        files = [file for file in raw_files_for_day(spec, day) if file.path in hashes]
-        if manifest and any(manifest.inputs["raw"].get(file.name) != hashes[file.path] for file in files):
+        files = [file for file in raw_files_for_day(spec, day) if file in hashes]
+        if manifest and any(manifest.inputs["raw"].get(file.name) != hashes[file] for file in files):
             stale.append(day)
     return stale
 

@@ -13,11 +13,14 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from evergreen import storage
+from evergreen.errors import Fault
 from evergreen.features import inputs
 from evergreen.ingest import announcements
+from evergreen.ingest.raw_files import RawFile
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec
+from evergreen.spec.origins import RawFiles
 from evergreen.window import DagRunInfo, Window, days_between
 
 log = logging.getLogger(__name__)
@@ -41,9 +44,24 @@ def days_to_publish(model: ModelSpec, run: DagRunInfo, window: Window) -> list[d
     if late := sorted(arrived.difference(window.days)):
         log.info("arrived as well, and no other run has acknowledged: %s", ", ".join(map(str, late)))
     days = sorted(arrived.union(window.days))
+    for problems in refresh_raw_data(spec, days).values():  # told by `validate_raw_files`, with all others
+        log.warning("%s", "; ".join(map(str, problems)))
     if stale := inputs.stale_days(model, days):
         log.info("built from raw days that have changed since: %s", ", ".join(map(str, stale)))
     return sorted([*days, *stale])
+
+
+def refresh_raw_data(spec: FeatureSpec, days: Iterable[date]) -> dict[RawFile, list[Fault]]:
+    """Read into the lake what `days` depend on and what comes from a query or a table; return the faults.
+
+    What has been read is not read again. Raises OSError if a server does not respond.
+    """
+    files = [file for file in inputs.raw_files_for_days(spec, days) if not isinstance(file.origin, RawFiles)]
+    if not files:
+        return {}
+    from evergreen.ingest.extracts import refresh_extracts  # imports what talks to databases
+
+    return refresh_extracts(spec, files)
 
 
 def claim_days_to_build(

@@ -89,9 +89,8 @@ def find_stale_features(model: ModelSpec, published: Mapping[date, Manifest]) ->
     A register that is not there now is compared with none.
     """
     spec = feature_spec(model)
-    registers = [file for file in inputs.register_files(spec) if file.path.exists()]
-    hashes = raw_files.hash_raw_files(file.path for file in registers)
-    current = {"raw": {file.name: hashes[file.path] for file in registers}, **inputs.shared_inputs(model)}
+    hashes = raw_files.hash_raw_files(inputs.register_files(spec))
+    current = {"raw": {file.name: sha256 for file, sha256 in hashes.items()}, **inputs.shared_inputs(model)}
     return _compare(model, published, current)
 
 

@@ -2,13 +2,14 @@
 
 A `RawDataWatcher` polls a prefix, one listing per source::
 
-    <prefix>/flights/day=2013-01-01/flights.parquet
-    <prefix>/weather/day=2013-01-01/weather.parquet
+    <prefix>/flights/day=2013-01-01/flights.parquet         by default
+    <prefix>/rides/dt=2013-01-01/part-0.csv.gz …            where the source says so
 
-A day is complete when every source has its file, none of the files has changed for a while, and each begins and
-ends as Parquet does. Other names, such as those of temporary files, are ignored.
+A day is complete when every source has all that it declares: its file, a marker, a number of parts; when nothing of
+it has changed for a while; and when each Parquet file begins and ends as such. Other names, such as those of temporary
+files, are ignored.
 
-The file of a source whose days may be absent is awaited for some hours after the end of the day, and not longer. If
+The data of a source whose days may be absent is awaited for some hours after the end of the day, and not longer. If
 it arrives later, the day has changed, and is announced again.
 """
 
@@ -16,21 +17,28 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from evergreen.ingest.announcements import Announcement, AnnouncementStore, is_iso_day
+from evergreen.ingest.announcements import Announcement, AnnouncementStore
+from evergreen.ingest.path_templates import PeriodTemplate, period_path, period_template, source_template
+from evergreen.ingest.raw_files import RawPart, complete_parts, find_local_file, remote_part, walk_folder
 from evergreen.lake.fingerprints import compute_fingerprint
+from evergreen.spec.model import RawSource
+from evergreen.spec.origins import ONE_PARQUET_FILE, Origin, RawFiles, RawQuery, RawTable
 from evergreen.storage import AbstractFileSystem, UPath, is_local, storage_path
 from evergreen.window import days_between, midnight
 
-SETTLE_TIME = timedelta(seconds=3)
+SETTLE_TIME = timedelta(seconds=2)
 """A file that has not changed for this long is complete, until it changes again."""
+QUIET_TIME = timedelta(seconds=10)
+"""The same for a folder without a marker or a number of parts: another part may still come."""
 ANNOUNCEMENT_TIMEOUT = timedelta(seconds=60)
 """An announcement of an earlier watcher that is not acknowledged for this long is lost."""
 REANNOUNCE_AFTER = timedelta(minutes=15)
@@ -38,17 +46,16 @@ REANNOUNCE_AFTER = timedelta(minutes=15)
 ANNOUNCEMENT_TIMEOUT, because a queued run acknowledges late."""
 RECHECK_INTERVAL = timedelta(seconds=60)
 """Time between two reads of a file that is not complete Parquet."""
+EXTRACT_INTERVAL = timedelta(seconds=10)
+"""Time between two looks at a database or a table."""
 MAX_DAYS_PER_ANNOUNCEMENT = 400
 """An announcement travels through Airflow's database. The next poll announces the remaining days."""
 
+_ORIGIN_KINDS: dict[str, type[RawFiles] | type[RawQuery] | type[RawTable]] = {
+    kind.__name__: kind for kind in (RawFiles, RawQuery, RawTable)
+}
 _MAGIC = b"PAR1"
 _MIN_FILE_SIZE = 12  # magic, length of the footer, magic
-# Keys of fsspec's listings that identify the version of a file. Never the access time.
-_VERSION_KEYS = (
-    *("ETag", "LastModified", "VersionId"),  # S3
-    *("etag", "generation", "updated", "md5Hash"),  # Google
-    *("last_modified", "mtime", "created", "ino"),  # Azure; SFTP and other file servers; memory
-)
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +67,44 @@ class RawFileInfo(NamedTuple):
     path: str
     size: int
     version: str
+    name: str = ""
+    is_parquet: bool = True
+
+
+Listing = dict[str, tuple[RawFileInfo, ...]]
+"""The files of each day, as in 2013-01-01."""
+
+
+@dataclass(frozen=True)
+class WatchedSource:
+    """What a watcher has to know about a source."""
+
+    origin: Origin = ONE_PARQUET_FILE
+    absence_hours: int | None = None
+    """Hours after the end of a day, until which its data may still arrive; None: it has to arrive."""
+
+    @classmethod
+    def from_source(cls, source: RawSource) -> WatchedSource:
+        return cls(source.origin, source.absence_hours)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> WatchedSource:
+        return cls(_ORIGIN_KINDS[fields["kind"]](**fields["origin"]), fields["absence_hours"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` takes: plain types."""
+        origin = self.origin.model_dump(mode="json", exclude_unset=True)
+        return {"kind": type(self.origin).__name__, "origin": origin, "absence_hours": self.absence_hours}
+
+    @cached_property
+    def settle_time(self) -> timedelta:
+        """How long nothing of a complete delivery has to change."""
+        files = self.origin
+        if not isinstance(files, RawFiles) or files.marker:
+            return timedelta()
+        if files.quiet_seconds is not None:
+            return timedelta(seconds=files.quiet_seconds)
+        return QUIET_TIME if files.has_parts and not files.part_count else SETTLE_TIME
 
 
 @dataclass(frozen=True)
@@ -73,7 +118,7 @@ class DayObservation:
 
 def compute_delivery_id(files: Sequence[RawFileInfo]) -> str:
     """Identify a delivery of a day without reading its files."""
-    return compute_fingerprint(sorted([file.source, file.size, file.version] for file in files))[:32]
+    return compute_fingerprint(sorted([file.source, file.name, file.size, file.version] for file in files))[:32]
 
 
 def decide_announcement(
@@ -98,10 +143,8 @@ class RawDataWatcher:
     """
 
     prefix: str
-    sources: Mapping[str, int | None]
-    """Hours after the end of a day, until which the file of a source may still arrive; None: it has to arrive."""
+    sources: Mapping[str, WatchedSource]
     announcements: AnnouncementStore
-    settle_time: timedelta = SETTLE_TIME
     timezone: str = "UTC"  # a day that is not over there is still arriving
     first_day: date | None = None
     last_day: date | None = None
@@ -110,6 +153,7 @@ class RawDataWatcher:
     _announced: dict[str, Announcement] = field(default_factory=dict)
     _acknowledged: dict[str, str] = field(default_factory=dict)
     _unreadable: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    _extract_listings: dict[str, tuple[datetime, Listing]] = field(default_factory=dict)
 
     def poll(self) -> dict[str, str]:
         """Return the days to announce now (ISO day → delivery id), recorded as announced."""
@@ -118,7 +162,7 @@ class RawDataWatcher:
         settled = {
             day: observation
             for day, observation in self._observations.items()
-            if abs(now - observation.unchanged_since) >= self.settle_time
+            if abs(now - observation.unchanged_since) >= self._settle_time(observation)
             and self._is_expected(date.fromisoformat(day), now)
             and not self._is_handled(day, observation.delivery_id, now)
         }
@@ -132,6 +176,9 @@ class RawDataWatcher:
     def _is_expected(self, day: date, now: datetime) -> bool:
         first, last = self.first_day or day, self.last_day or day
         return first <= day <= last and day < now.astimezone(ZoneInfo(self.timezone)).date()
+
+    def _settle_time(self, observation: DayObservation) -> timedelta:
+        return max((self.sources[file.source].settle_time for file in observation.files), default=SETTLE_TIME)
 
     def _is_handled(self, day: str, delivery_id: str, now: datetime) -> bool:
         """Whether a run has acknowledged the day, or may still do so after this watcher's announcement."""
@@ -164,7 +211,8 @@ class RawDataWatcher:
             or failure[0] != observation.delivery_id
             or abs(now - failure[1]) >= RECHECK_INTERVAL
         }
-        faults_by_file = _find_unreadable(self._folder.fs, [file for day in unchecked.values() for file in day.files])
+        files = [file for day in unchecked.values() for file in day.files if file.is_parquet]
+        faults_by_file = _find_unreadable(self._folder.fs, files)
         readable, new_faults = {}, []
         for day, observation in unchecked.items():
             faults = [faults_by_file[file] for file in observation.files if file in faults_by_file]
@@ -184,7 +232,16 @@ class RawDataWatcher:
         today = now.astimezone(ZoneInfo(self.timezone)).date()
         end = min(today, (self.last_day or today) + timedelta(1))
         calendar = days_between(self.first_day, end) if self.first_day else ()
-        for day, files in list_complete_days(self._folder, self.sources, now, self.timezone, calendar).items():
+        recent = {
+            name: listing
+            for name, (listed_at, listing) in self._extract_listings.items()
+            if abs(now - listed_at) < EXTRACT_INTERVAL
+        }
+        listings = list_sources(self._folder, self.sources, now, self.timezone, calendar, recent)
+        for name, source in self.sources.items():
+            if not isinstance(source.origin, RawFiles) and name not in recent:
+                self._extract_listings[name] = (now, listings[name])
+        for day, files in find_complete_days(listings, self.sources, now, self.timezone, calendar).items():
             observation = self._observations.get(day)
             if observation is None or observation.files != files:
                 observation = DayObservation(files, compute_delivery_id(files), now)
@@ -197,62 +254,152 @@ class RawDataWatcher:
 
 
 def list_complete_days(
-    folder: UPath, sources: Mapping[str, int | None], now: datetime, timezone: str, calendar: Iterable[date] = ()
+    folder: UPath, sources: Mapping[str, WatchedSource], now: datetime, timezone: str, calendar: Collection[date] = ()
 ) -> dict[str, tuple[RawFileInfo, ...]]:
-    """Return the files of each day, as in 2013-01-01, for which every one of at least one source has its file.
+    """Return the files of each day, as in 2013-01-01, for which every one of at least one source has its files.
 
-    `sources` has the hours after the end of a day, in `timezone`, after which its file may be absent; None: never. So
-    a day of the `calendar` may have no file at all.
+    Those of a source may be absent some hours after the end of the day, in `timezone`, if it says so. So a day of the
+    `calendar` may have no file at all.
     """
-    list_source = _list_local if is_local(folder) else _list_remote
+    listings = list_sources(folder, sources, now, timezone, calendar)
+    return find_complete_days(listings, sources, now, timezone, calendar)
+
+
+def list_sources(
+    folder: UPath,
+    sources: Mapping[str, WatchedSource],
+    now: datetime,
+    timezone: str,
+    calendar: Collection[date],
+    listings: Mapping[str, Listing] = MappingProxyType({}),
+) -> dict[str, Listing]:
+    """Return the complete days of each source, but for those in `listings`, whose are known."""
     folder.fs.invalidate_cache()
-    listings = {source: dict(list_source(folder.fs, folder.path.rstrip("/"), source)) for source in sources}
+    return {
+        name: listings[name]
+        if name in listings
+        else dict(_list_days(folder, name, source.origin))
+        if isinstance(source.origin, RawFiles)
+        else _list_periods(name, source.origin, now, timezone, calendar)
+        for name, source in sources.items()
+    }
+
+
+def find_complete_days(
+    listings: Mapping[str, Listing],
+    sources: Mapping[str, WatchedSource],
+    now: datetime,
+    timezone: str,
+    calendar: Collection[date],
+) -> Listing:
+    """Do what `list_complete_days` does, of listings."""
     days = {*set[str]().union(*listings.values()), *map(str, calendar)}
 
     def is_complete(day: str) -> bool:
-        waits = [sources[source] for source, listing in listings.items() if day not in listing]
+        waits = [sources[source].absence_hours for source, listing in listings.items() if day not in listing]
         hours = [wait for wait in waits if wait is not None]
-        if len(hours) < len(waits) or not waits:  # most days: this runs every two seconds, for each of them
+        if len(hours) < len(waits) or not waits:  # most days: this runs every second, for each of them
             return not waits
         return now >= midnight(date.fromisoformat(day) + timedelta(1), timezone) + timedelta(hours=max(hours))
 
     return {
-        day: tuple(listing[day] for listing in listings.values() if day in listing) for day in days if is_complete(day)
+        day: tuple(file for listing in listings.values() for file in listing.get(day, ()))
+        for day in days
+        if is_complete(day)
     }
 
 
-def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:
-    # Asks for the one name that counts in each folder: a tenth of what fsspec's walk costs, and an error
-    # is an error, where the walk takes a folder that it cannot read for an empty one.
-    try:
-        with os.scandir(f"{root}/{source}") as entries:
-            folders = [entry for entry in entries if entry.name.startswith("day=")]
-    except FileNotFoundError:  # no drop of it yet
+def _list_periods(
+    source: str, origin: RawQuery | RawTable, now: datetime, timezone: str, calendar: Collection[date]
+) -> Listing:
+    from evergreen.ingest.extracts import observe_periods  # imports what talks to databases
+
+    versions = observe_periods(origin, calendar, now, timezone)
+    return {str(day): (RawFileInfo(source, source, 0, version, is_parquet=False),) for day, version in versions.items()}
+
+
+def _list_days(folder: UPath, source: str, files: RawFiles) -> Iterator[tuple[str, tuple[RawFileInfo, ...]]]:
+    """Yield each day that has a complete delivery, with its parts and its marker."""
+    template = period_template(source_template(source, files, daily=True))
+    list_parts = _list_local if is_local(folder) else _list_remote
+    if not files.has_parts:
+        is_parquet = files.format == "parquet"
+        for day, part in list_parts(folder, template):
+            yield str(day), (RawFileInfo(source, part.path, part.size, part.version, part.name, is_parquet),)
         return
-    for folder in folders:
-        path = f"{folder.path}/{source}.parquet"
-        try:
-            status = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
+    days: dict[date, list[RawPart]] = {}
+    for day, part in list_parts(folder, template):
+        days.setdefault(day, []).append(part)
+    for day, parts in days.items():
+        complete = complete_parts(files, parts)
+        if complete is not None:
+            marker = [part for part in parts if part.name == files.marker]
+            yield (
+                str(day),
+                tuple(
+                    RawFileInfo(
+                        *(source, part.path, part.size, part.version, part.name),
+                        is_parquet=files.format == "parquet" and part.is_file and part.name != files.marker,
+                    )
+                    for part in sorted((*complete, *marker))
+                ),
+            )
+
+
+def _list_local(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[date, RawPart]]:
+    # Goes into folders that match only, and asks for a single file by its name: a tenth of what fsspec's walk costs,
+    # and an error is an error, where the walk takes a folder that it cannot read for an empty one.
+    fixed = f"{template.fixed_folders}/" if template.fixed_folders else ""
+    places = [fixed]
+    for pattern in template.folders[fixed.count("/") :]:
+        places = [
+            f"{place}{name}/"
+            for place in places
+            for name in _matching_names(f"{folder}/{place}", pattern, may_be_file=place != fixed)
+        ]
+    for place in places:
+        if isinstance(template.file, str):
+            if (day := template.day_of(place)) and (part := find_local_file(f"{folder}/{place}{template.file}")):
+                yield day, part
             continue
-        day = folder.name.removeprefix("day=")
-        if stat.S_ISREG(status.st_mode) and is_iso_day(day):
-            # The change time tells apart what a copy with kept times does not.
-            version = f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-            yield day, RawFileInfo(source, path, status.st_size, version)
+        if template.file is None:
+            if day := template.day_of(place):
+                yield from ((day, part) for part in walk_folder(f"{folder}/{place}".rstrip("/")))
+            continue
+        for name in _matching_names(f"{folder}/{place}", template.file, may_be_file=True):
+            if (day := template.day_of(place + name)) and (part := find_local_file(f"{folder}/{place}{name}")):
+                yield day, part
 
 
-def _list_remote(fs: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:
+def _matching_names(folder: str, pattern: str | re.Pattern[str], *, may_be_file: bool) -> list[str]:
+    """Return the names in a local folder that match; a name without a pattern, whether it exists or not."""
+    if isinstance(pattern, str):
+        return [pattern]
     try:
-        listing: dict[str, dict[str, Any]] = fs.find(f"{root}/{source}", detail=True)
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if pattern.fullmatch(entry.name)]
+    except FileNotFoundError:  # no drop of it yet
+        return []
+    except NotADirectoryError:
+        if may_be_file:
+            return []
+        raise
+
+
+def _list_remote(folder: UPath, template: PeriodTemplate) -> Iterator[tuple[date, RawPart]]:
+    root = folder.path.rstrip("/")
+    try:
+        listing: dict[str, dict[str, Any]] = folder.fs.find(f"{root}/{template.fixed_folders}".rstrip("/"), detail=True)
     except FileNotFoundError:
         return
-    for path, info in listing.items():
-        folder, _, name = path.removeprefix(f"{root}/{source}/").rpartition("/")
-        day = folder.removeprefix("day=")
-        if name == f"{source}.parquet" and folder == f"day={day}" and is_iso_day(day):
-            version = " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if key in info)
-            yield day, RawFileInfo(source, path, int(info["size"] or 0), version)
+    for key, info in listing.items():
+        path = key.removeprefix(f"{root}/")
+        if key.endswith("/") or not (day := template.day_of(path)):
+            continue
+        if isinstance(template.file, str) and path != period_path(template.text, day):
+            continue
+        place = period_path(template.text, day) if template.file is None else path.rpartition("/")[0] + "/"
+        yield day, remote_part(f"{root}/{place}".rstrip("/"), key, info)
 
 
 def _find_unreadable(fs: AbstractFileSystem, files: Sequence[RawFileInfo]) -> dict[RawFileInfo, str]:

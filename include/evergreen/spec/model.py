@@ -17,6 +17,7 @@ from evergreen.errors import Fault, SpecError
 from evergreen.spec import Frozen, Name, NonEmptyStr
 from evergreen.spec.columns import RawColumn
 from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, AgainstChampionGate, Gate, PairedComparisonGate
+from evergreen.spec.origins import TEXT_FORMATS, Origin, RawFiles, RawQuery, RawTable, check_origin
 from evergreen.spec.parameters import PARAMETERS_ERROR, Parameters
 
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
@@ -56,18 +57,21 @@ class HistoryColumns(Frozen):
 
 
 class RawSource(Frozen):
-    """One source of raw data. A day of features needs its file of that day and of `trailing_days` before.
+    """One source of raw data. A day of features needs its data of that day and of `trailing_days` before.
 
-    Every file of it is read with exactly the declared columns and types.
+    All of it is read with exactly the declared columns and types. By default, a day is one Parquet file.
     """
 
-    name: Name = Field(description="folder and file name of its raw files")
+    name: Name = Field(description="folder and file name of its raw files, unless `files.path` says otherwise")
     columns: Mapping[NonEmptyStr, RawColumn] = Field(
         min_length=1, description="its columns by name: the type of each, or a `RawColumn`"
     )
     extra_columns: Literal["ignore", "refuse"] = Field(
         "ignore", description="what happens to columns of a file that are not declared"
     )
+    files: RawFiles = Field(RawFiles(), description="how its files are delivered, if not as one Parquet file per day")
+    query: RawQuery | None = Field(None, description="instead of files: a query on a SQL database")
+    table: RawTable | None = Field(None, description="instead of files: a table of Delta or Iceberg")
     daily: bool = Field(True, description="one file per day; otherwise one file for all days")
     trailing_days: int = Field(
         0,
@@ -113,12 +117,26 @@ class RawSource(Frozen):
             raise ValueError(f"columns {', '.join(duplicates)} differ only in case: rename all but one")
         if self.history and (problem := _history_problem(self.history, self.columns)):
             raise ValueError(f"history: {problem}")
+        if len(self.model_fields_set & {"files", "query", "table"}) > 1:
+            raise ValueError("files, query and table: a source comes from one of them, leave the others out")
+        check_origin(self.origin, self.daily)
+        if isinstance(self.origin, RawFiles) and self.origin.format in TEXT_FORMATS:
+            kinds = ("binary", "list") if self.origin.format == "csv" else ("binary",)
+            if bad := [name for name, column in self.columns.items() if column.type.startswith(kinds)]:
+                raise ValueError(
+                    f"columns {', '.join(bad)}: {self.origin.format} has no {' and no '.join(kinds)}; declare string"
+                )
         return self
 
     @property
     def has_dates_of_validity(self) -> bool:
         """Whether a history is one of days, not of instants."""
         return self.history is not None and self.columns[self.history.valid_from].type == "date32"
+
+    @property
+    def origin(self) -> Origin:
+        """Where its data comes from."""
+        return self.query or self.table or self.files
 
     @property
     def absence_hours(self) -> int | None:

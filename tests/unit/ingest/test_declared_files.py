@@ -24,9 +24,10 @@ import pytest
 
 from evergreen.ingest import declared_files
 from evergreen.ingest.declared_files import DeclaredFile, read_as_declared
+from evergreen.ingest.raw_files import RawFile, hash_raw_files
 from evergreen.lake.datasets import Dataset
+from evergreen.settings import settings
 from evergreen.spec.model import RawSource
-from evergreen.storage import file_sha256
 from support.documents import DOCS
 
 pytestmark = pytest.mark.unit
@@ -171,20 +172,23 @@ def test_the_page_counts_these_inputs() -> None:
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[..., DeclaredFile]:
+def read(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DeclaredFile]:
     """Write a table as the file of a source, and read it as declared."""
+    monkeypatch.setenv("EVERGREEN_RAW", str(tmp_path / "raw"))
+    settings.cache_clear()
 
     def read_table(table: pa.Table | bytes, columns: dict[str, Any], **fields: Any) -> DeclaredFile:
         options = {
             name: fields.pop(name) for name in ("use_deprecated_int96_timestamps", "row_group_size") if name in fields
         }
-        file = tmp_path / "orders.parquet"
-        if isinstance(table, bytes):
-            file.write_bytes(table)
-        else:
-            pq.write_table(table, file, **options)
         source = RawSource(name="orders", columns=columns, **{"empty_days": "delivered", **fields})
-        return read_as_declared(source, file, file_sha256(file), Dataset(tmp_path / "declared"), "orders-2013-03-01")
+        delivery = RawFile.from_source(source, date(2013, 3, 1))
+        delivery.path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(table, bytes):
+            delivery.path.write_bytes(table)
+        else:
+            pq.write_table(table, delivery.path, **options)
+        return read_as_declared(source, delivery, hash_raw_files([delivery])[delivery], Dataset(tmp_path / "declared"))
 
     return read_table
 
@@ -394,23 +398,28 @@ def test_nulls_are_counted_where_the_footer_is_silent(read: Callable[..., Declar
 
 def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
     code = """
+import os
 import sys
 import pyarrow
 from pathlib import Path
+os.environ["EVERGREEN_RAW"], os.environ["EVERGREEN_HOME"] = sys.argv[1:]
 from evergreen.ingest.declared_files import read_as_declared
+from evergreen.ingest.raw_files import RawFile, hash_raw_files
 from evergreen.lake.datasets import Dataset
 from evergreen.spec.model import RawSource
-source = RawSource(name="orders", columns=dict(x="int64"))
-result = read_as_declared(source, Path(sys.argv[1]), "0" * 64, Dataset(Path(sys.argv[2])), "orders")
+source = RawSource(name="orders", columns=dict(x="int64"), daily=False)
+file = RawFile.from_source(source, None)
+result = read_as_declared(source, file, hash_raw_files([file])[file], Dataset(Path(sys.argv[2])))
 assert not result.faults
 print(pyarrow.default_memory_pool().max_memory() // 2**20)
 """
     peaks = []
     for rows in (100_000, 4_000_000):
-        file = tmp_path / f"{rows}.parquet"
+        file = tmp_path / f"{rows}/orders/orders.parquet"
+        file.parent.mkdir(parents=True)
         pq.write_table(
             pa.table({"x": pa.array(np.arange(rows) * 7919 % 2**31, pa.int32())}), file, row_group_size=100_000
         )
-        command = [sys.executable, "-c", code, str(file), str(tmp_path / f"copies-{rows}")]
+        command = [sys.executable, "-c", code, str(tmp_path / str(rows)), str(tmp_path / f"home-{rows}")]
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     assert peaks[1] - peaks[0] < 10, f"{peaks} MiB for files of 0.4 and 16 MB; the copy has 32 MB"

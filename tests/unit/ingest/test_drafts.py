@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import shutil
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from evergreen.cli import app
 from evergreen.errors import RawDataError
 from evergreen.ingest.declared_files import read_as_declared
 from evergreen.ingest.drafts import draft_source
+from evergreen.ingest.raw_files import RawFile, hash_raw_files
 from evergreen.lake.datasets import Dataset
 from evergreen.spec.model import RawSource
-from evergreen.storage import file_sha256
 
 pytestmark = pytest.mark.unit
 
@@ -63,13 +64,17 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_a_draft_reads_all_files_it_is_from(files: list[Path], tmp_path: Path) -> None:
+def test_a_draft_reads_all_files_it_is_from(files: list[Path], tmp_path: Path, home: Path) -> None:
     draft = eval(draft_source(files))
     assert draft["columns"] == {name: declared for name, (_, _, declared) in COLUMNS.items()}
     source = RawSource(**draft)
     assert source.name == "orders"
     for file in files:
-        assert read_as_declared(source, file, file_sha256(file), Dataset(tmp_path / "copies"), "orders").faults == ()
+        delivery = RawFile.from_source(source, date(2013, 3, 1))
+        delivery.path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, delivery.path)
+        sha256 = hash_raw_files([delivery])[delivery]
+        assert read_as_declared(source, delivery, sha256, Dataset(tmp_path / "copies")).faults == ()
 
 
 def test_what_cannot_be_declared_is_a_comment(files: list[Path]) -> None:

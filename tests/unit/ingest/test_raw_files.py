@@ -13,6 +13,7 @@ import pytest
 
 from evergreen import storage
 from evergreen.ingest import raw_files
+from evergreen.ingest.raw_files import RawFile
 from evergreen.settings import settings
 
 pytestmark = pytest.mark.unit
@@ -32,7 +33,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def hash_file(file: Path) -> str:
-    return raw_files.hash_raw_files([file])[file]
+    delivery = RawFile("flights", date(2013, 1, 1))
+    return raw_files.hash_raw_files([delivery])[delivery]
 
 
 def cache() -> Path:
@@ -48,7 +50,7 @@ def test_a_file_that_has_not_changed_is_not_read_again(file: Path) -> None:
     time.sleep(AGE_S)
     assert hash_file(file) == storage.file_sha256(file)
     entries = json.loads(cache().read_text())
-    entries["day=2013-01-01"]["sha256"] = "from the cache"
+    entries["flights-2013-01-01"]["sha256"] = "from the cache"
     cache().write_text(json.dumps(entries))
     assert hash_file(file) == "from the cache"
 
@@ -78,7 +80,8 @@ def test_hashes_of_several_sources_are_cached_apart(file: Path) -> None:
     register.parent.mkdir(parents=True)
     register.write_text("planes")
     time.sleep(AGE_S)
-    expected = {path: storage.file_sha256(path) for path in (file, register)}
-    assert raw_files.hash_raw_files([file, register]) == expected
-    assert raw_files.hash_raw_files([register, file]) == expected
+    daily, planes = RawFile("flights", date(2013, 1, 1)), RawFile("planes", None)
+    expected = {daily: storage.file_sha256(file), planes: storage.file_sha256(register)}
+    assert raw_files.hash_raw_files([daily, planes]) == expected
+    assert raw_files.hash_raw_files([planes, daily]) == expected
     assert sorted(path.name for path in cache().parent.glob("*.json")) == ["flights.json", "planes.json"]

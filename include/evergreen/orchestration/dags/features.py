@@ -48,6 +48,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from evergreen.features import inputs, planning
 from evergreen.features.steps import leave_out_faulty_days, raise_faults
 from evergreen.ingest import announcements, raw_files
+from evergreen.ingest.watcher import WatchedSource
 from evergreen.orchestration.dag_run import RETRY_ARGS, dag_kwargs, dag_run_info, data_range_kwargs, skip_tasks
 from evergreen.orchestration.handover import FeaturesPlan, StepResult, XCom
 from evergreen.orchestration.triggers import ACTIVE_STATES, DagRunsFinishedTrigger
@@ -112,7 +113,7 @@ def _raw_asset(name: str, spec: FeatureSpec) -> Asset:
     """The raw days of the model `name`. Systems that deliver data elsewhere can post an event of this asset."""
     trigger = RawDataTrigger(
         prefix=str(raw_files.raw_folder()),
-        sources={source.name: source.absence_hours for source in spec.sources if source.daily},
+        sources={source.name: WatchedSource.from_source(source).to_json() for source in spec.sources if source.daily},
         records_folder=str(announcements.announcement_store(name).folder),
         timezone=spec.timezone,
         first_day=spec.first_day.isoformat(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from evergreen.errors import Fault, SpecError
 from evergreen.ingest.announcements import AnnouncementStore
-from evergreen.ingest.watcher import SETTLE_TIME, RawDataWatcher
+from evergreen.ingest.watcher import RawDataWatcher, WatchedSource
 from evergreen.orchestration.triggers import serialize_trigger
 
 log = logging.getLogger(__name__)
@@ -25,27 +25,24 @@ class RawDataTrigger(BaseEventTrigger):
     """Fires `{"days": {"2013-01-01": delivery id, …}}` once for all days that one poll finds complete.
 
     prefix: folder of the raw files, a local path or any URI that fsspec opens.
-    sources: names of the daily sources; a complete day has a file of each. For a source whose days may be absent, the
-        hours after the end of a day, until which its file may still arrive; else None.
+    sources: the daily sources by name, each as `WatchedSource.to_json` returns it; a complete day has files of each.
     records_folder: local folder of the `AnnouncementStore`; the run that an event starts calls its
         `acknowledge_with_pending` first.
     timezone, first_day, last_day: the days to watch for, as ISO dates; a day that is not over is not complete.
-    settle_seconds: a day is complete when its files have not changed for this long.
 
-    The event follows the last byte of a day by at most `settle_seconds` and two polls.
+    The event follows the last byte of a day by at most the longest settle time of its sources and two polls.
     """
 
     def __init__(
         self,
         prefix: str,
-        sources: Mapping[str, int | None],
+        sources: Mapping[str, Mapping[str, Any]],
         records_folder: str,
         *,
         timezone: str = "UTC",
         first_day: str | None = None,
         last_day: str | None = None,
-        poll_seconds: float = 2,
-        settle_seconds: float = SETTLE_TIME.total_seconds(),
+        poll_seconds: float = 1,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if not sources:
@@ -53,11 +50,10 @@ class RawDataTrigger(BaseEventTrigger):
             raise SpecError(f"watcher of {prefix}", [fault])
         self.prefix = prefix
         # Plain types: Airflow identifies a trigger by the JSON of its arguments.
-        self.sources = dict(sources)
+        self.sources = {name: dict(source) for name, source in sources.items()}
         self.records_folder = str(records_folder)
         self.timezone, self.first_day, self.last_day = timezone, first_day, last_day
         self.poll_seconds = float(poll_seconds)
-        self.settle_seconds = float(settle_seconds)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return serialize_trigger(self)
@@ -65,9 +61,8 @@ class RawDataTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         watcher = RawDataWatcher(
             self.prefix,
-            self.sources,
+            {name: WatchedSource.from_json(source) for name, source in self.sources.items()},
             AnnouncementStore(Path(self.records_folder)),
-            settle_time=timedelta(seconds=self.settle_seconds),
             timezone=self.timezone,
             first_day=date.fromisoformat(self.first_day) if self.first_day else None,
             last_day=date.fromisoformat(self.last_day) if self.last_day else None,
