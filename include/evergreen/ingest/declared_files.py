@@ -291,8 +291,8 @@ class _Reading:
     def _column_faults(self, name: str, rows: int) -> Iterator[Fault]:
         location, declared = f"{self.location}: {name}", self.source.columns[name].type
         if count := self.losses.get(name, 0):
-            conversion, before = self.examples[name]
-            row = f" in row {before + conversion.row + 1}" if conversion.row is not None else ""
+            conversion, rows_before = self.examples[name]
+            row = f" in row {rows_before + conversion.row + 1}" if conversion.row is not None else ""
             problem = (
                 f"{count} values of {rows} rows cannot be read as {declared} without loss, such as "
                 f"{conversion.example}{row}: the file has {conversion.stored}"

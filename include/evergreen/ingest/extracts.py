@@ -125,7 +125,7 @@ def _bounds(spec: FeatureSpec, file: RawFile) -> dict[str, datetime]:
 
 
 def _query_inputs(spec: FeatureSpec, file: RawFile, query: RawQuery) -> dict[str, str]:
-    return {"query": query.sql, **{name: at.isoformat() for name, at in _bounds(spec, file).items()}}
+    return {"query": query.sql, **{name: instant.isoformat() for name, instant in _bounds(spec, file).items()}}
 
 
 def _read_query(spec: FeatureSpec, file: RawFile, query: RawQuery) -> list[Fault]:

@@ -94,12 +94,12 @@ class PeriodTemplate:
 
     @staticmethod
     def _expression(text: str) -> str:
-        pieces, seen, end = [], set[str](), 0
+        pieces, letters, end = [], set[str](), 0
         for match in PLACEHOLDER.finditer(text):
             pieces.append(re.escape(text[end : match.start()]).replace(r"\*", "[^/]*"))
             letter, end = match[1], match.end()
-            pieces.append(f"(?P={letter})" if letter in seen else f"(?P<{letter}>{PLACEHOLDERS[letter]})")
-            seen.add(letter)
+            pieces.append(f"(?P={letter})" if letter in letters else f"(?P<{letter}>{PLACEHOLDERS[letter]})")
+            letters.add(letter)
         return "".join(pieces) + re.escape(text[end:]).replace(r"\*", "[^/]*")
 
 

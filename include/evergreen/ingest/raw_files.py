@@ -228,10 +228,10 @@ def _find_file(path: UPath) -> RawPart | None:
 
 def _find_remote(folder: UPath) -> dict[str, dict[str, Any]]:
     try:
-        found: dict[str, dict[str, Any]] = folder.fs.find(folder.path.rstrip("/"), detail=True)
+        listing: dict[str, dict[str, Any]] = folder.fs.find(folder.path.rstrip("/"), detail=True)
     except FileNotFoundError:
         return {}
-    return found
+    return listing
 
 
 def hash_raw_files(files: Iterable[RawFile]) -> dict[RawFile, str]:

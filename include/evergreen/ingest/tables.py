@@ -210,11 +210,11 @@ class _IcebergSnapshot:
     def list_files(self, column: str | None) -> Iterable[_TableFile]:
         from pyiceberg.conversions import from_bytes
 
-        found: Any = self._table.schema().find_field(column) if column else None
+        time_field: Any = self._table.schema().find_field(column) if column else None
         for task in self._table.scan().plan_files():
             low, high = (
-                self._time(column, from_bytes(found.field_type, bounds[found.field_id]))
-                if column and found.field_id in bounds
+                self._time(column, from_bytes(time_field.field_type, bounds[time_field.field_id]))
+                if column and time_field.field_id in bounds
                 else None
                 for bounds in (task.file.lower_bounds or {}, task.file.upper_bounds or {})
             )

@@ -29,8 +29,8 @@ _CSV_FIELDS = ("delimiter", "header", "nulls", "quotes")
 
 def _check_template(path: str) -> str:
     if unknown := sorted({letter for letter in PLACEHOLDER.findall(path) if letter not in PLACEHOLDERS}):
-        known = ", ".join(f"%{letter}" for letter in PLACEHOLDERS)
-        raise ValueError(f"{path!r} has %{unknown[0]}: write one of {known}")
+        letters = ", ".join(f"%{letter}" for letter in PLACEHOLDERS)
+        raise ValueError(f"{path!r} has %{unknown[0]}: write one of {letters}")
     parts = path.removesuffix("/").split("/")
     if path and ("://" in path or any(part in ("", ".", "..") for part in parts)):
         raise ValueError(f"{path!r} leaves the folder of raw data: write a path below EVERGREEN_RAW, without . and ..")
@@ -165,8 +165,8 @@ def check_origin(origin: Origin, daily: bool) -> None:
             raise ValueError(f"files.path {origin.path!r} has a day in it, and the source has one file for all days")
     if isinstance(origin, RawQuery):
         names = set(_SQL_PARAMETER.findall(origin.sql))
-        wanted = {"start", "end"} if daily else set()
-        if names != wanted:
+        needed = {"start", "end"} if daily else set()
+        if names != needed:
             bounds = ":start and :end" if daily else "no parameter, because it is for all days"
             raise ValueError(f"query.sql has parameters {', '.join(sorted(names)) or 'none'}: it needs {bounds}")
     if isinstance(origin, RawTable) and daily != (origin.time_column is not None):

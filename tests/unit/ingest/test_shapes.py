@@ -5,6 +5,7 @@ docs/data.md counts the inputs of these tables.
 
 from __future__ import annotations
 
+import ast
 import gzip
 import io
 import json
@@ -33,6 +34,7 @@ from evergreen.ingest.watcher import RawDataWatcher, WatchedSource, list_complet
 from evergreen.lake.datasets import Dataset
 from evergreen.settings import settings
 from evergreen.spec.model import RawSource
+from support.documents import DOCS, ROOT
 
 pytestmark = pytest.mark.unit
 
@@ -596,6 +598,37 @@ def test_what_is_not_declared_is_refused(raw: str, tmp_path: Path, name: str) ->
     assert all(problem in text for problem in problems), text
     assert all("\n" not in str(fault) and "2013-03-01" in fault.location for fault in declared.faults)
     assert not list((tmp_path / "copies").rglob("*.parquet")), "nothing of a refused delivery is kept"
+
+
+def keys_of(file: str, name: str) -> list[str]:
+    """The keys of a table in a module of tests."""
+    for node in ast.parse((ROOT / "tests" / file).read_text()).body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        if name in [target.id for target in targets if isinstance(target, ast.Name)]:
+            return [ast.unparse(key) for key in node.value.keys]
+    raise AssertionError(f"{file} has no table {name}")
+
+
+def test_the_page_counts_these_shapes() -> None:
+    words = {"parts of any number": None, "ORC": "orc", "CSV": "csv", "JSON lines": "json"}
+    counted = {
+        label: tuple(sum(kind_of_name(name) == word for name in table) for table in (READ, REFUSED))
+        for label, word in words.items()
+    }
+    postgres = "integration/ingest/test_postgres.py"
+    counted |= {
+        "templates of paths": (len(TEMPLATES), len(WRONG_TEMPLATES)),
+        "queries on DuckDB": (None, len(keys_of("unit/ingest/test_extracts.py", "QUERY_FAULTS"))),
+        "values of Postgres": (len(keys_of(postgres, "READ")), len(keys_of(postgres, "REFUSED"))),
+        "tables, of Delta and of Iceberg": (None, len(keys_of("unit/ingest/test_extracts.py", "TABLE_FAULTS"))),
+    }
+    rows = re.findall(r"^\| ([^|]+) \| (\d+|–) \| (\d+) \|$", (DOCS / "data.md").read_text(), re.MULTILINE)
+    assert {label: (None if read == "–" else int(read), int(refused)) for label, read, refused in rows} == counted
+
+
+def kind_of_name(name: str) -> str | None:
+    word = name.split()[0]
+    return word if word in ("orc", "csv", "json") else None
 
 
 TEMPLATES = {
