@@ -108,7 +108,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
             raw_files.raw_file("shops").parent.mkdir(),
             rewrite_register(raw_files.raw_file("shops")),
         ],
-        ["the raw file of shops is new", "columns.shops is new"],
+        ["the raw file of shops is new", "columns.shops is new", "formats.shops is new"],
     ),
     "the schedule": (lambda folder: tills.change_spec(folder, "0 0 * * 1", "0 0 * * 2"), []),
     "a gate": (lambda folder: tills.change_spec(folder, "100.0", "99.0"), []),
