@@ -73,12 +73,13 @@ import sys, time
 from datetime import date, timedelta
 from evergreen.ingest import raw_files
 from evergreen.ingest.announcements import announcement_store
-from evergreen.ingest.watcher import RawDataWatcher
+from evergreen.ingest.watcher import RawDataWatcher, WatchedSource
 from evergreen_models.flight_delay.raw import deliver
 
 deliver([date(2013, 1, 1) + timedelta(n) for n in range(int(sys.argv[1]))])
 store = announcement_store("flight_delay")
-watcher = RawDataWatcher(str(raw_files.raw_folder()), ["flights", "weather"], store)
+sources = dict.fromkeys(("flights", "weather"), WatchedSource())
+watcher = RawDataWatcher(str(raw_files.raw_folder()), sources, store)
 while not (deliveries := watcher.poll()):
     time.sleep(1)
 store.acknowledge(deliveries)

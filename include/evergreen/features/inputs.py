@@ -129,7 +129,9 @@ def shared_inputs(model: ModelSpec) -> dict[str, Any]:
         },
         "types": declared_types(model.feature_model),
         "formats": {
-            source.name: source.files.model_dump(include=READING_FIELDS, mode="json") for source in spec.sources
+            source.name: options
+            for source in spec.sources
+            if (options := source.files.model_dump(include=READING_FIELDS, exclude_defaults=True, mode="json"))
         },
     }
     return {"parameters": parameters, "code": feature_code(model)}

@@ -12,6 +12,7 @@ import pytest
 
 from evergreen.features import inputs
 from evergreen.ingest import raw_files
+from evergreen.ingest.raw_files import RawFile
 from evergreen.lake import datasets
 from evergreen.spec import loader
 from integration.airflow.conftest import FEATURES, RETRAIN, Chain, days
@@ -65,7 +66,7 @@ def test_stale_features_are_refused_or_rebuilt(chain: Chain, register: Path) -> 
     assert chain.wait(COIN, run_id="rebuilding") == ["success"]
     # It looks back 13 days, to 5 January; the age of an aircraft holds for 25 hours, so that of 3 January may count.
     hashes = {manifest.inputs["raw"]["planes"] for manifest in published(chain, *days(3, 17))}
-    assert hashes == {raw_files.hash_raw_files([register])[register]}
+    assert hashes == set(raw_files.hash_raw_files([RawFile("planes", None)]).values())
     assert published(chain, *days(1, 2)) == [chain.undisturbed[f"day={day}"] for day in days(1, 2)]
     (run_id,) = chain.run_ids(FEATURES) - known
     assert run_id.startswith("rebuild__coin.retrain__2013-01-03__")

@@ -52,7 +52,7 @@ from evergreen.features import FeatureTables
 
 def build(spark, raw, days, timezone):
     rows = raw["sales"].withColumn("day", F.to_date("sold_at")).where(F.col("day").isin(list(days)))
-    rows = rows.join(raw["stock"], ["day", "item"], "left").join(raw["returns"].select("item", "returned"), "item", "left")
+    rows = rows.join(raw["stock"], ["day", "item"], "left").join(raw["returns"], "item", "left")
     rows = rows.select("day", F.col("sold_at").alias("event_timestamp"), "item", "amount", "price")
     sold = ("event_timestamp", "item", "amount", "price")
     return [FeatureTables({"sold": sold}, rows), FeatureTables({"items": sold[:3]}, rows.drop("price"))]
@@ -142,7 +142,7 @@ def test_a_faulty_part_fails_its_day_alone_and_corrections_are_built(mixed: Mode
     run_feature_pipeline(mixed, DAYS)
     assert [row["amount"] for row in published(mixed, DAYS[2])] == [30, 30]
 
-    DeltaTable(str(raw_folder() / "stock")).update({"amount": "99"}, f"day = '{DAYS[2]}'")
+    DeltaTable(str(raw_folder() / "stock")).update(new_values={"amount": 99}, predicate=f"day = '{DAYS[2]}'")
     before = compute_day_fingerprints(mixed, DAYS)
     assert refresh_raw_data(feature_spec(mixed), DAYS) == {}
     after = compute_day_fingerprints(mixed, DAYS)

@@ -110,6 +110,12 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ],
         ["the raw file of shops is new", "columns.shops is new", "formats.shops is new"],
     ),
+    "another format": (
+        lambda folder: tills.change_spec(
+            folder, 'dict(name="sales",', 'dict(name="sales", files=dict(format="csv", nulls=["NA"]),'
+        ),
+        ["formats.sales is new"],
+    ),
     "the schedule": (lambda folder: tills.change_spec(folder, "0 0 * * 1", "0 0 * * 2"), []),
     "a gate": (lambda folder: tills.change_spec(folder, "100.0", "99.0"), []),
 }
