@@ -139,7 +139,7 @@ class ParquetRows:
 def _sort_in_threads(values: Any) -> None:
     """Sort in place: DuckDB needs longer, and a multiple of the memory, to count different values."""
     limits = [len(values) * number // _SORT_THREADS for number in range(1, _SORT_THREADS)]
-    if limits[0]:
+    if len(values):
         values.partition(limits)
     with ThreadPoolExecutor(_SORT_THREADS) as threads:
         list(threads.map(np.ndarray.sort, np.split(values, limits)))
