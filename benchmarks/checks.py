@@ -96,12 +96,12 @@ def flight_rules() -> list[Any]:
 
 
 def evergreen_checks(file: Path) -> Callable[[], Any]:
-    from evergreen.ingest import expectation_metrics, expectations
+    from evergreen.ingest import databases, expectations
 
     rules = flight_rules()
 
     def check() -> None:
-        with expectation_metrics.open_database() as database:
+        with databases.open_database() as database:
             report = expectations.validate_file(database, file, "flights", rules)
         assert not report.faults, report.faults
 

@@ -55,8 +55,7 @@ def scheduler(monkeypatch: pytest.MonkeyPatch) -> Scheduler:
 @pytest.fixture
 def model(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
     """A model with five published days; all are stale once its features.py changes."""
-    folder = tills.write_model(tmp_path / "evergreen_models")
-    use_models(tmp_path / "evergreen_models", only=True)
+    folder = tills.write_model(tmp_path, monkeypatch, use_models)
     model = tills.change_spec(folder, "train=", 'stale_features="rebuild", train=')
     tills.deliver(5)
     tills.publish(model, DAYS)

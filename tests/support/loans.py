@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -13,13 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen.feature_store import repository
 from evergreen.lake import datasets
-from evergreen.settings import REPOSITORY
-from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
 from support.calendars import DAYS
+from support.small_models import UseModels, write_small_model
 
 ZONE = "Asia/Tokyo"
 FIRST, LAST = "2024-01-01", "2024-04-30"
@@ -59,33 +54,20 @@ loans = FeatureService(name="loans", features=[customers])
 """
 
 
-@contextmanager
-def loan_project(
-    folder: Path,
+def write_loans(
+    root: Path,
     monkeypatch: pytest.MonkeyPatch,
-    use_models: Callable[..., None],
+    use_models: UseModels,
     gates: str,
     label_delay: int,
     options: str = "",
-) -> Iterator[ModelSpec]:
-    """Use a model folder `loans` with these gates, and features of all days from FIRST to LAST."""
-    models = folder / "evergreen_models/loans"
-    models.mkdir(parents=True)
+) -> ModelSpec:
+    """Write the model `loans` with these gates, and publish features of all days from FIRST to LAST."""
     spec = _SPEC.format(label_delay=label_delay, gates=gates, options=options)
-    for name, text in (("__init__.py", ""), ("model.py", spec), ("train.py", _TRAIN)):
-        (models / name).write_text(text)
-    use_models(folder / "evergreen_models", only=True)
-    (folder / "feature_repo").mkdir()
-    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", folder / "feature_repo")
-    (folder / "feature_repo/loans.py").write_text(_DEFINITIONS)
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(folder / "feature_repo"))
-    repository.settings.cache_clear()
-    repository.open_feature_store.cache_clear()
-    loader.load_spec.cache_clear()
+    model = write_small_model("loans", root, monkeypatch, use_models, _DEFINITIONS, model=spec, train=_TRAIN)
     for day in DAYS.periods_between(FIRST, LAST):
         publish(day, label_delay)
-    yield loader.load_spec("loans")
-    loader.load_spec.cache_clear()
+    return model
 
 
 def publish(day: str, label_delay: int) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from evergreen.features import inputs
+from evergreen.ingest.raw_files import raw_file
 from evergreen.lake import datasets, fingerprints
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
+from support import small_models
 from support.calendars import DAYS, later
+from support.small_models import UseModels, write_small_model
 
 FIRST = "2024-01-01"
 TILLS = 4
@@ -71,25 +76,20 @@ tills = FeatureService(name="tills", features=[takings])
 """
 
 
-def write_model(folder: Path) -> Path:
-    """Write the folder `tills` of the model into `folder`, and return it."""
-    model = folder / "tills"
-    model.mkdir(parents=True)
-    files = {
-        "__init__.py": "",
-        "model.py": _SPEC,
-        "features.py": _FEATURES,
-        "units.py": "PER_DOLLAR = 1.0\n",
-        "expectations.py": _EXPECTATIONS,
-    }
-    for name, text in files.items():
-        (model / name).write_text(text)
-    return model
-
-
-def write_definitions(feature_repo: Path) -> None:
-    """Write the model's file in a feature repository."""
-    (feature_repo / "tills.py").write_text(_DEFINITIONS)
+def write_model(root: Path, monkeypatch: pytest.MonkeyPatch, use_models: UseModels, has_views: bool = False) -> Path:
+    """Write the model `tills` below `root`, with its definitions if it `has_views`, and return its folder."""
+    write_small_model(
+        "tills",
+        root,
+        monkeypatch,
+        use_models,
+        _DEFINITIONS if has_views else None,
+        model=_SPEC,
+        features=_FEATURES,
+        units="PER_DOLLAR = 1.0\n",
+        expectations=_EXPECTATIONS,
+    )
+    return root / "evergreen_models/tills"
 
 
 def change_spec(model: Path, old: str, new: str) -> ModelSpec:
@@ -98,17 +98,12 @@ def change_spec(model: Path, old: str, new: str) -> ModelSpec:
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new))
-    return reload_spec(model)
+    return reload_spec()
 
 
-def reload_spec(model: Path) -> ModelSpec:
-    """Return the spec in a model folder, read again."""
-    import sys
-
-    loader.load_spec.cache_clear()
-    for name in [name for name in sys.modules if name.startswith(f"evergreen_models.{model.name}")]:
-        del sys.modules[name]
-    return loader.load_spec(model.name)
+def reload_spec() -> ModelSpec:
+    """Return the spec of the model, read again."""
+    return small_models.reload_spec("tills")
 
 
 def days(count: int) -> list[str]:
@@ -130,6 +125,43 @@ def deliver(count: int, floors: int = 2, raise_by: float = 0.0) -> None:
                 {"day": pa.array([date.fromisoformat(file.period)] * TILLS), "till": tills, "dollars": dollars}
             )
         pq.write_table(table, file.path)
+
+
+TillVersion = tuple[int, str, str | None, int]
+"""A row of the register with history: till, first day, day after the last (None: open), floor."""
+
+
+def declare_history(model: Path, kind: str = "date32", trailing: int = 0) -> ModelSpec:
+    """Make the tills a register with history, of this type of times, and let `build` ask it for the floor of a day."""
+    features, sales = model / "features.py", 'raw["sales"].where(F.col("day").isin(list(days)))'
+    text, join = features.read_text(), f'{sales}.join(raw["tills"], "till")'
+    assert join in text
+    features.write_text(text.replace(join, f'raw["tills"].join_as_of({sales}, "day")'))
+    begins, key = (dict(type=type_, nullable=False) for type_ in (kind, "int64"))
+    declared = dict(
+        name="tills",
+        daily=False,
+        trailing_days=trailing,
+        columns=dict(till=key, since=begins, until=kind, floor="int64"),
+        history=dict(keys=["till"], valid_from="since", valid_to="until"),
+    )
+    register = 'dict(name="tills", daily=False, columns=dict(till="int64", floor="int64"))'
+    return change_spec(model, register, repr(declared))
+
+
+def deliver_history(versions: Iterable[TillVersion]) -> None:
+    """Deliver the register with history. Its times are days, or the midnights at which they begin."""
+    spec = feature_spec(loader.load_spec("tills"))
+
+    def times(texts: Iterable[str | None]) -> pa.Array:
+        days = [text and date.fromisoformat(text) for text in texts]
+        if spec.source("tills").has_dates_of_validity:
+            return pa.array(days, pa.date32())
+        return pa.array([day and midnight(day, spec.timezone) for day in days], pa.timestamp("us", "UTC"))
+
+    tills, since, until, floors = zip(*versions, strict=True)
+    table = pa.table({"till": tills, "since": times(since), "until": times(until), "floor": floors})
+    pq.write_table(table, raw_file("tills"))
 
 
 def publish(model: ModelSpec, days_: list[date]) -> None:

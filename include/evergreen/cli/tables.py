@@ -14,6 +14,7 @@ from rich.text import Text
 
 from evergreen import ledger, storage
 from evergreen.cli.options import print_json
+from evergreen.errors import SpecError
 from evergreen.lake import datasets
 from evergreen.ledger import (
     ChampionLost,
@@ -191,12 +192,19 @@ def _change_reason(event: LedgerEvent, state: LedgerState) -> str:
 
 
 def list_challengers(states: Mapping[str, LedgerState]) -> list[str]:
-    """Return a sentence for each model that has a challenger: its version, and what it waits for."""
-    return [
-        f"challenger of {name}: version {state.challenger}: {challenger_wait(state, load_spec(name))}"
-        for name, state in states.items()
-        if state.challenger
-    ]
+    """Return a sentence for each model that has a challenger: its version, and what it waits for.
+
+    Of a model whose spec is invalid, what is wrong with it instead.
+    """
+    lines = []
+    for name, state in states.items():
+        if state.challenger:
+            try:
+                wait = challenger_wait(state, load_spec(name))
+            except SpecError as error:
+                wait = f"its spec is invalid: {'; '.join(map(str, error.faults))}"
+            lines.append(f"challenger of {name}: version {state.challenger}: {wait}")
+    return lines
 
 
 def _challenger_record(model: ModelSpec, state: LedgerState) -> dict[str, Any] | None:

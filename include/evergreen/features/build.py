@@ -24,6 +24,7 @@ from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError, fir
 from evergreen.features import FeatureTables, inputs, spark
 from evergreen.features.definitions import DeclaredTypes, declared_types
 from evergreen.features.inputs import FaultsByPeriod, FingerprintsByPeriod, raise_own_faults
+from evergreen.features.register_history import RegisterHistory
 from evergreen.features.row_order import order_rows
 from evergreen.features.types import cast_columns
 from evergreen.ingest import raw_files
@@ -149,7 +150,11 @@ def _build_batch(model: ModelSpec, staging_folders: Mapping[str, Path]) -> None:
     declared = _find_declared_files(model, inputs.raw_files_for_periods(spec, periods))
     try:
         with spark.spark_session() as session:
-            raw = {source.name: _read_raw(session, source, declared[source.name]) for source in spec.sources}
+            raw: dict[str, DataFrame | RegisterHistory] = {}
+            for source in spec.sources:
+                frame = _read_raw(session, source, declared[source.name])
+                spans = [inputs.visible_span(spec, source, period) for period in periods]
+                raw[source.name] = RegisterHistory(source, frame, spans, spec.timezone) if source.history else frame
             module = import_module(f"evergreen_models.{model.feature_model}.features")
             types = declared_types(model.feature_model)
             for number, tables in enumerate(module.build(session, raw, periods, spec.calendar)):

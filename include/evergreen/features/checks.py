@@ -25,8 +25,8 @@ from evergreen.features.definitions import declared_types
 from evergreen.features.inputs import FaultsByPeriod, FingerprintsByPeriod, raise_own_faults
 from evergreen.features.planning import refresh_raw_data
 from evergreen.features.types import cast_columns
-from evergreen.ingest import declared_files, expectations, raw_files
-from evergreen.ingest.expectation_metrics import open_database
+from evergreen.ingest import declared_files, expectations, histories, raw_files
+from evergreen.ingest.databases import QUERY_ERRORS, open_database
 from evergreen.ingest.expectations import ValidationReport
 from evergreen.ingest.raw_files import RawFile
 from evergreen.lake import datasets, fingerprints
@@ -143,15 +143,21 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
     """Return the faults of each raw file, from its published report if there is one."""
     rules, spec = _expectations_module(model), feature_spec(model)
     code = fingerprints.code_of(
-        (rules.__name__, "evergreen.ingest.expectations", "evergreen.ingest.declared_files"),
+        (rules.__name__, *(f"evergreen.ingest.{name}" for name in ("expectations", "declared_files", "histories"))),
         ("great-expectations", "duckdb", "pandas", "pyarrow"),
         load_spec(model.feature_model).code_packages,
     )
     dataset = datasets.open_dataset(f"checks/{model.feature_model}")
     hashes = raw_files.hash_raw_files(files)
+    sources = {source.name: source for source in spec.sources}
     declarations = {source.name: declared_files.declaration_of(source) for source in spec.sources}
     parts = {
-        file: {"file": hashes[file], "declaration": declarations[file.source], "code": code}
+        file: {
+            "file": hashes[file],
+            "declaration": declarations[file.source],
+            "history": (history := sources[file.source].history) and history.model_dump(),
+            "code": code,
+        }
         for file in files
         if file in hashes
     }
@@ -166,7 +172,6 @@ def _validate_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[RawFile,
         else:
             pending.append((file, fingerprint))
     copies = declared_files.declared_copies(model.feature_model)
-    sources = {source.name: source for source in spec.sources}
     with open_database() as database:
         for file, fingerprint in pending:
             source = sources[file.source]
@@ -195,9 +200,13 @@ def _validate_rows(
         return ValidationReport(declared.faults, {})
     stage = rules.raw_expectations(source.name, file.period)
     try:
-        return expectations.validate_file(database, declared.path, file.location, stage, columns=tuple(source.columns))
-    except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.OutOfMemoryException):
-        raise  # not the fault of the file
+        faults = histories.find_history_faults(database, source, declared.path, file.location) if source.history else ()
+        report = expectations.validate_file(
+            database, declared.path, file.location, stage, columns=tuple(source.columns)
+        )
+        return ValidationReport((*faults, *report.faults), report.results)
+    except QUERY_ERRORS:
+        raise
     except (pa.ArrowException, OSError, duckdb.Error) as error:
         return ValidationReport((declared_files.unreadable_fault(file.location, error),), {})
 

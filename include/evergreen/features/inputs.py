@@ -1,12 +1,13 @@
 """What the features of a period depend on, and so the fingerprint that tells whether they are up to date.
 
-Light: raw files are only hashed, and no engine is imported.
+Light: raw files are only hashed, and no engine is imported, unless a register has a history.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any, TypeVar
 
 from evergreen.errors import Fault, FaultyPeriodsError, RawDataError
@@ -18,7 +19,7 @@ from evergreen.lake.fingerprints import code_of, compute_fingerprint
 from evergreen.periods import Duration
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
-from evergreen.spec.model import FeatureSpec, ModelSpec
+from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
 from evergreen.spec.origins import READING_FIELDS
 
 T = TypeVar("T")
@@ -64,19 +65,56 @@ def raw_files_for_periods(spec: FeatureSpec, periods: Iterable[str]) -> list[Raw
 def feature_inputs(model: ModelSpec, periods: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return everything that the features of each of `periods` depend on.
 
-    The hash of a raw file that does not exist is None.
+    The hash of a raw file that does not exist is None. That of a register with history is of what the period sees of
+    it.
     """
     spec, periods = feature_spec(model), list(periods)
     hashes = raw_files.hash_raw_files(raw_files_for_periods(spec, periods))
+    histories = hash_visible_histories(model, periods)
     shared = shared_inputs(model)
     return {
         period: {
             "period": period,
-            "raw": {file.name: hashes.get(file) for file in raw_files_for_period(spec, period)},
+            "raw": {file.name: hashes.get(file) for file in raw_files_for_period(spec, period)} | histories[period],
             **shared,
         }
         for period in periods
     }
+
+
+def visible_span(spec: FeatureSpec, source: RawSource, period: str) -> tuple[date, date]:
+    """Return the time at which `period` sees a register with history: until the period ends, the end not included.
+
+    As days or as instants, as the register itself has them.
+    """
+    calendar = spec.calendar
+    first, end = calendar.period_before(period, source.trailing), calendar.shift(period, 1)
+    if source.has_dates_of_validity:
+        return calendar.dates(first, end)
+    return calendar.start(first), calendar.start(end)
+
+
+def hash_visible_histories(model: ModelSpec, periods: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the hash of what each of `periods` sees of each register with history that is there, by name.
+
+    Of a file that cannot be read as declared, it is the hash of the file, and no period is built from it.
+    """
+    spec, periods = feature_spec(model), list(periods)
+    result: dict[str, dict[str, str]] = {period: {} for period in periods}
+    for file in register_files(spec):
+        source = spec.source(file.source)
+        sha256 = raw_files.hash_raw_files([file]).get(file)
+        if not (source.history and periods and sha256):
+            continue
+        from evergreen.ingest import declared_files, histories  # they load engines
+
+        copies = declared_files.declared_copies(model.feature_model)
+        declared = declared_files.read_as_declared(source, file, sha256, copies)
+        spans = [visible_span(spec, source, period) for period in periods]
+        hashes = None if declared.faults else histories.hash_visible(source, declared.path, spans)
+        for period, value in zip(periods, hashes or [sha256] * len(periods), strict=True):
+            result[period][file.name] = value
+    return result
 
 
 def shared_inputs(model: ModelSpec) -> dict[str, Any]:
@@ -86,7 +124,8 @@ def shared_inputs(model: ModelSpec) -> dict[str, Any]:
         "period": spec.period,
         "timezone": spec.timezone,
         "tables": spec.tables,
-        "trailing": {source.name: str(source.trailing) for source in spec.sources if source.daily},
+        "trailing": {source.name: str(source.trailing) for source in spec.sources if source.daily or source.history},
+        "histories": {source.name: source.history.model_dump() for source in spec.sources if source.history},
         "columns": {
             source.name: {name: column.type for name, column in source.columns.items()} for source in spec.sources
         },

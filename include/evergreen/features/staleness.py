@@ -1,7 +1,8 @@
 """Which published periods were made by other code, parameters or registers than they would be now.
 
-A register is the one file of a source that is not daily: every period depends on it. Daily raw files are not compared
-here: a corrected period has a run of its own (`evergreen.features.inputs.stale_periods`).
+A register is the one file of a source that is not daily: every period depends on it, or, if it has a history, on what
+was valid then. Daily raw files are not compared here: a corrected period has a run of its own
+(`evergreen.features.inputs.stale_periods`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from evergreen.lake import datasets
 from evergreen.lake.datasets import Manifest
 from evergreen.periods import Calendar
 from evergreen.spec.loader import feature_spec
-from evergreen.spec.model import FeatureSpec, ModelSpec
+from evergreen.spec.model import ModelSpec
 from evergreen.window import Window
 
 _MAX_DIFFERENCES = 6  # of one fault: an upgrade changes many modules at once
@@ -90,25 +91,31 @@ def find_stale_features(model: ModelSpec, published: Mapping[str, Manifest]) -> 
     spec = feature_spec(model)
     hashes = raw_files.hash_raw_files(inputs.register_files(spec))
     current = {"raw": {file.name: sha256 for file, sha256 in hashes.items()}, **inputs.shared_inputs(model)}
-    return _compare(model.feature_model, spec, published, current)
+    return _compare(model, published, current)
 
 
 def find_mixed_features(model: ModelSpec, published: Mapping[str, Manifest]) -> StaleFeatures:
-    """Return those of the `published` periods that were not made like the newest of them."""
+    """Return those of the `published` periods that were not made like the newest of them.
+
+    Each period sees another part of a register with history: that is compared with the register as it is now.
+    """
     newest = published[max(published)].inputs if published else {}
-    return _compare(model.feature_model, feature_spec(model), published, newest)
+    return _compare(model, published, newest)
 
 
-def _compare(
-    feature_model: str, spec: FeatureSpec, published: Mapping[str, Manifest], reference: Mapping[str, Any]
-) -> StaleFeatures:
+def _compare(model: ModelSpec, published: Mapping[str, Manifest], reference: Mapping[str, Any]) -> StaleFeatures:
+    spec = feature_spec(model)
     registers = [source.name for source in spec.sources if not source.daily and source.rebuild_on_change]
+    histories = inputs.hash_visible_histories(model, published)
     reference = json.loads(json.dumps(reference))  # as manifests have it, with lists for tuples
+    with_history = {source.name for source in spec.sources if source.history}
+    raw = {name: value for name, value in reference.get("raw", {}).items() if name not in with_history}
     differences: dict[str, list[str]] = {}
     for period, manifest in sorted(published.items()):
-        for difference in _differences(manifest.inputs, reference, registers):
+        current = {**reference, "raw": raw | histories[period]}
+        for difference in _differences(manifest.inputs, current, registers):
             differences.setdefault(difference, []).append(period)
-    return StaleFeatures(feature_model, spec.calendar, sorted(published), differences)
+    return StaleFeatures(model.feature_model, spec.calendar, sorted(published), differences)
 
 
 def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any], registers: Sequence[str]) -> Iterator[str]:

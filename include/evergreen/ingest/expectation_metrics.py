@@ -11,12 +11,9 @@ from __future__ import annotations
 import ast
 import glob
 import math
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache, partial
@@ -40,7 +37,6 @@ Metrics = dict[str, Any]
 """Values of metrics by Great Expectations' names."""
 
 _EXAMPLE_LIMIT = 20  # values that a result holds, as in Great Expectations
-_MEMORY_MB_PER_THREAD = 256  # beyond it, DuckDB writes to disk what it groups, such as keys that repeat
 _BATCH_ROWS = 20_000
 _ROW = '"row of the file"'
 _NULLITY = re.compile(r'("(?:[^"]|"")+") IS (NOT )?NULL')
@@ -143,23 +139,10 @@ class ParquetRows:
 def _sort_in_threads(values: Any) -> None:
     """Sort in place: DuckDB needs longer, and a multiple of the memory, to count different values."""
     limits = [len(values) * number // _SORT_THREADS for number in range(1, _SORT_THREADS)]
-    if limits[0]:
+    if len(values):
         values.partition(limits)
     with ThreadPoolExecutor(_SORT_THREADS) as threads:
         list(threads.map(np.ndarray.sort, np.split(values, limits)))
-
-
-@contextmanager
-def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an empty database for any number of files. Its memory is limited, whatever the number of their rows."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits: dict[str, Any] = {"threads": threads, "memory_limit": f"{_MEMORY_MB_PER_THREAD * threads}MB"}
-    with (
-        tempfile.TemporaryDirectory(prefix="evergreen-checks-") as scratch,
-        duckdb.connect(config={**limits, "temp_directory": scratch}) as database,
-    ):
-        database.execute("SET TimeZone = 'UTC'")
-        yield database
 
 
 def compile_expectation(expectation: Expectation, rows: ParquetRows) -> CompiledExpectation | None:

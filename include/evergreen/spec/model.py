@@ -52,6 +52,28 @@ def _multiple_problem(name: str, duration: Duration, calendar: Calendar) -> str 
     return f"{name} is {duration}, no whole number of periods of {calendar.period}: write {multiple}"
 
 
+class HistoryColumns(Frozen):
+    """The columns of a register with history: what its rows are about, and when each of them is valid.
+
+    Either days of the model's calendar, or instants: `date32` or `timestamp[us, tz=UTC]`.
+    """
+
+    keys: tuple[NonEmptyStr, ...] = Field(
+        min_length=1, description="columns of which a combination has at most one valid row at any time"
+    )
+    valid_from: NonEmptyStr = Field(description="column with the first day or instant at which a row is valid")
+    valid_to: NonEmptyStr | None = Field(
+        None,
+        description="column with the first day or instant at which it no longer is; null: it still is. Without such a "
+        "column, a row is valid until the next one of its keys",
+    )
+
+    @property
+    def validity(self) -> tuple[str, ...]:
+        """The columns that say when a row is valid."""
+        return (self.valid_from, self.valid_to) if self.valid_to else (self.valid_from,)
+
+
 class RawSource(Frozen):
     """One source of raw data. A period of features needs its data of that period and of the time `trailing` before.
 
@@ -72,12 +94,17 @@ class RawSource(Frozen):
     table: RawTable | None = Field(None, description="instead of files: a table of Delta or Iceberg")
     daily: bool = Field(True, description="one file per period, of the model's length; otherwise one for all of them")
     trailing: DurationText = Field(
-        Duration(0, "d"), description="how far back before a period its features need files too, such as 7d"
+        Duration(0, "d"),
+        description="how far back before a period its features need files too, such as 7d; of a register with history: "
+        "how far back are the events at which they ask for it",
     )
     rebuild_on_change: bool = Field(
         True,
         description="one file for all days: whether days that are built already are stale when it changes; False for a "
         "register that only grows, whose days are to keep what was known when they were built",
+    )
+    history: HistoryColumns | None = Field(
+        None, description="one file for all days, with columns that say when each of its rows is valid"
     )
     empty_days: Literal["refused", "delivered", "absent"] = Field(
         "refused",
@@ -92,10 +119,12 @@ class RawSource(Frozen):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        if self.trailing and not self.daily:
-            raise ValueError("trailing needs daily files: leave one of them out")
+        if self.trailing and not self.daily and not self.history:
+            raise ValueError("trailing needs daily files, or a history: leave it out")
         if self.trailing.length > _LONGEST_TRAILING:
             raise ValueError(f"trailing is {self.trailing}, and at most 366d")
+        if self.history and self.daily:
+            raise ValueError("history needs daily=False: leave one of them out")
         if self.daily and not self.rebuild_on_change:
             raise ValueError("rebuild_on_change=False needs daily=False: a corrected day is always built again")
         if self.empty_days != "refused" and not self.daily:
@@ -106,6 +135,8 @@ class RawSource(Frozen):
         names = [name.lower() for name in self.columns]
         if duplicates := sorted({name for name in self.columns if names.count(name.lower()) > 1}):
             raise ValueError(f"columns {', '.join(duplicates)} differ only in case: rename all but one")
+        if self.history and (problem := _history_problem(self.history, self.columns)):
+            raise ValueError(f"history: {problem}")
         if len(self.model_fields_set & {"files", "query", "table"}) > 1:
             raise ValueError("files, query and table: a source comes from one of them, leave the others out")
         check_origin(self.origin, self.daily)
@@ -118,6 +149,11 @@ class RawSource(Frozen):
         return self
 
     @property
+    def has_dates_of_validity(self) -> bool:
+        """Whether a history is one of days, not of instants."""
+        return self.history is not None and self.columns[self.history.valid_from].type == "date32"
+
+    @property
     def origin(self) -> Origin:
         """Where its data comes from."""
         return self.query or self.table or self.files
@@ -126,6 +162,28 @@ class RawSource(Frozen):
     def absence_hours(self) -> int | None:
         """Hours after the end of a day, until which its file may still arrive; None if it has to arrive."""
         return self.absent_after_hours if self.empty_days == "absent" else None
+
+
+def _history_problem(history: HistoryColumns, columns: Mapping[str, RawColumn]) -> str | None:
+    """Return why a history cannot be made of these columns, or None."""
+    names = (*history.keys, *history.validity)
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        return f"{', '.join(duplicates)} has two roles: drop one"
+    if unknown := [name for name in names if name not in columns]:
+        return f"{', '.join(unknown)} is not among the columns: declare it, or correct its spelling"
+    if nullable := [name for name in (*history.keys, history.valid_from) if columns[name].nullable]:
+        return f"{', '.join(nullable)} may be null: declare nullable=False, without it no row can be found"
+    for name in history.keys:
+        if columns[name].type.startswith(("float", "list")):
+            return f"{name} is {columns[name].type}, whose values are hardly ever equal: choose another key"
+    for name in history.validity:
+        if columns[name].type == "timestamp[us]":
+            return f"{name} has no time zone: declare timestamp[us, tz=UTC], or date32 for days"
+        if columns[name].type not in ("date32", "timestamp[us, tz=UTC]"):
+            return f"{name} is {columns[name].type}: declare timestamp[us, tz=UTC], or date32 for days"
+    if len({columns[name].type for name in history.validity}) > 1:
+        return f"{' and '.join(history.validity)} have two types: declare both as instants, or both as days"
+    return None
 
 
 class FeatureSpec(Frozen):

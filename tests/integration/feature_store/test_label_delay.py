@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
 from evergreen.window import RunReason
 from support.calendars import later
-from support.loans import FIRST, ROWS, ZONE, loan_project, window
+from support.loans import FIRST, ROWS, ZONE, window, write_loans
 
 pytestmark = pytest.mark.integration
 
@@ -43,11 +43,8 @@ def dates(first: str, end: str) -> set[date]:
 
 
 @pytest.fixture
-def loans(
-    home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
-) -> Iterator[ModelSpec]:
-    with loan_project(tmp_path, monkeypatch, use_models, GATES, LABEL_DELAY, "monitor=None,") as model:
-        yield model
+def loans(home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path) -> ModelSpec:
+    return write_loans(tmp_path, monkeypatch, use_models, GATES, LABEL_DELAY, "monitor=None,")
 
 
 def read(model: ModelSpec, examples: datasets.Manifest, name: str) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from evergreen.spec.model import ApprovalPolicy, ModelSpec, MonitorPolicy
 from evergreen.training.backends import process
 from evergreen.window import RunReason
 from support.calendars import later
-from support.loans import FIRST, ZONE, loan_project, window
+from support.loans import FIRST, ZONE, window, write_loans
 
 pytestmark = pytest.mark.integration
 
@@ -39,11 +39,8 @@ dict(kind="against_champion", metric="rmse", must_be="better", margin=1.7),
 
 
 @pytest.fixture
-def loans(
-    home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
-) -> Iterator[ModelSpec]:
-    with loan_project(tmp_path, monkeypatch, use_models, GATES, label_delay="2d") as model:
-        yield model
+def loans(home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path) -> ModelSpec:
+    return write_loans(tmp_path, monkeypatch, use_models, GATES, label_delay="2d")
 
 
 def retrain(model: ModelSpec, as_of: str, *inputs: str, seed: int = 0) -> VerdictRecorded:

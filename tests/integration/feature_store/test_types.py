@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -23,10 +22,9 @@ from evergreen.feature_store import online_store, repository, training_sets
 from evergreen.feature_store.offline_store import RetrievalError
 from evergreen.lake import datasets, fingerprints
 from evergreen.periods import Calendar
-from evergreen.settings import REPOSITORY
-from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
+from support.small_models import write_small_model
 
 pytestmark = pytest.mark.integration
 
@@ -88,23 +86,8 @@ Columns = Mapping[str, pa.Array]
 
 
 @pytest.fixture
-def wallets(
-    home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
-) -> Iterator[ModelSpec]:
-    folder = tmp_path / "evergreen_models/wallets"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").touch()
-    (folder / "model.py").write_text(SPEC)
-    use_models(tmp_path / "evergreen_models", only=True)
-    (tmp_path / "feature_repo").mkdir()
-    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", tmp_path / "feature_repo")
-    (tmp_path / "feature_repo/wallets.py").write_text(DEFINITIONS)
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
-    repository.settings.cache_clear()
-    repository.open_feature_store.cache_clear()
-    loader.load_spec.cache_clear()
-    yield loader.load_spec("wallets")
-    loader.load_spec.cache_clear()
+def wallets(home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path) -> ModelSpec:
+    return write_small_model("wallets", tmp_path, monkeypatch, use_models, DEFINITIONS, model=SPEC)
 
 
 def instants(day: str, count: int, hour: int) -> pa.Array:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,9 @@ from evergreen.features.inputs import FingerprintsByPeriod
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.periods import Calendar
-from evergreen.settings import REPOSITORY
-from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
+from support.small_models import write_small_model
 
 pytestmark = pytest.mark.integration
 
@@ -104,31 +102,18 @@ LAKE_TYPES = {
 @pytest.fixture
 def write_model(
     home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
-) -> Iterator[Callable[..., ModelSpec]]:
+) -> Callable[..., ModelSpec]:
     """Return a function that writes the model with other code or definitions."""
-    folder = tmp_path / "evergreen_models/meters"
-    folder.mkdir(parents=True)
-    (tmp_path / "feature_repo").mkdir()
-    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", tmp_path / "feature_repo")
-
-    def write(features: str = FEATURES, definitions: str = DEFINITIONS) -> ModelSpec:
-        files = {"__init__": "", "model": SPEC, "features": features, "expectations": EXPECTATIONS}
-        for name, text in files.items():
-            (folder / f"{name}.py").write_text(text)
-        (tmp_path / "feature_repo/meters.py").write_text(definitions)
-        use_models(tmp_path / "evergreen_models", only=True)
-        loader.load_spec.cache_clear()
-        repository.open_feature_store.cache_clear()
-        return loader.load_spec("meters")
-
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
-    repository.settings.cache_clear()
     for day in DAYS:
         file = raw_files.raw_file("logs", day)
         file.parent.mkdir(parents=True)
         pq.write_table(pa.table({"line": [1]}), file)
-    yield write
-    loader.load_spec.cache_clear()
+
+    def write(features: str = FEATURES, definitions: str = DEFINITIONS) -> ModelSpec:
+        modules = {"model": SPEC, "features": features, "expectations": EXPECTATIONS}
+        return write_small_model("meters", tmp_path, monkeypatch, use_models, definitions, **modules)
+
+    return write
 
 
 def build_periods(model: ModelSpec) -> tuple[FingerprintsByPeriod, dict[str, str]]:

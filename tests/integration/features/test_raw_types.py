@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from evergreen.errors import FaultyPeriodsError, FeatureError, RawDataError
-from evergreen.feature_store import repository
 from evergreen.features.inputs import features_dataset, stale_periods
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.ingest.raw_files import raw_file
-from evergreen.settings import REPOSITORY
-from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
+from support.small_models import write_small_model
 
 pytestmark = pytest.mark.integration
 
@@ -79,22 +77,16 @@ till = FeatureService(name="till", features=[items])
 
 
 @pytest.fixture
-def till(
+def write_till(
     home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
-) -> Iterator[ModelSpec]:
-    folder = tmp_path / "models/till"
-    folder.mkdir(parents=True)
-    for name, text in (("__init__", ""), ("model", SPEC), ("features", FEATURES), ("expectations", EXPECTATIONS)):
-        (folder / f"{name}.py").write_text(text)
-    (tmp_path / "feature_repo").mkdir()
-    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", tmp_path / "feature_repo")
-    (tmp_path / "feature_repo/till.py").write_text(DEFINITIONS)
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
-    use_models(folder.parent, only=True)
-    repository.open_feature_store.cache_clear()
-    loader.load_spec.cache_clear()
-    yield loader.load_spec("till")
-    loader.load_spec.cache_clear()
+) -> Callable[..., ModelSpec]:
+    """Return a function that writes the model, or a module of it again."""
+    return partial(write_small_model, "till", tmp_path, monkeypatch, use_models)
+
+
+@pytest.fixture
+def till(write_till: Callable[..., ModelSpec]) -> ModelSpec:
+    return write_till(DEFINITIONS, model=SPEC, features=FEATURES, expectations=EXPECTATIONS)
 
 
 def noon(day: str, unit: str = "us") -> pa.Array:
@@ -196,13 +188,9 @@ def test_holes_are_named_with_all_other_faults(till: ModelSpec) -> None:
         assert words in str(raised.value)
 
 
-def test_days_without_events_are_done(till: ModelSpec, tmp_path: Path) -> None:
+def test_days_without_events_are_done(till: ModelSpec, write_till: Callable[..., ModelSpec]) -> None:
     """Both sources may be absent: on the second day one file has no rows, on the third there is none."""
-    model = tmp_path / "models/till/model.py"
-    model.write_text(SPEC.replace('trailing="1d"', 'trailing="1d", empty_days="absent"'))
-    loader.load_spec.cache_clear()
-    del sys.modules["evergreen_models.till.model"]
-    shop = loader.load_spec("till")
+    shop = write_till(model=SPEC.replace('trailing="1d"', 'trailing="1d", empty_days="absent"'))
     deliver(DAYS[0])
     deliver(DAYS[1], at=pa.nulls(0), item=pa.nulls(0), amount=pa.nulls(0), price=pa.nulls(0))
     run_feature_pipeline(shop, DAYS)

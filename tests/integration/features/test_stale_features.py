@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from datetime import date
 from importlib import import_module
@@ -13,14 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen.errors import StaleFeaturesError
-from evergreen.feature_store import repository, training_sets
+from evergreen.errors import FeatureError, RawDataError, StaleFeaturesError
+from evergreen.feature_store import training_sets
 from evergreen.features import FeatureTables, inputs, staleness
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.periods import Calendar
-from evergreen.settings import REPOSITORY
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
 from support import tills
@@ -35,15 +33,7 @@ WINDOW = Window.from_range(DAYS[2], later(DAYS[-1], 1), RunReason.MANUAL, Calend
 @pytest.fixture
 def folder(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The model's folder and its definitions, with nine raw days."""
-    folder = tills.write_model(tmp_path / "evergreen_models")
-    use_models(tmp_path / "evergreen_models", only=True)
-    (tmp_path / "feature_repo").mkdir()
-    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", tmp_path / "feature_repo")
-    tills.write_definitions(tmp_path / "feature_repo")
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
-    repository.settings.cache_clear()
-    repository.open_feature_store.cache_clear()
-    tills.reload_spec(folder)
+    folder = tills.write_model(tmp_path, monkeypatch, use_models, has_views=True)
     tills.deliver(len(DAYS))
     return folder
 
@@ -51,7 +41,7 @@ def folder(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypa
 def change_unit(folder: Path) -> ModelSpec:
     """From dollars to cents."""
     (folder / "units.py").write_text("PER_DOLLAR = 100.0\n")
-    return tills.reload_spec(folder)
+    return tills.reload_spec()
 
 
 def unpublish(model: ModelSpec, days: list[str]) -> None:
@@ -70,7 +60,7 @@ def takings(model: ModelSpec, manifest: datasets.Manifest) -> list[float]:
 
 
 def test_a_window_of_two_versions_of_the_code_is_not_mixed(folder: Path) -> None:
-    model = tills.reload_spec(folder)
+    model = tills.reload_spec()
     run_feature_pipeline(model, DAYS[:4])
     model = change_unit(folder)
     run_feature_pipeline(model, DAYS[4:])
@@ -90,7 +80,7 @@ def test_a_window_of_two_versions_of_the_code_is_not_mixed(folder: Path) -> None
 
 
 def test_a_changed_register_is_not_mixed_either(folder: Path) -> None:
-    model = tills.reload_spec(folder)
+    model = tills.reload_spec()
     run_feature_pipeline(model, DAYS[:4])
     tills.deliver(len(DAYS), floors=3)
     run_feature_pipeline(model, DAYS[4:])
@@ -100,8 +90,57 @@ def test_a_changed_register_is_not_mixed_either(folder: Path) -> None:
     assert training_sets.build_training_set(model, WINDOW).files["train"].rows
 
 
+def floors(model: ModelSpec, days: list[date]) -> list[dict[int, int | None]]:
+    """Return the floor of each till, by day."""
+    dataset = inputs.features_dataset(model)
+    manifests = inputs.published_manifests(model, days).values()
+    tables = [pq.read_table(dataset.file_path(manifest, "takings"), partitioning=None) for manifest in manifests]
+    return [dict(zip(table["till"].to_pylist(), table["floor"].to_pylist(), strict=True)) for table in tables]
+
+
+def test_a_day_sees_its_part_of_a_history(folder: Path) -> None:
+    model, days = tills.declare_history(folder), DAYS[:4]
+    versions = [(0, "2020-01-01", "2024-01-02", 1), (0, "2024-01-02", None, 2), (1, "2023-05-01", "2024-01-04", 3)]
+    tills.deliver_history(versions)
+    run_feature_pipeline(model, days)
+    before, none = contents(model, days), {2: None, 3: None}
+    assert floors(model, days) == [{0: 1, 1: 3, **none}, *[{0: 2, 1: 3, **none}] * 2, {0: 2, 1: None, **none}]
+
+    tills.deliver_history([(0, "2024-01-02", "2024-01-05", 2), *versions[::2], (2, "2024-01-05", None, 4)])
+    assert not staleness.find_stale_features(model, inputs.published_manifests(model, days)).days
+    unpublish(model, days)
+    for day in days:
+        run_feature_pipeline(model, [day])
+    assert contents(model, days) == before, "each day alone, of a register that knows the future"
+
+    tills.deliver_history([*versions[::2], (0, "2024-01-02", "2024-01-03", 5), (0, "2024-01-03", None, 2)])
+    stale = staleness.find_stale_features(model, inputs.published_manifests(model, days)).days
+    assert stale == [DAYS[1]]
+    run_feature_pipeline(model, stale)
+    assert floors(model, stale) == [{0: 5, 1: 3, **none}]
+    assert {day for day, content in contents(model, days).items() if content != before[day]} == set(stale)
+    window = Window.from_range(DAYS[1], DAYS[4], RunReason.MANUAL, "UTC")
+    assert training_sets.build_training_set(model, window).files["train"].rows
+
+
+def test_a_faulty_history_is_refused_and_so_is_asking_too_far(folder: Path) -> None:
+    model = tills.declare_history(folder)
+    tills.deliver_history([(0, "2020-01-01", "2024-01-02", 1), (0, "2024-01-01", None, 2)])
+    with pytest.raises(
+        RawDataError, match="1 rows begin before an earlier row of their keys has ended, such as till 0"
+    ):
+        run_feature_pipeline(model, DAYS[:1])
+    tills.deliver_history([(0, "2020-01-01", None, 1)])
+    features = folder / "features.py"
+    text = features.read_text().replace('), "day")', ').withColumn("eve", F.date_sub("day", 1)), "eve")')
+    features.write_text(text)
+    model = tills.reload_spec()
+    with pytest.raises(FeatureError, match="raise trailing_days of tills"):
+        run_feature_pipeline(model, DAYS[:2])
+
+
 def test_a_training_set_depends_on_earlier_days_that_it_reads(folder: Path) -> None:
-    model = tills.reload_spec(folder)
+    model = tills.reload_spec()
     run_feature_pipeline(model, DAYS)
     before = training_sets.build_training_set(model, WINDOW)
     tills.deliver(2, raise_by=1.0)
@@ -124,7 +163,7 @@ def deliver_hard_values(days: list[str]) -> None:
 
 
 def test_a_day_has_the_same_bytes_however_it_was_built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, days = tills.reload_spec(folder), DAYS[:3]
+    model, days = tills.reload_spec(), DAYS[:3]
     deliver_hard_values(days)
     run_feature_pipeline(model, days)
     batch = contents(model, days)

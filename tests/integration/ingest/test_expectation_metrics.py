@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from evergreen.ingest import expectation_metrics, expectations
-from evergreen.ingest.expectation_metrics import open_database
+from evergreen.ingest.databases import open_database
 from evergreen.ingest.frames import text_as_objects
 
 pytestmark = pytest.mark.integration
@@ -167,6 +167,16 @@ def test_same_results_as_in_pandas(tmp_path: Path, table: pa.Table, drawn: list[
         if result["success"] and "mostly" in result["kwargs"]:  # examples are looked for only if a rule fails
             expected["partial_unexpected_list"] = result["partial_unexpected_list"] = []
         assert plain(result) == plain(expected), rule
+
+
+@pytest.mark.parametrize("keys", [[], [1], [1, 1], [1, 2, 1], [2, 1, 1], [2, 1, 2, 3], [3, 1, 2, 4, 3], [1, 2, 3]])
+def test_repeated_keys_of_few_rows_are_found(keys: list[int], tmp_path: Path) -> None:
+    """Their hashes are sorted in four parts, however few they are."""
+    for offset in range(10):  # other hashes, in another order
+        file = tmp_path / "table.parquet"
+        pq.write_table(pa.table({"key": pa.array([key + offset for key in keys], pa.int64())}), file)
+        report = validate(file, "table", [gxe.ExpectColumnValuesToBeUnique(column="key")])
+        assert bool(report.faults) == (len(set(keys)) < len(keys))
 
 
 def plain(value: Any) -> Any:

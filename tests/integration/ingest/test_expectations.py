@@ -24,7 +24,7 @@ from pandas.api.types import is_string_dtype
 from evergreen.errors import Fault
 from evergreen.ingest import expectation_metrics
 from evergreen.ingest import expectations as quality
-from evergreen.ingest.expectation_metrics import open_database
+from evergreen.ingest.databases import open_database
 from evergreen.ingest.frames import text_as_objects
 from evergreen_models.flight_delay import expectations
 from evergreen_models.flight_delay.features import DELAY_COLUMNS, DELAY_VIEW_KEYS, WEATHER_COLUMNS

@@ -13,11 +13,14 @@ import pytest
 from rich.console import Console
 
 from evergreen import ledger, storage
+from evergreen.cli.doctor.storage import check_ledger_entries
 from evergreen.cli.tables import show_history, show_training_costs
 from evergreen.errors import SpecError
 from evergreen.ledger import ChangeAccepted, LedgerEvent
 from evergreen.settings import settings
+from evergreen.spec.loader import load_spec
 from evergreen.training.attempt import Attempt, ResourceAllocation
+from evergreen_local.stack import show_stack_status
 from support.ledger_events import (
     MODEL,
     THREE_CHAMPIONS,
@@ -78,6 +81,44 @@ def test_show_history_lists_every_champion_with_its_reason(home: Path) -> None:
     assert "1 2013-01-11 rolled back from version 2: late flights" in text
     assert "champion: version 1; 2 verdicts in 5 entries" in text
     assert "barred: version 2" in text
+
+
+RIGHT_SPEC = """
+from evergreen.spec.model import ModelSpec
+MODEL = ModelSpec(
+    name=__name__.split(".")[-2], owner="tests", features="flight_delay", feature_service="x", schedule="0 0 * * 1",
+    gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
+)
+"""
+BROKEN_SPECS = {
+    "no Python": ("MODEL =", "model.py, line 1: SyntaxError"),
+    "no MODEL": ("", "model.py: defines no MODEL"),
+    "an error": ("1 / 0", "model.py, line 1: ZeroDivisionError"),
+    "an exit": ("raise SystemExit(1)", "model.py, line 1: SystemExit"),
+    "two faults": (RIGHT_SPEC.replace('"tests"', '""').replace("auc", "luck"), "owner: string should have at least 1"),
+    "another name": (RIGHT_SPEC.replace("[-2]", "[0]"), "model.py: name: is 'evergreen_models'"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_SPECS)
+def test_a_broken_spec_hides_no_challenger(
+    broken: str, home: Path, tmp_path: Path, use_models: Callable[..., None]
+) -> None:
+    text, words = BROKEN_SPECS[broken]
+    for name in ("first", "second", "third", "without"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "model.py").write_text(text if name in ("second", "without") else RIGHT_SPEC)
+        for event in (verdict_event(10), promotion("1", 10, 1), verdict_event(17, "1"), deferral("2", 17, 3)):
+            if name != "without":
+                ledger.append_decision(name, "ada", lambda _, event=event: event)
+    use_models(tmp_path / "models", only=True)
+    load_spec.cache_clear()
+    for shown in (output_of(lambda console: show_stack_status(console, as_json=False)), check_ledger_entries().message):
+        for name in ("first", "third"):
+            assert f"challenger of {name}: version 2: it passed its gates, and its promotion is held back" in shown
+        assert "challenger of second: version 2: its spec is invalid: " in shown
+        assert words in shown
+        assert "without" not in shown
 
 
 def test_show_history_names_the_challenger(home: Path) -> None:

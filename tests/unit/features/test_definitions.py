@@ -12,6 +12,7 @@ from evergreen.features import definitions, inputs
 from evergreen.features.definitions import declared_types
 from evergreen.settings import settings
 from evergreen.spec import loader
+from support.small_models import write_small_model
 
 pytestmark = pytest.mark.unit
 
@@ -77,15 +78,8 @@ def define(
     monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], home: Path, tmp_path: Path
 ) -> Callable[[str], None]:
     """Return a function that appends to the definitions of the model."""
-    (tmp_path / "models/shops").mkdir(parents=True)
-    (tmp_path / "models/shops/model.py").write_text(SPEC)
-    (tmp_path / "models/shops/features.py").touch()
-    use_models(tmp_path / "models", only=True)
-    loader.load_spec.cache_clear()
-    (tmp_path / "repo").mkdir()
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "repo"))
-    settings.cache_clear()
-    return lambda text: (tmp_path / "repo/shops.py").write_text(DEFINITIONS + text)
+    write_small_model("shops", tmp_path, monkeypatch, use_models, model=SPEC, features="")
+    return lambda text: (tmp_path / "feature_repo/shops.py").write_text(DEFINITIONS + text)
 
 
 @pytest.mark.parametrize("case", REFUSED)

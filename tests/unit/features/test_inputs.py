@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from evergreen.features import inputs
 from evergreen.lake import fingerprints
+from evergreen.spec.model import FeatureSpec
+from support.histories import tariff_source
 
 pytestmark = pytest.mark.unit
 
@@ -51,3 +55,23 @@ def test_imported_modules_of_a_model_folder_count(folder: Path) -> None:
 def test_a_missing_module_is_named(folder: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"models\.tide\.train"):
         fingerprints.code_of(["evergreen_models.tide.train"], [])
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "trailing", "start", "hours"),
+    [
+        ("UTC", "2024-03-10", 0, "2024-03-10T00:00", 24),
+        ("America/New_York", "2024-03-10", 0, "2024-03-10T05:00", 23),
+        ("America/New_York", "2024-11-03", 0, "2024-11-03T04:00", 25),
+        ("America/New_York", "2024-03-11", 1, "2024-03-10T05:00", 47),
+        ("Pacific/Kiritimati", "2024-03-10", 0, "2024-03-09T10:00", 24),
+        ("Asia/Beirut", "2024-03-31", 0, "2024-03-30T22:00", 23),  # its first hour is missing
+    ],
+)
+def test_a_day_sees_a_history_until_its_midnight(zone: str, day: str, trailing: int, start: str, hours: int) -> None:
+    source, day_ = tariff_source(dates=False, trailing_days=trailing), date.fromisoformat(day)
+    spec = FeatureSpec(timezone=zone, first_day="2024-01-01", sources=[source], views=["a"], spine="b")
+    begins = datetime.fromisoformat(start).replace(tzinfo=UTC)
+    assert inputs.visible_span(spec, source, day_) == (begins, begins + timedelta(hours=hours))
+    by_days = tariff_source(trailing_days=trailing)
+    assert inputs.visible_span(spec, by_days, day_) == (day_ - timedelta(trailing), day_ + timedelta(1))

@@ -26,11 +26,9 @@ FLOORS = 'dict(name="tills", daily=False'
 
 
 @pytest.fixture
-def folder(home: Path, tmp_path: Path, use_models: Callable[..., None]) -> Path:
+def folder(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The model's folder, with raw files of four days."""
-    folder = tills.write_model(tmp_path / "evergreen_models")
-    use_models(tmp_path / "evergreen_models", only=True)
-    tills.reload_spec(folder)
+    folder = tills.write_model(tmp_path, monkeypatch, use_models)
     tills.deliver(4)
     return folder
 
@@ -38,7 +36,7 @@ def folder(home: Path, tmp_path: Path, use_models: Callable[..., None]) -> Path:
 @pytest.fixture
 def model(folder: Path) -> ModelSpec:
     """The model, whose four days are published."""
-    model = tills.reload_spec(folder)
+    model = tills.reload_spec()
     tills.publish(model, DAYS)
     return model
 
@@ -110,7 +108,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
             raw_files.raw_file("shops").parent.mkdir(),
             rewrite_register(raw_files.raw_file("shops")),
         ],
-        ["the raw file of shops is new", "columns.shops is new"],
+        ["the raw file of shops is new", "columns.shops is new", "formats.shops is new"],
     ),
     "another format": (
         lambda folder: tills.change_spec(
@@ -127,9 +125,90 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 def test_what_differs_is_named_and_nothing_else(change: str, folder: Path, model: ModelSpec) -> None:
     act, differences = CHANGES[change]
     act(folder)
-    result = stale(tills.reload_spec(folder))
+    result = stale(tills.reload_spec())
     assert list(result.differences) == differences
     assert result.periods == (DAYS if differences else [])
+
+
+VERSIONS = [(0, "2020-01-01", "2024-01-02", 1), (0, "2024-01-02", None, 2), (1, "2023-05-01", "2024-01-04", 3)]
+HISTORIES: dict[str, tuple[list[tills.TillVersion], list[int]]] = {
+    "nothing": (VERSIONS, []),
+    "another order": (VERSIONS[::-1], []),
+    "what begins after the last day": ([*VERSIONS, (1, "2024-01-05", None, 9), (2, "2024-01-05", None, 9)], []),
+    "an end after the last day": ([VERSIONS[0], (0, "2024-01-02", "2024-01-05", 2), VERSIONS[2]], []),
+    "what was before the first day": (
+        [(0, "2021-06-01", "2024-01-02", 1), (1, "2020-01-01", "2023-05-01", 8), *VERSIONS[1:]],
+        [],
+    ),
+    "one row as two": ([*VERSIONS[:2], (1, "2023-05-01", "2024-01-02", 3), (1, "2024-01-02", "2024-01-04", 3)], []),
+    "a new key of the last day": ([*VERSIONS, (2, "2024-01-04", None, 9)], [3]),
+    "a value until the second day": ([(0, "2020-01-01", "2024-01-02", 7), *VERSIONS[1:]], [0]),
+    "a value from the second day on": ([VERSIONS[0], (0, "2024-01-02", None, 7), VERSIONS[2]], [1, 2, 3]),
+    "a change two days later": ([(0, "2020-01-01", "2024-01-04", 1), (0, "2024-01-04", None, 2), VERSIONS[2]], [1, 2]),
+    "an end a day earlier": ([*VERSIONS[:2], (1, "2023-05-01", "2024-01-03", 3)], [2]),
+    "no rows of a key": (VERSIONS[:2], [0, 1, 2]),
+}
+
+
+def publish_with_history(folder: Path, kind: str = "date32", zone: str = "UTC", trailing: int = 0) -> ModelSpec:
+    tills.change_spec(folder, '"UTC"', f'"{zone}"')
+    model = tills.declare_history(folder, kind, trailing)
+    tills.deliver_history(VERSIONS)
+    tills.publish(model, DAYS)
+    assert not stale(model).days
+    return model
+
+
+@pytest.mark.parametrize(("kind", "zone"), [("date32", "UTC"), ("timestamp[us, tz=UTC]", "America/New_York")])
+@pytest.mark.parametrize("name", HISTORIES)
+def test_a_changed_history_concerns_its_days_only(name: str, kind: str, zone: str, folder: Path) -> None:
+    versions, numbers = HISTORIES[name]
+    model = publish_with_history(folder, kind, zone)
+    tills.deliver_history(versions)
+    days = [DAYS[number] for number in numbers]
+    assert stale(model).differences == ({"the raw file of tills has changed": days} if days else {})
+    mixed = staleness.find_mixed_features(model, inputs.published_manifests(model, DAYS))
+    assert mixed.differences == stale(model).differences
+    tills.publish(model, stale(model).days)
+    assert not stale(model).days
+
+
+def test_trailing_days_reach_back_into_a_history(folder: Path) -> None:
+    model = publish_with_history(folder, trailing=1)
+    tills.deliver_history([(0, "2020-01-01", "2024-01-02", 7), *VERSIONS[1:]])
+    assert stale(model).days == DAYS[:2]
+
+
+def test_a_history_that_is_gone_is_compared_with_none(folder: Path) -> None:
+    model = publish_with_history(folder)
+    raw_files.raw_file("tills").unlink()
+    assert not stale(model).days
+    assert not staleness.find_mixed_features(model, inputs.published_manifests(model, DAYS)).days
+
+
+@pytest.mark.parametrize("spoil", ["no parquet", "damaged pages", "null keys"])
+def test_all_days_differ_from_a_history_that_is_damaged(spoil: str, folder: Path) -> None:
+    model = publish_with_history(folder)
+    file = raw_files.raw_file("tills")
+    content = file.read_bytes()
+    if spoil == "null keys":
+        table = pq.read_table(file)
+        pq.write_table(table.set_column(0, "till", pa.array([None, 0, 1])), file)
+    else:
+        file.write_bytes(b"no" if spoil == "no parquet" else content[:4] + b"\xff" * 100 + content[104:])
+    assert stale(model).days == DAYS
+
+
+def test_a_history_may_keep_its_days(folder: Path) -> None:
+    publish_with_history(folder)
+    tills.deliver_history(VERSIONS[:1])
+    assert not stale(tills.change_spec(folder, "'daily': False", "'daily': False, 'rebuild_on_change': False")).days
+
+
+def test_other_columns_of_validity_make_days_stale(folder: Path) -> None:
+    publish_with_history(folder)
+    model = tills.change_spec(folder, ", 'valid_to': 'until'", "")
+    assert list(stale(model).differences)[1:] == ["histories.tills.valid_to is no longer used"]
 
 
 def test_libraries_are_named_with_both_versions(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +273,7 @@ def test_days_that_differ_from_the_newest_are_mixed(folder: Path, model: ModelSp
 
 
 def test_nothing_published_is_not_stale(folder: Path) -> None:
-    model = tills.reload_spec(folder)
+    model = tills.reload_spec()
     result = stale(model)
     assert (result.published, result.periods) == ([], [])
 
@@ -227,4 +306,4 @@ def test_days_before_the_window_count_as_far_as_views_reach(
 
 
 def test_the_files_of_the_model_are_those_of_its_spec(folder: Path) -> None:
-    assert [file.name for file in inputs.register_files(feature_spec(tills.reload_spec(folder)))] == ["tills"]
+    assert [file.name for file in inputs.register_files(feature_spec(tills.reload_spec()))] == ["tills"]

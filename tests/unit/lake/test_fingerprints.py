@@ -40,6 +40,7 @@ CHANGES = {
     "evergreen/feature_store/offline_store.py": {"training set", "evidence"},
     "evergreen/feature_store/retrieval.py": {"training set", "evidence"},
     "evergreen/features/build.py": {"features"},
+    "evergreen/features/register_history.py": {"features"},
     "evergreen/features/row_order.py": {"features"},
     "evergreen/features/types.py": {"features", "training set", "evidence"},
     "evergreen_models/flight_delay/features.py": {"features"},

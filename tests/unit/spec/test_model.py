@@ -208,6 +208,53 @@ def test_the_features_of_another_model_have_its_period() -> None:
         feature_spec(model)
 
 
+def history(change: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    columns = {
+        "plane": {"type": "string", "nullable": False},
+        "since": {"type": "timestamp[us, tz=UTC]", "nullable": False},
+        "until": "timestamp[us, tz=UTC]",
+        "weight": "float64",
+        **change,
+    }
+    roles = {"keys": ["plane"], "valid_from": "since", "valid_to": "until", **fields.pop("history", {})}
+    return source(**{"daily": False, "columns": columns, "history": roles, **fields})
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"trailing": "3d"}, {"history": {"valid_to": None}}, {"rebuild_on_change": False}]
+)
+def test_a_right_history(change: dict[str, Any]) -> None:
+    (built,) = feature_spec(ModelSpec(**spec(**history({}, **change)))).sources
+    assert built.history
+    assert not built.has_dates_of_validity
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (history({}, daily=True), "history needs daily=False"),
+        (history({}, history={"keys": ["tail"]}), "history: tail is not among the columns"),
+        (history({}, history={"valid_to": "end"}), "history: end is not among the columns"),
+        (history({}, history={"keys": ["plane", "plane"]}), "history: plane has two roles"),
+        (history({}, history={"valid_to": "since"}), "history: since has two roles"),
+        (history({"plane": "string"}), "history: plane may be null: declare nullable=False"),
+        (history({"since": "timestamp[us, tz=UTC]"}), "history: since may be null"),
+        (history({"plane": {"type": "float64", "nullable": False}}), "history: plane is float64"),
+        (history({"plane": {"type": "list<string>", "nullable": False}}), "history: plane is list<string>"),
+        (history({"since": {"type": "timestamp[us]", "nullable": False}}), "history: since has no time zone"),
+        (history({"until": "timestamp[us]"}), "history: until has no time zone"),
+        (history({"until": "string"}), "history: until is string: declare timestamp[us, tz=UTC], or date32"),
+        (history({"until": "date32"}), "history: since and until have two types"),
+    ],
+)
+def test_a_history_that_cannot_be_is_refused(change: dict[str, Any], what: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        ModelSpec(**spec(**change))
+    (fault,) = refused.value.faults
+    assert fault.location == "features.sources.0"
+    assert what in fault.problem
+
+
 def test_the_models_that_ship_load() -> None:
     assert "flight_delay" in loader.model_names()
     for name in loader.model_names():

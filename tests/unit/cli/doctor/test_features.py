@@ -19,11 +19,10 @@ DAYS = tills.days(10)  # a retrain reads the last seven
 
 
 @pytest.fixture
-def folder(home: Path, tmp_path: Path, use_models: Callable[..., None]) -> Path:
+def folder(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a model with ten published days."""
-    folder = tills.write_model(tmp_path / "evergreen_models")
-    use_models(tmp_path / "evergreen_models", only=True)
-    model = tills.reload_spec(folder)
+    folder = tills.write_model(tmp_path, monkeypatch, use_models)
+    model = tills.reload_spec()
     tills.deliver(10)
     tills.publish(model, DAYS)
     return folder
@@ -31,7 +30,7 @@ def folder(home: Path, tmp_path: Path, use_models: Callable[..., None]) -> Path:
 
 def change_code(folder: Path) -> ModelSpec:
     (folder / "units.py").write_text("PER_DOLLAR = 100.0\n")
-    return tills.reload_spec(folder)
+    return tills.reload_spec()
 
 
 def test_features_that_would_be_made_the_same_now_pass(folder: Path) -> None:
@@ -77,7 +76,7 @@ def test_a_model_that_rebuilds_them_passes_and_says_so(folder: Path) -> None:
 
 
 def test_a_model_folder_that_is_broken_is_left_to_its_own_check(folder: Path) -> None:
-    tills.reload_spec(folder)
+    tills.reload_spec()
     (folder.parent / "broken").mkdir()
     (folder.parent / "broken/model.py").write_text("1 / 0\n")
     assert check_features().message.endswith("none stale")

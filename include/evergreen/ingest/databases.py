@@ -1,0 +1,29 @@
+"""The database that reads raw files: DuckDB in this process."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+
+QUERY_ERRORS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.OutOfMemoryException)
+"""What DuckDB raises when the query, or the machine, is at fault. Any other error is that of a file."""
+
+_MEMORY_MB_PER_THREAD = 256  # beyond it, DuckDB writes to disk what it groups, such as keys that repeat
+
+
+@contextmanager
+def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an empty database for any number of files. Its memory is limited, whatever the number of their rows."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits: dict[str, Any] = {"threads": threads, "memory_limit": f"{_MEMORY_MB_PER_THREAD * threads}MB"}
+    with (
+        tempfile.TemporaryDirectory(prefix="evergreen-checks-") as scratch,
+        duckdb.connect(config={**limits, "temp_directory": scratch}) as database,
+    ):
+        database.execute("SET TimeZone = 'UTC'")
+        yield database
