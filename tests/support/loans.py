@@ -30,7 +30,7 @@ MODEL = ModelSpec(
     name="loans", owner="tests", feature_service="loans", label="loss", request_columns=["amount"],
     features=dict(timezone="{ZONE}", first_day="{FIRST}", spine="requests", views=["customers"],
                   sources=[dict(name="bookings", columns=dict(x="int64"))]),
-    schedule="0 0 * * 1", train="21d", holdout="7d", label_delay={{label_delay}},
+    schedule="0 0 * * 1", train="21d", holdout="7d", label_delay="{{label_delay}}d",
     gates=[{{gates}}], {{options}}
 )
 """

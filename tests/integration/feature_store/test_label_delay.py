@@ -133,6 +133,6 @@ def test_labels_that_come_later_than_declared_are_counted(loans: ModelSpec) -> N
 
 
 def test_a_window_too_short_for_the_delay_says_so(loans: ModelSpec) -> None:
-    text = "only 67 days of data, 7 of them for the holdout, 60 for labels to arrive after it and before it"
+    text = "only 67 days of data, 7d of them for the holdout, 30d each for labels to arrive after it and before it"
     with pytest.raises(RawDataError, match=text):
         training_sets.build_training_set(loans, window(loans, later(FIRST, 67)))
