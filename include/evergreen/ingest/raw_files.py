@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -302,5 +303,14 @@ def _hash_part(part: RawPart) -> str:
 
 
 def _read_cache(file: Path) -> dict[str, dict[str, Any]]:
-    cache: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return {}
+    return _parse_cache(file, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16)  # read for each of many files, and replaced as a whole when one is new
+def _parse_cache(file: Path, *_: int) -> dict[str, dict[str, Any]]:
+    cache: dict[str, dict[str, Any]] = json.loads(file.read_text())
     return cache
