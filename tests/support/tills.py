@@ -131,7 +131,7 @@ TillVersion = tuple[int, str, str | None, int]
 """A row of the register with history: till, first day, day after the last (None: open), floor."""
 
 
-def declare_history(model: Path, kind: str = "date32", trailing: int = 0) -> ModelSpec:
+def declare_history(model: Path, kind: str = "date32", trailing: str = "0d") -> ModelSpec:
     """Make the tills a register with history, of this type of times, and let `build` ask it for the floor of a day."""
     features, sales = model / "features.py", 'raw["sales"].where(F.col("day").isin(list(days)))'
     text, join = features.read_text(), f'{sales}.join(raw["tills"], "till")'
@@ -141,7 +141,7 @@ def declare_history(model: Path, kind: str = "date32", trailing: int = 0) -> Mod
     declared = dict(
         name="tills",
         daily=False,
-        trailing_days=trailing,
+        trailing=trailing,
         columns=dict(till=key, since=begins, until=kind, floor="int64"),
         history=dict(keys=["till"], valid_from="since", valid_to="until"),
     )
@@ -157,14 +157,14 @@ def deliver_history(versions: Iterable[TillVersion]) -> None:
         days = [text and date.fromisoformat(text) for text in texts]
         if spec.source("tills").has_dates_of_validity:
             return pa.array(days, pa.date32())
-        return pa.array([day and midnight(day, spec.timezone) for day in days], pa.timestamp("us", "UTC"))
+        return pa.array([day and spec.calendar.start(day.isoformat()) for day in days], pa.timestamp("us", "UTC"))
 
     tills, since, until, floors = zip(*versions, strict=True)
     table = pa.table({"till": tills, "since": times(since), "until": times(until), "floor": floors})
     pq.write_table(table, raw_file("tills"))
 
 
-def publish(model: ModelSpec, days_: list[date]) -> None:
+def publish(model: ModelSpec, days_: list[str]) -> None:
     """Publish days without rows, with manifests as the features DAG makes them now."""
     dataset = inputs.features_dataset(model)
     for day, parts in inputs.feature_inputs(model, days_).items():

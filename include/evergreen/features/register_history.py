@@ -20,9 +20,9 @@ _MOMENT, _BEGINS, _ENDS = _OWN_COLUMNS = ("_evergreen_moment", "_evergreen_begin
 class RegisterHistory:
     """A register with history, which `join_as_of` and `snapshot` ask for what was valid at some times.
 
-    It answers for the days that are built, and for the `trailing_days` of the source before each of them. Asking for
+    It answers for the periods that are built, and for the time `trailing` of the source before each of them. Asking for
     another time fails the build: a later one is the future, and after a correction of an earlier one nobody would know
-    that these days are to be built again.
+    that these periods are to be built again.
     """
 
     def __init__(self, source: RawSource, rows: DataFrame, spans: Sequence[tuple[date, date]], timezone: str) -> None:
@@ -79,12 +79,12 @@ class RegisterHistory:
         if self._source.has_dates_of_validity and isinstance(events.schema[timestamp].dataType, TimestampType):
             moment = F.to_date(F.from_utc_timestamp(moment, self._timezone))
         in_spans = reduce(or_, ((moment >= start) & (moment < end) for start, end in _merge(self._spans)))
-        days = f"the days that are built and the {self._source.trailing_days} before each"
-        fix = f"raise trailing_days of {self._source.name}, or leave out events of other times"
+        reach = f"the periods that are built and the {self._source.trailing} before each"
+        fix = f"raise trailing of {self._source.name}, or leave out events of other times"
         message = F.concat(
             F.lit(f"{self._source.name} is asked for "),
             moment.cast("string"),
-            F.lit(f", which is not in {days}: {fix}"),
+            F.lit(f", which is not in {reach}: {fix}"),
         )
         may_ask = F.when(moment.isNull() | in_spans, True).otherwise(F.raise_error(message).cast("boolean"))
         return events.where(may_ask).withColumn(_MOMENT, moment)

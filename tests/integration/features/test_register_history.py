@@ -119,12 +119,12 @@ def events_at(spark: SparkSession, source: RawSource, *steps: int, key: int = 0)
 @pytest.mark.parametrize(("step", "dates", "key"), [(1, True, 0), (4, False, 9), (5, True, 9), (8, False, 0)])
 def test_other_times_cannot_be_asked_for(step: int, dates: bool, key: int, spark: SparkSession, tmp_path: Path) -> None:
     """Between the days of a batch neither, and whether the register has the key or not."""
-    source = tariff_source(dates=dates, trailing_days=1)
+    source = tariff_source(dates=dates, trailing="1d")
     register = open_register(spark, source, VERSIONS, tmp_path, ((2, 4), (6, 7), (7, 8)))
     right = events_at(spark, source, 2, 3, 6, 7)
     assert [row["price"] for row in register.join_as_of(right, "at").orderBy("id").collect()] == ["a", "a", "b", "b"]
     wrong = right.unionAll(events_at(spark, source, step, key=key))
-    words = r"tariffs is asked for 2024-0.*and the 1 before each: raise trailing_days of tariffs"
+    words = r"tariffs is asked for 2024-0.*and the 1d before each: raise trailing of tariffs"
     for result in (register.join_as_of(wrong, "at"), register.snapshot(wrong.drop("station"), "at")):
         with pytest.raises(PySparkException, match=words):
             result.select("id").collect()

@@ -135,7 +135,7 @@ def test_a_faulty_history_is_refused_and_so_is_asking_too_far(folder: Path) -> N
     text = features.read_text().replace('), "day")', ').withColumn("eve", F.date_sub("day", 1)), "eve")')
     features.write_text(text)
     model = tills.reload_spec()
-    with pytest.raises(FeatureError, match="raise trailing_days of tills"):
+    with pytest.raises(FeatureError, match="raise trailing of tills"):
         run_feature_pipeline(model, DAYS[:2])
 
 

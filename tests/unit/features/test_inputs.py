@@ -69,9 +69,30 @@ def test_a_missing_module_is_named(folder: Path) -> None:
     ],
 )
 def test_a_day_sees_a_history_until_its_midnight(zone: str, day: str, trailing: int, start: str, hours: int) -> None:
-    source, day_ = tariff_source(dates=False, trailing_days=trailing), date.fromisoformat(day)
+    source = tariff_source(dates=False, trailing=f"{trailing}d")
     spec = FeatureSpec(timezone=zone, first_day="2024-01-01", sources=[source], views=["a"], spine="b")
     begins = datetime.fromisoformat(start).replace(tzinfo=UTC)
-    assert inputs.visible_span(spec, source, day_) == (begins, begins + timedelta(hours=hours))
-    by_days = tariff_source(trailing_days=trailing)
-    assert inputs.visible_span(spec, by_days, day_) == (day_ - timedelta(trailing), day_ + timedelta(1))
+    assert inputs.visible_span(spec, source, day) == (begins, begins + timedelta(hours=hours))
+    by_days = tariff_source(trailing=f"{trailing}d")
+    first = date.fromisoformat(day) - timedelta(trailing)
+    assert inputs.visible_span(spec, by_days, day) == (first, first + timedelta(trailing + 1))
+
+
+@pytest.mark.parametrize(
+    ("period", "name", "trailing", "start", "hours", "days"),
+    [
+        ("1h", "2024-03-10T06:00Z", "0h", "2024-03-10T06:00", 1, ("2024-03-10", "2024-03-11")),
+        ("1h", "2024-03-10T03:00Z", "6h", "2024-03-09T21:00", 7, ("2024-03-09", "2024-03-10")),
+        ("1w", "2024-03-04", "1w", "2024-02-26T05:00", 14 * 24 - 1, ("2024-02-26", "2024-03-11")),
+    ],
+)
+def test_other_periods_see_a_history(
+    period: str, name: str, trailing: str, start: str, hours: int, days: tuple[str, str]
+) -> None:
+    source, by_days = (tariff_source(dates=dates, trailing=trailing) for dates in (False, True))
+    spec = FeatureSpec(
+        period=period, timezone="America/New_York", first_day="2024-01-01", sources=[source], views=["a"], spine="b"
+    )
+    begins = datetime.fromisoformat(start).replace(tzinfo=UTC)
+    assert inputs.visible_span(spec, source, name) == (begins, begins + timedelta(hours=hours))
+    assert inputs.visible_span(spec, by_days, name) == tuple(map(date.fromisoformat, days))

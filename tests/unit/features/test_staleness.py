@@ -150,12 +150,12 @@ HISTORIES: dict[str, tuple[list[tills.TillVersion], list[int]]] = {
 }
 
 
-def publish_with_history(folder: Path, kind: str = "date32", zone: str = "UTC", trailing: int = 0) -> ModelSpec:
+def publish_with_history(folder: Path, kind: str = "date32", zone: str = "UTC", trailing: str = "0d") -> ModelSpec:
     tills.change_spec(folder, '"UTC"', f'"{zone}"')
     model = tills.declare_history(folder, kind, trailing)
     tills.deliver_history(VERSIONS)
     tills.publish(model, DAYS)
-    assert not stale(model).days
+    assert not stale(model).periods
     return model
 
 
@@ -169,21 +169,21 @@ def test_a_changed_history_concerns_its_days_only(name: str, kind: str, zone: st
     assert stale(model).differences == ({"the raw file of tills has changed": days} if days else {})
     mixed = staleness.find_mixed_features(model, inputs.published_manifests(model, DAYS))
     assert mixed.differences == stale(model).differences
-    tills.publish(model, stale(model).days)
-    assert not stale(model).days
+    tills.publish(model, stale(model).periods)
+    assert not stale(model).periods
 
 
-def test_trailing_days_reach_back_into_a_history(folder: Path) -> None:
-    model = publish_with_history(folder, trailing=1)
+def test_what_trails_reaches_back_into_a_history(folder: Path) -> None:
+    model = publish_with_history(folder, trailing="1d")
     tills.deliver_history([(0, "2020-01-01", "2024-01-02", 7), *VERSIONS[1:]])
-    assert stale(model).days == DAYS[:2]
+    assert stale(model).periods == DAYS[:2]
 
 
 def test_a_history_that_is_gone_is_compared_with_none(folder: Path) -> None:
     model = publish_with_history(folder)
     raw_files.raw_file("tills").unlink()
-    assert not stale(model).days
-    assert not staleness.find_mixed_features(model, inputs.published_manifests(model, DAYS)).days
+    assert not stale(model).periods
+    assert not staleness.find_mixed_features(model, inputs.published_manifests(model, DAYS)).periods
 
 
 @pytest.mark.parametrize("spoil", ["no parquet", "damaged pages", "null keys"])
@@ -196,7 +196,7 @@ def test_all_days_differ_from_a_history_that_is_damaged(spoil: str, folder: Path
         pq.write_table(table.set_column(0, "till", pa.array([None, 0, 1])), file)
     else:
         file.write_bytes(b"no" if spoil == "no parquet" else content[:4] + b"\xff" * 100 + content[104:])
-    assert stale(model).days == DAYS
+    assert stale(model).periods == DAYS
 
 
 def test_a_history_may_keep_its_days(folder: Path) -> None:
