@@ -80,7 +80,7 @@ def measure(some: Sequence[date]) -> tuple[float, float]:
     walls, cpus = [], []
     for day in some:
         began, used = time.monotonic(), cpu_seconds()
-        assert not inputs.stale_days(model, [day])  # what `plan` asks first
+        assert not inputs.stale_periods(model, [day])  # what `plan` asks first
         run_feature_pipeline(model, [day])
         walls.append(time.monotonic() - began)
         cpus.append(cpu_seconds() - used)

@@ -479,8 +479,8 @@ def unpublished(days: Sequence[date]) -> list[str]:
     model = loader.load_spec(NAME)
     return [
         day
-        for day, mark in inputs.compute_day_fingerprints(model, days).items()
-        if not inputs.find_published_day(model, day, mark)
+        for day, mark in inputs.compute_period_fingerprints(model, days).items()
+        if not inputs.find_published_period(model, day, mark)
     ]
 
 
@@ -513,10 +513,10 @@ def faults(home: Path, clean: Path, days: Sequence[date], seen: Seen) -> list[st
     found = []
     for root in (home, clean):
         there = {path.stem for path in (root / f"lake/features/{NAME}/_manifests").glob("*.json")}
-        if missing := {datasets.day_partition(day) for day in days} ^ there:
+        if missing := {datasets.period_partition(day) for day in days} ^ there:
             found.append(f"{root.name}: missing or not delivered: {sorted(missing)}")
     for day in days:
-        partition = datasets.day_partition(day)
+        partition = datasets.period_partition(day)
         disturbed, plain = ((root / f"lake/features/{NAME}/_manifests/{partition}.json") for root in (home, clean))
         if disturbed.read_bytes() != plain.read_bytes():
             found.append(f"{partition}: another manifest than the plain process has made")
@@ -609,7 +609,7 @@ def main() -> None:
     for kind, count in sorted(Counter(run["run_type"] for run in runs).items()):
         print(f"{'runs, ' + kind:<48}{count}")
     print(f"{'tasks that succeeded at try 1, 2, …':<48}{', '.join(str(tries[n]) for n in range(1, max(tries) + 1))}")
-    waited = sorted(seen.published[datasets.day_partition(day)][0][0] - at for day, at in world.arrived.items())
+    waited = sorted(seen.published[datasets.period_partition(day)][0][0] - at for day, at in world.arrived.items())
     print(f"{'s from arrival to published, median, longest':<48}{waited[len(waited) // 2]:.0f}, {waited[-1]:.0f}")
     print(f"{'clears needed':<48}{sum(person.clears.values())}")
     for why, count in person.reasons.items():

@@ -82,7 +82,7 @@ def write_models(project: Path, count: int) -> None:
         (project / "models" / name).mkdir(parents=True)
         text = spec.replace('name="flight_delay"', f'name="{name}"')
         if number == count - 1:
-            text = text.replace("train_days", "trian_days")
+            text = text.replace("train=", "trian=")
         (project / "models" / name / "model.py").write_text(text)
         shutil.copy(ROOT / "include/evergreen_models/flight_delay/sources.py", project / "models" / name)
         (project / "dags" / f"{name}.py").write_text(dag_file.replace("flight_delay", name))

@@ -60,27 +60,27 @@ class SpecError(FaultsError):
 
 
 class WindowError(EvergreenError):
-    """The days of a DAG run are missing or invalid."""
+    """The periods of a DAG run are missing or invalid."""
 
 
-class FaultyDaysError(FaultsError):
-    """Days of a run are left out, because of faults; `remaining` has what the step returns of the other days."""
+class FaultyPeriodsError(FaultsError):
+    """Periods of a run are left out, because of faults; `remaining` has what the step returns of the other periods."""
 
     def __init__(self, subject: str, faults: Sequence[Fault], remaining: Mapping[str, str] | None = None):
         super().__init__(subject, faults)
         self.remaining = dict(remaining or {})
 
 
-class RawDataError(FaultyDaysError):
+class RawDataError(FaultyPeriodsError):
     """Raw data is missing or invalid; nothing was computed from it."""
 
 
-class FeatureError(FaultyDaysError):
-    """Features cannot be computed, or are invalid; nothing of their days was published."""
+class FeatureError(FaultyPeriodsError):
+    """Features cannot be computed, or are invalid; nothing of their periods was published."""
 
 
 class StaleFeaturesError(FaultsError):
-    """Days of features were made by other code, parameters or registers than the rest, or than they would be now."""
+    """Periods of features were made by other code, parameters or registers than the rest, or than they would be now."""
 
 
 class InputsChangedError(EvergreenError):

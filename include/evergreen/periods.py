@@ -1,7 +1,7 @@
 """The periods that data comes in: minutes, hours, days or weeks, and the arithmetic of them.
 
-A period has one name, wherever it is kept: in partitions, windows, the ledger and messages. Names of one calendar sort
-as time does.
+A period has one name, wherever it is kept: in windows, partitions, the ledger and messages. Names of one calendar sort
+as time does. Arithmetic with names is that of a `Calendar`.
 
     15min, 1h …   2013-03-10T06:15Z   an instant in UTC: such periods are equally long, whatever clocks show
     1d            2013-03-10          from midnight to midnight in the model's time zone: 23, 24 or 25 hours, or another
@@ -15,7 +15,7 @@ begins.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -25,7 +25,8 @@ from evergreen.errors import WindowError
 
 _DAY = timedelta(days=1)
 _UNITS = {"min": timedelta(minutes=1), "h": timedelta(hours=1), "d": _DAY, "w": timedelta(weeks=1)}
-_LENGTH = re.compile(r"(?P<count>[1-9]\d{0,5})(?P<unit>min|h|d|w)")
+_WORDS = {timedelta(hours=1): "hour", _DAY: "day", timedelta(weeks=1): "week"}
+_LENGTH = re.compile(r"(?P<count>0|[1-9]\d{0,5})(?P<unit>min|h|d|w)")
 _INSTANT = "%Y-%m-%dT%H:%MZ"
 
 
@@ -37,15 +38,18 @@ class Duration:
     unit: str
 
     @classmethod
+    @lru_cache(maxsize=256)
     def parse(cls, text: str) -> Duration:
         """Parse a count and a unit: `min`, `h`, `d` or `w`.
 
         Raises:
             ValueError: it is nothing of this form.
         """
-        match = _LENGTH.fullmatch(text)
+        match = _LENGTH.fullmatch(text) if isinstance(text, str) else None
         if not match:
-            raise ValueError(f"{text!r} is no length of time: write a count and min, h, d or w, such as 15min, 1h or 90d")
+            raise ValueError(
+                f"{text!r} is no length of time: write a count and min, h, d or w, such as 15min, 1h or 90d"
+            )
         return cls(int(match["count"]), match["unit"])
 
     @property
@@ -57,6 +61,9 @@ class Duration:
     def length(self) -> timedelta:
         """Its length, of days and weeks without a change of clocks."""
         return self.count * _UNITS[self.unit]
+
+    def __bool__(self) -> bool:
+        return self.count > 0
 
     def __str__(self) -> str:
         return f"{self.count}{self.unit}"
@@ -70,24 +77,27 @@ class Calendar:
     timezone: str
 
     def __post_init__(self) -> None:
-        """Check the length: that of an hour, say, fits a day 24 times, and there is no period of three days.
+        """Check the length: 15min fits an hour, 6h fits a day, and there is no period of three days.
 
         Raises:
             ValueError: there are no such periods.
         """
         length = Duration.parse(self.period)
-        if length.is_calendar and length.count > 1:
+        if length.is_calendar and length.count != 1:
             raise ValueError(f"{self.period} is no period: write 1d or 1w")
-        if not length.is_calendar and (length.length > _DAY or _DAY % length.length):
-            raise ValueError(f"{self.period} is no period: write one that a day is a whole number of, such as 15min, 1h or 6h")
+        hour, minutes = _UNITS["h"], length.length
+        if not length.is_calendar and not (length and (not hour % minutes or not (minutes % hour or _DAY % minutes))):
+            problem = "neither is an hour a whole number of them, nor are they whole hours that fit a day"
+            raise ValueError(f"{self.period} is no period, because {problem}: write one such as 15min, 1h or 6h")
 
     @property
     def unit(self) -> str:
-        """The word for one period: `minutes`, `hour`, `day` or `week`."""
-        length = Duration.parse(self.period)
-        if length.is_calendar:
-            return "day" if length.unit == "d" else "week"
-        return "hour" if length.length == _UNITS["h"] else "hours" if length.unit == "h" else "minutes"
+        """The word for one period: `hour`, `day` or `week`, and `period` for others, such as 15min."""
+        return _WORDS.get(self._length, "period") if self._is_calendar or self._length < _DAY else "period"
+
+    def describe(self, periods: Collection[str]) -> str:
+        """Return periods in a few words: `3 days, 2013-03-10 – 2013-03-14`, of which some may be left out."""
+        return f"{len(periods)} {self.unit}s, {min(periods)} – {max(periods)}" if len(periods) > 1 else "".join(periods)
 
     def parse(self, name: str) -> str:
         """Return the name, if it is exactly that of a period.
@@ -145,18 +155,63 @@ class Calendar:
         Days and weeks are those of the time zone: 7d before 10:00 UTC of a summer's day is 10:00, or 11:00 in winter.
         With periods that are longer than what was asked for, it is a whole one more.
         """
-        start = self.start(name)
-        if duration.is_calendar:
-            local = start.astimezone(self._zone).replace(tzinfo=None) - duration.length
-            earlier = local.replace(tzinfo=self._zone).astimezone(UTC)
-        else:
-            earlier = start - duration.length
-        return self.period_at(earlier)
+        key = self._key(name)
+        if duration.is_calendar and not isinstance(key, datetime):
+            return self._name(self._floor(key - duration.length))
+        return self.period_at(self._shift_instant(self.start(name), duration, -1))
+
+    def after(self, name: str, duration: Duration) -> str:
+        """Return the first period that does not begin within `duration` from the start of the period `name` on."""
+        key = self._key(name)
+        if duration.is_calendar and not isinstance(key, datetime):
+            return self._name(self._ceil(key + duration.length))
+        return self._first_from(self._shift_instant(self.start(name), duration, 1))
+
+    def first_of(self, day: date) -> str:
+        """Return the first period that begins on a date, or after it if none does."""
+        if self._is_calendar:
+            return self._name(self._ceil(day))
+        return self._first_from(_first_instant(day, self.timezone))
+
+    def is_multiple(self, duration: Duration) -> bool:
+        """Whether a duration is a whole number of periods; a calendar day is one of any that are shorter."""
+        if duration.is_calendar and not self._is_calendar:
+            return True
+        return duration.is_calendar == self._is_calendar and not duration.length % self._length
+
+    def count_in(self, duration: Duration) -> int:
+        """Return the number of periods in a duration without a change of clocks."""
+        return duration.length // self._length
 
     def date_of(self, name: str) -> date:
         """Return the date, in the time zone, on which a period begins: its cluster in statistics."""
         key = self._key(name)
         return key if not isinstance(key, datetime) else key.astimezone(self._zone).date()
+
+    def dates(self, first: str, end: str) -> tuple[date, date]:
+        """Return the dates, in the time zone, first ≤ date < end, on which periods from `first` on, before `end`, begin."""
+        return self.date_of(first), self.date_of(self.shift(end, -1)) + max(_DAY, self._length)
+
+    @property
+    def partition_key(self) -> str:
+        """What names of partitions begin with, and the column of tables that says to which one a row belongs."""
+        return "day" if self._is_calendar else "period"
+
+    @property
+    def clock_timezone(self) -> str:
+        """The time zone in which a schedule of one run per period is written: UTC for periods shorter than a day."""
+        return self.timezone if self._is_calendar else "UTC"
+
+    @property
+    def cron(self) -> str:
+        """The schedule of one run per period, in `clock_timezone`."""
+        length = Duration.parse(self.period).length
+        minutes = length // _UNITS["min"]
+        if length > _DAY:
+            return "0 0 * * 1"
+        if minutes < 60:
+            return f"*/{minutes} * * * *"
+        return "0 0 * * *" if length == _DAY else f"0 */{minutes // 60} * * *" if minutes > 60 else "0 * * * *"
 
     @property
     def _is_calendar(self) -> bool:
@@ -181,12 +236,36 @@ class Calendar:
             return midnight + (key - midnight) // self._length * self._length
         return key - timedelta(key.weekday()) if self._length > _DAY else key
 
+    def _ceil(self, key: date | datetime) -> date | datetime:
+        floor = self._floor(key)
+        return floor if floor == key else floor + self._length
+
+    def _first_from(self, instant: datetime) -> str:
+        name = self.period_at(instant)
+        return name if self.start(name) >= instant else self.shift(name, 1)
+
+    def _shift_instant(self, instant: datetime, duration: Duration, sign: int) -> datetime:
+        if not duration.is_calendar:
+            return instant + sign * duration.length
+        local = instant.astimezone(self._zone).replace(tzinfo=None) + sign * duration.length
+        return local.replace(tzinfo=self._zone).astimezone(UTC)
+
     def _begin(self, key: date | datetime) -> datetime:
         return key if isinstance(key, datetime) else _first_instant(key, self.timezone)
 
     @staticmethod
     def _name(key: date | datetime) -> str:
         return key.strftime(_INSTANT) if isinstance(key, datetime) else key.isoformat()
+
+
+def days_from(first: str, end: str) -> int:
+    """Return the days from the date of one period to that of another, of any length; of instants, in UTC."""
+    return (date.fromisoformat(end[:10]) - date.fromisoformat(first[:10])).days
+
+
+def is_period(text: str) -> bool:
+    """Whether `text` is the name of a period of any length."""
+    return _parse_key(text, is_calendar=True) is not None or _parse_key(text, is_calendar=False) is not None
 
 
 def _parse_key(name: str, is_calendar: bool) -> date | datetime | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from evergreen.cli import create_console
-from evergreen.cli.options import JsonOption, ModelArgument, date_option, print_json
+from evergreen.cli.options import JsonOption, ModelArgument, print_json
 from evergreen_local import results, retraining, stack
 from evergreen_local.progress import Progress
 
@@ -39,12 +38,14 @@ def status_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
 def retrain_command(
     ctx: typer.Context,
     model: ModelArgument,
-    as_of: Annotated[datetime | None, date_option("Use only data before this day. Default: all.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option(metavar="PERIOD", help="Use only data before this day or period. Default: all.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Retrain a model through Airflow, from raw days to a verdict."""
     # Progress is for people, also beside output for programs.
     with Progress(create_console(stderr=True) if as_json else ctx.obj) as progress:
-        outcomes = retraining.retrain_model(model, as_of.date() if as_of else None, progress)
+        outcomes = retraining.retrain_model(model, as_of, progress)
     if as_json:
         print_json(ctx.obj, outcomes)

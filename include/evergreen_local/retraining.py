@@ -1,7 +1,7 @@
-"""`evergreen retrain`: from raw days to a verdict, through Airflow, with progress in the terminal.
+"""`evergreen retrain`: from raw data to a verdict, through Airflow, with progress in the terminal.
 
 A model whose folder has a `raw.py` simulates the delivery of its data, as the examples do: each call delivers the raw
-days up to its next scheduled retrain. For all other models the data that is delivered decides. The command stores
+data up to its next scheduled retrain. For all other models the data that is delivered decides. The command stores
 no state of its own but reads Airflow and the lake, so an interrupted or failed call is simply repeated.
 """
 
@@ -12,26 +12,24 @@ import time
 import warnings
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from zoneinfo import ZoneInfo
 
 from evergreen import ledger
 from evergreen.client.addresses import ServiceAddresses
 from evergreen.client.airflow import AirflowClient, AirflowConflictError, AirflowError, Json
 from evergreen.errors import EvergreenError
-from evergreen.features.inputs import features_dataset, format_days
+from evergreen.features.inputs import features_dataset
 from evergreen.ingest import raw_files
-from evergreen.ingest.watcher import list_complete_days
+from evergreen.ingest.watcher import list_complete_periods
 from evergreen.lake import datasets
 from evergreen.orchestration.handover import JudgedCandidate, RetrainPlan
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import storage_path
-from evergreen.window import days_between, midnight
 from evergreen_local import results, run_progress, schedule, stack
 from evergreen_local.progress import Progress, ProgressView, format_duration
 
@@ -44,15 +42,15 @@ class RunFailedError(EvergreenError):
     """A DAG run has failed."""
 
 
-def retrain_model(name: str, as_of: date | None, progress: Progress) -> list[Json]:
+def retrain_model(name: str, as_of: str | None, progress: Progress) -> list[Json]:
     """Build the features of the model `name` that are missing, retrain it, and show the verdict.
 
     Returns one record for each retrain: date, verdict, whether it was promoted, champion, and where the report is.
 
     Args:
         name: Name of the model folder.
-        as_of: Retrain with what was known at the start of this day. Default: the newest day that has all raw data; with
-            simulated data the next scheduled day, and at first two, so that there is a champion to beat.
+        as_of: Retrain with what was known at the start of this period. Default: after the newest one that has all raw data;
+            with simulated data the next scheduled one, and at first two, so that there is a champion to beat.
         progress: Where progress and results are printed.
 
     Raises:
@@ -61,40 +59,42 @@ def retrain_model(name: str, as_of: date | None, progress: Progress) -> list[Jso
     start = time.monotonic()
     model = load_spec(name)
     if as_of:
-        schedule.check_as_of(feature_spec(model), as_of)
+        schedule.parse_as_of(feature_spec(model), as_of)
     raw = _import_raw_module(model)
     addresses = stack.bring_up_stack(progress)
     airflow = AirflowClient(addresses.airflow, addresses.airflow_ui)
     features, retraining = f"{model.feature_model}.features", f"{model.name}.retrain"
     monitoring = [f"{model.name}.monitor"] if model.monitors else []
     _wait_until_parsed(airflow, [features, retraining, *monitoring], progress)
-    dates = [as_of] if as_of else _next_as_of_dates(model, raw, _finished_as_of_dates(airflow, retraining), progress)
+    dates = (
+        [as_of] if as_of else _next_as_of_periods(model, raw, _finished_as_of_periods(airflow, retraining), progress)
+    )
     outcomes = []
-    for day in dates:
+    for period in dates:
         if raw:
-            _deliver_raw_days(raw, model, day, progress)
-        _backfill_features(airflow, features, model, _feature_days(model, day), progress)
+            _deliver_raw_periods(raw, model, period, progress)
+        _backfill_features(airflow, features, model, _feature_periods(model, period), progress)
         if monitoring and ledger.read_state(model.name).challenger:
-            _run_dag(airflow, monitoring[0], day, progress)
-        _run_dag(airflow, retraining, day, progress)
-        outcomes.append(_show_results(airflow, retraining, model, day, addresses, progress))
+            _run_dag(airflow, monitoring[0], period, progress)
+        _run_dag(airflow, retraining, period, progress)
+        outcomes.append(_show_results(airflow, retraining, model, period, addresses, progress))
     results.show_summary(progress, addresses, time.monotonic() - start)
     return outcomes
 
 
-def _next_as_of_dates(
-    model: ModelSpec, raw: ModuleType | None, finished_dates: Collection[date], progress: Progress
-) -> list[date]:
+def _next_as_of_periods(
+    model: ModelSpec, raw: ModuleType | None, finished: Collection[str], progress: Progress
+) -> list[str]:
     spec = feature_spec(model)
     if raw:
-        dates = schedule.simulated_as_of_dates(model, spec, finished_dates)
-        end = spec.last_day
+        dates = schedule.simulated_as_of_periods(model, spec, finished)
+        end = str(spec.last_day)
     else:
-        delivered = _delivered_days(model)
-        dates = schedule.newest_as_of_date(model, delivered, finished_dates)
+        delivered = _delivered_periods(model)
+        dates = schedule.newest_as_of_period(model, spec.calendar, delivered, finished)
         end = max(delivered)
     if not dates:
-        progress.print(f"the data of {model.name} ends on {end}, and the retrain after that day is done")
+        progress.print(f"the data of {model.name} ends on {end}, and the retrain after that is done")
     return dates
 
 
@@ -108,32 +108,37 @@ def _import_raw_module(model: ModelSpec) -> ModuleType | None:
         return import_module(name)
 
 
-def _delivered_days(model: ModelSpec) -> set[date]:
-    """Return the days of the model for which every daily source has its raw file, or does not need it any more."""
+def _delivered_periods(model: ModelSpec) -> set[str]:
+    """Return the periods of the model for which every daily source has its raw file, or does not need it any more."""
     spec, now = feature_spec(model), datetime.now(UTC)
-    today = now.astimezone(ZoneInfo(spec.timezone)).date()
-    days = days_between(spec.first_day, min(today, (spec.last_day or today) + timedelta(1)))
+    calendar, current = spec.calendar, spec.calendar.period_at(now)
+    periods = set(calendar.between(spec.first_period, min(current, spec.end_period or current)))
     daily = {source.name: source.absence_hours for source in spec.sources if source.daily}
-    delivered = list_complete_days(storage_path(str(raw_files.raw_folder())), daily, now, spec.timezone, days)
-    return set(days) & {date.fromisoformat(day) for day in delivered}
+    return (
+        periods & list_complete_periods(storage_path(str(raw_files.raw_folder())), daily, now, calendar, periods).keys()
+    )
 
 
-def _feature_days(model: ModelSpec, as_of: date) -> Sequence[date]:
-    """Return the days of features that a retrain as of `as_of` reads."""
-    return days_between(max(feature_spec(model).first_day, as_of - timedelta(model.history_days)), as_of)
+def _feature_periods(model: ModelSpec, as_of: str) -> Sequence[str]:
+    """Return the periods of features that a retrain as of `as_of` reads."""
+    spec, start = feature_spec(model), as_of
+    for duration in model.history:
+        start = spec.calendar.before(start, duration)
+    return list(spec.calendar.between(max(spec.first_period, start), as_of))
 
 
-def _deliver_raw_days(raw: ModuleType, model: ModelSpec, as_of: date, progress: Progress) -> None:
-    spec = feature_spec(model)
-    trailing = max((source.trailing_days for source in spec.sources), default=0)
-    days = days_between(max(spec.first_day, _feature_days(model, as_of)[0] - timedelta(trailing)), as_of)
+def _deliver_raw_periods(raw: ModuleType, model: ModelSpec, as_of: str, progress: Progress) -> None:
+    spec, first = feature_spec(model), _feature_periods(model, as_of)[0]
+    calendar = spec.calendar
+    start = min(calendar.before(first, source.trailing) for source in spec.sources)
+    periods = list(calendar.between(max(spec.first_period, start), as_of))
     daily = [source.name for source in spec.sources if source.daily and source.absence_hours is None]
-    missing = [day for day in days if not all(raw_files.raw_file(source, day).exists() for source in daily)]
+    missing = [period for period in periods if not all(raw_files.raw_file(source, period).exists() for source in daily)]
     if missing:
-        progress.update(ProgressView("delivering raw days", 0, len(missing), "days"))
-        raw.deliver(days)
+        progress.update(ProgressView("delivering raw data", 0, len(missing), f"{calendar.unit}s"))
+        raw.deliver(periods)
         progress.clear()
-        progress.print(f"✓ delivered raw data: {format_days(missing)}")
+        progress.print(f"✓ delivered raw data: {calendar.describe(missing)}")
 
 
 def _wait_until_parsed(airflow: AirflowClient, dag_ids: Sequence[str], progress: Progress) -> None:
@@ -152,49 +157,49 @@ def _wait_until_parsed(airflow: AirflowClient, dag_ids: Sequence[str], progress:
         airflow.set_dag_paused(dag_id, False)
 
 
-def _finished_as_of_dates(airflow: AirflowClient, dag_id: str) -> set[date]:
+def _finished_as_of_periods(airflow: AirflowClient, dag_id: str) -> set[str]:
     runs = airflow.dag_runs(dag_id, state=["success"])
-    return {date.fromisoformat(run["conf"]["as_of"]) for run in runs if (run["conf"] or {}).get("as_of")}
+    return {run["conf"]["as_of"] for run in runs if (run["conf"] or {}).get("as_of")}
 
 
 def _backfill_features(
-    airflow: AirflowClient, dag_id: str, model: ModelSpec, days: Sequence[date], progress: Progress
+    airflow: AirflowClient, dag_id: str, model: ModelSpec, periods: Sequence[str], progress: Progress
 ) -> None:
-    """Publish the features of all `days` that are missing, by a backfill."""
-    start = time.monotonic()
-    missing: list[date] = []
+    """Publish the features of all `periods` that are missing, by a backfill."""
+    start, unit = time.monotonic(), feature_spec(model).calendar.unit
+    missing: list[str] = []
     created = False
     while not created:
         _wait_for_active_backfill(airflow, dag_id, model, progress)
-        missing = _unpublished_days(model, days)
+        missing = _unpublished_periods(model, periods)
         if not missing:
-            progress.print(f"✓ {dag_id}: all {len(days)} days up to {days[-1]} are published")
+            progress.print(f"✓ {dag_id}: all {len(periods)} {unit}s up to {periods[-1]} are published")
             return
         created = _create_backfill(airflow, dag_id, model, missing, progress)
     while True:
         runs = _poll_backfill(airflow, dag_id, model, missing, progress)
-        if failed := [day for day in missing if day in runs and runs[day]["state"] == "failed"]:
+        if failed := [period for period in missing if period in runs and runs[period]["state"] == "failed"]:
             raise _describe_failure(airflow, runs[failed[0]], f"{dag_id} of {failed[0]}")
         if run_progress.all_runs_finished(runs, missing):
             break
         time.sleep(_POLL_INTERVAL_S)
     progress.clear()
-    if unpublished := _unpublished_days(model, missing):
+    if unpublished := _unpublished_periods(model, missing):
         raise RunFailedError(f"{dag_id} succeeded, but {unpublished[0]} is not published: {airflow.url}/dags/{dag_id}")
     duration = format_duration(time.monotonic() - start)
-    progress.print(f"✓ {dag_id}: backfilled {format_days(missing)}, in {duration}")
+    progress.print(f"✓ {dag_id}: backfilled {feature_spec(model).calendar.describe(missing)}, in {duration}")
 
 
 def _create_backfill(
-    airflow: AirflowClient, dag_id: str, model: ModelSpec, missing: Sequence[date], progress: Progress
+    airflow: AirflowClient, dag_id: str, model: ModelSpec, missing: Sequence[str], progress: Progress
 ) -> bool:
-    """Create runs for the `missing` days; return False if another backfill is active."""
-    progress.update(ProgressView(f"{dag_id}: creating a backfill", 0, len(missing), "days"))
-    zone = feature_spec(model).timezone
-    first, last = midnight(missing[0], zone), midnight(missing[-1], zone)
-    runs = _runs_by_day(airflow, dag_id, model, missing)
+    """Create runs for the `missing` periods; return False if another backfill is active."""
+    calendar = feature_spec(model).calendar
+    progress.update(ProgressView(f"{dag_id}: creating a backfill", 0, len(missing), f"{calendar.unit}s"))
+    first, last = calendar.start(missing[0]), calendar.start(missing[-1])
+    runs = _runs_by_period(airflow, dag_id, model, missing)
     # By default Airflow skips successful runs, even if their datasets were removed.
-    is_removed = any(day in runs and runs[day]["state"] == "success" for day in missing)
+    is_removed = any(period in runs and runs[period]["state"] == "success" for period in missing)
     try:
         airflow.create_backfill(dag_id, first, last, "completed" if is_removed else "failed", _MAX_ACTIVE_RUNS)
     except AirflowConflictError:
@@ -204,46 +209,46 @@ def _create_backfill(
 
 def _wait_for_active_backfill(airflow: AirflowClient, dag_id: str, model: ModelSpec, progress: Progress) -> None:
     """Wait for a backfill that an earlier call or a user has created: a DAG has one at a time."""
-    zone = ZoneInfo(feature_spec(model).timezone)
+    calendar = feature_spec(model).calendar
     reported = None
     while active := airflow.active_backfill(dag_id):
         if active["id"] != reported:
             reported = active["id"]
             progress.print(f"{dag_id}: waiting for an active backfill")
             airflow.unpause_backfill(active)
-        first, last = (datetime.fromisoformat(active[end]).astimezone(zone).date() for end in ("from_date", "to_date"))
-        _poll_backfill(airflow, dag_id, model, days_between(first, last + timedelta(1)), progress)
+        first, last = (calendar.period_at(datetime.fromisoformat(active[end])) for end in ("from_date", "to_date"))
+        _poll_backfill(airflow, dag_id, model, list(calendar.between(first, calendar.shift(last, 1))), progress)
         time.sleep(_POLL_INTERVAL_S)
     progress.clear()
 
 
 def _poll_backfill(
-    airflow: AirflowClient, dag_id: str, model: ModelSpec, days: Sequence[date], progress: Progress
-) -> dict[date, Json]:
-    """Fetch the runs of `days` and show their progress."""
-    runs = _runs_by_day(airflow, dag_id, model, days)
+    airflow: AirflowClient, dag_id: str, model: ModelSpec, periods: Sequence[str], progress: Progress
+) -> dict[str, Json]:
+    """Fetch the runs of `periods` and show their progress."""
+    runs, unit = _runs_by_period(airflow, dag_id, model, periods), feature_spec(model).calendar.unit
     instances = airflow.task_instances(dag_id, states=run_progress.ACTIVE_TASK_STATES)
-    progress.update(run_progress.backfill_view(dag_id, days, runs, instances, datetime.now(UTC)))
+    progress.update(run_progress.backfill_view(dag_id, periods, runs, instances, datetime.now(UTC), unit))
     airflow.check_scheduler()
     return runs
 
 
-def _unpublished_days(model: ModelSpec, days: Sequence[date]) -> list[date]:
+def _unpublished_periods(model: ModelSpec, periods: Sequence[str]) -> list[str]:
     dataset = features_dataset(model)
-    return [day for day in days if dataset.manifest(datasets.day_partition(day)) is None]
+    return [period for period in periods if dataset.manifest(datasets.period_partition(period)) is None]
 
 
-def _runs_by_day(airflow: AirflowClient, dag_id: str, model: ModelSpec, days: Sequence[date]) -> dict[date, Json]:
-    zone = feature_spec(model).timezone
+def _runs_by_period(airflow: AirflowClient, dag_id: str, model: ModelSpec, periods: Sequence[str]) -> dict[str, Json]:
+    calendar = feature_spec(model).calendar
     runs = airflow.dag_runs(
         dag_id,
-        logical_date_gte=midnight(days[0], zone).isoformat(),
-        logical_date_lte=midnight(days[-1], zone).isoformat(),
+        logical_date_gte=calendar.start(periods[0]).isoformat(),
+        logical_date_lte=calendar.start(periods[-1]).isoformat(),
     )
-    return run_progress.runs_by_day(runs, ZoneInfo(zone))
+    return run_progress.runs_by_period(runs, calendar)
 
 
-def _run_dag(airflow: AirflowClient, dag_id: str, as_of: date, progress: Progress) -> None:
+def _run_dag(airflow: AirflowClient, dag_id: str, as_of: str, progress: Progress) -> None:
     """Start the run for `as_of`, or continue an earlier attempt, and wait for it."""
     run_id = _run_id(as_of)
     title = f"{dag_id} as of {as_of}"
@@ -253,7 +258,7 @@ def _run_dag(airflow: AirflowClient, dag_id: str, as_of: date, progress: Progres
         airflow.clear_failed_tasks(dag_id, run_id)
     elif not run:
         with suppress(AirflowConflictError):  # another process has just started it
-            airflow.trigger_dag_run(dag_id, run_id, {"as_of": as_of.isoformat()})
+            airflow.trigger_dag_run(dag_id, run_id, {"as_of": as_of})
     start = time.monotonic()
     tasks = airflow.task_ids(dag_id)
     while True:
@@ -272,7 +277,7 @@ def _run_dag(airflow: AirflowClient, dag_id: str, as_of: date, progress: Progres
     progress.print(f"✓ {title} in {format_duration(time.monotonic() - start)}:  {run_progress.format_steps(view)}")
 
 
-def _run_id(as_of: date) -> str:
+def _run_id(as_of: str) -> str:
     return f"as_of_{as_of}"
 
 
@@ -299,12 +304,12 @@ def _show_results(
     airflow: AirflowClient,
     dag_id: str,
     model: ModelSpec,
-    as_of: date,
+    as_of: str,
     addresses: ServiceAddresses,
     progress: Progress,
 ) -> Json:
     champion = results.fetch_champion_version(addresses.mlflow, model.name)
-    outcome = {"model": model.name, "as_of": as_of.isoformat(), "champion": champion}
+    outcome = {"model": model.name, "as_of": as_of, "champion": champion}
     if pause := RetrainPlan.load(_load_xcom(airflow, dag_id, as_of, "plan")).pause:
         results.show_pause(progress, pause, champion)
         return {**outcome, "verdict": None, "promoted": False, "report": None, "pause": pause}
@@ -327,6 +332,6 @@ def _show_results(
     }
 
 
-def _load_xcom(airflow: AirflowClient, dag_id: str, as_of: date, task_id: str) -> Json:
+def _load_xcom(airflow: AirflowClient, dag_id: str, as_of: str, task_id: str) -> Json:
     xcom = airflow.xcom(dag_id, _run_id(as_of), task_id)
     return json.loads(xcom) if isinstance(xcom, str) else xcom

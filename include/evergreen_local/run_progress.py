@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from datetime import date, datetime
-from zoneinfo import ZoneInfo
+from datetime import datetime
 
 from evergreen.client.airflow import FINISHED_RUN_STATES, Json
+from evergreen.periods import Calendar
 from evergreen_local.progress import ProgressStep, ProgressView
 
 ACTIVE_TASK_STATES = ("running", "queued", "scheduled", "up_for_retry", "deferred")
@@ -17,36 +17,38 @@ ACTIVE_TASK_STATES = ("running", "queued", "scheduled", "up_for_retry", "deferre
 _JVM_STACK = re.compile(r"\s+at |\s+\.\.\. \d+ more|JVM stacktrace:")
 
 
-def run_day(run: Json, zone: ZoneInfo) -> date | None:
-    """Return the day of a run of a daily DAG; None for a run without data interval."""
+def run_period(run: Json, calendar: Calendar) -> str | None:
+    """Return the period of a run of a DAG that has one for each; None for a run without data interval."""
     start = run["data_interval_start"]
-    return datetime.fromisoformat(start).astimezone(zone).date() if start else None
+    return calendar.period_at(datetime.fromisoformat(start)) if start else None
 
 
-def runs_by_day(runs: Sequence[Json], zone: ZoneInfo) -> dict[date, Json]:
-    """Return the run of each day."""
-    return {day: run for run in runs if (day := run_day(run, zone))}
+def runs_by_period(runs: Sequence[Json], calendar: Calendar) -> dict[str, Json]:
+    """Return the run of each period."""
+    return {period: run for run in runs if (period := run_period(run, calendar))}
 
 
-def all_runs_finished(runs: Mapping[date, Json], days: Collection[date]) -> bool:
-    """Return whether every day has a finished run."""
-    return all(day in runs and runs[day]["state"] in FINISHED_RUN_STATES for day in days)
+def all_runs_finished(runs: Mapping[str, Json], periods: Collection[str]) -> bool:
+    """Return whether every period has a finished run."""
+    return all(period in runs and runs[period]["state"] in FINISHED_RUN_STATES for period in periods)
 
 
 def backfill_view(
-    dag_id: str, days: Collection[date], runs: Mapping[date, Json], instances: Sequence[Json], now: datetime
+    dag_id: str, periods: Collection[str], runs: Mapping[str, Json], instances: Sequence[Json], now: datetime, unit: str
 ) -> ProgressView:
-    """Return the progress of a backfill: days finished, and the active tasks by day."""
-    finished = [day for day in days if day in runs and runs[day]["state"] == "success"]
-    failed = [day for day in days if day in runs and runs[day]["state"] == "failed"]
-    names = {run["dag_run_id"]: str(day) for day, run in runs.items()}
+    """Return the progress of a backfill: periods finished, and the active tasks by period."""
+    finished = [period for period in periods if period in runs and runs[period]["state"] == "success"]
+    failed = [period for period in periods if period in runs and runs[period]["state"] == "failed"]
+    names = {run["dag_run_id"]: period for period, run in runs.items()}
     steps = [
         _task_step(f"{names[instance['dag_run_id']]} {instance['task_id']}", instance, now)
         for instance in sorted(instances, key=lambda instance: names.get(instance["dag_run_id"], ""))
         if instance["dag_run_id"] in names and instance["state"] in ("running", "up_for_retry", "deferred")
     ]
-    steps += [ProgressStep(str(day), "failed") for day in failed]
-    return ProgressView(dag_id, len(finished), len(days), "days", tuple(steps), change_key=(len(finished), len(failed)))
+    steps += [ProgressStep(period, "failed") for period in failed]
+    return ProgressView(
+        dag_id, len(finished), len(periods), f"{unit}s", tuple(steps), change_key=(len(finished), len(failed))
+    )
 
 
 def dag_run_view(title: str, tasks: Sequence[str], instances: Sequence[Json], now: datetime) -> ProgressView:

@@ -54,7 +54,7 @@ def write(writer):
         together.wait()
         while True:
             event = BacktestRecorded(
-                as_of=date(2013, 1, 1), candidate_fingerprint=f"{writer}-{turn}", report="none"
+                as_of="2013-01-01", candidate_fingerprint=f"{writer}-{turn}", report="none"
             )
             try:
                 written.append(journal.append(journal.read(), f"writer {writer}", event).number)

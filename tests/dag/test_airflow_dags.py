@@ -23,7 +23,7 @@ print("RESULT" + json.dumps({"dags": sorted(bag.dags), "errors": bag.import_erro
 """
 DAG_FILE = (ROOT / "dags/flight_delay.py").read_text()
 BROKEN = {
-    "typo": ("train_days", "trian_days"),
+    "typo": ("train", "trian_days"),
     "syntax": ("MODEL = ", "MODEL = = "),
     "cron": ('schedule="0 0 * * 5"', 'schedule="0 99 * * 5"'),
     "exits": ("MODEL = ", "raise SystemExit(0)\nMODEL = "),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import date
 from typing import Any
 
 import pytest
@@ -15,12 +14,12 @@ from evergreen.window import RunReason, Window
 
 pytestmark = pytest.mark.dag
 
-DAY = date(2013, 1, 2)
+DAY = "2013-01-02"
 REFERENCE = {"partition": "as_of=2013-01-03", "fingerprint": "f" * 64}
-FEATURES = FeaturesPlan(run_reason=RunReason.ARRIVAL, days=(DAY,), build_days=(DAY, date(2013, 1, 3)))
+FEATURES = FeaturesPlan(run_reason=RunReason.ARRIVAL, periods=(DAY,), build_periods=(DAY, "2013-01-03"))
 RETRAIN = RetrainPlan(
     start=DAY,
-    end=date(2013, 1, 9),
+    end="2013-01-09",
     run_reason=RunReason.SCHEDULE,
     timezone="America/New_York",
     champion_version="3",
@@ -36,7 +35,9 @@ JUDGED = JudgedCandidate(
 )
 
 
-STEP = StepResult(days={str(DAY): "f" * 64}, faults=(Fault("flights.parquet: distance", "2 rows", "deliver it again"),))
+STEP = StepResult(
+    periods={str(DAY): "f" * 64}, faults=(Fault("flights.parquet: distance", "2 rows", "deliver it again"),)
+)
 
 
 @pytest.mark.parametrize("handover", [FEATURES, STEP, RETRAIN, JUDGED], ids=lambda handover: type(handover).__name__)
@@ -49,7 +50,7 @@ def test_load_returns_what_was_dumped(handover: Handover) -> None:
     [
         None,
         {},
-        FEATURES.dump() | {"days": ["soon"]},
+        FEATURES.dump() | {"periods": ["soon"]},
         FEATURES.dump() | {"origin": "arrival"},
         {"run_reason": "fate", "days": []},
     ],
@@ -60,7 +61,7 @@ def test_load_refuses_anything_else(xcom: Any) -> None:
 
 
 def test_a_retrain_plan_has_the_window_and_the_champion() -> None:
-    assert RETRAIN.window() == Window.from_range(DAY, date(2013, 1, 9), RunReason.SCHEDULE, "America/New_York")
+    assert RETRAIN.window() == Window.from_range(DAY, "2013-01-09", RunReason.SCHEDULE, "America/New_York")
     assert RETRAIN.champion() == Champion("3", DAY, content="c" * 64)
     assert RETRAIN.model_copy(update={"champion_version": None}).champion() is None
     request = RETRAIN.promotion_request(7, "4", approved_by="Ada")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +26,7 @@ from support import tills
 pytestmark = pytest.mark.dag
 
 DAYS = tills.days(5)
-PLAN = RetrainPlan(start=DAYS[0], end=date(2024, 1, 6), run_reason=RunReason.MANUAL, timezone="UTC").dump()
+PLAN = RetrainPlan(start=DAYS[0], end="2024-01-06", run_reason=RunReason.MANUAL, timezone="UTC").dump()
 
 
 class Scheduler:
@@ -57,7 +56,7 @@ def model(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypat
     """A model with five published days; all are stale once its features.py changes."""
     folder = tills.write_model(tmp_path / "evergreen_models")
     use_models(tmp_path / "evergreen_models", only=True)
-    model = tills.change_spec(folder, "train_days", 'stale_features="rebuild", train_days')
+    model = tills.change_spec(folder, "train", 'stale_features="rebuild", train_days')
     tills.deliver(5)
     tills.publish(model, DAYS)
     monkeypatch.setenv("EVERGREEN_MAX_DAYS_PER_RUN", "2")
@@ -107,7 +106,7 @@ def test_nothing_stale_asks_for_nothing(model: ModelSpec, scheduler: Scheduler) 
 
 
 def test_a_day_that_is_not_published_is_left_to_training_set(model: ModelSpec, scheduler: Scheduler) -> None:
-    (inputs.features_dataset(model).root / f"_manifests/{datasets.day_partition(DAYS[1])}.json").unlink()
+    (inputs.features_dataset(model).root / f"_manifests/{datasets.period_partition(DAYS[1])}.json").unlink()
     with pytest.raises(TaskDeferred):
         operator().execute(scheduler.context())
     assert scheduler.requests[-1].conf == {"start": str(DAYS[0]), "end": str(DAYS[0]), "announce": False}

@@ -37,7 +37,7 @@ ZONE = "America/New_York"
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     use_home(tmp_path)
-    champion = Champion("1", date(2013, 1, 4), content="a hash")
+    champion = Champion("1", "2013-01-04", content="a hash")
     monkeypatch.setattr(versions, "find_champion", lambda _model: champion)
 
 
@@ -96,7 +96,7 @@ def test_plan_trains_nothing_while_the_model_is_frozen(
 ) -> None:
     record(PromotionsFrozen(reason="stocktaking"))
     with caplog.at_level(logging.INFO):
-        planned, skipped = plan(monkeypatch, date(2013, 1, 18), run_type)
+        planned, skipped = plan(monkeypatch, "2013-01-18", run_type)
     assert skipped == PAUSED, "the online store stays fresh"
     reason = "the model was frozen by ada: stocktaking; unfreeze it, then clear this run"
     assert planned.pause == reason
@@ -105,9 +105,9 @@ def test_plan_trains_nothing_while_the_model_is_frozen(
 
 def test_plan_says_so_too_when_data_arrives(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     record(PromotionsFrozen(reason="stocktaking"))
-    configure(monkeypatch, retrain_after_days=3)
+    configure(monkeypatch, retrain_after="3d")
     with caplog.at_level(logging.INFO):
-        planned, skipped = plan(monkeypatch, date(2013, 1, 18), "asset_triggered")
+        planned, skipped = plan(monkeypatch, "2013-01-18", "asset_triggered")
     assert skipped == PAUSED | {"materialize"}, "of 0 new days"
     assert planned.pause
     assert "stocktaking" in caplog.text
@@ -115,18 +115,18 @@ def test_plan_says_so_too_when_data_arrives(monkeypatch: pytest.MonkeyPatch, cap
 
 def test_plan_trains_nothing_until_the_cooldown_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     record(verdict_event(10), promotion("1", 10, 1))  # as of 11 January
-    configure(monkeypatch, cooldown_days=28)
-    for as_of, is_paused in ((date(2013, 2, 7), True), (date(2013, 2, 8), False)):
+    configure(monkeypatch, cooldown="28d")
+    for as_of, is_paused in (("2013-02-07", True), ("2013-02-08", False)):
         planned, skipped = plan(monkeypatch, as_of)
         assert skipped == (PAUSED if is_paused else {"backtest"})
         assert bool(planned.pause) == is_paused
-    assert "a run as of 2013-02-08 or later may promote" in (plan(monkeypatch, date(2013, 2, 7))[0].pause or "")
+    assert "a run as of 2013-02-08 or later may promote" in (plan(monkeypatch, "2013-02-07")[0].pause or "")
 
 
 def test_plan_trains_during_a_freeze_if_the_spec_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     record(PromotionsFrozen(reason="stocktaking"))
     configure(monkeypatch, keep_candidates_ready=True)
-    planned, skipped = plan(monkeypatch, date(2013, 1, 18))
+    planned, skipped = plan(monkeypatch, "2013-01-18")
     assert (skipped, planned.pause, planned.champion_version) == ({"backtest"}, None, "1")
 
 
@@ -135,7 +135,7 @@ def test_a_frozen_model_is_backtested_but_not_promoted_by_a_backfill(
     promotes: bool, skips: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(PromotionsFrozen(reason="stocktaking"))
-    _, skipped = plan(monkeypatch, date(2013, 1, 18), "backfill", promote=promotes)
+    _, skipped = plan(monkeypatch, "2013-01-18", "backfill", promote=promotes)
     assert skipped == skips
 
 
@@ -146,12 +146,12 @@ def test_plan_trains_nothing_while_a_challenger_gathers_evidence(monkeypatch: py
     fingerprint = challengers.gates_fingerprint(spec.model_copy(update={"gates": gates}))
     judged = verdict_event(20, "1").model_copy(update={"fingerprints": {"gates": fingerprint}})
     record(verdict_event(10), promotion("1", 10, 1), look_event(judged, "inconclusive"), registration("2", 3))
-    planned, skipped = plan(monkeypatch, date(2013, 2, 1))
+    planned, skipped = plan(monkeypatch, "2013-02-01")
     assert skipped == PAUSED
     assert planned.pause
     assert "version 2 gathers evidence until 2013-02-11" in planned.pause
     configure(monkeypatch, gates=gates, monitor=MonitorPolicy(replaceable=True))
-    assert plan(monkeypatch, date(2013, 2, 1))[1] == {"backtest"}
+    assert plan(monkeypatch, "2013-02-01")[1] == {"backtest"}
 
 
 @pytest.mark.parametrize("run_type", ["scheduled", "manual", "asset_triggered", "backfill"])
@@ -161,7 +161,7 @@ def test_plan_refuses_to_mix_stale_days(
     publish_stale_days(8, 9, 10)
     configure(monkeypatch, stale_features="refuse")
     with caplog.at_level(logging.WARNING), pytest.raises(StaleFeaturesError) as refused:
-        plan(monkeypatch, date(2013, 1, 11), run_type)
+        plan(monkeypatch, "2013-01-11", run_type)
     text = str(refused.value)
     assert text.startswith("coin: 3 of 3 days of features are stale: 1 fault\n  - 3 days, 2013-01-08 – 2013-01-10: ")
     for part in (
@@ -178,7 +178,7 @@ def test_a_backfill_that_promotes_refuses_stale_days_too(monkeypatch: pytest.Mon
     publish_stale_days(8)
     configure(monkeypatch, stale_features="refuse")
     with pytest.raises(StaleFeaturesError):
-        plan(monkeypatch, date(2013, 1, 11), "backfill", promote=True)
+        plan(monkeypatch, "2013-01-11", "backfill", promote=True)
 
 
 def test_plan_refuses_nothing_where_nothing_is_trained(
@@ -187,20 +187,20 @@ def test_plan_refuses_nothing_where_nothing_is_trained(
     publish_stale_days(8)
     record(PromotionsFrozen(reason="stocktaking"))
     configure(monkeypatch, stale_features="refuse")
-    assert plan(monkeypatch, date(2013, 1, 11))[1] == PAUSED - {"rebuild"}
-    configure(monkeypatch, stale_features="refuse", retrain_after_days=3, keep_candidates_ready=True)
-    assert plan(monkeypatch, date(2013, 1, 11), "asset_triggered")[1] == PAUSED - {"rebuild"} | {"materialize"}
+    assert plan(monkeypatch, "2013-01-11")[1] == PAUSED - {"rebuild"}
+    configure(monkeypatch, stale_features="refuse", retrain_after="3d", keep_candidates_ready=True)
+    assert plan(monkeypatch, "2013-01-11", "asset_triggered")[1] == PAUSED - {"rebuild"} | {"materialize"}
     assert caplog.text.count("1 of 1 days of features of flight_delay are stale") == 2
 
 
 def test_days_outside_of_the_window_may_be_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     publish_stale_days(12, 13)
-    assert plan(monkeypatch, date(2013, 1, 11))[1] == {"backtest"}
+    assert plan(monkeypatch, "2013-01-11")[1] == {"backtest"}
 
 
 def test_plan_leaves_stale_days_to_the_task_that_rebuilds_them(monkeypatch: pytest.MonkeyPatch) -> None:
     publish_stale_days(8)
-    assert plan(monkeypatch, date(2013, 1, 11))[1] == {"backtest"}
-    assert plan(monkeypatch, date(2013, 1, 11), "backfill")[1] == BACKTEST
+    assert plan(monkeypatch, "2013-01-11")[1] == {"backtest"}
+    assert plan(monkeypatch, "2013-01-11", "backfill")[1] == BACKTEST
     record(PromotionsFrozen(reason="stocktaking"))
-    assert plan(monkeypatch, date(2013, 1, 11))[1] == PAUSED, "the online store stays fresh"
+    assert plan(monkeypatch, "2013-01-11")[1] == PAUSED, "the online store stays fresh"

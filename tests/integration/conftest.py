@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ import pytest
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.settings import settings
 from evergreen.spec import loader
+from support.calendars import later
 
-DAYS = [date(2013, 1, 1) + timedelta(n) for n in range(17)]
+DAYS = [later("2013-01-01", n) for n in range(17)]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -28,14 +28,15 @@ from evergreen.ledger import (
 from evergreen.ledger.entries import hash_entry
 from evergreen.promotion.rules import PromotionRequest
 from evergreen.window import RunReason
+from support.calendars import DAYS, later
 
 START = datetime(2013, 3, 1, tzinfo=UTC)
 MODEL = "flight_delay"
 INPUTS = ("distance", "temperature")
 
 
-def day(number: int) -> date:
-    return date(2013, 1, 1) + timedelta(number)
+def day(number: int) -> str:
+    return later("2013-01-01", number)
 
 
 def model_bytes(number: int | str) -> bytes:
@@ -96,6 +97,7 @@ def verdict_event(
         run_reason=run_reason,
         as_of=day(as_of),
         holdout=(day(as_of - 7), day(as_of)),
+        days=(day(as_of - 7), day(as_of)),
         candidate_fingerprint=f"candidate of day {as_of}",
         candidate_files=dict(files),
         candidate_inputs=INPUTS,
@@ -113,7 +115,7 @@ def look_event(
     With `first_entry`, the entry of its first look, it is of a later one.
     """
     start, end = base.holdout
-    ends = [end + timedelta(7 * n) for n in range(looks)]
+    ends = [later(end, 7 * n) for n in range(looks)]
     result = GateResult(
         gate="auc_against_champion",
         outcome=outcome,
@@ -122,12 +124,19 @@ def look_event(
         threshold=0.0,
         alpha=level,
         rows=1000 * looks,
-        looks=tuple(Look(end=day_, days=(day_ - start).days, level=level / 10, gain=0.01, low=-0.01) for day_ in ends),
+        looks=tuple(
+            Look(end=day_, days=DAYS.count(start, day_), level=level / 10, gain=0.01, low=-0.01) for day_ in ends
+        ),
         reason="auc 0.7",
     )
     later = LaterLook(first_entry=first_entry, as_of=ends[-1]) if first_entry else None
     return base.model_copy(
-        update={"verdict": decide_verdict([result]), "holdout": (start, ends[-1]), "later_look": later}
+        update={
+            "verdict": decide_verdict([result]),
+            "holdout": (start, ends[-1]),
+            "days": DAYS.dates(start, ends[-1]),
+            "later_look": later,
+        }
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import date
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -17,6 +16,7 @@ from evergreen.promotion import challengers, rules
 from evergreen.registry import aliases
 from evergreen.settings import settings
 from evergreen.spec.model import FeatureSpec, ModelSpec, RawSource
+from support.calendars import cooldown
 from support.ledger_events import look_event, request, verdict_event
 from support.model_folders import write_model_folder
 
@@ -44,7 +44,7 @@ def ledger_model(name: str, cooldown_days: int = 0, gates: Sequence[Mapping[str,
         feature_service="delays",
         schedule="0 0 * * *",
         gates=tuple(gates),
-        cooldown_days=cooldown_days,
+        cooldown=f"{cooldown_days}d",
     )
 
 
@@ -59,7 +59,7 @@ class Candidate:
 
     version: str
     verdict_entry: int
-    as_of: date
+    as_of: str
     number: int
     """Which model it is, of `support.ledger_events.model_bytes`."""
 
@@ -153,5 +153,5 @@ class Book:
         return ledger.append_decision(
             self.model,
             "retrain",
-            lambda state: rules.decide_promotion(state, promotion_request, cooldown_days=cooldown_days),
+            lambda state: rules.decide_promotion(state, promotion_request, **cooldown(cooldown_days)),
         )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +18,10 @@ from evergreen.lake import datasets
 from evergreen.settings import REPOSITORY
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
-from evergreen.window import RunReason, Window, days_between
+from evergreen.window import RunReason, Window
 
 ZONE = "Asia/Tokyo"
-FIRST, LAST = date(2024, 1, 1), date(2024, 4, 30)
+FIRST, LAST = "2024-01-01", "2024-04-30"
 ROWS = 30
 _SPEC = f"""
 from evergreen.spec.model import ModelSpec
@@ -30,7 +29,7 @@ MODEL = ModelSpec(
     name="loans", owner="tests", feature_service="loans", label="loss", request_columns=["amount"],
     features=dict(timezone="{ZONE}", first_day="{FIRST}", spine="requests", views=["customers"],
                   sources=[dict(name="bookings", columns=dict(x="int64"))]),
-    schedule="0 0 * * 1", train_days=21, holdout_days=7, label_delay={{label_delay}},
+    schedule="0 0 * * 1", train="21d", holdout="7d", label_delay={{label_delay}},
     gates=[{{gates}}], {{options}}
 )
 """
@@ -51,6 +50,7 @@ from feast import Entity, FeatureService, FeatureView, Field
 from feast.types import Float64
 from feast.value_type import ValueType
 from evergreen.feature_store.repository import feature_source
+from support.calendars import DAYS
 
 customer = Entity(name="customer", join_keys=["customer"], value_type=ValueType.INT64)
 customers = FeatureView(name="customers", entities=[customer], ttl=timedelta(days=1),
@@ -82,22 +82,22 @@ def loan_project(
     repository.settings.cache_clear()
     repository.open_feature_store.cache_clear()
     loader.load_spec.cache_clear()
-    for day in days_between(FIRST, LAST):
+    for day in DAYS.between(FIRST, LAST):
         publish(day, label_delay)
     yield loader.load_spec("loans")
     loader.load_spec.cache_clear()
 
 
-def publish(day: date, label_delay: int) -> None:
+def publish(day: str, label_delay: int) -> None:
     """Publish 30 requests of a day. Losses are known after `label_delay` days, large ones (the last rows) after ten."""
-    random = np.random.default_rng(day.toordinal())
-    begins = datetime.combine(day, datetime.min.time(), ZoneInfo(ZONE))
+    random = np.random.default_rng(date.fromisoformat(day).toordinal())
+    begins = DAYS.start(day)
     times = [begins + timedelta(minutes=30 * row) for row in range(ROWS)]
     debt, amount = np.sort(random.random(ROWS)) * 10, random.random(ROWS) * 10
     early = min(10, label_delay - 1)
     delays = [timedelta(days=early if row >= ROWS - 6 else label_delay - 1, hours=3) for row in range(ROWS)]
     instant = pa.timestamp("us", "UTC")
-    keys = pa.array([1000 * day.toordinal() + row for row in range(ROWS)], pa.int64())
+    keys = pa.array([1000 * date.fromisoformat(day).toordinal() + row for row in range(ROWS)], pa.int64())
     requests = {
         "event_timestamp": pa.array(times, instant),
         "customer": keys,
@@ -106,7 +106,7 @@ def publish(day: date, label_delay: int) -> None:
         "label_known_at": pa.array([begins + delay for delay in delays], instant),
     }
     customers = {"event_timestamp": pa.array([begins] * ROWS, instant), "customer": keys, "debt": debt}
-    dataset, partition = datasets.open_dataset("features/loans"), datasets.day_partition(day)
+    dataset, partition = datasets.open_dataset("features/loans"), datasets.period_partition(day)
     staged = dataset.stage(partition, f"of-{day}")
     files = {name: staged / f"{name}.parquet" for name in ("requests", "customers")}
     pq.write_table(pa.table(requests), files["requests"])
@@ -114,6 +114,8 @@ def publish(day: date, label_delay: int) -> None:
     dataset.publish(partition, f"of-{day}", files, {})
 
 
-def window(model: ModelSpec, as_of: date) -> Window:
-    start = max(FIRST, as_of - timedelta(model.history_days))
-    return Window.from_range(start, as_of, RunReason.SCHEDULE, ZONE)
+def window(model: ModelSpec, as_of: str) -> Window:
+    start = as_of
+    for duration in model.history:
+        start = DAYS.before(start, duration)
+    return Window.from_range(max(FIRST, start), as_of, RunReason.SCHEDULE, DAYS)

@@ -39,8 +39,8 @@ def models_with_short_holdout(folder: Path, days: int) -> Iterator[None]:
     shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in folder.glob("*/model.py"):
         text = file.read_text()
-        assert "    holdout_days=14,\n" in text
-        text = text.replace("    holdout_days=14,\n", f"    holdout_days={days},\n    monitor=None,\n")
+        assert '    holdout="14d",\n' in text
+        text = text.replace('    holdout="14d",\n', f'    holdout="{days}d",\n    monitor=None,\n')
         file.write_text(text.replace('baseline="prior")', 'baseline="prior", confidence=0.5)'))
     places, variable = evergreen_models.__path__, os.environ["EVERGREEN_MODELS"]
     os.environ["EVERGREEN_MODELS"] = os.pathsep.join([str(folder), *others])

@@ -32,6 +32,7 @@ from evergreen.promotion import rules
 from evergreen.registry import aliases
 from evergreen.settings import settings
 from evergreen.window import RunReason
+from support.calendars import cooldown, later
 from support.ledger_events import INPUTS, model_files
 from support.model_folders import model_manifest_sha256, write_model_folder
 
@@ -39,7 +40,7 @@ RACERS = 16
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 AGAINST_ANOTHER, NOT_NEWER = "was judged against", "not newer"  # parts of what refusals say
 
-_EPOCH = date(2013, 1, 1)
+_EPOCH = "2013-01-01"
 _PATIENCE = 300.0  # seconds; a round takes a few
 # The last is what MLflow imports for its first request; with it comes Feast, which adds a header to each.
 _IMPORTED = [
@@ -181,7 +182,7 @@ def evergreen(place: Place, version: str, as_of: date) -> Callable[[], RaceResul
         def decide(state: LedgerState) -> LedgerEvent | LedgerEntry:
             nonlocal decisions
             decisions += 1
-            return rules.decide_promotion(state, request, cooldown_days=0)
+            return rules.decide_promotion(state, request, **cooldown(0))
 
         try:
             entry = ledger.append_decision(place.model, version, decide)
@@ -286,7 +287,7 @@ def race(
             champion_before = place.aliases().get(CHAMPION)
             for k, line in enumerate(lines):
                 version = versions[k + number % 2 * racers]
-                line.send((version, _EPOCH + timedelta(days=number * racers + k)))
+                line.send((version, later(_EPOCH, number * racers + k)))
             results = tuple(_answer(line) for line in lines)
             yield Round(champion_before, results, place.aliases())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,20 +13,22 @@ from evergreen.lake import datasets, fingerprints
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
+from support.calendars import DAYS, later
 
-FIRST = date(2024, 1, 1)
+FIRST = "2024-01-01"
 TILLS = 4
 
 _SPEC = """
 from evergreen.spec.model import ModelSpec
+from support.calendars import DAYS, later
 MODEL = ModelSpec(
     name="tills", owner="tests", feature_service="tills", label="late",
     features=dict(timezone="UTC", first_day="2024-01-01", spine="receipts", views=["takings"],
                   sources=[
-                      dict(name="sales", trailing_days=1, columns=dict(day="date32", till="int64", dollars="float64")),
+                      dict(name="sales", trailing="1d", columns=dict(day="date32", till="int64", dollars="float64")),
                       dict(name="tills", daily=False, columns=dict(till="int64", floor="int64")),
                   ]),
-    schedule="0 0 * * 1", train_days=5, holdout_days=2,
+    schedule="0 0 * * 1", train="5d", holdout="2d",
     gates=[dict(kind="threshold", metric="rmse", at_most=100.0)],
 )
 """
@@ -110,22 +112,24 @@ def reload_spec(model: Path) -> ModelSpec:
     return loader.load_spec(model.name)
 
 
-def days(count: int) -> list[date]:
+def days(count: int) -> list[str]:
     """Return the first days of the data."""
-    return [FIRST + timedelta(n) for n in range(count)]
+    return [later(FIRST, n) for n in range(count)]
 
 
 def deliver(count: int, floors: int = 2, raise_by: float = 0.0) -> None:
     """Deliver the raw files of the first days: one sale per till and day, in an order of their own."""
-    for file in inputs.raw_files_for_days(feature_spec(loader.load_spec("tills")), days(count)):
+    for file in inputs.raw_files_for_periods(feature_spec(loader.load_spec("tills")), days(count)):
         file.path.parent.mkdir(parents=True, exist_ok=True)
         tills = [(n * 7 + 3) % TILLS for n in range(TILLS)]
-        if file.day is None:
+        if file.period is None:
             table = pa.table({"till": tills, "floor": [till % floors for till in tills]})
         else:
-            number = (file.day - FIRST).days
+            number = DAYS.count(FIRST, file.period)
             dollars = [float(till + number) + raise_by for till in tills]
-            table = pa.table({"day": pa.array([file.day] * TILLS), "till": tills, "dollars": dollars})
+            table = pa.table(
+                {"day": pa.array([date.fromisoformat(file.period)] * TILLS), "till": tills, "dollars": dollars}
+            )
         pq.write_table(table, file.path)
 
 
@@ -133,7 +137,7 @@ def publish(model: ModelSpec, days_: list[date]) -> None:
     """Publish days without rows, with manifests as the features DAG makes them now."""
     dataset = inputs.features_dataset(model)
     for day, parts in inputs.feature_inputs(model, days_).items():
-        partition = datasets.day_partition(day)
+        partition = datasets.period_partition(day)
         fingerprint = fingerprints.compute_fingerprint(parts)
         staged = dataset.stage(partition, fingerprint)
         files = {name: staged / f"{name}.parquet" for name in feature_spec(model).tables}

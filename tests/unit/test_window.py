@@ -22,7 +22,7 @@ from evergreen.window import (
 pytestmark = pytest.mark.unit
 
 ZONE = "America/New_York"
-FIRST = date(2013, 1, 1)
+FIRST = "2013-01-01"
 ASKED = datetime(2013, 3, 10, 15, tzinfo=UTC)
 
 
@@ -47,25 +47,25 @@ D = date
     ("given", "start", "end", "run_reason"),
     [
         (
-            run("scheduled", (D(2013, 3, 9), D(2013, 3, 10))),
-            D(2013, 3, 9),
-            D(2013, 3, 10),
+            run("scheduled", ("2013-03-09", "2013-03-10")),
+            "2013-03-09",
+            "2013-03-10",
             RunReason.SCHEDULE,
         ),
-        (run("backfill", (D(2013, 1, 5), D(2013, 1, 6))), D(2013, 1, 5), D(2013, 1, 6), RunReason.BACKFILL),
-        (run(start="2013-01-05", end="2013-01-07"), D(2013, 1, 5), D(2013, 1, 8), RunReason.MANUAL),
-        (run(start="2013-01-05"), D(2013, 1, 5), D(2013, 1, 6), RunReason.MANUAL),
-        (run(end="2013-01-05", start=None), D(2013, 1, 5), D(2013, 1, 6), RunReason.MANUAL),
-        (run(), D(2013, 3, 9), D(2013, 3, 10), RunReason.MANUAL),
-        (run("asset_triggered"), D(2013, 3, 9), D(2013, 3, 10), RunReason.ARRIVAL),
-        (run("operator_triggered", start="2013-01-05"), D(2013, 1, 5), D(2013, 1, 6), RunReason.MANUAL),
-        (run("asset_materialization"), D(2013, 3, 9), D(2013, 3, 10), RunReason.MANUAL),
-        (run("of_a_later_airflow"), D(2013, 3, 9), D(2013, 3, 10), RunReason.MANUAL),
+        (run("backfill", ("2013-01-05", "2013-01-06")), "2013-01-05", "2013-01-06", RunReason.BACKFILL),
+        (run(start="2013-01-05", end="2013-01-07"), "2013-01-05", "2013-01-08", RunReason.MANUAL),
+        (run(start="2013-01-05"), "2013-01-05", "2013-01-06", RunReason.MANUAL),
+        (run(end="2013-01-05", start=None), "2013-01-05", "2013-01-06", RunReason.MANUAL),
+        (run(), "2013-03-09", "2013-03-10", RunReason.MANUAL),
+        (run("asset_triggered"), "2013-03-09", "2013-03-10", RunReason.ARRIVAL),
+        (run("operator_triggered", start="2013-01-05"), "2013-01-05", "2013-01-06", RunReason.MANUAL),
+        (run("asset_materialization"), "2013-03-09", "2013-03-10", RunReason.MANUAL),
+        (run("of_a_later_airflow"), "2013-03-09", "2013-03-10", RunReason.MANUAL),
         # A form that was left empty does not hide the interval of a scheduled run.
         (
-            run("scheduled", (D(2013, 3, 8), D(2013, 3, 9)), start=None),
-            D(2013, 3, 8),
-            D(2013, 3, 9),
+            run("scheduled", ("2013-03-08", "2013-03-09"), start=None),
+            "2013-03-08",
+            "2013-03-09",
             RunReason.SCHEDULE,
         ),
     ],
@@ -79,31 +79,31 @@ def test_features_window(given: DagRunInfo, start: date, end: date, run_reason: 
     [
         # What a watcher tells, what somebody posts, and both in one run.
         (
-            [{"from_trigger": True, "payload": {"days": {"2013-01-05": "a1", "2013-01-03": "b2"}}}],
+            [{"from_trigger": True, "payload": {"periods": {"2013-01-05": "a1", "2013-01-03": "b2"}}}],
             [3, 5],
             RunReason.ARRIVAL,
         ),
-        ([{"days": ["2013-01-05"], "from_rest_api": True}], [5], RunReason.ARRIVAL),
+        ([{"periods": ["2013-01-05"], "from_rest_api": True}], [5], RunReason.ARRIVAL),
         (
-            [{"days": ["2013-01-05", "2013-01-07"]}, {"days": {"2013-01-06": "c3"}}],
+            [{"periods": ["2013-01-05", "2013-01-07"]}, {"periods": {"2013-01-06": "c3"}}],
             [5, 6, 7],
             RunReason.ARRIVAL,
         ),
-        ([{"days": ["2013-01-05"], "run_reason": "backfill"}], [5], RunReason.BACKFILL),
-        ([{"days": ["2013-01-05"], "run_reason": "schedule"}], [5], RunReason.ARRIVAL),
+        ([{"periods": ["2013-01-05"], "run_reason": "backfill"}], [5], RunReason.BACKFILL),
+        ([{"periods": ["2013-01-05"], "run_reason": "schedule"}], [5], RunReason.ARRIVAL),
         # A new day, and one of a backfill.
         (
-            [{"days": ["2013-01-05"], "run_reason": "backfill"}, {"days": ["2013-01-06"]}],
+            [{"periods": ["2013-01-05"], "run_reason": "backfill"}, {"periods": ["2013-01-06"]}],
             [5, 6],
             RunReason.ARRIVAL,
         ),
         # More was delivered than the model is about.
-        ([{"days": ["2012-12-31", "2013-01-02"]}], [2], RunReason.ARRIVAL),
+        ([{"periods": ["2012-12-31", "2013-01-02"]}], [2], RunReason.ARRIVAL),
     ],
 )
 def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[int], run_reason: RunReason) -> None:
     window = resolve_features_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE)
-    assert window.days == tuple(D(2013, 1, day) for day in expected)
+    assert window.periods == tuple(D(2013, 1, day) for day in expected)
     assert window.run_reason is run_reason
 
 
@@ -112,14 +112,14 @@ def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[i
     [
         ({"days": "2013-01-05"}, "post extra like"),
         ({"day": "2013-01-05"}, "came with unknown day: post extra like"),
-        ({"days": ["2013-01-05"], "data_ends": "2013-01-06", "from_rest_api": True}, "came with unknown data_ends"),
+        ({"periods": ["2013-01-05"], "data_ends": "2013-01-06", "from_rest_api": True}, "came with unknown data_ends"),
         ({"from_trigger": True, "payload": {"Days": ["2013-01-05"]}}, "came with unknown Days"),
-        ({"days": ["soon"]}, "not a date"),
-        ({"days": [20130105]}, "not a date"),
+        ({"periods": ["soon"]}, "not a date"),
+        ({"periods": [20130105]}, "not a date"),
         ({"from_trigger": True, "payload": "soon"}, "post extra like"),
-        ({"days": [], "run_reason": "fate"}, "run_reason='fate'"),
-        ({"days": ["2012-12-31"]}, "first day of data"),
-        ({"days": ["2013-03-10"]}, "was not over"),
+        ({"periods": [], "run_reason": "fate"}, "run_reason='fate'"),
+        ({"periods": ["2012-12-31"]}, "first day of data"),
+        ({"periods": ["2013-03-10"]}, "was not over"),
     ],
 )
 def test_invalid_asset_events_are_refused(extra: dict[str, Any], complaint: str) -> None:
@@ -130,10 +130,10 @@ def test_invalid_asset_events_are_refused(extra: dict[str, Any], complaint: str)
 @pytest.mark.parametrize(
     ("extras", "end", "run_reason"),
     [
-        ([{"days": ["2013-03-01"], "data_end": "2013-03-05"}], D(2013, 3, 5), RunReason.ARRIVAL),
-        ([{"days": ["2013-03-01"]}, {"days": ["2013-02-01"]}], D(2013, 3, 2), RunReason.ARRIVAL),
-        ([{"days": ["2013-03-01"], "run_reason": "backfill"}], D(2013, 3, 2), RunReason.BACKFILL),
-        ([{}], D(2013, 3, 10), RunReason.ARRIVAL),
+        ([{"periods": ["2013-03-01"], "data_end": "2013-03-05"}], "2013-03-05", RunReason.ARRIVAL),
+        ([{"periods": ["2013-03-01"]}, {"periods": ["2013-02-01"]}], "2013-03-02", RunReason.ARRIVAL),
+        ([{"periods": ["2013-03-01"], "run_reason": "backfill"}], "2013-03-02", RunReason.BACKFILL),
+        ([{}], "2013-03-10", RunReason.ARRIVAL),
     ],
 )
 def test_a_retrain_started_by_features_is_as_of_their_data_end(
@@ -144,9 +144,9 @@ def test_a_retrain_started_by_features_is_as_of_their_data_end(
 
 
 def test_a_day_of_23_hours_is_a_day() -> None:
-    spring = run("backfill", (D(2013, 3, 10), D(2013, 3, 11)))
+    spring = run("backfill", ("2013-03-10", "2013-03-11"))
     late = DagRunInfo("backfill", datetime(2013, 3, 12, tzinfo=UTC), spring.data_interval)
-    assert days(late)[:2] == (D(2013, 3, 10), D(2013, 3, 11))
+    assert days(late)[:2] == ("2013-03-10", "2013-03-11")
 
 
 @pytest.mark.parametrize(
@@ -169,10 +169,10 @@ def test_features_window_refuses(given: DagRunInfo, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("given", "start", "end"),
     [
-        (run("scheduled", (D(2013, 3, 1), D(2013, 3, 8))), D(2013, 2, 6), D(2013, 3, 8)),
-        (run(as_of="2013-03-01"), D(2013, 1, 30), D(2013, 3, 1)),
-        (run(as_of="2013-01-05"), FIRST, D(2013, 1, 5)),
-        (run(), D(2013, 2, 8), D(2013, 3, 10)),
+        (run("scheduled", ("2013-03-01", "2013-03-08")), "2013-02-06", "2013-03-08"),
+        (run(as_of="2013-03-01"), "2013-01-30", "2013-03-01"),
+        (run(as_of="2013-01-05"), FIRST, "2013-01-05"),
+        (run(), "2013-02-08", "2013-03-10"),
     ],
 )
 def test_retrain_window(given: DagRunInfo, start: date, end: date) -> None:
@@ -195,24 +195,24 @@ def test_retrain_window_refuses(given: DagRunInfo, complaint: str) -> None:
 
 
 def test_days_leave_out_their_end() -> None:
-    assert list(days_between(D(2013, 2, 27), D(2013, 3, 1))) == [D(2013, 2, 27), D(2013, 2, 28)]
-    assert list(days_between(D(2013, 3, 1), D(2013, 3, 1))) == []
+    assert list(days_between("2013-02-27", "2013-03-01")) == ["2013-02-27", "2013-02-28"]
+    assert list(days_between("2013-03-01", "2013-03-01")) == []
 
 
 def test_a_window_has_at_least_one_day() -> None:
     with pytest.raises(WindowError, match="no days"):
         Window.from_range(FIRST, FIRST, RunReason.MANUAL, ZONE)
-    assert Window.from_range(FIRST, D(2013, 1, 3), RunReason.MANUAL, ZONE).days == (FIRST, D(2013, 1, 2))
+    assert Window.from_range(FIRST, "2013-01-03", RunReason.MANUAL, ZONE).days == (FIRST, "2013-01-02")
     with pytest.raises(WindowError, match="no days"):
         Window((), RunReason.MANUAL, ZONE)
     with pytest.raises(WindowError, match="in order"):
-        Window((D(2013, 1, 3), D(2013, 1, 2)), RunReason.MANUAL, ZONE)
+        Window(("2013-01-03", "2013-01-02"), RunReason.MANUAL, ZONE)
 
 
 def test_data_that_has_ended_bounds_every_window() -> None:
-    ended = {"first_day": FIRST, "last_day": D(2013, 2, 1), "timezone": ZONE}
-    assert resolve_features_window(run(), **ended).days == (D(2013, 2, 1),)
-    assert resolve_retrain_window(run(), **ended, history_days=9).end == D(2013, 2, 2)
+    ended = {"first_day": FIRST, "last_day": "2013-02-01", "timezone": ZONE}
+    assert resolve_features_window(run(), **ended).days == ("2013-02-01",)
+    assert resolve_retrain_window(run(), **ended, history_days=9).end == "2013-02-02"
     with pytest.raises(WindowError, match="last day of data"):
         resolve_features_window(run(start="2013-02-02"), **ended)
     with pytest.raises(WindowError, match="last day of data"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ from evergreen.backtest.statistics import DriftTest, backtest_metric, run_drift_
 from evergreen.backtest.walk_forward import BacktestPoint, MeasurementPeriod
 from evergreen.errors import Fault, SpecError
 from evergreen.evaluation.requirements import backtest_gates, verdict_code
-from evergreen.evaluation.rows import LabelCounts, historical_evidence, labelled_days, read_label_counts
+from evergreen.evaluation.rows import LabelCounts, historical_evidence, labelled_periods, read_label_counts
 from evergreen.gates import EarlierComparison, MissingEvidence, NoChampion, Verdict, judge_evidence
 from evergreen.gates.metrics import FloatArray
 from evergreen.lake import datasets, fingerprints
 from evergreen.scoring.predictions import Champion, score_candidate
 from evergreen.spec.gates import MetricGate
+from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 
 
@@ -38,8 +38,7 @@ class BacktestCandidate:
     def point(self) -> BacktestPoint:
         """Its dates."""
         inputs = self.training_set.inputs
-        as_of, start, end = (date.fromisoformat(inputs[name]) for name in ("as_of", "holdout", "holdout_end"))
-        return BacktestPoint(as_of, start, (as_of - end).days)
+        return BacktestPoint(inputs["as_of"], inputs["holdout"], inputs["holdout_end"])
 
 
 def first_metric_gate(model: ModelSpec) -> MetricGate:
@@ -64,10 +63,11 @@ def cache_code(model: ModelSpec) -> dict[str, str]:
 class BacktestCache:
     """Computes scores, verdicts and metrics of models on holdouts; reads back those that any run computed before."""
 
-    def __init__(self, model: ModelSpec, candidates: Mapping[date, BacktestCandidate], folder: Path):
+    def __init__(self, model: ModelSpec, candidates: Mapping[str, BacktestCandidate], folder: Path):
         self._model, self._candidates, self._folder = model, candidates, folder
-        self._holdouts: dict[date, pa.Table] = {}
-        self._scores: dict[tuple[date, date], FloatArray] = {}
+        self._as_of_by_end = {candidate.point.holdout_end: as_of for as_of, candidate in candidates.items()}
+        self._holdouts: dict[str, pa.Table] = {}
+        self._scores: dict[tuple[str, str], FloatArray] = {}
         # Not feature_store.training_sets.training_set_dataset: importing it loads Feast, which takes seconds.
         self._training_sets = datasets.open_dataset(f"training_sets/{model.name}")
         self._gate = first_metric_gate(model)
@@ -115,16 +115,17 @@ class BacktestCache:
                 self._training_sets.file_path(training_set, "train"),
                 self._score_holdout(candidate.as_of, candidate.as_of),
                 champion_scores,
-                self.labelled_days(candidate.as_of),
+                self.labelled_periods(candidate.as_of),
                 self._label_counts(candidate.as_of),
             )
             return judge_evidence(gates, evidence, past_comparisons).model_dump(mode="json")
 
         return Verdict.model_validate(self._cached("verdict", inputs, compute))
 
-    def labelled_days(self, as_of: date) -> tuple[date, date]:
-        """Return the days first ≤ day < end that a candidate is judged on."""
-        return labelled_days(self._candidates[as_of].training_set, self._label_counts(as_of))
+    def labelled_periods(self, as_of: str) -> tuple[str, str]:
+        """Return the periods first ≤ period < end that a candidate is judged on."""
+        calendar = feature_spec(self._model).calendar
+        return labelled_periods(self._candidates[as_of].training_set, self._label_counts(as_of), calendar)
 
     def period_metric(self, model: BacktestPoint, period: MeasurementPeriod) -> float | None:
         """Return the metric of `model` on the labelled rows of `period`."""
@@ -167,27 +168,30 @@ class BacktestCache:
 
         return self._cached("rows", inputs, compute)
 
-    def _holdout_date(self, period: MeasurementPeriod) -> date:
+    def _holdout_date(self, period: MeasurementPeriod) -> str:
         """Return the date whose holdout has the rows of `period`."""
-        return period.end + timedelta(self._model.label_delay)
+        return self._as_of_by_end[period.end]
 
-    def _label_counts(self, as_of: date) -> LabelCounts:
+    def _label_counts(self, as_of: str) -> LabelCounts:
         training_set = self._candidates[as_of].training_set
         return read_label_counts(self._training_sets.file_path(training_set, "label_counts"))
 
-    def _scored_rows(self, model: BacktestPoint, start: date, holdout: date) -> tuple[FloatArray, FloatArray, Any]:
-        """Return labels, scores and days (n,) of the rows of the holdout of a date, from the day `start` on."""
+    def _scored_rows(self, model: BacktestPoint, start: str, holdout: str) -> tuple[FloatArray, FloatArray, Any]:
+        """Return labels, scores and days (n,) of the rows of the holdout of a date, from the period `start` on."""
         label, rows = self._labels_from(start, holdout)
         days = self._load_holdout(holdout)["day"].to_numpy()[rows]
         return label, self._score_holdout(model.as_of, holdout)[rows], days
 
-    def _labels_from(self, start: date, holdout: date) -> tuple[FloatArray, Any]:
-        """Return labels of the rows of a holdout from the day `start` on, and the mask (n,) of these rows."""
+    def _labels_from(self, start: str, holdout: str) -> tuple[FloatArray, Any]:
+        """Return labels of the rows of a holdout from the period `start` on, and the mask (n,) of these rows."""
         table = self._load_holdout(holdout)
-        rows = table["day"].to_numpy() >= np.datetime64(start)
+        if datasets.PERIOD_COLUMN in table.column_names:
+            rows = table[datasets.PERIOD_COLUMN].to_numpy() >= start
+        else:
+            rows = table["day"].to_numpy() >= np.datetime64(start)
         return table["label"].to_numpy()[rows].astype(np.float64), rows
 
-    def _score_holdout(self, model: date, holdout: date) -> FloatArray:
+    def _score_holdout(self, model: str, holdout: str) -> FloatArray:
         """Return scores (n,) of every row of a holdout."""
         if (model, holdout) not in self._scores:
             inputs = {**self._cache_inputs(model, holdout), "code": scoring_code()}
@@ -200,24 +204,24 @@ class BacktestCache:
             self._scores[model, holdout] = np.load(file, allow_pickle=False)
         return self._scores[model, holdout]
 
-    def _load_holdout(self, as_of: date) -> pa.Table:
+    def _load_holdout(self, as_of: str) -> pa.Table:
         if as_of not in self._holdouts:
             file = self._training_sets.file_path(self._candidates[as_of].training_set, "holdout")
             self._holdouts[as_of] = pq.read_table(file)
         return self._holdouts[as_of]
 
-    def _cache_inputs(self, model: date, holdout: date) -> dict[str, Any]:
+    def _cache_inputs(self, model: str, holdout: str) -> dict[str, Any]:
         return {
             "model": self._candidate_fingerprint(model),
             "holdout": self._holdout_fingerprint(holdout),
             "code": self._code_fingerprint,
         }
 
-    def _candidate_fingerprint(self, as_of: date) -> dict[str, Any]:
+    def _candidate_fingerprint(self, as_of: str) -> dict[str, Any]:
         candidate = self._candidates[as_of].candidate
         return {"content": candidate.content_hash, "features": candidate.inputs["features"]}
 
-    def _holdout_fingerprint(self, as_of: date) -> str:
+    def _holdout_fingerprint(self, as_of: str) -> str:
         return self._candidates[as_of].training_set.files["holdout"].sha256
 
     def _cached(self, kind: str, inputs: Mapping[str, Any], compute: Callable[[], Any]) -> Any:

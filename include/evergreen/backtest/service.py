@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from evergreen.backtest.statistics import mean_with_bounds
 from evergreen.backtest.walk_forward import BacktestPoint, Deployment, DeploymentPolicy, MeasurementPeriod
 from evergreen.errors import Fault, FaultsError
 from evergreen.lake import datasets, fingerprints
+from evergreen.periods import days_from
 from evergreen.reports import backtest
 from evergreen.reports.backtest import (
     BacktestResults,
@@ -28,9 +28,10 @@ from evergreen.reports.backtest import (
     PeriodSummary,
     PolicySummary,
 )
+from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 
-_COMPARED_FIELDS = {"label", "train_days", "holdout_days", "label_delay", "clusters", "gates"}
+_COMPARED_FIELDS = {"label", "train", "holdout", "label_delay", "clusters", "gates"}
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
 
 # Label and rule of each policy.
@@ -47,7 +48,7 @@ _POLICIES = {
 }
 
 
-def add_candidate(model: ModelSpec, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest) -> Path:
+def add_candidate(model: ModelSpec, as_of: str, training_set: datasets.Manifest, candidate: datasets.Manifest) -> Path:
     """Record the candidate, then bring results and report up to date; return the path of the report.
 
     The report shows all candidates with the same spec. Concurrent runs wait for each other; a run whose candidate
@@ -59,9 +60,12 @@ def add_candidate(model: ModelSpec, as_of: date, training_set: datasets.Manifest
     """
     _validate_inputs(model, as_of, training_set, candidate)
     spec = fingerprints.compute_fingerprint(backtest_spec(model, candidate))
-    dataset, partition = datasets.open_dataset(f"backtests/{model.name}"), f"as_of={as_of}"
+    dataset, partition = (
+        datasets.open_dataset(f"backtests/{model.name}"),
+        f"as_of={datasets.file_name_of_period(as_of)}",
+    )
     inputs = {
-        "as_of": as_of.isoformat(),
+        "as_of": as_of,
         "spec": spec,
         "training_set": training_set.reference,
         "candidate": candidate.reference,
@@ -89,16 +93,17 @@ def backtest_spec(model: ModelSpec, candidate: datasets.Manifest) -> dict[str, A
 
 
 def _validate_inputs(
-    model: ModelSpec, as_of: date, training_set: datasets.Manifest, candidate: datasets.Manifest
+    model: ModelSpec, as_of: str, training_set: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
     faults = []
-    if training_set.inputs["as_of"] != as_of.isoformat():
+    if training_set.inputs["as_of"] != as_of:
         faults.append(Fault("training set", f"is as of {training_set.inputs['as_of']}", f"pass that of {as_of}"))
-    start, end, last = (date.fromisoformat(training_set.inputs[name]) for name in ("holdout", "holdout_end", "as_of"))
-    for name, days in (("holdout_days", (end - start).days), ("label_delay", (last - end).days)):
-        if days != (declared := getattr(model, name)):
-            problem = f"has {name} of {days}, but the spec says {declared}"
-            faults.append(Fault("training set", problem, "build it again"))
+    calendar = feature_spec(model).calendar
+    end = calendar.before(as_of, model.label_delay)
+    declared = calendar.before(end, model.holdout), end
+    if declared != (actual := (training_set.inputs["holdout"], training_set.inputs["holdout_end"])):
+        problem = "has the holdout {} until {}, but by the spec it is {} until {}".format(*actual, *declared)
+        faults.append(Fault("training set", problem, "build it again"))
     if candidate.inputs["training_set"] != training_set.files["train"].sha256:
         faults.append(Fault("candidate", "was trained on another training set", "train it again"))
     if faults:
@@ -143,7 +148,7 @@ def report_code(model: ModelSpec) -> dict[str, str]:
 
 def _build_results(
     model: ModelSpec,
-    candidates: Mapping[date, BacktestCandidate],
+    candidates: Mapping[str, BacktestCandidate],
     cache: BacktestCache,
     fingerprint: str,
     spec_fingerprint: str,
@@ -159,7 +164,7 @@ def _build_results(
         verdict = cache.judge(point, champion, ledger.comparisons, ledger.find_pause(point))
         candidate = candidates[point.as_of]
         promoted, reason = ledger.propose(
-            point, candidate.candidate.fingerprint, verdict, cache.labelled_days(point.as_of)
+            point, candidate.candidate.fingerprint, verdict, cache.labelled_periods(point.as_of)
         )
         steps.append(
             BacktestStep(
@@ -213,8 +218,8 @@ def _build_results(
         metric=gate.metric,
         higher_is_better=gate.scale.higher_is_better,
         label=model.label,
-        train_days=model.train_days,
-        holdout_days=model.holdout_days,
+        train=str(model.train),
+        holdout=str(model.holdout),
         steps=tuple(steps),
         periods=tuple(PeriodSummary(**asdict(period), **cache.count_rows(period)) for period in periods),
         compared_periods=compared,
@@ -249,7 +254,7 @@ def _summarize_policy(
             DeploymentSummary(
                 as_of=deployment.point.as_of,
                 end=deployment.end,
-                live_days=((deployment.end or last) - deployment.point.as_of).days,
+                live_days=days_from(deployment.point.as_of, deployment.end or last),
                 reason=deployment.reason,
             )
             for deployment in deployments

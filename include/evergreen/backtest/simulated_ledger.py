@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime
 from hashlib import sha256
 
 from evergreen.backtest.walk_forward import BacktestPoint
@@ -11,6 +11,7 @@ from evergreen.gates import EarlierComparison, Verdict
 from evergreen.ledger.entries import LedgerEntry, LedgerEvent, PromotionDeferred, VerdictRecorded, hash_entry
 from evergreen.ledger.state import LedgerState, apply_entry
 from evergreen.promotion import rules
+from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 
@@ -20,6 +21,7 @@ class SimulatedLedger:
 
     def __init__(self, model: ModelSpec):
         self._model, self._state = model, LedgerState()
+        self._calendar = feature_spec(model).calendar
 
     @property
     def comparisons(self) -> tuple[EarlierComparison, ...]:
@@ -30,14 +32,14 @@ class SimulatedLedger:
         """Return why no candidate is trained at this date, as a run on schedule finds; None if one is."""
         if self._model.keep_candidates_ready:
             return None
-        return rules.promotion_pause(self._state, candidate.as_of, self._model.cooldown_days)
+        return rules.promotion_pause(self._state, candidate.as_of, self._model.cooldown, self._calendar)
 
     def propose(
-        self, candidate: BacktestPoint, fingerprint: str, verdict: Verdict, holdout: tuple[date, date]
+        self, candidate: BacktestPoint, fingerprint: str, verdict: Verdict, holdout: tuple[str, str]
     ) -> tuple[bool, str]:
         """Whether the candidate becomes champion, and why or why not. Where approval is asked for, it is given.
 
-        `holdout` are the days first ≤ day < end that it was judged on.
+        `holdout` are the periods first ≤ period < end that it was judged on.
         """
         version = f"of {candidate.as_of}"
         judged = VerdictRecorded(
@@ -45,6 +47,7 @@ class SimulatedLedger:
             run_reason=RunReason.SCHEDULE,
             as_of=candidate.as_of,
             holdout=holdout,
+            days=self._calendar.dates(*holdout),
             candidate_fingerprint=fingerprint,
             # Named by what it was made of: a walk compares dates, and registers nothing.
             candidate_files={"model": sha256(f"{version} {fingerprint}".encode()).hexdigest()},
@@ -56,7 +59,7 @@ class SimulatedLedger:
         self._append(candidate, judged)
         request = rules.PromotionRequest(self._state.head_number, version, RunReason.SCHEDULE)
         try:
-            act = rules.decide_promotion(self._state, request, cooldown_days=self._model.cooldown_days)
+            act = rules.decide_promotion(self._state, request, self._model.cooldown, self._calendar)
         except PromotionRefusedError as refused:
             return False, str(refused) if verdict.promote else verdict.reason
         assert not isinstance(act, LedgerEntry)  # nothing was recorded twice
@@ -68,8 +71,14 @@ class SimulatedLedger:
             number=self._state.head_number + 1,
             model=self._model.name,
             previous_hash=self._state.head_hash,
-            recorded_at=datetime.combine(candidate.as_of, time(), UTC),
+            recorded_at=_recorded_at(candidate.as_of),
             actor="backtest",
             event=act,
         )
         self._state = apply_entry(self._state, entry, hash_entry(entry.to_bytes()))
+
+
+def _recorded_at(as_of: str) -> datetime:
+    """Return the instant of a period, or the first one of its date in UTC."""
+    instant = datetime.fromisoformat(as_of)
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

@@ -8,39 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
 from itertools import pairwise
+
+from evergreen.periods import days_from
 
 
 @dataclass(frozen=True, order=True)
 class BacktestPoint:
-    """A candidate, trained on no data of the day `as_of` or later and on no label from `holdout_start` on."""
+    """A candidate, trained on no data of the period `as_of` or later and on no label from `holdout_start` on."""
 
-    as_of: date
-    holdout_start: date
-    label_delay: int = 0
-    """Days from the end of its holdout to `as_of`."""
+    as_of: str
+    holdout_start: str
+    holdout_end: str
+    """The period after the last of its holdout: `as_of`, or earlier where labels are delayed."""
 
     def __post_init__(self) -> None:
         if self.holdout_start >= self.holdout_end:
-            raise ValueError(f"the holdout from {self.holdout_start} until before {self.holdout_end} holds no day")
-
-    @property
-    def holdout_end(self) -> date:
-        """The day after the last of its holdout."""
-        return self.as_of - timedelta(self.label_delay)
+            raise ValueError(f"the holdout from {self.holdout_start} until before {self.holdout_end} is empty")
 
 
 @dataclass(frozen=True, order=True)
 class MeasurementPeriod:
-    """The days `start` ≤ day < `end`, on which the models live after the date `live_as_of` are measured.
+    """The periods `start` ≤ period < `end`, on which the models live after the date `live_as_of` are measured.
 
     They end with the holdout of a later date, whose rows they are.
     """
 
-    start: date
-    end: date
-    live_as_of: date
+    start: str
+    end: str
+    live_as_of: str
 
 
 DeploymentPolicy = Callable[[BacktestPoint, BacktestPoint | None], str | None]
@@ -52,7 +48,7 @@ class Deployment:
     """`point` was live from its own date until before `end`; None if it still is."""
 
     point: BacktestPoint
-    end: date | None
+    end: str | None
     reason: str
 
 
@@ -66,7 +62,7 @@ def sort_points(points: Sequence[BacktestPoint]) -> tuple[BacktestPoint, ...]:
 
 
 def measurement_periods(points: Sequence[BacktestPoint]) -> tuple[MeasurementPeriod, ...]:
-    """Return one for each date but the first: the days of its holdout that no earlier holdout has.
+    """Return one for each date but the first: the part of its holdout that no earlier holdout has.
 
     When dates are a holdout apart, that is the whole holdout. When they are closer, holdouts overlap. When they are
     further apart, no holdout has the days in between: they are not measured, for any policy. The models that are
@@ -110,7 +106,7 @@ def deploy_monthly(candidate: BacktestPoint, live: BacktestPoint | None) -> str 
     """Deploy 28 days after the last deployment: not a calendar month, but four of the usual weeks between dates."""
     if live is None:
         return "the first candidate"
-    days = (candidate.as_of - live.as_of).days
+    days = days_from(live.as_of, candidate.as_of)
     return f"{days} days after the last deployment" if days >= 28 else None
 
 

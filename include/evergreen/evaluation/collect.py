@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,13 @@ from evergreen.evaluation.rows import (
     compute_baselines,
     compute_clusters,
     compute_groups,
-    labelled_days,
+    labelled_periods,
     read_label_counts,
 )
 from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
 from evergreen.lake import datasets, fingerprints
 from evergreen.scoring.predictions import Champion, score_candidate, score_table
+from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 
 # Columns of the file `scores`.
@@ -83,7 +83,7 @@ def collect_look_evidence(
     source, dataset = look_dataset(model), evaluation_dataset(model)
     inputs: dict[str, Any] = {
         "holdout": examples.files["holdout"].sha256,
-        "days": [examples.inputs["holdout"], examples.inputs["holdout_end"]],
+        "periods": [examples.inputs["holdout"], examples.inputs["holdout_end"]],
         "label_counts": examples.files["label_counts"].sha256,
         "candidate": {"content": challenger.content},
         "champion": {"content": champion.content},
@@ -91,7 +91,7 @@ def collect_look_evidence(
         "code": evidence_code(),
     }
     fingerprint = fingerprints.compute_fingerprint(inputs)
-    base = f"look-{examples.inputs['as_of']}-at-{challenger.version}-against-{champion.version}"
+    base = f"look-{datasets.file_name_of_period(examples.inputs['as_of'])}-at-{challenger.version}-against-{champion.version}"
     if published := dataset.find(f"{base}-{fingerprint[:16]}", fingerprint):
         return published
     holdout = pq.read_table(source.file_path(examples, "holdout"))
@@ -138,9 +138,10 @@ def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
     for name, parse in _PARSERS.items():
         if name in evaluation.files:
             fields[name] = parse(json.loads(dataset.file_path(evaluation, name).read_text()))
-    start, end = (date.fromisoformat(day) for day in metadata["days"])
+    start, end = metadata["holdout"]
     fields["label_counts"] = {day: tuple(counts) for day, counts in metadata["label_counts"].items()}
-    fields |= {"days": (start, end), "clusters": clusters, "groups": groups, "baselines": baselines}
+    days = feature_spec(model).calendar.dates(start, end)
+    fields |= {"holdout": (start, end), "days": days, "clusters": clusters, "groups": groups, "baselines": baselines}
     no_champion = NoChampion(metadata["no_champion"]) if metadata["no_champion"] else NoChampion()
     return Evidence(**{"champion": no_champion, **fields})
 
@@ -176,13 +177,13 @@ class _Measurement:
         files, champion, requirements = self._training_set.files, self._champion, self._requirements
         inputs: dict[str, Any] = {
             "holdout": files["holdout"].sha256,
-            "days": [self._training_set.inputs["holdout"], self._training_set.inputs["holdout_end"]],
+            "periods": [self._training_set.inputs["holdout"], self._training_set.inputs["holdout_end"]],
             "label_counts": files["label_counts"].sha256,
             "candidate": {"content": self._candidate.content_hash, "features": self._candidate.inputs["features"]},
             "champion": champion
             and {
                 "content": champion.content,
-                "labels_until": champion.labels_until.isoformat(),
+                "labels_until": champion.labels_until,
                 "accepted_change": champion.accepted_change,
             },
             "requirements": asdict(requirements),
@@ -246,7 +247,7 @@ class _Measurement:
 
         With its own inputs as `champion_inputs`, if the training set does not have all of them.
         """
-        if problem := champion.overlap_problem(date.fromisoformat(self._training_set.inputs["holdout"])):
+        if problem := champion.overlap_problem(self._training_set.inputs["holdout"]):
             return {"champion": MissingEvidence(problem)}
         from evergreen.registry import versions
 
@@ -330,7 +331,7 @@ def _publish_evidence(
         if isinstance(value, pa.Table) and name.endswith(_INPUTS_SUFFIX):
             problems[name] = _table_sha256(value)
     metadata = {
-        "days": [day.isoformat() for day in labelled_days(examples, label_counts)],
+        "holdout": labelled_periods(examples, label_counts, feature_spec(model).calendar),
         "label_counts": label_counts,
         "champion": champion.version if champion else None,
         "no_champion": no_champion,

@@ -20,6 +20,8 @@ from evergreen.evaluation.requirements import EvidenceRequirements
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.lake import datasets
 from evergreen.lake.datasets import ROW_COLUMN
+from evergreen.periods import Calendar
+from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 
 LabelCounts = dict[str, tuple[int, int]]
@@ -32,10 +34,10 @@ def historical_evidence(
     train_file: Path,
     candidate: ArrayLike,
     champion: ArrayLike | NoChampion | MissingEvidence,
-    days: tuple[date, date],
+    holdout_periods: tuple[str, str],
     label_counts: LabelCounts,
 ) -> Evidence:
-    """Return the evidence for `backtest_gates`: scores (n,) of the rows of `holdout`, of the days first ≤ day < end.
+    """Return the evidence for `backtest_gates`: scores (n,) of the rows of `holdout`, first ≤ period < end.
 
     `train_file` is the Parquet file that the candidate learned from.
     """
@@ -44,7 +46,8 @@ def historical_evidence(
         label=holdout["label"].to_numpy(),
         candidate=candidate,
         champion=champion,
-        days=days,
+        holdout=holdout_periods,
+        days=feature_spec(model).calendar.dates(*holdout_periods),
         label_counts=label_counts,
         clusters=compute_clusters(holdout, requirements.clusters),
         groups=compute_groups(holdout, requirements.groups),
@@ -59,20 +62,20 @@ def read_label_counts(file: Path) -> LabelCounts:
     return dict(zip(map(str, table["day"].to_pylist()), counts, strict=True))
 
 
-def labelled_days(training_set: datasets.Manifest, label_counts: LabelCounts) -> tuple[date, date]:
-    """Return the days first ≤ day < end of a holdout, without those at its end that have no label yet.
+def labelled_periods(training_set: datasets.Manifest, label_counts: LabelCounts, calendar: Calendar) -> tuple[str, str]:
+    """Return the periods first ≤ period < end of a holdout, without the days at its end that have no label yet.
 
     A day without a labelled row is not used: a later holdout has its rows for the first time.
     """
-    start, end = (date.fromisoformat(training_set.inputs[name]) for name in ("holdout", "holdout_end"))
+    start, end = (training_set.inputs[name] for name in ("holdout", "holdout_end"))
     last = max((date.fromisoformat(day) for day, (_, labelled) in label_counts.items() if labelled), default=None)
-    return start, last + timedelta(1) if last else end
+    return start, min(end, calendar.first_of(last + timedelta(1))) if last else end
 
 
 def compute_clusters(table: pa.Table, names: Sequence[str]) -> dict[str, list[str | None] | MissingEvidence]:
     """Return, for each name, the cluster of each row of `table`, (n,), as text; None where the column is null.
 
-    `day` is the day of features that the row belongs to, in their time zone. Any other name is a column.
+    `day` is the day, in the time zone of the features, on which the period that the row belongs to begins. Any other name is a column.
     """
     return {name: _compute_cluster(table, name) for name in names}
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ from evergreen.lake import datasets
 from evergreen.scoring import predictions
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import midnight
 
 _RELATIVE_TOLERANCE = 1e-6  # single precision on one side is no difference
 
@@ -178,16 +177,16 @@ def _staleness_problem(model: ModelSpec, materialization: Mapping[str, Any]) -> 
     """Return why the online store cannot be compared with what is published now, or None."""
     if not materialization:
         return f"nothing was materialized for {model.feature_model} yet"
-    days = materialization["days"]
-    if not days:
+    periods = materialization["periods"]
+    if not periods:
         return "the online store was being written when the writer ended: materialize again"
-    timezone, end = feature_spec(model).timezone, datetime.fromisoformat(materialization["watermark"])
+    calendar, end = feature_spec(model).calendar, datetime.fromisoformat(materialization["watermark"])
     published = {}
     for manifest in features_dataset(model).manifests():
-        day = manifest.partition.removeprefix("day=")
-        if day >= min(days) and midnight(date.fromisoformat(day), timezone) < end:
-            published[day] = manifest.content_hash
-    if changed := sorted(day for day in {*published, *days} if published.get(day) != days.get(day)):
+        period = datasets.partition_period(manifest.partition)
+        if period >= min(periods) and calendar.start(period) < end:
+            published[period] = manifest.content_hash
+    if changed := sorted(name for name in {*published, *periods} if published.get(name) != periods.get(name)):
         return (
             f"features of {', '.join(changed)} were published again since the online store was written: "
             "materialize, then evaluate again"
@@ -201,8 +200,8 @@ def _newest_event_timestamp(
     """Return the newest event timestamp before the materialization's end, in tables by (name, timestamp column)."""
     published = features_dataset(model)
     end = pa.scalar(datetime.fromisoformat(materialization["watermark"]), pa.timestamp("us", "UTC"))
-    for day in sorted(materialization["days"], reverse=True):
-        manifest = published.manifest(datasets.day_partition(day))
+    for period in sorted(materialization["periods"], reverse=True):
+        manifest = published.manifest(datasets.period_partition(period))
         timestamps = []
         for table, column in sorted(sources):
             if manifest is None or table not in manifest.files:

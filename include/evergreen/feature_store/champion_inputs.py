@@ -7,8 +7,7 @@ its table is published with that column. What can no longer be made is named.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
-from math import ceil
+from datetime import timedelta
 
 import pyarrow as pa
 from feast import Entity, FeatureView, Field
@@ -20,8 +19,9 @@ from evergreen.feature_store.model_inputs import ModelInputs, ViewDefinition, co
 from evergreen.feature_store.repository import feature_source, open_feature_store
 from evergreen.feature_store.training_sets import join_views
 from evergreen.lake import datasets
+from evergreen.periods import Calendar
+from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import days_between
 
 
 def recreate_inputs(
@@ -40,10 +40,11 @@ def recreate_inputs(
     for column in changed:
         if feature := inputs.find_feature(column):
             views.setdefault(feature[0], []).append(feature[1])
-    published = _published_days(training_set, inputs.feature_model)
+    calendar = feature_spec(model).calendar
+    published = _published_periods(training_set, inputs.feature_model, calendar)
     problems = _request_problems(inputs, changed, holdout)
     for name, features in views.items():
-        problems += _view_problems(name, features, inputs, holdout, training_set, published)
+        problems += _view_problems(name, features, inputs, holdout, training_set, published, calendar)
     if problems:
         raise MissingInputsError("; ".join(problems))
     table = holdout
@@ -58,24 +59,26 @@ def recreate_inputs(
         try:
             store = open_feature_store(model.feature_model)
             joined = join_views(store, inputs.feature_model, definitions, references, entities)
-        except FaultsError as error:  # what the columns of a table do not show, such as types that differ by day
+        except FaultsError as error:  # what the columns of a table do not show, such as types that differ by period
             problem = "; ".join(map(str, error.faults))
             raise MissingInputsError(f"{', '.join(changed)} cannot be joined: {problem}") from None
         for column in changed:
             if column in table.column_names:
                 table = table.drop_columns([column])
             table = table.append_column(column, joined[column])
-        if _published_days(training_set, inputs.feature_model) != published:
+        if _published_periods(training_set, inputs.feature_model, calendar) != published:
             raise InputsChangedError("features were republished while the champion's were read; clear this task")
     return table.select(list(inputs.column_names))
 
 
-def _published_days(training_set: datasets.Manifest, feature_model: str) -> Mapping[str, datasets.Manifest]:
-    """Return what is published of the days of the training set, by partition."""
-    start, end = (date.fromisoformat(training_set.inputs[name]) for name in ("start", "as_of"))
-    days = {datasets.day_partition(day) for day in days_between(start, end)}
+def _published_periods(
+    training_set: datasets.Manifest, feature_model: str, calendar: Calendar
+) -> Mapping[str, datasets.Manifest]:
+    """Return what is published of the periods of the training set, by partition."""
+    start, end = (training_set.inputs[name] for name in ("start", "as_of"))
+    periods = {datasets.period_partition(period) for period in calendar.between(start, end)}
     manifests = datasets.open_dataset(f"features/{feature_model}").manifests()
-    published = {manifest.partition: manifest for manifest in manifests if manifest.partition in days}
+    published = {manifest.partition: manifest for manifest in manifests if manifest.partition in periods}
     if feature_model == training_set.inputs["feature_model"]:
         contents = {partition: manifest.content_hash for partition, manifest in published.items()}
         if contents != training_set.inputs["features"]:
@@ -105,6 +108,7 @@ def _view_problems(
     holdout: pa.Table,
     training_set: datasets.Manifest,
     published: Mapping[str, datasets.Manifest],
+    calendar: Calendar,
 ) -> list[str]:
     """Return why features of a view cannot be made for all rows of the holdout."""
     definition, types = inputs.views[name], dict(inputs.columns)
@@ -112,24 +116,24 @@ def _view_problems(
         return [f"{name} is joined by {', '.join(lost)}, no column of the examples any more"]
     if not holdout.num_rows:
         return []
-    # Rows of earlier days are in reach, too; a view without a TTL is only read where the holdout is.
-    first, last = min(holdout["day"].to_pylist()), max(holdout["day"].to_pylist())
-    first = max(
-        first - timedelta(ceil(definition.ttl_seconds / 86_400)), date.fromisoformat(training_set.inputs["start"])
-    )
+    # Rows of earlier periods are in reach, too; a view without a TTL is only read where the holdout is.
+    days, bounds = holdout["day"].to_pylist(), training_set.inputs
+    first = max(calendar.first_of(min(days)), bounds["holdout"])
+    first = calendar.period_at(calendar.start(first) - timedelta(seconds=definition.ttl_seconds))
+    end = min(calendar.first_of(max(days) + timedelta(1)), bounds["holdout_end"])
     problems: dict[str, str] = {}
-    for day in days_between(first, last + timedelta(1)):
-        manifest = published.get(datasets.day_partition(day))
+    for period in calendar.between(max(first, bounds["start"]), end):
+        manifest = published.get(datasets.period_partition(period))
         if manifest is None:
-            return [f"{inputs.feature_model} has no published features of {day}, which {name} needs"]
+            return [f"{inputs.feature_model} has no published features of {period}, which {name} needs"]
         file = manifest.files.get(definition.table)
         schema = (file.schema or {}) if file else {}
         for feature in features:
             column = f"{name}__{feature}"
             if feature not in schema:
-                problems.setdefault(column, f"{column} is not in {definition.table} of {day}")
+                problems.setdefault(column, f"{column} is not in {definition.table} of {period}")
             elif coarse_type(schema[feature]) != coarse_type(types[column]):
-                text = f"{column} was {types[column]} and is {schema[feature]} in {definition.table} of {day}"
+                text = f"{column} was {types[column]} and is {schema[feature]} in {definition.table} of {period}"
                 problems.setdefault(column, text)
     return list(problems.values())
 

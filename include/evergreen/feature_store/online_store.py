@@ -3,9 +3,9 @@
 Feast writes whatever it is told to: its SQLite store replaces any value by any other, older or not, and its own
 watermark starts elsewhere on first use and is lost by a kill. So the content of the store is recorded in the lake:
 
-    online/<features>/_manifests/state.json   {"watermark": …, "days": {day: content}, "views": {view: definition}}
+    online/<features>/_manifests/state.json   {"watermark": …, "periods": {period: content}, "views": {view: definition}}
 
-Values up to `watermark` may be in the store; it never goes back. Those of `days` are in it with exactly that content.
+Values up to `watermark` may be in the store; it never goes back. Those of `periods` are in it with exactly that content.
 Before the store is written, the state says "anything up to the new watermark, nothing for certain"; afterwards, what is
 there. So a kill in between makes everything due again, up to where it would have come. The store holds the state's
 fingerprint as a marker; a store that was emptied or restored from a backup does not.
@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,12 +33,14 @@ from evergreen.feature_store.retrieval import read_table, register_spark_views
 from evergreen.features.inputs import features_dataset
 from evergreen.features.types import SUPPORTED_TYPES, cast_columns
 from evergreen.lake import datasets, fingerprints
+from evergreen.periods import Calendar
 from evergreen.spec import Frozen
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import Window, midnight
+from evergreen.window import Window
 
 _STATE_PARTITION = "state"
+_AFTER_ALL = "9999-12-31"
 _MICROSECOND = timedelta(microseconds=1)
 _BATCH_ROWS = 10_000  # of messages in memory, which take a hundred times as much as the values
 
@@ -47,11 +48,11 @@ log = logging.getLogger(__name__)
 
 
 def materialize_features(model: ModelSpec, window: Window) -> dict[str, str]:
-    """Bring the online store up to `window.as_of`, or as far as it came before; return the days written.
+    """Bring the online store up to `window.as_of`, or as far as it came before; return the periods written.
 
-    Published days are due that the store does not hold as they are: new, late, or corrected ones. From the first of
+    Published periods are due that the store does not hold as they are: new, late, or corrected ones. From the first of
     them *until the end of what is in the store*, the newest value of each key is written. A value that is replaced is
-    either from that stretch, and is not newer, or from before it. If a day that the store holds was corrected or
+    either from that stretch, and is not newer, or from before it. If a period that the store holds was corrected or
     removed, the stretch starts at the horizon: a key may have lost its row there, and gets the one before it. (A key
     that has no row left at all keeps its value: Feast deletes none.)
 
@@ -62,17 +63,17 @@ def materialize_features(model: ModelSpec, window: Window) -> dict[str, str]:
     Raises:
         SpecError: the model's service lists views of other features, which would not be written.
     """
-    return _materialize_until(model, window.timezone, window.as_of)
+    return _materialize_until(model, window.calendar, window.as_of)
 
 
 def rebuild_online_store(model: ModelSpec) -> dict[str, str]:
-    """Write everything that the online store should hold, up to its watermark; return the days written.
+    """Write everything that the online store should hold, up to its watermark; return the periods written.
 
     Returns an empty dict if nothing was ever materialized: use `materialize_features` then, which raises the same.
     """
     if not materialization_state(model):
         return {}
-    return _materialize_until(model, feature_spec(model).timezone, _read_state(model).watermark, trust_state=False)
+    return _materialize_until(model, feature_spec(model).calendar, _read_state(model).watermark, trust_state=False)
 
 
 def materialization_state(model: ModelSpec) -> Mapping[str, Any]:
@@ -83,7 +84,7 @@ def materialization_state(model: ModelSpec) -> Mapping[str, Any]:
 
 class _MaterializationState(Frozen):
     watermark: datetime = datetime.min.replace(tzinfo=UTC)
-    days: dict[date, str] = Field(default_factory=dict)  # content hash of each
+    periods: dict[str, str] = Field(default_factory=dict)  # content hash of each
     views: dict[str, str] = Field(default_factory=dict)  # definition of each
 
     @property
@@ -91,7 +92,9 @@ class _MaterializationState(Frozen):
         return fingerprints.compute_fingerprint(self.model_dump(mode="json"))
 
 
-def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_state: bool = True) -> dict[str, str]:
+def _materialize_until(
+    model: ModelSpec, calendar: Calendar, as_of: datetime, trust_state: bool = True
+) -> dict[str, str]:
     store = open_feature_store(model.feature_model)
     name = _dataset_name(model)
     dataset = datasets.open_dataset(name)
@@ -99,13 +102,13 @@ def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_s
         views = _online_views(store, model)
         state = _read_state(model)
         watermark = max(as_of.astimezone(UTC), state.watermark)
-        days = _servable_days(model, timezone, watermark, views)
+        periods = _servable_periods(model, calendar, watermark, views)
         specs = {view.name: view.to_proto().spec.SerializeToString(deterministic=True) for view in views}
         definitions = {name: fingerprints.compute_fingerprint(spec.hex()) for name, spec in specs.items()}
-        target = _MaterializationState(watermark=watermark, days=days, views=definitions)
+        target = _MaterializationState(watermark=watermark, periods=periods, views=definitions)
         is_current = all(state.views.get(view) == definition for view, definition in target.views.items())
         is_trusted = trust_state and is_current and has_online_marker(store, name, state.fingerprint)
-        start = _first_day_to_write(state.days if is_trusted else {}, days)
+        start = _first_period_to_write(state.periods if is_trusted else {}, periods)
         if start is None:
             log.info("online features are those published before %s: nothing to do as of %s", watermark, as_of)
             return {}
@@ -114,12 +117,11 @@ def _materialize_until(model: ModelSpec, timezone: str, as_of: datetime, trust_s
         _write_state(dataset, _MaterializationState(watermark=watermark))
         register_spark_views(model.feature_model, views)
         for view in views:
-            # Feast includes both ends. The watermark itself belongs to a day that is not in the state.
-            _write_view(store, view, midnight(start, timezone).astimezone(UTC), watermark - _MICROSECOND)
+            # Feast includes both ends. The watermark itself belongs to a period that is not in the state.
+            _write_view(store, view, calendar.start(start), watermark - _MICROSECOND)
         write_online_marker(store, name, target.fingerprint)
         _write_state(dataset, target)
-    last_day = (watermark - _MICROSECOND).astimezone(ZoneInfo(timezone)).date()
-    return {"start": start.isoformat(), "end": (last_day + timedelta(1)).isoformat()}
+    return {"start": start, "end": calendar.shift(calendar.period_at(watermark - _MICROSECOND), 1)}
 
 
 def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: datetime) -> None:
@@ -150,7 +152,7 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
     table = table.rename_columns([source.field_mapping.get(name, name) for name in table.column_names])
     table, problems = cast_columns(table, {name: column.arrow for name, column in columns.items()})
     if problems:
-        fix = "build its days again, or declare another type"
+        fix = "build its periods again, or declare another type"
         faults = [Fault(f"{view.name}.{name}", problem, fix) for name, problem in problems.items()]
         raise FeatureError(f"features of {store.project}", faults)
     table = table.filter(pc.field(source.timestamp_field).is_valid())
@@ -203,26 +205,28 @@ def _online_views(store: FeatureStore, model: ModelSpec) -> list[FeatureView]:
     return [view for view in views if view.online]
 
 
-def _servable_days(
-    model: ModelSpec, timezone: str, watermark: datetime, views: Sequence[FeatureView]
-) -> dict[date, str]:
-    """Return the content hash of each published day with values that can be served at the watermark, in order."""
+def _servable_periods(
+    model: ModelSpec, calendar: Calendar, watermark: datetime, views: Sequence[FeatureView]
+) -> dict[str, str]:
+    """Return the content hash of each published period with values that can be served at the watermark, in order."""
     ttls = [view.ttl for view in views if view.ttl]
     start = watermark - max(ttls) if ttls and len(ttls) == len(views) else datetime.min.replace(tzinfo=UTC)
-    days = {}
+    periods = {}
     for manifest in features_dataset(model).manifests():
-        day = date.fromisoformat(manifest.partition.removeprefix("day="))
-        if midnight(day, timezone) < watermark and midnight(day + timedelta(1), timezone) > start:
-            days[day] = manifest.content_hash
-    return days
+        period = datasets.partition_period(manifest.partition)
+        if calendar.start(period) < watermark and calendar.end(period) > start:
+            periods[period] = manifest.content_hash
+    return periods
 
 
-def _first_day_to_write(written_days: Mapping[date, str], servable_days: Mapping[date, str]) -> date | None:
-    """Return the day from which the store must be written, or None if it holds everything that is published.
+def _first_period_to_write(written_periods: Mapping[str, str], servable_periods: Mapping[str, str]) -> str | None:
+    """Return the period from which the store must be written, or None if it holds everything that is published.
 
-    Written days before all servable ones have left the horizon.
+    Written periods before all servable ones have left the horizon.
     """
-    horizon = min(servable_days, default=date.max)
-    if any(day >= horizon and servable_days.get(day) != content for day, content in written_days.items()):
+    horizon = min(servable_periods, default=_AFTER_ALL)
+    if any(
+        period >= horizon and servable_periods.get(period) != content for period, content in written_periods.items()
+    ):
         return horizon
-    return min((day for day in servable_days if day not in written_days), default=None)
+    return min((period for period in servable_periods if period not in written_periods), default=None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 
 import pyarrow as pa
@@ -21,14 +21,15 @@ from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.feature_store.retrieval import entity_frame, read_table, register_spark_views
 from evergreen.features.inputs import features_dataset, published_manifests
-from evergreen.features.staleness import days_in_reach, find_mixed_features
+from evergreen.features.staleness import find_mixed_features, periods_in_reach
 from evergreen.features.types import common_type_problem, is_model_input
 from evergreen.ingest.frames import text_as_strings
 from evergreen.lake import datasets, fingerprints
+from evergreen.periods import Calendar
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import Window, days_between, midnight
+from evergreen.window import Window
 
 _LABEL_COLUMNS = ["label", "label_known_at"]  # unknown at the time of a prediction
 _ROW_GROUP_ROWS = 65_536  # what a trainer reads at a time, and what several trainers share
@@ -37,34 +38,35 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TrainingDays:
-    """How the days of a retrain are used: to train before `train_end`, to judge from `holdout_start` to `holdout_end`.
+class TrainingPeriods:
+    """How the periods of a retrain are used: to train before `train_end`, to judge from `holdout_start` to `holdout_end`.
 
-    Both ends are exclusive. Labels of the days between, and after, may not be complete: those that came early are of
+    Both ends are exclusive. Labels of the periods between, and after, may not be complete: those that came early are of
     other rows than those that come late.
     """
 
-    train_end: date
-    holdout_start: date
-    holdout_end: date
+    train_end: str
+    holdout_start: str
+    holdout_end: str
 
     @classmethod
     def from_window(cls, model: ModelSpec, window: Window) -> Self:
-        """Return the days of `window`, whose end is the run's `as_of`.
+        """Return the periods of `window`, whose end is the run's `as_of`.
 
         Raises:
-            RawDataError: the window is too short to leave a day to train on.
+            RawDataError: the window is too short to leave a period to train on.
         """
-        end = window.end - timedelta(model.label_delay)
-        start = end - timedelta(model.holdout_days)
-        days = cls(start - timedelta(model.label_delay), start, end)
-        if days.train_end <= window.start:
-            used = f"{model.holdout_days} of them for the holdout"
+        calendar = window.calendar
+        end = calendar.before(window.end, model.label_delay)
+        start = calendar.before(end, model.holdout)
+        periods = cls(calendar.before(start, model.label_delay), start, end)
+        if periods.train_end <= window.start:
+            used = f"{model.holdout} of them for the holdout"
             if model.label_delay:
-                used += f", {2 * model.label_delay} for labels to arrive after it and before it"
-            problem = f"only {len(window.days)} days of data, {used}"
+                used += f", {model.label_delay} each for labels to arrive after it and before it"
+            problem = f"only {len(window.periods)} {calendar.unit}s of data, {used}"
             raise RawDataError(f"{model.name} as of {window.end}", [Fault("window", problem, "retrain later")])
-        return days
+        return periods
 
 
 def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
@@ -78,97 +80,103 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
     holdout, the number of its examples (`rows`) and of those with a known label (`labelled`).
 
     Raises:
-        RawDataError: days of the window have no published features; all are named.
-        StaleFeaturesError: days of the window were made by other code, parameters or registers than its newest day.
+        RawDataError: periods of the window have no published features; all are named.
+        StaleFeaturesError: periods of the window were made by other code, parameters or registers than its newest period.
         SpecError: columns have types that do not fit together, or that a model does not take.
-        InputsChangedError: a day was republished while it was read.
+        InputsChangedError: a period was republished while it was read.
     """
     inputs = _training_set_inputs(model, window)
     fingerprint = fingerprints.compute_fingerprint(inputs)
-    dataset, partition = training_set_dataset(model), f"as_of={window.end}"
+    dataset, partition = training_set_dataset(model), f"as_of={datasets.file_name_of_period(window.end)}"
     if published := dataset.find(partition, fingerprint):
         log.info("training set as of %s is already published with fingerprint %.12s", window.end, fingerprint)
         return published
-    days = TrainingDays.from_window(model, window)
-    spine = _read_spine(model, window.days)
+    periods = TrainingPeriods.from_window(model, window)
+    spine = _read_spine(model, window.periods)
     is_open = pc.invert(_is_label_known(spine, window.as_of))
     recent_day = pa.scalar(pc.max(spine.filter(is_open)["day"]).as_py(), pa.date32())
     is_used = pc.equal(spine["day"], recent_day).fill_null(False)
-    for mask in _file_masks(spine, days, window).values():
+    for mask in _file_masks(spine, periods, window).values():
         is_used = pc.or_(is_used, mask)
     log.info("%s examples of %s until %s; joining features", pc.sum(is_used).as_py() or 0, window.start, window.end)
     table = _join_features(model, spine.filter(is_used))
     if _training_set_inputs(model, window) != inputs:
         raise InputsChangedError("features were republished while the training set was read; clear this task")
-    masks = _file_masks(table, days, window)
+    masks = _file_masks(table, periods, window)
     masks["recent"] = pc.equal(table["day"], recent_day).fill_null(False)
     tables = {name: table.filter(mask) for name, mask in masks.items()}
     tables["recent"] = tables["recent"].drop_columns(_LABEL_COLUMNS)
-    tables["label_counts"] = _count_labels(spine, days, window)
-    return _publish_tables(dataset, partition, fingerprint, tables, inputs)
+    tables["label_counts"] = _count_labels(spine, periods, window)
+    return _publish_tables(dataset, partition, fingerprint, tables, inputs, window.calendar)
 
 
-def look_days_end(model: ModelSpec, window: Window, start: date) -> date:
-    """Return the day before which all days from `start` on have published features, and complete labels.
+def look_end(model: ModelSpec, window: Window, start: str) -> str:
+    """Return the period before which all periods from `start` on have published features, and complete labels.
 
-    Days at the end may not be published yet. One that is missing before others is a fault: `build_look_set` names it.
+    Periods at the end may not be published yet. One that is missing before others is a fault: `build_look_set` names it.
     """
-    complete = days_between(start, window.end - timedelta(model.label_delay))
+    calendar = window.calendar
+    complete = list(calendar.between(start, calendar.before(window.end, model.label_delay)))
     published = published_manifests(model, complete)
-    present = [day for day in complete if day in published]
-    return present[-1] + timedelta(1) if present else start
+    present = [period for period in complete if period in published]
+    return calendar.shift(present[-1], 1) if present else start
 
 
-def build_look_set(model: ModelSpec, window: Window, start: date, end: date) -> datasets.Manifest:
-    """Publish the files `holdout` and `label_counts` for the days `start` ≤ day < `end`, and return their manifest.
+def build_look_set(model: ModelSpec, window: Window, start: str, end: str) -> datasets.Manifest:
+    """Publish the files `holdout` and `label_counts` for the periods `start` ≤ period < `end`, and return their manifest.
 
     They are as in a training set, with labels that were known before `window.as_of`: what a look compares two models on
-    that have learned from none of these days.
+    that have learned from none of these periods.
 
     Raises:
-        RawDataError: days have no published features; all are named.
-        StaleFeaturesError: days were made by other code, parameters or registers than the newest one.
-        InputsChangedError: a day was republished while it was read.
+        RawDataError: periods have no published features; all are named.
+        StaleFeaturesError: periods were made by other code, parameters or registers than the newest one.
+        InputsChangedError: a period was republished while it was read.
     """
-    days = TrainingDays(train_end=start, holdout_start=start, holdout_end=end)
-    window = replace(window, days=days_between(start, window.end))
-    inputs = _example_inputs(model, window, days, days_between(start, end))
+    periods = TrainingPeriods(train_end=start, holdout_start=start, holdout_end=end)
+    needed = tuple(window.calendar.between(start, end))
+    window = Window.from_range(start, window.end, window.run_reason, window.calendar)
+    inputs = _example_inputs(model, window, periods, needed)
     fingerprint = fingerprints.compute_fingerprint(inputs)
-    dataset, partition = look_dataset(model), f"since={start}_as_of={window.end}"
+    dataset, partition = look_dataset(model), _look_partition(start, window.end)
     if published := dataset.find(partition, fingerprint):
         log.info("examples of this look are already published with fingerprint %.12s", fingerprint)
         return published
-    spine = _read_spine(model, days_between(start, end))
+    spine = _read_spine(model, needed)
     is_labelled = _is_label_known(spine, window.as_of)
     log.info("%s examples of %s until %s; joining features", pc.sum(is_labelled).as_py() or 0, start, end)
     tables = {"holdout": _join_features(model, spine.filter(is_labelled))}
-    tables["label_counts"] = _count_labels(spine, days, window)
-    if _example_inputs(model, window, days, days_between(start, end)) != inputs:
+    tables["label_counts"] = _count_labels(spine, periods, window)
+    if _example_inputs(model, window, periods, needed) != inputs:
         raise InputsChangedError("features were republished while the examples were read; clear this task")
-    return _publish_tables(dataset, partition, fingerprint, tables, inputs)
+    return _publish_tables(dataset, partition, fingerprint, tables, inputs, window.calendar)
+
+
+def _look_partition(start: str, end: str) -> str:
+    return f"since={datasets.file_name_of_period(start)}_as_of={datasets.file_name_of_period(end)}"
 
 
 def look_dataset(model: ModelSpec) -> datasets.Dataset:
     return datasets.open_dataset(f"looks/{model.name}")
 
 
-def days_to_read(model: ModelSpec, window: Window) -> list[date]:
-    """Return the days whose features a training set of `window` may have, by the TTLs of its views."""
+def periods_to_read(model: ModelSpec, window: Window) -> list[str]:
+    """Return the periods whose features a training set of `window` may have, by the TTLs of its views."""
     oldest = features_dataset(model).partitions()[:1]
-    if all(datasets.partition_day(partition) >= window.start for partition in oldest):
-        return list(window.days)
-    return days_in_reach(model, window, [view["ttl_seconds"] for view in _view_definitions(model).values()])
+    if all(datasets.partition_period(partition) >= window.start for partition in oldest):
+        return list(window.periods)
+    return periods_in_reach(model, window, [view["ttl_seconds"] for view in _view_definitions(model).values()])
 
 
 def changed_feature_partitions(model: ModelSpec, manifests: Iterable[datasets.Manifest]) -> list[str]:
-    """Return which published days of features are new, or were corrected, since the newest training set."""
+    """Return which published periods of features are new, or were corrected, since the newest training set."""
     newest = newest_training_set(model)
     used = newest.inputs["features"] if newest else {}
     return [manifest.partition for manifest in manifests if used.get(manifest.partition) != manifest.content_hash]
 
 
 def newest_training_set(model: ModelSpec) -> datasets.Manifest | None:
-    """Return the manifest of the training set of the newest day; None if there is none."""
+    """Return the manifest of the training set of the newest period; None if there is none."""
     dataset = training_set_dataset(model)
     return next((dataset.manifest(partition) for partition in dataset.partitions()[-1:]), None)
 
@@ -236,45 +244,52 @@ def training_set_code() -> dict[str, str]:
 
 
 def _publish_tables(
-    dataset: datasets.Dataset, partition: str, fingerprint: str, tables: Mapping[str, pa.Table], inputs: dict[str, Any]
+    dataset: datasets.Dataset,
+    partition: str,
+    fingerprint: str,
+    tables: Mapping[str, pa.Table],
+    inputs: dict[str, Any],
+    calendar: Calendar,
 ) -> datasets.Manifest:
     staged = dataset.stage(partition, fingerprint)
     files = {name: staged / f"{name}.parquet" for name in tables}
     for name, rows in tables.items():
-        pq.write_table(rows, files[name], row_group_size=_ROW_GROUP_ROWS)
+        is_redundant = calendar.partition_key == "day" and datasets.PERIOD_COLUMN in rows.column_names
+        stored_rows = rows.drop_columns([datasets.PERIOD_COLUMN]) if is_redundant else rows
+        pq.write_table(stored_rows, files[name], row_group_size=_ROW_GROUP_ROWS)
     manifest = dataset.publish(partition, fingerprint, files, inputs)
     log.info("%s", ", ".join(f"{name}: {file.rows} rows" for name, file in manifest.files.items()))
     return manifest
 
 
 def _training_set_inputs(model: ModelSpec, window: Window) -> dict[str, Any]:
-    return _example_inputs(model, window, TrainingDays.from_window(model, window), window.days)
+    return _example_inputs(model, window, TrainingPeriods.from_window(model, window), window.periods)
 
 
 def _example_inputs(
-    model: ModelSpec, window: Window, days: TrainingDays, needed_days: Sequence[date]
+    model: ModelSpec, window: Window, periods: TrainingPeriods, needed_periods: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what examples of `needed_days` depend on; features of all days of the window may be in reach."""
-    published = published_manifests(model, days_to_read(model, window))
-    if missing := [day for day in needed_days if day not in published]:
-        fix = f"run {model.feature_model}.features for these days first"
-        faults = [Fault(datasets.day_partition(day), "has no published features", fix) for day in missing]
+    """Return what examples of `needed_periods` depend on; features of all periods of the window may be in reach."""
+    published = published_manifests(model, periods_to_read(model, window))
+    if missing := [period for period in needed_periods if period not in published]:
+        fix = f"run {model.feature_model}.features for these periods first"
+        faults = [Fault(datasets.period_partition(period), "has no published features", fix) for period in missing]
         raise RawDataError(f"{model.name} as of {window.end}", faults)
-    if (mixed := find_mixed_features(model, published)).days:
+    if (mixed := find_mixed_features(model, published)).periods:
         fix = "clear this run from its plan task on"  # it rebuilds them, or says how to
-        faults = mixed.faults(fix if needed_days == window.days else f"{mixed.rebuild_run}, then {fix}")
-        raise StaleFeaturesError(f"{model.name} as of {window.end}: features differ from the newest day's", faults)
+        faults = mixed.faults(fix if needed_periods == window.periods else f"{mixed.rebuild_run}, then {fix}")
+        raise StaleFeaturesError(f"{model.name} as of {window.end}: features differ from the newest period's", faults)
     return {
-        "as_of": window.end.isoformat(),
-        "start": window.start.isoformat(),
-        "train_end": days.train_end.isoformat(),
-        "holdout": days.holdout_start.isoformat(),
-        "holdout_end": days.holdout_end.isoformat(),
+        "as_of": window.end,
+        "start": window.start,
+        "train_end": periods.train_end,
+        "holdout": periods.holdout_start,
+        "holdout_end": periods.holdout_end,
         "label": model.label,
         "service": model.feature_service,
         "feature_model": model.feature_model,
-        "features": _contents(published[day] for day in window.days if day in published),
-        "earlier_features": _contents(manifest for day, manifest in published.items() if day < window.start),
+        "features": _contents(published[period] for period in window.periods if period in published),
+        "earlier_features": _contents(manifest for period, manifest in published.items() if period < window.start),
         "definitions": _view_definitions(model),
         "offline_store": settings().offline_store,
         "known_before": window.as_of.isoformat(),
@@ -307,38 +322,44 @@ def _view_definitions(model: ModelSpec) -> dict[str, Any]:
     return definitions
 
 
-def _read_spine(model: ModelSpec, days: Sequence[date]) -> pa.Table:
-    """Read all examples of these days, with their day.
+def _read_spine(model: ModelSpec, periods: Sequence[str]) -> pa.Table:
+    """Read all examples of these periods, with their period, and the day on which it begins.
 
     Raises:
         SpecError: columns have types that do not fit together, or that trainer and scorer read differently.
     """
     published, spine = features_dataset(model), feature_spec(model).spine
-    tables: dict[date, pa.Table] = {}
-    for day in days:
-        manifest = published.manifest(datasets.day_partition(day))
-        assert manifest is not None  # _training_set_inputs has checked all days
-        tables[day] = pq.read_table(published.file_path(manifest, spine), partitioning=None)
-    with_days = [table.append_column("day", pa.array([day] * len(table), pa.date32())) for day, table in tables.items()]
+    tables: dict[str, pa.Table] = {}
+    for period in periods:
+        manifest = published.manifest(datasets.period_partition(period))
+        assert manifest is not None  # _training_set_inputs has checked all periods
+        tables[period] = pq.read_table(published.file_path(manifest, spine), partitioning=None)
+    calendar = feature_spec(model).calendar
+    with_periods = [
+        table.append_column("day", pa.array([calendar.date_of(period)] * len(table), pa.date32())).append_column(
+            datasets.PERIOD_COLUMN, pa.array([period] * len(table), pa.string())
+        )
+        for period, table in tables.items()
+    ]
     faults = list(_spine_faults(spine, tables))
     if not faults:
-        table = text_as_strings(pa.concat_tables(with_days, promote_options="permissive"))
+        table = text_as_strings(pa.concat_tables(with_periods, promote_options="permissive"))
         faults = list(_request_faults(model, table.schema))
     if faults:
         raise SpecError(f"model {model.name}", faults)
     return table.rename_columns({model.label: "label"})
 
 
-def _spine_faults(spine: str, tables: Mapping[date, pa.Table]) -> Iterator[Fault]:
-    """Yield a fault for each column that differs between days, unless all its values stay what they are in one type."""
-    fix = "build the features of these days again"
+def _spine_faults(spine: str, tables: Mapping[str, pa.Table]) -> Iterator[Fault]:
+    """Yield a fault for each column that differs between periods, unless all its values stay what they are in one type."""
+    fix = "build the features of these periods again"
     for column in dict.fromkeys(name for table in tables.values() for name in table.column_names):
-        if missing := [day for day, table in tables.items() if column not in table.column_names]:
-            yield Fault(f"{spine}.{column}", f"is missing on {len(missing)} days, such as {missing[0]}", fix)
+        if missing := [period for period, table in tables.items() if column not in table.column_names]:
+            yield Fault(f"{spine}.{column}", f"is missing in {len(missing)} periods, such as {missing[0]}", fix)
             continue
-        days = {str(table.schema.field(column).type): day for day, table in tables.items()}
-        if problem := common_type_problem(days):
-            examples = ", ".join(f"{arrow_type} on {day}" for arrow_type, day in sorted(days.items()))
+        periods = {str(table.schema.field(column).type): period for period, table in tables.items()}
+        if problem := common_type_problem(periods):
+            examples = ", ".join(f"{arrow_type} on {period}" for arrow_type, period in sorted(periods.items()))
             yield Fault(f"{spine}.{column}", f"{problem}: {examples}", fix)
 
 
@@ -350,19 +371,19 @@ def _request_faults(model: ModelSpec, schema: pa.Schema) -> Iterator[Fault]:
             yield Fault("request_columns", problem, "let features.py return an integer, a float, a boolean or text")
 
 
-def _file_masks(examples: pa.Table, days: TrainingDays, window: Window) -> dict[str, pa.ChunkedArray]:
+def _file_masks(examples: pa.Table, periods: TrainingPeriods, window: Window) -> dict[str, pa.ChunkedArray]:
     """Return which examples are in the files `train` and `holdout`."""
-    holdout_begins = midnight(days.holdout_start, window.timezone)
-    in_train = pc.less(examples["day"], pa.scalar(days.train_end))
+    holdout_begins = window.calendar.start(periods.holdout_start)
+    in_train = pc.less(examples[datasets.PERIOD_COLUMN], periods.train_end)
     return {
         "train": pc.and_(in_train, _is_label_known(examples, holdout_begins)),
-        "holdout": pc.and_(_is_in_holdout(examples, days), _is_label_known(examples, window.as_of)),
+        "holdout": pc.and_(_is_in_holdout(examples, periods), _is_label_known(examples, window.as_of)),
     }
 
 
-def _is_in_holdout(examples: pa.Table, days: TrainingDays) -> pa.ChunkedArray:
-    after_start = pc.greater_equal(examples["day"], pa.scalar(days.holdout_start))
-    return pc.and_(after_start, pc.less(examples["day"], pa.scalar(days.holdout_end)))
+def _is_in_holdout(examples: pa.Table, periods: TrainingPeriods) -> pa.ChunkedArray:
+    after_start = pc.greater_equal(examples[datasets.PERIOD_COLUMN], periods.holdout_start)
+    return pc.and_(after_start, pc.less(examples[datasets.PERIOD_COLUMN], periods.holdout_end))
 
 
 def _is_label_known(examples: pa.Table, instant: datetime) -> pa.ChunkedArray:
@@ -371,10 +392,10 @@ def _is_label_known(examples: pa.Table, instant: datetime) -> pa.ChunkedArray:
     return pc.and_(pc.is_valid(examples["label"]), in_time)
 
 
-def _count_labels(spine: pa.Table, days: TrainingDays, window: Window) -> pa.Table:
+def _count_labels(spine: pa.Table, periods: TrainingPeriods, window: Window) -> pa.Table:
     """Return the number of examples, and of those with a known label, of each day of the holdout, in order."""
     is_labelled = _is_label_known(spine, window.as_of).cast(pa.int64())
-    table = pa.table({"day": spine["day"], "labelled": is_labelled}).filter(_is_in_holdout(spine, days))
+    table = pa.table({"day": spine["day"], "labelled": is_labelled}).filter(_is_in_holdout(spine, periods))
     counts = table.group_by("day").aggregate([("labelled", "count"), ("labelled", "sum")]).sort_by("day")
     return pa.table({"day": counts["day"], "rows": counts["labelled_count"], "labelled": counts["labelled_sum"]})
 

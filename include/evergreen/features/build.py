@@ -1,6 +1,6 @@
-"""Compute the features of many days in one job (Spark), in folders that no reader looks into.
+"""Compute the features of many periods in one job (Spark), in folders that no reader looks into.
 
-A day is computed once: its folder is found by its fingerprint, also when the run that built it died before
+A period is computed once: its folder is found by its fingerprint, also when the run that built it died before
 publishing it.
 """
 
@@ -10,7 +10,6 @@ import logging
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from datetime import date
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote
@@ -24,7 +23,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError, first_line
 from evergreen.features import FeatureTables, inputs, spark
 from evergreen.features.definitions import DeclaredTypes, declared_types
-from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, RawFile, raise_own_faults
+from evergreen.features.inputs import FaultsByPeriod, FingerprintsByPeriod, RawFile, raise_own_faults
 from evergreen.features.row_order import order_rows
 from evergreen.features.types import cast_columns
 from evergreen.ingest import raw_files
@@ -34,6 +33,7 @@ from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec, RawSource
 
 _MAX_FAILURES = 4
+_ESCAPED_COLON = "%3A"  # by Spark, in the names of folders
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _CONDITION_LINE = re.compile(r"^.*(\[[A-Z][A-Z0-9_.]+\].*)$", re.MULTILINE)
 _READ_CONDITION = "FAILED_READ_FILE"
@@ -43,71 +43,73 @@ log = logging.getLogger(__name__)
 
 
 def build_features(
-    model: ModelSpec, fingerprints: FingerprintsByDay, own_days: Collection[date] | None = None
+    model: ModelSpec, fingerprints: FingerprintsByPeriod, own_periods: Collection[str] | None = None
 ) -> dict[str, str]:
-    """Compute the features of days that are not built yet, and return the folder of each unpublished day.
+    """Compute the features of periods that are not built yet, and return the folder of each unpublished period.
 
-    Days that fail are left out; `own_days` as in `validate_raw_files`.
+    Periods that fail are left out; `own_periods` as in `validate_raw_files`.
 
     Raises:
-        FeatureError: days of `own_days` that cannot be built, each with its error; it has the other days' folders.
+        FeatureError: periods of `own_periods` that cannot be built, each with its error; it has the other periods' folders.
     """
     dataset = inputs.features_dataset(model)
     folders: dict[str, str] = {}
-    missing_days = []
-    for day, fingerprint in fingerprints.items():
-        if inputs.find_published_day(model, day, fingerprint):
-            log.info("%s: published already with fingerprint %s, nothing to do", day, fingerprint[:12])
-        elif cached := dataset.find_cached(datasets.day_partition(day), fingerprint):
-            log.info("%s: built already with fingerprint %s, not yet published", day, fingerprint[:12])
-            folders[day] = str(cached)
+    missing_periods = []
+    for period, fingerprint in fingerprints.items():
+        if inputs.find_published_period(model, period, fingerprint):
+            log.info("%s: published already with fingerprint %s, nothing to do", period, fingerprint[:12])
+        elif cached := dataset.find_cached(datasets.period_partition(period), fingerprint):
+            log.info("%s: built already with fingerprint %s, not yet published", period, fingerprint[:12])
+            folders[period] = str(cached)
         else:
-            missing_days.append(day)
-    faults: FaultsByDay = {}
-    for batch in inputs.split_into_batches(missing_days):
-        staged = {day: dataset.stage(datasets.day_partition(day), fingerprints[day]) for day in batch}
-        batch_faults = _build_days(model, staged)
+            missing_periods.append(period)
+    faults: FaultsByPeriod = {}
+    for batch in inputs.split_into_batches(model, missing_periods):
+        staged = {period: dataset.stage(datasets.period_partition(period), fingerprints[period]) for period in batch}
+        batch_faults = _build_periods(model, staged)
         faults |= batch_faults
-        for day, folder in staged.items():
-            if date.fromisoformat(day) in batch_faults:
+        for period, folder in staged.items():
+            if period in batch_faults:
                 shutil.rmtree(folder)
             else:
-                folders[day] = str(dataset.cache_staged(datasets.day_partition(day), fingerprints[day], folder))
-        if len(batch) < len(missing_days):
-            log.info("%s of %s days are built", len(folders.keys() & set(missing_days)), len(missing_days))
-    raise_own_faults(FeatureError, "features", model, faults, own_days, folders)
+                folders[period] = str(
+                    dataset.cache_staged(datasets.period_partition(period), fingerprints[period], folder)
+                )
+        if len(batch) < len(missing_periods):
+            log.info("%s of %s periods are built", len(folders.keys() & set(missing_periods)), len(missing_periods))
+    raise_own_faults(FeatureError, "features", model, faults, own_periods, folders)
     return folders
 
 
-def _build_days(model: ModelSpec, staging_folders: Mapping[str, Path]) -> FaultsByDay:
-    """Build days in one job; if that fails, in halves, down to the days that fail alone. Return the faults of these.
+def _build_periods(model: ModelSpec, staging_folders: Mapping[str, Path]) -> FaultsByPeriod:
+    """Build periods in one job; if that fails, in halves, down to the periods that fail alone. Return the faults of these.
 
-    If the first few days fail alone and nothing has been built, the code is wrong, and the other days are not tried.
+    If the first few periods fail alone and nothing has been built, the code is wrong, and the other periods are not tried.
     """
-    pending, faults, has_built = [list(staging_folders)], FaultsByDay(), False
+    pending, faults, has_built = [list(staging_folders)], FaultsByPeriod(), False
     while pending:
-        days = pending.pop()
+        periods = pending.pop()
         try:
-            _build_batch(model, {day: staging_folders[day] for day in days})
+            _build_batch(model, {period: staging_folders[period] for period in periods})
             has_built = True
         except Exception as error:
             if not _is_repeatable(error):
                 raise
-            log.exception("%s cannot be built", inputs.format_days([date.fromisoformat(day) for day in days]))
-            if len(days) > 1:
-                pending += [days[len(days) // 2 :], days[: len(days) // 2]]
+            log.exception("%s cannot be built", feature_spec(model).calendar.describe(periods))
+            if len(periods) > 1:
+                pending += [periods[len(periods) // 2 :], periods[: len(periods) // 2]]
                 continue
-            faults[date.fromisoformat(days[0])] = _build_faults(model, days[0], error)
+            faults[periods[0]] = _build_faults(model, periods[0], error)
             if pending and not has_built and len(faults) >= _MAX_FAILURES:
-                untried = [date.fromisoformat(day) for batch in pending for day in batch]
-                problem = f"not tried, because the first {_MAX_FAILURES} days of the job fail"
-                fault = Fault(inputs.format_days(untried), problem, "correct what they report")
-                return faults | {day: [fault] for day in untried}
+                untried = [period for batch in pending for period in batch]
+                problem = f"not tried, because the first {_MAX_FAILURES} periods of the job fail"
+                fault = Fault(feature_spec(model).calendar.describe(untried), problem, "correct what they report")
+                return faults | {period: [fault] for period in untried}
     return faults
 
 
 def _is_repeatable(error: Exception) -> bool:
-    """Whether the same days would fail again: because of their rows or of the code, not of a server or a disk."""
+    """Whether the same periods would fail again: because of their rows or of the code, not of a server or a disk."""
     if isinstance(error, PySparkException):
         # Spark names the condition of what it refuses. What it does not know, such as a lost connection, has no name.
         condition = error.getCondition() or ""
@@ -118,41 +120,41 @@ def _is_repeatable(error: Exception) -> bool:
     return not (is_client or isinstance(error, OSError | MemoryError))
 
 
-def _build_faults(model: ModelSpec, day: str, error: Exception) -> list[Fault]:
-    """Return what is wrong with a day that fails alone. Raises `error` if that may pass."""
+def _build_faults(model: ModelSpec, period: str, error: Exception) -> list[Fault]:
+    """Return what is wrong with a period that fails alone. Raises `error` if that may pass."""
     if isinstance(error, FaultsError):
-        return [Fault(f"{day} {fault.location}", fault.problem, fault.fix) for fault in error.faults]
+        return [Fault(f"{period} {fault.location}", fault.problem, fault.fix) for fault in error.faults]
     if _READ_CONDITION in str(error):
-        if damaged := _find_damaged_files(model, day):
+        if damaged := _find_damaged_files(model, period):
             return damaged
         raise error  # by now, its files can be read
     # What Spark wraps around a failure of a task comes first, the failure itself last.
     causes = _CONDITION_LINE.findall(str(error)) or [first_line(error)]
     fix = f"correct features.py of {model.feature_model}, or the raw data; the log has the whole error"
-    return [Fault(day, f"cannot be built: {type(error).__name__}: {causes[-1]}", fix)]
+    return [Fault(period, f"cannot be built: {type(error).__name__}: {causes[-1]}", fix)]
 
 
-def _find_damaged_files(model: ModelSpec, day: str) -> list[Fault]:
+def _find_damaged_files(model: ModelSpec, period: str) -> list[Fault]:
     spec = feature_spec(model)
-    paths = _find_declared_files(model, inputs.raw_files_for_days(spec, [date.fromisoformat(day)]))
+    paths = _find_declared_files(model, inputs.raw_files_for_periods(spec, [period]))
     faults = (find_damage(path) for of_source in paths.values() for path in of_source)
     return [fault for fault in faults if fault]
 
 
 def _build_batch(model: ModelSpec, staging_folders: Mapping[str, Path]) -> None:
     spec = feature_spec(model)
-    days = [date.fromisoformat(day) for day in staging_folders]
+    periods = list(staging_folders)
     scratch = next(iter(staging_folders.values())).with_suffix(".spark")
-    declared = _find_declared_files(model, inputs.raw_files_for_days(spec, days))
+    declared = _find_declared_files(model, inputs.raw_files_for_periods(spec, periods))
     try:
         with spark.spark_session() as session:
             raw = {source.name: _read_raw(session, source, declared[source.name]) for source in spec.sources}
             module = import_module(f"evergreen_models.{model.feature_model}.features")
             types = declared_types(model.feature_model)
-            for number, tables in enumerate(module.build(session, raw, days, spec.timezone)):
-                log.info("%s: computing %s", inputs.format_days(days), ", ".join(tables.columns))
-                _write_tables(tables, scratch / str(number), staging_folders, types)
-                _check_partitions(tables, scratch / str(number), staging_folders.keys())
+            for number, tables in enumerate(module.build(session, raw, periods, spec.calendar)):
+                log.info("%s: computing %s", spec.calendar.describe(periods), ", ".join(tables.columns))
+                _write_tables(tables, scratch / str(number), staging_folders, spec.calendar.partition_key, types)
+                _check_partitions(tables, scratch / str(number), staging_folders.keys(), spec.calendar.partition_key)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -179,59 +181,59 @@ def _find_declared_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[str
 
 def _read_raw(session: SparkSession, source: RawSource, files: Sequence[Path]) -> DataFrame:
     schema = from_arrow_schema(declared_schema(source), prefer_timestamp_ntz=True)
-    if not files:  # no day of them has events
+    if not files:  # no period of them has events
         return session.createDataFrame([], schema)
     return session.read.schema(schema).parquet(*map(str, files))
 
 
-def _check_partitions(tables: FeatureTables, scratch: Path, days: Collection[str]) -> None:
-    """Check that every row that Spark has written belongs to a table and a day of the job.
+def _check_partitions(tables: FeatureTables, scratch: Path, periods: Collection[str], key: str) -> None:
+    """Check that every row that Spark has written belongs to a table and a period of the job.
 
     Raises:
-        FeatureError: others would be lost; they are counted by table and day.
+        FeatureError: others would be lost; they are counted by table and period.
     """
     faults = []
-    for folder in sorted({file.parent for file in scratch.rglob("day=*/*.parquet")}):
-        day = unquote(folder.name.removeprefix("day="))
+    for folder in sorted({file.parent for file in scratch.rglob(f"{key}=*/*.parquet")}):
+        period = unquote(folder.name.removeprefix(f"{key}="))
         table = (
             unquote(folder.parent.name.removeprefix("table="))
             if len(tables.columns) > 1
             else next(iter(tables.columns))
         )
-        if day in days and table in tables.columns:
+        if period in periods and table in tables.columns:
             continue
         rows = sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
-        for column, value in (("day", day), ("table", table)):
+        for column, value in ((key, period), ("table", table)):
             if value == _NULL_PARTITION:
                 faults.append(Fault(table, f"{rows} rows have no {column}", f"let features.build set `{column}`"))
                 break
         else:
-            fix = (
-                "let features.build return the rows of `days` only, each with the `day` and `table` that it belongs to"
-            )
-            faults.append(Fault(table, f"{rows} rows of {day}, which this job does not build", fix))
+            fix = f"let features.build return the rows of its periods only, each with the `{key}` and `table` that it belongs to"
+            faults.append(Fault(table, f"{rows} rows of {period}, which this job does not build", fix))
     if faults:
         raise FeatureError("features", faults)
 
 
 def _write_tables(
-    tables: FeatureTables, scratch: Path, staging_folders: Mapping[str, Path], types: DeclaredTypes
+    tables: FeatureTables, scratch: Path, staging_folders: Mapping[str, Path], key: str, types: DeclaredTypes
 ) -> None:
-    """Compute the tables with Spark, in any number of files, and stage one file per table and day.
+    """Compute the tables with Spark, in any number of files, and stage one file per table and period.
 
     Columns get the types that Feast declares. One with values that would change stays as it is, for `validate_features`
-    to report: the other days of the batch may have none.
+    to report: the other periods of the batch may have none.
 
     Staged rows are in the order of `row_order`, so the bytes do not depend on how Spark divided the work.
     """
     several = len(tables.columns) > 1
-    tables.frame.write.partitionBy(*(["table", "day"] if several else ["day"])).parquet(str(scratch))
+    tables.frame.write.partitionBy(*(["table", key] if several else [key])).parquet(str(scratch))
     for name, columns in tables.columns.items():
-        for day, folder in staging_folders.items():
-            partition = (scratch / f"table={name}" if several else scratch) / f"day={day}"
+        for period, folder in staging_folders.items():
+            partition = (
+                scratch / f"table={name}" if several else scratch
+            ) / f"{key}={period.replace(':', _ESCAPED_COLON)}"
             if partition.exists():
                 table = pq.read_table(partition, columns=list(columns), partitioning=None)
-            else:  # a day without rows is a table without rows
+            else:  # a period without rows is a table without rows
                 table = tables.frame.select(*columns).limit(0).toArrow()
             table, _ = cast_columns(table, types.get(name, {}))
             pq.write_table(order_rows(table).replace_schema_metadata(), folder / f"{name}.parquet")

@@ -11,7 +11,6 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import pyarrow.parquet as pq
 from evergreen.errors import Fault, FeatureError, RawDataError
 from evergreen.features import inputs
 from evergreen.features.definitions import declared_types
-from evergreen.features.inputs import FaultsByDay, FingerprintsByDay, RawFile, raise_own_faults
+from evergreen.features.inputs import FaultsByPeriod, FingerprintsByPeriod, RawFile, raise_own_faults
 from evergreen.features.types import cast_columns
 from evergreen.ingest import declared_files, expectations, raw_files
 from evergreen.ingest.expectation_metrics import open_database
@@ -36,75 +35,79 @@ log = logging.getLogger(__name__)
 
 
 def validate_raw_files(
-    model: ModelSpec, days: Sequence[date], own_days: Collection[date] | None = None
-) -> FingerprintsByDay:
-    """Validate every raw file that `days` depend on; return the fingerprint of each day that can be built.
+    model: ModelSpec, periods: Sequence[str], own_periods: Collection[str] | None = None
+) -> FingerprintsByPeriod:
+    """Validate every raw file that `periods` depend on; return the fingerprint of each period that can be built.
 
-    A fault fails the run only if it concerns one of `own_days`, by default all. Other faulty days are left out:
+    A fault fails the run only if it concerns one of `own_periods`, by default all. Other faulty periods are left out:
     the run that is about them reports them.
 
     Raises:
-        RawDataError: the faults of `own_days`, each once: file, column, rule and count; it has the other days'
+        RawDataError: the faults of `own_periods`, each once: file, column, rule and count; it has the other periods'
             fingerprints.
     """
     spec = feature_spec(model)
     # Hashed before the files are validated, so that `publish_features` detects a file that is replaced later.
-    day_fingerprints = inputs.compute_day_fingerprints(model, days)
-    file_faults = _validate_files(model, inputs.raw_files_for_days(spec, days))
-    # A fault of a raw file is a fault of each day that depends on it.
+    period_fingerprints = inputs.compute_period_fingerprints(model, periods)
+    file_faults = _validate_files(model, inputs.raw_files_for_periods(spec, periods))
+    # A fault of a raw file is a fault of each period that depends on it.
     faults = {
-        day: day_faults
-        for day in days
-        if (day_faults := [fault for file in inputs.raw_files_for_day(spec, day) for fault in file_faults[file]])
+        period: period_faults
+        for period in periods
+        if (
+            period_faults := [
+                fault for file in inputs.raw_files_for_period(spec, period) for fault in file_faults[file]
+            ]
+        )
     }
-    remaining = {day: value for day, value in day_fingerprints.items() if date.fromisoformat(day) not in faults}
-    raise_own_faults(RawDataError, "raw data", model, faults, own_days, remaining)
+    remaining = {period: value for period, value in period_fingerprints.items() if period not in faults}
+    raise_own_faults(RawDataError, "raw data", model, faults, own_periods, remaining)
     return remaining
 
 
 def validate_features(
-    model: ModelSpec, folders: Mapping[str, str], own_days: Collection[date] | None = None
+    model: ModelSpec, folders: Mapping[str, str], own_periods: Collection[str] | None = None
 ) -> dict[str, str]:
-    """Validate the built features of each day; return the folders of the days without faults.
+    """Validate the built features of each period; return the folders of the periods without faults.
 
-    `folders` is the result of `build_features`, `own_days` as in `validate_raw_files`.
+    `folders` is the result of `build_features`, `own_periods` as in `validate_raw_files`.
 
     Raises:
-        FeatureError: the faults of `own_days`: table, column, rule and count; it has the other days' folders.
+        FeatureError: the faults of `own_periods`: table, column, rule and count; it has the other periods' folders.
     """
     faults = _find_feature_faults(model, folders)
-    remaining = {day: folder for day, folder in folders.items() if date.fromisoformat(day) not in faults}
-    raise_own_faults(FeatureError, "features", model, faults, own_days, remaining)
+    remaining = {period: folder for period, folder in folders.items() if period not in faults}
+    raise_own_faults(FeatureError, "features", model, faults, own_periods, remaining)
     return remaining
 
 
-def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> FaultsByDay:
+def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> FaultsByPeriod:
     rules, features = _expectations_module(model), inputs.features_dataset(model)
     spec = feature_spec(model)
     types = declared_types(model.feature_model)
-    faults: FaultsByDay = {}
+    faults: FaultsByPeriod = {}
     for table in spec.tables:
-        files = {day: Path(folder) / f"{table}.parquet" for day, folder in folders.items()}
+        files = {period: Path(folder) / f"{table}.parquet" for period, folder in folders.items()}
         stage = rules.feature_expectations(table)
         table_faults: dict[str, Sequence[Fault]] = {}
         with open_database() as database:
-            for day, file in files.items():
-                location = f"{day} {table}"
+            for period, file in files.items():
+                location = f"{period} {table}"
                 if not file.exists():
                     continue
-                if _is_without_events(spec, day, file):
-                    table_faults[day] = ()
+                if _is_without_events(spec, period, file):
+                    table_faults[period] = ()
                     continue
                 type_faults = _type_faults(file, location, types.get(table, {}))
                 rule_faults = expectations.validate_file(database, file, location, stage).faults
-                table_faults[day] = [*type_faults, *rule_faults]
-        for day in files.keys() - table_faults.keys():
-            # Unless another attempt has published the day and deleted its folder.
-            if files[day].parent.exists() or not features.manifest(datasets.day_partition(day)):
+                table_faults[period] = [*type_faults, *rule_faults]
+        for period in files.keys() - table_faults.keys():
+            # Unless another attempt has published the period and deleted its folder.
+            if files[period].parent.exists() or not features.manifest(datasets.period_partition(period)):
                 fix = f"let features.build return {table!r}"
-                table_faults[day] = (Fault(f"{day} {table}", "was not built", fix),)
-        for day in sorted(day for day in table_faults if table_faults[day]):
-            faults.setdefault(date.fromisoformat(day), []).extend(table_faults[day])
+                table_faults[period] = (Fault(f"{period} {table}", "was not built", fix),)
+        for period in sorted(period for period in table_faults if table_faults[period]):
+            faults.setdefault(period, []).extend(table_faults[period])
     return faults
 
 
@@ -121,12 +124,12 @@ def _type_faults(file: Path, location: str, types: Mapping[str, str]) -> list[Fa
     return faults
 
 
-def _is_without_events(spec: FeatureSpec, day: str, table: Path) -> bool:
-    """Whether a table of a day has no rows because every source that may be empty is empty on that day."""
+def _is_without_events(spec: FeatureSpec, period: str, table: Path) -> bool:
+    """Whether a table of a period has no rows because every source that may be empty is empty on that period."""
     if pq.read_metadata(table).num_rows:
         return False
     names = [source.name for source in spec.sources if source.empty_days != "refused"]
-    files = [raw_files.raw_file(name, date.fromisoformat(day)) for name in names]
+    files = [raw_files.raw_file(name, period) for name in names]
     return bool(files) and not any(file.exists() and pq.read_metadata(file).num_rows for file in files)
 
 
@@ -179,9 +182,9 @@ def _validate_rows(
     declared: declared_files.DeclaredFile,
     rules: Any,
 ) -> ValidationReport:
-    if declared.faults or not declared.rows:  # nothing else has to hold of a day without events
+    if declared.faults or not declared.rows:  # nothing else has to hold of a period without events
         return ValidationReport(declared.faults, {})
-    stage = rules.raw_expectations(source.name, file.day)
+    stage = rules.raw_expectations(source.name, file.period)
     try:
         return expectations.validate_file(database, declared.path, str(file.path), stage, columns=tuple(source.columns))
     except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.OutOfMemoryException):

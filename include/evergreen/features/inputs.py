@@ -1,4 +1,4 @@
-"""What the features of a day depend on, and so the fingerprint that tells whether they are up to date.
+"""What the features of a period depend on, and so the fingerprint that tells whether they are up to date.
 
 Light: raw files are only hashed, and no engine is imported.
 """
@@ -8,46 +8,45 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evergreen.errors import Fault, FaultyDaysError, RawDataError
+from evergreen.errors import Fault, FaultyPeriodsError, RawDataError
 from evergreen.features.definitions import declared_types
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.lake.fingerprints import code_of, compute_fingerprint
+from evergreen.periods import Duration
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec, load_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec
-from evergreen.window import days_between
 
 T = TypeVar("T")
 
-FingerprintsByDay = dict[str, str]
-"""Fingerprint of the features of each day, by ISO date."""
+FingerprintsByPeriod = dict[str, str]
+"""Fingerprint of the features of each period."""
 
 
-FaultsByDay = dict[date, list[Fault]]
-"""The faults of each day; days without a fault are left out."""
+FaultsByPeriod = dict[str, list[Fault]]
+"""The faults of each period; periods without a fault are left out."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """One raw file that a day of features depends on; `day` is None for a source with one file for all days."""
+    """One raw file that a period of features depends on; `period` is None for a source with one file for all periods."""
 
     source: str
-    day: date | None
+    period: str | None
 
     @property
     def path(self) -> Path:
-        return raw_files.raw_file(self.source, self.day)
+        return raw_files.raw_file(self.source, self.period)
 
     @property
     def name(self) -> str:
-        return f"{self.source}-{self.day}" if self.day else self.source
+        return f"{self.source}-{datasets.file_name_of_period(self.period)}" if self.period else self.source
 
 
 def features_dataset(model: ModelSpec) -> datasets.Dataset:
@@ -56,52 +55,54 @@ def features_dataset(model: ModelSpec) -> datasets.Dataset:
 
 
 def register_files(spec: FeatureSpec) -> list[RawFile]:
-    """Return the file of each source that has one for all days."""
+    """Return the file of each source that has one for all periods."""
     return [RawFile(source.name, None) for source in spec.sources if not source.daily]
 
 
-def raw_files_for_day(spec: FeatureSpec, day: date) -> list[RawFile]:
-    """Every raw file that the features of `day` depend on, oldest first."""
-    files = []
+def raw_files_for_period(spec: FeatureSpec, period: str) -> list[RawFile]:
+    """Every raw file that the features of `period` depend on, oldest first."""
+    files, calendar = [], spec.calendar
     for source in spec.sources:
         if source.daily:
-            first = max(spec.first_day, day - timedelta(source.trailing_days))
-            files += [RawFile(source.name, raw_day) for raw_day in days_between(first, day + timedelta(1))]
+            first = max(spec.first_period, calendar.before(period, source.trailing))
+            end = calendar.shift(period, 1)
+            files += [RawFile(source.name, raw_period) for raw_period in calendar.between(first, end)]
         else:
             files.append(RawFile(source.name, None))
     return files
 
 
-def raw_files_for_days(spec: FeatureSpec, days: Iterable[date]) -> list[RawFile]:
-    """Every raw file that the features of any of `days` depend on, each once."""
-    return list(dict.fromkeys(file for day in days for file in raw_files_for_day(spec, day)))
+def raw_files_for_periods(spec: FeatureSpec, periods: Iterable[str]) -> list[RawFile]:
+    """Every raw file that the features of any of `periods` depend on, each once."""
+    return list(dict.fromkeys(file for period in periods for file in raw_files_for_period(spec, period)))
 
 
-def feature_inputs(model: ModelSpec, days: Iterable[date]) -> dict[str, dict[str, Any]]:
-    """Return everything that the features of each of `days` depend on, by ISO date.
+def feature_inputs(model: ModelSpec, periods: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return everything that the features of each of `periods` depend on.
 
     The hash of a raw file that does not exist is None.
     """
-    spec, days = feature_spec(model), list(days)
-    hashes = raw_files.hash_raw_files(file.path for file in raw_files_for_days(spec, days) if file.path.exists())
+    spec, periods = feature_spec(model), list(periods)
+    hashes = raw_files.hash_raw_files(file.path for file in raw_files_for_periods(spec, periods) if file.path.exists())
     shared = shared_inputs(model)
     return {
-        day.isoformat(): {
-            "day": day.isoformat(),
-            "raw": {file.name: hashes.get(file.path) for file in raw_files_for_day(spec, day)},
+        period: {
+            "period": period,
+            "raw": {file.name: hashes.get(file.path) for file in raw_files_for_period(spec, period)},
             **shared,
         }
-        for day in days
+        for period in periods
     }
 
 
 def shared_inputs(model: ModelSpec) -> dict[str, Any]:
-    """Return what the features of every day depend on besides raw files."""
+    """Return what the features of every period depend on besides raw files."""
     spec = feature_spec(model)
     parameters = {
+        "period": spec.period,
         "timezone": spec.timezone,
         "tables": spec.tables,
-        "trailing_days": {source.name: source.trailing_days for source in spec.sources if source.daily},
+        "trailing": {source.name: str(source.trailing) for source in spec.sources if source.daily},
         "columns": {
             source.name: {name: column.type for name, column in source.columns.items()} for source in spec.sources
         },
@@ -117,9 +118,9 @@ def feature_code(model: ModelSpec) -> dict[str, str]:
     return code_of(packages, ("pyspark", "pyarrow"), builder.code_packages)
 
 
-def compute_day_fingerprints(model: ModelSpec, days: Iterable[date]) -> FingerprintsByDay:
-    """Return the fingerprint of the features of each day."""
-    return {day: compute_fingerprint(parts) for day, parts in feature_inputs(model, days).items()}
+def compute_period_fingerprints(model: ModelSpec, periods: Iterable[str]) -> FingerprintsByPeriod:
+    """Return the fingerprint of the features of each period."""
+    return {period: compute_fingerprint(parts) for period, parts in feature_inputs(model, periods).items()}
 
 
 def find_missing_raw_files(spec: FeatureSpec, files: Iterable[RawFile]) -> dict[RawFile, Fault]:
@@ -131,25 +132,25 @@ def find_missing_raw_files(spec: FeatureSpec, files: Iterable[RawFile]) -> dict[
     }
 
 
-def find_published_day(model: ModelSpec, day: str, fingerprint: str) -> datasets.Manifest | None:
-    """The manifest of `day` if it is published with this fingerprint."""
-    return features_dataset(model).find(datasets.day_partition(day), fingerprint)
+def find_published_period(model: ModelSpec, period: str, fingerprint: str) -> datasets.Manifest | None:
+    """The manifest of `period` if it is published with this fingerprint."""
+    return features_dataset(model).find(datasets.period_partition(period), fingerprint)
 
 
-def published_manifests(model: ModelSpec, days: Iterable[date]) -> dict[date, datasets.Manifest]:
-    """Return the manifest of each of `days` that is published."""
+def published_manifests(model: ModelSpec, periods: Iterable[str]) -> dict[str, datasets.Manifest]:
+    """Return the manifest of each of `periods` that is published."""
     dataset = features_dataset(model)
-    manifests = {day: dataset.manifest(datasets.day_partition(day)) for day in days}
-    return {day: manifest for day, manifest in manifests.items() if manifest}
+    manifests = {period: dataset.manifest(datasets.period_partition(period)) for period in periods}
+    return {period: manifest for period, manifest in manifests.items() if manifest}
 
 
-def unpublished_days(model: ModelSpec, fingerprints: FingerprintsByDay) -> FingerprintsByDay:
+def unpublished_periods(model: ModelSpec, fingerprints: FingerprintsByPeriod) -> FingerprintsByPeriod:
     """Those of `fingerprints` that are not published."""
-    return {day: value for day, value in fingerprints.items() if not find_published_day(model, day, value)}
+    return {period: value for period, value in fingerprints.items() if not find_published_period(model, period, value)}
 
 
-def newest_published_day(model: ModelSpec) -> date:
-    """The newest published day.
+def newest_published_period(model: ModelSpec) -> str:
+    """The newest published period.
 
     Raises:
         RawDataError: nothing is published yet.
@@ -158,54 +159,67 @@ def newest_published_day(model: ModelSpec) -> date:
     if not partitions:
         fault = Fault("lake", "none are published", f"run {model.feature_model}.features first")
         raise RawDataError(f"features of {model.feature_model}", [fault])
-    return datasets.partition_day(partitions[-1])
+    return datasets.partition_period(partitions[-1])
 
 
-def stale_days(model: ModelSpec, changed_days: Sequence[date]) -> list[date]:
-    """The published days after `changed_days` that were built from earlier versions of their raw files.
+def stale_periods(model: ModelSpec, changed_periods: Sequence[str]) -> list[str]:
+    """The published periods after `changed_periods` that were built from earlier versions of their raw files.
 
-    A corrected or late day changes exactly those later days whose trailing windows include it.
+    A corrected or late period changes exactly those later periods whose trailing windows include it.
     """
     spec = feature_spec(model)
-    longest = max((source.trailing_days for source in spec.sources), default=0)
-    later = {day + timedelta(n) for day in changed_days for n in range(1, longest + 1)} - set(changed_days)
-    paths = [file.path for file in raw_files_for_days(spec, later) if file.day in changed_days]
+    calendar = spec.calendar
+    trailing = [source.trailing for source in spec.sources if source.trailing]
+    later = {
+        later_period
+        for period in changed_periods
+        for first in [calendar.shift(period, 1)]
+        for end in [max((calendar.after(first, duration) for duration in trailing), default=first)]
+        for later_period in calendar.between(first, end)
+    } - set(changed_periods)
+    paths = [file.path for file in raw_files_for_periods(spec, later) if file.period in changed_periods]
     hashes = raw_files.hash_raw_files(path for path in paths if path.exists())
     stale = []
-    for day in sorted(later):
-        manifest = features_dataset(model).manifest(datasets.day_partition(day))
-        files = [file for file in raw_files_for_day(spec, day) if file.path in hashes]
+    for period in sorted(later):
+        manifest = features_dataset(model).manifest(datasets.period_partition(period))
+        files = [file for file in raw_files_for_period(spec, period) if file.path in hashes]
         if manifest and any(manifest.inputs["raw"].get(file.name) != hashes[file.path] for file in files):
-            stale.append(day)
+            stale.append(period)
     return stale
 
 
 def raise_own_faults(
-    error: type[FaultyDaysError],
+    error: type[FaultyPeriodsError],
     label: str,
     model: ModelSpec,
-    faults: FaultsByDay,
-    own_days: Collection[date] | None,
+    faults: FaultsByPeriod,
+    own_periods: Collection[str] | None,
     remaining: Mapping[str, str],
 ) -> None:
-    """Raise `error` with the faults of `own_days`, by default all days, and with what `remaining` has of other days.
+    """Raise `error` with the faults of `own_periods`, by default all periods, and with what `remaining` has of other periods.
 
-    Faults of other days are only logged: the runs that are about those days report them.
+    Faults of other periods are only logged: the runs that are about those periods report them.
     """
-    own_faults = {day: faults[day] for day in faults if own_days is None or day in own_days}
-    for day in faults.keys() - own_faults.keys():
-        log.warning("%s skipped: %s; the run for that day will report it", day, "; ".join(map(str, faults[day])))
+    own_faults = {period: faults[period] for period in faults if own_periods is None or period in own_periods}
+    for period in faults.keys() - own_faults.keys():
+        log.warning(
+            "%s skipped: %s; the run for that period will report it", period, "; ".join(map(str, faults[period]))
+        )
     if own_faults:
-        distinct = list(dict.fromkeys(fault for day_faults in own_faults.values() for fault in day_faults))
-        raise error(f"{label} for {format_days(own_faults)} of {model.feature_model}", distinct, remaining)
+        distinct = list(dict.fromkeys(fault for period_faults in own_faults.values() for fault in period_faults))
+        raise error(
+            f"{label} for {feature_spec(model).calendar.describe(own_faults)} of {model.feature_model}",
+            distinct,
+            remaining,
+        )
 
 
-def split_into_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Batches of at most `max_days_per_run` items, so that memory does not grow with their number."""
-    size = settings().max_days_per_run
+def max_periods_per_run(spec: FeatureSpec) -> int:
+    """The number of periods that one run builds in one job: those of `max_days_per_run` days, and at least one."""
+    return max(1, spec.calendar.count_in(Duration(settings().max_days_per_run, "d")))
+
+
+def split_into_batches(model: ModelSpec, items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Batches of at most `max_periods_per_run` items, so that memory does not grow with their number."""
+    size = max_periods_per_run(feature_spec(model))
     return (items[first : first + size] for first in range(0, len(items), size))
-
-
-def format_days(days: Collection[date]) -> str:
-    """`days` in a few words, for logs and errors."""
-    return f"{len(days)} days, {min(days)} – {max(days)}" if len(days) > 1 else str(*days)

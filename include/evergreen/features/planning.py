@@ -1,4 +1,4 @@
-"""Which days a run of the features DAG publishes, and which run builds which of them.
+"""Which periods a run of the features DAG publishes, and which run builds which of them.
 
 What the scheduler knows is passed in: the facts of the run, and `count_active_runs`, which counts the queued and
 running runs of the DAG among given `run_ids` or `logical_dates`. Each call is a request.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from evergreen import storage
@@ -18,13 +18,13 @@ from evergreen.ingest import announcements
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec
-from evergreen.window import DagRunInfo, Window, days_between
+from evergreen.window import DagRunInfo, Window
 
 log = logging.getLogger(__name__)
 
 
-def days_to_publish(model: ModelSpec, run: DagRunInfo, window: Window) -> list[date]:
-    """Return the days that a run publishes, in order: its window, late arrivals, and later days that are stale.
+def periods_to_publish(model: ModelSpec, run: DagRunInfo, window: Window) -> list[str]:
+    """Return the periods that a run publishes, in order: its window, late arrivals, and later periods that are stale.
 
     The run acknowledges the arrivals that started it, so that the watcher does not announce them again, and with
     them arrivals whose events Airflow has dropped.
@@ -32,113 +32,117 @@ def days_to_publish(model: ModelSpec, run: DagRunInfo, window: Window) -> list[d
     spec = feature_spec(model)
     store = announcements.announcement_store(model.name)
     arrived = {
-        date.fromisoformat(day)
+        period
         for event in run.asset_events
         if event.deliveries is not None
-        for day in store.acknowledge_with_pending(event.deliveries, run.run_id)
+        for period in store.acknowledge_with_pending(event.deliveries, run.run_id)
     }
-    arrived = {day for day in arrived if spec.first_day <= day <= (spec.last_day or day)}
-    if late := sorted(arrived.difference(window.days)):
+    first, end = spec.first_period, spec.end_period
+    arrived = {period for period in arrived if first <= period and not (end and period >= end)}
+    if late := sorted(arrived.difference(window.periods)):
         log.info("arrived as well, and no other run has acknowledged: %s", ", ".join(map(str, late)))
-    days = sorted(arrived.union(window.days))
-    if stale := inputs.stale_days(model, days):
-        log.info("built from raw days that have changed since: %s", ", ".join(map(str, stale)))
-    return sorted([*days, *stale])
+    periods = sorted(arrived.union(window.periods))
+    if stale := inputs.stale_periods(model, periods):
+        log.info("built from raw periods that have changed since: %s", ", ".join(map(str, stale)))
+    return sorted([*periods, *stale])
 
 
-def claim_days_to_build(
-    model: ModelSpec, run: DagRunInfo, days: Sequence[date], count_active_runs: Callable[..., int]
-) -> tuple[list[date], list[str]]:
-    """Claim those of `days` that are not published; return the days to build and the runs to wait for.
+def claim_periods_to_build(
+    model: ModelSpec, run: DagRunInfo, periods: Sequence[str], count_active_runs: Callable[..., int]
+) -> tuple[list[str], list[str]]:
+    """Claim those of `periods` that are not published; return the periods to build and the runs to wait for.
 
-    At most one of the lists has elements; both are empty if every day is published. The days to build may include
-    days of other runs that are waiting. Days whose raw files are missing are among them: `validate_raw_files` names
+    At most one of the lists has elements; both are empty if every period is published. The periods to build may include
+    periods of other runs that are waiting. Periods whose raw files are missing are among them: `validate_raw_files` names
     these with all other faults.
     """
-    fingerprints = inputs.compute_day_fingerprints(model, days)
-    unpublished = inputs.unpublished_days(model, fingerprints)
-    for day in fingerprints.keys() - unpublished.keys():
-        log.info("%s: published already with fingerprint %s", day, fingerprints[day][:12])
+    fingerprints = inputs.compute_period_fingerprints(model, periods)
+    unpublished = inputs.unpublished_periods(model, fingerprints)
+    for period in fingerprints.keys() - unpublished.keys():
+        log.info("%s: published already with fingerprint %s", period, fingerprints[period][:12])
     if not unpublished:
         return [], []
-    awaited = days_awaited_by_other_runs(
-        feature_spec(model), run, set(map(date.fromisoformat, unpublished)), count_active_runs
-    )
-    optional = inputs.unpublished_days(model, inputs.compute_day_fingerprints(model, awaited))
-    claimed, blocking_runs = claim_days(
+    awaited = periods_awaited_by_other_runs(feature_spec(model), run, set(unpublished), count_active_runs)
+    optional = inputs.unpublished_periods(model, inputs.compute_period_fingerprints(model, awaited))
+    claimed, blocking_runs = claim_periods(
         model, run.run_id, unpublished, optional, lambda run_id: bool(count_active_runs(run_ids=[run_id]))
     )
     if extra := set(claimed) - unpublished.keys():
-        log.info("%s days of other waiting runs are built in the same job", len(extra))
-    return list(map(date.fromisoformat, claimed)), blocking_runs
+        log.info("%s periods of other waiting runs are built in the same job", len(extra))
+    return claimed, blocking_runs
 
 
-def claim_days(
+def claim_periods(
     model: ModelSpec,
     run_id: str,
-    fingerprints: inputs.FingerprintsByDay,
-    optional_days: Iterable[str],
+    fingerprints: inputs.FingerprintsByPeriod,
+    optional_periods: Iterable[str],
     is_active: Callable[[str], bool],
 ) -> tuple[list[str], list[str]]:
-    """Claim the days of `fingerprints` for a run; return its days and the runs that it has to wait for.
+    """Claim the periods of `fingerprints` for a run; return its periods and the runs that it has to wait for.
 
     A run holds its claims while it is active; a run that was killed, failed or deleted holds none. Claims only save
-    work. Without them days would be built twice, with the same bytes.
+    work. Without them periods would be built twice, with the same bytes.
 
     One of the two lists is empty: a run that has to wait claims nothing, so no two runs wait for each other.
-    `optional_days` are built in the same job; those that another run has claimed are skipped. A day that has been
+    `optional_periods` are built in the same job; those that another run has claimed are skipped. A period that has been
     published since is not returned.
     """
     file = settings().lake / "claims" / f"{model.feature_model}.json"
     with storage.file_lock(file.with_suffix(".lock")):
         claims: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
         active_runs = {holder for holder in set(claims.values()) - {run_id} if is_active(holder)}
-        claims = {day: holder for day, holder in claims.items() if holder in active_runs}
-        unpublished = inputs.unpublished_days(model, fingerprints).keys()
-        if blocking_runs := sorted({claims[day] for day in unpublished & claims.keys()}):
+        claims = {period: holder for period, holder in claims.items() if holder in active_runs}
+        unpublished = inputs.unpublished_periods(model, fingerprints).keys()
+        if blocking_runs := sorted({claims[period] for period in unpublished & claims.keys()}):
             return [], blocking_runs
-        days = sorted(unpublished | (set(optional_days) - claims.keys() if unpublished else set()))
+        periods = sorted(unpublished | (set(optional_periods) - claims.keys() if unpublished else set()))
         with storage.atomic_write(file) as scratch:
-            scratch.write_text(json.dumps(claims | dict.fromkeys(days, run_id), indent=1, sort_keys=True))
-        return days, []
+            scratch.write_text(json.dumps(claims | dict.fromkeys(periods, run_id), indent=1, sort_keys=True))
+        return periods, []
 
 
-def days_awaited_by_other_runs(
-    spec: FeatureSpec, run: DagRunInfo, own_days: Collection[date], count_active_runs: Callable[..., int]
-) -> list[date]:
-    """Days near the run's own that active runs of the DAG are about, and whose raw files are all there."""
-    limit = settings().max_days_per_run  # other runs build what is beyond it, in parallel
-    capacity = limit - len(own_days)
+def periods_awaited_by_other_runs(
+    spec: FeatureSpec, run: DagRunInfo, own_periods: Collection[str], count_active_runs: Callable[..., int]
+) -> list[str]:
+    """Periods near the run's own that active runs of the DAG are about, and whose raw files are all there."""
+    limit, calendar = inputs.max_periods_per_run(spec), spec.calendar  # other runs build what is beyond, in parallel
+    capacity = limit - len(own_periods)
     if not (run.logical_date and run.data_interval and run.started_at) or capacity <= 0:
         return []
-    zone = ZoneInfo(spec.timezone)
-    local_time = run.logical_date.astimezone(zone)
-    run_day = run.data_interval[0].astimezone(zone).date()
-    # A day that was not over when this run began may still be arriving.
-    end = run.started_at.astimezone(zone).date()
-    if spec.last_day:
-        end = min(end, spec.last_day + timedelta(1))
+    logical_date, zone = run.logical_date, ZoneInfo(calendar.timezone)
+    run_period = calendar.period_at(run.data_interval[0])
+    # A period that was not over when this run began may still be arriving.
+    end = calendar.period_at(run.started_at)
+    if spec.end_period:
+        end = min(end, spec.end_period)
 
-    def logical_date(day: date) -> datetime:
-        return (local_time.replace(tzinfo=None) + (day - run_day)).replace(tzinfo=zone)
+    def logical_date_of(period: str) -> datetime:
+        """Return the logical date of the scheduled run of a period: of days, at the time of day of this run's."""
+        if calendar.partition_key != "day":
+            return logical_date + (calendar.start(period) - calendar.start(run_period))
+        local_time = logical_date.astimezone(zone).replace(tzinfo=None)
+        return (local_time + (calendar.date_of(period) - calendar.date_of(run_period))).replace(tzinfo=zone)
 
-    # Runs that start together look at the same stretch of days, so that the first claims all of it.
-    first = spec.first_day + timedelta((run_day - spec.first_day).days // limit * limit)
-    awaited = days_with_runs(
-        days_between(first, min(first + timedelta(limit), end)),
-        lambda days: count_active_runs(logical_dates=[logical_date(day) for day in days]),
+    # Runs that start together look at the same stretch of periods, so that the first claims all of it.
+    first_period = spec.first_period
+    first = calendar.shift(first_period, calendar.count(first_period, run_period) // limit * limit)
+    awaited = periods_with_runs(
+        list(calendar.between(first, min(calendar.shift(first, limit), end))),
+        lambda periods: count_active_runs(logical_dates=[logical_date_of(period) for period in periods]),
     )
     return [
-        day
-        for day in awaited
-        if day not in own_days and not inputs.find_missing_raw_files(spec, inputs.raw_files_for_day(spec, day))
+        period
+        for period in awaited
+        if period not in own_periods
+        and not inputs.find_missing_raw_files(spec, inputs.raw_files_for_period(spec, period))
     ][:capacity]
 
 
-def days_with_runs(days: Sequence[date], count_runs: Callable[[Sequence[date]], int]) -> list[date]:
-    """Those of `days` that have a run, found by bisection: `count_runs` counts the runs of some days."""
-    count = count_runs(days) if days else 0
-    if count in (0, len(days)):
-        return list(days) if count else []
-    half = len(days) // 2
-    return days_with_runs(days[:half], count_runs) + days_with_runs(days[half:], count_runs)
+def periods_with_runs(periods: Sequence[str], count_runs: Callable[[Sequence[str]], int]) -> list[str]:
+    """Those of `periods` that have a run, found by bisection: `count_runs` counts the runs of some periods."""
+    count = count_runs(periods) if periods else 0
+    if count in (0, len(periods)):
+        return list(periods) if count else []
+    half = len(periods) // 2
+    return periods_with_runs(periods[:half], count_runs) + periods_with_runs(periods[half:], count_runs)

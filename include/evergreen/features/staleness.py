@@ -1,7 +1,7 @@
-"""Which published days were made by other code, parameters or registers than they would be now.
+"""Which published periods were made by other code, parameters or registers than they would be now.
 
-A register is the one file of a source that is not daily: every day depends on it. Daily raw files are not compared
-here: a corrected day has a run of its own (`evergreen.features.inputs.stale_days`).
+A register is the one file of a source that is not daily: every period depends on it. Daily raw files are not compared
+here: a corrected period has a run of its own (`evergreen.features.inputs.stale_periods`).
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, timedelta
+from datetime import timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from evergreen.errors import Fault
 from evergreen.features import inputs
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.lake.datasets import Manifest
+from evergreen.periods import Calendar
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec
-from evergreen.window import Window, midnight
+from evergreen.window import Window
 
 _MAX_DIFFERENCES = 6  # of one fault: an upgrade changes many modules at once
 _MAX_VALUE_LENGTH = 40
@@ -29,61 +29,60 @@ _HASH_LENGTH = 64
 
 @dataclass(frozen=True)
 class StaleFeatures:
-    """The stale ones of some published days, by what differs."""
+    """The stale ones of some published periods, by what differs."""
 
     feature_model: str
-    published: Sequence[date]
-    differences: Mapping[str, Sequence[date]]
-    """What differs, in words, and the days that it concerns, in order."""
+    calendar: Calendar
+    published: Sequence[str]
+    differences: Mapping[str, Sequence[str]]
+    """What differs, in words, and the periods that it concerns, in order."""
 
     @property
-    def days(self) -> list[date]:
-        """All stale days, in order."""
-        return sorted({day for days in self.differences.values() for day in days})
+    def periods(self) -> list[str]:
+        """All stale periods, in order."""
+        return sorted({period for periods in self.differences.values() for period in periods})
 
     @property
     def summary(self) -> str:
-        """How many days are stale, and why."""
-        count = f"{len(self.days)} of {len(self.published)} days of features of {self.feature_model} are stale"
+        """How many periods are stale, and why."""
+        count = f"{len(self.periods)} of {len(self.published)} {self.calendar.unit}s of features of {self.feature_model} are stale"
         return "; ".join([count, *(f"{fault.location}: {fault.problem}" for fault in self.faults(""))])
 
     @property
     def rebuild_run(self) -> str:
-        """The run by which a person rebuilds the stale days."""
-        conf = json.dumps({"start": str(self.days[0]), "end": str(self.days[-1])})
+        """The run by which a person rebuilds the stale periods."""
+        conf = json.dumps({"start": self.periods[0], "end": self.periods[-1]})
         return f"run {self.feature_model}.features with {conf}"
 
     @property
     def rebuild_advice(self) -> str:
-        """How a person has the stale days rebuilt, now or whenever there are any."""
+        """How a person has the stale periods rebuilt, now or whenever there are any."""
         return f'{self.rebuild_run}, or set stale_features="rebuild" in the spec'
 
     def faults(self, fix: str) -> list[Fault]:
-        """Return one fault for all that differs for the same days."""
-        by_days: dict[tuple[date, ...], list[str]] = {}
-        for difference, days in self.differences.items():
-            by_days.setdefault(tuple(days), []).append(difference)
-        return [Fault(inputs.format_days(days), _shorten(texts), fix) for days, texts in by_days.items()]
+        """Return one fault for all that differs for the same periods."""
+        by_periods: dict[tuple[str, ...], list[str]] = {}
+        for difference, periods in self.differences.items():
+            by_periods.setdefault(tuple(periods), []).append(difference)
+        return [Fault(self.calendar.describe(periods), _shorten(texts), fix) for periods, texts in by_periods.items()]
 
 
-def days_in_reach(model: ModelSpec, window: Window, ttls: Sequence[float]) -> list[date]:
-    """Return the days of `window`, and the published ones before it that its examples may have features of.
+def periods_in_reach(model: ModelSpec, window: Window, ttls: Sequence[float]) -> list[str]:
+    """Return the periods of `window`, and the published ones before it that its examples may have features of.
 
-    `ttls` are those of the views, in seconds; a view without one (0) reaches back to the first day.
+    `ttls` are those of the views, in seconds; a view without one (0) reaches back to the first period.
     """
-    published = (datasets.partition_day(partition) for partition in inputs.features_dataset(model).partitions())
-    earlier = [day for day in published if day < window.start]
+    published = (datasets.partition_period(partition) for partition in inputs.features_dataset(model).partitions())
+    earlier = [period for period in published if period < window.start]
     if all(ttls):
-        first_instant = midnight(window.start, window.timezone).astimezone(UTC) - timedelta(
-            seconds=max(ttls, default=0)
-        )
-        first = first_instant.astimezone(ZoneInfo(window.timezone)).date()
-        earlier = [day for day in earlier if day >= first]
-    return [*earlier, *window.days]
+        calendar = window.calendar
+        first = calendar.period_at(calendar.start(window.start) - timedelta(seconds=max(ttls, default=0)))
+        earlier = [period for period in earlier if period >= first]
+    return [*earlier, *window.periods]
 
 
-def find_stale_features(model: ModelSpec, published: Mapping[date, Manifest]) -> StaleFeatures:
-    """Return those of the `published` days that would be made differently now.
+def find_stale_features(model: ModelSpec, published: Mapping[str, Manifest]) -> StaleFeatures:
+    """Return those of the `published` periods that would be made differently now.
 
     A register that is not there now is compared with none.
     """
@@ -94,22 +93,22 @@ def find_stale_features(model: ModelSpec, published: Mapping[date, Manifest]) ->
     return _compare(model.feature_model, spec, published, current)
 
 
-def find_mixed_features(model: ModelSpec, published: Mapping[date, Manifest]) -> StaleFeatures:
-    """Return those of the `published` days that were not made like the newest of them."""
+def find_mixed_features(model: ModelSpec, published: Mapping[str, Manifest]) -> StaleFeatures:
+    """Return those of the `published` periods that were not made like the newest of them."""
     newest = published[max(published)].inputs if published else {}
     return _compare(model.feature_model, feature_spec(model), published, newest)
 
 
 def _compare(
-    feature_model: str, spec: FeatureSpec, published: Mapping[date, Manifest], reference: Mapping[str, Any]
+    feature_model: str, spec: FeatureSpec, published: Mapping[str, Manifest], reference: Mapping[str, Any]
 ) -> StaleFeatures:
     registers = [source.name for source in spec.sources if not source.daily and source.rebuild_on_change]
     reference = json.loads(json.dumps(reference))  # as manifests have it, with lists for tuples
-    differences: dict[str, list[date]] = {}
-    for day, manifest in sorted(published.items()):
+    differences: dict[str, list[str]] = {}
+    for period, manifest in sorted(published.items()):
         for difference in _differences(manifest.inputs, reference, registers):
-            differences.setdefault(difference, []).append(day)
-    return StaleFeatures(feature_model, sorted(published), differences)
+            differences.setdefault(difference, []).append(period)
+    return StaleFeatures(feature_model, spec.calendar, sorted(published), differences)
 
 
 def _differences(recorded: Mapping[str, Any], current: Mapping[str, Any], registers: Sequence[str]) -> Iterator[str]:

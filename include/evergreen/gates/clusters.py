@@ -147,7 +147,7 @@ def _count_fault(name: str, count: int, way: ClusteredVariance) -> str:
     enough = MIN_CLUSTERS if count < 2 else max(MIN_CLUSTERS, ceil(MIN_CLUSTERS * count / effective - 1e-9))
     weight = f", which weigh like {effective:.1f} of equal size," if effective < count - 0.05 else ""
     verb = "is" if count == 1 else "are"
-    fix = "raise holdout_days" if name == DAY_CLUSTER else "judge more rows, or take larger holdout_days"
+    fix = "raise holdout" if name == DAY_CLUSTER else "judge more rows, or take a larger holdout"
     text = f"{count_clusters(name, count)}{weight} {verb} too few to know the error of the gain"
     return f"{text}: about {enough:,} would do, so {fix}"
 

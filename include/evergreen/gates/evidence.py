@@ -79,6 +79,7 @@ class Evidence:
         serving_costs: each `evergreen.spec.gates.ServingQuantity`, in the unit that its name ends with.
         input_signature: the model's inputs, and those that the feature service and the request provide.
         online_sample: a sample of the online store, compared with the offline one.
+        holdout: (first, end): the periods that the rows are of, first ≤ period < end.
     """
 
     label: ArrayLike
@@ -93,6 +94,7 @@ class Evidence:
     serving_costs: Mapping[str, float] | MissingEvidence = _NOT_MEASURED
     input_signature: InputSignature | MissingEvidence = _NOT_MEASURED
     online_sample: OnlineSample | MissingEvidence = _NOT_MEASURED
+    holdout: tuple[str, str] | None = None
 
 
 def unlabelled_share(evidence: Evidence) -> float | None:

@@ -1,4 +1,4 @@
-"""Where raw files are delivered, one per source and day, and their hashes.
+"""Where raw files are delivered, one per source and period, and their hashes.
 
 raw/flights/day=2013-01-01/flights.parquet      under the lake's root; delivered by others
 raw_hashes/flights.json                         a cache: SHA-256 of each file and the version it belongs to
@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from evergreen import storage
-from evergreen.lake.datasets import day_partition
+from evergreen.lake.datasets import period_partition
 from evergreen.settings import settings
 
 _MIN_AGE_NS = 2_000_000_000  # coarser than the timestamps of any file system in use
@@ -25,10 +24,10 @@ def raw_folder() -> Path:
     return settings().lake / "raw"
 
 
-def raw_file(source: str, day: date | None = None) -> Path:
-    """Path of the raw file of `source`: one file per day, or one for all days if `day` is None."""
+def raw_file(source: str, period: str | None = None) -> Path:
+    """Path of the raw file of `source`: one file per period, or one for all of them if `period` is None."""
     folder = raw_folder() / source
-    return (folder / day_partition(day) if day else folder) / f"{source}.parquet"
+    return (folder / period_partition(period) if period else folder) / f"{source}.parquet"
 
 
 def hash_raw_files(files: Iterable[Path]) -> dict[Path, str]:

@@ -1,15 +1,15 @@
-"""Watch for raw data: find complete days of raw files that have not been announced yet.
+"""Watch for raw data: find complete periods of raw files that have not been announced yet.
 
 A `RawDataWatcher` polls a prefix, one listing per source::
 
     <prefix>/flights/day=2013-01-01/flights.parquet
     <prefix>/weather/day=2013-01-01/weather.parquet
 
-A day is complete when every source has its file, none of the files has changed for a while, and each begins and
+A period is complete when every source has its file, none of the files has changed for a while, and each begins and
 ends as Parquet does. Other names, such as those of temporary files, are ignored.
 
-The file of a source whose days may be absent is awaited for some hours after the end of the day, and not longer. If
-it arrives later, the day has changed, and is announced again.
+The file of a source whose periods may be absent is awaited for some hours after the end of the period, and not longer. If
+it arrives later, the period has changed, and is announced again.
 """
 
 from __future__ import annotations
@@ -19,28 +19,30 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from functools import cached_property, partial
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal, NamedTuple
-from zoneinfo import ZoneInfo
 
-from evergreen.ingest.announcements import Announcement, AnnouncementStore, is_iso_day
+from evergreen.errors import WindowError
+from evergreen.ingest.announcements import Announcement, AnnouncementStore
+from evergreen.lake.datasets import partition_period
 from evergreen.lake.fingerprints import compute_fingerprint
+from evergreen.periods import Calendar
 from evergreen.storage import AbstractFileSystem, UPath, is_local, storage_path
-from evergreen.window import days_between, midnight
 
 SETTLE_TIME = timedelta(seconds=3)
 """A file that has not changed for this long is complete, until it changes again."""
 ANNOUNCEMENT_TIMEOUT = timedelta(seconds=60)
 """An announcement of an earlier watcher that is not acknowledged for this long is lost."""
 REANNOUNCE_AFTER = timedelta(minutes=15)
-"""A day that is not acknowledged for this long is announced again, in case the DAG was paused. Longer than
+"""A period that is not acknowledged for this long is announced again, in case the DAG was paused. Longer than
 ANNOUNCEMENT_TIMEOUT, because a queued run acknowledges late."""
 RECHECK_INTERVAL = timedelta(seconds=60)
 """Time between two reads of a file that is not complete Parquet."""
-MAX_DAYS_PER_ANNOUNCEMENT = 400
-"""An announcement travels through Airflow's database. The next poll announces the remaining days."""
+MAX_PERIODS_PER_ANNOUNCEMENT = 400
+"""An announcement travels through Airflow's database. The next poll announces the remaining periods."""
 
+_PARTITION_KEYS = ("day=", "period=")
 _MAGIC = b"PAR1"
 _MIN_FILE_SIZE = 12  # magic, length of the footer, magic
 # Keys of fsspec's listings that identify the version of a file. Never the access time.
@@ -63,8 +65,8 @@ class RawFileInfo(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DayObservation:
-    """The files of a day, as they have been since `unchanged_since`."""
+class PeriodObservation:
+    """The files of a period, as they have been since `unchanged_since`."""
 
     files: tuple[RawFileInfo, ...]
     delivery_id: str
@@ -72,14 +74,14 @@ class DayObservation:
 
 
 def compute_delivery_id(files: Sequence[RawFileInfo]) -> str:
-    """Identify a delivery of a day without reading its files."""
+    """Identify a delivery of a period without reading its files."""
     return compute_fingerprint(sorted([file.source, file.size, file.version] for file in files))[:32]
 
 
 def decide_announcement(
     delivery_id: str, last_announcement: Announcement | None, is_acknowledged: bool, now: datetime
 ) -> Literal["announce", "wait", "skip"]:
-    """Decide about a complete day that this watcher has not announced.
+    """Decide about a complete period that this watcher has not announced.
 
     It waits while a run may still acknowledge the announcement of an earlier watcher.
     """
@@ -99,96 +101,99 @@ class RawDataWatcher:
 
     prefix: str
     sources: Mapping[str, int | None]
-    """Hours after the end of a day, until which the file of a source may still arrive; None: it has to arrive."""
+    """Hours after the end of a period, until which the file of a source may still arrive; None: it has to arrive."""
     announcements: AnnouncementStore
     settle_time: timedelta = SETTLE_TIME
-    timezone: str = "UTC"  # a day that is not over there is still arriving
-    first_day: date | None = None
-    last_day: date | None = None
+    calendar: Calendar = Calendar("1d", "UTC")  # a period that is not over is still arriving
+    first: str | None = None
+    end: str | None = None
     clock: Callable[[], datetime] = field(default=partial(datetime.now, UTC))
-    _observations: dict[str, DayObservation] = field(default_factory=dict)
+    _observations: dict[str, PeriodObservation] = field(default_factory=dict)
     _announced: dict[str, Announcement] = field(default_factory=dict)
     _acknowledged: dict[str, str] = field(default_factory=dict)
     _unreadable: dict[str, tuple[str, datetime]] = field(default_factory=dict)
 
     def poll(self) -> dict[str, str]:
-        """Return the days to announce now (ISO day → delivery id), recorded as announced."""
+        """Return the periods to announce now (period → delivery id), recorded as announced."""
         now = self.clock()
         self._update_observations(now)
         settled = {
-            day: observation
-            for day, observation in self._observations.items()
+            period: observation
+            for period, observation in self._observations.items()
             if abs(now - observation.unchanged_since) >= self.settle_time
-            and self._is_expected(date.fromisoformat(day), now)
-            and not self._is_handled(day, observation.delivery_id, now)
+            and self._is_expected(period, now)
+            and not self._is_handled(period, observation.delivery_id, now)
         }
         due = self._filter_readable(self._select_due(settled, now), now)
-        days = {day: due[day].delivery_id for day in sorted(due)[:MAX_DAYS_PER_ANNOUNCEMENT]}
-        if days:
-            self.announcements.record_announcement(days, now)
-            self._announced |= {day: Announcement(delivery_id, now) for day, delivery_id in days.items()}
-        return days
+        periods = {period: due[period].delivery_id for period in sorted(due)[:MAX_PERIODS_PER_ANNOUNCEMENT]}
+        if periods:
+            self.announcements.record_announcement(periods, now)
+            self._announced |= {period: Announcement(delivery_id, now) for period, delivery_id in periods.items()}
+        return periods
 
-    def _is_expected(self, day: date, now: datetime) -> bool:
-        first, last = self.first_day or day, self.last_day or day
-        return first <= day <= last and day < now.astimezone(ZoneInfo(self.timezone)).date()
+    def _is_expected(self, period: str, now: datetime) -> bool:
+        is_of_data = (self.first or period) <= period and not (self.end and period >= self.end)
+        return is_of_data and period < self.calendar.period_at(now)
 
-    def _is_handled(self, day: str, delivery_id: str, now: datetime) -> bool:
-        """Whether a run has acknowledged the day, or may still do so after this watcher's announcement."""
-        announcement = self._announced.get(day)
-        return self._acknowledged.get(day) == delivery_id or (
+    def _is_handled(self, period: str, delivery_id: str, now: datetime) -> bool:
+        """Whether a run has acknowledged the period, or may still do so after this watcher's announcement."""
+        announcement = self._announced.get(period)
+        return self._acknowledged.get(period) == delivery_id or (
             announcement is not None
             and announcement.delivery_id == delivery_id
             and abs(now - announcement.announced_at) < REANNOUNCE_AFTER
         )
 
-    def _select_due(self, observations: Mapping[str, DayObservation], now: datetime) -> dict[str, DayObservation]:
+    def _select_due(self, observations: Mapping[str, PeriodObservation], now: datetime) -> dict[str, PeriodObservation]:
         announcements = self.announcements.read_announcements() if observations else {}
         due = {}
-        for day, observation in observations.items():
+        for period, observation in observations.items():
             delivery_id = observation.delivery_id
-            is_acknowledged = self.announcements.is_acknowledged(day, delivery_id)
-            action = decide_announcement(delivery_id, announcements.get(day), is_acknowledged, now)
+            is_acknowledged = self.announcements.is_acknowledged(period, delivery_id)
+            action = decide_announcement(delivery_id, announcements.get(period), is_acknowledged, now)
             if action == "announce":
-                due[day] = observation
+                due[period] = observation
             elif action == "skip":
-                self._acknowledged[day] = delivery_id
+                self._acknowledged[period] = delivery_id
         return due
 
-    def _filter_readable(self, observations: Mapping[str, DayObservation], now: datetime) -> dict[str, DayObservation]:
+    def _filter_readable(
+        self, observations: Mapping[str, PeriodObservation], now: datetime
+    ) -> dict[str, PeriodObservation]:
         """Those whose files are complete Parquet. Others are logged once, and read again after RECHECK_INTERVAL."""
         unchecked = {
-            day: observation
-            for day, observation in observations.items()
-            if not (failure := self._unreadable.get(day))
+            period: observation
+            for period, observation in observations.items()
+            if not (failure := self._unreadable.get(period))
             or failure[0] != observation.delivery_id
             or abs(now - failure[1]) >= RECHECK_INTERVAL
         }
-        faults_by_file = _find_unreadable(self._folder.fs, [file for day in unchecked.values() for file in day.files])
+        faults_by_file = _find_unreadable(
+            self._folder.fs, [file for period in unchecked.values() for file in period.files]
+        )
         readable, new_faults = {}, []
-        for day, observation in unchecked.items():
+        for period, observation in unchecked.items():
             faults = [faults_by_file[file] for file in observation.files if file in faults_by_file]
             if not faults:
-                readable[day] = observation
+                readable[period] = observation
                 continue
-            if self._unreadable.get(day, ("",))[0] != observation.delivery_id:
+            if self._unreadable.get(period, ("",))[0] != observation.delivery_id:
                 new_faults += faults
-            self._unreadable[day] = (observation.delivery_id, now)
+            self._unreadable[period] = (observation.delivery_id, now)
         if new_faults:
-            log.warning("%s. The day is announced once all of its files can be read.", ", ".join(new_faults))
+            log.warning("%s. The period is announced once all of its files can be read.", ", ".join(new_faults))
         return readable
 
     def _update_observations(self, now: datetime) -> None:
-        """Observe the days for which every source has its file; a day whose files have not changed stays as it was."""
+        """Observe the periods for which every source has its file; a period whose files have not changed stays as it was."""
         observations = {}
-        today = now.astimezone(ZoneInfo(self.timezone)).date()
-        end = min(today, (self.last_day or today) + timedelta(1))
-        calendar = days_between(self.first_day, end) if self.first_day else ()
-        for day, files in list_complete_days(self._folder, self.sources, now, self.timezone, calendar).items():
-            observation = self._observations.get(day)
+        current = self.calendar.period_at(now)
+        expected = self.calendar.between(self.first, min(current, self.end or current)) if self.first else ()
+        for period, files in list_complete_periods(self._folder, self.sources, now, self.calendar, expected).items():
+            observation = self._observations.get(period)
             if observation is None or observation.files != files:
-                observation = DayObservation(files, compute_delivery_id(files), now)
-            observations[day] = observation
+                observation = PeriodObservation(files, compute_delivery_id(files), now)
+            observations[period] = observation
         self._observations = observations
 
     @cached_property
@@ -196,29 +201,41 @@ class RawDataWatcher:
         return storage_path(self.prefix)
 
 
-def list_complete_days(
-    folder: UPath, sources: Mapping[str, int | None], now: datetime, timezone: str, calendar: Iterable[date] = ()
+def list_complete_periods(
+    folder: UPath, sources: Mapping[str, int | None], now: datetime, calendar: Calendar, expected: Iterable[str] = ()
 ) -> dict[str, tuple[RawFileInfo, ...]]:
-    """Return the files of each day, as in 2013-01-01, for which every one of at least one source has its file.
+    """Return the files of each period for which every one of at least one source has its file.
 
-    `sources` has the hours after the end of a day, in `timezone`, after which its file may be absent; None: never. So
-    a day of the `calendar` may have no file at all.
+    `sources` has the hours after the end of a period after which its file may be absent; None: never. So a period that
+    is `expected` may have no file at all.
     """
     list_source = _list_local if is_local(folder) else _list_remote
     folder.fs.invalidate_cache()
     listings = {source: dict(list_source(folder.fs, folder.path.rstrip("/"), source)) for source in sources}
-    days = {*set[str]().union(*listings.values()), *map(str, calendar)}
+    periods = {period for period in set[str]().union(*listings.values()) if _is_period_of(calendar, period)} | set(
+        expected
+    )
 
-    def is_complete(day: str) -> bool:
-        waits = [sources[source] for source, listing in listings.items() if day not in listing]
+    def is_complete(period: str) -> bool:
+        waits = [sources[source] for source, listing in listings.items() if period not in listing]
         hours = [wait for wait in waits if wait is not None]
-        if len(hours) < len(waits) or not waits:  # most days: this runs every two seconds, for each of them
+        if len(hours) < len(waits) or not waits:  # most periods: this runs every two seconds, for each of them
             return not waits
-        return now >= midnight(date.fromisoformat(day) + timedelta(1), timezone) + timedelta(hours=max(hours))
+        return now >= calendar.end(period) + timedelta(hours=max(hours))
 
     return {
-        day: tuple(listing[day] for listing in listings.values() if day in listing) for day in days if is_complete(day)
+        period: tuple(listing[period] for listing in listings.values() if period in listing)
+        for period in periods
+        if is_complete(period)
     }
+
+
+@lru_cache(maxsize=2**17)
+def _is_period_of(calendar: Calendar, name: str) -> bool:
+    try:
+        return bool(calendar.parse(name))
+    except WindowError:
+        return False
 
 
 def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:
@@ -226,7 +243,7 @@ def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple
     # is an error, where the walk takes a folder that it cannot read for an empty one.
     try:
         with os.scandir(f"{root}/{source}") as entries:
-            folders = [entry for entry in entries if entry.name.startswith("day=")]
+            folders = [entry for entry in entries if entry.name.startswith(_PARTITION_KEYS)]
     except FileNotFoundError:  # no drop of it yet
         return
     for folder in folders:
@@ -235,11 +252,10 @@ def _list_local(_: AbstractFileSystem, root: str, source: str) -> Iterator[tuple
             status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        day = folder.name.removeprefix("day=")
-        if stat.S_ISREG(status.st_mode) and is_iso_day(day):
+        if stat.S_ISREG(status.st_mode):
             # The change time tells apart what a copy with kept times does not.
             version = f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-            yield day, RawFileInfo(source, path, status.st_size, version)
+            yield partition_period(folder.name), RawFileInfo(source, path, status.st_size, version)
 
 
 def _list_remote(fs: AbstractFileSystem, root: str, source: str) -> Iterator[tuple[str, RawFileInfo]]:
@@ -249,10 +265,9 @@ def _list_remote(fs: AbstractFileSystem, root: str, source: str) -> Iterator[tup
         return
     for path, info in listing.items():
         folder, _, name = path.removeprefix(f"{root}/{source}/").rpartition("/")
-        day = folder.removeprefix("day=")
-        if name == f"{source}.parquet" and folder == f"day={day}" and is_iso_day(day):
+        if name == f"{source}.parquet" and folder.startswith(_PARTITION_KEYS) and "/" not in folder:
             version = " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if key in info)
-            yield day, RawFileInfo(source, path, int(info["size"] or 0), version)
+            yield partition_period(folder), RawFileInfo(source, path, int(info["size"] or 0), version)
 
 
 def _find_unreadable(fs: AbstractFileSystem, files: Sequence[RawFileInfo]) -> dict[RawFileInfo, str]:

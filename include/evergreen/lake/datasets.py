@@ -21,7 +21,6 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -44,12 +43,16 @@ from evergreen.storage import (
 ROW_COLUMN = "evergreen_row"
 """Numbers the rows of a table that passes through an engine which may reorder them."""
 
+PERIOD_COLUMN = "evergreen_period"
+"""Names the period of each row of a table that has rows of many, where it is not the row's `day`."""
+
 MAX_MANIFEST_BYTES = 2**24
 MAX_PARTITION_FILES = 10_000
 
 _MANIFESTS = "_manifests"
 _STAGING = "_staging"
 _CACHE = "cached"
+_DATE_LENGTH = len("2013-01-01")
 
 
 @dataclass(frozen=True)
@@ -267,14 +270,24 @@ def lake_path(path: str) -> Path:
         raise DatasetError(f"{path[:80]!a} is no path in the lake: {error}") from None
 
 
-def day_partition(day: date | str) -> str:
-    """Return the partition of a date, or of a string such as 2013-01-01."""
-    return f"day={day}"
+def period_partition(period: str) -> str:
+    """Return the partition of a period: `day=2013-01-01`, of a week its Monday, or `period=2013-01-01T0600Z`.
+
+    A colon is none in the names of all file systems; and without it, readers of such folders see text, not an instant
+    in a time zone of theirs.
+    """
+    return f"day={period}" if len(period) == _DATE_LENGTH else f"period={file_name_of_period(period)}"
 
 
-def partition_day(partition: str) -> date:
-    """Return the date of a partition that `day_partition` has named."""
-    return date.fromisoformat(partition.removeprefix("day="))
+def partition_period(partition: str) -> str:
+    """Return the period of a partition that `period_partition` has named."""
+    key, _, name = partition.partition("=")
+    return name if key == "day" else f"{name[:-3]}:{name[-3:]}"
+
+
+def file_name_of_period(period: str) -> str:
+    """Return the name of a period without the colon that not all file systems have."""
+    return period.replace(":", "")
 
 
 def _check_name(name: str) -> str:

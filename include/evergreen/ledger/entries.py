@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from evergreen.gates.verdict import Verdict
-from evergreen.spec import Frozen, Name, NonEmptyStr
+from evergreen.spec import Frozen, Name, NonEmptyStr, Period
 from evergreen.storage import FileName, RelativePath, Sha256
 from evergreen.window import RunReason
 
@@ -25,7 +25,7 @@ class LaterLook(Frozen):
     """What continues a comparison: its evidence has grown, and is judged again."""
 
     first_entry: EntryNumber = Field(description="number of the entry with the verdict of the first look")
-    as_of: date = Field(description="labels that were known when this day began were used")
+    as_of: Period = Field(description="labels that were known when this period began were used")
 
 
 class VerdictRecorded(Frozen):
@@ -38,10 +38,11 @@ class VerdictRecorded(Frozen):
     kind: Literal["judged"] = "judged"
     run: NonEmptyStr
     run_reason: RunReason
-    as_of: date = Field(description="the candidate has data until this day, exclusively")
-    holdout: tuple[date, date] = Field(
-        description="first ≤ day < end; the last day has a labelled row. At a later look, of all days so far"
+    as_of: Period = Field(description="the candidate has data until this period, exclusively")
+    holdout: tuple[Period, Period] = Field(
+        description="first ≤ period < end; the last day of it has a labelled row. At a later look, of all days so far"
     )
+    days: tuple[date, date] = Field(description="the days of the holdout, the unit of evidence: first ≤ day < end")
     candidate_fingerprint: NonEmptyStr
     candidate_files: dict[FileName, Sha256] = Field(min_length=1, description="SHA-256 of each file of the model")
     candidate_inputs: tuple[NonEmptyStr, ...] = Field(min_length=1, description="the columns it takes, in this order")
@@ -61,8 +62,8 @@ class VerdictRecorded(Frozen):
         return self
 
     @property
-    def judged_as_of(self) -> date:
-        """Return the day until which, exclusively, the verdict knows what happened."""
+    def judged_as_of(self) -> str:
+        """Return the period until which, exclusively, the verdict knows what happened."""
         return self.later_look.as_of if self.later_look else self.as_of
 
     @property
@@ -91,7 +92,7 @@ class VersionPromoted(Frozen):
     kind: Literal["promoted"] = "promoted"
     version: NonEmptyStr
     previous_champion: str | None
-    as_of: date
+    as_of: Period
     verdict_entry: EntryNumber = Field(description="number of the entry that holds the verdict")
     approved_by: str | None = None
 
@@ -101,7 +102,7 @@ class PromotionDeferred(Frozen):
 
     kind: Literal["deferred"] = "deferred"
     version: NonEmptyStr
-    as_of: date
+    as_of: Period
     verdict_entry: EntryNumber
     reason: NonEmptyStr
 
@@ -174,10 +175,10 @@ class ChangeAccepted(Frozen):
 
 
 class BacktestRecorded(Frozen):
-    """A backfill recorded what the gates would have decided as of a past day."""
+    """A backfill recorded what the gates would have decided as of a past period."""
 
     kind: Literal["backtested"] = "backtested"
-    as_of: date
+    as_of: Period
     candidate_fingerprint: NonEmptyStr
     report: RelativePath = Field(description="relative to the lake")
 

@@ -219,7 +219,7 @@ def _find_comparison(event: VerdictRecorded) -> EarlierComparison | None:
         return None
     look_ends = {look.end for result in results for look in result.looks}
     return EarlierComparison(
-        days=event.holdout,
+        days=event.days,
         spending=spending,
         promoted=event.verdict.promote,
         look_ends=tuple(sorted(look_ends)),

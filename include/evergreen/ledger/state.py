@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import reduce
 from itertools import islice
 from typing import TypeVar, assert_never
@@ -35,15 +35,15 @@ class ChampionTenure:
 
     Attributes:
         version: its name at that time.
-        as_of: the day until which, exclusively, it has data.
-        labels_until: it has learned from no label of this day or later: its holdout began.
+        as_of: the period until which, exclusively, it has data.
+        labels_until: it has learned from no label of this period or later: its holdout began.
     """
 
     version: str
-    as_of: date
+    as_of: str
     entry_number: int
     content: str
-    labels_until: date
+    labels_until: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class LedgerState:
         last_promoted_as_of: until when the last verdict that promoted knew the data, even if it was rolled back since.
         challenger_content: the model that may replace the champion next, if there is one. While `open_comparison` is
             set it gathers evidence; otherwise it has passed its gates, and waits for its promotion.
-        challenger_as_of: the day until which, exclusively, it has data.
+        challenger_as_of: the period until which, exclusively, it has data.
         challenger_verdict: the entry of its newest verdict.
         open_comparison: the entry of the first verdict of a comparison that still goes on: later looks follow.
         registrations: every version as it was registered, in order.
@@ -83,10 +83,10 @@ class LedgerState:
 
     entries: EntryHistory = field(default_factory=EntryHistory)
     tenures: Log[ChampionTenure] = field(default_factory=Log)
-    last_promoted_as_of: date | None = None
+    last_promoted_as_of: str | None = None
     challenger_version: str | None = None
     challenger_content: str | None = None
-    challenger_as_of: date | None = None
+    challenger_as_of: str | None = None
     challenger_verdict: int | None = None
     open_comparison: int | None = None
     registrations: Log[Registration] = field(default_factory=Log)
@@ -121,8 +121,8 @@ class LedgerState:
         return self.champion_tenure.content if self.champion_tenure else None
 
     @property
-    def champion_as_of(self) -> date | None:
-        """Return the day until which, exclusively, the champion has data."""
+    def champion_as_of(self) -> str | None:
+        """Return the period until which, exclusively, the champion has data."""
         return self.champion_tenure.as_of if self.champion_tenure else None
 
     @property
@@ -434,9 +434,12 @@ def _reference_problem(state: LedgerState, verdict_entry: int) -> str | None:
     return None
 
 
-def _future_problem(entry: LedgerEntry, as_of: date) -> str | None:
-    """Return a problem if the data would end after the day of the entry, wherever that is."""
-    latest = (entry.recorded_at + _EARLIEST_TIME_ZONE).date()
+def _future_problem(entry: LedgerEntry, as_of: str) -> str | None:
+    """Return a problem if the data would end after the entry; if it ends with a day, after that day, wherever it is."""
+    is_instant = len(as_of) > len("2013-03-01")
+    latest = (
+        f"{entry.recorded_at:%Y-%m-%dT%H:%MZ}" if is_instant else f"{entry.recorded_at + _EARLIEST_TIME_ZONE:%Y-%m-%d}"
+    )
     return f"it claims data until {as_of}, and was recorded on {entry.recorded_at:%Y-%m-%d}" if as_of > latest else None
 
 

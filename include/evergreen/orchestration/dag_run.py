@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
-from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from evergreen.errors import EvergreenError
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import AssetEvent, DagRunInfo, RunReason, midnight, run_reason_of
+from evergreen.window import AssetEvent, DagRunInfo, RunReason, run_reason_of
 
 _MANUAL_RUN_TYPES = ("manual", "operator_triggered", "asset_materialization")
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def dag_run_info(context: Any, *, excluded_conf_keys: tuple[str, ...] = ()) -> DagRunInfo:
-    """The facts of the run of a task's context; `excluded_conf_keys` are conf keys that are not dates.
+    """The facts of the run of a task's context; `excluded_conf_keys` are conf keys that are not periods.
 
     The run type, not the run id, identifies a backfill: one that re-runs an existing run keeps its id. A run that was
     asked for is requested at its logical date, if it has one; the data interval that Airflow infers is ignored.
@@ -70,12 +70,22 @@ def dag_kwargs(model: ModelSpec, kind: str, summary: str, doc: str) -> dict[str,
 
 
 def data_range_kwargs(model: ModelSpec) -> dict[str, Any]:
-    """First and last date of a DAG about data. Other DAGs have no end: Airflow would not run them after it."""
+    """First and last start of a DAG about data. Other DAGs have no end: Airflow would not run them after it."""
     spec = feature_spec(model)
+    calendar, end = spec.calendar, spec.end_period
     return {
-        "start_date": midnight(spec.first_day, spec.timezone),
-        "end_date": midnight(spec.last_day, spec.timezone) if spec.last_day else None,
+        "start_date": calendar.start(spec.first_period),
+        "end_date": calendar.start(calendar.shift(end, -1)) if end else None,
     }
+
+
+def period_param(model: ModelSpec, description: str) -> Param:
+    """Return the parameter of a run that is the name of a period, or empty."""
+    calendar = feature_spec(model).calendar
+    if calendar.partition_key == "day":
+        return Param(None, type=["null", "string"], format="date", description=description)
+    example = calendar.period_at(datetime(2013, 3, 1, 6, tzinfo=UTC))
+    return Param(None, type=["null", "string"], description=f"{description}: a date, or a period like {example}")
 
 
 def dag_run_name(context: Any) -> str:

@@ -5,12 +5,12 @@ DAG files import this module, so methods import what they need themselves.
 
 from __future__ import annotations
 
-from datetime import date
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
 from evergreen.errors import Fault, HandoverError
+from evergreen.periods import Calendar
 from evergreen.spec import Frozen
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 XCom = Any
 """A parameter of a task is an XComArg when the DAG is built, and the JSON of an earlier task's result when it runs.
-A task that is annotated to return a dict would also push every key of it, such as each day, as an XCom of its own."""
+A task that is annotated to return a dict would also push every key of it, such as each period, as an XCom of its own."""
 Reference = dict[str, str]
 """`Manifest.reference` of a published partition."""
 
@@ -54,32 +54,32 @@ class FeaturesPlan(Handover):
     """Result of `plan` of the features DAG."""
 
     run_reason: RunReason
-    days: tuple[date, ...]
-    """The days that the run is about."""
-    build_days: tuple[date, ...] = ()
-    """The days that the run builds: unpublished days of its own and of runs that wait for it."""
+    periods: tuple[str, ...]
+    """The periods that the run is about."""
+    build_periods: tuple[str, ...] = ()
+    """The periods that the run builds: unpublished periods of its own and of runs that wait for it."""
 
 
 class StepResult(Handover):
-    """Result of a step of the features DAG, for the days that are not faulty."""
+    """Result of a step of the features DAG, for the periods that are not faulty."""
 
-    days: dict[str, str]
-    """Fingerprint, folder or content hash of each day."""
+    periods: dict[str, str]
+    """Fingerprint, folder or content hash of each period."""
     faults: tuple[Fault, ...] = ()
-    """Of the run's own days that this step and those before it have left out."""
+    """Of the run's own periods that this step and those before it have left out."""
 
 
 class RetrainPlan(Handover):
     """Result of `plan` of the retrain DAG."""
 
-    start: date
-    end: date
+    start: str
+    end: str
     run_reason: RunReason
-    timezone: str
+    calendar: Calendar
     champion_version: str | None = None
     champion_content: str | None = None
     """What was champion when the run was planned; its version is a name."""
-    champion_labels_until: date | None = None
+    champion_labels_until: str | None = None
     accepted_change: str | None = None
     """Who has accepted that inputs of the champion can no longer be made, and why."""
     promotes: bool = False
@@ -88,7 +88,7 @@ class RetrainPlan(Handover):
     """Why the run trains and judges nothing: the model is frozen or cooling down."""
 
     def window(self) -> Window:
-        return Window.from_range(self.start, self.end, self.run_reason, self.timezone)
+        return Window.from_range(self.start, self.end, self.run_reason, self.calendar)
 
     def champion(self) -> Champion | None:
         """The version that the candidate is judged against."""
@@ -112,26 +112,26 @@ class RetrainPlan(Handover):
 class LookPlan(Handover):
     """Result of `plan` of the monitor DAG."""
 
-    start: date
-    end: date
+    start: str
+    end: str
     """Until when, exclusively, the run knows the data: its `as_of`."""
     run_reason: RunReason
-    timezone: str
+    calendar: Calendar
     first_entry: int | None = None
     """The entry of the first verdict of the comparison that is looked at; None: there is nothing to look at."""
-    days: tuple[date, date] | None = None
-    """The days of all evidence so far, first ≤ day < end."""
+    periods: tuple[str, str] | None = None
+    """The periods of all evidence so far, first ≤ period < end."""
     challenger_version: str | None = None
     challenger_content: str | None = None
     champion_version: str | None = None
     champion_content: str | None = None
-    labels_until: date | None = None
-    """Neither model has learned from a label of this day or later."""
+    labels_until: str | None = None
+    """Neither model has learned from a label of this period or later."""
     verdict_entry: int | None = None
     """The entry of a verdict that has passed, of a challenger whose promotion waits."""
 
     def window(self) -> Window:
-        return Window.from_range(self.start, self.end, self.run_reason, self.timezone)
+        return Window.from_range(self.start, self.end, self.run_reason, self.calendar)
 
     def promotion_request(self, entry: int, version: str, approved_by: str | None = None) -> PromotionRequest:
         from evergreen.promotion.service import PromotionRequest

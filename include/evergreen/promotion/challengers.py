@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
 from math import ceil
 
 from evergreen import ledger
 from evergreen.lake import fingerprints
+from evergreen.periods import Duration
 from evergreen.promotion import rules
+from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 
 
 def comparison_obstacle(
     state: ledger.LedgerState,
-    as_of: date,
+    as_of: str,
     candidate_content: str,
     compared_version: str,
     compared_content: str,
@@ -29,10 +30,10 @@ def comparison_obstacle(
         return problem
     if reason := evidence_wait(state, model, as_of):
         return reason
-    return None if model.keep_candidates_ready else rules.promotion_pause(state, as_of, model.cooldown_days)
+    return None if model.keep_candidates_ready else _promotion_pause(state, model, as_of)
 
 
-def evidence_wait(state: ledger.LedgerState, model: ModelSpec, as_of: date) -> str | None:
+def evidence_wait(state: ledger.LedgerState, model: ModelSpec, as_of: str) -> str | None:
     """Return why no other candidate is trained or compared while a challenger gathers evidence; None if one may be."""
     is_replaceable = model.monitor is not None and model.monitor.replaceable
     if not state.open_comparison or is_replaceable or neglect_reason(state, model, as_of):
@@ -43,16 +44,17 @@ def evidence_wait(state: ledger.LedgerState, model: ModelSpec, as_of: date) -> s
     )
 
 
-def neglect_reason(state: ledger.LedgerState, model: ModelSpec, as_of: date) -> str | None:
+def neglect_reason(state: ledger.LedgerState, model: ModelSpec, as_of: str) -> str | None:
     """Return why a run that retrains withdraws the challenger: as `withdrawal_reason`, but it leaves time for a look.
 
     So a monitor DAG that is paused holds up no candidate for ever.
     """
-    days = model.monitor.look_after_days if model.monitor else 0
-    return withdrawal_reason(state, model, as_of - timedelta(days))
+    if model.monitor:
+        as_of = feature_spec(model).calendar.before(as_of, model.monitor.look_after)
+    return withdrawal_reason(state, model, as_of)
 
 
-def withdrawal_reason(state: ledger.LedgerState, model: ModelSpec, as_of: date | None = None) -> str | None:
+def withdrawal_reason(state: ledger.LedgerState, model: ModelSpec, as_of: str | None = None) -> str | None:
     """Return why the challenger can become champion no more, whatever later days show; None if it can.
 
     With `as_of`, until when the caller knows the data, also where the comparison has had its days.
@@ -78,8 +80,8 @@ def withdrawal_reason(state: ledger.LedgerState, model: ModelSpec, as_of: date |
     return None
 
 
-def evidence_end(state: ledger.LedgerState, model: ModelSpec) -> date:
-    """Return the day from which on the challenger's comparison has had its days: their labels are complete then.
+def evidence_end(state: ledger.LedgerState, model: ModelSpec) -> str:
+    """Return the period from which on the challenger's comparison has had its days: their labels are complete then.
 
     Days without rows do not count; of later ones, as many are expected to have none as of those of the first look.
     """
@@ -87,28 +89,29 @@ def evidence_end(state: ledger.LedgerState, model: ModelSpec) -> date:
 
     event = state.challenger_event
     assert event
-    start = event.holdout[0]
+    start, calendar = event.days[0], feature_spec(model).calendar
     days = [
         ceil(max_days(result.alpha, first.days) * (first.end - start).days / first.days)
         for result in event.verdict.results
         if result.outcome == "inconclusive" and result.alpha
         for first in result.looks[:1]
     ]
-    return start + timedelta(max(days) + model.label_delay)
+    return calendar.after(calendar.after(event.holdout[0], Duration(max(days), "d")), model.label_delay)
 
 
-def look_wait(state: ledger.LedgerState, model: ModelSpec, as_of: date, days_end: date) -> str | None:
-    """Return why no look at the challenger is taken, with evidence of days until `days_end`; None if one is due."""
+def look_wait(state: ledger.LedgerState, model: ModelSpec, as_of: str, labelled_end: str) -> str | None:
+    """Return why no look at the challenger is taken, with evidence until `labelled_end`; None if one is due."""
     event = state.challenger_event
     assert event
     assert model.monitor
-    new_days = (days_end - event.holdout[1]).days
-    if new_days <= 0 or as_of <= event.judged_as_of:
+    calendar, look_after = feature_spec(model).calendar, model.monitor.look_after
+    new_periods = calendar.count(event.holdout[1], labelled_end)
+    if new_periods <= 0 or as_of <= event.judged_as_of:
         return f"no day has labels that had none at the look before, until {event.holdout[1]}"
     end = evidence_end(state, model)
-    is_last = as_of >= end or days_end >= end - timedelta(model.label_delay)
-    if new_days < model.monitor.look_after_days and not is_last:
-        return f"{new_days} days are new since the look before, of {model.monitor.look_after_days}"
+    is_last = as_of >= end or labelled_end >= calendar.before(end, model.label_delay)
+    if labelled_end < calendar.after(event.holdout[1], look_after) and not is_last:
+        return f"{new_periods} {calendar.unit}s are new since the look before, of {look_after}"
     return None
 
 
@@ -125,6 +128,10 @@ def challenger_wait(state: ledger.LedgerState, model: ModelSpec) -> str:
         return "it passed its gates, and waits for its promotion"
     assert isinstance(deferral.event, ledger.PromotionDeferred)
     return f"it passed its gates, and its promotion is held back: {deferral.event.reason}"
+
+
+def _promotion_pause(state: ledger.LedgerState, model: ModelSpec, as_of: str) -> str | None:
+    return rules.promotion_pause(state, as_of, model.cooldown, feature_spec(model).calendar)
 
 
 def gates_fingerprint(model: ModelSpec) -> str:

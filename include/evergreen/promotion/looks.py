@@ -6,7 +6,6 @@ As in `evergreen.promotion.service`, every function may be killed at any instruc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 
 from evergreen import evaluation, gates, ledger
 from evergreen.errors import PromotionRefusedError
@@ -46,7 +45,7 @@ def judge_look(model: ModelSpec, context: LookContext) -> int:
     evidence = evaluation.load_evidence(model, context.evaluation)
     first = ledger.read_verdict_event(model.name, context.first_entry)
     basis = _look_basis(model, context, first)
-    as_of = date.fromisoformat(context.examples.inputs["as_of"])
+    as_of = context.examples.inputs["as_of"]
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         if entry := service.find_verdict(state, basis):
@@ -61,7 +60,8 @@ def judge_look(model: ModelSpec, context: LookContext) -> int:
             update={
                 "run": context.run,
                 "run_reason": context.run_reason,
-                "holdout": evidence.days,
+                "holdout": evidence.holdout,
+                "days": evidence.days,
                 "verdict": _judge_look(model, evidence, state, previous),
                 "later_look": ledger.LaterLook(first_entry=context.first_entry, as_of=as_of),
                 "evidence": service.verdict_files(model, context.evaluation, basis) | slices,
@@ -82,7 +82,7 @@ def preview_look(model: ModelSpec, context: LookContext) -> gates.Verdict:
     Raises:
         PromotionRefusedError: no day is new since the look before, or the comparison began later.
     """
-    as_of = date.fromisoformat(context.examples.inputs["as_of"])
+    as_of = context.examples.inputs["as_of"]
     state = ledger.read_state(model.name)
     looks = [
         event
@@ -109,8 +109,8 @@ def withdraw_challenger(model: ModelSpec, reason: str, *, actor: str) -> str:
     return version
 
 
-def withdraw_obsolete_challenger(model: ModelSpec, as_of: date, *, actor: str) -> ledger.ChallengerWithdrawn | None:
-    """Withdraw the challenger if it can become champion no more, as of a day; return None if it can."""
+def withdraw_obsolete_challenger(model: ModelSpec, as_of: str, *, actor: str) -> ledger.ChallengerWithdrawn | None:
+    """Withdraw the challenger if it can become champion no more, as of a period; return None if it can."""
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         reason = challengers.withdrawal_reason(state, model, as_of)
@@ -130,8 +130,8 @@ def withdraw_obsolete_challenger(model: ModelSpec, as_of: date, *, actor: str) -
 def _judge_look(
     model: ModelSpec, evidence: gates.Evidence, state: ledger.LedgerState, previous: ledger.VerdictRecorded
 ) -> gates.Verdict:
-    assert evidence.days
-    if evidence.days[1] <= previous.holdout[1]:
+    assert evidence.holdout
+    if evidence.holdout[1] <= previous.holdout[1]:
         raise PromotionRefusedError(f"no day has labels that had none at the look before, until {previous.holdout[1]}")
     first_entry = previous.later_look.first_entry if previous.later_look else state.open_comparison
     earlier = state.entries.comparisons(before_entry=first_entry)

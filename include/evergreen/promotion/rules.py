@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
 
 from evergreen import ledger
 from evergreen.errors import PromotionRefusedError
+from evergreen.periods import Calendar, Duration
 from evergreen.window import RunReason
 
 BARRED = "its content is barred by a rollback; release it if the version was not at fault"
@@ -35,11 +35,16 @@ class PromotionRequest:
     run_reason: RunReason
     promote_backfill: bool = False
     approved_by: str | None = None
-    as_of: date | None = None
+    as_of: str | None = None
 
 
 def decide_promotion(
-    state: ledger.LedgerState, request: PromotionRequest, *, cooldown_days: int, needs_approval: bool = False
+    state: ledger.LedgerState,
+    request: PromotionRequest,
+    cooldown: Duration,
+    calendar: Calendar,
+    *,
+    needs_approval: bool = False,
 ) -> ledger.VersionPromoted | ledger.PromotionDeferred | ledger.LedgerEntry:
     """Promote the version, or defer it while the model is frozen or its last promotion is too recent.
 
@@ -55,8 +60,8 @@ def decide_promotion(
     if verdict_event is None or problem:
         raise PromotionRefusedError(f"version {request.version} is not promoted: {problem}")
     version, as_of, number = request.version, verdict_event.as_of, request.verdict_entry
-    known_until = max(verdict_event.judged_as_of, request.as_of or date.min)
-    if reason := promotion_pause(state, known_until, cooldown_days):
+    known_until = max(verdict_event.judged_as_of, request.as_of or "")
+    if reason := promotion_pause(state, known_until, cooldown, calendar):
         entry = _last_entry(state, ledger.PromotionDeferred, verdict_entry=number, reason=reason)
         event = ledger.PromotionDeferred(version=version, as_of=as_of, verdict_entry=number, reason=reason)
         return entry or event
@@ -73,18 +78,18 @@ def decide_promotion(
     )
 
 
-def promotion_pause(state: ledger.LedgerState, as_of: date, cooldown_days: int) -> str | None:
+def promotion_pause(state: ledger.LedgerState, as_of: str, cooldown: Duration, calendar: Calendar) -> str | None:
     """Return why no candidate with data until `as_of` is promoted for now: a freeze, or the cooldown; else None."""
     if state.is_frozen:
         freeze = _last_entry(state, ledger.PromotionsFrozen)
         assert freeze
         assert isinstance(freeze.event, ledger.PromotionsFrozen)
         return f"the model was frozen by {freeze.actor}: {freeze.event.reason}; unfreeze it, then clear this run"
-    if cooldown_days and state.last_promoted_as_of:
-        cooldown_end = state.last_promoted_as_of + timedelta(cooldown_days)
+    if cooldown and state.last_promoted_as_of:
+        cooldown_end = calendar.after(state.last_promoted_as_of, cooldown)
         if as_of < cooldown_end:
             return (
-                f"the last promotion was as of {state.last_promoted_as_of}, and cooldown_days is {cooldown_days}: "
+                f"the last promotion was as of {state.last_promoted_as_of}, and cooldown is {cooldown}: "
                 f"a run as of {cooldown_end} or later may promote"
             )
     return None
@@ -327,7 +332,7 @@ def refusal_reason(state: ledger.LedgerState, request: PromotionRequest) -> str 
     if content == state.champion_content:
         return "it is champion already, by an earlier verdict"
     if request.verdict_entry < (fault := state.suspect_contents.get(content, 0)):
-        return f"it was barred or lost until entry {fault}, after its verdict; retrain as of a later day"
+        return f"it was barred or lost until entry {fault}, after its verdict; retrain as of a later one"
     if request.verdict_entry < (state.vacant_since or 0):
         return "it was judged before the champion was lost; clear the run from its plan task on to judge it again"
     if problem := champion_problem(
@@ -335,18 +340,18 @@ def refusal_reason(state: ledger.LedgerState, request: PromotionRequest) -> str 
     ):
         return problem
     if request.verdict_entry in state.closed_verdicts:
-        return "its verdict has promoted it before; retrain as of a later day"
+        return "its verdict has promoted it before; retrain as of a later one"
     return None
 
 
 def champion_problem(
-    state: ledger.LedgerState, as_of: date, compared_version: str | None, compared_content: str | None
+    state: ledger.LedgerState, as_of: str, compared_version: str | None, compared_content: str | None
 ) -> str | None:
     """Return why a candidate that is compared with this model cannot replace the champion; None if it can."""
     if state.champion_as_of and as_of <= state.champion_as_of:
         return (
             f"not newer: the champion, version {state.champion}, has data until {state.champion_as_of}, "
-            f"this version until {as_of}; retrain as of a later day"
+            f"this version until {as_of}; retrain as of a later one"
         )
     if compared_content != state.champion_content:
         return (

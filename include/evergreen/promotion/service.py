@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 
 from evergreen import evaluation, gates, ledger
@@ -21,6 +20,7 @@ from evergreen.promotion.slices import attach_slices, detach_slices
 from evergreen.registry import aliases, anchors, versions
 from evergreen.scoring import predictions
 from evergreen.spec.gates import BaselineGate, ThresholdGate
+from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.storage import atomic_write
 from evergreen.window import RunReason
@@ -62,9 +62,10 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
         "candidate": context.candidate.fingerprint,
         "judging": fingerprints.compute_fingerprint(evaluation.verdict_code(model)),
     }
-    as_of = date.fromisoformat(context.training_set.inputs["as_of"])
+    as_of = context.training_set.inputs["as_of"]
     assert evidence.days  # load_evidence knows them
-    holdout = evidence.days
+    assert evidence.holdout
+    holdout, days = evidence.holdout, evidence.days
     verdicts = _verdict_dataset(model)
 
     candidate_files, candidate_inputs = predictions.model_identity(context.candidate)
@@ -96,6 +97,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
             run_reason=context.run_reason,
             as_of=as_of,
             holdout=holdout,
+            days=days,
             candidate_fingerprint=context.candidate.fingerprint,
             candidate_files=candidate_files,
             candidate_inputs=candidate_inputs,
@@ -146,7 +148,7 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
     return file
 
 
-def record_backtest(model: ModelSpec, as_of: date, candidate: datasets.Manifest, report: Path, *, actor: str) -> None:
+def record_backtest(model: ModelSpec, as_of: str, candidate: datasets.Manifest, report: Path, *, actor: str) -> None:
     """Record the evidence of a backfill. Nothing acts on it."""
     location = datasets.path_in_lake(report)
     event = ledger.BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report=location)
@@ -158,7 +160,8 @@ def record_backtest(model: ModelSpec, as_of: date, candidate: datasets.Manifest,
 def promotion_blocker(model: ModelSpec, request: PromotionRequest) -> str | None:
     """Return why `promote_version` would not promote the version even with approval; None if it would."""
     try:
-        event = rules.decide_promotion(ledger.read_state(model.name), request, cooldown_days=model.cooldown_days)
+        calendar = feature_spec(model).calendar
+        event = rules.decide_promotion(ledger.read_state(model.name), request, model.cooldown, calendar)
     except PromotionRefusedError as refusal:
         return str(refusal)
     return event.reason if isinstance(event, ledger.PromotionDeferred) else None
@@ -177,7 +180,8 @@ def promote_version(model: ModelSpec, request: PromotionRequest, *, actor: str) 
 
     def decide(state: ledger.LedgerState) -> ledger.LedgerEvent | ledger.LedgerEntry:
         needs_approval = model.approval is not None
-        return rules.decide_promotion(state, request, cooldown_days=model.cooldown_days, needs_approval=needs_approval)
+        calendar = feature_spec(model).calendar
+        return rules.decide_promotion(state, request, model.cooldown, calendar, needs_approval=needs_approval)
 
     event = append_and_sync(model, actor, decide)
     return event.reason if isinstance(event, ledger.PromotionDeferred) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evergreen.gates import Verdict
+from evergreen.periods import days_from
 from evergreen.reports.formatting import NO_VALUE, OUTCOME_SYMBOLS, format_interval, format_number, format_signed
 from evergreen.reports.gate_table import gate_rows
 from evergreen.reports.page import jinja_environment, plot_style, render_svg
@@ -31,28 +32,29 @@ POLICY_COLOURS = {
     "on_drift": "#cc79a7",
     "never": "#7a7a7a",
 }
+_AFTER_ALL = "9999-12-31"
 _LOG_WIDTH = 110  # characters
 
 
 class BacktestStep(Frozen, allow_inf_nan=False):
     """A candidate and the decision about it."""
 
-    as_of: date
-    holdout_start: date = Field(description="first day of its holdout")
+    as_of: str
+    holdout_start: str = Field(description="first period of its holdout")
     candidate_fingerprint: str
     train_rows: int
-    champion_as_of: date | None = Field(description="the champion that it was compared with, by its date")
+    champion_as_of: str | None = Field(description="the champion that it was compared with, by its date")
     verdict: Verdict
     promoted: bool
     reason: str
 
 
 class PeriodSummary(Frozen, allow_inf_nan=False):
-    """The days `start` ≤ day < `end`, on which the models live after the date `live_as_of` are measured."""
+    """The periods `start` ≤ period < `end`, on which the models live after the date `live_as_of` are measured."""
 
-    live_as_of: date
-    start: date
-    end: date
+    live_as_of: str
+    start: str
+    end: str
     rows: int
     positive_share: float | None = Field(description="share of rows with label 1")
 
@@ -60,8 +62,8 @@ class PeriodSummary(Frozen, allow_inf_nan=False):
 class DeploymentSummary(Frozen, allow_inf_nan=False):
     """A model that a policy deployed."""
 
-    as_of: date
-    end: date | None = Field(description="None: still live at the last date")
+    as_of: str
+    end: str | None = Field(description="None: still live at the last date")
     live_days: int = Field(description="days until it was replaced, or until the last date")
     reason: str
 
@@ -85,7 +87,7 @@ class PolicySummary(Frozen, allow_inf_nan=False):
     metric_values: tuple[float | None, ...] = Field(description="one per period; None: no model, or not measurable")
     mean: float | None = Field(description="over the compared periods")
     worst_value: float | None
-    worst_period_start: date | None
+    worst_period_start: str | None
     gain_over_never: GainEstimate | None
 
 
@@ -100,8 +102,8 @@ class BacktestResults(Frozen, allow_inf_nan=False):
     metric: str
     higher_is_better: bool = Field(description="of the metric")
     label: str
-    train_days: int
-    holdout_days: int
+    train: str
+    holdout: str
     steps: tuple[BacktestStep, ...]
     periods: tuple[PeriodSummary, ...]
     compared_periods: tuple[int, ...] = Field(
@@ -112,7 +114,7 @@ class BacktestResults(Frozen, allow_inf_nan=False):
     @property
     def step_days(self) -> int | None:
         """Days between two steps, if all are equally far apart."""
-        days = {(later.as_of - step.as_of).days for step, later in pairwise(self.steps)}
+        days = {days_from(step.as_of, later.as_of) for step, later in pairwise(self.steps)}
         return days.pop() if len(days) == 1 else None
 
     def policy(self, name: str) -> PolicySummary:
@@ -216,7 +218,7 @@ def _period_noun(results: BacktestResults) -> str:
 
 
 def _mean_while_live(results: BacktestResults, policy: PolicySummary, deployment: DeploymentSummary) -> float | None:
-    end = deployment.end or date.max
+    end = deployment.end or _AFTER_ALL
     values = [
         value
         for period, value in zip(results.periods, policy.metric_values, strict=True)
@@ -231,22 +233,31 @@ def _render_plot(results: BacktestResults) -> Markup:
         figure = Figure(figsize=(11.4, 9.2), layout="constrained")
         panels: Any = figure.subplots(4, 1, sharex=True, gridspec_kw={"height_ratios": [4, 3, 1.1, 2.4]})
         _draw_metrics(panels[0], panels[1], results)
-        widths = [(period.end - period.start).days * 0.9 for period in results.periods]
+        widths = [_days(period.start, period.end) * 0.9 for period in results.periods]
         shares = [100 * (period.positive_share or 0) for period in results.periods]
         panels[2].bar(_period_midpoints(results), shares, widths, color="#c9d3ce")
         panels[2].set_ylabel(f"% {results.label}")
         _draw_deployments(panels[3], results)
         start, end = results.steps[0].as_of, results.steps[-1].as_of
-        margin = ((end - start) * 0.01).days
-        panels[3].set_xlim(date2num(start) - margin, date2num(end) + margin)
+        margin = _days(start, end) * 0.01
+        panels[3].set_xlim(_position(start) - margin, _position(end) + margin)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
         figure.align_ylabels(panels[:3])
         return render_svg(figure, f"{results.metric} over time and deployed models, by policy")
 
 
+def _position(period: str) -> float:
+    """Return where a period begins on the time axis, in days."""
+    return float(date2num(datetime.fromisoformat(period)))
+
+
+def _days(start: str, end: str) -> float:
+    return _position(end) - _position(start)
+
+
 def _period_midpoints(results: BacktestResults) -> list[float]:
-    return [(date2num(period.start) + date2num(period.end)) / 2 for period in results.periods]
+    return [(_position(period.start) + _position(period.end)) / 2 for period in results.periods]
 
 
 def _policy_style(name: str) -> dict[str, Any]:
@@ -271,16 +282,23 @@ def _draw_metrics(metric_axes: Any, gain_axes: Any, results: BacktestResults) ->
 
 def _draw_deployments(axes: Any, results: BacktestResults) -> None:
     last = results.steps[-1].as_of
-    date_width = max((last - results.steps[0].as_of) / 14, timedelta(1))
+    label_width = max(_days(results.steps[0].as_of, last) / 14, 1)
     for row, policy in enumerate(results.policies):
         for number, deployment in enumerate(policy.deployments):
             start, end = deployment.as_of, deployment.end or last
-            first_day, width = date2num(start), (end - start).days
+            left, width = _position(start), _days(start, end)
             alpha = 0.95 if number % 2 == 0 else 0.55
-            axes.barh(row, width, left=first_day, height=0.62, color=POLICY_COLOURS[policy.name], alpha=alpha)
-            if end - start >= date_width:
-                center = (first_day + width / 2, row)
-                axes.annotate(f"{start:%d %b}", center, ha="center", va="center", color="white", fontsize=9)
+            axes.barh(row, width, left=left, height=0.62, color=POLICY_COLOURS[policy.name], alpha=alpha)
+            if width >= label_width:
+                center = (left + width / 2, row)
+                axes.annotate(
+                    f"{datetime.fromisoformat(start):%d %b}",
+                    center,
+                    ha="center",
+                    va="center",
+                    color="white",
+                    fontsize=9,
+                )
     axes.set_yticks(range(len(results.policies)), [policy.label for policy in results.policies])
     axes.invert_yaxis()
     axes.grid(visible=False)

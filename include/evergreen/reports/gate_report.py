@@ -53,7 +53,7 @@ def render_gate_report(
             event=event,
             verdict=verdict,
             summary=summarize_verdict(event),
-            holdout_days=format_date_range(*event.holdout),
+            holdout_days=format_date_range(*event.days),
             unlabelled="" if unlabelled is None else f"{format_percent(unlabelled)} of all rows have no label yet",
             holdout_rows=curves.parse_column(evidence.label, "labels")[0].size,
             alpha_budgets=_alpha_budgets(gates, verdict, earlier_comparisons),

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +27,14 @@ class Champion:
     """The champion by the ledger when the run was planned: the only one that the run compares with."""
 
     version: str
-    labels_until: date
+    labels_until: str
     """It was trained on no label of this day or later."""
     content: str = ""
     """The hash of its files by the ledger; empty for one that was never registered, such as that of a backtest."""
     accepted_change: str | None = None
     """Who has accepted that its inputs can no longer be made, and why; None if nobody has."""
 
-    def overlap_problem(self, holdout_start: date) -> str | None:
+    def overlap_problem(self, holdout_start: str) -> str | None:
         """Return why it cannot be judged on a holdout that starts on this day, or None."""
         if self.labels_until <= holdout_start:
             return None

@@ -26,6 +26,11 @@ def feature_spec(model: ModelSpec) -> FeatureSpec:
     if not isinstance(features, FeatureSpec):
         problem = f"{model.features} builds none, it uses those of {features}"
         raise SpecError(f"model {model.name}", [Fault("features", problem, f"name {features} instead")])
+    try:
+        model.check_period(features.calendar)
+    except ValueError as error:
+        fix = f"the features of {model.features} have this period"
+        raise SpecError(f"model {model.name}", [Fault("periods", str(error), fix)]) from None
     return features
 
 

@@ -6,7 +6,7 @@ Importing this module, and so a model's `model.py`, loads no engine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
@@ -14,10 +14,13 @@ from croniter import croniter
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from evergreen.errors import Fault, SpecError
-from evergreen.spec import Frozen, Name, NonEmptyStr
+from evergreen.periods import Calendar, Duration
+from evergreen.spec import DurationText, Frozen, Name, NonEmptyStr
 from evergreen.spec.columns import RawColumn
 from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, AgainstChampionGate, Gate, PairedComparisonGate
 from evergreen.spec.parameters import PARAMETERS_ERROR, Parameters
+
+_LONGEST_TRAILING = timedelta(366)
 
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 
@@ -33,8 +36,14 @@ def _check_cron(expression: str) -> str:
 Cron = Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$"), AfterValidator(_check_cron)]
 
 
+def _check_multiple(name: str, duration: Duration, calendar: Calendar) -> None:
+    if not calendar.is_multiple(duration):
+        shorter = "days or weeks" if calendar.unit == "day" else f"a multiple of {calendar.period}"
+        raise ValueError(f"{name} is {duration}, no whole number of periods of {calendar.period}: write {shorter}")
+
+
 class RawSource(Frozen):
-    """One source of raw data. A day of features needs its file of that day and of `trailing_days` before.
+    """One source of raw data. A day of features needs its file of that day and of the time `trailing` before.
 
     Every file of it is read with exactly the declared columns and types.
     """
@@ -47,8 +56,8 @@ class RawSource(Frozen):
         "ignore", description="what happens to columns of a file that are not declared"
     )
     daily: bool = Field(True, description="one file per day; otherwise one file for all days")
-    trailing_days: int = Field(
-        0, ge=0, le=366, description="number of earlier days whose files the features of a day need too"
+    trailing: DurationText = Field(
+        Duration(0, "d"), description="how far back before a period its features need files too, such as 7d"
     )
     rebuild_on_change: bool = Field(
         True,
@@ -68,8 +77,10 @@ class RawSource(Frozen):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        if self.trailing_days and not self.daily:
-            raise ValueError("trailing_days needs daily files: leave one of them out")
+        if self.trailing and not self.daily:
+            raise ValueError("trailing needs daily files: leave one of them out")
+        if self.trailing.length > _LONGEST_TRAILING:
+            raise ValueError(f"trailing is {self.trailing}, and at most 366d")
         if self.daily and not self.rebuild_on_change:
             raise ValueError("rebuild_on_change=False needs daily=False: a corrected day is always built again")
         if self.empty_days != "refused" and not self.daily:
@@ -95,10 +106,19 @@ class FeatureSpec(Frozen):
     is made), `label`, and `label_known_at`.
     """
 
+    period: str = Field(
+        "1d",
+        description="what one partition of features is about: `1d`; `1w`, from Monday; or whole hours or minutes that "
+        "fit a day, such as `1h` or `15min`, which begin in UTC",
+    )
     timezone: str = Field(description="days begin at midnight in this time zone")
     first_day: date = Field(description="no raw data exists before this day")
     last_day: date | None = Field(None, description="no raw data exists after this day")
-    schedule: Cron = Field("0 0 * * *", description="cron, in `timezone`; one run per day")
+    schedule: Cron | None = Field(
+        None,
+        description="cron, in `timezone`, or in UTC if periods are hours or minutes: when a run builds the periods that "
+        "are over since the one before; None: when each period is over",
+    )
     sources: tuple[RawSource, ...] = Field(min_length=1, description="what raw data the features are built from")
     views: tuple[Name, ...] = Field(min_length=1, description="tables of features that `build` returns")
     spine: Name = Field(description="table of examples that `build` returns")
@@ -109,6 +129,9 @@ class FeatureSpec(Frozen):
             raise ValueError(f"last_day {self.last_day} is before first_day {self.first_day}: swap them")
         if self.timezone not in available_timezones():
             raise ValueError(f"{self.timezone!r} is no IANA time zone: write one like 'America/New_York'")
+        calendar = self.calendar
+        for source in self.sources:
+            _check_multiple(f"trailing of {source.name}", source.trailing, calendar)
         for field, names in (("sources", [s.name for s in self.sources]), ("views", list(self.views))):
             if duplicates := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{field} names {', '.join(duplicates)} twice: drop one")
@@ -116,13 +139,33 @@ class FeatureSpec(Frozen):
             raise ValueError(f"spine {self.spine!r} is also a view: the spine holds labels, name it once")
         return self
 
+    @property
+    def calendar(self) -> Calendar:
+        """All periods of the model."""
+        return Calendar(self.period, self.timezone)
+
+    @property
+    def first_period(self) -> str:
+        """The first period of which there is data."""
+        return self.calendar.first_of(self.first_day)
+
+    @property
+    def end_period(self) -> str | None:
+        """The first period of which there is no data any more; None if data goes on."""
+        return self.calendar.first_of(self.last_day + timedelta(1)) if self.last_day else None
+
+    @property
+    def cron(self) -> str:
+        """The schedule of the features DAG, in `calendar.clock_timezone`."""
+        return self.schedule or self.calendar.cron
+
     def source(self, name: str) -> RawSource:
         """The source of this name."""
         return next(source for source in self.sources if source.name == name)
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """All tables of a published day."""
+        """All tables of a published period."""
         return (self.spine, *self.views)
 
 
@@ -176,7 +219,7 @@ class MonitorPolicy(Frozen):
     schedule: Cron | None = Field(
         None, description="when to look: cron, in the features' time zone; None: as the model's own `schedule`"
     )
-    look_after_days: int = Field(7, ge=1, description="new days of labels for another look")
+    look_after: DurationText = Field(Duration(7, "d"), description="time with new labels for another look")
     replaceable: bool = Field(
         False,
         description="train later candidates, too: one that is compared with the champion takes the place of the "
@@ -197,15 +240,18 @@ class ModelSpec(Frozen):
     label: Name = Field("label", description="column of the spine to predict")
 
     schedule: Cron = Field(description="when to retrain: cron, in the features' time zone")
-    retrain_after_days: int | None = Field(
-        None, ge=1, description="also retrain when this many days of features are new or corrected"
+    retrain_after: DurationText | None = Field(
+        None, description="also retrain when periods of features of this length, such as 7d, are new or corrected"
     )
-    train_days: int = Field(365, ge=1, description="days to train on, before the holdout; fewer if there are fewer")
-    holdout_days: int = Field(14, ge=1, description="the last days of complete labels, on which models are judged")
-    label_delay: int = Field(
-        0,
-        ge=0,
-        description="days until labels are complete: the holdout ends this long before `as_of`, and the days to train "
+    train: DurationText = Field(
+        Duration(365, "d"), description="time to train on, before the holdout; less if there is less"
+    )
+    holdout: DurationText = Field(
+        Duration(14, "d"), description="the last time of complete labels, on which models are judged"
+    )
+    label_delay: DurationText = Field(
+        Duration(0, "d"),
+        description="time until labels are complete: the holdout ends this long before `as_of`, and the time to train "
         "on this long before the holdout",
     )
     clusters: tuple[Name, ...] = Field(
@@ -213,7 +259,7 @@ class ModelSpec(Frozen):
         min_length=1,
         max_length=2,
         description="which rows may differ together, the unit of every interval of a gate: `day`, the calendar day in "
-        "the features' time zone; a column of the spine, such as the entity that predictions are about; or both",
+        "the features' time zone, or the week if that is the period; a column of the spine, such as the entity that predictions are about; or both",
     )
 
     stale_features: Literal["refuse", "rebuild"] = Field(
@@ -239,7 +285,7 @@ class ModelSpec(Frozen):
     gates: tuple[Gate, ...] = Field(
         min_length=1, description="requirements for a candidate: all must pass, or the champion stays"
     )
-    cooldown_days: int = Field(0, ge=0, description="days of data before a new champion can be replaced")
+    cooldown: DurationText = Field(Duration(0, "d"), description="time of data before a new champion can be replaced")
     keep_candidates_ready: bool = Field(
         False,
         description="train, judge and spend confidence also while the model is frozen or cooling down, so that a "
@@ -270,17 +316,53 @@ class ModelSpec(Frozen):
         if len(set(self.clusters)) < len(self.clusters):
             raise ValueError(f"clusters names {self.clusters[0]} twice: drop one")
         compares = any(isinstance(gate, PairedComparisonGate) for gate in self.gates)
-        if compares and DAY_CLUSTER in self.clusters and self.holdout_days < MIN_CLUSTERS:
+        if compares and DAY_CLUSTER in self.clusters and self.holdout.length < timedelta(MIN_CLUSTERS):
             raise ValueError(
-                f"holdout_days is {self.holdout_days}, and gates that compare need {MIN_CLUSTERS} days at the very "
-                "least, because rows of a day may differ together: raise it, best to 14"
+                f"holdout is {self.holdout}, and gates that compare need {MIN_CLUSTERS} days at the very "
+                "least, because rows of a day may differ together: raise it, best to 14d"
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_durations(self) -> Self:
+        durations = {"train": self.train, "holdout": self.holdout, "retrain_after": self.retrain_after}
+        if self.monitor:
+            durations["monitor.look_after"] = self.monitor.look_after
+        for name, duration in durations.items():
+            if duration is not None and not duration:
+                raise ValueError(f"{name} is {duration}: write a longer one")
+        if isinstance(self.features, FeatureSpec):
+            self.check_period(self.features.calendar)
+        return self
+
+    def check_period(self, calendar: Calendar) -> None:
+        """Check that all durations are whole numbers of periods, and that there are enough clusters.
+
+        Raises:
+            ValueError: one is not.
+        """
+        durations = {
+            "train": self.train,
+            "holdout": self.holdout,
+            "label_delay": self.label_delay,
+            "cooldown": self.cooldown,
+            "retrain_after": self.retrain_after,
+            "monitor.look_after": self.monitor and self.monitor.look_after,
+        }
+        for name, duration in durations.items():
+            if duration:
+                _check_multiple(name, duration, calendar)
+        compares = any(isinstance(gate, PairedComparisonGate) for gate in self.gates)
+        if calendar.unit == "week" and compares and calendar.count_in(self.holdout) < MIN_CLUSTERS:
+            raise ValueError(
+                f"holdout is {self.holdout}, and gates that compare need {MIN_CLUSTERS} weeks at the very least, "
+                f"because rows of a week may differ together: raise it, best to {2 * MIN_CLUSTERS}w"
+            )
+
     @property
-    def history_days(self) -> int:
-        """Days before `as_of` that a retrain uses."""
-        return self.train_days + self.label_delay + self.holdout_days + self.label_delay
+    def history(self) -> tuple[Duration, ...]:
+        """The durations, backwards from `as_of`, that a retrain uses."""
+        return (self.label_delay, self.holdout, self.label_delay, self.train)
 
     @property
     def monitors(self) -> bool:

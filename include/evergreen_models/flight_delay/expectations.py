@@ -12,12 +12,12 @@ from evergreen_models.flight_delay.features import DELAY_COLUMNS, DELAY_VIEW_KEY
 ORIGINS = ["EWR", "JFK", "LGA"]
 
 
-def raw_expectations(source: str, day: date | None) -> list[Expectation]:
+def raw_expectations(source: str, day: str | None) -> list[Expectation]:
     """Return the expectations of the raw file of `source` for `day` (None: a file for all days)."""
     return {"flights": _flights, "weather": _weather, "planes": _planes, "airports": _airports}[source](day)
 
 
-def _flights(day: date | None) -> list[Expectation]:
+def _flights(day: str | None) -> list[Expectation]:
     return [
         # The thinnest day of 2013, Thanksgiving, had 634: far fewer means that part of the day is missing.
         gxe.ExpectTableRowCountToBeBetween(min_value=300, max_value=5000),
@@ -45,7 +45,7 @@ def _flights(day: date | None) -> list[Expectation]:
     ]
 
 
-def _weather(day: date | None) -> list[Expectation]:
+def _weather(day: str | None) -> list[Expectation]:
     return [
         gxe.ExpectTableRowCountToBeBetween(max_value=3 * 25),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["origin", "time_hour"]),
@@ -58,7 +58,7 @@ def _weather(day: date | None) -> list[Expectation]:
     ]
 
 
-def _planes(_: date | None) -> list[Expectation]:
+def _planes(_: str | None) -> list[Expectation]:
     return [
         gxe.ExpectTableRowCountToBeBetween(min_value=1000),
         gxe.ExpectColumnValuesToBeUnique(column="tailnum"),
@@ -66,7 +66,7 @@ def _planes(_: date | None) -> list[Expectation]:
     ]
 
 
-def _airports(_: date | None) -> list[Expectation]:
+def _airports(_: str | None) -> list[Expectation]:
     return [
         gxe.ExpectTableRowCountToBeBetween(min_value=100),
         gxe.ExpectColumnValuesToBeUnique(column="faa"),
@@ -106,10 +106,11 @@ def feature_expectations(table: str) -> list[Expectation]:
     ]
 
 
-def _expect_day(day: date | None) -> list[Expectation]:
+def _expect_day(day: str | None) -> list[Expectation]:
     assert day is not None
+    numbers = date.fromisoformat(day)
     return [
-        gxe.ExpectColumnValuesToBeInSet(column=part, value_set=[getattr(day, part)])
+        gxe.ExpectColumnValuesToBeInSet(column=part, value_set=[getattr(numbers, part)])
         for part in ("year", "month", "day")
     ]
 

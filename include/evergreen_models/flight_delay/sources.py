@@ -12,7 +12,7 @@ _MINUTES = dict(type="float64", unit="minutes")
 FLIGHTS = dict(
     name="flights",
     # Trailing rates look back seven days from each hour, at flights scheduled up to two days earlier.
-    trailing_days=9,
+    trailing="9d",
     extra_columns="refuse",
     columns={
         **_DATE,
@@ -36,7 +36,7 @@ FLIGHTS = dict(
 )
 WEATHER = dict(
     name="weather",
-    trailing_days=1,
+    trailing="1d",
     # Hours may be missing, even a whole day: the features then have no weather.
     empty_days="delivered",
     columns={

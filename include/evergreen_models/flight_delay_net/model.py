@@ -11,8 +11,8 @@ MODEL = ModelSpec(
     request_columns=["departure_minute", "weekday", "distance", "carrier", "origin", "dest"],
     label="late",
     schedule="0 1 * * 5",  # an hour after flight_delay, which uses the same cores
-    train_days=180,
-    holdout_days=14,
+    train="180d",
+    holdout="14d",
     parameters=dict(
         embedding_sizes=dict(carrier=4, origin=2, dest=8),
         min_category_rows=50,

@@ -8,8 +8,8 @@ MODEL = ModelSpec(
     request_columns=["departure_minute"],
     label="late",
     schedule="0 0 * * 1",
-    train_days=10,
-    holdout_days=7,
+    train="10d",
+    holdout="7d",
     parameters=dict(rounds=20, max_depth=2),
     # Lenient, because this model tests approvals.
     gates=[

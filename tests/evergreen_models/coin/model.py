@@ -8,9 +8,9 @@ MODEL = ModelSpec(
     request_columns=["departure_minute"],
     label="late",
     schedule="0 0 * * 1",
-    retrain_after_days=3,
-    train_days=10,
-    holdout_days=3,
+    retrain_after="3d",
+    train="10d",
+    holdout="3d",
     stale_features="rebuild",
     parameters=dict(rounds=20, max_depth=2),
     # Unreachable: its candidates are judged and registered, but never promoted.

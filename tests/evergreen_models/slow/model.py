@@ -10,8 +10,8 @@ MODEL = ModelSpec(
     request_columns=["departure_minute"],
     label="late",
     schedule="0 0 * * 1",
-    train_days=10,
-    holdout_days=3,
+    train="10d",
+    holdout="3d",
     resources=dict(cpu=1, memory_gib=0.25, shm_gib=0.0625, timeout_minutes=5, checkpoint_seconds=1, max_preemptions=3),
     # Defaults, which the data override.
     parameters=dict(steps=80, step_seconds=0.1, write_seconds=0.5, misbehaves=""),

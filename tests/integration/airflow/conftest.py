@@ -67,13 +67,13 @@ from evergreen.spec.model import ModelSpec
 MODEL = ModelSpec(
     name="patient", owner="tests", features="flight_delay", feature_service="flight_delay",
     request_columns=["departure_minute"], label="late", schedule="0 0 * * 1",
-    train_days=4, holdout_days=6, parameters=dict({parameters}),
+    train="4d", holdout="6d", parameters=dict({parameters}),
     # Six days cannot tell, ten can.
     gates=[
         dict(kind="threshold", metric="brier", at_most=0.9),
         dict(kind="against_champion", metric="brier", must_be="better", confidence=0.8),
     ],
-    monitor=dict(look_after_days=4),
+    monitor=dict(look_after="4d"),
 )
 """
 # A champion that gives nearly every flight one chance in two of being late.
@@ -105,7 +105,7 @@ class Chain:
         """Undo publishing and validating of days."""
         dataset = inputs.features_dataset(loader.load_spec("flight_delay"))
         for day in days:
-            (dataset.root / "_manifests" / f"{datasets.day_partition(day)}.json").unlink()
+            (dataset.root / "_manifests" / f"{datasets.period_partition(day)}.json").unlink()
             for source in ("flights", "weather"):
                 checked = self.home / f"lake/checks/flight_delay/_manifests/{source}-{day}.json"
                 checked.unlink(missing_ok=True)
@@ -224,7 +224,7 @@ class Chain:
 
     def published(self, *days: date) -> dict[str, datasets.Manifest | None]:
         dataset = inputs.features_dataset(loader.load_spec("flight_delay"))
-        return {str(day): dataset.manifest(datasets.day_partition(day)) for day in days}
+        return {str(day): dataset.manifest(datasets.period_partition(day)) for day in days}
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         return {i["task_id"]: i["state"] for i in self.airflow.task_instances(dag_id, run_id)}

@@ -22,7 +22,7 @@ from support.kills import Killer
 
 pytestmark = pytest.mark.integration
 
-AS_OF = date(2013, 1, 18)
+AS_OF = "2013-01-18"
 CONF = {"as_of": "2013-01-18"}
 
 
@@ -60,7 +60,7 @@ def test_killed_tasks_end_in_the_same_bytes(chain: Chain) -> None:
 
 
 def test_a_bad_day_fails_at_check_raw_until_it_is_replaced(chain: Chain) -> None:
-    day = date(2013, 1, 17)
+    day = "2013-01-17"
     before = chain.published(*days(1, 17))
     file = raw_files.raw_file("flights", day)
     good = file.read_bytes()
@@ -120,7 +120,7 @@ def test_a_killed_retrain_promotes_the_same_model(chain: Chain) -> None:
     for dataset in (training_sets.training_set_dataset(model), candidates.candidate_dataset(model)):
         (dataset.root / "_manifests/as_of=2013-01-18.json").unlink()
     storage.remove(candidates.job_folder(model, made.fingerprint))
-    window = Window.from_range(date(2013, 1, 1), AS_OF, RunReason.MANUAL, ZONE)
+    window = Window.from_range("2013-01-01", AS_OF, RunReason.MANUAL, ZONE)
     again = training_sets.build_training_set(model, window)
     assert again == examples
     source = training_sets.training_set_dataset(model)

@@ -51,7 +51,7 @@ def arrive_again(chain: Chain, day: date) -> None:
 
 def test_days_survive_kills_of_spark_a_task_and_the_triggerer(chain: Chain) -> None:
     chance = random.Random(SEED)
-    requested, arriving = days(4, 11), date(2013, 1, 15)
+    requested, arriving = days(4, 11), "2013-01-15"
     chain.forget(*requested)
     chain.airflow.trigger_dag_run(FEATURES, "killed", {"start": "2013-01-04", "end": "2013-01-09"})
     eventually("it makes its days", lambda: chain.states(FEATURES, "killed").get("plan") == "success")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import suppress
-from datetime import date
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def is_loopback(address: str) -> bool:
 
 
 def test_nothing_listens_beyond_the_loopback(chain: Chain) -> None:
-    day = date(2013, 1, 9)
+    day = "2013-01-09"
     chain.forget(day)
     found = open_sockets(chain.home)
     done = threading.Event()

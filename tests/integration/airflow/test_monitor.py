@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import date
 
 import pytest
 from mlflow import MlflowClient
@@ -49,7 +48,7 @@ def retrain(chain: Chain, as_of: str) -> dict[str, str]:
 def publish(chain: Chain, day: str) -> str:
     """Tell of published features of a day, as the features DAG does; return the run of the monitor DAG that follows."""
     known = chain.run_ids(MONITOR)
-    chain.post_event(FEATURES, {"days": [day]})
+    chain.post_event(FEATURES, {"periods": [day]})
     runs = chain.new_runs(MONITOR, known, "asset_triggered", patience=120)
     assert {run["state"] for run in runs} == {"success"}
     return str(max(runs, key=lambda run: run["run_after"])["dag_run_id"])
@@ -79,7 +78,7 @@ def test_a_challenger_is_promoted_when_published_features_suffice(chain: Chain) 
     assert states["train"] == "skipped", "no other candidate meanwhile"
     assert "version 2 gathers evidence until" in chain.log(RETRAIN, "2013-01-13", "plan")
 
-    run_id = chain.scheduled(MONITOR, midnight(date(2013, 1, 7), ZONE), midnight(date(2013, 1, 14), ZONE))
+    run_id = chain.scheduled(MONITOR, midnight("2013-01-07", ZONE), midnight("2013-01-14", ZONE))
     assert chain.wait(MONITOR, run_id=run_id) == ["success"]
     assert "2 days are new since the look before, of 4" in chain.log(MONITOR, run_id, "plan")
     assert {chain.states(MONITOR, run_id)[task] for task in LOOK_TASKS} == {"skipped"}
@@ -92,7 +91,7 @@ def test_a_challenger_is_promoted_when_published_features_suffice(chain: Chain) 
     look = state.entries[count].event
     assert isinstance(look, VerdictRecorded)
     assert look.later_look
-    assert look.holdout == (first.holdout[0], date(2013, 1, 16))
+    assert look.holdout == (first.holdout[0], "2013-01-16")
     assert [made.days for made in look.verdict.results[1].looks] == [6, 10]
     assert (state.champion, state.challenger) == ("2", None)
     assert registered_aliases() == {"champion": "2", "previous": "1"}

@@ -71,7 +71,7 @@ def model_versions() -> list[tuple[str, list[str]]]:
 
 
 def test_features_by_the_clock(chain: Chain) -> None:
-    day = date(2013, 1, 13)  # one that no other test backfills: a logical date has one run
+    day = "2013-01-13"  # one that no other test backfills: a logical date has one run
     chain.forget(day)
     run_id = chain.scheduled(FEATURES, midnight(day, ZONE), midnight(day + timedelta(1), ZONE))
     assert chain.wait(FEATURES, run_id=run_id) == ["success"]
@@ -102,7 +102,7 @@ def test_a_backfill_builds_in_one_job_and_a_second_nothing(chain: Chain) -> None
 
 
 def test_a_backfill_fails_for_days_without_raw_data_only(chain: Chain) -> None:
-    requested = [date(2013, 1, 17), date(2013, 12, 30), date(2013, 12, 31)]
+    requested = ["2013-01-17", "2013-12-30", "2013-12-31"]
     chain.forget(requested[0])
     for first, last in ((requested[0], requested[0]), (requested[1], requested[2])):
         chain.backfill(first, last)
@@ -146,7 +146,7 @@ def test_features_by_hand_cleared_and_run_again(chain: Chain) -> None:
 
 
 def test_another_dag_and_the_button_materialize_start_runs(chain: Chain) -> None:
-    day = date(2013, 1, 3)
+    day = "2013-01-03"
     for run_type, start in (
         ("operator_triggered", lambda: chain.airflow.trigger_dag_run("starter", "starts-features", {})),
         ("asset_materialization", lambda: chain.materialize(FEATURES, {"start": str(day)})),
@@ -161,10 +161,10 @@ def test_another_dag_and_the_button_materialize_start_runs(chain: Chain) -> None
 
 
 def test_an_event_posted_from_outside(chain: Chain) -> None:
-    requested = [date(2013, 1, 2), date(2013, 1, 4)]
+    requested = ["2013-01-02", "2013-01-04"]
     chain.forget(*requested)
     known = chain.run_ids(FEATURES)
-    chain.post_event("flight_delay.raw", {"days": [str(day) for day in requested]})
+    chain.post_event("flight_delay.raw", {"periods": [str(day) for day in requested]})
     [run] = chain.new_runs(FEATURES, known, "asset_triggered", patience=120)
     assert run["state"] == "success"
     assert "arrival: 2013-01-02, 2013-01-04" in chain.log(FEATURES, run["dag_run_id"], "plan")
@@ -178,7 +178,7 @@ def test_an_event_posted_from_outside(chain: Chain) -> None:
 
 
 def test_a_day_that_arrives_starts_its_run_once_within_seconds(chain: Chain) -> None:
-    day, later = date(2013, 1, 18), date(2013, 1, 19)
+    day, later = "2013-01-18", "2013-01-19"
     known = chain.run_ids(FEATURES)
     delivered = deliver(day)
     # A second one comes half written: nobody may take it for a day.
@@ -195,7 +195,7 @@ def test_a_day_that_arrives_starts_its_run_once_within_seconds(chain: Chain) -> 
 
 
 def test_a_corrected_day_is_rebuilt_with_the_days_after_it(chain: Chain) -> None:
-    day = date(2013, 1, 12)
+    day = "2013-01-12"
     everything = chain.published(*days(1, 18))
     known = chain.run_ids(FEATURES)
     before = drop_first_row(day)
@@ -216,9 +216,7 @@ def test_a_backfill_of_retrain_is_a_backtest(chain: Chain) -> None:
     champion = versions.get_champion_version(model)
     before = model_versions()
     online = datasets.open_dataset("online/flight_delay").manifests()
-    chain.airflow.create_backfill(
-        RETRAIN, midnight(date(2013, 1, 4), ZONE), midnight(date(2013, 1, 11), ZONE), "completed", 2
-    )
+    chain.airflow.create_backfill(RETRAIN, midnight("2013-01-04", ZONE), midnight("2013-01-11", ZONE), "completed", 2)
     assert set(chain.wait(RETRAIN, 2)) == {"success"}
     runs = [run["dag_run_id"] for run in chain.airflow.dag_runs(RETRAIN) if run["run_type"] == "backfill"]
     for run_id in runs:
@@ -230,14 +228,14 @@ def test_a_backfill_of_retrain_is_a_backtest(chain: Chain) -> None:
     assert (chain.home / "lake/backtests/flight_delay/report.html").exists()
     entries = ledger.read_state("flight_delay").entries
     left = [entry.event for entry in entries if isinstance(entry.event, BacktestRecorded)]
-    assert {act.as_of for act in left} == {date(2013, 1, 11), date(2013, 1, 18)}, "evidence, in the ledger"
+    assert {act.as_of for act in left} == {"2013-01-11", "2013-01-18"}, "evidence, in the ledger"
     assert versions.get_champion_version(model) == champion
     assert model_versions() == before
     assert datasets.open_dataset("online/flight_delay").manifests() == online
 
 
 def test_retrain_by_the_clock_knows_what_was_known_then(chain: Chain) -> None:
-    run_id = chain.scheduled(RETRAIN, midnight(date(2013, 1, 10), ZONE), midnight(date(2013, 1, 17), ZONE))
+    run_id = chain.scheduled(RETRAIN, midnight("2013-01-10", ZONE), midnight("2013-01-17", ZONE))
     assert chain.wait(RETRAIN, run_id=run_id) == ["success"]
     assert "schedule: days 2013-01-01 until 2013-01-17" in chain.log(RETRAIN, run_id, "plan")
 
@@ -248,7 +246,7 @@ def test_retrain_on_arrival_of_enough_days_and_of_a_backfill(chain: Chain) -> No
     chain.airflow.trigger_dag_run(FEATURES, "awakening", {"start": "2013-01-05"})
     assert chain.wait(FEATURES, run_id="awakening") == ["success"]
     [run] = chain.new_runs(COIN, known, "asset_triggered", patience=120)
-    newest = inputs.newest_published_day(loader.load_spec("coin")) + timedelta(1)
+    newest = inputs.newest_published_period(loader.load_spec("coin")) + timedelta(1)
     assert f"until {newest}" in chain.log(COIN, run["dag_run_id"], "plan")
     assert run["state"] == "success"
 
@@ -262,7 +260,7 @@ def test_retrain_on_arrival_of_enough_days_and_of_a_backfill(chain: Chain) -> No
 
     # A backfill whose conf announces it.
     known = chain.run_ids(COIN)
-    chain.backfill_announced(date(2013, 1, 16))
+    chain.backfill_announced("2013-01-16")
     [run] = chain.new_runs(COIN, known, "asset_triggered", patience=180)
     assert "backfill: days" in chain.log(COIN, run["dag_run_id"], "plan")
     assert chain.states(COIN, run["dag_run_id"])["promote"] == "skipped"

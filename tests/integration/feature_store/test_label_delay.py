@@ -18,11 +18,13 @@ from evergreen.feature_store.model_inputs import ModelInputs
 from evergreen.gates import judge_evidence
 from evergreen.gates.alpha_spending import next_alpha
 from evergreen.lake import datasets
+from evergreen.periods import Duration
 from evergreen.promotion import service
 from evergreen.registry import versions
 from evergreen.spec.model import ModelSpec
 from evergreen.training.backends import process
 from evergreen.window import RunReason, days_between, midnight
+from support.calendars import later
 from support.loans import FIRST, ROWS, ZONE, loan_project, window
 
 pytestmark = pytest.mark.integration
@@ -69,7 +71,7 @@ def retrain(model: ModelSpec, as_of: date) -> ledger.VerdictRecorded:
 
 
 def test_training_learns_what_was_known_when_the_holdout_began(loans: ModelSpec) -> None:
-    as_of = date(2024, 4, 15)
+    as_of = "2024-04-15"
     examples = training_sets.build_training_set(loans, window(loans, as_of))
     assert loans.history_days == 21 + 30 + 7 + 30
     holdout, train = read(loans, examples, "holdout"), read(loans, examples, "train")
@@ -91,8 +93,8 @@ def test_training_learns_what_was_known_when_the_holdout_began(loans: ModelSpec)
 
 def test_weekly_retrains_use_no_labelled_row_twice(loans: ModelSpec) -> None:
     """Holdouts of 37 calendar days overlap; the labelled ones do not, so each comparison has its whole share."""
-    events = [retrain(loans, date(2024, 4, 1) + timedelta(7 * week)) for week in range(4)]
-    for earlier, later in pairwise(events):
+    events = [retrain(loans, later("2024-04-01", 7 * week)) for week in range(4)]
+    for earlier, following in pairwise(events):
         assert earlier.holdout[1] == later.holdout[0]
     assert events[0].verdict.promote
     budgets = []
@@ -109,8 +111,8 @@ def test_weekly_retrains_use_no_labelled_row_twice(loans: ModelSpec) -> None:
 
 def test_labels_that_come_later_than_declared_are_counted(loans: ModelSpec) -> None:
     """Without `label_delay`, the last 29 of 37 days have next to no label: days without one are not used up."""
-    model = loans.model_copy(update={"label_delay": 0, "holdout_days": 37})
-    as_of = date(2024, 4, 15)
+    model = loans.model_copy(update={"label_delay": Duration(0, "d"), "holdout": "37d"})
+    as_of = "2024-04-15"
     examples = training_sets.build_training_set(model, window(model, as_of))
     candidate = process.train_in_process(
         model, examples, training_sets.training_set_dataset(model), training_sets.model_input_columns(model)
@@ -129,4 +131,4 @@ def test_labels_that_come_later_than_declared_are_counted(loans: ModelSpec) -> N
 def test_a_window_too_short_for_the_delay_says_so(loans: ModelSpec) -> None:
     text = "only 67 days of data, 7 of them for the holdout, 60 for labels to arrive after it and before it"
     with pytest.raises(RawDataError, match=text):
-        training_sets.build_training_set(loans, window(loans, FIRST + timedelta(67)))
+        training_sets.build_training_set(loans, window(loans, later(FIRST, 67)))

@@ -24,11 +24,12 @@ from evergreen.spec import loader
 from evergreen.spec.model import ApprovalPolicy, ModelSpec, MonitorPolicy
 from evergreen.training.backends import process
 from evergreen.window import RunReason, midnight
+from support.calendars import later
 from support.loans import FIRST, ZONE, loan_project, window
 
 pytestmark = pytest.mark.integration
 
-FIRST_RETRAIN = FIRST + timedelta(35)
+FIRST_RETRAIN = later(FIRST, 35)
 ALL_INPUTS = ("amount", "customers__debt")
 GATES = """
 dict(kind="threshold", metric="rmse", at_most=100.0),
@@ -40,7 +41,7 @@ dict(kind="against_champion", metric="rmse", must_be="better", margin=1.7),
 def loans(
     home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
 ) -> Iterator[ModelSpec]:
-    with loan_project(tmp_path, monkeypatch, use_models, GATES, label_delay=2) as model:
+    with loan_project(tmp_path, monkeypatch, use_models, GATES, label_delay="2d") as model:
         yield model
 
 
@@ -244,7 +245,7 @@ def test_a_challenger_is_withdrawn_when_its_days_are_over(loans: ModelSpec, monk
     with monkeypatch.context() as patch:  # as where no day of features was published since
         event = read().challenger_event
         assert event
-        patch.setattr(training_sets, "look_days_end", lambda *_: event.holdout[1])
+        patch.setattr(training_sets, "look_end", lambda *_: event.holdout[1])
         assert look(patch, end - timedelta(1))["conclude"] is None
         assert read().open_comparison
         text = look(patch, end)["conclude skipped"]

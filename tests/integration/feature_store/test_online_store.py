@@ -31,7 +31,7 @@ from support.online_stores import OnlineFixture
 pytestmark = pytest.mark.integration
 
 ZONE = "America/New_York"
-FIELDS = dict(owner="tests", label="full", schedule="0 0 * * 1", train_days=3, holdout_days=1)
+FIELDS = dict(owner="tests", label="full", schedule="0 0 * * 1", train="3d", holdout="1d")
 GATES = [dict(kind="threshold", metric="auc", at_least=0.5)]
 SPEC = """
 from evergreen.spec.model import ModelSpec
@@ -39,7 +39,7 @@ MODEL = ModelSpec(
     name="ponds", feature_service="ponds",
     features=dict(timezone="America/New_York", first_day="2013-01-01", spine="visits", views=["levels", "depths"],
                   sources=[dict(name="gauges", columns=dict(x="int64"))]),
-    owner="tests", label="full", schedule="0 0 * * 1", train_days=3, holdout_days=1,
+    owner="tests", label="full", schedule="0 0 * * 1", train="3d", holdout="1d",
     gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
 )
 """
@@ -96,7 +96,7 @@ def publish(*days: int, values: Mapping[tuple[str, int], float | None] | None = 
         midnight = datetime(2013, 1, day, tzinfo=ZoneInfo(ZONE))
         levels = {(pond, hour): day + hour / 100 for pond in ponds for hour in range(24)} | dict(values or {})
         rows = {key: level for key, level in levels.items() if level is not None}
-        dataset, partition = datasets.open_dataset("features/ponds"), datasets.day_partition(midnight.date())
+        dataset, partition = datasets.open_dataset("features/ponds"), datasets.period_partition(midnight.date())
         fingerprint = fingerprints.compute_fingerprint(sorted(map(str, rows.items())))
         folder = dataset.stage(partition, fingerprint)
         for name, column, offset in (("levels", "level", 0), ("depths", "depth", 100)):
@@ -117,7 +117,7 @@ def unpublish(day: int) -> None:
 
 
 def window(end: int) -> Window:
-    return Window.from_range(date(2013, 1, 1), date(2013, 1, end), RunReason.MANUAL, ZONE)
+    return Window.from_range("2013-01-01", date(2013, 1, end), RunReason.MANUAL, ZONE)
 
 
 def span(start: int, end: int) -> dict[str, str]:

@@ -35,7 +35,7 @@ MODEL = ModelSpec(
     name="wallets", owner="tests", feature_service="wallets", label="paid", request_columns=["amount", "is_new"],
     features=dict(timezone="UTC", first_day="2024-01-01", spine="payments", views=["accounts", "shops"],
                   sources=[dict(name="bookings", columns=dict(x="int64"))]),
-    schedule="0 0 * * 1", train_days=2, holdout_days=1,
+    schedule="0 0 * * 1", train="2d", holdout="1d",
     gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
 )
 """
@@ -58,8 +58,8 @@ shops = FeatureView(name="shops", entities=[shop, till], ttl=timedelta(days=3),
 wallets = FeatureService(name="wallets", features=[accounts, shops])
 """
 INSTANT = pa.timestamp("us", "UTC")
-DAYS = [date(2024, 1, 1), date(2024, 1, 2), date(2024, 1, 3)]
-WINDOW = Window.from_range(DAYS[0], date(2024, 1, 4), RunReason.MANUAL, "UTC")
+DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
+WINDOW = Window.from_range(DAYS[0], "2024-01-04", RunReason.MANUAL, "UTC")
 IDS = [1234567890123456789, 1234567890123456790, 1234567890123456791, -(2**63), 2**63 - 1, 0]
 TYPES = {
     "flag": pa.bool_(),
@@ -134,7 +134,7 @@ def publish(
         "turnover": pa.array([2**62 + 1, None, 3, 4], pa.int64()),
     }
     tables = {"payments": spine | dict(payments or {}), "accounts": keyed | dict(accounts), "shops": tills}
-    dataset, partition = datasets.open_dataset("features/wallets"), datasets.day_partition(day)
+    dataset, partition = datasets.open_dataset("features/wallets"), datasets.period_partition(day)
     fingerprint = fingerprints.compute_fingerprint({name: str(table) for name, table in tables.items()})
     staged = dataset.stage(partition, fingerprint)
     files = {name: staged / f"{name}.parquet" for name in tables}

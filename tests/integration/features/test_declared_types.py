@@ -17,7 +17,7 @@ from evergreen.errors import FeatureError, SpecError
 from evergreen.evaluation import score_table
 from evergreen.feature_store import online_store, repository, training_sets
 from evergreen.features import build, checks, inputs, pipeline
-from evergreen.features.inputs import FingerprintsByDay
+from evergreen.features.inputs import FingerprintsByPeriod
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.settings import REPOSITORY
@@ -34,7 +34,7 @@ MODEL = ModelSpec(
     name="meters", owner="tests", feature_service="meters", label="late", request_columns=["rooms"],
     features=dict(timezone="UTC", first_day="2024-05-01", spine="bills", views=["readings"],
                   sources=[dict(name="logs", columns=dict(line="int64"))]),
-    schedule="0 0 * * 1", train_days=2, holdout_days=1,
+    schedule="0 0 * * 1", train="2d", holdout="1d",
     gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
 )
 """
@@ -131,21 +131,21 @@ def write_model(
     loader.load_spec.cache_clear()
 
 
-def build_days(model: ModelSpec) -> tuple[FingerprintsByDay, dict[str, str]]:
-    day_fingerprints = inputs.compute_day_fingerprints(model, DAYS)
+def build_periods(model: ModelSpec) -> tuple[FingerprintsByPeriod, dict[str, str]]:
+    day_fingerprints = inputs.compute_period_fingerprints(model, DAYS)
     return day_fingerprints, build.build_features(model, day_fingerprints)
 
 
 def published_table(model: ModelSpec, day: date, name: str) -> pa.Table:
     dataset = inputs.features_dataset(model)
-    manifest = dataset.manifest(datasets.day_partition(day))
+    manifest = dataset.manifest(datasets.period_partition(day))
     assert manifest is not None
     return pq.read_table(dataset.file_path(manifest, name), partitioning=None)
 
 
 def test_spark_s_values_reach_the_score_as_they_are(write_model: Callable[..., ModelSpec], tmp_path: Path) -> None:
     model = write_model()
-    day_fingerprints, folders = build_days(model)
+    day_fingerprints, folders = build_periods(model)
     assert checks.validate_features(model, folders) == folders
     pipeline.publish_features(model, day_fingerprints, folders, DAYS)
     readings = published_table(model, DAYS[0], "readings")
@@ -162,7 +162,7 @@ def test_spark_s_values_reach_the_score_as_they_are(write_model: Callable[..., M
     }
     assert {name: readings.sort_by("meter")[name].to_pylist() for name in values} == values
 
-    window = Window.from_range(DAYS[0], date(2024, 5, 4), RunReason.MANUAL, "UTC")
+    window = Window.from_range(DAYS[0], "2024-05-04", RunReason.MANUAL, "UTC")
     training_set = training_sets.build_training_set(model, window)
     table = pq.read_table(training_sets.training_set_dataset(model).file_path(training_set, "train"))
     base = 1234567890123456789
@@ -191,8 +191,8 @@ def test_only_the_day_that_does_not_fit_is_refused(write_model: Callable[..., Mo
     text = '"nullif(n, 1) AS visits"'
     changed = "\"IF(day = DATE'2024-05-02', n + 0.7D, n) AS visits\""
     model = write_model(features=FEATURES.replace(text, changed))
-    day_fingerprints, folders = build_days(model)
-    accepted = checks.validate_features(model, folders, own_days=[DAYS[0], DAYS[2]])
+    day_fingerprints, folders = build_periods(model)
+    accepted = checks.validate_features(model, folders, own_periods=[DAYS[0], DAYS[2]])
     assert list(accepted) == ["2024-05-01", "2024-05-03"]
     pipeline.publish_features(model, {day: day_fingerprints[day] for day in accepted}, accepted)
     assert published_table(model, DAYS[2], "readings").schema.field("visits").type == pa.int32()
@@ -205,7 +205,7 @@ def test_only_the_day_that_does_not_fit_is_refused(write_model: Callable[..., Mo
 
 def test_a_declared_column_that_is_not_built_is_named(write_model: Callable[..., ModelSpec]) -> None:
     model = write_model(definitions=DEFINITIONS.replace('"visits": Int32', '"visits": Int32, "left": Int32'))
-    _, folders = build_days(model)
+    _, folders = build_periods(model)
     with pytest.raises(FeatureError, match="2024-05-01 readings left: is declared, and missing"):
         checks.validate_features(model, folders)
 
@@ -223,4 +223,4 @@ def test_other_types_are_refused_before_spark_starts(
 ) -> None:
     model = write_model(definitions=DEFINITIONS.replace('"price": Float64', f'"price": {feature_type}'))
     with pytest.raises(SpecError, match=problem):
-        build_days(model)
+        build_periods(model)

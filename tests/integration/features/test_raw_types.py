@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen.errors import FaultyDaysError, FeatureError, RawDataError
+from evergreen.errors import FaultyPeriodsError, FeatureError, RawDataError
 from evergreen.feature_store import repository
-from evergreen.features.inputs import features_dataset, stale_days
+from evergreen.features.inputs import features_dataset, stale_periods
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.ingest.raw_files import raw_file
 from evergreen.settings import REPOSITORY
@@ -32,7 +32,7 @@ MODEL = ModelSpec(
     features=dict(
         timezone="UTC", first_day="2013-03-01", spine="sold", views=["items"],
         sources=[
-            dict(name="sales", trailing_days=1, columns=dict(
+            dict(name="sales", trailing="1d", columns=dict(
                 at=dict(type="timestamp[us, tz=UTC]", nullable=False), item="string", amount="int64",
                 price="decimal128(10, 2)",
             )),
@@ -172,14 +172,14 @@ def test_a_bad_day_fails_alone_in_its_own_words(till: ModelSpec, name: str) -> N
         file = deliver(day, **(columns if day == DAYS[2] else {}))
     if not columns:
         spoil(file)
-    with pytest.raises(FaultyDaysError) as raised:
+    with pytest.raises(FaultyPeriodsError) as raised:
         run_feature_pipeline(till, DAYS)
     assert words in str(raised.value)
     assert str(DAYS[2]) in str(raised.value)
     assert not any(str(day) in str(raised.value) for day in DAYS[:2])
     assert published(till).keys() == {str(day) for day in DAYS[:2]}
 
-    with pytest.raises(FaultyDaysError, match="1 fault") as alone:  # and is not built again and again
+    with pytest.raises(FaultyPeriodsError, match="1 fault") as alone:  # and is not built again and again
         run_feature_pipeline(till, DAYS[2:])
     assert isinstance(alone.value, RawDataError | FeatureError)
     deliver(DAYS[2])
@@ -199,7 +199,7 @@ def test_holes_are_named_with_all_other_faults(till: ModelSpec) -> None:
 def test_days_without_events_are_done(till: ModelSpec, tmp_path: Path) -> None:
     """Both sources may be absent: on the second day one file has no rows, on the third there is none."""
     model = tmp_path / "models/till/model.py"
-    model.write_text(SPEC.replace("trailing_days=1", 'trailing_days=1, empty_days="absent"'))
+    model.write_text(SPEC.replace('trailing="1d"', 'trailing="1d", empty_days="absent"'))
     loader.load_spec.cache_clear()
     del sys.modules["evergreen_models.till.model"]
     shop = loader.load_spec("till")
@@ -210,6 +210,6 @@ def test_days_without_events_are_done(till: ModelSpec, tmp_path: Path) -> None:
     assert features_dataset(shop).manifest(f"day={DAYS[2]}").inputs["raw"]["sales-2013-03-03"] is None
 
     deliver(DAYS[1])  # it had events after all, which came late
-    assert stale_days(shop, [DAYS[1]]) == [DAYS[2]]
+    assert stale_periods(shop, [DAYS[1]]) == [DAYS[2]]
     run_feature_pipeline(shop, DAYS[1:])
     assert [len(rows) for rows in published(shop).values()] == [2, 2, 0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evergreen.feature_store import training_sets
+from evergreen.periods import Duration
 from evergreen.spec import loader
 from evergreen.window import RunReason, Window
 
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.integration
 
 def rows() -> pd.DataFrame:
     """Training rows as of 12 January; few days, because Spark takes its time."""
-    model = loader.load_spec("flight_delay").model_copy(update={"holdout_days": 5})
-    window = Window.from_range(date(2013, 1, 3), date(2013, 1, 12), RunReason.MANUAL, "America/New_York")
+    model = loader.load_spec("flight_delay").model_copy(update={"holdout": Duration(5, "d")})
+    window = Window.from_range("2013-01-03", "2013-01-12", RunReason.MANUAL, "America/New_York")
     manifest = training_sets.build_training_set(model, window)
     published = training_sets.training_set_dataset(model)
     return (

@@ -54,7 +54,7 @@ def change_unit(folder: Path) -> ModelSpec:
 
 def unpublish(model: ModelSpec, days: list[date]) -> None:
     for day in days:
-        (inputs.features_dataset(model).root / f"_manifests/{datasets.day_partition(day)}.json").unlink()
+        (inputs.features_dataset(model).root / f"_manifests/{datasets.period_partition(day)}.json").unlink()
 
 
 def contents(model: ModelSpec, days: list[date]) -> dict[date, str]:
@@ -77,7 +77,7 @@ def test_a_window_of_two_versions_of_the_code_is_not_mixed(folder: Path) -> None
     # The day before the window counts: its values hold for a day, so until the second morning.
     assert "3 days, 2024-01-02 – 2024-01-04: tills/units.py has changed" in str(refused.value)
 
-    days = training_sets.days_to_read(model, WINDOW)
+    days = training_sets.periods_to_read(model, WINDOW)
     stale = staleness.find_stale_features(model, inputs.published_manifests(model, days))
     assert stale.days == DAYS[1:4]
     run_feature_pipeline(model, stale.days)

@@ -29,8 +29,8 @@ pytestmark = pytest.mark.integration
 SPEC = loader.load_spec("flight_delay")
 MODEL = SPEC.model_copy(
     update={
-        "train_days": 6,
-        "holdout_days": 2,
+        "train": "6d",
+        "holdout": "2d",
         "parameters": {**SPEC.parameters, "rounds": 12},
         # Two days are too few to know whether a candidate beats the prior.
         "gates": tuple(gate for gate in SPEC.gates if gate.kind != "baseline"),

@@ -34,7 +34,7 @@ MODEL = SPEC.model_copy(
             ThresholdGate(metric="auc", at_least=0.5),
             AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.2),
         ),
-        "holdout_days": 8,  # of 17: as many as weigh like five
+        "holdout": "8d",  # of 17: as many as weigh like five
         "parameters": {**SPEC.parameters, "rounds": 12},
         "monitor": None,  # these days decide
     }
@@ -45,7 +45,7 @@ def case(
     end: int, run: str = "a run", model: ModelSpec = MODEL, origin: RunReason = RunReason.MANUAL
 ) -> EvaluationContext:
     """A candidate that knows January until `end`, scored against the champion of now."""
-    window = Window.from_range(date(2013, 1, 1), date(2013, 1, end), origin, "America/New_York")
+    window = Window.from_range("2013-01-01", date(2013, 1, end), origin, "America/New_York")
     examples = training_sets.build_training_set(model, window)
     source = training_sets.training_set_dataset(model)
     candidate = process.train_in_process(model, examples, source, training_sets.model_input_columns(model))

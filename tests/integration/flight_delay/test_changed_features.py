@@ -33,7 +33,7 @@ MODEL = SPEC.model_copy(
             ThresholdGate(metric="auc", at_least=0.5),
             AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.2),
         ),
-        "holdout_days": 7,
+        "holdout": "7d",
         "parameters": {**SPEC.parameters, "rounds": 12},
     }
 )
@@ -41,7 +41,7 @@ CHAMPION_COLUMNS = ("distance", "aircraft__aircraft_age", "origin_weather__tempe
 
 
 def retrain(end: int, model: ModelSpec = MODEL, columns: Sequence[str] = ()) -> tuple[datasets.Manifest, ...]:
-    window = Window.from_range(date(2013, 1, 1), date(2013, 1, end), RunReason.MANUAL, "America/New_York")
+    window = Window.from_range("2013-01-01", date(2013, 1, end), RunReason.MANUAL, "America/New_York")
     examples = training_sets.build_training_set(model, window)
     source = training_sets.training_set_dataset(model)
     features = tuple(columns) or training_sets.model_input_columns(model)
@@ -74,7 +74,7 @@ def against(version: str, model: ModelSpec = MODEL, accepted: str | None = None)
     examples, candidate = retrain(18, model)
     content = ledger.read_state(MODEL.name).content_of(version)
     assert content
-    against = evaluation.Champion(version, date(2013, 1, 4), content=content, accepted_change=accepted)
+    against = evaluation.Champion(version, "2013-01-04", content=content, accepted_change=accepted)
     published = evaluation.collect_evidence(model, examples, candidate, against)
     return published, evaluation.load_evidence(model, published)
 

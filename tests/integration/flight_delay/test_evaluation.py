@@ -19,6 +19,7 @@ from evergreen.feature_store import training_sets
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.gates import GateResult, Verdict, judge_evidence
 from evergreen.lake import datasets
+from evergreen.periods import Duration
 from evergreen.promotion import service
 from evergreen.promotion.service import EvaluationContext
 from evergreen.registry import versions
@@ -32,7 +33,7 @@ ZONE = "America/New_York"
 SPEC = loader.load_spec("flight_delay")
 # Of 17 days; and the online store is empty here, so that gate would withhold the comparison.
 GATES = tuple(gate for gate in SPEC.gates if gate.kind != "online_equals_offline")
-MODEL = SPEC.model_copy(update={"holdout_days": 8, "gates": GATES})
+MODEL = SPEC.model_copy(update={"holdout": Duration(8, "d"), "gates": GATES})
 
 
 def window(end: int, start: int = 1) -> Window:
@@ -63,7 +64,7 @@ def register(examples: datasets.Manifest, candidate: datasets.Manifest) -> str:
     return versions.register_candidate(MODEL, examples, candidate, entry, service.verdict_report_path(MODEL, entry))
 
 
-def champion_of(version: str, labels_until: date = date(2013, 1, 4)) -> evaluation.Champion:
+def champion_of(version: str, labels_until: date = "2013-01-04") -> evaluation.Champion:
     content = ledger.read_state(MODEL.name).content_of(version) or "of nothing that was registered"
     return evaluation.Champion(version, labels_until, content=content)
 
@@ -121,7 +122,7 @@ def test_the_champion_is_scored_again_on_the_candidates_own_holdout(registered: 
 def test_a_champion_that_has_seen_the_holdout_blocks(registered: tuple) -> None:
     _, _, version = registered
     examples, candidate = retrain(18)
-    seen = champion_of(version, date(2013, 1, 15))
+    seen = champion_of(version, "2013-01-15")
     verdict = judged(evaluation.collect_evidence(MODEL, examples, candidate, seen))
     assert not verdict.promote
     assert compared(verdict).outcome == "not_computed"

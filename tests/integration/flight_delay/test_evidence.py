@@ -76,11 +76,11 @@ FEATURES = 31
 
 
 def window(end: int) -> Window:
-    return Window.from_range(date(2013, 1, 1), date(2013, 1, end), RunReason.MANUAL, ZONE)
+    return Window.from_range("2013-01-01", date(2013, 1, end), RunReason.MANUAL, ZONE)
 
 
 def judged_by(*gates: Gate) -> ModelSpec:
-    return SPEC.model_copy(update={"gates": gates, "holdout_days": 7, "parameters": FEW_ROUNDS})
+    return SPEC.model_copy(update={"gates": gates, "holdout": "7d", "parameters": FEW_ROUNDS})
 
 
 MODEL = judged_by(*EVERYTHING)
@@ -149,7 +149,7 @@ def test_required_evidence_is_measured_published_and_read_back(
     published = evaluation.collect_evidence(MODEL, examples, candidate, None)
     found = evaluation.load_evidence(MODEL, published)
     holdout, features = table(examples, "holdout"), list(candidate.inputs["features"])
-    assert found.days == (date(2013, 1, 11), date(2013, 1, 18))
+    assert found.days == ("2013-01-11", "2013-01-18")
     assert isinstance(found.champion, NoChampion)
     assert np.array_equal(found.label, holdout["label"].to_numpy())
     assert found.groups == {
@@ -263,7 +263,7 @@ def ask_online(examples: datasets.Manifest, candidate: datasets.Manifest) -> Any
 def test_one_wrong_online_value_is_found_and_so_is_its_repair(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
-    asked = table(examples, "holdout").filter(pc.equal(table(examples, "holdout")["day"], date(2013, 1, 17)))
+    asked = table(examples, "holdout").filter(pc.equal(table(examples, "holdout")["day"], "2013-01-17"))
     tail = asked["tailnum"].drop_null()[0].as_py()
     others = len(set(asked.select(["carrier", "origin", "dest", "tailnum"]).drop_null().to_pandas().agg(tuple, axis=1)))
     with closing(sqlite3.connect(home / "online/flight_delay.db")) as con, con:
@@ -308,7 +308,7 @@ def test_an_online_store_of_another_moment_is_found(
 
 def publish_again(day: date, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
     """Publish the features of a day with one of its tables changed."""
-    source, partition = features_dataset(MODEL), datasets.day_partition(day)
+    source, partition = features_dataset(MODEL), datasets.period_partition(day)
     manifest = source.manifest(partition)
     assert manifest is not None
     files = {name: source.file_path(manifest, name) for name in manifest.files}
@@ -321,7 +321,7 @@ def publish_again(day: date, table: str, change: Callable[[pa.Table], pa.Table])
 def test_features_corrected_since_they_were_materialized_are_named(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
-    publish_again(date(2013, 1, 16), "aircraft", lambda rows: rows.slice(1))
+    publish_again("2013-01-16", "aircraft", lambda rows: rows.slice(1))
     said = problem(ask_online(examples, candidate))
     assert said.startswith("features of 2013-01-16 were published again since the online store was written")
     online_store.materialize_features(MODEL, window(18))
@@ -384,17 +384,17 @@ def test_the_most_recent_day_holds_all_its_rows_and_no_label(home: Path, example
     manifest = features_dataset(MODEL).manifest("day=2013-01-17")
     assert manifest is not None
     assert recent.num_rows == manifest.files["departures"].rows
-    assert set(recent["day"].to_pylist()) == {date(2013, 1, 17)}
+    assert set(recent["day"].to_pylist()) == {"2013-01-17"}
     assert set(holdout.column_names) - set(recent.column_names) == {"label", "label_known_at"}
     # The rows whose label is known are in the holdout too, and the same.
     both = recent.filter(pc.is_in(recent["flight_id"], holdout["flight_id"]))
-    known = holdout.filter(pc.equal(holdout["day"], date(2013, 1, 17)))
+    known = holdout.filter(pc.equal(holdout["day"], "2013-01-17"))
     assert 0 < both.num_rows == known.num_rows < recent.num_rows
     assert both.equals(known.select(both.column_names))
     for name in ("train", "holdout"):
         rows = table(examples, name)
         assert rows["label"].type == pa.int32()
-        assert pc.max(rows["label_known_at"]).as_py() < midnight(date(2013, 1, 18), ZONE)
+        assert pc.max(rows["label_known_at"]).as_py() < midnight("2013-01-18", ZONE)
 
 
 def test_when_every_label_is_known_there_is_no_recent_day(home: Path) -> None:

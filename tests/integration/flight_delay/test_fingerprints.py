@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +16,7 @@ from evergreen.features import inputs
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets, fingerprints
+from evergreen.periods import Duration
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec, Resources
@@ -25,15 +25,15 @@ from evergreen.window import RunReason, Window
 
 pytestmark = pytest.mark.integration
 
-DAY = date(2013, 1, 12)
-WINDOW = Window.from_range(date(2013, 1, 1), date(2013, 1, 15), RunReason.MANUAL, "America/New_York")
+DAY = "2013-01-12"
+WINDOW = Window.from_range("2013-01-01", "2013-01-15", RunReason.MANUAL, "America/New_York")
 
 
 def marks(model: ModelSpec, examples: datasets.Manifest) -> dict[str, str]:
     """Fingerprints of a day's features, of the training set, and of the model, as they would be made now."""
     columns = training_sets.model_input_columns(model)
     return {
-        "features": inputs.compute_day_fingerprints(model, [DAY])[str(DAY)],
+        "features": inputs.compute_period_fingerprints(model, [DAY])[str(DAY)],
         "training set": fingerprints.compute_fingerprint(training_sets._training_set_inputs(model, WINDOW)),
         "model": fingerprints.compute_fingerprint(candidates.candidate_inputs(model, examples, columns)),
     }
@@ -101,7 +101,7 @@ CHANGES = {
     "a library that nothing depends on": (library("rich"), set()),
     "parameters": (field(parameters={"rounds": 3}), {"model"}),
     "the seed": (field(seed=7), {"model"}),
-    "the holdout": (field(holdout_days=5), {"training set"}),
+    "the holdout": (field(holdout="5d"), {"training set"}),
     "the schedule": (field(schedule="0 0 * * 1"), set()),
     "a view's TTL": (definition, {"training set"}),
 }
@@ -110,7 +110,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_a_change_touches(own_january: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     apply, touched = CHANGES[change]
-    model = loader.load_spec("flight_delay").model_copy(update={"holdout_days": 7})  # of 14 days
+    model = loader.load_spec("flight_delay").model_copy(update={"holdout": Duration(7, "d")})  # of 14 days
     examples = training_sets.build_training_set(model, WINDOW)
     before = marks(model, examples)
     changed = apply(model, monkeypatch)

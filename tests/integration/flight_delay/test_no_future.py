@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -55,7 +55,7 @@ def examples(january: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.Data
     """All training rows as of 18 January, features joined."""
     model = loader.load_spec("flight_delay")
     manifest = training_sets.build_training_set(
-        model, Window.from_range(date(2013, 1, 1), date(2013, 1, 18), RunReason.MANUAL, "America/New_York")
+        model, Window.from_range("2013-01-01", "2013-01-18", RunReason.MANUAL, "America/New_York")
     )
     published = training_sets.training_set_dataset(model)
     return pd.concat(pq.read_table(published.file_path(manifest, name)).to_pandas() for name in ("train", "holdout"))

@@ -18,6 +18,7 @@ from evergreen.orchestration.handover import JudgedCandidate
 from evergreen.orchestration.operators.approval import PromotionApprovalOperator
 from evergreen.promotion.rules import decide_promotion
 from evergreen.spec.model import ApprovalPolicy
+from support.calendars import cooldown
 from support.ledger_events import MODEL, request, verdict_event
 
 pytestmark = pytest.mark.integration
@@ -62,5 +63,5 @@ def test_approval_timeout_records_rejection(home: Path) -> None:
         decide_promotion(
             ledger.read_state(MODEL),
             request(ledger.read_state(MODEL), "1", number, approved_by="ada"),
-            cooldown_days=0,
+            **cooldown(0),
         )

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.integration
 
 KILLS = 30
 CRASHED = 86
-_FIRST = date(2013, 1, 6)
+_FIRST = "2013-01-06"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Book:
         """Return the promotion of a version that has just been judged against the current champion."""
         request = promotion_races.request_promotion(self.place.model, version, _FIRST + timedelta(weeks=self.week))
         self.week += 1
-        return Operation(partial(rules.decide_promotion, request=request, cooldown_days=cooldown_days))
+        return Operation(partial(rules.decide_promotion, request=request, cooldown=cooldown_days))
 
     def rollback(self, target_version: str | None = None) -> Operation:
         champion = ledger.read_state(self.place.model).champion
@@ -85,7 +85,7 @@ class Book:
             self.promotion(version).run(self.place.model)
 
     def hold(self, version: str) -> None:
-        self.promotion(version, cooldown_days=365).run(self.place.model)
+        self.promotion(version, cooldown="365d").run(self.place.model)
 
 
 def first_promotion(book: Book) -> Operation:
@@ -105,7 +105,7 @@ def promotion_past_a_challenger(book: Book) -> Operation:
 
 def promotion_that_is_held_back(book: Book) -> Operation:
     book.promote("1", "2")
-    return book.promotion("3", cooldown_days=365)
+    return book.promotion("3", cooldown="365d")
 
 
 def rollback_to_the_one_before(book: Book) -> Operation:

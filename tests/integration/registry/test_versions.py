@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,8 +50,8 @@ MODEL = ModelSpec(
     feature_service="flight_delay",
     label="late",
     schedule="0 0 * * 1",
-    train_days=10,
-    holdout_days=3,
+    train="10d",
+    holdout="3d",
     parameters=dict(rounds=3),
     gates=[dict(kind="threshold", metric="auc", at_least=0.6)],
 )
@@ -113,8 +112,8 @@ def judge(candidate_: datasets.Manifest) -> int:
     event = ledger.VerdictRecorded(
         run="sealed.retrain by hand",
         run_reason=RunReason.MANUAL,
-        as_of=date(2013, 1, 18),
-        holdout=(date(2013, 1, 15), date(2013, 1, 18)),
+        as_of="2013-01-18",
+        holdout=("2013-01-15", "2013-01-18"),
         candidate_fingerprint=candidate_.fingerprint,
         candidate_files=files,
         candidate_inputs=inputs,

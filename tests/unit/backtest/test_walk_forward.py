@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import timedelta
 from random import Random
 
 import numpy as np
@@ -14,17 +14,19 @@ from evergreen.backtest import walk_forward as walk
 from evergreen.backtest.statistics import backtest_metric, mean_with_bounds, run_drift_test
 from evergreen.backtest.walk_forward import BacktestPoint, Deployment, MeasurementPeriod
 from evergreen.gates import ThresholdGate
+from evergreen.periods import days_from
+from support.calendars import later
 
 pytestmark = pytest.mark.unit
 
-FIRST = date(2013, 3, 1)
+FIRST = "2013-03-01"
 AUC = ThresholdGate(metric="auc", at_least=0.6)
 LOG_LOSS = ThresholdGate(metric="log_loss", at_most=0.6)
 
 
 def points_on(days: list[int], holdout: int = 7) -> list[BacktestPoint]:
-    dates = [FIRST + timedelta(day) for day in days]
-    return [BacktestPoint(day, day - timedelta(holdout)) for day in dates]
+    dates = [later(FIRST, day) for day in days]
+    return [BacktestPoint(day, later(day, -holdout), day) for day in dates]
 
 
 WEEKLY = points_on([0, 7, 14, 21, 28, 35])
@@ -37,7 +39,7 @@ uneven = st.builds(
 
 def live_days(deployments: tuple[Deployment, ...]) -> list[tuple[int, int | None]]:
     """First and last day of each deployment, counted from the first date."""
-    return [((d.point.as_of - FIRST).days, (d.end - FIRST).days if d.end else None) for d in deployments]
+    return [(days_from(FIRST, d.point.as_of), days_from(FIRST, d.end) if d.end else None) for d in deployments]
 
 
 def test_measurement_periods_a_holdout_apart_are_whole() -> None:
@@ -48,9 +50,9 @@ def test_measurement_periods_a_holdout_apart_are_whole() -> None:
 
 def test_measurement_periods_never_overlap_or_fill_gaps() -> None:
     close = walk.measurement_periods(points_on([0, 3, 6], holdout=7))
-    assert [(p.end - p.start).days for p in close] == [3, 3]
+    assert [days_from(p.start, p.end) for p in close] == [3, 3]
     far = walk.measurement_periods(points_on([0, 30], holdout=7))
-    assert far == (MeasurementPeriod(FIRST + timedelta(23), FIRST + timedelta(30), live_as_of=FIRST),)
+    assert far == (MeasurementPeriod(later(FIRST, 23), later(FIRST, 30), live_as_of=FIRST),)
 
 
 def test_simulate_policy_with_simple_policies() -> None:
@@ -62,10 +64,10 @@ def test_simulate_policy_with_simple_policies() -> None:
 
 
 def test_label_delay_measures_where_labels_are_complete() -> None:
-    points = [BacktestPoint(point.as_of, point.as_of - timedelta(17), 10) for point in WEEKLY]
+    points = [BacktestPoint(point.as_of, later(point.as_of, -17), later(point.as_of, -10)) for point in WEEKLY]
     periods = walk.measurement_periods(points)
     # The holdout of the date after 14 days is the first that begins after the first date, on day -3 + 7.
-    assert [((p.start - FIRST).days, (p.end - FIRST).days, (p.live_as_of - FIRST).days) for p in periods] == [
+    assert [(days_from(FIRST, p.start), days_from(FIRST, p.end), days_from(FIRST, p.live_as_of)) for p in periods] == [
         (4, 11, 0),
         (11, 18, 7),
         (18, 25, 14),
@@ -76,7 +78,7 @@ def test_label_delay_measures_where_labels_are_complete() -> None:
     tests = []
 
     def describe_drift(live: BacktestPoint, latest: MeasurementPeriod) -> str | None:
-        tests.append(((live.as_of - FIRST).days, (latest.end - FIRST).days))
+        tests.append((days_from(FIRST, live.as_of), days_from(FIRST, latest.end)))
         return "drift" if len(tests) == 1 else None
 
     walk.simulate_policy(points, walk.deploy_on_drift(points, describe_drift))
@@ -88,8 +90,8 @@ def test_deploy_on_drift_tests_live_model_on_last_period() -> None:
     tests = []
 
     def describe_drift(live: BacktestPoint, latest: MeasurementPeriod) -> str | None:
-        tests.append(((live.as_of - FIRST).days, (latest.start - FIRST).days, (latest.end - FIRST).days))
-        return "drift" if latest.end == FIRST + timedelta(21) else None
+        tests.append((days_from(FIRST, live.as_of), days_from(FIRST, latest.start), days_from(FIRST, latest.end)))
+        return "drift" if latest.end == later(FIRST, 21) else None
 
     deployments = walk.simulate_policy(WEEKLY, walk.deploy_on_drift(WEEKLY, describe_drift))
     assert live_days(deployments) == [(0, 21), (21, None)]
@@ -98,11 +100,11 @@ def test_deploy_on_drift_tests_live_model_on_last_period() -> None:
 
 
 def test_find_live_point_returns_the_last_deployment() -> None:
-    passing = {FIRST + timedelta(7), FIRST + timedelta(28)}
+    passing = {later(FIRST, 7), later(FIRST, 28)}
     champions = []
 
     def gates(candidate: BacktestPoint, champion: BacktestPoint | None) -> str | None:
-        champions.append(champion and (champion.as_of - FIRST).days)
+        champions.append(champion and days_from(FIRST, champion.as_of))
         return "passed" if candidate.as_of in passing else None
 
     deployments = walk.simulate_policy(WEEKLY, gates)
@@ -115,9 +117,9 @@ def test_find_live_point_returns_the_last_deployment() -> None:
 
 def test_sort_points_refuses_two_candidates_for_one_date() -> None:
     with pytest.raises(ValueError, match="two candidates as of 2013-03-01"):
-        walk.sort_points([BacktestPoint(FIRST, FIRST - timedelta(7)), BacktestPoint(FIRST, FIRST - timedelta(3))])
-    with pytest.raises(ValueError, match="holds no day"):
-        BacktestPoint(FIRST, FIRST)
+        walk.sort_points([BacktestPoint(FIRST, later(FIRST, -7), FIRST), BacktestPoint(FIRST, later(FIRST, -3), FIRST)])
+    with pytest.raises(ValueError, match="is empty"):
+        BacktestPoint(FIRST, FIRST, FIRST)
 
 
 @settings(max_examples=40)
@@ -139,7 +141,7 @@ def test_no_model_is_measured_before_its_own_date(points: list[BacktestPoint], c
     )
     measured = set()
     for period in walk.measurement_periods(points):
-        days = {period.start + timedelta(n) for n in range((period.end - period.start).days)}
+        days = {period.start + timedelta(n) for n in range(days_from(period.start, period.end))}
         assert days
         assert not days & measured
         measured |= days
@@ -155,9 +157,7 @@ def test_no_model_is_measured_before_its_own_date(points: list[BacktestPoint], c
 def test_find_live_point_refuses_to_look_ahead() -> None:
     deployments = walk.simulate_policy(WEEKLY, walk.deploy_every_date)
     with pytest.raises(AssertionError, match="may have seen"):
-        walk.find_live_point(
-            deployments, MeasurementPeriod(FIRST, FIRST + timedelta(14), live_as_of=FIRST + timedelta(7))
-        )
+        walk.find_live_point(deployments, MeasurementPeriod(FIRST, later(FIRST, 14), live_as_of=later(FIRST, 7)))
 
 
 def sample(signal: float, rows: int = 3000, seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -109,7 +109,7 @@ def test_types_are_readable() -> None:
     table = tables.render_model(ModelSpec)
     assert "| `schedule` | cron expression | required |" in table
     assert "| `features` | [FeatureSpec](#featurespec) or name | required |" in table
-    assert "| `holdout_days` | integer ≥ 1 | `14` |" in table
+    assert "| `holdout` | integer ≥ 1 | `14` |" in table
 
 
 def test_conf_of_every_dag_is_listed() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups, labelled_days
+from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups, labelled_periods
 from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison, next_alpha
 from evergreen.gates.evidence import MissingEvidence
 from evergreen.lake import datasets
+from support.calendars import DAYS, later
 
 pytestmark = pytest.mark.unit
 
@@ -32,8 +33,8 @@ def training_set(end: str) -> datasets.Manifest:
     ],
 )
 def test_labelled_days_end_with_the_last_label(counts: dict[str, tuple[int, int]], end: str) -> None:
-    expected = (date(2013, 3, 1), date.fromisoformat(end))
-    assert labelled_days(training_set("2013-03-08"), counts) == expected
+    expected = ("2013-03-01", end)
+    assert labelled_periods(training_set("2013-03-08"), counts, DAYS) == expected
 
 
 def test_late_labels_leave_the_budget_as_it_is() -> None:
@@ -43,11 +44,11 @@ def test_late_labels_leave_the_budget_as_it_is() -> None:
         earlier: list[EarlierComparison] = []
         late = 30 if name == "not declared" else 0
         for week in range(52):
-            as_of = date(2013, 1, 1) + timedelta(7 * week)
-            end = as_of - timedelta(label_delay)
-            inputs = {"holdout": str(end - timedelta(holdout_days)), "holdout_end": str(end)}
-            counts = {str(end - timedelta(n)): (9, 9 if n > late else 0) for n in range(1, holdout_days + 1)}
-            days = labelled_days(datasets.Manifest("p", "f", inputs, {}), counts)
+            as_of = later("2013-01-01", 7 * week)
+            end = later(as_of, -label_delay)
+            inputs = {"holdout": later(end, -holdout_days), "holdout_end": end}
+            counts = {later(end, -n): (9, 9 if n > late else 0) for n in range(1, holdout_days + 1)}
+            days = DAYS.dates(*labelled_periods(datasets.Manifest("p", "f", inputs, {}), counts, DAYS))
             alpha = next_alpha(0.05, "auc", days, earlier)
             earlier.append(EarlierComparison(days, (AlphaSpend("auc", alpha, False),)))
             levels.setdefault(name, []).append(alpha)
@@ -87,7 +88,7 @@ def test_a_cluster_for_each_row_is_a_day_or_a_value_of_a_column() -> None:
     days = pa.array([date(2013, 1, 1), date(2013, 1, 1), date(2013, 1, 2), None], pa.date32())
     table = TABLE.append_column("day", days).append_column("tags", pa.array([[1], [2], [3], [4]]))
     found = compute_clusters(table, ["day", "carrier", "distance", "plane", "tags"])
-    assert found["day"] == ["2013-01-01", "2013-01-01", "2013-01-02", None]
+    assert found["day"] == [date(2013, 1, 1), date(2013, 1, 1), date(2013, 1, 2), None]
     assert found["carrier"] == ["UA", "AA", None, "UA"]
     assert found["distance"] == ["300", "100", "200", None]
     for name, problem in (("plane", "'plane' is no column of the holdout; its"), ("tags", "which names nothing")):

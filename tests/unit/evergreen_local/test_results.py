@@ -1,7 +1,6 @@
 """The results of a retrain in the terminal."""
 
 import json
-from datetime import date
 from io import StringIO
 from types import SimpleNamespace
 
@@ -85,8 +84,8 @@ def test_show_promotion_outcome_without_a_champion():
 
 def test_a_retrain_of_a_frozen_model_shows_why_nothing_was_trained(monkeypatch):
     plan = RetrainPlan(
-        start=date(2013, 1, 1),
-        end=date(2013, 1, 18),
+        start="2013-01-01",
+        end="2013-01-18",
         run_reason=RunReason.MANUAL,
         timezone="UTC",
         pause="the model was frozen by ada: an audit",
@@ -100,7 +99,7 @@ def test_a_retrain_of_a_frozen_model_shows_why_nothing_was_trained(monkeypatch):
                 airflow,
                 "flight_delay.retrain",
                 loader.load_spec("flight_delay"),
-                date(2013, 1, 18),
+                "2013-01-18",
                 SimpleNamespace(mlflow=None),
                 progress,
             )

@@ -1,16 +1,16 @@
 """Progress of DAG runs from responses of Airflow's REST API."""
 
-from datetime import UTC, date, datetime
-from zoneinfo import ZoneInfo
+from datetime import UTC, datetime
 
 import pytest
 
+from evergreen.periods import Calendar
 from evergreen_local import run_progress
 from evergreen_local.progress import ProgressStep
 
 pytestmark = pytest.mark.unit
 
-NEW_YORK = ZoneInfo("America/New_York")
+NEW_YORK = Calendar("1d", "America/New_York")
 NOW = datetime(2026, 11, 21, 12, 0, 10, tzinfo=UTC)
 
 
@@ -35,21 +35,21 @@ def task(task_id, state, day="2013-01-01", start=None, duration=None):
 
 
 def test_run_day_is_the_local_day_in_winter_and_summer():
-    assert run_progress.run_day(run("2013-01-01", "queued"), NEW_YORK) == date(2013, 1, 1)
-    assert run_progress.run_day(run("2013-07-01", "queued", hour=4), NEW_YORK) == date(2013, 7, 1)
-    assert run_progress.run_day({"data_interval_start": None}, NEW_YORK) is None
+    assert run_progress.run_period(run("2013-01-01", "queued"), NEW_YORK) == "2013-01-01"
+    assert run_progress.run_period(run("2013-07-01", "queued", hour=4), NEW_YORK) == "2013-07-01"
+    assert run_progress.run_period({"data_interval_start": None}, NEW_YORK) is None
 
 
 def test_all_runs_finished_needs_a_finished_run_of_every_day():
-    days = [date(2013, 1, 1), date(2013, 1, 2)]
-    runs = run_progress.runs_by_day([run("2013-01-01", "success"), run("2013-01-02", "running")], NEW_YORK)
+    days = ["2013-01-01", "2013-01-02"]
+    runs = run_progress.runs_by_period([run("2013-01-01", "success"), run("2013-01-02", "running")], NEW_YORK)
     assert not run_progress.all_runs_finished(runs, days)
     assert run_progress.all_runs_finished({**runs, days[1]: run("2013-01-02", "failed")}, days)
     assert not run_progress.all_runs_finished({days[0]: runs[days[0]]}, days)
 
 
 def test_backfill_view_counts_days_and_names_active_tasks():
-    days = [date(2013, 1, day) for day in range(1, 5)]
+    days = [f"2013-01-{day:02d}" for day in range(1, 5)]
     runs = [run("2013-01-01", "success"), run("2013-01-02", "running"), run("2013-01-03", "failed")]
     instances = [
         task("build", "running", "2013-01-02", start="2026-11-21T12:00:00Z"),
@@ -57,7 +57,7 @@ def test_backfill_view_counts_days_and_names_active_tasks():
         task("build", "running", "2013-06-01"),  # of a run outside this backfill
     ]
     view = run_progress.backfill_view(
-        "flight_delay.features", days, run_progress.runs_by_day(runs, NEW_YORK), instances, NOW
+        "flight_delay.features", days, run_progress.runs_by_period(runs, NEW_YORK), instances, NOW, "day"
     )
     assert str(view) == ("flight_delay.features  1/4 days  ▸ 2013-01-02 build 10 s  ✗ 2013-01-03 failed")
     assert view.change_key == (1, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evergreen.features.inputs import features_dataset
-from evergreen.features.planning import claim_days
+from evergreen.features.planning import claim_periods
 from evergreen.lake import datasets
 from evergreen.settings import settings
 from evergreen.spec import loader
@@ -42,33 +42,33 @@ def everybody(_: str) -> bool:
 
 
 def test_the_first_run_claims_its_days_and_optional_ones(model: ModelSpec) -> None:
-    assert claim_days(model, "first", marks(1), [day(2), day(3)], everybody) == ([day(1), day(2), day(3)], [])
-    assert claim_days(model, "second", marks(2), [day(4)], everybody) == ([], ["first"])
-    assert claim_days(model, "third", marks(4), [day(3), day(5)], everybody) == ([day(4), day(5)], [])
+    assert claim_periods(model, "first", marks(1), [day(2), day(3)], everybody) == ([day(1), day(2), day(3)], [])
+    assert claim_periods(model, "second", marks(2), [day(4)], everybody) == ([], ["first"])
+    assert claim_periods(model, "third", marks(4), [day(3), day(5)], everybody) == ([day(4), day(5)], [])
 
 
 def test_a_run_that_has_to_wait_claims_nothing(model: ModelSpec) -> None:
-    claim_days(model, "first", marks(1), [], everybody)
-    assert claim_days(model, "wide", marks(1, 2, 3), [day(9)], everybody) == ([], ["first"])
-    assert claim_days(model, "other", marks(2), [], everybody) == ([day(2)], [])
+    claim_periods(model, "first", marks(1), [], everybody)
+    assert claim_periods(model, "wide", marks(1, 2, 3), [day(9)], everybody) == ([], ["first"])
+    assert claim_periods(model, "other", marks(2), [], everybody) == ([day(2)], [])
 
 
 def test_a_finished_run_holds_no_claims(model: ModelSpec) -> None:
-    claim_days(model, "dead", marks(1, 2), [], everybody)
-    assert claim_days(model, "next", marks(1), [], lambda run: run != "dead") == ([day(1)], [])
+    claim_periods(model, "dead", marks(1, 2), [], everybody)
+    assert claim_periods(model, "next", marks(1), [], lambda run: run != "dead") == ([day(1)], [])
 
 
 def test_a_retried_run_claims_its_days_again(model: ModelSpec) -> None:
-    claim_days(model, "first", marks(1, 2), [], everybody)
-    assert claim_days(model, "first", marks(1, 2), [], everybody) == ([day(1), day(2)], [])
+    claim_periods(model, "first", marks(1, 2), [], everybody)
+    assert claim_periods(model, "first", marks(1, 2), [], everybody) == ([day(1), day(2)], [])
 
 
 def test_days_published_meanwhile_are_not_claimed(model: ModelSpec) -> None:
-    claim_days(model, "first", marks(1, 2), [], everybody)
+    claim_periods(model, "first", marks(1, 2), [], everybody)
     for n in (1, 2):
         published(model, day(n))
-    assert claim_days(model, "second", marks(1, 2), [day(3)], everybody) == ([], [])
-    assert claim_days(model, "second", marks(2, 3), [], everybody) == ([day(3)], [])
+    assert claim_periods(model, "second", marks(1, 2), [day(3)], everybody) == ([], [])
+    assert claim_periods(model, "second", marks(2, 3), [], everybody) == ([day(3)], [])
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -94,7 +94,7 @@ def test_concurrent_runs_build_every_day_once(model: ModelSpec, seed: int) -> No
             continue
         extra = luck.sample([day(n) for n in range(1, 13)], 3)
         extra = [d for d in extra if not features_dataset(model).manifest(f"day={d}")]
-        claimed, waiting = claim_days(model, run, needs[run], extra, lambda other: other in unfinished)
+        claimed, waiting = claim_periods(model, run, needs[run], extra, lambda other: other in unfinished)
         assert not (claimed and waiting)
         if claimed:
             building[run] = claimed

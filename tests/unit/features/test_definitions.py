@@ -93,7 +93,7 @@ def test_definitions_are_refused_in_words(define: Callable[[str], None], case: s
     text, message = REFUSED[case]
     define(text)
     with pytest.raises(SpecError) as refusal:
-        inputs.compute_day_fingerprints(loader.load_spec("shops"), [])
+        inputs.compute_period_fingerprints(loader.load_spec("shops"), [])
     assert message in str(refusal.value)
     assert len(refusal.value.faults) == 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from pyspark.errors.exceptions.connect import SparkConnectGrpcException
 from evergreen.errors import Fault, FeatureError
 from evergreen.features import build
 from evergreen.spec import loader
+from support.calendars import later
 
 pytestmark = pytest.mark.unit
 
 MODEL = loader.load_spec("flight_delay")
-DAYS = [str(date(2013, 3, 1) + timedelta(n)) for n in range(32)]
+DAYS = [str(later("2013-03-01", n)) for n in range(32)]
 
 Job = Callable[[Any, Mapping[str, Path]], None]
 
@@ -36,11 +36,11 @@ def job(bad: set[str], jobs: list[list[str]], error: Exception | None = None) ->
     return run
 
 
-def run(bad: set[str], error: Exception | None = None) -> tuple[dict[date, list[Fault]], list[list[str]]]:
+def run(bad: set[str], error: Exception | None = None) -> tuple[dict[str, list[Fault]], list[list[str]]]:
     jobs: list[list[str]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "_build_batch", job(bad, jobs, error))
-        return build._build_days(MODEL, dict.fromkeys(DAYS, Path())), jobs
+        return build._build_periods(MODEL, dict.fromkeys(DAYS, Path())), jobs
 
 
 @given(st.sets(st.sampled_from(DAYS[1:])))
@@ -64,7 +64,7 @@ def test_code_that_fails_for_all_days_is_not_tried_on_all() -> None:
     faults, jobs = run(set(DAYS))
     assert len(faults) == len(DAYS)
     assert len(jobs) < 12
-    assert faults[date.fromisoformat(DAYS[-1])][0].problem == "not tried, because the first 4 days of the job fail"
+    assert faults[DAYS[-1]][0].problem == "not tried, because the first 4 periods of the job fail"
 
 
 @pytest.mark.parametrize(

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evergreen.features import planning
-from evergreen.features.inputs import find_missing_raw_files, raw_files_for_days
-from evergreen.features.planning import days_with_runs
+from evergreen.features.inputs import find_missing_raw_files, raw_files_for_periods
+from evergreen.features.planning import periods_with_runs
 from evergreen.ingest.announcements import announcement_store
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import AssetEvent, DagRunInfo, days_between, midnight, resolve_features_window
+from evergreen.window import AssetEvent, DagRunInfo, resolve_features_window
+from support import calendars
 
 pytestmark = pytest.mark.unit
 
-DAYS = days_between(date(2013, 1, 1), date(2013, 2, 1))
+CALENDAR = calendars.DAYS
+DAYS = tuple(CALENDAR.between("2013-01-01", "2013-02-01"))
 ZONE = "America/New_York"
 
 
@@ -34,44 +35,44 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
     settings.cache_clear()
     spec = loader.load_spec("flight_delay")
-    for file in raw_files_for_days(feature_spec(spec), DAYS[:10]):
+    for file in raw_files_for_periods(feature_spec(spec), DAYS[:10]):
         file.path.parent.mkdir(parents=True, exist_ok=True)
         file.path.write_text(file.name)
     yield spec
     settings.cache_clear()
 
 
-def backfilled(day: date, run_id: str = "backfill", **facts: Any) -> DagRunInfo:
-    start, end = midnight(day, ZONE), midnight(day + timedelta(1), ZONE)
+def backfilled(day: str, run_id: str = "backfill", **facts: Any) -> DagRunInfo:
+    start, end = CALENDAR.start(day), CALENDAR.end(day)
     return DagRunInfo(
         "backfill", end, (start, end), run_id=run_id, logical_date=start, started_at=datetime(2014, 1, 1, tzinfo=UTC)
     )
 
 
-def counter(days: Sequence[date], active: Sequence[str] = ()) -> Callable[..., int]:
+def counter(days: Sequence[str], active: Sequence[str] = ()) -> Callable[..., int]:
     """The counts of a scheduler with an active run for each of `days`, and the active runs `active`."""
 
     def count(logical_dates: Sequence[datetime] = (), run_ids: Sequence[str] = ()) -> int:
-        dates = {instant.astimezone(ZoneInfo(ZONE)).date() for instant in logical_dates}
+        dates = {CALENDAR.period_at(instant) for instant in logical_dates}
         return len(dates & set(days)) + len(set(run_ids) & set(active))
 
     return count
 
 
 @given(st.sets(st.sampled_from(DAYS)))
-def test_days_with_runs_finds_exactly_these(active: set[date]) -> None:
-    assert days_with_runs(DAYS, lambda days: len(active & set(days))) == sorted(active)
+def test_days_with_runs_finds_exactly_these(active: set[str]) -> None:
+    assert periods_with_runs(DAYS, lambda days: len(active & set(days))) == sorted(active)
 
 
 def test_days_with_runs_asks_once_about_all_or_none() -> None:
-    for active in (set(DAYS), set[date]()):
-        requests: list[Sequence[date]] = []
+    for active in (set(DAYS), set[str]()):
+        requests: list[Sequence[str]] = []
 
-        def count(days: Sequence[date], active: set[date] = active, requests: list[Sequence[date]] = requests) -> int:
+        def count(days: Sequence[str], active: set[str] = active, requests: list[Sequence[str]] = requests) -> int:
             requests.append(days)
             return len(active & set(days))
 
-        assert days_with_runs(DAYS, count) == sorted(active)
+        assert periods_with_runs(DAYS, count) == sorted(active)
         assert len(requests) == 1
 
 
@@ -79,22 +80,22 @@ def test_a_run_builds_days_of_waiting_runs_with_its_own(model: ModelSpec) -> Non
     run = backfilled(DAYS[2])
     # Raw files of the last two are missing.
     count = counter([*DAYS[1:4], *DAYS[9:12]])
-    assert planning.claim_days_to_build(model, run, [DAYS[2]], count) == ([*DAYS[1:4], DAYS[9]], [])
-    other = planning.claim_days_to_build(model, backfilled(DAYS[3], "other"), [DAYS[3]], counter([], ["backfill"]))
+    assert planning.claim_periods_to_build(model, run, [DAYS[2]], count) == ([*DAYS[1:4], DAYS[9]], [])
+    other = planning.claim_periods_to_build(model, backfilled(DAYS[3], "other"), [DAYS[3]], counter([], ["backfill"]))
     assert other == ([], ["backfill"])
-    dead = planning.claim_days_to_build(model, backfilled(DAYS[3], "other"), [DAYS[3]], counter([]))
+    dead = planning.claim_periods_to_build(model, backfilled(DAYS[3], "other"), [DAYS[3]], counter([]))
     assert dead == ([DAYS[3]], [])
 
 
 def test_days_with_holes_are_left_to_the_check(model: ModelSpec) -> None:
     """It names them together with all other faults."""
     days = [DAYS[8], DAYS[10]]  # the raw files of the second are missing
-    assert planning.claim_days_to_build(model, backfilled(DAYS[8]), days, counter([])) == (days, [])
+    assert planning.claim_periods_to_build(model, backfilled(DAYS[8]), days, counter([])) == (days, [])
 
 
 def test_an_absent_file_is_no_hole_where_it_may_be(model: ModelSpec) -> None:
     spec = feature_spec(model)
-    files = raw_files_for_days(spec, DAYS[9:11])
+    files = raw_files_for_periods(spec, DAYS[9:11])
     missing = {file.name for file in find_missing_raw_files(spec, files)}
     assert missing == {"flights-2013-01-11", "weather-2013-01-11"}
     weather = spec.source("weather").model_copy(update={"empty_days": "absent"})
@@ -105,8 +106,8 @@ def test_an_absent_file_is_no_hole_where_it_may_be(model: ModelSpec) -> None:
 
 def test_days_that_were_not_over_are_left_to_their_runs(model: ModelSpec) -> None:
     run = backfilled(DAYS[2])
-    early = DagRunInfo(**{**vars(run), "started_at": midnight(DAYS[4], ZONE)})
-    assert planning.days_awaited_by_other_runs(feature_spec(model), early, {DAYS[2]}, counter(DAYS)) == [
+    early = DagRunInfo(**{**vars(run), "started_at": CALENDAR.start(DAYS[4])})
+    assert planning.periods_awaited_by_other_runs(feature_spec(model), early, {DAYS[2]}, counter(DAYS)) == [
         *DAYS[:2],
         DAYS[3],
     ]
@@ -115,16 +116,16 @@ def test_days_that_were_not_over_are_left_to_their_runs(model: ModelSpec) -> Non
 @pytest.mark.parametrize("facts", [{"data_interval": None}, {"logical_date": None}])
 def test_runs_without_dates_build_no_days_of_others(model: ModelSpec, facts: dict[str, Any]) -> None:
     run = DagRunInfo(**{**vars(backfilled(DAYS[2])), **facts})
-    assert planning.days_awaited_by_other_runs(feature_spec(model), run, {DAYS[2]}, counter(DAYS)) == []
+    assert planning.periods_awaited_by_other_runs(feature_spec(model), run, {DAYS[2]}, counter(DAYS)) == []
 
 
 def test_an_arrival_includes_days_whose_event_was_dropped(model: ModelSpec) -> None:
     store = announcement_store("flight_delay")
     first, dropped = {str(DAYS[1]): "a" * 32}, {str(DAYS[4]): "b" * 32, "2012-12-31": "c" * 32}
     store.record_announcement(first | dropped, datetime.now(UTC))
-    event = AssetEvent.from_extra({"from_trigger": True, "payload": {"days": first}})
+    event = AssetEvent.from_extra({"from_trigger": True, "payload": {"periods": first}})
     run = DagRunInfo("asset_triggered", datetime(2013, 3, 1, tzinfo=UTC), asset_events=(event,), run_id="arrival")
-    window = resolve_features_window(run, first_day=DAYS[0], last_day=None, timezone=ZONE)
-    assert window.days == (DAYS[1],)
-    assert planning.days_to_publish(model, run, window) == [DAYS[1], DAYS[4]]
+    window = resolve_features_window(run, calendar=CALENDAR, first_day=date.fromisoformat(DAYS[0]), last_day=None)
+    assert window.periods == (DAYS[1],)
+    assert planning.periods_to_publish(model, run, window) == [DAYS[1], DAYS[4]]
     assert all(store.is_acknowledged(day, delivery_id) for day, delivery_id in (first | dropped).items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from evergreen.features import inputs, staleness
-from evergreen.features.staleness import StaleFeatures, days_in_reach
+from evergreen.features.staleness import StaleFeatures, periods_in_reach
 from evergreen.ingest import raw_files
 from evergreen.lake import fingerprints
+from evergreen.periods import Calendar
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.window import RunReason, Window, days_between
+from evergreen.window import RunReason, Window
 from support import tills
 
 pytestmark = pytest.mark.unit
@@ -97,8 +97,8 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ["tables was ['receipts', 'takings'] and is ['receipts', 'takings', 'floors']"],
     ),
     "how far a source looks back": (
-        lambda folder: tills.change_spec(folder, "trailing_days=1", "trailing_days=2"),
-        ["trailing_days.sales was 1 and is 2"],
+        lambda folder: tills.change_spec(folder, 'trailing="1d"', 'trailing="2d"'),
+        ["trailing.sales was '1d' and is '2d'"],
     ),
     "another register": (
         lambda folder: [
@@ -123,7 +123,7 @@ def test_what_differs_is_named_and_nothing_else(change: str, folder: Path, model
     act(folder)
     result = stale(tills.reload_spec(folder))
     assert list(result.differences) == differences
-    assert result.days == (DAYS if differences else [])
+    assert result.periods == (DAYS if differences else [])
 
 
 def test_libraries_are_named_with_both_versions(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_differences_of_the_same_days_are_one_short_fault(folder: Path, model: M
 def test_a_day_of_unknown_inputs_is_stale(model: ModelSpec) -> None:
     dataset = inputs.features_dataset(model)
     dataset.publish("day=2024-01-02", "another", {}, {})
-    assert stale(model).days == [DAYS[1]]
+    assert stale(model).periods == [DAYS[1]]
 
 
 def test_days_that_differ_from_the_newest_are_mixed(folder: Path, model: ModelSpec) -> None:
@@ -181,16 +181,16 @@ def test_days_that_differ_from_the_newest_are_mixed(folder: Path, model: ModelSp
     def mixed() -> StaleFeatures:
         return staleness.find_mixed_features(model, inputs.published_manifests(model, DAYS))
 
-    assert mixed().days == [], "all are stale, none is mixed"
+    assert mixed().periods == [], "all are stale, none is mixed"
     tills.publish(model, DAYS[2:])
     assert mixed().differences == {"tills/features.py has changed": DAYS[:2]}
-    assert staleness.find_mixed_features(model, {}).days == []
+    assert staleness.find_mixed_features(model, {}).periods == []
 
 
 def test_nothing_published_is_not_stale(folder: Path) -> None:
     model = tills.reload_spec(folder)
     result = stale(model)
-    assert (result.published, result.days) == ([], [])
+    assert (result.published, result.periods) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -212,11 +212,12 @@ def test_days_before_the_window_count_as_far_as_views_reach(
 ) -> None:
     model = tills.change_spec(folder, '"UTC"', f'"{zone}"')
     dataset = inputs.features_dataset(model)
-    end = date(2024, 11, 6)
-    for day in days_between(date(2024, 1, 1), end):
+    end = "2024-11-06"
+    calendar = Calendar("1d", zone)
+    for day in calendar.between("2024-01-01", end):
         dataset.publish(f"day={day}", "any", {}, {})
-    window = Window.from_range(date.fromisoformat(start), end, RunReason.MANUAL, zone)
-    assert days_in_reach(model, window, ttls) == list(days_between(date.fromisoformat(first), end))
+    window = Window.from_range(start, end, RunReason.MANUAL, calendar)
+    assert periods_in_reach(model, window, ttls) == list(calendar.between(first, end))
 
 
 def test_the_files_of_the_model_are_those_of_its_spec(folder: Path) -> None:

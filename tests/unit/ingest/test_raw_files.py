@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ AGE_S = 2.0
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
     settings.cache_clear()
-    file = raw_files.raw_file("flights", date(2013, 1, 1))
+    file = raw_files.raw_file("flights", "2013-01-01")
     file.parent.mkdir(parents=True)
     file.write_text("first")
     yield file

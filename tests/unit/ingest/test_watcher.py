@@ -9,7 +9,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from evergreen.ingest.watcher import (
     SETTLE_TIME,
     RawDataWatcher,
 )
+from evergreen.periods import Calendar
 
 pytestmark = pytest.mark.unit
 
@@ -148,7 +149,7 @@ def test_a_broken_file_is_logged_once_and_read_again_later(tmp_path: Path, caplo
         assert bench.settled() == []
         assert [bench.look() for _ in range(30)] == [{}] * 30
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path} is not a complete Parquet file. The day is announced once all of its files can be read."
+        f"{path} is not a complete Parquet file. The period is announced once all of its files can be read."
     ]
 
 
@@ -276,7 +277,7 @@ def test_a_day_that_vanishes_and_returns_is_not_announced(tmp_path: Path) -> Non
 
 def test_a_day_that_is_not_over_is_still_arriving(bench: Bench) -> None:
     """The clock says 1 January 2026, 0:00 UTC: in New York the day before lasts five more hours."""
-    bench.watch.timezone = "America/New_York"
+    bench.watch.calendar = Calendar("1d", "America/New_York")
     bench.deliver("2025-12-30", "2025-12-31")
     assert bench.look() == {}
     bench.records.acknowledge(bench.look())
@@ -292,7 +293,7 @@ YESTERDAY = "2025-12-31"  # over since 0:00 UTC, when the clock of the bench sta
 def quiet_bench(bench: Bench, sources: Mapping[str, int | None]) -> Bench:
     bench.sources = sources
     bench.restart()
-    bench.watch.first_day = date(2025, 12, 30)
+    bench.watch.first = "2025-12-30"
     return bench
 
 
@@ -343,7 +344,7 @@ def test_days_without_any_file_are_done_in_time(bench: Bench) -> None:
 
 
 def test_days_outside_the_models_range_are_not_announced(bench: Bench) -> None:
-    bench.watch.first_day, bench.watch.last_day = date(2013, 1, 2), date(2013, 1, 3)
+    bench.watch.first, bench.watch.end = "2013-01-02", "2013-01-04"
     bench.deliver("2013-01-01", "2013-01-02", "2013-01-03", "2013-01-04")
     assert bench.settled() == ["2013-01-02", "2013-01-03"]
 
@@ -461,7 +462,7 @@ def test_many_watchers_write_the_record_at_once(tmp_path: Path) -> None:
 
 
 def test_many_days_are_announced_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "MAX_DAYS_PER_ANNOUNCEMENT", 2)
+    monkeypatch.setattr(watcher, "MAX_PERIODS_PER_ANNOUNCEMENT", 2)
     bench.deliver(THIRD, SECOND, FIRST)
     assert bench.settled() == [FIRST, SECOND]
     assert list(bench.look()) == [THIRD]
@@ -489,7 +490,7 @@ def test_the_record_is_one_readable_line_a_day(bench: Bench) -> None:
 
 @pytest.mark.parametrize("days", [{"../2013-01-01": "a" * 32}, {FIRST: "../a"}, {FIRST: ""}])
 def test_only_announced_days_can_be_acknowledged(tmp_path: Path, days: dict[str, str]) -> None:
-    with pytest.raises(WindowError, match="is not an announced day"):
+    with pytest.raises(WindowError, match="is not an announced period"):
         AnnouncementStore(tmp_path / "records").acknowledge_with_pending(days)
     assert not list(tmp_path.iterdir())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -30,6 +30,7 @@ from evergreen.ledger import (
 from evergreen.ledger import state_at as state_at
 from evergreen.ledger.state import apply_entry, iter_states, replay
 from evergreen.promotion import rules
+from support.calendars import cooldown
 from support.ledger_events import (
     MODEL,
     START,
@@ -213,9 +214,9 @@ def test_replay_refuses_barred_version_and_frozen_model() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        (dict(as_of=date(2030, 1, 1)), "claims data until 2030-01-01, and was recorded on 2013-03-01"),
-        (dict(as_of=date(2013, 3, 2)), None),  # in Auckland it was
-        (dict(as_of=date(2013, 3, 3)), "claims data until 2013-03-03"),
+        (dict(as_of="2030-01-01"), "claims data until 2030-01-01, and was recorded on 2013-03-01"),
+        (dict(as_of="2013-03-02"), None),  # in Auckland it was
+        (dict(as_of="2013-03-03"), "claims data until 2013-03-03"),
         (dict(holdout=(day(33), day(41))), "does not end by 2013-02-10"),
         (dict(holdout=(day(40), day(40))), "does not end by"),
         (dict(holdout=(day(30), day(35))), None),  # labels come later
@@ -243,7 +244,7 @@ def test_verdict_names_the_content_of_its_champion() -> None:
 @pytest.mark.parametrize(
     ("events", "problem"),
     [
-        ([BacktestRecorded(as_of=date(2030, 1, 1), candidate_fingerprint="a", report="b")], "claims data until 2030"),
+        ([BacktestRecorded(as_of="2030-01-01", candidate_fingerprint="a", report="b")], "claims data until 2030"),
         ([FROZEN, FROZEN], "was frozen already"),
         ([UNFROZEN], "was not frozen"),
         ([registration("1", 2)], "holds none"),
@@ -377,7 +378,7 @@ def _decide(state: LedgerState, request_: tuple) -> LedgerEvent | LedgerEntry | 
         version = str(verdicts.index(number))
         if kind == "reject":
             return rules.decide_rejection(state, version, number, "grace", "no")
-        return rules.decide_promotion(state, request(state, version, number), cooldown_days=second)
+        return rules.decide_promotion(state, request(state, version, number), **cooldown(second))
     except PromotionRefusedError:
         return None
 

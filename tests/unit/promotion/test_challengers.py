@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,10 +17,12 @@ from evergreen.ledger import (
     PromotionsUnfrozen,
     VersionPromoted,
 )
+from evergreen.periods import Duration
 from evergreen.promotion import challengers, rules
 from evergreen.promotion.rules import PromotionRequest
 from evergreen.spec.model import MonitorPolicy
 from evergreen.window import RunReason
+from support.calendars import cooldown, later
 from support.ledger_events import (
     append_event,
     build_entries,
@@ -91,7 +91,7 @@ def test_withdrawn_challenger_counts_as_not_promoted() -> None:
 
 def test_promotion_by_a_later_look() -> None:
     state = build_state(*GATHERING, later("passed"))
-    event = rules.decide_promotion(state, PromotionRequest(5, "2", RunReason.SCHEDULE), cooldown_days=0)
+    event = rules.decide_promotion(state, PromotionRequest(5, "2", RunReason.SCHEDULE), **cooldown(0))
     assert isinstance(event, VersionPromoted)
     assert event.as_of == day(20), "that of the candidate's data"
     state = append_event(state, event)
@@ -104,7 +104,7 @@ def test_promotion_by_a_later_look() -> None:
 def test_a_passed_challenger_waits_for_the_end_of_a_freeze() -> None:
     state = build_state(*GATHERING, later("passed"), PromotionsFrozen(reason="audit"))
     request = PromotionRequest(5, "2", RunReason.SCHEDULE, as_of=day(30))
-    event = rules.decide_promotion(state, request, cooldown_days=0)
+    event = rules.decide_promotion(state, request, **cooldown(0))
     assert isinstance(event, PromotionDeferred)
     state = append_event(state, event)
     assert not state.open_comparison
@@ -117,9 +117,9 @@ def test_a_passed_challenger_waits_for_the_end_of_a_freeze() -> None:
 def test_a_later_run_promotes_after_the_cooldown() -> None:
     state = build_state(*GATHERING, later("passed"))
     deferred = PromotionRequest(5, "2", RunReason.SCHEDULE)
-    assert isinstance(rules.decide_promotion(state, deferred, cooldown_days=20), PromotionDeferred)
+    assert isinstance(rules.decide_promotion(state, deferred, **cooldown(20)), PromotionDeferred)
     after = PromotionRequest(5, "2", RunReason.SCHEDULE, as_of=day(30))
-    assert isinstance(rules.decide_promotion(state, after, cooldown_days=20), VersionPromoted)
+    assert isinstance(rules.decide_promotion(state, after, **cooldown(20)), VersionPromoted)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_no_verdict_waits_for_evidence_beside_a_passed_challenger() -> None:
 
 def test_evidence_wait_names_the_end_and_the_way_out() -> None:
     state = build_state(*GATHERING)
-    end = day(13) + timedelta(28)
+    end = later(day(13), 28)
     assert challengers.evidence_end(state, MODEL) == end
     reason = challengers.evidence_wait(state, MODEL, day(30))
     assert reason
@@ -159,10 +159,10 @@ def test_evidence_wait_names_the_end_and_the_way_out() -> None:
     assert "evergreen withdraw flight_delay --reason" in reason
     replaceable = MODEL.model_copy(update={"monitor": MonitorPolicy(replaceable=True)})
     assert challengers.evidence_wait(state, replaceable, day(30)) is None
-    assert challengers.evidence_wait(state, MODEL, end + timedelta(6)), "a last look may still be taken"
-    assert challengers.evidence_wait(state, MODEL, end + timedelta(7)) is None, "the monitor DAG is paused, or fails"
-    late = MODEL.model_copy(update={"label_delay": 30})
-    assert challengers.evidence_end(state, late) == end + timedelta(30)
+    assert challengers.evidence_wait(state, MODEL, later(end, 6)), "a last look may still be taken"
+    assert challengers.evidence_wait(state, MODEL, later(end, 7)) is None, "the monitor DAG is paused, or fails"
+    late = MODEL.model_copy(update={"label_delay": Duration(30, "d")})
+    assert challengers.evidence_end(state, late) == later(end, 30)
 
 
 def test_days_without_rows_do_not_shorten_a_comparison() -> None:
@@ -170,7 +170,7 @@ def test_days_without_rows_do_not_shorten_a_comparison() -> None:
     looks = tuple(look.model_copy(update={"days": 5}) for look in result.looks)  # nobody works at weekends
     verdict = FIRST.verdict.model_copy(update={"results": (result.model_copy(update={"looks": looks}),)})
     state = build_state(*GATHERING[:2], FIRST.model_copy(update={"verdict": verdict}), GATHERING[3])
-    assert challengers.evidence_end(state, MODEL) == day(13) + timedelta(40)  # 28 of 7 days in which 5 have rows
+    assert challengers.evidence_end(state, MODEL) == later(day(13), 40)  # 28 of 7 days in which 5 have rows
 
 
 def test_a_passed_challenger_that_is_refused_for_good_is_withdrawn() -> None:
@@ -237,7 +237,7 @@ def test_withdrawal_happens_once_and_is_final() -> None:
     again = rules.decide_withdrawal(state, "2", "not needed")
     assert again == state.entries[-1]
     with pytest.raises(PromotionRefusedError, match="it was withdrawn by ada: not needed"):
-        rules.decide_promotion(state, PromotionRequest(5, "2", RunReason.SCHEDULE), cooldown_days=0)
+        rules.decide_promotion(state, PromotionRequest(5, "2", RunReason.SCHEDULE), **cooldown(0))
     with pytest.raises(PromotionRefusedError, match="version 1 is not the challenger, no version is"):
         rules.decide_withdrawal(state, "1", "a typo")
 

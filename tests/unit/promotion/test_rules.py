@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 
 import pytest
 
@@ -25,6 +24,7 @@ from evergreen.promotion import challengers, rules
 from evergreen.promotion.rules import decide_promotion
 from evergreen.spec import loader
 from evergreen.window import RunReason
+from support.calendars import cooldown
 from support.ledger_events import (
     THREE_CHAMPIONS,
     append_event,
@@ -49,12 +49,12 @@ JUDGED = build_state(*THREE_CHAMPIONS, verdict_event(40, "3"))  # the verdict on
 
 def test_decide_promotion_promotes_first_champion() -> None:
     state = build_state(verdict_event(10))
-    event = decide_promotion(state, request(state, "1", 1), cooldown_days=30)
+    event = decide_promotion(state, request(state, "1", 1), **cooldown(30))
     assert event == VersionPromoted(version="1", previous_champion=None, as_of=day(10), verdict_entry=1)
 
 
 def test_decide_promotion_replaces_compared_champion() -> None:
-    event = decide_promotion(JUDGED, request(JUDGED, "4", 7, approved_by="grace"), cooldown_days=10)
+    event = decide_promotion(JUDGED, request(JUDGED, "4", 7, approved_by="grace"), **cooldown(10))
     assert event == VersionPromoted(
         version="4", previous_champion="3", as_of=day(40), verdict_entry=7, approved_by="grace"
     )
@@ -80,7 +80,7 @@ def test_decide_promotion_refuses(verdict_entry: LedgerEvent, earlier: list[Ledg
     state = build_state(*THREE_CHAMPIONS, *earlier, verdict_entry)
     version = "3" if earlier else "4"
     with pytest.raises(PromotionRefusedError, match=rf"^version {version} is not promoted: .*{problem}"):
-        decide_promotion(state, request(state, version, state.head_number), cooldown_days=0)
+        decide_promotion(state, request(state, version, state.head_number), **cooldown(0))
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_decide_promotion_refuses(verdict_entry: LedgerEvent, earlier: list[Ledg
 )
 def test_decide_promotion_uses_only_the_recorded_verdict(number: int, problem: str) -> None:
     with pytest.raises(PromotionRefusedError, match=problem):
-        decide_promotion(JUDGED, request(JUDGED, "4", 7, verdict_entry=number), cooldown_days=0)
+        decide_promotion(JUDGED, request(JUDGED, "4", 7, verdict_entry=number), **cooldown(0))
 
 
 def test_decide_promotion_backfill_if_requested() -> None:
     state = build_state(*THREE_CHAMPIONS, verdict_event(40, "3", run_reason=RunReason.BACKFILL))
     assert isinstance(
-        decide_promotion(state, request(state, "4", 7, promote_backfill=True), cooldown_days=0),
+        decide_promotion(state, request(state, "4", 7, promote_backfill=True), **cooldown(0)),
         VersionPromoted,
     )
 
@@ -109,12 +109,12 @@ def test_decide_promotion_backfill_if_requested() -> None:
 def test_decide_promotion_refuses_older_backfill() -> None:
     state = build_state(*THREE_CHAMPIONS, verdict_event(20, "3", run_reason=RunReason.BACKFILL))
     with pytest.raises(PromotionRefusedError, match="not newer"):
-        decide_promotion(state, request(state, "4", 7, promote_backfill=True), cooldown_days=0)
+        decide_promotion(state, request(state, "4", 7, promote_backfill=True), **cooldown(0))
 
 
 @pytest.mark.parametrize(("days", "is_promoted"), [(0, True), (10, True), (11, False)])
 def test_decide_promotion_cooldown_counts_days_of_data(days: int, is_promoted: bool) -> None:
-    event = decide_promotion(JUDGED, request(JUDGED, "4", 7), cooldown_days=days)
+    event = decide_promotion(JUDGED, request(JUDGED, "4", 7), **cooldown(days))
     if is_promoted:
         assert isinstance(event, VersionPromoted)
     else:
@@ -124,42 +124,42 @@ def test_decide_promotion_cooldown_counts_days_of_data(days: int, is_promoted: b
 
 def test_decide_promotion_defers_while_frozen() -> None:
     state = append_event(JUDGED, FROZEN)
-    event = decide_promotion(state, request(state, "4", 7), cooldown_days=0)
+    event = decide_promotion(state, request(state, "4", 7), **cooldown(0))
     assert isinstance(event, PromotionDeferred)
     assert event.reason == "the model was frozen by ada: stocktaking; unfreeze it, then clear this run"
     # Requested again, first while the model is frozen and then after.
     state = append_event(state, event)
-    assert decide_promotion(state, request(state, "4", 7), cooldown_days=0) == state.entries[-1]
+    assert decide_promotion(state, request(state, "4", 7), **cooldown(0)) == state.entries[-1]
     state = append_event(state, UNFROZEN)
-    assert isinstance(decide_promotion(state, request(state, "4", 7), cooldown_days=0), VersionPromoted)
+    assert isinstance(decide_promotion(state, request(state, "4", 7), **cooldown(0)), VersionPromoted)
 
 
 def test_decide_promotion_refuses_before_it_defers() -> None:
     state = build_state(*THREE_CHAMPIONS, FROZEN, verdict_event(40, "3", passed=False))
     with pytest.raises(PromotionRefusedError, match="auc 0.7"):
-        decide_promotion(state, request(state, "4", 8), cooldown_days=99)
+        decide_promotion(state, request(state, "4", 8), **cooldown(99))
 
 
 def test_decide_promotion_needs_approval() -> None:
     with pytest.raises(PromotionRefusedError, match="nobody has approved"):
-        decide_promotion(JUDGED, request(JUDGED, "4", 7), cooldown_days=0, needs_approval=True)
+        decide_promotion(JUDGED, request(JUDGED, "4", 7), **cooldown(0), needs_approval=True)
     approved = request(JUDGED, "4", 7, approved_by="grace")
-    assert isinstance(decide_promotion(JUDGED, approved, cooldown_days=0, needs_approval=True), VersionPromoted)
+    assert isinstance(decide_promotion(JUDGED, approved, **cooldown(0), needs_approval=True), VersionPromoted)
     rejected = append_event(JUDGED, rules.decide_rejection(JUDGED, "4", 7, "grace", "not before the holidays"))
     with pytest.raises(PromotionRefusedError, match="grace did not approve: not before the holidays"):
-        decide_promotion(rejected, approved, cooldown_days=0, needs_approval=True)
+        decide_promotion(rejected, approved, **cooldown(0), needs_approval=True)
     assert rules.decide_rejection(rejected, "4", 7, "nobody", "time is over") == rejected.entries[-1]
 
 
 @pytest.mark.parametrize(
     ("state", "cooldown_days", "reason"),
-    [(append_event(JUDGED, FROZEN), 0, "frozen by ada: stocktaking"), (JUDGED, 11, "cooldown_days is 11")],
+    [(append_event(JUDGED, FROZEN), 0, "frozen by ada: stocktaking"), (JUDGED, 11, "cooldown is 11d")],
     ids=["frozen", "cooling down"],
 )
 def test_a_pause_is_the_reason_though_nobody_has_approved(state: LedgerState, cooldown_days: int, reason: str) -> None:
     for approved_by in (None, "grace"):
         wanted = request(state, "4", 7, approved_by=approved_by)
-        event = decide_promotion(state, wanted, cooldown_days=cooldown_days, needs_approval=True)
+        event = decide_promotion(state, wanted, **cooldown(cooldown_days), needs_approval=True)
         assert isinstance(event, PromotionDeferred)
         assert reason in event.reason
         assert append_event(state, event).challenger == "4"
@@ -171,7 +171,7 @@ def test_promotion_pause_says_until_when() -> None:
     assert "a run as of 2013-02-11 or later may promote" in (rules.promotion_pause(JUDGED, day(40), 11) or "")
     frozen = append_event(JUDGED, FROZEN)
     assert "by ada: stocktaking; unfreeze it, then clear this run" in (rules.promotion_pause(frozen, day(99), 0) or "")
-    assert rules.promotion_pause(build_state(), day(10), 99) is None, "the first champion needs no cooldown"
+    assert rules.promotion_pause(build_state(), day(10), **cooldown(99)) is None, "the first champion needs no cooldown"
 
 
 @pytest.mark.parametrize(
@@ -180,10 +180,10 @@ def test_promotion_pause_says_until_when() -> None:
         (40, "3", {}, [], None),
         (30, "3", {}, [], "not newer"),
         (40, "2", {}, [], "judged against version 2, but version 3 is champion now"),
-        (40, "3", {"cooldown_days": 11}, [], "cooldown_days is 11"),
+        (40, "3", {"cooldown": Duration(11, "d")}, [], "cooldown is 11d"),
         (40, "3", {}, [FROZEN], "stocktaking"),
         (40, "3", {}, [FROZEN, UNFROZEN], None),
-        (40, "3", {"cooldown_days": 11, "keep_candidates_ready": True}, [FROZEN], None),
+        (40, "3", {"cooldown": Duration(11, "d"), "keep_candidates_ready": True}, [FROZEN], None),
         (30, "3", {"keep_candidates_ready": True}, [FROZEN], "not newer"),
     ],
 )
@@ -218,23 +218,23 @@ def test_decide_rejection_refuses_promoted_version() -> None:
 )
 def test_decide_promotion_retry_returns_recorded_entry(later: list[LedgerEvent]) -> None:
     state = build_state(*THREE_CHAMPIONS, verdict_event(40, "3"), promotion("4", 40, 7, "3"), *later)
-    assert decide_promotion(state, request(state, "4", 7), cooldown_days=99) == state.entries[7]
+    assert decide_promotion(state, request(state, "4", 7), **cooldown(99)) == state.entries[7]
 
 
 def test_decide_promotion_retry_does_not_undo_rollback() -> None:
     state = build_state(*THREE_CHAMPIONS, verdict_event(40, "3"), promotion("4", 40, 7, "3"), rollback("3", "4"))
     with pytest.raises(PromotionRefusedError, match="barred"):
-        decide_promotion(state, request(state, "4", 7), cooldown_days=0)
+        decide_promotion(state, request(state, "4", 7), **cooldown(0))
     state = append_event(state, release("4"))
     with pytest.raises(PromotionRefusedError, match="barred or lost until entry 10, after its verdict; retrain"):
-        decide_promotion(state, request(state, "4", 7), cooldown_days=0)
+        decide_promotion(state, request(state, "4", 7), **cooldown(0))
     state = append_event(state, verdict_event(50, "3", model=40))
-    assert isinstance(decide_promotion(state, request(state, "4", 11), cooldown_days=0), VersionPromoted)
+    assert isinstance(decide_promotion(state, request(state, "4", 11), **cooldown(0)), VersionPromoted)
 
 
 def test_decide_promotion_after_rollback() -> None:
     state = build_state(*THREE_CHAMPIONS, rollback("2", "3"), verdict_event(25, "2"))
-    event = decide_promotion(state, request(state, "4", 8), cooldown_days=0)
+    event = decide_promotion(state, request(state, "4", 8), **cooldown(0))
     assert event == VersionPromoted(version="4", previous_champion="2", as_of=day(25), verdict_entry=8)
 
 
@@ -355,14 +355,14 @@ def test_decide_promotion_refuses_overtaken_challenger() -> None:
         promotion("5", 41, 9, "3"),
     )
     with pytest.raises(PromotionRefusedError, match="not newer"):
-        decide_promotion(state, request(state, "4", 7), cooldown_days=0)
-    assert date(2013, 2, 11) == state.champion_as_of
+        decide_promotion(state, request(state, "4", 7), **cooldown(0))
+    assert "2013-02-11" == state.champion_as_of
 
 
 def test_decide_promotion_refuses_barred_content_under_another_number() -> None:
     state = build_state(*THREE_CHAMPIONS, registration("3", 5), rollback("2", "3"), registration("4", 5))
     with pytest.raises(PromotionRefusedError, match="version 4 is not promoted: its content is barred by a rollback"):
-        decide_promotion(state, request(state, "4", 5), cooldown_days=0)
+        decide_promotion(state, request(state, "4", 5), **cooldown(0))
     assert rules.decide_release(state, "4", "weather") == VersionReleased(version="4", reason="weather")
     assert rules.decide_release(state, "3", "weather") == VersionReleased(version="3", reason="weather")
 
@@ -371,10 +371,10 @@ def test_decide_promotion_retry_finds_the_entry_under_another_number() -> None:
     """A run is cleared after its version was deleted: it registers the champion again."""
     state = build_state(*THREE_CHAMPIONS, registration("3", 5), registration("7", 5, "again"))
     assert state.champion == "7"
-    assert decide_promotion(state, request(state, "7", 5), cooldown_days=0) == state.entries[5]
+    assert decide_promotion(state, request(state, "7", 5), **cooldown(0)) == state.entries[5]
     judged = append_event(state, verdict_event(40, "7"))
     assert judged.entries[-1].event.champion_content == content(30)
-    event = decide_promotion(judged, request(judged, "8", 9), cooldown_days=0)
+    event = decide_promotion(judged, request(judged, "8", 9), **cooldown(0))
     assert event == VersionPromoted(version="8", previous_champion="7", as_of=day(40), verdict_entry=9)
 
 
@@ -383,13 +383,13 @@ def test_decide_promotion_refuses_version_of_another_candidate() -> None:
         *THREE_CHAMPIONS, verdict_event(40, "3"), verdict_event(41, "3"), registration("4", 7), registration("5", 8)
     )
     with pytest.raises(PromotionRefusedError, match="not the candidate that the verdict in entry 7 is about"):
-        decide_promotion(state, request(state, "5", 7), cooldown_days=0)
+        decide_promotion(state, request(state, "5", 7), **cooldown(0))
 
 
 def test_decide_promotion_of_the_champions_own_content() -> None:
     state = build_state(*THREE_CHAMPIONS, verdict_event(40, "3", model=30), registration("4", 7))
     with pytest.raises(PromotionRefusedError, match="it is champion already"):
-        decide_promotion(state, request(state, "4", 7), cooldown_days=0)
+        decide_promotion(state, request(state, "4", 7), **cooldown(0))
 
 
 def test_default_rollback_skips_a_released_version() -> None:
@@ -436,9 +436,9 @@ def test_after_a_loss_the_next_candidate_is_the_first() -> None:
         rules.decide_rollback(state, None, "late")
     early = build_state(verdict_event(10), verdict_event(11), promotion("1", 10, 1), loss("1", None))
     with pytest.raises(PromotionRefusedError, match="judged before the champion was lost"):
-        decide_promotion(early, request(early, "2", 2), cooldown_days=0)
+        decide_promotion(early, request(early, "2", 2), **cooldown(0))
     state = append_event(state, verdict_event(25))
-    event = decide_promotion(state, request(state, "4", 8), cooldown_days=0)
+    event = decide_promotion(state, request(state, "4", 8), **cooldown(0))
     assert event == VersionPromoted(version="4", previous_champion=None, as_of=day(25), verdict_entry=8)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
 from functools import cache
 
 import numpy as np
@@ -20,10 +19,11 @@ from evergreen.reports.backtest import (
     summarize_backtest,
     summary_lines,
 )
+from support.calendars import later
 
 pytestmark = pytest.mark.unit
 
-DATES = [date(2013, 3, 1) + timedelta(7 * week) for week in range(8)]
+DATES = [later("2013-03-01", 7 * week) for week in range(8)]
 DEPLOYED = {"gates": (0, 2, 5), "every_date": range(8), "monthly": (0, 4), "on_drift": (0, 3), "never": (0,)}
 LABELS = {"gates": "Evergreen's gates", "every_date": "weekly", "on_drift": "on drift"}
 
@@ -54,7 +54,7 @@ def step(number: int) -> BacktestStep:
     champions = [other for other in DEPLOYED["gates"] if other < number]
     return BacktestStep(
         as_of=DATES[number],
-        holdout_start=DATES[number] - timedelta(7),
+        holdout_start=later(DATES[number], -7),
         candidate_fingerprint="3f9c2b71aa90c4e2" * 4,
         train_rows=50_000 + number,
         champion_as_of=DATES[champions[-1]] if champions else None,
@@ -95,7 +95,7 @@ def policy(name: str) -> PolicySummary:
 @cache
 def results(steps: int = 8) -> BacktestResults:
     periods = [
-        PeriodSummary(live_as_of=start, start=start, end=start + timedelta(7), rows=5000, positive_share=0.2 + n / 50)
+        PeriodSummary(live_as_of=start, start=start, end=later(start, 7), rows=5000, positive_share=0.2 + n / 50)
         for n, start in enumerate(DATES[: steps - 1])
     ]
     policies = [policy(name) for name in DEPLOYED]
@@ -120,8 +120,8 @@ def results(steps: int = 8) -> BacktestResults:
         metric="auc",
         higher_is_better=True,
         label="arrived_late",
-        train_days=364,
-        holdout_days=7,
+        train="364d",
+        holdout="7d",
         steps=tuple(step(number) for number in range(steps)),
         periods=tuple(periods),
         compared_periods=tuple(range(len(periods))),

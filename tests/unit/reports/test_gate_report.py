@@ -167,8 +167,9 @@ def render(gates: tuple[Gate, ...], verdict: Verdict, data: Evidence, **changes:
     event = VerdictRecorded(
         run="scheduled__2013-03-01",
         run_reason=RunReason.SCHEDULE,
-        as_of=date(2013, 3, 1),
-        holdout=HOLDOUT,
+        as_of="2013-03-01",
+        holdout=tuple(map(str, HOLDOUT)),
+        days=HOLDOUT,
         candidate_fingerprint="3f9c2b71aa90c4e2" * 4,
         candidate_files=model_files(1),
         candidate_inputs=("distance",),

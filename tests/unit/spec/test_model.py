@@ -26,7 +26,7 @@ def spec(**changes: Any) -> dict[str, Any]:
         "features": {
             "timezone": "UTC",
             "first_day": "2013-01-01",
-            "sources": [{"name": "flights", "columns": COLUMNS, "trailing_days": 2}],
+            "sources": [{"name": "flights", "columns": COLUMNS, "trailing": "2d"}],
             "spine": "departures",
             "views": ["carriers"],
         },
@@ -86,7 +86,7 @@ def test_a_right_spec() -> None:
 def test_all_faults_at_once_each_with_its_path() -> None:
     wrong = spec(
         ownr="ops",
-        holdout_days=0,
+        holdout="0d",
         schedule="weekly",
         gates=[{"kind": "threshold", "metric": "auc", "at_least": 3}, {"kind": "magic"}],
     )
@@ -103,7 +103,7 @@ def test_all_faults_at_once_each_with_its_path() -> None:
         "owner",
         "features.sources.0.name",
         "schedule",
-        "holdout_days",
+        "holdout",
         "gates.0",
         "gates.1",
         "ownr",
@@ -122,7 +122,7 @@ def test_all_faults_at_once_each_with_its_path() -> None:
         ({"clusters": ["day", "plane", "hour"]}, "clusters", "at most 2 items"),
         ({"clusters": ["hour(left_at)"]}, "clusters.0", "match pattern"),
         (
-            {"holdout_days": 4, "gates": [{"kind": "against_champion", "metric": "auc", "must_be": "better"}]},
+            {"holdout": "4d", "gates": [{"kind": "against_champion", "metric": "auc", "must_be": "better"}]},
             "MODEL",
             "holdout_days is 4, and gates that compare need 5 days at the very least",
         ),
@@ -134,7 +134,7 @@ def test_all_faults_at_once_each_with_its_path() -> None:
             {
                 "features": {
                     **spec()["features"],
-                    "sources": [{"name": "x", "columns": COLUMNS, "daily": False, "trailing_days": 1}],
+                    "sources": [{"name": "x", "columns": COLUMNS, "daily": False, "trailing": "1d"}],
                 }
             },
             "features.sources.0",

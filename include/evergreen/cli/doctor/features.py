@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from evergreen.cli.doctor.databases import import_feast
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
 from evergreen.errors import EvergreenError
@@ -32,7 +30,7 @@ def check_features() -> CheckPassed:
             errors.append(str(error))
             continue
         count += len(stale.published)
-        if stale.days:
+        if stale.periods:
             (refused if model.stale_features == "refuse" else rebuilt).append((name, stale))
     if refused or errors:
         problems = [*errors, *(f"{name} is not retrained: {stale.summary}" for name, stale in refused)]
@@ -42,7 +40,7 @@ def check_features() -> CheckPassed:
         return CheckPassed(
             "; ".join(f"the next retrain of {name} rebuilds: {stale.summary}" for name, stale in rebuilt)
         )
-    return CheckPassed(f"{count} days that the next retrains read, none stale")
+    return CheckPassed(f"{count} periods that the next retrains read, none stale")
 
 
 def _stale_features_of_next_retrain(model: ModelSpec) -> StaleFeatures:
@@ -52,11 +50,13 @@ def _stale_features_of_next_retrain(model: ModelSpec) -> StaleFeatures:
     spec, partitions = feature_spec(model), inputs.features_dataset(model).partitions()
     if not partitions:
         return staleness.find_stale_features(model, {})
-    end = inputs.newest_published_day(model) + timedelta(1)
-    start = max(spec.first_day, end - timedelta(model.history_days))
-    window = Window.from_range(start, end, RunReason.MANUAL, spec.timezone)
+    calendar = spec.calendar
+    start = end = calendar.shift(inputs.newest_published_period(model), 1)
+    for duration in model.history:
+        start = calendar.before(start, duration)
+    window = Window.from_range(max(spec.first_period, start), end, RunReason.MANUAL, calendar)
     # From the newest training set, because opening the feature store may write to it.
     newest = training_sets.newest_training_set(model)
     ttls = [view["ttl_seconds"] for view in newest.inputs["definitions"].values()] if newest else []
-    days = staleness.days_in_reach(model, window, ttls)
-    return staleness.find_stale_features(model, inputs.published_manifests(model, days))
+    periods = staleness.periods_in_reach(model, window, ttls)
+    return staleness.find_stale_features(model, inputs.published_manifests(model, periods))

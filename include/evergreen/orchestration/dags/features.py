@@ -1,15 +1,15 @@
-"""The DAG that turns arriving raw days into published features.
+"""The DAG that turns arriving raw periods into published features.
 
-`plan → check_raw → build → check_features → publish → announce`, and `report_faults` if days were left out
+`plan → check_raw → build → check_features → publish → announce`, and `report_faults` if periods were left out
 
-It runs daily by the clock, when raw days arrive, in a backfill, or by hand for any range of days. A day that
-several runs need is built once: the first run builds the days of waiting runs in the same job as its own, and the
+It runs by the clock, when raw periods arrive, in a backfill, or by hand for any range of periods. A period that
+several runs need is built once: the first run builds the periods of waiting runs in the same job as its own, and the
 waiting runs find them published.
 
 **A new DAG is paused.** Unpause it: until then, neither the clock nor arriving data starts it, and a run that is
 triggered waits.
 
-**When a run ends after `plan`,** its days were published already; the log names the fingerprint of each (the hash of
+**When a run ends after `plan`,** its periods were published already; the log names the fingerprint of each (the hash of
 the inputs and code that they were built from).
 
 **When a run fails at `check_raw`,** raw data is missing, has other types than declared, or breaks a rule; the log names
@@ -18,11 +18,11 @@ file, column, rule and count. Deliver the file again and clear the run. Publishe
 **When a run fails at `build` or `check_features`,** the code in the model's `features.py` fails, or computed values
 that break a rule.
 
-**When a run fails at `report_faults`,** some of its days have such faults, and the others are published. The log names
+**When a run fails at `report_faults`,** some of its periods have such faults, and the others are published. The log names
 all faults. Clear the whole run when they are fixed.
 
-**Running it again** is always safe: a day that is published with the same inputs, code and parameters is not built
-again. A corrected day is built again, together with the later days that look back to it.
+**Running it again** is always safe: a period that is published with the same inputs, code and parameters is not built
+again. A corrected period is built again, together with the later periods that look back to it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,19 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowSkipException
 
 from evergreen.features import inputs, planning
-from evergreen.features.steps import leave_out_faulty_days, raise_faults
+from evergreen.features.steps import leave_out_faulty_periods, raise_faults
 from evergreen.ingest import announcements, raw_files
-from evergreen.orchestration.dag_run import RETRY_ARGS, dag_kwargs, dag_run_info, data_range_kwargs, skip_tasks
+from evergreen.orchestration.dag_run import (
+    RETRY_ARGS,
+    dag_kwargs,
+    dag_run_info,
+    data_range_kwargs,
+    period_param,
+    skip_tasks,
+)
 from evergreen.orchestration.handover import FeaturesPlan, StepResult, XCom
 from evergreen.orchestration.triggers import ACTIVE_STATES, DagRunsFinishedTrigger
-from evergreen.orchestration.triggers.raw_days import RawDataTrigger
+from evergreen.orchestration.triggers.raw_periods import RawDataTrigger
 from evergreen.spec import loader
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec
@@ -67,10 +74,10 @@ def features_dag(model: ModelSpec) -> DAG:
     """`<model>.features`."""
     spec = feature_spec(model)
     with DAG(
-        **dag_kwargs(model, "features", "Raw days to published features", __doc__),
+        **dag_kwargs(model, "features", "Raw periods to published features", __doc__),
         **data_range_kwargs(model),
         schedule=AssetOrTimeSchedule(
-            timetable=CronDataIntervalTimetable(spec.schedule, timezone=spec.timezone),
+            timetable=CronDataIntervalTimetable(spec.cron, timezone=spec.calendar.clock_timezone),
             assets=[_raw_asset(model.name, spec)],
         ),
         # Backfilled runs count too; at the limit, Airflow starts no run for an arrival.
@@ -82,8 +89,8 @@ def features_dag(model: ModelSpec) -> DAG:
             "execution_timeout": timedelta(minutes=30),
         },
         params={
-            "start": Param(None, type=["null", "string"], format="date", description="First day, if run by hand"),
-            "end": Param(None, type=["null", "string"], format="date", description="Last day, included"),
+            "start": period_param(model, "First period, if run by hand"),
+            "end": period_param(model, "Last period, included"),
             _ANNOUNCE: Param(
                 None,
                 type=["null", "boolean"],
@@ -109,23 +116,24 @@ def features_asset(name: str) -> Asset:
 
 
 def _raw_asset(name: str, spec: FeatureSpec) -> Asset:
-    """The raw days of the model `name`. Systems that deliver data elsewhere can post an event of this asset."""
+    """The raw periods of the model `name`. Systems that deliver data elsewhere can post an event of this asset."""
     trigger = RawDataTrigger(
         prefix=str(raw_files.raw_folder()),
         sources={source.name: source.absence_hours for source in spec.sources if source.daily},
         records_folder=str(announcements.announcement_store(name).folder),
+        period=spec.period,
         timezone=spec.timezone,
-        first_day=spec.first_day.isoformat(),
-        last_day=spec.last_day.isoformat() if spec.last_day else None,
+        first=spec.first_period,
+        end=spec.end_period,
     )
     watcher = AssetWatcher(name=f"{name}.raw", trigger=trigger)
     return Asset(name=f"{name}.raw", uri=f"evergreen://raw/{name}", watchers=[watcher])
 
 
 class PlanFeaturesOperator(BaseOperator):
-    """Resolve which days the run is about, and which of them, and of waiting runs, it builds.
+    """Resolve which periods the run is about, and which of them, and of waiting runs, it builds.
 
-    Ends the run here if all days are published already. Defers while other runs build its days.
+    Ends the run here if all periods are published already. Defers while other runs build its periods.
     """
 
     ui_color = "#e8f7e4"
@@ -137,20 +145,20 @@ class PlanFeaturesOperator(BaseOperator):
     def execute(self, context: Any, **_: Any) -> dict[str, Any]:
         model, run = loader.load_spec(self.model), dag_run_info(context, excluded_conf_keys=(_ANNOUNCE,))
         spec = feature_spec(model)
-        window = resolve_features_window(run, first_day=spec.first_day, last_day=spec.last_day, timezone=spec.timezone)
-        log.info("%s: %s", window.run_reason, ", ".join(map(str, window.days)))
+        window = resolve_features_window(run, calendar=spec.calendar, first_day=spec.first_day, last_day=spec.last_day)
+        log.info("%s: %s", window.run_reason, ", ".join(window.periods))
 
         def count_active_runs(**filters: Any) -> int:
             count: int = context["ti"].get_dr_count(dag_id=self.dag_id, states=ACTIVE_STATES, **filters)
             return count
 
-        days = planning.days_to_publish(model, run, window)
-        build_days, blocking_runs = planning.claim_days_to_build(model, run, days, count_active_runs)
+        periods = planning.periods_to_publish(model, run, window)
+        build_periods, blocking_runs = planning.claim_periods_to_build(model, run, periods, count_active_runs)
         if blocking_runs:
-            log.info("waiting for runs that build the same days: %s", ", ".join(blocking_runs))
+            log.info("waiting for runs that build the same periods: %s", ", ".join(blocking_runs))
             self.defer(trigger=DagRunsFinishedTrigger(self.dag_id, blocking_runs), method_name="execute")
-        plan = FeaturesPlan(run_reason=window.run_reason, days=tuple(days), build_days=tuple(build_days))
-        if plan.build_days:
+        plan = FeaturesPlan(run_reason=window.run_reason, periods=tuple(periods), build_periods=tuple(build_periods))
+        if plan.build_periods:
             return plan.dump()
         # The run ends here. DAGs that wait for the features may still be started.
         keep_announce = _should_announce(context, window.run_reason)
@@ -165,79 +173,82 @@ def _should_announce(context: Any, run_reason: RunReason) -> bool:
 
 @task
 def check_raw(name: str, plan: XCom) -> XCom:
-    """Validate the raw files that the days depend on (Great Expectations); return the days' fingerprints.
+    """Validate the raw files that the periods depend on (Great Expectations); return the periods' fingerprints.
 
-    Leaves out days with faults, and fails if no day is left, with every broken rule of the run's own days: file,
-    column, rule, count. Faults of other runs' days are left to those runs.
+    Leaves out periods with faults, and fails if no period is left, with every broken rule of the run's own periods: file,
+    column, rule, count. Faults of other runs' periods are left to those runs.
     """
     from evergreen.features import checks
 
     # `check_raw` may be cleared alone after a file was replaced, so it computes the fingerprints itself.
     features_plan = FeaturesPlan.load(plan)
     return _run_step(
-        lambda: checks.validate_raw_files(loader.load_spec(name), features_plan.build_days, features_plan.days)
+        lambda: checks.validate_raw_files(loader.load_spec(name), features_plan.build_periods, features_plan.periods)
     )
 
 
 @task
 def build(name: str, plan: XCom, fingerprints: XCom) -> XCom:
-    """Compute the features of the days in one job (Spark), in folders that no reader looks into.
+    """Compute the features of the periods in one job (Spark), in folders that no reader looks into.
 
-    Leaves out days that fail alone, and fails if no day is left.
+    Leaves out periods that fail alone, and fails if no period is left.
     """
     from evergreen.features.build import build_features
 
-    validated, own_days = StepResult.load(fingerprints), FeaturesPlan.load(plan).days
-    return _run_step(lambda: build_features(loader.load_spec(name), validated.days, own_days), validated)
+    validated, own_periods = StepResult.load(fingerprints), FeaturesPlan.load(plan).periods
+    return _run_step(lambda: build_features(loader.load_spec(name), validated.periods, own_periods), validated)
 
 
 @task
 def check_features(name: str, plan: XCom, folders: XCom) -> XCom:
     """Validate the computed features (Great Expectations); nothing is published before this succeeds.
 
-    Leaves out days with faults, and fails if no day is left.
+    Leaves out periods with faults, and fails if no period is left.
     """
     from evergreen.features import checks
 
-    built, own_days = StepResult.load(folders), FeaturesPlan.load(plan).days
-    return _run_step(lambda: checks.validate_features(loader.load_spec(name), built.days, own_days), built)
+    built, own_periods = StepResult.load(folders), FeaturesPlan.load(plan).periods
+    return _run_step(lambda: checks.validate_features(loader.load_spec(name), built.periods, own_periods), built)
 
 
 def _run_step(step: Callable[[], dict[str, str]], earlier: StepResult | None = None) -> XCom:
-    days, faults = leave_out_faulty_days(step, earlier.faults if earlier else ())
-    return StepResult(days=days, faults=faults).dump()
+    periods, faults = leave_out_faulty_periods(step, earlier.faults if earlier else ())
+    return StepResult(periods=periods, faults=faults).dump()
 
 
 @task
 def publish(name: str, plan: XCom, fingerprints: XCom, folders: XCom) -> XCom:
-    """Publish each day in one atomic step, with its manifest: rows, schema, content hash, fingerprint."""
+    """Publish each period in one atomic step, with its manifest: rows, schema, content hash, fingerprint."""
     from evergreen.features.pipeline import publish_features
 
     validated, checked = StepResult.load(fingerprints), StepResult.load(folders)
-    days = publish_features(loader.load_spec(name), validated.days, checked.days, FeaturesPlan.load(plan).days)
-    result = StepResult(days=days, faults=checked.faults).dump()
+    periods = publish_features(
+        loader.load_spec(name), validated.periods, checked.periods, FeaturesPlan.load(plan).periods
+    )
+    result = StepResult(periods=periods, faults=checked.faults).dump()
     return result if checked.faults else skip_tasks(get_current_context(), result, [_REPORT_FAULTS])
 
 
 @task(task_id=_REPORT_FAULTS)
 def report_faults(name: str, published: XCom) -> None:
-    """Fail with the faults of all days that were left out; the other days of the run are published."""
+    """Fail with the faults of all periods that were left out; the other periods of the run are published."""
     result = StepResult.load(published)
-    raise_faults(loader.load_spec(name), result.faults, len(result.days))
+    raise_faults(loader.load_spec(name), result.faults, len(result.periods))
 
 
 @task(trigger_rule="none_failed")
 def announce(name: str, plan: XCom, published: XCom) -> None:
-    """Start the DAGs that wait for these features, with the days that are new or changed; not from a backfill."""
+    """Start the DAGs that wait for these features, with the periods that are new or changed; not from a backfill."""
     context, features_plan = get_current_context(), FeaturesPlan.load(plan)
-    # Nothing was published by this run if all days had been before.
-    published_days = set(StepResult.load(published).days) if published else set()
-    left_out = {day for day in features_plan.build_days if day.isoformat() not in published_days}
+    # Nothing was published by this run if all periods had been before.
+    published_periods = set(StepResult.load(published).periods) if published else set()
+    left_out = {period for period in features_plan.build_periods if period not in published_periods}
     if not _should_announce(context, features_plan.run_reason):
         raise AirflowSkipException("a backfill starts no other DAG unless its conf says announce: true")
-    data_end = inputs.newest_published_day(loader.load_spec(name)) + timedelta(1)
+    model = loader.load_spec(name)
+    data_end = feature_spec(model).calendar.shift(inputs.newest_published_period(model), 1)
     extra = AssetEvent(
-        tuple(day for day in features_plan.days if day not in left_out), data_end, features_plan.run_reason
+        tuple(period for period in features_plan.periods if period not in left_out), data_end, features_plan.run_reason
     ).to_extra()
     context["outlet_events"][features_asset(name)].extra = extra
     log.info("announced: %s", extra)

@@ -16,7 +16,7 @@ which.
 waits for the end of a freeze or a cooldown, or it was withdrawn. The button *Gate report* on `judge` opens the evidence
 so far.
 
-**A backfill tells what was seen then:** `judge` logs the verdict that a look would have had on that day. Nothing is
+**A backfill tells what was seen then:** `judge` logs the verdict that a look would have had then. Nothing is
 recorded or promoted.
 
 **Running it again** is always safe: a look is recorded once.
@@ -27,7 +27,7 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronDataIntervalTimetable, Param, get_current_context, task
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronDataIntervalTimetable, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from evergreen.errors import PromotionRefusedError
@@ -37,6 +37,7 @@ from evergreen.orchestration.dag_run import (
     dag_run_info,
     dag_run_name,
     data_range_kwargs,
+    period_param,
     requester,
     skip_tasks,
 )
@@ -56,7 +57,7 @@ log = logging.getLogger(__name__)
 def monitor_dag(model: ModelSpec) -> DAG:
     """`<model>.monitor`."""
     assert model.monitor
-    # Also when features are published: a look that is due then comes before the retrain of that day, as a rule. Where
+    # Also when features are published: a look that is due then comes before the retrain of that time, as a rule. Where
     # both start at once either order is right, and the next candidate is trained a week later at most.
     clock = CronDataIntervalTimetable(model.monitor.schedule or model.schedule, timezone=feature_spec(model).timezone)
     with DAG(
@@ -70,12 +71,7 @@ def monitor_dag(model: ModelSpec) -> DAG:
             "execution_timeout": timedelta(minutes=30),
         },
         params={
-            "as_of": Param(
-                None,
-                type=["null", "string"],
-                format="date",
-                description="Use only what was known at the start of this day; empty: as of today",
-            ),
+            "as_of": period_param(model, "Use only what was known at its start; empty: as of now"),
         },
     ) as dag:
         planned = plan(model.name)
@@ -107,14 +103,14 @@ def plan(name: str) -> XCom:
     spec = feature_spec(model)
     window = resolve_retrain_window(
         dag_run_info(context),
+        calendar=spec.calendar,
         first_day=spec.first_day,
         last_day=spec.last_day,
-        timezone=spec.timezone,
-        history_days=model.history_days,
+        history=model.history,
     )
     anchors.check_anchor(name)
     state = ledger.read_state(name)
-    look_plan = LookPlan(start=window.start, end=window.end, run_reason=window.run_reason, timezone=window.timezone)
+    look_plan = LookPlan(start=window.start, end=window.end, run_reason=window.run_reason, calendar=window.calendar)
     event, is_backfill = state.challenger_event, window.run_reason is RunReason.BACKFILL
     obsolete = challengers.withdrawal_reason(state, model)
     acts = ("approve", "conclude") if model.approval else ("conclude",)
@@ -129,7 +125,7 @@ def plan(name: str) -> XCom:
         update={
             "start": min(window.start, start),
             "first_entry": state.open_comparison,
-            "days": (start, training_sets.look_days_end(model, window, start)),
+            "periods": (start, training_sets.look_end(model, window, start)),
             "challenger_version": state.challenger,
             "challenger_content": event.candidate_content,
             "champion_version": state.champion,
@@ -145,8 +141,8 @@ def plan(name: str) -> XCom:
         return skip_tasks(context, look_plan.dump(), look_tasks)
     if look_plan.verdict_entry:
         return skip_tasks(context, look_plan.dump(), ("examples", "evaluate"))
-    assert look_plan.days
-    if reason := challengers.look_wait(state, model, window.end, look_plan.days[1]):
+    assert look_plan.periods
+    if reason := challengers.look_wait(state, model, window.end, look_plan.periods[1]):
         log.info("no look is taken: %s", reason)
         is_over = challengers.withdrawal_reason(state, model, window.end) is not None
         return skip_tasks(context, look_plan.dump(), look_tasks if is_over else (*_LOOK_TASKS, *acts))
@@ -155,12 +151,12 @@ def plan(name: str) -> XCom:
 
 @task
 def examples(name: str, plan: XCom) -> XCom:
-    """Join the labelled rows of all days so far with the features known at each (Feast, point in time)."""
+    """Join the labelled rows of all periods so far with the features known at each (Feast, point in time)."""
     from evergreen.feature_store import training_sets
 
     look_plan = LookPlan.load(plan)
-    assert look_plan.days
-    return training_sets.build_look_set(loader.load_spec(name), look_plan.window(), *look_plan.days).reference
+    assert look_plan.periods
+    return training_sets.build_look_set(loader.load_spec(name), look_plan.window(), *look_plan.periods).reference
 
 
 @task
@@ -195,7 +191,7 @@ def judge(name: str, plan: XCom, evaluate_output: XCom) -> XCom:
         )
         try:
             if look_plan.run_reason is RunReason.BACKFILL:
-                log.info("a look on this day would have said: %s", looks.preview_look(model, look).reason)
+                log.info("a look then would have said: %s", looks.preview_look(model, look).reason)
                 return None
             entry = looks.judge_look(model, look)
         except PromotionRefusedError as error:

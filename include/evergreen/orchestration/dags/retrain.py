@@ -5,7 +5,7 @@
 **A new DAG is paused.** Unpause it: until then, neither the clock nor new features start it, and a run that is
 triggered waits.
 
-**`as_of`** is the date of a run: it uses only what was known when that day began. Scheduled runs take the end of their
+**`as_of`** is the period of a run: it uses only what was known when it began. Scheduled runs take the end of their
 data interval.
 
 **A backfill is a walk-forward backtest:** `plan → (rebuild) → training_set → train → backtest`. Each run trains as of
@@ -18,17 +18,17 @@ all the evidence. This is a result, not a failure.
 **When `approve` waits,** a person is asked, under *Required actions*; a rejection, or no response in time, keeps the
 champion.
 
-**When a run ends after `plan`,** features are new, but of fewer days than `retrain_after_days` in the model's spec.
+**When a run ends after `plan`,** features are new, but of less time than `retrain_after` in the model's spec.
 
 **When a run ends after `materialize`,** the model is frozen or cooling down, or a challenger gathers evidence, and the
 log of `plan` says why and until when. Nothing is trained or compared meanwhile, unless the spec says
 `keep_candidates_ready`, or lets later candidates replace the challenger. The online store stays fresh.
 
-**When `plan` fails with `StaleFeaturesError`,** days of features were made by other code, parameters or registers than
-they would be now: its log names the days and what differs. Build them again by the features DAG, then clear the run.
+**When `plan` fails with `StaleFeaturesError`,** periods of features were made by other code, parameters or registers than
+they would be now: its log names the periods and what differs. Build them again by the features DAG, then clear the run.
 With `stale_features="rebuild"` in the model's spec the task `rebuild` does that.
 
-**When `training_set` fails,** days of features are missing; the log names them. Run the features DAG for them.
+**When `training_set` fails,** periods of features are missing; the log names them. Run the features DAG for them.
 
 **Running it again** is always safe: what is published with the same inputs, code and parameters is reused. A
 candidate is promoted only if its `as_of` is later than the champion's.
@@ -59,6 +59,7 @@ from evergreen.orchestration.dag_run import (
     dag_run_info,
     dag_run_name,
     data_range_kwargs,
+    period_param,
     requester,
     skip_tasks,
 )
@@ -99,12 +100,7 @@ def retrain_dag(model: ModelSpec) -> DAG:
             "execution_timeout": timedelta(minutes=model.resources.timeout_minutes),
         },
         params={
-            "as_of": Param(
-                None,
-                type=["null", "string"],
-                format="date",
-                description="Use only what was known at the start of this day; empty: as of today",
-            ),
+            "as_of": period_param(model, "Use only what was known at its start; empty: as of now"),
             _PROMOTE_PARAM: Param(
                 False,
                 type="boolean",
@@ -137,7 +133,7 @@ def retrain_dag(model: ModelSpec) -> DAG:
 def _schedule(model: ModelSpec) -> Any:
     """The clock, and new features if the model retrains on arrival."""
     clock = CronDataIntervalTimetable(model.schedule, timezone=feature_spec(model).timezone)
-    if model.retrain_after_days is None:
+    if model.retrain_after is None:
         return clock
     return AssetOrTimeSchedule(timetable=clock, assets=[features_asset(model.feature_model)])
 
@@ -174,15 +170,15 @@ def plan(name: str) -> XCom:
     spec = feature_spec(model)
     window = resolve_retrain_window(
         dag_run_info(context, excluded_conf_keys=(_PROMOTE_PARAM,)),
+        calendar=spec.calendar,
         first_day=spec.first_day,
         last_day=spec.last_day,
-        timezone=spec.timezone,
-        history_days=model.history_days,
+        history=model.history,
     )
-    log.info("%s: days %s until %s", window.run_reason, window.start, window.end)
-    published = inputs.published_manifests(model, training_sets.days_to_read(model, window))
+    log.info("%s: %s until %s", window.run_reason, window.start, window.end)
+    published = inputs.published_manifests(model, training_sets.periods_to_read(model, window))
     stale = staleness.find_stale_features(model, published)
-    if stale.days:
+    if stale.periods:
         log.warning("%s", stale.summary)
     rebuild = [_REBUILD] if model.stale_features == "rebuild" else []
     is_backfill = window.run_reason is RunReason.BACKFILL
@@ -190,7 +186,7 @@ def plan(name: str) -> XCom:
         start=window.start,
         end=window.end,
         run_reason=window.run_reason,
-        timezone=window.timezone,
+        calendar=window.calendar,
         promotes=is_backfill and bool(context["params"].get(_PROMOTE_PARAM)),
     )
     if is_backfill and not retrain_plan.promotes:
@@ -199,16 +195,20 @@ def plan(name: str) -> XCom:
     state = ledger.read_state(name)
     pause = challengers.evidence_wait(state, model, window.end)
     if not model.keep_candidates_ready:
-        pause = pause or rules.promotion_pause(state, window.end, model.cooldown_days)
+        pause = pause or rules.promotion_pause(state, window.end, model.cooldown, spec.calendar)
     if pause:
         log.info("nothing is trained or compared: %s", pause)
         retrain_plan = retrain_plan.model_copy(update={"pause": pause})
     changed = training_sets.changed_feature_partitions(
-        model, [manifest for day, manifest in published.items() if day >= window.start]
+        model, [manifest for period, manifest in published.items() if period >= window.start]
     )
-    log.info("%s days are new or corrected since the last training set", len(changed))
-    if window.run_reason is RunReason.ARRIVAL and len(changed) < (model.retrain_after_days or 0):
-        log.info("%s retrains on arrival of %s days: nothing to do", name, model.retrain_after_days)
+    log.info("%s %ss are new or corrected since the last training set", len(changed), spec.calendar.unit)
+    if (
+        window.run_reason is RunReason.ARRIVAL
+        and model.retrain_after
+        and len(changed) < (spec.calendar.count_in(model.retrain_after))
+    ):
+        log.info("%s retrains on arrival of %s: nothing to do", name, model.retrain_after)
         return skip_tasks(context, retrain_plan.dump(), (*rebuild, "materialize", *_TRAINING_TASKS))
     if pause:
         return skip_tasks(context, retrain_plan.dump(), (*rebuild, *_TRAINING_TASKS))
@@ -231,12 +231,14 @@ def plan(name: str) -> XCom:
 
 def _check_features(model: ModelSpec, stale: StaleFeatures) -> None:
     """Raise a StaleFeaturesError if there are stale features, and the spec does not say that they are rebuilt."""
-    if stale.days and model.stale_features == "refuse":
-        subject = f"{model.name}: {len(stale.days)} of {len(stale.published)} days of features are stale"
+    if stale.periods and model.stale_features == "refuse":
+        subject = (
+            f"{model.name}: {len(stale.periods)} of {len(stale.published)} {stale.calendar.unit}s of features are stale"
+        )
         raise StaleFeaturesError(subject, stale.faults(stale.rebuild_advice))
 
 
-# `rebuild` is skipped where nothing is trained, and readers of the online store need no rebuilt days.
+# `rebuild` is skipped where nothing is trained, and readers of the online store need no rebuilt periods.
 @task(trigger_rule="none_failed")
 def materialize(name: str, plan: XCom) -> XCom:
     """Load the features of the window into the online store (Feast)."""

@@ -72,7 +72,7 @@ def test_days_in_reach_of_the_newest_training_sets_views_count(folder: Path) -> 
 
 def test_a_model_that_rebuilds_them_passes_and_says_so(folder: Path) -> None:
     change_code(folder)
-    tills.change_spec(folder, "train_days", 'stale_features="rebuild", train_days')
+    tills.change_spec(folder, "train", 'stale_features="rebuild", train_days')
     assert check_features().message.startswith("the next retrain of tills rebuilds: 7 of 7 days of features of tills")
 
 

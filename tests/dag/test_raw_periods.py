@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from evergreen.errors import SpecError
 from evergreen.ingest.announcements import AnnouncementStore
-from evergreen.orchestration.triggers.raw_days import RawDataTrigger
+from evergreen.orchestration.triggers.raw_periods import RawDataTrigger
 
 pytestmark = pytest.mark.dag
 

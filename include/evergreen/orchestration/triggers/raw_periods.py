@@ -1,11 +1,11 @@
-"""The event trigger that starts runs when complete days of raw data arrive."""
+"""The event trigger that starts runs when complete periods of raw data arrive."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from evergreen.errors import Fault, SpecError
 from evergreen.ingest.announcements import AnnouncementStore
 from evergreen.ingest.watcher import SETTLE_TIME, RawDataWatcher
 from evergreen.orchestration.triggers import serialize_trigger
+from evergreen.periods import Calendar
 
 log = logging.getLogger(__name__)
 
@@ -22,17 +23,18 @@ _MAX_RETRY_WAIT_S = 30.0  # between two polls while the store cannot be listed
 
 
 class RawDataTrigger(BaseEventTrigger):
-    """Fires `{"days": {"2013-01-01": delivery id, …}}` once for all days that one poll finds complete.
+    """Fires `{"periods": {"2013-01-01": delivery id, …}}` once for all periods that one poll finds complete.
 
     prefix: folder of the raw files, a local path or any URI that fsspec opens.
-    sources: names of the daily sources; a complete day has a file of each. For a source whose days may be absent, the
-        hours after the end of a day, until which its file may still arrive; else None.
+    sources: names of the daily sources; a complete period has a file of each. For a source whose periods may be absent, the
+        hours after the end of a period, until which its file may still arrive; else None.
     records_folder: local folder of the `AnnouncementStore`; the run that an event starts calls its
         `acknowledge_with_pending` first.
-    timezone, first_day, last_day: the days to watch for, as ISO dates; a day that is not over is not complete.
-    settle_seconds: a day is complete when its files have not changed for this long.
+    period, timezone: the calendar of the periods; one that is not over is not complete.
+    first, end: the periods to watch for, first ≤ period < end; None: all.
+    settle_seconds: a period is complete when its files have not changed for this long.
 
-    The event follows the last byte of a day by at most `settle_seconds` and two polls.
+    The event follows the last byte of a period by at most `settle_seconds` and two polls.
     """
 
     def __init__(
@@ -41,21 +43,22 @@ class RawDataTrigger(BaseEventTrigger):
         sources: Mapping[str, int | None],
         records_folder: str,
         *,
+        period: str = "1d",
         timezone: str = "UTC",
-        first_day: str | None = None,
-        last_day: str | None = None,
+        first: str | None = None,
+        end: str | None = None,
         poll_seconds: float = 2,
         settle_seconds: float = SETTLE_TIME.total_seconds(),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if not sources:
-            fault = Fault("sources", "none is daily, so no day ever arrives", "give the DAG a schedule only")
+            fault = Fault("sources", "none is daily, so no period ever arrives", "give the DAG a schedule only")
             raise SpecError(f"watcher of {prefix}", [fault])
         self.prefix = prefix
         # Plain types: Airflow identifies a trigger by the JSON of its arguments.
         self.sources = dict(sources)
         self.records_folder = str(records_folder)
-        self.timezone, self.first_day, self.last_day = timezone, first_day, last_day
+        self.period, self.timezone, self.first, self.end = period, timezone, first, end
         self.poll_seconds = float(poll_seconds)
         self.settle_seconds = float(settle_seconds)
 
@@ -68,20 +71,20 @@ class RawDataTrigger(BaseEventTrigger):
             self.sources,
             AnnouncementStore(Path(self.records_folder)),
             settle_time=timedelta(seconds=self.settle_seconds),
-            timezone=self.timezone,
-            first_day=date.fromisoformat(self.first_day) if self.first_day else None,
-            last_day=date.fromisoformat(self.last_day) if self.last_day else None,
+            calendar=Calendar(self.period, self.timezone),
+            first=self.first,
+            end=self.end,
         )
         last_error: type[Exception] | None = None
         wait = self.poll_seconds
         while True:
             try:
-                days = await asyncio.to_thread(watcher.poll)
+                periods = await asyncio.to_thread(watcher.poll)
             except Exception as error:
                 # Any exception: a store may be unreachable for an hour, and the watcher must survive that.
                 if type(error) is not last_error:
                     log.exception(
-                        "Cannot look for arrivals in %s (records in %s): %s: %s. Retrying; days that arrive "
+                        "Cannot look for arrivals in %s (records in %s): %s: %s. Retrying; periods that arrive "
                         "meanwhile are announced afterwards.",
                         self.prefix,
                         self.records_folder,
@@ -94,6 +97,6 @@ class RawDataTrigger(BaseEventTrigger):
                 if last_error:
                     log.info("Looking for arrivals in %s works again.", self.prefix)
                 last_error, wait = None, self.poll_seconds
-                if days:
-                    yield TriggerEvent({"days": days})  # type: ignore[no-untyped-call]
+                if periods:
+                    yield TriggerEvent({"periods": periods})  # type: ignore[no-untyped-call]
             await asyncio.sleep(wait)
