@@ -10,6 +10,7 @@ import pytest
 from evergreen.errors import Fault, HandoverError
 from evergreen.evaluation import Champion
 from evergreen.orchestration.handover import FeaturesPlan, Handover, JudgedCandidate, RetrainPlan, StepResult
+from evergreen.periods import Calendar
 from evergreen.window import RunReason, Window
 
 pytestmark = pytest.mark.dag
@@ -21,7 +22,7 @@ RETRAIN = RetrainPlan(
     start=DAY,
     end="2013-01-09",
     run_reason=RunReason.SCHEDULE,
-    timezone="America/New_York",
+    calendar=Calendar("1d", "America/New_York"),
     champion_version="3",
     champion_content="c" * 64,
     champion_labels_until=DAY,

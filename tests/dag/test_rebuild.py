@@ -18,6 +18,7 @@ from evergreen.lake import datasets
 from evergreen.orchestration.dags.retrain import retrain_dag
 from evergreen.orchestration.handover import RetrainPlan
 from evergreen.orchestration.operators.rebuild import RebuildFeaturesOperator
+from evergreen.periods import Calendar
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
@@ -26,7 +27,7 @@ from support import tills
 pytestmark = pytest.mark.dag
 
 DAYS = tills.days(5)
-PLAN = RetrainPlan(start=DAYS[0], end="2024-01-06", run_reason=RunReason.MANUAL, timezone="UTC").dump()
+PLAN = RetrainPlan(start=DAYS[0], end="2024-01-06", run_reason=RunReason.MANUAL, calendar=Calendar("1d", "UTC")).dump()
 
 
 class Scheduler:

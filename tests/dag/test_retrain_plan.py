@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,20 +18,20 @@ from evergreen.features import inputs
 from evergreen.ledger import PromotionsFrozen
 from evergreen.orchestration.dags import retrain
 from evergreen.orchestration.handover import RetrainPlan
+from evergreen.periods import Calendar, Duration
 from evergreen.promotion import challengers
 from evergreen.registry import versions
 from evergreen.scoring.predictions import Champion
 from evergreen.spec import loader
 from evergreen.spec.gates import AgainstChampionGate
 from evergreen.spec.model import MonitorPolicy
-from evergreen.window import midnight
 from support.ledger_events import look_event, promotion, registration, verdict_event
 
 pytestmark = pytest.mark.dag
 
 PAUSED = {"rebuild", "training_set", "train", "backtest", "evaluate", "judge", "register", "promote"}
 BACKTEST = {"materialize", "evaluate", "judge", "register", "promote"}
-ZONE = "America/New_York"
+CALENDAR = Calendar("1d", "America/New_York")
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +60,10 @@ def publish_stale_days(*days: int) -> None:
 
 
 def plan(
-    monkeypatch: pytest.MonkeyPatch, as_of: date, run_type: str = "manual", **params: Any
+    monkeypatch: pytest.MonkeyPatch, as_of: str, run_type: str = "manual", **params: Any
 ) -> tuple[RetrainPlan, set[str]]:
     """Run the task; return its result and the tasks that it skips."""
-    end = midnight(as_of, ZONE)
+    end = CALENDAR.start(as_of)
     results: list[Any] = []
     run = SimpleNamespace(
         run_type=SimpleNamespace(value=run_type),
@@ -105,7 +105,7 @@ def test_plan_trains_nothing_while_the_model_is_frozen(
 
 def test_plan_says_so_too_when_data_arrives(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     record(PromotionsFrozen(reason="stocktaking"))
-    configure(monkeypatch, retrain_after="3d")
+    configure(monkeypatch, retrain_after=Duration(3, "d"))
     with caplog.at_level(logging.INFO):
         planned, skipped = plan(monkeypatch, "2013-01-18", "asset_triggered")
     assert skipped == PAUSED | {"materialize"}, "of 0 new days"
@@ -115,7 +115,7 @@ def test_plan_says_so_too_when_data_arrives(monkeypatch: pytest.MonkeyPatch, cap
 
 def test_plan_trains_nothing_until_the_cooldown_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     record(verdict_event(10), promotion("1", 10, 1))  # as of 11 January
-    configure(monkeypatch, cooldown="28d")
+    configure(monkeypatch, cooldown=Duration(28, "d"))
     for as_of, is_paused in (("2013-02-07", True), ("2013-02-08", False)):
         planned, skipped = plan(monkeypatch, as_of)
         assert skipped == (PAUSED if is_paused else {"backtest"})
@@ -188,7 +188,7 @@ def test_plan_refuses_nothing_where_nothing_is_trained(
     record(PromotionsFrozen(reason="stocktaking"))
     configure(monkeypatch, stale_features="refuse")
     assert plan(monkeypatch, "2013-01-11")[1] == PAUSED - {"rebuild"}
-    configure(monkeypatch, stale_features="refuse", retrain_after="3d", keep_candidates_ready=True)
+    configure(monkeypatch, stale_features="refuse", retrain_after=Duration(3, "d"), keep_candidates_ready=True)
     assert plan(monkeypatch, "2013-01-11", "asset_triggered")[1] == PAUSED - {"rebuild"} | {"materialize"}
     assert caplog.text.count("1 of 1 days of features of flight_delay are stale") == 2
 

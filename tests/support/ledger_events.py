@@ -129,13 +129,13 @@ def look_event(
         ),
         reason="auc 0.7",
     )
-    later = LaterLook(first_entry=first_entry, as_of=ends[-1]) if first_entry else None
+    later_look = LaterLook(first_entry=first_entry, as_of=ends[-1]) if first_entry else None
     return base.model_copy(
         update={
             "verdict": decide_verdict([result]),
             "holdout": (start, ends[-1]),
             "days": DAYS.dates(start, ends[-1]),
-            "later_look": later,
+            "later_look": later_look,
         }
     )
 

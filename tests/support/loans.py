@@ -19,6 +19,7 @@ from evergreen.settings import REPOSITORY
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
+from support.calendars import DAYS
 
 ZONE = "Asia/Tokyo"
 FIRST, LAST = "2024-01-01", "2024-04-30"
@@ -50,7 +51,6 @@ from feast import Entity, FeatureService, FeatureView, Field
 from feast.types import Float64
 from feast.value_type import ValueType
 from evergreen.feature_store.repository import feature_source
-from support.calendars import DAYS
 
 customer = Entity(name="customer", join_keys=["customer"], value_type=ValueType.INT64)
 customers = FeatureView(name="customers", entities=[customer], ttl=timedelta(days=1),

@@ -8,26 +8,26 @@ from typing import Any
 import pytest
 
 from evergreen.errors import WindowError
+from evergreen.periods import Calendar, Duration
 from evergreen.window import (
     AssetEvent,
     DagRunInfo,
     RunReason,
     Window,
-    days_between,
-    midnight,
     resolve_features_window,
     resolve_retrain_window,
 )
 
 pytestmark = pytest.mark.unit
 
-ZONE = "America/New_York"
-FIRST = "2013-01-01"
+CALENDAR = Calendar("1d", "America/New_York")
+HISTORY = (Duration(30, "d"),)
+FIRST = date(2013, 1, 1)
 ASKED = datetime(2013, 3, 10, 15, tzinfo=UTC)
 
 
-def run(run_type: str = "manual", interval: tuple[date, date] | None = None, **conf: str | None) -> DagRunInfo:
-    instants = interval and (midnight(interval[0], ZONE), midnight(interval[1], ZONE))
+def run(run_type: str = "manual", interval: tuple[str, str] | None = None, **conf: str | None) -> DagRunInfo:
+    instants = interval and (CALENDAR.start(interval[0]), CALENDAR.start(interval[1]))
     return DagRunInfo(run_type, ASKED, instants, conf)
 
 
@@ -35,12 +35,9 @@ def arrived(*extras: dict[str, Any]) -> DagRunInfo:
     return DagRunInfo("asset_triggered", ASKED, asset_events=tuple(map(AssetEvent.from_extra, extras)))
 
 
-def days(run: DagRunInfo) -> tuple[date, date, RunReason]:
-    window = resolve_features_window(run, first_day=FIRST, last_day=None, timezone=ZONE)
+def days(run: DagRunInfo) -> tuple[str, str, RunReason]:
+    window = resolve_features_window(run, calendar=CALENDAR, first_day=FIRST, last_day=None)
     return window.start, window.end, window.run_reason
-
-
-D = date
 
 
 @pytest.mark.parametrize(
@@ -70,7 +67,7 @@ D = date
         ),
     ],
 )
-def test_features_window(given: DagRunInfo, start: date, end: date, run_reason: RunReason) -> None:
+def test_features_window(given: DagRunInfo, start: str, end: str, run_reason: RunReason) -> None:
     assert days(given) == (start, end, run_reason)
 
 
@@ -102,20 +99,20 @@ def test_features_window(given: DagRunInfo, start: date, end: date, run_reason: 
     ],
 )
 def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[int], run_reason: RunReason) -> None:
-    window = resolve_features_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE)
-    assert window.periods == tuple(D(2013, 1, day) for day in expected)
+    window = resolve_features_window(arrived(*extras), calendar=CALENDAR, first_day=FIRST, last_day=None)
+    assert window.periods == tuple(f"2013-01-{day:02d}" for day in expected)
     assert window.run_reason is run_reason
 
 
 @pytest.mark.parametrize(
     ("extra", "complaint"),
     [
-        ({"days": "2013-01-05"}, "post extra like"),
-        ({"day": "2013-01-05"}, "came with unknown day: post extra like"),
+        ({"periods": "2013-01-05"}, "post extra like"),
+        ({"days": ["2013-01-05"]}, "came with unknown days: post extra like"),
         ({"periods": ["2013-01-05"], "data_ends": "2013-01-06", "from_rest_api": True}, "came with unknown data_ends"),
-        ({"from_trigger": True, "payload": {"Days": ["2013-01-05"]}}, "came with unknown Days"),
-        ({"periods": ["soon"]}, "not a date"),
-        ({"periods": [20130105]}, "not a date"),
+        ({"from_trigger": True, "payload": {"Periods": ["2013-01-05"]}}, "came with unknown Periods"),
+        ({"periods": ["soon"]}, "is not a period of 1d like"),
+        ({"periods": [20130105]}, "is not a period of 1d like"),
         ({"from_trigger": True, "payload": "soon"}, "post extra like"),
         ({"periods": [], "run_reason": "fate"}, "run_reason='fate'"),
         ({"periods": ["2012-12-31"]}, "first day of data"),
@@ -124,7 +121,7 @@ def test_the_days_of_asset_events(extras: list[dict[str, Any]], expected: list[i
 )
 def test_invalid_asset_events_are_refused(extra: dict[str, Any], complaint: str) -> None:
     with pytest.raises(WindowError, match=complaint):
-        resolve_features_window(arrived(extra), first_day=FIRST, last_day=None, timezone=ZONE)
+        resolve_features_window(arrived(extra), calendar=CALENDAR, first_day=FIRST, last_day=None)
 
 
 @pytest.mark.parametrize(
@@ -137,9 +134,11 @@ def test_invalid_asset_events_are_refused(extra: dict[str, Any], complaint: str)
     ],
 )
 def test_a_retrain_started_by_features_is_as_of_their_data_end(
-    extras: list[dict[str, Any]], end: date, run_reason: RunReason
+    extras: list[dict[str, Any]], end: str, run_reason: RunReason
 ) -> None:
-    window = resolve_retrain_window(arrived(*extras), first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
+    window = resolve_retrain_window(
+        arrived(*extras), calendar=CALENDAR, first_day=FIRST, last_day=None, history=HISTORY
+    )
     assert (window.end, window.run_reason) == (end, run_reason)
 
 
@@ -155,9 +154,9 @@ def test_a_day_of_23_hours_is_a_day() -> None:
         (run(start="2013-01-07", end="2013-01-05"), "after end"),
         (run(start="2013-03-10"), "was not over"),
         (run(start="2012-12-31"), "first day of data"),
-        (run(start="soon"), "not a date"),
+        (run(start="soon"), "is not a period of 1d like"),
         (run(day="2013-01-05"), "unknown conf: day"),
-        (DagRunInfo("manual", ASKED, None, {"start": 20130105}), "not a date"),
+        (DagRunInfo("manual", ASKED, None, {"start": 20130105}), "is not a period of 1d like"),
         (DagRunInfo("scheduled", ASKED, (ASKED, ASKED)), "CronDataIntervalTimetable"),
     ],
 )
@@ -171,14 +170,14 @@ def test_features_window_refuses(given: DagRunInfo, complaint: str) -> None:
     [
         (run("scheduled", ("2013-03-01", "2013-03-08")), "2013-02-06", "2013-03-08"),
         (run(as_of="2013-03-01"), "2013-01-30", "2013-03-01"),
-        (run(as_of="2013-01-05"), FIRST, "2013-01-05"),
+        (run(as_of="2013-01-05"), "2013-01-01", "2013-01-05"),
         (run(), "2013-02-08", "2013-03-10"),
     ],
 )
-def test_retrain_window(given: DagRunInfo, start: date, end: date) -> None:
-    window = resolve_retrain_window(given, first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
+def test_retrain_window(given: DagRunInfo, start: str, end: str) -> None:
+    window = resolve_retrain_window(given, calendar=CALENDAR, first_day=FIRST, last_day=None, history=HISTORY)
     assert (window.start, window.end) == (start, end)
-    assert window.as_of == midnight(end, ZONE)
+    assert window.as_of == CALENDAR.start(end)
 
 
 @pytest.mark.parametrize(
@@ -191,29 +190,24 @@ def test_retrain_window(given: DagRunInfo, start: date, end: date) -> None:
 )
 def test_retrain_window_refuses(given: DagRunInfo, complaint: str) -> None:
     with pytest.raises(WindowError, match=complaint):
-        resolve_retrain_window(given, first_day=FIRST, last_day=None, timezone=ZONE, history_days=30)
-
-
-def test_days_leave_out_their_end() -> None:
-    assert list(days_between("2013-02-27", "2013-03-01")) == ["2013-02-27", "2013-02-28"]
-    assert list(days_between("2013-03-01", "2013-03-01")) == []
+        resolve_retrain_window(given, calendar=CALENDAR, first_day=FIRST, last_day=None, history=HISTORY)
 
 
 def test_a_window_has_at_least_one_day() -> None:
-    with pytest.raises(WindowError, match="no days"):
-        Window.from_range(FIRST, FIRST, RunReason.MANUAL, ZONE)
-    assert Window.from_range(FIRST, "2013-01-03", RunReason.MANUAL, ZONE).days == (FIRST, "2013-01-02")
-    with pytest.raises(WindowError, match="no days"):
-        Window((), RunReason.MANUAL, ZONE)
+    with pytest.raises(WindowError, match="no periods"):
+        Window.from_range("2013-01-01", "2013-01-01", RunReason.MANUAL, CALENDAR)
+    assert Window.from_range(FIRST, "2013-01-03", RunReason.MANUAL, CALENDAR).days == (FIRST, "2013-01-02")
+    with pytest.raises(WindowError, match="no periods"):
+        Window((), RunReason.MANUAL, CALENDAR)
     with pytest.raises(WindowError, match="in order"):
-        Window(("2013-01-03", "2013-01-02"), RunReason.MANUAL, ZONE)
+        Window(("2013-01-03", "2013-01-02"), RunReason.MANUAL, CALENDAR)
 
 
 def test_data_that_has_ended_bounds_every_window() -> None:
-    ended = {"first_day": FIRST, "last_day": "2013-02-01", "timezone": ZONE}
+    ended = {"calendar": CALENDAR, "first_day": FIRST, "last_day": date(2013, 2, 1)}
     assert resolve_features_window(run(), **ended).days == ("2013-02-01",)
-    assert resolve_retrain_window(run(), **ended, history_days=9).end == "2013-02-02"
+    assert resolve_retrain_window(run(), **ended, history=[Duration(9, "d")]).end == "2013-02-02"
     with pytest.raises(WindowError, match="last day of data"):
         resolve_features_window(run(start="2013-02-02"), **ended)
     with pytest.raises(WindowError, match="last day of data"):
-        resolve_retrain_window(run(as_of="2013-02-03"), **ended, history_days=9)
+        resolve_retrain_window(run(as_of="2013-02-03"), **ended, history=[Duration(9, "d")])

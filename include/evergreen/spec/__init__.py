@@ -19,6 +19,15 @@ DurationText = Annotated[Duration, PlainValidator(_parse_duration, json_schema_i
 """A length of time, written as a count and a unit: `90d`, `36h`, `15min`."""
 
 
+def _check_positive(duration: Duration) -> Duration:
+    if not duration:
+        raise ValueError(f"{duration} is no time: write a longer one")
+    return duration
+
+
+PositiveDuration = Annotated[DurationText, AfterValidator(_check_positive)]
+
+
 def _check_period(name: str) -> str:
     if not is_period(name):
         raise ValueError(f"{name[:40]!a} is no period like 2013-03-10 or 2013-03-10T06:00Z")

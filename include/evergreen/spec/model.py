@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from evergreen.errors import Fault, SpecError
 from evergreen.periods import Calendar, Duration
-from evergreen.spec import DurationText, Frozen, Name, NonEmptyStr
+from evergreen.spec import DurationText, Frozen, Name, NonEmptyStr, PositiveDuration
 from evergreen.spec.columns import RawColumn
 from evergreen.spec.gates import DAY_CLUSTER, MIN_CLUSTERS, AgainstChampionGate, Gate, PairedComparisonGate
 from evergreen.spec.parameters import PARAMETERS_ERROR, Parameters
@@ -219,7 +219,7 @@ class MonitorPolicy(Frozen):
     schedule: Cron | None = Field(
         None, description="when to look: cron, in the features' time zone; None: as the model's own `schedule`"
     )
-    look_after: DurationText = Field(Duration(7, "d"), description="time with new labels for another look")
+    look_after: PositiveDuration = Field(Duration(7, "d"), description="time with new labels for another look")
     replaceable: bool = Field(
         False,
         description="train later candidates, too: one that is compared with the champion takes the place of the "
@@ -240,13 +240,13 @@ class ModelSpec(Frozen):
     label: Name = Field("label", description="column of the spine to predict")
 
     schedule: Cron = Field(description="when to retrain: cron, in the features' time zone")
-    retrain_after: DurationText | None = Field(
+    retrain_after: PositiveDuration | None = Field(
         None, description="also retrain when periods of features of this length, such as 7d, are new or corrected"
     )
-    train: DurationText = Field(
+    train: PositiveDuration = Field(
         Duration(365, "d"), description="time to train on, before the holdout; less if there is less"
     )
-    holdout: DurationText = Field(
+    holdout: PositiveDuration = Field(
         Duration(14, "d"), description="the last time of complete labels, on which models are judged"
     )
     label_delay: DurationText = Field(
@@ -325,12 +325,6 @@ class ModelSpec(Frozen):
 
     @model_validator(mode="after")
     def _check_durations(self) -> Self:
-        durations = {"train": self.train, "holdout": self.holdout, "retrain_after": self.retrain_after}
-        if self.monitor:
-            durations["monitor.look_after"] = self.monitor.look_after
-        for name, duration in durations.items():
-            if duration is not None and not duration:
-                raise ValueError(f"{name} is {duration}: write a longer one")
         if isinstance(self.features, FeatureSpec):
             self.check_period(self.features.calendar)
         return self

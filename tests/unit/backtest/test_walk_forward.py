@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from random import Random
 
 import numpy as np
@@ -15,7 +14,7 @@ from evergreen.backtest.statistics import backtest_metric, mean_with_bounds, run
 from evergreen.backtest.walk_forward import BacktestPoint, Deployment, MeasurementPeriod
 from evergreen.gates import ThresholdGate
 from evergreen.periods import days_from
-from support.calendars import later
+from support.calendars import DAYS, later
 
 pytestmark = pytest.mark.unit
 
@@ -141,7 +140,7 @@ def test_no_model_is_measured_before_its_own_date(points: list[BacktestPoint], c
     )
     measured = set()
     for period in walk.measurement_periods(points):
-        days = {period.start + timedelta(n) for n in range(days_from(period.start, period.end))}
+        days = set(DAYS.between(period.start, period.end))
         assert days
         assert not days & measured
         measured |= days

@@ -180,7 +180,7 @@ def test_history_as_json_has_champions_and_evidence(home: Path) -> None:
     assert [champion["version"] for champion in record["champions"]] == ["1", "2", "1"]
     assert record["barred"] == ["2"]
     assert record["champions"][0]["evidence"] == {"report": f"{home}/lake/verdicts/late/page.html"}
-    past = json_of(lambda console: show_history(MODEL, "2020-01-01", console, as_json=True))
+    past = json_of(lambda console: show_history(MODEL, date(2020, 1, 1), console, as_json=True))
     assert (past["champion"], past["entries"]) == (None, 0)
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from evergreen.gates import GateResult, decide_verdict
 from evergreen.orchestration.handover import RetrainPlan
+from evergreen.periods import Calendar
 from evergreen.spec import loader
 from evergreen.window import RunReason
 from evergreen_local import results, retraining
@@ -87,7 +88,7 @@ def test_a_retrain_of_a_frozen_model_shows_why_nothing_was_trained(monkeypatch):
         start="2013-01-01",
         end="2013-01-18",
         run_reason=RunReason.MANUAL,
-        timezone="UTC",
+        calendar=Calendar("1d", "UTC"),
         pause="the model was frozen by ada: an audit",
     )
     monkeypatch.setattr(results, "fetch_champion_version", lambda *_: "3")

@@ -1,5 +1,7 @@
 """As-of dates of `evergreen retrain`."""
 
+from datetime import date
+
 import pytest
 
 from evergreen.errors import EvergreenError

@@ -329,7 +329,7 @@ def clustered(clusters, n=400):
         ({"day": ["2013-03-01"] * 400}, "1 day is too few to know the error of the gain: about 5 would do, so raise"),
         (
             day_clusters(400, 4),
-            "4 days are too few to know the error of the gain: about [56] would do, so raise holdout_d",
+            "4 days are too few to know the error of the gain: about [56] would do, so raise holdout",
         ),
         (
             {"plane": ["a"] * 397 + list("bcd")},

@@ -30,7 +30,7 @@ from evergreen.ledger import (
 from evergreen.ledger import state_at as state_at
 from evergreen.ledger.state import apply_entry, iter_states, replay
 from evergreen.promotion import rules
-from support.calendars import cooldown
+from support.calendars import DAYS, cooldown
 from support.ledger_events import (
     MODEL,
     START,
@@ -157,7 +157,9 @@ def test_accepted_change_ends_with_the_champion() -> None:
 
 def test_comparisons_are_verdicts_that_spent_alpha() -> None:
     state = build_state(verdict_event(10), promotion("1", 10, 1), verdict_event(20, "1", level=0.02, passed=False))
-    assert state.comparisons == (EarlierComparison(days=(day(13), day(20)), spending=(("auc", 0.02, False),)),)
+    assert state.comparisons == (
+        EarlierComparison(days=DAYS.dates(day(13), day(20)), spending=(("auc", 0.02, False),)),
+    )
 
 
 def test_comparisons_keep_promotions_and_what_days_told() -> None:

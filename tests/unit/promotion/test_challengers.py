@@ -22,7 +22,7 @@ from evergreen.promotion import challengers, rules
 from evergreen.promotion.rules import PromotionRequest
 from evergreen.spec.model import MonitorPolicy
 from evergreen.window import RunReason
-from support.calendars import cooldown, later
+from support.calendars import DAYS, cooldown
 from support.ledger_events import (
     append_event,
     build_entries,
@@ -74,7 +74,7 @@ def test_looks_are_one_comparison_when_it_has_ended() -> None:
         [comparison] = state.comparisons
         assert comparison.promoted is (outcome == "passed")
         assert comparison.is_decided
-        assert comparison.days == (day(13), day(34))
+        assert comparison.days == DAYS.dates(day(13), day(34))
         assert comparison.look_ends == (day(20), day(27), day(34))
         assert comparison.spending == (("auc_against_champion", 0.02, outcome == "passed"),)
         assert state.challenger == ("2" if outcome == "passed" else None)
@@ -86,7 +86,7 @@ def test_withdrawn_challenger_counts_as_not_promoted() -> None:
     [comparison] = state.comparisons
     assert not comparison.promoted
     assert not comparison.is_decided
-    assert comparison.look_ends == (day(20), day(27))
+    assert comparison.look_ends == DAYS.dates(day(20), day(27))
 
 
 def test_promotion_by_a_later_look() -> None:
@@ -151,7 +151,7 @@ def test_no_verdict_waits_for_evidence_beside_a_passed_challenger() -> None:
 
 def test_evidence_wait_names_the_end_and_the_way_out() -> None:
     state = build_state(*GATHERING)
-    end = later(day(13), 28)
+    end = DAYS.shift(day(13), 28)
     assert challengers.evidence_end(state, MODEL) == end
     reason = challengers.evidence_wait(state, MODEL, day(30))
     assert reason
@@ -159,10 +159,10 @@ def test_evidence_wait_names_the_end_and_the_way_out() -> None:
     assert "evergreen withdraw flight_delay --reason" in reason
     replaceable = MODEL.model_copy(update={"monitor": MonitorPolicy(replaceable=True)})
     assert challengers.evidence_wait(state, replaceable, day(30)) is None
-    assert challengers.evidence_wait(state, MODEL, later(end, 6)), "a last look may still be taken"
-    assert challengers.evidence_wait(state, MODEL, later(end, 7)) is None, "the monitor DAG is paused, or fails"
+    assert challengers.evidence_wait(state, MODEL, DAYS.shift(end, 6)), "a last look may still be taken"
+    assert challengers.evidence_wait(state, MODEL, DAYS.shift(end, 7)) is None, "the monitor DAG is paused, or fails"
     late = MODEL.model_copy(update={"label_delay": Duration(30, "d")})
-    assert challengers.evidence_end(state, late) == later(end, 30)
+    assert challengers.evidence_end(state, late) == DAYS.shift(end, 30)
 
 
 def test_days_without_rows_do_not_shorten_a_comparison() -> None:
@@ -170,7 +170,7 @@ def test_days_without_rows_do_not_shorten_a_comparison() -> None:
     looks = tuple(look.model_copy(update={"days": 5}) for look in result.looks)  # nobody works at weekends
     verdict = FIRST.verdict.model_copy(update={"results": (result.model_copy(update={"looks": looks}),)})
     state = build_state(*GATHERING[:2], FIRST.model_copy(update={"verdict": verdict}), GATHERING[3])
-    assert challengers.evidence_end(state, MODEL) == later(day(13), 40)  # 28 of 7 days in which 5 have rows
+    assert challengers.evidence_end(state, MODEL) == DAYS.shift(day(13), 40)  # 28 of 7 days in which 5 have rows
 
 
 def test_a_passed_challenger_that_is_refused_for_good_is_withdrawn() -> None:

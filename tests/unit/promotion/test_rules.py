@@ -20,6 +20,7 @@ from evergreen.ledger import (
     VersionPromoted,
     VersionReleased,
 )
+from evergreen.periods import Duration
 from evergreen.promotion import challengers, rules
 from evergreen.promotion.rules import decide_promotion
 from evergreen.spec import loader
@@ -69,7 +70,7 @@ def test_decide_promotion_replaces_compared_champion() -> None:
             [],
             "not newer.* version 3, has data until 2013-01-31, this version until 2013-01-31",
         ),
-        (verdict_event(29, "3"), [], "retrain as of a later day"),
+        (verdict_event(29, "3"), [], "retrain as of a later one"),
         (verdict_event(40, "2"), [], "judged against version 2, but version 3 is champion now"),
         (verdict_event(40, None), [], "judged against no version, but version 3"),
         (verdict_event(40, "3", run_reason=RunReason.BACKFILL), [], "a backfill leaves evidence"),
@@ -166,11 +167,15 @@ def test_a_pause_is_the_reason_though_nobody_has_approved(state: LedgerState, co
 
 
 def test_promotion_pause_says_until_when() -> None:
-    assert rules.promotion_pause(JUDGED, day(40), 0) is None
-    assert rules.promotion_pause(JUDGED, day(41), 11) is None
-    assert "a run as of 2013-02-11 or later may promote" in (rules.promotion_pause(JUDGED, day(40), 11) or "")
+    assert rules.promotion_pause(JUDGED, day(40), **cooldown(0)) is None
+    assert rules.promotion_pause(JUDGED, day(41), **cooldown(11)) is None
+    assert "a run as of 2013-02-11 or later may promote" in (
+        rules.promotion_pause(JUDGED, day(40), **cooldown(11)) or ""
+    )
     frozen = append_event(JUDGED, FROZEN)
-    assert "by ada: stocktaking; unfreeze it, then clear this run" in (rules.promotion_pause(frozen, day(99), 0) or "")
+    assert "by ada: stocktaking; unfreeze it, then clear this run" in (
+        rules.promotion_pause(frozen, day(99), **cooldown(0)) or ""
+    )
     assert rules.promotion_pause(build_state(), day(10), **cooldown(99)) is None, "the first champion needs no cooldown"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +18,10 @@ def test_record_backtest_records_equal_backtests_once(home: Path) -> None:
     model, report = loader.load_spec("flight_delay"), home / "lake/backtests/flight_delay/report.html"
     for as_of, fingerprint in ((11, "a"), (18, "b"), (11, "a"), (11, "c")):
         candidate = SimpleNamespace(fingerprint=fingerprint)
-        service.record_backtest(model, date(2013, 1, as_of), candidate, report, actor="a backfill")
+        service.record_backtest(model, f"2013-01-{as_of}", candidate, report, actor="a backfill")
     events = [entry.event for entry in ledger.read_state(model.name).entries]
-    assert [(event.as_of.day, event.candidate_fingerprint) for event in events] == [(11, "a"), (18, "b"), (11, "c")]
+    assert [(int(event.as_of[-2:]), event.candidate_fingerprint) for event in events] == [
+        (11, "a"),
+        (18, "b"),
+        (11, "c"),
+    ]

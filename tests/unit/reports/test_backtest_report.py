@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evergreen.gates import GateResult, decide_verdict
+from evergreen.periods import days_from
 from evergreen.reports.backtest import (
     BacktestResults,
     BacktestStep,
@@ -79,7 +80,7 @@ def policy(name: str) -> PolicySummary:
             DeploymentSummary(
                 as_of=DATES[number],
                 end=end,
-                live_days=((end or DATES[-1]) - DATES[number]).days,
+                live_days=days_from(DATES[number], end or DATES[-1]),
                 reason="auc was 0.72 on its own holdout and 0.69 later" if number else "the first candidate",
             )
             for number, end in zip(numbers, ends, strict=True)

@@ -75,7 +75,7 @@ def test_a_type_is_short_for_a_column() -> None:
 
 def test_a_right_spec() -> None:
     model = ModelSpec(**spec())
-    assert model.history_days == 379
+    assert list(map(str, model.history)) == ["0d", "14d", "0d", "365d"]
     assert model.clusters == ("day",)
     assert ModelSpec(**spec(clusters=["plane", "day"])).clusters == ("plane", "day")
     assert feature_spec(model).tables == ("departures", "carriers")
@@ -124,7 +124,7 @@ def test_all_faults_at_once_each_with_its_path() -> None:
         (
             {"holdout": "4d", "gates": [{"kind": "against_champion", "metric": "auc", "must_be": "better"}]},
             "MODEL",
-            "holdout_days is 4, and gates that compare need 5 days at the very least",
+            "holdout is 4d, and gates that compare need 5 days at the very least",
         ),
         ({"clusters": ["day", "day"]}, "MODEL", "clusters names day twice: drop one"),
         ({"features": {**spec()["features"], "timezone": "Mars/Olympus"}}, "features", "IANA"),

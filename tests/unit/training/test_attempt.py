@@ -162,4 +162,4 @@ def test_attempt_imports_only_what_it_needs() -> None:
         "sqlalchemy",
     }
     packages = {name.split(".")[1] for name in process.stdout.split() if name.startswith("evergreen.")}
-    assert packages == {"errors", "lake", "settings", "spec", "storage", "training"}
+    assert packages == {"errors", "lake", "periods", "settings", "spec", "storage", "training"}

@@ -35,13 +35,13 @@ def change_code(folder: Path) -> ModelSpec:
 
 
 def test_features_that_would_be_made_the_same_now_pass(folder: Path) -> None:
-    assert check_features().message == "7 days that the next retrains read, none stale"
+    assert check_features().message == "7 periods that the next retrains read, none stale"
 
 
 def test_nothing_published_passes(folder: Path) -> None:
     for manifest in (folder.parents[1] / "home/lake/features/tills/_manifests").iterdir():
         manifest.unlink()
-    assert check_features().message == "0 days that the next retrains read, none stale"
+    assert check_features().message == "0 periods that the next retrains read, none stale"
 
 
 def test_stale_days_fail_with_what_differs_and_the_fix(folder: Path) -> None:
@@ -72,7 +72,7 @@ def test_days_in_reach_of_the_newest_training_sets_views_count(folder: Path) -> 
 
 def test_a_model_that_rebuilds_them_passes_and_says_so(folder: Path) -> None:
     change_code(folder)
-    tills.change_spec(folder, "train", 'stale_features="rebuild", train_days')
+    tills.change_spec(folder, "train=", 'stale_features="rebuild", train=')
     assert check_features().message.startswith("the next retrain of tills rebuilds: 7 of 7 days of features of tills")
 
 
