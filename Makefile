@@ -130,5 +130,5 @@ $(TRAINER): trainer/requirements.txt $(READY)
 	@echo "making .trainer, with PyTorch"
 	@[ -x .trainer/bin/python ] || $(PYTHON) -m venv .trainer
 	@.trainer/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off \
-		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r trainer/requirements.txt -c requirements.txt pytest
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r trainer/requirements.txt -c requirements.txt pytest pytest-timeout
 	@touch $@

@@ -158,7 +158,8 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
     table = table.filter(pc.field(source.timestamp_field).is_valid())
     for name in keys:  # nobody can ask for a key that is null
         table = table.filter(pc.field(name).is_valid())
-    for batch in table.to_batches(_BATCH_ROWS):
+    # An engine returns as many chunks as its threads made: each would be a call of the online store.
+    for batch in table.combine_chunks().to_batches(_BATCH_ROWS):
         values = {name: _to_messages(batch[name], column.online) for name, column in columns.items()}
         key_columns = [values[name] for name in keys] or [[Value(string_val=DUMMY_ENTITY_VAL)] * batch.num_rows]
         names = list(keys) or [DUMMY_ENTITY_ID]

@@ -72,9 +72,11 @@ def _label_faults(label: FloatArray | None, min_rows: int, label_type: LabelType
     faults = []
     if label.size < min_rows:
         faults.append(f"{label.size:,} rows are too few, at least {min_rows:,} are needed")
-    if label_type == "continuous":
+    if label_type != "binary":
         if invalid := int(np.count_nonzero(~np.isfinite(label))):
             faults.append(f"{invalid:,} of {label.size:,} labels are NaN or infinite")
+        if label_type == "count" and (negative := int(np.count_nonzero(label < 0))):
+            faults.append(f"{negative:,} of {label.size:,} labels are below 0, down to {np.nanmin(label):g}")
         return faults
     if invalid := int(np.count_nonzero((label != 0) & (label != 1))):
         faults.append(f"{invalid:,} of {label.size:,} labels are neither 0 nor 1")
@@ -97,6 +99,8 @@ def _score_faults(
     elif label_type == "binary" and (outside := int(np.count_nonzero((score < 0) | (score > 1)))):
         text = f"{outside:,} of the {scorer}'s {score.size:,} scores are outside [0, 1]"
         faults.append(f"{text}: they go from {score.min():g} to {score.max():g}")
+    elif label_type == "count" and (negative := int(np.count_nonzero(score < 0))):
+        faults.append(f"{negative:,} of the {scorer}'s {score.size:,} scores are below 0, down to {score.min():g}")
     elif not allow_constant and score.size and score.min() == score.max():
         faults.append(f"the {scorer} scores every row {score[0]:g}: a constant ranks nothing")
     return faults

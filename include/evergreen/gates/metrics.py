@@ -1,9 +1,9 @@
 """The metrics, each for many weightings of the same rows at once.
 
 Every function takes `label` (n,), `score` (n,) and `weight` (k, n), how often each row counts, and returns (k,), one
-value per weighting. For binary metrics labels are 0 and 1 and scores are in [0, 1]; for continuous ones both are any
-number. Rows without a cluster are a weighting, so rows are sorted once for many of them. A value that does not exist
-is NaN.
+value per weighting. For binary metrics labels are 0 and 1 and scores are in [0, 1]; for those of counts both are any
+number from 0, for continuous ones any number. Rows without a cluster are a weighting, so rows are sorted once for many
+of them. A value that does not exist is NaN.
 """
 
 from __future__ import annotations
@@ -198,6 +198,18 @@ def quantile_loss(label: FloatArray, score: FloatArray, quantile: float) -> tupl
     return _mean_terms(np.maximum(quantile * above, (quantile - 1) * above))
 
 
+@RatioMetric
+def poisson_deviance(label: FloatArray, score: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean of 2 · (label · log(label / score) - label + score), for counts and other numbers from 0.
+
+    Twice the loss of log likelihood against a perfect score, if labels have a Poisson distribution (Nelder and
+    Wedderburn 1972, J. Royal Statistical Society A 135:370-384). Scores are kept the machine epsilon above 0, so a row
+    of score 0 costs some 72 times its label, not infinity.
+    """
+    mean = np.maximum(score, np.finfo(np.float64).eps)
+    return _mean_terms(2 * (label * np.log(np.where(label > 0, label, 1) / mean) - label + mean))
+
+
 def _custom_metric(
     name: str, function: Callable[..., float], label: FloatArray, score: FloatArray, weight: FloatArray
 ) -> FloatArray:
@@ -230,4 +242,5 @@ METRICS: Mapping[str, Callable[..., FloatArray]] = {
     "rmse": rmse,
     "mae": mae,
     "quantile_loss": quantile_loss,
+    "poisson_deviance": poisson_deviance,
 }

@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from evergreen.spec import Frozen, Name
 
-LabelType = Literal["binary", "continuous"]
+LabelType = Literal["binary", "continuous", "count"]  # count: any number from 0
 """Of labels 0 or 1, with probabilities as predictions; or of any numbers, with predictions of the same kind."""
 
 
@@ -35,6 +35,7 @@ METRIC_SCALES: dict[str, MetricScale] = {
     "rmse": MetricScale(False, inf, "continuous"),
     "mae": MetricScale(False, inf, "continuous"),
     "quantile_loss": MetricScale(False, inf, "continuous"),
+    "poisson_deviance": MetricScale(False, inf, "count"),
 }
 
 DAY_CLUSTER = "day"

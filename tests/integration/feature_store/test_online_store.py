@@ -26,6 +26,7 @@ from evergreen.settings import REPOSITORY
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
+from support.forks import fork, wait
 from support.online_stores import OnlineFixture
 
 pytestmark = pytest.mark.integration
@@ -138,23 +139,6 @@ def clean_contents(online: OnlineFixture, home: Path, end: int) -> object:
     contents = online.contents()
     online.use(previous_home)
     return contents
-
-
-def fork(action: Callable[[], object]) -> int:
-    """Start a child process that opens the stores itself and exits with 0 if `action` returns; return its id."""
-    if child := os.fork():
-        return child
-    code = 1
-    try:
-        repository.open_feature_store.cache_clear()
-        action()
-        code = 0
-    finally:
-        os._exit(code)
-
-
-def wait(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_first_materialization_writes_servable_days(ponds: ModelSpec) -> None:
@@ -298,7 +282,7 @@ def test_concurrent_materializations_wait(ponds: ModelSpec, online: OnlineFixtur
     os.read(reached[0], 1)
     newer = fork(lambda: online_store.materialize_features(ponds, window(12)))
     time.sleep(1)  # unless it waits, the newer is done by then, and the older writes over it
-    os.write(released[1], b"..")
+    os.write(released[1], b"." * 100)  # more than it writes
     assert [wait(older), wait(newer)] == [0, 0]
     assert online.contents() == clean_contents(online, tmp_path / "clean", 12)
 

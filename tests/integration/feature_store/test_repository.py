@@ -17,6 +17,7 @@ from evergreen.errors import SpecError
 from evergreen.feature_store import repository
 from evergreen.settings import REPOSITORY, settings
 from evergreen.spec import loader
+from support.forks import fork, wait
 
 pytestmark = pytest.mark.integration
 
@@ -101,22 +102,6 @@ def names(store: FeatureStore) -> list[str]:
     return sorted(item.name for item in definitions)
 
 
-def wait(children: list[int]) -> list[int]:
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-
-def fork(action: Callable[[], object]) -> int:
-    """Start a child process that exits with 0 if `action` returns; return its id."""
-    if child := os.fork():
-        return child
-    code = 1
-    try:
-        action()
-        code = 0
-    finally:
-        os._exit(code)
-
-
 def test_concurrent_processes_apply_definitions_once(repo: Path, applications: Callable[[], int]) -> None:
     start_read, start_write = os.pipe()
 
@@ -126,7 +111,7 @@ def test_concurrent_processes_apply_definitions_once(repo: Path, applications: C
 
     children = [fork(open_together) for _ in range(8)]
     os.write(start_write, b"." * 8)
-    assert wait(children) == [0] * 8
+    assert [wait(child) for child in children] == [0] * 8
     assert applications() == 1
     assert names(open_anew()) == ["both", "depths", "levels"]
     assert applications() == 0
@@ -183,7 +168,7 @@ def test_killed_application_is_repeated(repo: Path, applications: Callable[[], i
         setattr(owner, function, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         open_anew()
 
-    assert wait([fork(open_and_die)]) == [-signal.SIGKILL]
+    assert wait(fork(open_and_die)) == -signal.SIGKILL
     assert names(open_anew()) == ["levels"]
     open_anew()
     assert applications() == 3
@@ -223,4 +208,4 @@ def test_opening_does_not_wait_for_materialization(repo: Path) -> None:
     open_anew()
     with repository.feast_lock("ponds"):
         child = fork(open_anew)
-        assert wait([child]) == [0]
+        assert wait(child) == 0

@@ -124,15 +124,18 @@ def amounts(n=600, seed=0):
         ("rmse", 0.2, {}),
         ("mae", 0.2, {}),
         ("quantile_loss", 0.1, {"quantile": 0.9}),
+        ("poisson_deviance", 0.2, {}),
         ("sklearn.metrics:max_error", 1.0, {"higher_is_better": False}),
     ],
 )
 def test_worse_and_better_are_told_apart_on_every_scale(metric, margin, fields):
-    of_amounts = metric not in METRICS or metric in ("rmse", "mae", "quantile_loss")
+    of_amounts = metric not in METRICS or metric in ("rmse", "mae", "quantile_loss", "poisson_deviance")
     label, candidate, _ = amounts(n=2000) if of_amounts else good(n=2000)
     noise = np.random.default_rng(1).normal(scale=0.4, size=label.size)
     blurred = candidate + 50 * noise if of_amounts else np.clip(candidate + noise, 0.01, 0.99)
     about = {"metric": metric, **fields}
+    if metric == "poisson_deviance":  # of counts
+        candidate, blurred = (np.maximum(score, 1) for score in (candidate, blurred))
     not_worse = AgainstChampionGate(must_be="not_worse", margin=margin, **about)
     better = AgainstChampionGate(must_be="better", **about)
 
@@ -444,6 +447,17 @@ def test_amounts_may_be_anything_but_infinite_or_constant():
         huge = only(gates[1], week_evidence(label, candidate * 1e300, champion))
     assert huge.outcome == "not_computed"
     assert "infinite" in huge.reason
+
+
+def test_counts_are_not_negative():
+    label, candidate, champion = (np.maximum(values, 0).round() for values in amounts())
+    gate = AgainstChampionGate(metric="poisson_deviance", must_be="better")
+    assert only(gate, week_evidence(label, candidate, champion)).outcome != "not_computed"
+    debt, below = label - (np.arange(600) == 7) * 1e4, -1 - champion
+    assert only(gate, week_evidence(debt, candidate, champion)).reason.startswith(
+        "1 of 600 labels are below 0, down to -"
+    )
+    assert "600 of the champion's 600 scores are below 0" in only(gate, week_evidence(label, candidate, below)).reason
 
 
 @pytest.mark.parametrize(

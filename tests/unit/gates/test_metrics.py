@@ -39,6 +39,12 @@ def amounts(n=400, seed=0):
     return label, label + random.normal(scale=15, size=n), random.integers(0, 4, size=(3, n)).astype(float)
 
 
+def counts(n=400, seed=0):
+    random = np.random.default_rng(seed)
+    mean = random.gamma(2, 2, size=n)
+    return random.poisson(mean).astype(float), mean + 0.1, random.integers(0, 4, size=(3, n)).astype(float)
+
+
 def asked(name, **fields):
     """A gate that names the metric, with whatever else it needs."""
     if name in ("accuracy", "precision", "recall"):
@@ -52,6 +58,8 @@ def asked(name, **fields):
 
 
 def data(name, **options):
+    if name == "poisson_deviance":
+        return counts()
     return amounts() if name != "positive_rate" and METRIC_SCALES[name].label_type == "continuous" else rows(**options)
 
 
@@ -66,6 +74,7 @@ REFERENCES = {
     "rmse": sklearn_metrics.root_mean_squared_error,
     "mae": sklearn_metrics.mean_absolute_error,
     "quantile_loss": lambda y, s, **w: sklearn_metrics.mean_pinball_loss(y, s, alpha=0.8, **w),
+    "poisson_deviance": sklearn_metrics.mean_poisson_deviance,
 }
 
 
@@ -109,6 +118,12 @@ def test_the_cut_and_the_quantile_are_the_gates_own():
     for quantile, expected in ((0.5, 5.0), (0.9, 9.0), (0.1, 1.0)):
         gate = ThresholdGate(metric="quantile_loss", quantile=quantile, at_most=1.0)
         assert compute_metric(resolve_metric(gate), np.full(3, 30.0), np.full(3, 20.0)) == pytest.approx(expected)
+
+
+def test_a_count_of_nothing_costs_a_bounded_sum():
+    deviance = resolve_metric(ThresholdGate(metric="poisson_deviance", at_most=1.0))
+    assert compute_metric(deviance, np.array([0.0, 0]), np.array([0.0, 1])) == pytest.approx(1.0)
+    assert 68 < compute_metric(deviance, np.array([1.0]), np.array([0.0])) < 72
 
 
 def test_a_function_of_the_users_gets_the_rows_as_often_as_they_count():

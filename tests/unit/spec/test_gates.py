@@ -81,7 +81,7 @@ BETTER = {"metric": "auc", "must_be": "better"}
         (
             FairnessGate,
             {"group_by": "carrier", "at_most": 0.1, "metric": "gini"},
-            "quantile_loss, positive_rate, nor",
+            "poisson_deviance, positive_rate, nor",
         ),
         (BaselineGate, {"metric": "auc"}, "does not exist for a constant"),
         (BaselineGate, {"metric": "calibration_error"}, "cannot be compared fairly"),

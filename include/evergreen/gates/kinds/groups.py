@@ -201,7 +201,7 @@ def _has_enough_rows(gate: MetricGate, label: FloatArray) -> bool:
     if label.size < gate.min_rows:
         return False
     ones = int(np.count_nonzero(label == 1))
-    return gate.scale.label_type == "continuous" or gate.metric == "positive_rate" or min(ones, label.size - ones) >= 2
+    return gate.scale.label_type != "binary" or gate.metric == "positive_rate" or min(ones, label.size - ones) >= 2
 
 
 def _describe_unjudged_slices(slices: Sequence[SliceResult], problem: str) -> str:
