@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from evergreen.features import FeatureTables
@@ -22,8 +22,6 @@ ORIGINS = ("EWR", "JFK", "LGA")
 SPINE_COLUMNS = ("event_timestamp", "origin", "hour_of_day", "weekday", "departures", "label_known_at")
 RECENT_COLUMNS = ("last_hour", "same_hour_yesterday", "last_day")
 WEATHER_COLUMNS = ("temperature", "wind_speed", "precipitation", "visibility")
-
-_HOUR, _DAY = (F.expr(f"interval {hours} hours") for hours in (1, 24))
 
 
 def build(
@@ -48,6 +46,10 @@ def build(
     ]
 
 
+def _hours(count: int) -> Column:
+    return F.expr(f"interval {count} hours")
+
+
 def _grid(spark: SparkSession, hours: Sequence[str], calendar: Calendar) -> DataFrame:
     """Return one row per hour and airport, whether or not anybody left."""
     rows = [(hour, calendar.start(hour), origin) for hour in hours for origin in ORIGINS]
@@ -59,29 +61,29 @@ def _spine(grid: DataFrame, counts: DataFrame, timezone: str) -> DataFrame:
     is_same = (F.col("counted_hour") == F.col("starts_at")) & (F.col("counted_origin") == F.col("origin"))
     return grid.join(counts, is_same, "left").select(
         "period",
-        (F.col("starts_at") - _HOUR).alias("event_timestamp"),
+        (F.col("starts_at") - _hours(1)).alias("event_timestamp"),
         "origin",
         F.hour(local).alias("hour_of_day"),
         F.weekday(local).alias("weekday"),
         F.coalesce("count", F.lit(0)).alias("departures"),
-        (F.col("starts_at") + _HOUR).alias("label_known_at"),
+        (F.col("starts_at") + _hours(1)).alias("label_known_at"),
     )
 
 
 def _recent(grid: DataFrame, counts: DataFrame) -> DataFrame:
     """Return counts of the day before each hour. Of the hour that is predicted then, the one yesterday is 23 h ago."""
     ago = F.col("starts_at") - F.col("counted_hour")
-    is_recent = (F.col("counted_origin") == F.col("origin")) & ago.between(_HOUR, _DAY)
+    is_recent = (F.col("counted_origin") == F.col("origin")) & ago.between(_hours(1), _hours(24))
 
-    def total(condition: object) -> object:
+    def total(condition: Column) -> Column:
         return F.coalesce(F.sum(F.when(condition, F.col("count"))), F.lit(0)).cast("int")
 
     return (
         grid.join(counts, is_recent, "left")
         .groupBy("period", F.col("starts_at").alias("event_timestamp"), "origin")
         .agg(
-            total(ago == _HOUR).alias("last_hour"),
-            total(ago == F.expr("interval 23 hours")).alias("same_hour_yesterday"),
+            total(ago == _hours(1)).alias("last_hour"),
+            total(ago == _hours(23)).alias("same_hour_yesterday"),
             total(F.lit(True)).alias("last_day"),
         )
     )
@@ -89,7 +91,7 @@ def _recent(grid: DataFrame, counts: DataFrame) -> DataFrame:
 
 def _weather(grid: DataFrame, stations: DataFrame) -> DataFrame:
     readings = stations.select(
-        (F.date_trunc("hour", "read_at") + _HOUR).alias("starts_at"),
+        (F.date_trunc("hour", "read_at") + _hours(1)).alias("starts_at"),
         "origin",
         F.col("temp").alias("temperature"),
         "wind_speed",
