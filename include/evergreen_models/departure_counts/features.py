@@ -2,7 +2,7 @@
 
 No row uses anything that became known after its `event_timestamp`:
 
-- A departure counts when its hour is over.
+- A departure counts when its hour is over: in its last microsecond.
 - The weather of an hour is known when that hour is over.
 - The number of departures of an hour is predicted one hour before it begins.
 """
@@ -66,7 +66,8 @@ def _spine(grid: DataFrame, counts: DataFrame, timezone: str) -> DataFrame:
         F.hour(local).alias("hour_of_day"),
         F.weekday(local).alias("weekday"),
         F.coalesce("count", F.lit(0)).alias("departures"),
-        (F.col("starts_at") + _hours(1)).alias("label_known_at"),
+        # What is known as of an hour was known before it begins.
+        (F.col("starts_at") + _hours(1) - F.expr("interval 1 microsecond")).alias("label_known_at"),
     )
 
 
