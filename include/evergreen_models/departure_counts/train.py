@@ -1,0 +1,41 @@
+"""Gradient boosting of counts on the joined features. Runs in the training process or pod, without Airflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import xgboost as xgb
+
+from evergreen import storage
+from evergreen.errors import TrainingDataError
+from evergreen.training.checkpoints import Checkpoints
+from evergreen.training.job import Job
+
+
+def fit(job: Job, output: Path, _: Checkpoints) -> Mapping[str, float]:
+    """Train on all rows of the job, in seconds and so without a checkpoint, and write `model.ubj`.
+
+    The trees add up to the logarithm of the expected count: the loss is that of the Poisson distribution.
+
+    Raises:
+        TrainingDataError: there are no rows.
+    """
+    with storage.storage_path(job.training_data).open("rb") as file:
+        table = pq.read_table(file, columns=[*job.features, job.label])
+    if not table.num_rows:
+        raise TrainingDataError(f"{job.training_data} has no rows: train as of a later hour")
+    data = xgb.QuantileDMatrix(table.select(list(job.features)), label=table[job.label].to_numpy(), nthread=job.threads)
+    parameters = {name: value for name, value in job.parameters.items() if name != "rounds"} | {
+        "objective": "count:poisson",
+        "eval_metric": "poisson-nloglik",
+        "tree_method": "hist",
+        "device": "cuda" if job.gpu else "cpu",
+        "nthread": job.threads,
+        "seed": job.seed,
+    }
+    booster = xgb.train(parameters, data, num_boost_round=int(job.parameters["rounds"]))
+    booster.save_model(output / "model.ubj")
+    loss = float(booster.eval(data, "train").rpartition(":")[2])
+    return {"train_poisson_loss": loss, "train_rows": float(table.num_rows)}
