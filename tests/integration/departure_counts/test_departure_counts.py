@@ -115,6 +115,7 @@ def test_a_champion_of_hours_and_a_candidate_an_hour_later(january: Path) -> Non
     online = store.get_online_features(features, [{"origin": "JFK"}]).to_dict()
     dataset = inputs.features_dataset(SPEC)
     newest = dataset.manifest(datasets.period_partition(HOURS[-1]))
-    [row] = [r for r in pq.read_table(dataset.file_path(newest, "recent_departures")).to_pylist() if r["origin"] == "JFK"]
+    rows = pq.read_table(dataset.file_path(newest, "recent_departures")).to_pylist()
+    [row] = [row for row in rows if row["origin"] == "JFK"]
     assert (online["last_hour"], online["last_day"]) == ([row["last_hour"]], [row["last_day"]])
     assert row["event_timestamp"] == datetime.fromisoformat(HOURS[-1])
