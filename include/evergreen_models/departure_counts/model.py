@@ -6,7 +6,7 @@ from .sources import SOURCES
 
 MODEL = ModelSpec(
     name="departure_counts",
-    owner="ground-operations",
+    owner="flight-operations",
     description="Number of flights that leave an airport of New York in an hour, one hour ahead.",
     features=dict(
         period="1h",

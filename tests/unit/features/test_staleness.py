@@ -108,7 +108,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
             raw_files.raw_file("shops").parent.mkdir(),
             rewrite_register(raw_files.raw_file("shops")),
         ],
-        ["the raw file of shops is new", "columns.shops is new", "formats.shops is new"],
+        ["the raw file of shops is new", "columns.shops is new"],
     ),
     "another format": (
         lambda folder: tills.change_spec(
@@ -202,7 +202,7 @@ def test_all_days_differ_from_a_history_that_is_damaged(spoil: str, folder: Path
 def test_a_history_may_keep_its_days(folder: Path) -> None:
     publish_with_history(folder)
     tills.deliver_history(VERSIONS[:1])
-    assert not stale(tills.change_spec(folder, "'daily': False", "'daily': False, 'rebuild_on_change': False")).days
+    assert not stale(tills.change_spec(folder, "'daily': False", "'daily': False, 'rebuild_on_change': False")).periods
 
 
 def test_other_columns_of_validity_make_days_stale(folder: Path) -> None:
