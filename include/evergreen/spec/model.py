@@ -203,8 +203,8 @@ class FeatureSpec(Frozen):
     last_day: date | None = Field(None, description="no raw data exists after this day")
     schedule: Cron | None = Field(
         None,
-        description="cron, in `timezone`, or in UTC for periods of hours and minutes: when a run builds those that are "
-        "over since the one before; None: when each period is over",
+        description="cron, in `timezone`: when a run builds the periods that are over since the one before; None: a run "
+        "when each period is over",
     )
     sources: tuple[RawSource, ...] = Field(min_length=1, description="what raw data the features are built from")
     views: tuple[Name, ...] = Field(min_length=1, description="tables of features that `build` returns")
@@ -244,9 +244,11 @@ class FeatureSpec(Frozen):
         return self.calendar.first_of(self.last_day + timedelta(1)) if self.last_day else None
 
     @property
-    def cron(self) -> str:
-        """The schedule of the features DAG, in `calendar.clock_timezone`."""
-        return self.schedule or self.calendar.cron
+    def cron(self) -> tuple[str, str]:
+        """The schedule of the features DAG, and the time zone in which it is written."""
+        if self.schedule:
+            return self.schedule, self.timezone
+        return self.calendar.cron, self.calendar.clock_timezone
 
     def source(self, name: str) -> RawSource:
         """The source of this name."""

@@ -13,8 +13,8 @@ MODEL = ModelSpec(
         timezone="America/New_York",
         first_day="2013-01-01",
         last_day="2013-12-31",
-        # Each night one run builds the 24 hours of the day. Without a schedule it is a run per hour.
-        schedule="0 5 * * *",
+        # Each night one run builds the hours of the day. Without a schedule it is a run per hour.
+        schedule="0 0 * * *",
         sources=SOURCES,
         spine="hours",
         views=["recent_departures", "airport_weather"],
@@ -22,7 +22,7 @@ MODEL = ModelSpec(
     feature_service="departure_counts",
     request_columns=["hour_of_day", "weekday"],
     label="departures",
-    schedule="30 5 * * *",
+    schedule="30 0 * * *",  # when they are built
     train="28d",
     holdout="14d",
     parameters=dict(rounds=150, max_depth=5, learning_rate=0.08, subsample=0.8, min_child_weight=10),

@@ -74,11 +74,12 @@ log = logging.getLogger(__name__)
 def features_dag(model: ModelSpec) -> DAG:
     """`<model>.features`."""
     spec = feature_spec(model)
+    cron, timezone = spec.cron
     with DAG(
         **dag_kwargs(model, "features", "Raw periods to published features", __doc__),
         **data_range_kwargs(model),
         schedule=AssetOrTimeSchedule(
-            timetable=CronDataIntervalTimetable(spec.cron, timezone=spec.calendar.clock_timezone),
+            timetable=CronDataIntervalTimetable(cron, timezone=timezone),
             assets=[_raw_asset(model.name, spec)],
         ),
         # Backfilled runs count too; at the limit, Airflow starts no run for an arrival.
