@@ -40,7 +40,7 @@ dict(kind="against_champion", metric="rmse", must_be="better", margin=1.7),
 
 @pytest.fixture
 def loans(home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path) -> ModelSpec:
-    return write_loans(tmp_path, monkeypatch, use_models, GATES, label_delay="2d")
+    return write_loans(tmp_path, monkeypatch, use_models, GATES, label_delay=2)
 
 
 def retrain(model: ModelSpec, as_of: str, *inputs: str, seed: int = 0) -> VerdictRecorded:
@@ -182,7 +182,7 @@ def test_a_better_challenger_is_promoted_when_evidence_suffices(
     rows = training_sets.look_dataset(loans).resolve(results["examples"])
     table = pq.read_table(training_sets.look_dataset(loans).file_path(rows, "holdout"))
     assert max(table["label_known_at"].to_pylist()) < Calendar("1d", ZONE).start(promoted_on)
-    assert min(table["day"].to_pylist()) == first.holdout[0]
+    assert str(min(table["day"].to_pylist())) == first.holdout[0]
     assert look(monkeypatch, promoted_on)["examples"] is None, "there is no challenger any more"
 
 

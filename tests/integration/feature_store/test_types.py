@@ -166,7 +166,7 @@ def test_values_are_the_same_everywhere(wallets: ModelSpec, tmp_path: Path, rows
         column = examples[f"accounts__{name}"]
         assert column.type == arrow_type
         expected = {(day, key): by_day[day][name][position].as_py() for day in DAYS for position, key in enumerate(IDS)}
-        keys = zip(examples["day"].to_pylist(), examples["account"].to_pylist(), strict=True)
+        keys = zip(map(str, examples["day"].to_pylist()), examples["account"].to_pylist(), strict=True)
         assert comparable(column.to_pylist()) == comparable([expected.get(key) for key in keys])
     assert examples["shops__turnover"].type == pa.int64()
 
@@ -261,7 +261,7 @@ def test_values_that_would_change_are_refused(
         ({"amount": pa.array([[1.0]] * 7)}, "amount is list<element: double>, which trainers"),
         ({"is_new": instants(DAYS[2], 7, 2)}, "is_new is timestamp"),
         ({"account": pa.array([1.0] * 7)}, "payments.account: has the types double, int64 in its files: double on"),
-        ({"note": pa.array(["a"] * 7)}, "payments.note: is missing on 2 days, such as 2024-01-01"),
+        ({"note": pa.array(["a"] * 7)}, "payments.note: is missing in 2 periods, such as 2024-01-01"),
     ],
 )
 def test_examples_that_no_model_takes_are_refused(wallets: ModelSpec, payments: Columns, message: str) -> None:

@@ -75,7 +75,7 @@ def test_each_event_gets_what_was_valid_at_its_time(form: str, zone: str, dates:
     events = [(key, step, at) for key in range(KEYS + 1) for step, at in times]
     rows: list[Any] = [(number, key, at) for number, (key, _, at) in enumerate(events)]
     rows += [(-1, None, times[3][1]), (-2, 0, None)]
-    frame = spark.createDataFrame(rows, EVENTS).repartition(3).cache()
+    frame = spark.createDataFrame(rows, EVENTS).repartition(3)
 
     @settings(max_examples=2, suppress_health_check=list(HealthCheck))
     @given(valid_histories(form, KEYS))

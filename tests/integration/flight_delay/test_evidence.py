@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -263,7 +264,7 @@ def ask_online(examples: datasets.Manifest, candidate: datasets.Manifest) -> Any
 def test_one_wrong_online_value_is_found_and_so_is_its_repair(
     home: Path, examples: datasets.Manifest, candidate: datasets.Manifest
 ) -> None:
-    asked = table(examples, "holdout").filter(pc.equal(table(examples, "holdout")["day"], "2013-01-17"))
+    asked = table(examples, "holdout").filter(pc.equal(table(examples, "holdout")["day"], date(2013, 1, 17)))
     tail = asked["tailnum"].drop_null()[0].as_py()
     others = len(set(asked.select(["carrier", "origin", "dest", "tailnum"]).drop_null().to_pandas().agg(tuple, axis=1)))
     with closing(sqlite3.connect(home / "online/flight_delay.db")) as con, con:
@@ -384,11 +385,11 @@ def test_the_most_recent_day_holds_all_its_rows_and_no_label(home: Path, example
     manifest = features_dataset(MODEL).manifest("day=2013-01-17")
     assert manifest is not None
     assert recent.num_rows == manifest.files["departures"].rows
-    assert set(recent["day"].to_pylist()) == {"2013-01-17"}
+    assert set(recent["day"].to_pylist()) == {date(2013, 1, 17)}
     assert set(holdout.column_names) - set(recent.column_names) == {"label", "label_known_at"}
     # The rows whose label is known are in the holdout too, and the same.
     both = recent.filter(pc.is_in(recent["flight_id"], holdout["flight_id"]))
-    known = holdout.filter(pc.equal(holdout["day"], "2013-01-17"))
+    known = holdout.filter(pc.equal(holdout["day"], date(2013, 1, 17)))
     assert 0 < both.num_rows == known.num_rows < recent.num_rows
     assert both.equals(known.select(both.column_names))
     for name in ("train", "holdout"):

@@ -101,7 +101,7 @@ CHANGES = {
     "a library that nothing depends on": (library("rich"), set()),
     "parameters": (field(parameters={"rounds": 3}), {"model"}),
     "the seed": (field(seed=7), {"model"}),
-    "the holdout": (field(holdout="5d"), {"training set"}),
+    "the holdout": (field(holdout=Duration(5, "d")), {"training set"}),
     "the schedule": (field(schedule="0 0 * * 1"), set()),
     "a view's TTL": (definition, {"training set"}),
 }

@@ -34,7 +34,7 @@ def test_sync_aliases_follows_every_change(book: Book) -> None:
     book.promote(second)
     assert book.aliases == {"champion": "2", "previous": "1"}
     third = book.judge(21)
-    book.promote(third, cooldown="7d")
+    book.promote(third, cooldown_days=7)
     assert book.aliases == {"champion": "2", "previous": "1", "challenger": "3"}
     ledger.append_decision(book.model, "ada", lambda state: rules.decide_rollback(state, None, "late"))
     aliases.sync_aliases(book.model)
