@@ -203,8 +203,8 @@ class FeatureSpec(Frozen):
     last_day: date | None = Field(None, description="no raw data exists after this day")
     schedule: Cron | None = Field(
         None,
-        description="cron, in `timezone`: when a run builds the periods that are over since the one before; None: a run "
-        "when each period is over",
+        description="cron, in `timezone`: when a run builds the periods that are over since the one before; None: when "
+        "each period is over",
     )
     sources: tuple[RawSource, ...] = Field(min_length=1, description="what raw data the features are built from")
     views: tuple[Name, ...] = Field(min_length=1, description="tables of features that `build` returns")

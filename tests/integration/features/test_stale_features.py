@@ -90,7 +90,7 @@ def test_a_changed_register_is_not_mixed_either(folder: Path) -> None:
     assert training_sets.build_training_set(model, WINDOW).files["train"].rows
 
 
-def floors(model: ModelSpec, days: list[date]) -> list[dict[int, int | None]]:
+def floors(model: ModelSpec, days: list[str]) -> list[dict[int, int | None]]:
     """Return the floor of each till, by day."""
     dataset = inputs.features_dataset(model)
     manifests = inputs.published_manifests(model, days).values()
@@ -107,19 +107,19 @@ def test_a_day_sees_its_part_of_a_history(folder: Path) -> None:
     assert floors(model, days) == [{0: 1, 1: 3, **none}, *[{0: 2, 1: 3, **none}] * 2, {0: 2, 1: None, **none}]
 
     tills.deliver_history([(0, "2024-01-02", "2024-01-05", 2), *versions[::2], (2, "2024-01-05", None, 4)])
-    assert not staleness.find_stale_features(model, inputs.published_manifests(model, days)).days
+    assert not staleness.find_stale_features(model, inputs.published_manifests(model, days)).periods
     unpublish(model, days)
     for day in days:
         run_feature_pipeline(model, [day])
     assert contents(model, days) == before, "each day alone, of a register that knows the future"
 
     tills.deliver_history([*versions[::2], (0, "2024-01-02", "2024-01-03", 5), (0, "2024-01-03", None, 2)])
-    stale = staleness.find_stale_features(model, inputs.published_manifests(model, days)).days
+    stale = staleness.find_stale_features(model, inputs.published_manifests(model, days)).periods
     assert stale == [DAYS[1]]
     run_feature_pipeline(model, stale)
     assert floors(model, stale) == [{0: 5, 1: 3, **none}]
     assert {day for day, content in contents(model, days).items() if content != before[day]} == set(stale)
-    window = Window.from_range(DAYS[1], DAYS[4], RunReason.MANUAL, "UTC")
+    window = Window.from_range(DAYS[1], DAYS[4], RunReason.MANUAL, Calendar("1d", "UTC"))
     assert training_sets.build_training_set(model, window).files["train"].rows
 
 

@@ -55,7 +55,7 @@ def examples(january: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.Data
     """All training rows as of 18 January, features joined."""
     model = loader.load_spec("flight_delay")
     manifest = training_sets.build_training_set(
-        model, Window.from_range("2013-01-01", "2013-01-18", RunReason.MANUAL, "America/New_York")
+        model, Window.from_range("2013-01-01", "2013-01-18", RunReason.MANUAL, model.features.calendar)
     )
     published = training_sets.training_set_dataset(model)
     return pd.concat(pq.read_table(published.file_path(manifest, name)).to_pandas() for name in ("train", "holdout"))
