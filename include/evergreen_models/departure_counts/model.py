@@ -30,7 +30,7 @@ MODEL = ModelSpec(
     training_libraries=["xgboost-cpu", "pyarrow"],
     gates=[
         dict(kind="threshold", metric="mae", at_most=4.0),
-        dict(kind="baseline", metric="mae", baseline="same_hour_yesterday"),
+        dict(kind="baseline", metric="mae", baseline="recent_departures__same_hour_yesterday"),
         dict(kind="against_champion", metric="poisson_deviance", must_be="not_worse", margin=0.2, confidence=0.95),
         dict(kind="by_slice", metric="mae", group_by="origin", margin=1.0),
         dict(kind="signature"),

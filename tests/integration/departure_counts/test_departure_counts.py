@@ -84,12 +84,13 @@ def test_hours_without_events_are_published(january: Path) -> None:
 def test_a_champion_of_hours_and_a_candidate_an_hour_later(january: Path) -> None:
     events = []
     for end in (HOURS[-1], CALENDAR.shift(HOURS[-1], 1)):
+        online_store.materialize_features(MODEL, window(end))
         examples = training_sets.build_training_set(MODEL, window(end))
         source = training_sets.training_set_dataset(MODEL)
         holdout = pq.read_table(source.file_path(examples, "holdout"))
         assert holdout.num_rows == 7 * 24 * len(ORIGINS)
         assert max(holdout["label_known_at"].to_pylist()) < CALENDAR.start(end)
-        assert holdout["last_day"].null_count == 0
+        assert holdout["recent_departures__last_day"].null_count == 0
         candidate = process.train_in_process(MODEL, examples, source, training_sets.model_input_columns(MODEL))
         champion = versions.find_champion(MODEL)
         scores = evaluation.collect_evidence(MODEL, examples, candidate, champion)
@@ -103,7 +104,6 @@ def test_a_champion_of_hours_and_a_candidate_an_hour_later(january: Path) -> Non
         request = service.PromotionRequest(number, version, RunReason.SCHEDULE)
         if service.promotion_blocker(MODEL, request) is None:
             service.promote_version(MODEL, request, actor="a test")
-        online_store.materialize_features(MODEL, window(end))
     first, second = ({result.gate: result for result in event.verdict.results} for event in events)
     assert events[0].verdict.promote, events[0].verdict
     assert first["mae_threshold"].candidate < 4
