@@ -108,12 +108,12 @@ def _import_raw_module(model: ModelSpec) -> ModuleType | None:
 
 
 def _delivered_periods(model: ModelSpec) -> set[str]:
-    """Return the periods of the model for which every daily source has its raw file, or does not need it any more."""
+    """Return the periods of the model for which every source has its raw file, or does not need it any more."""
     spec, now = feature_spec(model), datetime.now(UTC)
     calendar, current = spec.calendar, spec.calendar.period_at(now)
     periods = set(calendar.periods_between(spec.first_period, min(current, spec.end_period or current)))
-    daily = {source.name: WatchedSource.from_source(source) for source in spec.sources if source.daily}
-    return periods & list_complete_periods(raw_files.raw_folder(), daily, now, calendar, periods).keys()
+    watched = {source.name: WatchedSource.from_source(source) for source in spec.sources if not source.is_register}
+    return periods & list_complete_periods(raw_files.raw_folder(), watched, now, calendar, periods).keys()
 
 
 def _feature_periods(model: ModelSpec, as_of: str) -> Sequence[str]:
@@ -129,11 +129,11 @@ def _deliver_raw_periods(raw: ModuleType, model: ModelSpec, as_of: str, progress
     calendar = spec.calendar
     start = min(calendar.period_before(first, source.trailing) for source in spec.sources)
     periods = list(calendar.periods_between(max(spec.first_period, start), as_of))
-    daily = [source for source in spec.sources if source.daily and source.absence_hours is None]
+    awaited = [source for source in spec.sources if not source.is_register and source.absence_hours is None]
     missing = [
         period
         for period in periods
-        if not all(raw_files.is_delivered(raw_files.RawFile.from_source(source, period)) for source in daily)
+        if not all(raw_files.is_delivered(raw_files.RawFile.from_source(source, period)) for source in awaited)
     ]
     if missing:
         progress.update(ProgressView("delivering raw data", 0, len(missing), f"{calendar.unit}s"))

@@ -215,5 +215,5 @@ def test_the_bound_holds_at_default_settings() -> None:
 
 
 def test_a_trigger_without_daily_sources_is_refused() -> None:
-    with pytest.raises(SpecError, match="none is daily"):
+    with pytest.raises(SpecError, match="all are registers"):
         RawDataTrigger("raw", {}, "records")

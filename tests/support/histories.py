@@ -39,7 +39,7 @@ def tariff_source(form: str = "to", dates: bool = True, **fields: Any) -> RawSou
     history = dict(keys=["station"], valid_from="since")
     if form == "to":
         columns["until"], history["valid_to"] = kind, "until"
-    return RawSource(name="tariffs", daily=False, columns=columns, history=history, **fields)
+    return RawSource(name="tariffs", is_register=True, columns=columns, history=history, **fields)
 
 
 def moment(source: RawSource, step: int) -> Any:

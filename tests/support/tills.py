@@ -30,7 +30,7 @@ MODEL = ModelSpec(
     features=dict(timezone="UTC", first_day="2024-01-01", spine="receipts", views=["takings"],
                   sources=[
                       dict(name="sales", trailing="1d", columns=dict(day="date32", till="int64", dollars="float64")),
-                      dict(name="tills", daily=False, columns=dict(till="int64", floor="int64")),
+                      dict(name="tills", is_register=True, columns=dict(till="int64", floor="int64")),
                   ]),
     schedule="0 0 * * 1", train="5d", holdout="2d",
     gates=[dict(kind="threshold", metric="rmse", at_most=100.0)],
@@ -140,12 +140,12 @@ def declare_history(model: Path, kind: str = "date32", trailing: str = "0d") -> 
     begins, key = (dict(type=type_, nullable=False) for type_ in (kind, "int64"))
     declared = dict(
         name="tills",
-        daily=False,
+        is_register=True,
         trailing=trailing,
         columns=dict(till=key, since=begins, until=kind, floor="int64"),
         history=dict(keys=["till"], valid_from="since", valid_to="until"),
     )
-    register = 'dict(name="tills", daily=False, columns=dict(till="int64", floor="int64"))'
+    register = 'dict(name="tills", is_register=True, columns=dict(till="int64", floor="int64"))'
     return change_spec(model, register, repr(declared))
 
 

@@ -246,7 +246,7 @@ def reread_command(
     from evergreen.ingest.extracts import reread_query  # imports what talks to databases
 
     spec, faults = feature_spec(load_spec(model)), list[Fault]()
-    if source not in {named.name for named in spec.sources if named.query and named.daily}:
+    if source not in {named.name for named in spec.sources if named.query and not named.is_register}:
         raise EvergreenError(f"{model} has no source {source!r} with a query by period: name one of its `sources`")
     for period in spec.calendar.periods_between(start, spec.calendar.shift(end or start, 1)):
         problems = reread_query(spec, RawFile.from_source(spec.source(source), period))

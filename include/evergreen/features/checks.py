@@ -132,7 +132,7 @@ def _is_without_events(feature_model: str, spec: FeatureSpec, period: str, table
     if pq.read_metadata(table).num_rows:
         return False
     sources = {RawFile.from_source(source, period): source for source in spec.sources}
-    files = [file for file, source in sources.items() if source.daily and source.empty_days != "refused"]
+    files = [file for file, source in sources.items() if not source.is_register and source.empty_periods != "refused"]
     copies, hashes = declared_files.declared_copies(feature_model), raw_files.hash_raw_files(files)
     return bool(files) and not any(
         declared_files.read_as_declared(sources[file], file, sha256, copies).rows for file, sha256 in hashes.items()

@@ -41,14 +41,14 @@ def features_dataset(model: ModelSpec) -> datasets.Dataset:
 
 def register_files(spec: FeatureSpec) -> list[RawFile]:
     """Return the file of each source that has one for all periods."""
-    return [RawFile.from_source(source, None) for source in spec.sources if not source.daily]
+    return [RawFile.from_source(source, None) for source in spec.sources if source.is_register]
 
 
 def raw_files_for_period(spec: FeatureSpec, period: str) -> list[RawFile]:
     """Every raw file that the features of `period` depend on, oldest first."""
     files, calendar = [], spec.calendar
     for source in spec.sources:
-        if source.daily:
+        if not source.is_register:
             first = max(spec.first_period, calendar.period_before(period, source.trailing))
             end = calendar.shift(period, 1)
             files += [RawFile.from_source(source, raw_period) for raw_period in calendar.periods_between(first, end)]
@@ -124,7 +124,9 @@ def shared_inputs(model: ModelSpec) -> dict[str, Any]:
         "period": spec.period,
         "timezone": spec.timezone,
         "tables": spec.tables,
-        "trailing": {source.name: str(source.trailing) for source in spec.sources if source.daily or source.history},
+        "trailing": {
+            source.name: str(source.trailing) for source in spec.sources if not source.is_register or source.history
+        },
         "histories": {source.name: source.history.model_dump() for source in spec.sources if source.history},
         "columns": {
             source.name: {name: column.type for name, column in source.columns.items()} for source in spec.sources
@@ -156,7 +158,7 @@ def find_missing_raw_files(spec: FeatureSpec, files: Iterable[RawFile]) -> dict[
     return {
         file: raw_files.missing_fault(file)
         for file in files
-        if spec.source(file.source).empty_days != "absent" and not raw_files.is_delivered(file)
+        if spec.source(file.source).empty_periods != "absent" and not raw_files.is_delivered(file)
     }
 
 

@@ -1,7 +1,7 @@
 """Which published periods were made by other code, parameters or registers than they would be now.
 
-A register is the one file of a source that is not daily: every period depends on it, or, if it has a history, on what
-was valid then. Daily raw files are not compared here: a corrected period has a run of its own
+A register is one file for all periods: every period depends on it, or, if it has a history, on what was valid then.
+Other raw files are not compared here: a corrected period has a run of its own
 (`evergreen.features.inputs.stale_periods`).
 """
 
@@ -105,7 +105,7 @@ def find_mixed_features(model: ModelSpec, published: Mapping[str, Manifest]) -> 
 
 def _compare(model: ModelSpec, published: Mapping[str, Manifest], reference: Mapping[str, Any]) -> StaleFeatures:
     spec = feature_spec(model)
-    registers = [source.name for source in spec.sources if not source.daily and source.rebuild_on_change]
+    registers = [source.name for source in spec.sources if source.is_register and source.rebuild_on_change]
     histories = inputs.hash_visible_histories(model, published)
     reference = json.loads(json.dumps(reference))  # as manifests have it, with lists for tuples
     with_history = {source.name for source in spec.sources if source.history}

@@ -66,7 +66,7 @@ def declaration_of(source: RawSource) -> dict[str, Any]:
     return {
         "columns": columns,
         "extra_columns": source.extra_columns,
-        "empty_days": source.empty_days,
+        "empty_periods": source.empty_periods,
         "format": source.files.model_dump(include={*READING_FIELDS, "part_count"}, mode="json"),
     }
 
@@ -204,9 +204,9 @@ def _join(names: Sequence[str]) -> str:
 
 
 def row_faults(source: RawSource, rows: int, path: object) -> Iterator[Fault]:
-    if rows == 0 and source.empty_days == "refused":
-        fix = 'deliver its rows, or let the source say empty_days="delivered" if there may be none'
-        yield Fault(display_path(path), "has no rows", fix if source.daily else "deliver its rows")
+    if rows == 0 and source.empty_periods == "refused":
+        fix = 'deliver its rows, or let the source say empty_periods="delivered" if there may be none'
+        yield Fault(display_path(path), "has no rows", "deliver its rows" if source.is_register else fix)
 
 
 def _copy_as_declared(source: RawSource, file: RawFile, parts: Sequence[RawPart], copy: Path) -> DeclaredFile:

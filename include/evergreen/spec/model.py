@@ -92,7 +92,9 @@ class RawSource(Frozen):
     )
     query: RawQuery | None = Field(None, description="instead of files: a query on a SQL database")
     table: RawTable | None = Field(None, description="instead of files: a table of Delta or Iceberg")
-    daily: bool = Field(True, description="one file per period, of the model's length; otherwise one for all of them")
+    is_register: bool = Field(
+        False, description="one file for all periods, such as a list of shops, instead of one each"
+    )
     trailing: DurationText = Field(
         Duration(0, "d"),
         description="how far back before a period its features need files too, such as 7d; of a register with history: "
@@ -106,31 +108,31 @@ class RawSource(Frozen):
     history: HistoryColumns | None = Field(
         None, description="one file for all days, with columns that say when each of its rows is valid"
     )
-    empty_days: Literal["refused", "delivered", "absent"] = Field(
+    empty_periods: Literal["refused", "delivered", "absent"] = Field(
         "refused",
-        description="days without rows: a fault; or allowed, with a file without rows; or allowed, and the file may be "
-        "absent too",
+        description="periods without rows: a fault; or allowed, with a file without rows; or allowed, and the file may "
+        "be absent too",
     )
     absent_after_hours: int = Field(
         24,
         ge=1,
-        description='with `empty_days="absent"`: hours after the end of a day, until which its file may still arrive',
+        description='with `empty_periods="absent"`: hours after the end of a period, until which its file may arrive',
     )
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        if self.trailing and not self.daily and not self.history:
-            raise ValueError("trailing needs daily files, or a history: leave it out")
+        if self.trailing and self.is_register and not self.history:
+            raise ValueError("trailing needs a file per period, or a history: leave it out")
         if self.trailing.length > _LONGEST_TRAILING:
             raise ValueError(f"trailing is {self.trailing}, and at most 366d")
-        if self.history and self.daily:
-            raise ValueError("history needs daily=False: leave one of them out")
-        if self.daily and not self.rebuild_on_change:
-            raise ValueError("rebuild_on_change=False needs daily=False: a corrected day is always built again")
-        if self.empty_days != "refused" and not self.daily:
-            raise ValueError(f"empty_days={self.empty_days!r} needs daily files: leave one of them out")
-        if self.empty_days != "absent" and "absent_after_hours" in self.model_fields_set:
-            raise ValueError("absent_after_hours needs empty_days='absent': leave one of them out")
+        if self.history and not self.is_register:
+            raise ValueError("history needs is_register=True: leave one of them out")
+        if not self.is_register and not self.rebuild_on_change:
+            raise ValueError("rebuild_on_change=False needs is_register=True: a corrected period is always built again")
+        if self.empty_periods != "refused" and self.is_register:
+            raise ValueError(f"empty_periods={self.empty_periods!r} needs a file per period: leave one of them out")
+        if self.empty_periods != "absent" and "absent_after_hours" in self.model_fields_set:
+            raise ValueError("absent_after_hours needs empty_periods='absent': leave one of them out")
         # Spark finds columns by name whatever the case of its letters.
         names = [name.lower() for name in self.columns]
         if duplicates := sorted({name for name in self.columns if names.count(name.lower()) > 1}):
@@ -139,7 +141,7 @@ class RawSource(Frozen):
             raise ValueError(f"history: {problem}")
         if len(self.model_fields_set & {"files", "query", "table"}) > 1:
             raise ValueError("files, query and table: a source comes from one of them, leave the others out")
-        check_origin(self.origin, self.daily)
+        check_origin(self.origin, self.is_register)
         if isinstance(self.origin, RawFiles) and self.origin.format in TEXT_FORMATS:
             kinds = ("binary", "list") if self.origin.format == "csv" else ("binary",)
             if bad := [name for name, column in self.columns.items() if column.type.startswith(kinds)]:
@@ -161,7 +163,7 @@ class RawSource(Frozen):
     @property
     def absence_hours(self) -> int | None:
         """Hours after the end of a day, until which its file may still arrive; None if it has to arrive."""
-        return self.absent_after_hours if self.empty_days == "absent" else None
+        return self.absent_after_hours if self.empty_periods == "absent" else None
 
 
 def _history_problem(history: HistoryColumns, columns: Mapping[str, RawColumn]) -> str | None:
@@ -220,7 +222,8 @@ class FeatureSpec(Frozen):
         for source in self.sources:
             if problem := _multiple_problem(f"trailing of {source.name}", source.trailing, calendar):
                 raise ValueError(problem)
-            check_template_period(source.name, source.files, calendar, daily=source.daily)
+            if not source.is_register:
+                check_template_period(source.name, source.files, calendar)
         for field, names in (("sources", [s.name for s in self.sources]), ("views", list(self.views))):
             if duplicates := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{field} names {', '.join(duplicates)} twice: drop one")

@@ -151,14 +151,14 @@ class RawTable(Frozen):
 Origin = RawFiles | RawQuery | RawTable
 
 
-def check_template_period(name: str, files: RawFiles, calendar: Calendar, *, daily: bool) -> None:
+def check_template_period(name: str, files: RawFiles, calendar: Calendar) -> None:
     """Check that a template of paths tells periods of the calendar apart.
 
     Raises:
         ValueError: it does not, or tells apart what is no period.
     """
     needed = {"day": "", "week": "", "hour": "H", "hours": "H"}.get(calendar.unit, "HM")
-    if not files.path or not daily:
+    if not files.path:
         return
     if missing := [letter for letter in needed if letter not in files.placeholders]:
         raise ValueError(f"files.path of {name} has no %{missing[0]}, and a period is {calendar.period}: write it")
@@ -166,22 +166,22 @@ def check_template_period(name: str, files: RawFiles, calendar: Calendar, *, dai
         raise ValueError(f"files.path of {name} has %{finer[0]}, and a period is {calendar.period}: leave it out")
 
 
-def check_origin(origin: Origin, daily: bool) -> None:
+def check_origin(origin: Origin, is_register: bool) -> None:
     """Check that a source with a period has one in its origin, and one without has none.
 
     Raises:
         ValueError: it is not so.
     """
     if isinstance(origin, RawFiles) and origin.path:
-        if daily and not origin.placeholders >= _DATE_LETTERS:
+        if not is_register and not origin.placeholders >= _DATE_LETTERS:
             raise ValueError(f"files.path {origin.path!r} does not say which day: write %Y, %m and %d into it")
-        if not daily and origin.placeholders:
+        if is_register and origin.placeholders:
             raise ValueError(f"files.path {origin.path!r} has a day in it, and the source has one file for all days")
     if isinstance(origin, RawQuery):
         names = set(_SQL_PARAMETER.findall(origin.sql))
-        needed = {"start", "end"} if daily else set()
+        needed = set() if is_register else {"start", "end"}
         if names != needed:
-            bounds = ":start and :end" if daily else "no parameter, because it is for all days"
+            bounds = "no parameter, because it is for all periods" if is_register else ":start and :end"
             raise ValueError(f"query.sql has parameters {', '.join(sorted(names)) or 'none'}: it needs {bounds}")
-    if isinstance(origin, RawTable) and daily != (origin.time_column is not None):
-        raise ValueError("table.time_column says which rows are of a day: set it, or daily=False for all rows")
+    if isinstance(origin, RawTable) and is_register == (origin.time_column is not None):
+        raise ValueError("table.time_column says which rows are of a period: set it, or is_register=True for all rows")

@@ -7,7 +7,7 @@ DEPARTURES = dict(
     name="takeoffs",
     trailing="1d",
     # Nobody leaves at night.
-    empty_days="absent",
+    empty_periods="absent",
     absent_after_hours=4,
     columns={"departed_at": _INSTANT, "origin": _TEXT, "dest": _TEXT, "carrier": _TEXT},
 )
@@ -15,7 +15,7 @@ STATIONS = dict(
     name="stations",
     trailing="1h",
     # A reading may be missing: the features then have no weather.
-    empty_days="absent",
+    empty_periods="absent",
     absent_after_hours=4,
     columns={
         "origin": _TEXT,

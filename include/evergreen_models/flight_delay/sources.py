@@ -38,7 +38,7 @@ WEATHER = dict(
     name="weather",
     trailing="1d",
     # Hours may be missing, even a whole day: the features then have no weather.
-    empty_days="delivered",
+    empty_periods="delivered",
     columns={
         "origin": _TEXT,
         **_DATE,
@@ -57,7 +57,7 @@ WEATHER = dict(
 )
 PLANES = dict(
     name="planes",
-    daily=False,
+    is_register=True,
     columns={
         "tailnum": _TEXT,
         "year": dict(type="float64", description="in which it was built"),
@@ -69,7 +69,7 @@ PLANES = dict(
 )
 AIRPORTS = dict(
     name="airports",
-    daily=False,
+    is_register=True,
     columns={"faa": _TEXT, "tzone": dict(_TEXT, description="IANA time zone")},
 )
 SOURCES = (FLIGHTS, WEATHER, PLANES, AIRPORTS)

@@ -38,7 +38,7 @@ MODEL = ModelSpec(
         sources=[
             dict(name="sales", columns=dict(sold_at="timestamp[us, tz=UTC]", item="string", price="int64"),
                  files=dict(path="sales/dt=%Y-%m-%d/", format="csv", marker="_SUCCESS")),
-            dict(name="returns", empty_days="delivered", columns=dict(item="string", returned="int64"),
+            dict(name="returns", empty_periods="delivered", columns=dict(item="string", returned="int64"),
                  query=dict(connection="shop", sql=SQL)),
             dict(name="stock", columns=dict(day="date32", item="string", amount="int64"),
                  table=dict(format="delta", location="stock", time_column="day")),

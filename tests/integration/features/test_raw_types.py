@@ -34,7 +34,7 @@ MODEL = ModelSpec(
                 at=dict(type="timestamp[us, tz=UTC]", nullable=False), item="string", amount="int64",
                 price="decimal128(10, 2)",
             )),
-            dict(name="returns", empty_days="absent", columns=dict(item="string")),
+            dict(name="returns", empty_periods="absent", columns=dict(item="string")),
         ],
     ),
     gates=[dict(kind="threshold", metric="auc", at_least=0.5)],
@@ -190,7 +190,7 @@ def test_holes_are_named_with_all_other_faults(till: ModelSpec) -> None:
 
 def test_days_without_events_are_done(till: ModelSpec, write_till: Callable[..., ModelSpec]) -> None:
     """Both sources may be absent: on the second day one file has no rows, on the third there is none."""
-    shop = write_till(model=SPEC.replace('trailing="1d"', 'trailing="1d", empty_days="absent"'))
+    shop = write_till(model=SPEC.replace('trailing="1d"', 'trailing="1d", empty_periods="absent"'))
     deliver(DAYS[0])
     deliver(DAYS[1], at=pa.nulls(0), item=pa.nulls(0), amount=pa.nulls(0), price=pa.nulls(0))
     run_feature_pipeline(shop, DAYS)

@@ -86,7 +86,7 @@ def test_a_changed_register_is_not_mixed_either(folder: Path) -> None:
     run_feature_pipeline(model, DAYS[4:])
     with pytest.raises(StaleFeaturesError, match="3 days, 2024-01-02 – 2024-01-04: the raw file of tills has changed"):
         training_sets.build_training_set(model, WINDOW)
-    model = tills.change_spec(folder, "daily=False", "daily=False, rebuild_on_change=False")
+    model = tills.change_spec(folder, "is_register=True", "is_register=True, rebuild_on_change=False")
     assert training_sets.build_training_set(model, WINDOW).files["train"].rows
 
 

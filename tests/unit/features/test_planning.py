@@ -98,7 +98,7 @@ def test_an_absent_file_is_no_hole_where_it_may_be(model: ModelSpec) -> None:
     files = raw_files_for_periods(spec, DAYS[9:11])
     missing = {file.name for file in find_missing_raw_files(spec, files)}
     assert missing == {"flights-2013-01-11", "weather-2013-01-11"}
-    weather = spec.source("weather").model_copy(update={"empty_days": "absent"})
+    weather = spec.source("weather").model_copy(update={"empty_periods": "absent"})
     sources = tuple(weather if source.name == "weather" else source for source in spec.sources)
     relaxed = spec.model_copy(update={"sources": sources})
     assert {file.name for file in find_missing_raw_files(relaxed, files)} == {"flights-2013-01-11"}

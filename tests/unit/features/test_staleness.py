@@ -22,7 +22,7 @@ from support import tills
 pytestmark = pytest.mark.unit
 
 DAYS = tills.days(4)
-FLOORS = 'dict(name="tills", daily=False'
+FLOORS = 'dict(name="tills", is_register=True'
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda folder: [rewrite_register(), tills.change_spec(folder, FLOORS, f"{FLOORS}, rebuild_on_change=False")],
         [],
     ),
-    "a daily raw file": (lambda _folder: tills.deliver(4, raise_by=1.0), []),
+    "a raw file of a day": (lambda _folder: tills.deliver(4, raise_by=1.0), []),
     "the time zone": (
         lambda folder: tills.change_spec(folder, '"UTC"', '"Asia/Tokyo"'),
         ["timezone was 'UTC' and is 'Asia/Tokyo'"],
@@ -103,7 +103,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
             tills.change_spec(
                 folder,
                 "sources=[",
-                'sources=[dict(name="shops", daily=False, columns=dict(till="int64", floor="int64")), ',
+                'sources=[dict(name="shops", is_register=True, columns=dict(till="int64", floor="int64")), ',
             ),
             raw_files.raw_file("shops").parent.mkdir(),
             rewrite_register(raw_files.raw_file("shops")),
@@ -202,7 +202,9 @@ def test_all_days_differ_from_a_history_that_is_damaged(spoil: str, folder: Path
 def test_a_history_may_keep_its_days(folder: Path) -> None:
     publish_with_history(folder)
     tills.deliver_history(VERSIONS[:1])
-    assert not stale(tills.change_spec(folder, "'daily': False", "'daily': False, 'rebuild_on_change': False")).periods
+    assert not stale(
+        tills.change_spec(folder, "'is_register': True", "'is_register': True, 'rebuild_on_change': False")
+    ).periods
 
 
 def test_other_columns_of_validity_make_days_stale(folder: Path) -> None:

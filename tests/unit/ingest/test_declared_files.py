@@ -181,7 +181,7 @@ def read(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         options = {
             name: fields.pop(name) for name in ("use_deprecated_int96_timestamps", "row_group_size") if name in fields
         }
-        source = RawSource(name="orders", columns=columns, **{"empty_days": "delivered", **fields})
+        source = RawSource(name="orders", columns=columns, **{"empty_periods": "delivered", **fields})
         delivery = RawFile.from_source(source, "2013-03-01")
         delivery.path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(table, bytes):
@@ -312,11 +312,16 @@ FILES: dict[str, tuple[pa.Table | bytes, dict[str, Any], dict[str, Any], list[st
         {},
         ["has columns twice: x"],
     ),
-    "no rows": (pa.table({"x": pa.array([], pa.int64())}), {"x": "int64"}, {"empty_days": "refused"}, ["has no rows"]),
+    "no rows": (
+        pa.table({"x": pa.array([], pa.int64())}),
+        {"x": "int64"},
+        {"empty_periods": "refused"},
+        ["has no rows"],
+    ),
     "no rows and a missing column": (
         pa.table({"y": pa.nulls(0)}),
         {"x": "int64"},
-        {"empty_days": "refused"},
+        {"empty_periods": "refused"},
         ["1 declared columns are missing: x; it has undeclared y", "has no rows"],
     ),
     "nulls": (
@@ -407,7 +412,7 @@ from evergreen.ingest.declared_files import read_as_declared
 from evergreen.ingest.raw_files import RawFile, hash_raw_files
 from evergreen.lake.datasets import Dataset
 from evergreen.spec.model import RawSource
-source = RawSource(name="orders", columns=dict(x="int64"), daily=False)
+source = RawSource(name="orders", columns=dict(x="int64"), is_register=True)
 file = RawFile.from_source(source, None)
 result = read_as_declared(source, file, hash_raw_files([file])[file], Dataset(Path(sys.argv[2])))
 assert not result.faults

@@ -124,7 +124,9 @@ def test_another_query_or_time_zone_is_read_anew(database: Callable[[str], None]
 
 
 def test_a_query_for_all_days_has_no_parameters(database: Callable[[str], None], tmp_path: Path) -> None:
-    spec = a_spec({"x": "int64"}, daily=False, query=dict(connection="shop", sql="SELECT count(*) AS x FROM rides"))
+    spec = a_spec(
+        {"x": "int64"}, is_register=True, query=dict(connection="shop", sql="SELECT count(*) AS x FROM rides")
+    )
     file = RawFile.from_source(spec.sources[0], None)
     assert refresh_extracts(spec, [file]) == {}
     assert rows_of(spec, tmp_path, None) == {"x": [72]}
@@ -189,23 +191,23 @@ def test_faults_of_a_query_are_told(database: Callable[[str], None], name: str) 
 
 def test_an_empty_result_may_be_allowed(database: Callable[[str], None], tmp_path: Path) -> None:
     sql = SQL.replace("ORDER BY left_at", "AND x < 0")
-    spec = a_spec(COLUMNS, empty_days="delivered", query=dict(connection="shop", sql=sql))
+    spec = a_spec(COLUMNS, empty_periods="delivered", query=dict(connection="shop", sql=sql))
     assert refresh(spec, FIRST) == []
     assert rows_of(spec, tmp_path) == {"x": [], "left_at": []}
 
 
 @pytest.mark.parametrize(
-    ("sql", "daily", "problem"),
+    ("sql", "is_register", "problem"),
     [
-        ("SELECT 1 WHERE now() > :start", True, "has parameters start: it needs :start and :end"),
-        ("SELECT 1", True, "has parameters none"),
-        ("SELECT 1 WHERE now() BETWEEN :start AND :end AND x = :x", True, "has parameters end, start, x"),
-        ("SELECT 1 WHERE now() > :start", False, "needs no parameter"),
+        ("SELECT 1 WHERE now() > :start", False, "has parameters start: it needs :start and :end"),
+        ("SELECT 1", False, "has parameters none"),
+        ("SELECT 1 WHERE now() BETWEEN :start AND :end AND x = :x", False, "has parameters end, start, x"),
+        ("SELECT 1 WHERE now() > :start", True, "needs no parameter"),
     ],
 )
-def test_parameters_are_checked_with_the_spec(sql: str, daily: bool, problem: str) -> None:
+def test_parameters_are_checked_with_the_spec(sql: str, is_register: bool, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        a_spec(COLUMNS, daily=daily, query=dict(connection="shop", sql=sql))
+        a_spec(COLUMNS, is_register=is_register, query=dict(connection="shop", sql=sql))
 
 
 def test_a_cast_and_a_time_are_no_parameters(database: Callable[[str], None], tmp_path: Path) -> None:
@@ -369,7 +371,7 @@ def test_columns_that_came_later_are_null_before(lakehouse: Lakehouse, tmp_path:
 
 def test_a_table_for_all_days_is_read_as_a_whole(lakehouse: Lakehouse, tmp_path: Path) -> None:
     lakehouse.append(hours(0, 3))
-    spec = lakehouse.spec({"x": "int64"}, daily=False, time_column=None)
+    spec = lakehouse.spec({"x": "int64"}, is_register=True, time_column=None)
     file = RawFile.from_source(spec.sources[0], None)
     refresh_extracts(spec, [file])
     before = hash_raw_files([file])

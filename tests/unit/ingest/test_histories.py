@@ -93,7 +93,7 @@ def test_a_fault_has_the_keys_and_times_of_an_example(tmp_path: Path) -> None:
         "text": "string",
     }
     history = dict(keys=["it's", "keys"], valid_from="begins", valid_to='the "end"')
-    source = RawSource(name="x", daily=False, columns=columns, history=history)
+    source = RawSource(name="x", is_register=True, columns=columns, history=history)
     days = [moment(tariff_source(), step) for step in (0, 3)]
     values = [["o'clock"] * 2, [7] * 2, days, pa.nulls(2, pa.date32()), ["", None]]
     file = tmp_path / "a[1]'.parquet"
@@ -179,7 +179,7 @@ def test_values_that_differ_have_other_hashes(kind: pa.DataType, one: object, ot
     name = {"double": "float64", "list<item: string>": "list<string>", "list<element: string>": "list<string>"}
     columns = {"k": dict(type="int64", nullable=False), "d": dict(type="date32", nullable=False)}
     columns["x"] = dict(type=name.get(str(kind), str(kind)))
-    source = RawSource(name="x", daily=False, columns=columns, history=dict(keys=["k"], valid_from="d"))
+    source = RawSource(name="x", is_register=True, columns=columns, history=dict(keys=["k"], valid_from="d"))
     days = (moment(tariff_source(), 0), moment(tariff_source(), 1))
     results = set()
     for value in (one, other):
@@ -191,7 +191,7 @@ def test_values_that_differ_have_other_hashes(kind: pa.DataType, one: object, ot
 
 def test_columns_with_each_others_values_have_other_hashes(tmp_path: Path) -> None:
     columns = {"k": dict(type="string", nullable=False), "d": dict(type="date32", nullable=False), "x": "string"}
-    source = RawSource(name="x", daily=False, columns=columns, history=dict(keys=["k"], valid_from="d"))
+    source = RawSource(name="x", is_register=True, columns=columns, history=dict(keys=["k"], valid_from="d"))
     days = (moment(tariff_source(), 0), moment(tariff_source(), 1))
     results = set()
     for key, value in (("ab", "c"), ("a", "bc"), ("a", "2:bc"), ("1:a2", "bc")):

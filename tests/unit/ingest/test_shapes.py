@@ -556,7 +556,7 @@ def a_source(columns: Mapping[str, Any], options: Mapping[str, Any] = {}, path: 
         name="orders",
         columns=columns,
         files=files,
-        empty_days=options.get("empty", "delivered"),
+        empty_periods=options.get("empty", "delivered"),
         extra_columns=options.get("extra", "ignore"),
     )
 

@@ -157,14 +157,18 @@ def test_all_faults_at_once_each_with_its_path() -> None:
             {
                 "features": {
                     **spec()["features"],
-                    "sources": [{"name": "x", "columns": COLUMNS, "daily": False, "trailing": "1d"}],
+                    "sources": [{"name": "x", "columns": COLUMNS, "is_register": True, "trailing": "1d"}],
                 }
             },
             "features.sources.0",
-            "daily",
+            "a file per period",
         ),
-        (source(daily=False, empty_days="absent"), "features.sources.0", "empty_days='absent' needs daily files"),
-        (source(absent_after_hours=3), "features.sources.0", "absent_after_hours needs empty_days='absent'"),
+        (
+            source(is_register=True, empty_periods="absent"),
+            "features.sources.0",
+            "empty_periods='absent' needs a file per period",
+        ),
+        (source(absent_after_hours=3), "features.sources.0", "absent_after_hours needs empty_periods='absent'"),
         (source(columns={}), "features.sources.0.columns", "at least 1 item"),
         (source(columns={"a": "int64", "A": "int64"}), "features.sources.0", "columns A, a differ only in case"),
         (source(columns={"a": {"type": "int64", "null": 1}}), "features.sources.0.columns.a.null", "not permitted"),
@@ -217,7 +221,7 @@ def history(change: dict[str, Any], **fields: Any) -> dict[str, Any]:
         **change,
     }
     roles = {"keys": ["plane"], "valid_from": "since", "valid_to": "until", **fields.pop("history", {})}
-    return source(**{"daily": False, "columns": columns, "history": roles, **fields})
+    return source(**{"is_register": True, "columns": columns, "history": roles, **fields})
 
 
 @pytest.mark.parametrize(
@@ -232,7 +236,7 @@ def test_a_right_history(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (history({}, daily=True), "history needs daily=False"),
+        (history({}, is_register=False), "history needs is_register=True"),
         (history({}, history={"keys": ["tail"]}), "history: tail is not among the columns"),
         (history({}, history={"valid_to": "end"}), "history: end is not among the columns"),
         (history({}, history={"keys": ["plane", "plane"]}), "history: plane has two roles"),

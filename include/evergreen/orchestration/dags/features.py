@@ -121,7 +121,11 @@ def _raw_asset(name: str, spec: FeatureSpec) -> Asset:
     """The raw periods of the model `name`. Systems that deliver data elsewhere can post an event of this asset."""
     trigger = RawDataTrigger(
         prefix=str(raw_files.raw_folder()),
-        sources={source.name: WatchedSource.from_source(source).to_json() for source in spec.sources if source.daily},
+        sources={
+            source.name: WatchedSource.from_source(source).to_json()
+            for source in spec.sources
+            if not source.is_register
+        },
         records_folder=str(announcements.announcement_store(name).folder),
         period=spec.period,
         timezone=spec.timezone,

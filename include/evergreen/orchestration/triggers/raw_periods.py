@@ -25,7 +25,8 @@ class RawDataTrigger(BaseEventTrigger):
     """Fires `{"periods": {"2013-01-01": delivery id, …}}` once for all periods that one poll finds complete.
 
     prefix: folder of the raw files, a local path or any URI that fsspec opens.
-    sources: the daily sources by name, each as `WatchedSource.to_json` returns it; a complete period has data of each.
+    sources: the sources that are no registers, by name, each as `WatchedSource.to_json` returns it; a complete period
+        has data of each.
     records_folder: local folder of the `AnnouncementStore`; the run that an event starts calls its
         `acknowledge_with_pending` first.
     period, timezone: the calendar of the periods; one that is not over is not complete.
@@ -48,7 +49,7 @@ class RawDataTrigger(BaseEventTrigger):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if not sources:
-            fault = Fault("sources", "none is daily, so no period ever arrives", "give the DAG a schedule only")
+            fault = Fault("sources", "all are registers, so no period ever arrives", "give the DAG a schedule only")
             raise SpecError(f"watcher of {prefix}", [fault])
         self.prefix = prefix
         # Plain types: Airflow identifies a trigger by the JSON of its arguments.
