@@ -195,9 +195,9 @@ def _create_backfill(
     airflow: AirflowClient, dag_id: str, model: ModelSpec, missing: Sequence[str], progress: Progress
 ) -> bool:
     """Create runs for the `missing` periods; return False if another backfill is active."""
-    calendar = feature_spec(model).calendar
-    progress.update(ProgressView(f"{dag_id}: creating a backfill", 0, len(missing), f"{calendar.unit}s"))
-    first, last = calendar.start(missing[0]), calendar.start(missing[-1])
+    spec = feature_spec(model)
+    progress.update(ProgressView(f"{dag_id}: creating a backfill", 0, len(missing), f"{spec.calendar.unit}s"))
+    first, last = spec.interval_start(missing[0]), spec.interval_start(missing[-1])
     runs = _runs_by_period(airflow, dag_id, model, missing)
     # By default Airflow skips successful runs, even if their datasets were removed.
     is_removed = any(period in runs and runs[period]["state"] == "success" for period in missing)
@@ -240,13 +240,13 @@ def _unpublished_periods(model: ModelSpec, periods: Sequence[str]) -> list[str]:
 
 
 def _runs_by_period(airflow: AirflowClient, dag_id: str, model: ModelSpec, periods: Sequence[str]) -> dict[str, Json]:
-    calendar = feature_spec(model).calendar
+    spec = feature_spec(model)
     runs = airflow.dag_runs(
         dag_id,
-        logical_date_gte=calendar.start(periods[0]).isoformat(),
-        logical_date_lte=calendar.start(periods[-1]).isoformat(),
+        logical_date_gte=spec.interval_start(periods[0]).isoformat(),
+        logical_date_lte=spec.interval_start(periods[-1]).isoformat(),
     )
-    return run_progress.runs_by_period(runs, calendar)
+    return run_progress.runs_by_period(runs, spec.calendar)
 
 
 def _run_dag(airflow: AirflowClient, dag_id: str, as_of: str, progress: Progress) -> None:

@@ -17,15 +17,17 @@ ACTIVE_TASK_STATES = ("running", "queued", "scheduled", "up_for_retry", "deferre
 _JVM_STACK = re.compile(r"\s+at |\s+\.\.\. \d+ more|JVM stacktrace:")
 
 
-def run_period(run: Json, calendar: Calendar) -> str | None:
-    """Return the period of a run of a DAG that has one for each; None for a run without data interval."""
-    start = run["data_interval_start"]
-    return calendar.period_at(datetime.fromisoformat(start)) if start else None
+def run_periods(run: Json, calendar: Calendar) -> list[str]:
+    """Return the periods that a run is about by the clock; none for a run without data interval."""
+    if not run["data_interval_start"]:
+        return []
+    bounds = (run[f"data_interval_{bound}"] for bound in ("start", "end"))
+    return list(calendar.periods_between(*(calendar.period_at(datetime.fromisoformat(bound)) for bound in bounds)))
 
 
 def runs_by_period(runs: Sequence[Json], calendar: Calendar) -> dict[str, Json]:
     """Return the run of each period."""
-    return {period: run for run in runs if (period := run_period(run, calendar))}
+    return {period: run for run in runs for period in run_periods(run, calendar)}
 
 
 def all_runs_finished(runs: Mapping[str, Json], periods: Collection[str]) -> bool:
@@ -39,13 +41,13 @@ def backfill_view(
     """Return the progress of a backfill: periods finished, and the active tasks by period."""
     finished = [period for period in periods if period in runs and runs[period]["state"] == "success"]
     failed = [period for period in periods if period in runs and runs[period]["state"] == "failed"]
-    names = {run["dag_run_id"]: period for period, run in runs.items()}
+    names = {run["dag_run_id"]: period for period, run in sorted(runs.items(), reverse=True)}  # its first period
     steps = [
         _task_step(f"{names[instance['dag_run_id']]} {instance['task_id']}", instance, now)
         for instance in sorted(instances, key=lambda instance: names.get(instance["dag_run_id"], ""))
         if instance["dag_run_id"] in names and instance["state"] in ("running", "up_for_retry", "deferred")
     ]
-    steps += [ProgressStep(period, "failed") for period in failed]
+    steps += [ProgressStep(period, "failed") for period in failed if names[runs[period]["dag_run_id"]] == period]
     return ProgressView(
         dag_id, len(finished), len(periods), f"{unit}s", tuple(steps), change_key=(len(finished), len(failed))
     )

@@ -107,6 +107,24 @@ def test_each_period_has_a_run_when_clocks_change(
     assert about == [(period,) for period in calendar.periods_between(first, calendar.shift(first, count))]
 
 
+@pytest.mark.parametrize("schedule", ["0 0 * * *", "0 6 * * *", "30 4 * * *", "0 */6 * * *", "0 0 * * 1"])
+@pytest.mark.parametrize("period", ["15min", "1h", "1d"])
+def test_each_period_is_found_in_the_run_about_it(
+    period: str, schedule: str, write_model: Callable[[str, str], ModelSpec]
+) -> None:
+    """Also when clocks change: on 10 March and on 3 November."""
+    model = write_model(f'{period}", schedule="{schedule}', "0 0 * * *")
+    spec, dag = feature_spec(model), features_dag(model)
+    checked = 0
+    for start, end in (("2013-03-05T05:00Z", "2013-03-20T04:00Z"), ("2012-10-30T04:00Z", "2012-11-12T05:00Z")):
+        for run in scheduled_runs(dag, start, end):
+            bounds = (spec.calendar.period_at(moment) for moment in (run.data_interval_start, run.data_interval_end))
+            for name in spec.calendar.periods_between(*bounds):
+                assert spec.interval_start(name) == run.data_interval_start, name
+                checked += 1
+    assert checked >= 14
+
+
 def test_hourly_retrains_have_an_as_of_each(write_model: Callable[[str, str], ModelSpec]) -> None:
     model = write_model("1h", "0 * * * *")
     found = windows(model, retrain_dag(model), "2013-03-10T00:00Z", "2013-03-10T23:00Z")

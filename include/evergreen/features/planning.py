@@ -138,29 +138,30 @@ def periods_awaited_by_other_runs(
     def logical_date_of(period: str) -> datetime:
         """Return the logical date of the scheduled run of a period: of days, at the time of day of this run's."""
         if calendar.partition_key != "day":
-            return logical_date + (calendar.start(period) - calendar.start(run_period))
+            return spec.interval_start(period)
         local_time = logical_date.astimezone(zone).replace(tzinfo=None)
         return (local_time + (calendar.date_of(period) - calendar.date_of(run_period))).replace(tzinfo=zone)
 
     # Runs that start together look at the same stretch of periods, so that the first claims all of it.
     first_period = spec.first_period
     first = calendar.shift(first_period, calendar.count(first_period, run_period) // limit * limit)
-    awaited = periods_with_runs(
-        list(calendar.periods_between(first, min(calendar.shift(first, limit), end))),
-        lambda periods: count_active_runs(logical_dates=[logical_date_of(period) for period in periods]),
-    )
+    by_date: dict[datetime, list[str]] = {}
+    for period in calendar.periods_between(first, min(calendar.shift(first, limit), end)):
+        by_date.setdefault(logical_date_of(period), []).append(period)
+    awaited = dates_with_runs(list(by_date), lambda dates: count_active_runs(logical_dates=list(dates)))
     return [
         period
-        for period in awaited
+        for date in awaited
+        for period in by_date[date]
         if period not in own_periods
         and not inputs.find_missing_raw_files(spec, inputs.raw_files_for_period(spec, period))
     ][:capacity]
 
 
-def periods_with_runs(periods: Sequence[str], count_runs: Callable[[Sequence[str]], int]) -> list[str]:
-    """Those of `periods` that have a run, found by bisection: `count_runs` counts the runs of some periods."""
-    count = count_runs(periods) if periods else 0
-    if count in (0, len(periods)):
-        return list(periods) if count else []
-    half = len(periods) // 2
-    return periods_with_runs(periods[:half], count_runs) + periods_with_runs(periods[half:], count_runs)
+def dates_with_runs(dates: Sequence[datetime], count_runs: Callable[[Sequence[datetime]], int]) -> list[datetime]:
+    """Those of the logical `dates` that have a run, found by bisection: `count_runs` counts the runs of some dates."""
+    count = count_runs(dates) if dates else 0
+    if count in (0, len(dates)):
+        return list(dates) if count else []
+    half = len(dates) // 2
+    return dates_with_runs(dates[:half], count_runs) + dates_with_runs(dates[half:], count_runs)

@@ -6,9 +6,9 @@ Importing this module, and so a model's `model.py`, loads no engine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 from croniter import croniter
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
@@ -252,6 +252,18 @@ class FeatureSpec(Frozen):
         if self.schedule:
             return self.schedule, self.timezone
         return self.calendar.cron, self.calendar.clock_timezone
+
+    def interval_start(self, period: str) -> datetime:
+        """Return the start of the data interval of the scheduled run that is about a period.
+
+        It may be another one if the schedule is within the hour that clocks show twice.
+        """
+        calendar = self.calendar
+        if not self.schedule:
+            return calendar.start(period)
+        end = calendar.end(period).astimezone(ZoneInfo(self.timezone))
+        fire: datetime = croniter(self.schedule, end).get_prev(datetime)
+        return fire.astimezone(UTC)
 
     def source(self, name: str) -> RawSource:
         """The source of this name."""

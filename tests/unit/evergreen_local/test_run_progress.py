@@ -1,6 +1,6 @@
 """Progress of DAG runs from responses of Airflow's REST API."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -21,6 +21,7 @@ def run(day, state, hour=5):
         "dag_id": "flight_delay.features",
         "state": state,
         "data_interval_start": f"{day}T{hour:02d}:00:00Z",
+        "data_interval_end": f"{date.fromisoformat(day) + timedelta(1)}T{hour:02d}:00:00Z",
     }
 
 
@@ -34,10 +35,20 @@ def task(task_id, state, day="2013-01-01", start=None, duration=None):
     }
 
 
-def test_run_day_is_the_local_day_in_winter_and_summer():
-    assert run_progress.run_period(run("2013-01-01", "queued"), NEW_YORK) == "2013-01-01"
-    assert run_progress.run_period(run("2013-07-01", "queued", hour=4), NEW_YORK) == "2013-07-01"
-    assert run_progress.run_period({"data_interval_start": None}, NEW_YORK) is None
+def test_run_periods_are_local_days_in_winter_and_summer():
+    assert run_progress.run_periods(run("2013-01-01", "queued"), NEW_YORK) == ["2013-01-01"]
+    assert run_progress.run_periods(run("2013-07-01", "queued", hour=4), NEW_YORK) == ["2013-07-01"]
+    assert run_progress.run_periods({"data_interval_start": None}, NEW_YORK) == []
+
+
+def test_a_run_may_be_about_many_hours():
+    hours = Calendar("1h", "America/New_York")
+    first, second = (run(day, "success") for day in ("2013-01-01", "2013-01-02"))
+    runs = run_progress.runs_by_period([first, {**second, "state": "failed"}], hours)
+    assert len(runs) == 48
+    assert runs["2013-01-02T04:00Z"] is first
+    view = run_progress.backfill_view("departures.features", list(runs), runs, [], NOW, "hour")
+    assert str(view) == "departures.features  24/48 hours  ✗ 2013-01-02T05:00Z failed"
 
 
 def test_all_runs_finished_needs_a_finished_run_of_every_day():

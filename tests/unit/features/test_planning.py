@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evergreen.features import planning
 from evergreen.features.inputs import find_missing_raw_files, raw_files_for_periods
-from evergreen.features.planning import periods_with_runs
+from evergreen.features.planning import dates_with_runs
 from evergreen.ingest.announcements import announcement_store
 from evergreen.settings import settings
 from evergreen.spec import loader
@@ -61,7 +61,7 @@ def counter(days: Sequence[str], active: Sequence[str] = ()) -> Callable[..., in
 
 @given(st.sets(st.sampled_from(DAYS)))
 def test_days_with_runs_finds_exactly_these(active: set[str]) -> None:
-    assert periods_with_runs(DAYS, lambda days: len(active & set(days))) == sorted(active)
+    assert dates_with_runs(DAYS, lambda days: len(active & set(days))) == sorted(active)
 
 
 def test_days_with_runs_asks_once_about_all_or_none() -> None:
@@ -72,7 +72,7 @@ def test_days_with_runs_asks_once_about_all_or_none() -> None:
             requests.append(days)
             return len(active & set(days))
 
-        assert periods_with_runs(DAYS, count) == sorted(active)
+        assert dates_with_runs(DAYS, count) == sorted(active)
         assert len(requests) == 1
 
 
