@@ -130,10 +130,12 @@ def _deliver_raw_periods(raw: ModuleType, model: ModelSpec, as_of: str, progress
     start = min(calendar.period_before(first, source.trailing) for source in spec.sources)
     periods = list(calendar.periods_between(max(spec.first_period, start), as_of))
     awaited = [source for source in spec.sources if not source.is_register and source.absence_hours is None]
+    # Whether a file that may be absent is still to come, only the one who delivers knows.
     missing = [
         period
         for period in periods
-        if not all(raw_files.is_delivered(raw_files.RawFile.from_source(source, period)) for source in awaited)
+        if not awaited
+        or not all(raw_files.is_delivered(raw_files.RawFile.from_source(source, period)) for source in awaited)
     ]
     if missing:
         progress.update(ProgressView("delivering raw data", 0, len(missing), f"{calendar.unit}s"))

@@ -16,7 +16,7 @@ from evergreen.storage import atomic_write
 
 
 def deliver(periods: Iterable[str]) -> list[Path]:
-    """Write the raw files of `periods` in which something happened; return the files that are new.
+    """Write the raw files of `periods`, of takeoffs for hours with any; return the files that are new.
 
     Existing files are left alone.
     """
@@ -26,10 +26,10 @@ def deliver(periods: Iterable[str]) -> list[Path]:
         by_hour = dict(list(table.groupby(table[instant].dt.strftime("%Y-%m-%dT%H:00Z"))))
         for hour in hours:
             file = raw_file(source, hour)
-            if hour not in by_hour or file.exists():
+            if file.exists() or (source == "takeoffs" and hour not in by_hour):
                 continue
             with atomic_write(file) as scratch:
-                by_hour[hour].to_parquet(scratch, index=False, coerce_timestamps="us")
+                by_hour.get(hour, table.head(0)).to_parquet(scratch, index=False, coerce_timestamps="us")
             written.append(file)
     return written
 

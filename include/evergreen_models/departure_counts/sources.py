@@ -1,4 +1,4 @@
-"""The raw data of departures, as it is delivered: a file per hour and source, in hours in which something happened."""
+"""The raw data of departures, as it is delivered: a file per hour and source, but none of takeoffs at silent hours."""
 
 _TEXT = dict(type="string", nullable=False)
 _INSTANT = dict(type="timestamp[us, tz=UTC]", nullable=False)
@@ -14,9 +14,8 @@ DEPARTURES = dict(
 STATIONS = dict(
     name="stations",
     trailing="1h",
-    # A reading may be missing: the features then have no weather.
-    empty_periods="absent",
-    absent_after_hours=4,
+    # Readings may be missing, even all of them: the features then have no weather.
+    empty_periods="delivered",
     columns={
         "origin": _TEXT,
         "read_at": _INSTANT,
