@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -17,10 +16,9 @@ from evergreen.features import inputs, pipeline
 from evergreen.ingest import raw_files
 from evergreen.lake import datasets
 from evergreen.periods import Calendar
-from evergreen.settings import REPOSITORY
-from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
+from support.small_models import write_small_model
 
 pytestmark = pytest.mark.integration
 
@@ -91,26 +89,13 @@ def deliver(hour: str, rows: int) -> None:
 
 
 @pytest.fixture
-def model(
-    home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
-) -> Iterator[ModelSpec]:
+def model(home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path) -> ModelSpec:
     """The model, whose hour number n has n + 1 visits."""
-    folder = tmp_path / "evergreen_models/doors"
-    folder.mkdir(parents=True)
-    (tmp_path / "feature_repo").mkdir()
-    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", tmp_path / "feature_repo")
-    for name, text in {"__init__": "", "model": SPEC, "features": FEATURES, "expectations": EXPECTATIONS}.items():
-        (folder / f"{name}.py").write_text(text)
-    (tmp_path / "feature_repo/doors.py").write_text(DEFINITIONS)
-    use_models(tmp_path / "evergreen_models", only=True)
-    loader.load_spec.cache_clear()
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
-    repository.settings.cache_clear()
-    repository.open_feature_store.cache_clear()
+    modules = {"model": SPEC, "features": FEATURES, "expectations": EXPECTATIONS}
+    doors = write_small_model("doors", tmp_path, monkeypatch, use_models, DEFINITIONS, **modules)
     for number, hour in enumerate(HOURS):
         deliver(hour, number + 1)
-    yield loader.load_spec("doors")
-    loader.load_spec.cache_clear()
+    return doors
 
 
 def table_of(dataset: datasets.Dataset, partition: str, name: str) -> pa.Table:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -14,15 +13,14 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from evergreen.errors import FaultyPeriodsError
-from evergreen.feature_store import repository
 from evergreen.features.inputs import compute_period_fingerprints, features_dataset
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.features.planning import refresh_raw_data
 from evergreen.ingest.raw_files import raw_folder
-from evergreen.settings import REPOSITORY, settings
-from evergreen.spec import loader
+from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
+from support.small_models import write_small_model
 
 pytestmark = pytest.mark.integration
 
@@ -51,7 +49,7 @@ FEATURES = """
 from pyspark.sql import functions as F
 from evergreen.features import FeatureTables
 
-def build(spark, raw, days, timezone):
+def build(spark, raw, days, calendar):
     rows = raw["sales"].withColumn("day", F.to_date("sold_at")).where(F.col("day").isin(list(days)))
     rows = rows.join(raw["stock"], ["day", "item"], "left").join(raw["returns"], "item", "left")
     rows = rows.select("day", F.col("sold_at").alias("event_timestamp"), "item", "amount", "price")
@@ -82,21 +80,10 @@ mixed = FeatureService(name="mixed", features=[items])
 
 
 @pytest.fixture
-def mixed(
-    home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path
-) -> Iterator[ModelSpec]:
-    folder = tmp_path / "models/mixed"
-    folder.mkdir(parents=True)
-    for name, text in (("__init__", ""), ("model", SPEC), ("features", FEATURES), ("expectations", EXPECTATIONS)):
-        (folder / f"{name}.py").write_text(text)
-    (tmp_path / "feature_repo").mkdir()
-    shutil.copy(REPOSITORY / "feature_repo/feature_store.yaml", tmp_path / "feature_repo")
-    (tmp_path / "feature_repo/mixed.py").write_text(DEFINITIONS)
-    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
+def mixed(home: Path, monkeypatch: pytest.MonkeyPatch, use_models: Callable[..., None], tmp_path: Path) -> ModelSpec:
     monkeypatch.setenv("EVERGREEN_CONNECTIONS__SHOP", f"duckdb:///{tmp_path}/shop.db")
-    use_models(folder.parent, only=True)
-    repository.open_feature_store.cache_clear()
-    loader.load_spec.cache_clear()
+    modules = {"model": SPEC, "features": FEATURES, "expectations": EXPECTATIONS}
+    model = write_small_model("mixed", tmp_path, monkeypatch, use_models, DEFINITIONS, **modules)
     with duckdb.connect(str(tmp_path / "shop.db")) as shop:
         shop.execute("CREATE TABLE returns AS SELECT 'tea' AS item, TIMESTAMPTZ '2013-03-01 10:00Z' AS sold_at")
     table = pa.table({"day": pa.array(DAYS), "item": ["tea"] * 3, "amount": [10, 20, 30]})
@@ -104,8 +91,7 @@ def mixed(
         write_deltalake(str(raw_folder() / "stock"), table.slice(number, 1), mode="append")
     for day in DAYS:
         deliver(day, "1")
-    yield loader.load_spec("mixed")
-    loader.load_spec.cache_clear()
+    return model
 
 
 def deliver(day: date, price: str) -> None:
