@@ -25,7 +25,7 @@ from pathlib import Path
 
 from evergreen.client.airflow import AirflowClient
 from evergreen.periods import Calendar
-from measuring.stack import Meter, deliver, environment, metered, running
+from measuring.stack import Meter, backfill, deliver, environment, metered, running
 
 NAME, ZONE = "flight_delay", "America/New_York"
 DAG = f"{NAME}.features"
@@ -57,17 +57,9 @@ def stack_of(home: Path, days: int, **more: str) -> Iterator[tuple[AirflowClient
     shutil.rmtree(home)
 
 
-def backfill(airflow: AirflowClient, meter: Meter, days: Sequence[str]) -> Cost:
+def backfill_days(airflow: AirflowClient, meter: Meter, days: Sequence[str]) -> Cost:
     """From the call that the UI makes to the end of the last run."""
-    meter.peak = 0
-    began, cpu = time.monotonic(), meter.cpu_seconds()
-    first, last = (Calendar("1d", ZONE).start(day) for day in (days[0], days[-1]))
-    airflow.create_backfill(DAG, first, last, "completed", 10)
-    while airflow.active_backfill(DAG):
-        time.sleep(1)
-    wall, cpu = time.monotonic() - began, meter.cpu_seconds() - cpu
-    runs = airflow.dag_runs(DAG, logical_date_gte=first.isoformat(), logical_date_lte=last.isoformat())
-    assert [run["state"] for run in runs] == ["success"] * len(days)
+    wall, cpu, runs = backfill(airflow, meter, DAG, CALENDAR, days, 10)
     built = {i["dag_run_id"] for i in airflow.task_instances(DAG, states=["success"]) if i["task_id"] == "build"}
     computed = sum(
         len(airflow.xcom(DAG, r["dag_run_id"], "build")["periods"]) for r in runs if r["dag_run_id"] in built
@@ -105,12 +97,12 @@ def main() -> None:
 
     lines = [("a process with its Spark per day", by_spark_submit(scratch / "submit", few[:5]))]
     with stack_of(scratch / "single", len(few), EVERGREEN_MAX_DAYS_PER_RUN="1") as (airflow, meter):
-        lines.append(("Airflow, one day per Spark job", backfill(airflow, meter, few)))
+        lines.append(("Airflow, one day per Spark job", backfill_days(airflow, meter, few)))
     with stack_of(scratch / "many", len(days)) as (airflow, meter):
-        lines.append((f"Airflow, many days per job, {len(third)} days", backfill(airflow, meter, third)))
+        lines.append((f"Airflow, many days per job, {len(third)} days", backfill_days(airflow, meter, third)))
     with stack_of(scratch / "many", len(days)) as (airflow, meter):
-        lines.append((f"Airflow, many days per job, {len(days)} days", backfill(airflow, meter, days)))
-        lines.append(("the same backfill again", backfill(airflow, meter, days)))
+        lines.append((f"Airflow, many days per job, {len(days)} days", backfill_days(airflow, meter, days)))
+        lines.append(("the same backfill again", backfill_days(airflow, meter, days)))
     shutil.rmtree(scratch, ignore_errors=True)
 
     print(

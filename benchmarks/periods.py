@@ -15,13 +15,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from evergreen.client.airflow import AirflowClient
 from evergreen.periods import Calendar
-from measuring.stack import Meter, environment, metered, running
+from measuring.stack import backfill, environment, metered, running
 
 ROOT = Path(__file__).parents[1]
 FIRST = "2024-01-01"
@@ -137,21 +135,6 @@ def write_project(folder: Path) -> dict[str, str]:
     }
 
 
-def backfill(airflow: AirflowClient, meter: Meter, name: str, days: int) -> Cost:
-    """From the call that the UI makes to the end of the last run: the first days that are not built yet."""
-    dag_id = f"{name}.features"
-    meter.peak = 0
-    began, cpu = time.monotonic(), meter.cpu_seconds()
-    first, last = (DAYS.start(day) for day in (FIRST, DAYS.shift(FIRST, days - 1)))
-    airflow.create_backfill(dag_id, first, last, "completed", 4)
-    while airflow.active_backfill(dag_id):
-        time.sleep(1)
-    cost = Cost(time.monotonic() - began, meter.cpu_seconds() - cpu, meter.peak / 2**30)
-    runs = airflow.dag_runs(dag_id, logical_date_gte=first.isoformat(), logical_date_lte=last.isoformat())
-    assert [run["state"] for run in runs] == ["success"] * days, [run["state"] for run in runs]
-    return cost
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=int, default=720, help="a multiple of 24")
@@ -166,7 +149,9 @@ def main() -> None:
         command = [sys.executable, "-c", DELIVER, str(24 * days), str(arguments.rows)]
         subprocess.run(command, env=environment(home, **variables), check=True)
         with running(home, f"{name}.features", **variables) as airflow, metered(home) as meter:
-            cost = backfill(airflow, meter, name, days)
+            names = [DAYS.shift(FIRST, number) for number in range(days)]
+            wall, cpu, _ = backfill(airflow, meter, f"{name}.features", DAYS, names, 4)
+            cost = Cost(wall, cpu, meter.peak / 2**30)
         shutil.rmtree(home)
         return cost
 

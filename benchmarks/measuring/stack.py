@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-from evergreen.client.airflow import AirflowClient
+from evergreen.client.airflow import AirflowClient, Json
+from evergreen.periods import Calendar
 from evergreen.settings import settings
 from evergreen_local import stack
 from evergreen_local.progress import Progress
@@ -90,6 +91,22 @@ def deliver(home: Path, days: int) -> None:
     """Put the first raw days of the year into a home, as if their arrival had been dealt with: no watcher tells."""
     command = [sys.executable, "-c", _DELIVER, str(days)]
     subprocess.run(command, env=environment(home), check=True, capture_output=True)
+
+
+def backfill(
+    airflow: AirflowClient, meter: Meter, dag_id: str, calendar: Calendar, days: Sequence[str], max_active_runs: int
+) -> tuple[float, float, list[Json]]:
+    """Backfill a DAG with a run per day, as the UI does; return wall and CPU seconds, and the runs, which succeeded."""
+    meter.peak = 0
+    began, cpu = time.monotonic(), meter.cpu_seconds()
+    first, last = (calendar.start(day) for day in (days[0], days[-1]))
+    airflow.create_backfill(dag_id, first, last, "completed", max_active_runs)
+    while airflow.active_backfill(dag_id):
+        time.sleep(1)
+    wall, cpu = time.monotonic() - began, meter.cpu_seconds() - cpu
+    runs = airflow.dag_runs(dag_id, logical_date_gte=first.isoformat(), logical_date_lte=last.isoformat())
+    assert [run["state"] for run in runs] == ["success"] * len(days)
+    return wall, cpu, runs
 
 
 @contextmanager
