@@ -152,9 +152,10 @@ def _build_batch(model: ModelSpec, staging_folders: Mapping[str, Path]) -> None:
         with spark.spark_session() as session:
             raw: dict[str, DataFrame | RegisterHistory] = {}
             for source in spec.sources:
-                frame = _read_raw(session, source, declared[source.name])
-                spans = [inputs.visible_span(spec, source, period) for period in periods]
-                raw[source.name] = RegisterHistory(source, frame, spans, spec.timezone) if source.history else frame
+                raw[source.name] = frame = _read_raw(session, source, declared[source.name])
+                if source.history:
+                    spans = [inputs.visible_span(spec, source, period) for period in periods]
+                    raw[source.name] = RegisterHistory(source, frame, spans, spec.timezone)
             module = import_module(f"evergreen_models.{model.feature_model}.features")
             types = declared_types(model.feature_model)
             for number, tables in enumerate(module.build(session, raw, periods, spec.calendar)):

@@ -103,8 +103,7 @@ def hash_visible_histories(model: ModelSpec, periods: Iterable[str]) -> dict[str
     result: dict[str, dict[str, str]] = {period: {} for period in periods}
     for file in register_files(spec):
         source = spec.source(file.source)
-        sha256 = raw_files.hash_raw_files([file]).get(file)
-        if not (source.history and periods and sha256):
+        if not (source.history and periods and (sha256 := raw_files.hash_raw_files([file]).get(file))):
             continue
         from evergreen.ingest import declared_files, histories  # they load engines
 

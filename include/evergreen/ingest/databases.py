@@ -1,11 +1,13 @@
-"""The database that reads raw files: DuckDB in this process."""
+"""The database that reads raw files: DuckDB in this process, and how names and values are written for it."""
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -27,3 +29,19 @@ def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
     ):
         database.execute("SET TimeZone = 'UTC'")
         yield database
+
+
+def quote_name(name: str) -> str:
+    """Return a name of a column as SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_text(text: str) -> str:
+    """Return a text as SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def parquet_rows(file: Path) -> str:
+    """Return the rows of a Parquet file as SQL."""
+    # The names of folders are not data: day=… must not replace a column `day`.
+    return f"read_parquet({quote_text(glob.escape(str(file)))}, hive_partitioning = false)"

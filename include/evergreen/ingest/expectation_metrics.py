@@ -9,7 +9,6 @@ that of the expectation itself.
 from __future__ import annotations
 
 import ast
-import glob
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.row_conditions import Condition, PassThroughCondition
 from pandas.api.types import is_bool_dtype, is_object_dtype
 
+from evergreen.ingest.databases import parquet_rows, quote_name, quote_text
 from evergreen.ingest.frames import text_as_objects
 
 Metrics = dict[str, Any]
@@ -79,14 +79,12 @@ class ParquetRows:
         floats = {field.name for field in schema if pa.types.is_floating(field.type)}
         columns = [
             # Not `isnan`: the statistics of Parquet leave NaN out, and DuckDB takes it for always false.
-            "CASE WHEN isfinite({0}) THEN {0} WHEN isinf({0}) THEN {0} END AS {0}".format(_name(name))
+            "CASE WHEN isfinite({0}) THEN {0} WHEN isinf({0}) THEN {0} END AS {0}".format(quote_name(name))
             if name in floats
-            else _name(name)
+            else quote_name(name)
             for name in self.kinds
         ]
-        # The names of folders are not data: day=… must not replace a column `day`.
-        source = f"read_parquet({_text(glob.escape(str(path)))}, hive_partitioning = false)"
-        self._source = f"(SELECT {', '.join([*columns, f'file_row_number AS {_ROW}'])} FROM {source})"
+        self._source = f"(SELECT {', '.join([*columns, f'file_row_number AS {_ROW}'])} FROM {parquet_rows(path)})"
         self._database = database
 
     def aggregate(self, compiled: Sequence[CompiledExpectation]) -> list[Metrics]:
@@ -128,7 +126,7 @@ class ParquetRows:
 
     def fetch_values(self, columns: Sequence[str], condition: str) -> pa.Table:
         """Return the first rows that meet `condition`, in the order of the file."""
-        names = ", ".join(map(_name, columns))
+        names = ", ".join(map(quote_name, columns))
         query = f"SELECT {names} FROM rows WHERE {condition} ORDER BY {_ROW} LIMIT {_EXAMPLE_LIMIT}"
         return self._database.sql(self._with_rows(query)).to_arrow_table()
 
@@ -166,14 +164,10 @@ class _NotCompilableError(Exception):
 # Names and values in SQL.
 
 
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
-
-
 def _text(value: str) -> str:
     if "\0" in value:
         raise _NotCompilableError
-    return "'" + value.replace("'", "''") + "'"
+    return quote_text(value)
 
 
 def _kind(arrow_type: pa.DataType) -> str:
@@ -221,7 +215,7 @@ def _column(rows: ParquetRows, name: Any, kinds: Sequence[str] = ()) -> str:
     """Return the name of an existing column of one of `kinds` (default: any) as SQL."""
     if name not in rows.dtypes or name not in rows.kinds or (kinds and rows.kinds[name] not in kinds):
         raise _NotCompilableError
-    return _name(name)
+    return quote_name(name)
 
 
 def _row_condition(expectation: Any, rows: ParquetRows) -> str:
@@ -365,7 +359,7 @@ def _records(table: pa.Table) -> list[Any]:
 
 
 def _compile_values_rule(expectation: Any, rows: ParquetRows, breach: str) -> CompiledExpectation:
-    column = _name(expectation.column)
+    column = quote_name(expectation.column)
     return _compile_each_row(expectation, rows, [expectation.column], f"{column} IS NOT NULL", breach, _single_values)
 
 
@@ -477,21 +471,23 @@ def _compile_unique_keys(
     If no two hashes are the same, no two keys are. Otherwise the keys themselves are compared.
     """
     selected = _row_condition(expectation, rows)
-    domain, keys = _join(selected, considered), ", ".join(map(_name, columns))
+    domain, keys = _join(selected, considered), ", ".join(map(quote_name, columns))
     repeated = (
-        f"SELECT {keys}, count(*) AS {_name('rows of the key')}, min({_ROW}) AS {_name('first row')} "
+        f"SELECT {keys}, count(*) AS {quote_name('rows of the key')}, min({_ROW}) AS {quote_name('first row')} "
         f"FROM rows WHERE {domain} GROUP BY {keys} HAVING count(*) > 1"
     )
 
     def count_repeated(counts: Metrics) -> Metrics:
         unexpected = 0
         if rows.may_repeat(keys, domain, counts["considered"]):
-            [(unexpected,)] = rows.fetch(f"SELECT coalesce(sum({_name('rows of the key')}), 0) FROM ({repeated})")
+            [(unexpected,)] = rows.fetch(f"SELECT coalesce(sum({quote_name('rows of the key')}), 0) FROM ({repeated})")
         return _row_metrics(expectation, {**counts, "unexpected": int(unexpected)})
 
     def find_examples() -> Metrics:
-        first = f"(SELECT {keys} FROM ({repeated}) ORDER BY {_name('first row')} LIMIT {_EXAMPLE_LIMIT})"
-        same_keys = " AND ".join(f"rows.{_name(name)} IS NOT DISTINCT FROM repeated.{_name(name)}" for name in columns)
+        first = f"(SELECT {keys} FROM ({repeated}) ORDER BY {quote_name('first row')} LIMIT {_EXAMPLE_LIMIT})"
+        same_keys = " AND ".join(
+            f"rows.{quote_name(name)} IS NOT DISTINCT FROM repeated.{quote_name(name)}" for name in columns
+        )
         examples = rows.fetch_values(columns, f"{domain} AND EXISTS (FROM {first} AS repeated WHERE {same_keys})")
         return {_unexpected_values(expectation): values(examples)}
 
@@ -546,7 +542,7 @@ def _compile_column_value(expectation: Any, rows: ParquetRows, function: str) ->
 
 def _compile_distinct_values(expectation: Any, rows: ParquetRows) -> CompiledExpectation:
     """Compile a rule about the set of the values of a column; no other values than those of the rule are collected."""
-    members, column = _members(expectation, rows), _name(expectation.column)
+    members, column = _members(expectation, rows), quote_name(expectation.column)
     selected = _row_condition(expectation, rows)
     expected = set(expectation.value_set)
     present, unexpected = _join(selected, members), _join(selected, f"NOT ({members})")

@@ -29,8 +29,8 @@ from evergreen.ingest.part_readers import (
     convert_arrow,
     report_rejections,
 )
-from evergreen.ingest.raw_files import EXTRACT, RawFile, extracts
-from evergreen.ingest.tables import LakehouseTable, TableError, open_table
+from evergreen.ingest.raw_files import EXTRACT, ExtractError, RawFile, extracts
+from evergreen.ingest.tables import LakehouseTable, open_table
 from evergreen.ingest.text_values import convert_objects
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.periods import Calendar
@@ -45,14 +45,6 @@ _FIX_TIME = "let the schedule start later, or clear the run then"
 _FIX = "correct the query of the source"
 
 log = logging.getLogger(__name__)
-
-
-class QueryError(ValueError):
-    """A database refuses a query, or cannot be asked; tells the fix."""
-
-    def __init__(self, problem: str, fix: str):
-        super().__init__(problem)
-        self.fix = fix
 
 
 def refresh_extracts(spec: FeatureSpec, files: Iterable[RawFile]) -> dict[RawFile, list[Fault]]:
@@ -85,7 +77,7 @@ def observe_periods(
     """Return those of `periods` that are complete, with the version of what they have now.
 
     Raises:
-        QueryError, TableError, OSError: it cannot be asked.
+        ExtractError, OSError: it cannot be asked.
     """
     delay = timedelta(minutes=origin.delay_minutes)
     ends = {period: calendar.end(period) for period in periods}
@@ -102,7 +94,7 @@ def read_watermark(query: RawQuery) -> datetime | None:
     """Return the instant before which no row will be added; None if the database has none.
 
     Raises:
-        QueryError: it cannot be asked, or its answer is no instant.
+        ExtractError: it cannot be asked, or its answer is no instant.
         OSError: the database does not respond.
     """
     assert query.watermark
@@ -113,7 +105,7 @@ def read_watermark(query: RawQuery) -> datetime | None:
     value = value.as_py() if isinstance(value, pa.Scalar) else value
     if value is not None and (not isinstance(value, datetime) or value.tzinfo is None):
         fix = "let it select one instant with a time zone, such as max(loaded_at)"
-        raise QueryError(f"the watermark is {value!r}", fix)
+        raise ExtractError(f"the watermark is {value!r}", fix)
     return value
 
 
@@ -132,7 +124,7 @@ def _read_query(spec: FeatureSpec, file: RawFile, query: RawQuery) -> list[Fault
             _check_is_complete(query, bounds["end"])
         with _run_query(query.connection, query.sql, bounds) as reader:
             return _publish_rows(reader, spec.source(file.source), file, _query_inputs(spec, file, query))
-    except QueryError as error:
+    except ExtractError as error:
         return [Fault(file.location, str(error), error.fix)]
 
 
@@ -156,7 +148,7 @@ def _refresh_from_table(
             return faults
         inputs = {"version": table.version, "period": period, "timezone": spec.timezone}
         return _publish_rows(ArrowReader(table.read_rows(columns, file.period)), source, file, inputs)
-    except (QueryError, TableError) as error:
+    except ExtractError as error:
         return [Fault(file.location, str(error), error.fix)]
 
 
@@ -164,18 +156,18 @@ def _check_is_complete(query: RawQuery, end: datetime) -> None:
     """Check that a period has all of its rows: what is read now is read once.
 
     Raises:
-        QueryError: it has not.
+        ExtractError: it has not.
     """
     _check_is_over(query.delay_minutes, end)
     if query.watermark and ((watermark := read_watermark(query)) is None or watermark < end):
         problem = f"is not complete: it ends at {end.isoformat()}, and the watermark is {watermark}"
-        raise QueryError(problem, _FIX_TIME)
+        raise ExtractError(problem, _FIX_TIME)
 
 
 def _check_is_over(delay_minutes: int, end: datetime) -> None:
     complete_at = end + timedelta(minutes=delay_minutes)
     if datetime.now(UTC) < complete_at:
-        raise QueryError(f"is not complete before {complete_at.isoformat()}", _FIX_TIME)
+        raise ExtractError(f"is not complete before {complete_at.isoformat()}", _FIX_TIME)
 
 
 def _publish_rows(reader: PartReader, source: RawSource, file: RawFile, inputs: Mapping[str, Any]) -> list[Fault]:
@@ -206,7 +198,7 @@ def _run_query(connection: str, sql: str, parameters: Mapping[str, datetime]) ->
     url = settings().connections.get(connection)
     if url is None:
         variable = variable_name("connections", connection)
-        raise QueryError(f"{variable} is not set", "set it to the URL of the database")
+        raise ExtractError(f"{variable} is not set", "set it to the URL of the database")
     text = url.get_secret_value()
     try:
         if text.startswith(_DUCKDB_SCHEME):
@@ -220,9 +212,9 @@ def _run_query(connection: str, sql: str, parameters: Mapping[str, datetime]) ->
     except sqlalchemy.exc.DBAPIError as error:
         if isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
             raise OSError(f"{redact_url(text)} does not respond: {first_line(error.orig or error)}") from None
-        raise QueryError(f"cannot be queried: {first_line(error.orig or error)}", _FIX) from None
+        raise ExtractError(f"cannot be queried: {first_line(error.orig or error)}", _FIX) from None
     except (duckdb.Error, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise QueryError(f"cannot be queried: {first_line(error)}", _FIX) from None
+        raise ExtractError(f"cannot be queried: {first_line(error)}", _FIX) from None
 
 
 @contextmanager
@@ -231,7 +223,7 @@ def _run_on_duckdb(file: str, sql: str, parameters: Mapping[str, datetime]) -> I
     values = [parameters[name] for name in compiled.positiontup or ()]
     with closing(duckdb.connect(f"/{file.lstrip('/')}", read_only=True)) as database:
         database.execute("SET TimeZone = 'UTC'")
-        yield ArrowReader(database.execute(str(compiled), values).to_arrow_reader(BATCH_ROWS))
+        yield ArrowReader(database.sql(str(compiled), params=values).to_arrow_reader(BATCH_ROWS))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ at any time.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import accumulate
@@ -17,12 +16,11 @@ import duckdb
 import numpy as np
 
 from evergreen.errors import Fault
-from evergreen.ingest.databases import QUERY_ERRORS, open_database
+from evergreen.ingest.databases import QUERY_ERRORS, open_database, parquet_rows, quote_name, quote_text
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.spec.model import HistoryColumns, RawSource
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LITERAL = "'"
 _NEVER = 2**63 - 1
 
 
@@ -50,7 +48,7 @@ def find_history_faults(
         if history.valid_to
         else {"begins = ends": ("begin when another row of their keys does", "deliver one of them")}
     )
-    named = ((name, _quote(name, _LITERAL)) for name in (*history.keys, *history.validity))
+    named = ((name, quote_text(name)) for name in (*history.keys, *history.validity))
     example = " || ', ' || ".join(f"{label} || ' ' || coalesce({_text(name)}, 'null')" for name, label in named)
     counts = ", ".join(f"count(*) FILTER ({rule}), min(text) FILTER ({rule})" for rule in problems)
     query = f"""
@@ -117,12 +115,11 @@ def _versions_query(source: RawSource, rows: Path, text: str) -> str:
     """Return the query for the keys and a text of all rows, and the day or microsecond when each begins and ends."""
     history = _history_of(source)
     number = "datediff('day', DATE '1970-01-01', {})" if source.has_dates_of_validity else "epoch_us({})"
-    keys = f"row({', '.join(map(_quote, history.keys))})"
-    begins = number.format(_quote(history.valid_from))
+    keys = f"row({', '.join(map(quote_name, history.keys))})"
+    begins = number.format(quote_name(history.valid_from))
     next_begin = f"lead({begins}) OVER (PARTITION BY {keys} ORDER BY {begins})"
-    ends = number.format(_quote(history.valid_to)) if history.valid_to else next_begin
-    file = f"read_parquet({_quote(glob.escape(str(rows)), _LITERAL)}, hive_partitioning = false)"
-    return f"SELECT {keys} AS keys, {text} AS text, {begins} AS begins, {ends} AS ends FROM {file}"
+    ends = number.format(quote_name(history.valid_to)) if history.valid_to else next_begin
+    return f"SELECT {keys} AS keys, {text} AS text, {begins} AS begins, {ends} AS ends FROM {parquet_rows(rows)}"
 
 
 def _history_of(source: RawSource) -> HistoryColumns:
@@ -131,14 +128,10 @@ def _history_of(source: RawSource) -> HistoryColumns:
 
 
 def _text(column: str) -> str:
-    return f"{_quote(column)}::VARCHAR"
+    return f"{quote_name(column)}::VARCHAR"
 
 
 def _number(moment: date) -> int:
     if isinstance(moment, datetime):
         return (moment - _EPOCH) // timedelta(microseconds=1)
     return (moment - _EPOCH.date()).days
-
-
-def _quote(text: str, mark: str = '"') -> str:
-    return mark + text.replace(mark, 2 * mark) + mark

@@ -46,6 +46,14 @@ _CONTENT_KEYS = ("ETag", "etag", "md5Hash", "generation")  # those that no secon
 _COPY_BYTES = 1 << 20
 
 
+class ExtractError(ValueError):
+    """A query or a table cannot be read, or not yet; tells the fix."""
+
+    def __init__(self, problem: str, fix: str):
+        super().__init__(problem)
+        self.fix = fix
+
+
 class RawPart(NamedTuple):
     """One file of a delivery; `version` changes whenever it is written."""
 

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.types as pat
 
 from evergreen.errors import first_line
-from evergreen.ingest.raw_files import raw_folder
+from evergreen.ingest.databases import quote_name
+from evergreen.ingest.raw_files import ExtractError, raw_folder
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.periods import Calendar
 from evergreen.settings import settings, variable_name
@@ -28,14 +29,6 @@ from evergreen.spec.origins import RawTable
 
 _NOON = time(12)
 _LIBRARIES = {"delta": "deltalake", "iceberg": "pyiceberg"}
-
-
-class TableError(ValueError):
-    """A table is not there, or not what the spec says; tells the fix."""
-
-    def __init__(self, problem: str, fix: str):
-        super().__init__(problem)
-        self.fix = fix
 
 
 class _TableFile(NamedTuple):
@@ -127,12 +120,12 @@ class LakehouseTable:
     def _time_type(self) -> pa.DataType:
         name = self.origin.time_column
         if name not in self.columns:
-            raise TableError(f"has no column {name}; it has {', '.join(self.columns)}", "correct table.time_column")
+            raise ExtractError(f"has no column {name}; it has {', '.join(self.columns)}", "correct table.time_column")
         kind = self._snapshot.schema.field(name).type
         if not (pat.is_date(kind) or pat.is_timestamp(kind)):
-            raise TableError(f"{name} is {kind}, and no date or instant", "correct table.time_column")
+            raise ExtractError(f"{name} is {kind}, and no date or instant", "correct table.time_column")
         if pat.is_date(kind) and not self._has_dates:
-            raise TableError(f"{name} is a date, and a period is {self.calendar.period}", "name a column of instants")
+            raise ExtractError(f"{name} is a date, and a period is {self.calendar.period}", "name a column of instants")
         return kind
 
 
@@ -140,14 +133,14 @@ def open_table(origin: RawTable, calendar: Calendar) -> LakehouseTable:
     """Open a table at its newest version.
 
     Raises:
-        TableError: it is not there, or its library is not installed.
+        ExtractError: it is not there, or its library is not installed.
         OSError: its store does not respond.
     """
     library = _LIBRARIES[origin.format]
     try:
         import_module(library)
     except ModuleNotFoundError:
-        raise TableError(f"{library} is not installed", f"pip install 'evergreen[{origin.format}]'") from None
+        raise ExtractError(f"{library} is not installed", f"pip install 'evergreen[{origin.format}]'") from None
     snapshot = _DeltaSnapshot(origin) if origin.format == "delta" else _IcebergSnapshot(origin)
     table = LakehouseTable(origin, calendar, snapshot)
     if origin.time_column:
@@ -167,7 +160,7 @@ class _DeltaSnapshot:
         try:
             self._table = DeltaTable(uri)
         except TableNotFoundError:
-            raise TableError(f"there is no table of Delta in {uri}", "correct table.location") from None
+            raise ExtractError(f"there is no table of Delta in {uri}", "correct table.location") from None
         except DeltaError as error:
             raise OSError(f"{uri} cannot be read: {first_line(error)}") from error
         self.version = str(self._table.version())
@@ -187,11 +180,11 @@ class _DeltaSnapshot:
     def read_rows(self, columns: Sequence[str], column: str | None, low: Any, high: Any) -> pa.RecordBatchReader:
         from deltalake import QueryBuilder
 
-        query = f"SELECT {', '.join(map(_quote, columns))} FROM source"  # noqa: S608 - names, quoted
+        query = f"SELECT {', '.join(map(quote_name, columns))} FROM source"  # noqa: S608 - names, quoted
         if column:
             kind = self.schema.field(column).type
             low, high = (f"arrow_cast('{value.isoformat()}', '{_datafusion_type(kind)}')" for value in (low, high))
-            query += f" WHERE {_quote(column)} >= {low} AND {_quote(column)} < {high}"
+            query += f" WHERE {quote_name(column)} >= {low} AND {quote_name(column)} < {high}"
         return pa.RecordBatchReader.from_stream(QueryBuilder().register("source", self._table).execute(query))
 
 
@@ -206,11 +199,11 @@ class _IcebergSnapshot:
             catalog = load_catalog(origin.catalog, **({"uri": url.get_secret_value()} if url else {}))
         except ValueError as error:
             variable = variable_name("connections", origin.catalog)
-            raise TableError(f"{origin.catalog} is no catalog: {first_line(error)}", f"set {variable}") from None
+            raise ExtractError(f"{origin.catalog} is no catalog: {first_line(error)}", f"set {variable}") from None
         try:
             self._table = catalog.load_table(origin.location)
         except (NoSuchTableError, NoSuchNamespaceError):
-            raise TableError(f"{origin.catalog} has no table {origin.location}", "correct table.location") from None
+            raise ExtractError(f"{origin.catalog} has no table {origin.location}", "correct table.location") from None
         snapshot = self._table.current_snapshot()
         self.version = str(snapshot.snapshot_id if snapshot else "empty")
         self.schema = self._table.schema().as_arrow()
@@ -244,11 +237,6 @@ class _IcebergSnapshot:
         kind = self.schema.field(column).type
         value: date | datetime = pa.scalar(count, pa.int32() if pat.is_date(kind) else pa.int64()).cast(kind).as_py()
         return value
-
-
-def _quote(name: str) -> str:
-    escaped = name.replace('"', '""')
-    return f'"{escaped}"'
 
 
 def _datafusion_type(kind: pa.DataType) -> str:
