@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,19 @@ def test_days_that_were_not_over_are_left_to_their_runs(model: ModelSpec) -> Non
         *DAYS[:2],
         DAYS[3],
     ]
+
+
+def test_a_run_of_a_day_of_hours_builds_those_of_other_days(model: ModelSpec) -> None:
+    spec = feature_spec(loader.load_spec("departure_counts"))
+    spec = spec.model_copy(update={"sources": (spec.source("takeoffs"),)})  # which may be absent
+    by_day = {day: [f"{day}T{hour:02d}:00Z" for hour in range(5, 24)] for day in DAYS[:5]}
+    for day, following in pairwise(DAYS[:6]):
+        by_day[day] += [f"{following}T{hour:02d}:00Z" for hour in range(5)]
+    active = {CALENDAR.start(day) for day in (DAYS[0], DAYS[2], DAYS[4])}
+    awaited = planning.periods_awaited_by_other_runs(
+        spec, backfilled(DAYS[2]), set(by_day[DAYS[2]]), lambda logical_dates: len(active & set(logical_dates))
+    )
+    assert awaited == [*by_day[DAYS[0]], *by_day[DAYS[4]]]
 
 
 @pytest.mark.parametrize("facts", [{"data_interval": None}, {"logical_date": None}])
