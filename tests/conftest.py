@@ -51,6 +51,8 @@ def use_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]
         places = [*([] if only else evergreen_models.__path__), *map(str, folders)]
         monkeypatch.setenv("EVERGREEN_MODELS", os.pathsep.join(places))
         monkeypatch.setattr(evergreen_models, "__path__", places)
+        # Python tells bytecode of before by seconds and size: "1d" that becomes "2d" within a second would be missed.
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
         invalidate_caches()
         _forget()
 
