@@ -27,7 +27,7 @@ from evergreen.feature_store import online_store
 from evergreen.feature_store.model_inputs import coarse_type
 from evergreen.feature_store.repository import feast_lock, open_feature_store
 from evergreen.feature_store.training_sets import historical_features
-from evergreen.features.inputs import features_dataset
+from evergreen.features.inputs import features_dataset, published_manifests, published_periods
 from evergreen.gates.evidence import ColumnTypes, InputSignature, MissingEvidence, OnlineSample
 from evergreen.lake import datasets
 from evergreen.scoring import predictions
@@ -60,14 +60,14 @@ def serving_columns(model: ModelSpec) -> ColumnTypes | MissingEvidence:
     """Return what serving provides, in order: request columns, typed as in the newest spine, then features."""
     from feast.type_map import feast_value_type_to_pa
 
-    published = features_dataset(model).manifests()
-    if not published:
+    newest = features_dataset(model).newest()
+    if newest is None:
         return MissingEvidence(f"{model.feature_model} has no published features: the types of a request are not known")
     spine = feature_spec(model).spine
-    schema = published[-1].files[spine].schema or {}
+    schema = newest.files[spine].schema or {}
     if unknown := [name for name in model.request_columns if name not in schema]:
         text = f"{', '.join(unknown)} of request_columns is no column of {spine}"
-        return MissingEvidence(f"{text}, as published for {published[-1].partition}")
+        return MissingEvidence(f"{text}, as published for {newest.partition}")
     service = open_feature_store(model.feature_model).get_feature_service(model.feature_service)
     features = [
         (f"{view.name_to_use()}__{feature.name}", str(feast_value_type_to_pa(feature.dtype.to_value_type())))
@@ -181,11 +181,8 @@ def _staleness_problem(model: ModelSpec, materialization: Mapping[str, Any]) -> 
     if not periods:
         return "the online store was being written when the writer ended: materialize again"
     calendar, end = feature_spec(model).calendar, datetime.fromisoformat(materialization["watermark"])
-    published = {}
-    for manifest in features_dataset(model).manifests():
-        period = datasets.partition_period(manifest.partition)
-        if period >= min(periods) and calendar.start(period) < end:
-            published[period] = manifest.content_hash
+    relevant = [name for name in published_periods(model) if name >= min(periods) and calendar.start(name) < end]
+    published = {name: manifest.content_hash for name, manifest in published_manifests(model, relevant).items()}
     if changed := sorted(name for name in {*published, *periods} if published.get(name) != periods.get(name)):
         return (
             f"features of {', '.join(changed)} were published again since the online store was written: "

@@ -76,9 +76,9 @@ def _published_periods(
 ) -> Mapping[str, datasets.Manifest]:
     """Return what is published of the periods of the training set, by partition."""
     start, end = (training_set.inputs[name] for name in ("start", "as_of"))
-    periods = {datasets.period_partition(period) for period in calendar.periods_between(start, end)}
-    manifests = datasets.open_dataset(f"features/{feature_model}").manifests()
-    published = {manifest.partition: manifest for manifest in manifests if manifest.partition in periods}
+    dataset = datasets.open_dataset(f"features/{feature_model}")
+    manifests = map(dataset.manifest, map(datasets.period_partition, calendar.periods_between(start, end)))
+    published = {manifest.partition: manifest for manifest in manifests if manifest}
     if feature_model == training_set.inputs["feature_model"]:
         contents = {partition: manifest.content_hash for partition, manifest in published.items()}
         if contents != training_set.inputs["features"]:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import duckdb
@@ -50,7 +50,7 @@ from pydantic import PositiveInt, StrictStr
 from evergreen.errors import Fault, FaultsError
 from evergreen.features.types import SUPPORTED_TYPES, cast_column, common_type_problem
 from evergreen.ingest.frames import text_as_objects
-from evergreen.lake.datasets import published_files
+from evergreen.lake.datasets import Dataset, Manifest, published_files
 
 _RETRIEVAL = "Retrieval of historical features"
 _LIST, _AND = ",\n    ", " AND\n    "
@@ -183,9 +183,10 @@ class AsofOfflineStore(OfflineStore):
 
         def retrieve() -> pa.Table:
             table = entities
+            read_manifests = cache(Dataset.manifests)
             with _connect_duckdb(config) as con:
                 for view in views:
-                    files = _SourceFiles.find(con, view.source, config)
+                    files = _SourceFiles.find(con, view.source, config, read_manifests)
                     columns = _asof_join(con, files, entities, event_timestamp, view, filter_by_created_timestamp)
                     for name, column in zip(view.columns, columns, strict=True):
                         table = table.append_column(name, column)
@@ -399,12 +400,18 @@ class _SourceFiles:
     schemas: Mapping[str, Mapping[str, str]]  # by file: its columns and their Arrow types
 
     @classmethod
-    def find(cls, con: duckdb.DuckDBPyConnection, source: DataSource, config: RepoConfig) -> _SourceFiles:
+    def find(
+        cls,
+        con: duckdb.DuckDBPyConnection,
+        source: DataSource,
+        config: RepoConfig,
+        read_manifests: Callable[[Dataset], list[Manifest]] = Dataset.manifests,
+    ) -> _SourceFiles:
         if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
             fault = Fault(f"source {source.name}", "not supported", "use a FileSource of Parquet")
             raise RetrievalError("AsofOfflineStore", [fault])
         path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
-        if (published := published_files(path)) is not None:
+        if (published := published_files(path, read_manifests)) is not None:
             # The names of published folders are not data: day=… must not replace a column `day`.
             return cls(f"[{', '.join(map(_quote_literal, published))}], hive_partitioning = false", published)
         literal = _quote_literal(path)

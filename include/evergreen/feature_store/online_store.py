@@ -30,7 +30,7 @@ from pydantic import Field
 from evergreen.errors import Fault, FeatureError, SpecError
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
 from evergreen.feature_store.retrieval import read_table, register_spark_views
-from evergreen.features.inputs import features_dataset
+from evergreen.features.inputs import published_manifests, published_periods
 from evergreen.features.types import SUPPORTED_TYPES, cast_columns
 from evergreen.lake import datasets, fingerprints
 from evergreen.periods import Calendar
@@ -212,12 +212,12 @@ def _servable_periods(
     """Return the content hash of each published period with values that can be served at the watermark, in order."""
     ttls = [view.ttl for view in views if view.ttl]
     start = watermark - max(ttls) if ttls and len(ttls) == len(views) else datetime.min.replace(tzinfo=UTC)
-    periods = {}
-    for manifest in features_dataset(model).manifests():
-        period = datasets.partition_period(manifest.partition)
-        if calendar.start(period) < watermark and calendar.end(period) > start:
-            periods[period] = manifest.content_hash
-    return periods
+    servable = [
+        period
+        for period in published_periods(model)
+        if calendar.start(period) < watermark and calendar.end(period) > start
+    ]
+    return {period: manifest.content_hash for period, manifest in published_manifests(model, servable).items()}
 
 
 def _first_period_to_write(written_periods: Mapping[str, str], servable_periods: Mapping[str, str]) -> str | None:

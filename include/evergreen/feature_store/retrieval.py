@@ -7,6 +7,7 @@ own nullable types, and results come out as Arrow tables.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 import pandas as pd
 import pyarrow as pa
@@ -50,7 +51,7 @@ def register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> No
     # Without Arrow, Spark takes no nullable integers of pandas.
     builder = SparkSession.builder.config("spark.sql.execution.arrow.pyspark.enabled", "true")
     session = builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
-    root = datasets.open_dataset(f"features/{feature_model}").root
+    root, read_manifests = datasets.open_dataset(f"features/{feature_model}").root, cache(datasets.Dataset.manifests)
     for table in sorted({view.batch_source.name for view in views if view.batch_source}):
-        files = datasets.published_files(str(root / table)) or {}
+        files = datasets.published_files(str(root / table), read_manifests) or {}
         session.read.parquet(*files).createOrReplaceTempView(table)

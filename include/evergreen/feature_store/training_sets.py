@@ -177,8 +177,7 @@ def changed_feature_partitions(model: ModelSpec, manifests: Iterable[datasets.Ma
 
 def newest_training_set(model: ModelSpec) -> datasets.Manifest | None:
     """Return the manifest of the training set of the newest period; None if there is none."""
-    dataset = training_set_dataset(model)
-    return next((dataset.manifest(partition) for partition in dataset.partitions()[-1:]), None)
+    return training_set_dataset(model).newest()
 
 
 def training_set_dataset(model: ModelSpec) -> datasets.Dataset:

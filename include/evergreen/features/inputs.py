@@ -166,6 +166,11 @@ def find_published_period(model: ModelSpec, period: str, fingerprint: str) -> da
     return features_dataset(model).find(datasets.period_partition(period), fingerprint)
 
 
+def published_periods(model: ModelSpec) -> list[str]:
+    """Return all published periods, in order."""
+    return [datasets.partition_period(partition) for partition in features_dataset(model).partitions()]
+
+
 def published_manifests(model: ModelSpec, periods: Iterable[str]) -> dict[str, datasets.Manifest]:
     """Return the manifest of each of `periods` that is published."""
     dataset = features_dataset(model)
@@ -184,11 +189,11 @@ def newest_published_period(model: ModelSpec) -> str:
     Raises:
         RawDataError: nothing is published yet.
     """
-    partitions = features_dataset(model).partitions()
-    if not partitions:
+    periods = published_periods(model)
+    if not periods:
         fault = Fault("lake", "none are published", f"run {model.feature_model}.features first")
         raise RawDataError(f"features of {model.feature_model}", [fault])
-    return datasets.partition_period(partitions[-1])
+    return periods[-1]
 
 
 def stale_periods(model: ModelSpec, changed_periods: Sequence[str]) -> list[str]:

@@ -16,7 +16,6 @@ from typing import Any
 from evergreen.errors import Fault
 from evergreen.features import inputs
 from evergreen.ingest import raw_files
-from evergreen.lake import datasets
 from evergreen.lake.datasets import Manifest
 from evergreen.periods import Calendar
 from evergreen.spec.loader import feature_spec
@@ -74,8 +73,7 @@ def periods_in_reach(model: ModelSpec, window: Window, ttls: Sequence[float]) ->
 
     `ttls` are those of the views, in seconds; a view without one (0) reaches back to the first period.
     """
-    published = (datasets.partition_period(partition) for partition in inputs.features_dataset(model).partitions())
-    earlier = [period for period in published if period < window.start]
+    earlier = [period for period in inputs.published_periods(model) if period < window.start]
     if all(ttls):
         calendar = window.calendar
         first = calendar.period_at(calendar.start(window.start) - timedelta(seconds=max(ttls, default=0)))

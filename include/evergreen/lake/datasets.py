@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -168,6 +168,10 @@ class Dataset:
         """Return all published manifests, in the order of the partitions' names."""
         return [manifest for partition in self.partitions() if (manifest := self.manifest(partition))]
 
+    def newest(self) -> Manifest | None:
+        """Return the manifest of the last partition; None if nothing is published."""
+        return next((self.manifest(partition) for partition in self.partitions()[-1:]), None)
+
     def file_path(self, manifest: Manifest, name: str) -> Path:
         """Return the path of the file `name` of a published partition."""
         return self.root / manifest.files[name].path
@@ -297,16 +301,19 @@ def _check_name(name: str) -> str:
         raise DatasetError(f"a partition or file of the lake: {error}") from None
 
 
-def published_files(path: str) -> dict[str, Mapping[str, str]] | None:
+def published_files(
+    path: str, read_manifests: Callable[[Dataset], list[Manifest]] = Dataset.manifests
+) -> dict[str, Mapping[str, str]] | None:
     """Return the files that are published under `<dataset>/<name>`, oldest partition first, each with its schema.
 
-    Return None if `path` is not in a dataset, so that readers can treat it as an ordinary path.
+    Return None if `path` is not in a dataset, so that readers can treat it as an ordinary path. Whoever reads several
+    tables passes a `read_manifests` that remembers, so that all are of one state, which is read once.
     """
     folder = Path(path)
     if not (folder.parent / _MANIFESTS).is_dir():
         return None
     dataset = Dataset(folder.parent)
-    manifests = [manifest for manifest in dataset.manifests() if folder.name in manifest.files]
+    manifests = [manifest for manifest in read_manifests(dataset) if folder.name in manifest.files]
     return {
         str(dataset.file_path(manifest, folder.name)): manifest.files[folder.name].schema or {}
         for manifest in manifests

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evergreen.feature_store.offline_store import RetrievalError, _check_row_numbers
-from evergreen.lake.datasets import Dataset
+from evergreen.lake.datasets import Dataset, Manifest
 
 pytestmark = pytest.mark.integration
 
@@ -644,6 +644,26 @@ def test_lake_dataset_is_read_through_its_manifests(lake: tuple[Dataset, Repo]) 
     publish(dataset, "2024-03-10", [feature_row(4, "x", "y", 5, 4)], fingerprint="2")
     write(dataset.root / "delays" / "day=2024-03-10" / "stray.parquet", [feature_row(8, "x", "y", 5.5, 9)])
     assert columns(retrieve(repo.asof, entity_df, ["one:v"]), ["v"]) == [(1,), (4,)]
+
+
+def test_views_of_one_retrieval_see_one_state(lake: tuple[Dataset, Repo], monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, repo = lake
+    publish(dataset, "2024-03-09", [feature_row(1, "x", "y", 0, 0)])
+    reads: list[int] = []
+    read_manifests = Dataset.manifests
+
+    def read_and_correct(read: Dataset) -> list[Manifest]:
+        manifests = read_manifests(read)
+        reads.append(len(manifests))
+        publish(dataset, "2024-03-09", [feature_row(len(reads) + 1, "x", "y", 0, 0)], fingerprint=str(len(reads) + 1))
+        return manifests
+
+    monkeypatch.setattr(Dataset, "manifests", read_and_correct)
+    entity_df = entities(("x", "y", 4))
+    for value in (1, 2):
+        table = retrieve(repo.asof, entity_df, ["one:v", "pair:v"], full_feature_names=True)
+        assert columns(table, ["one__v", "pair__v"]) == [(value, value)]
+    assert reads == [1, 1]
 
 
 def test_lake_dataset_without_published_days_gives_nulls(lake: tuple[Dataset, Repo]) -> None:

@@ -47,11 +47,11 @@ def _stale_features_of_next_retrain(model: ModelSpec) -> StaleFeatures:
     import_feast()
     from evergreen.feature_store import training_sets
 
-    spec, partitions = feature_spec(model), inputs.features_dataset(model).partitions()
-    if not partitions:
+    spec, published = feature_spec(model), inputs.published_periods(model)
+    if not published:
         return staleness.find_stale_features(model, {})
     calendar = spec.calendar
-    start = end = calendar.shift(inputs.newest_published_period(model), 1)
+    start = end = calendar.shift(published[-1], 1)
     for duration in model.history:
         start = calendar.period_before(start, duration)
     window = Window.from_range(max(spec.first_period, start), end, RunReason.MANUAL, calendar)
