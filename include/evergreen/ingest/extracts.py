@@ -71,6 +71,22 @@ def reread_query(spec: FeatureSpec, file: RawFile) -> list[Fault]:
     return _read_query(spec, file, file.origin)
 
 
+def check_connection(origin: RawQuery | RawTable, calendar: Calendar) -> None:
+    """Check that the database of a query responds, or that a table is there.
+
+    Raises:
+        ExtractError: it does not let anybody ask, or is not there.
+        OSError: it does not respond.
+    """
+    if isinstance(origin, RawTable):
+        open_table(origin, calendar)
+    elif origin.watermark:
+        read_watermark(origin)
+    else:
+        with _run_query(origin.connection, "SELECT 1", {}) as reader:
+            next(iter(reader.read_batches()))
+
+
 def observe_periods(
     origin: RawQuery | RawTable, periods: Iterable[str], now: datetime, calendar: Calendar
 ) -> dict[str, str]:

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evergreen.cli.doctor import cluster, databases, environment, features, servers, storage
+from evergreen.cli.doctor import cluster, databases, environment, features, servers, sources, storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
 from evergreen.cli.options import print_json
 from evergreen.client.addresses import ServiceAddresses, service_addresses
 from evergreen.errors import EvergreenError, Fault, FaultsError, first_line
-from evergreen.settings import Settings, settings
+from evergreen.settings import Settings, redact_url, settings
 
 _CHECK_TIMEOUT_S = 60.0  # checks have shorter timeouts of their own; this covers what those do not reach
 _MAX_CLOCK_SKEW_S = 5.0  # Airflow's tokens tolerate 10
@@ -72,6 +72,7 @@ def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Itera
     yield DoctorCheck("settings", "the environment", environment.check_environment_variables)
     models = ", ".join(map(str, config.models))
     yield DoctorCheck("models", models, environment.check_models)
+    yield DoctorCheck("raw data", redact_url(config.raw), sources.check_sources)
     yield check("lake", storage.check_folder, config.lake)
     yield check("ledger", storage.check_storage, config.ledger, append_only=True)
     yield check("jobs", storage.check_storage, config.jobs)
