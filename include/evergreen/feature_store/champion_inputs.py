@@ -17,6 +17,7 @@ from feast.value_type import ValueType
 from evergreen.errors import FaultsError, InputsChangedError, MissingInputsError
 from evergreen.feature_store.model_inputs import ModelInputs, ViewDefinition, coarse_type
 from evergreen.feature_store.repository import feature_source, open_feature_store
+from evergreen.feature_store.retrieval import restrict_partitions
 from evergreen.feature_store.training_sets import join_views
 from evergreen.lake import datasets
 from evergreen.periods import Calendar
@@ -58,7 +59,8 @@ def recreate_inputs(
         references = [f"{name}:{feature}" for name, features in views.items() for feature in features]
         try:
             store = open_feature_store(model.feature_model)
-            joined = join_views(store, inputs.feature_model, definitions, references, entities)
+            with restrict_partitions(_earlier_partitions(training_set, inputs.feature_model)):
+                joined = join_views(store, inputs.feature_model, definitions, references, entities)
         except FaultsError as error:  # what the columns of a table do not show, such as types that differ by period
             problem = "; ".join(map(str, error.faults))
             raise MissingInputsError(f"{', '.join(changed)} cannot be joined: {problem}") from None
@@ -86,6 +88,13 @@ def _published_periods(
                 "features were republished since the training set was made; clear this run from its training_set task"
             )
     return published
+
+
+def _earlier_partitions(training_set: datasets.Manifest, feature_model: str) -> list[str]:
+    """Return what is published of the periods before the training set's `as_of`."""
+    partitions = datasets.open_dataset(f"features/{feature_model}").partitions()
+    as_of = training_set.inputs["as_of"]
+    return [partition for partition in partitions if datasets.partition_period(partition) < as_of]
 
 
 def _request_problems(inputs: ModelInputs, changed: Sequence[str], holdout: pa.Table) -> list[str]:

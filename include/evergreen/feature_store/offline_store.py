@@ -48,6 +48,7 @@ from feast.utils import make_tzaware
 from pydantic import PositiveInt, StrictStr
 
 from evergreen.errors import Fault, FaultsError
+from evergreen.feature_store.retrieval import visible_manifests
 from evergreen.features.types import SUPPORTED_TYPES, cast_column, common_type_problem
 from evergreen.ingest.frames import text_as_objects
 from evergreen.lake.datasets import Dataset, Manifest, published_files
@@ -183,7 +184,7 @@ class AsofOfflineStore(OfflineStore):
 
         def retrieve() -> pa.Table:
             table = entities
-            read_manifests = cache(Dataset.manifests)
+            read_manifests = cache(visible_manifests)
             with _connect_duckdb(config) as con:
                 for view in views:
                     files = _SourceFiles.find(con, view.source, config, read_manifests)
@@ -405,7 +406,7 @@ class _SourceFiles:
         con: duckdb.DuckDBPyConnection,
         source: DataSource,
         config: RepoConfig,
-        read_manifests: Callable[[Dataset], list[Manifest]] = Dataset.manifests,
+        read_manifests: Callable[[Dataset], list[Manifest]] = visible_manifests,
     ) -> _SourceFiles:
         if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
             fault = Fault(f"source {source.name}", "not supported", "use a FileSource of Parquet")

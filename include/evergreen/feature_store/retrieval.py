@@ -6,7 +6,9 @@ own nullable types, and results come out as Arrow tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 import pandas as pd
@@ -16,6 +18,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 
 from evergreen.ingest.frames import text_as_objects, text_as_strings
 from evergreen.lake import datasets
+from evergreen.lake.datasets import Dataset, Manifest
 from evergreen.settings import settings
 
 _NULLABLE_DTYPES = {
@@ -29,6 +32,27 @@ _NULLABLE_DTYPES = {
     pa.uint32(): pd.UInt32Dtype(),
     pa.uint64(): pd.UInt64Dtype(),
 }
+
+
+_partitions: ContextVar[Sequence[str] | None] = ContextVar("partitions", default=None)
+
+
+@contextmanager
+def restrict_partitions(partitions: Sequence[str] | None) -> Iterator[None]:
+    """Let retrievals see these partitions of datasets only; None: all. Feast's interface has no place to say so."""
+    token = _partitions.set(partitions)
+    try:
+        yield
+    finally:
+        _partitions.reset(token)
+
+
+def visible_manifests(dataset: Dataset) -> list[Manifest]:
+    """Return the published manifests of a dataset that a retrieval sees, in the order of the partitions' names."""
+    partitions = _partitions.get()
+    if partitions is None:
+        return dataset.manifests()
+    return [manifest for partition in sorted(partitions) if (manifest := dataset.manifest(partition))]
 
 
 def entity_frame(entities: pa.Table) -> pd.DataFrame:
@@ -51,7 +75,7 @@ def register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> No
     # Without Arrow, Spark takes no nullable integers of pandas.
     builder = SparkSession.builder.config("spark.sql.execution.arrow.pyspark.enabled", "true")
     session = builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
-    root, read_manifests = datasets.open_dataset(f"features/{feature_model}").root, cache(datasets.Dataset.manifests)
+    root, read_manifests = datasets.open_dataset(f"features/{feature_model}").root, cache(visible_manifests)
     for table in sorted({view.batch_source.name for view in views if view.batch_source}):
         files = datasets.published_files(str(root / table), read_manifests) or {}
         session.read.parquet(*files).createOrReplaceTempView(table)

@@ -19,7 +19,7 @@ from feast.infra.provider import get_provider
 from evergreen.errors import Fault, InputsChangedError, RawDataError, SpecError, StaleFeaturesError
 from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.repository import open_feature_store
-from evergreen.feature_store.retrieval import entity_frame, read_table, register_spark_views
+from evergreen.feature_store.retrieval import entity_frame, read_table, register_spark_views, restrict_partitions
 from evergreen.features.inputs import features_dataset, published_manifests
 from evergreen.features.staleness import find_mixed_features, periods_in_reach
 from evergreen.features.types import common_type_problem, is_model_input
@@ -99,7 +99,7 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
     for mask in _file_masks(spine, periods, window).values():
         is_used = pc.or_(is_used, mask)
     log.info("%s examples of %s until %s; joining features", pc.sum(is_used).as_py() or 0, window.start, window.end)
-    table = _join_features(model, spine.filter(is_used))
+    table = _join_features(model, spine.filter(is_used), inputs)
     if _training_set_inputs(model, window) != inputs:
         raise InputsChangedError("features were republished while the training set was read; clear this task")
     masks = _file_masks(table, periods, window)
@@ -145,7 +145,7 @@ def build_look_set(model: ModelSpec, window: Window, start: str, end: str) -> da
     spine = _read_spine(model, needed)
     is_labelled = _is_label_known(spine, window.as_of)
     log.info("%s examples of %s until %s; joining features", pc.sum(is_labelled).as_py() or 0, start, end)
-    tables = {"holdout": _join_features(model, spine.filter(is_labelled))}
+    tables = {"holdout": _join_features(model, spine.filter(is_labelled), inputs)}
     tables["label_counts"] = _count_labels(spine, periods, window)
     if _example_inputs(model, window, periods, needed) != inputs:
         raise InputsChangedError("features were republished while the examples were read; clear this task")
@@ -399,17 +399,19 @@ def _count_labels(spine: pa.Table, periods: TrainingPeriods, window: Window) -> 
     return pa.table({"day": counts["day"], "rows": counts["labelled_count"], "labelled": counts["labelled_sum"]})
 
 
-def _join_features(model: ModelSpec, spine: pa.Table) -> pa.Table:
-    """Return `spine` with all features, ordered by time, then as in `spine`.
+def _join_features(model: ModelSpec, spine: pa.Table, inputs: Mapping[str, Any]) -> pa.Table:
+    """Return `spine` with all features of the periods that `inputs` name, ordered by time, then as in `spine`.
 
-    Columns of the spine are unchanged: Feast gets only the keys.
+    Columns of the spine are unchanged: Feast gets only the keys. A later period may have rows about an earlier time,
+    which nobody knew then; so a backfilled run, and the same run a year later, read the same rows.
     """
     definitions = _view_definitions(model).values()
     keys = {view["key_columns"].get(key, key) for view in definitions for key in view["keys"]}
     row_numbers = pa.array(range(spine.num_rows), pa.int64())
     columns = ["event_timestamp", *sorted(keys & set(spine.column_names))]
     entities = spine.select(columns).append_column(datasets.ROW_COLUMN, row_numbers)
-    table = historical_features(model, entities).sort_by(datasets.ROW_COLUMN)
+    with restrict_partitions([*inputs["earlier_features"], *inputs["features"]]):
+        table = historical_features(model, entities).sort_by(datasets.ROW_COLUMN)
     joined = spine
     for name in sorted(set(table.column_names) - {*columns, datasets.ROW_COLUMN}):
         joined = joined.append_column(name, table[name])

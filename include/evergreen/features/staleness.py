@@ -71,13 +71,16 @@ class StaleFeatures:
 def periods_in_reach(model: ModelSpec, window: Window, ttls: Sequence[float]) -> list[str]:
     """Return the periods of `window`, and the published ones before it that its examples may have features of.
 
-    `ttls` are those of the views, in seconds; a view without one (0) reaches back to the first period.
+    `ttls` are those of the views, in seconds; a view without one (0) reaches back to the first period. A row may be
+    stamped up to one period after its own, such as at the midnight that ends its day.
     """
+    if not ttls:
+        return list(window.periods)
     earlier = [period for period in inputs.published_periods(model) if period < window.start]
     if all(ttls):
         calendar = window.calendar
-        first = calendar.period_at(calendar.start(window.start) - timedelta(seconds=max(ttls, default=0)))
-        earlier = [period for period in earlier if period >= first]
+        first = calendar.period_at(calendar.start(window.start) - timedelta(seconds=max(ttls)))
+        earlier = [period for period in earlier if period >= calendar.shift(first, -1)]
     return [*earlier, *window.periods]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -69,6 +71,28 @@ def retrain(model: ModelSpec, as_of: date) -> ledger.VerdictRecorded:
     if service.promotion_blocker(model, request) is None:
         service.promote_version(model, request, actor="a test")
     return event
+
+
+def test_what_later_days_say_about_earlier_times_is_not_seen(loans: ModelSpec) -> None:
+    as_of = "2024-04-15"
+    known = read(loans, training_sets.build_training_set(loans, window(loans, as_of)), "train")
+    features, partition = datasets.open_dataset("features/loans"), f"day={as_of}"
+    files = {name: features.stage(partition, "late") / f"{name}.parquet" for name in ("requests", "customers")}
+    published = features.manifest(partition)
+    assert published
+    for name, file in files.items():
+        rows = pq.read_table(features.file_path(published, name), partitioning=None)
+        if name == "customers":  # a correction of all that the training set has, a minute before it was asked for
+            times = pc.subtract(known["event_timestamp"], pa.scalar(timedelta(minutes=1)))
+            late = {"event_timestamp": times, "customer": known["customer"], "debt": [9.9e9] * known.num_rows}
+            rows = pa.concat_tables([rows, pa.table(late, schema=rows.schema)])
+        pq.write_table(rows, file)
+    features.publish(partition, "late", files, {})
+    shutil.rmtree(training_sets.training_set_dataset(loans).root)
+    again = training_sets.build_training_set(loans, window(loans, as_of))
+    assert read(loans, again, "train").equals(known)
+    later_set = training_sets.build_training_set(loans, window(loans, later(as_of, 1)))
+    assert max(read(loans, later_set, "train")["customers__debt"].to_pylist()) == 9.9e9
 
 
 def test_training_learns_what_was_known_when_the_holdout_began(loans: ModelSpec) -> None:
