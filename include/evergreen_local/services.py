@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import httpx
 
@@ -18,6 +21,7 @@ from evergreen.settings import LOOPBACK_HOST, STACK_VARIABLE, parse_host_and_por
 
 _BIN = Path(sys.executable).parent
 _SHARED_ENV_FILE = Path(__file__).with_name("airflow.env")
+_reservations: dict[int, TextIO] = {}  # by port; the kernel drops their locks when this process ends
 _AIRFLOW_COMPONENTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 
 
@@ -151,8 +155,28 @@ def shared_airflow_environment() -> Mapping[str, str]:
 
 
 def free_port(preferred: int) -> int:
-    """Return `preferred`, or the next port that is free."""
-    return next(port for port in range(preferred, 65536) if _is_free(port))
+    """Return `preferred`, or the next port that is free, and reserve it until this process ends.
+
+    A service listens seconds after its port was chosen: another stack that starts meanwhile has to choose another.
+    """
+    return next(port for port in range(preferred, 65536) if _reserve(port) and _is_free(port))
+
+
+def _reserve(port: int) -> bool:
+    """Return whether no other process has reserved the port."""
+    if port in _reservations:
+        return True
+    try:
+        file = (Path(tempfile.gettempdir()) / f"evergreen-port-{port}.lock").open("w")
+    except PermissionError:
+        return True  # the file of another user, whose reservations cannot be known
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    _reservations[port] = file
+    return True
 
 
 def _is_free(port: int) -> bool:

@@ -66,7 +66,10 @@ def test_days_in_reach_of_the_newest_training_sets_views_count(folder: Path) -> 
     made.publish("as_of=2024-01-09", "any", {}, {"definitions": {"takings": {"ttl_seconds": 86_400.0}}})
     tills.publish(model, DAYS[3:])
     problem, _ = failure(check_features)
-    assert "2 of 9 days of features of tills are stale; 2 days, 2024-01-02 – 2024-01-03: tills/units.py has changed" in problem
+    assert (
+        "2 of 9 days of features of tills are stale; 2 days, 2024-01-02 – 2024-01-03: tills/units.py has changed"
+        in problem
+    )
 
 
 def test_a_model_that_rebuilds_them_passes_and_says_so(folder: Path) -> None:
