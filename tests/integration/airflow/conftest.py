@@ -179,11 +179,19 @@ class Chain:
         raise TimeoutError(f"{dag_id} is not done after {PATIENCE} s")
 
     def quiet(self, dag_id: str) -> None:
-        """Wait until no run is active."""
+        """Wait until no run is active, and no asset event is about to start one."""
         deadline = time.monotonic() + PATIENCE
-        while any(run["state"] in ("queued", "running") for run in self.airflow.dag_runs(dag_id)):
+        # In this order: Airflow removes events from the queue when it creates their run.
+        while self.queued_events(dag_id) or any(
+            run["state"] in ("queued", "running") for run in self.airflow.dag_runs(dag_id)
+        ):
             assert time.monotonic() < deadline, f"{dag_id} is still busy"
             time.sleep(1)
+
+    def queued_events(self, dag_id: str) -> list[Json]:
+        """Asset events for which the scheduler has not created a run yet."""
+        queue = self.airflow._request("GET", f"/api/v2/dags/{dag_id}/assets/queuedEvents", allow_missing=True)
+        return queue["queued_events"] if queue else []
 
     def new_runs(self, dag_id: str, known: set[str], run_type: str, patience: float = 60) -> list[Json]:
         """Wait for runs of this type that are not `known`; return them once none is active."""

@@ -30,10 +30,10 @@ AFTER_PLAN = ("check_raw", "build", "check_features", "publish")
 @pytest.fixture(autouse=True)
 def _calm(chain: Chain) -> Iterator[None]:
     """Each test starts and ends without active runs, so that no run is mistaken for another."""
-    for dag_id in (FEATURES, COIN):
+    for dag_id in (FEATURES, RETRAIN, COIN):
         chain.quiet(dag_id)
     yield
-    for dag_id in (FEATURES, COIN):
+    for dag_id in (FEATURES, RETRAIN, COIN):
         chain.quiet(dag_id)
 
 
