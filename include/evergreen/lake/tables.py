@@ -165,10 +165,12 @@ def sync_tables(
         DatasetError: a manifest is damaged.
     """
     reader = _ManifestReader(dataset)
-    synced, problems = [], []
-    for folder in sorted(dataset.root.glob("[!_]*")):  # every table has one, also if no manifest names it any more
+    synced = []
+    states, problems = read_table_states(dataset, table_format)
+    stamps = reader.stamps()  # one listing for all, after all states
+    for folder, state in states.items():
         try:
-            if result := _sync_table(folder, table_format, reader, partitions):
+            if result := _sync_table(folder, table_format, reader, state, stamps, partitions):
                 synced.append(result)
         except (TableError, OSError) as error:
             problems.append(str(error))
@@ -177,15 +179,33 @@ def sync_tables(
     return synced
 
 
+def read_table_states(dataset: Dataset, table_format: TableFormat) -> tuple[dict[Path, TableState | None], list[str]]:
+    """Return the state of each table that `dataset` has a folder of, and the problems of those that are damaged."""
+    states: dict[Path, TableState | None] = {}
+    problems: list[str] = []
+    for folder in sorted(dataset.root.glob("[!_]*")):  # also of a table that no manifest names any more
+        try:
+            states[folder] = table_format.read_state(folder)
+        except (TableError, OSError) as error:
+            problems.append(str(error))
+    return states, problems
+
+
 def _sync_table(
-    folder: Path, table_format: TableFormat, reader: _ManifestReader, refreshed: Collection[str] | None
+    folder: Path,
+    table_format: TableFormat,
+    reader: _ManifestReader,
+    state: TableState | None,
+    stamps: Mapping[str, PublicationStamp],
+    refreshed: Collection[str] | None,
 ) -> SyncedTable | None:
-    """Return None for a folder that is no table, because no manifest has Parquet files in it."""
+    """Return None for a folder that is no table, because no manifest has Parquet files in it.
+
+    `stamps` are newer than `state`. So what is committed as version n + 1 is never older than what another writer has
+    committed as n: no table goes back, and none ever has two files of one partition.
+    """
     for _ in range(_MAX_COMMITS):
-        # In this order: what is read after version n, and committed as n + 1, is never older than what another writer
-        # has committed as n. So no table goes back, and none ever has two files of one partition.
-        state = table_format.read_state(folder)
-        content, left_out = _TablePlanner(folder.name, table_format, reader).plan(state, refreshed)
+        content, left_out = _TablePlanner(folder.name, table_format, reader, stamps).plan(state, refreshed)
         if state is None and not content.files:
             return None
         old_files = state.files if state else {}
@@ -194,6 +214,8 @@ def _sync_table(
         is_equal = state is not None and not added and not removed and state.has_columns_of(content)
         if is_equal or table_format.commit(folder, state, content):
             return SyncedTable(folder.name, len(content.files), len(added), len(removed), left_out)
+        state = table_format.read_state(folder)
+        stamps = reader.stamps()
     raise TableError(f"{folder}: others have written to this table {_MAX_COMMITS} times meanwhile: run it again")
 
 
@@ -216,10 +238,11 @@ class _ManifestReader:
 class _TablePlanner:
     """Decides what a table holds, from the manifests as they are now."""
 
-    def __init__(self, table: str, table_format: TableFormat, reader: _ManifestReader):
-        self._table, self._format, self._reader = table, table_format, reader
-        self._stamps = reader.stamps()
-        self._partitions = sorted(self._stamps, reverse=True)  # the newest first: it decides
+    def __init__(
+        self, table: str, table_format: TableFormat, reader: _ManifestReader, stamps: Mapping[str, PublicationStamp]
+    ):
+        self._table, self._format, self._reader, self._stamps = table, table_format, reader, stamps
+        self._partitions = sorted(stamps, reverse=True)  # the newest first: it decides
 
     def plan(self, state: TableState | None, refreshed: Collection[str] | None) -> tuple[TableContent, dict[str, str]]:
         """Return the content, and why partitions are left out of it."""
@@ -273,15 +296,15 @@ class _TablePlanner:
 
     def _unchanged_files(self, state: TableState, refreshed: Collection[str]) -> dict[str, TableFile]:
         """Return the files of partitions whose manifests are those that the table was written from."""
-        counts = Counter(file.partition for file in state.files.values())
-        return {
-            path: file
-            for path, file in state.files.items()
-            if counts[file.partition] == 1
-            and file.partition not in refreshed
-            and (stamp := self._stamps.get(file.partition))
-            and stamp.time_ns // _NS_PER_MS == file.published_ms
-        }
+        files: dict[str, TableFile] = {}
+        counts = Counter[str]()
+        for file in state.files.values():
+            partition = file.partition
+            counts[partition] += 1
+            stamp = self._stamps.get(partition)
+            if stamp and stamp.time_ns // _NS_PER_MS == file.published_ms and partition not in refreshed:
+                files[partition] = file
+        return {file.path: file for partition, file in files.items() if counts[partition] == 1}
 
 
 def _clashes(columns: Mapping[str, str], newer: Mapping[str, str]) -> list[str]:
