@@ -12,7 +12,6 @@ make of such a file.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,7 +251,7 @@ class _TablePlanner:
             newest = next((entry[0] for partition in self._partitions[:1] if (entry := self._read(partition))), {})
             if state is None and not newest and not any(map(self._read, self._stamps.keys() & refreshed)):
                 return no_content, {}  # a table of long ago: not worth reading all manifests after each publish
-            if state and state.is_intact and state.partition_column == key and not _clashes(newest, state.columns):
+            if state and state.partition_column == key and not _clashes(newest, state.columns):
                 start = TableContent(key, {**newest, **state.columns}, self._unchanged_files(state, refreshed))
                 content, left_out, clashing = self._collect(start)
                 if clashing <= newest.keys():  # else one decided that may be gone
@@ -297,14 +296,12 @@ class _TablePlanner:
     def _unchanged_files(self, state: TableState, refreshed: Collection[str]) -> dict[str, TableFile]:
         """Return the files of partitions whose manifests are those that the table was written from."""
         files: dict[str, TableFile] = {}
-        counts = Counter[str]()
-        for file in state.files.values():
+        for path, file in state.files.items():
             partition = file.partition
-            counts[partition] += 1
             stamp = self._stamps.get(partition)
             if stamp and stamp.time_ns // _NS_PER_MS == file.published_ms and partition not in refreshed:
-                files[partition] = file
-        return {file.path: file for partition, file in files.items() if counts[partition] == 1}
+                files[path] = file
+        return files
 
 
 def _clashes(columns: Mapping[str, str], newer: Mapping[str, str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 import os
 import signal
@@ -139,7 +140,19 @@ def test_manifest_copied_from_a_backup_adds_no_row(dataset: Dataset) -> None:
     assert sync(dataset).added == 1
     assert sync(dataset).added == 0
     assert values(dataset) == {FIRST: 1}
-    assert open_table(dataset).history(1)[0]["operation"] == "WRITE"
+    *_, last = (json.loads(line) for line in (dataset.root / f"rates/_delta_log/{1:020}.json").open())
+    assert not last["add"]["dataChange"]  # so no stream of the table has it twice
+
+
+def test_published_partitions_are_read_whatever_their_time(dataset: Dataset) -> None:
+    publish(dataset, FIRST, 1)
+    sync(dataset)
+    manifest = dataset.root / "_manifests" / f"{FIRST}.json"
+    written_ns = manifest.stat().st_mtime_ns
+    publish(dataset, FIRST, 2)
+    os.utime(manifest, ns=(written_ns, written_ns))  # as clocks of file systems may have it
+    sync(dataset, FIRST)
+    assert values(dataset) == {FIRST: 2}
 
 
 def test_added_column_is_null_in_older_partitions(dataset: Dataset) -> None:
@@ -171,6 +184,16 @@ def test_partitions_of_another_type_are_left_out(dataset: Dataset) -> None:
     assert values(dataset) == {SECOND: 2, THIRD: 5}
 
 
+def test_partitions_return_when_what_left_them_out_is_gone(dataset: Dataset) -> None:
+    publish(dataset, FIRST, 1, wind=pa.array([0.5]))
+    publish(dataset, SECOND, 2, wind=pa.array([5]))
+    publish(dataset, THIRD, 3)
+    assert sync(dataset).left_out == {FIRST: "wind is double, and long in newer partitions"}
+    publish(dataset, SECOND, 4)
+    assert sync(dataset, SECOND).left_out == {}
+    assert [row["wind"] for row in rows(dataset)] == [0.5, None, None]
+
+
 def test_columns_have_the_declared_types(dataset: Dataset) -> None:
     instant = dt.datetime(2013, 1, 1, 12, tzinfo=dt.UTC)
     columns = {
@@ -192,11 +215,11 @@ def test_columns_have_the_declared_types(dataset: Dataset) -> None:
 
 
 def test_hours_are_partitions_by_name(dataset: Dataset) -> None:
-    publish(dataset, "period=2013-01-01T0600Z", 6)
+    publish(dataset, FIRST, 1)  # before the model became hourly
     sync(dataset)
-    assert rows(dataset) == [{"n": 6, "period": "2013-01-01T06:00Z"}]
-    publish(dataset, FIRST, 1)  # as before the model became hourly
+    publish(dataset, "period=2013-01-01T0600Z", 6)
     assert list(sync(dataset).left_out) == [FIRST]
+    assert rows(dataset) == [{"n": 6, "period": "2013-01-01T06:00Z"}]
 
 
 def test_each_table_of_a_dataset_is_followed(dataset: Dataset) -> None:
@@ -278,27 +301,30 @@ def test_what_others_wrote_is_undone(dataset: Dataset, write: Callable[[Dataset]
     publish(dataset, FIRST, 1)
     publish(dataset, SECOND, 2)
     sync(dataset)
+    properties = open_table(dataset).metadata().configuration
     write(dataset)
-    changed = open_table(dataset).version()
-    assert changed > 0
+    assert open_table(dataset).version() > 0
     publish(dataset, THIRD, 3)
     sync(dataset, THIRD)
     assert values(dataset) == {FIRST: 1, SECOND: 2, THIRD: 3}
-    assert open_table(dataset).metadata().configuration["delta.logRetentionDuration"] == "interval 36500 days"
+    assert open_table(dataset).metadata().configuration == properties
+    assert properties["delta.deletedFileRetentionDuration"] == "interval 36500 days"
     version = open_table(dataset).version()
     sync(dataset)
     assert open_table(dataset).version() == version
 
 
 def test_a_table_that_refuses_commits_names_the_way_out(dataset: Dataset) -> None:
-    publish(dataset, FIRST, 1)
-    sync(dataset)
+    one, two = pa.table({"n": [1]}), pa.table({"n": [2]})
+    publish_tables(dataset, FIRST, "a" * 64, orders=one, rates=one, weather=one)
+    tables.sync_tables(dataset, DELTA)
     open_table(dataset).alter.set_table_properties({"delta.appendOnly": "true"})
-    publish(dataset, FIRST, 2)
+    publish_tables(dataset, FIRST, "b" * 64, orders=two, rates=two, weather=two)
     with pytest.raises(TableError, match="rates refuses a commit: .*append-only.*: move _delta_log in it away"):
-        sync(dataset, FIRST)
+        tables.sync_tables(dataset, DELTA, [FIRST])
+    assert [rows(dataset, name)[0]["n"] for name in ("orders", "rates", "weather")] == [2, 1, 2]
     (dataset.root / "rates/_delta_log").rename(dataset.root / "log")
-    assert sync(dataset, FIRST).added == 1
+    tables.sync_tables(dataset, DELTA)
     assert values(dataset) == {FIRST: 2}
 
 
