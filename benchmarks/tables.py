@@ -2,10 +2,10 @@
 
     python benchmarks/tables.py
 
-A dataset with seven tables, as flight_delay has, and manifests of its size, with 1, 365 and 3,650 days published. All are
-registered. Then a day is published, or published anew, and its tables are brought up to date as the task `publish` does
-with EVERGREEN_TABLES=delta: median of 20 days. `evergreen tables sync` reads every manifest: median of five. CPU is that
-of the process.
+A dataset with seven tables, as flight_delay has, and manifests of its size, with 1, 365 and 3,650 days published. All
+are registered. Then a day is published, or published anew, and its tables are brought up to date as the task `publish`
+does with EVERGREEN_TABLES=delta: median of 20 days. `evergreen tables sync` reads every manifest: median of five. CPU
+is that of the process.
 """
 
 from __future__ import annotations
