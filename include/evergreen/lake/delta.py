@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,9 @@ class DeltaFormat:
             _create(folder, content, [], mode="overwrite")
             return False
         table: DeltaTable = state.handle
-        if new := content.columns.keys() - state.columns.keys():
-            fields = [Field(name, PrimitiveType(kind)) for name, kind in content.columns.items() if name in new]
-            table.alter.add_columns(fields, commit_properties=_COMMIT)  # and is at the version after it
+        new = {name: kind for name, kind in content.column_types.items() if name not in state.columns}
+        if new:
+            table.alter.add_columns(_fields(new), commit_properties=_COMMIT)  # and is at the version after it
         now_ms = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = [
             _add_action(file, is_new=path not in state.files)
@@ -136,16 +137,20 @@ class DeltaFormat:
 
 def _create(folder: Path, content: TableContent, files: list[TableFile], mode: Any = "error") -> None:
     key = content.partition_column
-    fields = [Field(name, PrimitiveType(kind)) for name, kind in content.columns.items()]
+    key_type = "date" if key == "day" else "string"
     create_table_with_add_actions(
         str(folder),
-        Schema([*fields, Field(key, PrimitiveType("date" if key == "day" else "string"))]),
+        Schema(_fields({**content.column_types, key: key_type})),
         [_add_action(file) for file in files],
         mode=mode,
         partition_by=[key],
         configuration=_PROPERTIES,
         commit_properties=_COMMIT,
     )
+
+
+def _fields(types: Mapping[str, str]) -> list[Field]:
+    return [Field(name, PrimitiveType(kind)) for name, kind in types.items()]
 
 
 def _add_action(file: TableFile, is_new: bool = True) -> AddAction:

@@ -25,6 +25,7 @@ from evergreen.settings import settings, variable_name
 _MAX_COMMITS = 50  # each that fails is one that another writer has made
 _PUBLISH_TIMEOUT_S = 20.0
 _NS_PER_MS = 1_000_000
+_NO_TYPE = "of a type that tables do not have"
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,13 @@ class TableContent:
     """What a table holds: the types of its columns, in the words of the format, and its files by path."""
 
     partition_column: str
-    columns: dict[str, str]
-    """Without the partitions' column, which is in no file."""
-    files: dict[str, TableFile]
+    columns: Mapping[str, str | None]
+    """Without the partitions' column, which is in no file. Of type None: in files, but not in the table."""
+    files: Mapping[str, TableFile]
+
+    @property
+    def column_types(self) -> dict[str, str]:
+        return {name: kind for name, kind in self.columns.items() if kind}
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class TableState(TableContent):
     def has_columns_of(self, content: TableContent) -> bool:
         """Return whether the table needs no other columns. One that no partition has any more stays, as null."""
         is_same = self.is_intact and self.partition_column == content.partition_column
-        return is_same and content.columns.items() <= self.columns.items()
+        return is_same and content.column_types.items() <= self.columns.items()
 
 
 class TableFormat(Protocol):
@@ -254,7 +259,8 @@ class _TablePlanner:
             if state and state.partition_column == key and not _clashes(newest, state.columns):
                 start = TableContent(key, {**newest, **state.columns}, self._unchanged_files(state, refreshed))
                 content, left_out, clashing = self._collect(start)
-                if clashing <= newest.keys():  # else one decided that may be gone
+                # Else a partition that may be gone has decided, or one that was not read has a say in a new column.
+                if clashing <= newest.keys() and content.column_types.keys() <= state.columns.keys():
                     return content, left_out
         return self._collect(no_content)[:2]
 
@@ -271,7 +277,8 @@ class _TablePlanner:
                 left_out[partition] = f"its periods have other names than those of newer partitions, {key}=…"
             elif clashes := _clashes(types, columns):
                 left_out[partition] = ", ".join(
-                    f"{name} is {types[name]}, and {columns[name]} in newer partitions" for name in clashes
+                    f"{name} is {types[name] or _NO_TYPE}, and {columns[name] or _NO_TYPE} in newer partitions"
+                    for name in clashes
                 )
                 clashing.update(clashes)
             else:
@@ -279,17 +286,15 @@ class _TablePlanner:
                 files[file.path] = file
         return TableContent(key, columns, files), left_out, clashing
 
-    def _read(self, partition: str) -> tuple[dict[str, str], TableFile] | None:
+    def _read(self, partition: str) -> tuple[dict[str, str | None], TableFile] | None:
         """Return the types and the file that a partition has of the table, or None."""
         stamp = self._stamps[partition]
         manifest = self._reader.read(partition, stamp)
         file = manifest.files.get(self._table) if manifest else None
         if file is None or file.schema is None:
             return None
-        key, types = _partition_column(partition), {}
-        for name, arrow_type in file.schema.items():
-            if name != key and (kind := self._format.column_type(arrow_type)):
-                types[name] = kind
+        key = _partition_column(partition)
+        types = {name: self._format.column_type(kind) for name, kind in file.schema.items() if name != key}
         path = file.path.removeprefix(f"{self._table}/")
         return types, TableFile(path, file.size, file.rows or 0, stamp.time_ns // _NS_PER_MS)
 
@@ -304,7 +309,7 @@ class _TablePlanner:
         return files
 
 
-def _clashes(columns: Mapping[str, str], newer: Mapping[str, str]) -> list[str]:
+def _clashes(columns: Mapping[str, str | None], newer: Mapping[str, str | None]) -> list[str]:
     return [name for name, kind in columns.items() if newer.get(name, kind) != kind]
 
 

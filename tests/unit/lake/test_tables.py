@@ -194,6 +194,29 @@ def test_partitions_return_when_what_left_them_out_is_gone(dataset: Dataset) -> 
     assert [row["wind"] for row in rows(dataset)] == [0.5, None, None]
 
 
+def test_column_of_a_type_that_tables_lack_clashes_too(dataset: Dataset) -> None:
+    steps = pa.array([[1, 2]])
+    publish(dataset, FIRST, 1, steps=pa.array([1]))
+    sync(dataset)
+    publish(dataset, THIRD, 3, steps=steps)
+    reason = "steps is long, and of a type that tables do not have in newer partitions"
+    assert sync(dataset, THIRD).left_out == {FIRST: reason}
+    assert rows(dataset) == [{"n": 3, "day": dt.date(2013, 1, 3)}]
+    version = open_table(dataset).version()
+    sync(dataset)
+    assert open_table(dataset).version() == version
+
+
+def test_new_column_is_compared_with_all_partitions(dataset: Dataset) -> None:
+    publish(dataset, SECOND, 2, steps=pa.array([[1, 2]]))
+    publish(dataset, THIRD, 3)
+    sync(dataset)
+    publish(dataset, FIRST, 1, steps=pa.array([1]))
+    reason = "steps is long, and of a type that tables do not have in newer partitions"
+    assert sync(dataset, FIRST).left_out == {FIRST: reason}
+    assert values(dataset) == {SECOND: 2, THIRD: 3}
+
+
 def test_columns_have_the_declared_types(dataset: Dataset) -> None:
     instant = dt.datetime(2013, 1, 1, 12, tzinfo=dt.UTC)
     columns = {
