@@ -95,6 +95,10 @@ class DatasetError(EvergreenError):
     """A manifest in the lake is damaged, or names something outside of its dataset."""
 
 
+class TableError(EvergreenError):
+    """A table for other programs cannot be made to hold what is published."""
+
+
 class TrainingError(EvergreenError):
     """A training job did not produce a valid model."""
 

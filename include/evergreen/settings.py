@@ -94,6 +94,11 @@ class Settings(BaseSettings):
         description="folder of everything that is stored locally",
     )
     lake: Path = Field(default_factory=lambda data: data["home"] / "lake", description="root of the lake")
+    tables: Literal["delta"] | None = Field(
+        None,
+        description="open table format in which other programs read published features, too; `delta` needs "
+        "`pip install 'evergreen[delta]'`; default: none",
+    )
     raw: str = Field(
         default_factory=lambda data: f"{data['lake']}/raw",
         description="folder or object store URI that raw files are delivered to",

@@ -78,8 +78,10 @@ app = typer.Typer(
 )
 ledger_app = typer.Typer(no_args_is_help=True, help="Maintain the record of verdicts and champions.")
 online_app = typer.Typer(no_args_is_help=True, help="Maintain the online store.")
+tables_app = typer.Typer(no_args_is_help=True, help="Maintain tables that other programs read.")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(online_app, name="online")
+app.add_typer(tables_app, name="tables")
 
 
 def run_command_line() -> None:
@@ -294,6 +296,35 @@ def rebuild_command(ctx: typer.Context, model: OptionalModelArgument = None) -> 
             ctx.obj.print(f"{features}: nothing to write yet; a run of {spec.name}.retrain fills the online store")
 
     _for_each_model(model, rebuild)
+
+
+@tables_app.command("sync")
+def sync_tables_command(ctx: typer.Context, model: OptionalModelArgument = None) -> None:
+    """Make the tables of published features complete."""
+    from evergreen.features.inputs import features_dataset
+    from evergreen.lake.tables import configured_table_format, sync_tables
+
+    table_format = configured_table_format()
+    if table_format is None:
+        raise EvergreenError(f"{variable_name('tables')} names no format, so there are no tables: set it to delta")
+    synced_models = set()
+
+    def sync(spec: ModelSpec) -> None:
+        features = spec.feature_model
+        if features in synced_models:  # models may share features
+            return
+        synced_models.add(features)
+        synced_tables = sync_tables(features_dataset(spec), table_format)
+        for synced in synced_tables:
+            ctx.obj.print(f"✓ {features}/{synced.table}: {synced.partitions} partitions")
+            if synced.left_out:
+                partition, reason = next(iter(synced.left_out.items()))
+                ctx.obj.print(f"  without {len(synced.left_out)}, such as {partition}: {reason}")
+                ctx.obj.print(f"  run {features}.features for them: it builds them again, all with the same types")
+        if not synced_tables:
+            ctx.obj.print(f"{features}: no features are published yet")
+
+    _for_each_model(model, sync)
 
 
 @ledger_app.command("repair")

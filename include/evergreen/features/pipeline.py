@@ -10,7 +10,7 @@ from evergreen.errors import InputsChangedError
 from evergreen.features import checks, inputs
 from evergreen.features.inputs import FingerprintsByPeriod
 from evergreen.features.steps import leave_out_faulty_periods, raise_faults
-from evergreen.lake import datasets
+from evergreen.lake import datasets, tables
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
@@ -69,6 +69,7 @@ def publish_features(
         content_hashes[period] = manifest.content_hash
         rows = sum(file.rows or 0 for file in manifest.files.values())
         log.info("%s: %s rows, content %s", period, rows, manifest.content_hash[:12])
+    tables.follow_publication(dataset, [datasets.period_partition(period) for period in content_hashes])
     if unpublished := sorted(changed_periods & {str(period) for period in required_periods}):
         raise InputsChangedError(
             f"raw data of {', '.join(unpublished)} or of a period before, or the code of the features, changed during "

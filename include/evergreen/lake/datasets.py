@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -112,6 +112,14 @@ class Manifest:
 _MANIFEST_ADAPTER = TypeAdapter(Manifest)
 
 
+class PublicationStamp(NamedTuple):
+    """Changes whenever the partition is published anew."""
+
+    time_ns: int
+    """When it was, since the epoch."""
+    inode: int
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A folder of the lake whose partitions are published one by one, each atomically."""
@@ -163,6 +171,17 @@ class Dataset:
     def partitions(self) -> list[str]:
         """Return the names of all published partitions, in order."""
         return sorted(path.stem for path in (self.root / _MANIFESTS).glob("*.json"))
+
+    def publication_stamps(self) -> dict[str, PublicationStamp]:
+        """Return the stamp of each partition's manifest, by the name of the partition. No manifest is read."""
+        stamps = {}
+        with suppress(FileNotFoundError), os.scandir(self.root / _MANIFESTS) as entries:
+            for entry in entries:
+                if entry.name.endswith(".json"):
+                    with suppress(FileNotFoundError):  # removed meanwhile
+                        status = entry.stat()
+                        stamps[entry.name.removesuffix(".json")] = PublicationStamp(status.st_mtime_ns, status.st_ino)
+        return stamps
 
     def manifests(self) -> list[Manifest]:
         """Return all published manifests, in the order of the partitions' names."""

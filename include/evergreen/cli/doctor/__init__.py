@@ -78,6 +78,8 @@ def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Itera
     yield check("jobs", storage.check_storage, config.jobs)
     yield DoctorCheck("entries", config.ledger, storage.check_ledger_entries)
     yield DoctorCheck("features", str(config.lake), features.check_features)
+    if config.tables:
+        yield DoctorCheck("tables", f"{config.tables}, in {config.lake}", features.check_tables)
     yield check("Feast's registry", databases.check_feast_registry, config.feast_registry)
     yield check("online store", databases.check_online_store, config.online_store)
     if addresses:

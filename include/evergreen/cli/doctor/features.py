@@ -1,12 +1,13 @@
-"""Check of published features: what made them, and what would make them now."""
+"""Checks of published features: what made them, what would make them now, and the tables that others read."""
 
 from __future__ import annotations
 
 from evergreen.cli.doctor.databases import import_feast
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
-from evergreen.errors import EvergreenError
+from evergreen.errors import EvergreenError, TableError
 from evergreen.features import inputs, staleness
 from evergreen.features.staleness import StaleFeatures
+from evergreen.lake.tables import configured_table_format, read_table_states
 from evergreen.spec.loader import feature_spec, load_spec, model_names
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason, Window
@@ -41,6 +42,26 @@ def check_features() -> CheckPassed:
             "; ".join(f"the next retrain of {name} rebuilds: {stale.summary}" for name, stale in rebuilt)
         )
     return CheckPassed(f"{count} periods that the next retrains read, none stale")
+
+
+def check_tables() -> CheckPassed:
+    """Check that the tables of features can be read: their format's library is installed, and no log is damaged."""
+    table_format = configured_table_format()
+    assert table_format, "without a format there is nothing to check"
+    count = 0
+    problems: list[str] = []
+    for name in model_names():
+        try:
+            model = load_spec(name)
+        except EvergreenError:
+            continue  # as the check of models says
+        if model.feature_model == name:
+            states, faults = read_table_states(inputs.features_dataset(model), table_format)
+            count += sum(state is not None for state in states.values())
+            problems += faults
+    if problems:
+        raise TableError("; ".join(problems))
+    return CheckPassed(f"{count} tables, all readable")
 
 
 def _stale_features_of_next_retrain(model: ModelSpec) -> StaleFeatures:

@@ -54,6 +54,11 @@ def test_doctor_checks_of_configured_servers(home: Path) -> None:
     assert names[-5:] == ["Airflow", "MLflow", "Spark Connect", "Kubernetes", "prices"]
 
 
+def test_tables_are_checked_if_there_are_any(home: Path) -> None:
+    names = subjects(tables="delta")
+    assert names[names.index("features") + 1] == "tables"
+
+
 def test_doctor_checks_show_no_password(home: Path) -> None:
     config = Settings(feast_registry="postgresql://feast:secret@db/feast", online_store="redis://:secret@redis:6379/0")
     airflow, mlflow = SecretUrl("http://admin:secret@a:8080"), SecretUrl("http://m:secret@m:5000")

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from evergreen.cli.doctor.features import check_features
+from evergreen.cli import app
+from evergreen.cli.doctor.features import check_features, check_tables
+from evergreen.errors import TableError
 from evergreen.feature_store import training_sets
+from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
 from support import tills
 from support.checks import failure
@@ -83,3 +87,15 @@ def test_a_model_folder_that_is_broken_is_left_to_its_own_check(folder: Path) ->
     (folder.parent / "broken").mkdir()
     (folder.parent / "broken/model.py").write_text("1 / 0\n")
     assert check_features().message.endswith("none stale")
+
+
+def test_tables_are_readable_or_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_TABLES", "delta")
+    settings.cache_clear()
+    assert check_tables().message == "0 tables, all readable"
+    assert CliRunner().invoke(app, ["tables", "sync", "tills"]).exit_code == 0
+    assert check_tables().message == "2 tables, all readable"
+    log = settings().lake / "features/tills/takings/_delta_log"
+    (log / f"{0:020}.json").write_text("x")
+    with pytest.raises(TableError, match=r"tills/takings/_delta_log is damaged: .*: move it away, and run"):
+        check_tables()
