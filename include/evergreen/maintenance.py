@@ -138,7 +138,7 @@ def find_verdict_inputs(model: str, since: datetime) -> VerdictInputs:
     for entry, event in verdicts:
         if entry.recorded_at >= since or entry.number == newest or event.candidate_content in contents:
             hashes |= {event.candidate_fingerprint, *event.fingerprints.values()}
-    evaluations = {PurePosixPath(event.evidence["evaluation"]).name for _, event in verdicts if event.evidence}
+    evaluations = {PurePosixPath(event.evidence.get("evaluation", "")).name for _, event in verdicts}
     return VerdictInputs(frozenset(hashes), frozenset(evaluations))
 
 
