@@ -91,7 +91,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def models(tmp_path: Path, use_models: Callable[..., None], home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def models(
+    tmp_path: Path, use_models: Callable[..., None], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """The model folders of a deployment that lets everything go."""
     (tmp_path / "models" / MODEL).mkdir(parents=True)
     (tmp_path / "models" / MODEL / "model.py").write_text(SPEC)
@@ -100,7 +102,9 @@ def models(tmp_path: Path, use_models: Callable[..., None], home: Path, monkeypa
     for name in (*DATASETS, "looks", "checks", "declared", "jobs"):
         monkeypatch.setenv(f"EVERGREEN_RETENTION__{name.upper()}_DAYS", str(EXPIRY_DAYS))
     use_models(tmp_path / "models", only=True)
-    return tmp_path / "models"
+    load_spec.cache_clear()
+    yield tmp_path / "models"
+    load_spec.cache_clear()
 
 
 def publish(kind: str, partition: str, inputs: dict[str, Any], **texts: str) -> Manifest:
@@ -130,8 +134,8 @@ class Retrained:
     entry: int
 
 
-def retrain(as_of: int, *, passed: bool = True) -> Retrained:
-    """Publish what a retrain publishes, record its verdict and register its version. It reads four days of features."""
+def publish_training_set(as_of: int) -> Manifest:
+    """Publish a training set of three days, whose examples have features of a fourth day before."""
     features = open_dataset(f"features/{MODEL}")
     contents = {}
     for number in range(as_of - 4, as_of):
@@ -142,7 +146,13 @@ def retrain(as_of: int, *, passed: bool = True) -> Retrained:
     earlier = {first: contents.pop(first)}
     inputs = {"as_of": day(as_of), "feature_model": MODEL, "features": contents, "earlier_features": earlier}
     rows = json.dumps(inputs, sort_keys=True)
-    training_set = publish("training_sets", f"as_of={day(as_of)}", inputs, train=rows, holdout=rows[:9])
+    return publish("training_sets", f"as_of={day(as_of)}", inputs, train=rows, holdout=rows[:9])
+
+
+def retrain(as_of: int, *, passed: bool = True) -> Retrained:
+    """Publish what a retrain publishes, record its verdict and register its version."""
+    training_set = publish_training_set(as_of)
+    rows = training_set.to_json()
     model_inputs = {"training_set": training_set.files["train"].sha256}
     candidate = publish("models", training_set.partition, model_inputs, model=rows)
     evaluated = {"candidate": candidate.content_hash}
@@ -456,6 +466,39 @@ def test_features_of_a_model_that_never_trained_stay(models: Path, clock: Clock)
         publish_features(0, 0)
     pass_days(clock, 100)
     assert clean(clock) == {}
+
+
+def test_the_newest_training_set_stays_without_a_verdict(models: Path, clock: Clock) -> None:
+    """A run was paused after it. The next one compares features with it, and reads about as far back."""
+    with clock.stamp():
+        for number in range(LAST_DAY + 1):
+            publish_features(number, 0)
+        publish_training_set(LAST_DAY)
+    pass_days(clock, 100)
+    assert clean(clock) == {"features/shop": {"expired": LAST_DAY - 4}}
+    assert partitions("training_sets") == [f"as_of={day(LAST_DAY)}"]
+
+
+def test_features_stay_for_a_model_that_never_trained(history: list[Retrained], clock: Clock, models: Path) -> None:
+    (models / "cafe").mkdir()
+    start, end = SPEC.index("    features="), SPEC.index("    feature_service")
+    text = SPEC[:start] + '    features="shop",\n' + SPEC[end:]
+    (models / "cafe/model.py").write_text(text.replace('name="shop"', 'name="cafe"'))
+    with clock.stamp():
+        for as_of in (11, 12):
+            promote(retrain(as_of))
+    pass_days(clock, 100)
+    assert "features/shop" not in clean(clock)
+
+
+def test_features_expire_without_a_hole(history: list[Retrained], clock: Clock) -> None:
+    with clock.stamp():
+        for as_of in (11, 12):
+            promote(retrain(as_of))
+    pass_days(clock, 100)
+    with clock.stamp():
+        publish_features(2, 1)
+    assert clean(clock)["features/shop"] == {"expired": 2}
 
 
 def test_caches_and_what_no_verdict_names_go_by_age(history: list[Retrained], clock: Clock) -> None:
