@@ -106,12 +106,12 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
                 continue
             items += _summarize(place, removals)
     if policy.jobs_days is not None:
-        root, before = storage.storage_path(settings().jobs), (now - timedelta(policy.jobs_days)).timestamp()
+        root, cutoff = storage.storage_path(settings().jobs), (now - timedelta(policy.jobs_days)).timestamp()
         for model in storage.list_names(root):
             ended: list[Removal] = []
             for name in filter(_JOB_NAME.fullmatch, storage.list_names(root / model)):
                 try:
-                    ended += _clean_up_job(root, root / model / name, before, is_dry_run=is_dry_run)
+                    ended += _clean_up_job(root, root / model / name, cutoff, is_dry_run=is_dry_run)
                 except OSError as error:
                     problems.append(f"jobs/{model}/{name}: nothing is removed: {error}")
             items += _summarize(f"jobs/{model}", ended)
@@ -239,8 +239,8 @@ def _files_in_backtests(model: str, kind: str) -> Iterator[str]:
         yield from (file.path for file in manifest.files.values())
 
 
-def _clean_up_job(root: UPath, folder: UPath, before: float, *, is_dry_run: bool) -> Iterator[Removal]:
-    """Remove checkpoints and output of a job in which nothing has changed since `before`; yield that.
+def _clean_up_job(root: UPath, folder: UPath, cutoff: float, *, is_dry_run: bool) -> Iterator[Removal]:
+    """Remove checkpoints and output of a job in which nothing has changed since `cutoff`; yield that.
 
     The records of its attempts stay: they are what training has cost. A job that is trained again writes its file anew,
     and its attempts renew their records.
@@ -248,8 +248,8 @@ def _clean_up_job(root: UPath, folder: UPath, before: float, *, is_dry_run: bool
     storage.check_no_link(folder, root)  # which a pod may have placed
     files = list(storage.list_files(folder))
     freed = [size for path, size, _ in files if path.partition("/")[0] in (CHECKPOINTS_FOLDER, OUTPUT_FOLDER)]
-    newest = max((changed_at for *_, changed_at in files), default=before)
-    if not freed or newest >= before:
+    newest = max((changed_at for *_, changed_at in files), default=cutoff)
+    if not freed or newest >= cutoff:
         return
     if not is_dry_run:
         # First what says that the others are complete.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -18,8 +19,10 @@ from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from typer.testing import CliRunner
 
 from evergreen import ledger, storage
+from evergreen.cli import app
 from evergreen.errors import EvergreenError, PromotionRefusedError, SettingsError, SpecError
 from evergreen.lake.datasets import Dataset, Manifest, open_dataset, path_in_lake
 from evergreen.lake.fingerprints import compute_fingerprint
@@ -431,6 +434,18 @@ def test_a_dry_run_lists_and_removes_nothing(history: list[Retrained], clock: Cl
     listed = clean(clock, is_dry_run=True)
     assert len(partitions("training_sets")) == 4
     assert listed == clean(clock)
+
+
+def test_the_command_prints_what_goes(models: Path) -> None:
+    publish("checks", "flights-2013-01-01", {"n": 1}, report="{}")
+    os.utime(open_dataset(f"checks/{MODEL}").manifest_path("flights-2013-01-01"), (0, 0))
+    expected = {"place": "checks/shop", "kind": "expired", "count": 1, "size": 2, "oldest": "1970-01-01 00:00:00+00:00"}
+    result = CliRunner().invoke(app, ["maintenance", "--dry-run", "--json"])
+    assert json.loads(result.stdout) == {"is_dry_run": True, "items": [expected]}
+    result = CliRunner().invoke(app, ["maintenance"])
+    assert re.search(r"removed\s.*checks/shop\s+expired\s+1\s+0.0\s+1970-01-01", result.stdout, re.DOTALL)
+    result = CliRunner().invoke(app, ["maintenance"])
+    assert (result.exit_code, result.stdout) == (0, "nothing is old enough to go\n")
 
 
 def test_nothing_goes_by_default(history: list[Retrained], clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
