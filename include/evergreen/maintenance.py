@@ -68,7 +68,7 @@ class VerdictInputs:
 
 @dataclass(frozen=True)
 class CleanupReport:
-    """What goes, or has gone, by place and kind; and the problems of places where nothing is removed."""
+    """What goes, or has gone, by place and kind; and the problems of places that are not cleaned up."""
 
     items: tuple[CleanupItem, ...] = ()
     problems: tuple[str, ...] = ()
@@ -94,16 +94,14 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
     items: list[CleanupItem] = []
     problems: list[str] = []
     for kind in (*_EXPIRING_DATASETS, *_OTHER_DATASETS):
-        for folder in sorted((settings().lake / kind).glob("*")):
-            place, dataset = f"{kind}/{folder.name}", Dataset(folder)
+        for folder in sorted(path for path in (settings().lake / kind).glob("*") if path.is_dir()):
+            place, removals = f"{kind}/{folder.name}", list[Removal]()
             try:
-                rule = _retention_rule(kind, dataset, specs, policy, now)
-                removals = retention.plan_removals(retention.take_inventory(dataset), rule, now.timestamp())
-                if not is_dry_run:
-                    removals = list(retention.apply_removals(dataset, removals, rule, now.timestamp()))
-            except EvergreenError as error:
-                problems.append(f"{place}: nothing is removed: {error}")
-                continue
+                rule = _retention_rule(kind, Dataset(folder), specs, policy, now)
+                for removal in _removals(Dataset(folder), rule, now.timestamp(), is_dry_run=is_dry_run):
+                    removals.append(removal)
+            except (EvergreenError, OSError) as error:
+                problems.append(f"{place} is not cleaned up: {error}")
             items += _summarize(place, removals)
     if policy.jobs_days is not None:
         root, cutoff = storage.storage_path(settings().jobs), (now - timedelta(policy.jobs_days)).timestamp()
@@ -113,7 +111,7 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
                 try:
                     ended += _clean_up_job(root, root / model / name, cutoff, is_dry_run=is_dry_run)
                 except OSError as error:
-                    problems.append(f"jobs/{model}/{name}: nothing is removed: {error}")
+                    problems.append(f"jobs/{model}/{name} is not cleaned up: {error}")
             items += _summarize(f"jobs/{model}", ended)
     return CleanupReport(tuple(items), tuple(problems))
 
@@ -193,6 +191,12 @@ def _retention_rule(
         ),
         pinned_files=pinned,
     )
+
+
+def _removals(dataset: Dataset, rule: RetentionRule, now: float, *, is_dry_run: bool) -> Iterator[Removal]:
+    """Yield what would go, or remove it and yield it."""
+    plan = retention.plan_removals(retention.take_inventory(dataset), rule, now)
+    yield from plan if is_dry_run else retention.apply_removals(dataset, plan, rule, now)
 
 
 def _first_needed_partition(feature_model: str, specs: Sequence[ModelSpec], since: datetime) -> str | None:

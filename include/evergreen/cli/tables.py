@@ -110,7 +110,7 @@ def show_cleanup(console: Console, *, is_dry_run: bool, as_json: bool = False) -
     """Remove what the settings let go, unless it is a dry run, and print one row for each place and kind.
 
     Raises:
-        EvergreenError: something is wrong in places where nothing is removed.
+        EvergreenError: something is wrong in places, which are not cleaned up.
     """
     report = maintenance.clean_up(datetime.now(UTC), is_dry_run=is_dry_run)
     if as_json:

@@ -10,7 +10,7 @@
 **`remove`** looks again, and removes what still may go. What a running task, a manifest in force or the ledger needs
 stays. It may be killed and cleared at any time.
 
-**When a task fails,** its log names the places where nothing was removed, and why; it has removed the rest.
+**When a task fails,** its log names the places that were not cleaned up, and why; all others were.
 """
 
 from __future__ import annotations
