@@ -1,4 +1,4 @@
-"""Something else happens in the middle of an action: at one of its calls of the operating system, chosen by number."""
+"""Something else happens in the middle of an action: before one of its changes of the file system, by number."""
 
 from __future__ import annotations
 
@@ -13,30 +13,26 @@ _CHANGES = frozenset(["flock", "link", "mkdir", "rename", "replace", "rmdir", "u
 
 
 @contextmanager
-def at_system_call(
-    number: int, event: Callable[[], object], *, only_changes: bool = False
-) -> Iterator[Callable[[], int]]:
-    """Let `event` happen just before the system call `number`, from 0; yield what returns how many calls there were.
+def before_change(number: int, event: Callable[[], object]) -> Iterator[Callable[[], int]]:
+    """Let `event` happen just before change `number`, from 0, of the file system; yield what counts the changes.
 
-    With `only_changes`, those that read something do not count: a process that dies there leaves the same.
+    What happens between two changes happens as well just before the second: after all that was read for it.
     """
-    calls = 0
+    changes = 0
 
     def watch(_: Any, kind: str, function: Any) -> None:
-        nonlocal calls
-        if kind != "c_call" or getattr(function, "__module__", None) not in _SYSTEM_MODULES:
-            return
-        if only_changes and function.__name__ not in _CHANGES:
-            return
-        calls += 1
-        if calls == number + 1:
-            sys.setprofile(None)
-            event()
-            sys.setprofile(watch)
+        nonlocal changes
+        is_system_call = kind == "c_call" and getattr(function, "__module__", None) in _SYSTEM_MODULES
+        if is_system_call and function.__name__ in _CHANGES:
+            changes += 1
+            if changes == number + 1:
+                sys.setprofile(None)
+                event()
+                sys.setprofile(watch)
 
     sys.setprofile(watch)
     try:
-        yield lambda: calls
+        yield lambda: changes
     finally:
         sys.setprofile(None)
 
@@ -46,7 +42,7 @@ def killed_before_change(number: int, action: Callable[[], object]) -> bool:
     child = os.fork()
     if not child:
         try:
-            with at_system_call(number, lambda: os._exit(9), only_changes=True):
+            with before_change(number, lambda: os._exit(9)):
                 action()
             os._exit(0)
         finally:

@@ -33,7 +33,7 @@ from evergreen.settings import settings
 from evergreen.spec.loader import load_spec
 from evergreen.training.job import ATTEMPTS_FOLDER, CHECKPOINTS_FOLDER, JOB_FILE, OUTPUT_FOLDER, RESULT_FILE
 from support.calendars import cooldown
-from support.interleaving import at_system_call, killed_before_change
+from support.interleaving import before_change, killed_before_change
 from support.ledger_events import day, request, verdict_event
 
 pytestmark = pytest.mark.unit
@@ -312,10 +312,10 @@ class Deployment(RuleBasedStateMachine):
             killed_before_change(number, lambda: clean_up(self.clock.now, is_dry_run=False))
         self._check(needed)
 
-    @rule(number=st.integers(0, LAST_DAY), value=st.integers(0, 1), call=st.integers(0, 60))
-    def clean_up_in_a_publish(self, number: int, value: int, call: int) -> None:
+    @rule(number=st.integers(0, LAST_DAY), value=st.integers(0, 1), change=st.integers(0, 20))
+    def clean_up_in_a_publish(self, number: int, value: int, change: int) -> None:
         needed = self._needed()
-        with self.clock.stamp(), at_system_call(call, lambda: clean_up(self.clock.now, is_dry_run=False)):
+        with self.clock.stamp(), before_change(change, lambda: clean_up(self.clock.now, is_dry_run=False)):
             manifest = publish_features(number, value)
         self._note("features", manifest)
         assert open_dataset(f"features/{MODEL}").manifest(manifest.partition) == manifest
@@ -383,7 +383,7 @@ def test_no_life_of_a_deployment_loses_what_is_needed(
     models: Path, clock: Clock, use_home: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     options = hypothesis_settings(
-        max_examples=25,
+        max_examples=20,
         stateful_step_count=20,
         derandomize=True,
         database=None,

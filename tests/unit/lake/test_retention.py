@@ -13,7 +13,7 @@ import pytest
 from evergreen.errors import DatasetError
 from evergreen.lake.datasets import Dataset, Manifest
 from evergreen.lake.retention import Removal, RetentionRule, apply_removals, plan_removals, take_inventory
-from support.interleaving import at_system_call, killed_before_change
+from support.interleaving import before_change, killed_before_change
 
 pytestmark = pytest.mark.unit
 
@@ -201,8 +201,8 @@ def prepare_expired(dataset: Dataset) -> None:
 PREPARE = pytest.mark.parametrize("prepare", [prepare_replaced, prepare_expired])
 
 
-def every_call(tmp_path: Path, prepare: Callable[[Dataset], None], run: Callable[[Dataset, int], bool]) -> int:
-    """Call `run` with a prepared dataset and each number of a system call, until it returns that there are no more."""
+def every_change(tmp_path: Path, prepare: Callable[[Dataset], None], run: Callable[[Dataset, int], bool]) -> int:
+    """Call `run` with a prepared dataset and each number of a change, until it returns that there are no more."""
     number = 0
     while True:
         dataset = Dataset(tmp_path / str(number) / "features")
@@ -225,12 +225,12 @@ def test_removal_at_any_moment_of_a_publish(tmp_path: Path, prepare: Callable[[D
     removed = set()
 
     def run(dataset: Dataset, number: int) -> bool:
-        with at_system_call(number, lambda: removed.update(kinds(clean(dataset)))) as count_calls:
+        with before_change(number, lambda: removed.update(kinds(clean(dataset)))) as count_changes:
             publish(dataset, "a")
         assert [manifest.inputs["value"] for manifest in dataset.manifests()] == ["a"]
-        return count_calls() > number
+        return count_changes() > number
 
-    assert every_call(tmp_path, prepare, run) > 10
+    assert every_change(tmp_path, prepare, run) > 10
     assert removed == {"replaced", "staged"}
 
 
@@ -239,16 +239,16 @@ def test_publish_at_any_moment_of_a_removal(tmp_path: Path, prepare: Callable[[D
     def run(dataset: Dataset, number: int) -> bool:
         # It waits where the removal has the lock, so it ends when that lets it.
         publisher = threading.Thread(target=publish, args=(dataset, "a"))
-        with at_system_call(number, publisher.start) as count_calls:
+        with before_change(number, publisher.start) as count_changes:
             clean(dataset)
-        has_more = count_calls() > number
+        has_more = count_changes() > number
         if not has_more:
             publisher.start()
         publisher.join()
         assert [manifest.inputs["value"] for manifest in dataset.manifests()] == ["a"]
         return has_more
 
-    assert every_call(tmp_path, prepare, run) > 10
+    assert every_change(tmp_path, prepare, run) > 10
 
 
 @PREPARE
@@ -267,7 +267,7 @@ def test_a_killed_removal_leaves_nothing_half(tmp_path: Path, prepare: Callable[
         assert [path for path in dataset.root.rglob("*") if path.is_file() and path.name != "_lock"] == []
         return is_killed
 
-    assert every_call(tmp_path, prepare, run) > 10
+    assert every_change(tmp_path, prepare, run) > 10
 
 
 @PREPARE
@@ -282,4 +282,4 @@ def test_a_killed_publish_leaves_only_leftovers(tmp_path: Path, prepare: Callabl
         assert len(list(dataset.root.glob("*/*/*.json"))) == 2
         return is_killed
 
-    assert every_call(tmp_path, prepare, run) > 10
+    assert every_change(tmp_path, prepare, run) > 10
