@@ -56,9 +56,13 @@ def load_class(path: str) -> type[BaseModel]:
 
 
 def render_settings() -> str:
-    """Return one table of all settings, and one of those of pods."""
-    pods = Settings.model_fields["pods"].annotation
-    tables = [("Variables", Settings, ""), ("Training in pods", pods, "PODS__")]
+    """Return one table of all settings, and one for each group of them."""
+    pods, retention = (Settings.model_fields[name].annotation for name in ("pods", "retention"))
+    tables = [
+        ("Variables", Settings, ""),
+        ("Training in pods", pods, "PODS__"),
+        ("Retention", retention, "RETENTION__"),
+    ]
     parts = []
     for title, model, prefix in tables:
         rows = [

@@ -69,6 +69,53 @@ class PodSettings(BaseModel):
     gpu_type_label: str = Field("nvidia.com/gpu.product", description="node label with the type of GPU")
 
 
+class RetentionSettings(BaseModel):
+    """What maintenance removes: `EVERGREEN_RETENTION__LEFTOVERS_DAYS` and so on. By default nothing.
+
+    See docs/guides/maintenance.md.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    leftovers_days: float | None = Field(
+        None,
+        ge=1,
+        description="days after which files go that no manifest names, and staged ones; longer than any task runs",
+    )
+    verdict_days: float = Field(
+        90, ge=1, description="what verdicts of this many days were made from stays, whatever its own age"
+    )
+    features_days: float | None = Field(
+        None, description="age at which periods of features expire that are older than what any retrain reads"
+    )
+    training_sets_days: float | None = Field(None, description="age at which training sets expire")
+    looks_days: float | None = Field(None, description="age at which the rows of looks at challengers expire")
+    models_days: float | None = Field(None, description="age at which candidates expire")
+    evaluations_days: float | None = Field(
+        None, description="age at which evaluations expire that no verdict in the ledger names"
+    )
+    checks_days: float | None = Field(None, description="age at which reports about raw files expire")
+    declared_days: float | None = Field(None, description="age at which copies of raw data expire")
+    jobs_days: float | None = Field(
+        None, description="age at which checkpoints and output of training jobs go; what they cost stays"
+    )
+
+    def expiry_days(self, name: str) -> float | None:
+        """Return the age at which what is called `name` expires, such as `training_sets`; None: never."""
+        days: float | None = getattr(self, f"{name}_days")
+        return days
+
+    @model_validator(mode="after")
+    def _check_leftovers(self) -> Self:
+        ages = {name: value for name, value in self if name not in ("leftovers_days", "verdict_days") and value}
+        if ages and self.leftovers_days is None:
+            raise ValueError(f"{next(iter(ages))} is set, so set leftovers_days too: files go by that")
+        for name, value in ages.items():
+            if value < (self.leftovers_days or 0):
+                raise ValueError(f"{name} is {value:g}, less than leftovers_days: raise it, tasks may still be running")
+        return self
+
+
 class Settings(BaseSettings):
     """Addresses and options of a deployment. The defaults need no server."""
 
@@ -156,6 +203,7 @@ class Settings(BaseSettings):
     )
     prices: Path | None = Field(None, description="TOML file with prices of CPUs, memory and GPUs")
     pods: PodSettings = PodSettings()
+    retention: RetentionSettings = RetentionSettings()
     signing_key: Path | None = Field(
         None, description="file with the private key (PEM, EC P-256) that signs versions when they are registered"
     )

@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -32,6 +33,7 @@ from upath import UPath as UPath
 MAX_NAME_LENGTH = 128
 
 _MEMORY_LOCK = Lock()
+_TIME_KEYS = ("LastModified", "last_modified", "updated", "created")  # of S3, Azure, Google, memory://
 _COPY_BYTES = 1 << 20
 # Not even `_`: the lake's own folders begin with it. Nor a dot: scratch files do.
 _FILE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
@@ -212,6 +214,27 @@ def list_names(folder: UPath) -> list[str]:
         return []
 
 
+def list_files(folder: UPath) -> Iterator[tuple[str, int, float]]:
+    """Yield path in `folder`, size in bytes and time of the last change (seconds since the epoch) of each file in it.
+
+    Links are not followed. A store that does not tell the time gives the present: such a file is never old.
+    """
+    if isinstance(folder, Path):
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    status = os.lstat(f"{parent}/{name}")
+                    yield os.path.relpath(f"{parent}/{name}", folder), status.st_size, status.st_mtime
+        return
+    root = folder.path.rstrip("/")
+    with _translate_to_os_error(folder):
+        listing: dict[str, dict[str, Any]] = folder.fs.find(root, detail=True)
+    for key, info in listing.items():
+        times = [info[name] for name in _TIME_KEYS if name in info]
+        changed_at = times[0].timestamp() if times and hasattr(times[0], "timestamp") else time.time()
+        yield key.removeprefix(f"{root}/"), int(info["size"] or 0), changed_at
+
+
 def remove(folder: UPath) -> None:
     """Remove `folder` and everything in it. Other processes may remove it at the same time."""
     with suppress(FileNotFoundError), _translate_to_os_error(folder):
@@ -229,14 +252,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
+def file_lock(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
     """Hold the lock named `path`; other callers wait. The kernel releases it when the process ends.
 
-    For short work on small files: a holder that hangs blocks every caller.
+    Callers that share it wait only for those that do not. For short work on small files: a holder that hangs blocks
+    every caller.
+
+    Raises:
+        BlockingIOError: another caller holds it, and this one does not `wait`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
 
 

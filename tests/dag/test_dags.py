@@ -110,6 +110,7 @@ def test_the_family_of_every_model(parsed: dict) -> None:
     ]
     assert parsed["dags"]["flight_delay.monitor"]["order"] == ["plan", "examples", "evaluate", "judge", "conclude"]
     assert parsed["dags"]["flight_delay.rollback"]["order"] == ["plan", "rollback"]
+    assert parsed["dags"]["evergreen.maintenance"]["order"] == ["plan", "remove"]
 
 
 def test_dags_have_docs_owners_timetables_and_timeouts(parsed: dict) -> None:
@@ -118,10 +119,11 @@ def test_dags_have_docs_owners_timetables_and_timeouts(parsed: dict) -> None:
         assert all(dag["docs"].values()), dag_id
         assert dag["owners"] == ["flight-operations"]
         # A plain cron string would make windows without a day in them.
-        by_hand = dag_id.endswith(".rollback")
-        assert dag["timetable"] == ("NoneType" if by_hand else "CronDataIntervalTimetable")
+        by_hand, is_about_data = dag_id.endswith(".rollback"), not dag_id.endswith((".rollback", ".maintenance"))
+        clock = "CronDataIntervalTimetable" if is_about_data else "CronTriggerTimetable"
+        assert dag["timetable"] == ("NoneType" if by_hand else clock)
         # Airflow never runs what is asked for after the end of a DAG: only those about data end with it.
-        assert dag["ends"] is not by_hand
+        assert dag["ends"] is is_about_data
         assert dag["catchup"] is False
         assert dag["timeouts"], f"{dag_id}: a hung task must end"
         assert not dag["with_params"], f"{dag_id}: Airflow would validate a copy of the DAG's params for each task"
@@ -130,6 +132,7 @@ def test_dags_have_docs_owners_timetables_and_timeouts(parsed: dict) -> None:
     assert parsed["dags"]["flight_delay.retrain"]["params"] == ["as_of", "promote"]
     assert parsed["dags"]["flight_delay.rollback"]["params"] == ["reason", "version"]
     assert parsed["dags"]["flight_delay.features"]["params"] == ["announce", "end", "start"]
+    assert parsed["dags"]["evergreen.maintenance"]["params"] == ["dry_run"]
     assert parsed["dags"]["flight_delay.features"]["watched"] == ["flight_delay.raw"]
 
 

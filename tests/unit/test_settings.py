@@ -143,3 +143,14 @@ def test_a_url_that_is_shown_has_no_password(monkeypatch: pytest.MonkeyPatch, na
 )
 def test_parse_host_and_port(url: str, address: tuple[str, int]) -> None:
     assert parse_host_and_port(url, 15002) == address
+
+
+def test_retention_needs_an_age_of_leftovers_below_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_RETENTION__MODELS_DAYS", "3")
+    [fault] = fault_messages()
+    assert fault.startswith("EVERGREEN_RETENTION: models_days is set, so set leftovers_days too")
+    monkeypatch.setenv("EVERGREEN_RETENTION__LEFTOVERS_DAYS", "4")
+    [fault] = fault_messages()
+    assert "models_days is 3, less than leftovers_days" in fault
+    monkeypatch.setenv("EVERGREEN_RETENTION__MODELS_DAYS", "4")
+    assert settings().retention.expiry_days("models") == 4

@@ -210,6 +210,16 @@ def costs_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
     tables.show_training_costs(ctx.obj, as_json)
 
 
+@app.command("maintenance")
+def maintenance_command(
+    ctx: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing: list what would go.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what the retention settings let go."""
+    tables.show_cleanup(ctx.obj, is_dry_run=dry_run, as_json=as_json)
+
+
 @app.command("doctor")
 def doctor_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Check settings, models, servers, permissions and clocks."""

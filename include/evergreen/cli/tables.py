@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, date, datetime, time
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evergreen import ledger, storage
+from evergreen import ledger, maintenance, storage
 from evergreen.cli.options import print_json
 from evergreen.errors import SpecError
 from evergreen.lake import datasets
@@ -103,6 +104,32 @@ def show_training_costs(console: Console, as_json: bool = False) -> None:
     console.print(table, soft_wrap=False)
     if prices is None:
         console.print("no prices are set: set EVERGREEN_PRICES to a price table, see docs/guides/kubernetes.md")
+
+
+def show_cleanup(console: Console, *, is_dry_run: bool, as_json: bool = False) -> None:
+    """Remove what the settings let go, unless it is a dry run, and print one row for each place and kind.
+
+    Raises:
+        EvergreenError: something is wrong in places, which are not cleaned up.
+    """
+    report = maintenance.clean_up(datetime.now(UTC), is_dry_run=is_dry_run)
+    if as_json:
+        print_json(console, {"is_dry_run": is_dry_run, "items": [asdict(item) for item in report.items]})
+    elif settings().retention.leftovers_days is None:
+        console.print("nothing is ever removed: EVERGREEN_RETENTION__LEFTOVERS_DAYS is not set")
+    elif not report.items:
+        console.print("nothing is old enough to go")
+    else:
+        table = _table("would go" if is_dry_run else "removed")
+        for column in ("place", "kind"):
+            table.add_column(column)
+        for column in ("count", "MB", "oldest"):
+            table.add_column(column, justify="right")
+        for item in report.items:
+            size = f"{item.size / 1e6:,.1f}"
+            table.add_row(item.place, item.kind, f"{item.count:,}", size, _format_time(item.oldest))
+        console.print(table, soft_wrap=False)
+    report.raise_problems()
 
 
 def _history_record(name: str, state: LedgerState, only_champion: bool) -> dict[str, Any]:

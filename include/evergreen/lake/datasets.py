@@ -9,17 +9,21 @@ Layout under the lake's root::
 
 Publishing links every file of a partition into place under its content hash, and then replaces the manifest by an
 atomic rename. So a reader of manifests sees a partition whole or not at all, whichever process is killed; publishing
-twice, also concurrently, has the same result; and files of a replaced manifest stay readable.
+twice, also concurrently, has the same result; and files of a replaced manifest stay readable, until a deployment that
+asks for it removes them (`evergreen.lake.retention`). Publishers share a lock that removal takes alone: a file is not
+removed between the moment at which a publisher finds it in place and that at which its manifest names it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -36,6 +40,7 @@ from evergreen.storage import (
     atomic_write,
     check_file_name,
     check_relative_path,
+    file_lock,
     file_sha256,
     fsync_path,
 )
@@ -51,8 +56,12 @@ MAX_PARTITION_FILES = 10_000
 
 _MANIFESTS = "_manifests"
 _STAGING = "_staging"
+_LOCK = "_lock"
 _CACHE = "cached"
+_RENEW_AFTER_S = 3600  # what was used more recently is no candidate for removal, by days
 _DATE_LENGTH = len("2013-01-01")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,13 +135,18 @@ class Dataset:
 
     root: Path
 
+    @property
+    def staging(self) -> Path:
+        """The folder of work in progress: a folder for each partition and fingerprint."""
+        return self.root / _STAGING
+
     def manifest(self, partition: str) -> Manifest | None:
         """Return what is published under `partition`, or None.
 
         Raises:
             DatasetError: its manifest is damaged, too large, or names a file outside of the partition.
         """
-        path = self._manifest_path(partition)
+        path = self.manifest_path(partition)
         try:
             with path.open("rb") as stream:
                 content = stream.read(MAX_MANIFEST_BYTES + 1)
@@ -150,21 +164,26 @@ class Dataset:
         return manifest
 
     def find(self, partition: str, fingerprint: str) -> Manifest | None:
-        """Return the manifest of `partition` if it has this `fingerprint`, or None."""
+        """Return the manifest of `partition` if it has this `fingerprint`, or None.
+
+        What is found is in use: its age for `evergreen.lake.retention` begins anew.
+        """
         manifest = self.manifest(partition)
-        return manifest if manifest and manifest.fingerprint == fingerprint else None
+        if manifest is None or manifest.fingerprint != fingerprint or not self._renew(self.manifest_path(partition)):
+            return None
+        return manifest
 
     def resolve(self, reference: Mapping[str, str]) -> Manifest:
         """Return the manifest that an earlier task of the run published, by its reference.
 
         Raises:
-            InputsChangedError: another run has replaced the partition since.
+            InputsChangedError: another run has replaced the partition since, or it has expired.
         """
         manifest = self.find(reference["partition"], reference["fingerprint"])
         if manifest is None:
             raise InputsChangedError(
                 f"{self.root.name} {reference['partition']}: another run with other inputs has replaced what this run "
-                "published; clear this run from the start"
+                "published, or maintenance has removed it; clear this run from the start"
             )
         return manifest
 
@@ -198,13 +217,14 @@ class Dataset:
     def stage(self, partition: str, fingerprint: str) -> Path:
         """Create and return an empty folder to prepare a partition in. Two attempts never share a folder."""
         folder = self._staging_folder(partition, fingerprint) / uuid.uuid4().hex
-        folder.mkdir(parents=True)
+        with self._share_lock():
+            folder.mkdir(parents=True)
         return folder
 
     def find_cached(self, partition: str, fingerprint: str) -> Path | None:
         """Return the folder that `cache_staged` has cached for this fingerprint, or None."""
         folder = self._staging_folder(partition, fingerprint) / _CACHE
-        return folder if folder.is_dir() else None
+        return folder if folder.is_dir() and self._renew(folder) else None
 
     def cache_staged(self, partition: str, fingerprint: str, staged: Path) -> Path:
         """Make a complete folder from `stage` available to `find_cached` until the partition is published.
@@ -236,39 +256,74 @@ class Dataset:
         for name in files:
             _check_name(name)
         try:
-            entries = {name: self._publish_file(name, partition, file) for name, file in sorted(files.items())}
+            entries = {name: self._describe_file(name, partition, file) for name, file in sorted(files.items())}
+            text = Manifest(partition, fingerprint, inputs, entries).to_json()
+            with self._share_lock():
+                for name, entry in entries.items():
+                    self._link_file(files[name], entry)
+                self.renew_folders(partition)
+                with atomic_write(self.manifest_path(partition)) as scratch:
+                    scratch.write_text(text)
         except FileNotFoundError:
             if manifest := self.find(partition, fingerprint):  # by a concurrent attempt, which removed the staged files
                 return manifest
             raise
-        text = Manifest(partition, fingerprint, inputs, entries).to_json()
-        with atomic_write(self._manifest_path(partition)) as scratch:
-            scratch.write_text(text)
         shutil.rmtree(self._staging_folder(partition, fingerprint), ignore_errors=True)
         return Manifest.from_json(text)  # as readers will get it, with lists for tuples
 
-    def _publish_file(self, name: str, partition: str, file: Path) -> PublishedFile:
+    def lock_for_removal(self) -> AbstractContextManager[None]:
+        """Hold the dataset's lock alone, so that nobody publishes; a BlockingIOError if somebody does just now."""
+        return file_lock(self.root / _LOCK, wait=False)
+
+    def _share_lock(self) -> AbstractContextManager[None]:
+        return file_lock(self.root / _LOCK, shared=True)
+
+    def renew_folders(self, partition: str) -> None:
+        """Let the age of the files of a partition begin anew: nothing names them from now on, but readers have them."""
+        manifest = self.manifest(partition)
+        for file in manifest.files.values() if manifest else ():
+            with suppress(FileNotFoundError):
+                # The folder, not the file: whoever may publish may write to it, also where another user made the file.
+                os.utime((self.root / file.path).parent)
+
+    def _renew(self, path: Path) -> bool:
+        """Let the age of a manifest, or of a staged folder, begin anew; return whether it is there."""
+        try:
+            if time.time() - path.stat().st_mtime < _RENEW_AFTER_S:
+                return True
+            with self._share_lock():
+                os.utime(path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:  # as of a reader that may not write, and so runs no step
+            log.debug("%s keeps its age: %s", path, error)
+        return True
+
+    def _describe_file(self, name: str, partition: str, file: Path) -> PublishedFile:
         fsync_path(file)
         digest = file_sha256(file)
-        target = self.root / name / partition / f"{digest[:32]}{file.suffix}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):  # the same bytes, from an earlier attempt
-            os.link(file, target)
-        fsync_path(target.parent)
         rows, schema = None, None
         if file.suffix == ".parquet":
             import pyarrow.parquet as pq  # here, so that reading manifests stays light
 
-            metadata = pq.read_metadata(target)
+            metadata = pq.read_metadata(file)
             rows = metadata.num_rows
             schema = {column.name: str(column.type) for column in metadata.schema.to_arrow_schema()}
-        return PublishedFile(str(target.relative_to(self.root)), digest, target.stat().st_size, rows, schema)
+        path = f"{name}/{partition}/{digest[:32]}{file.suffix}"
+        return PublishedFile(path, digest, file.stat().st_size, rows, schema)
 
-    def _manifest_path(self, partition: str) -> Path:
+    def _link_file(self, file: Path, entry: PublishedFile) -> None:
+        target = self.root / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # the same bytes, from an earlier attempt
+            os.link(file, target)
+        fsync_path(target.parent)
+
+    def manifest_path(self, partition: str) -> Path:
         return self.root / _MANIFESTS / f"{_check_name(partition)}.json"
 
     def _staging_folder(self, partition: str, fingerprint: str) -> Path:
-        return self.root / _STAGING / _check_name(f"{partition}-{fingerprint[:16]}")
+        return self.staging / _check_name(f"{partition}-{fingerprint[:16]}")
 
 
 def open_dataset(name: str) -> Dataset:

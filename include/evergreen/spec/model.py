@@ -305,6 +305,10 @@ class Resources(Frozen, allow_inf_nan=False):
             raise ValueError(f"shm_gib {self.shm_gib:g} is part of memory_gib {self.memory_gib:g}: raise that")
         return self
 
+    def time_limit(self, startup_minutes: float) -> timedelta:
+        """Return the time for all attempts of one try of the task: each waits for a node, starts, trains, and stops."""
+        return timedelta(minutes=(self.max_preemptions + 1) * (2 * startup_minutes + self.timeout_minutes + 5))
+
 
 class ApprovalPolicy(Frozen):
     """A person approves a candidate that passed its gates before it is promoted. No answer is a rejection."""

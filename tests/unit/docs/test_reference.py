@@ -68,8 +68,11 @@ def test_quoted_messages_are_in_the_code() -> None:
 
 def test_all_settings_are_listed() -> None:
     text = read_page(DOCS / "reference/settings.md")
-    names = [variable_name(name) for name in Settings.model_fields if name != "pods"]
-    names += [variable_name("pods", name) for name in Settings.model_fields["pods"].annotation.model_fields]
+    groups = ("pods", "retention")
+    names = [variable_name(name) for name in Settings.model_fields if name not in groups]
+    names += [
+        variable_name(group, name) for group in groups for name in Settings.model_fields[group].annotation.model_fields
+    ]
     assert [name for name in names if f"| `{name}` |" not in text] == []
 
 
@@ -113,7 +116,9 @@ def test_types_are_readable() -> None:
 
 
 def test_conf_of_every_dag_is_listed() -> None:
-    sections = re.split(r"^## `<model>\.(\w+)`$", (DOCS / "reference/dag-run-conf.md").read_text(), flags=re.MULTILINE)
+    sections = re.split(
+        r"^## `(?:<model>|evergreen)\.(\w+)`$", (DOCS / "reference/dag-run-conf.md").read_text(), flags=re.MULTILINE
+    )
     listed = {kind: re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) for kind, text in pairwise(sections[1:])}
     for name, tree in modules():
         if not name.startswith("include/evergreen/orchestration/dags/") or name.endswith("__init__.py"):

@@ -115,7 +115,7 @@ def test_no_content_does_more_than_be_refused(dataset: Dataset, content: bytes) 
 def test_no_partition_is_a_path(partition: str, fingerprint: str) -> None:
     root = Path("/nowhere/at/all")
     for path in (
-        lambda: Dataset(root)._manifest_path(partition),
+        lambda: Dataset(root).manifest_path(partition),
         lambda: Dataset(root)._staging_folder(partition, fingerprint),
     ):
         try:

@@ -53,8 +53,8 @@ def answer(folder: Path, **changes: Any) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return everything outside of the folder of jobs and of what is being staged."""
-    own = (str(settings().jobs), "/_staging/")
+    """Return everything outside of the folder of jobs and of what is being staged, under a lock."""
+    own = (str(settings().jobs), "/_staging/", "/_lock/")
     return {
         str(path): path.read_bytes()
         for path in folder.rglob("*")

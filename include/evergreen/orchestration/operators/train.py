@@ -137,6 +137,5 @@ def _delete_pods(run: str) -> None:
 
 
 def training_timeout(model: ModelSpec) -> timedelta:
-    """Time for all attempts of one try of the task: each waits for a node, starts, trains, and shuts down."""
-    resources, startup = model.resources, settings().pods.startup_timeout_minutes
-    return timedelta(minutes=(resources.max_preemptions + 1) * (2 * startup + resources.timeout_minutes + 5))
+    """Time for all attempts of one try of the task."""
+    return model.resources.time_limit(settings().pods.startup_timeout_minutes)

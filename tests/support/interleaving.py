@@ -1,0 +1,52 @@
+"""Something else happens in the middle of an action: before one of its changes of the file system, by number."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_SYSTEM_MODULES = ("posix", "fcntl")
+_CHANGES = frozenset(["flock", "link", "mkdir", "rename", "replace", "rmdir", "unlink", "utime"])
+
+
+@contextmanager
+def before_change(number: int, event: Callable[[], object]) -> Iterator[Callable[[], int]]:
+    """Let `event` happen just before change `number`, from 0, of the file system; yield what counts the changes.
+
+    What happens between two changes happens as well just before the second: after all that was read for it.
+    """
+    changes = 0
+
+    def watch(_: Any, kind: str, function: Any) -> None:
+        nonlocal changes
+        is_system_call = kind == "c_call" and getattr(function, "__module__", None) in _SYSTEM_MODULES
+        if is_system_call and function.__name__ in _CHANGES:
+            changes += 1
+            if changes == number + 1:
+                sys.setprofile(None)
+                event()
+                sys.setprofile(watch)
+
+    sys.setprofile(watch)
+    try:
+        yield lambda: changes
+    finally:
+        sys.setprofile(None)
+
+
+def killed_before_change(number: int, action: Callable[[], object]) -> bool:
+    """Run `action` in a child process that dies just before its change `number`; return whether it made so many."""
+    child = os.fork()
+    if not child:
+        try:
+            with before_change(number, lambda: os._exit(9)):
+                action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9), f"the action failed in its process: {code}"
+    return code == 9
