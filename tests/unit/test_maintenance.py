@@ -14,7 +14,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -24,6 +27,7 @@ from typer.testing import CliRunner
 from evergreen import ledger, storage
 from evergreen.cli import app
 from evergreen.errors import EvergreenError, PromotionRefusedError, SettingsError, SpecError
+from evergreen.lake import tables
 from evergreen.lake.datasets import Dataset, Manifest, open_dataset, path_in_lake
 from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.ledger import VerdictRecorded, VersionRegistered
@@ -464,6 +468,30 @@ def test_old_features_go_that_no_retrain_reads(history: list[Retrained], clock: 
     # Champions and the newest retrain read the days from 7 on; what the newest could read of the day before is there.
     assert clean(clock)["features/shop"] == {"expired": 7}
     assert partitions("features") == [f"day={day(number)}" for number in range(7, LAST_DAY + 1)]
+
+
+def test_tables_lose_what_expires(history: list[Retrained], clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_TABLES", "delta")
+    settings.cache_clear()
+    dataset = open_dataset(f"features/{MODEL}")
+    with clock.stamp():
+        for number in range(LAST_DAY + 1):
+            partition = f"day={day(number)}"
+            file = dataset.stage(partition, "rides") / "rides.parquet"
+            pq.write_table(pa.table({"n": [number]}), file)
+            dataset.publish(partition, "rides", {"rides": file}, {})
+        tables.follow_publication(dataset, dataset.partitions())
+        for as_of in (11, 12):
+            promote(retrain(as_of))
+
+    def numbers() -> list[int]:
+        return sorted(DeltaTable(dataset.root / "rides").to_pyarrow_dataset().to_table()["n"].to_pylist())
+
+    pass_days(clock, 100)
+    clean(clock, is_dry_run=True)
+    assert numbers() == list(range(LAST_DAY + 1))
+    clean(clock)
+    assert numbers() == list(range(7, LAST_DAY + 1))
 
 
 def test_features_of_a_longer_window_stay(history: list[Retrained], clock: Clock, models: Path) -> None:
