@@ -29,6 +29,8 @@ from evergreen.cli.check import specs, trainer
 from evergreen.cli.check.locations import ModelFault, locate_field
 from evergreen.cli.doctor import ChecksFailedError
 from evergreen.cli.options import print_json
+from evergreen.errors import Fault
+from evergreen.settings import settings
 from evergreen.spec.loader import SPEC_FILE, feature_spec, model_folder, model_names
 from evergreen.spec.model import ModelSpec
 
@@ -40,7 +42,11 @@ def run_model_checks(names: Sequence[str], console: Console, as_json: bool = Fal
         ChecksFailedError: models have faults; has all of them.
     """
     faults = {}
-    for name in dict.fromkeys(names or model_names()):
+    if not (names := names or model_names()):
+        places = ", ".join(map(str, settings().models))
+        fault = Fault(places, "no folder in it has a model.py", "EVERGREEN_MODELS names the folder of model folders")
+        raise ChecksFailedError("models", [fault])
+    for name in dict.fromkeys(names):
         with Console(stderr=True).status(f"checking {name}"):
             faults[name] = find_model_faults(name)
     if as_json:
@@ -67,7 +73,10 @@ def find_model_faults(name: str) -> list[ModelFault]:
     """
     with _leave_nothing_behind():
         faults = list(_find_faults(name))
-    # A module that cannot be imported is one fault, whoever imports it.
+    # A module that is missing, or cannot be imported, is one fault, whoever imports it.
+    for absent in [fault.file for fault in faults if fault.file and not fault.file.exists()]:
+        module = f"No module named 'evergreen_models.{absent.parent.name}.{absent.stem}'"
+        faults = [fault for fault in faults if not fault.problem.endswith(module)]
     return list({(fault.file, fault.line, fault.problem): fault for fault in reversed(faults)}.values())[::-1]
 
 
@@ -79,7 +88,7 @@ def _find_faults(name: str) -> Iterator[ModelFault]:
     if model:
         yield from specs.find_gate_faults(model)
         yield from specs.find_library_faults(model)
-    yield from trainer.check_trainer(name)
+    yield from trainer.find_trainer_faults(name)
     if model is None or model.builds_features:
         yield from _check_own_features(name, model)
     else:
@@ -104,7 +113,7 @@ def _check_own_features(name: str, model: ModelSpec | None) -> Iterator[ModelFau
     declared, repository_faults = views.run_repository_file(name)
     yield from repository_faults
     yield from views.find_table_faults(model, spec, declared, built)
-    yield from views.find_column_faults(model, spec, declared, built)
+    yield from views.find_missing_columns(model, spec, declared, built)
     yield from views.find_input_faults(model, spec, declared, built.columns.get(spec.spine))
     columns = views.known_columns(spec, declared, built)
     yield from modules.check_expectations(name, spec, columns)

@@ -53,11 +53,11 @@ def suggest(name: str, names: Iterable[str], otherwise: str) -> str:
     return f"did you mean {similar[0]!r}?" if similar else otherwise
 
 
-def list_names(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Return names for a message: `a, b`, or `none`."""
     ordered = list(dict.fromkeys(names))
-    more = f" and {len(ordered) - _MAX_NAMES} more" if len(ordered) > _MAX_NAMES else ""
-    return ", ".join(ordered[:_MAX_NAMES]) + more or "none"
+    rest = f" and {len(ordered) - _MAX_NAMES} more" if len(ordered) > _MAX_NAMES else ""
+    return ", ".join(ordered[:_MAX_NAMES]) + rest or "none"
 
 
 def describe_code_error(error: BaseException, file: Path) -> ModelFault:
@@ -227,4 +227,4 @@ def missing_file_fault(file: Path, purpose: str) -> ModelFault:
     names = [path.name for path in file.parent.glob("*") if path.is_file()] if file.parent.is_dir() else []
     similar = get_close_matches(file.name, names, n=1, cutoff=0.8)
     fix = f"rename {similar[0]}" if similar else f"write it: it {purpose}"
-    return ModelFault(file, None, "", f"no such file; in this folder are {list_names(sorted(names))}", fix)
+    return ModelFault(file, None, "", f"no such file; in this folder are {join_names(sorted(names))}", fix)

@@ -15,7 +15,7 @@ from evergreen.cli.check.locations import (
     ModelFault,
     called_name,
     describe_code_error,
-    list_names,
+    join_names,
     locate_function,
     locate_text,
     missing_file_fault,
@@ -75,7 +75,9 @@ def check_expectations(
         ("raw_expectations", (source.name, None if source.is_register else spec.first_period), source.columns)
         for source in spec.sources
     ]
-    calls += [("feature_expectations", (table,), columns.get(table)) for table in spec.tables]
+    # A view that nobody declares or builds is a fault already, and no expectations can know it.
+    tables = [table for table in spec.tables if table == spec.spine or table in columns or not columns]
+    calls += [("feature_expectations", (table,), columns.get(table)) for table in tables]
     for function, parameters, known_columns in calls:
         if function not in faulty:
             yield from _rule_faults(module, file, function, parameters, known_columns)
@@ -97,7 +99,7 @@ def _function_faults(module: Any, file: Path, name: str, arguments: Sequence[str
     if not callable(function):
         names = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
         fix = suggest(name, names, f"define {call}")
-        yield ModelFault(file, None, name, f"there is no such function; there are {list_names(names)}", fix)
+        yield ModelFault(file, None, name, f"there is no such function; there are {join_names(names)}", fix)
         return
     try:
         signature = inspect.signature(function)
@@ -175,7 +177,7 @@ def _rule_faults(
     for rule in rules:
         for column in dict.fromkeys(_columns_of(rule)):
             if column.casefold() not in existing:
-                problem = f"{type(rule).__name__}: {subject} has no column {column!r}; it has {list_names(names)}"
+                problem = f"{type(rule).__name__}: {subject} has no column {column!r}; it has {join_names(names)}"
                 place = locate_text(file, column, function) or line
                 yield ModelFault(
                     file, place, call, problem, suggest(column, names, "correct it, or declare the column")

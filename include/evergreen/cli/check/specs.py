@@ -11,7 +11,7 @@ from typing import get_args
 
 from pydantic import BaseModel
 
-from evergreen.cli.check.locations import ModelFault, describe_code_error, list_names, locate_field, suggest
+from evergreen.cli.check.locations import ModelFault, describe_code_error, join_names, locate_field, suggest
 from evergreen.errors import Fault, SpecError
 from evergreen.settings import settings, variable_name
 from evergreen.spec.columns import RawColumn
@@ -107,7 +107,7 @@ def _join_misspelled(faults: Sequence[Fault]) -> Iterator[Fault]:
             siblings = {path.rpartition(".")[2]: path for path in absent}
             similar = get_close_matches(name, siblings, n=1) or get_close_matches(name, _fields_of(parent), n=1)
             corrected |= {siblings[field] for field in similar if field in siblings}
-            names = list_names(_fields_of(parent))
+            names = join_names(_fields_of(parent))
             fix = f"did you mean {similar[0]!r}?" if similar else f"remove it: the fields here are {names}"
             results.append(Fault(fault.location, "there is no such field", fix))
         elif match := _TAG.match(fault.problem):
@@ -151,7 +151,7 @@ def find_source_faults(model: ModelSpec, spec: FeatureSpec) -> Iterator[ModelFau
 def _connection_faults(model: ModelSpec, name: str | None, path: str) -> Iterator[ModelFault]:
     connections = settings().connections
     if name and name not in connections:
-        variables = list_names(variable_name("connections", key) for key in connections)
+        variables = join_names(variable_name("connections", key) for key in connections)
         fix = suggest(name, connections, "set it to the URL of the database")
         yield spec_fault(model, path, f"{variable_name('connections', name)} is not set; set are {variables}", fix)
 
@@ -162,7 +162,9 @@ def _path_faults(model: ModelSpec, files: RawFiles, path: str) -> Iterator[Model
         yield spec_fault(model, path, problem, "only * stands for other characters: write * there")
     endings = files.path.rpartition("/")[2].lower().split(".")[1:]
     is_compressed = bool(endings) and endings[-1] in _COMPRESSIONS
-    ending = ([*endings, ""][:-1] or [""])[-1 - is_compressed :][0]
+    if is_compressed:
+        endings.pop()
+    ending = endings[-1] if endings else ""
     if ending in _FORMATS and _FORMATS[ending] != files.format:
         problem = f"{files.path!r} names files of .{ending}, and format is {files.format!r}"
         yield spec_fault(model, path, problem, f"write format={_FORMATS[ending]!r}, or correct the path")
@@ -185,11 +187,11 @@ def find_gate_faults(model: ModelSpec) -> Iterator[ModelFault]:
     if len(types) > 1:
         kind, numbers = min(types.items(), key=lambda item: len(item[1]))
         labels = {"binary": "0 or 1", "number": "amounts or counts"}
-        [most] = types.keys() - {kind}
+        [usual_kind] = types.keys() - {kind}
         for number in numbers:
             metric = getattr(model.gates[number], "metric", "")
-            metrics = list_names(getattr(model.gates[n], "metric", "") for n in types[most])
-            problem = f"{metric} is for labels that are {labels[kind]}; {metrics} are for {labels[most]}"
+            metrics = join_names(getattr(model.gates[n], "metric", "") for n in types[usual_kind])
+            problem = f"{metric} is for labels that are {labels[kind]}; {metrics} are for {labels[usual_kind]}"
             is_fit = [
                 name for name, scale in METRIC_SCALES.items() if (scale.label_type == "binary") != (kind == "binary")
             ]
@@ -210,7 +212,7 @@ def _function_faults(model: ModelSpec, path: str, field: str) -> Iterator[ModelF
         return
     if not callable(getattr(module, name, None)):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        problem = f"{module_name} has no function {name!r}; it has {list_names(names)}"
+        problem = f"{module_name} has no function {name!r}; it has {join_names(names)}"
         yield spec_fault(model, field, problem, suggest(name, names, "define it there"))
 
 

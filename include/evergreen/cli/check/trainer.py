@@ -10,7 +10,7 @@ from evergreen.cli.check.locations import (
     ModelFault,
     describe_code_error,
     imported_file,
-    list_names,
+    join_names,
     missing_file_fault,
     suggest,
 )
@@ -23,7 +23,7 @@ _CALL = "fit(job, output, checkpoints)"
 _MAX_IMPORTS = 10  # modules that hand on another's `fit`
 
 
-def check_trainer(name: str) -> Iterator[ModelFault]:
+def find_trainer_faults(name: str) -> Iterator[ModelFault]:
     """Yield the faults of a model's `train.py`, and of modules of model folders that it imports."""
     file = model_folder(name) / _TRAINER
     if not file.is_file():
@@ -54,7 +54,7 @@ def check_trainer(name: str) -> Iterator[ModelFault]:
 
 def _missing_import(path: Path, statement: ast.ImportFrom, target: Path) -> ModelFault:
     names = sorted(file.stem for file in target.parent.glob("*.py"))
-    problem = f"imports {target.stem}, and {target} does not exist; in its folder are {list_names(names)}"
+    problem = f"imports {target.stem}, and {target} does not exist; in its folder are {join_names(names)}"
     return ModelFault(path, statement.lineno, "", problem, suggest(target.stem, names, "add the file, or correct it"))
 
 
@@ -66,7 +66,7 @@ def _imported_name_faults(path: Path, tree: ast.Module, sources: dict[Path, ast.
         for alias in statement.names:
             if alias.name != "*" and _find_definition(sources[target], alias.name) is None:
                 names = list(_public_functions(sources[target]))
-                problem = f"imports {alias.name}, which {target} does not define; it has {list_names(names)}"
+                problem = f"imports {alias.name}, which {target} does not define; it has {join_names(names)}"
                 fix = suggest(alias.name, names, "define it there, or correct the import")
                 yield ModelFault(path, statement.lineno, "", problem, fix)
 
@@ -89,7 +89,7 @@ def _fit_faults(trainer: Path, sources: dict[Path, ast.Module]) -> Iterator[Mode
             if _has_star_import(tree) or file != trainer:
                 return
             names = list(_public_functions(tree))
-            problem = f"there is no such function; there are {list_names(names)}"
+            problem = f"there is no such function; there are {join_names(names)}"
             yield ModelFault(file, None, name, problem, suggest(name, names, f"define {_CALL}"))
             return
         if isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef):

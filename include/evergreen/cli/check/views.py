@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from evergreen.cli.check.locations import (
     ModelFault,
     describe_code_error,
-    list_names,
+    join_names,
     locate_definition,
     locate_field,
     locate_function,
@@ -24,7 +24,7 @@ from evergreen.cli.check.locations import (
 )
 from evergreen.cli.check.modules import BuiltTables
 from evergreen.cli.check.specs import spec_fault
-from evergreen.errors import Fault, SpecError
+from evergreen.errors import EvergreenError, Fault, SpecError
 from evergreen.features import definitions as feature_definitions
 from evergreen.lake.datasets import PERIOD_COLUMN
 from evergreen.settings import settings
@@ -70,8 +70,8 @@ class Definitions:
 
     @cached_property
     def tables(self) -> Mapping[str, FeatureView]:
-        """The views by the tables that they read."""
-        return {view.batch_source.name: view for view in self.views.values() if view.batch_source}
+        """The views by the tables that they read, also those of a class that is refused."""
+        return {item.batch_source.name: item for item in self.items if getattr(item, "batch_source", None)}
 
     @cached_property
     def hidden_views(self) -> Mapping[str, FeatureService]:
@@ -106,7 +106,7 @@ def run_repository_file(feature_model: str) -> tuple[Definitions | None, list[Mo
         return None, [*faults, missing_file_fault(file, "defines entities, feature views and the feature service")]
     try:
         items = feature_definitions.run_definitions(feature_model)
-    except SpecError as error:
+    except EvergreenError as error:
         return None, [*faults, describe_code_error(error.__cause__ or error, file)]
     declared = Definitions(file, items)
     declaration_faults = feature_definitions.find_definition_faults(items)
@@ -136,12 +136,12 @@ def _entity_faults(declared: Definitions) -> Iterator[ModelFault]:
         for name in view.entities:
             if name not in declared.entities and name != DUMMY_ENTITY_NAME:
                 problem = (
-                    f"its entity {name!r} is in no variable of the file; entities are {list_names(declared.entities)}"
+                    f"its entity {name!r} is in no variable of the file; entities are {join_names(declared.entities)}"
                 )
                 fix_name = suggest(name, declared.entities, fix)
                 yield ModelFault(declared.file, declared.line(view), f"view {view.name}", problem, fix_name)
     for name, service in declared.hidden_views.items():
-        problem = f"its view {name!r} is in no variable of the file; views are {list_names(declared.views)}"
+        problem = f"its view {name!r} is in no variable of the file; views are {join_names(declared.views)}"
         line = locate_definition(declared.file, "FeatureView", name) or declared.line(service)
         yield ModelFault(declared.file, line, f"service {service.name}", problem, fix)
 
@@ -176,7 +176,7 @@ def find_table_faults(
     if built.is_complete and spec.spine not in built.columns:
         similar = get_close_matches(spec.spine, extra, n=1)
         explained |= set(similar)
-        problem = f"features.py builds no table {spec.spine!r}; it builds {list_names(built.columns)}"
+        problem = f"features.py builds no table {spec.spine!r}; it builds {join_names(built.columns)}"
         fix = suggest(spec.spine, extra, "let build return it, or correct the name")
         yield ModelFault(*locate_field(spec_file, "features.spine"), "features.spine", problem, fix)
     for number, view in enumerate(spec.views):
@@ -187,7 +187,7 @@ def find_table_faults(
         explained |= set(similar)
         if len(lacking) == len(places):
             field = f"features.views.{number}"
-            existing = list_names(sorted(set().union(*(names for *_, names in places)) - {spec.spine}))
+            existing = join_names(sorted(set().union(*(names for *_, names in places)) - {spec.spine}))
             problem = f"there is no view {view!r} in the feature repository or in features.py; there are {existing}"
             fix = suggest(view, extra, f"define it in {places[0][1]}, or correct the name")
             yield ModelFault(*locate_field(spec_file, field), field, problem, fix)
@@ -196,16 +196,16 @@ def find_table_faults(
         fix = suggest(view, set(names) & extra, "add it, or remove it from `views` of the spec")
         line = locate_text(file, similar[0]) or line if similar else line
         yield ModelFault(
-            file, line, "", f"{verb} {view!r}, which the spec names; there are {list_names(sorted(names))}", fix
+            file, line, "", f"{verb} {view!r}, which the spec names; there are {join_names(sorted(names))}", fix
         )
     for name in sorted(extra - explained):
         _, file, _, _ = next(place for place in places if name in place[-1])
-        problem = f"has {name!r}, and `views` of the spec does not; it has {list_names(spec.views)}"
+        problem = f"has {name!r}, and `views` of the spec does not; it has {join_names(spec.views)}"
         line = declared.line(declared.tables[name]) if declared and name in declared.tables else locate_text(file, name)
         yield ModelFault(file, line, "", problem, "add it to `views`, or remove it")
 
 
-def find_column_faults(
+def find_missing_columns(
     model: ModelSpec, spec: FeatureSpec, declared: Definitions | None, built: BuiltTables
 ) -> Iterator[ModelFault]:
     """Yield columns that `features.py` does not build: those that Feast declares, and those that every table needs."""
@@ -213,7 +213,7 @@ def find_column_faults(
 
     def fault(table: str, column: str, reason: str) -> ModelFault:
         names = built.columns[table]
-        problem = f"the table {table!r} has no column {column!r}, {reason}; it has {list_names(names)}"
+        problem = f"the table {table!r} has no column {column!r}, {reason}; it has {join_names(names)}"
         line = locate_text(file, table) or locate_function(file, "build")
         return ModelFault(file, line, "", problem, suggest(column, names, "let build return it"))
 
@@ -228,8 +228,6 @@ def find_column_faults(
 def _declared_column_faults(spec: FeatureSpec, declared: Definitions, built: BuiltTables) -> Iterator[ModelFault]:
     """Yield features and keys that Feast declares, and that `features.py` does not build."""
     spine = built.columns.get(spec.spine)
-    projections = [view for service in declared.services.values() for view in service.feature_view_projections]
-    renamed = {key for projection in projections for key in projection.join_key_map}
     missing_keys = set()
     for view in declared.views.values():
         names = built.columns.get(view.batch_source.name) if view.batch_source else None
@@ -237,25 +235,29 @@ def _declared_column_faults(spec: FeatureSpec, declared: Definitions, built: Bui
         for column in (*(feature.name for feature in view.features), *keys):
             if names and column not in names and column not in missing_keys:
                 missing_keys |= {column} & set(keys)
-                problem = f"declares {column!r}, and features.py builds {list_names(names)}"
+                problem = f"declares {column!r}, and features.py builds {join_names(names)}"
                 line = locate_text(declared.file, column) or declared.line(view)
                 fix = suggest(column, names, "build the column, or remove it here")
                 yield ModelFault(declared.file, line, f"view {view.name}", problem, fix)
-        for key in keys:
-            if spine and key not in spine and key not in renamed and key not in missing_keys:
-                missing_keys.add(key)
-                problem = f"its key {key!r} is no column of the spine {spec.spine!r}, which has {list_names(spine)}"
-                fix = suggest(key, spine, "let build return it in the spine, or correct the key of the entity")
-                line = locate_text(declared.file, key) or declared.line(view)
-                yield ModelFault(declared.file, line, f"view {view.name}", problem, fix)
+    for service in declared.services.values() if spine else ():
+        for projection in service.feature_view_projections:
+            keys = declared.keys(declared.views[projection.name]) if projection.name in declared.views else []
+            for key in (projection.join_key_map.get(key, key) for key in keys if key not in missing_keys):
+                if spine and key not in spine and key not in missing_keys:
+                    missing_keys.add(key)
+                    problem = f"its key {key!r} is no column of the spine {spec.spine!r}, which has {join_names(spine)}"
+                    fix = suggest(key, spine, "let build return it in the spine, or correct the key")
+                    line = locate_text(declared.file, key) or declared.line(service)
+                    yield ModelFault(declared.file, line, f"view {projection.name_to_use()}", problem, fix)
 
 
 def known_columns(spec: FeatureSpec, declared: Definitions | None, built: BuiltTables) -> dict[str, tuple[str, ...]]:
     """Return the columns of each table of which they are known: what is built, else what Feast declares of a view."""
-    columns = {}
-    for table, view in (declared.tables if declared else {}).items():
-        features = [feature.name for feature in view.features]
-        columns[table] = (_EVENT_TIME, *(declared.keys(view) if declared else ()), *features)
+    columns: dict[str, tuple[str, ...]] = {}
+    for view in declared.views.values() if declared else ():
+        if declared and view.batch_source:
+            names = (_EVENT_TIME, *declared.keys(view), *(feature.name for feature in view.features))
+            columns[view.batch_source.name] = (*columns.get(view.batch_source.name, ()), *names)
     return {table: names for table, names in (columns | dict(built.columns)).items() if table in spec.tables}
 
 
@@ -266,13 +268,15 @@ def find_input_faults(
 
     `spine` has the columns of the spine, if they are known.
     """
-    if model.label in model.request_columns:
-        problem = f"{model.label!r} is the label, so nobody knows it when a prediction is made"
-        yield spec_fault(model, "request_columns", problem, "remove it: the model would learn to copy it")
+    for number, name in enumerate(model.request_columns):
+        if name in (model.label, _LABEL, _LABEL_TIME):
+            problem = f"{name!r} is of the label, so nobody knows it when a prediction is made"
+            fix = "remove it: the model would learn the label from it"
+            yield spec_fault(model, f"request_columns.{number}", problem, fix)
     features: list[str] | None = None
     if declared and model.feature_service not in declared.services:
         problem = (
-            f"{declared.file} defines no service {model.feature_service!r}; it has {list_names(declared.services)}"
+            f"{declared.file} defines no service {model.feature_service!r}; it has {join_names(declared.services)}"
         )
         fix = suggest(
             model.feature_service, declared.services, f"add FeatureService(name={model.feature_service!r}, …)"
@@ -304,7 +308,7 @@ def _spine_faults(model: ModelSpec, spec: FeatureSpec, spine: Sequence[str]) -> 
     named += [(f"clusters.{number}", name) for number, name in enumerate(model.clusters) if name != DAY_CLUSTER]
     for field, name in named:
         if name not in spine:
-            problem = f"the spine {spec.spine!r} has no column {name!r}; it has {list_names(spine)}"
+            problem = f"the spine {spec.spine!r} has no column {name!r}; it has {join_names(spine)}"
             yield spec_fault(
                 model, field, problem, suggest(name, spine, "let features.py build it, or correct the name")
             )
@@ -328,7 +332,7 @@ def _holdout_faults(
     existing = {column.casefold() for column in columns}
     for name in names:
         if name.casefold() not in existing and (is_complete or name.startswith(prefixes)):
-            problem = f"the holdout has no column {name!r}; it has {list_names(columns)}"
+            problem = f"the holdout has no column {name!r}; it has {join_names(columns)}"
             similar = get_close_matches(name, columns, n=1) or [c for c in columns if c.endswith(f"__{name}")][:1]
             fix = f"did you mean {similar[0]!r}?" if similar else "name one of its columns"
             yield spec_fault(model, field, problem, fix)

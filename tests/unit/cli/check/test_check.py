@@ -78,6 +78,7 @@ def build(spark, raw, days, calendar):
 """
 EXPECTATIONS = """
 import great_expectations.expectations as gxe
+from evergreen_models.shops.features import STOCKS
 
 
 def raw_expectations(source, day):
@@ -110,6 +111,7 @@ from feast import Entity, FeatureService, FeatureView, Field
 from feast.types import Array, Float64, Int64
 from feast.value_type import ValueType
 from evergreen.feature_store.repository import feature_source
+from evergreen_models.shops.features import STOCKS
 
 shop = Entity(
     name="shop",
@@ -193,7 +195,7 @@ MISTAKES = {
     "request column that is not in the spine": Mistake(
         MODEL, '["hour"]', '["hours"]', "has no column 'hours'", "did you mean 'hour'?"
     ),
-    "label as an input": Mistake(MODEL, '["hour"]', '["hour", "sold"]', "'sold' is the label", "remove it"),
+    "label as an input": Mistake(MODEL, '["hour"]', '["hour", "sold"]', "'sold' is of the label", "remove it"),
     "cluster that is not in the spine": Mistake(
         MODEL, '["day", "shop"]', '["day", "shops"]', "has no column 'shops'", "did you mean 'shop'?"
     ),
@@ -276,6 +278,13 @@ MISTAKES = {
         "assign it to a variable",
         "stocks = FeatureView",
     ),
+    "key of a view under another name": Mistake(
+        FEAST,
+        "features=[habits, stocks]",
+        'features=[habits.with_join_key_map({"shop": "shpo"}), stocks]',
+        "its key 'shpo' is no column of the spine",
+        "did you mean 'shop'?",
+    ),
     "join key": Mistake(FEAST, 'join_keys=["shop"]', 'join_keys=["shp"]', "declares 'shp'", "did you mean 'shop'?"),
     # features.py.
     "no features.py": Mistake(BUILD, WHOLE, "", "no such file", "write it: it builds the features", "-"),
@@ -329,6 +338,7 @@ MISTAKES = {
     "column of a feature rule": Mistake(
         RULES_FILE, 'column="mean_sold"', 'column="maen_sold"', "the table 'habits' has no column", "'mean_sold'?"
     ),
+    "error of the rules": Mistake(RULES_FILE, "rules = [", "rules = [*{"habits": [], "stocks": []}[table], ", "KeyError: 'visits'", "correct it"),
     "no rules": Mistake(
         RULES_FILE,
         '[gxe.ExpectColumnValuesToNotBeNull(column="seen_at")]',
