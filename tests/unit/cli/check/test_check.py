@@ -338,7 +338,9 @@ MISTAKES = {
     "column of a feature rule": Mistake(
         RULES_FILE, 'column="mean_sold"', 'column="maen_sold"', "the table 'habits' has no column", "'mean_sold'?"
     ),
-    "error of the rules": Mistake(RULES_FILE, "rules = [", "rules = [*{"habits": [], "stocks": []}[table], ", "KeyError: 'visits'", "correct it"),
+    "error of the rules": Mistake(
+        RULES_FILE, "rules = [", 'rules = [*{"habits": [], "stocks": []}[table], ', "KeyError: 'visits'", "correct it"
+    ),
     "no rules": Mistake(
         RULES_FILE,
         '[gxe.ExpectColumnValuesToNotBeNull(column="seen_at")]',
