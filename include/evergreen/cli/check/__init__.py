@@ -88,11 +88,11 @@ def _find_faults(name: str) -> Iterator[ModelFault]:
     if model:
         yield from specs.find_gate_faults(model)
         yield from specs.find_library_faults(model)
-    yield from trainer.find_trainer_faults(name)
     if model is None or model.builds_features:
         yield from _check_own_features(name, model)
     else:
         yield from _check_borrowed_features(model)
+    yield from trainer.find_trainer_faults(name)
 
 
 def _check_own_features(name: str, model: ModelSpec | None) -> Iterator[ModelFault]:
@@ -105,12 +105,14 @@ def _check_own_features(name: str, model: ModelSpec | None) -> Iterator[ModelFau
             yield from modules.check_features_module(name)[1]
         if (folder / "expectations.py").is_file():
             yield from modules.check_expectations(name, None, {})
+        if (settings().feature_repo / f"{name}.py").is_file():
+            yield from views.run_repository_file(name, None)[1]
         return
     spec = feature_spec(model)
     yield from specs.find_source_faults(model, spec)
     built, features_faults = modules.check_features_module(name)
     yield from features_faults
-    declared, repository_faults = views.run_repository_file(name)
+    declared, repository_faults = views.run_repository_file(name, spec)
     yield from repository_faults
     yield from views.find_table_faults(model, spec, declared, built)
     yield from views.find_missing_columns(model, spec, declared, built)
@@ -124,12 +126,12 @@ def _check_borrowed_features(model: ModelSpec) -> Iterator[ModelFault]:
     from evergreen.cli.check import modules, views  # import Feast
 
     built, features_faults = modules.check_features_module(model.feature_model)
-    declared, repository_faults = views.run_repository_file(model.feature_model)
+    spec = feature_spec(model)
+    declared, repository_faults = views.run_repository_file(model.feature_model, spec)
     if count := len({(fault.file, fault.line, fault.problem) for fault in [*features_faults, *repository_faults]}):
         problem = f"{model.feature_model} builds its features, and has {count} fault{'s' if count > 1 else ''}"
         place = locate_field(model_folder(model.name) / SPEC_FILE, "features")
         yield ModelFault(*place, "features", problem, f"evergreen check {model.feature_model}")
-    spec = feature_spec(model)
     yield from views.find_input_faults(model, spec, declared, built.columns.get(spec.spine))
 
 

@@ -94,8 +94,11 @@ class Definitions:
         return [f"{view.name_to_use()}__{feature.name}" for view in projections for feature in view.features]
 
 
-def run_repository_file(feature_model: str) -> tuple[Definitions | None, list[ModelFault]]:
-    """Return what the model's file in the feature repository declares, and faults of the file alone."""
+def run_repository_file(feature_model: str, spec: FeatureSpec | None) -> tuple[Definitions | None, list[ModelFault]]:
+    """Return what the model's file in the feature repository declares, and faults of the file alone.
+
+    Without a spec, whether a column of a table has one type cannot be told.
+    """
     folder = settings().feature_repo
     file = folder / f"{feature_model}.py"
     faults = []
@@ -110,7 +113,7 @@ def run_repository_file(feature_model: str) -> tuple[Definitions | None, list[Mo
         return None, [*faults, describe_code_error(error.__cause__ or error, file)]
     declared = Definitions(file, items)
     declaration_faults = feature_definitions.find_definition_faults(items)
-    if not declaration_faults:
+    if spec and not declaration_faults:
         try:
             feature_definitions.column_types(feature_model, items)
         except SpecError as error:

@@ -428,7 +428,10 @@ def test_a_mistake_is_one_fault_with_file_and_fix(root: Path, case: str) -> None
 
 
 def test_faults_of_all_files_are_named_at_once(root: Path) -> None:
-    cases = ("kind of a gate", "syntax of train.py", "import of features.py", "metric of a gate")
+    cases = (
+        *("kind of a gate", "metric of a gate", "arguments of build", "type that is not supported"),
+        *("a function of expectations", "no fit"),
+    )
     for mistake in (MISTAKES[case] for case in cases):
         change(root, mistake.file, mistake.old, mistake.new)
     assert len(check_shops()) == len(cases)
