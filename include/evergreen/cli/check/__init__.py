@@ -117,8 +117,7 @@ def _check_own_features(name: str, model: ModelSpec | None) -> Iterator[ModelFau
     yield from views.find_table_faults(model, spec, declared, built)
     yield from views.find_missing_columns(model, spec, declared, built)
     yield from views.find_input_faults(model, spec, declared, built.columns.get(spec.spine))
-    columns = views.known_columns(spec, declared, built)
-    yield from modules.check_expectations(name, spec, columns)
+    yield from modules.check_expectations(name, spec, views.columns_of_tables(spec, declared, built))
 
 
 def _check_borrowed_features(model: ModelSpec) -> Iterator[ModelFault]:

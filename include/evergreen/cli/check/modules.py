@@ -52,11 +52,11 @@ def check_features_module(name: str) -> tuple[BuiltTables, list[ModelFault]]:
 
 
 def check_expectations(
-    name: str, spec: FeatureSpec | None, columns: Mapping[str, Iterable[str]]
+    name: str, spec: FeatureSpec | None, columns: Mapping[str, Iterable[str] | None]
 ) -> Iterator[ModelFault]:
     """Yield faults of `expectations.py` of a model, whose functions are called for each source and table.
 
-    `columns` are those of the tables of features whose columns are known. Without a spec, the file is only imported.
+    `columns` has the tables, each with its columns if they are known. Without a spec, the file is only imported.
     """
     file = model_folder(name) / _EXPECTATIONS
     module, faults = _import_file(file, "says what must hold: raw_expectations and feature_expectations")
@@ -75,9 +75,7 @@ def check_expectations(
         ("raw_expectations", (source.name, None if source.is_register else spec.first_period), source.columns)
         for source in spec.sources
     ]
-    # A view that nobody declares or builds is a fault already, and no expectations can know it.
-    tables = [table for table in spec.tables if table == spec.spine or table in columns or not columns]
-    calls += [("feature_expectations", (table,), columns.get(table)) for table in tables]
+    calls += [("feature_expectations", (table,), names) for table, names in columns.items()]
     for function, parameters, known_columns in calls:
         if function not in faulty:
             yield from _rule_faults(module, file, function, parameters, known_columns)

@@ -254,14 +254,24 @@ def _declared_column_faults(spec: FeatureSpec, declared: Definitions, built: Bui
                     yield ModelFault(declared.file, line, f"view {projection.name_to_use()}", problem, fix)
 
 
-def known_columns(spec: FeatureSpec, declared: Definitions | None, built: BuiltTables) -> dict[str, tuple[str, ...]]:
-    """Return the columns of each table of which they are known: what is built, else what Feast declares of a view."""
-    columns: dict[str, tuple[str, ...]] = {}
+def columns_of_tables(
+    spec: FeatureSpec, declared: Definitions | None, built: BuiltTables
+) -> dict[str, tuple[str, ...] | None]:
+    """Return the columns of each table: what is built, else what Feast declares of a view; None if nothing says them.
+
+    A table of the spec that nobody builds or declares is a fault already, and left out.
+    """
+    columns: dict[str, tuple[str, ...] | None] = {}
     for view in declared.views.values() if declared else ():
         if declared and view.batch_source:
             names = (_EVENT_TIME, *declared.keys(view), *(feature.name for feature in view.features))
-            columns[view.batch_source.name] = (*columns.get(view.batch_source.name, ()), *names)
-    return {table: names for table, names in (columns | dict(built.columns)).items() if table in spec.tables}
+            columns[view.batch_source.name] = (*(columns.get(view.batch_source.name) or ()), *names)
+    columns |= built.columns
+    is_known = built.is_complete or declared is not None
+    absent = {view for view in spec.views if is_known and view not in columns}
+    if built.is_complete and spec.spine not in columns:
+        absent.add(spec.spine)
+    return {table: columns.get(table) for table in spec.tables if table not in absent}
 
 
 def find_input_faults(

@@ -88,7 +88,8 @@ def raw_expectations(source, day):
 
 
 def feature_expectations(table):
-    rules = [gxe.ExpectColumnValuesToNotBeNull(column="shop")]
+    keys = {"visits": "shop", "habits": "shop", "stocks": "shop"}
+    rules = [gxe.ExpectColumnValuesToNotBeNull(column=keys[table])]
     if table == "habits":
         rules.append(gxe.ExpectColumnValuesToBeBetween(column="mean_sold", min_value=0))
     return rules
@@ -339,7 +340,15 @@ MISTAKES = {
         RULES_FILE, 'column="mean_sold"', 'column="maen_sold"', "the table 'habits' has no column", "'mean_sold'?"
     ),
     "error of the rules": Mistake(
-        RULES_FILE, "rules = [", 'rules = [*{"habits": [], "stocks": []}[table], ', "KeyError: 'visits'", "correct it"
+        RULES_FILE, '"visits": "shop", ', "", "KeyError: 'visits'", "correct it", "keys[table]"
+    ),
+    "wrong column in several lines": Mistake(
+        RULES_FILE,
+        'column="seen_at")]',
+        'column="sen_at")]\n    if source == "sen_at":\n        return []',
+        "has no column 'sen_at'",
+        "did you mean 'seen_at'?",
+        "def raw_expectations",
     ),
     "no rules": Mistake(
         RULES_FILE,
@@ -361,6 +370,14 @@ MISTAKES = {
     "no train.py": Mistake(FIT, WHOLE, "", "no such file", "write it: it trains", "-"),
     "syntax of train.py": Mistake(FIT, "return {}", "return {", "SyntaxError: '{' was never closed", "correct it"),
     "no fit": Mistake(FIT, "def fit", "def fitt", "there is no such function", "did you mean 'fitt'?", "-"),
+    "fit in a class": Mistake(
+        FIT,
+        "def fit(job, output, checkpoints):\n    return {}",
+        "class Trainer:\n    def fit(self, job, output, checkpoints):\n        return {}",
+        "there is no such function",
+        "define fit(job, output, checkpoints)",
+        "-",
+    ),
     "arguments of fit": Mistake(
         FIT, "fit(job, output, checkpoints)", "fit(job)", "is defined as fit(job)", "define fit(job, output"
     ),
@@ -441,10 +458,17 @@ def test_columns_that_no_source_tells_are_no_faults(root: Path) -> None:
     change(root, BUILD, '{"visits": SPINE}', '{"visits": raw["visits"].columns}')
     change(root, MODEL, 'label="sold"', 'label="anything"')
     change(root, MODEL, 'group_by="shop",', 'group_by="anybody",')
-    change(root, RULES_FILE, 'column="shop"', 'column="event_timestamp"')
+    change(root, RULES_FILE, '"visits": "shop"', '"visits": "anything"')
     assert check_shops() == []
     change(root, MODEL, "habits__mean_sold", "habits__maen_sold")
     assert [fault.fix for fault in check_shops()] == ["did you mean 'habits__mean_sold'?"]
+
+
+def test_columns_by_a_local_name_are_not_those_of_the_module(root: Path) -> None:
+    change(root, FEAST, '"pieces"', '"value"')
+    assert [fault.fix for fault in check_shops()] == ["build the column, or remove it here"]
+    change(root, BUILD, "    return [", "    STOCKS = raw['stocks'].columns\n    return [")
+    assert check_shops() == []
 
 
 def test_a_model_with_borrowed_features_names_their_faults_once(root: Path) -> None:
