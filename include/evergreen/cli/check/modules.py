@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ _FEATURES = "features.py"
 _EXPECTATIONS = "expectations.py"
 _TABLES = "FeatureTables"
 _BUILD = ("spark", "raw", "periods", "calendar")
+_GRAMMAR = "rfc3987_syntax"
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
 _COLUMN_LISTS = ("column_list", "column_set")
 
@@ -58,6 +60,7 @@ def check_expectations(
 
     `columns` has the tables, each with its columns if they are known. Without a spec, the file is only imported.
     """
+    _import_great_expectations()
     file = model_folder(name) / _EXPECTATIONS
     module, faults = _import_file(file, "says what must hold: raw_expectations and feature_expectations")
     yield from faults
@@ -79,6 +82,20 @@ def check_expectations(
     for function, parameters, known_columns in calls:
         if function not in faulty:
             yield from _rule_faults(module, file, function, parameters, known_columns)
+
+
+def _import_great_expectations() -> None:
+    """Import it without a grammar of IRIs, of which nothing here makes use: compiling it takes 2 s.
+
+    jsonschema, which Great Expectations imports by way of altair, does without a grammar that is not installed.
+    """
+    if _GRAMMAR in sys.modules:
+        return
+    sys.modules[_GRAMMAR] = None  # type: ignore[assignment]
+    try:
+        import_module("great_expectations.expectations")
+    finally:
+        del sys.modules[_GRAMMAR]
 
 
 def _import_file(file: Path, purpose: str) -> tuple[Any, list[ModelFault]]:

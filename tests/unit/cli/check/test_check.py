@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from evergreen.cli import app
 from evergreen.cli.check import find_model_faults
 from evergreen.cli.check.locations import ModelFault
 from evergreen.settings import settings
+from support.documents import DOCS, ROOT, documented_files
 from support.small_models import forget_model, write_small_model
 
 pytestmark = pytest.mark.unit
@@ -538,6 +540,19 @@ def test_nothing_is_left_behind(root: Path) -> None:
     assert process.returncode == 0, process.stderr
     assert process.stdout.endswith("set()\n")
     assert names_below(root) == before
+
+
+def test_the_model_of_the_guide_has_no_faults(
+    home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in documented_files(DOCS / "guides/own-repository.md").items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    shutil.copy(ROOT / "feature_repo/feature_store.yaml", tmp_path / "feature_repo")
+    monkeypatch.setenv("EVERGREEN_FEATURE_REPO", str(tmp_path / "feature_repo"))
+    use_models(tmp_path / "models", only=True)
+    assert find_model_faults("late_delivery") == []
 
 
 @pytest.mark.parametrize("name", ["departure_counts", "flight_delay", "flight_delay_net", "cautious", "coin", "slow"])
