@@ -16,7 +16,7 @@ from evergreen.errors import Fault, SpecError
 from evergreen.settings import settings, variable_name
 from evergreen.spec.columns import RawColumn
 from evergreen.spec.gates import METRIC_SCALES, CustomGate, Gate, MetricGate
-from evergreen.spec.loader import SPEC_FILE, feature_spec, load_spec, model_folder
+from evergreen.spec.loader import SPEC_FILE, feature_spec, load_spec, model_folder, model_names
 from evergreen.spec.model import (
     ApprovalPolicy,
     FeatureSpec,
@@ -72,19 +72,20 @@ def read_spec(name: str) -> tuple[ModelSpec | None, list[ModelFault]]:
         return None, [ModelFault(None, None, fault.location, fault.problem, fault.fix) for fault in error.faults]
     try:
         spec = load_spec(name)
-        feature_spec(spec)
     except SpecError as error:
         if error.__cause__:
             return None, [describe_code_error(error.__cause__, file)]
-        if error.subject != f"model {name}":  # of the model that it names
-            builder = load_spec(name).features
-            problem = f"{error.subject} builds its features, and has {len(error.faults)} faults"
-            if "no folder" in error.faults[0].problem:
-                problem, fix = f"there is no model {builder!r}", error.faults[0].fix
-            else:
-                fix = f"evergreen check {builder}"
-            return None, [ModelFault(*locate_field(file, "features"), "features", problem, fix)]
         return None, [_locate_fault(file, fault) for fault in _join_misspelled(error.faults)]
+    try:
+        feature_spec(spec)
+    except SpecError as error:
+        if error.subject == f"model {name}":
+            return None, [_locate_fault(file, fault) for fault in error.faults]
+        problem = f"{error.subject} builds its features, and is invalid"
+        fix = f"evergreen check {spec.feature_model}"
+        if spec.feature_model not in model_names():
+            problem, fix = f"there is no model {spec.feature_model!r}", error.faults[0].fix
+        return None, [ModelFault(*locate_field(file, "features"), "features", problem, fix)]
     return spec, []
 
 

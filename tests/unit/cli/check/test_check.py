@@ -160,6 +160,16 @@ MISTAKES = {
     "a module that the spec lacks": Mistake(
         MODEL, "from .raw import", "from .rawr import", "No module named 'evergreen_models.shops.rawr'", "'raw'?"
     ),
+    "no name": Mistake(MODEL, 'name="shops",\n    owner', "owner", "field required", "add it", "MODEL = ModelSpec("),
+    "name of another folder": Mistake(
+        MODEL,
+        'name="shops",\n    owner',
+        'name="shop",\n    owner',
+        "is 'shop'",
+        "name it like its folder",
+        'name="shop",',
+    ),
+    "no MODEL": Mistake(MODEL, "MODEL = ModelSpec", "SPEC = ModelSpec", "defines no MODEL", "add MODEL =", "-"),
     "typo in a required field": Mistake(MODEL, "schedule=", "shedule=", "there is no such field", "'schedule'?"),
     "typo in a field of a source": Mistake(
         "shops/raw.py", "nullable=False", "nulable=False", "there is no such field", "did you mean 'nullable'?"
@@ -473,7 +483,8 @@ def test_columns_by_a_local_name_are_not_those_of_the_module(root: Path) -> None
     assert check_shops() == []
 
 
-def test_a_model_with_borrowed_features_names_their_faults_once(root: Path) -> None:
+def write_guest(root: Path) -> Path:
+    """Write a model that uses the features of `shops`, and return its folder."""
     start, end = SPEC.index("features=dict"), SPEC.index("    feature_service")
     text = (SPEC[:start] + 'features="shops",\n' + SPEC[end:]).replace('name="shops"', 'name="guest"')
     folder = root / "evergreen_models/guest"
@@ -481,12 +492,25 @@ def test_a_model_with_borrowed_features_names_their_faults_once(root: Path) -> N
     for name, content in {"__init__": "", "raw": RAW, "train": TRAIN, "model": text}.items():
         (folder / f"{name}.py").write_text(content)
     forget_model("guest")
+    return folder
+
+
+def test_a_model_with_borrowed_features_names_their_faults_once(root: Path) -> None:
+    folder = write_guest(root)
     assert find_model_faults("guest") == []
     mistake = MISTAKES["import of the repository"]
     change(root, mistake.file, mistake.old, mistake.new)
     [fault] = find_model_faults("guest")
     assert (fault.file, fault.subject, fault.fix) == (folder / "model.py", "features", "evergreen check shops")
     assert len(find_model_faults("shops")) == 1
+
+
+def test_invalid_features_of_another_model_are_one_fault(root: Path) -> None:
+    write_guest(root)
+    mistake = MISTAKES["kind of a gate"]
+    change(root, mistake.file, mistake.old, mistake.new)
+    [fault] = find_model_faults("guest")
+    assert (fault.subject, fault.fix) == ("features", "evergreen check shops")
 
 
 def test_a_model_that_is_not_there_is_a_fault(root: Path) -> None:
