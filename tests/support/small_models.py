@@ -44,7 +44,12 @@ def write_small_model(
 
 def reload_spec(name: str) -> ModelSpec:
     """Return the spec of a model, read again."""
+    forget_model(name)
+    return loader.load_spec(name)
+
+
+def forget_model(name: str) -> None:
+    """Let this process read the files of a model again, which may have become invalid."""
     loader.load_spec.cache_clear()
     for module in [module for module in sys.modules if module.startswith(f"evergreen_models.{name}")]:
         del sys.modules[module]
-    return loader.load_spec(name)

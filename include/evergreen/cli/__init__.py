@@ -19,10 +19,11 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from evergreen.cli import doctor, migrate, tables
+from evergreen.cli import check, doctor, migrate, tables
 from evergreen.cli.options import (
     JsonOption,
     ModelArgument,
+    ModelsArgument,
     OptionalModelArgument,
     ReasonOption,
     VersionArgument,
@@ -224,6 +225,12 @@ def maintenance_command(
 def doctor_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Check settings, models, servers, permissions and clocks."""
     doctor.run_doctor(ctx.obj, as_json)
+
+
+@app.command("check")
+def check_command(ctx: typer.Context, models: ModelsArgument = None, as_json: JsonOption = False) -> None:
+    """Find everything wrong with models that needs no data."""
+    check.run_model_checks(models or (), ctx.obj, as_json)
 
 
 @app.command("migrate")

@@ -12,6 +12,9 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the
 OptionalModelArgument = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="Name of the model's folder. Default: all models.")
 ]
+ModelsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[MODEL]...", help="Names of models' folders. Default: all models.")
+]
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="Number of the version in MLflow.")]
 ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Reason, stored in the ledger.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

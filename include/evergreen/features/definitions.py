@@ -40,7 +40,7 @@ def declared_types(feature_model: str) -> DeclaredTypes:
     if cached.get("fingerprint") == fingerprint:
         types: DeclaredTypes = cached["types"]
         return types
-    types = _column_types(feature_model, load_definitions(feature_model))
+    types = column_types(feature_model, load_definitions(feature_model))
     cache.parent.mkdir(parents=True, exist_ok=True)
     storage.put(cache, json.dumps({"fingerprint": fingerprint, "types": types}, indent=1, sort_keys=True).encode())
     return types
@@ -66,17 +66,36 @@ def load_definitions(feature_model: str) -> list[Any]:
         SpecError: there is no such file, it cannot be run, or it declares something that training and serving would not
             treat alike; all of that is named.
     """
-    from feast import Entity, FeatureService, FeatureView
-    from feast.base_feature_view import BaseFeatureView
+    definitions = run_definitions(feature_model)
+    if faults := find_definition_faults(definitions):
+        raise SpecError(f"features of {feature_model} in {definitions_file(feature_model)}", faults)
+    return definitions
 
-    from evergreen.features.types import type_fault
+
+def run_definitions(feature_model: str) -> list[Any]:
+    """Return the entities, views and services of the model's file, whatever they declare.
+
+    Raises:
+        SpecError: there is no such file, or it cannot be run.
+    """
+    from feast import Entity, FeatureService
+    from feast.base_feature_view import BaseFeatureView
 
     file = definitions_file(feature_model)
     with locate_errors(feature_model, file, "correct it"):
         values = runpy.run_path(str(file)).values()
     items = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
     definitions = list({id(item): item for item in items}.values())
-    definitions = [item for item in definitions if isinstance(item, Entity | BaseFeatureView | FeatureService)]
+    return [item for item in definitions if isinstance(item, Entity | BaseFeatureView | FeatureService)]
+
+
+def find_definition_faults(definitions: Sequence[Any]) -> list[Fault]:
+    """Return what training and serving would not treat alike, by `view` or `view.column`."""
+    from feast import FeatureView
+    from feast.base_feature_view import BaseFeatureView
+
+    from evergreen.features.types import type_fault
+
     faults: list[Fault | None] = []
     for item in definitions:
         if isinstance(item, BaseFeatureView) and type(item) is not FeatureView:
@@ -87,19 +106,21 @@ def load_definitions(feature_model: str) -> list[Any]:
             faults.append(Fault(f"view {item.name}", problem, fix))
         elif isinstance(item, FeatureView):
             faults += [type_fault(f"{item.name}.{column.name}", str(column.dtype)) for column in item.features]
-            keys = _key_types(item, definitions)
+            keys = key_types(item, definitions)
             faults += [type_fault(f"{item.name}.{key}", feast_type, is_key=True) for key, feast_type in keys.items()]
-    if distinct := [fault for fault in dict.fromkeys(faults) if fault]:
-        raise SpecError(f"features of {feature_model} in {file}", distinct)
-    return definitions
+    return [fault for fault in dict.fromkeys(faults) if fault]
 
 
 def _definitions_path(feature_model: str) -> Path:
     return settings().feature_repo / f"{feature_model}.py"
 
 
-def _column_types(feature_model: str, definitions: Sequence[Any]) -> dict[str, dict[str, str]]:
-    """Raise a SpecError if two views declare a column differently."""
+def column_types(feature_model: str, definitions: Sequence[Any]) -> dict[str, dict[str, str]]:
+    """Return the types of `declared_types` from definitions without faults of their own.
+
+    Raises:
+        SpecError: two views declare a column differently.
+    """
     from feast import FeatureService, FeatureView
 
     from evergreen.features.types import SUPPORTED_TYPES
@@ -115,7 +136,7 @@ def _column_types(feature_model: str, definitions: Sequence[Any]) -> dict[str, d
 
     views = {item.name: item for item in definitions if isinstance(item, FeatureView)}
     for view in views.values():
-        keys = _key_types(view, definitions)
+        keys = key_types(view, definitions)
         for key, feast_type in keys.items():
             declare(spec.spine, key, feast_type)
         if view.batch_source and view.batch_source.name in spec.views:
@@ -124,7 +145,7 @@ def _column_types(feature_model: str, definitions: Sequence[Any]) -> dict[str, d
                 declare(view.batch_source.name, column, feast_type)
     for service in (item for item in definitions if isinstance(item, FeatureService)):
         for projection in service.feature_view_projections:
-            keys = _key_types(views[projection.name], definitions) if projection.name in views else {}
+            keys = key_types(views[projection.name], definitions) if projection.name in views else {}
             for key, column in projection.join_key_map.items():
                 if key in keys:
                     declare(spec.spine, column, keys[key])
@@ -133,7 +154,7 @@ def _column_types(feature_model: str, definitions: Sequence[Any]) -> dict[str, d
     return types
 
 
-def _key_types(view: Any, definitions: Sequence[Any]) -> dict[str, str]:
+def key_types(view: Any, definitions: Sequence[Any]) -> dict[str, str]:
     """Return Feast's type of each join key of a view that was not applied yet."""
     from feast import Entity
     from feast.types import from_value_type

@@ -26,6 +26,7 @@ TABLE = 'dict(name="sales", table=dict(format="delta", location="sales", time_co
 @pytest.fixture
 def folder(home: Path, tmp_path: Path, use_models: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a model, and no others; its sources are files, which nobody has delivered."""
+    monkeypatch.delenv("EVERGREEN_CONNECTIONS__SHOP", raising=False)  # an example of the docs sets it
     folder = tills.write_model(tmp_path, monkeypatch, use_models)
     use_models(tmp_path / "evergreen_models", only=True)
     return folder

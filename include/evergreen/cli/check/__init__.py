@@ -1,0 +1,156 @@
+"""`evergreen check`: everything that is wrong with a model folder and that needs no data to be seen, all at once.
+
+It needs no Airflow, no JVM and no server, and leaves nothing behind. `model.py`, `features.py`, `expectations.py` and
+the model's file in the feature repository are imported; `train.py` is only parsed, because its packages may be in the
+trainer's environment. Databases and servers are asked by `evergreen.cli.doctor`.
+
+    locations   file and line of a fault
+    specs       `model.py`: spec, sources, gates
+    modules     `features.py` and `expectations.py`
+    views       the feature repository, and what spec, features and repository say about each other
+    trainer     `train.py`
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evergreen.cli.check import specs, trainer
+from evergreen.cli.check.locations import ModelFault, locate_field
+from evergreen.cli.doctor import ChecksFailedError
+from evergreen.cli.options import print_json
+from evergreen.errors import Fault
+from evergreen.settings import settings
+from evergreen.spec.loader import SPEC_FILE, feature_spec, model_folder, model_names
+from evergreen.spec.model import ModelSpec
+
+
+def run_model_checks(names: Sequence[str], console: Console, as_json: bool = False) -> None:
+    """Check these models, or all, and print the result of each.
+
+    Raises:
+        ChecksFailedError: models have faults; has all of them.
+    """
+    faults = {}
+    if not (names := names or model_names()):
+        places = ", ".join(map(str, settings().models))
+        fault = Fault(places, "no folder in it has a model.py", "EVERGREEN_MODELS names the folder of model folders")
+        raise ChecksFailedError("models", [fault])
+    for name in dict.fromkeys(names):
+        with Console(stderr=True).status(f"checking {name}"):
+            faults[name] = find_model_faults(name)
+    if as_json:
+        records = [_to_record(name, model_faults) for name, model_faults in faults.items()]
+        print_json(console, records)
+    else:
+        table = Table(box=box.SIMPLE_HEAD)
+        for column in ("", "model", "result"):
+            table.add_column(column, no_wrap=True)
+        for name, model_faults in faults.items():
+            sign = Text("✗", style="red") if model_faults else Text("✓", style="green")
+            table.add_row(sign, name, _count_faults(model_faults) if model_faults else "no fault")
+        console.print(table, soft_wrap=False)
+    faulty = [name for name, model_faults in faults.items() if model_faults]
+    if faulty:
+        listed = [fault.to_fault() for model_faults in faults.values() for fault in model_faults]
+        raise ChecksFailedError(", ".join(faulty), list(dict.fromkeys(listed)))
+
+
+def find_model_faults(name: str) -> list[ModelFault]:
+    """Return everything that is wrong with a model folder, and that needs no data to be seen.
+
+    Faults of features that another model builds are found by checking that model.
+    """
+    with _leave_nothing_behind():
+        faults = list(_find_faults(name))
+    # A module that is missing, or cannot be imported, is one fault, whoever imports it.
+    for absent in [fault.file for fault in faults if fault.file and not fault.file.exists()]:
+        module = f"No module named 'evergreen_models.{absent.parent.name}.{absent.stem}'"
+        faults = [fault for fault in faults if not fault.problem.endswith(module)]
+    return list({(fault.file, fault.line, fault.problem): fault for fault in reversed(faults)}.values())[::-1]
+
+
+def _find_faults(name: str) -> Iterator[ModelFault]:
+    model, faults = specs.read_spec(name)
+    yield from faults
+    if any(fault.file is None for fault in faults):  # there is no such folder
+        return
+    if model:
+        yield from specs.find_gate_faults(model)
+        yield from specs.find_library_faults(model)
+    if model is None or model.builds_features:
+        yield from _check_own_features(name, model)
+    else:
+        yield from _check_borrowed_features(model)
+    yield from trainer.find_trainer_faults(name)
+
+
+def _check_own_features(name: str, model: ModelSpec | None) -> Iterator[ModelFault]:
+    """Check the files that a model with features of its own has; without a spec, those that are there."""
+    from evergreen.cli.check import modules, views  # import Feast
+
+    folder = model_folder(name)
+    if model is None:
+        if (folder / "features.py").is_file():
+            yield from modules.check_features_module(name)[1]
+        if (folder / "expectations.py").is_file():
+            yield from modules.check_expectations(name, None, {})
+        if (settings().feature_repo / f"{name}.py").is_file():
+            yield from views.run_repository_file(name, None)[1]
+        return
+    spec = feature_spec(model)
+    yield from specs.find_source_faults(model, spec)
+    built, features_faults = modules.check_features_module(name)
+    yield from features_faults
+    declared, repository_faults = views.run_repository_file(name, spec)
+    yield from repository_faults
+    yield from views.find_table_faults(model, spec, declared, built)
+    yield from views.find_missing_columns(model, spec, declared, built)
+    yield from views.find_input_faults(model, spec, declared, built.columns.get(spec.spine))
+    yield from modules.check_expectations(name, spec, views.columns_of_tables(spec, declared, built))
+
+
+def _check_borrowed_features(model: ModelSpec) -> Iterator[ModelFault]:
+    """Check what a model names of features that another one builds."""
+    from evergreen.cli.check import modules, views  # import Feast
+
+    built, features_faults = modules.check_features_module(model.feature_model)
+    spec = feature_spec(model)
+    declared, repository_faults = views.run_repository_file(model.feature_model, spec)
+    if count := len({(fault.file, fault.line, fault.problem) for fault in [*features_faults, *repository_faults]}):
+        problem = f"{model.feature_model} builds its features, and has {count} fault{'s' if count > 1 else ''}"
+        place = locate_field(model_folder(model.name) / SPEC_FILE, "features")
+        yield ModelFault(*place, "features", problem, f"evergreen check {model.feature_model}")
+    yield from views.find_input_faults(model, spec, declared, built.columns.get(spec.spine))
+
+
+@contextmanager
+def _leave_nothing_behind() -> Iterator[None]:
+    """Import without writing bytecode, and let user code print to the standard error output only."""
+    writes_no_bytecode = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read once, when the package is imported
+    try:
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.dont_write_bytecode = writes_no_bytecode
+
+
+def _count_faults(faults: Sequence[ModelFault]) -> str:
+    return f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+
+
+def _to_record(name: str, faults: Sequence[ModelFault]) -> dict[str, Any]:
+    return {"model": name, "passed": not faults, "faults": [fault.to_json() for fault in faults]}
