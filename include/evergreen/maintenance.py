@@ -96,14 +96,17 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
     for kind in (*_EXPIRING_DATASETS, *_OTHER_DATASETS):
         for folder in sorted(path for path in (settings().lake / kind).glob("*") if path.is_dir()):
             place, removals = f"{kind}/{folder.name}", list[Removal]()
+            has_tables = kind == "features" and not is_dry_run
+            if has_tables:
+                tables.follow_publication(Dataset(folder), [])  # they may be behind, and name files that go now
             try:
                 rule = _retention_rule(kind, Dataset(folder), specs, policy, now)
                 for removal in _removals(Dataset(folder), rule, now.timestamp(), is_dry_run=is_dry_run):
                     removals.append(removal)
             except (EvergreenError, OSError) as error:
                 problems.append(f"{place} is not cleaned up: {error}")
-            if kind == "features" and removals and not is_dry_run:
-                tables.follow_publication(Dataset(folder), [])  # before the files of what has expired go
+            if has_tables and removals:
+                tables.follow_publication(Dataset(folder), [])  # the files of what has expired go later
             items += _summarize(place, removals)
     if policy.jobs_days is not None:
         root, cutoff = storage.storage_path(settings().jobs), (now - timedelta(policy.jobs_days)).timestamp()
