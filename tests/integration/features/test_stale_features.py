@@ -66,15 +66,15 @@ def test_a_window_of_two_versions_of_the_code_is_not_mixed(folder: Path) -> None
     run_feature_pipeline(model, DAYS[4:])
     with pytest.raises(StaleFeaturesError) as refused:
         training_sets.build_training_set(model, WINDOW)
-    # The day before the window counts: its values hold for a day, so until the second morning.
-    assert "3 days, 2024-01-02 – 2024-01-04: tills/units.py has changed" in str(refused.value)
+    # Two days before the window count: values hold for a day, and may be stamped a day after their own.
+    assert "4 days, 2024-01-01 – 2024-01-04: tills/units.py has changed" in str(refused.value)
 
     days = training_sets.periods_to_read(model, WINDOW)
     stale = staleness.find_stale_features(model, inputs.published_manifests(model, days))
-    assert stale.periods == DAYS[1:4]
+    assert stale.periods == DAYS[:4]
     run_feature_pipeline(model, stale.periods)
     manifest = training_sets.build_training_set(model, WINDOW)
-    assert manifest.inputs["earlier_features"].keys() == {"day=2024-01-02"}
+    assert manifest.inputs["earlier_features"].keys() == {"day=2024-01-01", "day=2024-01-02"}
     dollars = [till + number for number in range(2, len(DAYS)) for till in range(tills.TILLS)]
     assert takings(model, manifest) == sorted(100.0 * amount for amount in dollars)
 
@@ -84,7 +84,7 @@ def test_a_changed_register_is_not_mixed_either(folder: Path) -> None:
     run_feature_pipeline(model, DAYS[:4])
     tills.deliver(len(DAYS), floors=3)
     run_feature_pipeline(model, DAYS[4:])
-    with pytest.raises(StaleFeaturesError, match="3 days, 2024-01-02 – 2024-01-04: the raw file of tills has changed"):
+    with pytest.raises(StaleFeaturesError, match="4 days, 2024-01-01 – 2024-01-04: the raw file of tills has changed"):
         training_sets.build_training_set(model, WINDOW)
     model = tills.change_spec(folder, "is_register=True", "is_register=True, rebuild_on_change=False")
     assert training_sets.build_training_set(model, WINDOW).files["train"].rows
