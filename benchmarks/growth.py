@@ -42,7 +42,7 @@ ENTRIES = (100, 1_000, 10_000, 10_099)
 HISTORY, ROWS = (30, 180, 365), (1, 10, 30)
 RUNS = 5
 CALENDAR = Calendar("1d", "America/New_York")
-FIRST = "2000-01-01"
+FIRST = "2013-01-01"  # the year of the flights
 MODEL = "flight_delay"
 OPEN = """
 import sys, time
