@@ -63,15 +63,16 @@ def test_stale_features_are_refused_or_rebuilt(chain: Chain, register: Path) -> 
     chain.airflow.trigger_dag_run(COIN, "rebuilding", CONF)
     wait_for(lambda: chain.states(COIN, "rebuilding").get("rebuild") == "deferred")
     assert chain.wait(COIN, run_id="rebuilding") == ["success"]
-    # It looks back 13 days, to 5 January; the age of an aircraft holds for 25 hours, so that of 3 January may count.
-    hashes = {manifest.inputs["raw"]["planes"] for manifest in published(chain, *days(3, 17))}
+    # It looks back 13 days, to 5 January; the age of an aircraft holds for 25 hours, and may be stamped a day after its
+    # own. So that of 2 January may count.
+    hashes = {manifest.inputs["raw"]["planes"] for manifest in published(chain, *days(2, 17))}
     assert hashes == set(raw_files.hash_raw_files([RawFile("planes", None)]).values())
-    assert published(chain, *days(1, 2)) == [chain.undisturbed[f"day={day}"] for day in days(1, 2)]
+    assert published(chain, *days(1, 1)) == [chain.undisturbed["day=2013-01-01"]]
     (run_id,) = chain.run_ids(FEATURES) - known
-    assert run_id.startswith("rebuild__coin.retrain__2013-01-03__")
+    assert run_id.startswith("rebuild__coin.retrain__2013-01-02__")
     assert chain.states(FEATURES, run_id)["announce"] == "skipped"
     assert chain.run_ids(COIN) - coin_runs == {"rebuilding"}, "the rebuilt days start no run"
-    assert "0 of 15 days of features of flight_delay are stale" in chain.log(COIN, "rebuilding", "rebuild")
+    assert "0 of 16 days of features of flight_delay are stale" in chain.log(COIN, "rebuilding", "rebuild")
 
 
 def test_a_rebuild_that_was_stopped_fails_and_is_continued(chain: Chain, register: Path) -> None:
@@ -82,6 +83,6 @@ def test_a_rebuild_that_was_stopped_fails_and_is_continued(chain: Chain, registe
     (run_id,) = chain.run_ids(FEATURES) - known
     chain.airflow._request("PATCH", f"/api/v2/dags/{FEATURES}/dagRuns/{run_id}", json={"state": "failed"})
     assert chain.wait(COIN, run_id="stopped") == ["failed"]
-    assert f"its run {run_id} has ended, and 15 of its days" in chain.log(COIN, "stopped", "rebuild")
+    assert f"its run {run_id} has ended, and 16 of its days" in chain.log(COIN, "stopped", "rebuild")
     chain.airflow.clear_failed_tasks(COIN, "stopped")
     assert chain.wait(COIN, run_id="stopped") == ["success"]
