@@ -2,6 +2,8 @@
 
 Every commit but one is a compare-and-swap on the version that it was computed from: with `max_commit_retries=0`
 delta-rs does not rebase it, and puts the next file of the log only if there is none.
+
+deltalake is an extra: it is imported where it is used.
 """
 
 from __future__ import annotations
@@ -11,17 +13,17 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Field, Schema
-from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.schema import PrimitiveType
-from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from evergreen.errors import TableError, first_line
 from evergreen.lake.datasets import partition_period
 from evergreen.lake.tables import TableContent, TableFile, TableState
+
+if TYPE_CHECKING:
+    from deltalake import CommitProperties, DeltaTable, Field
+    from deltalake.transaction import AddAction, RemoveAction
 
 LOG_FOLDER = "_delta_log"
 
@@ -30,7 +32,6 @@ LOG_FOLDER = "_delta_log"
 _RETENTION = "interval 36500 days"
 _PROPERTIES = {"delta.deletedFileRetentionDuration": _RETENTION, "delta.logRetentionDuration": _RETENTION}
 _READER_FEATURES = {"timestampNtz"}
-_COMMIT = CommitProperties(max_commit_retries=0)
 _TYPES = {
     "bool": "boolean",
     "int8": "byte",
@@ -58,6 +59,9 @@ class DeltaFormat:
         return _TYPES.get(arrow_type)
 
     def read_state(self, folder: Path) -> TableState | None:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
         if not (folder / LOG_FOLDER).exists():
             return None
         try:
@@ -83,6 +87,8 @@ class DeltaFormat:
         )
 
     def commit(self, folder: Path, state: TableState | None, content: TableContent) -> bool:
+        from deltalake.exceptions import DeltaError
+
         version = state.handle.version() if state else None
         try:
             return self._commit(folder, state, content)
@@ -94,6 +100,8 @@ class DeltaFormat:
             raise TableError(f"{folder} refuses a commit: {first_line(error)}: {fix}") from error
 
     def _commit(self, folder: Path, state: TableState | None, content: TableContent) -> bool:
+        from deltalake.transaction import RemoveAction
+
         if state is None:
             _create(folder, content, list(content.files.values()))
             return True
@@ -106,7 +114,9 @@ class DeltaFormat:
         table: DeltaTable = state.handle
         new = {name: kind for name, kind in content.column_types.items() if name not in state.columns}
         if new:
-            table.alter.add_columns(_fields(new), commit_properties=_COMMIT)  # and is at the version after it
+            table.alter.add_columns(
+                _fields(new), commit_properties=_compare_and_swap()
+            )  # and is at the version after it
         now_ms = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = [
             _add_action(file, is_new=path not in state.files)
@@ -130,12 +140,21 @@ class DeltaFormat:
                 mode="append",
                 schema=table.schema(),
                 partition_by=[content.partition_column],
-                commit_properties=_COMMIT,
+                commit_properties=_compare_and_swap(),
             )
         return True
 
 
+def _compare_and_swap() -> CommitProperties:
+    from deltalake import CommitProperties
+
+    return CommitProperties(max_commit_retries=0)
+
+
 def _create(folder: Path, content: TableContent, files: list[TableFile], mode: Any = "error") -> None:
+    from deltalake import Schema
+    from deltalake.transaction import create_table_with_add_actions
+
     key = content.partition_column
     key_type = "date" if key == "day" else "string"
     create_table_with_add_actions(
@@ -145,15 +164,20 @@ def _create(folder: Path, content: TableContent, files: list[TableFile], mode: A
         mode=mode,
         partition_by=[key],
         configuration=_PROPERTIES,
-        commit_properties=_COMMIT,
+        commit_properties=_compare_and_swap(),
     )
 
 
 def _fields(types: Mapping[str, str]) -> list[Field]:
+    from deltalake import Field
+    from deltalake.schema import PrimitiveType
+
     return [Field(name, PrimitiveType(kind)) for name, kind in types.items()]
 
 
 def _add_action(file: TableFile, is_new: bool = True) -> AddAction:
+    from deltalake.transaction import AddAction
+
     return AddAction(
         path=file.path,
         size=file.size,

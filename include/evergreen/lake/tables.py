@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, Protocol
@@ -117,10 +118,12 @@ def configured_table_format() -> TableFormat | None:
     if settings().tables is None:
         return None
     try:
-        from evergreen.lake.delta import DeltaFormat
+        import_module("deltalake")
     except ModuleNotFoundError:
         fault = Fault(variable_name("tables"), "deltalake is not installed", "pip install 'evergreen[delta]'")
         raise SettingsError("the environment", [fault]) from None
+    from evergreen.lake.delta import DeltaFormat
+
     return DeltaFormat()
 
 
