@@ -300,19 +300,14 @@ def rebuild_command(ctx: typer.Context, model: OptionalModelArgument = None) -> 
     """Rewrite the online store from the published features."""
     from evergreen.feature_store.online_store import rebuild_online_store
 
-    rebuilt = set()
-
     def rebuild(spec: ModelSpec) -> None:
         features = spec.feature_model
-        if features in rebuilt:  # models may share features
-            return
-        rebuilt.add(features)
         if days := rebuild_online_store(spec):
             ctx.obj.print(f"✓ {features}: online store has the days {days['start']} up to {days['end']}")
         else:
             ctx.obj.print(f"{features}: nothing to write yet; a run of {spec.name}.retrain fills the online store")
 
-    _for_each_model(model, rebuild)
+    _for_each_feature_model(model, rebuild)
 
 
 @tables_app.command("sync")
@@ -324,13 +319,9 @@ def sync_tables_command(ctx: typer.Context, model: OptionalModelArgument = None)
     table_format = configured_table_format()
     if table_format is None:
         raise EvergreenError(f"{variable_name('tables')} names no format, so there are no tables: set it to delta")
-    synced_models = set()
 
     def sync(spec: ModelSpec) -> None:
         features = spec.feature_model
-        if features in synced_models:  # models may share features
-            return
-        synced_models.add(features)
         synced_tables = sync_tables(features_dataset(spec), table_format)
         for synced in synced_tables:
             ctx.obj.print(f"✓ {features}/{synced.table}: {synced.partitions} partitions")
@@ -341,7 +332,7 @@ def sync_tables_command(ctx: typer.Context, model: OptionalModelArgument = None)
         if not synced_tables:
             ctx.obj.print(f"{features}: no features are published yet")
 
-    _for_each_model(model, sync)
+    _for_each_feature_model(model, sync)
 
 
 @ledger_app.command("repair")
@@ -417,6 +408,18 @@ def _for_each_model(model: str | None, action: Callable[[ModelSpec], None]) -> N
             problems.append(str(error) if name in str(error) else f"{name}: {error}")
     if problems:
         raise EvergreenError("\n".join(problems))
+
+
+def _for_each_feature_model(model: str | None, action: Callable[[ModelSpec], None]) -> None:
+    """The same, once for all models that share features."""
+    feature_models = set()
+
+    def act_once(spec: ModelSpec) -> None:
+        if spec.feature_model not in feature_models:
+            feature_models.add(spec.feature_model)
+            action(spec)
+
+    _for_each_model(model, act_once)
 
 
 def _use_local_mlflow() -> None:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from evergreen.errors import first_line
 from evergreen.evaluation.requirements import EvidenceRequirements
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
+from evergreen.ingest.databases import quote_name
 from evergreen.lake import datasets
 from evergreen.lake.datasets import ROW_COLUMN
 from evergreen.periods import Calendar
@@ -109,7 +110,7 @@ def compute_groups(table: pa.Table, expressions: Sequence[str]) -> dict[str, lis
 def _compute_group(
     con: duckdb.DuckDBPyConnection, table: pa.Table, expression: str
 ) -> list[str | None] | MissingEvidence:
-    sql = '"' + expression.replace('"', '""') + '"' if expression in table.column_names else expression
+    sql = quote_name(expression) if expression in table.column_names else expression
     try:
         # Ordered here: an expression with a window function returns the rows in an order of its own.
         query = con.sql(f"SELECT CAST(({sql}) AS VARCHAR) AS name FROM holdout ORDER BY {ROW_COLUMN}")

@@ -50,13 +50,14 @@ from pydantic import PositiveInt, StrictStr
 from evergreen.errors import Fault, FaultsError
 from evergreen.feature_store.retrieval import visible_manifests
 from evergreen.features.types import SUPPORTED_TYPES, cast_column, common_type_problem
+from evergreen.ingest.databases import quote_name, quote_text
 from evergreen.ingest.frames import text_as_objects
 from evergreen.lake.datasets import Dataset, Manifest, published_files
 
 _RETRIEVAL = "Retrieval of historical features"
 _LIST, _AND = ",\n    ", " AND\n    "
 
-# Every name and literal that enters a statement goes through _quote_identifier or _quote_literal.
+# Every name and literal that enters a statement goes through quote_name or quote_text.
 
 # Of rows with the same event timestamp the greatest wins: the latest created, then the last in the files.
 # The last two are virtual columns of DuckDB, so no two rows are equal and the result is always the same.
@@ -316,11 +317,11 @@ def _asof_join_query(
     keys = [f"key_{i}" for i in range(len(view.keys))]
     source = view.source
     ttl = f"to_microseconds({view.ttl // timedelta(microseconds=1)})" if view.ttl else None
-    event_ts = f"CAST({_quote_identifier(raw_names[source.timestamp_field])} AS TIMESTAMPTZ)"
+    event_ts = f"CAST({quote_name(raw_names[source.timestamp_field])} AS TIMESTAMPTZ)"
     created_name = source.created_timestamp_column
-    created_ts = _quote_identifier(raw_names[created_name]) if created_name else "NULL"
-    columns = [f"{_quote_identifier(raw_names[key])} AS key_{i}" for i, key in enumerate(view.keys)]
-    columns += [f"{_quote_identifier(raw_names[feature])} AS feature_{i}" for i, feature in enumerate(view.features)]
+    created_ts = quote_name(raw_names[created_name]) if created_name else "NULL"
+    columns = [f"{quote_name(raw_names[key])} AS key_{i}" for i, key in enumerate(view.keys)]
+    columns += [f"{quote_name(raw_names[feature])} AS feature_{i}" for i, feature in enumerate(view.features)]
     columns += [f"{event_ts} AS event_ts", f"CAST({created_ts} AS TIMESTAMPTZ) AS created_ts", _FILE_POSITION]
     first, last = map(_timestamp_literal, span)
     reachable = [f"{event_ts} <= {last}", *([f"{event_ts} >= {first} - {ttl}"] if ttl else [])]
@@ -373,7 +374,7 @@ def _pull_query(
     latest_by: Sequence[str] | None = None,
 ) -> str:
     """Return the query for the rows of the `span` by the first of `instants`; with `latest_by`, the newest per key."""
-    quoted = {name: _quote_identifier(name) for name in [*values, *instants, *(latest_by or ())]}
+    quoted = {name: quote_name(name) for name in [*values, *instants, *(latest_by or ())]}
     timestamps = [f"CAST({quoted[name]} AS TIMESTAMPTZ) AS {quoted[name]}" for name in instants]
     query = f"SELECT {_LIST.join([*(quoted[name] for name in values), *timestamps])}\nFROM {relation}"
     bounds = [
@@ -414,14 +415,14 @@ class _SourceFiles:
         path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
         if (published := published_files(path, read_manifests)) is not None:
             # The names of published folders are not data: day=… must not replace a column `day`.
-            return cls(f"[{', '.join(map(_quote_literal, published))}], hive_partitioning = false", published)
-        literal = _quote_literal(path)
+            return cls(f"[{', '.join(map(quote_text, published))}], hive_partitioning = false", published)
+        literal = quote_text(path)
         names = con.sql(
             f"FROM parquet_file_metadata({literal}) SELECT DISTINCT file_name ORDER BY file_name"
         ).fetchall()
         schemas = {}
         for (name,) in names:
-            schema = con.sql(f"FROM read_parquet({_quote_literal(name)}) LIMIT 0").to_arrow_table().schema
+            schema = con.sql(f"FROM read_parquet({quote_text(name)}) LIMIT 0").to_arrow_table().schema
             schemas[name] = {field.name: str(field.type) for field in schema}
         return cls(literal, schemas)
 
@@ -517,13 +518,5 @@ def _indent(query: str) -> str:
     return "\n" + textwrap.indent(query, "    ") + "\n"
 
 
-def _quote_identifier(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'
-
-
-def _quote_literal(literal: str) -> str:
-    return "'" + literal.replace("'", "''") + "'"
-
-
 def _timestamp_literal(value: datetime | None) -> str:
-    return f"TIMESTAMPTZ {_quote_literal(value.isoformat())}" if value else "NULL::TIMESTAMPTZ"
+    return f"TIMESTAMPTZ {quote_text(value.isoformat())}" if value else "NULL::TIMESTAMPTZ"

@@ -20,7 +20,7 @@ from evergreen.errors import Fault, InputsChangedError, RawDataError, SpecError,
 from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.feature_store.retrieval import entity_frame, read_table, register_spark_views, restrict_partitions
-from evergreen.features.inputs import features_dataset, published_manifests
+from evergreen.features.inputs import features_dataset, published_manifests, published_periods
 from evergreen.features.staleness import find_mixed_features, periods_in_reach
 from evergreen.features.types import common_type_problem, is_model_input
 from evergreen.ingest.frames import text_as_strings
@@ -162,8 +162,7 @@ def look_dataset(model: ModelSpec) -> datasets.Dataset:
 
 def periods_to_read(model: ModelSpec, window: Window) -> list[str]:
     """Return the periods whose features a training set of `window` may have, by the TTLs of its views."""
-    oldest = features_dataset(model).partitions()[:1]
-    if all(datasets.partition_period(partition) >= window.start for partition in oldest):
+    if all(period >= window.start for period in published_periods(model)[:1]):
         return list(window.periods)
     return periods_in_reach(model, window, [view["ttl_seconds"] for view in _view_definitions(model).values()])
 

@@ -130,3 +130,10 @@ def test_feast_commands_that_change_the_registry_are_refused(home: Path, argumen
     result = CliRunner().invoke(app, ["feast", "flight_delay", *arguments.split()])
     assert result.exit_code == 1
     assert "Evergreen applies the file of each model" in result.stderr
+
+
+def test_commands_load_no_engine_before_they_need_one() -> None:
+    engines = {"duckdb", "feast", "pandas", "pyarrow", "sqlalchemy"}
+    script = f"import sys, evergreen.cli; print(*{engines} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert loaded.split() == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from evergreen import storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, UnreachableError
 from evergreen.errors import EvergreenError, first_line
-from evergreen.ingest import extracts, raw_files
+from evergreen.ingest import raw_files
 from evergreen.ingest.raw_files import ExtractError
 from evergreen.spec.loader import feature_spec, load_spec, model_names
 from evergreen.spec.origins import Origin, RawFiles
@@ -13,6 +13,8 @@ from evergreen.spec.origins import Origin, RawFiles
 
 def check_sources() -> CheckPassed:
     """Check the folder of raw files, and every database and table that a source reads."""
+    from evergreen.ingest import extracts  # loads engines
+
     problems, fixes = [], []
     try:
         storage.list_names(raw_files.raw_folder())
