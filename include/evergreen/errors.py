@@ -95,6 +95,10 @@ class DatasetError(EvergreenError):
     """A manifest in the lake is damaged, or names something outside of its dataset."""
 
 
+class StoreError(EvergreenError):
+    """An object store cannot be used for a lake: it does not keep conditions of writes, or has no client."""
+
+
 class TableError(EvergreenError):
     """A table for other programs cannot be made to hold what is published."""
 

@@ -90,23 +90,27 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
     if policy.leftovers_days is None:
         return CleanupReport()
     specs = [load_spec(name) for name in model_names()]
+    if not storage.is_local(settings().lake) and (ages := policy.expiring()):
+        problem = f"is set, and the lake is in an object store, where partitions do not expire: {settings().lake}"
+        faults = [Fault(variable_name("retention", name), problem, "leave it out; leftovers go") for name in ages]
+        raise SettingsError("the environment", faults)
     _check_time_limits(specs, policy.leftovers_days)
     items: list[CleanupItem] = []
     problems: list[str] = []
     for kind in (*_EXPIRING_DATASETS, *_OTHER_DATASETS):
-        for folder in sorted(path for path in (settings().lake / kind).glob("*") if path.is_dir()):
-            place, removals = f"{kind}/{folder.name}", list[Removal]()
+        for dataset in datasets.list_datasets(kind):
+            place, removals = f"{kind}/{dataset.root.name}", list[Removal]()
             has_tables = kind == "features" and not is_dry_run
             if has_tables:
-                tables.follow_publication(Dataset(folder), [])  # they may be behind, and name files that go now
+                tables.follow_publication(dataset, [])  # they may be behind, and name files that go now
             try:
-                rule = _retention_rule(kind, Dataset(folder), specs, policy, now)
-                for removal in _removals(Dataset(folder), rule, now.timestamp(), is_dry_run=is_dry_run):
+                rule = _retention_rule(kind, dataset, specs, policy, now)
+                for removal in _removals(dataset, rule, now.timestamp(), is_dry_run=is_dry_run):
                     removals.append(removal)
             except (EvergreenError, OSError) as error:
                 problems.append(f"{place} is not cleaned up: {error}")
             if has_tables and removals:
-                tables.follow_publication(Dataset(folder), [])  # the files of what has expired go later
+                tables.follow_publication(dataset, [])  # the files of what has expired go later
             items += _summarize(place, removals)
     if policy.jobs_days is not None:
         root, cutoff = storage.storage_path(settings().jobs), (now - timedelta(policy.jobs_days)).timestamp()
@@ -128,7 +132,7 @@ def find_verdict_inputs(model: str, since: datetime) -> VerdictInputs:
         LedgerError: it is damaged, or it is not that of the lake.
     """
     state = ledger.read_state(model)
-    reports = settings().lake / "verdicts" / model
+    reports = datasets.lake_root() / "verdicts" / model
     if not state.entries and any(reports.glob("*.html")):
         raise LedgerError(
             f"the ledger of {model} has no entry, and there are verdicts in {reports}: correct "
@@ -221,9 +225,9 @@ def _first_needed_partition(feature_model: str, specs: Sequence[ModelSpec], sinc
         for duration in spec.history:
             start = calendar.period_before(start, duration)
         needed.add(datasets.period_partition(start))
-    for folder in sorted((settings().lake / "training_sets").glob("*")):
-        inputs = find_verdict_inputs(folder.name, since)
-        for manifest in Dataset(folder).manifests():
+    for training_sets in datasets.list_datasets("training_sets"):
+        inputs = find_verdict_inputs(training_sets.root.name, since)
+        for manifest in training_sets.manifests():
             if manifest.inputs["feature_model"] == feature_model and inputs.need(manifest):
                 needed |= _features_read(manifest)
     return min(needed, default=None)

@@ -11,12 +11,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, Secret, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    Secret,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as PydanticSettingsError
 
 from evergreen.errors import Fault, SettingsError
+from evergreen.storage import LAKE_SCHEMES, UPath, storage_path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 """The checkout that this package runs from. Where it is installed, there is none, and nothing reads this."""
@@ -26,6 +37,7 @@ STACK_VARIABLE = "EVERGREEN_STACK"
 """Environment variable of all processes of a local stack: the home folder that they work for. Not a setting."""
 LOOPBACK_HOST = "127.0.0.1"
 
+_SHOWN = "must have no user or password, because it is shown: stores have variables of their own"
 _FILE_SCHEMES = ("", "file", "sqlite")
 _SECRET_PARAMETER = re.compile(r"([?&;/][^=&;/?]*(?:password|passwd|pwd|token|secret)[^=&;/?]*=)[^&;]*", re.IGNORECASE)
 
@@ -45,6 +57,15 @@ def _default_model_folders(fields: Mapping[str, Any]) -> tuple[Path, ...]:
 def _default_trainer(fields: Mapping[str, Any]) -> Path:
     python: Path = fields["project"] / ".trainer" / "bin" / "python"
     return python if python.exists() else Path(sys.executable)
+
+
+def _open_lake(lake: Any) -> Any:
+    scheme, separator, _ = str(lake).partition("://")
+    if separator and scheme != "file" and scheme not in LAKE_SCHEMES:
+        raise ValueError(f"{scheme}:// is not supported: use a folder, s3://, gs:// or az://")
+    if separator and redact_url(str(lake)) != str(lake):
+        raise ValueError(_SHOWN)
+    return storage_path(str(lake))
 
 
 class PodSettings(BaseModel):
@@ -105,9 +126,16 @@ class RetentionSettings(BaseModel):
         days: float | None = getattr(self, f"{name}_days")
         return days
 
+    def expiring(self) -> list[str]:
+        """Return the settings by which partitions of datasets expire."""
+        return [name for name in self._ages() if name != "jobs_days"]
+
+    def _ages(self) -> dict[str, float]:
+        return {name: value for name, value in self if name not in ("leftovers_days", "verdict_days") and value}
+
     @model_validator(mode="after")
     def _check_leftovers(self) -> Self:
-        ages = {name: value for name, value in self if name not in ("leftovers_days", "verdict_days") and value}
+        ages = self._ages()
         if ages and self.leftovers_days is None:
             raise ValueError(f"{next(iter(ages))} is set, so set leftovers_days too: files go by that")
         for name, value in ages.items():
@@ -140,7 +168,15 @@ class Settings(BaseSettings):
         default_factory=lambda data: data["project"] / ".evergreen",
         description="folder of everything that is stored locally",
     )
-    lake: Path = Field(default_factory=lambda data: data["home"] / "lake", description="root of the lake")
+    lake: Annotated[InstanceOf[UPath], BeforeValidator(_open_lake)] = Field(
+        default_factory=lambda data: storage_path(f"{data['home']}/lake"),
+        description="root of the lake: a folder that all workers mount, or an object store URI",
+    )
+    cache: Path = Field(
+        default_factory=lambda data: data["home"] / "cache",
+        description="folder of this machine: copies of what is in a lake in an object store, and what can be computed "
+        "again; may be removed when no task runs",
+    )
     tables: Literal["delta"] | None = Field(
         None,
         description="open table format in which other programs read published features, too; `delta` needs "
@@ -226,13 +262,6 @@ class Settings(BaseSettings):
             raise ValueError(f"{', '.join(missing)} is no folder: name the folder that has the model folders in it")
         return tuple(folder.resolve() for folder in folders)
 
-    @field_validator("lake", mode="before")
-    @classmethod
-    def _check_lake_is_local(cls, lake: Any) -> Any:
-        if "://" in str(lake):
-            raise ValueError("must be a folder: the lake publishes by links and renames, which object stores lack")
-        return lake
-
     @field_validator("airflow", "spark", "mlflow", "feast_registry", "online_store")
     @classmethod
     def _check_password_is_encoded(cls, url: SecretUrl | None) -> SecretUrl | None:
@@ -254,7 +283,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_has_no_password(cls, url: str | None) -> str | None:
         if url and redact_url(url) != url:
-            raise ValueError("must have no user or password, because it is shown: stores have variables of their own")
+            raise ValueError(_SHOWN)
         return url
 
     @field_validator("online_store")

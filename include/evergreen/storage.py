@@ -13,17 +13,18 @@ import errno
 import fcntl
 import hashlib
 import os
+import random
 import re
 import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from inspect import signature
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, NamedTuple, TypeGuard
 
 from fsspec import AbstractFileSystem as AbstractFileSystem
 from fsspec.core import split_protocol
@@ -31,10 +32,13 @@ from pydantic import AfterValidator, StringConstraints
 from upath import UPath as UPath
 
 MAX_NAME_LENGTH = 128
+LAKE_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
+"""Of the URIs that a lake may have: `evergreen.object_store` opens them."""
 
 _MEMORY_LOCK = Lock()
 _TIME_KEYS = ("LastModified", "last_modified", "updated", "created")  # of S3, Azure, Google, memory://
 _COPY_BYTES = 1 << 20
+_MAX_WAIT_S = 0.5
 # Not even `_`: the lake's own folders begin with it. Nor a dot: scratch files do.
 _FILE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 _DEVICE_NAMES = frozenset(
@@ -93,7 +97,8 @@ def storage_path(uri: str, *, fail_fast: bool = False) -> UPath:
     return UPath(uri, **options)
 
 
-def is_local(path: UPath) -> bool:
+def is_local(path: UPath | Path) -> TypeGuard[Path]:
+    """Return whether `path` is of this machine's file system."""
     return isinstance(path, Path)
 
 
@@ -126,6 +131,73 @@ def create_if_absent(file: UPath, data: bytes) -> bool:
                 return bool(file.fs.cat_file(file.path) == data)
             raise
         return True
+
+
+class StoredFile(NamedTuple):
+    """A file as it was read, and what tells it from those that replace it."""
+
+    data: bytes
+    version: str
+    changed_at: float
+    """Seconds since the epoch."""
+
+
+def read_version(file: UPath | Path, max_bytes: int | None = None) -> StoredFile | None:
+    """Return the content of `file` with its version, and without what exceeds `max_bytes`; None if there is none."""
+    if not isinstance(file, Path):
+        from evergreen import object_store
+
+        return object_store.read(file, max_bytes)
+    try:
+        with file.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            data = stream.read(-1 if max_bytes is None else max_bytes)
+    except FileNotFoundError:
+        return None
+    return StoredFile(data, _file_version(status), status.st_mtime)
+
+
+def file_exists(file: UPath | Path) -> bool:
+    """Return whether there is a file, here or in the object store of a lake."""
+    if isinstance(file, Path):
+        return file.is_file()
+    from evergreen import object_store
+
+    return object_store.exists(file)
+
+
+def replace_version(file: UPath | Path, data: bytes, version: str | None) -> bool:
+    """Replace `file` if it is still `version`, or create it if that is None; return whether its content is `data`.
+
+    Of racing callers with different data one succeeds. The file is on disk before the call returns.
+    """
+    if not isinstance(file, Path):
+        from evergreen import object_store
+
+        return object_store.write(file, data, version)
+    if version is None:
+        return _link_if_absent(file, data) or _has_content(file, data)
+    with file_lock(file.with_name(".lock")):
+        stored = read_version(file)
+        if stored is None or stored.version != version:
+            return stored is not None and stored.data == data
+        put(file, data)
+        return True
+
+
+def update_file(file: UPath | Path, change: Callable[[bytes | None], bytes | None]) -> None:
+    """Replace the content of `file` by what `change` makes of it; None leaves it. None is also what a new file has.
+
+    Of concurrent updates none is lost: `change` is called again if another one came first.
+    """
+    wait_s = 0.01
+    while True:
+        stored = read_version(file)
+        data = change(stored and stored.data)
+        if data is None or replace_version(file, data, stored and stored.version):
+            return
+        time.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the writers
+        wait_s = min(2 * wait_s, _MAX_WAIT_S)
 
 
 def supports_create_if_absent(folder: UPath) -> bool:
@@ -235,6 +307,18 @@ def list_files(folder: UPath) -> Iterator[tuple[str, int, float]]:
         yield key.removeprefix(f"{root}/"), int(info["size"] or 0), changed_at
 
 
+def remove_files(files: Sequence[UPath | Path]) -> None:
+    """Remove files of a folder or of a bucket of the lake. One that is gone already is no error."""
+    remote = [file for file in files if not isinstance(file, Path)]
+    if remote:
+        from evergreen import object_store
+
+        object_store.delete(remote)
+    for file in files:
+        if isinstance(file, Path):
+            file.unlink(missing_ok=True)
+
+
 def remove(folder: UPath) -> None:
     """Remove `folder` and everything in it. Other processes may remove it at the same time."""
     with suppress(FileNotFoundError), _translate_to_os_error(folder):
@@ -314,6 +398,15 @@ def _open_untrusted(file: UPath | Path, root: UPath | Path) -> Iterator[BinaryIO
         raise OSError(f"{file} is refused: it is a folder, a device or a pipe, or has a second name (a hard link)")
     with open(descriptor, "rb") as stream:
         yield stream
+
+
+def _has_content(file: Path, data: bytes) -> bool:
+    stored = read_version(file)
+    return stored is not None and stored.data == data
+
+
+def _file_version(status: os.stat_result) -> str:
+    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
 
 def _link_if_absent(path: Path, data: bytes) -> bool:

@@ -28,11 +28,11 @@ def fault_messages() -> list[str]:
 
 def test_settings_names_every_invalid_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_TRAINING_BACKEND", "pods")
-    monkeypatch.setenv("EVERGREEN_LAKE", "s3://bucket/lake")
+    monkeypatch.setenv("EVERGREEN_LAKE", "hdfs://bucket/lake")
     monkeypatch.setenv("EVERGREEN_PODS__IMAG", "trainer")
     monkeypatch.setenv("EVERGREEN_ONLINE_STORE", "dynamo://:secret@there")
     assert fault_messages() == [
-        "EVERGREEN_LAKE: must be a folder: the lake publishes by links and renames, which object stores lack",
+        "EVERGREEN_LAKE: hdfs:// is not supported: use a folder, s3://, gs:// or az://",
         "EVERGREEN_ONLINE_STORE: dynamo:// is not supported: use redis://, rediss://, or a folder for SQLite files",
         "EVERGREEN_TRAINING_BACKEND: Input should be 'process' or 'pod'",
         "EVERGREEN_PODS__IMAG: Extra inputs are not permitted",

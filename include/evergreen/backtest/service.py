@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -28,11 +29,15 @@ from evergreen.reports.backtest import (
     PeriodSummary,
     PolicySummary,
 )
+from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
+from evergreen.storage import UPath
 
 _COMPARED_FIELDS = {"label", "train", "holdout", "label_delay", "clusters", "gates"}
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
+
+log = logging.getLogger(__name__)
 
 # Label and rule of each policy.
 _POLICIES = {
@@ -48,7 +53,9 @@ _POLICIES = {
 }
 
 
-def add_candidate(model: ModelSpec, as_of: str, training_set: datasets.Manifest, candidate: datasets.Manifest) -> Path:
+def add_candidate(
+    model: ModelSpec, as_of: str, training_set: datasets.Manifest, candidate: datasets.Manifest
+) -> UPath | Path:
     """Record the candidate, then bring results and report up to date; return the path of the report.
 
     The report shows all candidates with the same spec. Concurrent runs wait for each other; a run whose candidate
@@ -79,8 +86,10 @@ def add_candidate(model: ModelSpec, as_of: str, training_set: datasets.Manifest,
         files["training_set"].write_text(training_set.to_json())
         files["candidate"].write_text(candidate.to_json())
         dataset.publish(partition, fingerprint, files, inputs)
-    with storage.file_lock(dataset.root / ".lock"):
-        _update_report(model, dataset, spec)
+    # In turn on one machine; and where runs are on several, whoever is overtaken looks again.
+    with storage.file_lock(settings().cache / "backtests" / f"{model.name}.lock"):
+        while not _update_report(model, dataset, spec):
+            log.info("another run has added a candidate meanwhile")
     return dataset.root / REPORT_FILE
 
 
@@ -110,7 +119,9 @@ def _validate_inputs(
         raise FaultsError(f"backtest of {model.name} as of {as_of}", faults)
 
 
-def _update_report(model: ModelSpec, dataset: datasets.Dataset, spec_fingerprint: str) -> None:
+def _update_report(model: ModelSpec, dataset: datasets.Dataset, spec_fingerprint: str) -> bool:
+    """Bring the report up to date; return whether it is about all candidates that are there afterwards."""
+    stamps = dataset.publication_stamps()
     manifests = dataset.manifests()
     included = [manifest for manifest in manifests if manifest.inputs["spec"] == spec_fingerprint]
     excluded = len(manifests) - len(included)
@@ -124,21 +135,23 @@ def _update_report(model: ModelSpec, dataset: datasets.Dataset, spec_fingerprint
         }
     )
     report_file, results_file = dataset.root / REPORT_FILE, dataset.root / RESULTS_FILE
-    with suppress(FileNotFoundError, ValueError):  # of pydantic's validation, too
-        if report_file.exists() and BacktestResults.read(results_file).fingerprint == fingerprint:
-            return
+    with suppress(ValueError):  # of pydantic's validation, too
+        stored = storage.read_version(results_file)
+        is_current = stored and BacktestResults.model_validate_json(stored.data).fingerprint == fingerprint
+        if is_current and storage.file_exists(report_file):
+            return True
     candidates = {}
     for manifest in included:
         files = (dataset.file_path(manifest, name) for name in ("training_set", "candidate"))
         loaded = BacktestCandidate(*(datasets.Manifest.from_json(file.read_text()) for file in files))
         candidates[loaded.point.as_of] = loaded
-    cache = BacktestCache(model, candidates, dataset.root / "cache")
+    cache = BacktestCache(model, candidates, settings().cache / "backtests" / model.name)
     results = _build_results(model, candidates, cache, fingerprint, spec_fingerprint, excluded)
-    with storage.atomic_write(report_file) as scratch:
-        scratch.write_text(backtest.render_backtest_report(results))
+    page, data = backtest.render_backtest_report(results).encode(), f"{results.model_dump_json(indent=1)}\n".encode()
+    storage.update_file(report_file, lambda _: page)
     # The results last: their fingerprint says that the report is of the same candidates.
-    with storage.atomic_write(results_file) as scratch:
-        scratch.write_text(results.model_dump_json(indent=1) + "\n")
+    storage.update_file(results_file, lambda _: data)
+    return dataset.publication_stamps() == stamps
 
 
 def report_code(model: ModelSpec) -> dict[str, str]:

@@ -24,9 +24,11 @@ from feast.data_source import DataSource
 from feast.infra.registry.sql import FeastRegistrySchemaError
 
 from evergreen import storage
+from evergreen.feature_store.database_locks import database_lock
 from evergreen.feature_store.online_backends import RedisBackend, SqliteBackend, online_backend
 from evergreen.features.definitions import definitions_file, load_definitions
 from evergreen.lake import fingerprints
+from evergreen.lake.datasets import lake_root
 from evergreen.settings import settings
 from evergreen.spec.loader import load_spec, locate_errors
 
@@ -46,7 +48,7 @@ def feature_source(feature_model: str, view: str) -> DataSource:
         from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
         return SparkSource(name=view, table=view, timestamp_field="event_timestamp")
-    path = settings().lake / "features" / feature_model / view
+    path = lake_root() / "features" / feature_model / view
     return FileSource(name=view, path=str(path), file_format=ParquetFormat(), timestamp_field="event_timestamp")
 
 
@@ -66,7 +68,7 @@ def open_feature_store(feature_model: str) -> FeatureStore:
     if store := _open_if_applied(feature_model, fingerprint):
         return store
     # One at a time, whichever project it is: two processes that create the registry's tables at once fail.
-    with storage.file_lock(settings().lake / "online" / "registry.lock"), feast_lock(feature_model):
+    with _shared_lock("registry"), feast_lock(feature_model):
         return _open_if_applied(feature_model, fingerprint) or _apply_definitions(feature_model, file, fingerprint)
 
 
@@ -74,9 +76,17 @@ def feast_lock(feature_model: str) -> AbstractContextManager[None]:
     """Lock a project's part of registry and online store, for as long as one of them is changed.
 
     Materialization writes back the definitions that it read, so it must not overlap with applying others. The lock is
-    in the lake, beside the state of the online store: deployments that share one share the other.
+    in the lake, beside the state of the online store: deployments that share one share the other. With a lake in an
+    object store, which has no locks, it is one of the database that holds Feast's registry.
     """
-    return storage.file_lock(settings().lake / "online" / f"{feature_model}.lock")
+    return _shared_lock(feature_model)
+
+
+def _shared_lock(name: str) -> AbstractContextManager[None]:
+    root = lake_root()
+    if storage.is_local(root):
+        return storage.file_lock(root / "online" / f"{name}.lock")
+    return database_lock(settings().feast_registry.get_secret_value(), f"{root}/online/{name}")
 
 
 def has_online_marker(store: FeatureStore, name: str, marker: str) -> bool:

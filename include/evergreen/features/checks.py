@@ -88,9 +88,10 @@ def _find_feature_faults(model: ModelSpec, folders: Mapping[str, str]) -> Faults
     rules, features = _expectations_module(model), inputs.features_dataset(model)
     spec = feature_spec(model)
     types = declared_types(model.feature_model)
+    staged = {period: datasets.open_staged(folder) for period, folder in folders.items()}
     faults: FaultsByPeriod = {}
     for table in spec.tables:
-        files = {period: Path(folder) / f"{table}.parquet" for period, folder in folders.items()}
+        files = {period: folder / f"{table}.parquet" for period, folder in staged.items()}
         stage = rules.feature_expectations(table)
         table_faults: dict[str, Sequence[Fault]] = {}
         with open_database() as database:

@@ -21,7 +21,7 @@ DeclaredTypes = Mapping[str, Mapping[str, str]]
 def declared_types(feature_model: str) -> DeclaredTypes:
     """Return the types that Feast declares for the tables that `feature_model` publishes; none without definitions.
 
-    In the spine they are those of the keys. They are read from a cache in the lake, until the definitions change:
+    In the spine they are those of the keys. They are read from a cache, until the definitions change:
     running these imports Feast, which takes seconds.
 
     Raises:
@@ -35,7 +35,7 @@ def declared_types(feature_model: str) -> DeclaredTypes:
         code = fingerprints.code_of_file(file, model.code_packages)
     code |= fingerprints.code_of((__name__, "evergreen.features.types"), ("feast",))
     fingerprint = fingerprints.compute_fingerprint({"code": code, "tables": feature_spec(model).tables})
-    cache = settings().lake / "feature_types" / f"{feature_model}.json"
+    cache = settings().cache / "feature_types" / f"{feature_model}.json"
     cached = json.loads(cache.read_text()) if cache.exists() else {}
     if cached.get("fingerprint") == fingerprint:
         types: DeclaredTypes = cached["types"]

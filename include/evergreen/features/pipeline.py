@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from evergreen.errors import InputsChangedError
 from evergreen.features import checks, inputs
@@ -64,7 +63,8 @@ def publish_features(
                 log.warning("%s: its raw data, or the code of its features, changed during the build: left out", period)
                 changed_periods.add(period)
                 continue
-            files = {name: Path(folders[period]) / f"{name}.parquet" for name in feature_spec(model).tables}
+            staged = datasets.open_staged(folders[period])
+            files = {name: staged / f"{name}.parquet" for name in feature_spec(model).tables}
             manifest = dataset.publish(partition, fingerprint, files, current_inputs[period])
         content_hashes[period] = manifest.content_hash
         rows = sum(file.rows or 0 for file in manifest.files.values())

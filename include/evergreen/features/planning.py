@@ -17,7 +17,7 @@ from evergreen.errors import Fault
 from evergreen.features import inputs
 from evergreen.ingest import announcements
 from evergreen.ingest.raw_files import RawFile
-from evergreen.settings import settings
+from evergreen.lake import datasets
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import FeatureSpec, ModelSpec
 from evergreen.spec.origins import RawFiles
@@ -106,18 +106,24 @@ def claim_periods(
     `optional_periods` are built in the same job; those that another run has claimed are skipped. A period that has been
     published since is not returned.
     """
-    file = settings().lake / "claims" / f"{model.feature_model}.json"
-    with storage.file_lock(file.with_suffix(".lock")):
-        claims: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    optional = set(optional_periods)
+    periods: list[str] = []
+    blocking_runs: list[str] = []
+
+    def claim(stored: bytes | None) -> bytes | None:
+        nonlocal periods, blocking_runs
+        claims: dict[str, str] = json.loads(stored) if stored else {}
         active_runs = {holder for holder in set(claims.values()) - {run_id} if is_active(holder)}
         claims = {period: holder for period, holder in claims.items() if holder in active_runs}
         unpublished = inputs.unpublished_periods(model, fingerprints).keys()
-        if blocking_runs := sorted({claims[period] for period in unpublished & claims.keys()}):
-            return [], blocking_runs
-        periods = sorted(unpublished | (set(optional_periods) - claims.keys() if unpublished else set()))
-        with storage.atomic_write(file) as scratch:
-            scratch.write_text(json.dumps(claims | dict.fromkeys(periods, run_id), indent=1, sort_keys=True))
-        return periods, []
+        periods, blocking_runs = [], sorted({claims[period] for period in unpublished & claims.keys()})
+        if blocking_runs:
+            return None
+        periods = sorted(unpublished | (optional - claims.keys() if unpublished else set()))
+        return json.dumps(claims | dict.fromkeys(periods, run_id), indent=1, sort_keys=True).encode()
+
+    storage.update_file(datasets.lake_root() / "claims" / f"{model.feature_model}.json", claim)
+    return periods, blocking_runs
 
 
 def periods_awaited_by_other_runs(

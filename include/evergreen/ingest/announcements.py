@@ -2,7 +2,8 @@
 
 The records outlive the watcher::
 
-    <folder>/announcements.json                            one line a period: delivery id and time of its announcement
+    <folder>/announcements.json                            one line a period: delivery id and time of its announcement,
+                                                           and the run that has acknowledged it, once that is noticed
     <folder>/acknowledged/2013-01-01.<delivery id>         a run has begun to work on this delivery
 
 An announcement can get lost: the watcher is killed after the record was written, or the DAG is paused. So a period
@@ -15,16 +16,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from evergreen.errors import WindowError
-from evergreen.lake.datasets import file_name_of_period
+from evergreen.lake.datasets import file_name_of_period, lake_root
 from evergreen.periods import is_period
-from evergreen.settings import settings
-from evergreen.storage import atomic_write, file_lock
+from evergreen.storage import UPath, read_version, remove_files, replace_version, update_file
 
 _DELIVERY_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -35,39 +34,32 @@ class Announcement:
 
     delivery_id: str
     announced_at: datetime
+    run_id: str | None = None
+    """The run that works on it, as far as `acknowledge_with_pending` has noticed: then no file has to be looked at."""
+
+    def to_json(self) -> str:
+        known = [] if self.run_id is None else [self.run_id]
+        return json.dumps([self.delivery_id, self.announced_at.isoformat(), *known])
 
 
 @dataclass(frozen=True)
 class AnnouncementStore:
-    """The records in one local folder. Any number of watchers and runs may use it at once."""
+    """The records in one folder, here or in an object store. Any number of watchers and runs may use it at once."""
 
-    folder: Path
+    folder: UPath | Path
 
     def read_announcements(self) -> dict[str, Announcement]:
         """The newest announcement of each period."""
-        try:
-            records = json.loads((self.folder / "announcements.json").read_text())
-        except FileNotFoundError:
-            return {}
-        return {
-            period: Announcement(delivery_id, datetime.fromisoformat(announced_at))
-            for period, (delivery_id, announced_at) in records.items()
-        }
+        stored = read_version(self._announcements_file)
+        return _parse_announcements(stored and stored.data)
 
     def record_announcement(self, deliveries: Mapping[str, str], now: datetime) -> None:
         """Record that `deliveries` (period → delivery id) are about to be announced."""
-        with file_lock(self.folder / ".lock"):
-            for period, delivery_id in deliveries.items():  # an earlier delivery that came back is new again
-                self._acknowledgement_file(period, delivery_id).unlink(missing_ok=True)
-            announcements = self.read_announcements() | {
-                period: Announcement(i, now) for period, i in deliveries.items()
-            }
-            lines = [
-                f"{json.dumps(period)}: {json.dumps([entry.delivery_id, entry.announced_at.isoformat()])}"
-                for period, entry in sorted(announcements.items())
-            ]
-            with atomic_write(self.folder / "announcements.json") as scratch:
-                scratch.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        # An earlier delivery that came back is new again.
+        remove_files([self._acknowledgement_file(period, delivery_id) for period, delivery_id in deliveries.items()])
+        new = {period: Announcement(delivery_id, now) for period, delivery_id in deliveries.items()}
+
+        update_file(self._announcements_file, lambda stored: _format_announcements(_parse_announcements(stored) | new))
 
     def acknowledge(self, deliveries: Mapping[str, str], run_id: str = "") -> None:
         """Record that a run works on `deliveries` (period → delivery id) from now on.
@@ -76,9 +68,7 @@ class AnnouncementStore:
             WindowError: `deliveries` is not what a watcher announces.
         """
         for file in [self._acknowledgement_file(period, delivery_id) for period, delivery_id in deliveries.items()]:
-            if not file.exists():
-                with atomic_write(file) as scratch:
-                    scratch.write_text(run_id)
+            replace_version(file, run_id.encode(), None)  # the first one stays
 
     def acknowledge_with_pending(self, deliveries: Mapping[str, str], run_id: str = "") -> dict[str, str]:
         """Acknowledge `deliveries`, and announced periods that nobody has acknowledged; return all of them.
@@ -88,19 +78,41 @@ class AnnouncementStore:
         acknowledged in an earlier try are returned again. Raises what `acknowledge` raises.
         """
         self.acknowledge(deliveries, run_id)
-        pending = {}
-        for period, announcement in self.read_announcements().items():
-            with suppress(FileNotFoundError):
-                if self._acknowledgement_file(period, announcement.delivery_id).read_text() != run_id:
-                    continue
-            pending[period] = announcement.delivery_id
-        self.acknowledge(pending, run_id)
+        # Of those of the past no file is read again: the cost of a run does not grow with history.
+        open_announcements = {
+            period: announcement
+            for period, announcement in self.read_announcements().items()
+            if announcement.run_id in (None, run_id)
+        }
+        self.acknowledge({period: entry.delivery_id for period, entry in open_announcements.items()}, run_id)
+        runs = {period: self._run_of(period, entry.delivery_id) for period, entry in open_announcements.items()}
+
+        def note(stored: bytes | None) -> bytes | None:
+            announcements = _parse_announcements(stored)
+            noted = {
+                period: replace(entry, run_id=runs[period])
+                for period, entry in open_announcements.items()
+                if runs[period] is not None
+                and announcements.get(period) == entry != replace(entry, run_id=runs[period])
+            }
+            return _format_announcements(announcements | noted) if noted else None
+
+        update_file(self._announcements_file, note)
+        pending = {period: entry.delivery_id for period, entry in open_announcements.items() if runs[period] == run_id}
         return {**pending, **deliveries}
 
     def is_acknowledged(self, period: str, delivery_id: str) -> bool:
-        return self._acknowledgement_file(period, delivery_id).exists()
+        return self._run_of(period, delivery_id) is not None
 
-    def _acknowledgement_file(self, period: str, delivery_id: str) -> Path:
+    def _run_of(self, period: str, delivery_id: str) -> str | None:
+        stored = read_version(self._acknowledgement_file(period, delivery_id))
+        return stored and stored.data.decode()
+
+    @property
+    def _announcements_file(self) -> UPath | Path:
+        return self.folder / "announcements.json"
+
+    def _acknowledgement_file(self, period: str, delivery_id: str) -> UPath | Path:
         if not is_period(period) or not _DELIVERY_ID.fullmatch(delivery_id):
             raise WindowError(
                 f"{period!r}: {delivery_id!r} is not an announced period: it maps periods like 2013-01-01 to "
@@ -111,4 +123,17 @@ class AnnouncementStore:
 
 def announcement_store(model_name: str) -> AnnouncementStore:
     """The records of a model's raw data, in the configured lake."""
-    return AnnouncementStore(settings().lake / "arrivals" / model_name)
+    return AnnouncementStore(lake_root() / "arrivals" / model_name)
+
+
+def _parse_announcements(data: bytes | None) -> dict[str, Announcement]:
+    records = json.loads(data) if data else {}
+    return {
+        period: Announcement(delivery_id, datetime.fromisoformat(announced_at), *run_id)
+        for period, (delivery_id, announced_at, *run_id) in records.items()
+    }
+
+
+def _format_announcements(announcements: Mapping[str, Announcement]) -> bytes:
+    lines = [f"{json.dumps(period)}: {entry.to_json()}" for period, entry in sorted(announcements.items())]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()

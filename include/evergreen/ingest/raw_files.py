@@ -118,7 +118,7 @@ def extracts(source: str, origin: RawQuery | RawTable) -> Dataset:
 
 def part_folder(file: RawFile) -> UPath:
     """The folder, here or in an object store, that holds the parts of a delivery."""
-    return raw_folder() if isinstance(file.origin, RawFiles) else storage_path(str(settings().lake))
+    return raw_folder() if isinstance(file.origin, RawFiles) else storage_path(str(settings().cache))
 
 
 def is_delivered(file: RawFile) -> bool:
@@ -258,7 +258,7 @@ def hash_raw_files(files: Iterable[RawFile]) -> dict[RawFile, str]:
         sources.setdefault(file.source, []).append(file)
     hashes = {}
     for source, deliveries in sources.items():
-        cache_file = settings().lake / "raw_hashes" / f"{source}.json"
+        cache_file = settings().cache / "raw_hashes" / f"{source}.json"
         cache, new_entries = _read_cache(cache_file), {}
         for file in deliveries:
             parts = find_parts(file)

@@ -194,7 +194,9 @@ class RawDataWatcher:
         due = {}
         for period, observation in observations.items():
             delivery_id = observation.delivery_id
-            is_acknowledged = self.announcements.is_acknowledged(period, delivery_id)
+            announcement = announcements.get(period)
+            is_noted = announcement and announcement.delivery_id == delivery_id and announcement.run_id is not None
+            is_acknowledged = bool(is_noted) or self.announcements.is_acknowledged(period, delivery_id)
             action = decide_announcement(delivery_id, announcements.get(period), is_acknowledged, now)
             if action == "announce":
                 due[period] = observation

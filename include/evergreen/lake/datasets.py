@@ -1,6 +1,6 @@
 """The lake: raw files as delivered, and datasets that are published partition by partition.
 
-Layout under the lake's root::
+Layout under the lake's root, a folder or an object store::
 
     raw/flights/day=2013-01-01/flights.parquet         put there by the data's supplier
     features/flight_delay/                              a dataset
@@ -37,12 +37,16 @@ from evergreen.storage import (
     FileName,
     RelativePath,
     Sha256,
-    atomic_write,
+    UPath,
     check_file_name,
     check_relative_path,
     file_lock,
     file_sha256,
     fsync_path,
+    is_local,
+    read_version,
+    replace_version,
+    storage_path,
 )
 
 ROW_COLUMN = "evergreen_row"
@@ -126,7 +130,16 @@ class PublicationStamp(NamedTuple):
 
     time_ns: int
     """When it was, since the epoch."""
-    inode: int
+    identity: int | str
+
+
+class PublishedManifest(NamedTuple):
+    """A manifest as it is published, and what a replacement depends on."""
+
+    manifest: Manifest
+    version: str
+    changed_at: float
+    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -146,22 +159,25 @@ class Dataset:
         Raises:
             DatasetError: its manifest is damaged, too large, or names a file outside of the partition.
         """
+        published = self.read_published(partition)
+        return published and published.manifest
+
+    def read_published(self, partition: str) -> PublishedManifest | None:
+        """Return the manifest that is published under `partition`, with its version; raises as `manifest`."""
         path = self.manifest_path(partition)
-        try:
-            with path.open("rb") as stream:
-                content = stream.read(MAX_MANIFEST_BYTES + 1)
-        except FileNotFoundError:
+        stored = read_version(path, MAX_MANIFEST_BYTES + 1)
+        if stored is None:
             return None
         try:
-            if len(content) > MAX_MANIFEST_BYTES:
+            if len(stored.data) > MAX_MANIFEST_BYTES:
                 raise ValueError(f"it has more than {MAX_MANIFEST_BYTES:,} bytes")
-            manifest = Manifest.from_json(content)
+            manifest = Manifest.from_json(stored.data)
             if manifest.partition != partition:
                 raise ValueError(f"it is that of {manifest.partition}")
         except ValueError as error:
             fix = "remove it and run what makes the partition again; find out who can write to the lake"
             raise DatasetError(f"{path} is no manifest: {error}: {fix}") from None
-        return manifest
+        return PublishedManifest(manifest, stored.version, stored.changed_at)
 
     def find(self, partition: str, fingerprint: str) -> Manifest | None:
         """Return the manifest of `partition` if it has this `fingerprint`, or None.
@@ -187,6 +203,10 @@ class Dataset:
             )
         return manifest
 
+    def exists(self) -> bool:
+        """Return whether anything may be published here."""
+        return (self.root / _MANIFESTS).is_dir()
+
     def partitions(self) -> list[str]:
         """Return the names of all published partitions, in order."""
         return sorted(path.stem for path in (self.root / _MANIFESTS).glob("*.json"))
@@ -211,7 +231,7 @@ class Dataset:
         return next((self.manifest(partition) for partition in self.partitions()[-1:]), None)
 
     def file_path(self, manifest: Manifest, name: str) -> Path:
-        """Return the path of the file `name` of a published partition."""
+        """Return a local path of the file `name` of a published partition: of the file itself, or of a copy of it."""
         return self.root / manifest.files[name].path
 
     def stage(self, partition: str, fingerprint: str) -> Path:
@@ -221,12 +241,12 @@ class Dataset:
             folder.mkdir(parents=True)
         return folder
 
-    def find_cached(self, partition: str, fingerprint: str) -> Path | None:
-        """Return the folder that `cache_staged` has cached for this fingerprint, or None."""
+    def find_cached(self, partition: str, fingerprint: str) -> UPath | Path | None:
+        """Return the folder that `cache_staged` has cached for this fingerprint, or None; `open_staged` opens it."""
         folder = self._staging_folder(partition, fingerprint) / _CACHE
         return folder if folder.is_dir() and self._renew(folder) else None
 
-    def cache_staged(self, partition: str, fingerprint: str, staged: Path) -> Path:
+    def cache_staged(self, partition: str, fingerprint: str, staged: Path) -> UPath | Path:
         """Make a complete folder from `stage` available to `find_cached` until the partition is published.
 
         Of two attempts the first wins; their bytes are equal.
@@ -257,19 +277,29 @@ class Dataset:
             _check_name(name)
         try:
             entries = {name: self._describe_file(name, partition, file) for name, file in sorted(files.items())}
-            text = Manifest(partition, fingerprint, inputs, entries).to_json()
-            with self._share_lock():
-                for name, entry in entries.items():
-                    self._link_file(files[name], entry)
-                self.renew_folders(partition)
-                with atomic_write(self.manifest_path(partition)) as scratch:
-                    scratch.write_text(text)
+            manifest = self._put_manifest(Manifest(partition, fingerprint, inputs, entries), files)
         except FileNotFoundError:
-            if manifest := self.find(partition, fingerprint):  # by a concurrent attempt, which removed the staged files
-                return manifest
+            if found := self.find(partition, fingerprint):  # by a concurrent attempt, which removed the staged files
+                return found
             raise
-        shutil.rmtree(self._staging_folder(partition, fingerprint), ignore_errors=True)
-        return Manifest.from_json(text)  # as readers will get it, with lists for tuples
+        self._discard_staged(partition, fingerprint)
+        return manifest
+
+    def _put_manifest(self, manifest: Manifest, files: Mapping[str, Path]) -> Manifest:
+        """Publish `manifest`, unless its fingerprint is published by now; return what is, as readers will get it."""
+        path, data = self.manifest_path(manifest.partition), manifest.to_json().encode()
+        replaced = self.read_published(manifest.partition)
+        while not (replaced and replaced.manifest.fingerprint == manifest.fingerprint):
+            with self._share_lock():
+                for name, entry in manifest.files.items():
+                    self._store_file(files[name], entry)
+                self.renew_folders(manifest.partition)
+                if replace_version(path, data, replaced and replaced.version):
+                    return Manifest.from_json(data)  # with lists for tuples
+            log.info("%s: another run has published it at this moment", path)
+            replaced = self.read_published(manifest.partition)
+        self._withdraw_files(manifest)
+        return replaced.manifest
 
     def lock_for_removal(self) -> AbstractContextManager[None]:
         """Hold the dataset's lock alone, so that nobody publishes; a BlockingIOError if somebody does just now."""
@@ -312,12 +342,18 @@ class Dataset:
         path = f"{name}/{partition}/{digest[:32]}{file.suffix}"
         return PublishedFile(path, digest, file.stat().st_size, rows, schema)
 
-    def _link_file(self, file: Path, entry: PublishedFile) -> None:
+    def _store_file(self, file: Path, entry: PublishedFile) -> None:
         target = self.root / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):  # the same bytes, from an earlier attempt
             os.link(file, target)
         fsync_path(target.parent)
+
+    def _withdraw_files(self, manifest: Manifest) -> None:
+        """Remove what was stored for a manifest that came too late. Here the files have the names of those in force."""
+
+    def _discard_staged(self, partition: str, fingerprint: str) -> None:
+        shutil.rmtree(self._staging_folder(partition, fingerprint), ignore_errors=True)
 
     def manifest_path(self, partition: str) -> Path:
         return self.root / _MANIFESTS / f"{_check_name(partition)}.json"
@@ -326,24 +362,70 @@ class Dataset:
         return self.staging / _check_name(f"{partition}-{fingerprint[:16]}")
 
 
+def lake_root() -> UPath:
+    """Return the root of the configured lake.
+
+    Raises:
+        StoreError: it is in an object store that does not keep the conditions of writes; what does is asked only once.
+    """
+    root = settings().lake
+    if not is_local(root):
+        from evergreen.lake.object_datasets import check_store
+
+        check_store(root)
+    return root
+
+
 def open_dataset(name: str) -> Dataset:
     """Return the dataset `name`, such as `features/flight_delay`, of the configured lake."""
-    return Dataset(settings().lake / name)
+    return dataset_at(lake_root() / name)
 
 
-def path_in_lake(path: Path) -> str:
+def list_datasets(kind: str) -> list[Dataset]:
+    """Return the datasets of a kind, such as `features`, in the configured lake, in order of their names."""
+    folder = lake_root() / kind
+    if isinstance(folder, Path):
+        return [Dataset(path) for path in sorted(folder.glob("*")) if path.is_dir()]
+    from evergreen import object_store
+
+    return [dataset_at(folder / name) for name in object_store.list_names(folder)]
+
+
+def dataset_at(root: UPath | Path) -> Dataset:
+    """Return the dataset in a folder, here or in an object store."""
+    if isinstance(root, Path):
+        return Dataset(root)
+    from evergreen.lake.object_datasets import ObjectDataset
+
+    return ObjectDataset(root)
+
+
+def open_staged(folder: str) -> Path:
+    """Return the local folder with the files of `folder`, which `Dataset.cache_staged` or `find_cached` has returned.
+
+    There is none if they are gone: another attempt has published them.
+    """
+    path = storage_path(folder)
+    if isinstance(path, Path):
+        return path
+    from evergreen.lake.object_datasets import copy_staged
+
+    return copy_staged(path)
+
+
+def path_in_lake(path: UPath | Path) -> str:
     """Return `path` relative to the configured lake, for a record that outlives a move of the lake; see `lake_path`."""
-    return path.relative_to(settings().lake).as_posix()
+    return storage_path(str(path)).relative_to(lake_root()).as_posix()
 
 
-def lake_path(path: str) -> Path:
+def lake_path(path: str) -> UPath:
     """Return the file or folder at `path`, relative to the configured lake.
 
     Raises:
         DatasetError: it would be outside of the lake.
     """
     try:
-        return settings().lake / check_relative_path(path)
+        return lake_root() / check_relative_path(path)
     except ValueError as error:
         raise DatasetError(f"{path[:80]!a} is no path in the lake: {error}") from None
 
@@ -383,10 +465,10 @@ def published_files(
     Return None if `path` is not in a dataset, so that readers can treat it as an ordinary path. Whoever reads several
     tables passes a `read_manifests` that remembers, so that all are of one state, which is read once.
     """
-    folder = Path(path)
-    if not (folder.parent / _MANIFESTS).is_dir():
+    folder = storage_path(path)
+    dataset = dataset_at(folder.parent)
+    if not dataset.exists():
         return None
-    dataset = Dataset(folder.parent)
     manifests = [manifest for manifest in read_manifests(dataset) if folder.name in manifest.files]
     return {
         str(dataset.file_path(manifest, folder.name)): manifest.files[folder.name].schema or {}

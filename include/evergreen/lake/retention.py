@@ -12,6 +12,9 @@ So whoever has read a manifest can read its files for as long as leftovers stay,
 Removal has the dataset's lock alone, looks at each thing again, and then removes it: a concurrent publisher either has
 published by then, and its manifest is seen, or finds the file gone, and links its own. Nobody waits for a publisher:
 what it is in the way of goes the next time. Removal may be killed at any instruction.
+
+In an object store there is no lock, and none is needed: nobody names a file of an earlier attempt again. Partitions do
+not expire there: a store cannot delete a manifest on the condition that it is still the one that was read.
 """
 
 from __future__ import annotations
@@ -22,15 +25,18 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
+from evergreen import object_store
 from evergreen.lake.datasets import Dataset, Manifest
+from evergreen.lake.object_datasets import ObjectDataset
 from evergreen.storage import fsync_path
 
 _PUBLISHED_FILE_PATTERN = re.compile(r"[0-9a-f]{32}(\.\w+)*")
+_OBJECT_PATTERN = re.compile(r"[0-9a-f]{32}-[0-9a-f]{12}(\.\w+)*")
 _HIDDEN = ("_", ".")
 
 
@@ -127,6 +133,8 @@ def take_inventory(dataset: Dataset) -> DatasetInventory:
     Raises:
         DatasetError: a manifest is damaged, so nobody can say which files it needs.
     """
+    if isinstance(dataset, ObjectDataset):
+        return _list_inventory(dataset)
     partitions = [_find_partition(dataset, partition) for partition in dataset.partitions()]
     folders = (folder for table in _subfolders(dataset.root) for folder in _subfolders(table))
     files = [_measure_file(dataset, file) for folder in folders for file in _published_files(folder)]
@@ -166,6 +174,9 @@ def plan_removals(inventory: DatasetInventory, rule: RetentionRule, now: float) 
 def apply_removals(dataset: Dataset, removals: Iterable[Removal], rule: RetentionRule, now: float) -> Iterator[Removal]:
     """Remove what still goes by `rule`, one after the other, and yield each. What was used since the plan stays."""
     remove = {"expired": _remove_partition, "replaced": _remove_file, "staged": _remove_staged}
+    if isinstance(dataset, ObjectDataset):
+        yield from _delete_leftovers(dataset, removals, rule, now)
+        return
     for removal in removals:
         is_removed = False
         with suppress(BlockingIOError), dataset.lock_for_removal():
@@ -209,6 +220,53 @@ def _remove_staged(dataset: Dataset, path: str, rule: RetentionRule, now: float)
     doomed = folder.rename(folder.with_name(f".{uuid.uuid4().hex}"))
     shutil.rmtree(doomed)
     return True
+
+
+def _list_inventory(dataset: ObjectDataset) -> DatasetInventory:
+    """Return what is stored, by one listing and a read of each manifest."""
+    sizes: dict[str, int] = {}
+    changes: dict[str, float] = {}
+    files = []
+    for item in object_store.list_objects(dataset.root):
+        folder, _, rest = item.path.partition("/")
+        if folder == dataset.staging.name:
+            place = f"{folder}/{rest.partition('/')[0]}"
+            sizes[place] = sizes.get(place, 0) + item.size
+            changes[place] = max(changes.get(place, 0.0), item.changed_at)
+        elif not folder.startswith(_HIDDEN) and rest.count("/") == 1 and _OBJECT_PATTERN.fullmatch(rest.split("/")[1]):
+            files.append(StoredItem(item.path, item.size, item.changed_at))
+    published = {name: dataset.read_published(name) for name in dataset.partitions()}
+    manifests = {name: entry for name, entry in published.items() if entry}
+    return DatasetInventory(
+        partitions=tuple(PublishedPartition(entry.manifest, entry.changed_at) for entry in manifests.values()),
+        # A file stops being named when the manifest of its partition changes.
+        files=tuple(
+            replace(file, changed_at=max(file.changed_at, manifests[file.partition].changed_at))
+            if file.partition in manifests
+            else file
+            for file in files
+        ),
+        staged=tuple(StoredItem(place, size, changes[place]) for place, size in sorted(sizes.items())),
+    )
+
+
+def _delete_leftovers(
+    dataset: ObjectDataset, removals: Iterable[Removal], rule: RetentionRule, now: float
+) -> Iterator[Removal]:
+    """Delete leftovers. No attempt names a file that another one has put, so what no manifest names stays so."""
+    for removal in removals:
+        if removal.kind == "replaced":
+            partition = removal.path.split("/")[1]
+            item = StoredItem(removal.path, removal.size, removal.changed_at)
+            if rule.lets_go(item, dataset.manifest(partition), now):
+                object_store.delete([dataset.root / removal.path])
+                yield removal
+        elif removal.kind == "staged":
+            folder = dataset.root / removal.path
+            items = list(object_store.list_objects(folder))
+            if max((item.changed_at for item in items), default=now) < now - rule.leftovers_after:
+                dataset.delete_staged(folder, [item.path for item in items])
+                yield removal
 
 
 def _find_partition(dataset: Dataset, name: str) -> PublishedPartition | None:

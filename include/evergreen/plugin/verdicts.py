@@ -25,7 +25,7 @@ def create_report_app() -> Any:
 
     @app.get("/{dag_id}/verdicts/{number}", dependencies=[can_read_runs])
     def show_gate_report(dag_id: str, number: int) -> HTMLResponse:
-        from evergreen import ledger
+        from evergreen import ledger, storage
         from evergreen.errors import EvergreenError
         from evergreen.lake import datasets
         from evergreen.spec import loader
@@ -37,12 +37,13 @@ def create_report_app() -> Any:
             report = datasets.lake_path(ledger.read_verdict_event(model, number).evidence["report"])
         except EvergreenError as error:
             raise HTTPException(404, str(error)) from None
-        if not report.is_file():
+        stored = storage.read_version(report)
+        if stored is None:
             problem = f"the report of entry {number} is missing: {report}"
             raise HTTPException(404, f"{problem}. Clear the task judge of its run to render it again.")
         # The page has no script and fetches nothing. If a script ever got in, it must not run with Airflow's rights.
         policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
-        return HTMLResponse(report.read_text(), headers={"Content-Security-Policy": policy})
+        return HTMLResponse(stored.data, headers={"Content-Security-Policy": policy})
 
     return app
 

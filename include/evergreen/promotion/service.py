@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evergreen import evaluation, gates, ledger
+from evergreen import evaluation, gates, ledger, storage
 from evergreen.errors import InputsChangedError, PromotionRefusedError, RegistryError, ScoringError, SignatureError
 from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import challengers, rules
@@ -22,7 +22,7 @@ from evergreen.scoring import predictions
 from evergreen.spec.gates import BaselineGate, ThresholdGate
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
-from evergreen.storage import atomic_write
+from evergreen.storage import UPath
 from evergreen.window import RunReason
 
 
@@ -116,7 +116,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
     return entry.number
 
 
-def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
+def verdict_report_path(model: ModelSpec, verdict_entry: int) -> UPath:
     """Return the file of the gate report on the verdict in a ledger entry. If it is missing, render it again.
 
     Raises:
@@ -125,7 +125,7 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
     """
     event = ledger.read_verdict_event(model.name, verdict_entry)
     file = datasets.lake_path(event.evidence["report"])
-    if file.exists():
+    if storage.file_exists(file):
         return file
     manifest = evaluation.evaluation_dataset(model).manifest(Path(event.evidence["evaluation"]).name)
     if manifest is None or event.fingerprints["gates"] != challengers.gates_fingerprint(model):
@@ -143,12 +143,14 @@ def verdict_report_path(model: ModelSpec, verdict_entry: int) -> Path:
         whole_event = attach_slices(event)
     from evergreen.reports import gate_report  # here: it loads matplotlib
 
-    with atomic_write(file) as scratch:
-        scratch.write_text(gate_report.render_gate_report(model, whole_event, evidence, earlier))
+    page = gate_report.render_gate_report(model, whole_event, evidence, earlier).encode()
+    storage.update_file(file, lambda _: page)
     return file
 
 
-def record_backtest(model: ModelSpec, as_of: str, candidate: datasets.Manifest, report: Path, *, actor: str) -> None:
+def record_backtest(
+    model: ModelSpec, as_of: str, candidate: datasets.Manifest, report: UPath | Path, *, actor: str
+) -> None:
     """Record the evidence of a backfill. Nothing acts on it."""
     location = datasets.path_in_lake(report)
     event = ledger.BacktestRecorded(as_of=as_of, candidate_fingerprint=candidate.fingerprint, report=location)

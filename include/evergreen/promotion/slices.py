@@ -29,7 +29,7 @@ def detach_slices(verdict: Verdict, dataset: datasets.Dataset) -> tuple[Verdict,
         return verdict, {}
     data = _SLICES.dump_json(tuple(stored))
     file = dataset.root / f"slices-{sha256(data).hexdigest()}.json"
-    storage.put(file, data)
+    storage.replace_version(file, data, None)
     results = [
         result.model_copy(update={"slices": (), "stored_slices": len(slices)}) if slices else result
         for result, slices in zip(verdict.results, stored, strict=True)
@@ -46,10 +46,10 @@ def attach_slices(event: VerdictRecorded) -> VerdictRecorded:
     if "slices" not in event.evidence:
         return event
     file = datasets.lake_path(event.evidence["slices"])
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise InputsChangedError(f"{file}: the slices of a verdict are missing: restore the file") from None
+    stored_file = storage.read_version(file)
+    if stored_file is None:
+        raise InputsChangedError(f"{file}: the slices of a verdict are missing: restore the file")
+    data = stored_file.data
     if file.name != f"slices-{sha256(data).hexdigest()}.json":
         raise InputsChangedError(f"{file}: was changed after the verdict was recorded: restore the file")
     stored: Sequence[tuple[SliceResult, ...]] = _SLICES.validate_json(data)

@@ -47,6 +47,7 @@ from evergreen.scoring.predictions import Champion
 from evergreen.scoring.predictors import Predictor
 from evergreen.settings import settings
 from evergreen.spec.model import ModelSpec
+from evergreen.storage import UPath
 from evergreen.training import TrainingResult, candidates, cost
 from evergreen.training.attempt import read_attempts
 
@@ -110,7 +111,7 @@ def register_candidate(
     training_set: datasets.Manifest,
     candidate: datasets.Manifest,
     verdict_entry: int,
-    report: Path,
+    report: UPath | Path,
 ) -> str:
     """Register the candidate that was judged in entry `verdict_entry` of the ledger; return its version.
 

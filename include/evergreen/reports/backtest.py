@@ -23,6 +23,7 @@ from evergreen.reports.formatting import NO_VALUE, OUTCOME_SYMBOLS, format_inter
 from evergreen.reports.gate_table import gate_rows
 from evergreen.reports.page import jinja_environment, plot_style, render_svg
 from evergreen.spec import Frozen
+from evergreen.storage import UPath
 
 # Distinguishable for the colour-blind, too (Okabe and Ito 2008, "Color universal design").
 POLICY_COLOURS = {
@@ -122,7 +123,7 @@ class BacktestResults(Frozen, allow_inf_nan=False):
         return next(policy for policy in self.policies if policy.name == name)
 
     @classmethod
-    def read(cls, file: Path) -> Self:
+    def read(cls, file: UPath | Path) -> Self:
         """Read `results.json`."""
         return cls.model_validate_json(file.read_text())
 

@@ -37,7 +37,7 @@ def hash_file(file: Path) -> str:
 
 
 def cache() -> Path:
-    return settings().lake / "raw_hashes" / "flights.json"
+    return settings().cache / "raw_hashes" / "flights.json"
 
 
 def test_a_young_file_is_not_cached(file: Path) -> None:

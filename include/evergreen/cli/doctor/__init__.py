@@ -23,6 +23,7 @@ from evergreen.cli.options import print_json
 from evergreen.client.addresses import ServiceAddresses, service_addresses
 from evergreen.errors import EvergreenError, Fault, FaultsError, first_line
 from evergreen.settings import Settings, redact_url, settings
+from evergreen.storage import is_local
 
 _CHECK_TIMEOUT_S = 60.0  # checks have shorter timeouts of their own; this covers what those do not reach
 _MAX_CLOCK_SKEW_S = 5.0  # Airflow's tokens tolerate 10
@@ -73,7 +74,7 @@ def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Itera
     models = ", ".join(map(str, config.models))
     yield DoctorCheck("models", models, environment.check_models)
     yield DoctorCheck("raw data", redact_url(config.raw), sources.check_sources)
-    yield check("lake", storage.check_folder, config.lake)
+    yield check("lake", storage.check_lake, config.lake)
     yield check("ledger", storage.check_storage, config.ledger, append_only=True)
     yield check("jobs", storage.check_storage, config.jobs)
     yield DoctorCheck("entries", config.ledger, storage.check_ledger_entries)
@@ -93,7 +94,8 @@ def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Itera
         yield check("MLflow's database", databases.check_mlflow_database, mlflow)
     spark = addresses.spark if addresses else config.spark
     if spark.get_secret_value().startswith("sc://"):
-        run = partial(servers.check_spark_connect, spark, config.lake)
+        shared = config.lake if is_local(config.lake) else config.cache
+        run = partial(servers.check_spark_connect, spark, shared)
         yield DoctorCheck("Spark Connect", str(spark), run)
     else:
         yield DoctorCheck("Java", "this machine, for Spark", environment.check_java)

@@ -83,8 +83,8 @@ def check_mlflow(url: SecretUrl) -> CheckPassed:
     return CheckPassed(f"MLflow {server_version}, reads its registry, stores artifacts", clock_skew)
 
 
-def check_spark_connect(address: SecretUrl, lake: Path) -> CheckPassed:
-    """Check Spark Connect: authentication, same version, and that it reads and writes the same lake."""
+def check_spark_connect(address: SecretUrl, folder: Path) -> CheckPassed:
+    """Check Spark Connect: authentication, same version, and that it reads and writes the same folder."""
     url = address.get_secret_value()
     try:
         socket.create_connection(parse_host_and_port(url, 15002), timeout=5).close()  # its client would try for minutes
@@ -93,7 +93,7 @@ def check_spark_connect(address: SecretUrl, lake: Path) -> CheckPassed:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    probe = lake / f".doctor-{uuid.uuid4().hex}"
+    probe = folder / f".doctor-{uuid.uuid4().hex}"
     session = None
     if token := spark_token(url):
         os.environ[SPARK_TOKEN_VARIABLE] = token  # Spark's client reads it there only, unless the server has TLS
@@ -108,11 +108,11 @@ def check_spark_connect(address: SecretUrl, lake: Path) -> CheckPassed:
         except PySparkException as error:
             raise CheckFailedError(
                 f"cannot access the lake: {first_line(error)[:300]}",
-                f"mount the same volume at {lake} on both sides, writable, and run both as the same user",
+                f"mount the same volume at {folder} on both sides, writable, and run both as the same user",
             ) from None
         if rows != 1 or not list((probe / "remote").glob("*.parquet")):
             raise CheckFailedError(
-                "writes to another folder of the same name", f"mount the same volume at {lake} on both sides"
+                "writes to another folder of the same name", f"mount the same volume at {folder} on both sides"
             )
         try:
             shutil.rmtree(probe)

@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 
-from evergreen import ledger, storage
+from evergreen import ledger, object_store, storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
 from evergreen.cli.tables import list_challengers
-from evergreen.errors import first_line
+from evergreen.errors import StoreError, first_line
 from evergreen.settings import redact_url
 from evergreen.spec.loader import model_names
 
@@ -28,6 +28,19 @@ _MIN_FREE_BYTES = 2 << 30  # a year of the example's features, training sets and
 def check_storage(uri: str, append_only: bool = False) -> CheckPassed:
     """Check the folder or bucket at `uri`."""
     return check_bucket(uri, append_only) if "://" in uri else check_folder(Path(uri))
+
+
+def check_lake(root: storage.UPath) -> CheckPassed:
+    """Check the folder of a lake, or the bucket: whether it keeps the conditions of writes, too."""
+    if isinstance(root, Path):
+        return check_folder(root)
+    passed = check_bucket(str(root))
+    with _translate_errors(str(root), "create and replace objects on conditions"):
+        try:
+            object_store.prove_conditions(root)
+        except StoreError as error:
+            raise CheckFailedError(*str(error).rsplit(": ", 1)) from None
+    return CheckPassed(f"{passed.message}, can replace on condition", passed.clock_skew)
 
 
 def check_folder(root: Path) -> CheckPassed:

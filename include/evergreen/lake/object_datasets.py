@@ -1,0 +1,242 @@
+"""Datasets in an object store: what links, renames and locks do in a folder, done by names and conditional puts.
+
+::
+
+    features/flight_delay/
+        _manifests/day=2013-01-01.json                      put on condition that it is the one that was read
+        carrier_delays/day=2013-01-01/3f9a…-7c1e….parquet   named by its content and the attempt that has put it
+        _staging/day=2013-01-01-5e0d…/staged.json           what a task has built for the next one; put if absent
+        _staging/day=2013-01-01-5e0d…/7c1e…/flights.parquet
+
+No attempt relies on a file that another one has put, so whatever no manifest names can be removed by its age alone.
+
+Engines read local files: `ObjectDataset.file_path` copies an object into the folder that `EVERGREEN_CACHE` names, once
+per machine, and compares the copy with the hash in the manifest. Copies that are unused for days are removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from evergreen import object_store
+from evergreen.errors import DatasetError
+from evergreen.lake.datasets import Dataset, Manifest, PublicationStamp, PublishedFile
+from evergreen.settings import settings
+from evergreen.storage import FileName, Sha256, UPath, file_sha256
+
+_PROOF = "_store/conditions.json"
+_STAGED = "staged.json"
+_MAX_STAGED_BYTES = 2**20
+_UNUSED_AFTER_S = 7 * 24 * 3600  # longer than any task uses a copy without asking for it again
+_PRUNE_EVERY_S = 3600
+_RENEW_AFTER_S = 3600
+
+_STAGED_ADAPTER = TypeAdapter(
+    dict[FileName, tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], Sha256]]  # name: attempt, hash
+)
+
+
+@dataclass(frozen=True)
+class ObjectDataset(Dataset):
+    """A dataset below a key of a bucket."""
+
+    root: UPath  # type: ignore[assignment]
+
+    def exists(self) -> bool:
+        # Without a request: in a store, a dataset with nothing published is nothing at all.
+        return self.root.path.startswith(f"{settings().lake.path}/")
+
+    def partitions(self) -> list[str]:
+        return sorted(self.publication_stamps())
+
+    def publication_stamps(self) -> dict[str, PublicationStamp]:
+        stamps = {}
+        for item in object_store.list_objects(self.manifest_path("any").parent):
+            if item.path.endswith(".json"):
+                stamp = PublicationStamp(int(item.changed_at * 1e9), item.version)
+                stamps[item.path.removesuffix(".json")] = stamp
+        return stamps
+
+    def file_path(self, manifest: Manifest, name: str) -> Path:
+        entry = manifest.files[name]
+        return _local_copy(self.root / entry.path, entry.sha256)
+
+    def stage(self, partition: str, fingerprint: str) -> Path:
+        folder = self._work_folder(partition, fingerprint) / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder
+
+    def find_cached(self, partition: str, fingerprint: str) -> UPath | None:
+        folder = self._staging_folder(partition, fingerprint)
+        stored = object_store.read(folder / _STAGED)
+        if stored and time.time() - stored.changed_at > _RENEW_AFTER_S:
+            object_store.write(folder / _STAGED, stored.data, stored.version)  # its age begins anew
+        return folder if stored else None
+
+    def cache_staged(self, partition: str, fingerprint: str, staged: Path) -> UPath:
+        folder, attempt = self._staging_folder(partition, fingerprint), uuid.uuid4().hex
+        hashes = {}
+        for file in sorted(staged.iterdir()):
+            hashes[file.name] = (attempt, file_sha256(file))
+            object_store.upload(file, folder / attempt / file.name)
+            _keep_copy(file, hashes[file.name][1])
+        if not object_store.write(folder / _STAGED, _STAGED_ADAPTER.dump_json(hashes), None):
+            object_store.delete([folder / attempt / name for name in hashes])  # another attempt was first
+        shutil.rmtree(staged, ignore_errors=True)
+        return folder
+
+    def renew_folders(self, partition: str) -> None:
+        """Do nothing: the age of a replaced object begins with the change of its manifest."""
+
+    def lock_for_removal(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def manifest_path(self, partition: str) -> UPath:  # type: ignore[override]
+        path: UPath = super().manifest_path(partition)  # type: ignore[assignment]
+        return path
+
+    def _staging_folder(self, partition: str, fingerprint: str) -> UPath:  # type: ignore[override]
+        folder: UPath = super()._staging_folder(partition, fingerprint)  # type: ignore[assignment]
+        return folder
+
+    def _share_lock(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def _describe_file(self, name: str, partition: str, file: Path) -> PublishedFile:
+        entry = super()._describe_file(name, partition, file)
+        path = PurePosixPath(entry.path)
+        path = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
+        object_store.upload(file, self.root / path.as_posix())
+        _keep_copy(file, entry.sha256)
+        return PublishedFile(path.as_posix(), entry.sha256, entry.size, entry.rows, entry.schema)
+
+    def _store_file(self, file: Path, entry: PublishedFile) -> None:
+        """Do nothing: `_describe_file` has put it under a name of its own."""
+
+    def _withdraw_files(self, manifest: Manifest) -> None:
+        object_store.delete([self.root / file.path for file in manifest.files.values()])
+
+    def _discard_staged(self, partition: str, fingerprint: str) -> None:
+        shutil.rmtree(self._work_folder(partition, fingerprint), ignore_errors=True)
+        folder = self._staging_folder(partition, fingerprint)
+        self.delete_staged(folder, [item.path for item in object_store.list_objects(folder)])
+
+    def delete_staged(self, folder: UPath, names: Sequence[str]) -> None:
+        """Delete the objects `names` of a folder of staged files."""
+        # First what says that the others are complete.
+        object_store.delete([folder / name for name in names if name == _STAGED])
+        object_store.delete([folder / name for name in names if name != _STAGED])
+
+    def _renew(self, _: UPath) -> bool:  # type: ignore[override]
+        return True  # nothing expires
+
+    def _work_folder(self, partition: str, fingerprint: str) -> Path:
+        return _work_folder(self._staging_folder(partition, fingerprint))
+
+
+def copy_staged(folder: UPath) -> Path:
+    """Return a local folder with the files of a staged one, each compared with its hash.
+
+    There is no such folder if they are gone: published meanwhile by another attempt.
+
+    Raises:
+        DatasetError: what names them is damaged.
+    """
+    local = _work_folder(folder) / f"copy-{uuid.uuid4().hex}"
+    stored = object_store.read(folder / _STAGED, _MAX_STAGED_BYTES)
+    if stored is None:
+        return local
+    try:
+        hashes = _STAGED_ADAPTER.validate_json(stored.data)
+    except ValidationError:
+        raise DatasetError(
+            f"{folder / _STAGED} is damaged: remove it, and clear the run from its plan task on"
+        ) from None
+    local.mkdir(parents=True)
+    for name, (attempt, sha256) in hashes.items():
+        os.link(_local_copy(folder / attempt / name, sha256), local / name)
+    return local
+
+
+@cache
+def check_store(root: UPath) -> None:
+    """Check once in the life of a lake that its store keeps the conditions of writes.
+
+    Raises:
+        StoreError: it does not.
+    """
+    proof = root / _PROOF
+    if object_store.exists(proof):
+        return
+    try:
+        object_store.prove_conditions(root)
+    except PermissionError:
+        return  # nor will it write anything else
+    object_store.write(proof, b'{"conditional_writes": "kept"}\n', None)
+
+
+def _work_folder(staging_folder: UPath) -> Path:
+    return settings().cache / "staging" / staging_folder.path.lstrip("/")
+
+
+def _local_copy(file: UPath, sha256: str) -> Path:
+    copy = _copy_path(sha256, file.suffix)
+    try:
+        os.utime(copy)  # in use
+        return copy
+    except FileNotFoundError:
+        _prune_copies()
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    scratch = copy.with_name(f".{copy.name}.{uuid.uuid4().hex}")
+    try:
+        object_store.download(file, scratch)
+        if file_sha256(scratch) != sha256:
+            raise DatasetError(
+                f"{file} is not what its manifest names: it was changed after it was published: find out who can write "
+                "to the lake, and build its partition again"
+            )
+        os.replace(scratch, copy)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return copy
+
+
+def _keep_copy(file: Path, sha256: str) -> None:
+    """Keep a file that was written here as the copy of its object: the next step of a run is often here, too."""
+    copy = _copy_path(sha256, file.suffix)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # there already; or the cache is on another file system
+        os.link(file, copy)
+
+
+def _copy_path(sha256: str, suffix: str) -> Path:
+    return settings().cache / "objects" / sha256[:2] / f"{sha256}{suffix}"
+
+
+def _prune_copies() -> None:
+    """Remove copies that are unused for long, now and then."""
+    folder = settings().cache / "objects"
+    folder.mkdir(parents=True, exist_ok=True)
+    marker, now = folder / ".pruned", time.time()
+    with suppress(FileNotFoundError):
+        if now - marker.stat().st_mtime < _PRUNE_EVERY_S:
+            return
+    marker.touch()
+    for parent in (folder, settings().cache / "staging"):
+        for path, _, names in os.walk(parent):
+            for name in names:
+                file = Path(path, name)
+                with suppress(OSError):
+                    if file != marker and now - file.stat().st_mtime > _UNUSED_AFTER_S:
+                        file.unlink()

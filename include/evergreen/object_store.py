@@ -1,0 +1,264 @@
+"""Objects of S3, Google Cloud Storage and Azure, written on conditions. One client for all of them: obstore.
+
+The lake stands on two conditions that a store must keep: an object is created only if there is none, and replaced only
+if it is still the one that was read. `prove_conditions` shows whether it does. A write whose answer was lost is read
+back before it counts as lost or won.
+
+obstore is imported where it is used: without a lake in an object store nobody needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from evergreen.errors import StoreError, first_line
+from evergreen.storage import StoredFile, UPath
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+_PROBE_FOLDER = "_doctor"
+_WRITERS, _ROUNDS = 16, 3
+_CHUNK_BYTES = 8 << 20
+_DELETED_AT_ONCE = 1000
+_FIX = (
+    "use a store that keeps conditions of puts, such as S3, GCS, Azure, or a recent MinIO, SeaweedFS or Ceph: here one "
+    "of two publications at once would be lost"
+)
+
+
+class ListedObject(NamedTuple):
+    """An object of a listing; `path` is relative to the folder."""
+
+    path: str
+    size: int
+    version: str
+    changed_at: float
+
+
+@cache
+def open_bucket(scheme: str, bucket: str) -> ObjectStore:
+    """Return the client of a bucket, configured by the variables of its cloud, such as `AWS_ENDPOINT_URL`.
+
+    Raises:
+        StoreError: its client is not installed, or its configuration is invalid.
+    """
+    return _new_client(scheme, bucket)
+
+
+def _new_client(scheme: str, bucket: str) -> ObjectStore:
+    try:
+        from obstore.store import MemoryStore, from_url
+    except ModuleNotFoundError:
+        raise StoreError(f"{scheme}://{bucket}: obstore is not installed: pip install 'evergreen[s3]'") from None
+    if scheme == "memory":
+        return MemoryStore()
+    options: dict[str, Any] = {}
+    if scheme in ("s3", "s3a"):
+        scheme, options = "s3", _s3_options()
+    try:
+        return from_url(f"{scheme}://{bucket}", **options)
+    except Exception as error:
+        raise StoreError(f"{scheme}://{bucket} cannot be opened: {first_line(error)}") from None
+
+
+def _s3_options() -> dict[str, Any]:
+    # boto3's own names and files, so that all clients of S3 in a process are configured alike.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    options: dict[str, Any] = {"client_options": {"allow_http": urlsplit(endpoint or "").scheme == "http"}}
+    if endpoint:
+        options["endpoint"] = endpoint
+    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+        options["region"] = region
+    if "AWS_ACCESS_KEY_ID" not in os.environ:
+        with suppress(ModuleNotFoundError, ValueError):  # no profile or role of boto3: obstore looks for others
+            from obstore.auth.boto3 import Boto3CredentialProvider
+
+            options["credential_provider"] = Boto3CredentialProvider()
+    return options
+
+
+def read(file: UPath, max_bytes: int | None = None) -> StoredFile | None:
+    """Return an object with its version, and without what exceeds `max_bytes`; None if there is none."""
+    import obstore
+
+    store, key = _locate(file)
+    try:
+        with _translate_errors(file):
+            result = obstore.get(store, key)
+            is_whole = max_bytes is None or result.meta["size"] <= max_bytes
+            data = bytes(result.bytes() if is_whole else obstore.get_range(store, key, start=0, length=max_bytes or 0))
+    except FileNotFoundError:
+        return None
+    return StoredFile(data, result.meta["e_tag"] or "", result.meta["last_modified"].timestamp())
+
+
+def exists(file: UPath) -> bool:
+    """Return whether there is an object at `file`."""
+    import obstore
+
+    store, key = _locate(file)
+    try:
+        with _translate_errors(file):
+            obstore.head(store, key)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def write(file: UPath, data: bytes, version: str | None) -> bool:
+    """Replace `file` if it is still `version`, or create it if that is None; return whether its content is `data`."""
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+    store, key = _locate(file)
+    try:
+        with _translate_errors(file, AlreadyExistsError, PreconditionError):
+            obstore.put(store, key, data, mode={"e_tag": version} if version else "create", use_multipart=False)
+        return True
+    except (AlreadyExistsError, PreconditionError):
+        # Also of a request that succeeded, and was repeated because its answer was lost.
+        stored = read(file)
+        return stored is not None and stored.data == data
+    except OSError:
+        with suppress(OSError):
+            stored = read(file)
+            if stored and stored.data == data:
+                return True
+            if (stored.version if stored else None) != version:
+                return False  # somebody else has written
+        raise
+
+
+def upload(source: Path, file: UPath) -> None:
+    """Write the local file `source`, of any size, to `file`, whatever is there."""
+    import obstore
+
+    store, key = _locate(file)
+    with _translate_errors(file):
+        obstore.put(store, key, source)
+
+
+def download(file: UPath, target: Path) -> None:
+    """Copy `file` to the new local file `target`, in flat memory.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+    import obstore
+
+    store, key = _locate(file)
+    with _translate_errors(file), target.open("xb") as copy:
+        for chunk in obstore.get(store, key).stream(min_chunk_size=_CHUNK_BYTES):
+            copy.write(chunk)
+
+
+def list_objects(folder: UPath) -> Iterator[ListedObject]:
+    """Yield all objects below `folder`, in the order of the store."""
+    import obstore
+
+    store, prefix = _locate(folder)
+    with _translate_errors(folder):
+        for batch in obstore.list(store, f"{prefix}/" if prefix else None):
+            for meta in batch:
+                path = meta["path"].removeprefix(f"{prefix}/")
+                yield ListedObject(path, meta["size"], meta["e_tag"] or "", meta["last_modified"].timestamp())
+
+
+def list_names(folder: UPath) -> list[str]:
+    """Return the names of objects and folders in `folder`, sorted."""
+    import obstore
+
+    store, prefix = _locate(folder)
+    with _translate_errors(folder):
+        listing = obstore.list_with_delimiter(store, f"{prefix}/" if prefix else None)
+    paths = [*listing["common_prefixes"], *(meta["path"] for meta in listing["objects"])]
+    return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+
+
+def delete(files: Sequence[UPath]) -> None:
+    """Remove objects of one bucket. One that is gone already is no error."""
+    import obstore
+
+    if not files:
+        return
+    store, _ = _locate(files[0])
+    keys = [_locate(file)[1] for file in files]
+    with suppress(FileNotFoundError), _translate_errors(files[0]):
+        for start in range(0, len(keys), _DELETED_AT_ONCE):
+            obstore.delete(store, keys[start : start + _DELETED_AT_ONCE])
+
+
+def prove_conditions(folder: UPath) -> None:
+    """Check by racing writers, each with connections of its own, that the store of `folder` keeps conditions.
+
+    Writers look before they race, as publishers do. Connections of their own may reach different endpoints.
+
+    Raises:
+        StoreError: several writers won, or an object was replaced by somebody who had read another.
+    """
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+    scheme, bucket = folder.protocol, folder.path.partition("/")[0]
+    shares_memory = scheme == "memory"
+    clients = [open_bucket(scheme, bucket) if shares_memory else _new_client(scheme, bucket) for _ in range(_WRITERS)]
+
+    def race(file: UPath, version: str | None) -> list[int]:
+        key = _locate(file)[1]
+
+        def put(number: int) -> bool:
+            try:
+                mode: Any = {"e_tag": version} if version else "create"
+                with _translate_errors(file, AlreadyExistsError, PreconditionError):
+                    obstore.put(clients[number], key, b"%s %d" % (version_label, number), mode=mode)
+            except (AlreadyExistsError, PreconditionError):
+                return False
+            return True
+
+        version_label = (version or "new").encode()
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            return [number for number, success in enumerate(pool.map(put, range(_WRITERS))) if success]
+
+    for _ in range(_ROUNDS):
+        file = folder / _PROBE_FOLDER / uuid.uuid4().hex
+        try:
+            if len(winners := race(file, None)) != 1:
+                raise StoreError(f"{folder}: {len(winners)} of {_WRITERS} writers created the same object: {_FIX}")
+            created = read(file)
+            assert created is not None
+            if len(winners := race(file, created.version)) != 1:
+                raise StoreError(f"{folder}: {len(winners)} of {_WRITERS} writers replaced the same object: {_FIX}")
+            if write(file, b"stale", created.version):
+                raise StoreError(f"{folder}: an object was replaced that is not the one that was read: {_FIX}")
+        finally:
+            with suppress(OSError):
+                delete([file])
+
+
+def _locate(path: UPath) -> tuple[ObjectStore, str]:
+    bucket, _, key = path.path.lstrip("/").partition("/")
+    return open_bucket(path.protocol, bucket), key.rstrip("/")
+
+
+@contextmanager
+def _translate_errors(path: UPath, *expected: type[BaseException]) -> Iterator[None]:
+    """Raise errors of the client as OSError, except those that are `expected`."""
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    try:
+        yield
+    except (OSError, *expected):  # type: ignore[misc]
+        raise
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        raise PermissionError(f"{path}: {first_line(error)}") from None
+    except Exception as error:
+        raise OSError(f"{path}: {type(error).__name__}: {first_line(error)}") from error
