@@ -43,6 +43,10 @@ class S3:
     """How conditions are handled: "kept"; "ignored"; or "late", which checks first and writes a moment later."""
     words: str = "condition not named"
     """How it reports an existing object: "condition not named", as MinIO; "condition named", as S3; or "conflict"."""
+    page_length: int = 1000
+    """Maximum number of objects in a page of a listing."""
+    lost_answers: int = 0
+    """So many puts succeed and report an error."""
     ahead: float = 0.0
     """Seconds that its clock is ahead."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -167,9 +171,14 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if self.store.full:
             return self._fault(507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold")
-        conditional = self.headers.get("If-None-Match") == "*" and self.store.conditions != "ignored"
+        is_kept = self.store.conditions != "ignored"
+        conditional, expected = is_kept and self.headers.get("If-None-Match") == "*", self.headers.get("If-Match")
         with self.store.lock:
-            exists = conditional and key in self.store.buckets[bucket]
+            stored = self.store.buckets[bucket].get(key)
+            exists = conditional and stored is not None
+            if is_kept and expected and stored is None:
+                return self._fault(404, "NoSuchKey", "The specified key does not exist.")
+            exists |= bool(is_kept and expected and stored is not None and etag(stored) != expected)
             if not exists and self.store.conditions != "late":
                 try:
                     self.store.buckets[bucket][key] = data
@@ -181,6 +190,9 @@ class _Handler(BaseHTTPRequestHandler):
             details = "<Condition>If-None-Match</Condition>" if self.store.words == "condition named" else ""
             message = "At least one of the pre-conditions you specified did not hold"
             return self._fault(412, "PreconditionFailed", message, details)
+        if self.store.lost_answers:
+            self.store.lost_answers -= 1
+            return self._fault(500, "InternalError", "It is stored, and nobody hears of it.")
         if self.store.conditions == "late":
             sleep(0.02)
             self.store.buckets[bucket][key] = data
@@ -208,6 +220,10 @@ class _Handler(BaseHTTPRequestHandler):
             if delimiter and delimiter in name[len(prefix) :]
         }
         files = [name for name in names if not any(name.startswith(folder) for folder in folders)]
+        start = max(query.get(name, [""])[0] for name in ("start-after", "continuation-token"))
+        page = [name for name in files if name > start][: self.store.page_length]
+        is_truncated = bool(page) and page[-1] != files[-1]
+        files, next_page = page, f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if page else ""
         body = "".join(
             f"<Contents><Key>{escape(name)}</Key><Size>{len(objects[name])}</Size>"
             f"<ETag>{escape(etag(objects[name]))}</ETag>"
@@ -217,7 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(
             200,
             f"<ListBucketResult><Name>{bucket}</Name><KeyCount>{len(files)}</KeyCount>"
-            f"<IsTruncated>false</IsTruncated>{body}</ListBucketResult>".encode(),
+            f"<IsTruncated>{str(is_truncated).lower()}</IsTruncated>{next_page if is_truncated else ''}"
+            f"{body}</ListBucketResult>".encode(),
         )
 
     def do_HEAD(self) -> None:
