@@ -167,20 +167,20 @@ def file_exists(file: UPath | Path) -> bool:
 
 
 def replace_version(file: UPath | Path, data: bytes, version: str | None) -> bool:
-    """Replace `file` if it is still `version`, or create it if that is None; return whether its content is `data`.
+    """Replace `file` if it is still `version`, or create it if that is None; return whether this call did.
 
-    Of racing callers with different data one succeeds. The file is on disk before the call returns.
+    Of racing callers one succeeds. The file is on disk before the call returns.
     """
     if not isinstance(file, Path):
         from evergreen import object_store
 
         return object_store.write(file, data, version)
     if version is None:
-        return _link_if_absent(file, data) or _has_content(file, data)
+        return _link_if_absent(file, data)
     with file_lock(file.with_name(".lock")):
         stored = read_version(file)
         if stored is None or stored.version != version:
-            return stored is not None and stored.data == data
+            return False
         put(file, data)
         return True
 
@@ -398,11 +398,6 @@ def _open_untrusted(file: UPath | Path, root: UPath | Path) -> Iterator[BinaryIO
         raise OSError(f"{file} is refused: it is a folder, a device or a pipe, or has a second name (a hard link)")
     with open(descriptor, "rb") as stream:
         yield stream
-
-
-def _has_content(file: Path, data: bytes) -> bool:
-    stored = read_version(file)
-    return stored is not None and stored.data == data
 
 
 def _file_version(status: os.stat_result) -> str:

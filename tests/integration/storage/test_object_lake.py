@@ -58,9 +58,7 @@ def remote_home(
 
 
 def train(end: int) -> tuple[datasets.Manifest, datasets.Manifest]:
-    window = Window.from_range(
-        "2013-01-01", f"2013-01-{end:02d}", RunReason.MANUAL, Calendar("1d", "America/New_York")
-    )
+    window = Window.from_range("2013-01-01", f"2013-01-{end:02d}", RunReason.MANUAL, Calendar("1d", "America/New_York"))
     examples = training_sets.build_training_set(MODEL, window)
     source = training_sets.training_set_dataset(MODEL)
     return examples, process.train_in_process(MODEL, examples, source, training_sets.model_input_columns(MODEL))

@@ -264,7 +264,9 @@ def test_a_killed_removal_leaves_nothing_half(tmp_path: Path, prepare: Callable[
         clean(dataset, rule)
         age(dataset.root, 8)
         clean(dataset, rule)
-        assert [path for path in dataset.root.rglob("*") if path.is_file() and path.name not in ("_lock", ".lock")] == []
+        assert [
+            path for path in dataset.root.rglob("*") if path.is_file() and path.name not in ("_lock", ".lock")
+        ] == []
         return is_killed
 
     assert every_change(tmp_path, prepare, run) > 10
