@@ -73,11 +73,11 @@ def _new_client(scheme: str, bucket: str) -> ObjectStore:
 
 def _s3_options() -> dict[str, Any]:
     # boto3's own names and files, so that all clients of S3 in a process are configured alike.
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = _s3_endpoint()
     options: dict[str, Any] = {"client_options": {"allow_http": urlsplit(endpoint or "").scheme == "http"}}
     if endpoint:
         options["endpoint"] = endpoint
-    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+    if region := _s3_region():
         options["region"] = region
     if "AWS_ACCESS_KEY_ID" not in os.environ:
         with suppress(ModuleNotFoundError, ValueError):  # no profile or role of boto3: obstore looks for others
@@ -85,6 +85,25 @@ def _s3_options() -> dict[str, Any]:
 
             options["credential_provider"] = Boto3CredentialProvider()
     return options
+
+
+def client_variables(scheme: str) -> dict[str, str]:
+    """Return the variables that another client of the same store needs besides those of the environment."""
+    if scheme not in ("s3", "s3a"):
+        return {}
+    endpoint = _s3_endpoint()
+    variables = {"AWS_ENDPOINT_URL": endpoint or "", "AWS_REGION": _s3_region() or ""}
+    if urlsplit(endpoint or "").scheme == "http":
+        variables["AWS_ALLOW_HTTP"] = "true"
+    return {name: value for name, value in variables.items() if value}
+
+
+def _s3_endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _s3_region() -> str | None:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
 
 
 def read(file: UPath, max_bytes: int | None = None) -> StoredFile | None:
@@ -150,7 +169,7 @@ def _find_attempt(file: UPath) -> str | None:
     return None if attempt is None else str(attempt)
 
 
-def upload(source: Path, file: UPath) -> None:
+def put_file(source: Path, file: UPath) -> None:
     """Write the local file `source`, of any size, to `file`, whatever is there."""
     import obstore
 
@@ -159,7 +178,7 @@ def upload(source: Path, file: UPath) -> None:
         obstore.put(store, key, source)
 
 
-def download(file: UPath, target: Path) -> None:
+def copy_object(file: UPath, target: Path) -> None:
     """Copy `file` to the new local file `target`, in flat memory.
 
     Raises:
@@ -173,19 +192,23 @@ def download(file: UPath, target: Path) -> None:
             copy.write(chunk)
 
 
-def list_objects(folder: UPath) -> Iterator[ListedObject]:
-    """Yield all objects below `folder`, in the order of the store."""
+def list_objects(folder: UPath, start: str = "") -> Iterator[ListedObject]:
+    """Yield the objects below `folder`, from the path `start` in it on, in the order of the store."""
     import obstore
 
     store, prefix = _locate(folder)
     with _translate_errors(folder):
-        for batch in obstore.list(store, f"{prefix}/" if prefix else None):
+        # A store lists what is after the offset. All paths from `start` on are after `start` without its last letter.
+        offset = f"{prefix}/{start[:-1]}" if len(start) > 1 else None
+        for batch in obstore.list(store, f"{prefix}/" if prefix else None, offset=offset):
             for meta in batch:
                 path = meta["path"].removeprefix(f"{prefix}/")
+                if path < start:
+                    continue
                 yield ListedObject(path, meta["size"], meta["e_tag"] or "", meta["last_modified"].timestamp())
 
 
-def list_names(folder: UPath) -> list[str]:
+def list_children(folder: UPath) -> list[str]:
     """Return the names of objects and folders in `folder`, sorted."""
     import obstore
 

@@ -166,16 +166,16 @@ def find_published_period(model: ModelSpec, period: str, fingerprint: str) -> da
     return features_dataset(model).find(datasets.period_partition(period), fingerprint)
 
 
-def published_periods(model: ModelSpec) -> list[str]:
-    """Return all published periods, in order."""
-    return [datasets.partition_period(partition) for partition in features_dataset(model).partitions()]
+def published_periods(model: ModelSpec, start: str | None = None) -> list[str]:
+    """Return all published periods, in order, from `start` on: what is before costs nothing."""
+    partitions = features_dataset(model).partitions(datasets.period_partition(start) if start else "")
+    return [datasets.partition_period(partition) for partition in partitions]
 
 
 def published_manifests(model: ModelSpec, periods: Iterable[str]) -> dict[str, datasets.Manifest]:
     """Return the manifest of each of `periods` that is published."""
-    dataset = features_dataset(model)
-    manifests = {period: dataset.manifest(datasets.period_partition(period)) for period in periods}
-    return {period: manifest for period, manifest in manifests.items() if manifest}
+    manifests = features_dataset(model).read_manifests([datasets.period_partition(period) for period in periods])
+    return {datasets.partition_period(manifest.partition): manifest for manifest in manifests}
 
 
 def unpublished_periods(model: ModelSpec, fingerprints: FingerprintsByPeriod) -> FingerprintsByPeriod:

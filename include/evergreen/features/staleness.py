@@ -76,11 +76,10 @@ def periods_in_reach(model: ModelSpec, window: Window, ttls: Sequence[float]) ->
     """
     if not ttls:
         return list(window.periods)
-    earlier = [period for period in inputs.published_periods(model) if period < window.start]
+    calendar, first = window.calendar, None
     if all(ttls):
-        calendar = window.calendar
-        first = calendar.period_at(calendar.start(window.start) - timedelta(seconds=max(ttls)))
-        earlier = [period for period in earlier if period >= calendar.shift(first, -1)]
+        first = calendar.shift(calendar.period_at(calendar.start(window.start) - timedelta(seconds=max(ttls))), -1)
+    earlier = [period for period in inputs.published_periods(model, first) if period < window.start]
     return [*earlier, *window.periods]
 
 

@@ -38,8 +38,8 @@ class Announcement:
     """The run that works on it, as far as `acknowledge_with_pending` has noticed: then no file has to be looked at."""
 
     def to_json(self) -> str:
-        known = [] if self.run_id is None else [self.run_id]
-        return json.dumps([self.delivery_id, self.announced_at.isoformat(), *known])
+        run_id = [] if self.run_id is None else [self.run_id]
+        return json.dumps([self.delivery_id, self.announced_at.isoformat(), *run_id])
 
 
 @dataclass(frozen=True)

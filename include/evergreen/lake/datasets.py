@@ -22,7 +22,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -207,9 +207,9 @@ class Dataset:
         """Return whether anything may be published here."""
         return (self.root / _MANIFESTS).is_dir()
 
-    def partitions(self) -> list[str]:
-        """Return the names of all published partitions, in order."""
-        return sorted(path.stem for path in (self.root / _MANIFESTS).glob("*.json"))
+    def partitions(self, start: str = "") -> list[str]:
+        """Return the names of published partitions, in order, from `start` on: what is before costs nothing."""
+        return sorted(path.stem for path in (self.root / _MANIFESTS).glob("*.json") if path.stem >= start)
 
     def publication_stamps(self) -> dict[str, PublicationStamp]:
         """Return the stamp of each partition's manifest, by the name of the partition. No manifest is read."""
@@ -224,7 +224,15 @@ class Dataset:
 
     def manifests(self) -> list[Manifest]:
         """Return all published manifests, in the order of the partitions' names."""
-        return [manifest for partition in self.partitions() if (manifest := self.manifest(partition))]
+        return self.read_manifests(self.partitions())
+
+    def folders(self) -> list[UPath | Path]:
+        """Return the folder of each name that files are published under, in order; also of names of the past."""
+        return [path for path in sorted(self.root.glob("[!_]*")) if path.is_dir()]
+
+    def read_manifests(self, partitions: Sequence[str]) -> list[Manifest]:
+        """Return those of `partitions` that are published, in their order."""
+        return [manifest for partition in partitions if (manifest := self.manifest(partition))]
 
     def newest(self) -> Manifest | None:
         """Return the manifest of the last partition; None if nothing is published."""
@@ -279,8 +287,9 @@ class Dataset:
             entries = {name: self._describe_file(name, partition, file) for name, file in sorted(files.items())}
             manifest = self._put_manifest(Manifest(partition, fingerprint, inputs, entries), files)
         except FileNotFoundError:
-            if found := self.find(partition, fingerprint):  # by a concurrent attempt, which removed the staged files
-                return found
+            # A concurrent attempt has published them, and removed the staged files.
+            if published := self.find(partition, fingerprint):
+                return published
             raise
         self._discard_staged(partition, fingerprint)
         return manifest
@@ -388,7 +397,7 @@ def list_datasets(kind: str) -> list[Dataset]:
         return [Dataset(path) for path in sorted(folder.glob("*")) if path.is_dir()]
     from evergreen import object_store
 
-    return [dataset_at(folder / name) for name in object_store.list_names(folder)]
+    return [dataset_at(folder / name) for name in object_store.list_children(folder)]
 
 
 def dataset_at(root: UPath | Path) -> Dataset:

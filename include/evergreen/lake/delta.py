@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from evergreen import object_store
 from evergreen.errors import TableError, first_line
 from evergreen.lake.datasets import partition_period
 from evergreen.lake.tables import TableContent, TableFile, TableState
+from evergreen.storage import UPath
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable, Field
@@ -58,14 +60,14 @@ class DeltaFormat:
             return f"decimal({decimal[1]},{decimal[2]})"
         return _TYPES.get(arrow_type)
 
-    def read_state(self, folder: Path) -> TableState | None:
+    def read_state(self, folder: UPath | Path) -> TableState | None:
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
-        if not (folder / LOG_FOLDER).exists():
+        if isinstance(folder, Path) and not (folder / LOG_FOLDER).exists():
             return None
         try:
-            table = DeltaTable(str(folder))
+            table = DeltaTable(str(folder), storage_options=_storage_options(folder))
             metadata, protocol = table.metadata(), table.protocol()
             columns = {column.name: column.type.type for column in table.schema().fields}
             actions = pa.table(table.get_add_actions(flatten=True))
@@ -86,7 +88,7 @@ class DeltaFormat:
             handle=table,
         )
 
-    def commit(self, folder: Path, state: TableState | None, content: TableContent) -> bool:
+    def commit(self, folder: UPath | Path, state: TableState | None, content: TableContent) -> bool:
         from deltalake.exceptions import DeltaError
 
         version = state.handle.version() if state else None
@@ -99,7 +101,7 @@ class DeltaFormat:
             fix = f"move {LOG_FOLDER} in it away, and run `evergreen tables sync`, which makes a new one"
             raise TableError(f"{folder} refuses a commit: {first_line(error)}: {fix}") from error
 
-    def _commit(self, folder: Path, state: TableState | None, content: TableContent) -> bool:
+    def _commit(self, folder: UPath | Path, state: TableState | None, content: TableContent) -> bool:
         from deltalake.transaction import RemoveAction
 
         if state is None:
@@ -151,7 +153,7 @@ def _compare_and_swap() -> CommitProperties:
     return CommitProperties(max_commit_retries=0)
 
 
-def _create(folder: Path, content: TableContent, files: list[TableFile], mode: Any = "error") -> None:
+def _create(folder: UPath | Path, content: TableContent, files: list[TableFile], mode: Any = "error") -> None:
     from deltalake import Schema
     from deltalake.transaction import create_table_with_add_actions
 
@@ -165,7 +167,13 @@ def _create(folder: Path, content: TableContent, files: list[TableFile], mode: A
         partition_by=[key],
         configuration=_PROPERTIES,
         commit_properties=_compare_and_swap(),
+        storage_options=_storage_options(folder),
     )
+
+
+def _storage_options(folder: UPath | Path) -> dict[str, str] | None:
+    """Return what delta-rs does not read from the variables of a cloud by itself."""
+    return None if isinstance(folder, Path) else object_store.client_variables(folder.protocol)
 
 
 def _fields(types: Mapping[str, str]) -> list[Field]:

@@ -21,6 +21,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +41,7 @@ _STAGED = "staged.json"
 _MAX_STAGED_BYTES = 2**20
 _UNUSED_AFTER_S = 7 * 24 * 3600  # longer than any task uses a copy without asking for it again
 _PRUNE_EVERY_S = 3600
+_READERS = 16
 _RENEW_AFTER_S = 3600
 
 _STAGED_ADAPTER = TypeAdapter(
@@ -57,16 +59,26 @@ class ObjectDataset(Dataset):
         # Without a request: in a store, a dataset with nothing published is nothing at all.
         return self.root.path.startswith(f"{settings().lake.path}/")
 
-    def partitions(self) -> list[str]:
-        return sorted(self.publication_stamps())
+    def partitions(self, start: str = "") -> list[str]:
+        return sorted(self._list_stamps(start))
 
     def publication_stamps(self) -> dict[str, PublicationStamp]:
+        return self._list_stamps("")
+
+    def _list_stamps(self, start: str) -> dict[str, PublicationStamp]:
         stamps = {}
-        for item in object_store.list_objects(self.manifest_path("any").parent):
+        for item in object_store.list_objects(self.manifest_path("any").parent, start):
             if item.path.endswith(".json"):
                 stamp = PublicationStamp(int(item.changed_at * 1e9), item.version)
                 stamps[item.path.removesuffix(".json")] = stamp
         return stamps
+
+    def folders(self) -> list[UPath | Path]:
+        return [self.root / name for name in object_store.list_children(self.root) if not name.startswith("_")]
+
+    def read_manifests(self, partitions: Sequence[str]) -> list[Manifest]:
+        with ThreadPoolExecutor(_READERS) as pool:  # each is a request that mostly waits
+            return [manifest for manifest in pool.map(self.manifest, partitions) if manifest]
 
     def file_path(self, manifest: Manifest, name: str) -> Path:
         entry = manifest.files[name]
@@ -89,7 +101,7 @@ class ObjectDataset(Dataset):
         hashes = {}
         for file in sorted(staged.iterdir()):
             hashes[file.name] = (attempt, file_sha256(file))
-            object_store.upload(file, folder / attempt / file.name)
+            object_store.put_file(file, folder / attempt / file.name)
             _keep_copy(file, hashes[file.name][1])
         if not object_store.write(folder / _STAGED, _STAGED_ADAPTER.dump_json(hashes), None):
             object_store.delete([folder / attempt / name for name in hashes])  # another attempt was first
@@ -117,7 +129,7 @@ class ObjectDataset(Dataset):
         entry = super()._describe_file(name, partition, file)
         path = PurePosixPath(entry.path)
         path = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
-        object_store.upload(file, self.root / path.as_posix())
+        object_store.put_file(file, self.root / path.as_posix())
         _keep_copy(file, entry.sha256)
         return PublishedFile(path.as_posix(), entry.sha256, entry.size, entry.rows, entry.schema)
 
@@ -200,7 +212,7 @@ def _local_copy(file: UPath, sha256: str) -> Path:
     copy.parent.mkdir(parents=True, exist_ok=True)
     scratch = copy.with_name(f".{copy.name}.{uuid.uuid4().hex}")
     try:
-        object_store.download(file, scratch)
+        object_store.copy_object(file, scratch)
         if file_sha256(scratch) != sha256:
             raise DatasetError(
                 f"{file} is not what its manifest names: it was changed after it was published: find out who can write "

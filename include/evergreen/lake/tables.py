@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 from evergreen.errors import Fault, SettingsError, TableError
 from evergreen.lake.datasets import Dataset, Manifest, PublicationStamp
 from evergreen.settings import settings, variable_name
+from evergreen.storage import UPath
 
 _MAX_COMMITS = 50  # each that fails is one that another writer has made
 _PUBLISH_TIMEOUT_S = 20.0
@@ -80,14 +81,14 @@ class TableFormat(Protocol):
     def column_type(self, arrow_type: str) -> str | None:
         """Return the format's type of a column that has this Arrow type in Parquet, or None."""
 
-    def read_state(self, folder: Path) -> TableState | None:
+    def read_state(self, folder: UPath | Path) -> TableState | None:
         """Return the newest version of the table in `folder`; None if there is none.
 
         Raises:
             TableError: its log is damaged.
         """
 
-    def commit(self, folder: Path, state: TableState | None, content: TableContent) -> bool:
+    def commit(self, folder: UPath | Path, state: TableState | None, content: TableContent) -> bool:
         """Make `content` the table's next version, as the one after `state`.
 
         Return False if there is more to do: another writer has committed since `state`, or the format needs several
@@ -186,11 +187,13 @@ def sync_tables(
     return synced
 
 
-def read_table_states(dataset: Dataset, table_format: TableFormat) -> tuple[dict[Path, TableState | None], list[str]]:
+def read_table_states(
+    dataset: Dataset, table_format: TableFormat
+) -> tuple[dict[UPath | Path, TableState | None], list[str]]:
     """Return the state of each table that `dataset` has a folder of, and the problems of those that are damaged."""
-    states: dict[Path, TableState | None] = {}
+    states: dict[UPath | Path, TableState | None] = {}
     problems: list[str] = []
-    for folder in sorted(dataset.root.glob("[!_]*")):  # also of a table that no manifest names any more
+    for folder in dataset.folders():  # also of a table that no manifest names any more
         try:
             states[folder] = table_format.read_state(folder)
         except (TableError, OSError) as error:
@@ -199,7 +202,7 @@ def read_table_states(dataset: Dataset, table_format: TableFormat) -> tuple[dict
 
 
 def _sync_table(
-    folder: Path,
+    folder: UPath | Path,
     table_format: TableFormat,
     reader: _ManifestReader,
     state: TableState | None,

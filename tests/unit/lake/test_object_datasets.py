@@ -12,11 +12,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from evergreen import object_store, storage
 from evergreen.errors import DatasetError, InputsChangedError, StoreError
-from evergreen.lake import datasets, retention
+from evergreen.lake import datasets, retention, tables
 from evergreen.lake.datasets import Dataset
+from evergreen.lake.delta import DeltaFormat
 from evergreen.lake.retention import RetentionRule
 from evergreen.settings import settings
 from support.object_stores import STORES, open_store
@@ -26,7 +28,7 @@ pytestmark = pytest.mark.unit
 
 DAY = "day=2013-01-01"
 RACERS = 16
-CHANGES = ("upload", "write", "delete")
+CHANGES = ("put_file", "write", "delete")
 
 
 @pytest.fixture
@@ -81,7 +83,8 @@ def test_a_replaced_partition_stays_readable(stored: tuple[Dataset, S3 | None]) 
     with pytest.raises(InputsChangedError, match="clear this run"):
         dataset.resolve(first.reference)
     files = datasets.published_files(str(dataset.root / "takings"))
-    assert files and [pq.read_table(file)["n"][0].as_py() for file in files] == [2]
+    assert files
+    assert [pq.read_table(file)["n"][0].as_py() for file in files] == [2]
     assert not list((settings().cache / "staging").rglob("*.parquet"))
 
 
@@ -101,7 +104,8 @@ def test_of_equal_attempts_at_once_one_is_published(stored: tuple[Dataset, S3 | 
     with ThreadPoolExecutor(RACERS) as pool:
         manifests = list(pool.map(run, staged))
     published = dataset.manifest(DAY)
-    assert published and all(manifest == published for manifest in manifests)
+    assert published
+    assert all(manifest == published for manifest in manifests)
     assert values(dataset, published) == [1, 1]
     assert names(dataset) == {f"_manifests/{DAY}.json", *(file.path for file in published.files.values())}
 
@@ -119,6 +123,23 @@ def test_of_different_attempts_at_once_none_is_half(stored: tuple[Dataset, S3 | 
         assert values(dataset, manifest) == [number, number], "what was published stays readable"
     in_force = [dataset.manifest(partition) for partition in partitions]
     assert all(manifest in manifests[number::2] for number, manifest in enumerate(in_force))
+
+
+def test_delta_tables_follow_in_a_store(stored: tuple[Dataset, S3 | None]) -> None:
+    dataset, _ = stored
+    publish(dataset, "a" * 64, 1)
+    assert [synced.table for synced in tables.sync_tables(dataset, DeltaFormat(), [DAY])] == ["takings", "tills"]
+    publish(dataset, "b" * 64, 2)
+    publish(dataset, "c" * 64, 3, "day=2013-01-02")
+    tables.sync_tables(dataset, DeltaFormat())
+    place = dataset.root / "tills"
+    table = DeltaTable(str(place), storage_options=object_store.client_variables(place.protocol))  # type: ignore[union-attr]
+    files = table.get_add_actions(flatten=True)
+    manifests = [dataset.manifest(partition) for partition in dataset.partitions()]
+    assert sorted(pa.table(files)["path"].to_pylist()) == [
+        manifest.files["tills"].path.removeprefix("tills/") for manifest in manifests if manifest
+    ]
+    assert dataset.partitions("day=2013-01-02") == ["day=2013-01-02"]
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
@@ -194,7 +215,8 @@ def test_a_changed_object_is_not_read(dataset: Dataset) -> None:
     shutil.rmtree(settings().cache)
     file = dataset.root / manifest.files["tills"].path
     stored = object_store.read(file)  # type: ignore[arg-type]
-    assert stored and object_store.write(file, b"other bytes", stored.version)  # type: ignore[arg-type]
+    assert stored
+    assert object_store.write(file, b"other bytes", stored.version)
     with pytest.raises(DatasetError, match="changed after it was published"):
         dataset.file_path(manifest, "tills")
     assert not [path for path in (settings().cache / "objects").rglob("*") if path.suffix == ".parquet"]
@@ -255,7 +277,8 @@ def test_a_kill_at_any_change_leaves_nothing_half(dataset: Dataset, monkeypatch:
             except Killed:
                 shutil.rmtree(settings().cache)
         seen = place.manifest(DAY)
-        assert seen and values(place, seen) in ([1, 1], [2, 2])
+        assert seen
+        assert values(place, seen) in ([1, 1], [2, 2])
         new = build_and_publish(place)
         assert (values(place, place.manifest(DAY)), values(place, old)) == ([2, 2], [1, 1])
         # What was left goes, and nothing else.
@@ -295,7 +318,8 @@ def test_no_concurrent_update_is_lost(tmp_path: Path, kind: str) -> None:
     with ThreadPoolExecutor(RACERS) as pool:
         list(pool.map(count, range(100)))
     stored = storage.read_version(file)
-    assert stored and stored.data == b"100"
+    assert stored
+    assert stored.data == b"100"
     assert not storage.replace_version(file, b"100", "another version"), "equal content, and not by this call"
     assert not storage.replace_version(file, b"7", "another version")
     assert not storage.replace_version(file, b"7", None)
