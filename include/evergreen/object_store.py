@@ -198,8 +198,8 @@ def list_objects(folder: UPath, start: str = "") -> Iterator[ListedObject]:
 
     store, prefix = _locate(folder)
     with _translate_errors(folder):
-        # A store lists what is after the offset. All paths from `start` on are after `start` without its last letter.
-        offset = f"{prefix}/{start[:-1]}" if len(start) > 1 else None
+        # A store lists what is after the offset, and so what is from `start` on: `~` is the last letter of ASCII.
+        offset = f"{prefix}/{start[:-1]}{chr(ord(start[-1]) - 1)}~" if start else None
         for batch in obstore.list(store, f"{prefix}/" if prefix else None, offset=offset):
             for meta in batch:
                 path = meta["path"].removeprefix(f"{prefix}/")

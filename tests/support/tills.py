@@ -164,7 +164,11 @@ def deliver_history(versions: Iterable[TillVersion]) -> None:
     pq.write_table(table, raw_file("tills"))
 
 
-def publish(model: ModelSpec, days_: list[str]) -> None:
+NO_ROWS = pa.schema([("event_timestamp", pa.timestamp("us", "UTC"))])
+NO_ROWS_OF_VIEWS = pa.schema([*NO_ROWS, ("till", pa.int64()), ("takings", pa.float64()), ("floor", pa.int64())])
+
+
+def publish(model: ModelSpec, days_: list[str], schema: pa.Schema = NO_ROWS) -> None:
     """Publish days without rows, with manifests as the features DAG makes them now."""
     dataset = inputs.features_dataset(model)
     for day, parts in inputs.feature_inputs(model, days_).items():
@@ -173,5 +177,5 @@ def publish(model: ModelSpec, days_: list[str]) -> None:
         staged = dataset.stage(partition, fingerprint)
         files = {name: staged / f"{name}.parquet" for name in feature_spec(model).tables}
         for file in files.values():
-            pq.write_table(pa.table({"event_timestamp": pa.array([], pa.timestamp("us", "UTC"))}), file)
+            pq.write_table(schema.empty_table(), file)
         dataset.publish(partition, fingerprint, files, parts)

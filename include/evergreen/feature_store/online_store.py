@@ -29,7 +29,7 @@ from pydantic import Field
 
 from evergreen.errors import Fault, FeatureError, SpecError
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
-from evergreen.feature_store.retrieval import read_table, register_spark_views
+from evergreen.feature_store.retrieval import read_table, register_spark_views, restrict_partitions
 from evergreen.features.inputs import published_manifests, published_periods
 from evergreen.features.types import SUPPORTED_TYPES, cast_columns
 from evergreen.lake import datasets, fingerprints
@@ -115,10 +115,14 @@ def _materialize_until(
         view_names = [view.name for view in views]
         log.info("materializing %s: from %s until %s", ", ".join(view_names), start, watermark)
         _write_state(dataset, _MaterializationState(watermark=watermark))
-        register_spark_views(model.feature_model, views)
-        for view in views:
-            # Feast includes both ends. The watermark itself belongs to a period that is not in the state.
-            _write_view(store, view, calendar.start(start), watermark - _MICROSECOND)
+        # A row may be stamped up to one period after its own, such as at the midnight that ends its day.
+        read_from = calendar.shift(start, -1)
+        read = [datasets.period_partition(period) for period in published_periods(model, read_from)]
+        with restrict_partitions(read):
+            register_spark_views(model.feature_model, views)
+            for view in views:
+                # Feast includes both ends. The watermark itself belongs to a period that is not in the state.
+                _write_view(store, view, calendar.start(start), watermark - _MICROSECOND)
         write_online_marker(store, name, target.fingerprint)
         _write_state(dataset, target)
     return {"start": start, "end": calendar.shift(calendar.period_at(watermark - _MICROSECOND), 1)}
@@ -211,11 +215,11 @@ def _servable_periods(
 ) -> dict[str, str]:
     """Return the content hash of each published period with values that can be served at the watermark, in order."""
     ttls = [view.ttl for view in views if view.ttl]
-    start = watermark - max(ttls) if ttls and len(ttls) == len(views) else datetime.min.replace(tzinfo=UTC)
+    start = watermark - max(ttls) if ttls and len(ttls) == len(views) else None
     servable = [
         period
-        for period in published_periods(model)
-        if calendar.start(period) < watermark and calendar.end(period) > start
+        for period in published_periods(model, calendar.period_at(start) if start else None)
+        if calendar.start(period) < watermark and (start is None or calendar.end(period) > start)
     ]
     return {period: manifest.content_hash for period, manifest in published_manifests(model, servable).items()}
 

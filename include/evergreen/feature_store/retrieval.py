@@ -52,7 +52,7 @@ def visible_manifests(dataset: Dataset) -> list[Manifest]:
     partitions = _partitions.get()
     if partitions is None:
         return dataset.manifests()
-    return [manifest for partition in sorted(partitions) if (manifest := dataset.manifest(partition))]
+    return dataset.read_manifests(sorted(partitions))
 
 
 def entity_frame(entities: pa.Table) -> pd.DataFrame:

@@ -102,7 +102,7 @@ class ObjectDataset(Dataset):
         for file in sorted(staged.iterdir()):
             hashes[file.name] = (attempt, file_sha256(file))
             object_store.put_file(file, folder / attempt / file.name)
-            _keep_copy(file, hashes[file.name][1])
+            _keep_copy(file, folder / attempt / file.name, hashes[file.name][1])
         if not object_store.write(folder / _STAGED, _STAGED_ADAPTER.dump_json(hashes), None):
             object_store.delete([folder / attempt / name for name in hashes])  # another attempt was first
         shutil.rmtree(staged, ignore_errors=True)
@@ -129,8 +129,9 @@ class ObjectDataset(Dataset):
         entry = super()._describe_file(name, partition, file)
         path = PurePosixPath(entry.path)
         path = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}")
-        object_store.put_file(file, self.root / path.as_posix())
-        _keep_copy(file, entry.sha256)
+        target = self.root / path.as_posix()
+        object_store.put_file(file, target)
+        _keep_copy(file, target, entry.sha256)
         return PublishedFile(path.as_posix(), entry.sha256, entry.size, entry.rows, entry.schema)
 
     def _store_file(self, file: Path, entry: PublishedFile) -> None:
@@ -203,7 +204,7 @@ def _work_folder(staging_folder: UPath) -> Path:
 
 
 def _local_copy(file: UPath, sha256: str) -> Path:
-    copy = _copy_path(sha256, file.suffix)
+    copy = _copy_path(file, sha256)
     try:
         os.utime(copy)  # in use
         return copy
@@ -224,16 +225,18 @@ def _local_copy(file: UPath, sha256: str) -> Path:
     return copy
 
 
-def _keep_copy(file: Path, sha256: str) -> None:
-    """Keep a file that was written here as the copy of its object: the next step of a run is often here, too."""
-    copy = _copy_path(sha256, file.suffix)
+def _keep_copy(source: Path, file: UPath, sha256: str) -> None:
+    """Keep what was written here as the copy of its object: the next step of a run is often here, too."""
+    copy = _copy_path(file, sha256)
     copy.parent.mkdir(parents=True, exist_ok=True)
     with suppress(OSError):  # there already; or the cache is on another file system
-        os.link(file, copy)
+        os.link(source, copy)
 
 
-def _copy_path(sha256: str, suffix: str) -> Path:
-    return settings().cache / "objects" / sha256[:2] / f"{sha256}{suffix}"
+def _copy_path(file: UPath, sha256: str) -> Path:
+    # Not by content alone: partitions with equal bytes are two files to those who read both.
+    folder = settings().cache / "objects" / file.parent.path.lstrip("/")
+    return folder / f"{sha256[:32]}-{file.name}"
 
 
 def _prune_copies() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +14,7 @@ import pytest
 
 from evergreen import backtest, evaluation, ledger
 from evergreen.feature_store import online_store, training_sets
+from evergreen.features import planning
 from evergreen.features.pipeline import run_feature_pipeline
 from evergreen.gates import AgainstChampionGate, ThresholdGate
 from evergreen.lake import datasets
@@ -21,9 +25,12 @@ from evergreen.registry import versions
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.training.backends import process
-from evergreen.window import RunReason, Window
+from evergreen.window import DagRunInfo, RunReason, Window
 from integration.conftest import DAYS
+from support import small_models, tills
+from support.calendars import later
 from support.object_stores import STORES, open_store
+from support.s3_server import S3
 
 pytestmark = pytest.mark.integration
 
@@ -94,3 +101,47 @@ def test_features_to_champion_is_the_same_in_a_bucket(remote_home: SimpleNamespa
     window = Window.from_range("2013-01-01", "2013-01-18", RunReason.MANUAL, Calendar("1d", "America/New_York"))
     assert online_store.materialize_features(MODEL, window) == {"start": "2013-01-16", "end": "2013-01-18"}
     assert online_store.materialize_features(MODEL, window) == {}
+
+
+@pytest.fixture
+def tills_in_store(
+    use_home: Callable[[Path], Path],
+    use_models: small_models.UseModels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[S3]:
+    """The small model, with its lake in our server, which has few objects in a page of a listing."""
+    monkeypatch.setenv("EVERGREEN_RAW", str(tmp_path / "raw"))
+    with open_store("own", monkeypatch) as (uri, server):
+        assert server
+        server.page_length = 10
+        monkeypatch.setenv("EVERGREEN_LAKE", uri)
+        use_home(tmp_path / "home")
+        tills.write_model(tmp_path, monkeypatch, use_models, has_views=True)
+        yield server
+
+
+def test_requests_of_a_day_do_not_grow_with_history(tills_in_store: S3) -> None:
+    def count_requests(history: int) -> Counter[tuple[str, str]]:
+        """Return the requests of the run of the day after so many, by method and place without its dates."""
+        model = tills.reload_spec()
+        tills.deliver(history + 1)
+        tills.publish(model, tills.days(history), tills.NO_ROWS_OF_VIEWS)
+        day = tills.days(history + 1)[-1]
+        window = Window.from_range(day, later(day, 1), RunReason.MANUAL, Calendar("1d", "UTC"))
+        online_store.materialize_features(
+            model, Window.from_range(tills.days(history)[-2], day, RunReason.MANUAL, Calendar("1d", "UTC"))
+        )
+        first = len(tills_in_store.requests)
+        run = DagRunInfo(run_id=f"manual__{day}", run_type="manual", requested_at=datetime.now(UTC))
+        periods = planning.periods_to_publish(model, run, window)
+        assert planning.claim_periods_to_build(model, run, periods, lambda **_: 0) == ([day], [])
+        assert list(run_feature_pipeline(model, periods)) == [day]
+        online_store.materialize_features(model, window)
+        requests = tills_in_store.requests[first:]
+        return Counter((method, re.sub(r"[0-9a-f]{8,}|\d{4}-\d\d-\d\d", "…", path)) for method, path in requests)
+
+    count_requests(4)  # what is done once for all days
+    few, many = count_requests(8), count_requests(30)
+    assert many == few
+    assert few.total() < 60

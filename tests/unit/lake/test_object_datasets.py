@@ -210,6 +210,14 @@ def test_what_one_machine_builds_another_publishes(stored: tuple[Dataset, S3 | N
     assert not datasets.open_staged(folder).exists(), "published meanwhile"
 
 
+def test_partitions_with_equal_bytes_are_two_files(dataset: Dataset) -> None:
+    for number, partition in enumerate((DAY, "day=2013-01-02")):
+        publish(dataset, f"{number}" * 64, 1, partition)
+    assert len(datasets.published_files(str(dataset.root / "tills")) or {}) == 2
+    shutil.rmtree(settings().cache)
+    assert len(datasets.published_files(str(dataset.root / "tills")) or {}) == 2
+
+
 def test_a_changed_object_is_not_read(dataset: Dataset) -> None:
     manifest = publish(dataset, "a" * 64, 1)
     shutil.rmtree(settings().cache)
