@@ -20,8 +20,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evergreen import storage
 from evergreen.errors import WindowError
-from evergreen.ingest import watcher
+from evergreen.ingest import announcements, watcher
 from evergreen.ingest.announcements import Announcement, AnnouncementStore
 from evergreen.ingest.watcher import (
     ANNOUNCEMENT_TIMEOUT,
@@ -31,6 +32,7 @@ from evergreen.ingest.watcher import (
     WatchedSource,
 )
 from evergreen.periods import Calendar
+from support.calendars import later
 
 pytestmark = pytest.mark.unit
 
@@ -435,6 +437,27 @@ def test_files_that_return_are_unacknowledged_again(tmp_path: Path) -> None:
     records.record_announcement({FIRST: "a" * 32}, now)
     assert not records.is_acknowledged(FIRST, "a" * 32)
     assert records.read_announcements() == {FIRST: Announcement("a" * 32, now)}
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+def test_old_announcements_are_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    place = storage.storage_path(str(tmp_path) if kind == "folder" else f"memory://{tmp_path.name}/arrivals")
+    records, now = AnnouncementStore(place), datetime(2026, 1, 1, tzinfo=UTC)
+    deliveries = {later(FIRST, n): "a" * 32 for n in range(50)}
+    records.record_announcement(deliveries, now)
+    assert records.acknowledge_with_pending({}, "run 1") == deliveries
+    reads = []
+
+    def read(file: Path) -> storage.StoredFile | None:
+        reads.append(file)
+        return storage.read_version(file)
+
+    monkeypatch.setattr(announcements, "read_version", read)
+    assert records.acknowledge_with_pending({}, "run 2") == {}
+    assert len(reads) == 1
+    assert records.acknowledge_with_pending({}, "run 1") == deliveries, "tried again"
+    records.record_announcement({FIRST: "a" * 32}, now)
+    assert records.acknowledge_with_pending({}, "run 2") == {FIRST: "a" * 32}, "delivered again"
 
 
 def test_a_clock_set_back_does_not_stop_the_watcher(bench: Bench) -> None:
