@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,12 +24,14 @@ from evergreen.errors import StoreError, first_line
 from evergreen.storage import StoredFile, UPath
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore.store import ObjectStore, RetryConfig
 
 _PROBE_FOLDER = "_doctor"
 _WRITERS, _ROUNDS = 16, 2
 _ATTEMPT = "attempt"  # metadata of an object; Azure allows no hyphen in its names
 _CHUNK_BYTES = 8 << 20
+# Of racing writers some stores turn many away for seconds: the client's own ten tries may be over by then.
+_RETRIES: RetryConfig = {"max_retries": 30, "retry_timeout": timedelta(minutes=3)}
 _DELETED_AT_ONCE = 1000
 _FIX = (
     "use a store that keeps conditions of puts, such as S3, GCS, Azure, or a recent MinIO, SeaweedFS or Ceph: here one "
@@ -66,7 +69,7 @@ def _new_client(scheme: str, bucket: str) -> ObjectStore:
     if scheme in ("s3", "s3a"):
         scheme, options = "s3", _s3_options()
     try:
-        return from_url(f"{scheme}://{bucket}", **options)
+        return from_url(f"{scheme}://{bucket}", retry_config=_RETRIES, **options)
     except Exception as error:
         raise StoreError(f"{scheme}://{bucket} cannot be opened: {first_line(error)}") from None
 
