@@ -32,7 +32,7 @@ from pydantic import AfterValidator, StringConstraints
 from upath import UPath as UPath
 
 MAX_NAME_LENGTH = 128
-LAKE_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
+LAKE_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "memory")
 """Of the URIs that a lake may have: `evergreen.object_store` opens them."""
 
 _MEMORY_LOCK = Lock()

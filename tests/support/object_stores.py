@@ -16,6 +16,7 @@ from evergreen import object_store
 from support.s3_server import S3, running
 
 REAL_S3 = os.environ.get("EVERGREEN_TEST_S3")
+_REAL_BUCKET = "evergreen-tests"
 STORES = [
     "own",
     pytest.param("real", marks=pytest.mark.skipif(not REAL_S3, reason="EVERGREEN_TEST_S3 names no server")),
@@ -35,8 +36,8 @@ def open_store(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str
             monkeypatch.setenv("AWS_ENDPOINT_URL", REAL_S3)
             monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
             s3fs.S3FileSystem.clear_instance_cache()
-            s3fs.S3FileSystem().mkdir(bucket)
-            yield f"s3://{bucket}/lake", None
+            s3fs.S3FileSystem().makedirs(_REAL_BUCKET, exist_ok=True)  # some servers have room for few buckets
+            yield f"s3://{_REAL_BUCKET}/{bucket}", None
         else:
             with running(bucket) as server:
                 server.use(monkeypatch)

@@ -16,6 +16,7 @@ per machine, and compares the copy with the hash in the manifest. Copies that ar
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -35,6 +36,8 @@ from evergreen.errors import DatasetError
 from evergreen.lake.datasets import Dataset, Manifest, PublicationStamp, PublishedFile
 from evergreen.settings import settings
 from evergreen.storage import FileName, Sha256, UPath, file_sha256
+
+log = logging.getLogger(__name__)
 
 _PROOF = "_store/conditions.json"
 _STAGED = "staged.json"
@@ -192,6 +195,7 @@ def check_store(root: UPath) -> None:
     proof = root / _PROOF
     if object_store.exists(proof):
         return
+    log.info("%s is new: racing writers show whether its store keeps the conditions of writes", root)
     try:
         object_store.prove_conditions(root)
     except PermissionError:
