@@ -132,9 +132,15 @@ class Examples:
         self._con.execute(f"CREATE TABLE examples AS SELECT {columns} FROM spine WHERE {conditions} ORDER BY {order}")
         return int(self._con.sql("SELECT count(*) FROM examples").fetchall()[0][0])
 
-    def join(self, config: RepoConfig, views: Sequence[FeatureView], feature_refs: Sequence[str]) -> None:
+    def join(
+        self,
+        config: RepoConfig,
+        views: Sequence[FeatureView],
+        feature_refs: Sequence[str],
+        bucket_bytes: float | None = None,
+    ) -> None:
         """Join the features, named `view__feature`, as of each example's `event_timestamp`; see `join_out_of_core`."""
-        self._views = join_out_of_core(self._con, config, views, feature_refs, "examples", self._columns)
+        self._views = join_out_of_core(self._con, config, views, feature_refs, "examples", self._columns, bucket_bytes)
 
     def join_by_table(self, retrieve: Callable[[pa.Table], pa.Table], keys: Iterable[str]) -> None:
         """Join the features that `retrieve` returns for the examples' timestamps, `keys` and row numbers, in memory.

@@ -280,7 +280,7 @@ def _check_request(
 
 @dataclass(frozen=True)
 class JoinedView:
-    """The features of one view for each example: a table `row_number`, `feature_0`, … of the database, by row number."""
+    """The features of one view for each example: the table `row_number`, `feature_0`, …, by row number."""
 
     view: str
     features: Sequence[str]
@@ -299,12 +299,13 @@ def join_out_of_core(
     feature_refs: Sequence[str],
     examples: str,
     columns: Mapping[str, str],
+    bucket_bytes: float | None = None,
 ) -> list[JoinedView]:
     """Join the rows of `examples`, a table of `con`, with features as of their `event_timestamp`: a table per view.
 
-    The number of an example is its `rowid`. `columns` names the column of `examples` for `event_timestamp` and each key.
-    A view is joined in buckets of its keys, each about as large as the database's limit of memory, and results have the
-    names `view__feature`: the rows are those of `AsofOfflineStore.get_historical_features`.
+    The number of an example is its `rowid`; `columns` names the columns of `examples` for `event_timestamp` and keys. A
+    view is joined in buckets of its keys, each of about `bucket_bytes`; by default, of the database's limit of memory.
+    The rows are those of `AsofOfflineStore.get_historical_features`, with features named `view__feature`.
 
     Raises:
         RetrievalError: as there.
@@ -322,14 +323,15 @@ def join_out_of_core(
         con.execute(f"CREATE OR REPLACE TEMP VIEW entities AS {entities}")
         files = _SourceFiles.find(con, view.source, config, read_manifests)
         if files.schemas:
-            _join_buckets(con, _plan_join(con, files, view, False), view, table)
+            join = _plan_join(con, files, view, False)
+            _join_buckets(con, join, table, _count_buckets(con, join, view, bucket_bytes or memory_limit(con)))
         joined.append(JoinedView(view.name, view.features, view.columns, view.types, table if files.schemas else None))
-    con.execute("DROP VIEW entities")
+    con.execute("DROP VIEW IF EXISTS entities")
     return joined
 
 
-def _join_buckets(con: duckdb.DuckDBPyConnection, join: _Join, view: _ViewRequest, table: str) -> None:
-    count = _count_buckets(con, join, view)
+def _join_buckets(con: duckdb.DuckDBPyConnection, join: _Join, table: str, count: int) -> None:
+    """Create the `table` of a join, bucket by bucket."""
     if count == 1:
         con.execute(f"CREATE TABLE {table} AS {join.query()}")
         return
@@ -341,13 +343,13 @@ def _join_buckets(con: duckdb.DuckDBPyConnection, join: _Join, view: _ViewReques
     con.execute(f"DROP TABLE {scratch}")
 
 
-def _count_buckets(con: duckdb.DuckDBPyConnection, join: _Join, view: _ViewRequest) -> int:
+def _count_buckets(con: duckdb.DuckDBPyConnection, join: _Join, view: _ViewRequest, bucket_bytes: float) -> int:
     """Return in how many buckets a view is joined: DuckDB sorts both sides of one in memory, and spills the excess."""
     if not view.keys:
         return 1
     rows = con.sql(f"SELECT (SELECT count(*) FROM entities) + (SELECT count(*) FROM {join.relation})").fetchall()[0][0]
     bytes_per_row = _SORTED_ROW_BYTES + _SORTED_VALUE_BYTES * (len(view.keys) + len(view.features))
-    return max(1, math.ceil(rows * bytes_per_row / memory_limit(con)))
+    return max(1, math.ceil(rows * bytes_per_row / bucket_bytes))
 
 
 def memory_limit(con: duckdb.DuckDBPyConnection) -> float:
@@ -429,8 +431,8 @@ def _plan_join(
     for i, (key, column) in enumerate(view.keys.items()):
         _check_key_types(view.name, key, source_types[raw[key]], column, entity_types[f"key_{i}"])
         _check_float_key(con, column, f"key_{i}", entity_types[f"key_{i}"])
-        both = f"SELECT key_{i} FROM entities UNION ALL SELECT {quote_name(raw[key])} FROM {relation}"
-        key_types.append(str(con.sql(both).types[0]))
+        keys_of_both_sides = f"SELECT key_{i} FROM entities UNION ALL SELECT {quote_name(raw[key])} FROM {relation}"
+        key_types.append(str(con.sql(keys_of_both_sides).types[0]))
     first, last = con.sql("SELECT min(entity_ts), max(entity_ts) FROM entities").to_arrow_table().columns
     span = first[0].as_py(), last[0].as_py()
     query = partial(_asof_join_query, relation, view, raw, span, filter_by_created_timestamp, key_types)

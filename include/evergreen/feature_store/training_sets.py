@@ -92,13 +92,7 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
     periods = TrainingPeriods.from_window(model, window)
     with _open_examples(model, window.periods) as examples:
         counts = examples.count_labels(window.as_of)
-        count = examples.select(
-            {
-                "train": Selection("", periods.train_end, window.calendar.start(periods.holdout_start)),
-                "holdout": Selection(periods.holdout_start, periods.holdout_end, window.as_of),
-                "recent": _select_recent(counts, window.calendar),
-            }
-        )
+        count = examples.select(_select_files(periods, window, counts))
         log.info("%s examples of %s until %s; joining features", count, window.start, window.end)
         _join_features(model, examples, inputs)
         if _training_set_inputs(model, window) != inputs:
@@ -342,6 +336,15 @@ def _request_faults(model: ModelSpec, schema: pa.Schema) -> Iterator[Fault]:
         if name in schema.names and not is_model_input(schema.field(name).type):
             problem = f"{name} is {schema.field(name).type}, which trainers and scorers do not read alike"
             yield Fault("request_columns", problem, "let features.py return an integer, a float, a boolean or text")
+
+
+def _select_files(periods: TrainingPeriods, window: Window, counts: Sequence[LabelCount]) -> dict[str, Selection]:
+    """Return which examples each file of a training set has, given the labels that were known before `window.as_of`."""
+    return {
+        "train": Selection("", periods.train_end, window.calendar.start(periods.holdout_start)),
+        "holdout": Selection(periods.holdout_start, periods.holdout_end, window.as_of),
+        "recent": _select_recent(counts, window.calendar),
+    }
 
 
 def _select_recent(counts: Sequence[LabelCount], calendar: Calendar) -> Selection:
