@@ -76,6 +76,7 @@ _FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
 
 # What DuckDB holds of a row that an ASOF join sorts, roughly: its number, instants and rank, and its values.
 _SORTED_ROW_BYTES, _SORTED_VALUE_BYTES = 64, 16
+_BYTES_PER_THREAD = 2**28  # each has buffers of its own: with less, many threads exceed any limit
 _BINARY_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -635,6 +636,9 @@ def open_scratch_database(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnect
         tempfile.TemporaryDirectory(prefix="evergreen-examples-", dir=current.duckdb_scratch) as scratch,
         _connect_duckdb(config, memory_limit=current.duckdb_memory, temp_directory=scratch) as con,
     ):
+        if not getattr(config.offline_store, "threads", None):
+            threads = con.sql("SELECT current_setting('threads')").fetchall()[0][0]
+            con.execute(f"SET threads = {max(1, min(threads, int(memory_limit(con) / _BYTES_PER_THREAD)))}")
         yield con
 
 

@@ -20,6 +20,7 @@ from feast.types import Float64, Int32, Int64, String
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import evergreen.settings
 from evergreen.errors import SpecError
 from evergreen.feature_store.examples import Examples, Selection
 from evergreen.feature_store.offline_store import RetrievalError, memory_limit, open_scratch_database
@@ -49,12 +50,16 @@ Row = dict[str, Any]
 
 @pytest.fixture
 def config(tmp_path: Path) -> RepoConfig:
+    return repo_config(tmp_path)
+
+
+def repo_config(tmp_path: Path, **limits: Any) -> RepoConfig:
     return RepoConfig(
         project="examples",
         provider="local",
         registry={"registry_type": "sql", "path": f"sqlite:///{tmp_path}/registry.db"},
         online_store={"type": "sqlite", "path": f"{tmp_path}/online.db"},
-        offline_store={"type": "evergreen.feature_store.offline_store.AsofOfflineStore", "threads": 2},
+        offline_store={"type": "evergreen.feature_store.offline_store.AsofOfflineStore", **limits},
         entity_key_serialization_version=3,
     )
 
@@ -280,17 +285,22 @@ def test_key_of_another_kind_is_refused(
         read_all(con, tmp_path, [table], config, views=[aliased], feature_refs=["one:v"])
 
 
-def test_database_spills_within_the_limit_of_the_settings(
-    config: RepoConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from evergreen.settings import settings as evergreen_settings
-
+def test_database_spills_within_the_limit_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     monkeypatch.setenv("EVERGREEN_DUCKDB_MEMORY", "64MiB")
-    monkeypatch.setenv("EVERGREEN_DUCKDB_SCRATCH", str(tmp_path))
-    evergreen_settings.cache_clear()
-    with open_scratch_database(config) as con:
+    monkeypatch.setenv("EVERGREEN_DUCKDB_SCRATCH", str(scratch))
+    evergreen.settings.settings.cache_clear()
+    with open_scratch_database(repo_config(tmp_path)) as con:
         assert memory_limit(con) == 2**26
+        assert con.sql("SELECT current_setting('threads')").fetchall() == [(1,)]
         con.execute("CREATE TABLE numbers AS SELECT range AS n, hash(range) AS h FROM range(10_000_000)")
-        assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) > 2**26
+        assert sum(file.stat().st_size for file in scratch.rglob("*") if file.is_file()) > 2**26
         assert con.sql("SELECT count(DISTINCT n) FROM numbers WHERE n % 1000 = 0").fetchall() == [(10_000,)]
-    assert not list(tmp_path.iterdir())
+    assert not list(scratch.iterdir())
+
+
+def test_configuration_of_feast_goes_before_the_settings(tmp_path: Path) -> None:
+    with open_scratch_database(repo_config(tmp_path, memory_limit="96MiB", threads=2)) as con:
+        assert memory_limit(con) == 96 * 2**20
+        assert con.sql("SELECT current_setting('threads')").fetchall() == [(2,)]
