@@ -166,11 +166,16 @@ def test_names_of_columns_and_folders_may_be_anything(
     schema = pa.schema([*SPINE, *((name, pa.string()) for name in names)])
     table = spine([row | {"event_timestamp": START} for row in rows], schema)
     folder.mkdir()
+    write_periods(tmp_path / "it's a *", [table.slice(1)])
     features = pa.table({names[0]: [row[names[0]] for row in rows], "ts": pa.array([START] * 9, UTC_US), "v": range(9)})
     dataset = Dataset(tmp_path / "lake [1]")
     staged = dataset.stage("day=2024-03-01", "f") / "rates.parquet"
     pq.write_table(features, staged)
     dataset.publish("day=2024-03-01", "f", {"rates": staged}, {})
+    for file in dataset.root.glob("rates/*/*.parquet"):
+        decoy = tmp_path / "lake 1" / file.relative_to(dataset.root)
+        decoy.parent.mkdir(parents=True)
+        pq.write_table(features.slice(1), decoy)
     rates = view("rates", dataset.root / "rates", {names[0]: String})
     options = {"views": [rates], "feature_refs": ["rates:v"], "bucket_bytes": bucket_bytes}
     result = read_all(con, folder, [table], config, **options)
@@ -227,19 +232,43 @@ def test_row_groups_and_values_that_change(con: duckdb.DuckDBPyConnection, tmp_p
         features = pa.table({"b": pa.array(range(count), pa.int64()), "ts": columns[0], "v": values})
         pq.write_table(features, tmp_path / f"{name}.parquet")
     examples = Examples.from_files(con, "loans", "requests", "loss", write_periods(tmp_path, [day, day]), DAYS)
-    assert examples.select(ALL) == 2 * count
+    second = Selection("2024-03-02", "9")
+    assert examples.select(ALL | {"second": second}) == 2 * count
     options = ["numbers:v"], 10_000_000
     examples.join(config, [view("numbers", tmp_path / "whole.parquet", {"b": Int64})], *options)
-    file = pq.ParquetFile(examples.write_files(tmp_path)["all"])
-    groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-    assert groups == [65_536, 65_536, 65_536, 3_392]
-    assert file.read(["numbers__v"])["numbers__v"].to_pylist() == [*range(count), *range(count)]
+    files = examples.write_files(tmp_path)
+    for name, rest, values in (("all", 3_392, [*range(count)] * 2), ("second", 34_464, [*range(count)])):
+        file = pq.ParquetFile(files[name])
+        groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        assert groups == [65_536] * (len(values) // 65_536) + [rest], "however rows of other files are between them"
+        assert file.read(["numbers__v"])["numbers__v"].to_pylist() == values
     con.execute("DROP TABLE view_0")
     examples.join(config, [view("numbers", tmp_path / "broken.parquet", {"b": Int64})], *options)
     with pytest.raises(
         RetrievalError, match=r"double, declared int64, and 4 of 200,000 values would change, such as 5.5"
     ):
         examples.write_files(tmp_path)
+
+
+def test_feature_of_another_kind_is_named(con: duckdb.DuckDBPyConnection, tmp_path: Path, config: RepoConfig) -> None:
+    features = pa.table({"a": ["x"], "ts": pa.array([START], UTC_US), "v": ["1"]})
+    pq.write_table(features, tmp_path / "features.parquet")
+    texts = view("texts", tmp_path / "features.parquet", {"a": String})
+    table = spine([{"event_timestamp": START, "a": "x"}])
+    with pytest.raises(RetrievalError, match="texts:v: is string, declared int64"):
+        read_all(con, tmp_path, [table], config, views=[texts], feature_refs=["texts:v"])
+
+
+def test_floating_keys_are_in_the_bucket_of_their_integers(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path, config: RepoConfig
+) -> None:
+    features = pa.table({"b": range(50), "ts": pa.array([START] * 50, UTC_US), "v": range(50)})
+    pq.write_table(features, tmp_path / "features.parquet")
+    keys = pa.array([*map(float, range(50)), None], pa.float64())
+    table = spine([{"event_timestamp": START}] * 51).set_column(2, "b", keys)
+    numbers = view("numbers", tmp_path / "features.parquet", {"b": Int64})
+    options = {"views": [numbers], "feature_refs": ["numbers:v"], "bucket_bytes": 2000}
+    assert read_all(con, tmp_path, [table], config, **options)["numbers__v"].to_pylist() == [*range(50), None]
 
 
 def test_rows_out_of_place_are_an_error(con: duckdb.DuckDBPyConnection, tmp_path: Path, config: RepoConfig) -> None:
@@ -285,9 +314,11 @@ def test_key_of_another_kind_is_refused(
         read_all(con, tmp_path, [table], config, views=[aliased], feature_refs=["one:v"])
 
 
-def test_database_spills_within_the_limit_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
+def test_database_spills_within_the_limit_of_the_settings(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = home / "scratch"
+    scratch.mkdir(parents=True)
     monkeypatch.setenv("EVERGREEN_DUCKDB_MEMORY", "64MiB")
     monkeypatch.setenv("EVERGREEN_DUCKDB_SCRATCH", str(scratch))
     evergreen.settings.settings.cache_clear()
