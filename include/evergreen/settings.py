@@ -224,6 +224,14 @@ class Settings(BaseSettings):
     offline_store: Literal["asof", "spark"] = Field(
         "asof", description="engine of point-in-time joins: DuckDB in this process, or Spark"
     )
+    duckdb_memory: str = Field(
+        "1GB",
+        pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$",
+        description="memory that DuckDB takes to join a training set; more is written to `duckdb_scratch`",
+    )
+    duckdb_scratch: Path | None = Field(
+        None, description="folder on a local disk for that, with room for several times a training set; default: TMPDIR"
+    )
     training_backend: Literal["process", "pod"] = Field("process", description="where models are trained")
     jobs: str = Field(
         default_factory=lambda data: f"{data['home']}/jobs",

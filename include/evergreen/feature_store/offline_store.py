@@ -17,16 +17,20 @@ It also guarantees four things that the stock store does not:
 Timestamps are compared in microseconds; those without a time zone are UTC. Whole queries are in
 `tests/unit/feature_store/snapshots`.
 """
+# ruff: noqa: S608 - every name and literal that enters a statement goes through quote_name or quote_text
 
 from __future__ import annotations
 
+import glob
+import math
+import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import duckdb
 import numpy as np
@@ -49,15 +53,14 @@ from pydantic import PositiveInt, StrictStr
 
 from evergreen.errors import Fault, FaultsError
 from evergreen.feature_store.retrieval import visible_manifests
-from evergreen.features.types import SUPPORTED_TYPES, cast_column, common_type_problem
+from evergreen.features.types import SUPPORTED_TYPES, ColumnCast, common_type_problem
 from evergreen.ingest.databases import quote_name, quote_text
 from evergreen.ingest.frames import text_as_objects
 from evergreen.lake.datasets import Dataset, Manifest, published_files
+from evergreen.settings import settings
 
 _RETRIEVAL = "Retrieval of historical features"
 _LIST, _AND = ",\n    ", " AND\n    "
-
-# Every name and literal that enters a statement goes through quote_name or quote_text.
 
 # Of rows with the same event timestamp the greatest wins: the latest created, then the last in the files.
 # The last two are virtual columns of DuckDB, so no two rows are equal and the result is always the same.
@@ -70,6 +73,11 @@ _PACKED_RANK = f"epoch_us(event_ts) * {_MICROSECOND_STRIDE}::HUGEINT + file_inde
 
 _SUPPORTED = {column_type.arrow for column_type in SUPPORTED_TYPES.values()}
 _FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
+
+# What DuckDB holds of a row that an ASOF join sorts, roughly: its number, instants and rank, and its values.
+_SORTED_ROW_BYTES, _SORTED_VALUE_BYTES = 64, 16
+_BYTES_PER_THREAD = 2**28  # each has buffers of its own: with less, many threads exceed any limit
+_BINARY_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 class RetrievalError(FaultsError):
@@ -176,7 +184,7 @@ class AsofOfflineStore(OfflineStore):
         )
         views = [_ViewRequest.from_feature_view(view, feature_refs, full_feature_names) for view in feature_views]
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        _check_request(entity_df, views, on_demand)
+        _check_request(entity_df.columns, views, on_demand)
         # Event timestamps become UTC microseconds; the other columns stay as they are.
         timestamps = pd.to_datetime(entity_df[event_timestamp], utc=True).dt.floor("us").dt.as_unit("us")
         entity_df = text_as_objects(entity_df.assign(**{event_timestamp: timestamps}))
@@ -189,7 +197,7 @@ class AsofOfflineStore(OfflineStore):
             with _connect_duckdb(config) as con:
                 for view in views:
                     files = _SourceFiles.find(con, view.source, config, read_manifests)
-                    columns = _asof_join(con, files, entities, event_timestamp, view, filter_by_created_timestamp)
+                    columns = _join_table(con, files, entities, event_timestamp, view, filter_by_created_timestamp)
                     for name, column in zip(view.columns, columns, strict=True):
                         table = table.append_column(name, column)
             return table
@@ -253,16 +261,16 @@ class _ViewRequest:
 
 
 def _check_request(
-    entity_df: pd.DataFrame, views: Sequence[_ViewRequest], on_demand_views: Sequence[OnDemandFeatureView]
+    entity_columns: Collection[str], views: Sequence[_ViewRequest], on_demand_views: Sequence[OnDemandFeatureView]
 ) -> None:
     faults = []
     for view in views:
-        missing = [column for column in view.keys.values() if column not in entity_df.columns]
+        missing = [column for column in view.keys.values() if column not in entity_columns]
         problem, fix = f"missing, view {view.name} joins on it", "add the column"
         faults += [Fault(f"entity_df[{column!r}]", problem, fix) for column in missing]
     for view in views:
         problem, fix = f"also a feature of view {view.name}", "use full_feature_names"
-        faults += [Fault(f"entity_df[{name!r}]", problem, fix) for name in view.columns if name in entity_df.columns]
+        faults += [Fault(f"entity_df[{name!r}]", problem, fix) for name in view.columns if name in entity_columns]
     for on_demand in on_demand_views:
         if on_demand.mode == "substrait":
             problem, fix = "mode substrait is not supported", "use mode pandas or python"
@@ -271,7 +279,104 @@ def _check_request(
         raise RetrievalError(_RETRIEVAL, faults)
 
 
-def _asof_join(
+@dataclass(frozen=True)
+class JoinedView:
+    """The features of one view for each example: the table `row_number`, `feature_0`, …, by row number."""
+
+    view: str
+    features: Sequence[str]
+    columns: Sequence[str]
+    """Names of the features in the result."""
+    types: Sequence[pa.DataType]
+    """As Feast declares them; the table has those of the files, see `DeclaredColumns`."""
+    table: str | None
+    """None: nothing is published, so that all features are missing."""
+
+
+def join_out_of_core(
+    con: duckdb.DuckDBPyConnection,
+    config: RepoConfig,
+    feature_views: Sequence[FeatureView],
+    feature_refs: Sequence[str],
+    examples: str,
+    columns: Mapping[str, str],
+    bucket_bytes: float | None = None,
+) -> list[JoinedView]:
+    """Join the rows of `examples`, a table of `con`, with features as of their `event_timestamp`: a table per view.
+
+    The number of an example is its `rowid`; `columns` names the columns of `examples` for `event_timestamp` and keys. A
+    view is joined in buckets of its keys, each of about `bucket_bytes`; by default, of the database's limit of memory.
+    The rows are those of `AsofOfflineStore.get_historical_features`, with features named `view__feature`.
+
+    Raises:
+        RetrievalError: as there.
+    """
+    views = [_ViewRequest.from_feature_view(view, list(feature_refs), True) for view in feature_views]
+    _check_request(columns, views, ())
+    # DuckDB expects few rows in a bucket, whatever its size, and would compare all pairs of them.
+    con.execute("SET asof_loop_join_threshold = 0")
+    read_manifests, joined = cache(visible_manifests), []
+    for number, view in enumerate(views):
+        table = f"view_{number}"
+        keys = [f"{quote_name(columns[column])} AS key_{i}" for i, column in enumerate(view.keys.values())]
+        entity_ts = f"CAST({quote_name(columns['event_timestamp'])} AS TIMESTAMPTZ) AS entity_ts"
+        entities = f"SELECT {_LIST.join(['rowid AS row_number', entity_ts, *keys])}\nFROM {quote_name(examples)}"
+        con.execute(f"CREATE OR REPLACE TEMP VIEW entities AS {entities}")
+        files = _SourceFiles.find(con, view.source, config, read_manifests)
+        if files.schemas:
+            join = _plan_join(con, files, view, False)
+            _join_buckets(con, join, table, _count_buckets(con, join, view, bucket_bytes or memory_limit(con)))
+        joined.append(JoinedView(view.name, view.features, view.columns, view.types, table if files.schemas else None))
+    con.execute("DROP VIEW IF EXISTS entities")
+    return joined
+
+
+def _join_buckets(con: duckdb.DuckDBPyConnection, join: _Join, table: str, count: int) -> None:
+    """Create the `table` of a join, bucket by bucket."""
+    if count == 1:
+        con.execute(f"CREATE TABLE {table} AS {join.query()}")
+        return
+    scratch = f"{table}_unordered"
+    con.execute(f"CREATE TABLE {scratch} AS SELECT * FROM ({join.query()}) LIMIT 0")
+    for number in range(count):
+        con.execute(f"INSERT INTO {scratch} {join.query(KeyBucket(number, count))}")
+    con.execute(f"CREATE TABLE {table} AS FROM {scratch} ORDER BY row_number")
+    con.execute(f"DROP TABLE {scratch}")
+
+
+def _count_buckets(con: duckdb.DuckDBPyConnection, join: _Join, view: _ViewRequest, bucket_bytes: float) -> int:
+    """Return in how many buckets a view is joined: DuckDB sorts both sides of one in memory, and spills the excess."""
+    if not view.keys:
+        return 1
+    rows = con.sql(f"SELECT (SELECT count(*) FROM entities) + (SELECT count(*) FROM {join.relation})").fetchall()[0][0]
+    bytes_per_row = _SORTED_ROW_BYTES + _SORTED_VALUE_BYTES * (len(view.keys) + len(view.features))
+    return max(1, math.ceil(rows * bytes_per_row / bucket_bytes))
+
+
+def memory_limit(con: duckdb.DuckDBPyConnection) -> float:
+    """Return the limit of the database's memory, in bytes."""
+    number, unit = con.sql("SELECT current_setting('memory_limit')").fetchall()[0][0].split()
+    return float(number) * 1024.0 ** _BINARY_UNITS.index(unit)
+
+
+class DeclaredColumns:
+    """Casts the columns of a view, batch by batch, to the types that Feast declares; others than Evergreen's stay."""
+
+    def __init__(self, view: str, features: Sequence[str], types: Sequence[pa.DataType]):
+        self._names = [f"{view}:{feature}" for feature in features]
+        self._casts = [ColumnCast(dtype) if str(dtype) in _SUPPORTED else None for dtype in types]
+
+    def cast(self, columns: Sequence[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
+        return [cast.add(column) if cast else column for cast, column in zip(self._casts, columns, strict=True)]
+
+    def faults(self) -> list[Fault]:
+        """Return a fault for each feature with values, in any batch so far, that its type does not keep."""
+        fix = "build its days again, or declare another type"
+        casts = zip(self._names, self._casts, strict=True)
+        return [Fault(name, cast.problem, fix) for name, cast in casts if cast and cast.problem]
+
+
+def _join_table(
     con: duckdb.DuckDBPyConnection,
     files: _SourceFiles,
     entities: pa.Table,
@@ -282,24 +387,57 @@ def _asof_join(
     """Return the columns of `view.features`, as long as `entities` and in its order."""
     if not files.schemas:
         return [pa.chunked_array([pa.nulls(entities.num_rows, dtype)]) for dtype in view.types]
-    instants = entities[event_timestamp]
     keys = {f"key_{i}": entities[column] for i, column in enumerate(view.keys.values())}
     row_numbers = np.arange(entities.num_rows)
-    con.register("entities", pa.table({"row_number": row_numbers, "entity_ts": instants, **keys}))
+    con.register("entities", pa.table({"row_number": row_numbers, "entity_ts": entities[event_timestamp], **keys}))
+    joined = con.sql(_plan_join(con, files, view, filter_by_created_timestamp).query()).to_arrow_table()
+    check_row_numbers(view.name, joined["row_number"].to_numpy(), entities.num_rows)
+    declared = DeclaredColumns(view.name, view.features, view.types)
+    columns = declared.cast(joined.columns[1:])
+    if faults := declared.faults():
+        raise RetrievalError(_RETRIEVAL, faults)
+    return columns
+
+
+class KeyBucket(NamedTuple):
+    """A part of the keys of a join: those whose hash, divided by `total`, leaves `number`."""
+
+    number: int
+    total: int
+
+
+@dataclass(frozen=True)
+class _Join:
+    """The join of the table `entities` with the rows of a view; see `_asof_join_query`."""
+
+    relation: str
+    query: Callable[..., str]
+
+
+def _plan_join(
+    con: duckdb.DuckDBPyConnection, files: _SourceFiles, view: _ViewRequest, filter_by_created_timestamp: bool
+) -> _Join:
+    """Return the join of the table `entities` (row_number, entity_ts, key_0, …) with the rows of `view`.
+
+    Raises:
+        RetrievalError: columns are missing in the files, or keys cannot be compared.
+    """
     raw_names = {mapped: raw for raw, mapped in view.source.field_mapping.items() if raw in files.columns}
     timestamps = filter(None, (view.source.timestamp_field, view.source.created_timestamp_column))
     raw = {name: raw_names.get(name, name) for name in [*view.keys, *view.features, *timestamps]}
     values = [raw[name] for name in (*view.keys, *view.features)]
     relation = files.relation(view.name, values, [name for name in raw.values() if name not in values])
     source_types, entity_types = _column_types(con, relation), _column_types(con, "entities")
+    key_types = []
     for i, (key, column) in enumerate(view.keys.items()):
         _check_key_types(view.name, key, source_types[raw[key]], column, entity_types[f"key_{i}"])
-        _check_float_key(column, keys[f"key_{i}"])
-    span = pc.min(instants).as_py(), pc.max(instants).as_py()
-    query = _asof_join_query(relation, view, raw, span, filter_by_created_timestamp)
-    joined = con.sql(query).to_arrow_table()
-    _check_row_numbers(view.name, joined["row_number"].to_numpy(), entities.num_rows)
-    return _as_declared(view, joined.columns[1:])
+        _check_float_key(con, column, f"key_{i}", entity_types[f"key_{i}"])
+        keys_of_both_sides = f"SELECT key_{i} FROM entities UNION ALL SELECT {quote_name(raw[key])} FROM {relation}"
+        key_types.append(str(con.sql(keys_of_both_sides).types[0]))
+    first, last = con.sql("SELECT min(entity_ts), max(entity_ts) FROM entities").to_arrow_table().columns
+    span = first[0].as_py(), last[0].as_py()
+    query = partial(_asof_join_query, relation, view, raw, span, filter_by_created_timestamp, key_types)
+    return _Join(relation, query)
 
 
 def _asof_join_query(
@@ -308,11 +446,14 @@ def _asof_join_query(
     raw_names: Mapping[str, str],
     span: tuple[datetime | None, datetime | None],
     filter_by_created_timestamp: bool,
+    key_types: Sequence[str] = (),
+    bucket: KeyBucket | None = None,
 ) -> str:
     """Return the query that joins the table `entities` (row_number, entity_ts, key_0, …) with a view's rows.
 
     Its result has one row per entity row: row_number, feature_0, …. Only columns in use, and only rows that some entity
-    row of the `span` of timestamps can reach, are read from the files.
+    row of the `span` of timestamps can reach, are read from the files. With a `bucket`, it has the rows of its keys
+    only, in any order; keys are hashed as `key_types`, as which they are compared.
     """
     keys = [f"key_{i}" for i in range(len(view.keys))]
     source = view.source
@@ -325,6 +466,12 @@ def _asof_join_query(
     columns += [f"{event_ts} AS event_ts", f"CAST({created_ts} AS TIMESTAMPTZ) AS created_ts", _FILE_POSITION]
     first, last = map(_timestamp_literal, span)
     reachable = [f"{event_ts} <= {last}", *([f"{event_ts} >= {first} - {ttl}"] if ttl else [])]
+    entities, order = "entities", "\nORDER BY row_number"
+    if bucket:
+        entity_keys, feature_keys = keys, [quote_name(raw_names[key]) for key in view.keys]
+        rows = f"SELECT *\nFROM entities\nWHERE {_bucket_condition(entity_keys, key_types, bucket)}"
+        entities, order = f"({_indent(rows)}) AS entities", ""
+        reachable.append(_bucket_condition(feature_keys, key_types, bucket))
     feature_rows = f"SELECT {_LIST.join(columns)}\nFROM {relation}\nWHERE {_AND.join(reachable)}"
 
     if not created_name:
@@ -339,9 +486,14 @@ def _asof_join_query(
     features = [f"CASE WHEN {valid} THEN feature_{i} END AS feature_{i}" for i in range(len(view.features))]
     matches = [*(f"entities.{key} = feature_rows.{key}" for key in keys), match]
     return (
-        f"SELECT {_LIST.join(['row_number', *features])}\nFROM entities\n"
-        f"ASOF LEFT JOIN ({_indent(feature_rows)}) AS feature_rows\nON {_AND.join(matches)}\nORDER BY row_number"
+        f"SELECT {_LIST.join(['row_number', *features])}\nFROM {entities}\n"
+        f"ASOF LEFT JOIN ({_indent(feature_rows)}) AS feature_rows\nON {_AND.join(matches)}{order}"
     )
+
+
+def _bucket_condition(keys: Sequence[str], key_types: Sequence[str], bucket: KeyBucket) -> str:
+    typed = ", ".join(f"CAST({key} AS {type_})" for key, type_ in zip(keys, key_types, strict=True))
+    return f"hash({typed}) % {bucket.total} = {bucket.number}"
 
 
 def _best_known_rows_query(feature_rows: str, keys: Sequence[str]) -> str:
@@ -357,9 +509,9 @@ def _best_known_rows_query(feature_rows: str, keys: Sequence[str]) -> str:
     )
 
 
-def _check_row_numbers(view: str, row_numbers: np.ndarray[Any, Any], expected: int) -> None:
-    """Raise unless the row numbers of the join's result are 0 … expected - 1."""
-    if not np.array_equal(row_numbers, np.arange(expected)):
+def check_row_numbers(view: str, row_numbers: np.ndarray[Any, Any], expected: int, first: int = 0) -> None:
+    """Raise unless the row numbers of the join's result, or of a batch of it, are first … first + expected - 1."""
+    if not np.array_equal(row_numbers, np.arange(first, first + expected)):
         distinct = len(np.unique(row_numbers))
         problem = f"{expected} entity rows in, {len(row_numbers)} rows out ({distinct} of them distinct)"
         fault = Fault(f"view {view}", problem, "this is a bug: report it")
@@ -415,7 +567,10 @@ class _SourceFiles:
         path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
         if (published := published_files(path, read_manifests)) is not None:
             # The names of published folders are not data: day=… must not replace a column `day`.
-            return cls(f"[{', '.join(map(quote_text, published))}], hive_partitioning = false", published)
+            return cls(
+                f"[{', '.join(quote_text(glob.escape(file)) for file in published)}], hive_partitioning = false",
+                published,
+            )
         literal = quote_text(path)
         names = con.sql(
             f"FROM parquet_file_metadata({literal}) SELECT DISTINCT file_name ORDER BY file_name"
@@ -465,11 +620,25 @@ class _SourceFiles:
 
 
 @contextmanager
-def _connect_duckdb(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnection]:
+def _connect_duckdb(config: RepoConfig, **defaults: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory database with the configured limits, for one retrieval."""
     limits = config.offline_store.model_dump(include={"memory_limit", "threads", "temp_directory"}, exclude_none=True)
-    with duckdb.connect(config=limits) as con:
+    with duckdb.connect(config={**defaults, **limits}) as con:
         con.execute("SET TimeZone = 'UTC'")  # naive timestamps are UTC, and a day is 24 hours
+        yield con
+
+
+@contextmanager
+def open_scratch_database(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a database for tables that may exceed its memory: what the configuration leaves open, settings limit."""
+    current = settings()
+    with (
+        tempfile.TemporaryDirectory(prefix="evergreen-examples-", dir=current.duckdb_scratch) as scratch,
+        _connect_duckdb(config, memory_limit=current.duckdb_memory, temp_directory=scratch) as con,
+    ):
+        if not getattr(config.offline_store, "threads", None):
+            threads = con.sql("SELECT current_setting('threads')").fetchall()[0][0]
+            con.execute(f"SET threads = {max(1, min(threads, int(memory_limit(con) / _BYTES_PER_THREAD)))}")
         yield con
 
 
@@ -489,29 +658,15 @@ def _check_key_types(view: str, key: str, source_type: str, column: str, entity_
         raise RetrievalError(_RETRIEVAL, [Fault(f"entity_df[{column!r}]", problem, fix)])
 
 
-def _check_float_key(column: str, values: pa.ChunkedArray) -> None:
+def _check_float_key(con: duckdb.DuckDBPyConnection, column: str, key: str, entity_type: str) -> None:
     """Raise for a float that may have been another whole number: pandas makes floats of integers if one is missing."""
-    if not pa.types.is_floating(values.type):
+    if entity_type not in ("float", "double"):
         return
-    if rounded := pc.sum(pc.greater_equal(pc.abs(values.cast(pa.float64())), _FIRST_ROUNDED_FLOAT)).as_py():
-        problem = f"is {values.type}, and {rounded:,} of its values may have been rounded"
+    query = f"SELECT count(*) FROM entities WHERE abs({key}) >= {_FIRST_ROUNDED_FLOAT} AND NOT isnan({key})"
+    if rounded := con.sql(query).fetchall()[0][0]:
+        problem = f"is {entity_type}, and {rounded:,} of its values may have been rounded"
         fault = Fault(f"entity_df[{column!r}]", problem, "use integers; where one is missing, pandas' Int64")
         raise RetrievalError(_RETRIEVAL, [fault])
-
-
-def _as_declared(view: _ViewRequest, columns: Sequence[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
-    """Return the features with the types that Feast declares; types that Evergreen does not support are unchanged."""
-    results, faults = [], []
-    for feature, column, dtype in zip(view.features, columns, view.types, strict=True):
-        problem = None
-        if str(dtype) in _SUPPORTED:
-            column, problem = cast_column(column, dtype)
-        if problem:
-            faults.append(Fault(f"{view.name}:{feature}", problem, "build its days again, or declare another type"))
-        results.append(column)
-    if faults:
-        raise RetrievalError(_RETRIEVAL, faults)
-    return results
 
 
 def _indent(query: str) -> str:

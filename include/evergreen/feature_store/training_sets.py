@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 from feast.feature_view import DUMMY_ENTITY_ID
@@ -17,22 +17,20 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 
 from evergreen.errors import Fault, InputsChangedError, RawDataError, SpecError, StaleFeaturesError
+from evergreen.feature_store.examples import Examples, LabelCount, Selection
 from evergreen.feature_store.model_inputs import ViewDefinition
+from evergreen.feature_store.offline_store import open_scratch_database
 from evergreen.feature_store.repository import open_feature_store
 from evergreen.feature_store.retrieval import entity_frame, read_table, register_spark_views, restrict_partitions
 from evergreen.features.inputs import features_dataset, published_manifests, published_periods
 from evergreen.features.staleness import find_mixed_features, periods_in_reach
-from evergreen.features.types import common_type_problem, is_model_input
-from evergreen.ingest.frames import text_as_strings
+from evergreen.features.types import is_model_input
 from evergreen.lake import datasets, fingerprints
 from evergreen.periods import Calendar
 from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 from evergreen.window import Window
-
-_LABEL_COLUMNS = ["label", "label_known_at"]  # unknown at the time of a prediction
-_ROW_GROUP_ROWS = 65_536  # what a trainer reads at a time, and what several trainers share
 
 log = logging.getLogger(__name__)
 
@@ -92,22 +90,14 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
         log.info("training set as of %s is already published with fingerprint %.12s", window.end, fingerprint)
         return published
     periods = TrainingPeriods.from_window(model, window)
-    spine = _read_spine(model, window.periods)
-    is_open = pc.invert(_is_label_known(spine, window.as_of))
-    recent_day = pa.scalar(pc.max(spine.filter(is_open)["day"]).as_py(), pa.date32())
-    is_used = pc.equal(spine["day"], recent_day).fill_null(False)
-    for mask in _file_masks(spine, periods, window).values():
-        is_used = pc.or_(is_used, mask)
-    log.info("%s examples of %s until %s; joining features", pc.sum(is_used).as_py() or 0, window.start, window.end)
-    table = _join_features(model, spine.filter(is_used), inputs)
-    if _training_set_inputs(model, window) != inputs:
-        raise InputsChangedError("features were republished while the training set was read; clear this task")
-    masks = _file_masks(table, periods, window)
-    masks["recent"] = pc.equal(table["day"], recent_day).fill_null(False)
-    tables = {name: table.filter(mask) for name, mask in masks.items()}
-    tables["recent"] = tables["recent"].drop_columns(_LABEL_COLUMNS)
-    tables["label_counts"] = _count_labels(spine, periods, window)
-    return _publish_tables(dataset, partition, fingerprint, tables, inputs, window.calendar)
+    with _open_examples(model, window.periods) as examples:
+        counts = examples.count_labels(window.as_of)
+        count = examples.select(_select_files(periods, window, counts))
+        log.info("%s examples of %s until %s; joining features", count, window.start, window.end)
+        _join_features(model, examples, inputs)
+        if _training_set_inputs(model, window) != inputs:
+            raise InputsChangedError("features were republished while the training set was read; clear this task")
+        return _publish_examples(dataset, partition, fingerprint, examples, counts, periods, inputs, window.calendar)
 
 
 def look_end(model: ModelSpec, window: Window, start: str) -> str:
@@ -142,14 +132,14 @@ def build_look_set(model: ModelSpec, window: Window, start: str, end: str) -> da
     if published := dataset.find(partition, fingerprint):
         log.info("examples of this look are already published with fingerprint %.12s", fingerprint)
         return published
-    spine = _read_spine(model, needed)
-    is_labelled = _is_label_known(spine, window.as_of)
-    log.info("%s examples of %s until %s; joining features", pc.sum(is_labelled).as_py() or 0, start, end)
-    tables = {"holdout": _join_features(model, spine.filter(is_labelled), inputs)}
-    tables["label_counts"] = _count_labels(spine, periods, window)
-    if _example_inputs(model, window, periods, needed) != inputs:
-        raise InputsChangedError("features were republished while the examples were read; clear this task")
-    return _publish_tables(dataset, partition, fingerprint, tables, inputs, window.calendar)
+    with _open_examples(model, needed) as examples:
+        counts = examples.count_labels(window.as_of)
+        count = examples.select({"holdout": Selection(start, end, window.as_of)})
+        log.info("%s examples of %s until %s; joining features", count, start, end)
+        _join_features(model, examples, inputs)
+        if _example_inputs(model, window, periods, needed) != inputs:
+            raise InputsChangedError("features were republished while the examples were read; clear this task")
+        return _publish_examples(dataset, partition, fingerprint, examples, counts, periods, inputs, window.calendar)
 
 
 def _look_partition(start: str, end: str) -> str:
@@ -241,20 +231,20 @@ def training_set_code() -> dict[str, str]:
     return fingerprints.code_of((__name__, "evergreen.feature_store.offline_store"), ("feast", "duckdb", "pyarrow"))
 
 
-def _publish_tables(
+def _publish_examples(
     dataset: datasets.Dataset,
     partition: str,
     fingerprint: str,
-    tables: Mapping[str, pa.Table],
+    examples: Examples,
+    counts: Sequence[LabelCount],
+    periods: TrainingPeriods,
     inputs: dict[str, Any],
     calendar: Calendar,
 ) -> datasets.Manifest:
     staged = dataset.stage(partition, fingerprint)
-    files = {name: staged / f"{name}.parquet" for name in tables}
-    for name, rows in tables.items():
-        is_redundant = calendar.partition_key == "day" and datasets.PERIOD_COLUMN in rows.column_names
-        stored_rows = rows.drop_columns([datasets.PERIOD_COLUMN]) if is_redundant else rows
-        pq.write_table(stored_rows, files[name], row_group_size=_ROW_GROUP_ROWS)
+    redundant = [datasets.PERIOD_COLUMN] if calendar.partition_key == "day" else []
+    files = examples.write_files(staged, redundant) | {"label_counts": staged / "label_counts.parquet"}
+    pq.write_table(_sum_label_counts(counts, periods), files["label_counts"])
     manifest = dataset.publish(partition, fingerprint, files, inputs)
     log.info("%s", ", ".join(f"{name}: {file.rows} rows" for name, file in manifest.files.items()))
     return manifest
@@ -320,45 +310,24 @@ def _view_definitions(model: ModelSpec) -> dict[str, Any]:
     return definitions
 
 
-def _read_spine(model: ModelSpec, periods: Sequence[str]) -> pa.Table:
-    """Read all examples of these periods, with their period, and the day on which it begins.
+@contextmanager
+def _open_examples(model: ModelSpec, periods: Sequence[str]) -> Iterator[Examples]:
+    """Open all examples of these periods, in a database that is removed with the context.
 
     Raises:
         SpecError: columns have types that do not fit together, or that trainer and scorer read differently.
     """
-    published, spine = features_dataset(model), feature_spec(model).spine
-    tables: dict[str, pa.Table] = {}
+    published, spec = features_dataset(model), feature_spec(model)
+    files = {}
     for period in periods:
         manifest = published.manifest(datasets.period_partition(period))
         assert manifest is not None  # _training_set_inputs has checked all periods
-        tables[period] = pq.read_table(published.file_path(manifest, spine), partitioning=None)
-    calendar = feature_spec(model).calendar
-    with_periods = [
-        table.append_column("day", pa.array([calendar.date_of(period)] * len(table), pa.date32())).append_column(
-            datasets.PERIOD_COLUMN, pa.array([period] * len(table), pa.string())
-        )
-        for period, table in tables.items()
-    ]
-    faults = list(_spine_faults(spine, tables))
-    if not faults:
-        table = text_as_strings(pa.concat_tables(with_periods, promote_options="permissive"))
-        faults = list(_request_faults(model, table.schema))
-    if faults:
-        raise SpecError(f"model {model.name}", faults)
-    return table.rename_columns({model.label: "label"})
-
-
-def _spine_faults(spine: str, tables: Mapping[str, pa.Table]) -> Iterator[Fault]:
-    """Yield a fault for each column that differs between periods, unless all values stay what they are in one type."""
-    fix = "build the features of these periods again"
-    for column in dict.fromkeys(name for table in tables.values() for name in table.column_names):
-        if missing := [period for period, table in tables.items() if column not in table.column_names]:
-            yield Fault(f"{spine}.{column}", f"is missing in {len(missing)} periods, such as {missing[0]}", fix)
-            continue
-        periods = {str(table.schema.field(column).type): period for period, table in tables.items()}
-        if problem := common_type_problem(periods):
-            examples = ", ".join(f"{arrow_type} on {period}" for arrow_type, period in sorted(periods.items()))
-            yield Fault(f"{spine}.{column}", f"{problem}: {examples}", fix)
+        files[period] = published.file_path(manifest, spec.spine)
+    with open_scratch_database(open_feature_store(model.feature_model).config) as con:
+        examples = Examples.from_files(con, model.name, spec.spine, model.label, files, spec.calendar)
+        if faults := list(_request_faults(model, examples.schema)):
+            raise SpecError(f"model {model.name}", faults)
+        yield examples
 
 
 def _request_faults(model: ModelSpec, schema: pa.Schema) -> Iterator[Fault]:
@@ -369,49 +338,52 @@ def _request_faults(model: ModelSpec, schema: pa.Schema) -> Iterator[Fault]:
             yield Fault("request_columns", problem, "let features.py return an integer, a float, a boolean or text")
 
 
-def _file_masks(examples: pa.Table, periods: TrainingPeriods, window: Window) -> dict[str, pa.ChunkedArray]:
-    """Return which examples are in the files `train` and `holdout`."""
-    holdout_begins = window.calendar.start(periods.holdout_start)
-    in_train = pc.less(examples[datasets.PERIOD_COLUMN], periods.train_end)
+def _select_files(periods: TrainingPeriods, window: Window, counts: Sequence[LabelCount]) -> dict[str, Selection]:
+    """Return which examples each file of a training set has, given the labels that were known before `window.as_of`."""
     return {
-        "train": pc.and_(in_train, _is_label_known(examples, holdout_begins)),
-        "holdout": pc.and_(_is_in_holdout(examples, periods), _is_label_known(examples, window.as_of)),
+        "train": Selection("", periods.train_end, window.calendar.start(periods.holdout_start)),
+        "holdout": Selection(periods.holdout_start, periods.holdout_end, window.as_of),
+        "recent": _select_recent(counts, window.calendar),
     }
 
 
-def _is_in_holdout(examples: pa.Table, periods: TrainingPeriods) -> pa.ChunkedArray:
-    after_start = pc.greater_equal(examples[datasets.PERIOD_COLUMN], periods.holdout_start)
-    return pc.and_(after_start, pc.less(examples[datasets.PERIOD_COLUMN], periods.holdout_end))
+def _select_recent(counts: Sequence[LabelCount], calendar: Calendar) -> Selection:
+    """Return all examples of the newest day that has one without a known label; none if there is no such day."""
+    newest = max((count.day for count in counts if count.labelled < count.rows), default=None)
+    periods = [count.period for count in counts if count.day == newest]
+    return Selection(periods[0], calendar.shift(periods[-1], 1)) if periods else Selection("", "")
 
 
-def _is_label_known(examples: pa.Table, instant: datetime) -> pa.ChunkedArray:
-    """Return for each example whether its label was known before `instant`."""
-    in_time = pc.less(examples["label_known_at"], pa.scalar(instant)).fill_null(False)
-    return pc.and_(pc.is_valid(examples["label"]), in_time)
-
-
-def _count_labels(spine: pa.Table, periods: TrainingPeriods, window: Window) -> pa.Table:
+def _sum_label_counts(counts: Iterable[LabelCount], periods: TrainingPeriods) -> pa.Table:
     """Return the number of examples, and of those with a known label, of each day of the holdout, in order."""
-    is_labelled = _is_label_known(spine, window.as_of).cast(pa.int64())
-    table = pa.table({"day": spine["day"], "labelled": is_labelled}).filter(_is_in_holdout(spine, periods))
-    counts = table.group_by("day").aggregate([("labelled", "count"), ("labelled", "sum")]).sort_by("day")
-    return pa.table({"day": counts["day"], "rows": counts["labelled_count"], "labelled": counts["labelled_sum"]})
+    days: dict[date, tuple[int, int]] = {}
+    for count in counts:
+        if periods.holdout_start <= count.period < periods.holdout_end:
+            rows, labelled = days.get(count.day, (0, 0))
+            days[count.day] = rows + count.rows, labelled + count.labelled
+    schema = pa.schema([("day", pa.date32()), ("rows", pa.int64()), ("labelled", pa.int64())])
+    columns = zip(*((day, *days[day]) for day in sorted(days)), strict=True) if days else ([], [], [])
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
 
 
-def _join_features(model: ModelSpec, spine: pa.Table, inputs: Mapping[str, Any]) -> pa.Table:
-    """Return `spine` with all features of the periods that `inputs` name, ordered by time, then as in `spine`.
+def _join_features(model: ModelSpec, examples: Examples, inputs: Mapping[str, Any]) -> None:
+    """Join all features of the periods that `inputs` name.
 
-    Columns of the spine are unchanged: Feast gets only the keys. A later period may have rows about an earlier time,
-    which nobody knew then; so a backfilled run, and the same run a year later, read the same rows.
+    A later period may have rows about an earlier time, which nobody knew then; so a backfilled run, and the same run a
+    year later, read the same rows.
     """
-    definitions = _view_definitions(model).values()
-    keys = {view["key_columns"].get(key, key) for view in definitions for key in view["keys"]}
-    row_numbers = pa.array(range(spine.num_rows), pa.int64())
-    columns = ["event_timestamp", *sorted(keys & set(spine.column_names))]
-    entities = spine.select(columns).append_column(datasets.ROW_COLUMN, row_numbers)
     with restrict_partitions([*inputs["earlier_features"], *inputs["features"]]):
-        table = historical_features(model, entities).sort_by(datasets.ROW_COLUMN)
-    joined = spine
-    for name in sorted(set(table.column_names) - {*columns, datasets.ROW_COLUMN}):
-        joined = joined.append_column(name, table[name])
-    return joined.sort_by("event_timestamp")  # which is stable
+        if settings().offline_store == "spark":
+            definitions = _view_definitions(model).values()
+            keys = {view["key_columns"].get(key, key) for view in definitions for key in view["keys"]}
+            examples.join_by_table(lambda entities: historical_features(model, entities), keys)
+            return
+        store = open_feature_store(model.feature_model)
+        projections = store.get_feature_service(model.feature_service).feature_view_projections
+        views = [store.get_feature_view(projection.name).with_projection(projection) for projection in projections]
+        references = [
+            f"{projection.name_to_use()}:{feature.name}"
+            for projection in projections
+            for feature in projection.features
+        ]
+        examples.join(store.config, views, references)

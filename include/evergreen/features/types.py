@@ -122,24 +122,44 @@ def cast_column(column: pa.ChunkedArray, target: pa.DataType) -> tuple[pa.Chunke
     `target` is a type of the table. Text, booleans and numbers are three kinds, and none becomes another. NaN is no
     whole number.
     """
-    source = column.type
-    if source == target or pa.types.is_null(source):
-        return column.cast(target), None
-    if pa.types.is_dictionary(source):
-        return cast_column(column.cast(source.value_type), target)
-    if _kind(source) != _kind(target) or _kind(source) is None:
-        return column, f"is {source}, declared {target}"
-    if _kind(source) == "text":
-        return column.cast(target), None
-    if pa.types.is_decimal(source):
-        result, is_kept = _cast_decimals(column, target)
-    else:
-        result, is_kept = _cast_numbers(column, target)
-    if lost := pc.sum(pc.invert(is_kept).fill_null(False)).as_py():
-        example = column.filter(pc.invert(is_kept))[0].as_py()
-        change = f"{lost:,} of {len(column):,} values would change, such as {example}"
-        return result, f"is {source}, declared {target}, and {change}"
-    return result, None
+    cast = ColumnCast(target)
+    return cast.add(column), cast.problem
+
+
+class ColumnCast:
+    """`cast_column` of a column whose rows come in parts, of one type."""
+
+    def __init__(self, target: pa.DataType):
+        self._target = target
+        self._rows = self._lost_rows = 0
+        self._mismatch, self._example = "", ""
+
+    def add(self, part: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return the next rows as the target, or as they are if it is of another kind."""
+        if pa.types.is_dictionary(part.type):
+            part = part.cast(part.type.value_type)
+        source, target = part.type, self._target
+        self._rows += len(part)
+        if source == target or pa.types.is_null(source):
+            return part.cast(target)
+        if _kind(source) != _kind(target) or _kind(source) is None:
+            self._mismatch = f"is {source}, declared {target}"
+            return part
+        if _kind(source) == "text":
+            return part.cast(target)
+        cast_values = _cast_decimals if pa.types.is_decimal(source) else _cast_numbers
+        result, is_kept = cast_values(part, target)
+        if lost := pc.sum(pc.invert(is_kept).fill_null(False)).as_py():
+            self._mismatch = f"is {source}, declared {target}"
+            self._example = self._example or str(part.filter(pc.invert(is_kept))[0].as_py())
+            self._lost_rows += lost
+        return result
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong if one of the values so far would not stay what it is."""
+        change = f", and {self._lost_rows:,} of {self._rows:,} values would change, such as {self._example}"
+        return f"{self._mismatch}{change if self._lost_rows else ''}" if self._mismatch else None
 
 
 def is_model_input(arrow_type: pa.DataType) -> bool:

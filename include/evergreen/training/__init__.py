@@ -5,5 +5,6 @@ python -m evergreen.training <URI of job.json>
 
 from evergreen.training.checkpoints import Checkpoint, Checkpoints
 from evergreen.training.job import Job, TrainingResult
+from evergreen.training.rows import TrainingRows, open_training_rows
 
-__all__ = ["Checkpoint", "Checkpoints", "Job", "TrainingResult"]
+__all__ = ["Checkpoint", "Checkpoints", "Job", "TrainingResult", "TrainingRows", "open_training_rows"]

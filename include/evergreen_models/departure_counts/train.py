@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import xgboost as xgb
 
-from evergreen import storage
 from evergreen.errors import TrainingDataError
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import Job
+from evergreen.training.rows import TrainingRows, open_training_rows
 
 
 def fit(job: Job, output: Path, _: Checkpoints) -> Mapping[str, float]:
@@ -22,11 +22,10 @@ def fit(job: Job, output: Path, _: Checkpoints) -> Mapping[str, float]:
     Raises:
         TrainingDataError: there are no rows.
     """
-    with storage.storage_path(job.training_data).open("rb") as file:
-        table = pq.read_table(file, columns=[*job.features, job.label])
-    if not table.num_rows:
-        raise TrainingDataError(f"{job.training_data} has no rows: train as of a later hour")
-    data = xgb.QuantileDMatrix(table.select(list(job.features)), label=table[job.label].to_numpy(), nthread=job.threads)
+    with open_training_rows(job) as rows:
+        if not rows.count:
+            raise TrainingDataError(f"{rows.source} has no rows: train as of a later hour")
+        data = xgb.QuantileDMatrix(_RowGroups(rows, job), nthread=job.threads)
     parameters = {name: value for name, value in job.parameters.items() if name != "rounds"} | {
         "objective": "count:poisson",
         "eval_metric": "poisson-nloglik",
@@ -38,4 +37,22 @@ def fit(job: Job, output: Path, _: Checkpoints) -> Mapping[str, float]:
     booster = xgb.train(parameters, data, num_boost_round=int(job.parameters["rounds"]))
     booster.save_model(output / "model.ubj")
     loss = float(booster.eval(data, "train").rpartition(":")[2])
-    return {"train_poisson_loss": loss, "train_rows": float(table.num_rows)}
+    return {"train_poisson_loss": loss, "train_rows": float(rows.count)}
+
+
+class _RowGroups(xgb.DataIter):
+    """The rows of a job for XGBoost, which passes over them several times and keeps a byte per value."""
+
+    def __init__(self, rows: TrainingRows, job: Job):
+        super().__init__()
+        self._rows, self._features, self._label = rows, list(job.features), job.label
+        self._tables: Iterator[pa.Table] = iter(())
+
+    def reset(self) -> None:
+        self._tables = self._rows.read([*self._features, self._label])
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        table = next(self._tables, None)
+        if table is not None:
+            input_data(data=table.select(self._features), label=table[self._label].to_numpy())
+        return table is not None

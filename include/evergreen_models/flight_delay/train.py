@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xgboost as xgb
 
-from evergreen import storage
 from evergreen.errors import TrainingDataError
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import Job
+from evergreen.training.rows import TrainingRows, open_training_rows
 
 _MODEL = "model.ubj"
 _REPORT_INTERVAL_S = 2
@@ -29,14 +28,15 @@ def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]
     Missing features stay missing: the trees learn a direction for them. An attempt that resumes from a checkpoint grows
     the same trees, to the last bit, as one that was never interrupted.
     """
-    table = _read_training_data(job)
-    data = xgb.QuantileDMatrix(table.select(list(job.features)), label=table[job.label].to_numpy(), nthread=job.threads)
+    with open_training_rows(job) as rows:
+        _check_labels(rows, job.label)
+        data = xgb.QuantileDMatrix(_RowGroups(rows, job), nthread=job.threads)
     rounds = int(job.parameters["rounds"])
     checkpoint = checkpoints.load_latest()
     first_round = checkpoint.step if checkpoint else 0
     saved_model = bytearray(checkpoint.files[_MODEL]) if checkpoint else None
     booster = xgb.Booster(_booster_parameters(job), cache=[data], model_file=saved_model)
-    progress = _Progress(rounds, first_round, table.num_rows)
+    progress = _Progress(rounds, first_round, rows.count)
     for number in range(first_round, rounds):
         # The generators that sample rows and columns keep their state between rounds, and no checkpoint contains it.
         # Loading its own configuration makes a booster seed them again, from the seed and the number of the round.
@@ -46,28 +46,41 @@ def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]
             progress.report(number + 1, _log_loss(booster, data))
         checkpoints.record_step(number + 1, lambda: {_MODEL: bytes(booster.save_raw("ubj"))})
     booster.save_model(output / _MODEL)
-    return {"train_log_loss": _log_loss(booster, data), "train_rows": float(table.num_rows)}
+    return {"train_log_loss": _log_loss(booster, data), "train_rows": float(rows.count)}
 
 
-def _read_training_data(job: Job) -> pa.Table:
-    """Read the columns of the job.
+def _check_labels(rows: TrainingRows, label: str) -> None:
+    """Raise unless there are rows, and each label is 0 or 1.
 
     Raises:
-        TrainingDataError: there are no rows, or a label is neither 0 nor 1.
+        TrainingDataError: says which.
     """
-    with storage.storage_path(job.training_data).open("rb") as file:
-        table = pq.read_table(file, columns=[*job.features, job.label])
-    if not table.num_rows:
-        raise TrainingDataError(
-            f"{job.training_data} has no rows: no label of its days was known; train as of a later day"
-        )
-    labels = table[job.label]
-    invalid = pc.sum(pc.invert(pc.is_in(labels, pa.array([0, 1], labels.type)))).as_py()
+    if not rows.count:
+        raise TrainingDataError(f"{rows.source} has no rows: no label of its days was known; train as of a later day")
+    invalid = 0
+    for table in rows.read([label]):
+        labels = table[label]
+        invalid += pc.sum(pc.invert(pc.is_in(labels, pa.array([0, 1], labels.type)))).as_py()
     if invalid:
-        raise TrainingDataError(
-            f"{job.training_data}: {invalid} of {table.num_rows} rows have a {job.label} that is neither 0 nor 1"
-        )
-    return table
+        raise TrainingDataError(f"{rows.source}: {invalid} of {rows.count} rows have a {label} that is neither 0 nor 1")
+
+
+class _RowGroups(xgb.DataIter):
+    """The rows of a job for XGBoost, which passes over them several times and keeps a byte per value."""
+
+    def __init__(self, rows: TrainingRows, job: Job):
+        super().__init__()
+        self._rows, self._features, self._label = rows, list(job.features), job.label
+        self._tables: Iterator[pa.Table] = iter(())
+
+    def reset(self) -> None:
+        self._tables = self._rows.read([*self._features, self._label])
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        table = next(self._tables, None)
+        if table is not None:
+            input_data(data=table.select(self._features), label=table[self._label].to_numpy())
+        return table is not None
 
 
 def _booster_parameters(job: Job) -> dict[str, object]:

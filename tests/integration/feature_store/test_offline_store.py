@@ -26,7 +26,7 @@ from feast.types import Array, Float64, Int64, String, UnixTimestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evergreen.feature_store.offline_store import RetrievalError, _check_row_numbers
+from evergreen.feature_store.offline_store import RetrievalError, check_row_numbers
 from evergreen.lake.datasets import Dataset, Manifest
 
 pytestmark = pytest.mark.integration
@@ -600,7 +600,7 @@ def test_result_rows_are_the_entity_rows_in_order(repo: Repo) -> None:
 @pytest.mark.parametrize("rows", [[0, 1], [0, 1, 2, 2], [0, 2, 1]])
 def test_lost_duplicate_or_moved_rows_are_an_error(rows: list[int]) -> None:
     with pytest.raises(RetrievalError, match=f"3 entity rows in, {len(rows)} rows out"):
-        _check_row_numbers("one", np.array(rows), 3)
+        check_row_numbers("one", np.array(rows), 3)
 
 
 # Sources.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
+from pathlib import Path
 
+import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from evergreen.errors import RawDataError
-from evergreen.feature_store.training_sets import TrainingPeriods, _count_labels, _file_masks
-from evergreen.lake.datasets import PERIOD_COLUMN
+from evergreen.feature_store.examples import Examples
+from evergreen.feature_store.training_sets import TrainingPeriods, _select_files, _sum_label_counts
 from evergreen.periods import Duration
 from evergreen.spec import loader
 from evergreen.window import RunReason, Window
@@ -45,7 +48,7 @@ def test_a_window_must_leave_a_day_to_train_on() -> None:
         days(7, 3, "2013-03-02")
 
 
-def test_rows_have_a_label_in_time() -> None:
+def test_rows_have_a_label_in_time(tmp_path: Path) -> None:
     split = days(2, 1)
     begins, ends = DAYS.start(split.holdout_start), DAYS.start(AS_OF)
     second = timedelta(seconds=1)
@@ -56,25 +59,31 @@ def test_rows_have_a_label_in_time() -> None:
         ("2013-03-10", 1, None, ""),
         ("2013-03-11", 1, begins - second, ""),  # its day is not complete then
         ("2013-03-12", 0, ends - second, "holdout"),
-        ("2013-03-13", 0, ends, ""),
-        ("2013-03-13", None, None, ""),
+        ("2013-03-13", 0, ends, "recent"),
+        ("2013-03-13", None, None, "recent"),
         ("2013-03-14", 1, ends - second, ""),  # labels of this day are not complete
     ]
     assert split == TrainingPeriods("2013-03-11", "2013-03-12", "2013-03-14")
-    columns = list(zip(*rows, strict=True))
-    table = pa.table(
-        {
-            "day": pa.array(map(date.fromisoformat, columns[0]), pa.date32()),
-            PERIOD_COLUMN: pa.array(columns[0], pa.string()),
-            "label": pa.array(columns[1], pa.int32()),
-            "label_known_at": pa.array(columns[2], pa.timestamp("us", "UTC")),
+    files = {day: tmp_path / f"{day}.parquet" for day in sorted({day for day, *_ in rows})}
+    for day, file in files.items():
+        _, labels, known_at, _ = zip(*(row for row in rows if row[0] == day), strict=True)
+        instant = pa.timestamp("us", "UTC")
+        columns = {
+            "event_timestamp": pa.array([DAYS.start(day)] * len(labels), instant),
+            "row": [rows.index(row) for row in rows if row[0] == day],
+            "late": pa.array(labels, pa.int32()),
+            "label_known_at": pa.array(known_at, instant),
         }
-    )
-    masks = _file_masks(table, split, window())
-    for name, mask in masks.items():
-        assert mask.to_pylist() == [expected == name for expected in columns[3]], name
-    counts = _count_labels(table, split, window()).to_pylist()
-    assert counts == [
+        pq.write_table(pa.table(columns), file)
+    with duckdb.connect() as con:
+        examples = Examples.from_files(con, "flight_delay", "departures", "late", files, DAYS)
+        counts = examples.count_labels(window().as_of)
+        examples.select(_select_files(split, window(), counts))
+        written = examples.write_files(tmp_path)
+        for name, file in written.items():
+            assert pq.read_table(file)["row"].to_pylist() == [i for i, row in enumerate(rows) if name in row[3]], name
+    assert "label" not in pq.read_schema(written["recent"]).names
+    assert _sum_label_counts(counts, split).to_pylist() == [
         {"day": date(2013, 3, 12), "rows": 1, "labelled": 1},
         {"day": date(2013, 3, 13), "rows": 2, "labelled": 0},
     ]
