@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -122,24 +122,57 @@ def cast_column(column: pa.ChunkedArray, target: pa.DataType) -> tuple[pa.Chunke
     `target` is a type of the table. Text, booleans and numbers are three kinds, and none becomes another. NaN is no
     whole number.
     """
+    result, loss = _cast(column, target)
+    return result, loss and loss.describe(len(column))
+
+
+def find_cast_problems(tables: Iterable[pa.Table], types: Mapping[str, str]) -> dict[str, str]:
+    """Return the problems that `cast_columns` finds in all rows of `tables`, which are read one by one."""
+    rows, losses = 0, dict[str, _Loss]()
+    for table in tables:
+        rows += len(table)
+        for name in types.keys() & set(table.column_names):
+            _, loss = _cast(table[name], pa.type_for_alias(types[name]))
+            if loss:
+                first = losses.get(name, loss._replace(values=0))
+                losses[name] = first._replace(values=first.values + loss.values)
+    return {name: losses[name].describe(rows) for name in types if name in losses}
+
+
+class _Loss(NamedTuple):
+    """Why a column cannot have another type."""
+
+    source: pa.DataType
+    target: pa.DataType
+    values: int = 0
+    """How many would change; none if the types are of two kinds."""
+    example: Any = None
+
+    def describe(self, rows: int) -> str:
+        problem = f"is {self.source}, declared {self.target}"
+        if not self.values:
+            return problem
+        return f"{problem}, and {self.values:,} of {rows:,} values would change, such as {self.example}"
+
+
+def _cast(column: pa.ChunkedArray, target: pa.DataType) -> tuple[pa.ChunkedArray, _Loss | None]:
     source = column.type
     if source == target or pa.types.is_null(source):
         return column.cast(target), None
     if pa.types.is_dictionary(source):
-        return cast_column(column.cast(source.value_type), target)
+        return _cast(column.cast(source.value_type), target)
     if _kind(source) != _kind(target) or _kind(source) is None:
-        return column, f"is {source}, declared {target}"
+        return column, _Loss(source, target)
     if _kind(source) == "text":
         return column.cast(target), None
     if pa.types.is_decimal(source):
         result, is_kept = _cast_decimals(column, target)
     else:
         result, is_kept = _cast_numbers(column, target)
-    if lost := pc.sum(pc.invert(is_kept).fill_null(False)).as_py():
-        example = column.filter(pc.invert(is_kept))[0].as_py()
-        change = f"{lost:,} of {len(column):,} values would change, such as {example}"
-        return result, f"is {source}, declared {target}, and {change}"
-    return result, None
+    lost = pc.sum(pc.invert(is_kept).fill_null(False)).as_py()
+    if not lost:
+        return result, None
+    return result, _Loss(source, target, lost, column.filter(pc.invert(is_kept))[0].as_py())
 
 
 def is_model_input(arrow_type: pa.DataType) -> bool:
