@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote
 
-import duckdb
 import pyarrow.parquet as pq
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -120,7 +119,7 @@ def _is_repeatable(error: Exception) -> bool:
     if isinstance(error, Py4JJavaError):  # a failure of a task that PySpark has no class for
         return _READ_CONDITION in str(error)
     is_client = type(error).__module__.partition(".")[0] in ("grpc", "py4j")
-    return not (is_client or isinstance(error, OSError | MemoryError | duckdb.Error))  # DuckDB only sorts the rows
+    return not (is_client or isinstance(error, OSError | MemoryError))
 
 
 def _build_faults(model: ModelSpec, period: str, error: Exception) -> list[Fault]:
@@ -244,7 +243,7 @@ def _write_tables(
                 _stage_rows(file, parts, columns, column_types, scratch)
             else:  # a period without rows is a table without rows
                 table, _ = cast_columns(tables.frame.select(*columns).limit(0).toArrow(), column_types)
-                write_ordered(file, [table], 0, scratch)
+                write_ordered(file, [table], scratch)
 
 
 def _stage_rows(
@@ -256,4 +255,4 @@ def _stage_rows(
     problems = find_cast_problems(read_batches(parts, list(changing)), changing) if changing else {}
     changing = {name: changing[name] for name in changing.keys() - problems.keys()}
     batches = (cast_columns(batch, changing)[0] for batch in read_batches(parts, columns))
-    write_ordered(file, batches, sum(pq.read_metadata(part).num_rows for part in parts), scratch)
+    write_ordered(file, batches, scratch)

@@ -10,12 +10,12 @@ Rows are in ascending order of their columns, from the first to the last. Of the
 
 So two rows are equal only if they are equal in every bit that a file holds, and then either may come first.
 
-Up to a row group of rows is ordered in memory. Of more, DuckDB keeps in memory what its limit allows, and sorts the rest
-on disk; it gets each value in a form that it orders just so, and that can be turned back.
+Memory does not grow with rows: runs of them are sorted one by one, kept on disk, and merged.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -25,32 +25,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evergreen.ingest.databases import open_database
+ROW_GROUP_ROWS = 2**16
+"""Rows of each row group of a file but the last."""
 
-ROW_GROUP_ROWS = 2**17
-"""Rows of each row group of a file but the last: the most that are in memory as an Arrow table."""
-
-_BATCH_ROWS = 2**15
-_MEMORY_MB_PER_THREAD = 64  # to sort; twice as much makes it no faster
-_MAX_THREADS = 4  # one thread reads and one writes, so more of them would only need memory
+_BATCH_ROWS = 2**13
+_RUN_BYTES = 2**25  # of rows that are sorted in memory, which takes about four times as much
+_BLOCKS_PER_RUN = 128  # the parts of a run on disk, of which a merge has one or two in memory
+_MERGED_BYTES = 2**23  # of blocks that are merged at a time
 _NULL_RANK = np.iinfo(np.uint64).max
 _RANK_BYTES = 8
 
 
-def write_ordered(file: Path, batches: Iterable[pa.Table], rows: int, scratch: Path) -> None:
-    """Write a Parquet file of batches that have `rows` rows together, in order. There is at least one batch.
-
-    `scratch` is a folder for what does not fit into memory.
-    """
+def write_ordered(file: Path, batches: Iterable[pa.Table], scratch: Path) -> None:
+    """Write a Parquet file with the rows of `batches`, at least one, in order. `scratch` is a folder for runs."""
     batches = iter(batches)
     first = next(batches)
     schema = order_rows(first.slice(0, 0)).schema.remove_metadata()
+    # Batches may differ in what only Arrow tells apart: which columns have nulls, and which a dictionary.
     plain = (pa.table(batch.cast(schema).columns, schema=schema) for batch in chain([first], batches))
     with pq.ParquetWriter(file, schema) as writer:
-        if rows <= ROW_GROUP_ROWS:
-            writer.write_table(order_rows(pa.concat_tables(plain)), ROW_GROUP_ROWS)
-            return
-        for group in _row_groups(_sort_on_disk(plain, schema, scratch)):
+        for group in _row_groups(_merge_runs(_split_into_runs(plain), scratch)):
             writer.write_table(group, ROW_GROUP_ROWS)
 
 
@@ -71,78 +65,100 @@ def order_rows(table: pa.Table) -> pa.Table:
     """
     if not table.num_columns:
         return table
-    names = table.column_names
-    columns = [column.combine_chunks() for column in table.columns]
-    columns = [column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in columns]
-    table = pa.table(columns, names)
-    keys = pa.table([_sort_keys(column) for column in columns], names)
-    order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in names])
-    return table.take(order).combine_chunks()
+    table = _in_one_piece(table)
+    return table.take(_row_order(table)).combine_chunks()
 
 
-def _sort_on_disk(batches: Iterable[pa.Table], schema: pa.Schema, scratch: Path) -> Iterator[pa.Table]:
-    names = [f"column_{number}" for number in range(len(schema))]  # DuckDB takes names for equal that differ in case
+def _split_into_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Return the rows in tables of `_RUN_BYTES`, the last one of fewer; at least one."""
+    run: list[pa.Table] = []
+    size = 0
+    for batch in batches:
+        if run and size + batch.nbytes > _RUN_BYTES:
+            yield pa.concat_tables(run)
+            run, size = [], 0
+        run.append(batch)
+        size += batch.nbytes
+    yield pa.concat_tables(run)
 
-    def encode(table: pa.Table) -> pa.RecordBatch:
-        return pa.record_batch([_encode(column.combine_chunks()) for column in table.columns], names)
 
-    encoded_schema = encode(schema.empty_table()).schema
-    with open_database(scratch, memory_mb_per_thread=_MEMORY_MB_PER_THREAD, max_threads=_MAX_THREADS) as database:
-        reader = pa.RecordBatchReader.from_batches(encoded_schema, (encode(batch) for batch in batches))
-        database.register("rows_in_any_order", reader)
-        order = ", ".join(f"{name} ASC NULLS LAST" for name in names)
-        for batch in database.sql(f"FROM rows_in_any_order ORDER BY {order}").to_arrow_reader(ROW_GROUP_ROWS):
-            columns = [_decode(column, field.type) for column, field in zip(batch.columns, schema, strict=True)]
-            yield pa.table(columns, schema=schema)
+def _merge_runs(runs: Iterator[pa.Table], scratch: Path) -> Iterator[pa.Table]:
+    """Return the rows of all runs in order, in tables; a single run never leaves the memory."""
+    first = order_rows(next(runs))
+    second = next(runs, None)
+    if second is None:
+        yield first
+        return
+    with tempfile.TemporaryDirectory(prefix="runs-", dir=scratch) as folder:
+        spill = Path(folder, "blocks.arrow")
+        yield from _merge_blocks(spill, _write_blocks(spill, chain([first], map(order_rows, chain([second], runs)))))
+
+
+def _write_blocks(spill: Path, runs: Iterable[pa.Table]) -> pa.Table:
+    """Write runs, each in order, in blocks, and return the first row of each block."""
+    first_rows = []
+    with pa.OSFile(str(spill), "wb") as sink:
+        writer = None
+        for run in runs:
+            writer = writer or pa.ipc.new_file(sink, run.schema)
+            block_rows = max(1, len(run) // _BLOCKS_PER_RUN)
+            writer.write_table(run, max_chunksize=block_rows)
+            first_rows.append(run.take(pa.array(range(0, len(run), block_rows), pa.int64())))
+        assert writer is not None
+        writer.close()
+    return pa.concat_tables(first_rows)
+
+
+def _merge_blocks(spill: Path, first_rows: pa.Table) -> Iterator[pa.Table]:
+    """Return the rows of all blocks in order.
+
+    Blocks are read in the order of their first rows. Whatever is not after the first row of the next block is complete.
+    The rest is at most one block of each run, because the blocks of a run before its last one that is read are not
+    after the first row of that.
+    """
+    order = _row_order(_in_one_piece(first_rows)).to_pylist()
+    with pa.OSFile(str(spill)) as source, pa.ipc.open_file(source) as blocks:
+        rest, pending, pending_bytes = first_rows.slice(0, 0), list[pa.Table](), 0
+        for block, next_block in zip(order, [*order[1:], None], strict=True):
+            pending.append(pa.Table.from_batches([blocks.get_batch(block)]))
+            pending_bytes += pending[-1].nbytes
+            if next_block is None:
+                yield order_rows(pa.concat_tables([rest, *pending]))
+            elif pending_bytes >= max(_MERGED_BYTES, rest.nbytes):
+                table = _in_one_piece(pa.concat_tables([rest, *pending, first_rows.slice(next_block, 1)]))
+                rows = _row_order(table).to_numpy()  # of equal rows the earlier comes first
+                [end] = np.flatnonzero(rows == len(table) - 1)
+                yield table.take(pa.array(rows[:end]))
+                rest, pending, pending_bytes = table.take(pa.array(rows[end + 1 :])), [], 0
 
 
 def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Return the rows of `tables` in tables of `ROW_GROUP_ROWS`, each column in one piece."""
+    """Return the rows of `tables` in tables of `ROW_GROUP_ROWS`, the last one of fewer; at least one.
+
+    Each column is in one piece: the bytes of a file depend on the pieces.
+    """
     pieces: list[pa.Table] = []
-    missing = ROW_GROUP_ROWS
+    missing, is_empty = ROW_GROUP_ROWS, True
     for table in tables:
-        while table.num_rows:
-            pieces.append(table.slice(0, missing))
-            table = table.slice(missing)
-            missing -= pieces[-1].num_rows
-            if not missing:
-                yield pa.concat_tables(pieces).combine_chunks()
-                pieces, missing = [], ROW_GROUP_ROWS
-    if pieces:
+        while len(table) >= missing:
+            yield pa.concat_tables([*pieces, table.slice(0, missing)]).combine_chunks()
+            table, pieces, missing, is_empty = table.slice(missing), [], ROW_GROUP_ROWS, False
+        pieces.append(table)
+        missing -= len(table)
+    if missing < ROW_GROUP_ROWS or is_empty:
         yield pa.concat_tables(pieces).combine_chunks()
 
 
-def _encode(array: pa.Array) -> pa.Array:
-    """Return values that DuckDB sorts as those of `array` are ordered; `_decode` returns the array again."""
-    kind = array.type
-    if pa.types.is_floating(kind):
-        return _float_keys(array)
-    if pa.types.is_temporal(kind):
-        return array.view(f"int{kind.bit_width}")
-    if pa.types.is_struct(kind):
-        fields = [_encode(field) for field in array.flatten()]
-        return pa.StructArray.from_arrays(fields, [f"field_{n}" for n in range(len(fields))], mask=array.is_null())
-    if pa.types.is_nested(kind):
-        items = _as_list(array)
-        return pa.ListArray.from_arrays(_list_offsets(items), _encode(items.flatten()), mask=items.is_null())
-    return array
+def _in_one_piece(table: pa.Table) -> pa.Table:
+    columns = [column.combine_chunks() for column in table.columns]
+    columns = [column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in columns]
+    return pa.table(columns, table.column_names)
 
 
-def _decode(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    if pa.types.is_floating(kind):
-        return _floats(array, kind)
-    if pa.types.is_temporal(kind):
-        return array.view(kind)
-    if pa.types.is_struct(kind):
-        fields = [_decode(field, kind.field(number).type) for number, field in enumerate(array.flatten())]
-        return pa.StructArray.from_arrays(fields, fields=list(kind), mask=array.is_null())
-    if pa.types.is_map(kind):
-        entries = _decode(array.flatten(), pa.struct([kind.key_field, kind.item_field]))
-        return pa.MapArray.from_arrays(_list_offsets(array), *entries.flatten(), type=kind, mask=array.is_null())
-    if pa.types.is_nested(kind):
-        items = _decode(array.flatten(), kind.value_type)
-        return pa.ListArray.from_arrays(_list_offsets(array), items, type=kind, mask=array.is_null())
-    return array.cast(kind)
+def _row_order(table: pa.Table) -> pa.Array:
+    """Return the numbers of the rows in their order. Each column is in one piece and without a dictionary."""
+    keys = pa.table([_sort_keys(column.chunk(0)) for column in table.columns], table.column_names)
+    return pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in table.column_names])
 
 
 def _sort_keys(array: pa.Array) -> pa.Array:
@@ -172,17 +188,8 @@ def _rank_values(array: pa.Array) -> np.ndarray:
 def _float_keys(array: pa.Array) -> pa.Array:
     """Return integers in the order of IEEE 754: the bits of the floats, those of the magnitude turned if negative."""
     bits = np.asarray(array.fill_null(0)).view(f"i{array.type.bit_width // 8}")
-    return pa.array(_turn_negative(bits), mask=np.asarray(array.is_null()))
-
-
-def _floats(keys: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return the floats that `_float_keys` has turned into integers."""
-    bits = _turn_negative(np.asarray(keys.fill_null(0)))
-    return pa.array(bits.view(f"f{kind.bit_width // 8}"), kind, mask=np.asarray(keys.is_null()), from_pandas=False)
-
-
-def _turn_negative(bits: np.ndarray) -> np.ndarray:
-    return np.where(bits < 0, bits ^ np.iinfo(bits.dtype).max, bits)
+    keys = np.where(bits < 0, bits ^ np.iinfo(bits.dtype).max, bits)
+    return pa.array(keys, mask=np.asarray(array.is_null()))
 
 
 def _struct_keys(array: pa.StructArray) -> pa.Array:
@@ -195,20 +202,12 @@ def _struct_keys(array: pa.StructArray) -> pa.Array:
 
 def _list_keys(array: pa.Array) -> pa.Array:
     """Return for each list the ranks of its items as bytes: compared as bytes they are compared item by item."""
-    items = _as_list(array)
-    return _binary_array(_rank_values(items.flatten()), np.asarray(_list_offsets(items), np.int64) * _RANK_BYTES)
-
-
-def _as_list(array: pa.Array) -> pa.Array:
-    if not pa.types.is_map(array.type):
-        return array
-    return array.cast(pa.list_(pa.struct([("key", array.type.key_type), ("value", array.type.item_type)])))
-
-
-def _list_offsets(array: pa.Array) -> pa.Array:
-    """Return where each list begins and ends in the items of all lists that are not null."""
-    lengths = np.asarray(pc.list_value_length(array).fill_null(0), np.int32)
-    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    if pa.types.is_map(array.type):
+        fields = [("key", array.type.key_type), ("value", array.type.item_type)]
+        array = array.cast(pa.list_(pa.struct(fields)))
+    lengths = np.asarray(pc.list_value_length(array), np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]) * _RANK_BYTES
+    return _binary_array(_rank_values(array.flatten()), offsets)
 
 
 def _binary_array(ranks: np.ndarray, offsets: np.ndarray) -> pa.Array:

@@ -15,23 +15,17 @@ import duckdb
 QUERY_ERRORS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.OutOfMemoryException)
 """What DuckDB raises when the query, or the machine, is at fault. Any other error is that of a file."""
 
-_MEMORY_MB_PER_THREAD = 256  # beyond it, DuckDB writes to disk what it groups or sorts, such as keys that repeat
+_MEMORY_MB_PER_THREAD = 256  # beyond it, DuckDB writes to disk what it groups, such as keys that repeat
 
 
 @contextmanager
-def open_database(
-    scratch: Path | None = None, *, memory_mb_per_thread: int = _MEMORY_MB_PER_THREAD, max_threads: int | None = None
-) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an empty database for any number of files. Its memory is limited, whatever the number of their rows.
-
-    What exceeds the limit is written to a folder in `scratch`, by default in that for temporary files.
-    """
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(processors, max_threads or processors)
-    limits: dict[str, Any] = {"threads": threads, "memory_limit": f"{memory_mb_per_thread * threads}MB"}
+def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an empty database for any number of files. Its memory is limited, whatever the number of their rows."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits: dict[str, Any] = {"threads": threads, "memory_limit": f"{_MEMORY_MB_PER_THREAD * threads}MB"}
     with (
-        tempfile.TemporaryDirectory(prefix="evergreen-", dir=scratch) as spill,
-        duckdb.connect(config={**limits, "temp_directory": spill}) as database,
+        tempfile.TemporaryDirectory(prefix="evergreen-checks-") as scratch,
+        duckdb.connect(config={**limits, "temp_directory": scratch}) as database,
     ):
         database.execute("SET TimeZone = 'UTC'")
         yield database
