@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -116,63 +116,60 @@ def cast_columns(table: pa.Table, types: Mapping[str, str]) -> tuple[pa.Table, d
     return table, problems
 
 
+def find_cast_problems(tables: Iterable[pa.Table], types: Mapping[str, str]) -> dict[str, str]:
+    """Return the problems that `cast_columns` has with the rows of all `tables`, which are read one by one."""
+    casts: dict[str, ColumnCast] = {}
+    for table in tables:
+        for name in table.column_names:
+            if name in types:
+                casts.setdefault(name, ColumnCast(pa.type_for_alias(types[name]))).add(table[name])
+    return {name: cast.problem for name, cast in casts.items() if cast.problem}
+
+
 def cast_column(column: pa.ChunkedArray, target: pa.DataType) -> tuple[pa.ChunkedArray, str | None]:
     """Return the column as `target`, and what is wrong if one of its values would not stay what it is.
 
     `target` is a type of the table. Text, booleans and numbers are three kinds, and none becomes another. NaN is no
     whole number.
     """
-    result, loss = _cast(column, target)
-    return result, loss and loss.describe(len(column))
+    cast = ColumnCast(target)
+    return cast.add(column), cast.problem
 
 
-def find_cast_problems(tables: Iterable[pa.Table], types: Mapping[str, str]) -> dict[str, str]:
-    """Return the problems that `cast_columns` finds in all rows of `tables`, which are read one by one."""
-    rows, losses = 0, dict[str, _Loss]()
-    for table in tables:
-        rows += len(table)
-        for name in types.keys() & set(table.column_names):
-            _, loss = _cast(table[name], pa.type_for_alias(types[name]))
-            if loss:
-                first = losses.get(name, loss._replace(values=0))
-                losses[name] = first._replace(values=first.values + loss.values)
-    return {name: losses[name].describe(rows) for name in types if name in losses}
+class ColumnCast:
+    """`cast_column` of a column whose rows come in parts, of one type."""
 
+    def __init__(self, target: pa.DataType):
+        self._target = target
+        self._rows = self._lost_rows = 0
+        self._mismatch, self._example = "", ""
 
-class _Loss(NamedTuple):
-    """Why a column cannot have another type."""
+    def add(self, part: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return the next rows as the target, or as they are if it is of another kind."""
+        if pa.types.is_dictionary(part.type):
+            part = part.cast(part.type.value_type)
+        source, target = part.type, self._target
+        self._rows += len(part)
+        if source == target or pa.types.is_null(source):
+            return part.cast(target)
+        if _kind(source) != _kind(target) or _kind(source) is None:
+            self._mismatch = f"is {source}, declared {target}"
+            return part
+        if _kind(source) == "text":
+            return part.cast(target)
+        cast_values = _cast_decimals if pa.types.is_decimal(source) else _cast_numbers
+        result, is_kept = cast_values(part, target)
+        if lost := pc.sum(pc.invert(is_kept).fill_null(False)).as_py():
+            self._mismatch = f"is {source}, declared {target}"
+            self._example = self._example or str(part.filter(pc.invert(is_kept))[0].as_py())
+            self._lost_rows += lost
+        return result
 
-    source: pa.DataType
-    target: pa.DataType
-    values: int = 0
-    """How many would change; none if the types are of two kinds."""
-    example: Any = None
-
-    def describe(self, rows: int) -> str:
-        problem = f"is {self.source}, declared {self.target}"
-        if not self.values:
-            return problem
-        return f"{problem}, and {self.values:,} of {rows:,} values would change, such as {self.example}"
-
-
-def _cast(column: pa.ChunkedArray, target: pa.DataType) -> tuple[pa.ChunkedArray, _Loss | None]:
-    source = column.type
-    if source == target or pa.types.is_null(source):
-        return column.cast(target), None
-    if pa.types.is_dictionary(source):
-        return _cast(column.cast(source.value_type), target)
-    if _kind(source) != _kind(target) or _kind(source) is None:
-        return column, _Loss(source, target)
-    if _kind(source) == "text":
-        return column.cast(target), None
-    if pa.types.is_decimal(source):
-        result, is_kept = _cast_decimals(column, target)
-    else:
-        result, is_kept = _cast_numbers(column, target)
-    lost = pc.sum(pc.invert(is_kept).fill_null(False)).as_py()
-    if not lost:
-        return result, None
-    return result, _Loss(source, target, lost, column.filter(pc.invert(is_kept))[0].as_py())
+    @property
+    def problem(self) -> str | None:
+        """What is wrong if one of the values so far would not stay what it is."""
+        change = f", and {self._lost_rows:,} of {self._rows:,} values would change, such as {self._example}"
+        return f"{self._mismatch}{change if self._lost_rows else ''}" if self._mismatch else None
 
 
 def is_model_input(arrow_type: pa.DataType) -> bool:
