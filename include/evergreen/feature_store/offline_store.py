@@ -70,7 +70,7 @@ _PACKED_RANK = f"epoch_us(event_ts) * {_MICROSECOND_STRIDE}::HUGEINT + file_inde
 
 
 # To pull rows: beyond these limits DuckDB writes to disk, but for what it needs of each column.
-_PULL_MEMORY_MB, _PULL_MEMORY_MB_PER_COLUMN, _PULL_THREADS = 256, 4, "4"
+_PULL_MEMORY_MB, _PULL_MEMORY_MB_PER_COLUMN, _PULL_THREADS = 256, 8, "4"
 _PULLED_ROWS = 2**20
 
 _SUPPORTED = {column_type.arrow for column_type in SUPPORTED_TYPES.values()}

@@ -32,7 +32,7 @@ from pydantic import Field
 
 from evergreen.errors import Fault, FeatureError, SpecError
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
-from evergreen.feature_store.retrieval import read_batches, register_spark_views
+from evergreen.feature_store.retrieval import read_table_in_batches, register_spark_views
 from evergreen.features.inputs import published_manifests, published_periods
 from evergreen.features.types import SUPPORTED_TYPES, cast_columns, find_cast_problems
 from evergreen.lake import datasets, fingerprints
@@ -184,7 +184,7 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
 
 def _read_batches(job: RetrievalJob, source: DataSource) -> Iterator[pa.Table]:
     """Return the rows of a retrieval with the names that its view has for them; the first table has no rows."""
-    for table in read_batches(job, _BATCH_ROWS):
+    for table in read_table_in_batches(job, _BATCH_ROWS):
         yield table.rename_columns([source.field_mapping.get(name, name) for name in table.column_names])
 
 

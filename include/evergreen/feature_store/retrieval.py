@@ -66,7 +66,7 @@ def read_table(job: RetrievalJob) -> pa.Table:
     return text_as_strings(job.to_spark_df().toArrow() if is_spark else job.to_arrow())  # type: ignore[attr-defined]
 
 
-def read_batches(job: RetrievalJob, rows: int) -> Iterator[pa.Table]:
+def read_table_in_batches(job: RetrievalJob, rows: int) -> Iterator[pa.Table]:
     """Return the rows of `read_table` in tables of about `rows`; the first has none.
 
     Of Feast's Spark store all rows are in memory.
