@@ -30,7 +30,7 @@ ROW_GROUP_ROWS = 2**16
 
 _BATCH_ROWS = 2**13
 _RUN_BYTES = 2**23  # of rows that are sorted in memory, which takes about four times as much
-_BLOCKS_PER_RUN = 64  # the parts of a run on disk, of which a merge has one or two in memory
+_BLOCKS_PER_RUN = 128  # the parts of a run on disk, of which a merge has one or two in memory
 _MERGED_BYTES = 2**22  # of blocks that are merged at a time
 _NULL_RANK = np.iinfo(np.uint64).max
 _RANK_BYTES = 8
