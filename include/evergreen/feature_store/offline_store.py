@@ -71,6 +71,10 @@ _MICROSECOND_STRIDE = 2**64
 _PACKED_RANK = f"epoch_us(event_ts) * {_MICROSECOND_STRIDE}::HUGEINT + file_index * {2**40}::HUGEINT + file_row_number"
 
 
+# To pull rows: beyond these limits DuckDB writes to disk, but for what it needs of each column.
+_PULL_MEMORY_MB, _PULL_MEMORY_MB_PER_COLUMN, _PULL_THREADS = 256, 8, "4"
+_PULLED_ROWS = 2**20
+
 _SUPPORTED = {column_type.arrow for column_type in SUPPORTED_TYPES.values()}
 _FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
 
@@ -103,6 +107,9 @@ class AsofRetrievalJob(RetrievalJob):
     full_feature_names: bool = False
     on_demand_feature_views: list[OnDemandFeatureView] = field(default_factory=list)
     metadata: RetrievalMetadata | None = None
+    read_batches: Callable[[int], Iterator[pa.Table]] | None = None
+    """Returns the rows of the table in tables of about so many, the first without rows, in memory that does not grow
+    with their number."""
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         if timeout is not None:
@@ -134,17 +141,27 @@ def _pull_rows(
     instants = [name for name in dict.fromkeys((timestamp_field, created_timestamp_column)) if name]
     values = [name for name in dict.fromkeys((*join_key_columns, *feature_name_columns)) if name not in instants]
 
-    def retrieve() -> pa.Table:
+    def read_batches(rows: int, **limits: str) -> Iterator[pa.Table]:
         latest_by = join_key_columns if latest_only else None
-        with _connect_duckdb(config) as con:
+        with _connect_duckdb(config, **limits) as con:
             files = _SourceFiles.find(con, data_source, config)
             if not files.schemas:
                 types = dict.fromkeys(values, pa.null()) | dict.fromkeys(instants, pa.timestamp("us", "UTC"))
-                return pa.schema(types).empty_table()
+                yield pa.schema(types).empty_table()
+                return
             relation = files.relation(data_source.name, values, instants)
-            return con.sql(_pull_query(relation, values, instants, (start_date, end_date), latest_by)).to_arrow_table()
+            query = _pull_query(relation, values, instants, (start_date, end_date), latest_by)
+            reader = con.sql(query).to_arrow_reader(rows)
+            yield reader.schema.empty_table()
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
 
-    return AsofRetrievalJob(retrieve)
+    def read_in_limits(rows: int) -> Iterator[pa.Table]:
+        memory = f"{_PULL_MEMORY_MB + _PULL_MEMORY_MB_PER_COLUMN * len(values)}MB"
+        with tempfile.TemporaryDirectory(prefix="evergreen-") as scratch:
+            yield from read_batches(rows, memory_limit=memory, threads=_PULL_THREADS, temp_directory=scratch)
+
+    return AsofRetrievalJob(lambda: pa.concat_tables(read_batches(_PULLED_ROWS)), read_batches=read_in_limits)
 
 
 class AsofOfflineStore(OfflineStore):

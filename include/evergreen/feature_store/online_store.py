@@ -14,14 +14,17 @@ fingerprint as a marker; a store that was emptied or restored from a backup does
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
+from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -29,9 +32,9 @@ from pydantic import Field
 
 from evergreen.errors import Fault, FeatureError, SpecError
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
-from evergreen.feature_store.retrieval import read_table, register_spark_views, restrict_partitions
+from evergreen.feature_store.retrieval import read_table_in_batches, register_spark_views, restrict_partitions
 from evergreen.features.inputs import published_manifests, published_periods
-from evergreen.features.types import SUPPORTED_TYPES, cast_columns
+from evergreen.features.types import SUPPORTED_TYPES, cast_columns, find_cast_problems
 from evergreen.lake import datasets, fingerprints
 from evergreen.periods import Calendar
 from evergreen.spec import Frozen
@@ -152,34 +155,44 @@ def _write_view(store: FeatureStore, view: FeatureView, start: datetime, end: da
         end,
     )
     columns = {name: SUPPORTED_TYPES[str(dtype)] for name, dtype in {**keys, **features}.items()}
-    table = read_table(job)
-    table = table.rename_columns([source.field_mapping.get(name, name) for name in table.column_names])
-    table, problems = cast_columns(table, {name: column.arrow for name, column in columns.items()})
-    if problems:
-        fix = "build its periods again, or declare another type"
-        faults = [Fault(f"{view.name}.{name}", problem, fix) for name, problem in problems.items()]
-        raise FeatureError(f"features of {store.project}", faults)
-    table = table.filter(pc.field(source.timestamp_field).is_valid())
-    for name in keys:  # nobody can ask for a key that is null
-        table = table.filter(pc.field(name).is_valid())
-    # An engine returns as many chunks as its threads made: each would be a call of the online store.
-    for batch in table.combine_chunks().to_batches(_BATCH_ROWS):
-        values = {name: _to_messages(batch[name], column.online) for name, column in columns.items()}
-        key_columns = [values[name] for name in keys] or [[Value(string_val=DUMMY_ENTITY_VAL)] * batch.num_rows]
+    types = {name: column.arrow for name, column in columns.items()}
+    batches = _read_batches(job, source)
+    first = next(batches)
+    if any(str(first.schema.field(name).type) != arrow_type for name, arrow_type in types.items()):
+        if problems := find_cast_problems(chain([first], batches), types):
+            fix = "build its periods again, or declare another type"
+            faults = [Fault(f"{view.name}.{name}", problem, fix) for name, problem in problems.items()]
+            raise FeatureError(f"features of {store.project}", faults)
+        batches = _read_batches(job, source)  # once more: nothing is written before all of it has been seen
+    for batch in batches:
+        table, _ = cast_columns(batch, types)
+        table = table.filter(pc.field(source.timestamp_field).is_valid())
+        for name in keys:  # nobody can ask for a key that is null
+            table = table.filter(pc.field(name).is_valid())
+        if not table.num_rows:
+            continue
+        values = {name: _to_messages(table[name], column.online) for name, column in columns.items()}
+        key_columns = [values[name] for name in keys] or [[Value(string_val=DUMMY_ENTITY_VAL)] * table.num_rows]
         names = list(keys) or [DUMMY_ENTITY_ID]
         rows: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = [
             (EntityKey(join_keys=names, entity_values=key), dict(zip(features, row, strict=True)), timestamp, None)
             for key, row, timestamp in zip(
                 zip(*key_columns, strict=True),
                 zip(*(values[name] for name in features), strict=True),
-                batch[source.timestamp_field].to_pylist(),
+                table[source.timestamp_field].to_pylist(),
                 strict=True,
             )
         ]
         provider.online_write_batch(store.config, view, rows, progress=None)
 
 
-def _to_messages(column: pa.Array, field: str) -> list[Value]:
+def _read_batches(job: RetrievalJob, source: DataSource) -> Iterator[pa.Table]:
+    """Return the rows of a retrieval with the names that its view has for them; the first table has no rows."""
+    for table in read_table_in_batches(job, _BATCH_ROWS):
+        yield table.rename_columns([source.field_mapping.get(name, name) for name in table.column_names])
+
+
+def _to_messages(column: pa.ChunkedArray, field: str) -> list[Value]:
     """Return Feast's messages of a column. As a missing value, NaN is one without content."""
     return [Value() if value is None or value != value else Value(**{field: value}) for value in column.to_pylist()]
 

@@ -66,6 +66,20 @@ def read_table(job: RetrievalJob) -> pa.Table:
     return text_as_strings(job.to_spark_df().toArrow() if is_spark else job.to_arrow())  # type: ignore[attr-defined]
 
 
+def read_table_in_batches(job: RetrievalJob, rows: int) -> Iterator[pa.Table]:
+    """Return the rows of `read_table` in tables of about `rows`; the first has none.
+
+    Of Feast's Spark store all rows are in memory.
+    """
+    if stream := getattr(job, "read_batches", None):
+        yield from map(text_as_strings, stream(rows))
+        return
+    table = read_table(job)
+    yield table.slice(0, 0)
+    # An engine returns as many chunks as its threads made.
+    yield from (pa.Table.from_batches([batch]) for batch in table.combine_chunks().to_batches(rows))
+
+
 def register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> None:
     """Register the published tables of `views` in this process's Spark session, if Feast reads through Spark."""
     if settings().offline_store != "spark":

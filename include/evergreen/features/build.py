@@ -25,8 +25,8 @@ from evergreen.features import FeatureTables, inputs, spark
 from evergreen.features.definitions import DeclaredTypes, declared_types
 from evergreen.features.inputs import FaultsByPeriod, FingerprintsByPeriod, raise_own_faults
 from evergreen.features.register_history import RegisterHistory
-from evergreen.features.row_order import order_rows
-from evergreen.features.types import cast_columns
+from evergreen.features.row_order import read_batches, write_ordered
+from evergreen.features.types import cast_columns, find_cast_problems
 from evergreen.ingest import raw_files
 from evergreen.ingest.declared_files import declared_copies, declared_schema, find_damage, read_as_declared
 from evergreen.ingest.raw_files import RawFile
@@ -238,9 +238,21 @@ def _write_tables(
             partition = (
                 scratch / f"table={name}" if several else scratch
             ) / f"{key}={period.replace(':', _ESCAPED_COLON)}"
-            if partition.exists():
-                table = pq.read_table(partition, columns=list(columns), partitioning=None)
+            file, column_types = folder / f"{name}.parquet", types.get(name, {})
+            if parts := sorted(partition.glob("*.parquet")):
+                _stage_rows(file, parts, columns, column_types, scratch)
             else:  # a period without rows is a table without rows
-                table = tables.frame.select(*columns).limit(0).toArrow()
-            table, _ = cast_columns(table, types.get(name, {}))
-            pq.write_table(order_rows(table).replace_schema_metadata(), folder / f"{name}.parquet")
+                table, _ = cast_columns(tables.frame.select(*columns).limit(0).toArrow(), column_types)
+                write_ordered(file, [table], scratch)
+
+
+def _stage_rows(
+    file: Path, parts: Sequence[Path], columns: Sequence[str], types: Mapping[str, str], scratch: Path
+) -> None:
+    """Write the rows of all `parts`, which have the same schema, to one file, in order."""
+    schema = pq.read_schema(parts[0])
+    changing = {name: types[name] for name in columns if name in types and types[name] != str(schema.field(name).type)}
+    problems = find_cast_problems(read_batches(parts, list(changing)), changing) if changing else {}
+    changing = {name: changing[name] for name in changing.keys() - problems.keys()}
+    batches = (cast_columns(batch, changing)[0] for batch in read_batches(parts, columns))
+    write_ordered(file, batches, scratch)

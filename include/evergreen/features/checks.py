@@ -24,7 +24,8 @@ from evergreen.features import inputs
 from evergreen.features.definitions import declared_types
 from evergreen.features.inputs import FaultsByPeriod, FingerprintsByPeriod, raise_own_faults
 from evergreen.features.planning import refresh_raw_data
-from evergreen.features.types import cast_columns
+from evergreen.features.row_order import read_batches
+from evergreen.features.types import find_cast_problems
 from evergreen.ingest import declared_files, expectations, histories, raw_files
 from evergreen.ingest.databases import QUERY_ERRORS, open_database
 from evergreen.ingest.expectations import ValidationReport
@@ -123,7 +124,7 @@ def _type_faults(file: Path, location: str, types: Mapping[str, str]) -> list[Fa
         Fault(f"{location} {column}", "is declared, and missing", fix) for column in types if column not in schema
     ]
     if columns := [column for column, type_ in types.items() if schema.get(column, type_) != type_]:
-        _, problems = cast_columns(pq.read_table(file, columns=columns), types)
+        problems = find_cast_problems(read_batches([file], columns), types)
         faults += [Fault(f"{location} {column}", problem, fix) for column, problem in problems.items()]
     return faults
 

@@ -116,6 +116,16 @@ def cast_columns(table: pa.Table, types: Mapping[str, str]) -> tuple[pa.Table, d
     return table, problems
 
 
+def find_cast_problems(tables: Iterable[pa.Table], types: Mapping[str, str]) -> dict[str, str]:
+    """Return the problems that `cast_columns` has with the rows of all `tables`, which are read one by one."""
+    casts: dict[str, ColumnCast] = {}
+    for table in tables:
+        for name in table.column_names:
+            if name in types:
+                casts.setdefault(name, ColumnCast(pa.type_for_alias(types[name]))).add(table[name])
+    return {name: cast.problem for name, cast in casts.items() if cast.problem}
+
+
 def cast_column(column: pa.ChunkedArray, target: pa.DataType) -> tuple[pa.ChunkedArray, str | None]:
     """Return the column as `target`, and what is wrong if one of its values would not stay what it is.
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import ast
 import math
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache, partial
@@ -41,7 +43,8 @@ _BATCH_ROWS = 20_000
 _ROW = '"row of the file"'
 _NULLITY = re.compile(r'("(?:[^"]|"")+") IS (NOT )?NULL')
 _SORT_THREADS = 4
-_HASHES_IN_MEMORY = 2**24  # of 8 bytes; for more rows, their hashes are compared in several passes
+_HASHES_IN_MEMORY = 2**21  # of 8 bytes; those of more rows are compared in parts, which are stored in temporary files
+_MAX_OPEN_FILES = 256
 
 _NUMBERS = ("number", "decimal")
 _COMPARABLE = ("number", "decimal", "text", "date", "datetime", "instant")
@@ -106,23 +109,29 @@ class ParquetRows:
 
     def may_repeat(self, keys: str, condition: str, count: int) -> bool:
         """Whether two of the `count` rows that meet `condition` have the same hash of their keys."""
-        passes = -(-count // _HASHES_IN_MEMORY)
-        for number in range(passes):
-            part = f"{condition} AND hash({keys}) % {passes} = {number}" if passes > 1 else condition
-            query = f"SELECT hash({keys}) AS hash FROM rows WHERE {part}"
-            hashes = self._fetch_numbers(query, count)
-            _sort_in_threads(hashes)
-            if (hashes[1:] == hashes[:-1]).any():
-                return True
+        hashes = self._fetch_hashes(f"SELECT hash({keys}) AS hash FROM rows WHERE {condition}")
+        parts = min(-(-count // _HASHES_IN_MEMORY), _MAX_OPEN_FILES)
+        if parts <= 1:
+            in_memory, length = np.empty(count, np.uint64), 0
+            for batch in hashes:
+                in_memory[length : length + len(batch)] = batch
+                length += len(batch)
+            return _has_repeated(in_memory[:length])
+        with ExitStack() as stack:
+            files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(parts)]
+            for batch in hashes:
+                part = batch % np.uint64(parts)
+                for number, file in enumerate(files):
+                    file.write(batch[part == number].tobytes())
+            for file in files:
+                file.seek(0)
+                if _has_repeated(np.fromfile(file, np.uint64)):
+                    return True
         return False
 
-    def _fetch_numbers(self, query: str, limit: int) -> Any:
-        """Return one column of at most `limit` unsigned integers, without a copy of them."""
-        numbers, length = np.empty(limit, np.uint64), 0
+    def _fetch_hashes(self, query: str) -> Iterator[Any]:
         for batch in self._database.sql(self._with_rows(query)).to_arrow_reader(_BATCH_ROWS):
-            numbers[length : length + len(batch)] = batch.column(0).to_numpy()
-            length += len(batch)
-        return numbers[:length]
+            yield batch.column(0).to_numpy()
 
     def fetch_values(self, columns: Sequence[str], condition: str) -> pa.Table:
         """Return the first rows that meet `condition`, in the order of the file."""
@@ -132,6 +141,11 @@ class ParquetRows:
 
     def _with_rows(self, query: str) -> str:
         return f"WITH rows AS NOT MATERIALIZED {self._source} {query}"
+
+
+def _has_repeated(values: Any) -> bool:
+    _sort_in_threads(values)
+    return bool((values[1:] == values[:-1]).any())
 
 
 def _sort_in_threads(values: Any) -> None:

@@ -246,7 +246,7 @@ def test_examples_are_the_first_rows_that_break_a_rule(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hashes_in_memory", [7, 1000])
 @pytest.mark.parametrize(("place", "unexpected"), [(None, 0), (0, 2), (998, 2)])
-def test_keys_that_repeat_are_found_in_several_passes(
+def test_keys_that_repeat_are_found_in_parts(
     hashes_in_memory: int, place: int | None, unexpected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(expectation_metrics, "_HASHES_IN_MEMORY", hashes_in_memory)

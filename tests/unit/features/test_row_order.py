@@ -7,6 +7,8 @@ import math
 import struct
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evergreen.features.row_order import order_rows
+from evergreen.features import row_order
+from evergreen.features.row_order import order_rows, read_batches, write_ordered
 
 pytestmark = pytest.mark.unit
 
@@ -25,6 +28,17 @@ def file_of(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink)
     return sink.getvalue()
+
+
+def written_file(tables: list[pa.Table], folder: Path, run_bytes: int = 2**25, group_rows: int = 2**16) -> bytes:
+    """Return the file that is written if runs have `run_bytes`, and row groups `group_rows`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_order, "_RUN_BYTES", run_bytes)
+        patch.setattr(row_order, "ROW_GROUP_ROWS", group_rows)
+        patch.setattr(row_order, "_MERGED_BYTES", run_bytes)
+        write_ordered(folder / "rows.parquet", tables, folder)
+    assert [path.name for path in folder.iterdir()] == ["rows.parquet"], "nothing else is left"
+    return (folder / "rows.parquet").read_bytes()
 
 
 def bits(pattern: int) -> float:
@@ -99,6 +113,29 @@ def test_same_rows_give_same_bytes(table: pa.Table, luck: Any, data: st.DataObje
     assert (result.schema.names, result.schema.types) == (table.schema.names, plain)
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rows")
+
+
+@settings(max_examples=200, deadline=None)
+@given(tables(), st.randoms(use_true_random=False), st.data())
+def test_rows_are_in_the_same_order_on_disk_as_in_memory(
+    scratch: Path, table: pa.Table, luck: Any, data: st.DataObject
+) -> None:
+    order = list(range(table.num_rows))
+    luck.shuffle(order)
+    shuffled = table.take(pa.array(order, pa.int64()))
+    cuts = [0, *sorted(data.draw(st.sets(st.integers(0, table.num_rows)))), table.num_rows]
+    pieces = [shuffled.slice(start, end - start) for start, end in pairwise(cuts)]
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, order_rows(table).schema) as writer:
+        for start in range(0, max(1, table.num_rows), 4):
+            writer.write_table(order_rows(table).slice(start, 4).combine_chunks())
+    assert written_file([table], scratch, group_rows=4) == sink.getvalue()
+    assert written_file(pieces, scratch, run_bytes=1, group_rows=4) == sink.getvalue()
+
+
 @pytest.mark.parametrize("name", TYPES)
 def test_a_column_of_each_type_decides(name: str) -> None:
     """Every type takes part in the order: rows that differ there alone are not left as they come."""
@@ -145,3 +182,38 @@ def test_a_table_without_rows_or_columns_stays() -> None:
     empty = pa.table({"a": pa.array([], pa.list_(pa.int8())), "b": pa.array([], pa.float16())})
     assert order_rows(empty) == empty
     assert order_rows(pa.table({})) == pa.table({})
+
+
+def test_files_are_the_same_however_their_rows_are_divided(tmp_path: Path) -> None:
+    """With many runs of many blocks, most of them of one key, and names that are hard to tell apart."""
+    rows, numbers = 20_001, np.random.default_rng(2013)
+    key = np.where(numbers.random(rows) < 0.9, 7, numbers.integers(0, 1000, rows))
+    table = pa.table(
+        {
+            "key": pa.array(key, mask=numbers.random(rows) < 0.01),
+            "Key": np.char.add("text ", numbers.integers(0, 5, rows).astype(str)),
+            "a.b": numbers.integers(-2, 3, rows) * 0.0,  # of two signs
+            "a": numbers.random(rows).round(2),
+            'a"\n': numbers.integers(0, 2, rows),
+        }
+    )
+    contents = set()
+    for parts, run_bytes in ((1, 2**25), (1, 2**17), (7, 2**15)):
+        shuffled = table.take(numbers.permutation(rows))
+        ends = [number * rows // parts for number in range(parts + 1)]
+        files = [tmp_path / f"{start}-{end}.parquet" for start, end in pairwise(ends)]
+        for file, (start, end) in zip(files, pairwise(ends), strict=True):
+            pq.write_table(shuffled.slice(start, end - start), file)
+        (tmp_path / "out").mkdir(exist_ok=True)
+        contents.add(written_file([*read_batches(files, table.column_names)], tmp_path / "out", run_bytes, 6_000))
+    assert len(contents) == 1
+    with pq.ParquetFile(io.BytesIO(contents.pop())) as ordered:
+        groups = [ordered.metadata.row_group(number).num_rows for number in range(ordered.num_row_groups)]
+        assert groups == [6_000] * 3 + [2_001]
+        assert ordered.read().equals(order_rows(table))
+
+
+def test_columns_are_read_by_their_whole_names(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a.b": [1], "a": [2], "A": [3]}), tmp_path / "rows.parquet")
+    for columns in (["a"], ["A", "a.b"], ["a.b"]):
+        assert [table.column_names for table in read_batches([tmp_path / "rows.parquet"], columns)] == [columns] * 2

@@ -23,6 +23,7 @@ from evergreen.features.types import (
     cast_column,
     cast_columns,
     common_type_problem,
+    find_cast_problems,
     is_model_input,
     type_fault,
 )
@@ -161,6 +162,20 @@ def test_columns_that_would_change_stay_as_they_are() -> None:
     result, problems = cast_columns(table, {"age": "int32", "share": "int32", "absent": "int64"})
     assert [str(type_) for type_ in result.schema.types] == ["int32", "double", "string"]
     assert problems == {"share": "is double, declared int32, and 1 of 2 values would change, such as 0.7"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_problems_are_the_same_in_pieces_as_in_the_whole(data: st.DataObject) -> None:
+    sources = data.draw(st.lists(st.sampled_from(list(NUMBERS)), min_size=1, max_size=3))
+    rows = data.draw(st.integers(0, 6))
+    columns = [data.draw(st.lists(st.none() | NUMBERS[kind], min_size=rows, max_size=rows)) for kind in sources]
+    arrays = [pa.array(values, kind) for values, kind in zip(columns, sources, strict=True)]
+    table = pa.table(arrays, [str(number) for number in range(len(sources))])
+    types = {name: data.draw(st.sampled_from(["int32", "int64", "float", "double", "string"])) for name in ("0", "1")}
+    cut = data.draw(st.integers(0, rows))
+    pieces = [table.slice(0, 0), table.slice(0, cut), table.slice(cut)]
+    assert find_cast_problems(iter(pieces), types) == cast_columns(table, types)[1]
 
 
 FILE_COLUMNS = {
