@@ -23,9 +23,7 @@ class ArrayBatches(EvidenceRows):
     def count(self) -> int:
         return len(next(iter(self.columns.values())))
 
-    def batches(
-        self, numbers: Sequence[str], texts: Sequence[str] = ()
-    ) -> Iterator[tuple[list[Any], list[TextBatch]]]:
+    def batches(self, numbers: Sequence[str], texts: Sequence[str] = ()) -> Iterator[tuple[list[Any], list[TextBatch]]]:
         for start in range(0, self.count, self.batch_rows):
             rows = slice(start, start + self.batch_rows)
             yield [self.columns[name][rows] for name in numbers], [_encode(self.columns[name][rows]) for name in texts]

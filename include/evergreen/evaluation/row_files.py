@@ -28,11 +28,11 @@ class RowColumn(NamedTuple):
 def iter_tables(
     file: Path, columns: Sequence[str] | None = None, batch_rows: int = SCORING_BATCH_ROWS
 ) -> Iterator[pa.Table]:
-    """Yield the rows of a file in tables of exactly `batch_rows`, the last one of fewer; of an empty file, an empty one.
+    """Yield the rows of a file in tables of `batch_rows`, the last one of fewer; of an empty file, an empty one.
 
     So batches do not depend on the row groups that the file happens to have.
     """
-    with pq.ParquetFile(file) as source:
+    with pq.ParquetFile(file, pre_buffer=False) as source:  # else it reads all row groups ahead
         names = source.schema_arrow.names if columns is None else list(columns)
         if not source.metadata.num_rows:
             yield source.read(names)
@@ -86,11 +86,9 @@ class ParquetRows(EvidenceRows):
         rows: int = pq.read_metadata(self.file).num_rows
         return rows
 
-    def batches(
-        self, numbers: Sequence[str], texts: Sequence[str] = ()
-    ) -> Iterator[tuple[list[Any], list[TextBatch]]]:
+    def batches(self, numbers: Sequence[str], texts: Sequence[str] = ()) -> Iterator[tuple[list[Any], list[TextBatch]]]:
         names = list(dict.fromkeys([*numbers, *texts]))
-        with pq.ParquetFile(self.file, read_dictionary=list(texts)) as source:
+        with pq.ParquetFile(self.file, read_dictionary=list(texts), pre_buffer=False) as source:
             for batch in source.iter_batches(_READ_ROWS, columns=names):
                 values = [batch.column(name).to_numpy(zero_copy_only=False) for name in numbers]
                 yield values, [_text_batch(batch.column(name)) for name in texts]

@@ -80,8 +80,11 @@ class ColumnStats(NamedTuple):
 
     def __or__(self, following: ColumnStats) -> ColumnStats:
         """Return those of these values and of the following ones."""
-        counts = (one + other for one, other in zip(self[:-2], following[:-2], strict=True))
-        return ColumnStats(*counts, min(self.low, following.low), max(self.high, following.high))
+        counts = {
+            name: getattr(self, name) + getattr(following, name)
+            for name in ("size", "infinite", "outside", "negative", "zeros", "ones")
+        }
+        return ColumnStats(low=min(self.low, following.low), high=max(self.high, following.high), **counts)
 
 
 NO_VALUES = ColumnStats(0, 0, 0, 0, 0, 0, inf, -inf)
@@ -115,8 +118,8 @@ def score_faults(
 ) -> list[str]:
     """Return all faults of a scorer's predictions.
 
-    A constant score is a fault for every metric: it ranks nothing, it is the sign of a broken model more often than of a
-    simple one, and at the base rate it would even count as perfectly calibrated. With `allow_constant` it is none:
+    A constant score is a fault for every metric: it ranks nothing, it is the sign of a broken model more often than of
+    a simple one, and at the base rate it would even count as perfectly calibrated. With `allow_constant` it is none:
     trivial models are constant.
     """
     label_type = gate.scale.label_type
@@ -131,9 +134,7 @@ def score_faults(
         text = f"{score.outside:,} of the {scorer}'s {score.size:,} scores are outside [0, 1]"
         faults.append(f"{text}: they go from {score.low:g} to {score.high:g}")
     elif label_type == "count" and score.negative:
-        faults.append(
-            f"{score.negative:,} of the {scorer}'s {score.size:,} scores are below 0, down to {score.low:g}"
-        )
+        faults.append(f"{score.negative:,} of the {scorer}'s {score.size:,} scores are below 0, down to {score.low:g}")
     elif not allow_constant and score.size and score.low == score.high:
         faults.append(f"the {scorer} scores every row {score.low:g}: a constant ranks nothing")
     return faults

@@ -95,8 +95,8 @@ class Evidence:
 
     `champion` has no default: the caller must say whether there is one. The rest is needed only by some gates.
 
-    Of more rows than fit in memory, every (n,) is a `StreamedColumn` of the same rows. Metrics are computed from sums by
-    cluster then, and ranks from bins of scores, with a bound of the error that counts against the candidate.
+    Of more rows than fit in memory, every (n,) is a `StreamedColumn` of the same rows. Metrics are computed from sums
+    by cluster then, and ranks from bins of scores, with a bound of the error that counts against the candidate.
 
     Attributes:
         label: (n,) the truth: 0 or 1 for binary metrics, any number for continuous ones.

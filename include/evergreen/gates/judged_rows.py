@@ -107,9 +107,8 @@ class LoadedRows(JudgedRows):
     evidence: Evidence
     label_column: FloatArray | None
     score_columns: Mapping[str, FloatArray | None]
-
-    def __post_init__(self) -> None:
-        self._clusters: tuple[RowClusters, list[str]] | None = None
+    parsed_clusters: tuple[RowClusters, list[str]] | None = None
+    """The clusters and their faults, once they were asked for."""
 
     @property
     def size(self) -> int:
@@ -137,7 +136,7 @@ class LoadedRows(JudgedRows):
         names, group_by = find_groups(gate, self.evidence), gate.group_by
         if isinstance(names, MissingEvidence):
             return f"the groups by {group_by} are not known: {names.problem}"
-        if isinstance(names, str) or not hasattr(names, "__len__"):
+        if isinstance(names, str | StreamedColumn) or not hasattr(names, "__len__"):
             return f"the groups by {group_by} are not one row of names"
         if self.size and len(names) != self.size:
             return f"there are {len(names):,} groups by {group_by} for {self.size:,} labels"
@@ -180,12 +179,11 @@ class LoadedRows(JudgedRows):
         return column
 
     def _parse_clusters(self) -> tuple[RowClusters, list[str]]:
-        if self._clusters is None:
-            self._clusters = parse_clusters(self.evidence, self.size)
-        return self._clusters
+        if self.parsed_clusters is None:
+            self.parsed_clusters = parse_clusters(self.evidence, self.size)
+        return self.parsed_clusters
 
     def _take(self, rows: NDArray[np.intp]) -> LoadedRows:
         scores = {name: self._score(name)[rows] for name in self.score_columns}
-        part = replace(self, label_column=self._label[rows], score_columns=scores)
-        part._clusters = (self.clusters.take(rows) if self._clusters else NO_CLUSTERS, [])
-        return part
+        clusters = (self.clusters.take(rows) if self.parsed_clusters else NO_CLUSTERS, [])
+        return replace(self, label_column=self._label[rows], score_columns=scores, parsed_clusters=clusters)

@@ -279,7 +279,9 @@ class RowPasses:
         for sums, codes, size in zip(self.ways_sums, named, sizes, strict=True):
             sums.add([groups, codes], [self.groups, size], columns)
             if sums.is_full:
-                text = f"there are more than {_MAX_KEYS:,} clusters in {self.groups:,} groups, too many for rows that are"
+                text = (
+                    f"there are more than {_MAX_KEYS:,} clusters in {self.groups:,} groups, too many for rows that are"
+                )
                 raise NotComputedError(f"{text} read in batches: take fewer groups, or clusters of more rows")
         if self.pairs_sums:
             self.pairs_sums.add([groups, *named], [self.groups, *sizes], columns)
