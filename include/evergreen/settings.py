@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     exact_rows: int = Field(
         1_000_000,
         ge=1,
-        description="of a holdout with more rows, gates get no rows in memory but sums and counts in bins: AUC is known "
+        description="of a holdout with more rows, gates get sums and counts in bins, not rows in memory: AUC is known "
         "to within about 10⁻⁵ then, and functions of yours that take all rows are not computed",
     )
     mlflow: SecretUrl = Field(

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -183,10 +183,12 @@ def write_groups(file: Path, expressions: Sequence[str], folder: Path) -> dict[s
     if not expressions:
         return {}
     columns, rows = pq.read_schema(file).names, pq.read_metadata(file).num_rows
-    source = f"read_parquet({quote_text(glob.escape(str(file)))}, hive_partitioning = false, file_row_number = true)"
+    link = folder / "rows.parquet"  # a path that means no pattern, as what is allowed to be read must be
+    link.symlink_to(file.resolve())
+    source = f"read_parquet({quote_text(str(link))}, hive_partitioning = false, file_row_number = true)"
     with open_database() as con:
         # A spec can query the rows, and nothing else.
-        con.execute(f"SET allowed_paths = [{quote_text(str(file))}]")
+        con.execute(f"SET allowed_paths = [{quote_text(str(link))}]")
         con.execute("SET enable_external_access = false")
         con.execute("SET python_enable_replacements = false")
         con.execute(
@@ -255,7 +257,7 @@ def write_baselines(
             pa.float64(),
             file,
             columns[0] if name == _PRIOR else name,  # any column has as many rows as the prior
-            lambda column, _, name=name: _to_baseline(column, name, prior or 0.0),
+            partial(_to_baseline, prior=prior or 0.0, is_prior=name == _PRIOR),
         )
         for n, name in enumerate(names)
     }
@@ -277,7 +279,7 @@ def _compute_baseline(table: pa.Table, name: str, prior: float | None) -> NDArra
     assert prior is not None  # a problem
     if name == _PRIOR:
         return np.full(table.num_rows, prior)
-    column = _to_baseline(table[name], name, prior)
+    column = _to_baseline(table[name], name, prior=prior)
     return column if isinstance(column, MissingEvidence) else column.to_numpy()
 
 
@@ -289,8 +291,10 @@ def _baseline_problem(columns: Sequence[str], name: str, prior: float | None) ->
     return MissingEvidence(f"the baseline {name!r} is no column of the holdout; {_describe(columns)}")
 
 
-def _to_baseline(column: pa.ChunkedArray, name: str, prior: float) -> pa.Array | MissingEvidence:
-    if name == _PRIOR:
+def _to_baseline(
+    column: pa.ChunkedArray, name: str, *, prior: float, is_prior: bool = False
+) -> pa.Array | MissingEvidence:
+    if is_prior:
         return pa.array(np.full(len(column), prior))
     try:
         values = column.cast(pa.float64()).to_numpy()

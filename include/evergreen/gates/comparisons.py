@@ -104,22 +104,6 @@ def check_differing_rows(gate: PairedComparisonGate, differing_rows: int, rows: 
         raise NotComputedError(f"{text}, at least {MIN_DIFFERING_ROWS} are needed")
 
 
-def estimate_gain(
-    gate: PairedComparisonGate,
-    label: FloatArray,
-    candidate: FloatArray,
-    reference: FloatArray,
-    clusters: RowClusters,
-    alpha: float,
-) -> MetricGain:
-    """Return the gain of `measure_gain` with bounds at `alpha`, where days are independent of one another.
-
-    Raises:
-        NotComputedError: as `measure_gain` does.
-    """
-    return measure_gain(gate, label, candidate, reference, clusters).bounds(alpha, gate.scale.maximum)
-
-
 def measure_gain(
     gate: PairedComparisonGate,
     label: FloatArray,
@@ -196,7 +180,7 @@ def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray, clus
         for rows in (positive, ~positive):
             sizes = np.bincount(codes[rows], minlength=int(codes.max()) + 1).astype(np.float64)
             # Sums of whole numbers, so exact in any order of rows.
-            sums.append((sizes, np.bincount(codes[rows], ahead[rows], minlength=sizes.size)))
+            sums.append((sizes, np.bincount(codes[rows], ahead[rows], minlength=sizes.size).astype(np.float64)))
         return placement_way(sums[0], sums[1], gain)
 
     return estimate_auc_gain(total, positives, negatives, clusters.variance(one_way), clusters)
@@ -293,7 +277,8 @@ def jackknife(
 
     def one_way(codes: ClusterCodes) -> ClusteredVariance:
         if isinstance(metric, RatioMetric):
-            sums = [np.bincount(codes, terms) for s in (candidate, reference) for terms in metric.terms(label, s)]
+            terms = [part for score in (candidate, reference) for part in metric.terms(label, score)]
+            sums = [np.bincount(codes, part).astype(np.float64) for part in terms]
             return ratio_way(gate, metric, (sums[0], sums[1]), (sums[2], sums[3]), gain)
         days = int(codes.max()) + 1
         codes = _group_clusters(codes)

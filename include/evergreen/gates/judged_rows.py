@@ -185,5 +185,5 @@ class LoadedRows(JudgedRows):
 
     def _take(self, rows: NDArray[np.intp]) -> LoadedRows:
         scores = {name: self._score(name)[rows] for name in self.score_columns}
-        clusters = (self.clusters.take(rows) if self.parsed_clusters else NO_CLUSTERS, [])
-        return replace(self, label_column=self._label[rows], score_columns=scores, parsed_clusters=clusters)
+        clusters = self.clusters.take(rows) if self.parsed_clusters else NO_CLUSTERS
+        return replace(self, label_column=self._label[rows], score_columns=scores, parsed_clusters=(clusters, []))

@@ -116,7 +116,7 @@ class KeyedSums:
         for codes, size in zip(key[1:], sizes[1:], strict=True):
             mixed = mixed * size + codes
         unique, places = _number_keys(mixed)
-        sums = np.stack([np.bincount(places, column, unique.size) for column in columns])
+        sums: FloatArray = np.stack([np.bincount(places, column, unique.size) for column in columns])
         wide = np.zeros_like(unique)
         for place, size in enumerate(reversed(sizes[1:])):
             unique, codes = np.divmod(unique, size)
@@ -519,10 +519,10 @@ def scan_scores(column: object) -> tuple[ColumnStats, ScoreBins]:
 
 
 def count_scores(bins: ScoreBins, column: object, days: object = None) -> NDArray[np.int64]:
-    """Return the rows of scores (n,) in each bin, by day (days, bins); as one day where days are not known: one pass."""
+    """Return the rows of scores (n,) in each bin, by day (days, bins): one pass. Without days, all are of one."""
     coder, is_named = NameCodes("days"), True
     counts: list[NDArray[np.int64]] = []
-    if _is_of_same_rows(days, column):
+    if isinstance(column, StreamedColumn) and _is_of_same_rows(days, column):
         batches: Iterable[tuple[Any, Any]] = column.rows.batches([column.name], [days.name])
     else:
         batches = ((numbers, []) for numbers in iter_numbers(column))

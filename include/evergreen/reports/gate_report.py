@@ -47,8 +47,8 @@ def render_gate_report(
     """Return one self-contained HTML page: no script, nothing fetched; equal inputs give equal bytes.
 
     Needs nothing but its arguments, all of which are stored. Never raises because of the evidence: what cannot be
-    shown is named in its place. At most 1 MB, also for 100,000 rows: curves are thinned (`evergreen.reports.curves`). Of
-    rows that are read in batches, plots show an even sample, and the page says so.
+    shown is named in its place. At most 1 MB, also for 100,000 rows: curves are thinned (`evergreen.reports.curves`).
+    Of rows that are read in batches, plots show an even sample, and the page says so.
     """
     verdict, gates = event.verdict, model.gates
     unlabelled = verdict.unlabelled_share

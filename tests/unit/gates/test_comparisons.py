@@ -12,11 +12,12 @@ from sklearn.metrics import median_absolute_error, precision_score, recall_score
 
 from evergreen.gates import AgainstChampionGate
 from evergreen.gates.clusters import RowClusters, degrees_of_freedom
-from evergreen.gates.comparisons import MetricGain, delong, estimate_gain, jackknife
+from evergreen.gates.comparisons import MetricGain, delong, jackknife
 from evergreen.gates.metrics import compute_metric, resolve_metric
 from evergreen.gates.verdict import NotComputedError
 from evergreen.spec.gates import MIN_CLUSTERS
 from support.clusters import day_clusters, row_clusters
+from support.gains import estimate_gain
 
 pytestmark = pytest.mark.unit
 
