@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from evergreen import storage
 from evergreen.errors import MissingInputsError, RegistryError, ScoringError
 from evergreen.evaluation.requirements import EvidenceRequirements
-from evergreen.evaluation.row_files import ParquetRows, RowColumn, iter_tables, write_column, write_rows
+from evergreen.evaluation.row_files import EvidenceFile, RowColumn, iter_tables, write_column, write_rows
 from evergreen.evaluation.rows import labelled_periods, read_label_counts, write_baselines, write_clusters, write_groups
 from evergreen.feature_store.model_inputs import ModelInputs
 from evergreen.gates.evidence import (
@@ -162,7 +162,7 @@ def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
 def _read_columns(file: Path, is_exact: bool) -> dict[str, Any]:
     """Return the columns of a file with rows: in memory, or to be read in batches."""
     if not is_exact:
-        rows = ParquetRows(file)
+        rows = EvidenceFile(file)
         return {name: StreamedColumn(rows, name) for name in pq.read_schema(file).names}
     table = pq.read_table(file)
     return {

@@ -76,7 +76,7 @@ def write_rows(file: Path, columns: Mapping[str, RowColumn]) -> Path:
 
 
 @dataclass(frozen=True, eq=False)
-class ParquetRows(EvidenceRows):
+class EvidenceFile(EvidenceRows):
     """The rows of a published file."""
 
     file: Path

@@ -194,6 +194,8 @@ def write_groups(file: Path, expressions: Sequence[str], folder: Path) -> dict[s
         con.execute(
             f"CREATE VIEW holdout AS SELECT * EXCLUDE (file_row_number), file_row_number AS {ROW_COLUMN} FROM {source}"
         )
+        # The statistics of a file leave NaN out, and DuckDB would take it that there are none.
+        con.execute("SET disabled_optimizers = 'statistics_propagation'")
         con.execute("SET lock_configuration = true")
         return {
             expression: _write_group(con, folder / f"group-{n}.parquet", columns, rows, expression)

@@ -117,17 +117,17 @@ def binned_stability_index(holdout: RowCounts, recent: RowCounts) -> MetricValue
     cuts = np.unique(np.searchsorted(ends, [-(-total * tenth // DECILES) for tenth in range(1, DECILES)]))
     cuts = cuts[ends[cuts] < total]  # nothing of the holdout lies above its largest
     at_cut = [np.where(cuts % 2 == 0, counts[cuts], 0) for counts in (holdout, recent)]
-    inside, fewer, more = [], [], []
+    inside, smallest, largest = [], [], []
     for counts, unsure in zip((holdout, recent), at_cut, strict=True):
         tenths = np.diff(np.cumsum(counts)[cuts], prepend=0, append=int(counts.sum()))
         inside.append(tenths)
-        fewer.append(np.maximum(tenths - np.append(unsure, 0), 0))
-        more.append(tenths + np.insert(unsure, 0, 0))
+        smallest.append(np.maximum(tenths - np.append(unsure, 0), 0))
+        largest.append(tenths + np.insert(unsure, 0, 0))
     sizes = [int(counts.sum()) for counts in (holdout, recent)]
     value = float(_stability_terms(inside[0] / sizes[0], inside[1] / sizes[1], sizes).sum())
     corners = [
         _stability_terms(expected / sizes[0], actual / sizes[1], sizes)
-        for expected, actual in product((fewer[0], more[0]), (fewer[1], more[1]))
+        for expected, actual in product((smallest[0], largest[0]), (smallest[1], largest[1]))
     ]
     return MetricValue(value, max(float(np.max(corners, axis=0).sum()) - value, 0.0))
 

@@ -85,12 +85,12 @@ class NameCodes:
 
     def encode(self, batch: TextBatch) -> Codes:
         """Return the number of each row's name (n,), -1 for none."""
-        known = [self._codes.setdefault(name, len(self._codes)) for name in batch.names]
+        numbers = [self._codes.setdefault(name, len(self._codes)) for name in batch.names]
         if len(self._codes) > _MAX_NAMES:
             text = f"there are more than {_MAX_NAMES:,} {self._description}"
             raise NotComputedError(f"{text}, too many for rows that are read in batches: take a column with fewer")
         # The last one is that of rows without a name, whose code is -1.
-        return np.array([*known, -1], dtype=np.int64)[batch.codes]
+        return np.array([*numbers, -1], dtype=np.int64)[batch.codes]
 
     def sorted_names(self) -> list[str]:
         return sorted(self._codes)
@@ -249,10 +249,10 @@ class RowPasses:
         gaps = {name: np.zeros((self.groups, bins.count)) for name, bins in self.bins.items()}
         for label, scores, _, groups in self._batches():
             for name, score in scores.items():
-                found = self.bins[name].find(score)
-                np.add.at(rows[name], (groups, (label == 1).astype(np.intp), found), 1)
+                places = self.bins[name].find(score)
+                np.add.at(rows[name], (groups, (label == 1).astype(np.intp), places), 1)
                 if self.gate.metric == "calibration_error":
-                    np.add.at(gaps[name], (groups, found), label - score)
+                    np.add.at(gaps[name], (groups, places), label - score)
         return rows, gaps
 
     @cached_property
@@ -415,10 +415,9 @@ class StreamedRows(JudgedRows):
             return NO_DIFFERENCE
         if self.passes.metric is None:
             return self._measure_auc_gain(reference)
-        values = [self.metric(scorer) for scorer in ("candidate", reference)]
-        sign = 1 if gate.scale.higher_is_better else -1
-        one, other = (np.nan if value is None else value.value for value in values)
-        gain = sign * (one - other)
+        measured = [self.metric(scorer) for scorer in ("candidate", reference)]
+        values = [np.nan if metric is None else metric.value for metric in measured]
+        gain = (1 if gate.scale.higher_is_better else -1) * (values[0] - values[1])
         check_gain_exists(gate, gain, self.size)
         metric = self.passes.metric
 
@@ -531,9 +530,9 @@ def count_scores(bins: ScoreBins, column: object, days: object = None) -> NDArra
         codes = coder.encode(texts[0]) if texts else np.zeros(scores.size, dtype=np.int64)
         is_named &= bool((codes >= 0).all())
         counts += [np.zeros(bins.count, dtype=np.int64) for _ in range(max(len(coder), 1) - len(counts))]
-        found = bins.find(scores)
+        places = bins.find(scores)
         for day in np.unique(codes):
-            counts[day] += np.bincount(found[codes == day], minlength=bins.count)
+            counts[day] += np.bincount(places[codes == day], minlength=bins.count)
     by_day = np.array(counts)
     return by_day if is_named else by_day.sum(axis=0, keepdims=True)
 

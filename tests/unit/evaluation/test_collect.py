@@ -41,7 +41,7 @@ MODEL = loader.load_spec("flight_delay").model_copy(
             BySliceGate(metric="auc", group_by="carrier"),
             FairnessGate(group_by="hour(event_timestamp) // 6", cut=0.5, at_most=0.5),
             BaselineGate(metric="brier"),
-            BaselineGate(metric="log_loss", baseline="rain"),
+            BaselineGate(metric="log_loss", baseline="distance"),
             PredictionDriftGate(at_most=0.2),
         )
     }

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen.evaluation.row_files import ParquetRows, RowColumn, iter_tables, write_column, write_rows
+from evergreen.evaluation.row_files import EvidenceFile, RowColumn, iter_tables, write_column, write_rows
 
 pytestmark = pytest.mark.unit
 
@@ -19,10 +19,10 @@ pytestmark = pytest.mark.unit
 PEAK_MEMORY = """
 import sys, resource
 from pathlib import Path
-from evergreen.evaluation.row_files import ParquetRows, iter_tables
+from evergreen.evaluation.row_files import EvidenceFile, iter_tables
 read = {
     "tables": lambda file: iter_tables(file, ["x"]),
-    "columns": lambda file: ParquetRows(file).batches(["x"]),
+    "columns": lambda file: EvidenceFile(file).batches(["x"]),
 }[sys.argv[2]]
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 file = Path(sys.argv[1])
@@ -83,7 +83,7 @@ def test_batches_hold_numbers_and_texts_of_every_row(tmp_path: Path, group_rows:
         {"text": texts, "label": np.arange(500, dtype=np.int32), "none": pa.array([None] * 500, pa.string())}
     )
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=group_rows)
-    rows = ParquetRows(tmp_path / "rows.parquet")
+    rows = EvidenceFile(tmp_path / "rows.parquet")
     assert rows.count == 500
     labels, names, nothing = [], [], []
     for [values], [text, none] in rows.batches(["label"], ["text", "none"]):
