@@ -27,6 +27,7 @@ from evergreen.gates import (
     judge_evidence,
     streams,
 )
+from evergreen.gates.judged_rows import open_rows
 from evergreen.gates.verdict import evaluate_gate
 from support.streamed_evidence import stream
 
@@ -43,6 +44,7 @@ def paired(metric: str, **options: Any) -> list[Gate]:
     ]
 
 
+AUC = AgainstChampionGate(metric="auc", must_be="better")
 GATES: list[Gate] = [
     ThresholdGate(metric="auc", at_least=0.5),
     ThresholdGate(metric="calibration_error", at_most=0.2),
@@ -178,6 +180,18 @@ def test_fewer_bins_know_less_and_say_so(gate: Gate, monkeypatch: pytest.MonkeyP
         assert coarse.interval[0] < exact.interval[0] < exact.interval[1] < coarse.interval[1]
     else:
         assert "known to within" in coarse.reason
+
+
+def test_a_gain_is_within_its_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_BINS", 50)
+    for seed in range(5):
+        evidence = rows(seed)
+        gains = [
+            open_rows(AUC, shown, {"champion": shown.champion}).measure_gain("champion")
+            for shown in (evidence, stream(evidence))
+        ]
+        assert gains[0].resolution == 0
+        assert 0 < abs(gains[1].gain - gains[0].gain) <= gains[1].resolution < 0.02
 
 
 def test_a_limit_within_the_error_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
