@@ -31,7 +31,7 @@ class ArrayBatches(EvidenceRows):
 
 def _encode(texts: Sequence[str | None]) -> TextBatch:
     # In an order of their own, as in the dictionary of a file.
-    names = sorted({text for text in texts if text is not None}, reverse=True)
+    names = sorted({text for text in texts if text is not None}, key=lambda text: text[::-1])
     codes = {name: code for code, name in enumerate(names)} | {None: -1}
     return TextBatch(np.array([codes[text] for text in texts], dtype=np.int32), names)
 

@@ -92,13 +92,14 @@ class NameCodes:
         # The last one is that of rows without a name, whose code is -1.
         return np.array([*numbers, -1], dtype=np.int64)[batch.codes]
 
-    def sorted_names(self) -> list[str]:
-        return sorted(self._codes)
+    def sorted_codes(self) -> dict[str, int]:
+        """Return the number of each name, in order of names."""
+        return {name: self._codes[name] for name in sorted(self._codes)}
 
     def ranks(self) -> Codes:
         """Return the place of each number's name (names,) in their order."""
         ranks = np.empty(len(self._codes), dtype=np.int64)
-        ranks[[self._codes[name] for name in self.sorted_names()]] = np.arange(len(self._codes))
+        ranks[list(self.sorted_codes().values())] = np.arange(len(self._codes))
         return ranks
 
 
@@ -176,6 +177,11 @@ class _Counts:
 
     stats: dict[str, ColumnStats]
     unnamed: dict[str, int]
+    by_way: list[KeyedSums]
+    clusters: tuple[int, ...] = ()
+    """The number of clusters by each way."""
+    group_codes: dict[str, int] = field(default_factory=dict)
+    """The code of each group, in order of names."""
     by_group: KeyedSums = field(default_factory=KeyedSums)
     samples: dict[str, list[FloatArray]] = field(default_factory=dict)
 
@@ -210,7 +216,8 @@ class RowPasses:
     def counts(self) -> _Counts:
         """Make the first pass."""
         references = [name for name in self.scorers if name != "candidate"]
-        counts = _Counts(dict.fromkeys(("", *self.scorers), NO_VALUES), dict.fromkeys(self.ways, 0))
+        stats = dict.fromkeys(("", *self.scorers), NO_VALUES)
+        counts = _Counts(stats, dict.fromkeys(self.ways, 0), self.ways_sums)
         stride, first = -(-self.rows.count // SAMPLE_ROWS), 0
         for label, scores, ways, groups in self._batches():
             for name, values in {"": label, **scores}.items():
@@ -231,16 +238,21 @@ class RowPasses:
                     counts.samples.setdefault(name, []).append(score[-first % stride :: stride])
             counts.by_group.add([groups], [self.groups], sums + terms)
             first += label.size
+        counts.clusters = tuple(len(coder) for coder in self.coders)
+        counts.group_codes = self.group_coder.sorted_codes() if self.group_coder is not None else {}
         return counts
+
+    @property
+    def group_numbers(self) -> dict[str, int]:
+        """The number of each group by its name, in order of names."""
+        return {name: number + 1 for name, number in self.counts.group_codes.items()}
 
     @cached_property
     def bins(self) -> dict[str, ScoreBins]:
         """The bins of each scorer."""
+        samples = self.counts.samples  # first, for it finds the groups
         max_bins = max(min(MAX_BINS, _MAX_CELLS // self.groups), 16)
-        return {
-            name: ScoreBins.from_sample(np.concatenate(sample), max_bins)
-            for name, sample in self.counts.samples.items()
-        }
+        return {name: ScoreBins.from_sample(np.concatenate(sample), max_bins) for name, sample in samples.items()}
 
     @cached_property
     def histograms(self) -> tuple[dict[str, NDArray[np.int64]], dict[str, FloatArray]]:
@@ -256,7 +268,14 @@ class RowPasses:
         return rows, gaps
 
     @cached_property
-    def has_placements(self) -> bool:
+    def cluster_sums(self) -> list[KeyedSums]:
+        """Sums by group and cluster, for each way of clusters: of a ratio those of the first pass, else of a third."""
+        if self.metric is None:
+            self._add_placements()
+            return self.ways_sums
+        return self.counts.by_way
+
+    def _add_placements(self) -> None:
         """Make the third pass: doubled placements of the candidate less those of the reference, by cluster."""
         counts, _ = self.histograms
         tables = {
@@ -269,7 +288,6 @@ class RowPasses:
             ahead = (placements[0] - placements[1]).astype(np.float64)
             is_one = classes.astype(np.float64)
             self._add_by_cluster(groups, ways, [is_one, ahead * is_one, 1 - is_one, ahead * (1 - is_one)])
-        return True
 
     def _add_by_cluster(self, groups: Codes, ways: Sequence[Codes], columns: Sequence[FloatArray]) -> None:
         if not columns:
@@ -350,8 +368,7 @@ class StreamedRows(JudgedRows):
     def clusters(self) -> StreamedClusters:
         names = tuple(self.passes.ways)
         if self.group is None:
-            assert self.passes.counts  # the first pass numbers them
-            return StreamedClusters(names, tuple(len(coder) for coder in self.passes.coders))
+            return StreamedClusters(names, self.passes.counts.clusters)
         return StreamedClusters(names, tuple(self._cluster_sums(way)[0].size for way in range(len(names))))
 
     def faults(self, *references: str, allow_constant: bool = False) -> list[str]:
@@ -374,18 +391,10 @@ class StreamedRows(JudgedRows):
             return self.group_problem
         gate = self.passes.gate
         assert isinstance(gate, BySliceGate | FairnessGate)
-        assert self.passes.counts  # the first pass numbers them
-        return None if self.passes.groups > 1 else f"no row has a group by {gate.group_by}"
+        return None if self.passes.group_numbers else f"no row has a group by {gate.group_by}"
 
     def split_by_group(self) -> dict[str, JudgedRows]:
-        coder = self.passes.group_coder
-        assert coder is not None  # a fault
-        ranks = coder.ranks()
-        by_rank = np.argsort(ranks)
-        return {
-            name: replace(self, group=int(number) + 1)
-            for name, number in zip(coder.sorted_names(), by_rank, strict=True)
-        }
+        return {name: replace(self, group=number) for name, number in self.passes.group_numbers.items()}
 
     def count_label_ones(self) -> int:
         return int(self._count(1))
@@ -437,7 +446,6 @@ class StreamedRows(JudgedRows):
         wins, reference_wins = (doubled_wins(ones, zeros) for zeros, ones in histograms)
         total = wins - reference_wins
         gain = total / (2 * positives * negatives)
-        assert self.passes.has_placements
 
         def one_way(sums: FloatArray) -> ClusteredVariance:
             return placement_way((sums[0], sums[1]), (sums[2], sums[3]), gain)
@@ -462,9 +470,7 @@ class StreamedRows(JudgedRows):
 
     def _cluster_sums(self, way: int) -> tuple[Codes, FloatArray]:
         """Return the numbers of clusters by one way, and their sums (columns, k), in the order of their names."""
-        if self.passes.metric is None:
-            assert self.passes.has_placements
-        keys, sums = self._of_group(*self.passes.ways_sums[way].result(), parts=2)
+        keys, sums = self._of_group(*self.passes.cluster_sums[way].result(), parts=2)
         codes = split_key(keys, 1, 2)
         order = np.argsort(self.passes.coders[way].ranks()[codes])
         return codes[order], sums[:, order]
