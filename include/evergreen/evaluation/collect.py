@@ -205,6 +205,7 @@ class _Measurement:
     def inputs(self) -> dict[str, Any]:
         """Return what the evidence depends on; an input that only some gates need is left out if none does."""
         files, champion, requirements = self._training_set.files, self._champion, self._requirements
+        judged_files = ("holdout", "recent") if requirements.recent_predictions else ("holdout",)
         inputs: dict[str, Any] = {
             "holdout": files["holdout"].sha256,
             "periods": [self._training_set.inputs["holdout"], self._training_set.inputs["holdout_end"]],
@@ -217,7 +218,7 @@ class _Measurement:
                 "accepted_change": champion.accepted_change,
             },
             "requirements": asdict(requirements),
-            "exact": _is_exact(*(files[name] for name in ("holdout", "recent") if name in files)),
+            "exact": _is_exact(*(files[name] for name in judged_files if name in files)),
             "code": evidence_code(),
         }
         if requirements.baselines:
