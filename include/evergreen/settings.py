@@ -205,6 +205,12 @@ class Settings(BaseSettings):
     max_days_per_run: int = Field(
         31, ge=1, description="maximum days of features that one run builds in one Spark job: bounds its memory"
     )
+    exact_rows: int = Field(
+        1_000_000,
+        ge=1,
+        description="of a holdout with more rows, gates get sums and counts in bins, not rows in memory: AUC is known "
+        "to within about 10⁻⁵ then, and functions of yours that take all rows are not computed",
+    )
     mlflow: SecretUrl = Field(
         default_factory=lambda data: SecretUrl(f"sqlite:///{data['home']}/mlflow.db"),
         description="MLflow tracking URI",

@@ -1,11 +1,13 @@
 """Evaluation: measure once what the gates of a model need, and publish it as one partition.
 
-`collect_evidence` scores the candidate and the champion on the same holdout rows, and measures what else a gate of the
-spec needs. `load_evidence` reads it back, today or in a year, for `evergreen.gates.judge_evidence`.
+`collect_evidence` scores the candidate and the champion on the same holdout rows, batch by batch, and measures what
+else a gate of the spec needs. `load_evidence` reads it back, today or in a year, for `evergreen.gates.judge_evidence`:
+rows in memory, or columns that gates read in batches, where the rows are many.
 
     evaluations/flight_delay/                    under the lake's root: a dataset
         scores                                   a row per holdout row: label, predictions, clusters, groups, baselines
-        metadata                                 days, champion, and what is missing, with the reason
+        metadata                                 days, champion, what is missing, with the reason, and whether gates
+                                                 get all rows in memory
         champion_inputs, candidate_inputs        a model's own, where the examples do not have them as it learned them
         recent_predictions, serving_costs,
         input_signature, online_sample           if a gate needs them

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evergreen import storage
 from evergreen.errors import MissingInputsError, RegistryError, ScoringError
 from evergreen.evaluation.requirements import EvidenceRequirements
-from evergreen.evaluation.rows import (
-    compute_baselines,
-    compute_clusters,
-    compute_groups,
-    labelled_periods,
-    read_label_counts,
+from evergreen.evaluation.row_files import EvidenceFile, RowColumn, iter_tables, write_column, write_rows
+from evergreen.evaluation.rows import labelled_periods, read_label_counts, write_baselines, write_clusters, write_groups
+from evergreen.feature_store.model_inputs import ModelInputs
+from evergreen.gates.evidence import (
+    Evidence,
+    InputSignature,
+    MissingEvidence,
+    NoChampion,
+    OnlineSample,
+    StreamedColumn,
 )
-from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
 from evergreen.lake import datasets, fingerprints
-from evergreen.scoring.predictions import Champion, score_candidate, score_table
+from evergreen.scoring.predictions import SCORING_BATCH_ROWS, Champion, TableScorer, candidate_folder
+from evergreen.settings import settings
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 
 # Columns of the file `scores`.
 _CLUSTER_PREFIX, _GROUP_PREFIX, _BASELINE_PREFIX = "cluster:", "group:", "baseline:"
 _INPUTS_SUFFIX = "_inputs"  # of a table: the columns that a model has learned from, where they have changed since
+
+_JOIN_ROWS = 16 * SCORING_BATCH_ROWS  # each join reads the features anew
 
 _PARSERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "serving_costs": dict,
@@ -63,8 +71,9 @@ def collect_evidence(
         return published
     from evergreen.feature_store.training_sets import training_set_dataset
 
-    evidence = measurement.evidence()
-    return _publish_evidence(model, base, inputs, evidence, training_set_dataset(model), training_set, champion)
+    with tempfile.TemporaryDirectory() as scratch:
+        evidence = measurement.evidence(Path(scratch))
+        return _publish_evidence(model, base, inputs, evidence, training_set_dataset(model), training_set, champion)
 
 
 def collect_look_evidence(
@@ -88,6 +97,7 @@ def collect_look_evidence(
         "candidate": {"content": challenger.content},
         "champion": {"content": champion.content},
         "clusters": list(model.clusters),
+        "exact": _is_exact(examples.files["holdout"]),
         "code": evidence_code(),
     }
     fingerprint = fingerprints.compute_fingerprint(inputs)
@@ -95,23 +105,25 @@ def collect_look_evidence(
     base = f"look-{as_of}-at-{challenger.version}-against-{champion.version}"
     if published := dataset.find(f"{base}-{fingerprint[:16]}", fingerprint):
         return published
-    holdout = pq.read_table(source.file_path(examples, "holdout"))
-    log.info("Scoring %s rows of the days so far", holdout.num_rows)
-    evidence: dict[str, Any] = {name: holdout[name] for name in ("event_timestamp", "label")}
-    try:
-        evidence |= _score_registered_model("candidate", model, challenger.content, examples, holdout)
-    except MissingInputsError as error:
-        raise ScoringError(
-            f"inputs of the challenger, version {challenger.version}, can no longer be made: {error}; bring them back, "
-            f"or `evergreen withdraw {model.name} --reason …`"
-        ) from None
-    try:
-        evidence |= _score_registered_model("champion", model, champion.content, examples, holdout)
-    except (MissingInputsError, ScoringError) as error:
-        evidence["champion"] = MissingEvidence(f"version {champion.version} cannot be scored: {error}")
-    for name, cluster in compute_clusters(holdout, model.clusters).items():
-        evidence[_CLUSTER_PREFIX + name] = _to_array(cluster, pa.string())
-    return _publish_evidence(model, base, inputs, evidence, source, examples, champion)
+    holdout = source.file_path(examples, "holdout")
+    log.info("Scoring %s rows of the days so far", examples.files["holdout"].rows)
+    evidence: dict[str, Any] = {name: RowColumn(holdout, name) for name in ("event_timestamp", "label")}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        try:
+            evidence |= _score_registered_model("candidate", model, challenger.content, examples, holdout, folder)
+        except MissingInputsError as error:
+            raise ScoringError(
+                f"inputs of the challenger, version {challenger.version}, can no longer be made: {error}; bring them "
+                f"back, or `evergreen withdraw {model.name} --reason …`"
+            ) from None
+        try:
+            evidence |= _score_registered_model("champion", model, champion.content, examples, holdout, folder)
+        except (MissingInputsError, ScoringError) as error:
+            evidence["champion"] = MissingEvidence(f"version {champion.version} cannot be scored: {error}")
+        for name, cluster in write_clusters(holdout, model.clusters, folder).items():
+            evidence[_CLUSTER_PREFIX + name] = cluster
+        return _publish_evidence(model, base, inputs, evidence, source, examples, champion)
 
 
 def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
@@ -119,23 +131,23 @@ def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
     dataset = evaluation_dataset(model)
     metadata = json.loads(dataset.file_path(evaluation, "metadata").read_text())
     missing = {name: MissingEvidence(problem) for name, problem in metadata["missing"].items()}
-    scores = pq.read_table(dataset.file_path(evaluation, "scores"))
+    columns = _read_columns(dataset.file_path(evaluation, "scores"), metadata["exact"])
     clusters: dict[str, Any] = {}
     groups: dict[str, Any] = {}
     baselines: dict[str, Any] = {}
     fields: dict[str, Any] = {}
-    for name in (*scores.column_names, *missing):
+    for name, value in {**columns, **missing}.items():
         if name.startswith(_CLUSTER_PREFIX):
-            clusters[name.removeprefix(_CLUSTER_PREFIX)] = missing.get(name) or scores[name].to_pylist()
+            clusters[name.removeprefix(_CLUSTER_PREFIX)] = value
         elif name.startswith(_GROUP_PREFIX):
-            groups[name.removeprefix(_GROUP_PREFIX)] = missing.get(name) or scores[name].to_pylist()
+            groups[name.removeprefix(_GROUP_PREFIX)] = value
         elif name.startswith(_BASELINE_PREFIX):
-            baselines[name.removeprefix(_BASELINE_PREFIX)] = missing.get(name) or scores[name].to_numpy()
+            baselines[name.removeprefix(_BASELINE_PREFIX)] = value
         elif name != "event_timestamp":
-            fields[name] = missing.get(name) or scores[name].to_numpy()
+            fields[name] = value
     if "recent_predictions" in evaluation.files:
-        recent = pq.read_table(dataset.file_path(evaluation, "recent_predictions"))
-        fields["recent_predictions"] = recent["candidate"].to_numpy()
+        recent = _read_columns(dataset.file_path(evaluation, "recent_predictions"), metadata["exact"])
+        fields["recent_predictions"] = recent["candidate"]
     for name, parse in _PARSERS.items():
         if name in evaluation.files:
             fields[name] = parse(json.loads(dataset.file_path(evaluation, name).read_text()))
@@ -145,6 +157,23 @@ def load_evidence(model: ModelSpec, evaluation: datasets.Manifest) -> Evidence:
     fields |= {"holdout": (start, end), "days": days, "clusters": clusters, "groups": groups, "baselines": baselines}
     no_champion = NoChampion(metadata["no_champion"]) if metadata["no_champion"] else NoChampion()
     return Evidence(**{"champion": no_champion, **fields})
+
+
+def _read_columns(file: Path, is_exact: bool) -> dict[str, Any]:
+    """Return the columns of a file with rows: in memory, or to be read in batches."""
+    if not is_exact:
+        rows = EvidenceFile(file)
+        return {name: StreamedColumn(rows, name) for name in pq.read_schema(file).names}
+    table = pq.read_table(file)
+    return {
+        name: column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+
+
+def _is_exact(*files: datasets.PublishedFile) -> bool:
+    """Return whether gates get all rows of these files in memory."""
+    return max(file.rows or 0 for file in files) <= settings().exact_rows
 
 
 def evidence_code() -> dict[str, str]:
@@ -176,6 +205,7 @@ class _Measurement:
     def inputs(self) -> dict[str, Any]:
         """Return what the evidence depends on; an input that only some gates need is left out if none does."""
         files, champion, requirements = self._training_set.files, self._champion, self._requirements
+        judged_files = ("holdout", "recent") if requirements.recent_predictions else ("holdout",)
         inputs: dict[str, Any] = {
             "holdout": files["holdout"].sha256,
             "periods": [self._training_set.inputs["holdout"], self._training_set.inputs["holdout_end"]],
@@ -188,6 +218,7 @@ class _Measurement:
                 "accepted_change": champion.accepted_change,
             },
             "requirements": asdict(requirements),
+            "exact": _is_exact(*(files[name] for name in judged_files if name in files)),
             "code": evidence_code(),
         }
         if requirements.baselines:
@@ -205,32 +236,38 @@ class _Measurement:
             inputs["online"] = {"service": self._model.feature_service, "materialization": state}
         return inputs
 
-    def evidence(self) -> dict[str, Any]:
-        """Return what is required, or why it is missing, by name; row columns are named as in the file `scores`."""
+    def evidence(self, folder: Path) -> dict[str, Any]:
+        """Return what is required, or why it is missing, by name; row columns are named as in the file `scores`.
+
+        Files that it consists of are written into `folder`.
+        """
         from evergreen.feature_store.training_sets import training_set_dataset
 
         model, training_set, candidate = self._model, self._training_set, self._candidate
         requirements, source = self._requirements, training_set_dataset(model)
-        holdout = pq.read_table(source.file_path(training_set, "holdout"))
-        log.info("Scoring %s holdout rows", holdout.num_rows)
-        evidence: dict[str, Any] = {name: holdout[name] for name in ("event_timestamp", "label")}
-        evidence["candidate"] = pa.array(score_candidate(model, candidate, holdout))
+        holdout = source.file_path(training_set, "holdout")
+        log.info("Scoring %s holdout rows", training_set.files["holdout"].rows)
+        evidence: dict[str, Any] = {name: RowColumn(holdout, name) for name in ("event_timestamp", "label")}
+        with candidate_folder(model, candidate) as model_folder:
+            evidence["candidate"] = score_file(
+                model_folder, holdout, tuple(candidate.inputs["features"]), folder / "candidate.parquet"
+            )
         if self._champion:
-            evidence |= self._score_champion(self._champion, holdout)
-        for name, cluster in compute_clusters(holdout, requirements.clusters).items():
-            evidence[_CLUSTER_PREFIX + name] = _to_array(cluster, pa.string())
-        for expression, group in compute_groups(holdout, requirements.groups).items():
-            evidence[_GROUP_PREFIX + expression] = _to_array(group, pa.string())
-        baselines = compute_baselines(holdout, source.file_path(training_set, "train"), requirements.baselines)
-        for name, baseline in baselines.items():
-            evidence[_BASELINE_PREFIX + name] = _to_array(baseline, pa.float64())
+            evidence |= self._score_champion(self._champion, holdout, folder)
+        train = source.file_path(training_set, "train")
+        written = {
+            _CLUSTER_PREFIX: write_clusters(holdout, requirements.clusters, folder),
+            _GROUP_PREFIX: write_groups(holdout, requirements.groups, folder),
+            _BASELINE_PREFIX: write_baselines(holdout, train, requirements.baselines, folder),
+        }
+        evidence |= {prefix + name: column for prefix, columns in written.items() for name, column in columns.items()}
         if requirements.recent_predictions:
-            evidence["recent_predictions"] = self._score_recent_rows(source)
+            evidence["recent_predictions"] = self._score_recent_rows(source, folder)
         if requirements.serving_costs:
             from evergreen.evaluation.serving_costs import measure_serving_costs
 
             log.info("Measuring what the candidate costs to serve")
-            evidence["serving_costs"] = measure_serving_costs(model, candidate, holdout)
+            evidence["serving_costs"] = measure_serving_costs(model, candidate, next(iter_tables(holdout)))
         if requirements.input_signature:
             from evergreen.evaluation.serving_inputs import collect_input_signature
 
@@ -243,8 +280,8 @@ class _Measurement:
             evidence["online_sample"] = compare_online_store(model, training_set, holdout, sample_size)
         return evidence
 
-    def _score_champion(self, champion: Champion, holdout: pa.Table) -> dict[str, Any]:
-        """Return the champion's scores (n,) of the holdout, or why there are none, by the name of the evidence.
+    def _score_champion(self, champion: Champion, holdout: Path, folder: Path) -> dict[str, Any]:
+        """Return the champion's scores (n,) of the file `holdout`, or why there are none, by the name of the evidence.
 
         With its own inputs as `champion_inputs`, if the training set does not have all of them.
         """
@@ -256,7 +293,9 @@ class _Measurement:
             problem = f"version {champion.version} is the candidate itself, byte for byte"
             return {"champion": MissingEvidence(problem)}
         try:
-            return _score_registered_model("champion", self._model, champion.content, self._training_set, holdout)
+            return _score_registered_model(
+                "champion", self._model, champion.content, self._training_set, holdout, folder
+            )
         except MissingInputsError as error:
             return {"champion": self._incomparable_champion(champion, error)}
         except (RegistryError, ScoringError) as error:
@@ -271,21 +310,31 @@ class _Measurement:
         fix = f"bring them back, or accept the change: `{command}` lets the other gates decide"
         return MissingEvidence(f"{problem}; {fix}, when the run is cleared from its plan task on")
 
-    def _score_recent_rows(self, source: datasets.Dataset) -> pa.Table | MissingEvidence:
-        """Return the candidate's predictions for the newest day that has a row whose label is not known."""
+    def _score_recent_rows(self, source: datasets.Dataset, folder: Path) -> Path | MissingEvidence:
+        """Write the candidate's predictions for the newest day that has a row whose label is not known."""
         if "recent" not in self._training_set.files:
             return MissingEvidence("the training set has no file `recent`: build it again")
-        rows = pq.read_table(source.file_path(self._training_set, "recent"))
-        if not rows.num_rows:
+        rows = source.file_path(self._training_set, "recent")
+        if not self._training_set.files["recent"].rows:
             return MissingEvidence("no day of the window has rows without a known label")
-        scores = score_candidate(self._model, self._candidate, rows)
-        return pa.table({"event_timestamp": rows["event_timestamp"], "candidate": scores})
+        features = tuple(self._candidate.inputs["features"])
+        with candidate_folder(self._model, self._candidate) as model_folder:
+            scores = score_file(model_folder, rows, features, folder / "recent.parquet")
+        columns = {"event_timestamp": RowColumn(rows, "event_timestamp"), "candidate": scores}
+        return write_rows(folder / "recent_predictions.parquet", columns)
+
+
+def score_file(model_folder: Path, rows: Path, feature_names: tuple[str, ...], target: Path) -> RowColumn:
+    """Write the scores (n,) of the rows of a Parquet file by the model in a folder; raises as `score_table` does."""
+    scorer = TableScorer(model_folder, pq.read_schema(rows).names, feature_names)
+    tables = iter_tables(rows, feature_names)
+    return write_column(target, pa.float64(), (pa.array(scorer.score(table)) for table in tables))
 
 
 def _score_registered_model(
-    name: str, model: ModelSpec, content: str, examples: datasets.Manifest, rows: pa.Table
+    name: str, model: ModelSpec, content: str, examples: datasets.Manifest, rows: Path, folder: Path
 ) -> dict[str, Any]:
-    """Return the scores (n,) of `rows` by the registered model of this content, as evidence with this name.
+    """Write the scores (n,) of the file `rows` by the registered model of this content, as evidence with this name.
 
     Also its own inputs, if the examples do not have all of them.
 
@@ -293,18 +342,36 @@ def _score_registered_model(
         MissingInputsError: columns that it has learned from can no longer be made.
         RegistryError, ScoringError, SignatureError: as `versions.open_model`.
     """
-    from evergreen.feature_store.champion_inputs import recreate_inputs
     from evergreen.registry import versions
 
-    with versions.open_model(model.name, content) as (folder, _):
-        inputs = versions.read_model_inputs(folder)
+    target, own_inputs = folder / f"{name}.parquet", folder / f"{name}{_INPUTS_SUFFIX}.parquet"
+    with versions.open_model(model.name, content) as (model_folder, _):
+        inputs = versions.read_model_inputs(model_folder)
         changed = inputs.changed_columns(examples)
-        own_inputs = recreate_inputs(model, examples, rows, inputs) if changed else None
-        scores = score_table(folder, rows if own_inputs is None else own_inputs, inputs.column_names)
-    if own_inputs is None:
-        return {name: pa.array(scores)}
+        if changed:
+            _write_own_inputs(model, examples, rows, inputs, own_inputs)
+        scores = score_file(model_folder, own_inputs if changed else rows, inputs.column_names, target)
+    if not changed:
+        return {name: scores}
     log.info("Features have changed; made for the %s as it learned them: %s", name, ", ".join(changed))
-    return {name: pa.array(scores), f"{name}{_INPUTS_SUFFIX}": own_inputs}
+    return {name: scores, f"{name}{_INPUTS_SUFFIX}": own_inputs}
+
+
+def _write_own_inputs(
+    model: ModelSpec, examples: datasets.Manifest, rows: Path, inputs: ModelInputs, target: Path
+) -> None:
+    """Write the inputs of a model as it learned them, for the file `rows`: joined for so many rows at a time."""
+    from evergreen.feature_store.champion_inputs import recreate_inputs
+
+    writer: pq.ParquetWriter | None = None
+    try:
+        for table in iter_tables(rows, batch_rows=_JOIN_ROWS):
+            own_inputs = recreate_inputs(model, examples, table, inputs)
+            writer = writer or pq.ParquetWriter(target, own_inputs.schema)
+            writer.write_table(own_inputs)
+    finally:
+        if writer:
+            writer.close()
 
 
 def _publish_evidence(
@@ -329,14 +396,15 @@ def _publish_evidence(
     if no_champion:
         problems["no_champion"] = no_champion
     for name, value in evidence.items():
-        if isinstance(value, pa.Table) and name.endswith(_INPUTS_SUFFIX):
-            problems[name] = _table_sha256(value)
+        if name.endswith(_INPUTS_SUFFIX):
+            problems[name] = storage.file_sha256(value)
     metadata = {
         "holdout": labelled_periods(examples, label_counts, feature_spec(model).calendar),
         "label_counts": label_counts,
         "champion": champion.version if champion else None,
         "no_champion": no_champion,
         "missing": missing,
+        "exact": inputs["exact"],
     }
     inputs, dataset = {**inputs, "problems": problems} if problems else inputs, evaluation_dataset(model)
     fingerprint = fingerprints.compute_fingerprint(inputs)
@@ -346,26 +414,15 @@ def _publish_evidence(
     return dataset.publish(partition, fingerprint, files, inputs)
 
 
-def _table_sha256(table: pa.Table) -> str:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    return sha256(sink.getvalue()).hexdigest()
-
-
-def _to_array(values: Any, type_: pa.DataType) -> pa.Array | MissingEvidence:
-    return values if isinstance(values, MissingEvidence) else pa.array(values, type_)
-
-
 def _write_files(folder: Path, evidence: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Path]:
-    """Write the files of a partition: row columns as one table, other tables by themselves, the rest as JSON."""
-    columns = {name: value for name, value in evidence.items() if isinstance(value, pa.Array | pa.ChunkedArray)}
+    """Write the files of a partition: row columns as one table, other tables as they are, the rest as JSON."""
+    columns = {name: value for name, value in evidence.items() if isinstance(value, RowColumn)}
+    files = {"scores": write_rows(folder / "scores.parquet", columns)}
     documents = {name: value for name, value in evidence.items() if name not in columns}
-    files: dict[str, Path] = {}
-    for name, value in {"scores": pa.table(columns), "metadata": metadata, **documents}.items():
-        if isinstance(value, pa.Table):
+    for name, value in {"metadata": metadata, **documents}.items():
+        if isinstance(value, Path):
             files[name] = folder / f"{name}.parquet"
-            pq.write_table(value, files[name])
+            shutil.move(value, files[name])
         else:
             files[name] = folder / f"{name}.json"
             content = value if isinstance(value, Mapping) else asdict(value)

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -17,13 +18,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from evergreen.errors import first_line
 from evergreen.evaluation.requirements import EvidenceRequirements
+from evergreen.evaluation.row_files import RowColumn, iter_tables, write_column
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
-from evergreen.ingest.databases import quote_name
+from evergreen.ingest.databases import open_database, quote_name, quote_text
 from evergreen.lake import datasets
 from evergreen.lake.datasets import ROW_COLUMN
 from evergreen.periods import Calendar
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
+
+_PRIOR = "prior"
+_GROUP_BATCH_ROWS = 65_536
 
 LabelCounts = dict[str, tuple[int, int]]
 """`Evidence.label_counts`."""
@@ -82,13 +87,53 @@ def compute_clusters(table: pa.Table, names: Sequence[str]) -> dict[str, list[st
 
 
 def _compute_cluster(table: pa.Table, name: str) -> list[str | None] | MissingEvidence:
-    if name not in table.column_names:
-        return MissingEvidence(f"{name!r} is no column of the holdout; {_columns(table)}")
+    if problem := _column_problem(table.column_names, name):
+        return problem
+    column = _to_names(table[name], name)
+    return column if isinstance(column, MissingEvidence) else column.to_pylist()
+
+
+def write_clusters(file: Path, names: Sequence[str], folder: Path) -> dict[str, RowColumn | MissingEvidence]:
+    """Write what `compute_clusters` returns, for the rows of a Parquet file, into files of a folder."""
+    columns = pq.read_schema(file).names
+    return {
+        name: _column_problem(columns, name)
+        or _write_column(folder / f"cluster-{n}.parquet", pa.string(), file, name, _to_names)
+        for n, name in enumerate(names)
+    }
+
+
+def _column_problem(columns: Sequence[str], name: str) -> MissingEvidence | None:
+    return None if name in columns else MissingEvidence(f"{name!r} is no column of the holdout; {_describe(columns)}")
+
+
+def _to_names(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray | MissingEvidence:
     try:
-        names: list[str | None] = table[name].cast(pa.string()).to_pylist()
+        return column.cast(pa.string())
     except pa.ArrowException:
-        return MissingEvidence(f"{name!r} is a column of {table[name].type}, which names nothing")
-    return names
+        return MissingEvidence(f"{name!r} is a column of {column.type}, which names nothing")
+
+
+def _write_column(
+    target: Path,
+    type_: pa.DataType,
+    file: Path,
+    name: str,
+    convert: Callable[[pa.ChunkedArray, str], pa.ChunkedArray | pa.Array | MissingEvidence],
+) -> RowColumn | MissingEvidence:
+    """Write what becomes of a column of the file, unless something in it cannot be converted."""
+    problems: list[MissingEvidence] = []
+
+    def batches() -> Iterator[pa.ChunkedArray | pa.Array]:
+        for table in iter_tables(file, [name]):
+            values = convert(table[name], name)
+            if isinstance(values, MissingEvidence):
+                problems.append(values)
+                return
+            yield values
+
+    column = write_column(target, type_, batches())
+    return problems[0] if problems else column
 
 
 def compute_groups(table: pa.Table, expressions: Sequence[str]) -> dict[str, list[str | None] | MissingEvidence]:
@@ -110,19 +155,80 @@ def compute_groups(table: pa.Table, expressions: Sequence[str]) -> dict[str, lis
 def _compute_group(
     con: duckdb.DuckDBPyConnection, table: pa.Table, expression: str
 ) -> list[str | None] | MissingEvidence:
-    sql = quote_name(expression) if expression in table.column_names else expression
+    sql = _group_sql(table.column_names, expression)
     try:
         # Ordered here: an expression with a window function returns the rows in an order of its own.
         query = con.sql(f"SELECT CAST(({sql}) AS VARCHAR) AS name FROM holdout ORDER BY {ROW_COLUMN}")
         names: list[str | None] = query.to_arrow_table()["name"].to_pylist()
     except duckdb.Error as error:
-        problem = first_line(error).rstrip(" .!:")
-        return MissingEvidence(f"{expression!r} cannot be computed for the holdout: {problem}; {_columns(table)}")
+        return _group_problem(expression, error, table.column_names)
     if len(names) != table.num_rows:
         return MissingEvidence(
             f"{expression!r} returns {len(names)} values for {table.num_rows} rows: one for each is needed"
         )
     return names
+
+
+def _group_sql(columns: Sequence[str], expression: str) -> str:
+    return quote_name(expression) if expression in columns else expression
+
+
+def _group_problem(expression: str, error: duckdb.Error, columns: Sequence[str]) -> MissingEvidence:
+    problem = first_line(error).rstrip(" .!:")
+    return MissingEvidence(f"{expression!r} cannot be computed for the holdout: {problem}; {_describe(columns)}")
+
+
+def write_groups(file: Path, expressions: Sequence[str], folder: Path) -> dict[str, RowColumn | MissingEvidence]:
+    """Write what `compute_groups` returns, for the rows of a Parquet file, into files of a folder."""
+    if not expressions:
+        return {}
+    columns, rows = pq.read_schema(file).names, pq.read_metadata(file).num_rows
+    link = folder / "rows.parquet"  # a path that means no pattern, as what is allowed to be read must be
+    link.symlink_to(file.resolve())
+    source = f"read_parquet({quote_text(str(link))}, hive_partitioning = false, file_row_number = true)"
+    with open_database() as con:
+        # A spec can query the rows, and nothing else.
+        con.execute(f"SET allowed_paths = [{quote_text(str(link))}]")
+        con.execute("SET enable_external_access = false")
+        con.execute("SET python_enable_replacements = false")
+        con.execute(
+            f"CREATE VIEW holdout AS SELECT * EXCLUDE (file_row_number), file_row_number AS {ROW_COLUMN} FROM {source}"
+        )
+        # The statistics of a file leave NaN out, and DuckDB would take it that there are none.
+        con.execute("SET disabled_optimizers = 'statistics_propagation'")
+        con.execute("SET lock_configuration = true")
+        return {
+            expression: _write_group(con, folder / f"group-{n}.parquet", columns, rows, expression)
+            for n, expression in enumerate(expressions)
+        }
+
+
+def _write_group(
+    con: duckdb.DuckDBPyConnection, target: Path, columns: Sequence[str], rows: int, expression: str
+) -> RowColumn | MissingEvidence:
+    sql = f"SELECT CAST(({_group_sql(columns, expression)}) AS VARCHAR) AS name, {ROW_COLUMN} AS number FROM holdout"
+    # Rows come in their order, unless the expression has a window function or a query. Only then are they sorted.
+    for query in (sql, f"{sql} ORDER BY {ROW_COLUMN}"):
+        count, is_ordered = 0, True
+
+        def batches(query: str = query) -> Iterator[pa.Array]:
+            nonlocal count, is_ordered
+            for batch in con.sql(query).to_arrow_reader(_GROUP_BATCH_ROWS):
+                numbers = batch.column("number").to_numpy()
+                is_ordered = bool(np.array_equal(numbers, np.arange(count, count + numbers.size)))
+                if not is_ordered:
+                    return
+                count += numbers.size
+                yield batch.column("name")
+
+        try:
+            column = write_column(target, pa.string(), batches())
+        except duckdb.Error as error:
+            return _group_problem(expression, error, columns)
+        if is_ordered and count == rows:
+            return column
+    values = con.sql(f"SELECT count(*) FROM ({sql})").fetchall()[0][0]
+    return MissingEvidence(f"{expression!r} returns {values} values for {rows} rows: one for each is needed")
 
 
 def compute_baselines(
@@ -135,24 +241,69 @@ def compute_baselines(
     """
     if not names:
         return {}
-    label = pq.read_table(train_file, columns=["label"])["label"]
-    prior = pc.mean(label.cast(pa.float64())).as_py()
+    prior = _training_prior(train_file)
     return {name: _compute_baseline(table, name, prior) for name in names}
 
 
+def write_baselines(
+    file: Path, train_file: Path, names: Sequence[str], folder: Path
+) -> dict[str, RowColumn | MissingEvidence]:
+    """Write what `compute_baselines` returns, for the rows of a Parquet file, into files of a folder."""
+    if not names:
+        return {}
+    prior, columns = _training_prior(train_file), pq.read_schema(file).names
+    return {
+        name: _baseline_problem(columns, name, prior)
+        or _write_column(
+            folder / f"baseline-{n}.parquet",
+            pa.float64(),
+            file,
+            columns[0] if name == _PRIOR else name,  # any column has as many rows as the prior
+            partial(_to_baseline, prior=prior or 0.0, is_prior=name == _PRIOR),
+        )
+        for n, name in enumerate(names)
+    }
+
+
+def _training_prior(train_file: Path) -> float | None:
+    """Return the mean label; None if there are no labels."""
+    total, count = 0.0, 0
+    for table in iter_tables(train_file, ["label"]):
+        label = table["label"].cast(pa.float64())
+        count += len(label) - label.null_count
+        total += pc.sum(label).as_py() or 0.0
+    return total / count if count else None
+
+
 def _compute_baseline(table: pa.Table, name: str, prior: float | None) -> NDArray[np.float64] | MissingEvidence:
+    if problem := _baseline_problem(table.column_names, name, prior):
+        return problem
+    assert prior is not None  # a problem
+    if name == _PRIOR:
+        return np.full(table.num_rows, prior)
+    column = _to_baseline(table[name], name, prior=prior)
+    return column if isinstance(column, MissingEvidence) else column.to_numpy()
+
+
+def _baseline_problem(columns: Sequence[str], name: str, prior: float | None) -> MissingEvidence | None:
     if prior is None:
         return MissingEvidence(f"the {name} baseline has no prior: there are no training rows")
-    if name == "prior":
-        return np.full(table.num_rows, prior)
-    if name not in table.column_names:
-        return MissingEvidence(f"the baseline {name!r} is no column of the holdout; {_columns(table)}")
+    if name == _PRIOR or name in columns:
+        return None
+    return MissingEvidence(f"the baseline {name!r} is no column of the holdout; {_describe(columns)}")
+
+
+def _to_baseline(
+    column: pa.ChunkedArray, name: str, *, prior: float, is_prior: bool = False
+) -> pa.Array | MissingEvidence:
+    if is_prior:
+        return pa.array(np.full(len(column), prior))
     try:
-        values = table[name].cast(pa.float64()).to_numpy()
+        values = column.cast(pa.float64()).to_numpy()
     except pa.ArrowException:
-        return MissingEvidence(f"the baseline {name!r} is a column of {table[name].type}, which predicts nothing")
-    return np.where(np.isnan(values), prior, values)
+        return MissingEvidence(f"the baseline {name!r} is a column of {column.type}, which predicts nothing")
+    return pa.array(np.where(np.isnan(values), prior, values))
 
 
-def _columns(table: pa.Table) -> str:
-    return f"its columns are {', '.join(table.column_names)}"
+def _describe(columns: Sequence[str]) -> str:
+    return f"its columns are {', '.join(columns)}"

@@ -10,11 +10,14 @@ ever. In training it had no value. Such values count as differences, because pre
 the holdout's last day are sampled, since nobody requests predictions for an entity that no longer exists.
 """
 
+# ruff: noqa: S608 - names are quoted
+
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,11 +32,13 @@ from evergreen.feature_store.repository import feast_lock, open_feature_store
 from evergreen.feature_store.training_sets import historical_features
 from evergreen.features.inputs import features_dataset, published_manifests, published_periods
 from evergreen.gates.evidence import ColumnTypes, InputSignature, MissingEvidence, OnlineSample
+from evergreen.ingest.databases import open_database, parquet_rows, quote_name
 from evergreen.lake import datasets
 from evergreen.scoring import predictions
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec
 
+_ENTITY_BATCH_ROWS = 65_536
 _RELATIVE_TOLERANCE = 1e-6  # single precision on one side is no difference
 
 
@@ -79,9 +84,9 @@ def serving_columns(model: ModelSpec) -> ColumnTypes | MissingEvidence:
 
 
 def compare_online_store(
-    model: ModelSpec, training_set: datasets.Manifest, holdout: pa.Table, sample_size: int
+    model: ModelSpec, training_set: datasets.Manifest, holdout: Path, sample_size: int
 ) -> OnlineSample | MissingEvidence:
-    """Compare all features of up to `sample_size` entities of the holdout's last day.
+    """Compare all features of up to `sample_size` entities of the last day of the Parquet file `holdout`.
 
     An entity is a set of values of all join keys; rows without a value for one of them are left out. The online store
     is read under Feast's lock: this waits for a materialization to end.
@@ -97,9 +102,9 @@ def compare_online_store(
             if column.name != "__dummy_id"
         }
     )
-    if absent := [key for key in keys if key not in holdout.column_names]:
+    if absent := sorted(set(keys) - set(pq.read_schema(holdout).names)):
         return MissingEvidence(f"the holdout lacks the online store's keys {', '.join(absent)}")
-    entities = _sample_entities(holdout, keys, sample_size, training_set.files["holdout"].sha256)
+    entities = sample_entities(holdout, keys, sample_size, training_set.files["holdout"].sha256)
     if not entities.num_rows:
         return MissingEvidence(f"no row of the holdout's last day has a value for all of {', '.join(keys)}")
     with feast_lock(model.feature_model):
@@ -162,15 +167,25 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _sample_entities(holdout: pa.Table, keys: list[str], sample_size: int, seed: str) -> pa.Table:
-    """Return distinct key sets of the last day, chosen by the holdout's content alone."""
-    last_day = pc.equal(holdout["day"], pc.max(holdout["day"]))
-    entities = holdout.filter(last_day).select(keys).drop_null().group_by(keys).aggregate([])
-    entities = entities.sort_by([(key, "ascending") for key in keys])
-    if entities.num_rows <= sample_size:
-        return entities
-    sample = np.random.default_rng(int(seed[:16], 16)).choice(entities.num_rows, sample_size, replace=False)
-    return entities.take(np.sort(sample))
+def sample_entities(holdout: Path, keys: Sequence[str], sample_size: int, seed: str) -> pa.Table:
+    """Return distinct key sets of the last day of a Parquet file, in order, chosen by the holdout's content alone."""
+    names, rows = ", ".join(map(quote_name, keys)), parquet_rows(holdout)
+    is_complete = " AND ".join(f"{quote_name(key)} IS NOT NULL" for key in keys)
+    schema = pa.schema([pq.read_schema(holdout).field(key) for key in keys])
+    with open_database() as con:
+        last_day = f"day = (SELECT max(day) FROM {rows})"
+        con.execute(f"CREATE TABLE entities AS SELECT DISTINCT {names} FROM {rows} WHERE {last_day} AND {is_complete}")
+        [(count,)] = con.sql("SELECT count(*) FROM entities").fetchall()
+        places = np.arange(count)
+        if count > sample_size:
+            rng = np.random.default_rng(int(seed[:16], 16))
+            places = np.sort(rng.choice(count, sample_size, replace=False))
+        first, batches = 0, [schema.empty_table()]
+        for batch in con.sql(f"SELECT * FROM entities ORDER BY {names}").to_arrow_reader(_ENTITY_BATCH_ROWS):
+            chosen = places[np.searchsorted(places, first) : np.searchsorted(places, first + batch.num_rows)] - first
+            batches.append(pa.Table.from_batches([batch.take(pa.array(chosen))]).cast(schema))
+            first += batch.num_rows
+    return pa.concat_tables(batches)
 
 
 def _staleness_problem(model: ModelSpec, materialization: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,8 @@ may be anything (Cameron and Miller 2015, Journal of Human Resources 50:317-372)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, NamedTuple
@@ -48,8 +49,53 @@ class RowVariance(NamedTuple):
     by_days: ClusteredVariance | None
 
 
+class ClusterCounts(ABC):
+    """How many clusters rows are of, in one way or two."""
+
+    names: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def counts(self) -> tuple[int, ...]:
+        """The number of clusters by each of `names`."""
+
+    @property
+    def days(self) -> int | None:
+        """Return the number of days, or None if they are no clusters."""
+        return dict(zip(self.names, self.counts, strict=True)).get(DAY_CLUSTER)
+
+    def describe(self) -> str:
+        """Return their numbers in words, such as "14 days" or "14 days and 3,120 values of plane"."""
+        return " and ".join(count_clusters(name, count) for name, count in zip(self.names, self.counts, strict=True))
+
+    def combine_ways(
+        self, ways: Sequence[ClusteredVariance], pairs: Callable[[], ClusteredVariance] | None
+    ) -> RowVariance:
+        """Return the variance of an estimate from that by each way of clusters, and by `pairs` of two ways.
+
+        For two ways: the sum of both, less the variance by pairs, which both contain (Cameron, Gelbach and Miller 2011,
+        Journal of Business & Economic Statistics 29:238-249), but never less than by either way alone, and the smaller
+        degrees of freedom (MacKinnon, Nielsen and Webb 2024, "Jackknife inference with two-way clustering").
+        Without `pairs` it is larger, so the bounds are on the safe side.
+
+        Raises:
+            TooFewClustersError: the reason says how many would do.
+        """
+        if not ways:
+            raise TooFewClustersError("it is not known which rows may differ together")
+        if faults := list(filter(None, map(_count_fault, self.names, self.counts, ways))):
+            raise TooFewClustersError(*faults)
+        by_days = dict(zip(self.names, ways, strict=True)).get(DAY_CLUSTER)
+        if len(ways) == 1:
+            return RowVariance(ways[0].variance, ways[0].degrees_of_freedom, by_days)
+        variances = [way.variance for way in ways]
+        shared = pairs().variance if pairs else 0.0
+        freedom = min(way.degrees_of_freedom for way in ways)
+        return RowVariance(max(sum(variances) - shared, *variances), freedom, by_days)
+
+
 @dataclass(frozen=True, eq=False)
-class RowClusters:
+class RowClusters(ClusterCounts):
     """The clusters of rows (n,), in one way or two: `codes` of each of `names`."""
 
     names: tuple[str, ...]
@@ -68,43 +114,21 @@ class RowClusters:
         return RowClusters(self.names, tuple(_renumber(codes[rows]) for codes in self.codes))
 
     @property
-    def days(self) -> int | None:
-        """Return the number of days, or None if they are no clusters."""
-        return dict(zip(self.names, self.counts, strict=True)).get(DAY_CLUSTER)
-
-    @property
     def counts(self) -> tuple[int, ...]:
         return tuple(int(codes.max()) + 1 if codes.size else 0 for codes in self.codes)
-
-    def describe(self) -> str:
-        """Return their numbers in words, such as "14 days" or "14 days and 3,120 values of plane"."""
-        return " and ".join(count_clusters(name, count) for name, count in zip(self.names, self.counts, strict=True))
 
     def variance(
         self, one_way: Callable[[ClusterCodes], ClusteredVariance], *, subtract_pairs: bool = True
     ) -> RowVariance:
-        """Return the variance of an estimate whose variance by one way of clusters is `one_way`.
+        """Return the variance of an estimate whose variance by one way of clusters is `one_way`, as `combine_ways`.
 
-        For two ways: the sum of both, less the variance by pairs, which both contain (Cameron, Gelbach and Miller 2011,
-        Journal of Business & Economic Statistics 29:238-249), but never less than by either way alone, and the smaller
-        degrees of freedom (MacKinnon, Nielsen and Webb 2024, "Jackknife inference with two-way clustering").
         Without `subtract_pairs` it is larger, so the bounds are on the safe side.
-
-        Raises:
-            TooFewClustersError: the reason says how many would do.
         """
-        ways = [one_way(codes) for codes in self.codes]
-        if not ways:
-            raise TooFewClustersError("it is not known which rows may differ together")
-        if faults := list(filter(None, map(_count_fault, self.names, self.counts, ways))):
-            raise TooFewClustersError(*faults)
-        by_days = dict(zip(self.names, ways, strict=True)).get(DAY_CLUSTER)
-        if len(ways) == 1:
-            return RowVariance(ways[0].variance, ways[0].degrees_of_freedom, by_days)
-        variances = [way.variance for way in ways]
-        pairs = one_way(_renumber(self.codes[0] * self.counts[1] + self.codes[1])).variance if subtract_pairs else 0.0
-        freedom = min(way.degrees_of_freedom for way in ways)
-        return RowVariance(max(sum(variances) - pairs, *variances), freedom, by_days)
+
+        def pairs() -> ClusteredVariance:
+            return one_way(_renumber(self.codes[0] * self.counts[1] + self.codes[1]))
+
+        return self.combine_ways([one_way(codes) for codes in self.codes], pairs if subtract_pairs else None)
 
 
 NO_CLUSTERS = RowClusters((), ())
@@ -113,27 +137,43 @@ NO_CLUSTERS = RowClusters((), ())
 
 def parse_clusters(evidence: Evidence, rows: int) -> tuple[RowClusters, list[str]]:
     """Return the clusters of the evidence, and all of their faults. With a fault there are none."""
-    columns = evidence.clusters if isinstance(evidence.clusters, Mapping) else {}
-    if not columns:
-        fault = "the evidence does not say which rows may differ together: give its `clusters`, such as each row's day"
-        return NO_CLUSTERS, [fault]
-    if len(columns) > 2:
-        return NO_CLUSTERS, [f"rows have {len(columns)} kinds of clusters, at most two are possible"]
-    if faults := list(filter(None, (_column_fault(name, values, rows) for name, values in columns.items()))):
+    columns, faults = cluster_columns(evidence)
+    if faults := faults or list(filter(None, (_column_fault(name, values, rows) for name, values in columns.items()))):
         return NO_CLUSTERS, faults
     return RowClusters.from_columns({name: columns[name] for name in sorted(columns)}), []
 
 
+def cluster_columns(evidence: Evidence) -> tuple[Mapping[str, Any], list[str]]:
+    """Return the columns of the evidence that name clusters, and what is wrong with their number."""
+    columns = evidence.clusters if isinstance(evidence.clusters, Mapping) else {}
+    if not columns:
+        fault = "the evidence does not say which rows may differ together: give its `clusters`, such as each row's day"
+        return {}, [fault]
+    if len(columns) > 2:
+        return {}, [f"rows have {len(columns)} kinds of clusters, at most two are possible"]
+    return columns, []
+
+
 def _column_fault(name: str, values: Any, rows: int) -> str:
     if isinstance(values, MissingEvidence):
-        return f"the clusters by {name} are not known: {values.problem}"
+        return missing_cluster_fault(name, values)
     if isinstance(values, str) or not hasattr(values, "__len__"):
         return f"the clusters by {name} are not one row of names"
     if rows and len(values) != rows:
         return f"there are {len(values):,} clusters by {name} for {rows:,} labels"
-    if unnamed := sum(not isinstance(value, str) for value in values):
-        return f"{unnamed:,} of {rows:,} rows have no name of {name}: fill the column, or take another for `clusters`"
-    return ""
+    return unnamed_cluster_fault(name, sum(not isinstance(value, str) for value in values), rows)
+
+
+def missing_cluster_fault(name: str, missing: MissingEvidence) -> str:
+    """Return the fault of a column of clusters that could not be made."""
+    return f"the clusters by {name} are not known: {missing.problem}"
+
+
+def unnamed_cluster_fault(name: str, unnamed: int, rows: int) -> str:
+    """Return the fault of a column of clusters that does not name all; empty if it does."""
+    if not unnamed:
+        return ""
+    return f"{unnamed:,} of {rows:,} rows have no name of {name}: fill the column, or take another for `clusters`"
 
 
 def _count_fault(name: str, count: int, way: ClusteredVariance) -> str:

@@ -8,7 +8,14 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from evergreen.gates.clusters import ClusterCodes, ClusteredVariance, RowClusters, RowVariance, degrees_of_freedom
+from evergreen.gates.clusters import (
+    ClusterCodes,
+    ClusterCounts,
+    ClusteredVariance,
+    RowClusters,
+    RowVariance,
+    degrees_of_freedom,
+)
 from evergreen.gates.day_correlation import (
     ErrorCase,
     chance_beyond,
@@ -50,6 +57,7 @@ class EstimatedGain:
         days: the number of days that are clusters; 0 if days are none.
         day_variance: the part of the error's square that comes from the spread between days.
         day_correlation: the correlation of neighbouring days, if they are enough to measure it.
+        resolution: by how much the gain may be wrong besides, where ranks are known by bins of scores only.
     """
 
     gain: float
@@ -58,6 +66,7 @@ class EstimatedGain:
     days: int = 0
     day_variance: float = 0.0
     day_correlation: float | None = None
+    resolution: float = 0.0
 
     def error_cases(self, correlated_weight: float) -> list[ErrorCase]:
         """Return the possible errors: that of independent days, and that of correlated ones with this weight."""
@@ -69,45 +78,30 @@ class EstimatedGain:
     def bounds(self, alpha: float, maximum: float, correlated_weight: float = 0.0) -> MetricGain:
         """Return the gain with bounds, not beyond the possible differences between values from 0 to `maximum`."""
         width = distance_at(alpha, self.error_cases(correlated_weight)) if self.standard_error else 0.0
+        width += self.resolution
         return MetricGain(self.gain, max(self.gain - width, -maximum), min(self.gain + width, maximum))
 
     def significance(self, limit: float, correlated_weight: float = 0.0) -> float:
         """Return the one-sided p-value of a true gain of `limit`: at most alpha if the lower bound is above it."""
+        gain = self.gain - self.resolution
         if not self.standard_error:
-            return 0.0 if self.gain > limit else 1.0
-        return float(chance_beyond(self.gain - limit, self.error_cases(correlated_weight)))
+            return 0.0 if gain > limit else 1.0
+        return float(chance_beyond(gain - limit, self.error_cases(correlated_weight)))
 
 
 NO_DIFFERENCE = EstimatedGain(0.0, 0.0, inf)
 """Of two scorers that are the same for every row."""
 
 
-def check_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray, pair: str) -> None:
+def check_differing_rows(gate: PairedComparisonGate, differing_rows: int, rows: int, pair: str) -> None:
     """Refuse to compare by too few rows that differ.
 
     Raises:
         NotComputedError: there are some, and too few. The message begins with `pair`.
     """
-    rows = _count_differing_rows(gate, candidate, reference)
-    if gate.metric != "auc" and 0 < rows < MIN_DIFFERING_ROWS:
-        text = f"{pair} differ in {rows:,} of {candidate.size:,} rows: too few to estimate the error of the gain"
+    if gate.metric != "auc" and 0 < differing_rows < MIN_DIFFERING_ROWS:
+        text = f"{pair} differ in {differing_rows:,} of {rows:,} rows: too few to estimate the error of the gain"
         raise NotComputedError(f"{text}, at least {MIN_DIFFERING_ROWS} are needed")
-
-
-def estimate_gain(
-    gate: PairedComparisonGate,
-    label: FloatArray,
-    candidate: FloatArray,
-    reference: FloatArray,
-    clusters: RowClusters,
-    alpha: float,
-) -> MetricGain:
-    """Return the gain of `measure_gain` with bounds at `alpha`, where days are independent of one another.
-
-    Raises:
-        NotComputedError: as `measure_gain` does.
-    """
-    return measure_gain(gate, label, candidate, reference, clusters).bounds(alpha, gate.scale.maximum)
 
 
 def measure_gain(
@@ -128,14 +122,14 @@ def measure_gain(
         NotComputedError: the metric does not exist for these rows, or its error cannot be estimated, because there are
             too few clusters for example.
     """
-    if not _count_differing_rows(gate, candidate, reference):
+    if not count_differing_rows(gate, candidate, reference):
         return NO_DIFFERENCE
     if gate.metric == "auc":
         return delong(label, candidate, reference, clusters)
     return jackknife(gate, label, candidate, reference, clusters)
 
 
-def estimate_with_days(gain: float, error: float, variance: RowVariance, clusters: RowClusters) -> EstimatedGain:
+def estimate_with_days(gain: float, error: float, variance: RowVariance, clusters: ClusterCounts) -> EstimatedGain:
     """Return the estimate with the part of its error that comes from days, and how neighbouring days correlate."""
     freedom, by_days = variance.degrees_of_freedom, variance.by_days
     if by_days is None or not clusters.days or not error:
@@ -144,11 +138,16 @@ def estimate_with_days(gain: float, error: float, variance: RowVariance, cluster
     return EstimatedGain(gain, error, freedom, clusters.days, by_days.variance, measured)
 
 
-def _count_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray) -> int:
-    """Return the number of rows with different scores; with a cut, of rows that are put into different classes."""
+def count_differing_rows(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray) -> int:
+    """Return the number of rows that `is_differing` finds."""
+    return int(np.count_nonzero(is_differing(gate, candidate, reference)))
+
+
+def is_differing(gate: PairedComparisonGate, candidate: FloatArray, reference: FloatArray) -> NDArray[np.bool_]:
+    """Return which rows (n,) have different scores; with a cut, which are put into different classes."""
     if gate.cut is None:
-        return int(np.count_nonzero(candidate != reference))
-    return int(np.count_nonzero((candidate >= gate.cut) != (reference >= gate.cut)))
+        return candidate != reference
+    return (candidate >= gate.cut) != (reference >= gate.cut)
 
 
 def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray, clusters: RowClusters) -> EstimatedGain:
@@ -171,24 +170,54 @@ def delong(label: FloatArray, candidate: FloatArray, reference: FloatArray, clus
     positive = label == 1
     positives = int(np.count_nonzero(positive))
     negatives = label.size - positives
-    if min(positives, negatives) < 2:
-        raise NotComputedError(f"{positives:,} rows of class 1 and {negatives:,} of class 0: AUC needs 2 of each")
+    check_class_sizes(positives, negatives)
     ahead = _doubled_placements(positive, candidate) - _doubled_placements(positive, reference)
     total = int(ahead[positive].sum())
     gain = total / (2 * positives * negatives)
 
     def one_way(codes: ClusterCodes) -> ClusteredVariance:
-        parts = []
-        for rows, opponents in ((positive, negatives), (~positive, positives)):
+        sums = []
+        for rows in (positive, ~positive):
             sizes = np.bincount(codes[rows], minlength=int(codes.max()) + 1).astype(np.float64)
             # Sums of whole numbers, so exact in any order of rows.
-            sums = np.bincount(codes[rows], ahead[rows], minlength=sizes.size) / (2 * opponents)
-            parts.append((sizes / sizes.sum(), (sums - sizes * gain) / sizes.sum()))
-        return _placement_variance(*parts)
+            sums.append((sizes, np.bincount(codes[rows], ahead[rows], minlength=sizes.size).astype(np.float64)))
+        return placement_way(sums[0], sums[1], gain)
 
-    by_clusters = clusters.variance(one_way)
+    return estimate_auc_gain(total, positives, negatives, clusters.variance(one_way), clusters)
+
+
+def check_class_sizes(positives: int, negatives: int) -> None:
+    """Refuse an AUC of fewer than two rows of a class; raises a NotComputedError."""
+    if min(positives, negatives) < 2:
+        raise NotComputedError(f"{positives:,} rows of class 1 and {negatives:,} of class 0: AUC needs 2 of each")
+
+
+def placement_way(
+    positive: tuple[FloatArray, FloatArray], negative: tuple[FloatArray, FloatArray], gain: float
+) -> ClusteredVariance:
+    """Return the variance of a gain in AUC, by clusters (k,).
+
+    For either class: its rows in each cluster, and the sum there of how many more rows of the other class, doubled, the
+    candidate orders correctly than the reference.
+    """
+    parts = []
+    for (sizes, ahead), (opponents, _) in ((positive, negative), (negative, positive)):
+        sums = ahead / (2 * int(opponents.sum()))
+        parts.append((sizes / sizes.sum(), (sums - sizes * gain) / sizes.sum()))
+    return _placement_variance(*parts)
+
+
+def estimate_auc_gain(
+    total: int, positives: int, negatives: int, by_clusters: RowVariance, clusters: ClusterCounts
+) -> EstimatedGain:
+    """Return the gain whose doubled placements add up to `total`.
+
+    Raises:
+        NotComputedError: the gain is the same in each cluster.
+    """
+    gain = total / (2 * positives * negatives)
     error = sqrt(max(by_clusters.variance, 0.0))
-    if error <= _ROUNDING * max(abs(gain), 1 / label.size):
+    if error <= _ROUNDING * max(abs(gain), 1 / (positives + negatives)):
         if total:
             raise NotComputedError(f"the gain is the same in all of {clusters.describe()}: its error is not known")
         error = 0.0
@@ -244,50 +273,78 @@ def jackknife(
     metric = resolve_metric(gate)
     sign = 1 if gate.scale.higher_is_better else -1
     gain = sign * (compute_metric(metric, label, candidate) - compute_metric(metric, label, reference))
-    if not np.isfinite(gain):
-        raise NotComputedError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
+    check_gain_exists(gate, gain, label.size)
 
     def one_way(codes: ClusterCodes) -> ClusteredVariance:
-        days = int(codes.max()) + 1
         if isinstance(metric, RatioMetric):
-            (candidate_values, candidate_weight), (reference_values, reference_weight) = (
-                _values_without_clusters(metric, label, score, codes) for score in (candidate, reference)
-            )
-            weight = candidate_weight + reference_weight
-        else:
-            codes = _group_clusters(codes)
-            weight = np.bincount(codes).astype(np.float64)
-            if weight.size < 2:
-                return ClusteredVariance(0.0, 0.0)  # no rows are left without it
-            candidate_values, reference_values = (
-                np.array([metric(label, score, (codes != code)[None].astype(float))[0] for code in range(weight.size)])
-                for score in (candidate, reference)
-            )
-        changes = sign * (candidate_values - reference_values) - gain
-        freedom = degrees_of_freedom(weight)
-        if not freedom:
-            return ClusteredVariance(0.0, 0.0)  # one cluster has it all
-        if undefined := int(np.count_nonzero(~np.isfinite(changes))):
-            text = f"without {undefined:,} of {weight.size:,} clusters {gate.metric} does not exist"
-            raise NotComputedError(f"{text}: it rests on too few")
-        variance = (changes.size - 1) / changes.size * float((changes**2).sum())
+            terms = [part for score in (candidate, reference) for part in metric.terms(label, score)]
+            sums = [np.bincount(codes, part).astype(np.float64) for part in terms]
+            return ratio_way(gate, metric, (sums[0], sums[1]), (sums[2], sums[3]), gain)
+        days = int(codes.max()) + 1
+        codes = _group_clusters(codes)
+        weight = np.bincount(codes).astype(np.float64)
+        if weight.size < 2:
+            return ClusteredVariance(0.0, 0.0)  # no rows are left without it
+        candidate_values, reference_values = (
+            np.array([metric(label, score, (codes != code)[None].astype(float))[0] for code in range(weight.size)])
+            for score in (candidate, reference)
+        )
+        way = jackknife_way(gate, sign * (candidate_values - reference_values) - gain, weight)
         # Groups of days are not in the order of days.
-        return ClusteredVariance(variance, freedom, changes if changes.size == days else np.empty(0))
+        return way if weight.size == days else way._replace(changes=np.empty(0))
 
     by_clusters = clusters.variance(one_way, subtract_pairs=isinstance(metric, RatioMetric))
+    return estimate_jackknife_gain(gain, by_clusters, clusters)
+
+
+def check_gain_exists(gate: PairedComparisonGate, gain: float, rows: int) -> None:
+    """Refuse a gain that is no number; raises a NotComputedError."""
+    if not np.isfinite(gain):
+        raise NotComputedError(f"{gate.metric} does not exist for both on these {rows:,} rows")
+
+
+def ratio_way(
+    gate: PairedComparisonGate,
+    metric: RatioMetric,
+    candidate: tuple[FloatArray, FloatArray],
+    reference: tuple[FloatArray, FloatArray],
+    gain: float,
+) -> ClusteredVariance:
+    """Return the variance of the gain in a ratio, from both scorers' numerator and denominator by clusters (k,).
+
+    Raises:
+        NotComputedError: the metric does not exist without one of the clusters.
+    """
+    values = []
+    for numerator, denominator in (candidate, reference):
+        values.append(metric.from_sums(numerator.sum() - numerator, denominator.sum() - denominator))
+    sign = 1 if gate.scale.higher_is_better else -1
+    return jackknife_way(gate, sign * (values[0] - values[1]) - gain, candidate[1] + reference[1])
+
+
+def jackknife_way(gate: PairedComparisonGate, changes: FloatArray, weight: FloatArray) -> ClusteredVariance:
+    """Return the variance of a gain by what each cluster changes of it, when it is left out, and weighs, (k,) each."""
+    freedom = degrees_of_freedom(weight)
+    if not freedom:
+        return ClusteredVariance(0.0, 0.0)  # one cluster has it all
+    if undefined := int(np.count_nonzero(~np.isfinite(changes))):
+        text = f"without {undefined:,} of {weight.size:,} clusters {gate.metric} does not exist"
+        raise NotComputedError(f"{text}: it rests on too few")
+    variance = (changes.size - 1) / changes.size * float((changes**2).sum())
+    return ClusteredVariance(variance, freedom, changes)
+
+
+def estimate_jackknife_gain(gain: float, by_clusters: RowVariance, clusters: ClusterCounts) -> EstimatedGain:
+    """Return the gain with its error by leaving out clusters.
+
+    Raises:
+        NotComputedError: the gain is the same in each cluster.
+    """
     error = sqrt(by_clusters.variance)
     if gain and error <= _ROUNDING * abs(gain):
         text = f"the gain is {gain:g} in all of {clusters.describe()}: its error is not known"
         raise NotComputedError(text)
     return estimate_with_days(gain, error, by_clusters, clusters)
-
-
-def _values_without_clusters(
-    metric: RatioMetric, label: FloatArray, score: FloatArray, codes: ClusterCodes
-) -> tuple[FloatArray, FloatArray]:
-    """Return the metric without each cluster, and what each weighs in its denominator, (k,) each."""
-    numerator, denominator = (np.bincount(codes, terms).astype(np.float64) for terms in metric.terms(label, score))
-    return metric.from_sums(numerator.sum() - numerator, denominator.sum() - denominator), denominator
 
 
 def _group_clusters(codes: ClusterCodes) -> ClusterCodes:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import isfinite
-from typing import Any
+from math import inf, isfinite
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from evergreen.gates.evidence import Evidence, NoChampion
+from evergreen.gates.evidence import Evidence, NoChampion, StreamedColumn
 from evergreen.gates.metrics import FloatArray, compute_metric, resolve_metric, sort_rows
 from evergreen.gates.verdict import GateResult
-from evergreen.spec.gates import CustomGate, Gate, LabelType, MetricGate
+from evergreen.spec.gates import CustomGate, Gate, MetricGate
 
 
 def gate_result(gate: Gate, *, passed: bool, **fields: Any) -> GateResult:
@@ -41,68 +40,103 @@ def to_float_array(values: object) -> FloatArray | None:
 
 def count_rows(gate: Gate, evidence: Evidence) -> int:
     """Return the number of labels, for a gate that judges labelled rows; else 0."""
-    label = to_float_array(evidence.label) if isinstance(gate, MetricGate | CustomGate) else None
+    if not isinstance(gate, MetricGate | CustomGate):
+        return 0
+    if isinstance(evidence.label, StreamedColumn):
+        return evidence.label.rows.count
+    label = to_float_array(evidence.label)
     return 0 if label is None else label.size
 
 
-def validate_rows(
-    gate: MetricGate, evidence: Evidence, references: Mapping[str, object], *, allow_constant: bool = False
-) -> tuple[list[FloatArray], list[str]]:
-    """Return labels, the candidate's scores and those of `references`, by name, (n,) each, and all of their faults.
+class ColumnStats(NamedTuple):
+    """What is checked of a column of labels or scores, before anything is computed of it."""
 
-    What is not one row of numbers is returned empty. A constant score is a fault for every metric: it ranks nothing,
-    it is the sign of a broken model more often than of a simple one, and at the base rate it would even count as
-    perfectly calibrated. With `allow_constant`, references may be constant: trivial models are.
-    """
-    # A rate of predictions needs no labels of both classes.
-    label_type = "continuous" if gate.metric == "positive_rate" else gate.scale.label_type
-    label = to_float_array(evidence.label)
-    columns, faults = [label], _label_faults(label, gate.min_rows, label_type)
-    for scorer, scores in {"candidate": evidence.candidate, **references}.items():
-        score = to_float_array(scores)
-        constant_allowed = allow_constant and scorer in references
-        columns.append(score)
-        faults += _score_faults(scorer, score, label, gate.scale.label_type, constant_allowed)
-    return [np.empty(0) if column is None else column for column in columns], faults
+    size: int
+    infinite: int
+    """Values that are NaN or infinite."""
+    outside: int
+    """Values below 0 or above 1."""
+    negative: int
+    zeros: int
+    ones: int
+    low: float
+    high: float
+    """Smallest and largest value that is a number."""
+
+    @classmethod
+    def from_array(cls, values: FloatArray) -> Self:
+        """Return those of values (n,)."""
+        is_negative = values < 0
+        return cls(
+            values.size,
+            int(np.count_nonzero(~np.isfinite(values))),
+            int(np.count_nonzero(is_negative | (values > 1))),
+            int(np.count_nonzero(is_negative)),
+            int(np.count_nonzero(values == 0)),
+            int(np.count_nonzero(values == 1)),
+            float(np.fmin.reduce(values, initial=inf)),
+            float(np.fmax.reduce(values, initial=-inf)),
+        )
+
+    def __or__(self, following: ColumnStats) -> ColumnStats:
+        """Return those of these values and of the following ones."""
+        counts = {
+            name: getattr(self, name) + getattr(following, name)
+            for name in ("size", "infinite", "outside", "negative", "zeros", "ones")
+        }
+        return ColumnStats(low=min(self.low, following.low), high=max(self.high, following.high), **counts)
 
 
-def _label_faults(label: FloatArray | None, min_rows: int, label_type: LabelType) -> list[str]:
+NO_VALUES = ColumnStats(0, 0, 0, 0, 0, 0, inf, -inf)
+
+
+def label_faults(gate: MetricGate, label: ColumnStats | None) -> list[str]:
+    """Return all faults of the labels; None are labels that are not one row of numbers."""
     if label is None:
         return ["the labels are not one row of numbers"]
+    # A rate of predictions needs no labels of both classes.
+    label_type = "continuous" if gate.metric == "positive_rate" else gate.scale.label_type
     faults = []
-    if label.size < min_rows:
-        faults.append(f"{label.size:,} rows are too few, at least {min_rows:,} are needed")
+    if label.size < gate.min_rows:
+        faults.append(f"{label.size:,} rows are too few, at least {gate.min_rows:,} are needed")
     if label_type != "binary":
-        if invalid := int(np.count_nonzero(~np.isfinite(label))):
-            faults.append(f"{invalid:,} of {label.size:,} labels are NaN or infinite")
-        if label_type == "count" and (negative := int(np.count_nonzero(label < 0))):
-            faults.append(f"{negative:,} of {label.size:,} labels are below 0, down to {np.nanmin(label):g}")
+        if label.infinite:
+            faults.append(f"{label.infinite:,} of {label.size:,} labels are NaN or infinite")
+        if label_type == "count" and label.negative:
+            faults.append(f"{label.negative:,} of {label.size:,} labels are below 0, down to {label.low:g}")
         return faults
-    if invalid := int(np.count_nonzero((label != 0) & (label != 1))):
+    if invalid := label.size - label.zeros - label.ones:
         faults.append(f"{invalid:,} of {label.size:,} labels are neither 0 nor 1")
-    for number in (0, 1):
-        if (rows := int(np.count_nonzero(label == number))) < 2:
+    for number, rows in ((0, label.zeros), (1, label.ones)):
+        if rows < 2:
             faults.append(f"{rows} of {label.size:,} labels are {number}, at least 2 are needed")
     return faults
 
 
-def _score_faults(
-    scorer: str, score: FloatArray | None, label: FloatArray | None, label_type: LabelType, allow_constant: bool
+def score_faults(
+    gate: MetricGate, scorer: str, score: ColumnStats | None, label: ColumnStats | None, allow_constant: bool
 ) -> list[str]:
+    """Return all faults of a scorer's predictions.
+
+    A constant score is a fault for every metric: it ranks nothing, it is the sign of a broken model more often than of
+    a simple one, and at the base rate it would even count as perfectly calibrated. With `allow_constant` it is none:
+    trivial models are constant.
+    """
+    label_type = gate.scale.label_type
     if score is None:
         return [f"the {scorer}'s scores are not one row of numbers"]
     faults = []
     if label is not None and score.size != label.size:
         faults.append(f"the {scorer} has {score.size:,} scores for {label.size:,} labels")
-    if invalid := int(np.count_nonzero(~np.isfinite(score))):
-        faults.append(f"{invalid:,} of the {scorer}'s {score.size:,} scores are NaN or infinite")
-    elif label_type == "binary" and (outside := int(np.count_nonzero((score < 0) | (score > 1)))):
-        text = f"{outside:,} of the {scorer}'s {score.size:,} scores are outside [0, 1]"
-        faults.append(f"{text}: they go from {score.min():g} to {score.max():g}")
-    elif label_type == "count" and (negative := int(np.count_nonzero(score < 0))):
-        faults.append(f"{negative:,} of the {scorer}'s {score.size:,} scores are below 0, down to {score.min():g}")
-    elif not allow_constant and score.size and score.min() == score.max():
-        faults.append(f"the {scorer} scores every row {score[0]:g}: a constant ranks nothing")
+    if score.infinite:
+        faults.append(f"{score.infinite:,} of the {scorer}'s {score.size:,} scores are NaN or infinite")
+    elif label_type == "binary" and score.outside:
+        text = f"{score.outside:,} of the {scorer}'s {score.size:,} scores are outside [0, 1]"
+        faults.append(f"{text}: they go from {score.low:g} to {score.high:g}")
+    elif label_type == "count" and score.negative:
+        faults.append(f"{score.negative:,} of the {scorer}'s {score.size:,} scores are below 0, down to {score.low:g}")
+    elif not allow_constant and score.size and score.low == score.high:
+        faults.append(f"the {scorer} scores every row {score.low:g}: a constant ranks nothing")
     return faults
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 ColumnTypes = tuple[tuple[str, str], ...]
 """Names and types of columns, in order."""
@@ -54,6 +56,36 @@ class InputSignature:
     serving_columns: ColumnTypes
 
 
+class TextBatch(NamedTuple):
+    """Texts of some rows: of row i it is `names[codes[i]]`, or none where the code is -1."""
+
+    codes: NDArray[np.integer]
+    names: Sequence[str]
+
+
+class EvidenceRows(ABC):
+    """Rows that are read in batches, because they are more than a task should keep in memory."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """The number of rows."""
+
+    @abstractmethod
+    def batches(
+        self, numbers: Sequence[str], texts: Sequence[str] = ()
+    ) -> Iterator[tuple[list[ArrayLike], list[TextBatch]]]:
+        """Yield these columns of numbers, and of texts, batch by batch; every call begins at the first row."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedColumn:
+    """A column (n,) of rows that are not in memory. `evergreen.gates.streams` reads it."""
+
+    rows: EvidenceRows
+    name: str
+
+
 _NOT_MEASURED = MissingEvidence("it was not measured")
 
 
@@ -62,6 +94,9 @@ class Evidence:
     """Evidence as it was measured: `judge_evidence` names its faults in the results, nothing is checked here.
 
     `champion` has no default: the caller must say whether there is one. The rest is needed only by some gates.
+
+    Of more rows than fit in memory, every (n,) is a `StreamedColumn` of the same rows. Metrics are computed from sums
+    by cluster then, and ranks from bins of scores, with a bound of the error that counts against the candidate.
 
     Attributes:
         label: (n,) the truth: 0 or 1 for binary metrics, any number for continuous ones.
@@ -82,15 +117,15 @@ class Evidence:
         holdout: (first, end): the periods that the rows are of, first ≤ period < end.
     """
 
-    label: ArrayLike
-    candidate: ArrayLike
-    champion: ArrayLike | NoChampion | MissingEvidence
+    label: ArrayLike | StreamedColumn
+    candidate: ArrayLike | StreamedColumn
+    champion: ArrayLike | StreamedColumn | NoChampion | MissingEvidence
     days: tuple[date, date] | None = None
-    clusters: Mapping[str, Sequence[str | None] | MissingEvidence] = field(default_factory=dict)
+    clusters: Mapping[str, Sequence[str | None] | StreamedColumn | MissingEvidence] = field(default_factory=dict)
     label_counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    groups: Mapping[str, Sequence[str | None] | MissingEvidence] = field(default_factory=dict)
-    baselines: Mapping[str, ArrayLike | MissingEvidence] = field(default_factory=dict)
-    recent_predictions: ArrayLike | MissingEvidence = _NOT_MEASURED
+    groups: Mapping[str, Sequence[str | None] | StreamedColumn | MissingEvidence] = field(default_factory=dict)
+    baselines: Mapping[str, ArrayLike | StreamedColumn | MissingEvidence] = field(default_factory=dict)
+    recent_predictions: ArrayLike | StreamedColumn | MissingEvidence = _NOT_MEASURED
     serving_costs: Mapping[str, float] | MissingEvidence = _NOT_MEASURED
     input_signature: InputSignature | MissingEvidence = _NOT_MEASURED
     online_sample: OnlineSample | MissingEvidence = _NOT_MEASURED

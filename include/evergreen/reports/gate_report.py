@@ -11,7 +11,15 @@ from typing import Any
 
 from evergreen.gates.alpha_spending import EarlierComparison
 from evergreen.gates.clusters import parse_clusters
-from evergreen.gates.evidence import Evidence, InputSignature, MissingEvidence, NoChampion, OnlineSample
+from evergreen.gates.evidence import (
+    Evidence,
+    InputSignature,
+    MissingEvidence,
+    NoChampion,
+    OnlineSample,
+    StreamedColumn,
+)
+from evergreen.gates.streams import sample_evidence
 from evergreen.gates.verdict import GateOutcome, GateResult, SliceResult, Verdict
 from evergreen.ledger import VerdictRecorded
 from evergreen.reports import curves, gate_table, plots
@@ -19,6 +27,8 @@ from evergreen.reports.formatting import format_date_range, format_percent
 from evergreen.reports.page import jinja_environment
 from evergreen.spec import gates as gate_specs
 from evergreen.spec.model import ModelSpec
+
+_PLOTTED_ROWS = 2**18  # of rows that are read in batches; those in memory are all plotted
 
 _GateResults = Sequence[tuple[GateResult, gate_specs.Gate | None]]
 
@@ -38,11 +48,15 @@ def render_gate_report(
 
     Needs nothing but its arguments, all of which are stored. Never raises because of the evidence: what cannot be
     shown is named in its place. At most 1 MB, also for 100,000 rows: curves are thinned (`evergreen.reports.curves`).
+    Of rows that are read in batches, plots show an even sample, and the page says so.
     """
     verdict, gates = event.verdict, model.gates
     unlabelled = verdict.unlabelled_share
     specs = [{gate.name: gate for gate in gates}.get(result.gate) for result in verdict.results]
     results = list(zip(verdict.results, specs, strict=True))
+    label = evidence.label
+    rows = label.rows.count if isinstance(label, StreamedColumn) else curves.parse_column(label, "labels")[0].size
+    evidence, stride = sample_evidence(evidence, _PLOTTED_ROWS)
     is_binary = _has_binary_labels(gates, evidence)
     models, models_plot = _compare_models(evidence, is_binary)
     return (
@@ -55,7 +69,8 @@ def render_gate_report(
             summary=summarize_verdict(event),
             holdout_days=format_date_range(*event.days),
             unlabelled="" if unlabelled is None else f"{format_percent(unlabelled)} of all rows have no label yet",
-            holdout_rows=curves.parse_column(evidence.label, "labels")[0].size,
+            holdout_rows=rows,
+            rows_per_plotted=stride,
             alpha_budgets=_alpha_budgets(gates, verdict, earlier_comparisons),
             columns=gate_table.GATE_COLUMNS,
             gate_rows=[

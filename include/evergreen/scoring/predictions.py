@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,39 @@ class Champion:
         )
 
 
+class TableScorer:
+    """A model that is loaded once, to score tables of the same columns one after the other."""
+
+    def __init__(self, folder: Path, columns: Sequence[str], feature_names: tuple[str, ...]) -> None:
+        """Load the model in `folder`, for tables that have `columns`.
+
+        Raises:
+            ScoringError: it cannot be loaded, or takes other inputs.
+        """
+        self._predictor = load_model(folder)
+        if missing := sorted(set(feature_names) - set(columns)):
+            raise ScoringError(f"the holdout lacks {', '.join(missing)}, inputs of the model")
+        self._predictor.check_columns(feature_names)
+        self._feature_names = list(feature_names)
+
+    def score(self, table: pa.Table) -> NDArray[np.float64]:
+        """Return the probability of the label for each row (n,), of a batch that fits in memory many times.
+
+        Raises:
+            ScoringError: the table has a column of a wrong type, or the model does not return one number per row.
+        """
+        rows = table.num_rows
+        if not rows:
+            return np.empty(0)
+        output = self._predictor.predict(table.select(self._feature_names))
+        if output.shape not in ((rows,), (rows, 1)):
+            raise ScoringError(f"the model returns {list(output.shape)} numbers for {rows} rows, not one for each")
+        scores = output.reshape(-1).astype(np.float64)
+        if invalid := int(np.count_nonzero(~np.isfinite(scores))):
+            raise ScoringError(f"the model returns NaN or infinity for {invalid:,} of {rows:,} rows")
+        return scores
+
+
 def score_table(folder: Path, table: pa.Table, feature_names: tuple[str, ...]) -> NDArray[np.float64]:
     """Return the probability of the label for each row of `table`, shape (n,), by the model in `folder`.
 
@@ -51,23 +84,10 @@ def score_table(folder: Path, table: pa.Table, feature_names: tuple[str, ...]) -
         ScoringError: the model cannot be loaded, `table` lacks one of its columns or has one of another type, or it
             does not return one number per row.
     """
-    predictor = load_model(folder)
-    if missing := sorted(set(feature_names) - set(table.column_names)):
-        raise ScoringError(f"the holdout lacks {', '.join(missing)}, inputs of the model")
-    predictor.check_columns(feature_names)
-    inputs = table.select(list(feature_names))
+    scorer = TableScorer(folder, table.column_names, feature_names)
     # In batches: a network needs many times its input while it computes.
-    batches = [np.empty(0)]
-    for start in range(0, inputs.num_rows, SCORING_BATCH_ROWS):
-        batch = inputs.slice(start, SCORING_BATCH_ROWS)
-        output, rows = predictor.predict(batch), batch.num_rows
-        if output.shape not in ((rows,), (rows, 1)):
-            raise ScoringError(f"the model returns {list(output.shape)} numbers for {rows} rows, not one for each")
-        scores = output.reshape(-1).astype(np.float64)
-        if invalid := int(np.count_nonzero(~np.isfinite(scores))):
-            raise ScoringError(f"the model returns NaN or infinity for {invalid:,} of {rows:,} rows")
-        batches.append(scores)
-    return np.concatenate(batches)
+    starts = range(0, table.num_rows, SCORING_BATCH_ROWS)
+    return np.concatenate([np.empty(0), *(scorer.score(table.slice(n, SCORING_BATCH_ROWS)) for n in starts)])
 
 
 def score_candidate(model: ModelSpec, candidate: datasets.Manifest, table: pa.Table) -> NDArray[np.float64]:

@@ -346,9 +346,8 @@ def test_the_online_store_is_not_read_while_it_is_written(
 ) -> None:
     open_feature_store("flight_delay")
     found: list[Any] = []
-    reader = threading.Thread(
-        target=lambda: found.append(compare_online_store(MODEL, examples, table(examples, "holdout"), 5))
-    )
+    holdout = training_sets.training_set_dataset(MODEL).file_path(examples, "holdout")
+    reader = threading.Thread(target=lambda: found.append(compare_online_store(MODEL, examples, holdout, 5)))
     with feast_lock("flight_delay"):
         reader.start()
         reader.join(timeout=2)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from evergreen.evaluation.rows import compute_baselines, compute_clusters, compute_groups, labelled_periods
+from evergreen.evaluation.row_files import RowColumn
+from evergreen.evaluation.rows import (
+    compute_baselines,
+    compute_clusters,
+    compute_groups,
+    labelled_periods,
+    write_baselines,
+    write_clusters,
+    write_groups,
+)
 from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison, next_alpha
 from evergreen.gates.evidence import MissingEvidence
 from evergreen.lake import datasets
@@ -67,6 +79,23 @@ TABLE = pa.table(
 )
 
 
+def contents(columns: Mapping[str, RowColumn | MissingEvidence]) -> dict[str, Any]:
+    """Return what was written, as the functions that compute the same of a table in memory return it."""
+    return {
+        name: value if isinstance(value, MissingEvidence) else pq.read_table(value.file)[value.name].to_pylist()
+        for name, value in columns.items()
+    }
+
+
+@pytest.fixture
+def holdout(tmp_path: Path) -> Path:
+    """The table in a file whose name has characters that mean something in patterns and in SQL."""
+    file = tmp_path / "day=2013-01-01" / "it's [1] *.parquet"
+    file.parent.mkdir()
+    pq.write_table(TABLE, file)
+    return file
+
+
 @pytest.mark.parametrize(
     ("expression", "expected"),
     [
@@ -78,13 +107,20 @@ TABLE = pa.table(
         # A window function sees the rows in an order of its own; they come back in theirs.
         ("row_number() OVER (ORDER BY distance NULLS LAST)", ["3", "1", "2", "4"]),
         ("max(distance) OVER ()", ["300"] * 4),
+        # Statistics of a file leave NaN out.
+        ('isnan("last seen")', ["false", None, "true", "false"]),
+        ('"last seen" > 1', ["false", None, "true", "false"]),
+        ("(SELECT count(*) FROM holdout h WHERE h.carrier = holdout.carrier)", ["2", "1", "0", "2"]),
     ],
 )
-def test_a_group_for_each_row_in_the_rows_order(expression: str, expected: list[str | None]) -> None:
+def test_a_group_for_each_row_in_the_rows_order(
+    expression: str, expected: list[str | None], holdout: Path, tmp_path: Path
+) -> None:
     assert compute_groups(TABLE, [expression]) == {expression: expected}
+    assert contents(write_groups(holdout, [expression], tmp_path)) == {expression: expected}
 
 
-def test_a_cluster_for_each_row_is_a_day_or_a_value_of_a_column() -> None:
+def test_a_cluster_for_each_row_is_a_day_or_a_value_of_a_column(tmp_path: Path) -> None:
     days = pa.array([date(2013, 1, 1), date(2013, 1, 1), date(2013, 1, 2), None], pa.date32())
     table = TABLE.append_column("day", days).append_column("tags", pa.array([[1], [2], [3], [4]]))
     found = compute_clusters(table, ["day", "carrier", "distance", "plane", "tags"])
@@ -95,6 +131,10 @@ def test_a_cluster_for_each_row_is_a_day_or_a_value_of_a_column() -> None:
         missing = found[name]
         assert isinstance(missing, MissingEvidence)
         assert problem in missing.problem
+    pq.write_table(table, tmp_path / "holdout.parquet")
+    written = contents(write_clusters(tmp_path / "holdout.parquet", list(found), tmp_path))
+    assert isinstance(written.pop("tags"), MissingEvidence)
+    assert written == {name: found[name] for name in written}
 
 
 def test_no_rows_have_no_groups() -> None:
@@ -104,10 +144,26 @@ def test_no_rows_have_no_groups() -> None:
     }
 
 
+def test_no_rows_in_a_file_have_no_groups_either(tmp_path: Path) -> None:
+    file = tmp_path / "holdout.parquet"
+    pq.write_table(TABLE.slice(0, 0), file)
+    names = ["carrier", "hour(left_at)", "row_number() OVER (ORDER BY distance)"]
+    assert contents(write_groups(file, names, tmp_path)) == {name: [] for name in names}
+    assert contents(write_clusters(file, ["carrier"], tmp_path)) == {"carrier": []}
+
+
 def test_many_rows_keep_their_order() -> None:
     numbers = np.random.default_rng(1).permutation(300_000)
     found = compute_groups(pa.table({"n": numbers}), ["n % 1000"])["n % 1000"]
     assert found == [str(number) for number in numbers % 1000]
+
+
+@pytest.mark.parametrize("expression", ["n % 1000", "ntile(1000) OVER (ORDER BY n)"])
+def test_many_rows_of_a_file_keep_their_order(tmp_path: Path, expression: str) -> None:
+    table = pa.table({"n": np.random.default_rng(1).permutation(300_000)})
+    pq.write_table(table, tmp_path / "holdout.parquet", row_group_size=65_536)
+    written = contents(write_groups(tmp_path / "holdout.parquet", [expression], tmp_path))
+    assert written == compute_groups(table, [expression])
 
 
 @pytest.mark.parametrize(
@@ -123,14 +179,46 @@ def test_many_rows_keep_their_order() -> None:
         "(SELECT 1 FROM read_parquet('/tmp/*.parquet'))",
     ],
 )
-def test_what_cannot_be_computed_is_named_with_the_columns_there_are(expression: str) -> None:
-    found = compute_groups(TABLE, ["carrier", expression])
-    assert found["carrier"] == ["UA", "AA", None, "UA"]
-    problem = found[expression]
+def test_what_cannot_be_computed_is_named_with_the_columns_there_are(
+    expression: str, holdout: Path, tmp_path: Path
+) -> None:
+    names = ["carrier", expression]
+    for found in (compute_groups(TABLE, names), contents(write_groups(holdout, names, tmp_path))):
+        assert found["carrier"] == ["UA", "AA", None, "UA"]
+        problem = found[expression]
+        assert isinstance(problem, MissingEvidence)
+        assert repr(expression) in problem.problem
+        assert "its columns are carrier, distance, left_at, last seen, group" in problem.problem
+        assert "\n" not in problem.problem
+
+
+def test_an_expression_that_changes_the_number_of_rows_is_refused(holdout: Path, tmp_path: Path) -> None:
+    expression = "unnest([1, 2])"
+    expected = MissingEvidence(f"{expression!r} returns 8 values for 4 rows: one for each is needed")
+    assert compute_groups(TABLE, [expression]) == {expression: expected}
+    assert contents(write_groups(holdout, [expression], tmp_path)) == {expression: expected}
+
+
+def test_an_expression_reads_no_other_file_of_the_lake(holdout: Path, tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "secret.parquet")
+    expression = f"(SELECT max(carrier) FROM read_parquet('{tmp_path}/secret.parquet'))"
+    problem = contents(write_groups(holdout, [expression], tmp_path))[expression]
     assert isinstance(problem, MissingEvidence)
-    assert repr(expression) in problem.problem
-    assert "its columns are carrier, distance, left_at, last seen, group" in problem.problem
-    assert "\n" not in problem.problem
+    assert "file system operations are disabled" in problem.problem
+
+
+def test_a_value_that_cannot_be_converted_is_found_in_any_batch(train: Path, tmp_path: Path) -> None:
+    """The last row of many is no number, and no text."""
+    texts = pa.array([b"1"] * 70_000 + [b"\xff"], pa.binary())
+    numbers = pa.array(["1"] * 70_000 + ["one"])
+    table = pa.table({"plane": texts, "rate": numbers})
+    pq.write_table(table, tmp_path / "holdout.parquet")
+    clusters = contents(write_clusters(tmp_path / "holdout.parquet", ["plane"], tmp_path))
+    assert clusters == compute_clusters(table, ["plane"])
+    assert isinstance(clusters["plane"], MissingEvidence)
+    baselines = contents(write_baselines(tmp_path / "holdout.parquet", train, ["rate"], tmp_path))
+    assert baselines == compute_baselines(table, train, ["rate"])
+    assert isinstance(baselines["rate"], MissingEvidence)
 
 
 @pytest.fixture
@@ -139,11 +227,19 @@ def train(tmp_path: Path) -> Path:
     return tmp_path / "train.parquet"
 
 
-def test_the_prior_of_the_training_rows_fills_missing_baselines(train: Path) -> None:
-    found = compute_baselines(TABLE, train, ["prior", "last seen", "distance"])
-    assert list(found["prior"]) == [0.25] * 4
-    assert list(found["last seen"]) == [0.25, 0.25, 0.25, 0.75]
-    assert list(found["distance"]) == [300, 100, 200, 0.25]
+def test_the_prior_of_the_training_rows_fills_missing_baselines(train: Path, holdout: Path, tmp_path: Path) -> None:
+    names = ["prior", "last seen", "distance"]
+    for found in (compute_baselines(TABLE, train, names), contents(write_baselines(holdout, train, names, tmp_path))):
+        assert list(found["prior"]) == [0.25] * 4
+        assert list(found["last seen"]) == [0.25, 0.25, 0.25, 0.75]
+        assert list(found["distance"]) == [300, 100, 200, 0.25]
+
+
+def test_the_prior_is_the_mean_to_the_last_bit(tmp_path: Path) -> None:
+    label = pa.array(np.random.default_rng(2).lognormal(size=400_000), mask=np.arange(400_000) % 11 == 0)
+    pq.write_table(pa.table({"label": label}), tmp_path / "train.parquet", row_group_size=65_536)
+    [prior] = compute_baselines(TABLE.slice(0, 1), tmp_path / "train.parquet", ["prior"])["prior"]
+    assert prior == pc.mean(pq.read_table(tmp_path / "train.parquet")["label"]).as_py()
 
 
 @pytest.mark.parametrize(
@@ -154,12 +250,19 @@ def test_the_prior_of_the_training_rows_fills_missing_baselines(train: Path) -> 
         ("left_at", "which predicts nothing"),
     ],
 )
-def test_a_column_that_predicts_nothing_is_named(train: Path, name: str, problem: str) -> None:
+def test_a_column_that_predicts_nothing_is_named(
+    train: Path, holdout: Path, tmp_path: Path, name: str, problem: str
+) -> None:
     found = compute_baselines(TABLE, train, [name])[name]
     assert isinstance(found, MissingEvidence)
     assert problem in found.problem
+    assert contents(write_baselines(holdout, train, [name], tmp_path)) == {name: found}
 
 
 def test_without_training_rows_there_is_no_prior(tmp_path: Path) -> None:
     pq.write_table(pa.table({"label": pa.array([], pa.int32())}), tmp_path / "train.parquet")
-    assert isinstance(compute_baselines(TABLE, tmp_path / "train.parquet", ["prior"])["prior"], MissingEvidence)
+    found = compute_baselines(TABLE, tmp_path / "train.parquet", ["prior"])
+    assert isinstance(found["prior"], MissingEvidence)
+    pq.write_table(TABLE, tmp_path / "holdout.parquet")
+    holdout, train = tmp_path / "holdout.parquet", tmp_path / "train.parquet"
+    assert contents(write_baselines(holdout, train, ["prior"], tmp_path)) == found

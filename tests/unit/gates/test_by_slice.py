@@ -10,11 +10,11 @@ from scipy import stats
 from sklearn.metrics import brier_score_loss, mean_absolute_error, roc_auc_score
 
 from evergreen.gates.clusters import RowClusters
-from evergreen.gates.comparisons import estimate_gain
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
 from evergreen.gates.verdict import evaluate_gate
 from evergreen.spec.gates import BySliceGate
 from support.clusters import row_clusters
+from support.gains import estimate_gain
 
 pytestmark = pytest.mark.unit
 

@@ -1,5 +1,6 @@
 """Each comparison against its definition written out or another library's, and against what its level promises."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,11 +13,12 @@ from sklearn.metrics import median_absolute_error, precision_score, recall_score
 
 from evergreen.gates import AgainstChampionGate
 from evergreen.gates.clusters import RowClusters, degrees_of_freedom
-from evergreen.gates.comparisons import MetricGain, delong, estimate_gain, jackknife
+from evergreen.gates.comparisons import EstimatedGain, MetricGain, delong, jackknife
 from evergreen.gates.metrics import compute_metric, resolve_metric
 from evergreen.gates.verdict import NotComputedError
 from evergreen.spec.gates import MIN_CLUSTERS
 from support.clusters import day_clusters, row_clusters
+from support.gains import estimate_gain
 
 pytestmark = pytest.mark.unit
 
@@ -132,6 +134,16 @@ def test_the_bounds_of_auc_are_the_errors_student_quantile():
         assert bounds.high == pytest.approx(found.gain + width)
     extreme = estimate_gain(AUC, label, one, other, rows_alone(label), 1e-300)
     assert (extreme.low, extreme.high) == (-1.0, 1.0)  # no gain in AUC is larger
+
+
+def test_what_is_not_known_of_a_gain_counts_against_it():
+    for error in (0.0, 0.01):
+        sure = EstimatedGain(0.05, error, 9.0)
+        unsure = replace(sure, resolution=0.02)
+        assert unsure.bounds(0.1, 1.0).low == pytest.approx(sure.bounds(0.1, 1.0).low - 0.02)
+        assert unsure.bounds(0.1, 1.0).high == pytest.approx(sure.bounds(0.1, 1.0).high + 0.02)
+        assert unsure.significance(0.02) == pytest.approx(sure.significance(0.04))
+        assert unsure.significance(0.04) == pytest.approx(sure.significance(0.06))
 
 
 @pytest.mark.parametrize("ways", [("day",), ("plane",), ("day", "plane")])

@@ -29,8 +29,10 @@ TABLE = "evergreen_models/flight_delay_net/tables/ports.csv"
 VERDICTS = {"verdict", "backtest measurements", "backtest report"}
 CHANGES = {
     "evergreen/gates/kinds/metric.py": VERDICTS,
+    "evergreen/gates/streams.py": VERDICTS,
     "evergreen/spec/gates.py": VERDICTS,
     "evergreen/evaluation/rows.py": {"evidence", "backtest measurements", "backtest report"},
+    "evergreen/evaluation/row_files.py": {"evidence", "backtest measurements", "backtest report"},
     "evergreen/scoring/formats.py": {"evidence", "backtest scores", "backtest measurements", "backtest report"},
     "evergreen/backtest/statistics.py": {"backtest measurements", "backtest report"},
     "evergreen/promotion/rules.py": {"backtest report"},

@@ -42,11 +42,13 @@ from evergreen.gates import (
 )
 from evergreen.gates.alpha_spending import AlphaSpend, EarlierComparison
 from evergreen.ledger import VerdictRecorded
+from evergreen.reports import gate_report
 from evergreen.reports.gate_report import render_gate_report
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
 from support.clusters import day_clusters
 from support.ledger_events import content, model_files
+from support.streamed_evidence import stream
 
 pytestmark = pytest.mark.unit
 
@@ -456,6 +458,19 @@ def test_report_shows_signature_and_online_differences() -> None:
 
 def test_equal_inputs_render_equal_bytes() -> None:
     assert render(BINARY_GATES, judge_evidence(BINARY_GATES, evidence()), evidence()) == good_page()
+
+
+def test_plots_of_streamed_rows_show_an_even_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_report, "_PLOTTED_ROWS", 1_000)
+    data = evidence()
+    report = page(stream(data))
+    assert "1,500 rows; plots show one row in 2" in report.words
+    assert "plots show" not in Page(good_page()).words
+    assert report.tags.count("svg") == 6
+    monkeypatch.undo()
+    # Of a sample of all rows, the plots are those of rows in memory.
+    whole = render(BINARY_GATES, judge_evidence(BINARY_GATES, data), stream(data))
+    assert whole == good_page()
 
 
 def test_report_of_large_holdout_is_small_and_fast() -> None:

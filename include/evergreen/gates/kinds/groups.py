@@ -5,24 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evergreen.gates.clusters import NO_CLUSTERS, RowClusters, TooFewClustersError, parse_clusters
-from evergreen.gates.comparisons import MetricGain, estimate_gain
-from evergreen.gates.computation import (
-    compute_gate_metric,
-    finite_or_none,
-    format_against_limit,
-    gate_result,
-    no_champion_result,
-    validate_rows,
-)
+from evergreen.gates.clusters import TooFewClustersError
+from evergreen.gates.comparisons import MetricGain
+from evergreen.gates.computation import finite_or_none, format_against_limit, gate_result, no_champion_result
 from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
-from evergreen.gates.metrics import FloatArray
+from evergreen.gates.judged_rows import JudgedRows, open_rows
+from evergreen.gates.score_bins import MetricValue
 from evergreen.gates.verdict import GateResult, NotComputedError, SliceResult, join_first
 from evergreen.spec.gates import BySliceGate, FairnessGate, MetricGate
-
-RowIndices = NDArray[np.intp]
 
 
 def compute_by_slice(gate: BySliceGate, evidence: Evidence) -> GateResult:
@@ -36,37 +27,33 @@ def compute_by_slice(gate: BySliceGate, evidence: Evidence) -> GateResult:
     """
     has_scores = not isinstance(evidence.champion, NoChampion | MissingEvidence)
     references = {"champion": evidence.champion} if has_scores else {}
-    (label, candidate, *champion), faults = validate_rows(gate, evidence, references)
+    rows = open_rows(gate, evidence, references)
+    faults = rows.faults(*references)
     if isinstance(evidence.champion, MissingEvidence):
         faults.append(f"the champion cannot be compared: {evidence.champion.problem}")
-    clusters, cluster_faults = parse_clusters(evidence, label.size) if champion else (NO_CLUSTERS, [])
-    groups = _group_rows(gate, evidence, label.size, faults + cluster_faults)
-    if champion:
-        return _judge_slices(gate, label, candidate, champion[0], clusters, groups)
-    value = compute_gate_metric(gate, label, candidate)
-    if value is None:
-        raise NotComputedError(f"{gate.metric} does not exist on these {label.size:,} rows")
+    faults += rows.cluster_faults() if has_scores else []
+    groups = _split_by_group(rows, faults)
+    if has_scores:
+        return _judge_slices(gate, rows.size, groups)
+    measured = rows.metric("candidate")
+    if measured is None:
+        raise NotComputedError(f"{gate.metric} does not exist on these {rows.size:,} rows")
     assert isinstance(evidence.champion, NoChampion)  # anything else is a fault
-    return no_champion_result(gate, evidence.champion, value, label.size)
+    return no_champion_result(gate, evidence.champion, measured.value, rows.size)
 
 
-def _judge_slices(
-    gate: BySliceGate,
-    label: FloatArray,
-    candidate: FloatArray,
-    champion: FloatArray,
-    clusters: RowClusters,
-    groups: dict[str, RowIndices],
-) -> GateResult:
-    large = {name for name, rows in groups.items() if _has_enough_rows(gate, label[rows])}
+def _judge_slices(gate: BySliceGate, row_count: int, groups: Mapping[str, JudgedRows]) -> GateResult:
+    large = {name for name, rows in groups.items() if _has_enough_rows(gate, rows)}
     gains: dict[str, MetricGain] = {}
     results, faults, too_few = [], [], []
     for name, rows in groups.items():
-        labels, scores, is_judged = label[rows], (candidate[rows], champion[rows]), name in large
-        values = [compute_gate_metric(gate, labels, score, ignore_errors=not is_judged) for score in scores]
+        is_judged = name in large
+        measured = [rows.metric(scorer, ignore_errors=not is_judged) for scorer in ("candidate", "champion")]
+        values = [None if metric is None else metric.value for metric in measured]
         if is_judged:
             try:
-                gain = estimate_gain(gate, labels, *scores, clusters.take(rows), (1 - gate.confidence) / len(large))
+                alpha = (1 - gate.confidence) / len(large)
+                gain = rows.measure_gain("champion").bounds(alpha, gate.scale.maximum)
                 if None in values or not np.isfinite([gain.value, gain.low, gain.high]).all():
                     raise NotComputedError(f"{gate.metric} does not exist for both on {rows.size:,} rows")
                 gains[name] = gain
@@ -99,7 +86,7 @@ def _judge_slices(
         candidate=result.candidate,
         champion=result.champion,
         interval=result.interval,
-        rows=label.size,
+        rows=row_count,
         slices=tuple(results),
         reason=_describe_slices(gate, result, failing, len(gains))
         + _describe_unjudged_slices(results, "too few rows or clusters"),
@@ -127,15 +114,17 @@ def compute_fairness(gate: FairnessGate, evidence: Evidence) -> GateResult:
     Price and Srebro 2016, NeurIPS 29). The value is as measured: the largest difference of many small groups is large
     by chance, so set `min_rows` by what `at_most` needs.
     """
-    (label, candidate), faults = validate_rows(gate, evidence, {})
-    groups = _group_rows(gate, evidence, label.size, faults)
-    results = []
-    for name, rows in groups.items():
-        is_judged = _has_enough_rows(gate, label[rows])
-        value = compute_gate_metric(gate, label[rows], candidate[rows], ignore_errors=not is_judged)
-        results.append(SliceResult(name=name, rows=rows.size, candidate=value, is_judged=is_judged))
+    rows = open_rows(gate, evidence)
+    groups = _split_by_group(rows, rows.faults())
+    results, values = [], {}
+    for name, part in groups.items():
+        is_judged = _has_enough_rows(gate, part)
+        measured = part.metric("candidate", ignore_errors=not is_judged)
+        value = None if measured is None else measured.value
+        results.append(SliceResult(name=name, rows=part.size, candidate=value, is_judged=is_judged))
+        if is_judged and measured is not None:
+            values[name] = measured
     judged = {part.name: part for part in results if part.is_judged}
-    values = {name: part.candidate for name, part in judged.items() if part.candidate is not None}
     faults = [f"{gate.metric} does not exist for {gate.group_by} {name}" for name in judged if name not in values]
     if len(judged) < 2:
         verb = "has" if len(judged) == 1 else "have"
@@ -145,63 +134,49 @@ def compute_fairness(gate: FairnessGate, evidence: Evidence) -> GateResult:
         )
     if faults:
         raise NotComputedError(*faults, slices=tuple(results))
-    highest, lowest = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
-    difference = values[highest] - values[lowest]
+    highest, lowest = (choose(values, key=lambda name: values[name].value) for choose in (max, min))
+    high, low = values[highest].value, values[lowest].value
+    difference = high - low
+    largest_difference = max(value + error for value, error in values.values())
+    largest_difference -= min(value - error for value, error in values.values())
     if finite_or_none(difference) is None:
         fault = f"{gate.metric} of {highest} less that of {lowest} is not a finite number"
         raise NotComputedError(fault, slices=tuple(results))
     if highest == lowest:  # all are equal
-        finding = f"{gate.metric} is {values[highest]:.4g} in all {len(values):,} groups by {gate.group_by}"
+        finding = f"{gate.metric} is {high:.4g} in all {len(values):,} groups by {gate.group_by}"
     else:
-        high, low = (f"{name} ({values[name]:.4g} on {judged[name].rows:,} rows)" for name in (highest, lowest))
+        ends = (f"{name} ({values[name].value:.4g} on {judged[name].rows:,} rows)" for name in (highest, lowest))
         size = format_against_limit(difference, gate.at_most)
-        finding = f"{gate.metric} differs by {size} between {gate.group_by} {high} and {low}"
+        size += MetricValue(difference, largest_difference - difference).describe_error()
+        finding = f"{gate.metric} differs by {size} between {gate.group_by} {' and '.join(ends)}"
     return gate_result(
         gate,
-        passed=difference <= gate.at_most,
+        passed=largest_difference <= gate.at_most,
         candidate=difference,
-        rows=label.size,
+        rows=rows.size,
         slices=tuple(results),
         reason=f"{finding}, at most {gate.at_most:g} is allowed{_describe_unjudged_slices(results, 'too few rows')}",
     )
 
 
-def _group_rows(
-    gate: BySliceGate | FairnessGate, evidence: Evidence, rows: int, faults: Sequence[str]
-) -> dict[str, RowIndices]:
-    """Return the rows (k,) of each group, by its name and in order of names. A row whose group is None is in no group.
+def _split_by_group(rows: JudgedRows, faults: Sequence[str]) -> dict[str, JudgedRows]:
+    """Return the rows of each group, by its name and in order of names.
 
     Raises:
         NotComputedError: there are `faults` of the rows already, or the groups have one.
     """
-    groups = evidence.groups if isinstance(evidence.groups, Mapping) else {}
-    group_by, available = gate.group_by, ", ".join(sorted(groups)) or "nothing"
-    names = groups.get(group_by, MissingEvidence(f"there are those by {available}"))
-    indices: dict[str, list[int]] = {}
-    if isinstance(names, MissingEvidence):
-        fault: str | None = f"the groups by {group_by} are not known: {names.problem}"
-    elif isinstance(names, str) or not hasattr(names, "__len__"):
-        fault = f"the groups by {group_by} are not one row of names"
-    elif rows and len(names) != rows:
-        fault = f"there are {len(names):,} groups by {group_by} for {rows:,} labels"
-    elif invalid := sorted({repr(name) for name in names if not (name is None or isinstance(name, str))}):
-        fault = f"groups by {group_by} are names or None, not {', '.join(invalid[:3])}"
-    else:
-        for row, name in enumerate(names):
-            if name is not None:
-                indices.setdefault(str(name), []).append(row)
-        fault = None if indices else f"no row has a group by {group_by}"
+    fault = rows.group_fault()
     if faults or fault:
         raise NotComputedError(*faults, *filter(None, [fault]))
-    return {name: np.asarray(indices[name], dtype=np.intp) for name in sorted(indices)}
+    return rows.split_by_group()
 
 
-def _has_enough_rows(gate: MetricGate, label: FloatArray) -> bool:
-    """Return whether a group with these labels (k,) is judged: it has the rows and, if needed, two of either class."""
-    if label.size < gate.min_rows:
+def _has_enough_rows(gate: MetricGate, rows: JudgedRows) -> bool:
+    """Return whether a group is judged: it has the rows and, if needed, two of either class."""
+    if rows.size < gate.min_rows:
         return False
-    ones = int(np.count_nonzero(label == 1))
-    return gate.scale.label_type != "binary" or gate.metric == "positive_rate" or min(ones, label.size - ones) >= 2
+    ones = rows.count_label_ones()
+    return gate.scale.label_type != "binary" or gate.metric == "positive_rate" or min(ones, rows.size - ones) >= 2
 
 
 def _describe_unjudged_slices(slices: Sequence[SliceResult], problem: str) -> str:

@@ -9,20 +9,20 @@ from pkgutil import resolve_name
 import numpy as np
 
 from evergreen.gates.alpha_spending import EarlierComparison
-from evergreen.gates.clusters import parse_clusters
-from evergreen.gates.comparisons import check_differing_rows, estimate_gain, measure_gain
+from evergreen.gates.comparisons import check_differing_rows
 from evergreen.gates.computation import (
-    compute_gate_metric,
     count_rows,
     finite_or_none,
     format_against_limit,
     gate_result,
     no_champion_result,
-    validate_rows,
 )
-from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion, StreamedColumn
+from evergreen.gates.judged_rows import JudgedRows, open_rows
 from evergreen.gates.looks import JudgedGain, judge_gain
-from evergreen.gates.metrics import FloatArray, user_code
+from evergreen.gates.metrics import user_code
+from evergreen.gates.score_bins import MetricValue
+from evergreen.gates.streams import exact_rows_fix
 from evergreen.gates.verdict import CustomGateResult, GateResult, NotComputedError, SliceResult
 from evergreen.spec.gates import AgainstChampionGate, BaselineGate, CustomGate, MetricGate, ThresholdGate
 
@@ -30,15 +30,19 @@ _PURPOSES = {"lifetime": "of the lifetime budget", "rate": "for a rate of"}
 
 
 def compute_threshold(gate: ThresholdGate, evidence: Evidence) -> GateResult:
-    """Pass when the metric on the holdout reaches `at_least`, or stays within `at_most`, to the last bit."""
-    label, _, value = _measure_candidate(gate, evidence)
+    """Pass when the metric on the holdout reaches `at_least`, or stays within `at_most`, to the last bit.
+
+    Of streamed rows a rank metric is known to within an error: it has to pass in any case.
+    """
+    rows = open_rows(gate, evidence)
+    measured = _measure_candidate(gate, rows)
     if gate.scale.higher_is_better:
-        passed, bound = value >= gate.limit, "at least"
+        passed, bound = measured.value - measured.error >= gate.limit, "at least"
     else:
-        passed, bound = value <= gate.limit, "at most"
-    text = format_against_limit(value, gate.limit)
-    reason = f"{gate.metric} {text} on {label.size:,} rows, {bound} {gate.limit} is required"
-    return gate_result(gate, passed=passed, candidate=value, rows=label.size, reason=reason)
+        passed, bound = measured.value + measured.error <= gate.limit, "at most"
+    text = format_against_limit(measured.value, gate.limit) + measured.describe_error()
+    reason = f"{gate.metric} {text} on {rows.size:,} rows, {bound} {gate.limit} is required"
+    return gate_result(gate, passed=passed, candidate=measured.value, rows=rows.size, reason=reason)
 
 
 def compute_against_champion(
@@ -54,27 +58,28 @@ def compute_against_champion(
     spends nothing: it cannot pass. If it `accumulates`, that is divided among its looks, of which `previous` was the
     one before, and the outcome is inconclusive as long as later looks may suffice.
     """
-    label, candidate, value = _measure_candidate(gate, evidence)
+    is_known = not isinstance(evidence.champion, NoChampion | MissingEvidence)
+    rows = open_rows(gate, evidence, {"champion": evidence.champion} if is_known else {})
+    value = _measure_candidate(gate, rows).value
     if isinstance(evidence.champion, NoChampion):
-        return no_champion_result(gate, evidence.champion, value, label.size)
+        return no_champion_result(gate, evidence.champion, value, rows.size)
     if isinstance(evidence.champion, MissingEvidence):
         raise NotComputedError(f"the champion cannot be compared: {evidence.champion.problem}", candidate=value)
-    (*_, champion), faults = validate_rows(gate, evidence, {"champion": evidence.champion})
-    clusters, cluster_faults = parse_clusters(evidence, label.size)
-    faults += cluster_faults
+    faults = rows.faults("champion") + rows.cluster_faults()
     if evidence.days is None:
         faults.append("the evidence does not say of which days it is: earlier comparisons may have used them")
     elif not evidence.days[0] < evidence.days[1]:
         faults.append("the evidence is of no day: it starts {} and ends before {}".format(*evidence.days))
     if faults or evidence.days is None:
         raise NotComputedError(*faults, candidate=value)
-    champion_value = compute_gate_metric(gate, label, champion)
-    if champion_value is None:
-        raise NotComputedError(f"the champion has no {gate.metric} on {label.size:,} rows", candidate=value)
+    measured = rows.metric("champion")
+    if measured is None:
+        raise NotComputedError(f"the champion has no {gate.metric} on {rows.size:,} rows", candidate=value)
+    champion_value, clusters = measured.value, rows.clusters
     days = clusters.days or (evidence.days[1] - evidence.days[0]).days
     try:
-        check_differing_rows(gate, candidate, champion, "the two")
-        estimate = measure_gain(gate, label, candidate, champion, clusters)
+        check_differing_rows(gate, rows.count_differing("champion"), rows.size, "the two")
+        estimate = rows.measure_gain("champion")
         look = judge_gain(gate, estimate, evidence.days, days, earlier_comparisons, accumulates, previous)
     except NotComputedError as error:
         raise NotComputedError(str(error), candidate=value, champion=champion_value) from None
@@ -85,11 +90,11 @@ def compute_against_champion(
         champion=champion_value,
         interval=(look.gain.low, look.gain.high),
         alpha=look.alpha,
-        rows=label.size,
+        rows=rows.size,
         days=clusters.days,
         day_correlation=estimate.day_correlation,
         looks=look.looks,
-        reason=f"{gate.metric} {value:.4g} against the champion's {champion_value:.4g} on {label.size:,} rows of "
+        reason=f"{gate.metric} {value:.4g} against the champion's {champion_value:.4g} on {rows.size:,} rows of "
         f"{clusters.describe()}: "
         f"{_describe_gain(gate, look.gain.low, look.outcome == 'passed')}; {_describe_spending(gate, look)}",
         **({"outcome": "inconclusive"} if look.outcome == "inconclusive" else {}),
@@ -110,19 +115,18 @@ def _describe_spending(gate: AgainstChampionGate, comparison: JudgedGain) -> str
     return f"{budget}, {look.level:.3g} of it at look {number}, after {look.days} days: {end}"
 
 
-def _measure_candidate(gate: MetricGate, evidence: Evidence) -> tuple[FloatArray, FloatArray, float]:
-    """Return labels, the candidate's predictions, both of shape (n,), and its metric.
+def _measure_candidate(gate: MetricGate, rows: JudgedRows) -> MetricValue:
+    """Return the candidate's metric.
 
     Raises:
         NotComputedError: the rows are invalid, or the metric does not exist on them.
     """
-    (label, candidate), faults = validate_rows(gate, evidence, {})
-    if faults:
+    if faults := rows.faults():
         raise NotComputedError(*faults)
-    value = compute_gate_metric(gate, label, candidate)
-    if value is None:
-        raise NotComputedError(f"the candidate has no {gate.metric} on {label.size:,} rows")
-    return label, candidate, value
+    measured = rows.metric("candidate")
+    if measured is None:
+        raise NotComputedError(f"the candidate has no {gate.metric} on {rows.size:,} rows")
+    return measured
 
 
 def _describe_gain(gate: AgainstChampionGate, low: float, passed: bool) -> str:
@@ -148,31 +152,30 @@ def compute_baseline(gate: BaselineGate, evidence: Evidence) -> GateResult:
     baselines = evidence.baselines if isinstance(evidence.baselines, Mapping) else {}
     predictions = baselines.get(gate.baseline, MissingEvidence("its predictions were not computed"))
     if isinstance(predictions, MissingEvidence):
-        _, faults = validate_rows(gate, evidence, {})
+        faults = open_rows(gate, evidence).faults()
         raise NotComputedError(*faults, f"there is no baseline {gate.baseline}: {predictions.problem}")
-    references = {f"baseline {gate.baseline}": predictions}
-    (label, candidate, baseline), faults = validate_rows(gate, evidence, references, allow_constant=True)
-    clusters, cluster_faults = parse_clusters(evidence, label.size)
-    faults += cluster_faults
-    if faults:
+    reference = f"baseline {gate.baseline}"
+    rows = open_rows(gate, evidence, {reference: predictions})
+    if faults := rows.faults(reference, allow_constant=True) + rows.cluster_faults():
         raise NotComputedError(*faults)
-    value, baseline_value = (compute_gate_metric(gate, label, scores) for scores in (candidate, baseline))
-    if value is None or baseline_value is None:
-        raise NotComputedError(f"{gate.metric} does not exist for both on these {label.size:,} rows")
-    check_differing_rows(gate, candidate, baseline, f"the candidate and {gate.baseline}")
-    gain = estimate_gain(gate, label, candidate, baseline, clusters, 1 - gate.confidence)
+    values = [rows.metric(scorer) for scorer in ("candidate", reference)]
+    if values[0] is None or values[1] is None:
+        raise NotComputedError(f"{gate.metric} does not exist for both on these {rows.size:,} rows")
+    value, baseline_value = values[0].value, values[1].value
+    check_differing_rows(gate, rows.count_differing(reference), rows.size, f"the candidate and {gate.baseline}")
+    gain = rows.measure_gain(reference).bounds(1 - gate.confidence, gate.scale.maximum)
     passed = gain.low > 0
-    values = f"{gate.metric} {value:.4g} against {baseline_value:.4g} of {gate.baseline} on {label.size:,} rows "
-    values += f"of {clusters.describe()}"
+    comparison = f"{gate.metric} {value:.4g} against {baseline_value:.4g} of {gate.baseline} on {rows.size:,} rows "
+    comparison += f"of {rows.clusters.describe()}"
     finding = f"it is at least {gain.low:.4g} better" if passed else "it is not shown to be better"
     return gate_result(
         gate,
         passed=passed,
         candidate=value,
         interval=(gain.low, gain.high),
-        rows=label.size,
-        slices=(SliceResult(name=gate.baseline, rows=label.size, candidate=baseline_value, is_judged=True),),
-        reason=f"{values}: at {100 * gate.confidence:g} % confidence {finding}",
+        rows=rows.size,
+        slices=(SliceResult(name=gate.baseline, rows=rows.size, candidate=baseline_value, is_judged=True),),
+        reason=f"{comparison}: at {100 * gate.confidence:g} % confidence {finding}",
     )
 
 
@@ -182,6 +185,10 @@ def compute_custom(gate: CustomGate, evidence: Evidence) -> GateResult:
     The function receives a copy of the evidence: no other gate sees what it changes there. Its author is responsible
     for an answer that does not depend on the order of rows.
     """
+    if isinstance(evidence.label, StreamedColumn):
+        rows = evidence.label.rows.count
+        text = f"{gate.function} takes all evidence at once, and {rows:,} rows are read in batches"
+        raise NotComputedError(f"{text}: take a gate of another kind, or {exact_rows_fix(rows)}")
     with user_code(gate.function):
         result = resolve_name(gate.function)(deepcopy(evidence))
     if not isinstance(result, CustomGateResult):

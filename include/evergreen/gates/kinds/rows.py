@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from evergreen.gates.computation import (
+    NO_VALUES,
+    ColumnStats,
     finite_or_none,
     format_against_limit,
     gate_result,
     no_champion_result,
     to_float_array,
 )
-from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion, unlabelled_share
+from evergreen.gates.evidence import Evidence, MissingEvidence, NoChampion, StreamedColumn, unlabelled_share
 from evergreen.gates.metrics import FloatArray
+from evergreen.gates.streams import iter_numbers
 from evergreen.gates.verdict import GateResult, NotComputedError
 from evergreen.spec.gates import ChurnGate, LabelledGate
 
@@ -47,46 +50,69 @@ def compute_churn(gate: ChurnGate, evidence: Evidence) -> GateResult:
     The value is as measured. A bound by clusters would only widen a tolerance that somebody has chosen; and nothing is
     accumulated over the model's life: another candidate with the same value meets the same limit.
     """
-    candidate, faults = _predictions(gate, "candidate", evidence.candidate)
+    is_known = not isinstance(evidence.champion, NoChampion | MissingEvidence)
+    scorers: dict[str, object] = {"candidate": evidence.candidate}
+    if is_known:
+        scorers["champion"] = evidence.champion
+    stats, total = _sum_changes(gate, list(scorers.values()))
+    faults = [fault for name, score in zip(scorers, stats, strict=True) for fault in _score_faults(gate, name, score)]
+    rows = stats[0].size if stats[0] else 0
     if isinstance(evidence.champion, NoChampion):
         if faults:
             raise NotComputedError(*faults)
-        return no_champion_result(gate, evidence.champion, 0.0, candidate.size)
+        return no_champion_result(gate, evidence.champion, 0.0, rows)
     if isinstance(evidence.champion, MissingEvidence):
         raise NotComputedError(*faults, f"the champion cannot be compared: {evidence.champion.problem}")
-    champion, champion_faults = _predictions(gate, "champion", evidence.champion)
-    faults += champion_faults
-    if not faults and candidate.size != champion.size:
-        faults = [f"the champion has {champion.size:,} scores, the candidate {candidate.size:,}"]
+    if not faults and stats[1] and rows != stats[1].size:
+        faults = [f"the champion has {stats[1].size:,} scores, the candidate {rows:,}"]
     if faults:
-        raise NotComputedError(*faults, rows=candidate.size)
+        raise NotComputedError(*faults, rows=rows)
+    value = finite_or_none(total / rows)
+    if value is None:
+        raise NotComputedError("the mean difference is not a finite number", rows=rows)
+    text = format_against_limit(value, gate.at_most)
     if gate.cut is None:
-        with np.errstate(over="ignore"):
-            value = finite_or_none(np.abs(candidate - champion).mean())
-        if value is None:
-            raise NotComputedError("the mean difference is not a finite number", rows=candidate.size)
-        finding = f"predictions differ from the champion's by {format_against_limit(value, gate.at_most)} on average"
+        finding = f"predictions differ from the champion's by {text} on average"
     else:
-        is_flipped = (candidate >= gate.cut) != (champion >= gate.cut)
-        value = float(is_flipped.mean())
-        text = format_against_limit(value, gate.at_most)
-        finding = f"{int(is_flipped.sum()):,} answers differ from the champion's at {gate.cut:g}, a share of {text},"
+        finding = f"{int(total):,} answers differ from the champion's at {gate.cut:g}, a share of {text},"
     return gate_result(
         gate,
         passed=value <= gate.at_most,
         candidate=value,
-        rows=candidate.size,
-        reason=f"{finding} on {candidate.size:,} rows, at most {gate.at_most:g} is allowed",
+        rows=rows,
+        reason=f"{finding} on {rows:,} rows, at most {gate.at_most:g} is allowed",
     )
 
 
-def _predictions(gate: ChurnGate, scorer: str, values: object) -> tuple[FloatArray, list[str]]:
-    scores = to_float_array(values)
-    if scores is None:
-        return np.empty(0), [f"the {scorer}'s scores are not one row of numbers"]
+def _sum_changes(gate: ChurnGate, columns: Sequence[object]) -> tuple[list[ColumnStats | None], float]:
+    """Return what is checked of each column (n,), and of two the sum of changes: of answers, or of predictions."""
+    batches: Iterable[list[FloatArray | None]] = [[to_float_array(column) for column in columns]]
+    if any(isinstance(column, StreamedColumn) for column in columns):
+        batches = map(list[FloatArray | None], iter_numbers(*columns))
+    stats: list[ColumnStats | None] = [NO_VALUES] * len(columns)
+    total = 0.0
+    for arrays in batches:
+        stats = [
+            None if score is None or array is None else score | ColumnStats.from_array(array)
+            for score, array in zip(stats, arrays, strict=True)
+        ]
+        candidate, champion = arrays[0], arrays[-1]
+        if candidate is None or champion is None or candidate.size != champion.size:
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            if gate.cut is None:
+                total += float(np.abs(candidate - champion).sum())
+            else:
+                total += int(np.count_nonzero((candidate >= gate.cut) != (champion >= gate.cut)))
+    return stats, total
+
+
+def _score_faults(gate: ChurnGate, scorer: str, score: ColumnStats | None) -> list[str]:
+    if score is None:
+        return [f"the {scorer}'s scores are not one row of numbers"]
     faults = []
-    if scores.size < gate.min_rows:
-        faults.append(f"{scores.size:,} rows are too few, at least {gate.min_rows:,} are needed")
-    if invalid := int(np.count_nonzero(~np.isfinite(scores))):
-        faults.append(f"{invalid:,} of the {scorer}'s {scores.size:,} scores are NaN or infinite")
-    return scores, faults
+    if score.size < gate.min_rows:
+        faults.append(f"{score.size:,} rows are too few, at least {gate.min_rows:,} are needed")
+    if score.infinite:
+        faults.append(f"{score.infinite:,} of the {scorer}'s {score.size:,} scores are NaN or infinite")
+    return faults

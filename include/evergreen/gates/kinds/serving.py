@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -11,13 +12,28 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evergreen.gates.clusters import count_clusters, parse_clusters
-from evergreen.gates.computation import finite_or_none, format_against_limit, gate_result, to_float_array
-from evergreen.gates.evidence import ColumnTypes, Evidence, InputSignature, MissingEvidence, OnlineSample
+from evergreen.gates.computation import (
+    ColumnStats,
+    finite_or_none,
+    format_against_limit,
+    gate_result,
+    to_float_array,
+)
+from evergreen.gates.evidence import (
+    ColumnTypes,
+    Evidence,
+    InputSignature,
+    MissingEvidence,
+    OnlineSample,
+    StreamedColumn,
+)
 from evergreen.gates.metrics import FloatArray
+from evergreen.gates.score_bins import DECILES, MetricValue, binned_distance, binned_stability_index
+from evergreen.gates.streams import count_scores, scan_scores
 from evergreen.gates.verdict import GateResult, NotComputedError
 from evergreen.spec.gates import DAY_CLUSTER, OnlineEqualsOfflineGate, PredictionDriftGate, ServingGate, SignatureGate
 
-DECILES = 10
+_HOLDOUT, _RECENT = "predictions for the holdout", "predictions for the most recent day"
 
 
 def compute_serving(gate: ServingGate, evidence: Evidence) -> GateResult:
@@ -130,28 +146,61 @@ def compute_prediction_drift(gate: PredictionDriftGate, evidence: Evidence) -> G
     The reason also states how far the days of the holdout lie from one another: without drift, the recent day is one
     more of them. It does not change the outcome.
     """
+    if any(isinstance(column, StreamedColumn) for column in (evidence.candidate, evidence.recent_predictions)):
+        return _compute_streamed_drift(gate, evidence)
     holdout = to_float_array(evidence.candidate)
-    faults = _prediction_faults("predictions for the holdout", holdout, gate.min_rows)
+    faults = _prediction_faults(_HOLDOUT, _stats(holdout), gate.min_rows)
     recent = None
     if isinstance(evidence.recent_predictions, MissingEvidence):
-        faults.append(f"there are no predictions for the most recent day: {evidence.recent_predictions.problem}")
+        faults.append(_missing_recent_fault(evidence.recent_predictions))
     else:
         recent = to_float_array(evidence.recent_predictions)
-        faults += _prediction_faults("predictions for the most recent day", recent, gate.min_rows)
+        faults += _prediction_faults(_RECENT, _stats(recent), gate.min_rows)
     if faults or holdout is None or recent is None:
         raise NotComputedError(*faults, rows=0 if recent is None else recent.size)
 
     statistic = psi if gate.statistic == "psi" else ks
-    drift = statistic(holdout, recent)
-    samples = f"{holdout.size:,} predictions of the holdout and {recent.size:,} of the most recent day"
+    drift = MetricValue(statistic(holdout, recent))
+    by_day = _describe_daily_drift(statistic, holdout, evidence)
+    return _drift_result(gate, drift, holdout.size, recent.size, by_day)
+
+
+def _drift_result(
+    gate: PredictionDriftGate, drift: MetricValue, holdout_rows: int, recent_rows: int, by_day: str
+) -> GateResult:
+    samples = f"{holdout_rows:,} predictions of the holdout and {recent_rows:,} of the most recent day"
+    text = format_against_limit(drift.value, gate.at_most) + drift.describe_error()
     return gate_result(
         gate,
-        passed=drift <= gate.at_most,
-        candidate=drift,
-        rows=recent.size,
-        reason=f"{gate.statistic} {format_against_limit(drift, gate.at_most)} between {samples}, "
-        f"at most {gate.at_most:g} is allowed{_describe_daily_drift(statistic, holdout, evidence)}",
+        passed=drift.value + drift.error <= gate.at_most,
+        candidate=drift.value,
+        rows=recent_rows,
+        reason=f"{gate.statistic} {text} between {samples}, at most {gate.at_most:g} is allowed{by_day}",
     )
+
+
+def _compute_streamed_drift(gate: PredictionDriftGate, evidence: Evidence) -> GateResult:
+    """Return the result from counts in bins of the holdout's predictions: its tenths end where bins do."""
+    if isinstance(evidence.recent_predictions, MissingEvidence):
+        stats, _ = scan_scores(evidence.candidate)
+        faults = _prediction_faults(_HOLDOUT, stats, gate.min_rows)
+        raise NotComputedError(*faults, _missing_recent_fault(evidence.recent_predictions), rows=0)
+    holdout_stats, bins = scan_scores(evidence.candidate)
+    recent_stats, _ = scan_scores(evidence.recent_predictions)
+    faults = _prediction_faults(_HOLDOUT, holdout_stats, gate.min_rows)
+    faults += _prediction_faults(_RECENT, recent_stats, gate.min_rows)
+    if faults:
+        raise NotComputedError(*faults, rows=recent_stats.size)
+    day = evidence.clusters.get(DAY_CLUSTER) if isinstance(evidence.clusters, Mapping) else None
+    by_day = count_scores(bins, evidence.candidate, day)
+    holdout, recent = by_day.sum(axis=0), count_scores(bins, evidence.recent_predictions)[0]
+    statistic = binned_stability_index if gate.statistic == "psi" else binned_distance
+    text = ""
+    if len(by_day) > 1:
+        with suppress(NotComputedError):  # it changes no outcome
+            largest = max(statistic(holdout - rows, rows).value for rows in by_day)
+            text = _daily_drift_text(len(by_day), largest)
+    return _drift_result(gate, statistic(holdout, recent), holdout_stats.size, recent_stats.size, text)
 
 
 def _describe_daily_drift(
@@ -169,9 +218,14 @@ def _describe_daily_drift(
     count = int(codes.max()) + 1
     if count < 2:
         return ""
-    largest = max(statistic(holdout[codes != day], holdout[codes == day]) for day in range(count))
-    text = f"of the holdout's own {count_clusters(DAY_CLUSTER, count)} each differs from the others by up to"
-    return f"; {text} {largest:.2g}, and without drift one more would exceed that about once in {count + 1}"
+    return _daily_drift_text(
+        count, max(statistic(holdout[codes != day], holdout[codes == day]) for day in range(count))
+    )
+
+
+def _daily_drift_text(days: int, largest: float) -> str:
+    text = f"of the holdout's own {count_clusters(DAY_CLUSTER, days)} each differs from the others by up to"
+    return f"; {text} {largest:.2g}, and without drift one more would exceed that about once in {days + 1}"
 
 
 def psi(holdout: FloatArray, recent: FloatArray) -> float:
@@ -207,14 +261,22 @@ def ks(holdout: FloatArray, recent: FloatArray) -> float:
     return float(stats.ks_2samp(holdout, recent, method="asymp").statistic)
 
 
-def _prediction_faults(description: str, predictions: FloatArray | None, min_rows: int) -> list[str]:
+def _stats(predictions: FloatArray | None) -> ColumnStats | None:
+    return None if predictions is None else ColumnStats.from_array(predictions)
+
+
+def _missing_recent_fault(missing: MissingEvidence) -> str:
+    return f"there are no predictions for the most recent day: {missing.problem}"
+
+
+def _prediction_faults(description: str, predictions: ColumnStats | None, min_rows: int) -> list[str]:
     if predictions is None:
         return [f"the {description} are not one row of numbers"]
     faults = []
     if predictions.size < min_rows:
         faults.append(f"{predictions.size:,} {description} are too few, at least {min_rows:,} are needed")
-    if invalid := int(np.count_nonzero(~np.isfinite(predictions))):
-        faults.append(f"{invalid:,} of the {predictions.size:,} {description} are NaN or infinite")
-    elif predictions.size and predictions.min() == predictions.max():
-        faults.append(f"all {predictions.size:,} {description} are {predictions[0]:g}")
+    if predictions.infinite:
+        faults.append(f"{predictions.infinite:,} of the {predictions.size:,} {description} are NaN or infinite")
+    elif predictions.size and predictions.low == predictions.high:
+        faults.append(f"all {predictions.size:,} {description} are {predictions.low:g}")
     return faults
