@@ -251,7 +251,7 @@ def test_row_groups_and_values_that_change(con: duckdb.DuckDBPyConnection, tmp_p
 
 
 def test_feature_of_another_kind_is_named(con: duckdb.DuckDBPyConnection, tmp_path: Path, config: RepoConfig) -> None:
-    features = pa.table({"a": ["x"], "ts": pa.array([START], UTC_US), "v": ["1"]})
+    features = pa.table({"a": ["x"], "ts": pa.array([START], UTC_US), "v": ["x"]})
     pq.write_table(features, tmp_path / "features.parquet")
     texts = view("texts", tmp_path / "features.parquet", {"a": String})
     table = spine([{"event_timestamp": START, "a": "x"}])
