@@ -583,7 +583,7 @@ def _sample_numbers(column: StreamedColumn, stride: int) -> FloatArray:
 
 
 def _take_every(values: FloatArray, first: int, stride: int) -> FloatArray:
-    """Return the rows whose number is a multiple of `stride`, copied: a view would keep all. `first` is the first one's."""
+    """Return the rows whose number is a multiple of `stride`, copied, since a view would keep all of them."""
     return values[-first % stride :: stride].copy()
 
 
