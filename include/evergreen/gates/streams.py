@@ -235,7 +235,7 @@ class RowPasses:
                 self._add_by_cluster(groups, ways, terms if references else [])
             else:
                 for name, score in scores.items():
-                    counts.samples.setdefault(name, []).append(score[-first % stride :: stride])
+                    counts.samples.setdefault(name, []).append(_take_every(score, first, stride))
             counts.by_group.add([groups], [self.groups], sums + terms)
             first += label.size
         counts.clusters = tuple(len(coder) for coder in self.coders)
@@ -518,7 +518,7 @@ def scan_scores(column: object) -> tuple[ColumnStats, ScoreBins]:
     stride = max(-(-count // SAMPLE_ROWS), 1)
     stats, sample = NO_VALUES, [np.empty(0)]
     for [scores] in iter_numbers(column):
-        sample.append(scores[-stats.size % stride :: stride])
+        sample.append(_take_every(scores, stats.size, stride))
         stats |= ColumnStats.from_array(scores)
     return stats, ScoreBins.from_sample(np.concatenate(sample))
 
@@ -577,9 +577,14 @@ def sample_evidence(evidence: Evidence, max_rows: int) -> tuple[Evidence, int]:
 def _sample_numbers(column: StreamedColumn, stride: int) -> FloatArray:
     first, parts = 0, [np.empty(0)]
     for [values] in iter_numbers(column):
-        parts.append(values[-first % stride :: stride])
+        parts.append(_take_every(values, first, stride))
         first += values.size
     return np.concatenate(parts)
+
+
+def _take_every(values: FloatArray, first: int, stride: int) -> FloatArray:
+    """Return the rows whose number is a multiple of `stride`, copied, since a view would keep all of them."""
+    return values[-first % stride :: stride].copy()
 
 
 def _sample_texts(column: StreamedColumn, stride: int) -> list[str | None]:

@@ -27,11 +27,12 @@ from evergreen.gates.evidence import StreamedColumn
 from evergreen.lake import datasets
 from evergreen.settings import settings
 from evergreen.spec import loader
+from evergreen.spec.model import ModelSpec
 from evergreen.training import candidates
 
 pytestmark = pytest.mark.unit
 
-ROWS, DAYS = 70_000, 7
+ROWS, RECENT_ROWS, DAYS = 70_000, 71_000, 7
 FEATURES = ("distance", "rain")
 MODEL = loader.load_spec("flight_delay").model_copy(
     update={
@@ -74,7 +75,7 @@ def published(home: Path) -> tuple[datasets.Manifest, datasets.Manifest]:
     tables = {
         "train": train,
         "holdout": examples(ROWS, 2),
-        "recent": examples(9_000, 3).drop_columns(["label"]),
+        "recent": examples(RECENT_ROWS, 3).drop_columns(["label"]),
         "label_counts": pa.table({"day": pa.array(days), "rows": [11_000] * DAYS, "labelled": [10_000] * DAYS}),
     }
     for name, table in tables.items():
@@ -93,13 +94,13 @@ def published(home: Path) -> tuple[datasets.Manifest, datasets.Manifest]:
 @pytest.fixture
 def collected(
     published: tuple[datasets.Manifest, datasets.Manifest], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[int], datasets.Manifest]:
+) -> Callable[..., datasets.Manifest]:
     """Return a function that evaluates the candidate with so many rows in memory."""
 
-    def collect_with(exact_rows: int) -> datasets.Manifest:
+    def collect_with(exact_rows: int, model: ModelSpec = MODEL) -> datasets.Manifest:
         monkeypatch.setenv("EVERGREEN_EXACT_ROWS", str(exact_rows))
         settings.cache_clear()
-        return evaluation.collect_evidence(MODEL, *published, None)
+        return evaluation.collect_evidence(model, *published, None)
 
     return collect_with
 
@@ -108,8 +109,8 @@ def load(manifest: datasets.Manifest) -> Evidence:
     return evaluation.load_evidence(MODEL, manifest)
 
 
-def test_a_large_holdout_is_judged_in_batches(collected: Callable[[int], datasets.Manifest]) -> None:
-    exact, streamed = collected(ROWS), collected(ROWS - 1)
+def test_a_large_holdout_is_judged_in_batches(collected: Callable[..., datasets.Manifest]) -> None:
+    exact, streamed = collected(RECENT_ROWS), collected(ROWS - 1)
     assert exact.partition != streamed.partition
     assert exact.files["scores"].sha256 == streamed.files["scores"].sha256
     loaded, read_later = load(exact), load(streamed)
@@ -129,7 +130,7 @@ def test_a_large_holdout_is_judged_in_batches(collected: Callable[[int], dataset
 
 
 def test_scores_are_those_of_each_row(
-    collected: Callable[[int], datasets.Manifest], published: tuple[datasets.Manifest, datasets.Manifest]
+    collected: Callable[..., datasets.Manifest], published: tuple[datasets.Manifest, datasets.Manifest]
 ) -> None:
     scores = pq.read_table(collect.evaluation_dataset(MODEL).file_path(collected(1), "scores"))
     holdout = examples(ROWS, 2)
@@ -140,15 +141,23 @@ def test_scores_are_those_of_each_row(
     assert np.array_equal(scores["candidate"], evaluation.score_candidate(MODEL, published[1], holdout))
 
 
-def test_only_a_limit_that_matters_makes_a_new_evaluation(collected: Callable[[int], datasets.Manifest]) -> None:
+def test_only_a_limit_that_matters_makes_a_new_evaluation(collected: Callable[..., datasets.Manifest]) -> None:
     first = collected(1_000_000)
-    assert collected(ROWS) == first
-    assert collected(ROWS - 1) != first
-    assert collected(5) == collected(ROWS - 1)
+    assert collected(RECENT_ROWS) == first
+    streamed = collected(RECENT_ROWS - 1)
+    assert streamed != first
+    assert collected(5) == streamed
 
 
-def test_what_was_in_memory_once_stays_so(collected: Callable[[int], datasets.Manifest]) -> None:
+def test_what_was_in_memory_once_stays_so(collected: Callable[..., datasets.Manifest]) -> None:
     """A verdict that is rendered again, or judged again, is of the same numbers, whatever the settings are now."""
-    exact = collected(ROWS)
+    exact = collected(RECENT_ROWS)
     collected(10)
     assert isinstance(load(exact).candidate, np.ndarray)
+
+
+def test_recent_rows_count_where_a_gate_reads_them(collected: Callable[..., datasets.Manifest]) -> None:
+    without_drift = MODEL.model_copy(update={"gates": MODEL.gates[:2]})
+    assert isinstance(load(collected(ROWS)).label, StreamedColumn)
+    assert isinstance(load(collected(ROWS, without_drift)).label, np.ndarray)
+    assert isinstance(load(collected(ROWS - 1, without_drift)).label, StreamedColumn)

@@ -287,3 +287,13 @@ def test_a_sample_for_plots_is_spread_evenly() -> None:
         assert np.array_equal(sample.baselines["prior"], evidence.baselines["prior"][::step])  # type: ignore[index]
     assert np.array_equal(part.recent_predictions, evidence.recent_predictions)
     assert streams.sample_evidence(evidence, 10)[0].label is evidence.label
+
+
+def test_a_sample_keeps_no_batch_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "SAMPLE_ROWS", 100)
+    evidence = stream(rows(1))
+    judged = open_rows(GATES[0], evidence)
+    assert isinstance(judged, streams.StreamedRows)
+    parts = judged.passes.counts.samples["candidate"]
+    assert sum(part.size for part in parts) == 100
+    assert all(part.base is None for part in parts)
