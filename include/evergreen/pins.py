@@ -101,7 +101,7 @@ def pin_training_set(model: str, fingerprint: str, folder: Path, remote: str) ->
     listing = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True).encode()
     md5 = f"{_md5(listing)}.dir"
     _put_if_changed(objects / md5[:2] / md5[2:], listing)
-    out = {"md5": md5, "size": size, "nfiles": len(entries), "hash": "md5", "path": model}
+    folder_entry = {"md5": md5, "size": size, "nfiles": len(entries), "hash": "md5", "path": model}
     source = {
         "model": model,
         "as_of": manifest.inputs["as_of"],
@@ -110,7 +110,7 @@ def pin_training_set(model: str, fingerprint: str, folder: Path, remote: str) ->
     }
     content = {  # what a person has added, such as the name of the remote, stays
         **pinned,
-        "outs": [{**pinned["outs"][0], **out} if pinned else out],
+        "outs": [{**pinned["outs"][0], **folder_entry} if pinned else folder_entry],
         "meta": {**pinned.get("meta", {}), _META_KEY: source},
     }
     _ignore_in_git(folder, model)
@@ -179,8 +179,8 @@ def _listed(manifests: Sequence[Manifest]) -> str:
         f"content {manifest.content_hash[:_SHOWN_DIGITS]}"
         for manifest in newest[:_LISTED]
     ]
-    more = len(newest) - _LISTED
-    return "".join(lines) + (f"\n  and {more} older ones" if more > 0 else "")
+    left_out = len(newest) - _LISTED
+    return "".join(lines) + (f"\n  and {left_out} older ones" if left_out > 0 else "")
 
 
 def _published_file(dataset: Dataset, manifest: Manifest, name: str) -> Path:

@@ -288,7 +288,7 @@ def pin_command(
     ],
     remote: Annotated[str, typer.Option(metavar="PLACE", help="The DVC remote: a folder or URI, as DVC shows it.")],
 ) -> None:
-    """Pin a training set for DVC: write a .dvc file, and its objects."""
+    """Pin a training set for DVC: a .dvc file and its objects."""
     from evergreen.pins import pin_training_set
 
     pin = pin_training_set(model, fingerprint, folder, remote)
