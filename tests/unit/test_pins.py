@@ -195,6 +195,9 @@ def test_another_file_system_gets_copies(tmp_path: Path) -> None:
         pin_training_set(MODEL, "a" * 8, tmp_path, remote)
         assert read_pin(tmp_path / "shop.dvc", remote) == published_bytes(manifest)
         assert len(list(Path(remote, "files/md5").iterdir())) == len(NAMES) + 1
+        before = footprint(Path(remote))
+        pin_training_set(MODEL, "a" * 8, tmp_path, remote)
+        assert footprint(Path(remote)) == before
 
 
 def test_to_pin_twice_changes_nothing(store: str | None, tmp_path: Path) -> None:
@@ -279,6 +282,16 @@ def test_changed_bytes_are_never_pinned(store: str | None, tmp_path: Path) -> No
     assert not (tmp_path / "data").exists()
     assert len(object_files(tmp_path / "remote")) == len(NAMES) - 1
     assert not list((tmp_path / "remote/files/md5").glob(".*"))
+
+
+@pytest.mark.usefixtures("home")
+def test_changed_bytes_are_never_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = publish_training_set("2013-01-10", "a", 1)
+    training_sets().file_path(manifest, "train").write_bytes(b"forged")
+    with open_store("own", monkeypatch) as (remote, _):
+        with pytest.raises(DatasetError, match="is not what its manifest names"):
+            pin_training_set(MODEL, "a" * 8, tmp_path, remote)
+        assert len(list(object_store.list_objects(storage_path(remote)))) == len(NAMES) - 1
 
 
 def test_damaged_objects_are_written_again(store: str | None, tmp_path: Path) -> None:
