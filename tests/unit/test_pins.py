@@ -44,7 +44,7 @@ def store(
     with open_store(request.param, monkeypatch) as (uri, _):
         monkeypatch.setenv("EVERGREEN_LAKE", uri)
         use_home(home)
-        yield f"{uri.rpartition('/')[0]}/dvc"
+        yield f"{uri}-dvc"
 
 
 def training_sets() -> Dataset:

@@ -41,7 +41,7 @@ def remote(
     with open_store(request.param, monkeypatch) as (uri, _):
         monkeypatch.setenv("EVERGREEN_LAKE", uri)
         use_home(home)
-        yield f"{uri.rpartition('/')[0]}/dvc"
+        yield f"{uri}-dvc"
 
 
 @pytest.fixture
