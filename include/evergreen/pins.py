@@ -49,11 +49,10 @@ class FileHashes(NamedTuple):
 
 @dataclass(frozen=True)
 class DataPin:
-    """A training set as it is pinned: the `.dvc` file, and what it says."""
+    """A training set as it is pinned by a `.dvc` file; `size` is in bytes, of all its files."""
 
     file: Path
     manifest: Manifest
-    md5: str
     size: int
 
 
@@ -72,8 +71,7 @@ def fetch_training_set(model: str, fingerprint: str) -> dict[str, Path]:
     manifest = _find_training_set(dataset, model, fingerprint)
     files = {name: _published_file(dataset, manifest, name) for name in manifest.files}
     for name, file in files.items():
-        with file.open("rb") as source:
-            _check_hash(file, hashlib.file_digest(source, "sha256").hexdigest(), manifest.files[name].sha256)
+        _check_hash(file, storage.file_sha256(file), manifest.files[name].sha256)
     return files
 
 
@@ -116,7 +114,7 @@ def pin_training_set(model: str, fingerprint: str, folder: Path, remote: str) ->
     _ignore_in_git(folder, model)
     if content != pinned:
         storage.put(file, yaml.safe_dump(content, sort_keys=False).encode())
-    return DataPin(file, manifest, md5, size)
+    return DataPin(file, manifest, size)
 
 
 def _training_sets(model: str) -> Dataset:
