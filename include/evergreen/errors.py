@@ -95,6 +95,10 @@ class DatasetError(EvergreenError):
     """A manifest in the lake is damaged, or names something outside of its dataset."""
 
 
+class DataVersionError(EvergreenError):
+    """A training set of this hash cannot be fetched or pinned: it is not, or no longer, in the lake."""
+
+
 class StoreError(EvergreenError):
     """An object store cannot be used for a lake: it does not keep conditions of writes, or has no client."""
 

@@ -276,6 +276,28 @@ def reread_command(
     ctx.obj.print(f"run {load_spec(model).feature_model}.features for these periods: it builds those that have changed")
 
 
+@app.command("pin")
+def pin_command(
+    ctx: typer.Context,
+    model: ModelArgument,
+    fingerprint: Annotated[
+        str, typer.Argument(metavar="HASH", help="Fingerprint or content of the training set, 8 digits or more.")
+    ],
+    folder: Annotated[
+        Path, typer.Option("--to", metavar="FOLDER", help="Folder of the .dvc file, in your repository.")
+    ],
+    remote: Annotated[str, typer.Option(metavar="PLACE", help="The DVC remote: a folder or URI, as DVC shows it.")],
+) -> None:
+    """Pin a training set for DVC: a .dvc file and its objects."""
+    from evergreen.pins import pin_training_set
+
+    pin = pin_training_set(model, fingerprint, folder, remote)
+    manifest, megabytes = pin.manifest, f"{pin.size / 1e6:,.1f} MB"
+    ctx.obj.print(f"{pin.file}: {model} as of {manifest.inputs['as_of']}, {len(manifest.files)} files, {megabytes}")
+    ctx.obj.print(f"fingerprint {manifest.fingerprint}")
+    ctx.obj.print(f"`dvc pull {pin.file}` gets it from {remote}")
+
+
 # Options after the model are those of the feast command.
 @app.command("feast", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def feast_command(

@@ -36,6 +36,7 @@ OTHER_PROGRAMS = {
     "cosign",
     "curl",
     "docker",
+    "dvc",
     "git",
     "kind",
     "kubectl",

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.unit
 ERRORS = DOCS / "reference/errors.md"
 PACKAGES = (evergreen, evergreen_local)
 # Variables that Evergreen reads and that are no settings: reference/settings.md lists them apart.
-OTHER_VARIABLES = {"EVERGREEN_PRELOAD", "EVERGREEN_STACK", "EVERGREEN_TEST_IMAGE"}
+OTHER_VARIABLES = {"EVERGREEN_PRELOAD", "EVERGREEN_STACK", "EVERGREEN_TEST_DVC", "EVERGREEN_TEST_IMAGE"}
 
 
 @cache
