@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as PydanticSettingsError
 
 from evergreen.errors import Fault, SettingsError
-from evergreen.storage import LAKE_SCHEMES, UPath, storage_path
+from evergreen.storage import LAKE_SCHEMES, UPath, is_local, storage_path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 """The checkout that this package runs from. Where it is installed, there is none, and nothing reads this."""
@@ -173,9 +173,9 @@ class Settings(BaseSettings):
         description="root of the lake: a folder that all workers mount, or an object store URI",
     )
     cache: Path = Field(
-        default_factory=lambda data: data["home"] / "cache",
-        description="folder of this machine: copies of what is in a lake in an object store, and what can be computed "
-        "again; may be removed when no task runs",
+        default_factory=lambda data: data["lake"] if is_local(data["lake"]) else data["home"] / "cache",
+        description="folder of what can be made again: hashes of raw files, and copies of what is in a lake in an "
+        "object store; default: the lake, or, if that is in an object store, `cache` in the home",
     )
     tables: Literal["delta"] | None = Field(
         None,

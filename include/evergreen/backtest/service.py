@@ -86,8 +86,8 @@ def add_candidate(
         files["training_set"].write_text(training_set.to_json())
         files["candidate"].write_text(candidate.to_json())
         dataset.publish(partition, fingerprint, files, inputs)
-    # In turn on one machine; and where runs are on several, whoever is overtaken looks again.
-    with storage.file_lock(settings().cache / "backtests" / f"{model.name}.lock"):
+    # In turn where runs share the folder; else whoever is overtaken looks again.
+    with storage.file_lock(settings().cache / "backtests" / model.name / ".lock"):
         while not _update_report(model, dataset, spec):
             log.info("another run has added a candidate meanwhile")
     return dataset.root / REPORT_FILE
@@ -145,7 +145,7 @@ def _update_report(model: ModelSpec, dataset: datasets.Dataset, spec_fingerprint
         files = (dataset.file_path(manifest, name) for name in ("training_set", "candidate"))
         loaded = BacktestCandidate(*(datasets.Manifest.from_json(file.read_text()) for file in files))
         candidates[loaded.point.as_of] = loaded
-    cache = BacktestCache(model, candidates, settings().cache / "backtests" / model.name)
+    cache = BacktestCache(model, candidates, settings().cache / "backtests" / model.name / "cache")
     results = _build_results(model, candidates, cache, fingerprint, spec_fingerprint, excluded)
     page, data = backtest.render_backtest_report(results).encode(), f"{results.model_dump_json(indent=1)}\n".encode()
     storage.update_file(report_file, lambda _: page)
