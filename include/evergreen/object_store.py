@@ -230,9 +230,14 @@ def delete(files: Sequence[UPath]) -> None:
         return
     store, _ = _locate(files[0])
     keys = [_locate(file)[1] for file in files]
-    with suppress(FileNotFoundError), _translate_errors(files[0]):
-        for start in range(0, len(keys), _DELETED_AT_ONCE):
-            obstore.delete(store, keys[start : start + _DELETED_AT_ONCE])
+    batches = [keys[start : start + _DELETED_AT_ONCE] for start in range(0, len(keys), _DELETED_AT_ONCE)]
+    while batches:
+        batch = batches.pop()
+        try:
+            with _translate_errors(files[0]):
+                obstore.delete(store, batch)
+        except FileNotFoundError:  # of a store that says so; it may have left out the others
+            batches += [[key] for key in batch] if len(batch) > 1 else []
 
 
 def prove_conditions(folder: UPath) -> None:

@@ -334,6 +334,13 @@ def test_no_concurrent_update_is_lost(tmp_path: Path, kind: str) -> None:
     assert storage.replace_version(file, b"7", stored.version)
 
 
+def test_what_is_gone_keeps_nothing_from_removal(dataset: Dataset) -> None:
+    for name in ("a", "b", "c"):
+        object_store.write(dataset.root / name, b"", None)  # type: ignore[arg-type]
+    object_store.delete([dataset.root / name for name in ("none", "a", "gone", "b", "lost", "c")])  # type: ignore[misc]
+    assert names(dataset) == set()
+
+
 def test_long_listings_have_all_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_store("own", monkeypatch) as (uri, server):
         assert server
