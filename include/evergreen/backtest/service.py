@@ -87,7 +87,7 @@ def add_candidate(
         files["candidate"].write_text(candidate.to_json())
         dataset.publish(partition, fingerprint, files, inputs)
     # In turn where runs share the folder; else whoever is overtaken looks again.
-    with storage.file_lock(settings().cache / "backtests" / model.name / ".lock"):
+    with storage.file_lock(settings().cache / "backtests" / model.name / ".report.lock"):
         while not _update_report(model, dataset, spec):
             log.info("another run has added a candidate meanwhile")
     return dataset.root / REPORT_FILE
