@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from evergreen import ledger, storage
-from evergreen.errors import DatasetError, DataVersionError, LedgerError
-from evergreen.lake.datasets import Dataset, Manifest, open_dataset
+from evergreen.errors import DataVersionError, LedgerError
+from evergreen.lake.datasets import Dataset, Manifest, check_published_hash, open_dataset
 from evergreen.settings import redact_url, settings, variable_name
 from evergreen.storage import LAKE_SCHEMES, UPath
 
@@ -71,7 +71,7 @@ def fetch_training_set(model: str, fingerprint: str) -> dict[str, Path]:
     manifest = _find_training_set(dataset, model, fingerprint)
     files = {name: _published_file(dataset, manifest, name) for name in manifest.files}
     for name, file in files.items():
-        _check_hash(file, storage.file_sha256(file), manifest.files[name].sha256)
+        check_published_hash(file, storage.file_sha256(file), manifest.files[name].sha256)
     return files
 
 
@@ -193,20 +193,12 @@ def _published_file(dataset: Dataset, manifest: Manifest, name: str) -> Path:
     return file
 
 
-def _check_hash(file: Path, sha256: str, expected: str) -> None:
-    if sha256 != expected:
-        raise DatasetError(
-            f"{file} is not what its manifest names: it was changed after it was published: find out who can write to "
-            "the lake, and build its partition again"
-        )
-
-
 def _store_object(source: Path, objects: UPath | Path, sha256: str) -> str:
     """Store `source` in a DVC remote, and return its MD5."""
     if isinstance(objects, Path):
         return _link_object(source, objects, sha256)
     hashes = _hash_file(source)
-    _check_hash(source, hashes.sha256, sha256)
+    check_published_hash(source, hashes.sha256, sha256)
     target = objects / hashes.md5[:2] / hashes.md5[2:]
     if not _holds(target, sha256):
         storage.upload(source, target)
@@ -223,7 +215,7 @@ def _link_object(source: Path, objects: Path, sha256: str) -> str:
             hashes = _hash_file(source, copy=scratch)
         else:
             hashes = _hash_file(scratch)
-        _check_hash(source, hashes.sha256, sha256)
+        check_published_hash(source, hashes.sha256, sha256)
         target = objects / hashes.md5[:2] / hashes.md5[2:]
         if not _holds(target, sha256, scratch):
             storage.fsync_path(scratch)

@@ -55,6 +55,9 @@ ROW_COLUMN = "evergreen_row"
 PERIOD_COLUMN = "evergreen_period"
 """Names the period of each row of a table that has rows of many, where it is not the row's `day`."""
 
+RENEW_AFTER_S = 3600
+"""Seconds: what was used more recently keeps its age, because it is no candidate for removal, by days."""
+
 MAX_MANIFEST_BYTES = 2**24
 MAX_PARTITION_FILES = 10_000
 
@@ -62,7 +65,6 @@ _MANIFESTS = "_manifests"
 _STAGING = "_staging"
 _LOCK = "_lock"
 _CACHE = "cached"
-_RENEW_AFTER_S = 3600  # what was used more recently is no candidate for removal, by days
 _DATE_LENGTH = len("2013-01-01")
 
 log = logging.getLogger(__name__)
@@ -328,7 +330,7 @@ class Dataset:
     def _renew(self, path: Path) -> bool:
         """Let the age of a manifest, or of a staged folder, begin anew; return whether it is there."""
         try:
-            if time.time() - path.stat().st_mtime < _RENEW_AFTER_S:
+            if time.time() - path.stat().st_mtime < RENEW_AFTER_S:
                 return True
             with self._share_lock():
                 os.utime(path)
@@ -407,6 +409,19 @@ def dataset_at(root: UPath | Path) -> Dataset:
     from evergreen.lake.object_datasets import ObjectDataset
 
     return ObjectDataset(root)
+
+
+def check_published_hash(file: UPath | Path, sha256: str, expected: str) -> None:
+    """Check the hash of a published file.
+
+    Raises:
+        DatasetError: it is not the one in the manifest.
+    """
+    if sha256 != expected:
+        raise DatasetError(
+            f"{file} is not what its manifest names: it was changed after it was published: find out who can write to "
+            "the lake, and build its partition again"
+        )
 
 
 def open_staged(folder: str) -> Path:

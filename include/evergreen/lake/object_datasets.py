@@ -33,7 +33,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from evergreen import object_store
 from evergreen.errors import DatasetError
-from evergreen.lake.datasets import Dataset, Manifest, PublicationStamp, PublishedFile
+from evergreen.lake.datasets import (
+    RENEW_AFTER_S,
+    Dataset,
+    Manifest,
+    PublicationStamp,
+    PublishedFile,
+    check_published_hash,
+)
 from evergreen.settings import settings
 from evergreen.storage import FileName, Sha256, UPath, file_sha256
 
@@ -45,7 +52,6 @@ _MAX_STAGED_BYTES = 2**20
 _UNUSED_AFTER_S = 7 * 24 * 3600  # longer than any task uses a copy without asking for it again
 _PRUNE_EVERY_S = 3600
 _READERS = 16
-_RENEW_AFTER_S = 3600
 
 _STAGED_ADAPTER = TypeAdapter(
     dict[FileName, tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], Sha256]]  # name: attempt, hash
@@ -95,7 +101,7 @@ class ObjectDataset(Dataset):
     def find_cached(self, partition: str, fingerprint: str) -> UPath | None:
         folder = self._staging_folder(partition, fingerprint)
         stored = object_store.read(folder / _STAGED)
-        if stored and time.time() - stored.changed_at > _RENEW_AFTER_S:
+        if stored and time.time() - stored.changed_at > RENEW_AFTER_S:
             object_store.write(folder / _STAGED, stored.data, stored.version)  # its age begins anew
         return folder if stored else None
 
@@ -218,11 +224,7 @@ def _local_copy(file: UPath, sha256: str) -> Path:
     scratch = copy.with_name(f".{copy.name}.{uuid.uuid4().hex}")
     try:
         object_store.copy_object(file, scratch)
-        if file_sha256(scratch) != sha256:
-            raise DatasetError(
-                f"{file} is not what its manifest names: it was changed after it was published: find out who can write "
-                "to the lake, and build its partition again"
-            )
+        check_published_hash(file, file_sha256(scratch), sha256)
         os.replace(scratch, copy)
     finally:
         scratch.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from evergreen.errors import TrainingDataError
 from evergreen.training.checkpoints import Checkpoints
 from evergreen.training.job import Job
 from evergreen.training.rows import TrainingRows, open_training_rows
+from evergreen.training.xgboost_rows import XGBoostRows
 
 _MODEL = "model.ubj"
 _REPORT_INTERVAL_S = 2
@@ -30,7 +31,7 @@ def fit(job: Job, output: Path, checkpoints: Checkpoints) -> Mapping[str, float]
     """
     with open_training_rows(job) as rows:
         _check_labels(rows, job.label)
-        data = xgb.QuantileDMatrix(_RowGroups(rows, job), nthread=job.threads)
+        data = xgb.QuantileDMatrix(XGBoostRows(rows, job), nthread=job.threads)
     rounds = int(job.parameters["rounds"])
     checkpoint = checkpoints.load_latest()
     first_round = checkpoint.step if checkpoint else 0
@@ -63,24 +64,6 @@ def _check_labels(rows: TrainingRows, label: str) -> None:
         invalid += pc.sum(pc.invert(pc.is_in(labels, pa.array([0, 1], labels.type)))).as_py()
     if invalid:
         raise TrainingDataError(f"{rows.source}: {invalid} of {rows.count} rows have a {label} that is neither 0 nor 1")
-
-
-class _RowGroups(xgb.DataIter):
-    """The rows of a job for XGBoost, which passes over them several times and keeps a byte per value."""
-
-    def __init__(self, rows: TrainingRows, job: Job):
-        super().__init__()
-        self._rows, self._features, self._label = rows, list(job.features), job.label
-        self._tables: Iterator[pa.Table] = iter(())
-
-    def reset(self) -> None:
-        self._tables = self._rows.read([*self._features, self._label])
-
-    def next(self, input_data: Callable[..., None]) -> bool:
-        table = next(self._tables, None)
-        if table is not None:
-            input_data(data=table.select(self._features), label=table[self._label].to_numpy())
-        return table is not None
 
 
 def _booster_parameters(job: Job) -> dict[str, object]:

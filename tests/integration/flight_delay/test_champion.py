@@ -10,45 +10,28 @@ import pytest
 
 from evergreen import evaluation, ledger
 from evergreen.errors import InputsChangedError, PromotionRefusedError, RegistryError, SignatureError
-from evergreen.feature_store import training_sets
-from evergreen.gates import AgainstChampionGate, BySliceGate, GateResult, MissingEvidence, ThresholdGate
+from evergreen.gates import BySliceGate, GateResult, MissingEvidence
 from evergreen.lake import datasets
 from evergreen.ledger import ChampionRolledBack, VersionPromoted
-from evergreen.periods import Calendar, Duration
 from evergreen.promotion import service
 from evergreen.promotion.service import EvaluationContext, PromotionRequest
 from evergreen.registry import aliases, versions
 from evergreen.reports import gate_report
-from evergreen.spec import loader
 from evergreen.spec.model import ApprovalPolicy, ModelSpec
-from evergreen.training.backends import process
-from evergreen.window import RunReason, Window
+from evergreen.window import RunReason
+from support.january import JANUARY_MODEL, SPEC, train_candidate
 from support.ledgers import was_consistent
 
 pytestmark = pytest.mark.integration
 
-SPEC = loader.load_spec("flight_delay")
-MODEL = SPEC.model_copy(
-    update={
-        "gates": (
-            ThresholdGate(metric="auc", at_least=0.5),
-            AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.2),
-        ),
-        "holdout": Duration(8, "d"),  # of 17: as many as weigh like five
-        "parameters": {**SPEC.parameters, "rounds": 12},
-        "monitor": None,  # these days decide
-    }
-)
+MODEL = JANUARY_MODEL
 
 
 def case(
     end: int, run: str = "a run", model: ModelSpec = MODEL, origin: RunReason = RunReason.MANUAL
 ) -> EvaluationContext:
     """A candidate that knows January until `end`, scored against the champion of now."""
-    window = Window.from_range("2013-01-01", f"2013-01-{end:02d}", origin, Calendar("1d", "America/New_York"))
-    examples = training_sets.build_training_set(model, window)
-    source = training_sets.training_set_dataset(model)
-    candidate = process.train_in_process(model, examples, source, training_sets.model_input_columns(model))
+    examples, candidate = train_candidate(end, model, origin)
     against = versions.find_champion(model)
     scores = evaluation.collect_evidence(model, examples, candidate, against)
     return EvaluationContext(run, origin, examples, candidate, scores, against.version if against else None)

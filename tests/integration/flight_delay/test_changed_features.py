@@ -14,39 +14,25 @@ from feast import FeatureService, FeatureStore, FeatureView
 from evergreen import evaluation, ledger
 from evergreen.feature_store import training_sets
 from evergreen.feature_store.repository import feature_source, open_feature_store
-from evergreen.gates import AgainstChampionGate, Evidence, MissingEvidence, NoChampion, ThresholdGate, judge_evidence
+from evergreen.gates import Evidence, MissingEvidence, NoChampion, judge_evidence
 from evergreen.lake import datasets
-from evergreen.periods import Calendar, Duration
+from evergreen.periods import Duration
 from evergreen.promotion import service
 from evergreen.registry import versions
 from evergreen.settings import settings
 from evergreen.spec import loader
 from evergreen.spec.model import ModelSpec
-from evergreen.training.backends import process
-from evergreen.window import RunReason, Window
+from evergreen.window import RunReason
+from support.january import JANUARY_MODEL, SPEC, train_candidate
 
 pytestmark = pytest.mark.integration
 
-SPEC = loader.load_spec("flight_delay")
-MODEL = SPEC.model_copy(
-    update={
-        "gates": (
-            ThresholdGate(metric="auc", at_least=0.5),
-            AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.2),
-        ),
-        "holdout": Duration(7, "d"),
-        "parameters": {**SPEC.parameters, "rounds": 12},
-    }
-)
+MODEL = JANUARY_MODEL.model_copy(update={"holdout": Duration(7, "d"), "monitor": SPEC.monitor})
 CHAMPION_COLUMNS = ("distance", "aircraft__aircraft_age", "origin_weather__temperature", "route_delays__late_rate_24h")
 
 
 def retrain(end: int, model: ModelSpec = MODEL, columns: Sequence[str] = ()) -> tuple[datasets.Manifest, ...]:
-    window = Window.from_range("2013-01-01", f"2013-01-{end:02d}", RunReason.MANUAL, Calendar("1d", "America/New_York"))
-    examples = training_sets.build_training_set(model, window)
-    source = training_sets.training_set_dataset(model)
-    features = tuple(columns) or training_sets.model_input_columns(model)
-    return examples, process.train_in_process(model, examples, source, features)
+    return train_candidate(end, model, columns=columns)
 
 
 @pytest.fixture

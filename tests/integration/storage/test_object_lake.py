@@ -13,39 +13,26 @@ from types import SimpleNamespace
 import pytest
 
 from evergreen import backtest, evaluation, ledger
-from evergreen.feature_store import online_store, training_sets
+from evergreen.feature_store import online_store
 from evergreen.features import planning
 from evergreen.features.pipeline import run_feature_pipeline
-from evergreen.gates import AgainstChampionGate, ThresholdGate
 from evergreen.lake import datasets
-from evergreen.periods import Calendar, Duration
+from evergreen.periods import Calendar
 from evergreen.promotion import service
 from evergreen.promotion.service import EvaluationContext, PromotionRequest
 from evergreen.registry import versions
 from evergreen.settings import settings
-from evergreen.spec import loader
-from evergreen.training.backends import process
 from evergreen.window import DagRunInfo, RunReason, Window
 from integration.conftest import DAYS
 from support import small_models, tills
 from support.calendars import later
+from support.january import JANUARY_MODEL, SPEC, train_candidate
 from support.object_stores import STORES, open_store
 from support.s3_server import S3
 
 pytestmark = pytest.mark.integration
 
-SPEC = loader.load_spec("flight_delay")
-MODEL = SPEC.model_copy(
-    update={
-        "gates": (
-            ThresholdGate(metric="auc", at_least=0.5),
-            AgainstChampionGate(metric="auc", must_be="not_worse", margin=0.2),
-        ),
-        "holdout": Duration(8, "d"),
-        "parameters": {**SPEC.parameters, "rounds": 12},
-        "monitor": None,
-    }
-)
+MODEL = JANUARY_MODEL
 
 
 @pytest.fixture(params=STORES)
@@ -64,15 +51,8 @@ def remote_home(
         yield SimpleNamespace(home=use_home(tmp_path / "home"), server=server)
 
 
-def train(end: int) -> tuple[datasets.Manifest, datasets.Manifest]:
-    window = Window.from_range("2013-01-01", f"2013-01-{end:02d}", RunReason.MANUAL, Calendar("1d", "America/New_York"))
-    examples = training_sets.build_training_set(MODEL, window)
-    source = training_sets.training_set_dataset(MODEL)
-    return examples, process.train_in_process(MODEL, examples, source, training_sets.model_input_columns(MODEL))
-
-
 def promote(end: int) -> str:
-    examples, candidate = train(end)
+    examples, candidate = train_candidate(end)
     champion = versions.find_champion(MODEL)
     evidence = evaluation.collect_evidence(MODEL, examples, candidate, champion)
     version = champion.version if champion else None
@@ -95,7 +75,7 @@ def test_features_to_champion_is_the_same_in_a_bucket(remote_home: SimpleNamespa
     assert ledger.read_state(MODEL.name).champion == "2"
     # Another machine has nothing but what is in the bucket.
     shutil.rmtree(settings().cache)
-    examples, candidate = train(15)
+    examples, candidate = train_candidate(15)
     report = backtest.add_candidate(MODEL, "2013-01-15", examples, candidate)
     assert backtest.BacktestResults.read(report.with_name("results.json")).steps[0].as_of == "2013-01-15"
     window = Window.from_range("2013-01-01", "2013-01-18", RunReason.MANUAL, Calendar("1d", "America/New_York"))

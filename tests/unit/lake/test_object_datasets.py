@@ -51,6 +51,16 @@ def stored(
         yield datasets.open_dataset("features/tills"), server
 
 
+@pytest.fixture
+def server(home: Path, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """Our server, whose faults a test sets, with a lake in it that nobody has used yet."""
+    with open_store("own", monkeypatch) as (uri, s3):
+        assert s3
+        monkeypatch.setenv("EVERGREEN_LAKE", uri)
+        use_home(home)
+        yield s3
+
+
 def stage(dataset: Dataset, fingerprint: str, value: int, partition: str = DAY) -> dict[str, Path]:
     folder = dataset.stage(partition, fingerprint)
     files = {name: folder / f"{name}.parquet" for name in ("takings", "tills")}
@@ -144,38 +154,26 @@ def test_delta_tables_follow_in_a_store(stored: tuple[Dataset, S3 | None]) -> No
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
-def test_a_lost_answer_loses_nothing(
-    home: Path, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch, lost: int
-) -> None:
-    with open_store("own", monkeypatch) as (uri, server):
-        monkeypatch.setenv("EVERGREEN_LAKE", uri)
-        use_home(home)
-        dataset = datasets.open_dataset("features/tills")
-        first = publish(dataset, "a" * 64, 1)
-        assert server
-        server.lost_answers = lost
-        second = publish(dataset, "b" * 64, 2)
-        assert server.lost_answers == 0
-        assert (values(dataset, first), dataset.manifest(DAY)) == ([1, 1], second)
+def test_a_lost_answer_loses_nothing(server: S3, lost: int) -> None:
+    dataset = datasets.open_dataset("features/tills")
+    first = publish(dataset, "a" * 64, 1)
+    server.lost_answers = lost
+    second = publish(dataset, "b" * 64, 2)
+    assert server.lost_answers == 0
+    assert (values(dataset, first), dataset.manifest(DAY)) == ([1, 1], second)
 
 
 @pytest.mark.parametrize("conditions", ["ignored", "late"])
-def test_a_store_that_ignores_conditions_is_refused(
-    home: Path, use_home: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch, conditions: str
-) -> None:
-    with open_store("own", monkeypatch) as (uri, server):
-        monkeypatch.setenv("EVERGREEN_LAKE", uri)
-        use_home(home)
-        assert server
-        server.conditions = conditions
-        with pytest.raises(StoreError, match="of 16 writers created the same object"):
-            datasets.open_dataset("features/tills")
-        assert not any(server.buckets.values())
-        server.conditions = "kept"
-        publish(datasets.open_dataset("features/tills"), "a" * 64, 1)
-        count = len(server.requests)
+def test_a_store_that_ignores_conditions_is_refused(server: S3, conditions: str) -> None:
+    server.conditions = conditions
+    with pytest.raises(StoreError, match="of 16 writers created the same object"):
         datasets.open_dataset("features/tills")
-        assert len(server.requests) == count, "it is proved once"
+    assert not any(server.buckets.values())
+    server.conditions = "kept"
+    publish(datasets.open_dataset("features/tills"), "a" * 64, 1)
+    count = len(server.requests)
+    datasets.open_dataset("features/tills")
+    assert len(server.requests) == count, "it is proved once"
 
 
 def test_a_store_that_replaces_anything_is_refused(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
