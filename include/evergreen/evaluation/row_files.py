@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evergreen.gates.evidence import EvidenceRows, TextBatch
+from evergreen.ingest.row_groups import regroup_rows
 from evergreen.scoring.predictions import SCORING_BATCH_ROWS
 
 _READ_ROWS = 131_072
@@ -37,17 +38,8 @@ def iter_tables(
         if not source.metadata.num_rows:
             yield source.read(names)
             return
-        pending: list[pa.Table] = []
-        rows = 0
-        for batch in source.iter_batches(batch_rows, columns=names):
-            pending.append(pa.Table.from_batches([batch]))
-            rows += batch.num_rows
-            if rows >= batch_rows:  # at most once: a batch has no more
-                table = pa.concat_tables(pending)
-                yield table.slice(0, batch_rows)
-                pending, rows = [table.slice(batch_rows)], rows - batch_rows
-        if rows:
-            yield pa.concat_tables(pending)
+        batches = source.iter_batches(batch_rows, columns=names)
+        yield from regroup_rows((pa.Table.from_batches([batch]) for batch in batches), batch_rows)
 
 
 def write_column(file: Path, type_: pa.DataType, batches: Iterable[pa.Array | pa.ChunkedArray]) -> RowColumn:

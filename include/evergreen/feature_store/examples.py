@@ -33,13 +33,13 @@ from evergreen.feature_store.offline_store import (
 from evergreen.features.types import common_type_problem
 from evergreen.ingest.databases import quote_name, quote_text
 from evergreen.ingest.frames import text_as_strings
+from evergreen.ingest.row_groups import ROW_GROUP_ROWS
 from evergreen.lake import datasets
 from evergreen.periods import Calendar
 
 LABEL_COLUMNS = ("label", "label_known_at")
 """Unknown at the time of a prediction."""
 
-_ROW_GROUP_ROWS = 65_536  # what a trainer reads at a time, and what several trainers share
 _POSITION = ("file_index", "file_row_number")  # virtual columns of DuckDB, which a column of that name would hide
 
 
@@ -195,7 +195,7 @@ class Examples:
                 features = [f"{view.table}.feature_{number}" for number in range(len(view.features))]
                 columns += [f"{view.table}.row_number", *features]
                 source += f" POSITIONAL JOIN {view.table}"
-        reader = self._con.sql(f"SELECT {', '.join([*masks, *columns])} FROM {source}").to_arrow_reader(_ROW_GROUP_ROWS)
+        reader = self._con.sql(f"SELECT {', '.join([*masks, *columns])} FROM {source}").to_arrow_reader(ROW_GROUP_ROWS)
         first, faults = 0, []
         for batch in reader:
             values = iter(pa.Table.from_batches([batch]).columns)
@@ -261,8 +261,8 @@ class _RowGroupWriter:
     def add(self, rows: pa.Table) -> None:
         self._pending.append(rows.select(self._schema.names))
         self._rows += len(rows)
-        while self._rows >= _ROW_GROUP_ROWS:
-            self._write(_ROW_GROUP_ROWS)
+        while self._rows >= ROW_GROUP_ROWS:
+            self._write(ROW_GROUP_ROWS)
 
     def close(self) -> None:
         if self._rows or not self._is_begun:
@@ -272,5 +272,5 @@ class _RowGroupWriter:
     def _write(self, count: int) -> None:
         self._is_begun = True
         table = pa.concat_tables(self._pending)
-        self._writer.write_table(table.slice(0, count).combine_chunks(), row_group_size=_ROW_GROUP_ROWS)
+        self._writer.write_table(table.slice(0, count).combine_chunks(), row_group_size=ROW_GROUP_ROWS)
         self._pending, self._rows = [table.slice(count)], len(table) - count

@@ -25,8 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-ROW_GROUP_ROWS = 2**16
-"""Rows of each row group of a file but the last."""
+from evergreen.ingest.row_groups import ROW_GROUP_ROWS, regroup_rows
 
 _BATCH_ROWS = 2**13
 _RUN_BYTES = 2**23  # of rows that are sorted in memory, which takes about four times as much
@@ -44,7 +43,7 @@ def write_ordered(file: Path, batches: Iterable[pa.Table], scratch: Path) -> Non
     # Batches may differ in what only Arrow tells apart: which columns have nulls, and which a dictionary.
     plain = (pa.table(batch.cast(schema).columns, schema=schema) for batch in chain([first], batches))
     with pq.ParquetWriter(file, schema) as writer:
-        for group in _row_groups(_merge_runs(_split_into_runs(plain), scratch)):
+        for group in regroup_rows(_merge_runs(_split_into_runs(plain), scratch), ROW_GROUP_ROWS):
             writer.write_table(group, ROW_GROUP_ROWS)
 
 
@@ -130,23 +129,6 @@ def _merge_blocks(spill: Path, first_rows: pa.Table) -> Iterator[pa.Table]:
                 [end] = np.flatnonzero(rows == len(table) - 1)
                 yield table.take(pa.array(rows[:end]))
                 rest, pending, pending_bytes = table.take(pa.array(rows[end + 1 :])), [], 0
-
-
-def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Return the rows of `tables` in tables of `ROW_GROUP_ROWS`, the last one of fewer; at least one.
-
-    Each column is in one piece: the bytes of a file depend on the pieces.
-    """
-    pieces: list[pa.Table] = []
-    missing, is_empty = ROW_GROUP_ROWS, True
-    for table in tables:
-        while len(table) >= missing:
-            yield pa.concat_tables([*pieces, table.slice(0, missing)]).combine_chunks()
-            table, pieces, missing, is_empty = table.slice(missing), [], ROW_GROUP_ROWS, False
-        pieces.append(table)
-        missing -= len(table)
-    if missing < ROW_GROUP_ROWS or is_empty:
-        yield pa.concat_tables(pieces).combine_chunks()
 
 
 def _in_one_piece(table: pa.Table) -> pa.Table:
