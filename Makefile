@@ -13,7 +13,7 @@ PYTHON ?= python3.11
 MODEL ?= flight_delay
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
-# Which engines: those of this machine, or the servers of docker-compose.yaml (docs/guides/deploy.md).
+# Which engines: those of this machine, the servers of docker-compose.yaml, or a cluster (docs/guides/deploy.md).
 STACK ?= embedded
 
 BIN := .venv/bin
@@ -28,10 +28,12 @@ LOCKS := requirements.txt deploy/requirements.txt trainer/requirements.txt
 ifeq ($(STACK),embedded)
 EVERGREEN := $(BIN)/evergreen
 ENVIRONMENT := $(READY)
+else ifeq ($(STACK),kubernetes)
+EVERGREEN := deploy/cluster
 else ifeq ($(STACK),compose)
 EVERGREEN := deploy/compose
 else
-$(error STACK is embedded or compose, not '$(STACK)')
+$(error STACK is embedded, compose or kubernetes, not '$(STACK)')
 endif
 
 retrain: $(ENVIRONMENT) ## from raw days to a promoted champion, a week further at each call (MODEL=flight_delay)
