@@ -93,7 +93,7 @@ def check_command(line: str) -> None:
         while words and re.match(r"\w+=", words[0]):
             words.pop(0)
         match words:
-            case ["evergreen" | "deploy/compose", *arguments]:
+            case ["evergreen" | "deploy/compose" | "deploy/cluster", *arguments]:
                 check_arguments(arguments)
                 if any(arguments[: len(cheap)] == cheap for cheap in CHEAP_COMMANDS):
                     result = CliRunner().invoke(app, arguments)
