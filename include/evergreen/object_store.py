@@ -139,11 +139,14 @@ def exists(file: UPath) -> bool:
 
 def write(file: UPath, data: bytes, version: str | None) -> bool:
     """Replace `file` if it is still `version`, or create it if that is None; return whether this call did."""
+    return _write(_locate(file)[0], file, data, version)
+
+
+def _write(store: ObjectStore, file: UPath, data: bytes, version: str | None) -> bool:
     import obstore
     from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-    store, key = _locate(file)
-    attempt = uuid.uuid4().hex
+    key, attempt = _locate(file)[1], uuid.uuid4().hex
     mode: Any = {"e_tag": version} if version else "create"
     try:
         with _translate_errors(file, AlreadyExistsError, PreconditionError):
@@ -151,22 +154,21 @@ def write(file: UPath, data: bytes, version: str | None) -> bool:
         return True
     except (AlreadyExistsError, PreconditionError):
         # Also of a request that succeeded, and was repeated because its answer was lost.
-        return _find_attempt(file) == attempt
+        return _find_attempt(store, file) == attempt
     except OSError:
         with suppress(OSError):
-            if _find_attempt(file) == attempt:
+            if _find_attempt(store, file) == attempt:
                 return True
         raise
 
 
-def _find_attempt(file: UPath) -> str | None:
-    """Return which call of `write` has written the object."""
+def _find_attempt(store: ObjectStore, file: UPath) -> str | None:
+    """Return which call of `_write` has written the object."""
     import obstore
 
-    store, key = _locate(file)
     try:
         with _translate_errors(file):
-            attempt = obstore.get(store, key).attributes.get(_ATTEMPT)
+            attempt = obstore.get(store, _locate(file)[1]).attributes.get(_ATTEMPT)
     except FileNotFoundError:
         return None
     return None if attempt is None else str(attempt)
@@ -248,24 +250,13 @@ def prove_conditions(folder: UPath) -> None:
     Raises:
         StoreError: several writers won, or an object was replaced by somebody who had read another.
     """
-    import obstore
-    from obstore.exceptions import AlreadyExistsError, PreconditionError
-
     scheme, bucket = folder.protocol, folder.path.lstrip("/").partition("/")[0]
     shares_memory = scheme == "memory"
     clients = [open_bucket(scheme, bucket) if shares_memory else _new_client(scheme, bucket) for _ in range(_WRITERS)]
 
     def race(file: UPath, version: str | None) -> list[int]:
-        key = _locate(file)[1]
-
         def put(number: int) -> bool:
-            try:
-                mode: Any = {"e_tag": version} if version else "create"
-                with _translate_errors(file, AlreadyExistsError, PreconditionError):
-                    obstore.put(clients[number], key, b"%s %d" % (version_label, number), mode=mode)
-            except (AlreadyExistsError, PreconditionError):
-                return False
-            return True
+            return _write(clients[number], file, b"%s %d" % (version_label, number), version)
 
         version_label = (version or "new").encode()
         with ThreadPoolExecutor(_WRITERS) as pool:

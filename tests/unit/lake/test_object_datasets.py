@@ -176,6 +176,13 @@ def test_a_store_that_ignores_conditions_is_refused(server: S3, conditions: str)
     assert len(server.requests) == count, "it is proved once"
 
 
+@pytest.mark.parametrize("lost", [1, 3])
+def test_a_lost_answer_is_no_broken_promise(server: S3, lost: int) -> None:
+    server.lost_answers = lost
+    publish(datasets.open_dataset("features/tills"), "a" * 64, 1)
+    assert server.lost_answers == 0
+
+
 def test_a_store_that_replaces_anything_is_refused(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     import obstore
 
