@@ -122,6 +122,22 @@ def history_command(
     tables.show_history(model, date.date() if date else None, ctx.obj, as_json)
 
 
+@app.command("lineage")
+def lineage_command(
+    ctx: typer.Context,
+    model: ModelArgument,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="Number of the version in MLflow. Default: the champion.")
+    ] = None,
+    with_files: Annotated[bool, typer.Option("--files", help="List every raw file with its hash.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a version was made from, back to the raw files."""
+    from evergreen.cli.lineage import show_lineage
+
+    show_lineage(model, version, ctx.obj, with_files, as_json)
+
+
 @app.command("rollback")
 def rollback_command(
     ctx: typer.Context,

@@ -16,12 +16,15 @@ from evergreen import backtest, evaluation, ledger
 from evergreen.feature_store import online_store
 from evergreen.features import planning
 from evergreen.features.pipeline import run_feature_pipeline
+from evergreen.ingest.raw_files import raw_file
 from evergreen.lake import datasets
+from evergreen.lineage import trace_version
 from evergreen.periods import Calendar
 from evergreen.promotion import service
 from evergreen.promotion.service import EvaluationContext, PromotionRequest
 from evergreen.registry import versions
 from evergreen.settings import settings
+from evergreen.storage import file_sha256
 from evergreen.window import DagRunInfo, RunReason, Window
 from integration.conftest import DAYS
 from support import small_models, tills
@@ -73,6 +76,13 @@ def test_features_to_champion_is_the_same_in_a_bucket(remote_home: SimpleNamespa
     assert not (remote_home.home / "lake").exists()
     assert [promote(11), promote(15)] == ["1", "2"]
     assert ledger.read_state(MODEL.name).champion == "2"
+    trace = trace_version(MODEL.name)
+    assert (trace.version, trace.problems) == ("2", ())
+    assert {period.content for period in trace.features} <= set(published.values())
+    flights = {name: hashes for name, hashes in trace.raw_files.items() if name.startswith("flights-")}
+    delivered = {f"flights-{day}": {file_sha256(raw_file("flights", str(day)))} for day in DAYS}
+    assert flights.items() <= delivered.items()
+    assert len(flights) == len(trace.features)
     # Another machine has nothing but what is in the bucket.
     shutil.rmtree(settings().cache)
     examples, candidate = train_candidate(15)
