@@ -18,13 +18,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
-from typing import Literal
 
 from evergreen import ledger, storage
 from evergreen.errors import DatasetError, EvergreenError, Fault, LedgerError, SettingsError
 from evergreen.lake import datasets, retention, tables
 from evergreen.lake.datasets import Dataset, Manifest
-from evergreen.lake.retention import Removal, RetentionRule
+from evergreen.lake.retention import Removal, RemovalKind, RetentionRule
 from evergreen.settings import RetentionSettings, settings, variable_name
 from evergreen.spec.loader import feature_spec, load_spec, model_names
 from evergreen.spec.model import ModelSpec
@@ -43,7 +42,7 @@ class CleanupItem:
     """What goes, or has gone, of one kind in one place: a dataset, by its path in the lake, or a model's jobs."""
 
     place: str
-    kind: Literal["expired", "replaced", "staged"]
+    kind: RemovalKind
     count: int
     size: int
     oldest: datetime
@@ -90,10 +89,6 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
     if policy.leftovers_days is None:
         return CleanupReport()
     specs = [load_spec(name) for name in model_names()]
-    if not storage.is_local(settings().lake) and (ages := policy.expiring()):
-        problem = f"is set, and the lake is in an object store, where partitions do not expire: {settings().lake}"
-        faults = [Fault(variable_name("retention", name), problem, "leave it out; leftovers go") for name in ages]
-        raise SettingsError("the environment", faults)
     _check_time_limits(specs, policy.leftovers_days)
     items: list[CleanupItem] = []
     problems: list[str] = []

@@ -126,10 +126,6 @@ class RetentionSettings(BaseModel):
         days: float | None = getattr(self, f"{name}_days")
         return days
 
-    def expiring(self) -> list[str]:
-        """Return the settings by which partitions of datasets expire."""
-        return [name for name in self._ages() if name != "jobs_days"]
-
     def _ages(self) -> dict[str, float]:
         return {name: value for name, value in self if name not in ("leftovers_days", "verdict_days") and value}
 
