@@ -32,7 +32,8 @@ from evergreen.training.job import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, RESULT_FIL
 
 _MARGIN = timedelta(hours=2)  # what was used an hour ago is not renewed, and tasks need time to end
 _EXPIRING_DATASETS = ("features", "training_sets", "looks", "models", "evaluations", "checks", "declared")
-_OTHER_DATASETS = ("backtests", "extracts")  # only leftovers go
+_OTHER_DATASETS = ("backtests", "extracts", "verdict_tables")  # only leftovers go
+_DATASETS_WITH_TABLES = frozenset(["features", "training_sets", "verdict_tables"])
 _RAW_DATASETS = frozenset(["extracts"])
 _JOB_NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -90,17 +91,19 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
         return CleanupReport()
     specs = [load_spec(name) for name in model_names()]
     _check_time_limits(specs, policy.leftovers_days)
+    table_format = tables.configured_table_format()
     items: list[CleanupItem] = []
     problems: list[str] = []
     for kind in (*_EXPIRING_DATASETS, *_OTHER_DATASETS):
         for dataset in datasets.list_datasets(kind):
             place, removals = f"{kind}/{dataset.root.name}", list[Removal]()
-            has_tables = kind == "features" and not is_dry_run
-            if has_tables:
-                tables.follow_publication(dataset, [])  # they may be behind, and name files that go now
+            has_tables = kind in _DATASETS_WITH_TABLES and not is_dry_run
             try:
                 rule = _retention_rule(kind, dataset, specs, policy, now)
-                for removal in _removals(dataset, rule, now.timestamp(), is_dry_run=is_dry_run):
+                plan = retention.plan_removals(retention.take_inventory(dataset), rule, now.timestamp())
+                if has_tables and table_format and plan:
+                    tables.sync_tables(dataset, table_format)  # they may be behind, and name files that go now
+                for removal in plan if is_dry_run else retention.apply_removals(dataset, plan, rule, now.timestamp()):
                     removals.append(removal)
             except (EvergreenError, OSError) as error:
                 problems.append(f"{place} is not cleaned up: {error}")
@@ -195,12 +198,6 @@ def _retention_rule(
         ),
         pinned_files=pinned,
     )
-
-
-def _removals(dataset: Dataset, rule: RetentionRule, now: float, *, is_dry_run: bool) -> Iterator[Removal]:
-    """Yield what would go, or remove it and yield it."""
-    plan = retention.plan_removals(retention.take_inventory(dataset), rule, now)
-    yield from plan if is_dry_run else retention.apply_removals(dataset, plan, rule, now)
 
 
 def _first_needed_partition(feature_model: str, specs: Sequence[ModelSpec], since: datetime) -> str | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _PROBE_FOLDER = "_doctor"
 _WRITERS, _ROUNDS = 16, 2
-_DELETE_PROOF, _DELETE_ROUNDS = "_store/deletes.json", 10
+_DELETE_PROOF, _DELETE_ROUNDS = "_store/deletes.json", 5
 _ATTEMPT = "attempt"  # metadata of an object; Azure allows no hyphen in its names
 _CHUNK_BYTES = 8 << 20
 # Of racing writers some stores turn many away for seconds: the client's own ten tries may be over by then.
@@ -154,8 +154,8 @@ def write(file: UPath, data: bytes, version: str | None) -> bool:
         # Also of a request that succeeded, and was repeated because its answer was lost.
         return _find_attempt(file) == attempt
     except OSError as error:
-        if version and isinstance(error, FileNotFoundError):  # deleted meanwhile; or the bucket is, as a create will say
-            return False
+        if version and isinstance(error, FileNotFoundError):
+            return False  # deleted meanwhile; or the bucket is, as a create will say
         with suppress(OSError):
             if _find_attempt(file) == attempt:
                 return True

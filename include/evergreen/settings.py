@@ -175,7 +175,8 @@ class Settings(BaseSettings):
     )
     tables: Literal["delta"] | None = Field(
         None,
-        description="open table format in which other programs read published features, too; `delta` needs "
+        description="open table format in which other programs read published features, training sets and verdicts, "
+        "too; `delta` needs "
         "`pip install 'evergreen[delta]'`; default: none",
     )
     raw: str = Field(

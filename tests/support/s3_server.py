@@ -266,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         expected, conditions = self.headers.get("If-Match"), self.store.delete_conditions
         if expected and conditions == "refused":
-            return self._fault(501, "NotImplemented", "A header you provided implies functionality that is not implemented")
+            return self._fault(501, "NotImplemented", "A header implies functionality that is not implemented")
         with self.store.lock:
             stored = self.store.buckets[bucket].get(key)
             if expected and conditions != "ignored" and (stored is None or etag(stored) != expected):

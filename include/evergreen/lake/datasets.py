@@ -478,9 +478,9 @@ def period_partition(period: str) -> str:
 
 
 def partition_period(partition: str) -> str:
-    """Return the period of a partition that `period_partition` has named."""
-    key, _, name = partition.partition("=")
-    return name if key == "day" else f"{name[:-3]}:{name[-3:]}"
+    """Return the period of a partition that `period_partition` has named, or the value of another one's name."""
+    name = partition.partition("=")[2]
+    return f"{name[:-3]}:{name[-3:]}" if name.endswith("Z") else name
 
 
 def file_name_of_period(period: str) -> str:

@@ -14,8 +14,8 @@ published by then, and its manifest is seen, or finds the file gone, and links i
 what it is in the way of goes the next time. Removal may be killed at any instruction.
 
 In an object store there is no lock, and none is needed: nobody names a file of an earlier attempt again, and a manifest
-is replaced by a *tombstone* on the condition that it is the one that was read. The tombstone tells when its files stopped
-being named. It goes when they are gone, where the store deletes on that condition, too; else it stays.
+is replaced by a *tombstone* on the condition that it is the one that was read. The tombstone tells when its files
+stopped being named. It goes when they are gone, where the store deletes on that condition, too; else it stays.
 """
 
 from __future__ import annotations
