@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
+from typing import Any
 
 from evergreen import ledger, storage
 from evergreen.errors import DatasetError, EvergreenError, Fault, LedgerError, SettingsError
@@ -92,6 +93,7 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
     specs = [load_spec(name) for name in model_names()]
     _check_time_limits(specs, policy.leftovers_days)
     table_format = tables.configured_table_format()
+    cold = _cold_rule(policy)
     items: list[CleanupItem] = []
     problems: list[str] = []
     for kind in (*_EXPIRING_DATASETS, *_OTHER_DATASETS):
@@ -99,7 +101,7 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
             place, removals = f"{kind}/{dataset.root.name}", list[Removal]()
             has_tables = kind in _DATASETS_WITH_TABLES and not is_dry_run
             try:
-                rule = _retention_rule(kind, dataset, specs, policy, now)
+                rule = replace(_retention_rule(kind, dataset, specs, policy, now), **cold)
                 plan = retention.plan_removals(retention.take_inventory(dataset), rule, now.timestamp())
                 if has_tables and table_format and plan:
                     tables.sync_tables(dataset, table_format)  # they may be behind, and name files that go now
@@ -162,6 +164,19 @@ def _check_time_limits(specs: Sequence[ModelSpec], leftovers_days: float) -> Non
     ]
     if faults:
         raise SettingsError("the environment", faults)
+
+
+def _cold_rule(policy: RetentionSettings) -> dict[str, Any]:
+    """Return what the rules of all datasets say about storage classes."""
+    if policy.cold_days is None:
+        return {}
+    lake = settings().lake
+    if storage.is_local(lake) or lake.protocol not in ("s3", "s3a"):
+        problem = f"is set, and the lake is not in S3, which has storage classes: {lake}"
+        raise SettingsError(
+            "the environment", [Fault(variable_name("retention", "cold_days"), problem, "leave it out")]
+        )
+    return {"cold_after": timedelta(policy.cold_days).total_seconds(), "cold_class": policy.cold_storage_class}
 
 
 def _retention_rule(

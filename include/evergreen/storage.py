@@ -207,6 +207,16 @@ def remove_version(file: UPath, version: str) -> bool:
     return True
 
 
+def change_storage_class(file: UPath, storage_class: str) -> None:
+    """Give an object of S3 another storage class: a copy to its own place, within the store.
+
+    Readers get the object as it was, whole, before and after.
+    """
+    with _translate_to_os_error(file):
+        # With its metadata replaced a copy is allowed also where the class is that already.
+        file.fs.cp_file(file.path, file.path, StorageClass=storage_class, MetadataDirective="REPLACE")
+
+
 def update_file(file: UPath | Path, change: Callable[[bytes | None], bytes | None]) -> None:
     """Replace the content of `file` by what `change` makes of it; None leaves it. None is also what a new file has.
 

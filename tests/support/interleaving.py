@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evergreen import object_store
-from evergreen.lake import object_datasets
+from evergreen.lake import object_datasets, retention
 
 _SYSTEM_MODULES = ("posix", "fcntl")
 _STORE_CHANGES = (
@@ -19,6 +19,7 @@ _STORE_CHANGES = (
     (object_store, "write"),
     (object_store, "delete"),
     (object_datasets, "remove_version"),
+    (retention, "change_storage_class"),
 )
 _CHANGES = frozenset(["flock", "link", "mkdir", "rename", "replace", "rmdir", "unlink", "utime"])
 

@@ -59,6 +59,8 @@ class S3:
     lock: threading.Lock = field(default_factory=threading.Lock)
     attempts: dict[str, str] = field(default_factory=dict)
     """Metadata `attempt` of objects, by bucket and key."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """Storage class of objects that were copied to one, by bucket and key."""
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Method, and bucket with key (of a LIST: with its prefix), of every request so far."""
 
@@ -178,6 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(200)
         if not self._allowed(bucket):
             return None
+        if source := unquote(self.headers.get("x-amz-copy-source", "")).lstrip("/"):
+            return self._copy(source, bucket, key)
         if self.store.full:
             return self._fault(507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold")
         is_kept = self.store.conditions != "ignored"
@@ -257,6 +261,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", etag(content))
         self.send_header("Last-Modified", formatdate(self._changed_at(bucket, key).timestamp(), usegmt=True))
+        if storage_class := self.store.classes.get(f"{bucket}/{key}"):
+            self.send_header("x-amz-storage-class", storage_class)
         self.end_headers()
 
     def do_DELETE(self) -> None:
@@ -277,6 +283,21 @@ class _Handler(BaseHTTPRequestHandler):
             sleep(0.02)
             self.store.buckets[bucket].pop(key, None)
         return self._answer(204)
+
+    def _copy(self, source: str, bucket: str, key: str) -> None:
+        source_bucket, _, source_key = source.partition("/")
+        storage_class = self.headers.get("x-amz-storage-class", "STANDARD")
+        is_same = source == f"{bucket}/{key}" and storage_class == self.store.classes.get(source, "STANDARD")
+        if is_same and self.headers.get("x-amz-metadata-directive") != "REPLACE":
+            return self._fault(400, "InvalidRequest", "This copy request would change nothing")
+        with self.store.lock:
+            content = self.store.buckets[source_bucket].get(source_key)
+            if content is None:
+                return self._fault(404, "NoSuchKey", "The specified key does not exist.")
+            self.store.buckets[bucket][key] = content
+            self.store.times[f"{bucket}/{key}"] = self.store.clock()
+            self.store.classes[f"{bucket}/{key}"] = storage_class
+        return self._answer(200, f"<CopyObjectResult><ETag>{etag(content)}</ETag></CopyObjectResult>".encode())
 
     def _changed_at(self, bucket: str, key: str) -> datetime:
         return datetime.fromtimestamp(self.store.times.get(f"{bucket}/{key}", 0), UTC)

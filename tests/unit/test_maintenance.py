@@ -23,6 +23,7 @@ from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from evergreen import ledger, object_store, storage
@@ -34,7 +35,7 @@ from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.ledger import VerdictRecorded, VersionRegistered
 from evergreen.maintenance import CleanupItem, clean_up
 from evergreen.promotion import rules
-from evergreen.settings import settings
+from evergreen.settings import RetentionSettings, settings
 from evergreen.spec.loader import load_spec
 from evergreen.storage import UPath
 from evergreen.training.job import ATTEMPTS_FOLDER, CHECKPOINTS_FOLDER, JOB_FILE, OUTPUT_FOLDER, RESULT_FILE
@@ -443,7 +444,7 @@ def test_no_life_of_a_deployment_loses_what_is_needed(
     place: str,
 ) -> None:
     options = hypothesis_settings(
-        max_examples=20 if place == "folder" else 5,  # requests take longer than files
+        max_examples=20 if place == "folder" else 3,  # requests take longer than files
         stateful_step_count=20,
         derandomize=True,
         database=None,
@@ -554,6 +555,59 @@ def test_tables_lose_what_expires(history: list[Retrained], clock: Clock, monkey
     assert numbers() == list(range(LAST_DAY + 1))
     clean(clock)
     assert numbers() == list(range(7, LAST_DAY + 1))
+
+
+def test_tables_of_training_sets_lose_what_expires(
+    history: list[Retrained], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERGREEN_TABLES", "delta")
+    settings.cache_clear()
+    dataset = open_dataset(f"training_sets/{MODEL}")
+    inputs = {"as_of": "2013-01-04", "feature_model": MODEL, "features": {}, "earlier_features": {}}
+    with clock.stamp():
+        for partition in ("as_of=2013-01-01", "as_of=2013-01-02T0600Z", "as_of=2013-02-01"):
+            file = dataset.stage(partition, "rows") / "rows.parquet"
+            pq.write_table(pa.table({"n": [1]}), file)
+            dataset.publish(partition, "rows", {"rows": file}, inputs)
+        tables.follow_publication(dataset, dataset.partitions())
+
+    def partitions_of_table() -> list[str]:
+        return sorted(DeltaTable(dataset.root / "rows").to_pyarrow_dataset().to_table()["as_of"].to_pylist())
+
+    assert partitions_of_table() == ["2013-01-01", "2013-01-02T06:00Z", "2013-02-01"]
+    pass_days(clock, 100)
+    clean(clock)
+    assert partitions_of_table() == ["2013-02-01"]
+
+
+def test_no_file_goes_whose_table_cannot_be_written(
+    history: list[Retrained], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERGREEN_TABLES", "delta")
+    settings.cache_clear()
+    dataset = open_dataset(f"training_sets/{MODEL}")
+    log = dataset.root / "train" / "_delta_log"
+    log.mkdir()
+    (log / f"{0:020}.json").write_text("x")
+    pass_days(clock, 100)
+    before = partitions("training_sets")
+    with clock.stamp():
+        report = clean_up(clock.now, is_dry_run=False)
+    [problem] = report.problems
+    assert problem.startswith("training_sets/shop is not cleaned up: ")
+    assert "_delta_log is damaged" in problem
+    assert partitions("training_sets") == before
+    assert "models/shop" in {item.place for item in report.items}, "others are"
+
+
+def test_storage_classes_are_of_s3(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_RETENTION__COLD_DAYS", "90")
+    with pytest.raises(ValidationError, match="belong together"):
+        RetentionSettings(leftovers_days=7, cold_days=90)
+    monkeypatch.setenv("EVERGREEN_RETENTION__COLD_STORAGE_CLASS", "STANDARD_IA")
+    settings.cache_clear()
+    with pytest.raises(SettingsError, match="the lake is not in S3, which has storage classes"):
+        clean_up(datetime.now(UTC), is_dry_run=True)
 
 
 def test_features_of_a_longer_window_stay(history: list[Retrained], clock: Clock, models: Path) -> None:

@@ -34,13 +34,13 @@ from typing import Literal
 from evergreen import object_store
 from evergreen.lake.datasets import Dataset, Manifest, lake_root
 from evergreen.lake.object_datasets import ObjectDataset, is_tombstone
-from evergreen.storage import fsync_path
+from evergreen.storage import change_storage_class, fsync_path
 
 _PUBLISHED_FILE_PATTERN = re.compile(r"[0-9a-f]{32}(\.\w+)*")
 _OBJECT_PATTERN = re.compile(r"[0-9a-f]{32}-[0-9a-f]{12}(\.\w+)*")
 _HIDDEN = ("_", ".")
 
-RemovalKind = Literal["expired", "replaced", "staged", "tombstone"]
+RemovalKind = Literal["expired", "replaced", "staged", "tombstone", "cold"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class RetentionRule:
         pinned_files: paths in the dataset that something else names than the manifests in force.
         oldest_first: whether no partition expires before all earlier ones: there is no hole among those that stay.
         keeps_replaced: whether files that no manifest names stay, because they are data.
+        cold_after: seconds after which files of a partition that stays get the storage class `cold_class`, in S3.
     """
 
     leftovers_after: float
@@ -108,6 +109,8 @@ class RetentionRule:
     pinned_files: frozenset[str] = frozenset()
     oldest_first: bool = False
     keeps_replaced: bool = False
+    cold_after: float | None = None
+    cold_class: str = ""
 
     def lets_expire(self, partition: PublishedPartition, now: float) -> bool:
         """Return whether the partition is old enough, and nothing needs it."""
@@ -120,6 +123,13 @@ class RetentionRule:
         named = {entry.path for entry in manifest.files.values()} if manifest else ()
         return not is_kept and file.path not in named
 
+    def lets_cool(self, file: StoredItem, partition: PublishedPartition | None, now: float) -> bool:
+        """Return whether a file is one of a partition that is old enough, and was not moved since its last use."""
+        if self.cold_after is None or partition is None or partition.used_at >= now - self.cold_after:
+            return False
+        named = {entry.path for entry in partition.manifest.files.values()}
+        return file.path in named and file.changed_at <= partition.used_at  # a copy would be newer
+
     def is_recent(self, item: StoredItem, now: float) -> bool:
         """Return whether a leftover may still be in use."""
         return item.changed_at >= now - self.leftovers_after
@@ -127,7 +137,10 @@ class RetentionRule:
 
 @dataclass(frozen=True)
 class Removal:
-    """One thing that goes. The size of an expired partition is freed later, when its files are leftovers."""
+    """One thing that goes, or of kind `cold` moves to another storage class.
+
+    The size of an expired partition is freed later, when its files are leftovers.
+    """
 
     kind: RemovalKind
     path: str
@@ -159,8 +172,10 @@ def plan_removals(inventory: DatasetInventory, rule: RetentionRule, now: float) 
     def expires(partition: PublishedPartition) -> bool:
         return rule.lets_expire(partition, now)
 
-    old = (takewhile if rule.oldest_first else filter)(expires, inventory.partitions)
+    old = list((takewhile if rule.oldest_first else filter)(expires, inventory.partitions))
     manifests = {partition.manifest.partition: partition.manifest for partition in inventory.partitions}
+    expiring = {item.manifest.partition for item in old}
+    staying = {name: item for item in inventory.partitions if (name := item.manifest.partition) not in expiring}
     return [
         *(
             Removal("expired", item.manifest.partition, sum(f.size for f in item.manifest.files.values()), item.used_at)
@@ -180,6 +195,11 @@ def plan_removals(inventory: DatasetInventory, rule: RetentionRule, now: float) 
             Removal("tombstone", item.path, item.size, item.changed_at)
             for item in inventory.tombstones
             if not rule.is_recent(item, now)
+        ),
+        *(
+            Removal("cold", item.path, item.size, item.changed_at)
+            for item in inventory.files
+            if rule.lets_cool(item, staying.get(item.partition), now)
         ),
     ]
 
@@ -310,7 +330,19 @@ def _delete_tombstone(dataset: ObjectDataset, removal: Removal, _: RetentionRule
     return dataset.delete_tombstone(removal.path)
 
 
+def _cool_file(dataset: ObjectDataset, removal: Removal, rule: RetentionRule, now: float) -> bool:
+    item = StoredItem(removal.path, removal.size, removal.changed_at)
+    published = dataset.read_published(item.partition)
+    if published is None or published.manifest is None:
+        return False
+    if not rule.lets_cool(item, PublishedPartition(published.manifest, published.changed_at), now):
+        return False
+    change_storage_class(dataset.root / removal.path, rule.cold_class)
+    return True
+
+
 _OBJECT_REMOVERS = {
+    "cold": _cool_file,
     "expired": _expire_partition,
     "replaced": _delete_file,
     "staged": _delete_staged,

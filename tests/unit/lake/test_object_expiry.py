@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -281,6 +282,43 @@ def test_memory_keeps_tombstones(monkeypatch: pytest.MonkeyPatch, home: Path, us
     assert [item.path for item in object_store.list_objects(cast(ObjectDataset, dataset).root)] == [
         f"_manifests/{DAY}.json"
     ]
+
+
+def test_cold_files_get_another_class_once(dataset: ObjectDataset, server: Server) -> None:
+    rule = replace(RULE, expires_after=None, cold_after=90 * DAY_S, cold_class="STANDARD_IA")
+    manifest = publish(dataset, "a")
+    publish(dataset, "b", "day=2013-01-02")
+    server.pass_days(91)
+    assert dataset.find("day=2013-01-02", "b")
+    assert server.clean(dataset, rule) == ["cold"] * 2
+    classes = {key.rpartition("tills/")[2]: kind for key, kind in server.s3.classes.items()}
+    assert classes == {file.path: "STANDARD_IA" for file in manifest.files.values()}
+    assert read(dataset, dataset.manifest(DAY)) == "a"
+    assert dataset.manifest(DAY) == manifest
+    server.pass_days(1)
+    assert server.clean(dataset, rule) == []
+    assert dataset.find(DAY, "a"), "it is used, and cold again after that time"
+    server.pass_days(88)
+    assert server.clean(dataset, rule) == []
+    server.pass_days(3)
+    assert server.clean(dataset, rule) == ["cold"] * 4
+    assert server.clean(dataset, replace(rule, expires_after=RULE.expires_after)) == ["expired"] * 2
+    server.pass_days(8)
+    assert server.clean(dataset, rule) == ["replaced"] * 4
+
+
+def test_a_server_keeps_what_is_cold(stored: ObjectDataset) -> None:
+    manifest = publish(stored, "a")
+    time.sleep(1.1)  # times are whole seconds
+    rule = replace(ANY, expires_after=None, cold_after=0.0, cold_class="STANDARD_IA")
+    now = time.time() + DAY_S
+    assert [removal.kind for removal in clean(stored, rule, now)] == ["cold"] * 2
+    for file in manifest.files.values():
+        place = stored.root / file.path
+        bucket, _, key = place.path.lstrip("/").partition("/")
+        assert place.fs.call_s3("head_object", Bucket=bucket, Key=key)["StorageClass"] == "STANDARD_IA"
+    assert read(stored, stored.manifest(DAY)) == "a"
+    assert clean(stored, rule, now) == []
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"expired": 1234}\n', b'{"expired": true}'])

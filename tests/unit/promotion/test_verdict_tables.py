@@ -95,7 +95,9 @@ def test_without_a_format_nothing_is_written(lake: None, monkeypatch: pytest.Mon
 
 def test_a_model_without_verdicts_has_no_tables(lake: None) -> None:
     ledger.append_decision(
-        MODEL, "ada", lambda state: ledger.entries.PromotionsFrozen(reason="stocktaking")  # type: ignore[attr-defined]
+        MODEL,
+        "ada",
+        lambda state: ledger.entries.PromotionsFrozen(reason="stocktaking"),  # type: ignore[attr-defined]
     )
     follow_verdicts(MODEL)
     assert open_verdict_tables(MODEL).partitions() == []
