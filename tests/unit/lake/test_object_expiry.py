@@ -120,7 +120,7 @@ def test_an_expired_partition_is_none_and_readers_keep_its_files(dataset: Object
     with pytest.raises(InputsChangedError, match="maintenance has removed it"):
         dataset.resolve(old.reference)
     server.pass_days(6)
-    assert server.clean(dataset) == []
+    assert plan_removals(take_inventory(dataset), RULE, server.now) == []
     assert read(dataset, old) == "a", "a task that has read the manifest reads its files"
     server.pass_days(2)
     assert server.clean(dataset) == ["replaced"] * 2
@@ -164,21 +164,46 @@ def test_who_may_not_write_finds_it_nevertheless(dataset: ObjectDataset, server:
     assert dataset.find(DAY, "a") == old
 
 
-def test_expiry_at_any_moment_of_a_publish(dataset: ObjectDataset, server: Server) -> None:
-    """The old version may expire or not; what is published meanwhile stays."""
-    number, expired, has_more = 0, 0, True
+def test_what_expires_while_a_plan_is_made_keeps_its_files(
+    dataset: ObjectDataset, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, read_all = publish(dataset, "a"), ObjectDataset.read_all_published
+
+    def read_late(place: ObjectDataset, partitions: list[str]) -> object:
+        server.pass_days(31)
+        published = place.read_published(DAY)
+        assert published
+        place.expire(DAY, published.version)
+        return read_all(place, partitions)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectDataset, "read_all_published", read_late)
+        inventory = take_inventory(dataset)
+    plan = plan_removals(inventory, RULE, server.now)
+    assert list(apply_removals(dataset, plan, RULE, server.now)) == []
+    assert read(dataset, old) == "a"
+
+
+@pytest.mark.parametrize("is_expired", [False, True])
+def test_removal_at_any_moment_of_a_publish(dataset: ObjectDataset, server: Server, is_expired: bool) -> None:
+    """The old version expires meanwhile, or its tombstone goes; what is published stays."""
+    number, has_more, removed = 0, True, set[str]()
     while has_more:
         place = datasets.dataset_at(dataset.root.with_name(f"tills{number}"))
         publish(place, "old")
         server.pass_days(31)
-        with before_store_change(number, lambda place=place: clean(place, RULE, server.now)) as count_changes:
+        if is_expired:
+            server.clean(place)
+            server.pass_days(8)
+            server.clean(place)
+        with before_store_change(number, lambda place=place: removed.update(server.clean(place))) as count_changes:
             manifest = publish(place, "new")
-        expired += place.manifest(DAY) != manifest
-        assert read(place, place.manifest(DAY)) == "new"
+        assert place.manifest(DAY) == manifest
+        assert read(place, manifest) == "new"
         has_more = count_changes() > number
         number += 1
     assert number > 3
-    assert not expired
+    assert removed == {"tombstone" if is_expired else "expired"}
 
 
 def test_publish_and_use_at_any_moment_of_a_removal(dataset: ObjectDataset, server: Server) -> None:
@@ -286,17 +311,18 @@ def test_memory_keeps_tombstones(monkeypatch: pytest.MonkeyPatch, home: Path, us
 
 def test_cold_files_get_another_class_once(dataset: ObjectDataset, server: Server) -> None:
     rule = replace(RULE, expires_after=None, cold_after=90 * DAY_S, cold_class="STANDARD_IA")
+    publish(dataset, "replaced")
     manifest = publish(dataset, "a")
     publish(dataset, "b", "day=2013-01-02")
     server.pass_days(91)
     assert dataset.find("day=2013-01-02", "b")
-    assert server.clean(dataset, rule) == ["cold"] * 2
+    assert server.clean(dataset, replace(rule, leftovers_after=1000 * DAY_S)) == ["cold"] * 2
     classes = {key.rpartition("tills/")[2]: kind for key, kind in server.s3.classes.items()}
     assert classes == {file.path: "STANDARD_IA" for file in manifest.files.values()}
     assert read(dataset, dataset.manifest(DAY)) == "a"
     assert dataset.manifest(DAY) == manifest
     server.pass_days(1)
-    assert server.clean(dataset, rule) == []
+    assert server.clean(dataset, rule) == ["replaced"] * 2
     assert dataset.find(DAY, "a"), "it is used, and cold again after that time"
     server.pass_days(88)
     assert server.clean(dataset, rule) == []
