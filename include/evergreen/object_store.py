@@ -153,9 +153,7 @@ def write(file: UPath, data: bytes, version: str | None) -> bool:
     except (AlreadyExistsError, PreconditionError):
         # Also of a request that succeeded, and was repeated because its answer was lost.
         return _find_attempt(file) == attempt
-    except OSError as error:
-        if version and isinstance(error, FileNotFoundError):
-            return False  # deleted meanwhile; or the bucket is, as a create will say
+    except OSError:
         with suppress(OSError):
             if _find_attempt(file) == attempt:
                 return True

@@ -148,6 +148,20 @@ def test_a_writer_that_has_read_less_does_not_have_the_last_word(lake: None, mon
     assert len(in_ledger()) == 2
 
 
+def test_a_writer_whose_page_is_published_by_another_is_done(lake: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(10)
+    write_rows, others = verdict_tables._write_rows, [publish_verdicts]
+
+    def write_late(*arguments: object) -> None:
+        while others:
+            others.pop()(MODEL)  # and removes what is staged for the page
+        write_rows(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(verdict_tables, "_write_rows", write_late)
+    tables.sync_tables(publish_verdicts(MODEL), DeltaFormat())
+    assert rows("verdicts", VERDICT) == in_ledger()
+
+
 def test_writers_at_once_lose_no_verdict(lake: None) -> None:
     def judge(number: int) -> None:
         record(number)
