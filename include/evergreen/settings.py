@@ -133,8 +133,8 @@ class RetentionSettings(BaseModel):
         return days
 
     def _ages(self) -> dict[str, float]:
-        others = ("leftovers_days", "verdict_days", "cold_storage_class")
-        return {name: value for name, value in self if name not in others and value}
+        no_ages = ("leftovers_days", "verdict_days", "cold_storage_class")
+        return {name: value for name, value in self if name not in no_ages and value}
 
     @model_validator(mode="after")
     def _check_leftovers(self) -> Self:

@@ -334,7 +334,7 @@ def rebuild_command(ctx: typer.Context, model: OptionalModelArgument = None) -> 
 
 @tables_app.command("sync")
 def sync_tables_command(ctx: typer.Context, model: OptionalModelArgument = None) -> None:
-    """Make the tables of features, training sets and verdicts complete."""
+    """Make tables of features, training sets, verdicts complete."""
     from evergreen.features.inputs import features_dataset
     from evergreen.lake.datasets import open_dataset
     from evergreen.lake.tables import SyncedTable, configured_table_format, sync_tables
