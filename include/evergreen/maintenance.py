@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any
 
 from evergreen import ledger, storage
 from evergreen.errors import DatasetError, EvergreenError, Fault, LedgerError, SettingsError
 from evergreen.lake import datasets, retention, tables
 from evergreen.lake.datasets import Dataset, Manifest
-from evergreen.lake.retention import Removal, RetentionRule
+from evergreen.lake.retention import Removal, RemovalKind, RetentionRule
 from evergreen.settings import RetentionSettings, settings, variable_name
 from evergreen.spec.loader import feature_spec, load_spec, model_names
 from evergreen.spec.model import ModelSpec
@@ -33,7 +33,8 @@ from evergreen.training.job import CHECKPOINTS_FOLDER, OUTPUT_FOLDER, RESULT_FIL
 
 _MARGIN = timedelta(hours=2)  # what was used an hour ago is not renewed, and tasks need time to end
 _EXPIRING_DATASETS = ("features", "training_sets", "looks", "models", "evaluations", "checks", "declared")
-_OTHER_DATASETS = ("backtests", "extracts")  # only leftovers go
+_OTHER_DATASETS = ("backtests", "extracts", "verdict_tables")  # only leftovers go
+_DATASETS_WITH_TABLES = frozenset(["features", "training_sets", "verdict_tables"])
 _RAW_DATASETS = frozenset(["extracts"])
 _JOB_NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -43,7 +44,7 @@ class CleanupItem:
     """What goes, or has gone, of one kind in one place: a dataset, by its path in the lake, or a model's jobs."""
 
     place: str
-    kind: Literal["expired", "replaced", "staged"]
+    kind: RemovalKind
     count: int
     size: int
     oldest: datetime
@@ -90,22 +91,21 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
     if policy.leftovers_days is None:
         return CleanupReport()
     specs = [load_spec(name) for name in model_names()]
-    if not storage.is_local(settings().lake) and (ages := policy.expiring()):
-        problem = f"is set, and the lake is in an object store, where partitions do not expire: {settings().lake}"
-        faults = [Fault(variable_name("retention", name), problem, "leave it out; leftovers go") for name in ages]
-        raise SettingsError("the environment", faults)
     _check_time_limits(specs, policy.leftovers_days)
+    table_format = tables.configured_table_format()
+    cold = _cold_rule(policy)
     items: list[CleanupItem] = []
     problems: list[str] = []
     for kind in (*_EXPIRING_DATASETS, *_OTHER_DATASETS):
         for dataset in datasets.list_datasets(kind):
             place, removals = f"{kind}/{dataset.root.name}", list[Removal]()
-            has_tables = kind == "features" and not is_dry_run
-            if has_tables:
-                tables.follow_publication(dataset, [])  # they may be behind, and name files that go now
+            has_tables = kind in _DATASETS_WITH_TABLES and not is_dry_run
             try:
-                rule = _retention_rule(kind, dataset, specs, policy, now)
-                for removal in _removals(dataset, rule, now.timestamp(), is_dry_run=is_dry_run):
+                rule = replace(_retention_rule(kind, dataset, specs, policy, now), **cold)
+                plan = retention.plan_removals(retention.take_inventory(dataset), rule, now.timestamp())
+                if has_tables and table_format and plan:
+                    tables.sync_tables(dataset, table_format)  # they may be behind, and name files that go now
+                for removal in plan if is_dry_run else retention.apply_removals(dataset, plan, rule, now.timestamp()):
                     removals.append(removal)
             except (EvergreenError, OSError) as error:
                 problems.append(f"{place} is not cleaned up: {error}")
@@ -166,6 +166,19 @@ def _check_time_limits(specs: Sequence[ModelSpec], leftovers_days: float) -> Non
         raise SettingsError("the environment", faults)
 
 
+def _cold_rule(policy: RetentionSettings) -> dict[str, Any]:
+    """Return what the rules of all datasets say about storage classes."""
+    if policy.cold_days is None:
+        return {}
+    lake = settings().lake
+    if storage.is_local(lake) or lake.protocol not in ("s3", "s3a"):
+        problem = f"is set, and the lake is not in S3, which has storage classes: {lake}"
+        raise SettingsError(
+            "the environment", [Fault(variable_name("retention", "cold_days"), problem, "leave it out")]
+        )
+    return {"cold_after": timedelta(policy.cold_days).total_seconds(), "cold_class": policy.cold_storage_class}
+
+
 def _retention_rule(
     kind: str, dataset: Dataset, specs: Sequence[ModelSpec], policy: RetentionSettings, now: datetime
 ) -> RetentionRule:
@@ -200,12 +213,6 @@ def _retention_rule(
         ),
         pinned_files=pinned,
     )
-
-
-def _removals(dataset: Dataset, rule: RetentionRule, now: float, *, is_dry_run: bool) -> Iterator[Removal]:
-    """Yield what would go, or remove it and yield it."""
-    plan = retention.plan_removals(retention.take_inventory(dataset), rule, now)
-    yield from plan if is_dry_run else retention.apply_removals(dataset, plan, rule, now)
 
 
 def _first_needed_partition(feature_model: str, specs: Sequence[ModelSpec], since: datetime) -> str | None:

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from evergreen.errors import StoreError, first_line
-from evergreen.storage import StoredFile, UPath
+from evergreen.storage import StoredFile, UPath, remove_version
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
 
 _PROBE_FOLDER = "_doctor"
 _WRITERS, _ROUNDS = 16, 2
+_DELETE_PROOF, _DELETE_ROUNDS = "_store/deletes.json", 5
 _ATTEMPT = "attempt"  # metadata of an object; Azure allows no hyphen in its names
 _CHUNK_BYTES = 8 << 20
 # Of racing writers some stores turn many away for seconds: the client's own ten tries may be over by then.
@@ -240,6 +241,45 @@ def delete(files: Sequence[UPath]) -> None:
                 obstore.delete(store, batch)
         except FileNotFoundError:  # of a store that says so; it may have left out the others
             batches += [[key] for key in batch] if len(batch) > 1 else []
+
+
+@cache
+def deletes_on_condition(folder: UPath) -> bool:
+    """Return whether the store of `folder` deletes an object only if it is still the one that was read.
+
+    S3 does, and some of the stores with its API. Others ignore the condition, or have no such request.
+    """
+    if folder.protocol not in ("s3", "s3a"):
+        return False
+    proof = folder / _DELETE_PROOF
+    if exists(proof):
+        return True
+    try:
+        is_kept = all(_race_to_delete(folder / _PROBE_FOLDER / uuid.uuid4().hex) for _ in range(_DELETE_ROUNDS))
+        return is_kept and (write(proof, b'{"conditional_deletes": "kept"}\n', None) or exists(proof))
+    except OSError:  # it has no such request, or this process no right to write
+        return False
+
+
+def _race_to_delete(file: UPath) -> bool:
+    """Return whether a store that is asked to delete and to replace one version at once does one of them."""
+    try:
+        write(file, b"first", None)
+        first = read(file)
+        assert first is not None
+        if remove_version(file, f'"{"0" * 32}"'):
+            return False
+        with ThreadPoolExecutor(1) as pool:
+            deletion = pool.submit(remove_version, file, first.version)
+            is_replaced = write(file, b"second", first.version)
+            is_deleted = deletion.result()
+        stored = read(file)
+        if not is_replaced:
+            return stored is None
+        # A store that can delete nothing would have kept it as well.
+        return not is_deleted and stored is not None and remove_version(file, stored.version) and not exists(file)
+    finally:
+        delete([file])
 
 
 def prove_conditions(folder: UPath) -> None:

@@ -120,22 +120,27 @@ class RetentionSettings(BaseModel):
     jobs_days: float | None = Field(
         None, description="age at which checkpoints and output of training jobs go; what they cost stays"
     )
+    cold_days: float | None = Field(
+        None, description="age at which files of partitions get the storage class `cold_storage_class`; only in S3"
+    )
+    cold_storage_class: Literal["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"] | None = Field(
+        None, description="storage class of S3 for what is older than `cold_days`: one that is read at once"
+    )
 
     def expiry_days(self, name: str) -> float | None:
         """Return the age at which what is called `name` expires, such as `training_sets`; None: never."""
         days: float | None = getattr(self, f"{name}_days")
         return days
 
-    def expiring(self) -> list[str]:
-        """Return the settings by which partitions of datasets expire."""
-        return [name for name in self._ages() if name != "jobs_days"]
-
     def _ages(self) -> dict[str, float]:
-        return {name: value for name, value in self if name not in ("leftovers_days", "verdict_days") and value}
+        no_ages = ("leftovers_days", "verdict_days", "cold_storage_class")
+        return {name: value for name, value in self if name not in no_ages and value}
 
     @model_validator(mode="after")
     def _check_leftovers(self) -> Self:
         ages = self._ages()
+        if (self.cold_days is None) != (self.cold_storage_class is None):
+            raise ValueError("cold_days and cold_storage_class belong together: set both, or none")
         if ages and self.leftovers_days is None:
             raise ValueError(f"{next(iter(ages))} is set, so set leftovers_days too: files go by that")
         for name, value in ages.items():
@@ -179,7 +184,8 @@ class Settings(BaseSettings):
     )
     tables: Literal["delta"] | None = Field(
         None,
-        description="open table format in which other programs read published features, too; `delta` needs "
+        description="open table format in which other programs read published features, training sets and verdicts, "
+        "too; `delta` needs "
         "`pip install 'evergreen[delta]'`; default: none",
     )
     raw: str = Field(

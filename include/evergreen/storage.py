@@ -185,6 +185,38 @@ def replace_version(file: UPath | Path, data: bytes, version: str | None) -> boo
         return True
 
 
+def remove_version(file: UPath, version: str) -> bool:
+    """Remove an object of S3 if it is still `version`; return whether this call did.
+
+    `evergreen.object_store` has no such request. Not every store with the API of S3 keeps the condition:
+    `object_store.deletes_on_condition` says which does.
+
+    Raises:
+        OSError: the store has no such request, or fails.
+    """
+    bucket, _, key = file.path.lstrip("/").partition("/")
+    try:
+        with _translate_to_os_error(file):
+            file.fs.call_s3("delete_object", Bucket=bucket, Key=key, IfMatch=version)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # the condition failed
+            return False
+        raise
+    return True
+
+
+def change_storage_class(file: UPath, storage_class: str) -> None:
+    """Give an object of S3 another storage class: a copy to its own place, within the store.
+
+    Readers get the object as it was, whole, before and after.
+    """
+    with _translate_to_os_error(file):
+        # With its metadata replaced a copy is allowed also where the class is that already.
+        file.fs.cp_file(file.path, file.path, StorageClass=storage_class, MetadataDirective="REPLACE")
+
+
 def update_file(file: UPath | Path, change: Callable[[bytes | None], bytes | None]) -> None:
     """Replace the content of `file` by what `change` makes of it; None leaves it. None is also what a new file has.
 

@@ -1,4 +1,4 @@
-"""Something else happens in the middle of an action: before one of its changes of the file system, by number."""
+"""Something else happens in the middle of an action: before one of its changes of files or objects, by number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
+from evergreen import object_store
+from evergreen.lake import object_datasets, retention
+
 _SYSTEM_MODULES = ("posix", "fcntl")
+_STORE_CHANGES = (
+    (object_store, "put_file"),
+    (object_store, "write"),
+    (object_store, "delete"),
+    (object_datasets, "remove_version"),
+    (retention, "change_storage_class"),
+)
 _CHANGES = frozenset(["flock", "link", "mkdir", "rename", "replace", "rmdir", "unlink", "utime"])
 
 
@@ -50,3 +62,59 @@ def killed_before_change(number: int, action: Callable[[], object]) -> bool:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code in (0, 9), f"the action failed in its process: {code}"
     return code == 9
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@contextmanager
+def before_store_change(number: int, event: Callable[[], object]) -> Iterator[Callable[[], int]]:
+    """Let `event` happen just before change `number`, from 0, of an object store; yield what counts the changes.
+
+    An event that raises `Killed` does so before each later change as well: a process that has ended changes nothing.
+    """
+    changes = 0
+    is_happening = False
+
+    def watch(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            nonlocal changes, is_happening
+            if not is_happening:
+                changes += 1
+                is_happening = changes == number + 1 or (is_dead and changes > number)
+                if is_happening:
+                    happen()
+                    is_happening = False
+            return function(*arguments)
+
+        return run
+
+    is_dead = False
+
+    def happen() -> None:
+        nonlocal is_dead, is_happening
+        try:
+            event()
+        except Killed:
+            is_dead, is_happening = True, False
+            raise
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in _STORE_CHANGES:
+            patch.setattr(module, name, watch(getattr(module, name)))
+        yield lambda: changes
+
+
+def killed_before_store_change(number: int, action: Callable[[], object]) -> bool:
+    """Run `action` until just before its change `number` of an object store; return whether it made so many."""
+
+    def kill() -> None:
+        raise Killed
+
+    try:
+        with before_store_change(number, kill):
+            action()
+    except Killed:
+        return True
+    return False

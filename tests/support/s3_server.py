@@ -14,9 +14,10 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,6 +42,8 @@ class S3:
     full: bool = False
     conditions: str = "kept"
     """How conditions are handled: "kept"; "ignored"; or "late", which checks first and writes a moment later."""
+    delete_conditions: str = "kept"
+    """How those of deletions are: also as one of these, or "refused"."""
     words: str = "condition not named"
     """How it reports an existing object: "condition not named", as MinIO; "condition named", as S3; or "conflict"."""
     page_length: int = 1000
@@ -49,9 +52,15 @@ class S3:
     """So many puts succeed and report an error."""
     ahead: float = 0.0
     """Seconds that its clock is ahead."""
+    clock: Callable[[], float] = time
+    """What objects get as the time of their last change."""
+    times: dict[str, float] = field(default_factory=dict)
+    """Time of the last change of objects, by bucket and key."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     attempts: dict[str, str] = field(default_factory=dict)
     """Metadata `attempt` of objects, by bucket and key."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """Storage class of objects that were copied to one, by bucket and key."""
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Method, and bucket with key (of a LIST: with its prefix), of every request so far."""
 
@@ -171,6 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(200)
         if not self._allowed(bucket):
             return None
+        if source := unquote(self.headers.get("x-amz-copy-source", "")).lstrip("/"):
+            return self._copy(source, bucket, key)
         if self.store.full:
             return self._fault(507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold")
         is_kept = self.store.conditions != "ignored"
@@ -183,6 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
             exists |= bool(is_kept and expected and stored is not None and etag(stored) != expected)
             if not exists and self.store.conditions != "late":
                 self.store.attempts[f"{bucket}/{key}"] = self.headers.get("x-amz-meta-attempt", "")
+                self.store.times[f"{bucket}/{key}"] = self.store.clock()
                 try:
                     self.store.buckets[bucket][key] = data
                 except OSError as error:  # the disk under it
@@ -213,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         if key:
             if key not in objects:
                 return self._fault(404, "NoSuchKey", "The specified key does not exist.")
-            return self._give(objects[key], self.store.attempts.get(f"{bucket}/{key}", ""))
+            return self._give(bucket, key, objects[key])
         query = parse_qs(urlsplit(self.path).query)
         delimiter = query.get("delimiter", [""])[0]
         names = sorted(name for name in objects if name.startswith(prefix))
@@ -230,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = "".join(
             f"<Contents><Key>{escape(name)}</Key><Size>{len(objects[name])}</Size>"
             f"<ETag>{escape(etag(objects[name]))}</ETag>"
-            "<LastModified>2013-01-01T00:00:00.000Z</LastModified></Contents>"
+            f"<LastModified>{self._changed_at(bucket, name):%Y-%m-%dT%H:%M:%S.000Z}</LastModified></Contents>"
             for name in files
         ) + "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in sorted(folders))
         return self._answer(
@@ -248,15 +260,47 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200 if exists else 404)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", etag(content))
-        self.send_header("Last-Modified", formatdate(0, usegmt=True))
+        self.send_header("Last-Modified", formatdate(self._changed_at(bucket, key).timestamp(), usegmt=True))
+        if storage_class := self.store.classes.get(f"{bucket}/{key}"):
+            self.send_header("x-amz-storage-class", storage_class)
         self.end_headers()
 
     def do_DELETE(self) -> None:
         bucket, key = self._bucket_and_key()
         self.store.requests.append(("DELETE", f"{bucket}/{key}"))
-        if self._allowed(bucket):
+        if not self._allowed(bucket):
+            return None
+        expected, conditions = self.headers.get("If-Match"), self.store.delete_conditions
+        if expected and conditions == "refused":
+            return self._fault(501, "NotImplemented", "A header implies functionality that is not implemented")
+        with self.store.lock:
+            stored = self.store.buckets[bucket].get(key)
+            if expected and conditions != "ignored" and (stored is None or etag(stored) != expected):
+                return self._fault(412, "PreconditionFailed", "At least one of the pre-conditions did not hold")
+            if conditions != "late":
+                self.store.buckets[bucket].pop(key, None)
+        if conditions == "late":
+            sleep(0.02)
             self.store.buckets[bucket].pop(key, None)
-            self._answer(204)
+        return self._answer(204)
+
+    def _copy(self, source: str, bucket: str, key: str) -> None:
+        source_bucket, _, source_key = source.partition("/")
+        storage_class = self.headers.get("x-amz-storage-class", "STANDARD")
+        is_same = source == f"{bucket}/{key}" and storage_class == self.store.classes.get(source, "STANDARD")
+        if is_same and self.headers.get("x-amz-metadata-directive") != "REPLACE":
+            return self._fault(400, "InvalidRequest", "This copy request would change nothing")
+        with self.store.lock:
+            content = self.store.buckets[source_bucket].get(source_key)
+            if content is None:
+                return self._fault(404, "NoSuchKey", "The specified key does not exist.")
+            self.store.buckets[bucket][key] = content
+            self.store.times[f"{bucket}/{key}"] = self.store.clock()
+            self.store.classes[f"{bucket}/{key}"] = storage_class
+        return self._answer(200, f"<CopyObjectResult><ETag>{etag(content)}</ETag></CopyObjectResult>".encode())
+
+    def _changed_at(self, bucket: str, key: str) -> datetime:
+        return datetime.fromtimestamp(self.store.times.get(f"{bucket}/{key}", 0), UTC)
 
     def do_POST(self) -> None:
         """Delete several objects at once; no other POST is supported."""
@@ -272,9 +316,13 @@ class _Handler(BaseHTTPRequestHandler):
         deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
         return self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
 
-    def _give(self, content: bytes, attempt: str) -> None:
+    def _give(self, bucket: str, key: str, content: bytes) -> None:
         """Respond with the object, or the requested range of it."""
-        headers = {"ETag": etag(content), "Last-Modified": formatdate(0, usegmt=True), "x-amz-meta-attempt": attempt}
+        headers = {
+            "ETag": etag(content),
+            "Last-Modified": formatdate(self._changed_at(bucket, key).timestamp(), usegmt=True),
+            "x-amz-meta-attempt": self.store.attempts.get(f"{bucket}/{key}", ""),
+        }
         byte_range = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if not byte_range:
             return self._answer(200, content, headers)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from evergreen import ledger, storage
+from evergreen import ledger, object_store, storage
 from evergreen.cli import app
 from evergreen.errors import EvergreenError, PromotionRefusedError, SettingsError, SpecError
 from evergreen.lake import tables
@@ -33,12 +35,20 @@ from evergreen.lake.fingerprints import compute_fingerprint
 from evergreen.ledger import VerdictRecorded, VersionRegistered
 from evergreen.maintenance import CleanupItem, clean_up
 from evergreen.promotion import rules
-from evergreen.settings import settings
+from evergreen.settings import RetentionSettings, settings
 from evergreen.spec.loader import load_spec
+from evergreen.storage import UPath
 from evergreen.training.job import ATTEMPTS_FOLDER, CHECKPOINTS_FOLDER, JOB_FILE, OUTPUT_FOLDER, RESULT_FILE
 from support.calendars import cooldown
-from support.interleaving import before_change, killed_before_change
+from support.interleaving import (
+    before_change,
+    before_store_change,
+    killed_before_change,
+    killed_before_store_change,
+)
 from support.ledger_events import day, request, verdict_event
+from support.object_stores import open_store
+from support.s3_server import S3
 
 pytestmark = pytest.mark.unit
 
@@ -84,7 +94,7 @@ class Clock:
             yield
         finally:
             instant = self.now.timestamp()
-            for root in (settings().lake, Path(settings().jobs)):
+            for root in filter(storage.is_local, (settings().lake, Path(settings().jobs))):
                 for path in root.rglob("*"):
                     if path.lstat().st_mtime > BEGINNING.timestamp() + 4000 * 86400:
                         os.utime(path, (instant, instant))
@@ -211,11 +221,17 @@ def found(items: tuple[CleanupItem, ...], place: str) -> dict[str, int]:
 class Deployment(RuleBasedStateMachine):
     """A model that lives for months, with maintenance at any moment, in any process that dies.
 
-    Everything is published, judged and promoted by real code; the training and its data are a few bytes.
+    Everything is published, judged and promoted by real code; the training and its data are a few bytes. The lake is in
+    `folder`, or in a server with the clock of the test.
     """
 
-    def __init__(self, clock: Clock, use_home: Callable[[Path], Path], folder: Path):
+    def __init__(self, clock: Clock, use_home: Callable[[Path], Path], folder: Path, server: S3 | None = None):
         super().__init__()
+        self.server = server
+        if server:
+            server.clock = lambda: clock.now.timestamp()
+            for bucket in server.buckets.values():
+                bucket.clear()
         self.clock, clock.now = clock, BEGINNING
         shutil.rmtree(folder, ignore_errors=True)
         use_home(folder)
@@ -230,11 +246,10 @@ class Deployment(RuleBasedStateMachine):
             for number in range(LAST_DAY + 1):
                 self._note("features", publish_features(number, 0))
             raw = settings().lake / "raw/flights/day=2013-01-01/flights.parquet"
-            raw.parent.mkdir(parents=True)
-            raw.touch()
-            for text in "ab":
-                publish("extracts", "orders-2013-01-01", {"raw": text}, rows=text)
-            self.raw_files = [raw, *(settings().lake / "extracts").rglob("*.json")]
+            storage.put(raw, b"rows")
+            extracts = [publish("extracts", "orders-2013-01-01", {"raw": text}, rows=text) for text in "ab"]
+            folder = settings().lake / "extracts" / MODEL
+            self.raw_files = [raw, *(folder / manifest.files["rows"].path for manifest in extracts)]
 
     def _note(self, kind: str, manifest: Manifest) -> None:
         self.used_at[kind, manifest.partition] = self.clock.now
@@ -295,7 +310,7 @@ class Deployment(RuleBasedStateMachine):
                 staged.touch()
             self._note(kind, manifest)
             self.tasks.append(
-                (self.clock.now, [staged, *(dataset.file_path(manifest, name) for name in manifest.files)])
+                (self.clock.now, [staged, *(dataset.root / file.path for file in manifest.files.values())])
             )
 
     @rule()
@@ -313,13 +328,14 @@ class Deployment(RuleBasedStateMachine):
     def die_in_clean_up(self, number: int) -> None:
         needed = self._needed()
         with self.clock.stamp():
-            killed_before_change(number, lambda: clean_up(self.clock.now, is_dry_run=False))
+            self._kill(number, lambda: clean_up(self.clock.now, is_dry_run=False))
         self._check(needed)
 
     @rule(number=st.integers(0, LAST_DAY), value=st.integers(0, 1), change=st.integers(0, 20))
     def clean_up_in_a_publish(self, number: int, value: int, change: int) -> None:
         needed = self._needed()
-        with self.clock.stamp(), before_change(change, lambda: clean_up(self.clock.now, is_dry_run=False)):
+        before = before_store_change if self.server else before_change
+        with self.clock.stamp(), before(change, lambda: clean_up(self.clock.now, is_dry_run=False)):
             manifest = publish_features(number, value)
         self._note("features", manifest)
         assert open_dataset(f"features/{MODEL}").manifest(manifest.partition) == manifest
@@ -328,8 +344,43 @@ class Deployment(RuleBasedStateMachine):
     @rule(number=st.integers(0, LAST_DAY), value=st.integers(0, 1), change=st.integers(0, 12))
     def die_in_a_publish(self, number: int, value: int, change: int) -> None:
         with self.clock.stamp():
-            killed_before_change(change, lambda: publish_features(number, value))
+            self._kill(change, lambda: publish_features(number, value))
             self._note("features", publish_features(number, value))
+
+    @rule(number=st.integers(0, LAST_DAY), change=st.integers(0, 12))
+    def find_in_a_clean_up(self, number: int, change: int) -> None:
+        """A step that finds its partition, at any moment of maintenance, uses it from then on."""
+        partition, found = f"day={day(number)}", []
+
+        def find() -> None:
+            dataset = open_dataset(f"features/{MODEL}")
+            if manifest := dataset.manifest(partition):
+                found.append(dataset.find(partition, manifest.fingerprint))
+
+        # In a folder it waits where maintenance has the lock, so it ends when that lets it.
+        finder = threading.Thread(target=find)
+        needed = self._needed()
+        before = before_store_change if self.server else before_change
+        with self.clock.stamp():
+            with before(change, find if self.server else finder.start):
+                clean_up(self.clock.now, is_dry_run=False)
+            if finder.ident:
+                finder.join()
+        if any(found):
+            self.used_at["features", partition] = self.clock.now
+        self._check(needed)
+
+    def _kill(self, number: int, action: Callable[[], object]) -> None:
+        kill = killed_before_store_change if self.server else killed_before_change
+        kill(number, action)
+
+    def _size(self, path: UPath | Path) -> int | None:
+        """Return the size of a file, or None if it is gone, asking as little as possible of the code under test."""
+        if storage.is_local(path):
+            return path.stat().st_size if path.exists() else None
+        assert self.server
+        bucket, _, key = path.path.partition("/")
+        return len(self.server.buckets[bucket][key]) if key in self.server.buckets[bucket] else None
 
     def _is_old(self, kind: str, partition: str) -> bool:
         return self.clock.now - self.used_at[kind, partition] > timedelta(EXPIRY_DAYS)
@@ -370,30 +421,42 @@ class Deployment(RuleBasedStateMachine):
         for kind in (*DATASETS, "extracts"):
             dataset: Dataset = open_dataset(f"{kind}/{MODEL}")
             for manifest in dataset.manifests():
-                assert all((dataset.root / file.path).stat().st_size == file.size for file in manifest.files.values())
+                assert all(self._size(dataset.root / file.path) == file.size for file in manifest.files.values())
 
     @invariant()
     def running_tasks_have_their_files(self) -> None:
         for began_at, files in self.tasks:
             if self.clock.now - began_at < timedelta(LEFTOVERS_DAYS):
-                assert all(file.exists() for file in files)
+                assert all(self._size(file) is not None for file in files)
 
     @invariant()
     def raw_data_stays(self) -> None:
-        assert all(file.exists() for file in getattr(self, "raw_files", ()))
+        assert all(self._size(file) is not None for file in getattr(self, "raw_files", ()))
 
 
+@pytest.mark.parametrize("place", ["folder", "store"])
 def test_no_life_of_a_deployment_loses_what_is_needed(
-    models: Path, clock: Clock, use_home: Callable[[Path], Path], tmp_path: Path
+    models: Path,
+    clock: Clock,
+    use_home: Callable[[Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
 ) -> None:
     options = hypothesis_settings(
-        max_examples=20,
+        max_examples=20 if place == "folder" else 3,  # requests take longer than files
         stateful_step_count=20,
         derandomize=True,
         database=None,
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
     )
-    run_state_machine_as_test(lambda: Deployment(clock, use_home, tmp_path / "life"), settings=options)
+    if place == "folder":
+        run_state_machine_as_test(lambda: Deployment(clock, use_home, tmp_path / "life"), settings=options)
+        return
+    with open_store("own", monkeypatch) as (uri, server):
+        monkeypatch.setenv("EVERGREEN_LAKE", uri)
+        object_store.deletes_on_condition.cache_clear()
+        run_state_machine_as_test(lambda: Deployment(clock, use_home, tmp_path / "life", server), settings=options)
 
 
 def pass_days(clock: Clock, days: float) -> None:
@@ -492,6 +555,59 @@ def test_tables_lose_what_expires(history: list[Retrained], clock: Clock, monkey
     assert numbers() == list(range(LAST_DAY + 1))
     clean(clock)
     assert numbers() == list(range(7, LAST_DAY + 1))
+
+
+def test_tables_of_training_sets_lose_what_expires(
+    history: list[Retrained], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERGREEN_TABLES", "delta")
+    settings.cache_clear()
+    dataset = open_dataset(f"training_sets/{MODEL}")
+    inputs = {"as_of": "2013-01-04", "feature_model": MODEL, "features": {}, "earlier_features": {}}
+    with clock.stamp():
+        for partition in ("as_of=2013-01-01", "as_of=2013-01-02T0600Z", "as_of=2013-02-01"):
+            file = dataset.stage(partition, "rows") / "rows.parquet"
+            pq.write_table(pa.table({"n": [1]}), file)
+            dataset.publish(partition, "rows", {"rows": file}, inputs)
+        tables.follow_publication(dataset, dataset.partitions())
+
+    def partitions_of_table() -> list[str]:
+        return sorted(DeltaTable(dataset.root / "rows").to_pyarrow_dataset().to_table()["as_of"].to_pylist())
+
+    assert partitions_of_table() == ["2013-01-01", "2013-01-02T06:00Z", "2013-02-01"]
+    pass_days(clock, 100)
+    clean(clock)
+    assert partitions_of_table() == ["2013-02-01"]
+
+
+def test_no_file_goes_whose_table_cannot_be_written(
+    history: list[Retrained], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERGREEN_TABLES", "delta")
+    settings.cache_clear()
+    dataset = open_dataset(f"training_sets/{MODEL}")
+    log = dataset.root / "train" / "_delta_log"
+    log.mkdir()
+    (log / f"{0:020}.json").write_text("x")
+    pass_days(clock, 100)
+    before = partitions("training_sets")
+    with clock.stamp():
+        report = clean_up(clock.now, is_dry_run=False)
+    [problem] = report.problems
+    assert problem.startswith("training_sets/shop is not cleaned up: ")
+    assert "_delta_log is damaged" in problem
+    assert partitions("training_sets") == before
+    assert "models/shop" in {item.place for item in report.items}, "others are"
+
+
+def test_storage_classes_are_of_s3(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_RETENTION__COLD_DAYS", "90")
+    with pytest.raises(ValidationError, match="belong together"):
+        RetentionSettings(leftovers_days=7, cold_days=90)
+    monkeypatch.setenv("EVERGREEN_RETENTION__COLD_STORAGE_CLASS", "STANDARD_IA")
+    settings.cache_clear()
+    with pytest.raises(SettingsError, match="the lake is not in S3, which has storage classes"):
+        clean_up(datetime.now(UTC), is_dry_run=True)
 
 
 def test_features_of_a_longer_window_stay(history: list[Retrained], clock: Clock, models: Path) -> None:

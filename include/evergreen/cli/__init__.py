@@ -8,7 +8,7 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -350,27 +350,47 @@ def rebuild_command(ctx: typer.Context, model: OptionalModelArgument = None) -> 
 
 @tables_app.command("sync")
 def sync_tables_command(ctx: typer.Context, model: OptionalModelArgument = None) -> None:
-    """Make the tables of published features complete."""
+    """Make tables of features, training sets, verdicts complete."""
     from evergreen.features.inputs import features_dataset
-    from evergreen.lake.tables import configured_table_format, sync_tables
+    from evergreen.lake.datasets import open_dataset
+    from evergreen.lake.tables import SyncedTable, configured_table_format, sync_tables
+    from evergreen.promotion.verdict_tables import publish_verdicts
 
     table_format = configured_table_format()
     if table_format is None:
         raise EvergreenError(f"{variable_name('tables')} names no format, so there are no tables: set it to delta")
 
-    def sync(spec: ModelSpec) -> None:
-        features = spec.feature_model
-        synced_tables = sync_tables(features_dataset(spec), table_format)
+    def report(place: str, synced_tables: Sequence[SyncedTable], advice: str) -> None:
         for synced in synced_tables:
-            ctx.obj.print(f"✓ {features}/{synced.table}: {synced.partitions} partitions")
+            ctx.obj.print(f"✓ {place}/{synced.table}: {synced.partitions} partitions")
             if synced.left_out:
                 partition, reason = next(iter(synced.left_out.items()))
                 ctx.obj.print(f"  without {len(synced.left_out)}, such as {partition}: {reason}")
-                ctx.obj.print(f"  run {features}.features for them: it builds them again, all with the same types")
+                ctx.obj.print(f"  {advice}")
+
+    def sync_features(spec: ModelSpec) -> None:
+        features = spec.feature_model
+        synced_tables = sync_tables(features_dataset(spec), table_format)
+        advice = f"run {features}.features for them: it builds them again, all with the same types"
+        report(features, synced_tables, advice)
         if not synced_tables:
             ctx.obj.print(f"{features}: no features are published yet")
 
-    _for_each_feature_model(model, sync)
+    def sync_training(spec: ModelSpec) -> None:
+        advice = f"read them by their hash: `evergreen pin {spec.name} HASH`"
+        training_sets = open_dataset(f"training_sets/{spec.name}")
+        report(f"training_sets/{spec.name}", sync_tables(training_sets, table_format), advice)
+        verdicts = publish_verdicts(spec.name, all_pages=True)
+        report(f"verdict_tables/{spec.name}", sync_tables(verdicts, table_format), "run this command again")
+
+    problems = []
+    for act, action in ((_for_each_feature_model, sync_features), (_for_each_model, sync_training)):
+        try:
+            act(model, action)
+        except EvergreenError as error:
+            problems += str(error).split("\n")
+    if problems:
+        raise EvergreenError("\n".join(dict.fromkeys(problems)))
 
 
 @ledger_app.command("repair")

@@ -138,7 +138,9 @@ class PublicationStamp(NamedTuple):
 class PublishedManifest(NamedTuple):
     """A manifest as it is published, and what a replacement depends on."""
 
-    manifest: Manifest
+    manifest: Manifest | None
+    """None: the partition has expired."""
+    data: bytes
     version: str
     changed_at: float
     """Seconds since the epoch."""
@@ -165,11 +167,13 @@ class Dataset:
         return published and published.manifest
 
     def read_published(self, partition: str) -> PublishedManifest | None:
-        """Return the manifest that is published under `partition`, with its version; raises as `manifest`."""
+        """Return what is stored as the manifest of `partition`, with its version; raises as `manifest`."""
         path = self.manifest_path(partition)
         stored = read_version(path, MAX_MANIFEST_BYTES + 1)
         if stored is None:
             return None
+        if self._is_tombstone(stored.data):
+            return PublishedManifest(None, *stored)
         try:
             if len(stored.data) > MAX_MANIFEST_BYTES:
                 raise ValueError(f"it has more than {MAX_MANIFEST_BYTES:,} bytes")
@@ -179,17 +183,19 @@ class Dataset:
         except ValueError as error:
             fix = "remove it and run what makes the partition again; find out who can write to the lake"
             raise DatasetError(f"{path} is no manifest: {error}: {fix}") from None
-        return PublishedManifest(manifest, stored.version, stored.changed_at)
+        return PublishedManifest(manifest, *stored)
 
     def find(self, partition: str, fingerprint: str) -> Manifest | None:
         """Return the manifest of `partition` if it has this `fingerprint`, or None.
 
         What is found is in use: its age for `evergreen.lake.retention` begins anew.
         """
-        manifest = self.manifest(partition)
-        if manifest is None or manifest.fingerprint != fingerprint or not self._renew(self.manifest_path(partition)):
-            return None
-        return manifest
+        published = self.read_published(partition)
+        while published and published.manifest and published.manifest.fingerprint == fingerprint:
+            if self._renew_manifest(partition, published):
+                return published.manifest
+            published = self.read_published(partition)
+        return None
 
     def resolve(self, reference: Mapping[str, str]) -> Manifest:
         """Return the manifest that an earlier task of the run published, by its reference.
@@ -300,7 +306,7 @@ class Dataset:
         """Publish `manifest`, unless its fingerprint is published by now; return what is, as readers will get it."""
         path, data = self.manifest_path(manifest.partition), manifest.to_json().encode()
         replaced = self.read_published(manifest.partition)
-        while not (replaced and replaced.manifest.fingerprint == manifest.fingerprint):
+        while not (replaced and replaced.manifest and replaced.manifest.fingerprint == manifest.fingerprint):
             with self._share_lock():
                 for name, entry in manifest.files.items():
                     self._store_file(files[name], entry)
@@ -326,6 +332,14 @@ class Dataset:
             with suppress(FileNotFoundError):
                 # The folder, not the file: whoever may publish may write to it, also where another user made the file.
                 os.utime((self.root / file.path).parent)
+
+    def _renew_manifest(self, partition: str, _: PublishedManifest) -> bool:
+        """Let the age of a manifest begin anew; return False if it is not the one that was read any more."""
+        return self._renew(self.manifest_path(partition))
+
+    def _is_tombstone(self, _: bytes) -> bool:
+        """Return whether what is stored as a manifest says that the partition has expired."""
+        return False
 
     def _renew(self, path: Path) -> bool:
         """Let the age of a manifest, or of a staged folder, begin anew; return whether it is there."""
@@ -464,9 +478,9 @@ def period_partition(period: str) -> str:
 
 
 def partition_period(partition: str) -> str:
-    """Return the period of a partition that `period_partition` has named."""
-    key, _, name = partition.partition("=")
-    return name if key == "day" else f"{name[:-3]}:{name[-3:]}"
+    """Return the period of a partition that `period_partition` has named, or the value of another one's name."""
+    name = partition.partition("=")[2]
+    return f"{name[:-3]}:{name[-3:]}" if name.endswith("Z") else name
 
 
 def file_name_of_period(period: str) -> str:

@@ -3,7 +3,8 @@
 ::
 
     features/flight_delay/
-        _manifests/day=2013-01-01.json                      put on condition that it is the one that was read
+        _manifests/day=2013-01-01.json                      put on condition that it is the one that was read;
+                                                            a tombstone if the partition has expired
         carrier_delays/day=2013-01-01/3f9a…-7c1e….parquet   named by its content and the attempt that has put it
         _staging/day=2013-01-01-5e0d…/staged.json           what a task has built for the next one; put if absent
         _staging/day=2013-01-01-5e0d…/7c1e…/flights.parquet
@@ -39,14 +40,16 @@ from evergreen.lake.datasets import (
     Manifest,
     PublicationStamp,
     PublishedFile,
+    PublishedManifest,
     check_published_hash,
 )
 from evergreen.settings import settings
-from evergreen.storage import FileName, Sha256, UPath, file_sha256
+from evergreen.storage import FileName, Sha256, UPath, file_sha256, remove_version
 
 log = logging.getLogger(__name__)
 
 _PROOF = "_store/conditions.json"
+_TOMBSTONE = b'{"expired": true}\n'  # shorter than any manifest
 _STAGED = "staged.json"
 _MAX_STAGED_BYTES = 2**20
 _UNUSED_AFTER_S = 7 * 24 * 3600  # longer than any task uses a copy without asking for it again
@@ -77,7 +80,7 @@ class ObjectDataset(Dataset):
     def _list_stamps(self, start: str) -> dict[str, PublicationStamp]:
         stamps = {}
         for item in object_store.list_objects(self.manifest_path("any").parent, start):
-            if item.path.endswith(".json"):
+            if item.path.endswith(".json") and not is_tombstone(item):
                 stamp = PublicationStamp(int(item.changed_at * 1e9), item.version)
                 stamps[item.path.removesuffix(".json")] = stamp
         return stamps
@@ -86,8 +89,12 @@ class ObjectDataset(Dataset):
         return [self.root / name for name in object_store.list_children(self.root) if not name.startswith("_")]
 
     def read_manifests(self, partitions: Sequence[str]) -> list[Manifest]:
+        return [entry.manifest for entry in self.read_all_published(partitions) if entry.manifest]
+
+    def read_all_published(self, partitions: Sequence[str]) -> list[PublishedManifest]:
+        """Return what is stored as the manifests of `partitions`, in their order."""
         with ThreadPoolExecutor(_READERS) as pool:  # each is a request that mostly waits
-            return [manifest for manifest in pool.map(self.manifest, partitions) if manifest]
+            return [entry for entry in pool.map(self.read_published, partitions) if entry]
 
     def file_path(self, manifest: Manifest, name: str) -> Path:
         entry = manifest.files[name]
@@ -160,11 +167,42 @@ class ObjectDataset(Dataset):
         object_store.delete([folder / name for name in names if name == _STAGED])
         object_store.delete([folder / name for name in names if name != _STAGED])
 
-    def _renew(self, _: UPath) -> bool:  # type: ignore[override]
-        return True  # nothing expires
+    def expire(self, partition: str, version: str) -> bool:
+        """Replace the manifest of a partition by a tombstone if it is still `version`; return whether this call did.
+
+        A store need not be able to delete on a condition, but it replaces on one. So a publisher, or a step that finds
+        the partition in use, comes either before and keeps it, or after and finds it gone.
+        """
+        return object_store.write(self.manifest_path(partition), _TOMBSTONE, version)
+
+    def delete_tombstone(self, partition: str) -> bool:
+        """Delete the tombstone of a partition unless a publisher has replaced it; return whether this call did."""
+        stored = object_store.read(self.manifest_path(partition), len(_TOMBSTONE) + 1)
+        if stored is None or not self._is_tombstone(stored.data):
+            return False
+        return remove_version(self.manifest_path(partition), stored.version)
+
+    def _is_tombstone(self, data: bytes) -> bool:
+        return data == _TOMBSTONE
+
+    def _renew_manifest(self, partition: str, published: PublishedManifest) -> bool:
+        if time.time() - published.changed_at < RENEW_AFTER_S:
+            return True
+        # With an empty line more: equal bytes would be the version that a removal has read before.
+        data = published.data + b"\n"
+        try:
+            return object_store.write(self.manifest_path(partition), data, published.version)
+        except PermissionError as error:  # as of a reader that may not write, and so runs no step
+            log.debug("%s keeps its age: %s", self.manifest_path(partition), error)
+            return True
 
     def _work_folder(self, partition: str, fingerprint: str) -> Path:
         return _work_folder(self._staging_folder(partition, fingerprint))
+
+
+def is_tombstone(item: object_store.ListedObject) -> bool:
+    """Return whether an object in a folder of manifests is a tombstone, by its size alone."""
+    return item.size == len(_TOMBSTONE)
 
 
 def copy_staged(folder: UPath) -> Path:

@@ -13,8 +13,9 @@ Removal has the dataset's lock alone, looks at each thing again, and then remove
 published by then, and its manifest is seen, or finds the file gone, and links its own. Nobody waits for a publisher:
 what it is in the way of goes the next time. Removal may be killed at any instruction.
 
-In an object store there is no lock, and none is needed: nobody names a file of an earlier attempt again. Partitions do
-not expire there: a store cannot delete a manifest on the condition that it is still the one that was read.
+In an object store there is no lock, and none is needed: nobody names a file of an earlier attempt again, and a manifest
+is replaced by a *tombstone* on the condition that it is the one that was read. The tombstone tells when its files
+stopped being named. It goes when they are gone, where the store deletes on that condition, too; else it stays.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ from pathlib import Path
 from typing import Literal
 
 from evergreen import object_store
-from evergreen.lake.datasets import Dataset, Manifest
-from evergreen.lake.object_datasets import ObjectDataset
-from evergreen.storage import fsync_path
+from evergreen.lake.datasets import Dataset, Manifest, lake_root
+from evergreen.lake.object_datasets import ObjectDataset, is_tombstone
+from evergreen.storage import change_storage_class, fsync_path
 
 _PUBLISHED_FILE_PATTERN = re.compile(r"[0-9a-f]{32}(\.\w+)*")
 _OBJECT_PATTERN = re.compile(r"[0-9a-f]{32}-[0-9a-f]{12}(\.\w+)*")
 _HIDDEN = ("_", ".")
+
+RemovalKind = Literal["expired", "replaced", "staged", "tombstone", "cold"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,10 @@ class PublishedPartition:
 
 @dataclass(frozen=True)
 class StoredItem:
-    """A file of a partition, or a folder of work in progress.
+    """A file of a partition, a folder of work in progress, or the tombstone of a partition.
 
     Attributes:
-        path: in the dataset.
+        path: in the dataset; of a tombstone the name of the partition.
         size: in bytes, of all files in it.
         changed_at: when it, or the folder of a file, last changed, in seconds since the epoch.
     """
@@ -70,11 +73,16 @@ class StoredItem:
 
 @dataclass(frozen=True)
 class DatasetInventory:
-    """Everything of a dataset that a plan is about, in order of names."""
+    """Everything of a dataset that a plan is about, in order of names.
+
+    Attributes:
+        tombstones: names of expired partitions without a file, where tombstones can be deleted.
+    """
 
     partitions: tuple[PublishedPartition, ...]
     files: tuple[StoredItem, ...]
     staged: tuple[StoredItem, ...]
+    tombstones: tuple[StoredItem, ...] = ()
 
 
 def _keep_all(_: Manifest) -> bool:
@@ -92,6 +100,7 @@ class RetentionRule:
         pinned_files: paths in the dataset that something else names than the manifests in force.
         oldest_first: whether no partition expires before all earlier ones: there is no hole among those that stay.
         keeps_replaced: whether files that no manifest names stay, because they are data.
+        cold_after: seconds after which files of a partition that stays get the storage class `cold_class`, in S3.
     """
 
     leftovers_after: float
@@ -100,6 +109,8 @@ class RetentionRule:
     pinned_files: frozenset[str] = frozenset()
     oldest_first: bool = False
     keeps_replaced: bool = False
+    cold_after: float | None = None
+    cold_class: str = ""
 
     def lets_expire(self, partition: PublishedPartition, now: float) -> bool:
         """Return whether the partition is old enough, and nothing needs it."""
@@ -112,6 +123,13 @@ class RetentionRule:
         named = {entry.path for entry in manifest.files.values()} if manifest else ()
         return not is_kept and file.path not in named
 
+    def lets_cool(self, file: StoredItem, partition: PublishedPartition | None, now: float) -> bool:
+        """Return whether a file is one of a partition that is old enough, and was not moved since its last use."""
+        if self.cold_after is None or partition is None or partition.used_at >= now - self.cold_after:
+            return False
+        named = {entry.path for entry in partition.manifest.files.values()}
+        return file.path in named and file.changed_at <= partition.used_at  # a copy would be newer
+
     def is_recent(self, item: StoredItem, now: float) -> bool:
         """Return whether a leftover may still be in use."""
         return item.changed_at >= now - self.leftovers_after
@@ -119,9 +137,12 @@ class RetentionRule:
 
 @dataclass(frozen=True)
 class Removal:
-    """One thing that goes. The size of an expired partition is freed later, when its files are leftovers."""
+    """One thing that goes, or of kind `cold` moves to another storage class.
 
-    kind: Literal["expired", "replaced", "staged"]
+    The size of an expired partition is freed later, when its files are leftovers.
+    """
+
+    kind: RemovalKind
     path: str
     size: int
     changed_at: float
@@ -151,8 +172,10 @@ def plan_removals(inventory: DatasetInventory, rule: RetentionRule, now: float) 
     def expires(partition: PublishedPartition) -> bool:
         return rule.lets_expire(partition, now)
 
-    old = (takewhile if rule.oldest_first else filter)(expires, inventory.partitions)
+    old = list((takewhile if rule.oldest_first else filter)(expires, inventory.partitions))
     manifests = {partition.manifest.partition: partition.manifest for partition in inventory.partitions}
+    expiring = {item.manifest.partition for item in old}
+    staying = {name: item for item in inventory.partitions if (name := item.manifest.partition) not in expiring}
     return [
         *(
             Removal("expired", item.manifest.partition, sum(f.size for f in item.manifest.files.values()), item.used_at)
@@ -168,37 +191,47 @@ def plan_removals(inventory: DatasetInventory, rule: RetentionRule, now: float) 
             for item in inventory.staged
             if not rule.is_recent(item, now)
         ),
+        *(
+            Removal("tombstone", item.path, item.size, item.changed_at)
+            for item in inventory.tombstones
+            if not rule.is_recent(item, now)
+        ),
+        *(
+            Removal("cold", item.path, item.size, item.changed_at)
+            for item in inventory.files
+            if rule.lets_cool(item, staying.get(item.partition), now)
+        ),
     ]
 
 
 def apply_removals(dataset: Dataset, removals: Iterable[Removal], rule: RetentionRule, now: float) -> Iterator[Removal]:
     """Remove what still goes by `rule`, one after the other, and yield each. What was used since the plan stays."""
-    remove = {"expired": _remove_partition, "replaced": _remove_file, "staged": _remove_staged}
-    if isinstance(dataset, ObjectDataset):
-        yield from _delete_leftovers(dataset, removals, rule, now)
-        return
     for removal in removals:
         is_removed = False
         with suppress(BlockingIOError), dataset.lock_for_removal():
-            is_removed = remove[removal.kind](dataset, removal.path, rule, now)
+            if isinstance(dataset, ObjectDataset):
+                is_removed = _OBJECT_REMOVERS[removal.kind](dataset, removal, rule, now)
+            else:
+                is_removed = _FILE_REMOVERS[removal.kind](dataset, removal, rule, now)
         if is_removed:
             yield removal
         elif removal.kind == "expired" and rule.oldest_first:
             return
 
 
-def _remove_partition(dataset: Dataset, name: str, rule: RetentionRule, now: float) -> bool:
-    partition = _find_partition(dataset, name)
+def _remove_partition(dataset: Dataset, removal: Removal, rule: RetentionRule, now: float) -> bool:
+    partition = _find_partition(dataset, removal.path)
     if partition is None or not rule.lets_expire(partition, now):
         return False
-    dataset.renew_folders(name)
-    dataset.manifest_path(name).unlink()
-    fsync_path(dataset.manifest_path(name).parent)
+    dataset.renew_folders(removal.path)
+    manifest = dataset.manifest_path(removal.path)
+    manifest.unlink()
+    fsync_path(manifest.parent)
     return True
 
 
-def _remove_file(dataset: Dataset, path: str, rule: RetentionRule, now: float) -> bool:
-    file = dataset.root / path
+def _remove_file(dataset: Dataset, removal: Removal, rule: RetentionRule, now: float) -> bool:
+    file = dataset.root / removal.path
     item = _measure_file(dataset, file)
     if item is None or not rule.lets_go(item, dataset.manifest(item.partition), now):
         return False
@@ -212,8 +245,8 @@ def _remove_file(dataset: Dataset, path: str, rule: RetentionRule, now: float) -
     return True
 
 
-def _remove_staged(dataset: Dataset, path: str, rule: RetentionRule, now: float) -> bool:
-    folder = dataset.root / path
+def _remove_staged(dataset: Dataset, removal: Removal, rule: RetentionRule, now: float) -> bool:
+    folder = dataset.root / removal.path
     if not folder.is_dir() or rule.is_recent(_measure_folder(dataset, folder), now):
         return False
     # In one step: nobody finds a half of it in the cache.
@@ -222,51 +255,99 @@ def _remove_staged(dataset: Dataset, path: str, rule: RetentionRule, now: float)
     return True
 
 
+_FILE_REMOVERS = {"expired": _remove_partition, "replaced": _remove_file, "staged": _remove_staged}
+
+
 def _list_inventory(dataset: ObjectDataset) -> DatasetInventory:
     """Return what is stored, by one listing and a read of each manifest."""
     sizes: dict[str, int] = {}
     changes: dict[str, float] = {}
-    files = []
+    files, tombstones, names = [], [], []
+    manifests_folder = dataset.manifest_path("any").parent.name
     for item in object_store.list_objects(dataset.root):
         folder, _, rest = item.path.partition("/")
         if folder == dataset.staging.name:
             place = f"{folder}/{rest.partition('/')[0]}"
             sizes[place] = sizes.get(place, 0) + item.size
             changes[place] = max(changes.get(place, 0.0), item.changed_at)
+        elif folder == manifests_folder and rest.endswith(".json"):
+            if is_tombstone(item):
+                tombstones.append(StoredItem(rest.removesuffix(".json"), item.size, item.changed_at))
+            else:
+                names.append(rest.removesuffix(".json"))
         elif not folder.startswith(_HIDDEN) and rest.count("/") == 1 and _OBJECT_PATTERN.fullmatch(rest.split("/")[1]):
             files.append(StoredItem(item.path, item.size, item.changed_at))
-    published = {name: dataset.read_published(name) for name in dataset.partitions()}
-    manifests = {name: entry for name, entry in published.items() if entry}
+    published = dataset.read_all_published(names)
+    # A file stops being named when the manifest of its partition changes.
+    changed_at = {item.path: item.changed_at for item in tombstones}
+    partitions = []
+    for entry in published:
+        if entry.manifest:
+            partitions.append(PublishedPartition(entry.manifest, entry.changed_at))
+            changed_at[entry.manifest.partition] = entry.changed_at
+    used = {file.partition for file in files}
+    unused = [item for item in tombstones if item.path not in used]
     return DatasetInventory(
-        partitions=tuple(PublishedPartition(entry.manifest, entry.changed_at) for entry in manifests.values()),
-        # A file stops being named when the manifest of its partition changes.
+        partitions=tuple(partitions),
         files=tuple(
-            replace(file, changed_at=max(file.changed_at, manifests[file.partition].changed_at))
-            if file.partition in manifests
-            else file
-            for file in files
+            replace(file, changed_at=max(file.changed_at, changed_at.get(file.partition, 0.0))) for file in files
         ),
         staged=tuple(StoredItem(place, size, changes[place]) for place, size in sorted(sizes.items())),
+        tombstones=tuple(unused) if unused and object_store.deletes_on_condition(lake_root()) else (),
     )
 
 
-def _delete_leftovers(
-    dataset: ObjectDataset, removals: Iterable[Removal], rule: RetentionRule, now: float
-) -> Iterator[Removal]:
-    """Delete leftovers. No attempt names a file that another one has put, so what no manifest names stays so."""
-    for removal in removals:
-        if removal.kind == "replaced":
-            partition = removal.path.split("/")[1]
-            item = StoredItem(removal.path, removal.size, removal.changed_at)
-            if rule.lets_go(item, dataset.manifest(partition), now):
-                object_store.delete([dataset.root / removal.path])
-                yield removal
-        elif removal.kind == "staged":
-            folder = dataset.root / removal.path
-            items = list(object_store.list_objects(folder))
-            if max((item.changed_at for item in items), default=now) < now - rule.leftovers_after:
-                dataset.delete_staged(folder, [item.path for item in items])
-                yield removal
+def _expire_partition(dataset: ObjectDataset, removal: Removal, rule: RetentionRule, now: float) -> bool:
+    published = dataset.read_published(removal.path)
+    if published is None or published.manifest is None:
+        return False
+    partition = PublishedPartition(published.manifest, published.changed_at)
+    return rule.lets_expire(partition, now) and dataset.expire(removal.path, published.version)
+
+
+def _delete_file(dataset: ObjectDataset, removal: Removal, rule: RetentionRule, now: float) -> bool:
+    """Delete a leftover. No attempt names a file that another one has put, so what no manifest names stays so."""
+    item = StoredItem(removal.path, removal.size, removal.changed_at)
+    published = dataset.read_published(item.partition)
+    if published:
+        item = replace(item, changed_at=max(item.changed_at, published.changed_at))
+    if not rule.lets_go(item, published and published.manifest, now):
+        return False
+    object_store.delete([dataset.root / removal.path])
+    return True
+
+
+def _delete_staged(dataset: ObjectDataset, removal: Removal, rule: RetentionRule, now: float) -> bool:
+    folder = dataset.root / removal.path
+    items = list(object_store.list_objects(folder))
+    if max((item.changed_at for item in items), default=now) >= now - rule.leftovers_after:
+        return False
+    dataset.delete_staged(folder, [item.path for item in items])
+    return True
+
+
+def _delete_tombstone(dataset: ObjectDataset, removal: Removal, _: RetentionRule, __: float) -> bool:
+    return dataset.delete_tombstone(removal.path)
+
+
+def _cool_file(dataset: ObjectDataset, removal: Removal, rule: RetentionRule, now: float) -> bool:
+    item = StoredItem(removal.path, removal.size, removal.changed_at)
+    published = dataset.read_published(item.partition)
+    if published is None or published.manifest is None:
+        return False
+    if not rule.lets_cool(item, PublishedPartition(published.manifest, published.changed_at), now):
+        return False
+    change_storage_class(dataset.root / removal.path, rule.cold_class)
+    return True
+
+
+_OBJECT_REMOVERS = {
+    "cold": _cool_file,
+    "expired": _expire_partition,
+    "replaced": _delete_file,
+    "staged": _delete_staged,
+    "tombstone": _delete_tombstone,
+}
 
 
 def _find_partition(dataset: Dataset, name: str) -> PublishedPartition | None:

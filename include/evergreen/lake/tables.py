@@ -1,4 +1,4 @@
-"""Published features as tables of an open format, for programs that know nothing of manifests.
+"""Published datasets as tables of an open format, for programs that know nothing of manifests.
 
 A table is registered, not copied: its files are those of the dataset, and stay where they are. The manifests decide
 what is published, and a table follows them. `sync_tables` makes it hold what they say, so it can run late, twice or
@@ -12,7 +12,7 @@ make of such a file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -132,32 +132,35 @@ def follow_publication(dataset: Dataset, partitions: Collection[str], timeout_s:
     """Bring the tables of `dataset` to what is published, where the settings ask for tables.
 
     `partitions` were published just now. Whatever goes wrong is logged, and whatever takes longer than `timeout_s` is
-    left to itself: features are published without their tables, which the next call, or `evergreen
+    left to itself: the dataset is published without its tables, which the next call, or `evergreen
     tables sync`, completes.
     """
+    try_sync(dataset.root.name, lambda table_format: sync_tables(dataset, table_format, partitions), timeout_s)
+
+
+def try_sync(place: str, sync: Callable[[TableFormat], object], timeout_s: float = _PUBLISH_TIMEOUT_S) -> None:
+    """Call `sync` with the format that the settings name, if they do; log what goes wrong, and what takes too long."""
     if settings().tables is None:
         return
-    advice = (
-        "its features are published; the next one that is published, or `evergreen tables sync`, completes its tables"
-    )
+    advice = "what they hold is published; the next publication, or `evergreen tables sync`, completes its tables"
     problems: list[BaseException] = []
 
-    def sync() -> None:
+    def run() -> None:
         try:
             if table_format := configured_table_format():
-                sync_tables(dataset, table_format, partitions)
+                sync(table_format)
         except BaseException as error:
             problems.append(error)
 
     # A thread that hangs in a file system cannot be stopped, but left behind. Killed with the process, it leaves a
     # table at the version before.
-    thread = Thread(target=sync, name="tables", daemon=True)
+    thread = Thread(target=run, name="tables", daemon=True)
     thread.start()
     thread.join(timeout_s)
     if thread.is_alive():
-        log.warning("%s: its tables are not complete after %.0f s: %s", dataset.root.name, timeout_s, advice)
+        log.warning("%s: its tables are not complete after %.0f s: %s", place, timeout_s, advice)
     for problem in problems:
-        log.warning("%s: %s: %s", dataset.root.name, problem, advice, exc_info=problem)
+        log.warning("%s: %s: %s", place, problem, advice, exc_info=problem)
 
 
 def sync_tables(

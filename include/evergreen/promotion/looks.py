@@ -11,6 +11,7 @@ from evergreen import evaluation, gates, ledger
 from evergreen.errors import PromotionRefusedError
 from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import challengers, rules, service
+from evergreen.promotion.verdict_tables import follow_verdicts
 from evergreen.registry import aliases, anchors
 from evergreen.spec.model import ModelSpec
 from evergreen.window import RunReason
@@ -73,6 +74,7 @@ def judge_look(model: ModelSpec, context: LookContext) -> int:
     entry = ledger.append_decision(model.name, context.run, decide)
     aliases.sync_aliases(model.name)
     service.verdict_report_path(model, entry.number)
+    follow_verdicts(model.name)
     return entry.number
 
 

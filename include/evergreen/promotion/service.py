@@ -17,6 +17,7 @@ from evergreen.lake import datasets, fingerprints
 from evergreen.promotion import challengers, rules
 from evergreen.promotion.rules import PromotionRequest as PromotionRequest
 from evergreen.promotion.slices import attach_slices, detach_slices
+from evergreen.promotion.verdict_tables import follow_verdicts
 from evergreen.registry import aliases, anchors, versions
 from evergreen.scoring import predictions
 from evergreen.spec.gates import BaselineGate, ThresholdGate
@@ -113,6 +114,7 @@ def judge_candidate(model: ModelSpec, context: EvaluationContext) -> int:
         aliases.sync_aliases(model.name)
         entry = ledger.append_decision(model.name, context.run, decide)
     verdict_report_path(model, entry.number)
+    follow_verdicts(model.name)
     return entry.number
 
 

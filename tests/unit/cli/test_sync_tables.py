@@ -12,10 +12,15 @@ import pytest
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
+from evergreen import ledger
 from evergreen.cli import app
+from evergreen.cli.doctor.features import check_tables
+from evergreen.errors import TableError
 from evergreen.features import inputs
+from evergreen.lake.datasets import open_dataset
 from evergreen.settings import settings
 from support import tills
+from support.ledger_events import verdict_event
 
 pytestmark = pytest.mark.unit
 
@@ -54,6 +59,29 @@ def test_sync_names_days_that_are_left_out(takings: Path) -> None:
         "  without 2, such as day=2024-01-02: event_timestamp is timestamp, and string in newer partitions\n"
         "  run tills.features for them: it builds them again, all with the same types\n"
     ) in result.stdout
+
+
+def test_sync_completes_the_tables_of_training_sets_and_verdicts(takings: Path) -> None:
+    dataset = open_dataset("training_sets/tills")
+    for day, kind in ((1, pa.int64()), (2, pa.string())):
+        partition = f"as_of=2024-01-0{day}"
+        staged = dataset.stage(partition, "a" * 64) / "train.parquet"
+        pq.write_table(pa.table({"label": pa.array([1], pa.int64()).cast(kind)}), staged)
+        dataset.publish(partition, "a" * 64, {"train": staged}, {})
+    ledger.append_decision("tills", "a run", lambda _: verdict_event(10))
+    result = CliRunner().invoke(app, ["tables", "sync", "tills"])
+    assert result.exit_code == 0
+    assert (
+        "✓ training_sets/tills/train: 1 partitions\n"
+        "  without 1, such as as_of=2024-01-01: label is long, and string in newer partitions\n"
+        "  read them by their hash: `evergreen pin tills HASH`\n"
+        "✓ verdict_tables/tills/gates: 1 partitions\n"
+        "✓ verdict_tables/tills/verdicts: 1 partitions\n"
+    ) in result.stdout
+    log = settings().lake / "verdict_tables/tills/gates/_delta_log"
+    (log / f"{0:020}.json").write_text("x")
+    with pytest.raises(TableError, match="verdict_tables/tills/gates/_delta_log is damaged"):
+        check_tables()
 
 
 def test_sync_without_features_makes_nothing(takings: Path) -> None:

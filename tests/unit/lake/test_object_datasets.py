@@ -22,6 +22,7 @@ from evergreen.lake.datasets import Dataset
 from evergreen.lake.delta import DeltaFormat
 from evergreen.lake.retention import RetentionRule
 from evergreen.settings import settings
+from support.interleaving import killed_before_store_change
 from support.object_stores import STORES, open_store
 from support.s3_server import S3
 
@@ -29,7 +30,6 @@ pytestmark = pytest.mark.unit
 
 DAY = "day=2013-01-01"
 RACERS = 16
-CHANGES = ("put_file", "write", "delete")
 
 
 @pytest.fixture
@@ -245,27 +245,6 @@ def test_hostile_staged_names_are_refused(dataset: Dataset) -> None:
         datasets.open_staged(str(folder))
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
-def dying(number: int) -> Callable[[Callable[..., object]], Callable[..., object]]:
-    """Return what lets a process die before its change `number` of the store."""
-    remaining = number
-
-    def wrap(function: Callable[..., object]) -> Callable[..., object]:
-        def run(*arguments: object) -> object:
-            nonlocal remaining
-            remaining -= 1
-            if remaining < 0:
-                raise Killed
-            return function(*arguments)
-
-        return run
-
-    return wrap
-
-
 def build_and_publish(dataset: Dataset) -> datasets.Manifest:
     fingerprint = "b" * 64
     folder = dataset.find_cached(DAY, fingerprint)
@@ -276,20 +255,14 @@ def build_and_publish(dataset: Dataset) -> datasets.Manifest:
     return dataset.publish(DAY, fingerprint, files, {"value": 2})
 
 
-def test_a_kill_at_any_change_leaves_nothing_half(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_at_any_change_leaves_nothing_half(dataset: Dataset) -> None:
     is_killed, number = True, 0
     while is_killed:
         place = datasets.dataset_at(dataset.root.with_name(f"tills{number}"))
         old = publish(place, "a" * 64, 1)
-        with monkeypatch.context() as patch:
-            kill = dying(number)
-            for name in CHANGES:
-                patch.setattr(object_store, name, kill(getattr(object_store, name)))
-            try:
-                build_and_publish(place)
-                is_killed = False
-            except Killed:
-                shutil.rmtree(settings().cache)
+        is_killed = killed_before_store_change(number, lambda place=place: build_and_publish(place))
+        if is_killed:
+            shutil.rmtree(settings().cache)
         seen = place.manifest(DAY)
         assert seen
         assert values(place, seen) in ([1, 1], [2, 2])

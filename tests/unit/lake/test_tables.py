@@ -566,7 +566,7 @@ def test_failing_table_is_only_logged(use_tables: None, dataset: Dataset, caplog
     tables.follow_publication(dataset, [FIRST])
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "its features are published; the next one that is published, or `evergreen tables sync`" in record.message
+    assert "what they hold is published; the next publication, or `evergreen tables sync`" in record.message
 
 
 def test_slow_table_is_left_to_itself(use_tables: None, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
@@ -576,7 +576,7 @@ def test_slow_table_is_left_to_itself(use_tables: None, dataset: Dataset, caplog
     manifest.unlink()
     os.mkfifo(manifest)  # whoever opens it waits for a writer
     tables.follow_publication(dataset, [FIRST], timeout_s=0.01)
-    assert "its tables are not complete after 0 s: its features are published" in caplog.text
+    assert "its tables are not complete after 0 s: what they hold is published" in caplog.text
     with manifest.open("wb") as writer:
         writer.write(content)
 

@@ -7,6 +7,7 @@ from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed
 from evergreen.errors import EvergreenError, TableError
 from evergreen.features import inputs, staleness
 from evergreen.features.staleness import StaleFeatures
+from evergreen.lake.datasets import open_dataset
 from evergreen.lake.tables import configured_table_format, read_table_states
 from evergreen.spec.loader import feature_spec, load_spec, model_names
 from evergreen.spec.model import ModelSpec
@@ -45,7 +46,7 @@ def check_features() -> CheckPassed:
 
 
 def check_tables() -> CheckPassed:
-    """Check that the tables of features can be read: their format's library is installed, and no log is damaged."""
+    """Check that all tables can be read: their format's library is installed, and no log is damaged."""
     table_format = configured_table_format()
     assert table_format, "without a format there is nothing to check"
     count = 0
@@ -55,8 +56,9 @@ def check_tables() -> CheckPassed:
             model = load_spec(name)
         except EvergreenError:
             continue  # as the check of models says
-        if model.feature_model == name:
-            states, faults = read_table_states(inputs.features_dataset(model), table_format)
+        places = [f"training_sets/{name}", f"verdict_tables/{name}"]
+        for place in [f"features/{name}", *places] if model.feature_model == name else places:
+            states, faults = read_table_states(open_dataset(place), table_format)
             count += sum(state is not None for state in states.values())
             problems += faults
     if problems:

@@ -252,8 +252,12 @@ def materialize(name: str, plan: XCom) -> XCom:
 def training_set(name: str, plan: XCom) -> XCom:
     """Join every labelled example with the features known when it was predicted (Feast, point in time)."""
     from evergreen.feature_store import training_sets
+    from evergreen.lake import tables
 
-    return training_sets.build_training_set(loader.load_spec(name), RetrainPlan.load(plan).window()).reference
+    model = loader.load_spec(name)
+    examples = training_sets.build_training_set(model, RetrainPlan.load(plan).window())
+    tables.follow_publication(training_sets.training_set_dataset(model), [examples.partition])
+    return examples.reference
 
 
 @task
