@@ -22,6 +22,7 @@ from evergreen.lake.datasets import Dataset
 from evergreen.lake.delta import DeltaFormat
 from evergreen.lake.retention import RetentionRule
 from evergreen.settings import settings
+from support import gcs_server
 from support.interleaving import killed_before_store_change
 from support.object_stores import STORES, open_store
 from support.s3_server import S3
@@ -181,6 +182,21 @@ def test_a_lost_answer_is_no_broken_promise(server: S3, lost: int) -> None:
     server.lost_answers = lost
     publish(datasets.open_dataset("features/tills"), "a" * 64, 1)
     assert server.lost_answers == 0
+
+
+def test_conditions_of_google_cloud_storage_name_a_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    with gcs_server.running() as account:
+        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", account)
+        object_store.open_bucket.cache_clear()
+        file = storage.storage_path("gs://bucket/lake/manifest")
+        assert object_store.write(file, b"first", None)
+        assert not object_store.write(file, b"other", None)
+        first = object_store.read(file)
+        assert first
+        assert object_store.write(file, b"second", first.version)
+        assert not object_store.write(file, b"stale", first.version)
+        assert object_store.read(file).data == b"second"  # type: ignore[union-attr]
+    object_store.open_bucket.cache_clear()
 
 
 def test_a_store_that_replaces_anything_is_refused(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
