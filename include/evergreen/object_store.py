@@ -34,7 +34,7 @@ _CHUNK_BYTES = 8 << 20
 # Of racing writers some stores turn many away for seconds: the client's own ten tries may be over by then.
 _RETRIES: RetryConfig = {"max_retries": 30, "retry_timeout": timedelta(minutes=3)}
 _DELETED_AT_ONCE = 1000
-_VERSION_KEYS = {"gs": "version"}  # what a condition names: the number of a version, elsewhere the ETag
+_NUMBERED = ("gs",)  # their conditions name the number of a version, those of others an ETag
 _FIX = (
     "use a store that keeps conditions of puts, such as S3, GCS, Azure, or a recent MinIO, SeaweedFS or Ceph: here one "
     "of two publications at once would be lost"
@@ -123,7 +123,7 @@ def read(file: UPath, max_bytes: int | None = None) -> StoredFile | None:
             data = bytes(result.bytes() if is_whole else obstore.get_range(store, key, start=0, length=max_bytes or 0))
     except FileNotFoundError:
         return None
-    version = result.meta[_VERSION_KEYS.get(file.protocol, "e_tag")]
+    version = result.meta["version" if file.protocol in _NUMBERED else "e_tag"]
     return StoredFile(data, version or "", result.meta["last_modified"].timestamp())
 
 
@@ -150,7 +150,7 @@ def _write(store: ObjectStore, file: UPath, data: bytes, version: str | None) ->
     from obstore.exceptions import AlreadyExistsError, PreconditionError
 
     key, attempt = _locate(file)[1], uuid.uuid4().hex
-    mode: Any = {_VERSION_KEYS.get(file.protocol, "e_tag"): version} if version else "create"
+    mode: Any = {"version" if file.protocol in _NUMBERED else "e_tag": version} if version else "create"
     try:
         with _translate_errors(file, AlreadyExistsError, PreconditionError):
             obstore.put(store, key, data, mode=mode, attributes={_ATTEMPT: attempt}, use_multipart=False)

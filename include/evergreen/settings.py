@@ -233,8 +233,10 @@ class Settings(BaseSettings):
         default_factory=lambda data: SecretUrl(f"{data['home']}/online"),
         description="folder of SQLite files of the online store, or redis://user:password@host:port/db, or rediss://",
     )
-    offline_store: Literal["asof", "spark"] = Field(
-        "asof", description="engine of point-in-time joins: DuckDB in this process, or Spark"
+    training_set_engine: Literal["duckdb", "spark"] | Annotated[int, Field(gt=0)] = Field(
+        "duckdb",
+        description="what joins training sets: `duckdb` in the task; `spark`, where `EVERGREEN_SPARK` is; or a number "
+        "of rows of examples and features from which on it is Spark; the training set is the same",
     )
     duckdb_memory: str = Field(
         "1GB",

@@ -60,7 +60,7 @@ def recreate_inputs(
         try:
             store = open_feature_store(model.feature_model)
             with restrict_partitions(_earlier_partitions(training_set, inputs.feature_model)):
-                joined = join_views(store, inputs.feature_model, definitions, references, entities)
+                joined = join_views(store, definitions, references, entities)
         except FaultsError as error:  # what the columns of a table do not show, such as types that differ by period
             problem = "; ".join(map(str, error.faults))
             raise MissingInputsError(f"{', '.join(changed)} cannot be joined: {problem}") from None

@@ -76,7 +76,7 @@ _PULL_MEMORY_MB, _PULL_MEMORY_MB_PER_COLUMN, _PULL_THREADS = 256, 8, "4"
 _PULLED_ROWS = 2**20
 
 _SUPPORTED = {column_type.arrow for column_type in SUPPORTED_TYPES.values()}
-_FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
+FIRST_ROUNDED_FLOAT = 2.0**53  # also what the next integer becomes
 
 # What DuckDB holds of a row that an ASOF join sorts, roughly: its number, instants and rank, and its values.
 _SORTED_ROW_BYTES, _SORTED_VALUE_BYTES = 64, 16
@@ -144,7 +144,7 @@ def _pull_rows(
     def read_batches(rows: int, **limits: str) -> Iterator[pa.Table]:
         latest_by = join_key_columns if latest_only else None
         with _connect_duckdb(config, **limits) as con:
-            files = _SourceFiles.find(con, data_source, config)
+            files = SourceFiles.find(con, data_source, config)
             if not files.schemas:
                 types = dict.fromkeys(values, pa.null()) | dict.fromkeys(instants, pa.timestamp("us", "UTC"))
                 yield pa.schema(types).empty_table()
@@ -199,9 +199,9 @@ class AsofOfflineStore(OfflineStore):
         event_timestamp = infer_event_timestamp_from_entity_df(
             dict(zip(entity_df.columns, entity_df.dtypes, strict=True))
         )
-        views = [_ViewRequest.from_feature_view(view, feature_refs, full_feature_names) for view in feature_views]
+        views = [ViewRequest.from_feature_view(view, feature_refs, full_feature_names) for view in feature_views]
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        _check_request(entity_df.columns, views, on_demand)
+        check_request(entity_df.columns, views, on_demand)
         # Event timestamps become UTC microseconds; the other columns stay as they are.
         timestamps = pd.to_datetime(entity_df[event_timestamp], utc=True).dt.floor("us").dt.as_unit("us")
         entity_df = text_as_objects(entity_df.assign(**{event_timestamp: timestamps}))
@@ -213,7 +213,7 @@ class AsofOfflineStore(OfflineStore):
             read_manifests = cache(visible_manifests)
             with _connect_duckdb(config) as con:
                 for view in views:
-                    files = _SourceFiles.find(con, view.source, config, read_manifests)
+                    files = SourceFiles.find(con, view.source, config, read_manifests)
                     columns = _join_table(con, files, entities, event_timestamp, view, filter_by_created_timestamp)
                     for name, column in zip(view.columns, columns, strict=True):
                         table = table.append_column(name, column)
@@ -244,7 +244,7 @@ class AsofOfflineStore(OfflineStore):
 
 
 @dataclass(frozen=True)
-class _ViewRequest:
+class ViewRequest:
     """A feature view as requested by one retrieval. Join keys and features have their names after field mapping."""
 
     name: str
@@ -256,7 +256,7 @@ class _ViewRequest:
     ttl: timedelta | None  # None or zero: no limit
 
     @classmethod
-    def from_feature_view(cls, view: FeatureView, feature_refs: list[str], full_feature_names: bool) -> _ViewRequest:
+    def from_feature_view(cls, view: FeatureView, feature_refs: list[str], full_feature_names: bool) -> ViewRequest:
         if view.batch_source is None:
             raise RetrievalError(f"View {view.name}", [Fault("source", "has no batch source", "give it one")])
         projection = view.projection
@@ -276,9 +276,15 @@ class _ViewRequest:
             ttl=view.ttl,
         )
 
+    def raw_names(self, columns: Collection[str]) -> dict[str, str]:
+        """Return what files with these `columns` call keys, features and timestamps."""
+        raw_names = {mapped: raw for raw, mapped in self.source.field_mapping.items() if raw in columns}
+        timestamps = filter(None, (self.source.timestamp_field, self.source.created_timestamp_column))
+        return {name: raw_names.get(name, name) for name in [*self.keys, *self.features, *timestamps]}
 
-def _check_request(
-    entity_columns: Collection[str], views: Sequence[_ViewRequest], on_demand_views: Sequence[OnDemandFeatureView]
+
+def check_request(
+    entity_columns: Collection[str], views: Sequence[ViewRequest], on_demand_views: Sequence[OnDemandFeatureView]
 ) -> None:
     faults = []
     for view in views:
@@ -298,16 +304,20 @@ def _check_request(
 
 @dataclass(frozen=True)
 class JoinedView:
-    """The features of one view for each example: the table `row_number`, `feature_0`, …, by row number."""
+    """The features of one view that an engine has joined with examples, in the types of the files."""
 
     view: str
     features: Sequence[str]
     columns: Sequence[str]
     """Names of the features in the result."""
     types: Sequence[pa.DataType]
-    """As Feast declares them; the table has those of the files, see `DeclaredColumns`."""
-    table: str | None
-    """None: nothing is published, so that all features are missing."""
+    """As Feast declares them, see `DeclaredColumns`."""
+    is_published: bool
+    """False: there are no files, so that all features are missing."""
+
+    @classmethod
+    def from_request(cls, request: ViewRequest, is_published: bool) -> JoinedView:
+        return cls(request.name, request.features, request.columns, request.types, is_published)
 
 
 def join_out_of_core(
@@ -319,17 +329,19 @@ def join_out_of_core(
     columns: Mapping[str, str],
     bucket_bytes: float | None = None,
 ) -> list[JoinedView]:
-    """Join the rows of `examples`, a table of `con`, with features as of their `event_timestamp`: a table per view.
+    """Join the rows of `examples`, a table of `con`, with features as of their `event_timestamp`.
 
-    The number of an example is its `rowid`; `columns` names the columns of `examples` for `event_timestamp` and keys. A
-    view is joined in buckets of its keys, each of about `bucket_bytes`; by default, of the database's limit of memory.
-    The rows are those of `AsofOfflineStore.get_historical_features`, with features named `view__feature`.
+    The features of the first view are the table `view_0` (`row_number`, `feature_0`, …), ordered by row number, and so
+    on; there is none of a view without files. The number of an example is its `rowid`; `columns` names the columns of
+    `examples` for `event_timestamp` and keys. A view is joined in buckets of its keys, each of about `bucket_bytes`; by
+    default, of the database's limit of memory. The rows are those of `AsofOfflineStore.get_historical_features`, with
+    features named `view__feature`.
 
     Raises:
         RetrievalError: as there.
     """
-    views = [_ViewRequest.from_feature_view(view, list(feature_refs), True) for view in feature_views]
-    _check_request(columns, views, ())
+    views = [ViewRequest.from_feature_view(view, list(feature_refs), True) for view in feature_views]
+    check_request(columns, views, ())
     # DuckDB expects few rows in a bucket, whatever its size, and would compare all pairs of them.
     con.execute("SET asof_loop_join_threshold = 0")
     read_manifests, joined = cache(visible_manifests), []
@@ -339,11 +351,11 @@ def join_out_of_core(
         entity_ts = f"CAST({quote_name(columns['event_timestamp'])} AS TIMESTAMPTZ) AS entity_ts"
         entities = f"SELECT {_LIST.join(['rowid AS row_number', entity_ts, *keys])}\nFROM {quote_name(examples)}"
         con.execute(f"CREATE OR REPLACE TEMP VIEW entities AS {entities}")
-        files = _SourceFiles.find(con, view.source, config, read_manifests)
+        files = SourceFiles.find(con, view.source, config, read_manifests)
         if files.schemas:
             join = _plan_join(con, files, view, False)
             _join_buckets(con, join, table, _count_buckets(con, join, view, bucket_bytes or memory_limit(con)))
-        joined.append(JoinedView(view.name, view.features, view.columns, view.types, table if files.schemas else None))
+        joined.append(JoinedView.from_request(view, bool(files.schemas)))
     con.execute("DROP VIEW IF EXISTS entities")
     return joined
 
@@ -354,14 +366,14 @@ def _join_buckets(con: duckdb.DuckDBPyConnection, join: _Join, table: str, count
         con.execute(f"CREATE TABLE {table} AS {join.query()}")
         return
     scratch = f"{table}_unordered"
-    con.execute(f"CREATE TABLE {scratch} AS SELECT * FROM ({join.query()}) LIMIT 0")
+    con.execute(f"CREATE TABLE {scratch} AS SELECT * FROM ({join.query(KeyBucket(0, count))}) LIMIT 0")
     for number in range(count):
         con.execute(f"INSERT INTO {scratch} {join.query(KeyBucket(number, count))}")
     con.execute(f"CREATE TABLE {table} AS FROM {scratch} ORDER BY row_number")
     con.execute(f"DROP TABLE {scratch}")
 
 
-def _count_buckets(con: duckdb.DuckDBPyConnection, join: _Join, view: _ViewRequest, bucket_bytes: float) -> int:
+def _count_buckets(con: duckdb.DuckDBPyConnection, join: _Join, view: ViewRequest, bucket_bytes: float) -> int:
     """Return in how many buckets a view is joined: DuckDB sorts both sides of one in memory, and spills the excess."""
     if not view.keys:
         return 1
@@ -395,10 +407,10 @@ class DeclaredColumns:
 
 def _join_table(
     con: duckdb.DuckDBPyConnection,
-    files: _SourceFiles,
+    files: SourceFiles,
     entities: pa.Table,
     event_timestamp: str,
-    view: _ViewRequest,
+    view: ViewRequest,
     filter_by_created_timestamp: bool,
 ) -> list[pa.ChunkedArray]:
     """Return the columns of `view.features`, as long as `entities` and in its order."""
@@ -432,16 +444,14 @@ class _Join:
 
 
 def _plan_join(
-    con: duckdb.DuckDBPyConnection, files: _SourceFiles, view: _ViewRequest, filter_by_created_timestamp: bool
+    con: duckdb.DuckDBPyConnection, files: SourceFiles, view: ViewRequest, filter_by_created_timestamp: bool
 ) -> _Join:
     """Return the join of the table `entities` (row_number, entity_ts, key_0, …) with the rows of `view`.
 
     Raises:
         RetrievalError: columns are missing in the files, or keys cannot be compared.
     """
-    raw_names = {mapped: raw for raw, mapped in view.source.field_mapping.items() if raw in files.columns}
-    timestamps = filter(None, (view.source.timestamp_field, view.source.created_timestamp_column))
-    raw = {name: raw_names.get(name, name) for name in [*view.keys, *view.features, *timestamps]}
+    raw = view.raw_names(files.columns)
     values = [raw[name] for name in (*view.keys, *view.features)]
     relation = files.relation(view.name, values, [name for name in raw.values() if name not in values])
     source_types, entity_types = _column_types(con, relation), _column_types(con, "entities")
@@ -453,36 +463,43 @@ def _plan_join(
         key_types.append(str(con.sql(keys_of_both_sides).types[0]))
     first, last = con.sql("SELECT min(entity_ts), max(entity_ts) FROM entities").to_arrow_table().columns
     span = first[0].as_py(), last[0].as_py()
-    query = partial(_asof_join_query, relation, view, raw, span, filter_by_created_timestamp, key_types)
+
+    def query(bucket: KeyBucket | None = None) -> str:
+        # To rank ties costs up to a third of a join, and most tables have none.
+        ties = con.sql(_ties_query(relation, view, raw, span, key_types, bucket)).fetchall()
+        parts = relation, view, raw, span, filter_by_created_timestamp, key_types, bucket
+        return _asof_join_query(*parts, has_ties=bool(ties))
+
     return _Join(relation, query)
 
 
 def _asof_join_query(
     relation: str,
-    view: _ViewRequest,
+    view: ViewRequest,
     raw_names: Mapping[str, str],
     span: tuple[datetime | None, datetime | None],
     filter_by_created_timestamp: bool,
     key_types: Sequence[str] = (),
     bucket: KeyBucket | None = None,
+    has_ties: bool = True,
 ) -> str:
     """Return the query that joins the table `entities` (row_number, entity_ts, key_0, …) with a view's rows.
 
     Its result has one row per entity row: row_number, feature_0, …. Only columns in use, and only rows that some entity
     row of the `span` of timestamps can reach, are read from the files. With a `bucket`, it has the rows of its keys
-    only, in any order; keys are hashed as `key_types`, as which they are compared.
+    only, in any order; keys are hashed as `key_types`, as which they are compared. Without ties, no two rows of a key
+    have the same event timestamp, and so none has to be ranked.
     """
     keys = [f"key_{i}" for i in range(len(view.keys))]
     source = view.source
-    ttl = f"to_microseconds({view.ttl // timedelta(microseconds=1)})" if view.ttl else None
+    ttl = _interval(view.ttl) if view.ttl else None
     event_ts = f"CAST({quote_name(raw_names[source.timestamp_field])} AS TIMESTAMPTZ)"
     created_name = source.created_timestamp_column
     created_ts = quote_name(raw_names[created_name]) if created_name else "NULL"
     columns = [f"{quote_name(raw_names[key])} AS key_{i}" for i, key in enumerate(view.keys)]
     columns += [f"{quote_name(raw_names[feature])} AS feature_{i}" for i, feature in enumerate(view.features)]
     columns += [f"{event_ts} AS event_ts", f"CAST({created_ts} AS TIMESTAMPTZ) AS created_ts", _FILE_POSITION]
-    first, last = map(_timestamp_literal, span)
-    reachable = [f"{event_ts} <= {last}", *([f"{event_ts} >= {first} - {ttl}"] if ttl else [])]
+    reachable = _reachable_conditions(view, event_ts, span)
     entities, order = "entities", "\nORDER BY row_number"
     if bucket:
         entity_keys, feature_keys = keys, [quote_name(raw_names[key]) for key in view.keys]
@@ -491,7 +508,9 @@ def _asof_join_query(
         reachable.append(_bucket_condition(feature_keys, key_types, bucket))
     feature_rows = f"SELECT {_LIST.join(columns)}\nFROM {relation}\nWHERE {_AND.join(reachable)}"
 
-    if not created_name:
+    if not has_ties and not filter_by_created_timestamp:
+        match = "entity_ts >= event_ts"
+    elif not created_name:
         match = f"(epoch_us(entity_ts) + 1) * {_MICROSECOND_STRIDE}::HUGEINT > {_PACKED_RANK}"
     elif filter_by_created_timestamp:
         feature_rows, match = _best_known_rows_query(feature_rows, keys), "entity_ts >= known_at"
@@ -506,6 +525,37 @@ def _asof_join_query(
         f"SELECT {_LIST.join(['row_number', *features])}\nFROM {entities}\n"
         f"ASOF LEFT JOIN ({_indent(feature_rows)}) AS feature_rows\nON {_AND.join(matches)}{order}"
     )
+
+
+def _ties_query(
+    relation: str,
+    view: ViewRequest,
+    raw_names: Mapping[str, str],
+    span: tuple[datetime | None, datetime | None],
+    key_types: Sequence[str],
+    bucket: KeyBucket | None,
+) -> str:
+    """Return the query for one of the keys and event timestamps that several rows within reach have."""
+    event_ts = f"CAST({quote_name(raw_names[view.source.timestamp_field])} AS TIMESTAMPTZ)"
+    keys = [quote_name(raw_names[key]) for key in view.keys]
+    conditions = [*_reachable_conditions(view, event_ts, span), *(f"{key} IS NOT NULL" for key in keys)]
+    if bucket:
+        conditions.append(_bucket_condition(keys, key_types, bucket))
+    return (
+        f"SELECT true\nFROM {relation}\nWHERE {_AND.join(conditions)}\n"
+        f"GROUP BY {', '.join([*keys, event_ts])}\nHAVING count(*) > 1\nLIMIT 1"
+    )
+
+
+def _reachable_conditions(view: ViewRequest, event_ts: str, span: tuple[datetime | None, datetime | None]) -> list[str]:
+    """Return which rows of a view some entity row of the `span` of timestamps can reach."""
+    first, last = map(_timestamp_literal, span)
+    expiry = [f"{event_ts} >= {first} - {_interval(view.ttl)}"] if view.ttl else []
+    return [f"{event_ts} <= {last}", *expiry]
+
+
+def _interval(duration: timedelta) -> str:
+    return f"to_microseconds({duration // timedelta(microseconds=1)})"
 
 
 def _bucket_condition(keys: Sequence[str], key_types: Sequence[str], bucket: KeyBucket) -> str:
@@ -564,11 +614,13 @@ def _pull_query(
 
 
 @dataclass(frozen=True)
-class _SourceFiles:
+class SourceFiles:
     """The Parquet files of a source; there are none in a dataset of the lake with nothing published."""
 
-    arguments: str  # of DuckDB's read_parquet
-    schemas: Mapping[str, Mapping[str, str]]  # by file: its columns and their Arrow types
+    schemas: Mapping[str, Mapping[str, str]]
+    """By file: its columns and their Arrow types."""
+    arguments: str = ""
+    """Of DuckDB's read_parquet."""
 
     @classmethod
     def find(
@@ -577,18 +629,10 @@ class _SourceFiles:
         source: DataSource,
         config: RepoConfig,
         read_manifests: Callable[[Dataset], list[Manifest]] = visible_manifests,
-    ) -> _SourceFiles:
-        if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
-            fault = Fault(f"source {source.name}", "not supported", "use a FileSource of Parquet")
-            raise RetrievalError("AsofOfflineStore", [fault])
-        path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
-        if (published := published_files(path, read_manifests)) is not None:
-            # The names of published folders are not data: day=… must not replace a column `day`.
-            return cls(
-                f"[{', '.join(quote_text(glob.escape(file)) for file in published)}], hive_partitioning = false",
-                published,
-            )
-        literal = quote_text(path)
+    ) -> SourceFiles:
+        if published := cls.find_published(source, config, read_manifests):
+            return published
+        literal = quote_text(_source_path(source, config))
         names = con.sql(
             f"FROM parquet_file_metadata({literal}) SELECT DISTINCT file_name ORDER BY file_name"
         ).fetchall()
@@ -596,7 +640,19 @@ class _SourceFiles:
         for (name,) in names:
             schema = con.sql(f"FROM read_parquet({quote_text(name)}) LIMIT 0").to_arrow_table().schema
             schemas[name] = {field.name: str(field.type) for field in schema}
-        return cls(literal, schemas)
+        return cls(schemas, literal)
+
+    @classmethod
+    def find_published(
+        cls, source: DataSource, config: RepoConfig, read_manifests: Callable[[Dataset], list[Manifest]]
+    ) -> SourceFiles | None:
+        """Return the published files of a source, oldest partition first; None if it is not in the lake."""
+        published = published_files(_source_path(source, config), read_manifests)
+        if published is None:
+            return None
+        # The names of published folders are not data: day=… must not replace a column `day`.
+        files = ", ".join(quote_text(glob.escape(file)) for file in published)
+        return cls(published, f"[{files}], hive_partitioning = false")
 
     @property
     def columns(self) -> Sequence[str]:
@@ -607,7 +663,19 @@ class _SourceFiles:
         """Return the table expression that reads these columns: keys and features, and timestamps.
 
         Raises:
-            RetrievalError: columns are missing, or the types of several files cannot be read as one.
+            RetrievalError: see `check_columns`.
+        """
+        self.check_columns(name, values, instants)
+        if all(len(self._types(column)) == 1 for column in values):
+            return f"read_parquet({self.arguments})"
+        # DuckDB would cast the columns of all files to the types of the first, and so round 0.7 to 1.
+        return f"read_parquet({self.arguments}, union_by_name = true)"
+
+    def check_columns(self, name: str, values: Sequence[str], instants: Sequence[str]) -> None:
+        """Check the columns of keys and features, and of timestamps.
+
+        Raises:
+            RetrievalError: they are missing, or the types of several files cannot be read as one.
         """
         # DuckDB itself would accept `Delay` for `delay`.
         existing = f"there are {', '.join(self.columns)}"
@@ -615,25 +683,28 @@ class _SourceFiles:
         if missing:
             faults = [Fault(column, "no such column in its files", existing) for column in missing]
             raise RetrievalError(f"Source of {name}", faults)
-        types = {column: self._types(column) for column in values}
-        if all(len(by_type) == 1 for by_type in types.values()):
-            return f"read_parquet({self.arguments})"
-        # DuckDB would cast the columns of all files to the types of the first, and so round 0.7 to 1.
         fix = "build their days again, or declare one type"
         faults = []
-        for column, by_type in types.items():
+        for column in dict.fromkeys((*values, *instants)):
+            by_type = self._types(column)
             if partial := [file for file, schema in self.schemas.items() if column not in schema]:
                 faults.append(Fault(column, f"no such column in {len(partial)} files, such as {partial[0]}", fix))
-            elif problem := common_type_problem(by_type):
+            elif column in values and (problem := common_type_problem(by_type)):
                 examples = ", ".join(f"{arrow_type} in {file}" for arrow_type, file in sorted(by_type.items()))
                 faults.append(Fault(column, f"{problem}: {examples}", fix))
         if faults:
             raise RetrievalError(f"Source of {name}", faults)
-        return f"read_parquet({self.arguments}, union_by_name = true)"
 
     def _types(self, column: str) -> dict[str, str]:
         """Return the Arrow types of a column, each with the last file that has it."""
         return {schema[column]: file for file, schema in self.schemas.items() if column in schema}
+
+
+def _source_path(source: DataSource, config: RepoConfig) -> str:
+    if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
+        fault = Fault(f"source {source.name}", "not supported", "use a FileSource of Parquet")
+        raise RetrievalError("AsofOfflineStore", [fault])
+    return str(FileSource.get_uri_for_file_path(config.repo_path, source.path))
 
 
 @contextmanager
@@ -679,7 +750,7 @@ def _check_float_key(con: duckdb.DuckDBPyConnection, column: str, key: str, enti
     """Raise for a float that may have been another whole number: pandas makes floats of integers if one is missing."""
     if entity_type not in ("float", "double"):
         return
-    query = f"SELECT count(*) FROM entities WHERE abs({key}) >= {_FIRST_ROUNDED_FLOAT} AND NOT isnan({key})"
+    query = f"SELECT count(*) FROM entities WHERE abs({key}) >= {FIRST_ROUNDED_FLOAT} AND NOT isnan({key})"
     if rounded := con.sql(query).fetchall()[0][0]:
         problem = f"is {entity_type}, and {rounded:,} of its values may have been rounded"
         fault = Fault(f"entity_df[{column!r}]", problem, "use integers; where one is missing, pandas' Int64")

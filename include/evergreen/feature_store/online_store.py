@@ -32,7 +32,7 @@ from pydantic import Field
 
 from evergreen.errors import Fault, FeatureError, SpecError
 from evergreen.feature_store.repository import feast_lock, has_online_marker, open_feature_store, write_online_marker
-from evergreen.feature_store.retrieval import read_table_in_batches, register_spark_views, restrict_partitions
+from evergreen.feature_store.retrieval import read_table_in_batches, restrict_partitions
 from evergreen.features.inputs import published_manifests, published_periods
 from evergreen.features.types import SUPPORTED_TYPES, cast_columns, find_cast_problems
 from evergreen.lake import datasets, fingerprints
@@ -122,7 +122,6 @@ def _materialize_until(
         read_from = calendar.shift(start, -1)
         read = [datasets.period_partition(period) for period in published_periods(model, read_from)]
         with restrict_partitions(read):
-            register_spark_views(model.feature_model, views)
             for view in views:
                 # Feast includes both ends. The watermark itself belongs to a period that is not in the state.
                 _write_view(store, view, calendar.start(start), watermark - _MICROSECOND)

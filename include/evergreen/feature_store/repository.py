@@ -32,22 +32,14 @@ from evergreen.lake.datasets import lake_root
 from evergreen.settings import settings
 from evergreen.spec.loader import load_spec, locate_errors
 
-_OFFLINE_STORE_TYPES = {"asof": "evergreen.feature_store.offline_store.AsofOfflineStore", "spark": "spark"}
+_OFFLINE_STORE = "evergreen.feature_store.offline_store.AsofOfflineStore"
 _DEFINITIONS_KEY = "evergreen_definitions"  # fingerprint of what is applied, in the registry and in the online store
 
 log = logging.getLogger(__name__)
 
 
 def feature_source(feature_model: str, view: str) -> DataSource:
-    """Return the source of `view` as the model `feature_model` publishes it, for the configured offline store.
-
-    Evergreen's own store reads the lake's manifests. Spark is given a temporary view of the same name over the same
-    published files (see `evergreen.feature_store.training_sets`).
-    """
-    if settings().offline_store == "spark":
-        from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
-
-        return SparkSource(name=view, table=view, timestamp_field="event_timestamp")
+    """Return the source of `view` as the model `feature_model` publishes it: in the lake, read by manifests."""
     path = lake_root() / "features" / feature_model / view
     return FileSource(name=view, path=str(path), file_format=ParquetFormat(), timestamp_field="event_timestamp")
 
@@ -113,7 +105,7 @@ def feast_variables(feature_model: str) -> Mapping[str, str]:
         "EVERGREEN_FEAST_PROJECT": feature_model,
         "EVERGREEN_FEAST_REGISTRY": current.feast_registry.get_secret_value(),
         "EVERGREEN_FEAST_ONLINE_STORE": json.dumps(_online_backend(feature_model).feast_config()),
-        "EVERGREEN_FEAST_OFFLINE_STORE": _OFFLINE_STORE_TYPES[current.offline_store],
+        "EVERGREEN_FEAST_OFFLINE_STORE": _OFFLINE_STORE,
     }
 
 
@@ -174,7 +166,7 @@ def _definitions_fingerprint(feature_model: str, file: Path) -> str:
         {
             "file": code,
             "configuration": storage.file_sha256(current.feature_repo / "feature_store.yaml"),
-            "sources": {"lake": str(current.lake), "offline_store": current.offline_store},
+            "sources": {"lake": str(current.lake)},
             "code": fingerprints.code_of((__name__,), ("feast",)),
         }
     )

@@ -6,20 +6,16 @@ own nullable types, and results come out as Arrow tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 
 import pandas as pd
 import pyarrow as pa
-from feast import FeatureView
 from feast.infra.offline_stores.offline_store import RetrievalJob
 
 from evergreen.ingest.frames import text_as_objects, text_as_strings
-from evergreen.lake import datasets
 from evergreen.lake.datasets import Dataset, Manifest
-from evergreen.settings import settings
 
 _NULLABLE_DTYPES = {
     pa.bool_(): pd.BooleanDtype(),
@@ -61,15 +57,14 @@ def entity_frame(entities: pa.Table) -> pd.DataFrame:
 
 
 def read_table(job: RetrievalJob) -> pa.Table:
-    """Return the result of a retrieval. Feast's Spark store would return it through pandas."""
-    is_spark = settings().offline_store == "spark"
-    return text_as_strings(job.to_spark_df().toArrow() if is_spark else job.to_arrow())  # type: ignore[attr-defined]
+    """Return the result of a retrieval."""
+    return text_as_strings(job.to_arrow())
 
 
 def read_table_in_batches(job: RetrievalJob, rows: int) -> Iterator[pa.Table]:
     """Return the rows of `read_table` in tables of about `rows`; the first has none.
 
-    Of Feast's Spark store all rows are in memory.
+    Of a store that is not Evergreen's all rows are in memory.
     """
     if stream := getattr(job, "read_batches", None):
         yield from map(text_as_strings, stream(rows))
@@ -78,18 +73,3 @@ def read_table_in_batches(job: RetrievalJob, rows: int) -> Iterator[pa.Table]:
     yield table.slice(0, 0)
     # An engine returns as many chunks as its threads made.
     yield from (pa.Table.from_batches([batch]) for batch in table.combine_chunks().to_batches(rows))
-
-
-def register_spark_views(feature_model: str, views: Iterable[FeatureView]) -> None:
-    """Register the published tables of `views` in this process's Spark session, if Feast reads through Spark."""
-    if settings().offline_store != "spark":
-        return
-    from pyspark.sql import SparkSession
-
-    # Without Arrow, Spark takes no nullable integers of pandas.
-    builder = SparkSession.builder.config("spark.sql.execution.arrow.pyspark.enabled", "true")
-    session = builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
-    root, read_manifests = datasets.open_dataset(f"features/{feature_model}").root, cache(visible_manifests)
-    for table in sorted({view.batch_source.name for view in views if view.batch_source}):
-        files = datasets.published_files(str(root / table), read_manifests) or {}
-        session.read.parquet(*files).createOrReplaceTempView(table)

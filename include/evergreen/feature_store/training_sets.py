@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Self
@@ -17,11 +19,12 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.provider import get_provider
 
 from evergreen.errors import Fault, InputsChangedError, RawDataError, SpecError, StaleFeaturesError
+from evergreen.feature_store.duckdb_examples import DuckDBExamples
 from evergreen.feature_store.examples import Examples, LabelCount, Selection
 from evergreen.feature_store.model_inputs import ViewDefinition
 from evergreen.feature_store.offline_store import open_scratch_database
 from evergreen.feature_store.repository import open_feature_store
-from evergreen.feature_store.retrieval import entity_frame, read_table, register_spark_views, restrict_partitions
+from evergreen.feature_store.retrieval import entity_frame, read_table, restrict_partitions
 from evergreen.features.inputs import features_dataset, published_manifests, published_periods
 from evergreen.features.staleness import find_mixed_features, periods_in_reach
 from evergreen.features.types import is_model_input
@@ -90,7 +93,7 @@ def build_training_set(model: ModelSpec, window: Window) -> datasets.Manifest:
         log.info("training set as of %s is already published with fingerprint %.12s", window.end, fingerprint)
         return published
     periods = TrainingPeriods.from_window(model, window)
-    with _open_examples(model, window.periods) as examples:
+    with _open_examples(model, window.periods, dataset) as examples:
         counts = examples.count_labels(window.as_of)
         count = examples.select(_select_files(periods, window, counts))
         log.info("%s examples of %s until %s; joining features", count, window.start, window.end)
@@ -132,7 +135,7 @@ def build_look_set(model: ModelSpec, window: Window, start: str, end: str) -> da
     if published := dataset.find(partition, fingerprint):
         log.info("examples of this look are already published with fingerprint %.12s", fingerprint)
         return published
-    with _open_examples(model, needed) as examples:
+    with _open_examples(model, needed, dataset) as examples:
         counts = examples.count_labels(window.as_of)
         count = examples.select({"holdout": Selection(start, end, window.as_of)})
         log.info("%s examples of %s until %s; joining features", count, start, end)
@@ -191,22 +194,19 @@ def historical_features(model: ModelSpec, entities: pa.Table) -> pa.Table:
     """
     store = open_feature_store(model.feature_model)
     service = store.get_feature_service(model.feature_service)
-    views = (store.get_feature_view(projection.name) for projection in service.feature_view_projections)
-    register_spark_views(model.feature_model, views)
     job = store.get_historical_features(entity_frame(entities), service, full_feature_names=True)
     return _read_joined_rows(job, entities)
 
 
 def join_views(
-    store: FeatureStore, feature_model: str, views: Sequence[FeatureView], references: list[str], entities: pa.Table
+    store: FeatureStore, views: Sequence[FeatureView], references: list[str], entities: pa.Table
 ) -> pa.Table:
-    """Return the features `references` (`view:feature`) of views over the tables that `feature_model` publishes.
+    """Return the features `references` (`view:feature`) of views.
 
     The views need not be in Feast's registry. One row for each of `entities`, in their order; features are named
     `view__feature`.
     """
     numbered = entities.append_column(datasets.ROW_COLUMN, pa.array(range(entities.num_rows), pa.int64()))
-    register_spark_views(feature_model, views)
     job = get_provider(store.config).get_historical_features(
         store.config,
         list(views),
@@ -279,7 +279,6 @@ def _example_inputs(
         "features": _contents(published[period] for period in window.periods if period in published),
         "earlier_features": _contents(manifest for period, manifest in published.items() if period < window.start),
         "definitions": _view_definitions(model),
-        "offline_store": settings().offline_store,
         "known_before": window.as_of.isoformat(),
         "code": training_set_code(),
     }
@@ -311,23 +310,46 @@ def _view_definitions(model: ModelSpec) -> dict[str, Any]:
 
 
 @contextmanager
-def _open_examples(model: ModelSpec, periods: Sequence[str]) -> Iterator[Examples]:
-    """Open all examples of these periods, in a database that is removed with the context.
+def _open_examples(model: ModelSpec, periods: Sequence[str], dataset: datasets.Dataset) -> Iterator[Examples]:
+    """Open all examples of these periods, in the engine that is to join them; what it writes goes with the context.
+
+    Spark writes to a folder of `dataset`, which Spark and tasks share.
 
     Raises:
         SpecError: columns have types that do not fit together, or that trainer and scorer read differently.
     """
     published, spec = features_dataset(model), feature_spec(model)
-    files = {}
-    for period in periods:
-        manifest = published.manifest(datasets.period_partition(period))
-        assert manifest is not None  # _training_set_inputs has checked all periods
-        files[period] = published.file_path(manifest, spec.spine)
-    with open_scratch_database(open_feature_store(model.feature_model).config) as con:
-        examples = Examples.from_files(con, model.name, spec.spine, model.label, files, spec.calendar)
+    manifests = published.read_manifests([datasets.period_partition(period) for period in periods])
+    assert len(manifests) == len(periods)  # _training_set_inputs has checked all periods
+    paths = [published.file_path(manifest, spec.spine) for manifest in manifests]
+    source = model.name, spec.spine, model.label, dict(zip(periods, paths, strict=True)), spec.calendar
+    with ExitStack() as stack:
+        examples: Examples
+        if _joins_with_spark(model, manifests):
+            from evergreen.feature_store.spark_examples import SparkExamples, open_join_session  # they load Spark
+
+            # Not in the folder of the partition: an attempt that publishes it meanwhile removes that.
+            scratch = dataset.stage("spark", uuid.uuid4().hex)
+            stack.callback(shutil.rmtree, scratch.parent, ignore_errors=True)
+            log.info("Spark joins examples and features; its rows are read from %s", scratch)
+            examples = SparkExamples.from_files(stack.enter_context(open_join_session()), *source, scratch / "rows")
+        else:
+            con = stack.enter_context(open_scratch_database(open_feature_store(model.feature_model).config))
+            examples = DuckDBExamples.from_files(con, *source)
         if faults := list(_request_faults(model, examples.schema)):
             raise SpecError(f"model {model.name}", faults)
         yield examples
+
+
+def _joins_with_spark(model: ModelSpec, manifests: Iterable[datasets.Manifest]) -> bool:
+    """Return whether Spark joins examples of these features: by the setting, or by the number of their rows."""
+    engine = settings().training_set_engine
+    if isinstance(engine, str):
+        return engine == "spark"
+    tables = {feature_spec(model).spine, *(view["table"] for view in _view_definitions(model).values())}
+    rows = sum(file.rows or 0 for manifest in manifests for name, file in manifest.files.items() if name in tables)
+    log.info("%s rows of examples and features; Spark joins them from %s rows on", rows, engine)
+    return rows >= engine
 
 
 def _request_faults(model: ModelSpec, schema: pa.Schema) -> Iterator[Fault]:
@@ -373,11 +395,6 @@ def _join_features(model: ModelSpec, examples: Examples, inputs: Mapping[str, An
     year later, read the same rows.
     """
     with restrict_partitions([*inputs["earlier_features"], *inputs["features"]]):
-        if settings().offline_store == "spark":
-            definitions = _view_definitions(model).values()
-            keys = {view["key_columns"].get(key, key) for view in definitions for key in view["keys"]}
-            examples.join_by_table(lambda entities: historical_features(model, entities), keys)
-            return
         store = open_feature_store(model.feature_model)
         projections = store.get_feature_service(model.feature_service).feature_view_projections
         views = [store.get_feature_view(projection.name).with_projection(projection) for projection in projections]

@@ -11,7 +11,7 @@ import pytest
 from feast import FileSource
 from feast.data_format import ParquetFormat
 
-from evergreen.feature_store.offline_store import KeyBucket, _asof_join_query, _pull_query, _ViewRequest
+from evergreen.feature_store.offline_store import KeyBucket, ViewRequest, _asof_join_query, _pull_query
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +29,12 @@ RAW_NAMES = {
 
 
 def asof_join(
-    *keys: str, ttl: timedelta, created: str = "", known_only: bool = False, bucket: KeyBucket | None = None
+    *keys: str,
+    ttl: timedelta,
+    created: str = "",
+    known_only: bool = False,
+    bucket: KeyBucket | None = None,
+    has_ties: bool = True,
 ) -> str:
     source = FileSource(
         name="delays",
@@ -39,13 +44,14 @@ def asof_join(
         created_timestamp_column=created,
         field_mapping={"late_rate": "rate"},
     )
-    request = _ViewRequest("delays", source, {key: key for key in keys}, ["rate"], ["rate"], [pa.float64()], ttl)
-    return _asof_join_query(RELATION, request, RAW_NAMES, SPAN, known_only, ["VARCHAR"] * len(keys), bucket)
+    request = ViewRequest("delays", source, {key: key for key in keys}, ["rate"], ["rate"], [pa.float64()], ttl)
+    return _asof_join_query(RELATION, request, RAW_NAMES, SPAN, known_only, ["VARCHAR"] * len(keys), bucket, has_ties)
 
 
 QUERIES = {
     "asof_join": asof_join("origin", "dest", ttl=ONE_HOUR),
     "asof_join_of_a_bucket": asof_join("origin", "dest", ttl=ONE_HOUR, bucket=KeyBucket(2, 8)),
+    "asof_join_without_ties": asof_join("origin", "dest", ttl=ONE_HOUR, has_ties=False),
     "asof_join_without_keys_and_ttl": asof_join(ttl=NO_TTL),
     "asof_join_latest_created": asof_join("origin", ttl=ONE_HOUR, created="made"),
     "asof_join_known_at_the_time": asof_join("origin", ttl=ONE_HOUR, created="made", known_only=True),

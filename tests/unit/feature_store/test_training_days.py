@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evergreen.errors import RawDataError
-from evergreen.feature_store.examples import Examples
+from evergreen.feature_store.duckdb_examples import DuckDBExamples
 from evergreen.feature_store.training_sets import TrainingPeriods, _select_files, _sum_label_counts
 from evergreen.periods import Duration
 from evergreen.spec import loader
@@ -76,7 +76,7 @@ def test_rows_have_a_label_in_time(tmp_path: Path) -> None:
         }
         pq.write_table(pa.table(columns), file)
     with duckdb.connect() as con:
-        examples = Examples.from_files(con, "flight_delay", "departures", "late", files, DAYS)
+        examples = DuckDBExamples.from_files(con, "flight_delay", "departures", "late", files, DAYS)
         counts = examples.count_labels(window().as_of)
         examples.select(_select_files(split, window(), counts))
         written = examples.write_files(tmp_path)
