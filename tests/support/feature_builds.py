@@ -9,27 +9,32 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+Hashes = dict[str, dict[str, str]]
+"""Content hashes, by model and period."""
+
 _ROOT = Path(__file__).parents[2]
 
 
-def build_command(model: str, periods: Sequence[str]) -> list[str]:
-    """Return the command of a process that publishes the features of `periods`."""
-    return [sys.executable, __file__, model, *periods]
-
-
-def build_environment(**variables: str) -> dict[str, str]:
-    """Return the environment of that process, with these variables."""
+def start_build(periods: Mapping[str, Sequence[str]], **variables: str) -> subprocess.Popen[str]:
+    """Start a process, the leader of its session, that publishes the features of `periods`, by model."""
     paths = os.pathsep.join([str(_ROOT / "include"), str(_ROOT / "tests")])
-    return {**os.environ, "PYTHONPATH": paths, **variables}
-
-
-def build_features(model: str, periods: Sequence[str], variables: Mapping[str, str]) -> dict[str, str]:
-    """Publish the features of `periods` in another process, and return the content hash of each period."""
-    process = subprocess.run(
-        build_command(model, periods), env=build_environment(**variables), capture_output=True, text=True, timeout=300
+    return subprocess.Popen(
+        [sys.executable, __file__, json.dumps(periods)],
+        env={**os.environ, "PYTHONPATH": paths, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
-    assert process.returncode == 0, process.stderr[-5000:]
-    hashes: dict[str, str] = json.loads(process.stdout.splitlines()[-1])
+
+
+def build_features(periods: Mapping[str, Sequence[str]], **variables: str) -> Hashes:
+    """Publish the features of `periods` in another process, and return their hashes."""
+    process = start_build(periods, **variables)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output[-5000:]
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in output
+    hashes: Hashes = json.loads(next(line for line in reversed(output.splitlines()) if line.startswith("{")))
     return hashes
 
 
@@ -37,5 +42,5 @@ if __name__ == "__main__":
     from evergreen.features.pipeline import run_feature_pipeline
     from evergreen.spec import loader
 
-    _, model_name, *named_periods = sys.argv
-    print(json.dumps(run_feature_pipeline(loader.load_spec(model_name), named_periods)))
+    named = json.loads(sys.argv[1])
+    print(json.dumps({name: run_feature_pipeline(loader.load_spec(name), named[name]) for name in named}))
