@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyspark
-from pyspark.errors import AnalysisException
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from evergreen import object_store
@@ -41,8 +41,6 @@ LOCAL_CONF = {
     "spark.driver.memory": "1g",
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
     "spark.sql.shuffle.partitions": "1",
-    "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
 }
 
 
@@ -82,7 +80,7 @@ _UPLOADING_OPTIONS = {"fs.s3a.committer.name": "magic", "fs.s3a.committer.magic.
 # Files of a task become visible with those of all others, not before.
 _RENAMING_OPTIONS = {"mapreduce.fileoutputcommitter.algorithm.version": "1"}
 
-_MISSING_CLASS = "UNEXPECTED_CLASS_TYPE"
+_MISSING_METHOD = "UNEXPECTED_STATIC_METHOD"
 
 
 @contextmanager
@@ -136,11 +134,11 @@ def has_class(session: SparkSession, name: str) -> bool:
     try:
         # A query that Spark refuses in any case: it names what is missing, the class or the method.
         _ = session.sql(f"SELECT reflect('{name}', 'none')").schema
-    except AnalysisException as error:
-        return _MISSING_CLASS not in (error.getCondition() or "")
+    except PySparkException as error:
+        return _MISSING_METHOD in (error.getCondition() or "")
     finally:
         refusals.disabled = was_disabled
-    return True
+    return False
 
 
 def explain_missing_client(error: BaseException) -> Fault | None:
@@ -160,6 +158,7 @@ def _session_conf(*, is_local: bool) -> dict[str, Any]:
     providers = _KEY_PROVIDERS if object_store.s3a_keys() else _ROLE_PROVIDERS
     s3a = {**object_store.s3a_settings(), _PROVIDERS: ",".join(providers)}
     return {
+        "spark.ui.enabled": "false",  # it would listen on all addresses of a task's machine, for anybody
         "spark.ui.showConsoleProgress": "false",
         **(LOCAL_CONF if is_local else {}),
         **{f"spark.hadoop.{key}": value for key, value in s3a.items()},
