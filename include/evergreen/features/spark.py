@@ -1,4 +1,4 @@
-"""The Spark session of a task, in its process or at a Spark Connect server (`EVERGREEN_SPARK`).
+"""The Spark session of a task: in its process, of a cluster, or at a Spark Connect server (`EVERGREEN_SPARK`).
 
 `python -m evergreen.features.spark` runs such a server in a container, as `evergreen up` does on one machine.
 """
@@ -42,7 +42,6 @@ LOCAL_CONF = {
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
     "spark.sql.shuffle.partitions": "1",
 }
-
 
 # What gives a Spark of pip, which has Hadoop 3.5.0, its client of S3, without the AWS SDK's bundle of half a GiB.
 _AWS_SDK = "2.36.2"

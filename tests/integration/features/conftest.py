@@ -31,7 +31,7 @@ class KnownFeatures:
         return {model: list(hashes) for model, hashes in self.hashes.items()}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def known_features(january: Path, tmp_path_factory: pytest.TempPathFactory) -> KnownFeatures:
     from evergreen_models.departure_counts.raw import deliver
 

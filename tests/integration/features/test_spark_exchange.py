@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -29,6 +29,15 @@ pytestmark = [pytest.mark.integration, *needs_s3a]
 UseHome = Callable[[Path], Path]
 
 
+def _command_lines(pid: int) -> list[str]:
+    """Return the command lines of the children of a process."""
+    lines = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # or a zombie
+            lines.append(" ".join(child.cmdline()))
+    return lines
+
+
 def test_a_killed_job_leaves_nothing_visible_and_the_next_one_completes(
     known_features: KnownFeatures, use_home: UseHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,16 +50,16 @@ def test_a_killed_job_leaves_nothing_visible_and_the_next_one_completes(
         jobs = storage_path(f"{uri}/exchange/jobs")
         process = start_build(known_features.periods)
         try:
-            while not any(object_store.list_objects(jobs)):
+            while not any(object_store.list_uploads(jobs)):  # between the commit of a task and that of the job
                 assert process.poll() is None, process.communicate()[0][-3000:]
                 time.sleep(0.02)
-            children = psutil.Process(process.pid).children(recursive=True)
-            lines = [" ".join(child.cmdline()) for child in children]
+            lines = _command_lines(process.pid)
             assert any("java" in line for line in lines)
             assert not any(os.environ["AWS_SECRET_ACCESS_KEY"] in line for line in lines)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+        assert any(object_store.list_uploads(jobs))
         assert all(not datasets.open_dataset(f"features/{model}").partitions() for model in known_features.periods)
         assert build_features(known_features.periods) == known_features.hashes
         left = {removal.path.partition("/")[0] for removal in remove_leftovers(time.time() + 3600, is_dry_run=False)}
