@@ -221,6 +221,8 @@ def _compute(tables: FeatureTables, exchange: JobExchange, result: str, key: str
     parts: dict[tuple[str, str], list[str]] = {}
     for path in exchange.list_parts(result):
         folders = path.split("/")[:-1]
+        if not folders[-1].startswith(f"{key}="):  # a file without rows, which has no partition
+            continue
         table = only or unquote(folders[-2].removeprefix("table="))
         parts.setdefault((table, unquote(folders[-1].removeprefix(f"{key}="))), []).append(path)
     return _WrittenTables(exchange, parts)
