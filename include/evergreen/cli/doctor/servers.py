@@ -167,6 +167,7 @@ def _check_exchange(session: SparkSession) -> None:
         open_exchange(Path(folder, "job")) as exchange,
     ):
         location = exchange.folder.parent
+        unshared_fix = "mount it at the same path on all machines, or set EVERGREEN_SPARK_EXCHANGE to what all reach"
         try:
             storage.put(exchange.folder / "task.txt", b"probe\n")
         except OSError as error:
@@ -181,13 +182,14 @@ def _check_exchange(session: SparkSession) -> None:
             if fault := explain_missing_client(error):
                 raise CheckFailedError(fault.problem, fault.fix) from None
             problem = f"Spark cannot read and write {location}: {first_line(error)[:300]}"
-            fix = "give it the address and the rights of the store, or correct EVERGREEN_SPARK_EXCHANGE"
-            raise CheckFailedError(problem, fix) from None
+            fix = (
+                "give Spark the address of the store and the right to write there, or correct EVERGREEN_SPARK_EXCHANGE"
+            )
+            raise CheckFailedError(problem, unshared_fix if isinstance(location, Path) else fix) from None
         with exchange.open_parts(exchange.list_parts("0")) as parts:
             rows = sum(pq.read_metadata(part).num_rows for part in parts)
         if (lines, rows) != (1, 2):
-            fix = "executors write to disks of their own: set EVERGREEN_SPARK_EXCHANGE to what all share"
-            raise CheckFailedError(f"Spark and this process do not see the same files in {location}", fix)
+            raise CheckFailedError(f"Spark and this process do not see the same files in {location}", unshared_fix)
 
 
 def _check_anchors(url: SecretUrl, auth: tuple[str, str] | None) -> None:
