@@ -32,7 +32,8 @@ def build_features(periods: Mapping[str, Sequence[str]], **variables: str) -> Ha
     """Publish the features of `periods` in another process, and return their hashes."""
     process = start_build(periods, **variables)
     output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output[-5000:]
+    # Without the lines of Java's traces, which hide what happened.
+    assert process.returncode == 0, "\n".join(line for line in output.splitlines() if not line.startswith("\tat "))
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in output
     hashes: Hashes = json.loads(next(line for line in reversed(output.splitlines()) if line.startswith("{")))
     return hashes

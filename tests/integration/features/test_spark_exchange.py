@@ -38,7 +38,7 @@ def _command_lines(pid: int) -> list[str]:
     return lines
 
 
-def test_a_killed_job_leaves_nothing_visible_and_the_next_one_completes(
+def test_a_killed_job_leaves_nothing_visible(
     known_features: KnownFeatures, use_home: UseHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Spark in the task's process; files appear as their uploads are completed."""
