@@ -37,7 +37,7 @@ def account(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
     client.RbacAuthorizationV1Api().create_namespaced_role_binding(namespace, binding)
     keys = {variable: os.environ[variable] for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     cluster.api.create_namespaced_secret(namespace, {"metadata": {"name": "store"}, "stringData": keys})
-    request = {"spec": {"audiences": ["https://kubernetes.default.svc"], "expirationSeconds": 3600}}
+    request = {"spec": {"audiences": [], "expirationSeconds": 3600}}  # for the API server
     token = cluster.api.create_namespaced_service_account_token(name, namespace, request).status.token
     (tmp_path / "token").write_text(token)
     (tmp_path / "ca.crt").write_bytes(Path(client.Configuration.get_default_copy().ssl_ca_cert).read_bytes())
