@@ -180,7 +180,8 @@ def _default_text(field: FieldInfo) -> str:
     if field.default_factory is None:
         value = field.default
     elif field.default_factory_takes_validated_data:
-        value = field.default_factory({"project": Path(PROJECT), "home": Path(HOME), "lake": Path(HOME) / "lake"})
+        folders = {"project": Path(PROJECT), "home": Path(HOME), "lake": Path(HOME) / "lake"}
+        value = field.default_factory({**folders, "spark": Settings.model_fields["spark"].default})
     else:
         value = field.default_factory()
     if value == Path(sys.executable):

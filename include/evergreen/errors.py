@@ -100,7 +100,7 @@ class DataVersionError(EvergreenError):
 
 
 class StoreError(EvergreenError):
-    """An object store cannot be used for a lake: it does not keep conditions of writes, or has no client."""
+    """An object store cannot be used: it does not keep conditions of writes, or a client of it is missing."""
 
 
 class TableError(EvergreenError):

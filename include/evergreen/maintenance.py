@@ -22,7 +22,7 @@ from typing import Any
 
 from evergreen import ledger, storage
 from evergreen.errors import DatasetError, EvergreenError, Fault, LedgerError, SettingsError
-from evergreen.lake import datasets, retention, tables
+from evergreen.lake import datasets, exchange, retention, tables
 from evergreen.lake.datasets import Dataset, Manifest
 from evergreen.lake.retention import Removal, RemovalKind, RetentionRule
 from evergreen.settings import RetentionSettings, settings, variable_name
@@ -41,7 +41,10 @@ _JOB_NAME = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class CleanupItem:
-    """What goes, or has gone, of one kind in one place: a dataset, by its path in the lake, or a model's jobs."""
+    """What goes, or has gone, of one kind in one place.
+
+    A place is a dataset, by its path in the lake, a model's jobs, or the exchange with Spark.
+    """
 
     place: str
     kind: RemovalKind
@@ -112,6 +115,14 @@ def clean_up(now: datetime, *, is_dry_run: bool) -> CleanupReport:
             if has_tables and removals:
                 tables.follow_publication(dataset, [])  # the files of what has expired go later
             items += _summarize(place, removals)
+    leftovers: list[Removal] = []
+    try:
+        cutoff = (now - timedelta(policy.leftovers_days)).timestamp()
+        for removal in exchange.remove_leftovers(cutoff, is_dry_run=is_dry_run):
+            leftovers.append(removal)
+    except (EvergreenError, OSError) as error:
+        problems.append(f"{settings().spark_exchange}, the exchange with Spark, is not cleaned up: {error}")
+    items += _summarize("exchange with Spark", leftovers)
     if policy.jobs_days is not None:
         root, cutoff = storage.storage_path(settings().jobs), (now - timedelta(policy.jobs_days)).timestamp()
         for model in storage.list_names(root):

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from evergreen.storage import StoredFile, UPath, remove_version
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
 
+_S3_SCHEMES = ("s3", "s3a")
 _PROBE_FOLDER = "_doctor"
 _WRITERS, _ROUNDS = 16, 2
 _DELETE_PROOF, _DELETE_ROUNDS = "_store/deletes.json", 5
@@ -50,6 +52,15 @@ class ListedObject(NamedTuple):
     changed_at: float
 
 
+class PendingUpload(NamedTuple):
+    """An upload to S3 in parts that nobody has completed; `path` is relative to the folder."""
+
+    path: str
+    number: str
+    size: int
+    started_at: float
+
+
 @cache
 def open_bucket(scheme: str, bucket: str) -> ObjectStore:
     """Return the client of a bucket, configured by the variables of its cloud, such as `AWS_ENDPOINT_URL`.
@@ -68,7 +79,7 @@ def _new_client(scheme: str, bucket: str) -> ObjectStore:
     if scheme == "memory":
         return MemoryStore()
     options: dict[str, Any] = {}
-    if scheme in ("s3", "s3a"):
+    if scheme in _S3_SCHEMES:
         scheme, options = "s3", _s3_options()
     try:
         return from_url(f"{scheme}://{bucket}", retry_config=_RETRIES, **options)
@@ -94,13 +105,37 @@ def _s3_options() -> dict[str, Any]:
 
 def client_variables(scheme: str) -> dict[str, str]:
     """Return the variables that another client of the same store needs besides those of the environment."""
-    if scheme not in ("s3", "s3a"):
+    if scheme not in _S3_SCHEMES:
         return {}
     endpoint = _s3_endpoint()
     variables = {"AWS_ENDPOINT_URL": endpoint or "", "AWS_REGION": _s3_region() or ""}
     if urlsplit(endpoint or "").scheme == "http":
         variables["AWS_ALLOW_HTTP"] = "true"
     return {name: value for name, value in variables.items() if value}
+
+
+def s3a_settings() -> dict[str, str]:
+    """Return the settings of Hadoop's client of S3 (`fs.s3a.…`) that the variables of this process stand for.
+
+    Without the keys: they would be seen where settings are shown. The client reads the same variables.
+    """
+    options = {}
+    if endpoint := _s3_endpoint():
+        is_virtual = os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() == "true"
+        options = {"fs.s3a.endpoint": endpoint, "fs.s3a.path.style.access": str(not is_virtual).lower()}
+    if region := _s3_region() or (endpoint and "us-east-1"):
+        options["fs.s3a.endpoint.region"] = region
+    return options
+
+
+def s3a_keys() -> dict[str, str]:
+    """Return the keys of this process, as settings of Hadoop's client of S3; none if a profile or a role has them."""
+    names = {
+        "fs.s3a.access.key": "AWS_ACCESS_KEY_ID",
+        "fs.s3a.secret.key": "AWS_SECRET_ACCESS_KEY",
+        "fs.s3a.session.token": "AWS_SESSION_TOKEN",
+    }
+    return {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
 
 
 def _s3_endpoint() -> str | None:
@@ -138,6 +173,19 @@ def exists(file: UPath) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def find(file: UPath) -> ListedObject | None:
+    """Return what a listing of its folder says of `file`; None if there is no such object."""
+    import obstore
+
+    store, key = _locate(file)
+    try:
+        with _translate_errors(file):
+            meta = obstore.head(store, key)
+    except FileNotFoundError:
+        return None
+    return ListedObject(file.name, meta["size"], meta["e_tag"] or "", meta["last_modified"].timestamp())
 
 
 def write(file: UPath, data: bytes, version: str | None) -> bool:
@@ -184,6 +232,20 @@ def put_file(source: Path, file: UPath) -> None:
     store, key = _locate(file)
     with _translate_errors(file):
         obstore.put(store, key, source)
+
+
+def put_chunks(chunks: Iterable[bytes], file: UPath) -> None:
+    """Write `chunks`, in flat memory, to `file`, whatever is there. If they raise an error, nothing is written."""
+    import obstore
+
+    store, key = _locate(file)
+    iterator = iter(chunks)
+    first = list(islice(iterator, 2))
+    with _translate_errors(file):
+        if len(first) < 2:  # in one request, which every store has
+            obstore.put(store, key, b"".join(first))
+        else:
+            obstore.put(store, key, chain(first, iterator))
 
 
 def copy_object(file: UPath, target: Path) -> None:
@@ -251,7 +313,7 @@ def deletes_on_condition(folder: UPath) -> bool:
 
     S3 does, and some of the stores with its API. Others ignore the condition, or have no such request.
     """
-    if folder.protocol not in ("s3", "s3a"):
+    if folder.protocol not in _S3_SCHEMES:
         return False
     proof = folder / _DELETE_PROOF
     if exists(proof):
@@ -282,6 +344,47 @@ def _race_to_delete(file: UPath) -> bool:
         return not is_deleted and stored is not None and remove_version(file, stored.version) and not exists(file)
     finally:
         delete([file])
+
+
+def delete_folder(folder: UPath) -> None:
+    """Remove all objects below `folder`, also the empty ones by which Hadoop's clients mark folders."""
+    delete([folder / item.path for item in list_objects(folder)])
+    if folder.protocol in _S3_SCHEMES:
+        # Their names end with a slash, which obstore leaves out.
+        client, bucket, prefix = _open_s3(folder)
+        with _translate_errors(folder):
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for item in page.get("Contents", ()):
+                    client.delete_object(Bucket=bucket, Key=item["Key"])
+
+
+def list_uploads(folder: UPath) -> Iterator[PendingUpload]:
+    """Yield the uploads below `folder` that nobody has completed: S3 keeps their parts, and charges for them.
+
+    None of other stores: they remove such parts after a week. One that is completed or ended meanwhile is left out.
+    """
+    if folder.protocol not in _S3_SCHEMES:
+        return
+    client, bucket, prefix = _open_s3(folder)
+    with _translate_errors(folder):
+        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+            for upload in page.get("Uploads", ()):
+                parts = client.get_paginator("list_parts").paginate(
+                    Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+                try:
+                    size = sum(part["Size"] for parts_page in parts for part in parts_page.get("Parts", ()))
+                except client.exceptions.NoSuchUpload:
+                    continue
+                path = upload["Key"].removeprefix(prefix)
+                yield PendingUpload(path, upload["UploadId"], size, upload["Initiated"].timestamp())
+
+
+def abort_upload(folder: UPath, upload: PendingUpload) -> None:
+    """End an upload that `list_uploads` has listed. One that is completed or ended already is no error."""
+    client, bucket, prefix = _open_s3(folder)
+    with _translate_errors(folder), suppress(client.exceptions.NoSuchUpload):
+        client.abort_multipart_upload(Bucket=bucket, Key=prefix + upload.path, UploadId=upload.number)
 
 
 def prove_conditions(folder: UPath) -> None:
@@ -318,6 +421,14 @@ def prove_conditions(folder: UPath) -> None:
         finally:
             with suppress(OSError):
                 delete([file])
+
+
+def _open_s3(folder: UPath) -> tuple[Any, str, str]:
+    """Return boto3's client, for what obstore cannot ask of S3, with the bucket, and the prefix of the folder."""
+    import boto3
+
+    bucket, _, key = folder.path.strip("/").partition("/")
+    return boto3.Session().client("s3", region_name=_s3_region()), bucket, f"{key}/" if key else ""
 
 
 def _locate(path: UPath) -> tuple[ObjectStore, str]:

@@ -39,6 +39,14 @@ LOOPBACK_HOST = "127.0.0.1"
 
 _SHOWN = "must have no user or password, because it is shown: stores have variables of their own"
 _FILE_SCHEMES = ("", "file", "sqlite")
+# Settings of Spark that hold a secret, and not the name or the file of one; and those that results depend on.
+_SPARK_SECRET = re.compile(r"secret|passw|token|(access|account|private)[._]?key", re.IGNORECASE)
+_SPARK_SECRET_NAME = re.compile(r"(file|path)$|secretKeyRef\.|\.kubernetes\.\w+\.secrets\.", re.IGNORECASE)
+_SPARK_RESULTS = re.compile(
+    r"spark\.sql\.(ansi\.|caseSensitive|legacy\.|session\.|timestampType|storeAssignmentPolicy|mapKeyDedupPolicy"
+    r"|parquet\.outputTimestampType)"
+)
+_SPARK_OWN = {"spark.master": "set EVERGREEN_SPARK instead", "spark.app.name": "it is evergreen"}
 _SECRET_PARAMETER = re.compile(r"([?&;/][^=&;/?]*(?:password|passwd|pwd|token|secret)[^=&;/?]*=)[^&;]*", re.IGNORECASE)
 
 
@@ -66,6 +74,16 @@ def _open_lake(lake: Any) -> Any:
     if separator and redact_url(str(lake)) != str(lake):
         raise ValueError(_SHOWN)
     return storage_path(str(lake))
+
+
+def _open_exchange(place: Any) -> Any:
+    return place and _open_lake(place)
+
+
+def _default_exchange(fields: Mapping[str, Any]) -> UPath | None:
+    """Return a prefix of a lake in an object store, for a Spark that is not in the task's process."""
+    in_process = fields["spark"].get_secret_value().startswith("local")
+    return None if in_process or is_local(fields["lake"]) else fields["lake"] / "_spark"
 
 
 class PodSettings(BaseModel):
@@ -208,6 +226,16 @@ class Settings(BaseSettings):
     spark: SecretUrl = Field(
         SecretUrl("local[2]"), description="Spark master, or sc://host:port of a Spark Connect server"
     )
+    spark_conf: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="settings of Spark, as JSON: packages, executors, memory, the image of executors in Kubernetes; "
+        "no secrets. A Spark Connect server has its own",
+    )
+    spark_exchange: Annotated[InstanceOf[UPath] | None, BeforeValidator(_open_exchange)] = Field(
+        default_factory=_default_exchange,
+        description="folder or object store URI in which tasks and Spark exchange files; default: `_spark` in a lake "
+        "in an object store if Spark is not in the task's process; else none: Spark sees the files of tasks",
+    )
     max_days_per_run: int = Field(
         31, ge=1, description="maximum days of features that one run builds in one Spark job: bounds its memory"
     )
@@ -283,6 +311,34 @@ class Settings(BaseSettings):
         if missing := [str(folder) for folder in folders if not folder.is_dir()]:
             raise ValueError(f"{', '.join(missing)} is no folder: name the folder that has the model folders in it")
         return tuple(folder.resolve() for folder in folders)
+
+    @field_validator("spark_conf", mode="before")
+    @classmethod
+    def _write_as_spark_does(cls, conf: Any) -> Any:
+        """Let JSON's numbers and booleans be what Spark reads."""
+        if not isinstance(conf, Mapping):
+            return conf
+        return {
+            key: str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int) else value
+            for key, value in conf.items()
+        }
+
+    @field_validator("spark_conf")
+    @classmethod
+    def _check_spark_conf(cls, conf: Mapping[str, str]) -> Mapping[str, str]:
+        for key in conf:
+            if not key.startswith("spark."):
+                raise ValueError(f"{key} is no setting of Spark: its name begins with `spark.`")
+            if fix := _SPARK_OWN.get(key):
+                raise ValueError(f"{key} cannot be set here: {fix}")
+            if _SPARK_RESULTS.match(key):
+                raise ValueError(f"{key} changes results, and fingerprints do not know it: say it in features.py")
+            if _SPARK_SECRET.search(key) and not _SPARK_SECRET_NAME.search(key):
+                raise ValueError(
+                    f"{key} holds a secret, which everybody would see on the command line of the JVM: leave it to the "
+                    "variables of the store (AWS_…), or to a spark-defaults.conf that SPARK_CONF_DIR names"
+                )
+        return conf
 
     @field_validator("airflow", "spark", "mlflow", "feast_registry", "online_store")
     @classmethod

@@ -318,7 +318,7 @@ def list_names(folder: UPath) -> list[str]:
         return []
 
 
-def list_files(folder: UPath) -> Iterator[tuple[str, int, float]]:
+def list_files(folder: UPath | Path) -> Iterator[tuple[str, int, float]]:
     """Yield path in `folder`, size in bytes and time of the last change (seconds since the epoch) of each file in it.
 
     Links are not followed. A store that does not tell the time gives the present: such a file is never old.

@@ -17,7 +17,8 @@ from typing import TextIO
 import httpx
 
 from evergreen.client.addresses import SPARK_TOKEN_FILE, SPARK_TOKEN_VARIABLE, accepts_connections
-from evergreen.settings import LOOPBACK_HOST, STACK_VARIABLE, parse_host_and_port, settings
+from evergreen.settings import LOOPBACK_HOST, STACK_VARIABLE, parse_host_and_port, settings, variable_name
+from evergreen.storage import is_local
 
 _BIN = Path(sys.executable).parent
 _SHARED_ENV_FILE = Path(__file__).with_name("airflow.env")
@@ -78,6 +79,17 @@ def spark_service(home: Path, port: int) -> LocalService:
     }
     url = f"sc://localhost:{port}"
     return LocalService("Spark Connect", url, port_check(port), tuple(command), environment, folder)
+
+
+def spark_exchange_environment() -> Mapping[str, str]:
+    """Return the variable by which tasks and the server of this machine exchange files, unless the settings name one.
+
+    Also of a lake in an object store, the server reads what tasks have on their disk.
+    """
+    current = settings()
+    if is_local(current.lake) or "spark_exchange" in current.model_fields_set:
+        return {}
+    return {variable_name("spark_exchange"): str(current.cache.absolute())}
 
 
 def spark_client_environment(home: Path) -> Mapping[str, str]:

@@ -113,10 +113,12 @@ def start_stack(progress: Progress) -> StackStartup:
         for name, (factory, port) in factories.items():
             record, endpoints[name] = _ensure_service(home, record, name, port, factory, {})
             addresses[variable_name(name)] = endpoints[name].url
-        secret = services.spark_client_environment(home) if "spark" in factories else {}
+        own_spark = {}
+        if "spark" in factories:
+            own_spark = {**services.spark_client_environment(home), **services.spark_exchange_environment()}
 
         def create_airflow(home: Path, port: int) -> LocalService:
-            return services.airflow_service(home, port, {**addresses, **secret})
+            return services.airflow_service(home, port, {**addresses, **own_spark})
 
         record, endpoints["airflow"] = _ensure_service(home, record, "airflow", 8080, create_airflow, addresses)
     started = {name for name, service in record.services.items() if old_record.services.get(name) != service}

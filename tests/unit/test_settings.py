@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from urllib.parse import quote
 
 import pytest
@@ -51,6 +52,57 @@ def test_settings_rejects_invalid_json(monkeypatch: pytest.MonkeyPatch) -> None:
     [fault] = fault_messages()
     assert 'field "pods"' in fault
     assert fault.endswith("structured settings are JSON")
+
+
+def test_spark_conf_is_what_spark_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = {"spark.executor.instances": 2, "spark.dynamicAllocation.enabled": True, "spark.executor.memory": "2g"}
+    monkeypatch.setenv("EVERGREEN_SPARK_CONF", json.dumps(conf))
+    assert settings().spark_conf == {
+        "spark.executor.instances": "2",
+        "spark.dynamicAllocation.enabled": "true",
+        "spark.executor.memory": "2g",
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        ("executor.memory", "is no setting of Spark"),
+        ("spark.master", "set EVERGREEN_SPARK instead"),
+        ("spark.sql.session.timeZone", "changes results"),
+        ("spark.sql.ansi.enabled", "changes results"),
+        ("spark.hadoop.fs.s3a.access.key", "holds a secret"),
+        ("spark.hadoop.fs.s3a.bucket.lake.secret.key", "holds a secret"),
+        ("spark.hadoop.fs.s3a.session.token", "holds a secret"),
+        ("spark.hadoop.fs.azure.account.key.shop.dfs.core.windows.net", "holds a secret"),
+        ("spark.authenticate.secret", "holds a secret"),
+        ("spark.ssl.keyPassword", "holds a secret"),
+        ("spark.executorEnv.AWS_SECRET_ACCESS_KEY", "holds a secret"),
+        ("spark.kubernetes.authenticate.oauthToken", "holds a secret"),
+    ],
+)
+def test_spark_conf_is_checked(key: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_SPARK_CONF", json.dumps({key: "hidden"}))
+    [fault] = fault_messages()
+    assert fault.startswith(f"EVERGREEN_SPARK_CONF: {key} ")
+    assert problem in fault
+    assert "hidden" not in fault
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "spark.kubernetes.authenticate.oauthTokenFile",
+        "spark.kubernetes.executor.secretKeyRef.AWS_SECRET_ACCESS_KEY",
+        "spark.kubernetes.executor.secrets.lake",
+        "spark.hadoop.hadoop.security.credential.provider.path",
+        "spark.sql.shuffle.partitions",
+        "spark.jars.packages",
+    ],
+)
+def test_spark_conf_may_name_secrets(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_SPARK_CONF", json.dumps({key: "lake:key"}))
+    assert settings().spark_conf == {key: "lake:key"}
 
 
 def test_settings_requires_the_public_key_of_a_signing_key(monkeypatch: pytest.MonkeyPatch) -> None:

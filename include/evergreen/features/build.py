@@ -10,6 +10,8 @@ import logging
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote
@@ -20,7 +22,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError, first_line
+from evergreen.errors import Fault, FaultsError, FeatureError, RawDataError, StoreError, first_line
 from evergreen.features import FeatureTables, inputs, spark
 from evergreen.features.definitions import DeclaredTypes, declared_types
 from evergreen.features.inputs import FaultsByPeriod, FingerprintsByPeriod, raise_own_faults
@@ -31,13 +33,15 @@ from evergreen.ingest import raw_files
 from evergreen.ingest.declared_files import declared_copies, declared_schema, find_damage, read_as_declared
 from evergreen.ingest.raw_files import RawFile
 from evergreen.lake import datasets
+from evergreen.lake.exchange import JobExchange, open_exchange
 from evergreen.spec.loader import feature_spec
 from evergreen.spec.model import ModelSpec, RawSource
 
 _MAX_FAILURES = 4
-_ESCAPED_COLON = "%3A"  # by Spark, in the names of folders
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _CONDITION_LINE = re.compile(r"^.*(\[[A-Z][A-Z0-9_.]+\].*)$", re.MULTILINE)
+# What Spark's client of an object store throws; in a trace, methods of the same packages follow.
+_STORE_FAILURE = re.compile(r"\b(software\.amazon\.awssdk|org\.apache\.hadoop\.fs\.s3a)\.[\w.$]*Exception\b")
 _READ_CONDITION = "FAILED_READ_FILE"
 _PASSING_CONDITIONS = ("INTERNAL_ERROR", "CONNECT", "OPERATION_CANCELED", "INVALID_HANDLE", "SPARK_JOB_CANCELLED")
 
@@ -95,6 +99,8 @@ def _build_periods(model: ModelSpec, staging_folders: Mapping[str, Path]) -> Fau
             _build_batch(model, {period: staging_folders[period] for period in periods})
             has_built = True
         except Exception as error:
+            if fault := spark.explain_missing_client(error):
+                raise StoreError(str(fault)) from error
             if not _is_repeatable(error):
                 raise
             log.exception("%s cannot be built", feature_spec(model).calendar.describe(periods))
@@ -112,6 +118,8 @@ def _build_periods(model: ModelSpec, staging_folders: Mapping[str, Path]) -> Fau
 
 def _is_repeatable(error: Exception) -> bool:
     """Whether the same periods would fail again: because of their rows or of the code, not of a server or a disk."""
+    if _STORE_FAILURE.search(str(error)):
+        return False
     if isinstance(error, PySparkException):
         # Spark names the condition of what it refuses. What it does not know, such as a lost connection, has no name.
         condition = error.getCondition() or ""
@@ -148,22 +156,23 @@ def _build_batch(model: ModelSpec, staging_folders: Mapping[str, Path]) -> None:
     periods = list(staging_folders)
     scratch = next(iter(staging_folders.values())).with_suffix(".spark")
     declared = _find_declared_files(model, inputs.raw_files_for_periods(spec, periods))
-    try:
+    with open_exchange(scratch) as exchange:
+        provided = {name: [exchange.provide(path) for path in paths] for name, paths in declared.items()}
         with spark.spark_session() as session:
             raw: dict[str, DataFrame | RegisterHistory] = {}
             for source in spec.sources:
-                raw[source.name] = frame = _read_raw(session, source, declared[source.name])
+                raw[source.name] = frame = _read_raw(session, source, provided[source.name])
                 if source.history:
                     spans = [inputs.visible_span(spec, source, period) for period in periods]
                     raw[source.name] = RegisterHistory(source, frame, spans, spec.timezone)
             module = import_module(f"evergreen_models.{model.feature_model}.features")
             types = declared_types(model.feature_model)
+            key = spec.calendar.partition_key
             for number, tables in enumerate(module.build(session, raw, periods, spec.calendar)):
                 log.info("%s: computing %s", spec.calendar.describe(periods), ", ".join(tables.columns))
-                _write_tables(tables, scratch / str(number), staging_folders, spec.calendar.partition_key, types)
-                _check_partitions(tables, scratch / str(number), staging_folders.keys(), spec.calendar.partition_key)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+                written = _compute(tables, exchange, str(number), key)
+                _stage_tables(tables, written, staging_folders, types, scratch)
+                _check_partitions(tables, written, staging_folders.keys(), key)
 
 
 def _find_declared_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[str, list[Path]]:
@@ -186,30 +195,51 @@ def _find_declared_files(model: ModelSpec, files: Sequence[RawFile]) -> dict[str
     return paths
 
 
-def _read_raw(session: SparkSession, source: RawSource, files: Sequence[Path]) -> DataFrame:
+def _read_raw(session: SparkSession, source: RawSource, files: Sequence[str]) -> DataFrame:
     schema = from_arrow_schema(declared_schema(source), prefer_timestamp_ntz=True)
     if not files:  # no period of them has events
         return session.createDataFrame([], schema)
-    return session.read.schema(schema).parquet(*map(str, files))
+    return session.read.schema(schema).parquet(*files)
 
 
-def _check_partitions(tables: FeatureTables, scratch: Path, periods: Collection[str], key: str) -> None:
+@dataclass(frozen=True)
+class _WrittenTables:
+    """The files that Spark has written of the tables of one pass, by table and period."""
+
+    exchange: JobExchange
+    parts: Mapping[tuple[str, str], Sequence[str]]
+
+    def open_parts(self, table: str, period: str) -> AbstractContextManager[list[Path]]:
+        """Return local files with the rows of a table and a period."""
+        return self.exchange.open_parts(self.parts.get((table, period), ()))
+
+
+def _compute(tables: FeatureTables, exchange: JobExchange, result: str, key: str) -> _WrittenTables:
+    """Compute the tables with Spark, in any number of files."""
+    only = next(iter(tables.columns)) if len(tables.columns) == 1 else None
+    spark.write_parquet(tables.frame, exchange.uri(result), [key] if only else ["table", key])
+    parts: dict[tuple[str, str], list[str]] = {}
+    for path in exchange.list_parts(result):
+        folders = path.split("/")[:-1]
+        if not folders[-1].startswith(f"{key}="):  # a file without rows, which has no partition
+            continue
+        table = only or unquote(folders[-2].removeprefix("table="))
+        parts.setdefault((table, unquote(folders[-1].removeprefix(f"{key}="))), []).append(path)
+    return _WrittenTables(exchange, parts)
+
+
+def _check_partitions(tables: FeatureTables, written: _WrittenTables, periods: Collection[str], key: str) -> None:
     """Check that every row that Spark has written belongs to a table and a period of the job.
 
     Raises:
         FeatureError: others would be lost; they are counted by table and period.
     """
     faults = []
-    for folder in sorted({file.parent for file in scratch.rglob(f"{key}=*/*.parquet")}):
-        period = unquote(folder.name.removeprefix(f"{key}="))
-        table = (
-            unquote(folder.parent.name.removeprefix("table="))
-            if len(tables.columns) > 1
-            else next(iter(tables.columns))
-        )
+    for table, period in sorted(written.parts):
         if period in periods and table in tables.columns:
             continue
-        rows = sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
+        with written.open_parts(table, period) as files:
+            rows = sum(pq.read_metadata(file).num_rows for file in files)
         for column, value in ((key, period), ("table", table)):
             if value == _NULL_PARTITION:
                 faults.append(Fault(table, f"{rows} rows have no {column}", f"let features.build set `{column}`"))
@@ -221,29 +251,29 @@ def _check_partitions(tables: FeatureTables, scratch: Path, periods: Collection[
         raise FeatureError("features", faults)
 
 
-def _write_tables(
-    tables: FeatureTables, scratch: Path, staging_folders: Mapping[str, Path], key: str, types: DeclaredTypes
+def _stage_tables(
+    tables: FeatureTables,
+    written: _WrittenTables,
+    staging_folders: Mapping[str, Path],
+    types: DeclaredTypes,
+    scratch: Path,
 ) -> None:
-    """Compute the tables with Spark, in any number of files, and stage one file per table and period.
+    """Stage one file per table and period.
 
     Columns get the types that Feast declares. One with values that would change stays as it is, for `validate_features`
     to report: the other periods of the batch may have none.
 
     Staged rows are in the order of `row_order`, so the bytes do not depend on how Spark divided the work.
     """
-    several = len(tables.columns) > 1
-    tables.frame.write.partitionBy(*(["table", key] if several else [key])).parquet(str(scratch))
     for name, columns in tables.columns.items():
         for period, folder in staging_folders.items():
-            partition = (
-                scratch / f"table={name}" if several else scratch
-            ) / f"{key}={period.replace(':', _ESCAPED_COLON)}"
             file, column_types = folder / f"{name}.parquet", types.get(name, {})
-            if parts := sorted(partition.glob("*.parquet")):
-                _stage_rows(file, parts, columns, column_types, scratch)
-            else:  # a period without rows is a table without rows
-                table, _ = cast_columns(tables.frame.select(*columns).limit(0).toArrow(), column_types)
-                write_ordered(file, [table], scratch)
+            with written.open_parts(name, period) as parts:
+                if parts:
+                    _stage_rows(file, parts, columns, column_types, scratch)
+                else:  # a period without rows is a table without rows
+                    table, _ = cast_columns(tables.frame.select(*columns).limit(0).toArrow(), column_types)
+                    write_ordered(file, [table], scratch)
 
 
 def _stage_rows(

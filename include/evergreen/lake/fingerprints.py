@@ -30,7 +30,9 @@ from typing import Any
 
 from evergreen.storage import file_sha256
 
-CARRIERS = frozenset({"errors", "lake", "registry", "settings", "spec", "storage", "training", "window"})
+CARRIERS = frozenset(
+    {"errors", "lake", "object_store", "registry", "settings", "spec", "storage", "training", "window"}
+)
 
 _FOLLOWED = ("evergreen.", "evergreen_models.")
 

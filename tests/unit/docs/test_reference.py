@@ -21,8 +21,10 @@ pytestmark = pytest.mark.unit
 
 ERRORS = DOCS / "reference/errors.md"
 PACKAGES = (evergreen, evergreen_local)
-# Variables that Evergreen reads and that are no settings: reference/settings.md lists them apart.
-OTHER_VARIABLES = {"EVERGREEN_PRELOAD", "EVERGREEN_STACK", "EVERGREEN_TEST_DVC", "EVERGREEN_TEST_IMAGE"}
+# Variables that Evergreen reads and that are no settings: reference/settings.md lists them apart. And those of tests.
+OTHER_VARIABLES = {"EVERGREEN_PRELOAD", "EVERGREEN_STACK"} | {
+    f"EVERGREEN_TEST_{name}" for name in ("DVC", "IMAGE", "S3", "S3A_JARS", "SPARK_IMAGE")
+}
 
 
 @cache
@@ -79,7 +81,7 @@ def test_all_settings_are_listed() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_variables_named_in_docs_are_settings(page: Path) -> None:
     known = {variable_name(name) for name in Settings.model_fields} | OTHER_VARIABLES
-    named = set(re.findall(rf"\b{ENV_PREFIX}[A-Z_]*[A-Z]", read_page(page)))
+    named = set(re.findall(rf"\b{ENV_PREFIX}[A-Z0-9_]*[A-Z0-9]", read_page(page)))
     assert not {name for name in named if name.partition("__")[0] not in known}
 
 

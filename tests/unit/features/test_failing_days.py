@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.errors.exceptions.connect import SparkConnectGrpcException
 
-from evergreen.errors import Fault, FeatureError
+from evergreen.errors import Fault, FeatureError, StoreError
 from evergreen.features import build
 from evergreen.spec import loader
 from support.calendars import later
@@ -88,12 +88,32 @@ def test_what_rows_or_code_cause_is_blamed_on_days(error: Exception) -> None:
         MemoryError(),
         SparkConnectGrpcException("<_InactiveRpcError: UNAVAILABLE>"),
         PySparkException("[INTERNAL_ERROR] a bug", errorClass="INTERNAL_ERROR", messageParameters={}),
+        PySparkException(
+            "[TASK_WRITE_FAILED] Task failed while writing rows to s3a://lake/_spark.\nCaused by: "
+            "org.apache.hadoop.fs.s3a.AWSClientIOException: software.amazon.awssdk.core.exception.SdkClientException",
+            errorClass="TASK_WRITE_FAILED",
+            messageParameters={},
+        ),
     ],
     ids=lambda error: type(error).__name__,
 )
 def test_what_a_server_or_a_disk_causes_is_raised(error: Exception) -> None:
     with pytest.raises(type(error)):
         run({DAYS[3]}, error)
+
+
+def test_a_trace_with_methods_of_a_store_is_no_failure_of_it() -> None:
+    """Methods of the store's client are in the trace of any error, also where a row is at fault."""
+    trace = "Caused by: [DIVIDE_BY_ZERO] zero\n\tat org.apache.hadoop.fs.s3a.S3ABlockOutputStream.write("
+    text = f"[TASK_WRITE_FAILED] failed\n{trace}"
+    error = PySparkException(text, errorClass="TASK_WRITE_FAILED", messageParameters={})
+    assert list(map(str, run({DAYS[3]}, error)[0])) == [DAYS[3]]
+
+
+def test_a_spark_without_a_client_of_the_store_is_no_fault_of_days() -> None:
+    missing = "java.lang.ClassNotFoundException: Class org.apache.hadoop.fs.s3a.S3AFileSystem not found"
+    with pytest.raises(StoreError, match="S3AFileSystem is missing → set EVERGREEN_SPARK_CONF=.*hadoop-aws"):
+        run({DAYS[3]}, PySparkException(missing, errorClass="TASK_WRITE_FAILED", messageParameters={}))
 
 
 def test_the_cause_of_a_failed_task_is_told() -> None:

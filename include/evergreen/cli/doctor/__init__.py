@@ -94,11 +94,13 @@ def doctor_checks(config: Settings, addresses: ServiceAddresses | None) -> Itera
         yield check("MLflow's database", databases.check_mlflow_database, mlflow)
     spark = addresses.spark if addresses else config.spark
     if spark.get_secret_value().startswith("sc://"):
-        shared = config.lake if is_local(config.lake) else config.cache
+        shared = config.spark_exchange or (config.lake if is_local(config.lake) else config.cache)
         run = partial(servers.check_spark_connect, spark, shared)
         yield DoctorCheck("Spark Connect", str(spark), run)
     else:
         yield DoctorCheck("Java", "this machine, for Spark", environment.check_java)
+        if config.spark_exchange or not spark.get_secret_value().startswith("local"):
+            yield DoctorCheck("Spark", str(spark), servers.check_spark)
     if config.training_backend == "pod":
         run = partial(cluster.check_kubernetes, config.pods)
         yield DoctorCheck("Kubernetes", f"namespace {config.pods.namespace}", run)

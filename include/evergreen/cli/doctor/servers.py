@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import tempfile
 import uuid
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
 
-from evergreen import ledger
+from evergreen import ledger, storage
 from evergreen.cli.doctor.outcomes import CheckFailedError, CheckPassed, ClockProbe, UnreachableError
 from evergreen.client.addresses import SPARK_TOKEN_VARIABLE, spark_token
 from evergreen.client.airflow import AirflowClient, AirflowError
 from evergreen.errors import LedgerError, first_line
-from evergreen.settings import SecretUrl, parse_host_and_port
+from evergreen.settings import SecretUrl, parse_host_and_port, settings
 from evergreen.spec.loader import model_names
+from evergreen.storage import UPath
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _AIRFLOW_COMPONENTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 _SHOWN_DAGS = 5  # of those that are paused
@@ -83,8 +89,17 @@ def check_mlflow(url: SecretUrl) -> CheckPassed:
     return CheckPassed(f"MLflow {server_version}, reads its registry, stores artifacts", clock_skew)
 
 
-def check_spark_connect(address: SecretUrl, folder: Path) -> CheckPassed:
-    """Check Spark Connect: authentication, same version, and that it reads and writes the same folder."""
+def check_spark() -> CheckPassed:
+    """Check a Spark that this process starts: that it, or its executors, and tasks can exchange files."""
+    from evergreen.features.spark import spark_session
+
+    with spark_session() as session:
+        _check_exchange(session)
+        return CheckPassed(f"Spark {session.version}, exchanges files with tasks")
+
+
+def check_spark_connect(address: SecretUrl, folder: UPath | Path) -> CheckPassed:
+    """Check Spark Connect: authentication, same version, and that it reads and writes the same folder, or the store."""
     url = address.get_secret_value()
     try:
         socket.create_connection(parse_host_and_port(url, 15002), timeout=5).close()  # its client would try for minutes
@@ -93,13 +108,16 @@ def check_spark_connect(address: SecretUrl, folder: Path) -> CheckPassed:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    probe = folder / f".doctor-{uuid.uuid4().hex}"
+    probe = folder / f".doctor-{uuid.uuid4().hex}" if isinstance(folder, Path) else None
     session = None
     if token := spark_token(url):
         os.environ[SPARK_TOKEN_VARIABLE] = token  # Spark's client reads it there only, unless the server has TLS
     try:
         session = SparkSession.builder.remote(url).create()
         _check_same_version("Spark", session.version, version("pyspark"))
+        if probe is None:
+            _check_exchange(session)
+            return CheckPassed(f"Spark {version('pyspark')}, exchanges files with tasks")
         probe.mkdir(parents=True)
         (probe / "local").write_text("probe\n")
         try:
@@ -130,8 +148,48 @@ def check_spark_connect(address: SecretUrl, folder: Path) -> CheckPassed:
             session.stop()
         # A session that could not be created leaves it behind; this process could then create no local session.
         os.environ.pop("SPARK_CONNECT_MODE_ENABLED", None)
-        shutil.rmtree(probe, ignore_errors=True)
+        if probe:
+            shutil.rmtree(probe, ignore_errors=True)
     return CheckPassed(f"Spark {version('pyspark')}, reads and writes the lake")
+
+
+def _check_exchange(session: SparkSession) -> None:
+    """Let Spark read what this process writes, and this process read what Spark writes, as builds do."""
+    import pyarrow.parquet as pq
+
+    from evergreen.features.spark import explain_missing_client, write_parquet
+    from evergreen.lake.exchange import open_exchange
+
+    cache = settings().cache  # a folder that Spark shares, if there is no exchange
+    cache.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=".doctor-", dir=cache) as folder,
+        open_exchange(Path(folder, "job")) as exchange,
+    ):
+        location = exchange.folder.parent
+        unshared_fix = "mount it at the same path on all machines, or set EVERGREEN_SPARK_EXCHANGE to what all reach"
+        try:
+            storage.put(exchange.folder / "task.txt", b"probe\n")
+        except OSError as error:
+            problem = f"this process cannot write to {location}: {first_line(error)[:300]}"
+            raise CheckFailedError(problem, "allow it, or correct EVERGREEN_SPARK_EXCHANGE") from None
+        try:
+            lines = session.read.text(exchange.uri("task.txt")).count()
+            write_parquet(
+                session.range(2).selectExpr("id", "'2013-01-01T00:00Z' AS period"), exchange.uri("0"), ["period"]
+            )
+        except Exception as error:
+            if fault := explain_missing_client(error):
+                raise CheckFailedError(fault.problem, fault.fix) from None
+            problem = f"Spark cannot read and write {location}: {first_line(error)[:300]}"
+            fix = (
+                "give Spark the address of the store and the right to write there, or correct EVERGREEN_SPARK_EXCHANGE"
+            )
+            raise CheckFailedError(problem, unshared_fix if isinstance(location, Path) else fix) from None
+        with exchange.open_parts(exchange.list_parts("0")) as parts:
+            rows = sum(pq.read_metadata(part).num_rows for part in parts)
+        if (lines, rows) != (1, 2):
+            raise CheckFailedError(f"Spark and this process do not see the same files in {location}", unshared_fix)
 
 
 def _check_anchors(url: SecretUrl, auth: tuple[str, str] | None) -> None:

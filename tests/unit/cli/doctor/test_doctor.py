@@ -54,6 +54,14 @@ def test_doctor_checks_of_configured_servers(home: Path) -> None:
     assert names[-5:] == ["Airflow", "MLflow", "Spark Connect", "Kubernetes", "prices"]
 
 
+@pytest.mark.parametrize(
+    "options", [{"spark": "spark://master:7077"}, {"spark_exchange": "s3://bucket/exchange"}], ids=["cluster", "store"]
+)
+def test_a_spark_that_shares_no_process_or_disk_is_started(home: Path, options: dict[str, str]) -> None:
+    names = subjects(**options)
+    assert names[names.index("Java") + 1] == "Spark"
+
+
 def test_tables_are_checked_if_there_are_any(home: Path) -> None:
     names = subjects(tables="delta")
     assert names[names.index("features") + 1] == "tables"
