@@ -36,6 +36,7 @@ from measuring.stack import environment
 
 STATE = Path(__file__).parent / "measuring" / "state.py"
 GIVE_UP = 4
+MODEL = "flight_delay"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def emptied() -> Fault:
 FAULTS = (
     *(stopped("postgres", "training_set"), killed("postgres", "promote"), stopped("postgres", "train", 60)),
     *(stopped("redis", "materialize"), killed("redis", "materialize"), emptied()),
-    *(stopped("minio", "judge"), killed("minio", "train"), stopped("minio", "promote", 60)),
+    *(stopped("s3", "judge"), killed("s3", "train"), stopped("s3", "promote", 60)),
     *(stopped("mlflow", "evaluate"), killed("mlflow", "register"), silent("mlflow", "register")),
     *(stopped("spark", "build"), killed("spark", "build")),
     *(stopped("api-server", "train"), killed("api-server", "judge"), silent("postgres", "judge")),
@@ -106,12 +107,12 @@ def measured(stack: Stack, services: Sequence[str], log: Path) -> None:
     if stack.run("up", log=log).wait():
         raise SystemExit("the stack did not come up")
     up = time.time() - begun
-    retrain = stack.run("retrain", log=log)
+    retrain = stack.run("retrain", MODEL, log=log)
     first = first_task(stack) - begun
     if retrain.wait():
         raise SystemExit("the first retrain failed")
     print(f"up after {up:.0f} s, the first task after {first:.0f} s", flush=True)
-    for words in (("rollback", "flight_delay"), ("release", "flight_delay", "2")):
+    for words in (("rollback", MODEL), ("release", MODEL, "2")):
         assert stack.run(*words, "--reason", "the benchmark", log=log).wait() == 0
     state = stack.python(STATE.read_text())
     row("service", "fault", "while", "hit", "asked", "seconds", "promoted", "aliases", "staged")
@@ -134,7 +135,7 @@ def measured(stack: Stack, services: Sequence[str], log: Path) -> None:
 
 def struck(stack: Stack, fault: Fault, log: Path) -> tuple[bool, int]:
     """Have the model brought a week further, with the fault; whether it struck, and how often it was asked for."""
-    command = stack.run("retrain", log=log)
+    command = stack.run("retrain", MODEL, log=log)
     if hit := stack.reaches(fault.task, command):
         fault.strike(stack)
     asked = 1
@@ -142,7 +143,7 @@ def struck(stack: Stack, fault: Fault, log: Path) -> tuple[bool, int]:
         if asked == GIVE_UP:
             raise SystemExit(f"{fault.service} {fault.what}: the retrain fails however often it is asked for")
         wait_until_whole(stack)
-        command = stack.run("retrain", log=log)
+        command = stack.run("retrain", MODEL, log=log)
         asked += 1
     return hit, asked
 
@@ -196,11 +197,11 @@ def embedded(home: Path, weeks: int) -> Any:
     command = str(Path(sys.executable).parent / "evergreen")
     run = {"env": environment(home), "check": True, "capture_output": True, "text": True}
     try:
-        subprocess.run([command, "retrain"], **run)
-        for words in (("rollback", "flight_delay"), ("release", "flight_delay", "2")):
+        subprocess.run([command, "retrain", MODEL], **run)
+        for words in (("rollback", MODEL), ("release", MODEL, "2")):
             subprocess.run([command, *words, "--reason", "the benchmark"], **run)
         for _ in range(weeks - 2):
-            subprocess.run([command, "retrain"], **run)
+            subprocess.run([command, "retrain", MODEL], **run)
         addresses = json.loads((home / "stack.json").read_text())["services"]
         run["env"] = environment(home, EVERGREEN_MLFLOW=addresses["mlflow"]["url"])
         return json.loads(subprocess.run([sys.executable, str(STATE)], **run).stdout)

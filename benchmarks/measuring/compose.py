@@ -17,7 +17,7 @@ from evergreen.client.airflow import AirflowClient, AirflowError
 from evergreen.settings import REPOSITORY, SecretUrl
 
 SERVICES = (
-    *("postgres", "redis", "minio", "mlflow", "spark"),
+    *("postgres", "redis", "s3", "mlflow", "spark"),
     *("api-server", "scheduler", "dag-processor", "triggerer"),
 )
 PORTS = {"AIRFLOW_PORT": 8080, "MLFLOW_PORT": 5000}
@@ -98,9 +98,9 @@ class Stack:
     def is_up(self, service: str) -> bool:
         return bool(self.container(service))
 
-    def python(self, program: str) -> Any:
+    def python(self, program: str, service: str = "scheduler") -> Any:
         """What a Python program prints, as JSON, where the tasks run."""
-        return json.loads(docker("exec", "--interactive", self.container("scheduler"), "python", "-", stdin=program))
+        return json.loads(docker("exec", "--interactive", self.container(service), "python", "-", stdin=program))
 
     def memory(self) -> Mapping[str, float]:
         """MiB, by service."""

@@ -15,8 +15,6 @@ import pytest
 from measuring import state
 from measuring.compose import COMMAND, Stack, docker, remove, unfit
 
-DISK, KEEPER = "evergreen_evergreen", "tests-disk"
-DISK_PAGES = 3 * 2**18  # of 4 KiB: the doctor wants 2 GiB free
 STATE = Path(str(state.__file__))
 """A program that prints what the stack holds, for `Stack.python`."""
 
@@ -53,46 +51,34 @@ class LiveStack(Stack):
         """What a retrain that fails says, with a fault from when this task of it runs until it has failed."""
         with tempfile.TemporaryDirectory() as scratch:
             log = Path(scratch, "log")
-            command = self.run("retrain", log=log)
+            command = self.run("retrain", "flight_delay", log=log)
             assert self.reaches(task, command), log.read_text()
             with fault:
                 assert command.wait() != 0, log.read_text()
             return log.read_text()
 
     @contextmanager
-    def full_disk(self) -> Iterator[None]:
-        """Nobody can write to the lake's volume until the context ends."""
-        docker("exec", KEEPER, "sh", "-c", "cat /dev/zero >/lake/filler || true")
+    def read_only_store(self) -> Iterator[None]:
+        """The store refuses to write until the context ends."""
+        path = "-locationPrefix=/buckets/evergreen/"
+        self._store_shell(f"fs.configure {path} -readOnly=true -apply")
         try:
             yield
         finally:
-            docker("exec", KEEPER, "rm", "/lake/filler")
+            self._store_shell(f"fs.configure {path} -delete -apply")
 
-    @contextmanager
-    def read_only_s3(self) -> Iterator[None]:
-        """The S3 server of these tests refuses to write until the context ends."""
-        docker("exec", self.container("minio"), "sh", "-c", "echo PUT >/data/refuses")
-        try:
-            yield
-        finally:
-            docker("exec", self.container("minio"), "rm", "/data/refuses")
+    def _store_shell(self, command: str) -> None:
+        docker("exec", "--interactive", self.container("s3"), "weed", "shell", stdin=f"lock\n{command}\nunlock\n")
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[LiveStack]:
-    """Its lake is on a disk so small that it can be filled."""
     if reason := unfit():
         pytest.skip(reason)
     found = LiveStack()
     try:
-        options = ("type=tmpfs", "device=tmpfs", f"o=nr_blocks={DISK_PAGES},uid=10001,gid=10001")
-        docker("volume", "create", *(word for option in options for word in ("--opt", option)), DISK)
         found.does("up")
-        # What such a disk holds is gone when nobody uses it any more: this container does until the end.
-        keeper = ["--detach", "--init", "--name", KEEPER, "--network", "none", "--volume", f"{DISK}:/lake"]
-        docker("run", *keeper, "--entrypoint", "sleep", "evergreen:stack", "1d")
-        found.does("retrain")
+        found.does("retrain", "flight_delay")
         yield found
     finally:
-        subprocess.run(["docker", "rm", "--force", KEEPER], capture_output=True)
         remove()

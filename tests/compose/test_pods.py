@@ -59,8 +59,8 @@ def test_a_retrain_whose_training_is_a_pod_ends_with_a_champion(stack: LiveStack
                 "PODS_SECRET": "store",
             }
             stack.does("down")
-            for command in ("up", "doctor", "retrain"):
-                code, said = stack.says(command, **variables)
+            for command in (("up",), ("doctor",), ("retrain", "flight_delay")):
+                code, said = stack.says(*command, **variables)
                 assert code == 0, said
         trained = stack.python(NEWEST_ATTEMPT)
         assert trained["outcome"] == Outcome.SUCCEEDED.value
@@ -89,12 +89,12 @@ def reached(stack: LiveStack, kubeconfig: Path) -> Iterator[tuple[Path, str]]:
     assert server.hostname
     api_server = (server.hostname, server.port or 443)
 
-    def minio() -> Address:  # at each start of the stack another one
-        networks = docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", stack.container("minio"))
-        return next(iter(json.loads(networks).values()))["IPAddress"], 9000
+    def store() -> Address:  # at each start of the stack another one
+        networks = docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", stack.container("s3"))
+        return next(iter(json.loads(networks).values()))["IPAddress"], 8333
 
     outside = outward_address()
-    with Relay(lambda: api_server, outside) as api, Relay(minio, outside) as s3:
+    with Relay(lambda: api_server, outside) as api, Relay(store, outside) as s3:
         cluster.update({"server": f"https://{api.address}", "tls-server-name": server.hostname})
         kubeconfig.write_text(json.dumps(about))  # which is YAML, too
         kubeconfig.chmod(0o644)  # who reads it is another user

@@ -41,3 +41,10 @@ def test_the_dag_processor_imports_what_dag_files_do(tmp_path: Path) -> None:
 def test_other_components_import_no_dags(tmp_path: Path) -> None:
     for command in ("triggerer", "api-server", "scheduler"):
         assert not imported(command, tmp_path) & {"evergreen.orchestration.dags"}, command
+
+
+def test_a_celery_worker_imports_what_is_named(tmp_path: Path) -> None:
+    code = "import sys; import evergreen.plugin.celery_worker; print('RESULT', 'colorsys' in sys.modules)"
+    environment = os.environ | {"AIRFLOW_HOME": str(tmp_path), "EVERGREEN_PRELOAD": "colorsys, no.such.module"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split()[-2:] == ["RESULT", "True"]

@@ -1,29 +1,23 @@
-"""A small S3 server with atomic conditional puts, in this process or a container.
+"""A small S3 server with atomic conditional puts, in this process.
 
 It supports the requests that Evergreen and MLflow send: put, conditional put, get, list, delete, create a bucket. Tests
-set its faults while it runs. `python s3_server.py server FOLDER`, the arguments of MinIO, stores everything in that
-folder and listens on port 9000: for a stack that is to be killed, where MinIO's image is not available.
+set its faults while it runs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import signal
-import sys
 import threading
-import uuid
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from time import sleep, time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
 if TYPE_CHECKING:
@@ -35,7 +29,7 @@ class S3:
     """The contents of the server, and its faults."""
 
     url: str = ""
-    buckets: MutableMapping[str, Any] = field(default_factory=dict)
+    buckets: dict[str, Any] = field(default_factory=dict)
     """Bucket → key → content."""
     refuses: set[str] = field(default_factory=set)
     """HTTP methods that are refused with AccessDenied."""
@@ -73,66 +67,6 @@ class S3:
         from s3fs import S3FileSystem
 
         S3FileSystem.clear_instance_cache()
-
-
-class FolderBucket(MutableMapping[str, bytes]):
-    """A bucket in a folder: objects are written atomically, and survive a kill of the server."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def __getitem__(self, key: str) -> bytes:
-        try:
-            return self._file(key).read_bytes()
-        except FileNotFoundError:
-            raise KeyError(key) from None
-
-    def __setitem__(self, key: str, content: bytes) -> None:
-        scratch = self._folder / f".{uuid.uuid4().hex}"
-        with scratch.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        scratch.replace(self._file(key))
-
-    def __delitem__(self, key: str) -> None:
-        try:
-            self._file(key).unlink()
-        except FileNotFoundError:
-            raise KeyError(key) from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([unquote(name[1:]) for name in os.listdir(self._folder) if name.startswith("=")])
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-    def _file(self, key: str) -> Path:
-        return self._folder / ("=" + quote(key, safe=""))
-
-
-class BucketsFolder(MutableMapping[str, FolderBucket]):
-    """BucketsFolder in a folder."""
-
-    def __init__(self, root: Path):
-        self._root = root
-
-    def __getitem__(self, name: str) -> FolderBucket:
-        if not name or not (self._root / name).is_dir():
-            raise KeyError(name)
-        return FolderBucket(self._root / name)
-
-    def __setitem__(self, name: str, _: Any) -> None:
-        (self._root / name).mkdir(exist_ok=True)
-
-    def __delitem__(self, name: str) -> None:
-        (self._root / name).rmdir()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([path.name for path in self._root.iterdir() if path.is_dir()])
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
 
 
 @contextmanager
@@ -195,10 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not exists and self.store.conditions != "late":
                 self.store.attempts[f"{bucket}/{key}"] = self.headers.get("x-amz-meta-attempt", "")
                 self.store.times[f"{bucket}/{key}"] = self.store.clock()
-                try:
-                    self.store.buckets[bucket][key] = data
-                except OSError as error:  # the disk under it
-                    return self._fault(507, "XMinioStorageFull", str(error))
+                self.store.buckets[bucket][key] = data
         if exists and self.store.words == "conflict":
             return self._fault(409, "ConditionalRequestConflict", "A conflicting operation occurred")
         if exists:
@@ -371,22 +302,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-
-class PersistentS3(S3):
-    """Stores everything in a folder, whose file `refuses` lists the HTTP methods to refuse, such as `PUT DELETE`."""
-
-    def __init__(self, folder: Path):
-        super().__init__(buckets=BucketsFolder(folder))
-        self._refuses = folder / "refuses"
-
-    def __getattribute__(self, name: str) -> Any:
-        if name != "refuses":
-            return super().__getattribute__(name)
-        return set(self._refuses.read_text().split()) if self._refuses.exists() else set()
-
-
-if __name__ == "__main__":
-    _, _, root = sys.argv  # server FOLDER
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which process 1 of a container would not notice
-    _server(PersistentS3(Path(root)), "0.0.0.0", 9000).serve_forever()

@@ -1,7 +1,7 @@
 """`evergreen migrate`: upgrades databases and creates buckets for this version, before any service of it starts.
 
-It migrates what the environment configures: the databases of Airflow and MLflow, and the buckets of ledger, jobs and
-artifacts. It first checks access to all of these, to Feast's registry and to the online store: a wrong password is
+It migrates what the environment configures: the databases of Airflow and MLflow, and the buckets of lake, ledger, jobs
+and artifacts. It first checks access to all of these, to Feast's registry and to the online store: a wrong password is
 reported before anything is changed. Running it again changes nothing.
 
 `evergreen migrate --wait` is for services that start at the same time and must not run before it is done.
@@ -95,7 +95,7 @@ def configured_databases(environment: Mapping[str, str]) -> dict[str, SecretUrl]
 def configured_buckets(environment: Mapping[str, str], config: Settings) -> dict[str, str]:
     """Return name and URI of everything that is stored in an object store."""
     artifacts = environment.get("MLFLOW_ARTIFACTS_DESTINATION", "")
-    uris = {"ledger": config.ledger, "jobs": config.jobs, "artifacts": artifacts}
+    uris = {"lake": str(config.lake), "ledger": config.ledger, "jobs": config.jobs, "artifacts": artifacts}
     return {name: uri for name, uri in uris.items() if "://" in uri and not uri.startswith("file:")}
 
 

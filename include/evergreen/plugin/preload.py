@@ -10,8 +10,8 @@ module that the scheduler imported before the first fork, copy-on-write; every t
 
 Airflow calls ``on_starting`` when a component creates its Job, which is before it forks. ``EVERGREEN_PRELOAD`` names
 the scheduler's modules, separated by commas; if unset or empty, nothing is imported. Acts only in ``airflow
-dag-processor``, and in ``airflow scheduler`` with a local executor that forks: Celery and Kubernetes workers fork
-elsewhere, and the other components must stay light.
+dag-processor``, and in ``airflow scheduler`` with a local executor that forks: the other components must stay light.
+Celery workers import the same modules by `evergreen.plugin.celery_worker`.
 
 Name third-party libraries only, not Evergreen or models: a preloaded module does not change until the scheduler
 restarts. Tasks inherit state, too: every task starts with the same global ``numpy.random`` state, so draw from a

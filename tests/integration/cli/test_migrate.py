@@ -48,8 +48,9 @@ def test_configured_databases_are_those_of_the_environment() -> None:
 
 def test_configured_buckets_leave_out_folders(home: Path) -> None:
     assert migrate.configured_buckets({"MLFLOW_ARTIFACTS_DESTINATION": "/srv/mlflow"}, Settings()) == {}
-    config = Settings(ledger="s3://a/ledger", jobs="file:///srv/jobs")
+    config = Settings(lake="s3://c/lake", ledger="s3://a/ledger", jobs="file:///srv/jobs")
     assert migrate.configured_buckets({"MLFLOW_ARTIFACTS_DESTINATION": "s3://b/mlflow"}, config) == {
+        "lake": "s3://c/lake",
         "ledger": "s3://a/ledger",
         "artifacts": "s3://b/mlflow",
     }
@@ -58,10 +59,11 @@ def test_configured_buckets_leave_out_folders(home: Path) -> None:
 def test_migrate_creates_buckets(home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_LEDGER", "s3://evergreen/ledger")
     monkeypatch.setenv("EVERGREEN_JOBS", "s3://other/jobs")
+    monkeypatch.setenv("EVERGREEN_LAKE", "s3://third/lake")
     for _ in range(2):
         settings.cache_clear()
         migrate.migrate(create_console())
-    assert s3.buckets == {"evergreen": {}, "other": {}}
+    assert s3.buckets == {"evergreen": {}, "other": {}, "third": {}}
 
 
 def test_migrate_refuses_a_store_that_loses_promotions(home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,11 +75,12 @@ def test_another_spark_finds_files_in_the_lakes_store(home: Path, spark: str) ->
 def test_a_file_is_uploaded_once(server: S3, file: Path, tmp_path: Path) -> None:
     name = f"{file_sha256(file)}.parquet"
     shutil.copy(file, tmp_path / "same.parquet")
+    server.clock = lambda: time.time() - 7200
     for number, path in enumerate((file, tmp_path / "same.parquet")):
         with open_exchange(tmp_path / f"job{number}") as job:
             assert job.provide(path).startswith("s3a://lake-")
             assert job.provide(path).endswith(f"/lake/exchange/inputs/{name}")
-    # Its age, which our server gives as that of 2013, begins anew.
+    # Its age, of two hours, begins anew.
     assert puts(server) == [f"inputs/{name}", *[f"inputs/{name}.used"] * 3]
 
 
