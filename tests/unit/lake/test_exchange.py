@@ -179,6 +179,7 @@ def test_an_exchange_that_cannot_be_cleaned_up_is_a_problem(
 ) -> None:
     monkeypatch.setenv("EVERGREEN_RETENTION__LEFTOVERS_DAYS", "7")
     settings.cache_clear()
+    server.clock = lambda: time.time() - 8 * 86400
     with open_exchange(tmp_path / "job") as job:
         job.provide(file)
     server.refuses = {"DELETE", "POST"}
