@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
             if conditions != "late":
                 self.store.buckets[bucket].pop(key, None)
         if conditions == "late":
-            sleep(0.02)
+            sleep(0.2)
             self.store.buckets[bucket].pop(key, None)
         return self._answer(204)
 
