@@ -80,6 +80,11 @@ def test_images_are_pinned_and_memory_is_limited(name: str) -> None:
         assert container["resources"]["limits"]["memory"]
 
 
+@pytest.mark.parametrize("name", PODS)
+def test_names_of_services_are_no_settings(name: str) -> None:
+    assert PODS[name]["enableServiceLinks"] is False
+
+
 def test_no_volume_is_shared() -> None:
     claims = [item for item in ITEMS if item["kind"] == "PersistentVolumeClaim"]
     assert not claims
