@@ -44,7 +44,7 @@ def open_register(
 ) -> RegisterHistory:
     file = write_versions(source, versions, folder / "tariffs.parquet")
     moments = [(moment(source, start), moment(source, end)) for start, end in spans]
-    return RegisterHistory(source, _read_raw(spark, source, [file]), moments, zone)
+    return RegisterHistory(source, _read_raw(spark, source, [str(file)]), moments, zone)
 
 
 def instants(source: RawSource, zone: str) -> list[tuple[float, datetime]]:
