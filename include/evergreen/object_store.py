@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -190,22 +190,10 @@ def find(file: UPath) -> ListedObject | None:
 
 def write(file: UPath, data: bytes, version: str | None) -> bool:
     """Replace `file` if it is still `version`, or create it if that is None; return whether this call did."""
-    return _write(_locate(file)[0], file, data, version)
-
-
-def _write(store: ObjectStore, file: UPath, data: bytes, version: str | None) -> bool:
-    import obstore
-    from obstore.exceptions import AlreadyExistsError, PreconditionError
-
-    key, attempt = _locate(file)[1], uuid.uuid4().hex
-    mode: Any = {"version" if file.protocol in _NUMBERED else "e_tag": version} if version else "create"
+    store, attempt = _locate(file)[0], uuid.uuid4().hex
     try:
-        with _translate_errors(file, AlreadyExistsError, PreconditionError):
-            obstore.put(store, key, data, mode=mode, attributes={_ATTEMPT: attempt}, use_multipart=False)
-        return True
-    except (AlreadyExistsError, PreconditionError):
-        # Also of a request that succeeded, and was repeated because its answer was lost.
-        return _find_attempt(store, file) == attempt
+        # Of a request that succeeded, and was repeated because its answer was lost, the store says the same.
+        return _put_on_condition(store, file, data, version, attempt) or _find_attempt(store, file) == attempt
     except OSError:
         with suppress(OSError):
             if _find_attempt(store, file) == attempt:
@@ -213,8 +201,22 @@ def _write(store: ObjectStore, file: UPath, data: bytes, version: str | None) ->
         raise
 
 
+def _put_on_condition(store: ObjectStore, file: UPath, data: bytes, version: str | None, attempt: str) -> bool:
+    """Send a conditional put, and return what the store says: whether the condition held."""
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+    mode: Any = {"version" if file.protocol in _NUMBERED else "e_tag": version} if version else "create"
+    try:
+        with _translate_errors(file, AlreadyExistsError, PreconditionError):
+            obstore.put(store, _locate(file)[1], data, mode=mode, attributes={_ATTEMPT: attempt}, use_multipart=False)
+    except (AlreadyExistsError, PreconditionError):
+        return False
+    return True
+
+
 def _find_attempt(store: ObjectStore, file: UPath) -> str | None:
-    """Return which call of `_write` has written the object."""
+    """Return which attempt has written the object."""
     import obstore
 
     try:
@@ -399,13 +401,24 @@ def prove_conditions(folder: UPath) -> None:
     shares_memory = scheme == "memory"
     clients = [open_bucket(scheme, bucket) if shares_memory else _new_client(scheme, bucket) for _ in range(_WRITERS)]
 
-    def race(file: UPath, version: str | None) -> list[int]:
-        def put(number: int) -> bool:
-            return _write(clients[number], file, b"%s %d" % (version_label, number), version)
+    def race(file: UPath, version: str | None) -> list[str]:
+        attempts, errors = [uuid.uuid4().hex for _ in clients], list[OSError]()
 
-        version_label = (version or "new").encode()
+        def put(client: ObjectStore, attempt: str) -> bool:
+            try:
+                return _put_on_condition(client, file, attempt.encode(), version, attempt)
+            except OSError as error:
+                errors.append(error)
+                return False
+
         with ThreadPoolExecutor(_WRITERS) as pool:
-            return [number for number, success in enumerate(pool.map(put, range(_WRITERS))) if success]
+            winners = list(compress(attempts, pool.map(put, clients, attempts)))
+        if not winners:  # the answer to it was lost
+            winner = _find_attempt(clients[0], file)
+            winners = [attempt for attempt in attempts if attempt == winner]
+        if errors and not winners:
+            raise errors[0]
+        return winners
 
     for _ in range(_ROUNDS):
         file = folder / _PROBE_FOLDER / uuid.uuid4().hex

@@ -444,8 +444,8 @@ def test_no_life_of_a_deployment_loses_what_is_needed(
     place: str,
 ) -> None:
     options = hypothesis_settings(
-        max_examples=20 if place == "folder" else 3,  # requests take longer than files
-        stateful_step_count=20,
+        max_examples=20 if place == "folder" else 2,  # requests take longer than files
+        stateful_step_count=20 if place == "folder" else 12,
         derandomize=True,
         database=None,
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
