@@ -238,7 +238,8 @@ def main() -> None:
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker is not None:
-        return work(arguments.worker, arguments.runs)
+        work(arguments.worker, arguments.runs)
+        return
     scratch = Path(tempfile.mkdtemp(prefix="evergreen-bench-"))
     variables = write_project(scratch / "project")
     lengths = (30, arguments.days)
@@ -257,7 +258,6 @@ def main() -> None:
             keys["AWS_DEFAULT_REGION"] = "us-east-1"
             print_figures("object store", measure(lengths, arguments.runs, scratch / "store", variables | keys, server))
     shutil.rmtree(scratch)
-    return None
 
 
 if __name__ == "__main__":

@@ -85,18 +85,18 @@ def _trace_candidate(trace: Lineage) -> Lineage:
     inputs = training_set.inputs
     dataset = open_dataset(f"features/{inputs['feature_model']}")
     contents = {**inputs["earlier_features"], **inputs["features"]}
-    published = {name: dataset.manifest(name) for name in contents}
-    features = tuple(_trace_period(name, content, published[name]) for name, content in sorted(contents.items()))
+    published = {manifest.partition: manifest for manifest in dataset.read_manifests(list(contents))}
+    features = tuple(_trace_period(name, content, published.get(name)) for name, content in sorted(contents.items()))
     return replace(trace, training_set=training_set, features=features)
 
 
 def _trace_period(partition: str, content: str, manifest: Manifest | None) -> FeaturePeriod:
-    period = partition.partition("=")[2]
+    period = datasets.partition_period(partition)
     if manifest is None:
         return FeaturePeriod(period, content, problem="has expired")
     if manifest.content_hash != content:
         return FeaturePeriod(period, content, problem=f"was replaced since, by {manifest.content_hash[:12]}")
-    return FeaturePeriod(manifest.inputs["period"], content, manifest.inputs["raw"])
+    return FeaturePeriod(period, content, manifest.inputs["raw"])
 
 
 def _stop(trace: Lineage, missing: str, in_force: Manifest | None) -> Lineage:
